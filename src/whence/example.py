@@ -105,7 +105,7 @@ def read(data: str | Path) -> Iterator[Example]:
     """Stream the Examples of a file, a `save_to_disk` folder or a hub dataset, in order."""
     seen: dict[bytes, int] = {}
     found = False
-    for source, record in _records(str(data)):
+    for source, record in records(str(data)):
         found = True
         messages = _checked(form_of(record, source).convert(record), source)
         label = record.get("label")
@@ -161,8 +161,8 @@ def _checked(messages: Any, source: str) -> list[Message]:
     return list(messages)
 
 
-def _records(data: str) -> Iterator[tuple[str, Record]]:
-    """Pairs (source, record) of whatever `data` names."""
+def records(data: str) -> Iterator[tuple[str, Record]]:
+    """Stream pairs (source, record) of whatever `data` names, before any form is read into them."""
     path = Path(data)
     if path.is_dir():
         return _saved(path)

@@ -1,0 +1,274 @@
+"""Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
+
+    manifest.json         what made it; written first as a plan, marked complete last
+    constants.safetensors what a method fixed before the first row (a centre to subtract)
+    rows.lance            id, source, label, messages, n_prompt, n_response, each block as unit vectors (float16)
+                          with their norms (float32), since raw gradients fall below float16's range, and numbers
+                          such as the loss as they are
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+
+from whence.errors import StoreError
+from whence.example import Example
+from whence.tokens import Row
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+FORMAT = 1
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One row as the index holds it; `place` counts from 0 in the order of the data."""
+
+    place: int
+    example: Example
+
+
+@dataclass(frozen=True)
+class Index:
+    """A finished index, open for reading."""
+
+    path: Path
+    manifest: dict[str, Any]
+    rows: Any
+    _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """Open a finished index; refuse one that is missing, unfinished or of another format."""
+        path = Path(path)
+        manifest = _manifest(path)
+        if manifest is None:
+            raise StoreError(f"{path} is not an index", do=f"make one: whence index MODEL DATA -o {path}")
+        if not manifest["complete"]:
+            raise StoreError(f"{path} is not finished", do="run the same `whence index` command again: it goes on where it stopped")
+        with _explained(path):
+            return cls(path, manifest, lance.dataset(str(path / "rows.lance")))
+
+    def __len__(self) -> int:
+        return int(self.manifest["count"])
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{name} ({width})" for name, width in self.blocks.items())
+        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {names or 'no blocks'})"
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Block name → width d."""
+        return self.manifest["blocks"]
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What the methods fixed before the first row."""
+        return load_file(self.path / "constants.safetensors")
+
+    def require(self, names: Sequence[str], method: str) -> None:
+        """Refuse, by name, a block the index does not hold."""
+        missing = [name for name in names if name not in self.blocks]
+        if missing:
+            raise StoreError(f"{method} needs blocks that {self.path} does not hold: {', '.join(missing)}",
+                             got=", ".join(self.blocks) or "no blocks",
+                             do=f"index again with --method {method}, or choose a method and layer it was made with")  # fmt: skip
+
+    def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Float[Tensor, "B d"]]]:
+        """Blocks as float32 unit vectors, `rows` at a time, in order; `NAME_norm` gives the (B,) norms."""
+        for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
+            yield {name: _tensor(batch.column(name)) for name in names}
+
+    def mean(self, name: str) -> Float[Tensor, " d"]:
+        """The mean of a block's unit vectors over all rows; computed once."""
+        if name not in self._means:
+            total = sum(batch[name].sum(0, dtype=torch.float64) for batch in self.scan([name]))
+            self._means[name] = (total / len(self)).float()
+        return self._means[name]
+
+    def texts(self) -> Iterator[Example]:
+        """All rows without their blocks, in order."""
+        for batch in self.rows.to_batches(columns=["id", "source", "label", "messages"]):
+            for record in batch.to_pylist():
+                yield _example(record)
+
+    def take(self, places: Sequence[int]) -> list[Stored]:
+        """The rows at these places, in the order asked."""
+        if not places:
+            return []
+        records = self.rows.take(list(places), columns=["id", "source", "label", "messages"]).to_pylist()
+        return [Stored(place, _example(r)) for place, r in zip(places, records, strict=True)]
+
+
+class Writer:
+    """An index being filled. Each `append` is one atomic commit; `finish` marks it complete.
+
+    Opening a folder that holds the same settings goes on with it: `done` has the ids that are there already.
+    Settings that differ are refused by name. One writer at a time.
+    """
+
+    def __init__(self, path: str | Path, settings: Settings) -> None:
+        self.path, self.settings = Path(path), settings
+        self.lock = FileLock(str(self.path) + ".lock", timeout=0)
+        self.done: set[str] = set()
+        self.complete = False
+
+    def __enter__(self) -> Writer:
+        with _explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire()
+            except Timeout:
+                raise StoreError(f"{self.path} is being written by another process", do="wait for it, or write to another folder") from None
+        try:
+            self._begin()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def _begin(self) -> None:
+        known = _manifest(self.path)
+        if known is None:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
+            self._plan(complete=False)
+            return
+        _refuse_difference(self.path, known["settings"], self.settings)
+        self.complete = known["complete"]
+        if not self.complete and (self.path / "rows.lance").exists():
+            with _explained(self.path):
+                rows = lance.dataset(str(self.path / "rows.lance"))
+                self.done = set(rows.to_table(columns=["id"]).column("id").to_pylist())
+
+    def _plan(self, **more: Any) -> None:
+        manifest = {"format": FORMAT, "settings": self.settings, "complete": False, **more}
+        with _explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            draft = self.path / "manifest.json.draft"
+            draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+            os.replace(draft, self.path / "manifest.json")
+
+    def constants(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep `made` with the index; on going on, the ones kept then."""
+        file = self.path / "constants.safetensors"
+        if not file.exists():
+            with _explained(self.path):
+                save_file({name: value.contiguous() for name, value in made.items()}, f"{file}.draft")
+                os.replace(f"{file}.draft", file)
+        return load_file(file)
+
+    def append(self, examples: Sequence[Example], rows: Sequence[Row], blocks: Mapping[str, Tensor]) -> None:
+        """Commit these rows: `blocks[name]` is (B, d), or (B,) for a number a row."""
+        columns: dict[str, Any] = {
+            "id": [row.id for row in examples],
+            "source": [row.source for row in examples],
+            "label": pa.array([row.label for row in examples], pa.string()),
+            "messages": [json.dumps(list(row.messages)) for row in examples],
+            "n_prompt": pa.array([row.n_prompt for row in rows], pa.int32()),
+            "n_response": pa.array([row.n_response for row in rows], pa.int32()),
+        }
+        for name, block in blocks.items():
+            if block.ndim == 1:
+                columns[name] = pa.array(block.float().numpy())
+                continue
+            norms = block.norm(dim=1)
+            units = (block / norms.clamp(min=1e-30)[:, None]).half().numpy()
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(units.reshape(-1)), block.shape[1])
+            columns[f"{name}_norm"] = pa.array(norms.numpy())
+        uri = str(self.path / "rows.lance")
+        with _explained(self.path):
+            lance.write_dataset(pa.table(columns), uri, mode="append" if Path(uri).exists() else "create")
+        self.done.update(columns["id"])
+
+    def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
+        """Mark the index complete and open it."""
+        uri = self.path / "rows.lance"
+        if not uri.exists():
+            raise StoreError(f"no row of {self.settings['data']} can be used", got="; ".join(f"{s['source']}: {s['reason']}" for s in skipped[:3]),
+                             do="look at the reasons, and raise --max-length where rows are too long")  # fmt: skip
+        with _explained(self.path):
+            rows = lance.dataset(str(uri))
+            # no other writer lives: the lock is ours, so what an earlier kill left behind can go
+            rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+            blocks = {f.name: f.type.list_size for f in rows.schema if pa.types.is_fixed_size_list(f.type)}
+        self._plan(count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True)
+        self.complete = True
+        return Index.open(self.path)
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    file = path / "manifest.json"
+    if not file.exists():
+        return None
+    try:
+        manifest = json.loads(file.read_text())
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise StoreError(f"{file} cannot be read", got=str(fault), do="make the index again in another folder") from None
+    if found != FORMAT:
+        raise StoreError(f"{path} has another format", got=f"format {found}, this whence reads {FORMAT}", do="make the index again")
+    return manifest
+
+
+def _refuse_difference(path: Path, has: Settings, asked: Settings) -> None:
+    have, want = dict(_flat(has)), dict(_flat(asked))
+    different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
+                 for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip
+    if different:
+        raise StoreError(f"{path} was made with other settings", got="; ".join(different), do="ask for the same, or write to another folder")
+
+
+def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A full disk or a forbidden folder, in words."""
+    try:
+        yield
+    except OSError as fault:
+        do = "make room and run the same command again: it goes on where it stopped"
+        if "No space" not in str(fault):
+            do = "check the folder and its permissions, and run the same command again"
+        raise StoreError(f"{path} cannot be written or read", got=str(fault).strip()[:200], do=do) from fault
+
+
+def _tensor(column: Any) -> Tensor:
+    if pa.types.is_fixed_size_list(column.type):
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
+    return torch.from_numpy(column.to_numpy(zero_copy_only=False).copy())
+
+
+def _example(record: dict[str, Any]) -> Example:
+    return Example(tuple(json.loads(record["messages"])), record["label"], record["source"], record["id"])

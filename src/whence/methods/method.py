@@ -1,0 +1,117 @@
+"""The one shape of all methods: a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from whence.capture import resolve
+from whence.errors import OptionError
+from whence.index import Index
+from whence.layers import Curve
+from whence.model import Model
+from whence.tokens import Batch, Row
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Layer = int | str  # a number, "auto" (the phase transition) or a share of the depth such as "85%"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Q queries as a method sees them: their texts and their blocks, each (Q, d)."""
+
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    blocks: dict[str, Float[Tensor, "Q d"]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How rows are compared with a query. Its `repr` is its entry in the manifest.
+
+    A method that reads the model overrides `blocks` and `names`; one that reads words overrides `scores` only.
+    """
+
+    name: ClassVar[str]
+
+    def resolved(self, depth: int, curve: Curve | None) -> Self:
+        """The same method with every layer a number."""
+        found = {f.name: number(getattr(self, f.name), depth, curve) for f in fields(self) if "Layer" in str(f.type)}
+        return replace(self, **found)
+
+    def constants(self, model: Model, probe: Sequence[Row]) -> dict[str, Tensor]:
+        """What has to be fixed before the first row is stored."""
+        return {}
+
+    def names(self, depth: int) -> tuple[str, ...]:
+        """The blocks it stores and reads."""
+        return ()
+
+    def blocks(
+        self, model: Model, batch: Batch, constants: dict[str, Tensor], weights: Float[Tensor, "B R"] | None = None
+    ) -> dict[str, Float[Tensor, "B *d"]]:
+        """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
+        return {}
+
+    def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
+        """The score of every row for every query."""
+        raise NotImplementedError
+
+    def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:
+        """The gradients whose cosines are the token scores; None where the method has none."""
+        return None
+
+    def spec(self) -> dict[str, Any]:
+        """Name and options, for the manifest."""
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def number(layer: Layer, depth: int, curve: Curve | None) -> int:
+    """A layer as a number 0 … L."""
+    text = str(layer).strip()
+    if text == "auto":
+        if curve is None:
+            raise OptionError("`auto` needs the layer curve", got="auto", do="give a layer's number, or a share such as 85%")
+        return resolve(curve.layer, depth)
+    share = text.removesuffix("%")
+    try:
+        value = float(share) / 100 * depth if text.endswith("%") else int(text)
+    except ValueError:
+        raise OptionError("no such layer", got=text, do=f"choose 0 to {depth}, -1 for the last, auto, or a share such as 85%") from None
+    if text.endswith("%") and not 0 <= value <= depth:
+        raise OptionError("no such layer", got=text, do="choose 0% to 100%")
+    return resolve(round(value), depth)
+
+
+def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
+    """A block's name: `h_15`, `g_L` (after the final norm), `phi_26_base` (of the untuned model)."""
+    at = "L" if layer == depth else str(layer)
+    return f"{kind}_{at}_base" if base else f"{kind}_{at}"
+
+
+def cosines(asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+    """The cosine of each query with each row, block by block, as the index is scanned; centred on the rows' mean if asked."""
+    queries = {name: asked.blocks[name] for name in names}
+    for name in centred:
+        queries[name] = unit(queries[name]) - index.mean(name)
+    queries = {name: unit(query) for name, query in queries.items()}
+    for rows in index.scan(names):
+        yield {name: queries[name] @ (unit(rows[name] - index.mean(name)) if name in centred else rows[name]).T for name in names}
+
+
+def unit(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:
+    """Vectors at length 1; a zero stays zero."""
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+def first(weights: Float[Tensor, "B R"] | None, batch: Batch) -> torch.Tensor:
+    """The first response place that counts, for each row: 0, or where `weights` begin."""
+    if weights is None:
+        return torch.zeros(len(batch.rows), dtype=torch.long)
+    return (weights > 0).int().argmax(1).cpu()

