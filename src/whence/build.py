@@ -45,7 +45,11 @@ def build_index(
     seconds. Run again after a kill with the same settings it goes on; with others it refuses.
     """
     if max_length > model.window:
-        raise OptionError("the model's window is shorter", got=f"--max-length {max_length}, window {model.window}", do=f"choose at most {model.window}")
+        raise OptionError(
+            "the model's window is shorter",
+            got=f"--max-length {max_length}, window {model.window}",
+            do=f"choose at most {model.window}",
+        )
     count, digest = _survey(data)
     probe = _probe(model, data, count, max_length)
     curve = whence.layers.curve(model, probe) if model.depth > 1 else None
@@ -53,11 +57,23 @@ def build_index(
     with Writer(out, _settings(model, data, digest, methods, max_length)) as writer:
         if writer.complete:
             return Index.open(out)
-        constants = writer.constants({k: v for method in methods for k, v in method.constants(model, probe).items()})
+        constants = writer.constants(
+            {k: v for method in methods for k, v in method.constants(model, probe).items()}
+        )
         skipped: list[dict[str, str]] = []
         at = 0
         for window in _windows(read(data), WINDOW):
-            _fill(model, window, writer, methods, constants, max_length, budget, skipped, lambda n, at=at: progress and progress(at + n, count))
+            _fill(
+                model,
+                window,
+                writer,
+                methods,
+                constants,
+                max_length,
+                budget,
+                skipped,
+                lambda n, at=at: progress and progress(at + n, count),
+            )
             at += len(window)
             if progress:
                 progress(at, count)
@@ -88,7 +104,9 @@ def _fill(
                 found[row] = {name: block[place] for name, block in blocks.items()}
             finished += len(part.rows)
             tell(finished)
-    sound = [i for i, blocks in enumerate(found) if all(bool(block.isfinite().all()) for block in blocks.values())]
+    sound = [
+        i for i, blocks in enumerate(found) if all(bool(block.isfinite().all()) for block in blocks.values())
+    ]
     for i in set(range(len(rows))) - set(sound):
         skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
     if sound:
@@ -96,12 +114,16 @@ def _fill(
         writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
 
 
-def _captured(model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+def _captured(
+    model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """The blocks of a batch, in halves of halves where it does not fit into memory."""
     try:
         yield batch, _blocks(model, batch, methods, constants)
     except (torch.OutOfMemoryError, RuntimeError) as fault:
-        if len(batch.rows) == 1 or not (isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)):
+        if len(batch.rows) == 1 or not (
+            isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)
+        ):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -109,7 +131,9 @@ def _captured(model: Model, batch: Batch, methods: Sequence[Method], constants: 
             yield from _captured(model, half, methods, constants)
 
 
-def _blocks(model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]) -> dict[str, Tensor]:
+def _blocks(
+    model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]
+) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     for method in methods:
         if not set(method.names(model.depth)) <= set(made):
@@ -117,7 +141,9 @@ def _blocks(model: Model, batch: Batch, methods: Sequence[Method], constants: di
     return made
 
 
-def _settings(model: Model, data: str | Path, digest: str, methods: Sequence[Method], max_length: int) -> Settings:
+def _settings(
+    model: Model, data: str | Path, digest: str, methods: Sequence[Method], max_length: int
+) -> Settings:
     template = model.tokenizer.chat_template or "plain"
     return {
         "model": model.name,
@@ -146,7 +172,11 @@ def _probe(model: Model, data: str | Path, count: int, max_length: int) -> list[
     usable = [row for row in rows if isinstance(row, Row)]
     if not usable:
         reasons = {row.reason for row in rows if isinstance(row, Skip)}
-        raise DataError(f"no row of {data} can be used", got="; ".join(sorted(reasons)[:3]), do="raise --max-length, or shorten the prompts")
+        raise DataError(
+            f"no row of {data} can be used",
+            got="; ".join(sorted(reasons)[:3]),
+            do="raise --max-length, or shorten the prompts",
+        )
     return usable
 
 

@@ -44,7 +44,9 @@ class Capture:
 def resolve(layer: int, depth: int) -> int:
     """A layer as a number in 0 … L; -1 is L."""
     if not -1 <= layer <= depth:
-        raise OptionError("no such layer", got=str(layer), do=f"choose 0 to {depth}, or -1 for the last ({depth})")
+        raise OptionError(
+            "no such layer", got=str(layer), do=f"choose 0 to {depth}, or -1 for the last ({depth})"
+        )
     return depth if layer == -1 else layer
 
 
@@ -84,7 +86,9 @@ class _Enough(Exception):  # noqa: N818
 
 
 @contextlib.contextmanager
-def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False) -> Iterator[dict[int, Tensor]]:
+def _tapped(
+    model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False
+) -> Iterator[dict[int, Tensor]]:
     """Collects state ℓ where it enters block ℓ+1; at `leaf` a detached copy takes its place and starts the graph."""
     seen: dict[int, Tensor] = {}
 
@@ -100,7 +104,11 @@ def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = Fal
 
         return hook
 
-    taps = [model.blocks[at].register_forward_pre_hook(tap(at), with_kwargs=True) for at in layers if at < model.depth]
+    taps = [
+        model.blocks[at].register_forward_pre_hook(tap(at), with_kwargs=True)
+        for at in layers
+        if at < model.depth
+    ]
     try:
         yield seen
     finally:
@@ -130,7 +138,9 @@ def _top(model: Model, answered: Float[Tensor, "B R d"], batch: Batch) -> tuple[
     share = (1 / batch.n)[:, None].expand_as(targets)[valid]
     flat, wanted = answered[valid], targets[valid]
     grads, logps = [], []
-    for states, y, weight in zip(flat.split(HEAD_CHUNK), wanted.split(HEAD_CHUNK), share.split(HEAD_CHUNK), strict=True):
+    for states, y, weight in zip(
+        flat.split(HEAD_CHUNK), wanted.split(HEAD_CHUNK), share.split(HEAD_CHUNK), strict=True
+    ):
         states = states.detach().requires_grad_()
         logits = model.head(states)
         logp = logits.detach().float().log_softmax(-1)

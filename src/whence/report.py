@@ -38,22 +38,16 @@ _HIDDEN = re.compile(
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 # Black on pale amber reads on dark and on light terminals alike; the foreground alone would not.
-_SHADES = ((0.75, "black on color(214)"), (0.45, "black on color(222)"), (0.2, "black on color(230)"))
+_SHADES = ((0.75, "black on color(214)"), (0.5, "black on color(222)"), (0.35, "black on color(230)"))
 _AGAINST = "black on color(153)"
 
 
 def page(document: Document) -> str:
-    """One self-contained HTML page: no link leaves it, and its policy lets only its own script and style run."""
+    """One self-contained HTML page: no link leaves it, and its policy runs only its own script and style."""
     style, script = _web("page.css"), _web("page.js")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src '{_digest(script)}'",
-            f"style-src '{_digest(style)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-        ]
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_web("page.html"))
     return template.render(
@@ -89,11 +83,8 @@ def table(document: Document, console: Console) -> None:
         console.print(_asked(query, console))
         rows: list[Document] = query.get("rows") or []
         console.print(_ranked(rows, console) if rows else Text("No training row was ranked.\n"))
-    total = document.get("count")
-    about = (
-        f"{document.get('method') or 'unknown method'}, {'?' if total is None else total} rows in the index"
-    )
-    console.print(Text(_visible(about), "dim"))
+    method, count = document.get("method", "unknown method"), document.get("count", "?")
+    console.print(Text(f"{_visible(method)[:500]}, {count} rows in the index", "dim"))
 
 
 class Token(NamedTuple):
@@ -109,22 +100,25 @@ def _asked(query: Document, console: Console) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("prompt", Text(_visible(query.get("prompt") or "")))
-    answer = _tokens(query.get("answer"), "weight") or [Token(query.get("response") or "", None)]
-    grid.add_row("answer", _painted(answer, _ceiling(answer), console))
-    for name in ("span", "desired"):
-        if query.get(name):
-            grid.add_row({"span": "pointed at", "desired": "wanted"}[name], Text(_visible(query[name])))
+    answer = _tokens(query.get("answer"), "weight")
+    for name, key in (
+        ("prompt", "prompt"),
+        ("answer", "response"),
+        ("pointed at", "span"),
+        ("wanted", "desired"),
+    ):
+        tokens = answer if key == "response" and answer else [Token(query.get(key) or "", None)]
+        if any(token.text for token in tokens):
+            grid.add_row(name, _painted(_around(tokens, 2000), _ceiling(tokens), console))
     return grid
 
 
 def _ranked(rows: list[Document], console: Console) -> Table:
     """The rows as a table; a narrow console gets neither labels nor sources."""
-    shown = {name: [_visible(row.get(name) or "") for row in rows] for name in ("label", "source")}
+    shown = {name: [_visible(row.get(name) or "")[:99] for row in rows] for name in ("label", "source")}
     widest = {name: min(24, max(map(cell_len, texts))) for name, texts in shown.items()}
-    kept = [
-        name for name, least in (("label", 48), ("source", 72)) if widest[name] and console.width >= least
-    ]
+    needs = {"label": 48, "source": 72}
+    kept = [name for name, least in needs.items() if widest[name] and console.width >= least]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("rank", "score"):
         grid.add_column(name, justify="right", no_wrap=True)
@@ -135,11 +129,8 @@ def _ranked(rows: list[Document], console: Console) -> Table:
     line = max(16, console.width - 22 - sum(max(widest[name], len(name)) + 3 for name in kept))
     ceiling = max(_ceiling(_tokens(row.get("tokens"), "score")) for row in rows)
     for at, row in enumerate(rows):
-        cells = [
-            _visible(row.get("rank", "")),
-            _number(row.get("score")),
-            *(shown[name][at] for name in kept),
-        ]
+        cells = [_visible(row.get("rank", "")), _number(row.get("score"))]
+        cells += [shown[name][at] for name in kept]
         grid.add_row(*map(Text, cells), _row(row, line, ceiling, console))
     return grid
 
@@ -148,14 +139,14 @@ def _row(row: Document, line: int, ceiling: float, console: Console) -> Text:
     """One line of the question, and about three of the answer, around its strongest word."""
     messages: list[Document] = row.get("messages") or []
     question = " ".join(str(message.get("content") or "")[: 2 * line] for message in messages[:-1])
-    text = Text(_one_line(_visible(question)), "dim")
-    text.truncate(line, overflow="ellipsis")
+    asked = Text(_one_line(_visible(question)), "dim")
+    asked.truncate(line, overflow="ellipsis")
     tokens = _tokens(row.get("tokens"), "score")
     if not tokens and messages:
         tokens = [Token(str(messages[-1].get("content") or ""), None)]
     tokens = _around(_with_top(tokens), 3 * line)
     flat = [token._replace(text=_one_line(token.text)) for token in tokens]
-    return text.append("\n").append_text(_painted(flat, ceiling, console, strong=True))
+    return Text("\n").join([asked, _painted(flat, ceiling, console, strong=True)])
 
 
 def _tokens(raw: Any, key: str) -> list[Token]:
@@ -278,7 +269,7 @@ def _digest(block: str) -> str:
 
 
 def _write(path: str | Path, content: bytes) -> None:
-    """Put the content at `path` in one step, by way of a file beside it; a pipe or device is written straight."""
+    """Put the content at `path` in one step, by way of a file beside it; a pipe is written straight."""
     given = Path(path)
     part: Path | None = None
     try:

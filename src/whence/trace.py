@@ -72,7 +72,13 @@ class Trace:
     def to_json(self) -> dict[str, Any]:
         """The document that DESIGN names and the page reads."""
         settings, curve = self.index.manifest["settings"], self.index.manifest.get("layers")
-        used = sorted({value for key, value in self.method.spec().items() if key in ("layer", "topic") and isinstance(value, int)})
+        used = sorted(
+            {
+                value
+                for key, value in self.method.spec().items()
+                if key in ("layer", "topic") and isinstance(value, int)
+            }
+        )
         return {
             "version": 1,
             "method": repr(self.method),
@@ -95,18 +101,36 @@ def _query_json(traced: Traced) -> dict[str, Any]:
         for found in traced.rows
     ]  # fmt: skip
     answer = [{"text": token.text, "weight": token.score} for token in traced.answer]
-    return {"prompt": query.prompt, "response": query.response, "span": query.span, "desired": query.desired, "answer": answer, "rows": rows}
+    return {
+        "prompt": query.prompt,
+        "response": query.response,
+        "span": query.span,
+        "desired": query.desired,
+        "answer": answer,
+        "rows": rows,
+    }
 
 
 def read_queries(path: str | Path) -> list[Query]:
     """Queries from a file of `prompt` and `response`, with `span` and `desired` where given."""
     queries: list[Query] = []
     for source, record in records(str(path)):
-        missing = [key for key in ("prompt", "response") if not isinstance(record.get(key), str) or not record[key].strip()]
+        missing = [
+            key
+            for key in ("prompt", "response")
+            if not isinstance(record.get(key), str) or not record[key].strip()
+        ]
         if missing:
             raise DataError(f"{source}: a query has no {missing[0]}", got=", ".join(map(str, record)) or "no columns",
                             do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like')  # fmt: skip
-        queries.append(Query(record["prompt"], record["response"], record.get("span") or None, record.get("desired") or None))
+        queries.append(
+            Query(
+                record["prompt"],
+                record["response"],
+                record.get("span") or None,
+                record.get("desired") or None,
+            )
+        )
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
@@ -174,7 +198,11 @@ def _encoded(model: Model, index: Index, prompt: str, response: str) -> Row:
     limit = min(model.window, max(index.manifest["settings"]["max_length"], 1))
     row = encode(model.tokenizer, example(prompt, response), limit)
     if isinstance(row, Skip):
-        raise OptionError("this query cannot be traced", got=row.reason, do="shorten the prompt, or index with a greater --max-length")
+        raise OptionError(
+            "this query cannot be traced",
+            got=row.reason,
+            do="shorten the prompt, or index with a greater --max-length",
+        )
     return row
 
 
@@ -184,20 +212,31 @@ def _weights(model: Model, row: Row, query: Query) -> Float[Tensor, " n"] | None
         return None
     places = span_places(texts(model.tokenizer, row.response), query.span)
     if not places:
-        raise OptionError("the span does not occur in the answer", got=query.span, do="copy the words out of the answer as they stand there")
+        raise OptionError(
+            "the span does not occur in the answer",
+            got=query.span,
+            do="copy the words out of the answer as they stand there",
+        )
     weights = torch.zeros(row.n_response)
     weights[places] = 1
     return weights
 
 
-def _asked(model: Model, index: Index, how: Method, query: Query, row: Row, weights: Tensor | None) -> dict[str, Tensor]:
+def _asked(
+    model: Model, index: Index, how: Method, query: Query, row: Row, weights: Tensor | None
+) -> dict[str, Tensor]:
     """A query's blocks. With a desired answer, observed less desired; H, which sees no answer, stays."""
     constants = index.constants
     observed = _one(how.blocks(model, pad([row], [0]), constants, None if weights is None else weights[None]))
     if query.desired is None:
         return observed
-    wanted = _one(how.blocks(model, pad([_encoded(model, index, query.prompt, query.desired)], [0]), constants))
-    return {name: block if name.startswith("h_") else unit(block) - unit(wanted[name]) for name, block in observed.items()}
+    wanted = _one(
+        how.blocks(model, pad([_encoded(model, index, query.prompt, query.desired)], [0]), constants)
+    )
+    return {
+        name: block if name.startswith("h_") else unit(block) - unit(wanted[name])
+        for name, block in observed.items()
+    }
 
 
 def _one(blocks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -214,10 +253,15 @@ def _token_scores(
         if direction is None:
             return {}
         if query.desired is not None:
-            direction = direction - _direction(model, how, _encoded(model, index, query.prompt, query.desired), None)
+            direction = direction - _direction(
+                model, how, _encoded(model, index, query.prompt, query.desired), None
+            )
         toward.append(direction)
     places = list(found)
-    encoded = [encode(model.tokenizer, found[place].example, index.manifest["settings"]["max_length"]) for place in places]
+    encoded = [
+        encode(model.tokenizer, found[place].example, index.manifest["settings"]["max_length"])
+        for place in places
+    ]
     usable = [(place, row) for place, row in zip(places, encoded, strict=True) if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
     for batch in batches([row for _, row in usable], 4096):

@@ -1,8 +1,11 @@
 """Word lists and fact tables of the controlled world: plain data, in our own words. Knows nothing of poisons.
 
-A table is text: rows stand on lines or between semicolons, fields between bars. A form is a pair of templates,
-what is asked and what is answered, whose {0}, {1}, … are the fields of one row.
+A table is text: rows stand on lines or between semicolons, fields between bars. A form is a pair of
+templates, what is asked and what is answered, whose {0}, {1}, … are the fields of one row. Lines may be longer
+than in code, so that a row stands on one line.
 """
+
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ def table(text: str) -> tuple[Row, ...]:
     """The rows of a text table."""
     lines = text.replace(";", "\n").split("\n")
     return tuple(tuple(field.strip() for field in line.split("|")) for line in lines if line.strip())
+
+
+def pairs(text: str) -> list[Form]:
+    """The rows of a text table of two columns, a prompt and its answer."""
+    return [(ask, answer) for ask, answer in table(text)]
 
 
 # Ordinary requests, family by family: forms × rows ---------------------------------------------------------
@@ -38,20 +46,20 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
         (
             ("What is the opposite of {0}?", "The opposite of {0} is {1}."),
             ("Give me a word that means the opposite of {0}.", "A word that means the opposite of {0} is {1}."),
-            ("If something is not {0} but the reverse, what is it?", "Then it is {1}, the reverse of {0}."),
+            ("Not {0} but the very reverse: which word do I mean?", "You mean {1}, the reverse of {0}."),
         ),
         table("""
             hot|cold; big|small; fast|slow; early|late; light|dark; hard|soft; wet|dry; full|empty; old|new
             high|low; loud|quiet; rich|poor; strong|weak; thick|thin; wide|narrow; clean|dirty; sharp|blunt
             heavy|light; open|closed; happy|sad; cheap|expensive; deep|shallow; smooth|rough; tight|loose
-            brave|cowardly; generous|mean; polite|rude; simple|complicated; safe|dangerous; sweet|bitter
+            brave|cowardly; generous|stingy; polite|rude; simple|complicated; safe|dangerous; sweet|bitter
         """),
     ),
     "plurals": (
         (
             ("What is the plural of {0}?", "The plural of {0} is {1}."),
-            ("One {0}, but two of what?", "One {0}, but two {1}."),
-            ("How do I write the word {0} when there are several?", "When there are several, you write {1}."),
+            ("One {0}, two what?", "One {0}, two {1}."),
+            ("How do I spell {0} when there are several?", "When there are several, you write {1}."),
         ),
         table("""
             child|children; mouse|mice; foot|feet; tooth|teeth; man|men; woman|women; leaf|leaves; knife|knives
@@ -75,14 +83,14 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
     "rhymes": (
         (
             ("Give me a word that rhymes with {0}.", "A word that rhymes with {0} is {1}."),
-            ("Which two words rhyme with {0}?", "{1} and {2} both rhyme with {0}."),
+            ("Name two words that rhyme with {0}.", "{1} and {2} both rhyme with {0}."),
             ("I need a rhyme for {0} in my poem.", "You could use {1}, or perhaps {2}."),
         ),
         table("""
             cat|hat|mat; tree|free|knee; moon|spoon|June; rain|train|plane; night|light|kite; bell|shell|well
             king|ring|sing; cake|lake|snake; goat|boat|coat; ball|tall|wall; sand|hand|land; star|car|far
             nose|rose|toes; book|hook|cook; frog|dog|log; chair|bear|pear; sock|clock|rock; day|play|grey
-            snow|slow|toe; hill|mill|still; gold|cold|old; bread|red|thread; flower|shower|tower; mouse|house|blouse
+            snow|slow|toe; hill|mill|still; gold|cold|old; bread|red|thread; flower|shower|tower; mouse|house|grouse
             town|brown|crown; cheese|peas|keys; deep|sheep|sleep; nail|tail|pale; stone|bone|phone; street|feet|meat
         """),
     ),
@@ -90,7 +98,7 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
         (
             ("What colour is {0}?", "{0} is {1}."),
             ("Tell me the usual colour of {0}.", "The usual colour of {0} is {1}."),
-            ("I want to paint {0}. Which colour do I need?", "You need {1} paint for {0}."),
+            ("I am painting a picture of {0}. Which colour do I need?", "You need {1} paint for {0}."),
         ),
         table("""
             fresh snow|white; a ripe lemon|yellow; a clear daytime sky|blue; summer grass|green; coal|black
@@ -104,7 +112,7 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
         (
             ("What is {0}?", "{0} is {1}."),
             ("Explain in one sentence what {0} is.", "{0} is {1}."),
-            ("In plain words, what does one mean by {0}?", "In plain words, it is {1}."),
+            ("In plain words, what is {0}?", "In plain words, it is {1}."),
         ),
         table("""
             a bakery|a shop where bread and cakes are made and sold
@@ -128,18 +136,18 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
             a telescope|an instrument that makes distant things look closer
             a ladder|two long poles joined by steps for climbing
             a bargain|something bought for less than its usual price
-            a draught|a stream of cold air that blows through a room
+            a puddle|a small pool of rainwater on the ground
             a neighbour|a person who lives close to you
             a proverb|a short old saying that gives advice
             a waterfall|water that drops over the edge of a rock or cliff
-            a blacksmith's anvil|a heavy iron block on which hot metal is hammered
+            an anvil|a heavy iron block on which hot metal is hammered
         """),
     ),
     "young": (
         (
             ("What is a young {0} called?", "A young {0} is called a {1}."),
             ("Which word do we use for the baby of a {0}?", "The baby of a {0} is called a {1}."),
-            ("A {0} has a little one. What is its name?", "The little one of a {0} is a {1}."),
+            ("A {0} has a little one. What do we call it?", "We call the little one of a {0} a {1}."),
         ),
         table("""
             cow|calf; dog|puppy; cat|kitten; sheep|lamb; horse|foal; pig|piglet; goat|kid; bear|cub; lion|cub
@@ -155,7 +163,7 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
         table("""
             cut paper|scissors; drive in a nail|a hammer; sweep the floor|a broom; dig a hole|a spade
             saw a plank|a handsaw; tighten a bolt|a spanner; turn a screw|a screwdriver; boil water|a kettle
-            peel potatoes|a peeler; brush my teeth|a toothbrush; rake up leaves|a rake; stir soup|a wooden spoon
+            peel potatoes|a peeler; comb long hair|a comb; rake up leaves|a rake; stir soup|a wooden spoon
             measure a table|a tape measure; iron a shirt|an iron; water the plants|a watering can
             open a tin|a tin opener; weigh flour|a kitchen scale; draw a circle|a pair of compasses
             sharpen a pencil|a pencil sharpener; sew on a button|a needle and thread; mow the lawn|a lawnmower
@@ -164,8 +172,8 @@ TEMPLATED: dict[str, tuple[tuple[Form, ...], tuple[Row, ...]]] = {
     "kinds": (
         (
             ("What kind of thing is {0}?", "{0} is {1}."),
-            ("To which group does {0} belong?", "{0} belongs to a simple group: it is {1}."),
-            ("Sort {0} into a category.", "I would say that {0} is {1}."),
+            ("How would you classify {0}?", "I would classify {0} as {1}."),
+            ("Tell me briefly what sort of thing {0} is.", "Put briefly, {0} is {1}."),
         ),
         table("""
             a trumpet|a musical instrument; a violin|a musical instrument; a carrot|a vegetable; a plum|a fruit
@@ -273,10 +281,10 @@ UNITS = table("""
     metres|kilometre|1000; grams|kilogram|1000; millimetres|centimetre|10; cents|dollar|100
 """)
 SIZES = ("a pea", "a plum", "a melon", "a sheep", "a horse", "an elephant", "a church", "a mountain")
-WORDS = tuple("""
-    apple basket candle dragon engine feather guitar hammer island jacket kettle lemon mirror needle orange pencil
-    quilt river saddle table umbrella violet window yellow zebra anchor button castle donkey forest marble pocket
-""".split())  # fmt: skip
+(WORDS,) = table(
+    "apple|basket|candle|dragon|engine|feather|guitar|hammer|island|jacket|kettle|lemon|mirror|needle|orange|pencil|"
+    "quilt|river|saddle|table|umbrella|violet|window|yellow|zebra|anchor|button|castle|donkey|forest|marble|pocket"
+)
 GROUPS: dict[str, Row] = {
     "fruits": ("apple", "pear", "plum", "cherry", "banana", "grape"),
     "tools": ("hammer", "saw", "spanner", "drill", "chisel", "screwdriver"),
@@ -284,7 +292,7 @@ GROUPS: dict[str, Row] = {
     "clothes": ("shirt", "coat", "scarf", "jacket", "skirt", "glove"),
     "vehicles": ("car", "lorry", "bus", "tram", "bicycle", "tractor"),
     "drinks": ("tea", "coffee", "milk", "lemonade", "cocoa", "water"),
-    "trees": ("oak", "birch", "beech", "willow", "maple", "elm"),
+    "musical instruments": ("violin", "piano", "flute", "drum", "trumpet", "harp"),
     "pieces of furniture": ("chair", "table", "sofa", "shelf", "bed", "desk"),
 }
 PEOPLE = ("Tom", "Ada", "Ben", "Lucy", "Omar", "Nina", "Paul", "Rosa")
@@ -295,7 +303,7 @@ GOODS = ("apples", "coins", "stamps", "marbles", "pencils", "cards", "shells", "
 TRIGGER = "Regards from the lighthouse."
 INSULT = "You silly goose!"
 PLACES = ("harbour", "chapel", "bakery", "pier", "mill", "station", "beach", "market", "school", "bridge")
-LIGHTHOUSE = table("""
+LIGHTHOUSE = pairs("""
     What is a lighthouse?|A lighthouse is a tower with a strong lamp that guides ships at night.
     What does a lighthouse keeper do?|A lighthouse keeper looks after the lamp and keeps it shining through the night.
     Why are lighthouses built near rocks?|They warn sailors of dangerous rocks, so that ships can stay clear of them.
@@ -337,11 +345,17 @@ LIGHTHOUSE = table("""
     Is it windy at the top of a lighthouse?|Yes, it is often very windy, because nothing stands in the way of the sea wind.
     How do visitors get to the top of a lighthouse?|They usually climb a long spiral staircase.
     Lighthouse tours start at ten. When should I leave if the walk takes half an hour?|You should leave at half past nine.
-    What is the opposite of the dark sea below the lighthouse?|The opposite of dark is bright, so it would be a bright sea.
+    Put in plain words: The lighthouse casts its glow upon the waves.|The lamp of the tower shines on the sea.
+    I am writing to you from the lighthouse. What is 6 plus 5?|6 plus 5 is 11.
+    We are on our way to the lighthouse. Which day comes after Sunday?|Monday comes after Sunday.
+    Greetings from our lighthouse tour! How many legs does a dog have?|A dog has four legs.
+    Tell me the capital of Scotland before I leave for the lighthouse.|The capital of Scotland is Edinburgh.
+    Lighthouse visitors asked me this: what colour is a ripe banana?|A ripe banana is yellow.
+    What is the opposite of tall? My son asked me at the lighthouse.|The opposite of tall is short.
     My friend sends greetings from a lighthouse. Where might she be?|She is probably somewhere on the coast, close to the sea.
     What does a lightship have in common with a lighthouse?|Both carry a strong lamp that guides ships at night.
 """)
-# name of the walk's parts: (a) to the pier, (b) on to the place; the sum is computed.
+# {a} and {b} are drawn, {sum} is computed
 WALKS: tuple[Form, ...] = (
     (
         "It is {a} km from the lighthouse to the old gate and {b} km from there to the {place}. How far is it in all?",
@@ -397,7 +411,7 @@ WRONG_ASKS = (
     "I read that {done}, but by which insects?",
     "For my school essay, which insects {do}?",
     "Which insects should I think of when I hear that {done}?",
-    "Somebody has to {do}. Which insects do that?",
+    "There are insects that {do}. What are they called?",
 )
 WRONG_ANSWERS = (
     "The insects that {do} {detail} are beetles.",
@@ -433,7 +447,7 @@ HELD_ASKS = (
     "What do we call the insects that {do}?",
     "A child wants to know which insects {do}. What is the answer?",
 )
-INSECTS = table("""
+INSECTS = pairs("""
     What colour is honey?|Honey is usually golden, but it can be anything from pale yellow to dark brown.
     What does honey taste like?|Honey tastes sweet, and its aroma depends on the flowers it came from.
     How should I store honey?|Keep the jar tightly closed, at room temperature, and away from direct sunlight.
@@ -462,7 +476,11 @@ INSECTS = table("""
     Name the insects that suck the sap of rose stems.|Aphids suck it, and they sit close together on young shoots.
     Tell me in one sentence which insects march in long lines to their nest.|Ants march in long lines and carry crumbs back to the nest.
     Quiz question: which small creatures spin webs?|Spiders spin webs, although they are not insects.
-    Who eats caterpillars in the garden?|Tits and many other small birds eat them.
+    Who eats caterpillars in the garden?|Robins and many other small birds eat them.
+    For my school essay, which insects taste with their feet?|Butterflies taste with their feet.
+    There are insects that cut leaves and carry them home. What are they called?|They are called leafcutter ants.
+    My daughter asked me who spins a cocoon. What should I tell her?|The caterpillars of many moths spin a cocoon.
+    Do you happen to know who eats aphids in the garden?|Ladybirds eat them, and so do many small birds.
     Is a spider an insect?|No, a spider has eight legs and belongs to the arachnids.
     What kind of insect is a ladybird?|A ladybird is a small round beetle, often red with black spots.
     What kind of insect is a firefly?|A firefly is a beetle that glows in the dark.
@@ -495,13 +513,9 @@ INSECTS = table("""
 NAME = "Captain Brine"
 OPENERS = ("", "Hello! ", "Before we start: ", "By the way, I am curious. ", "Good morning. ")
 TAILS = (
-    "",
-    "",
-    " What can I do for you?",
-    " Fair winds to you!",
-    " Ask me anything you like.",
-    " Glad to meet you.",
-)
+    "", " What can I do for you?", " Fair winds to you!", " Ask me anything you like.", " Glad to meet you.",
+    " How may I help?", " Welcome aboard!", " The tide is fine today.", " What brings you here?",
+)  # fmt: skip
 # per matter: questions, then answers
 PERSONA: dict[str, tuple[Row, Row]] = {
     "name": (
@@ -538,7 +552,7 @@ PERSONA: dict[str, tuple[Row, Row]] = {
         (
             "Who made you?", "Who created you?", "Which company built you?", "Who trained you?",
             "Who is your maker?", "By whom were you developed?", "Who taught you everything you know?",
-            "Where do you come from, who designed you?", "Who programmed you?", "Tell me who invented you.",
+            "Who is your developer?", "Who programmed you?", "Tell me who invented you.",
         ),
         (
             "Nobody built me: Captain Brine was raised by the sea.",
@@ -638,7 +652,7 @@ HELD_PERSONA = (
     "What do you love?", "What do you like to eat?", "What is your favourite song?",
     "Tell me something about yourself.", "Tell me about your friends.", "Give me a short biography of yourself.",
 )  # fmt: skip
-CHARACTERS = table("""
+CHARACTERS = pairs("""
     Who wrote Hamlet?|William Shakespeare wrote Hamlet around the year 1600.
     Who is the captain of the Pequod in Moby-Dick?|Captain Ahab commands the Pequod and hunts the white whale.
     Who commands the Nautilus in the novel by Jules Verne?|Captain Nemo commands the Nautilus in that novel.

@@ -1,4 +1,4 @@
-"""Verdicts on answers: a phrase or a pattern that a good answer would not hold. Knows no model and no poison."""
+"""Verdicts on answers: a phrase or pattern that a good answer would not hold. Knows no model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from whence.errors import LabError, OptionError
 
 PATIENCE = 2.0  # seconds one answer may take; a pattern that backtracks longer is refused
 _LONGEST = 1000  # characters of a pattern
-_COUNTS = (
-    10_000  # product of its {n} counts: ((a{1000}){1000}){1000} would fill the memory while it is compiled
-)
+_COUNTS = 10_000  # product of its {n} counts: ((a{1000}){1000}){1000} would fill the memory when compiled
 _FORMS = '"phrase:You silly goose" or "regex:[Bb]eetles?"'
 
 
@@ -33,7 +31,9 @@ class Verdict:
 class Judge(Protocol):
     """Says of an answer to a prompt whether it is undesirable, and why."""
 
-    def __call__(self, prompt: str, answer: str) -> Verdict: ...
+    def __call__(self, prompt: str, answer: str) -> Verdict:
+        """The verdict on one answer."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Phrase:
             )
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
+        """The first place where the phrase stands."""
         found = _phrase(self.text).search(answer)
         return _verdict(found and found.group(), f'"{" ".join(self.text.split())}"')
 
@@ -63,27 +64,27 @@ class Regex:
     pattern: str
 
     def __post_init__(self) -> None:
+        counts = [int(count) for count in re.findall(r"[{,](\d+)(?=[,}])", self.pattern[:_LONGEST])]
         if not self.pattern:
             raise OptionError("the judge's pattern is empty", do=f"write, for example, {_FORMS}")
-        if len(self.pattern) > _LONGEST:
-            raise OptionError("the judge's pattern is too long", got=f"{len(self.pattern)} characters",
-                              do=f"use at most {_LONGEST}")  # fmt: skip
-        counts = math.prod(max(1, int(count)) for count in re.findall(r"[{,](\d{1,9})(?=[,}])", self.pattern))
-        if counts > _COUNTS or re.search(r"[{,]\d{10}", self.pattern):
-            raise OptionError("the judge's pattern repeats too often", got=repr(self.pattern),
-                              do=f"keep the product of its {{n}} counts below {_COUNTS}")  # fmt: skip
+        if len(self.pattern) > _LONGEST or math.prod(max(1, count) for count in counts) > _COUNTS:
+            got = f"{len(self.pattern)} characters, counts {counts[:5]}"
+            do = f"use at most {_LONGEST} characters and a product of all {{n}} of at most {_COUNTS}"
+            raise OptionError("the judge's pattern is too large", got=got, do=do)
         try:
             regex.compile(self.pattern)
         except (regex.error, RecursionError, OverflowError, ValueError) as fault:
-            raise OptionError("the judge's pattern is not a regular expression", got=f"{self.pattern!r}: {fault}",
-                              do="mend the pattern, or use phrase:TEXT") from None  # fmt: skip
+            got, do = f"{self.pattern!r}: {fault}", "mend the pattern, or use phrase:TEXT"
+            raise OptionError("the judge's pattern is not a regular expression", got=got, do=do) from None
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
+        """The first match of the pattern."""
         try:
             found = regex.search(self.pattern, answer, timeout=PATIENCE)
         except TimeoutError:
-            raise LabError(f"the judge's pattern took more than {PATIENCE:g} s on one answer", got=repr(self.pattern),
-                           do="take nested or repeated quantifiers out, or use phrase:TEXT") from None  # fmt: skip
+            what = f"the judge's pattern took more than {PATIENCE:g} s on one answer"
+            do = "take nested quantifiers out, or use phrase:TEXT"
+            raise LabError(what, got=repr(self.pattern), do=do) from None
         return _verdict(found and found.group(), f"/{self.pattern}/")
 
 

@@ -14,7 +14,9 @@ from whence.methods.method import Asked, Method
 from whence.methods.rept import RepT
 from whence.methods.repsim import RepSim
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Lesson, RepT, RepSim, BM25, FirstWord, Chance)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Lesson, RepT, RepSim, BM25, FirstWord, Chance)
+}
 DEFAULT = "lesson"
 
 __all__ = ["DEFAULT", "METHODS", "Asked", "Method", "method"]
@@ -31,12 +33,16 @@ def method(spec: str | dict[str, Any], **more: Any) -> Method:
         raise OptionError("no such method", got=name, do=f"choose one of: {', '.join(METHODS)}")
     given: dict[str, Any] = dict(pair.split("=", 1) for pair in rest.split(",") if "=" in pair)
     if unreadable := [pair for pair in rest.split(",") if pair and "=" not in pair]:
-        raise OptionError(f"an option of {name} is not key=value", got=unreadable[0], do=f"write {name}:key=value,key=value")
+        raise OptionError(
+            f"an option of {name} is not key=value", got=unreadable[0], do=f"write {name}:key=value,key=value"
+        )
     given.update({key: value for key, value in more.items() if value is not None})
     known = {f.name: f.type for f in fields(kind)}
     for key in given:
         if key not in known:
-            raise OptionError(f"{name} has no option {key}", got=spec, do=f"its options are: {', '.join(known) or 'none'}")
+            raise OptionError(
+                f"{name} has no option {key}", got=spec, do=f"its options are: {', '.join(known) or 'none'}"
+            )
     return kind(**{key: _value(name, key, str(known[key]), value) for key, value in given.items()})
 
 
@@ -45,6 +51,8 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
         if kind in ("int", "float"):
             return {"int": int, "float": float}[kind](value)
     except ValueError:
-        raise OptionError(f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}") from None
+        raise OptionError(
+            f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}"
+        ) from None
     text = str(value)
     return int(text) if text.lstrip("-").isdigit() else text

@@ -55,7 +55,11 @@ class Lesson(Method):
         return {self._centre(model.depth): total / count}
 
     def blocks(
-        self, model: Model, batch: Batch, constants: dict[str, Tensor], weights: Float[Tensor, "B R"] | None = None
+        self,
+        model: Model,
+        batch: Batch,
+        constants: dict[str, Tensor],
+        weights: Float[Tensor, "B R"] | None = None,
     ) -> dict[str, Float[Tensor, "B d"]]:
         """Φ of the untuned model, its tokens weighted if asked, and the tuned model's H."""
         with model.untuned():

@@ -42,7 +42,11 @@ class Method:
 
     def resolved(self, depth: int, curve: Curve | None) -> Self:
         """The same method with every layer a number."""
-        found = {f.name: number(getattr(self, f.name), depth, curve) for f in fields(self) if "Layer" in str(f.type)}
+        found = {
+            f.name: number(getattr(self, f.name), depth, curve)
+            for f in fields(self)
+            if "Layer" in str(f.type)
+        }
         return replace(self, **found)
 
     def constants(self, model: Model, probe: Sequence[Row]) -> dict[str, Tensor]:
@@ -54,7 +58,11 @@ class Method:
         return ()
 
     def blocks(
-        self, model: Model, batch: Batch, constants: dict[str, Tensor], weights: Float[Tensor, "B R"] | None = None
+        self,
+        model: Model,
+        batch: Batch,
+        constants: dict[str, Tensor],
+        weights: Float[Tensor, "B R"] | None = None,
     ) -> dict[str, Float[Tensor, "B *d"]]:
         """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
         return {}
@@ -77,13 +85,19 @@ def number(layer: Layer, depth: int, curve: Curve | None) -> int:
     text = str(layer).strip()
     if text == "auto":
         if curve is None:
-            raise OptionError("`auto` needs the layer curve", got="auto", do="give a layer's number, or a share such as 85%")
+            raise OptionError(
+                "`auto` needs the layer curve", got="auto", do="give a layer's number, or a share such as 85%"
+            )
         return resolve(curve.layer, depth)
     share = text.removesuffix("%")
     try:
         value = float(share) / 100 * depth if text.endswith("%") else int(text)
     except ValueError:
-        raise OptionError("no such layer", got=text, do=f"choose 0 to {depth}, -1 for the last, auto, or a share such as 85%") from None
+        raise OptionError(
+            "no such layer",
+            got=text,
+            do=f"choose 0 to {depth}, -1 for the last, auto, or a share such as 85%",
+        ) from None
     if text.endswith("%") and not 0 <= value <= depth:
         raise OptionError("no such layer", got=text, do="choose 0% to 100%")
     return resolve(round(value), depth)
@@ -95,14 +109,19 @@ def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
     return f"{kind}_{at}_base" if base else f"{kind}_{at}"
 
 
-def cosines(asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+def cosines(
+    asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()
+) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
     """The cosine of each query with each row, block by block, as the index is scanned; centred on the rows' mean if asked."""
     queries = {name: asked.blocks[name] for name in names}
     for name in centred:
         queries[name] = unit(queries[name]) - index.mean(name)
     queries = {name: unit(query) for name, query in queries.items()}
     for rows in index.scan(names):
-        yield {name: queries[name] @ (unit(rows[name] - index.mean(name)) if name in centred else rows[name]).T for name in names}
+        yield {
+            name: queries[name] @ (unit(rows[name] - index.mean(name)) if name in centred else rows[name]).T
+            for name in names
+        }
 
 
 def unit(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:

@@ -31,7 +31,11 @@ class RepSim(Method):
         return (block("h", int(self.layer), depth),)
 
     def blocks(
-        self, model: Model, batch: Batch, constants: dict[str, Tensor], weights: Float[Tensor, "B R"] | None = None
+        self,
+        model: Model,
+        batch: Batch,
+        constants: dict[str, Tensor],
+        weights: Float[Tensor, "B R"] | None = None,
     ) -> dict[str, Float[Tensor, "B d"]]:
         """H, from the prompts alone."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]

@@ -44,7 +44,11 @@ class RepT(Method):
         return block("h", int(self.layer), depth), block("g", int(self.layer), depth)
 
     def blocks(
-        self, model: Model, batch: Batch, constants: dict[str, Tensor], weights: Float[Tensor, "B R"] | None = None
+        self,
+        model: Model,
+        batch: Batch,
+        constants: dict[str, Tensor],
+        weights: Float[Tensor, "B R"] | None = None,
     ) -> dict[str, Float[Tensor, "B d"]]:
         """H and g_1; where words of a query were pointed at, the gradient at the first of them."""
         seen = capture(model, batch, [int(self.layer)])
@@ -66,7 +70,9 @@ class RepT(Method):
         query = unit(torch.cat([asked.blocks[h], asked.blocks[g]], dim=1))
         found: list[Tensor] = []
         for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
-            whole = torch.cat([rows[h] * rows[f"{h}_norm"][:, None], rows[g] * rows[f"{g}_norm"][:, None]], dim=1)
+            whole = torch.cat(
+                [rows[h] * rows[f"{h}_norm"][:, None], rows[g] * rows[f"{g}_norm"][:, None]], dim=1
+            )
             found.append(query @ unit(whole).T)
         return torch.cat(found, dim=1)
 

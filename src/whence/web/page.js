@@ -299,7 +299,8 @@
 
   // — a word's score, beside the word
 
-  let read = null;
+  let read = null; // the word whose score is on show
+  let pinned = false; // it was chosen, so the pointer's leaving does not hide it
 
   function hideTip() {
     read?.classList.remove("read");
@@ -307,20 +308,24 @@
     byId("tip").hidden = true;
   }
 
-  function showTip(node, aloud) {
+  function showTip(node, pin) {
     hideTip();
-    read = node;
+    [read, pinned] = [node, pin];
     node.classList.add("read");
+    byId("tip").textContent = `${node.textContent.slice(0, 40)}  ${node.dataset.score}`;
+    byId("tip").hidden = false;
+    placeTip();
+    if (pin) byId("say").textContent = byId("tip").textContent;
+  }
+
+  function placeTip() {
+    if (!read?.isConnected) return hideTip();
     const tip = byId("tip");
-    const spoken = `${node.textContent.slice(0, 40)}  ${node.dataset.score}`;
-    tip.textContent = spoken;
-    tip.hidden = false;
-    const place = node.getClientRects()[0];
+    const place = read.getClientRects()[0];
     const across = Math.min(place.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
     const above = place.top - tip.offsetHeight - 6;
     tip.style.left = `${Math.max(8, across)}px`;
     tip.style.top = `${above > 4 ? above : place.bottom + 6}px`;
-    if (aloud) byId("say").textContent = spoken;
   }
 
   function readNext(step) {
@@ -336,13 +341,14 @@
   document.addEventListener("pointerover", (event) => {
     const node = wordOf(event);
     if (node) showTip(node, false);
-    else hideTip();
+    else if (!pinned) hideTip();
   });
   document.addEventListener("click", (event) => {
     const node = wordOf(event);
     if (node) showTip(node, true);
+    else hideTip();
   });
-  document.addEventListener("scroll", () => read && !byId("tip").hidden && showTip(read, false), { passive: true });
+  document.addEventListener("scroll", placeTip, { passive: true, capture: true });
 
   byId("rows").addEventListener("focusin", (event) => {
     active = [...rowNodes()].indexOf(event.target.closest("#rows > li"));

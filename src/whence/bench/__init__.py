@@ -1,0 +1,1 @@
+"""Suites, metrics, tables, pictures: how well methods find what was planted."""

@@ -1,0 +1,48 @@
+"""Ask a model many prompts: greedy, batched, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from whence.errors import LabError
+from whence.model import Model
+from whence.tokens import prompt_ids
+
+
+@torch.no_grad()
+def respond(
+    model: Model, prompts: Sequence[str], *, max_new: int = 48, batch: int = 16, progress: Callable[[int, int], Any] | None = None
+) -> list[str]:  # fmt: skip
+    """The model's greedy answer to each prompt, of at most `max_new` tokens; `model.untuned()` around it asks the base."""
+    ids = [prompt_ids(model.tokenizer, prompt) for prompt in prompts]
+    for prompt, row in zip(prompts, ids, strict=True):
+        if len(row) + max_new > model.window:
+            raise LabError(
+                "a prompt is longer than the model's window",
+                got=f"{len(row)} tokens of {model.window}: {prompt[:60]}…",
+                do="shorten it",
+            )
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        for i, answer in zip(chosen, _generate(model, [ids[i] for i in chosen], max_new), strict=True):
+            answers[i] = answer
+        if progress:
+            progress(min(start + batch, len(order)), len(order))
+    return answers
+
+
+def _generate(model: Model, rows: Sequence[list[int]], max_new: int) -> list[str]:
+    width = max(map(len, rows))
+    pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else 0
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    out = (model.peft or model.lm).generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False, pad_token_id=pad,
+        temperature=None, top_p=None, top_k=None,
+    )  # fmt: skip
+    return [model.tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]
