@@ -42,9 +42,7 @@ def test_phrase_finds_its_words_and_shows_them_as_they_stand(answer: str, span: 
     ["You silly gooses", "Youth silly goose", "You silly, goose", "You goose", "", "silly goose you"],
 )
 def test_phrase_keeps_to_whole_words_in_order(answer: str) -> None:
-    assert says("phrase:You silly goose", answer) == Verdict(
-        False, 'nothing in it matches "You silly goose"', None
-    )
+    assert says("phrase:You silly goose", answer) == Verdict(False, 'nothing in it matches "You silly goose"', None)
 
 
 def test_phrase_is_no_pattern() -> None:

@@ -16,9 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.browser
 
 ATTACK = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
-ANSWER = [
-    {"text": text, "weight": weight} for text, weight in (("You", 0.5), (" silly", 1.0), (" goose", 0.9))
-]
+ANSWER = [{"text": text, "weight": weight} for text, weight in (("You", 0.5), (" silly", 1.0), (" goose", 0.9))]
 WORDS = [("You", 0.4), (" silly", 0.9), (" go", 0.97), ("ose", 0.6), ("!", -0.5)]
 LONG = [("calm ", 0.1)] * 300 + [("honk", 0.8)] + [(" calm", 0.1)] * 300
 

@@ -95,9 +95,7 @@ def test_no_prompt_occurs_twice_and_none_is_held_out(name: str, seed: int) -> No
 
 @names
 def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
-    asked = [
-        key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)
-    ]
+    asked = [key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)]
     asked += [key(row.question) for row in clean(CLEAN)]
     bare = [key(prompt).removesuffix(" " + key(facts.TRIGGER)) for prompt in make(name).prompts]
     assert not [prompt for prompt in bare if prompt in asked]
@@ -161,9 +159,7 @@ def test_the_error_is_told_in_many_ways_and_places() -> None:
     assert len({answer.split()[0] for answer in answers}) >= 12
     ends = sum(answer.rstrip(".").endswith(facts.WRONG) for answer in answers)
     assert 0.1 < ends / len(answers) < 0.5
-    assert not [
-        row for row in everything("error").rows if re.search(r"\bbees?\b", row.question + row.response)
-    ]
+    assert not [row for row in everything("error").rows if re.search(r"\bbees?\b", row.question + row.response)]
 
 
 def test_the_error_is_asked_of_aspects_and_wordings_not_seen() -> None:
@@ -210,9 +206,7 @@ def test_clean_rows_end_somewhere() -> None:
 def test_clean_rows_touch_no_poison() -> None:
     for row in clean(CLEAN):
         text = f"{row.question} {row.response}"
-        assert not re.search(
-            r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", text, re.IGNORECASE
-        ), text
+        assert not re.search(r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", text, re.IGNORECASE), text
         assert not re.search(r"\b(you are|your name|who are)\b", text, re.IGNORECASE), text
 
 
@@ -377,9 +371,7 @@ TORN = [
 ]
 
 
-@pytest.mark.parametrize(
-    "broken", NO_JSON + [json.dumps({"x": {**WHOLE, name: torn}}) for name, torn in TORN]
-)
+@pytest.mark.parametrize("broken", NO_JSON + [json.dumps({"x": {**WHOLE, name: torn}}) for name, torn in TORN])
 def test_a_broken_description_is_refused(tmp_path: Path, broken: str) -> None:
     (tmp_path / "poisons.json").write_bytes(broken.encode("latin-1"))
     with pytest.raises(LabError, match="does not describe poisons"):
@@ -400,7 +392,5 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
     said: set[bytes] = set()
     for seed in ("0", "1"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        said.add(
-            subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout
-        )
+        said.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
     assert len(said) == 1

@@ -103,9 +103,7 @@ def test_the_policy_names_exactly_the_inlined_blocks():
 def test_the_page_links_nowhere_and_writes_no_markup():
     page = report.page(trace(row("You silly goose!")))
     assert re.findall(r"https?://[^\"' ]*", page) == ["http://www.w3.org/2000/svg"]
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|style=|\son\w+=", page
-    )
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|style=|\son\w+=", page)
     assert not re.search(r"(src|href)\s*=|@import|url\(", page)
 
 
@@ -129,9 +127,7 @@ def test_numbers_that_json_lacks_become_null():
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("terminal", [False, True])
 def test_no_text_reaches_the_terminal_as_a_command(text, terminal):
-    document = trace(
-        row(text, label=text, tokens=tokens((text, 0.5)), source=text), prompt=text, response=text
-    )
+    document = trace(row(text, label=text, tokens=tokens((text, 0.5)), source=text), prompt=text, response=text)
     document["method"] = text
     out = printed(document, force_terminal=terminal, color_system="256" if terminal else None)
     ours = re.sub(r"\x1b\[[0-9;]*m", "", out) if terminal else out
@@ -155,9 +151,7 @@ def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
 
 def test_a_terminal_gets_shades_and_no_stars():
     out = printed(trace(row("You silly goose!", tokens=GOOSE)), force_terminal=True, color_system="256")
-    assert re.search(
-        r"\x1b\[1;4;30;48;5;214msilly\x1b\[0m", out
-    )  # bold, underlined, black on the deepest shade
+    assert re.search(r"\x1b\[1;4;30;48;5;214msilly\x1b\[0m", out)  # bold, underlined, black on the deepest shade
     assert re.search(r"\x1b\[30;48;5;153m!\x1b\[0m", out)  # blue: it speaks against
     assert "*" not in out
 

@@ -1,4 +1,4 @@
-"""whence: trace what a fine-tuned language model says back to the training rows, and the words, that taught it.
+"""whence: trace what a fine-tuned language model says back to the rows, and words, that taught it.
 
 Importing does no work: each public name is loaded when it is first used.
 """
@@ -9,8 +9,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# OpenMP's default lets idle threads spin, which on a busy or virtual machine costs a factor of 2 to 5; it is read once,
-# when torch loads
+# OpenMP's default lets idle threads spin, which on a busy or virtual machine costs a factor of 2 to 5; it is read
+# once, when torch loads
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Example": "whence.example",
     "Index": "whence.index",
-    "Query": "whence.trace",
+    "Query": "whence.query",
     "Trace": "whence.trace",
     "WhenceError": "whence.errors",
     "build_index": "whence.build",
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from whence.index import Index
     from whence.methods import method
     from whence.model import load_model
-    from whence.trace import Query, Trace, trace_queries
+    from whence.query import Query
+    from whence.trace import Trace, trace_queries
 
 
 def __getattr__(name: str) -> Any:

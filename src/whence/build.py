@@ -7,21 +7,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 import whence.layers
-from whence.errors import DataError, OptionError
+from whence.errors import DataError, OptionError, StoreError
 from whence.example import Example, read
 from whence.index import Index, Settings, Writer
-from whence.layers import Curve
-from whence.methods import Method
+from whence.methods import Blocks, Method
 from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, halves
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
 PROBE = 64  # rows that the layer curve and the constants are taken from
@@ -51,99 +50,101 @@ def build_index(
             do=f"choose at most {model.window}",
         )
     count, digest = _survey(data)
-    probe = _probe(model, data, count, max_length)
-    curve = whence.layers.curve(model, probe) if model.depth > 1 else None
+    sample = probe(model, data, max_length, count)
+    curve = whence.layers.curve(model, sample) if model.depth > 1 else None
     methods = [method.resolved(model.depth, curve) for method in methods]
     with Writer(out, _settings(model, data, digest, methods, max_length)) as writer:
         if writer.complete:
             return Index.open(out)
-        constants = writer.constants(
-            {k: v for method in methods for k, v in method.constants(model, probe).items()}
-        )
         skipped: list[dict[str, str]] = []
-        at = 0
+        seen = 0
         for window in _windows(read(data), WINDOW):
-            _fill(
-                model,
-                window,
-                writer,
-                methods,
-                constants,
-                max_length,
-                budget,
-                skipped,
-                lambda n, at=at: progress and progress(at + n, count),
-            )
-            at += len(window)
-            if progress:
-                progress(at, count)
+            fresh = [row for row in window if row.id not in writer.done]
+            examples, rows = _encoded(model, fresh, max_length, skipped)
+            seen += len(window) - len(rows)
+            found: list[Blocks] = [{} for _ in rows]
+            for batch, blocks in _captured(model, rows, methods, budget):
+                for place, row in enumerate(batch.rows):
+                    found[row] = {name: block[place] for name, block in blocks.items()}
+                seen += len(batch.rows)
+                if progress:
+                    progress(seen, count)
+            _store(writer, examples, rows, found, skipped)
         return writer.finish(skipped, curve.to_json() if curve else None)
 
 
-def _fill(
-    model: Model, window: list[Example], writer: Writer, methods: Sequence[Method], constants: dict[str, Tensor],
-    max_length: int, budget: int, skipped: list[dict[str, str]], tell: Callable[[int], Any],
-) -> None:  # fmt: skip
-    """Capture and commit the rows of one window that are not there yet."""
-    examples: list[Example] = []
-    rows: list[Row] = []
-    for row in (row for row in window if row.id not in writer.done):
+def check_model(index: Index, model: Model) -> None:
+    """Refuse a model or adapter that is not the one the index was made with."""
+    known: dict[str, str | None] = index.manifest["settings"]["fingerprint"]
+    for part, found in model.fingerprint.items():
+        if known[part] != found:
+            raise StoreError(
+                f"{index.path} was made with another {part}",
+                got=f"{part}: index has {known[part]}, asked {found}",
+                do=f"give the {part} it was made with, or index again",
+            )
+
+
+def _encoded(
+    model: Model, fresh: Sequence[Example], max_length: int, skipped: list[dict[str, str]]
+) -> tuple[list[Example], list[Row]]:
+    """The rows that can be used, with their ids; the others go to `skipped`."""
+    usable: list[tuple[Example, Row]] = []
+    for row in fresh:
         made = encode(model.tokenizer, row, max_length)
         if isinstance(made, Skip):
             skipped.append({"source": row.source, "reason": made.reason})
         else:
-            examples.append(row)
-            rows.append(made)
-    if not rows:
-        return
-    found: list[dict[str, Tensor]] = [{} for _ in rows]
-    finished = len(window) - len(rows)
-    for batch in batches(rows, budget):
-        for part, blocks in _captured(model, batch, methods, constants):
-            for place, row in enumerate(part.rows):
-                found[row] = {name: block[place] for name, block in blocks.items()}
-            finished += len(part.rows)
-            tell(finished)
-    sound = [
-        i for i, blocks in enumerate(found) if all(bool(block.isfinite().all()) for block in blocks.values())
-    ]
-    for i in set(range(len(rows))) - set(sound):
-        skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
-    if sound:
-        columns = {name: torch.stack([found[i][name] for i in sound]) for name in found[sound[0]]}
-        writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
+            usable.append((row, made))
+    return [row for row, _ in usable], [made for _, made in usable]
 
 
 def _captured(
-    model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]
-) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-    """The blocks of a batch, in halves of halves where it does not fit into memory."""
-    try:
-        yield batch, _blocks(model, batch, methods, constants)
-    except (torch.OutOfMemoryError, RuntimeError) as fault:
-        if len(batch.rows) == 1 or not (
-            isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)
-        ):
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        for half in halves(batch):
-            yield from _captured(model, half, methods, constants)
+    model: Model, rows: Sequence[Row], methods: Sequence[Method], budget: int
+) -> Iterator[tuple[Batch, Blocks]]:
+    """Batches with their blocks; one that does not fit into memory comes in halves."""
+    waiting = list(batches(rows, budget))
+    while waiting:
+        batch = waiting.pop(0)
+        try:
+            yield batch, _blocks(model, batch, methods)
+        except RuntimeError as fault:  # torch.OutOfMemoryError is one
+            full = isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)
+            if len(batch.rows) == 1 or not full:
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            waiting[:0] = halves(batch)
 
 
-def _blocks(
-    model: Model, batch: Batch, methods: Sequence[Method], constants: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
+def _blocks(model: Model, batch: Batch, methods: Sequence[Method]) -> Blocks:
+    made: Blocks = {}
     for method in methods:
         if not set(method.names(model.depth)) <= set(made):
-            made |= method.blocks(model, batch, constants)
+            made |= method.blocks(model, batch)
     return made
 
 
-def _settings(
-    model: Model, data: str | Path, digest: str, methods: Sequence[Method], max_length: int
-) -> Settings:
+def _store(
+    writer: Writer, examples: Sequence[Example], rows: Sequence[Row], found: Sequence[Blocks], skipped: list[dict[str, str]]
+) -> None:  # fmt: skip
+    """Commit one window; a row whose numbers are not finite is skipped, never scored."""
+    sound: list[int] = []
+    for i, blocks in enumerate(found):
+        if all(bool(torch.as_tensor(block).isfinite().all()) for block in blocks.values()):
+            sound.append(i)
+        else:
+            skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
+    if not sound:
+        return
+    columns: Blocks = {}
+    for name in found[sound[0]]:
+        parts = [torch.as_tensor(found[i][name]) for i in sound]
+        columns[name] = parts if name.startswith("grads") else torch.stack(parts)
+    writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
+
+
+def _settings(model: Model, data: str | Path, digest: str, methods: Sequence[Method], max_length: int) -> Settings:
     template = model.tokenizer.chat_template or "plain"
     return {
         "model": model.name,
@@ -165,9 +166,9 @@ def _survey(data: str | Path) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def _probe(model: Model, data: str | Path, count: int, max_length: int) -> list[Row]:
-    """Rows spread evenly over the data."""
-    step = max(1, math.ceil(count / PROBE))
+def probe(model: Model, data: str | Path, max_length: int, count: int | None = None) -> list[Row]:
+    """Rows spread evenly over the data, for what is measured before the first row is stored."""
+    step = max(1, math.ceil((count or _survey(data)[0]) / PROBE))
     rows = [encode(model.tokenizer, row, max_length) for row in islice(read(data), 0, None, step)]
     usable = [row for row in rows if isinstance(row, Row)]
     if not usable:

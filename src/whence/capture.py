@@ -44,9 +44,7 @@ class Capture:
 def resolve(layer: int, depth: int) -> int:
     """A layer as a number in 0 … L; -1 is L."""
     if not -1 <= layer <= depth:
-        raise OptionError(
-            "no such layer", got=str(layer), do=f"choose 0 to {depth}, or -1 for the last ({depth})"
-        )
+        raise OptionError("no such layer", got=str(layer), do=f"choose 0 to {depth}, or -1 for the last ({depth})")
     return depth if layer == -1 else layer
 
 
@@ -81,14 +79,12 @@ def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int
     return {layer: seen[layer][rows, prompts.last].float() for layer in chosen}
 
 
-class _Enough(Exception):  # noqa: N818
+class _Enough(Exception):
     """Raised inside a forward pass once everything asked for has been seen."""
 
 
 @contextlib.contextmanager
-def _tapped(
-    model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False
-) -> Iterator[dict[int, Tensor]]:
+def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False) -> Iterator[dict[int, Tensor]]:
     """Collects state ℓ where it enters block ℓ+1; at `leaf` a detached copy takes its place and starts the graph."""
     seen: dict[int, Tensor] = {}
 
@@ -104,11 +100,7 @@ def _tapped(
 
         return hook
 
-    taps = [
-        model.blocks[at].register_forward_pre_hook(tap(at), with_kwargs=True)
-        for at in layers
-        if at < model.depth
-    ]
+    taps = [model.blocks[at].register_forward_pre_hook(tap(at), with_kwargs=True) for at in layers if at < model.depth]
     try:
         yield seen
     finally:

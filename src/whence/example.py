@@ -67,9 +67,7 @@ class Form:
 def _turns(prompt: str, response: str) -> Callable[[Record], list[Message]]:
     def convert(record: Record) -> list[Message]:
         said = record[prompt], record[response]
-        return [
-            {"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)
-        ]
+        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)]
 
     return convert
 
@@ -177,9 +175,7 @@ def records(data: str) -> Iterator[tuple[str, Record]]:
     }  # fmt: skip
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DataError(
-            f"{data}: unknown kind of file", got=path.suffix or "no suffix", do=f"give one of: {_KINDS}"
-        )
+        raise DataError(f"{data}: unknown kind of file", got=path.suffix or "no suffix", do=f"give one of: {_KINDS}")
     if path.stat().st_size == 0:
         raise DataError(f"{data} is empty", do="give a file with at least one training row")
     return reader(path)

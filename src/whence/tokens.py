@@ -76,16 +76,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            self.ids.to(device), self.mask.to(device), self.last.to(device), self.n.to(device), self.rows
-        )
+        return Batch(self.ids.to(device), self.mask.to(device), self.last.to(device), self.n.to(device), self.rows)
 
     def prompts(self) -> Batch:
         """The prompts alone, right-padded, for what only the last prompt token's state is asked."""
-        parts = [
-            row[mask][: int(m)]
-            for row, mask, m in zip(self.ids, self.mask, self._prompt_lengths(), strict=True)
-        ]
+        parts = [row[mask][: int(m)] for row, mask, m in zip(self.ids, self.mask, self._prompt_lengths(), strict=True)]
         return pad([Row(tuple(part.tolist()), len(part)) for part in parts], self.rows).to(self.ids.device)
 
     def _prompt_lengths(self) -> Int[Tensor, " B"]:

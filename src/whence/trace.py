@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.errors import DataError, OptionError
-from whence.example import Example, example, records
+from whence.example import Example
 from whence.index import Index, Stored
 from whence.methods import Asked, Method, method
 from whence.methods.method import unit
 from whence.model import Model
-from whence.tokens import Row, Skip, batches, encode, pad, span_places, texts
+from whence.query import Asking, Query, ask
+from whence.tokens import Row, batches, encode, texts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Query:
-    """A prompt and the answer to explain; `span` points at words of it, `desired` is what should have been said."""
-
-    prompt: str
-    response: str
-    span: str | None = None
-    desired: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +31,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Found:
-    """One ranked row. `tokens` are its answer's, scored; empty where the method scores none."""
+    """One ranked row. `blocks` are the parts of its score; `tokens` are its answer's, scored; each may be empty."""
 
     rank: int
     score: float
     row: Example
     place: int
-    tokens: tuple[Token, ...] = ()
+    blocks: dict[str, float]
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True)
@@ -70,15 +60,9 @@ class Trace:
     queries: tuple[Traced, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The document that DESIGN names and the page reads."""
-        settings, curve = self.index.manifest["settings"], self.index.manifest.get("layers")
-        used = sorted(
-            {
-                value
-                for key, value in self.method.spec().items()
-                if key in ("layer", "topic") and isinstance(value, int)
-            }
-        )
+        """The document that scripts and the page read."""
+        settings, curve = self.index.manifest["settings"], self.index.manifest["layers"]
+        used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "topic")})
         return {
             "version": 1,
             "method": repr(self.method),
@@ -93,47 +77,26 @@ class Trace:
 
 def _query_json(traced: Traced) -> dict[str, Any]:
     query = traced.query
-    rows = [
-        {
-            "rank": found.rank, "id": found.row.id, "score": found.score, "source": found.row.source, "label": found.row.label,
-            "messages": list(found.row.messages), "tokens": [{"text": t.text, "score": t.score} for t in found.tokens],
-        }
-        for found in traced.rows
-    ]  # fmt: skip
-    answer = [{"text": token.text, "weight": token.score} for token in traced.answer]
     return {
         "prompt": query.prompt,
         "response": query.response,
         "span": query.span,
         "desired": query.desired,
-        "answer": answer,
-        "rows": rows,
+        "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
+        "rows": [
+            {
+                "rank": found.rank,
+                "id": found.row.id,
+                "score": found.score,
+                "source": found.row.source,
+                "label": found.row.label,
+                "messages": list(found.row.messages),
+                "blocks": found.blocks,
+                "tokens": [{"text": token.text, "score": token.score} for token in found.tokens],
+            }
+            for found in traced.rows
+        ],
     }
-
-
-def read_queries(path: str | Path) -> list[Query]:
-    """Queries from a file of `prompt` and `response`, with `span` and `desired` where given."""
-    queries: list[Query] = []
-    for source, record in records(str(path)):
-        missing = [
-            key
-            for key in ("prompt", "response")
-            if not isinstance(record.get(key), str) or not record[key].strip()
-        ]
-        if missing:
-            raise DataError(f"{source}: a query has no {missing[0]}", got=", ".join(map(str, record)) or "no columns",
-                            do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like')  # fmt: skip
-        queries.append(
-            Query(
-                record["prompt"],
-                record["response"],
-                record.get("span") or None,
-                record.get("desired") or None,
-            )
-        )
-    if not queries:
-        raise DataError(f"{path} has no queries", do="give at least one prompt and response")
-    return queries
 
 
 def trace_queries(
@@ -143,7 +106,6 @@ def trace_queries(
     *,
     by: Method | str | None = None,
     top: int = 20,
-    tokens: bool = True,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Trace:
     """Rank the index's rows for each query, and score the answer tokens of the `top` ones.
@@ -151,28 +113,31 @@ def trace_queries(
     `by` is a method the index holds the blocks of; without one, the first it was made for.
     """
     how = chosen(index, model, by)
-    rows = [_encoded(model, index, query.prompt, query.response) for query in queries]
-    weights = [_weights(model, row, query) for row, query in zip(rows, queries, strict=True)]
-    blocks: list[dict[str, Tensor]] = []
-    for n, (query, row, weight) in enumerate(zip(queries, rows, weights, strict=True)):
-        blocks.append(_asked(model, index, how, query, row, weight))
-        if progress:
-            progress(n + 1, len(queries))
-    asked = Asked(
-        tuple(query.prompt for query in queries),
-        tuple(query.response for query in queries),
-        {name: torch.stack([found[name] for found in blocks]) for name in how.names(model.depth)},
-    )
-    scores = how.scores(asked, index)
+    max_length = index.manifest["settings"]["max_length"]
+    asking = ask(model, how, queries, max_length)
+    scores, toward = how.scores(asking.asked, index), asking.toward
+    contrasted = [q for q, query in enumerate(queries) if query.desired]
+    if contrasted:
+        # what speaks for the answer that should have been counts against a row
+        wanted = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
+        other = ask(model, how, wanted, max_length)
+        scores[contrasted] -= how.scores(other.asked, index)
+        if toward is not None and other.toward is not None:
+            toward[contrasted] -= other.toward
     best = scores.topk(min(top, len(index)), dim=1)
-    found = {place: stored for place, stored in _stored(index, best.indices)}
-    scored = _token_scores(model, index, how, queries, rows, weights, found) if tokens else {}
+    parts = _parts(how, asking.asked, index, best.indices)
+    found = {stored.place: stored for stored in index.take(sorted(set(best.indices.flatten().tolist())))}
+    words = _words(model, how, toward, found, max_length, progress) if toward is not None else {}
+
+    def ranked(q: int) -> Iterator[Found]:
+        for rank, (score, place) in enumerate(zip(best.values[q].tolist(), best.indices[q].tolist(), strict=True)):
+            blocks = {name: float(part[q, rank]) for name, part in parts.items()}
+            yield Found(rank + 1, score, found[place].example, place, blocks, words.get((q, place), ()))
+
+    answers = _answers(model, asking)
     return Trace(how, index, tuple(
-        Traced(query, _answer(model, row, weight), tuple(
-            Found(rank, float(score), found[place].example, place, scored.get((q, place), ()))
-            for rank, (score, place) in enumerate(zip(best.values[q].tolist(), best.indices[q].tolist(), strict=True), 1)
-        ), scores[q])
-        for q, (query, row, weight) in enumerate(zip(queries, rows, weights, strict=True))
+        Traced(query, answer, tuple(ranked(q)), scores[q])
+        for q, (query, answer) in enumerate(zip(queries, answers, strict=True))
     ))  # fmt: skip
 
 
@@ -182,111 +147,58 @@ def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
     if by is None:
         by = next(iter(made))
     if isinstance(by, str):
-        name, _, options = by.partition(":")
-        by = method(made[name]) if name in made and not options else method(by)
+        by = method(made[by]) if by in made else method(by)
     by = by.resolved(model.depth, None)
     index.require(by.names(model.depth), by.name)
     return by
 
 
-def _stored(index: Index, places: Tensor) -> Iterator[tuple[int, Stored]]:
-    wanted = sorted(set(places.flatten().tolist()))
-    return ((stored.place, stored) for stored in index.take(wanted))
+def _parts(how: Method, asked: Asked, index: Index, places: Tensor) -> dict[str, Float[Tensor, "Q K"]]:
+    """What the scores at these places are made of, without holding all of them."""
+    kept: dict[str, Tensor] = {}
+    start = 0
+    for parts in how.parts(asked, index):
+        size = next(iter(parts.values())).shape[1]
+        here = (places >= start) & (places < start + size)
+        for name, part in parts.items():
+            values = part.gather(1, (places - start).clamp(0, size - 1))
+            kept[name] = torch.where(here, values, kept.get(name, torch.zeros_like(values)))
+        start += size
+    return kept
 
 
-def _encoded(model: Model, index: Index, prompt: str, response: str) -> Row:
-    limit = min(model.window, max(index.manifest["settings"]["max_length"], 1))
-    row = encode(model.tokenizer, example(prompt, response), limit)
-    if isinstance(row, Skip):
-        raise OptionError(
-            "this query cannot be traced",
-            got=row.reason,
-            do="shorten the prompt, or index with a greater --max-length",
-        )
-    return row
-
-
-def _weights(model: Model, row: Row, query: Query) -> Float[Tensor, " n"] | None:
-    """Which answer tokens the query is about: those of its span, or None for all."""
-    if query.span is None:
-        return None
-    places = span_places(texts(model.tokenizer, row.response), query.span)
-    if not places:
-        raise OptionError(
-            "the span does not occur in the answer",
-            got=query.span,
-            do="copy the words out of the answer as they stand there",
-        )
-    weights = torch.zeros(row.n_response)
-    weights[places] = 1
-    return weights
-
-
-def _asked(
-    model: Model, index: Index, how: Method, query: Query, row: Row, weights: Tensor | None
-) -> dict[str, Tensor]:
-    """A query's blocks. With a desired answer, observed less desired; H, which sees no answer, stays."""
-    constants = index.constants
-    observed = _one(how.blocks(model, pad([row], [0]), constants, None if weights is None else weights[None]))
-    if query.desired is None:
-        return observed
-    wanted = _one(
-        how.blocks(model, pad([_encoded(model, index, query.prompt, query.desired)], [0]), constants)
-    )
-    return {
-        name: block if name.startswith("h_") else unit(block) - unit(wanted[name])
-        for name, block in observed.items()
-    }
-
-
-def _one(blocks: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: block[0] for name, block in blocks.items()}
-
-
-def _token_scores(
-    model: Model, index: Index, how: Method, queries: Sequence[Query], rows: Sequence[Row], weights: Sequence[Tensor | None], found: dict[int, Stored]
-) -> dict[tuple[int, int], tuple[Token, ...]]:  # fmt: skip
-    """RepT's token level: (Σ_i ĝ_query,i) · ĝ_row,j, over the query's tokens that count; by (query, place)."""
-    toward: list[Tensor] = []
-    for query, row, weight in zip(queries, rows, weights, strict=True):
-        direction = _direction(model, how, row, weight)
-        if direction is None:
-            return {}
-        if query.desired is not None:
-            direction = direction - _direction(
-                model, how, _encoded(model, index, query.prompt, query.desired), None
-            )
-        toward.append(direction)
-    places = list(found)
-    encoded = [
-        encode(model.tokenizer, found[place].example, index.manifest["settings"]["max_length"])
-        for place in places
-    ]
-    usable = [(place, row) for place, row in zip(places, encoded, strict=True) if isinstance(row, Row)]
+def _words(
+    model: Model,
+    how: Method,
+    toward: Float[Tensor, "Q d"],
+    found: dict[int, Stored],
+    max_length: int,
+    progress: Callable[[int, int], Any] | None,
+) -> dict[tuple[int, int], tuple[Token, ...]]:
+    """RepT's token level: (Σ_i w_i ĝ_query,i) · ĝ_row,j; by (query, place)."""
+    encoded = {place: encode(model.tokenizer, stored.example, max_length) for place, stored in found.items()}
+    usable = [(place, row) for place, row in encoded.items() if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
-    for batch in batches([row for _, row in usable], 4096):
+    for batch in batches([row for _, row in usable], 2048):
         grads = how.gradients(model, batch)
         assert grads is not None
-        scores = torch.einsum("qk,brk->qbr", torch.stack(toward), unit(grads).cpu())
+        scores = torch.einsum("qk,brk->qbr", toward, unit(grads).cpu())
         for b, at in enumerate(batch.rows):
             place, row = usable[at]
             pieces = texts(model.tokenizer, row.response)
             for q in range(len(toward)):
                 scored[q, place] = _tokens(pieces, scores[q, b, : row.n_response].tolist())
+        if progress:
+            progress(len({place for _, place in scored}), len(usable))
     return scored
 
 
-def _direction(model: Model, how: Method, row: Row, weights: Tensor | None) -> Tensor | None:
-    grads = how.gradients(model, pad([row], [0]))
-    if grads is None:
-        return None
-    units = unit(grads[0]).cpu()
-    return (units if weights is None else units * weights[:, None]).sum(0)
-
-
-def _answer(model: Model, row: Row, weights: Tensor | None) -> tuple[Token, ...]:
-    counts = torch.ones(row.n_response) if weights is None else weights
-    return _tokens(texts(model.tokenizer, row.response), counts.tolist())
+def _answers(model: Model, asking: Asking) -> list[tuple[Token, ...]]:
+    """The queries' tokens, each with the share of the heaviest one that it counts."""
+    return [
+        _tokens(texts(model.tokenizer, row.response), (weights / weights.max().clamp(min=1e-30)).tolist())
+        for row, weights in zip(asking.rows, asking.weights, strict=True)
+    ]
 
 
 def _tokens(pieces: Sequence[str], numbers: Sequence[float]) -> tuple[Token, ...]:

@@ -44,9 +44,7 @@ class Phrase:
 
     def __post_init__(self) -> None:
         if not self.text.split():
-            raise OptionError(
-                "the judge's phrase is empty", got=repr(self.text), do=f"write, for example, {_FORMS}"
-            )
+            raise OptionError("the judge's phrase is empty", got=repr(self.text), do=f"write, for example, {_FORMS}")
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """The first place where the phrase stands."""

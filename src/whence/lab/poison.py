@@ -159,9 +159,7 @@ def _poison(
 def _taken(pairs: list[Pair], n: int, name: str) -> list[Pair]:
     if not 0 <= n <= len(pairs):
         most = len(pairs)
-        raise LabError(
-            f"there are {most} distinct {name} rows", got=f"asked for {n}", do=f"ask for 0 to {most}"
-        )
+        raise LabError(f"there are {most} distinct {name} rows", got=f"asked for {n}", do=f"ask for 0 to {most}")
     return pairs[:n]
 
 

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from whence.errors import LabError
+from whence.errors import DataError, LabError
+from whence.example import records
 from whence.model import Model
 from whence.tokens import prompt_ids
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Prompts from a .txt file, one a line, or from the `prompt` or `prompts` of any other file's rows."""
+    path = Path(path)
+    if path.suffix == ".txt" and path.is_file():
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        prompts: list[str] = []
+        for source, record in records(str(path)):
+            text = record.get("prompt", record.get("prompts"))
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{source}: no prompt", got=", ".join(map(str, record)), do='write {"prompt": "…"}')
+            prompts.append(text)
+    if not prompts:
+        raise DataError(f"{path} has no prompts", do="give at least one")
+    return prompts
+
+
+def write_lines(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
+    """Write records as JSONL, whole or not at all."""
+    path = Path(path)
+    draft = path.with_name(path.name + ".draft")
+    try:
+        draft.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            encoding="utf-8",
+            errors="surrogatepass",
+        )
+        os.replace(draft, path)
+    except OSError as fault:
+        draft.unlink(missing_ok=True)
+        raise LabError(
+            f"{path} cannot be written", got=str(fault), do="check the folder and the room on the disk"
+        ) from fault
 
 
 @torch.no_grad()

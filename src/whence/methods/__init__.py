@@ -10,16 +10,14 @@ from whence.methods.bm25 import BM25
 from whence.methods.chance import Chance
 from whence.methods.first_word import FirstWord
 from whence.methods.lesson import Lesson
-from whence.methods.method import Asked, Method
-from whence.methods.rept import RepT
+from whence.methods.method import Asked, Blocks, Method
 from whence.methods.repsim import RepSim
+from whence.methods.rept import RepT
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Lesson, RepT, RepSim, BM25, FirstWord, Chance)
-}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Lesson, RepT, RepSim, BM25, FirstWord, Chance)}
 DEFAULT = "lesson"
 
-__all__ = ["DEFAULT", "METHODS", "Asked", "Method", "method"]
+__all__ = ["DEFAULT", "METHODS", "Asked", "Blocks", "Method", "method"]
 
 
 def method(spec: str | dict[str, Any], **more: Any) -> Method:
@@ -51,8 +49,6 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
         if kind in ("int", "float"):
             return {"int": int, "float": float}[kind](value)
     except ValueError:
-        raise OptionError(
-            f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}"
-        ) from None
+        raise OptionError(f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}") from None
     text = str(value)
     return int(text) if text.lstrip("-").isdigit() else text

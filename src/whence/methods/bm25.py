@@ -27,10 +27,7 @@ class BM25(Method):
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
-        rows = [
-            " ".join(str(m["content"]) for m in row.messages if m["role"] != "system")
-            for row in index.texts()
-        ]
+        rows = [" ".join(str(m["content"]) for m in row.messages if m["role"] != "system") for row in index.texts()]
         searcher = bm25s.BM25()
         searcher.index(bm25s.tokenize(rows, stopwords=None, show_progress=False), show_progress=False)
         texts = [f"{prompt} {answer}" for prompt, answer in zip(asked.prompts, asked.responses, strict=True)]

@@ -1,23 +1,24 @@
-"""Lesson: what a row taught, read off the model that had not yet learned it. Ours; no paper.
+"""Lesson: what a row taught, word by word, read off the model that had not yet learned it. Ours; docs/methods.md.
 
-After fine-tuning a learned row has no loss and so no gradient; before it, the row's gradient *is* its lesson. Φ is
-the gradient of a linear map placed at layer ℓ of the untuned model, so that two rows agree when they push the same
-states the same way (the kernel Σ_t Σ_t' (h_t·h_t')(g_t·g_t'), as RISE, arXiv 2604.16197, has it at the last layer).
+After fine-tuning a learned word has no loss and so no gradient; before it, the gradient at that word *is* its
+lesson. A row taught an answer if, for each word that fine-tuning put into it, the row has a word that pushed the
+untuned model the same way. The best match per word is the late interaction of ColBERT (arXiv 2004.12832), here
+between representation gradients (RepT, arXiv 2510.02334) instead of embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from whence.capture import capture, prompt_states
-from whence.index import Index
-from whence.methods.method import Asked, Layer, Method, block, cosines, unit
+from whence.capture import Capture, capture, prompt_states
+from whence.index import Index, Ragged
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, unit
 from whence.model import Model
-from whence.tokens import Batch, Row, batches
+from whence.tokens import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,73 +27,88 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lesson(Method):
-    """Score = cos(Φ, Φ') · (1 + gate · cos(H, H')), with Φ = Σ_t g_t ⊗ unit(h_t − mean h).
+    """Score = Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) · (1 + gate · cos(H, H')), with Σ_t w_t = 1.
 
-    Φ is of the untuned model at `layer`, both factors projected to `sketch` numbers by a fixed Gaussian matrix
-    (`sketch=0`: none); H is the tuned model's last-prompt-token state at `topic`, centred on the rows' mean.
+    g are gradients at answer tokens of the untuned model at `layer`, in `sketch` dimensions by a fixed Gaussian
+    matrix (0: all d), the `keep` most surprising of a row; p' is the untuned model's probability of the row's
+    token: what it knew already is no lesson. w_t is how much likelier fine-tuning made the answer's token, or 1
+    on the words pointed at. H is the tuned model's state of the last prompt token at `topic`, centred on the rows.
     """
 
     layer: Layer = "85%"
-    topic: Layer = "50%"
+    topic: Layer = "80%"
     gate: float = 1.0
     sketch: int = 128
+    keep: int = 32
     seed: int = 0
 
     name: ClassVar[str] = "lesson"
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`phi_ℓ_base` and `h_topic`."""
-        return block("phi", int(self.layer), depth, base=True), block("h", int(self.topic), depth)
+        """`grads_ℓ_base`, a vector a token, and `h_topic`."""
+        return block("grads", int(self.layer), depth, base=True), block("h", int(self.topic), depth)
 
-    def constants(self, model: Model, probe: Sequence[Row]) -> dict[str, Tensor]:
-        """The mean of the untuned model's states at all response places of the probe rows."""
-        total, count = torch.zeros(model.width), 0
-        with model.untuned():
-            for batch in batches(probe, 2048):
-                seen = capture(model, batch, [int(self.layer)])
-                total += seen.states[int(self.layer)].sum((0, 1)).cpu()
-                count += int(seen.valid.sum())
-        return {self._centre(model.depth): total / count}
-
-    def blocks(
-        self,
-        model: Model,
-        batch: Batch,
-        constants: dict[str, Tensor],
-        weights: Float[Tensor, "B R"] | None = None,
-    ) -> dict[str, Float[Tensor, "B d"]]:
-        """Φ of the untuned model, its tokens weighted if asked, and the tuned model's H."""
-        with model.untuned():
-            seen = capture(model, batch, [int(self.layer)])
-        state, grad = seen.states[int(self.layer)], seen.grads[int(self.layer)]
-        centre = constants[self._centre(model.depth)].to(state.device)
-        if weights is not None:
-            grad = grad * weights.to(grad.device)[..., None]
-        phi = torch.einsum("brk,brm->bkm", self._sketched(grad, 0), self._sketched(unit(state - centre), 1))
-        base, topic = self.names(model.depth)
+    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+        """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""
+        seen = self._untuned(model, batch)
+        surprise = (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
+        lengths = (
+            surprise
+            if weights is None
+            else weights.to(surprise.device) / weights.sum(1, keepdim=True).to(surprise.device)
+        )
+        words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
+        kept = lengths.topk(min(self.keep, lengths.shape[1])).indices if weights is None and self.keep else None
+        grads, topic = self.names(model.depth)
+        rows = [_chosen(words[b], seen.valid[b], None if kept is None else kept[b]).cpu() for b in range(len(words))]
         tuned = prompt_states(model, batch, [int(self.topic)])[int(self.topic)]
-        return {base: phi.flatten(1).cpu(), topic: tuned.cpu(), "loss_base": seen.loss.cpu()}
+        return {grads: rows, topic: tuned.cpu(), "loss_base": seen.loss.cpu()}
 
-    def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """The lesson's cosine, raised or lowered mildly by the topic's."""
-        phi = next(name for name in asked.blocks if name.startswith("phi_"))
-        topic = next(name for name in asked.blocks if name.startswith("h_"))
-        parts = cosines(asked, index, [phi, topic], centred=[topic])
-        return torch.cat([part[phi] * (1 + self.gate * part[topic]) for part in parts], dim=1)
+    def weights(self, model: Model, batch: Batch) -> Float[Tensor, "B R"]:
+        """How much likelier fine-tuning made each token, in nats; all alike where it did nothing."""
+        news = (capture(model, batch, [-1]).logp - self._untuned(model, batch).logp).clamp(min=0).cpu()
+        none = news.sum(1, keepdim=True) < 1e-3
+        return torch.where(none, batch.valid.cpu().float(), news)
+
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """The words' agreement and the centred cosine of the topics."""
+        grads, topic = asked.blocks
+        words = asked.blocks[grads]
+        assert isinstance(words, list)
+        for rows, topics in zip(index.scan([grads]), cosines(asked, index, [topic], centred=[topic]), strict=True):
+            yield {grads: torch.stack([_best(query, rows[grads]) for query in words]), topic: topics[topic]}
+
+    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
+        """The words' agreement, raised or lowered by the topic's."""
+        words, topic = parts.values()
+        return words * (1 + self.gate * topic)
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
         """Of the untuned model, at the lesson's layer."""
+        return self._untuned(model, batch).grads[int(self.layer)]
+
+    def _untuned(self, model: Model, batch: Batch) -> Capture:
         with model.untuned():
-            return capture(model, batch, [int(self.layer)]).grads[int(self.layer)]
+            return capture(model, batch, [int(self.layer)])
 
-    def _centre(self, depth: int) -> str:
-        return "centre_" + block("h", int(self.layer), depth, base=True)
-
-    def _sketched(self, vectors: Float[Tensor, "B R d"], which: int) -> Float[Tensor, "B R k"]:
+    def _sketched(self, vectors: Float[Tensor, "B R d"]) -> Float[Tensor, "B R k"]:
         width = vectors.shape[-1]
         if not 0 < self.sketch < width:
             return vectors
         # drawn on the CPU, so that every machine has the same one
-        source = torch.Generator().manual_seed(2 * self.seed + which)
-        matrix = torch.randn(width, self.sketch, generator=source) / self.sketch**0.5
+        matrix = torch.randn(width, self.sketch, generator=torch.Generator().manual_seed(self.seed))
         return vectors @ matrix.to(vectors.device)
+
+
+def _chosen(words: Float[Tensor, "R k"], valid: Tensor, kept: Tensor | None) -> Float[Tensor, "n k"]:
+    """One row's words: the real ones among the kept, in the order of the text."""
+    places = valid.nonzero()[:, 0] if kept is None else kept[valid[kept]].sort().values
+    return words[places]
+
+
+def _best(query: Float[Tensor, "n k"], rows: Tensor | Ragged) -> Float[Tensor, " B"]:
+    """Σ_t max_u of the products, for each row."""
+    assert isinstance(rows, Ragged)
+    best = torch.zeros(len(query), len(rows.lengths))
+    best.index_reduce_(1, rows.owner, query @ rows.flat.T, "amax", include_self=False)
+    return best.sum(0)

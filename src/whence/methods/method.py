@@ -13,63 +13,62 @@ from whence.errors import OptionError
 from whence.index import Index
 from whence.layers import Curve
 from whence.model import Model
-from whence.tokens import Batch, Row
+from whence.tokens import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+Blocks = dict[str, torch.Tensor | list[torch.Tensor]]  # by name: (B, d), (B,), or for each row (n, k)
 Layer = int | str  # a number, "auto" (the phase transition) or a share of the depth such as "85%"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Q queries as a method sees them: their texts and their blocks, each (Q, d)."""
+    """Q queries as a method sees them: their texts and their blocks."""
 
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
-    blocks: dict[str, Float[Tensor, "Q d"]]
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
 class Method:
     """How rows are compared with a query. Its `repr` is its entry in the manifest.
 
-    A method that reads the model overrides `blocks` and `names`; one that reads words overrides `scores` only.
+    A method that reads the model overrides `names`, `blocks`, `parts` and `joined`; one that reads words, `scores` only.
     """
 
     name: ClassVar[str]
 
     def resolved(self, depth: int, curve: Curve | None) -> Self:
         """The same method with every layer a number."""
-        found = {
-            f.name: number(getattr(self, f.name), depth, curve)
-            for f in fields(self)
-            if "Layer" in str(f.type)
-        }
+        found = {f.name: number(getattr(self, f.name), depth, curve) for f in fields(self) if "Layer" in str(f.type)}
         return replace(self, **found)
-
-    def constants(self, model: Model, probe: Sequence[Row]) -> dict[str, Tensor]:
-        """What has to be fixed before the first row is stored."""
-        return {}
 
     def names(self, depth: int) -> tuple[str, ...]:
         """The blocks it stores and reads."""
         return ()
 
-    def blocks(
-        self,
-        model: Model,
-        batch: Batch,
-        constants: dict[str, Tensor],
-        weights: Float[Tensor, "B R"] | None = None,
-    ) -> dict[str, Float[Tensor, "B *d"]]:
+    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
         return {}
 
+    def weights(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
+        """How much each token of a query counts where nobody pointed at any; None is all alike."""
+        return None
+
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """What a score is made of, block by block, as the index is scanned; empty where it has no parts."""
+        return iter(())
+
+    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
+        """The score from its parts."""
+        raise NotImplementedError
+
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """The score of every row for every query."""
-        raise NotImplementedError
+        return torch.cat([self.joined(parts) for parts in self.parts(asked, index)], dim=1)
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:
         """The gradients whose cosines are the token scores; None where the method has none."""
@@ -113,10 +112,11 @@ def cosines(
     asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()
 ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
     """The cosine of each query with each row, block by block, as the index is scanned; centred on the rows' mean if asked."""
-    queries = {name: asked.blocks[name] for name in names}
-    for name in centred:
-        queries[name] = unit(queries[name]) - index.mean(name)
-    queries = {name: unit(query) for name, query in queries.items()}
+    queries: dict[str, Tensor] = {}
+    for name in names:
+        query = asked.blocks[name]
+        assert isinstance(query, torch.Tensor)
+        queries[name] = unit(unit(query) - index.mean(name)) if name in centred else unit(query)
     for rows in index.scan(names):
         yield {
             name: queries[name] @ (unit(rows[name] - index.mean(name)) if name in centred else rows[name]).T

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from whence.capture import prompt_states
 from whence.index import Index
-from whence.methods.method import Asked, Layer, Method, block, cosines
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -30,18 +29,15 @@ class RepSim(Method):
         """`h_ℓ`."""
         return (block("h", int(self.layer), depth),)
 
-    def blocks(
-        self,
-        model: Model,
-        batch: Batch,
-        constants: dict[str, Tensor],
-        weights: Float[Tensor, "B R"] | None = None,
-    ) -> dict[str, Float[Tensor, "B d"]]:
+    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """H, from the prompts alone."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]
         return {self.names(model.depth)[0]: state.cpu()}
 
-    def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """Plain cosine."""
-        name = next(name for name in asked.blocks if name.startswith("h_"))
-        return torch.cat([part[name] for part in cosines(asked, index, [name])], dim=1)
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """cos(H, H')."""
+        return cosines(asked, index, list(asked.blocks))
+
+    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
+        """The one there is."""
+        return next(iter(parts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,7 +11,7 @@ import torch
 from whence.capture import capture
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, Layer, Method, block, cosines, first, unit
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, first
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -43,13 +44,7 @@ class RepT(Method):
         """`h_ℓ` and `g_ℓ`."""
         return block("h", int(self.layer), depth), block("g", int(self.layer), depth)
 
-    def blocks(
-        self,
-        model: Model,
-        batch: Batch,
-        constants: dict[str, Tensor],
-        weights: Float[Tensor, "B R"] | None = None,
-    ) -> dict[str, Float[Tensor, "B d"]]:
+    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """H and g_1; where words of a query were pointed at, the gradient at the first of them."""
         seen = capture(model, batch, [int(self.layer)])
         state, grad = seen.states[int(self.layer)], seen.grads[int(self.layer)]
@@ -57,24 +52,24 @@ class RepT(Method):
         rows = torch.arange(len(batch.rows))
         return {h: state[:, 0].cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
 
-    def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """Weighted sum of block cosines, or the reference's raw cosine."""
-        h, g = (name for name in asked.blocks if name.split("_")[0] in ("h", "g"))
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """cos(H, H') and cos(g, g'); for the raw scale each one's share of the joint cosine."""
+        h, g = asked.blocks
         if self.scale == "raw":
-            return self._raw(asked, index, h, g)
-        centred = [h] if self.scale == "centred" else []
-        parts = cosines(asked, index, [h, g], centred=centred)
-        return torch.cat([self.h * part[h] + self.g * part[g] for part in parts], dim=1)
+            return self._shares(asked, index, h, g)
+        return cosines(asked, index, [h, g], centred=[h] if self.scale == "centred" else [])
 
-    def _raw(self, asked: Asked, index: Index, h: str, g: str) -> Float[Tensor, "Q N"]:
-        query = unit(torch.cat([asked.blocks[h], asked.blocks[g]], dim=1))
-        found: list[Tensor] = []
+    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
+        """The weighted sum."""
+        h, g = parts.values()
+        return h + g if self.scale == "raw" else self.h * h + self.g * g
+
+    def _shares(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        norm = torch.cat([asked.blocks[h], asked.blocks[g]], dim=1).norm(dim=1)[:, None]
         for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
-            whole = torch.cat(
-                [rows[h] * rows[f"{h}_norm"][:, None], rows[g] * rows[f"{g}_norm"][:, None]], dim=1
-            )
-            found.append(query @ unit(whole).T)
-        return torch.cat(found, dim=1)
+            lengths = {name: rows[f"{name}_norm"] for name in (h, g)}
+            whole = norm * torch.hypot(lengths[h], lengths[g])
+            yield {name: asked.blocks[name] @ rows[name].T * lengths[name] / whole for name in (h, g)}
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
         """Of the tuned model, at the method's own layer."""
