@@ -35,7 +35,7 @@ class Lesson(Method):
     on the words pointed at. H is the tuned model's state of the last prompt token at `topic`, centred on the rows.
     """
 
-    layer: Layer = "85%"
+    layer: Layer = "90%"
     topic: Layer = "80%"
     gate: float = 1.0
     sketch: int = 128

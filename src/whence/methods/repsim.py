@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class RepSim(Method):
     """Score = cos(H, H'). It never sees an answer."""
 
-    layer: Layer = "50%"
+    layer: Layer = "80%"
 
     name: ClassVar[str] = "repsim"
 

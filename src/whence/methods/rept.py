@@ -29,10 +29,10 @@ class RepT(Method):
     raw      one cosine of the unscaled concatenation, as the reference has it; ‖H‖ is 10⁴ × ‖g‖, so it is H alone
     """
 
-    layer: Layer = "50%"
+    layer: Layer = "80%"
     scale: Literal["centred", "unit", "raw"] = "centred"
     h: float = 1.0
-    g: float = 1.0
+    g: float = 0.25
 
     name: ClassVar[str] = "rept"
 

