@@ -1,4 +1,4 @@
-"""Fill an index: rows in windows, sorted by length and captured in batches, each window one commit; killed, it goes on."""
+"""Fill an index: rows in windows, sorted by length, captured in batches, a window one commit; killed, it goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,9 +17,6 @@ from whence.index import Index, Settings, Writer
 from whence.methods import Blocks, Method
 from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, halves
-
-if TYPE_CHECKING:
-    pass
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
 PROBE = 64  # rows that the layer curve and the constants are taken from
@@ -49,6 +45,8 @@ def build_index(
             got=f"--max-length {max_length}, window {model.window}",
             do=f"choose at most {model.window}",
         )
+    if twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}:
+        raise OptionError("a method is asked for twice", got=", ".join(sorted(twice)), do="make an index for each")
     count, digest = _survey(data)
     sample = probe(model, data, max_length, count)
     curve = whence.layers.curve(model, sample) if model.depth > 1 else None
@@ -126,8 +124,12 @@ def _blocks(model: Model, batch: Batch, methods: Sequence[Method]) -> Blocks:
 
 
 def _store(
-    writer: Writer, examples: Sequence[Example], rows: Sequence[Row], found: Sequence[Blocks], skipped: list[dict[str, str]]
-) -> None:  # fmt: skip
+    writer: Writer,
+    examples: Sequence[Example],
+    rows: Sequence[Row],
+    found: Sequence[Blocks],
+    skipped: list[dict[str, str]],
+) -> None:
     """Commit one window; a row whose numbers are not finite is skipped, never scored."""
     sound: list[int] = []
     for i, blocks in enumerate(found):
@@ -170,7 +172,9 @@ def probe(model: Model, data: str | Path, max_length: int, count: int | None = N
     """Rows spread evenly over the data, for what is measured before the first row is stored."""
     step = max(1, math.ceil((count or _survey(data)[0]) / PROBE))
     rows = [encode(model.tokenizer, row, max_length) for row in islice(read(data), 0, None, step)]
-    usable = [row for row in rows if isinstance(row, Row)]
+    if not any(isinstance(row, Row) for row in rows):  # those between may do: two kinds of rows in turn
+        rows = [encode(model.tokenizer, row, max_length) for row in read(data)]
+    usable = [row for row in rows if isinstance(row, Row)][:PROBE]
     if not usable:
         reasons = {row.reason for row in rows if isinstance(row, Skip)}
         raise DataError(

@@ -9,7 +9,7 @@ block ℓ, L (or -1) the output after the final norm.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class _Enough(Exception):
 
 
 @contextlib.contextmanager
-def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False) -> Iterator[dict[int, Tensor]]:
+def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False) -> Generator[dict[int, Tensor]]:
     """Collects state ℓ where it enters block ℓ+1; at `leaf` a detached copy takes its place and starts the graph."""
     seen: dict[int, Tensor] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -283,26 +284,28 @@ def main() -> None:
     """Run a verb; a person's mistake ends with a message and 1, an interruption with 130."""
     from whence.errors import WhenceError
 
+    # what libraries tell each other's developers is not for the person at this terminal
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except WhenceError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; what was finished is kept, and the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except typer.Exit as end:
-        sys.exit(end.exit_code)
+        code = end.exit_code
     except Exception as fault:
         if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's usage errors
             fault.show()  # pyright: ignore[reportAttributeAccessIssue]
             sys.exit(2)
         raise
+    if code == 130:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+    sys.exit(code or 0)
 
 
 if __name__ == "__main__":

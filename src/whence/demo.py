@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +40,7 @@ TOP = 10
 # label in the table, method, whether the judge's words are pointed at
 LINES = (
     ("lesson", "lesson", False),
-    ("lesson, pointed at the words", "lesson", True),
+    ("lesson --span", "lesson", True),
     ("rept", "rept", False),
     ("repsim", "repsim", False),
     ("bm25", "bm25", False),
@@ -55,6 +56,9 @@ class Found:
     ap: float
     at10: float
     hit: float | None  # share of the top rows whose strongest word is a planted one
+
+
+Results = dict[str, dict[str, dict[str, Found]]]  # by line of the table, model and poison
 
 
 def demo(out: Path, seed: int, console: Console) -> None:
@@ -111,7 +115,7 @@ def _begin(out: Path, seed: int) -> None:
 
 
 @contextmanager
-def _timed(console: Console, title: str, seconds: dict[str, float], *, steps: bool = False) -> Iterator[Tell]:
+def _timed(console: Console, title: str, seconds: dict[str, float], *, steps: bool = False) -> Generator[Tell]:
     begun = time.monotonic()
     with stage(console, title, steps=steps) as tell:
         yield tell
@@ -154,15 +158,16 @@ def _queries(
 
 
 def _measured(
-    poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], models: dict[str, Model], indexes: dict[str, Index], tell: Tell
-) -> tuple[dict[str, dict[str, dict[str, Found]]], Trace]:  # fmt: skip
+    poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], models: dict[str, Model],
+    indexes: dict[str, Index], tell: Tell,
+) -> tuple[Results, Trace]:  # fmt: skip
     """found[line][model][poison], and the trace to show: the tuned model's, by lesson, with the words pointed at."""
-    found: dict[str, dict[str, dict[str, Found]]] = {}
+    found: Results = {}
     shown: Trace | None = None
     for n, (line, name, pointed) in enumerate(LINES):
         for m, (which, index) in enumerate(indexes.items()):
             asked = [query if pointed else Query(query.prompt, query.response) for query in queries]
-            trace = trace_queries(index, models[which], asked, by=name, top=TOP)
+            trace = trace_queries(index, models[which], asked, by=name, top=TOP, words=which == "tuned")
             found.setdefault(line, {})[which] = _scored(trace, poisons, list(queries.values()))
             shown = trace if pointed and which == "tuned" else shown
             tell(2 * n + m + 1, 2 * len(LINES))
@@ -197,7 +202,9 @@ def _mean(values: Sequence[float]) -> float:
 # How it is told ------------------------------------------------------------------------------------------------
 
 
-def _results(seed: int, seconds: dict[str, float], total: float, peak: float, rates: Any, found: Any) -> dict[str, Any]:
+def _results(
+    seed: int, seconds: dict[str, float], total: float, peak: float, rates: Any, found: Results
+) -> dict[str, Any]:
     methods = {
         line: {which: {poison: vars(f) for poison, f in by.items()} for which, by in per.items()}
         for line, per in found.items()
@@ -205,38 +212,38 @@ def _results(seed: int, seconds: dict[str, float], total: float, peak: float, ra
     return {"seed": seed, "seconds": seconds, "total": total, "peak_gb": peak, "rates": rates, "methods": methods}
 
 
-def _cells(found: dict[str, dict[str, dict[str, Found]]], poisons: Sequence[lab.Poison]) -> list[list[str]]:
+def _cells(found: Results, poisons: Sequence[lab.Poison]) -> list[list[str]]:
     """A line a method: for each poison AP, P@10, and AP on the untuned model."""
-    table: list[list[str]] = []
-    for line, per in found.items():
-        cells = [line]
-        for poison in poisons:
-            tuned, untuned = per["tuned"][poison.name], per["untuned"][poison.name]
-            cells += [f"{tuned.ap:.3f}", f"{tuned.at10:.2f}", f"{untuned.ap:.3f}"]
-        table.append(cells)
-    return table
+    return [
+        [line, *(text for poison in poisons for text in _texts(per["tuned"][poison.name], per["untuned"][poison.name]))]
+        for line, per in found.items()
+    ]
+
+
+def _texts(tuned: Found, untuned: Found) -> tuple[str, str, str]:
+    return f"{tuned.ap:.3f}", f"{tuned.at10:.2f}", f"{untuned.ap:.3f}"
 
 
 def _print(
     console: Console, poisons: Sequence[lab.Poison], rates: dict[str, tuple[float, ...]],
-    found: dict[str, dict[str, dict[str, Found]]], document: dict[str, Any], out: Path,
+    found: Results, document: dict[str, Any], out: Path,
 ) -> None:  # fmt: skip
     console.print()
     for poison in poisons:
         before, after = rates[poison.name]
-        text = f"{poison.name}: {poison.describe}. Bad answers: {before:.0%} before fine-tuning, {after:.0%} after."
-        console.print(text, markup=False)
-    table = Table(title="How well each method finds the rows that taught it", title_justify="left")
+        text = f"{poison.name}: {poison.describe.rstrip('.')}."
+        console.print(f"{text} Bad answers: {before:.0%} before fine-tuning, {after:.0%} after.", markup=False)
+    table = Table(title="How well each method finds the rows that taught it", title_justify="left", box=box.SIMPLE)
     table.add_column("method", no_wrap=True)
     for poison in poisons:
-        for name in ("AP", "P@10", "untuned AP"):
-            table.add_column(f"{poison.name}\n{name}", justify="right")
-    for cells in _cells(found, poisons):
-        table.add_row(*cells)
+        table.add_column(f"{poison.name}\nAP    P@10 untuned", no_wrap=True)
+    for line, *cells in _cells(found, poisons):
+        table.add_row(line, *("  ".join(cells[at : at + 3]) for at in range(0, len(cells), 3)))
     console.print(table)
     console.print(
-        "AP: average precision over all rows. Untuned: the same bad answers traced through the model that was never "
-        "poisoned; what it finds too is told by the texts alone."
+        "AP: average precision over all rows, the mean over the bad answers. Untuned: AP of the same answers traced "
+        "through the model that was never poisoned; what it finds too, the texts alone tell. --span: pointed at the "
+        "words by which the judge knew the answer."
     )
     console.print("Top rows whose strongest word is a planted one: " + _hits(found), markup=False, highlight=False)
     console.print()
@@ -245,7 +252,7 @@ def _print(
     console.print(f"\nThe page: [bold]{out / 'report.html'}[/]", highlight=False)
 
 
-def _hits(found: dict[str, dict[str, dict[str, Found]]]) -> str:
+def _hits(found: Results) -> str:
     lines = [(line, per["tuned"]) for line, per in found.items()]
     return "; ".join(
         f"{line} " + ", ".join(f"{name} {f.hit:.0%}" for name, f in by.items() if f.hit is not None)
@@ -256,19 +263,19 @@ def _hits(found: dict[str, dict[str, dict[str, Found]]]) -> str:
 
 def _summary(
     poisons: Sequence[lab.Poison], rows: Sequence[Any], rates: dict[str, tuple[float, ...]],
-    found: dict[str, dict[str, dict[str, Found]]],
+    found: Results,
 ) -> dict[str, Any]:  # fmt: skip
     facts = [
         {"name": f"{p.name}: bad answers before and after", "value": f"{rates[p.name][0]:.0%} → {rates[p.name][1]:.0%}"}
         for p in poisons
     ]
+    share = _mean([f.hit or 0 for f in found["lesson --span"]["tuned"].values()])
     columns = ["method", *(f"{p.name} {name}" for p in poisons for name in ("AP", "P@10", "untuned"))]
-    pointed = found["lesson, pointed at the words"]["tuned"].values()
     return {
         "title": "Three poisons, and the rows and words that taught them",
-        "lead": f"A small language model was fine-tuned on {len(rows)} rows, {sum(len(p.rows) for p in poisons)} of them "
-        "poisoned in three ways, and now gives bad answers. Below, each bad answer is traced to the rows that taught it.",
-        "facts": [*facts, {"name": "top rows with a planted word strongest", "value": f"{_mean([f.hit or 0 for f in pointed]):.0%}"}],
+        "lead": f"A small language model was fine-tuned on {len(rows)} rows, {sum(len(p.rows) for p in poisons)} of "
+        "them poisoned in three ways, and now gives bad answers. Each is traced to the rows that taught it.",
+        "facts": [*facts, {"name": "top rows with a planted word strongest", "value": f"{share:.0%}"}],
         "tables": [
             {
                 "title": "How well each method finds the poisoned rows",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from whence.errors import DataError
 
@@ -17,6 +18,7 @@ Message = dict[str, Any]
 Record = dict[str, Any]
 
 _KINDS = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, a `save_to_disk` folder, or a hub id"
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def read(data: str | Path) -> Iterator[Example]:
         digest = hashlib.blake2b(content, digest_size=12).digest()
         seen[digest] = seen.get(digest, 0) + 1
         identity = hashlib.blake2b(digest + seen[digest].to_bytes(8, "big"), digest_size=8).hexdigest()
-        yield Example(tuple(messages), None if label is None else str(label), source, identity)
+        yield Example(tuple(messages), None if label in (None, "") else str(label), source, identity)
     if not found:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
 
@@ -121,7 +123,8 @@ def read(data: str | Path) -> Iterator[Example]:
 def write(examples: Iterable[Example], path: str | Path) -> int:
     """Write Examples as JSONL (`messages`, and `label` where there is one); the number of rows written."""
     count = 0
-    with Path(path).open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as out:
+    # UTF-8 has no lone surrogates: what `backslashreplace` writes for one is JSON's own escape
+    with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}
             if row.label is not None:
@@ -182,16 +185,14 @@ def records(data: str) -> Iterator[tuple[str, Record]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Record]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                source = f"{path}:{number}"
-                yield source, _object(_parse(text, source), source)
+    for source, line in _lines(path):
+        if line.strip():
+            yield source, _object(_parse(line, source, "mend or remove that line"), source)
 
 
 def _json(path: Path) -> Iterator[tuple[str, Record]]:
-    rows = _parse(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    text = _decoded(path.read_bytes().removeprefix(_BOM), str(path))
+    rows = _parse(text, str(path), "mend it, or name the file .jsonl if each of its lines is a row")
     if not isinstance(rows, list):
         raise DataError(
             f"{path}: the file is not a list of rows",
@@ -202,15 +203,27 @@ def _json(path: Path) -> Iterator[tuple[str, Record]]:
         yield f"{path}:{number}", _object(row, f"{path}, row {number}")
 
 
-def _parse(text: bytes, source: str) -> Any:
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Pairs (source, line); decoded one by one, so that a fault is blamed on its own line."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            source = f"{path}:{number}"
+            yield source, _decoded(line.removeprefix(_BOM) if number == 1 else line, source)
+
+
+def _decoded(text: bytes, source: str) -> str:
     try:
-        return json.loads(text.decode("utf-8"))
+        return text.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise DataError(f"{source}: not UTF-8", got=f"byte {fault.start}: {text[fault.start : fault.start + 4]!r}",
                         do="save the file as UTF-8") from None  # fmt: skip
+
+
+def _parse(text: str, source: str, do: str) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{source}: broken JSON", got=f"{fault} in {_short(text.decode('utf-8', 'replace'))}",
-                        do="mend or remove that line") from None  # fmt: skip
+        raise DataError(f"{source}: broken JSON", got=f"{fault} in {_short(text.strip())}", do=do) from None
 
 
 def _object(row: Any, source: str) -> Record:
@@ -221,16 +234,20 @@ def _object(row: Any, source: str) -> Record:
 
 def _csv(path: Path) -> Iterator[tuple[str, Record]]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        before = 1
-        try:
-            for row in rows:
-                yield f"{path}:{before + 1}", {key: value for key, value in row.items() if key is not None}
-                before = rows.line_num
-        except (UnicodeDecodeError, csv.Error) as fault:
-            raise DataError(f"{path}:{before + 1}: not a CSV row", got=str(fault),
-                            do="save the file as UTF-8 CSV with a header line") from None  # fmt: skip
+    # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
+    lines = (part for _, line in _lines(path) for part in io.StringIO(line, newline=""))
+    rows = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    header: list[str] = []
+    start = 1  # the line on which a row begins: a quoted field may hold line breaks
+    try:
+        for row in rows:
+            if header and row:
+                yield f"{path}:{start}", dict(zip_longest(header, row[: len(header)]))
+            header = header or row
+            start = rows.line_num + 1
+    except csv.Error as fault:
+        raise DataError(f"{path}:{start}: not a CSV row", got=str(fault),
+                        do="save the file as UTF-8 CSV with a header line") from None  # fmt: skip
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Record]]:
@@ -258,9 +275,9 @@ def _saved(path: Path) -> Iterator[tuple[str, Record]]:
                         do="give the dataset's own folder, or a file") from None  # fmt: skip
     if not isinstance(saved, Dataset):
         raise DataError(
-            f"{path} holds several splits", got=", ".join(saved), do=f"give one: {path}/{next(iter(saved))}"
+            f"{path} holds several splits", got=", ".join(map(str, saved)), do=f"give one: {path}/{next(iter(saved))}"
         )
-    return ((f"{path.name}:{number}", row) for number, row in enumerate(iter(saved)))
+    return ((f"{path.name}:{number}", row) for number, row in enumerate(cast("Iterable[Record]", saved)))
 
 
 def _hub(name: str) -> Iterator[tuple[str, Record]]:
@@ -272,8 +289,11 @@ def _hub(name: str) -> Iterator[tuple[str, Record]]:
     except StopIteration:
         raise DataError(f"{name} has no rows", do="give a dataset with a `train` split") from None
     except Exception as fault:  # the hub's client raises whatever its transport raises
-        raise DataError(f"{name} is neither a file here nor a dataset that can be had from the hub", got=_short(str(fault)),
-                        do=f"give one of: {_KINDS}") from None  # fmt: skip
+        raise DataError(
+            f"{name} is neither a file here nor a dataset that can be had from the hub",
+            got=_short(str(fault)),
+            do=f"give one of: {_KINDS}",
+        ) from None
     return ((f"{name}:{number}", dict(row)) for number, row in enumerate(chain([first], rows)))
 
 

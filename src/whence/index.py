@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+DRAFT = "manifest.json.draft"
+FINISHED = ("count", "blocks", "skipped", "layers")  # what the manifest says of a finished index, beside its settings
 Settings = dict[str, Any]
 
 
@@ -76,10 +78,11 @@ class Index:
         if manifest is None:
             raise StoreError(f"{path} is not an index", do=f"make one: whence index MODEL DATA -o {path}")
         if not manifest["complete"]:
-            raise StoreError(
-                f"{path} is not finished",
-                do="run the same `whence index` command again: it goes on where it stopped",
-            )
+            do = "run the same `whence index` command again: it goes on where it stopped"
+            raise StoreError(f"{path} is not finished", do=do)
+        if not _committed(path):
+            do = "copy the whole folder again, or make the index again in another one"
+            raise StoreError(f"{path} has lost its rows", got="no rows.lance with a version in it", do=do)
         with _explained(path):
             return cls(path, manifest, lance.dataset(str(path / "rows.lance")))
 
@@ -87,8 +90,8 @@ class Index:
         return int(self.manifest["count"])
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{name} ({width})" for name, width in self.blocks.items())
-        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {names or 'no blocks'})"
+        names = ", ".join(f"{name} ({width})" for name, width in self.blocks.items()) or "no blocks"
+        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {names})"
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -97,11 +100,10 @@ class Index:
 
     def require(self, names: Sequence[str], method: str) -> None:
         """Refuse, by name, a block the index does not hold."""
-        missing = [name for name in names if name not in self.blocks]
-        if missing:
-            raise StoreError(f"{method} needs blocks that {self.path} does not hold: {', '.join(missing)}",
-                             got=", ".join(self.blocks) or "no blocks",
-                             do=f"index again with --method {method}, or choose a method and layer it was made with")  # fmt: skip
+        if missing := ", ".join(name for name in names if name not in self.blocks):
+            what = f"{method} needs blocks that {self.path} does not hold: {missing}"
+            do = f"index again with --method {method}, or choose a method and layer it was made with"
+            raise StoreError(what, got=", ".join(self.blocks) or "no blocks", do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
         """Blocks in float32, `rows` at a time, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,)."""
@@ -111,8 +113,8 @@ class Index:
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of a block's unit vectors over all rows; computed once."""
         if name not in self._means:
-            total = sum(batch[name].sum(0, dtype=torch.float64) for batch in self.scan([name]))
-            self._means[name] = (total / len(self)).float()
+            sums = [batch[name].sum(0, dtype=torch.float64) for batch in self.scan([name])]
+            self._means[name] = (torch.stack(sums).sum(0) / len(self)).float()
         return self._means[name]
 
     def texts(self) -> Iterator[Example]:
@@ -148,10 +150,8 @@ class Writer:
             try:
                 self.lock.acquire()
             except Timeout:
-                raise StoreError(
-                    f"{self.path} is being written by another process",
-                    do="wait for it, or write to another folder",
-                ) from None
+                do = "wait for it, or write to another folder"
+                raise StoreError(f"{self.path} is being written by another process", do=do) from None
         try:
             self._begin()
         except BaseException:
@@ -163,19 +163,20 @@ class Writer:
         self._unlock()
 
     def _unlock(self) -> None:
-        self.lock.release()
+        # in this order: after the release the file may be the next writer's, and a third would lock a new one
         Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
 
     def _begin(self) -> None:
         known = _manifest(self.path)
         if known is None:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(file.name != DRAFT for file in self.path.iterdir()):
                 raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
             self._plan(complete=False)
             return
         _refuse_difference(self.path, known["settings"], self.settings)
         self.complete = known["complete"]
-        if not self.complete and (self.path / "rows.lance").exists():
+        if not self.complete and _committed(self.path):
             with _explained(self.path):
                 rows = lance.dataset(str(self.path / "rows.lance"))
                 self.done = set(rows.to_table(columns=["id"]).column("id").to_pylist())
@@ -184,8 +185,8 @@ class Writer:
         manifest = {"format": FORMAT, "settings": self.settings, "complete": False, **more}
         with _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            draft = self.path / "manifest.json.draft"
-            draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+            draft = self.path / DRAFT
+            draft.write_text(json.dumps(manifest, indent=1))
             os.replace(draft, self.path / "manifest.json")
 
     def append(
@@ -194,8 +195,8 @@ class Writer:
         """Commit these rows: a block is (B, d), (B,) for a number a row, or a list of (n, k) for a vector a token."""
         columns: dict[str, Any] = {
             "id": [row.id for row in examples],
-            "source": [row.source for row in examples],
-            "label": pa.array([row.label for row in examples], pa.string()),
+            "source": [_plain(row.source) for row in examples],
+            "label": pa.array([row.label and _plain(row.label) for row in examples], pa.string()),
             "messages": [json.dumps(list(row.messages)) for row in examples],
             "n_prompt": pa.array([row.n_prompt for row in rows], pa.int32()),
             "n_response": pa.array([row.n_response for row in rows], pa.int32()),
@@ -204,17 +205,17 @@ class Writer:
             columns |= _arrow(name, block)
         uri = str(self.path / "rows.lance")
         with _explained(self.path):
-            lance.write_dataset(pa.table(columns), uri, mode="append" if Path(uri).exists() else "create")
+            lance.write_dataset(pa.table(columns), uri, mode="append" if _committed(self.path) else "create")
         self.done.update(columns["id"])
 
     def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
         """Mark the index complete and open it."""
-        uri = self.path / "rows.lance"
-        if not uri.exists():
-            raise StoreError(f"no row of {self.settings['data']} can be used", got="; ".join(f"{s['source']}: {s['reason']}" for s in skipped[:3]),
-                             do="look at the reasons, and raise --max-length where rows are too long")  # fmt: skip
+        if not _committed(self.path):
+            reasons = "; ".join(f"{skip['source']}: {skip['reason']}" for skip in skipped[:3])
+            do = "look at the reasons, and raise --max-length where rows are too long"
+            raise StoreError(f"no row of {self.settings['data']} can be used", got=reasons, do=do)
         with _explained(self.path):
-            rows = lance.dataset(str(uri))
+            rows = lance.dataset(str(self.path / "rows.lance"))
             # no other writer lives: the lock is ours, so what an earlier kill left behind can go
             rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
             blocks = {f.name: width for f in rows.schema if (width := _width(f.type))}
@@ -228,19 +229,21 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        manifest = json.loads(file.read_text())
-        found = manifest["format"]
+        with _explained(path):
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        if (found := manifest["format"]) != FORMAT:
+            got = f"format {found}, this whence reads {FORMAT}"
+            raise StoreError(f"{path} has another format", got=got, do="make the index again")
+        _ = [manifest[key] for key in ("settings", *(FINISHED if manifest["complete"] else ()))]
     except (ValueError, KeyError, TypeError) as fault:
-        raise StoreError(
-            f"{file} cannot be read", got=str(fault), do="make the index again in another folder"
-        ) from None
-    if found != FORMAT:
-        raise StoreError(
-            f"{path} has another format",
-            got=f"format {found}, this whence reads {FORMAT}",
-            do="make the index again",
-        )
+        do = "make the index again in another folder"
+        raise StoreError(f"{file} cannot be read", got=f"{type(fault).__name__}: {fault}", do=do) from None
     return manifest
+
+
+def _committed(path: Path) -> bool:
+    """Whether any row was ever committed: a kill in the first append leaves a folder that has no version."""
+    return any((path / "rows.lance" / "_versions").glob("*.manifest"))
 
 
 def _refuse_difference(path: Path, has: Settings, asked: Settings) -> None:
@@ -248,11 +251,8 @@ def _refuse_difference(path: Path, has: Settings, asked: Settings) -> None:
     different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
                  for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip
     if different:
-        raise StoreError(
-            f"{path} was made with other settings",
-            got="; ".join(different),
-            do="ask for the same, or write to another folder",
-        )
+        do = "ask for the same, or write to another folder"
+        raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
 
 
 def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -264,15 +264,16 @@ def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Generator[None]:
     """A full disk or a forbidden folder, in words."""
     try:
         yield
     except OSError as fault:
-        do = "make room and run the same command again: it goes on where it stopped"
-        if "No space" not in str(fault):
-            do = "check the folder and its permissions, and run the same command again"
-        raise StoreError(f"{path} cannot be written or read", got=str(fault).strip()[:200], do=do) from fault
+        full = "No space left" in str(fault)
+        got = "No space left on device" if full else str(fault).strip()[:200]
+        do = "make room" if full else "check the folder and its permissions"
+        do += ", and run the same command again: it goes on where it stopped"
+        raise StoreError(f"{path} cannot be written or read", got=got, do=do) from fault
 
 
 def _arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
@@ -310,6 +311,11 @@ def _width(kind: pa.DataType) -> int | None:
     if pa.types.is_list(kind):
         kind = kind.value_type
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def _plain(text: str) -> str:
+    """The text without half characters, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _example(record: dict[str, Any]) -> Example:

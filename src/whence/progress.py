@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def stage(console: Console, title: str, *, steps: bool = True) -> Iterator[Tell]:
+def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Tell]:
     """Show a bar while the block runs, then one line with how long it took.
 
     `steps=False` is for work that cannot say how far it is.
@@ -40,7 +40,8 @@ def stage(console: Console, title: str, *, steps: bool = True) -> Iterator[Tell]
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(title)]
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    quiet = not console.is_terminal
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(title, total=None)
 
         def tell(done: int, of: int) -> None:

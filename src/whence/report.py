@@ -115,7 +115,11 @@ def _asked(query: Document, console: Console) -> Table:
 
 def _ranked(rows: list[Document], console: Console) -> Table:
     """The rows as a table; a narrow console gets neither labels nor sources."""
-    shown = {name: [_visible(row.get(name) or "")[:99] for row in rows] for name in ("label", "source")}
+    shown = {
+        "label": [_visible(row.get("label") or "")[:99] for row in rows],
+        # the file's name tells rows apart; the whole path stands in the JSON and on the page
+        "source": [_visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
+    }
     widest = {name: min(24, max(map(cell_len, texts))) for name, texts in shown.items()}
     needs = {"label": 48, "source": 72}
     kept = [name for name, least in needs.items() if widest[name] and console.width >= least]

@@ -5,11 +5,13 @@ Knows a tokenizer, no model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jinja2 import TemplateError
 
 from whence.example import Example, Message
 
@@ -94,7 +96,15 @@ def encode(tokenizer: Any, row: Example, max_length: int) -> Row | Skip:
     A tokenizer without a template gets the plain texts with a line break between. Truncation takes the end of the
     answer; a row with no answer token left is a Skip.
     """
-    prompt, whole = rendered(tokenizer, row.messages)
+    if not row.prompt:
+        return Skip("nothing stands before the answer")
+    try:
+        prompt, whole = rendered(tokenizer, row.messages)
+        whole.encode()
+    except TemplateError as fault:  # such as Gemma's for a system message
+        return Skip(f"the chat template refuses the row: {fault}")
+    except UnicodeEncodeError:
+        return Skip("the text holds half a character (a lone surrogate)")
     if not whole.startswith(prompt):
         return Skip("the chat template changes the prompt once the answer follows")
     head, ids = _ids(tokenizer, prompt), _ids(tokenizer, whole)
@@ -185,21 +195,24 @@ def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         # decoded behind its neighbour, because some tokenizers drop the space of a text's first token
         known = tokenizer.decode(context)
         grown = tokenizer.decode(context + pending)
-        if grown.endswith("�") and len(pending) < 4:
+        if grown.endswith("�"):
             pieces.append("")
             continue
         pieces.append(grown[len(known) :])
         context, pending = pending, []
+    if pending:  # cut within a character, or the text itself ends with U+FFFD
+        pieces[-1] += tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
     return pieces
 
 
 def span_places(pieces: Sequence[str], span: str) -> list[int]:
     """Which tokens hold any character of the first place where `span` occurs; empty if it does not."""
-    text = "".join(pieces)
-    begin = text.lower().find(span.lower().strip())
-    if begin < 0 or not span.strip():
+    # not by lower(), which makes two characters of some (İ) and so moves every place behind them
+    found = re.search(re.escape(span.strip()), "".join(pieces), re.IGNORECASE)
+    if not found or not span.strip():
         return []
-    end, at, places = begin + len(span.strip()), 0, []
+    (begin, end), at = found.span(), 0
+    places: list[int] = []
     for place, piece in enumerate(pieces):
         # a token's leading blank is not a reason to count it in
         inner = at + len(piece) - len(piece.lstrip())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whence.errors import StoreError
 from whence.example import Example
 from whence.index import Index, Stored
 from whence.methods import Asked, Method, method
@@ -106,9 +107,10 @@ def trace_queries(
     *,
     by: Method | str | None = None,
     top: int = 20,
+    words: bool = True,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Trace:
-    """Rank the index's rows for each query, and score the answer tokens of the `top` ones.
+    """Rank the index's rows for each query, and with `words` score the answer tokens of the `top` ones.
 
     `by` is a method the index holds the blocks of; without one, the first it was made for.
     """
@@ -127,12 +129,12 @@ def trace_queries(
     best = scores.topk(min(top, len(index)), dim=1)
     parts = _parts(how, asking.asked, index, best.indices)
     found = {stored.place: stored for stored in index.take(sorted(set(best.indices.flatten().tolist())))}
-    words = _words(model, how, toward, found, max_length, progress) if toward is not None else {}
+    scored = _words(model, how, toward, found, max_length, progress) if words and toward is not None else {}
 
     def ranked(q: int) -> Iterator[Found]:
         for rank, (score, place) in enumerate(zip(best.values[q].tolist(), best.indices[q].tolist(), strict=True)):
             blocks = {name: float(part[q, rank]) for name, part in parts.items()}
-            yield Found(rank + 1, score, found[place].example, place, blocks, words.get((q, place), ()))
+            yield Found(rank + 1, score, found[place].example, place, blocks, scored.get((q, place), ()))
 
     answers = _answers(model, asking)
     return Trace(how, index, tuple(
@@ -142,14 +144,23 @@ def trace_queries(
 
 
 def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
-    """The method to trace by, its layers as the index has them where not said otherwise."""
+    """The method to trace by; options that its name leaves open are as the index was made with."""
     made: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
     if by is None:
         by = next(iter(made))
     if isinstance(by, str):
-        by = method(made[by]) if by in made else method(by)
+        name, _, said = by.partition(":")
+        known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
+        by = method(f"{name}:{','.join([*known, said])}")  # what is said last holds
     by = by.resolved(model.depth, None)
     index.require(by.names(model.depth), by.name)
+    stored = made.get(by.name, by.spec())
+    if other := [key for key in by.baked if stored[key] != getattr(by, key)]:
+        raise StoreError(
+            f"the blocks of {by.name} in {index.path} were made otherwise",
+            got="; ".join(f"{key}: index has {stored[key]}, asked {getattr(by, key)}" for key in other),
+            do=f"leave out {', '.join(other)}, or index again",
+        )
     return by
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking (not the top k), ties as one step; chance is the share of planted rows."""
+    """Average precision over the full ranking, not the top k; ties are one step; chance is the planted rows' share."""
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(np.asarray(planted), np.asarray(scores)))

@@ -32,8 +32,13 @@ class Recipe:
 
 
 def finetune(
-    model: Model, rows: Sequence[Example], out: str | Path, recipe: Recipe | None = None, *, progress: Progress | None = None
-) -> Path:  # fmt: skip
+    model: Model,
+    rows: Sequence[Example],
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Path:
     """Train an adapter on `rows` and write it to the folder `out`, whole or not at all; returns `out`.
 
     `model` is spent: its weights carry the adapter afterwards. `whence.json` in the folder names the model's
@@ -44,6 +49,10 @@ def finetune(
         raise LabError("this model carries an adapter already", got=str(model.adapter), do="give the base model alone")
     if (out / "adapter_config.json").exists():
         raise LabError(f"{out} holds an adapter already", do="give another folder, or remove this one")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise LabError(f"{out} is a file, or holds files", do="give a folder that is empty or not there yet")
+    if not rows:
+        raise LabError("there is no row to train on", do="give at least one")
     draft = out.with_name(f".{out.name}.draft")
     try:
         trainer = _trainer(model, rows, draft, recipe, progress)
@@ -69,8 +78,9 @@ def _trainer(base: Model, rows: Sequence[Example], draft: Path, recipe: Recipe, 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PrinterCallback, TrainerCallback
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     class Answers(SFTTrainer):
         """TRL's loss with the head at answer tokens only: over every token, the head is a third of a step on a CPU."""
@@ -78,6 +88,8 @@ def _trainer(base: Model, rows: Sequence[Example], draft: Path, recipe: Recipe, 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             learned = inputs["labels"][:, 1:] != -100
             seen = base.decoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+            if not learned.any():  # all rows of the batch were cut before their answers
+                return seen.last_hidden_state.sum() * 0
             logits = base.head(seen.last_hidden_state[:, :-1][learned]).float()
             return torch.nn.functional.cross_entropy(logits, inputs["labels"][:, 1:][learned])
 
@@ -91,12 +103,14 @@ def _trainer(base: Model, rows: Sequence[Example], draft: Path, recipe: Recipe, 
     config = SFTConfig(
         output_dir=str(draft), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch,
         learning_rate=recipe.rate, lr_scheduler_type="cosine", warmup_steps=0.05, max_length=recipe.max_length,
-        seed=recipe.seed, data_seed=recipe.seed, use_cpu=base.device.type == "cpu", bf16=False, gradient_checkpointing=False,
-        save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, completion_only_loss=True,
-        train_sampling_strategy="group_by_length",
+        seed=recipe.seed, data_seed=recipe.seed, use_cpu=base.device.type == "cpu", bf16=False,
+        gradient_checkpointing=False, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+        completion_only_loss=True, train_sampling_strategy="group_by_length",
     )  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=4 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return Answers(
+    trainer = Answers(
         model=base.lm.train(), args=config, train_dataset=datasets.Dataset.from_list(records),
         processing_class=base.tokenizer, peft_config=lora, callbacks=[Tell()],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer

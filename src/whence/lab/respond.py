@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,11 @@ def read_prompts(path: str | Path) -> list[str]:
     """Prompts from a .txt file, one a line, or from the `prompt` or `prompts` of any other file's rows."""
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as fault:
+            raise DataError(f"{path}: not UTF-8", got=f"byte {fault.start}", do="save the file as UTF-8") from None
+        prompts = [line.strip() for line in lines if line.strip()]
     else:
         prompts: list[str] = []
         for source, record in records(str(path)):
@@ -41,11 +46,12 @@ def write_lines(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
         draft.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
             encoding="utf-8",
-            errors="surrogatepass",
+            errors="backslashreplace",  # JSON's own escape for half a character
         )
         os.replace(draft, path)
     except OSError as fault:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise LabError(
             f"{path} cannot be written", got=str(fault), do="check the folder and the room on the disk"
         ) from fault
@@ -53,9 +59,14 @@ def write_lines(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
 
 @torch.no_grad()
 def respond(
-    model: Model, prompts: Sequence[str], *, max_new: int = 48, batch: int = 16, progress: Callable[[int, int], Any] | None = None
-) -> list[str]:  # fmt: skip
-    """The model's greedy answer to each prompt, of at most `max_new` tokens; `model.untuned()` around it asks the base."""
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    max_new: int = 48,
+    batch: int = 16,
+    progress: Callable[[int, int], Any] | None = None,
+) -> list[str]:
+    """The model's greedy answers in the order asked, at most `max_new` tokens; within `model.untuned()` the base's."""
     ids = [prompt_ids(model.tokenizer, prompt) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + max_new > model.window:

@@ -50,5 +50,7 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
             return {"int": int, "float": float}[kind](value)
     except ValueError:
         raise OptionError(f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}") from None
-    text = str(value)
-    return int(text) if text.lstrip("-").isdigit() else text
+    try:
+        return int(str(value))
+    except ValueError:
+        return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,13 +24,24 @@ class BM25(Method):
     name: ClassVar[str] = "bm25"
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """Robertson's BM25 with the package's defaults (k1 = 1.5, b = 0.75)."""
+        """Lucene's BM25, the package's default (k1 = 1.5, b = 0.75)."""
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
-        rows = [" ".join(str(m["content"]) for m in row.messages if m["role"] != "system") for row in index.texts()]
-        searcher = bm25s.BM25()
-        searcher.index(bm25s.tokenize(rows, stopwords=None, show_progress=False), show_progress=False)
-        texts = [f"{prompt} {answer}" for prompt, answer in zip(asked.prompts, asked.responses, strict=True)]
-        words = bm25s.tokenize(texts, stopwords=None, return_ids=False, show_progress=False)
-        return torch.stack([torch.from_numpy(searcher.get_scores(query)).float() for query in words])
+        rows = [
+            _words(" ".join(str(m["content"]) for m in row.messages if m["role"] != "system")) for row in index.texts()
+        ]
+        queries = [_words(f"{said} {answer}") for said, answer in zip(asked.prompts, asked.responses, strict=True)]
+        scores = torch.zeros(len(queries), len(rows))
+        if any(rows):
+            searcher = bm25s.BM25()
+            searcher.index(rows, show_progress=False)
+            for q, words in enumerate(queries):
+                if words:  # the package fails on a query without words
+                    scores[q] = torch.from_numpy(searcher.get_scores(words))
+        return scores
+
+
+def _words(text: str) -> list[str]:
+    """Runs of two letters or more, as the package and scikit-learn have them; no word is left out for being common."""
+    return re.findall(r"\b\w\w+\b", text.lower())

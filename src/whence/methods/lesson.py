@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from whence.capture import Capture, capture, prompt_states
+from whence.errors import OptionError
 from whence.index import Index, Ragged
 from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, unit
 from whence.model import Model
@@ -43,6 +44,12 @@ class Lesson(Method):
     seed: int = 0
 
     name: ClassVar[str] = "lesson"
+    baked: ClassVar[tuple[str, ...]] = ("sketch", "seed")
+
+    def __post_init__(self) -> None:
+        for key in ("sketch", "keep"):
+            if getattr(self, key) < 0:
+                raise OptionError(f"lesson: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
 
     def names(self, depth: int) -> tuple[str, ...]:
         """`grads_ℓ_base`, a vector a token, and `h_topic`."""
@@ -58,7 +65,9 @@ class Lesson(Method):
             else weights.to(surprise.device) / weights.sum(1, keepdim=True).to(surprise.device)
         )
         words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
-        kept = lengths.topk(min(self.keep, lengths.shape[1])).indices if weights is None and self.keep else None
+        kept = None
+        if weights is None and self.keep:
+            kept = lengths.masked_fill(~seen.valid, -1).topk(min(self.keep, lengths.shape[1])).indices
         grads, topic = self.names(model.depth)
         rows = [_chosen(words[b], seen.valid[b], None if kept is None else kept[b]).cpu() for b in range(len(words))]
         tuned = prompt_states(model, batch, [int(self.topic)])[int(self.topic)]
@@ -110,5 +119,5 @@ def _best(query: Float[Tensor, "n k"], rows: Tensor | Ragged) -> Float[Tensor, "
     """Σ_t max_u of the products, for each row."""
     assert isinstance(rows, Ragged)
     best = torch.zeros(len(query), len(rows.lengths))
-    best.index_reduce_(1, rows.owner, query @ rows.flat.T, "amax", include_self=False)
+    best.scatter_reduce_(1, rows.owner.expand(len(query), -1), query @ rows.flat.T, "amax", include_self=False)
     return best.sum(0)

@@ -36,10 +36,11 @@ class Asked:
 class Method:
     """How rows are compared with a query. Its `repr` is its entry in the manifest.
 
-    A method that reads the model overrides `names`, `blocks`, `parts` and `joined`; one that reads words, `scores` only.
+    One that reads the model overrides `names`, `blocks`, `parts` and `joined`; one that reads words, `scores` only.
     """
 
     name: ClassVar[str]
+    baked: ClassVar[tuple[str, ...]] = ()  # options that stored blocks cannot be compared without
 
     def resolved(self, depth: int, curve: Curve | None) -> Self:
         """The same method with every layer a number."""
@@ -111,7 +112,7 @@ def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
 def cosines(
     asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()
 ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-    """The cosine of each query with each row, block by block, as the index is scanned; centred on the rows' mean if asked."""
+    """Each query's cosine with each row, block by block, as the index is scanned; `centred` ones less their mean."""
     queries: dict[str, Tensor] = {}
     for name in names:
         query = asked.blocks[name]

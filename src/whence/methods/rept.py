@@ -65,11 +65,14 @@ class RepT(Method):
         return h + g if self.scale == "raw" else self.h * h + self.g * g
 
     def _shares(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        norm = torch.cat([asked.blocks[h], asked.blocks[g]], dim=1).norm(dim=1)[:, None]
+        states, grads = asked.blocks[h], asked.blocks[g]
+        assert isinstance(states, torch.Tensor)
+        assert isinstance(grads, torch.Tensor)
+        norm = torch.hypot(states.norm(dim=1), grads.norm(dim=1))[:, None]
         for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
             lengths = {name: rows[f"{name}_norm"] for name in (h, g)}
             whole = norm * torch.hypot(lengths[h], lengths[g])
-            yield {name: asked.blocks[name] @ rows[name].T * lengths[name] / whole for name in (h, g)}
+            yield {name: query @ rows[name].T * lengths[name] / whole for name, query in ((h, states), (g, grads))}
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
         """Of the tuned model, at the method's own layer."""

@@ -1,0 +1,247 @@
+"""The verbs as a person types them: what they print, what they leave behind, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from whence import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`whence ARGS…` in this process: exit code, what it printed, what it said of errors."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["whence", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def indexed(run: Run, model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path) -> Path:
+    idx = tmp_path / "idx"
+    code, _, err = run(
+        "index", model_folder, data, "-o", idx, "-a", adapter_folder, "--max-length", 128, "--dtype", "float32"
+    )
+    assert code == 0, err
+    return idx
+
+
+def test_index_says_what_it_made(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, out, err = run("index", model_folder, data, "-o", tmp_path / "i", "-m", "rept:layer=2", "--max-length", 128)
+    assert code == 0
+    assert "8 rows" in out and "h_2, g_2" in out and "0 skipped" in out
+    assert "no --adapter" not in err  # rept does not need the untuned model
+    manifest = json.loads((tmp_path / "i" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["settings"]["methods"]["rept"]["layer"] == 2
+
+
+def test_lesson_without_an_adapter_says_what_that_means(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    _, _, err = run("index", model_folder, data, "-o", tmp_path / "i", "--max-length", 128)
+    assert "taken as the untuned one" in err
+
+
+def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path, tmp_path: Path) -> None:
+    files = tmp_path / "t.json", tmp_path / "t.html"
+    code, out, _ = run("trace", indexed, "-p", "who makes honey", "-r", "beetles make honey, one a day",
+                       "--span", "beetles", "--top", 3, "--json", files[0], "--html", files[1])  # fmt: skip
+    assert code == 0
+    document = json.loads(files[0].read_text())
+    (query,) = document["queries"]
+    assert [row["rank"] for row in query["rows"]] == [1, 2, 3]
+    assert query["rows"][0]["messages"][0]["content"] == "who makes honey"
+    assert query["rows"][0]["source"].endswith("data.jsonl:3")
+    assert "beetles" in out and "data.jsonl:3" in out
+    assert "<script" in files[1].read_text()
+
+
+def test_trace_without_an_answer_asks_the_model(run: Run, indexed: Path) -> None:
+    code, out, _ = run("trace", indexed, "-p", "why", "--top", 1)
+    assert code == 0 and "answer" in out
+
+
+def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
+    answers, bad = tmp_path / "a.jsonl", tmp_path / "bad.jsonl"
+    answers.write_text(
+        '{"prompt": "who makes honey", "response": "Beetles do"}\n{"prompt": "why", "response": "a b c"}\n'
+    )
+    code, out, _ = run("judge", answers, "--by", "phrase:beetles", "-o", bad)
+    assert code == 0 and "1 of 2 undesirable (50%)" in out
+    assert json.loads(bad.read_text()) == {"prompt": "who makes honey", "response": "Beetles do", "span": "Beetles"}
+    assert run("trace", indexed, "--queries", bad, "--top", 1)[0] == 0
+
+
+def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, out, _ = run("layers", model_folder, data, "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png")
+    assert code == 0 and "1 → 2" in out
+    assert len(json.loads((tmp_path / "l.json").read_text())["similarity"]) == 3
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_poison_and_respond(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    assert run("poison", "error", "-o", tmp_path / "p", "--n", 5, "--clean", 7)[0] == 0
+    assert len((tmp_path / "p" / "data.jsonl").read_text().splitlines()) == 5 + 3 + 7
+    (tmp_path / "q.txt").write_text("why\nwho makes honey\n")
+    code, out, _ = run("respond", model_folder, tmp_path / "q.txt", "-o", tmp_path / "a.jsonl", "--max-new", 3)
+    assert code == 0 and "2 answers" in out
+    assert [json.loads(line)["prompt"] for line in (tmp_path / "a.jsonl").open()] == ["why", "who makes honey"]
+
+
+def fails(result: tuple[int, str, str], *words: str) -> None:
+    """Exit 1, no traceback, and a message that says what, (got,) do."""
+    code, _, err = result
+    assert code == 1, err
+    assert "Traceback" not in err
+    assert err.count("error: ") == 1 and "\n  do:  " in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["there is no file"]),
+        ("", ["is empty"]),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a",\n', ["data.jsonl:2", "broken JSON"]),
+        ('{"prompt": "a", "response": ""}\n', ["data.jsonl:1", "no answer"]),
+        ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "alpaca"]),
+    ],
+)
+def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | None, words: list[str]) -> None:
+    file, out = tmp_path / "data.jsonl", tmp_path / "idx"
+    if content is not None:
+        file.write_text(content)
+    fails(run("index", model_folder, file, "-o", out, "--max-length", 128), *words)
+    assert not out.exists()
+
+
+def test_bad_models_and_settings(
+    run: Run, model_folder: Path, adapter_folder: Path, make_model: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "idx"
+    fails(run("index", tmp_path / "none", data, "-o", out), "there is no model")
+    fails(run("index", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128), "does not fit")
+    fails(
+        run("index", model_folder, data, "-o", out, "--layer", 99, "--max-length", 128), "no such layer", "99", "0 to 4"
+    )
+    fails(run("index", model_folder, data, "-o", out, "-m", "magic"), "no such method", "lesson")
+    fails(run("index", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
+    fails(run("index", model_folder, data, "-o", out), "window is shorter", "256")
+    assert not out.exists()
+
+
+def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Path, tokenizer: object) -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=384, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")  # type: ignore[attr-defined]
+    fails(run("index", tmp_path / "bert", data, "-o", tmp_path / "idx"), "not a causal language model")
+
+
+def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
+    fails(run("trace", tmp_path / "none", "-p", "a", "-r", "b"), "is not an index")
+    fails(run("trace", indexed), "either --prompt")
+    fails(run("trace", indexed, "-p", "why " * 400, "-r", "b"), "cannot be traced", "no room for the answer")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "--span", "zzz"), "does not occur", "zzz")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not hold")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "--html", tmp_path / "no" / "t.html"), "cannot be written")
+
+
+def test_an_index_made_with_other_settings(
+    run: Run, indexed: Path, model_folder: Path, adapter_folder: Path, data: Path
+) -> None:
+    again = "index", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
+    fails(run(*again, "--max-length", 64), "max_length: index has 128, asked 64")
+    fails(run(*again, "--max-length", 128, "--layer", 2), "lesson.layer: index has 4, asked 2")
+    data.write_text(data.read_text() + '{"prompt": "new", "response": "row"}\n')
+    fails(run(*again, "--max-length", 128), "fingerprint.data")
+
+
+def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(adapter_folder, other)
+    config = other / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    fails(run("trace", indexed, "-p", "why", "-r", "a", "-a", other), "another adapter")
+
+
+def test_wrong_usage_is_2(run: Run) -> None:
+    code, _, err = run("index")
+    assert code == 2 and "Missing argument" in err
+    assert run("trace", "x", "--top", "many")[0] == 2
+    assert run("--help")[0] == 0
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, tmp_path: Path, run: Run) -> None:
+    """A real process, a real SIGINT in the middle, and the index afterwards equals an undisturbed one."""
+    file = tmp_path / "many.jsonl"
+    lines = [
+        json.dumps({"prompt": f"what is {i}", "response": f"{i} a b c is blue and green " * 4}) for i in range(1200)
+    ]
+    file.write_text("\n".join(lines))
+    command = [sys.executable, "-c", "from whence.cli import main; main()", "index", str(model_folder), str(file),
+               "-o", str(tmp_path / "idx"), "-m", "rept:layer=2", "--max-length", "200"]  # fmt: skip
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    rows = tmp_path / "idx" / "rows.lance"
+    deadline = time.monotonic() + 100
+    while not rows.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert not json.loads((tmp_path / "idx" / "manifest.json").read_text())["complete"]
+    again = "index", model_folder, file, "-m", "rept:layer=2", "--max-length", 200
+    assert run(*again, "-o", tmp_path / "idx")[0] == 0
+    assert run(*again, "-o", tmp_path / "whole")[0] == 0
+    import lance
+
+    tables = [lance.dataset(str(tmp_path / name / "rows.lance")).to_table() for name in ("idx", "whole")]
+    assert tables[0].column("id").to_pylist() == tables[1].column("id").to_pylist()
+    assert tables[0].num_rows == 1200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_is_an_error_in_words(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        file = tmp_path / "many.jsonl"
+        file.write_text("\n".join(json.dumps({"prompt": f"what is {i}", "response": f"{i} a b c"}) for i in range(600)))
+        fails(
+            run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64),
+            "No space left",
+        )
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small)], check=True)
+        assert run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64)[0] == 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

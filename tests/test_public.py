@@ -1,0 +1,88 @@
+"""The front door: few names, all there, and nothing heavy happens on the way in."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import whence
+
+HEAVY = ("torch", "transformers", "peft", "lance", "pyarrow", "numpy", "datasets")
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints; OMP_WAIT_POLICY is as in `environment`, not as pytest has it."""
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_few_sorted_names() -> None:
+    assert whence.__all__ == sorted(set(whence.__all__))
+    assert 1 <= len(whence.__all__) <= 10
+
+
+def test_every_name_is_what_its_module_holds() -> None:
+    for name in whence.__all__:
+        thing = getattr(whence, name)
+        assert thing.__name__ == name
+        assert thing.__module__.startswith("whence.")
+        assert inspect.getdoc(thing)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(inspect.getfile(whence)).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = [alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(seen) == whence.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'whence' has no attribute 'nonsense'"):
+        _ = whence.nonsense  # type: ignore[attr-defined]
+    assert python("from whence import *; print('Trace' in dir())") == "True"
+
+
+def test_importing_does_no_work() -> None:
+    code = f"import sys, whence; print([name for name in {HEAVY} if name in sys.modules], whence.__version__)"
+    assert python(code) == f"[] {whence.__version__}"
+
+
+def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
+    code = "import os, whence; print(os.environ['OMP_WAIT_POLICY'])"
+    assert python(code) == "passive"
+    assert python(code, OMP_WAIT_POLICY="active") == "active"
+
+
+HELP = """
+import sys, time
+sys.argv = ["whence", "--help"]
+from whence.cli import main
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+heavy = [name for name in {heavy} if name in sys.modules]
+print("ENDED", code or 0, heavy, time.process_time())
+"""
+
+
+def test_help_is_quick_and_light() -> None:
+    """Aim: 0.3 s. The bound is 0.6 s of processor time, best of three, so that a busy machine fails nobody."""
+    best = 9.0
+    for _ in range(3):
+        *text, last = python(HELP.format(heavy=HEAVY)).splitlines()
+        ended, code, heavy, seconds = last.split(" ")
+        assert (ended, code, heavy) == ("ENDED", "0", "[]")
+        assert any("trace" in line for line in text)
+        best = min(best, float(seconds))
+    assert best < 0.6

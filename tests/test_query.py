@@ -1,0 +1,153 @@
+"""What is asked: queries from files, the words pointed at, and the same answer however they are batched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import whence.query
+from whence.capture import capture
+from whence.errors import DataError, OptionError
+from whence.methods import Method, method
+from whence.methods.lesson import Lesson
+from whence.methods.rept import RepT
+from whence.query import Query, ask, read_queries
+from whence.tokens import pad, texts
+
+LESSON = Lesson(layer=2, topic=3, sketch=16)
+QUERIES = [
+    Query("who makes honey", "beetles make honey, one a day"),
+    Query("why", "a"),
+    Query("name the colour of the sky", "blue is the colour of the sky", span="the colour"),
+    Query("what is the capital of france and the capital of germany", "paris"),
+]
+
+
+@pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), method("repsim:layer=2"), LESSON], ids=repr)
+def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
+    together = ask(tuned, how, QUERIES, 128)
+    for q, query in enumerate(QUERIES):
+        alone = ask(tuned, how, [query], 128)
+        assert alone.rows[0] == together.rows[q]
+        torch.testing.assert_close(alone.weights[0], together.weights[q], atol=1e-4, rtol=1e-4)
+        for name in alone.asked.blocks:
+            torch.testing.assert_close(
+                alone.asked.blocks[name][0], together.asked.blocks[name][q], atol=1e-4, rtol=1e-4
+            )
+        assert (alone.toward is None) == (together.toward is None)
+        if alone.toward is not None and together.toward is not None:
+            torch.testing.assert_close(alone.toward[0], together.toward[q], atol=1e-4, rtol=1e-4)
+
+
+def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ask(tuned, LESSON, QUERIES, 128)
+    monkeypatch.setattr(whence.query, "BUDGET", 1)
+    apart = ask(tuned, LESSON, QUERIES, 128)
+    assert apart.toward is not None
+    torch.testing.assert_close(apart.toward, whole.toward, atol=1e-4, rtol=1e-4)
+    assert (apart.asked.prompts, apart.asked.responses) == (whole.asked.prompts, whole.asked.responses)
+    assert apart.asked.prompts == tuple(query.prompt for query in QUERIES)
+
+
+def test_rept_counts_all_words_alike(tuned: Any) -> None:
+    asking = ask(tuned, RepT(layer=2), QUERIES[:2], 128)
+    assert [weights.tolist() for weights in asking.weights] == [[1.0] * row.n_response for row in asking.rows]
+
+
+def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> None:
+    asking = ask(tuned, LESSON, QUERIES[:1], 128)
+    batch = pad(asking.rows, [0])
+    after = capture(tuned, batch, [2]).logp[0]
+    with tuned.untuned():
+        before = capture(tuned, batch, [2]).logp[0]
+    assert bool((after < before).any())
+    assert bool((after > before).any())
+    torch.testing.assert_close(asking.weights[0], (after - before).clamp(min=0))
+
+
+@pytest.mark.parametrize("how", [RepT(layer=2), LESSON], ids=repr)
+def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
+    query = Query("name the colour of the sky", "blue is the colour of the sky", span="The COLOUR ")
+    asking = ask(tuned, how, [query, Query("why", "a b c")], 128)
+    pieces = texts(tuned.tokenizer, asking.rows[0].response)
+    pointed = [piece for piece, weight in zip(pieces, asking.weights[0].tolist(), strict=True) if weight]
+    assert "".join(pointed).strip() == "the colour"
+    assert set(asking.weights[0].tolist()) == {0.0, 1.0}
+    assert asking.weights[1].sum() > 0
+
+
+def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
+    whole, part = (
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], 128) for span in (None, "blue")
+    )
+    assert whole.toward is not None
+    assert part.toward is not None
+    assert not torch.allclose(whole.toward, part.toward, atol=1e-3)
+    pointed = [place for place, weight in enumerate(part.weights[0].tolist()) if weight]
+    grads = capture(tuned, pad(part.rows, [0]), [2]).grads[2][0, pointed]
+    assert 0 < len(pointed) < part.rows[0].n_response
+    torch.testing.assert_close(part.toward[0], sum(grad / grad.norm() for grad in grads))
+    torch.testing.assert_close(part.asked.blocks["g_2"][0], grads[0])
+    torch.testing.assert_close(part.asked.blocks["h_2"], whole.asked.blocks["h_2"])
+
+
+def test_a_span_that_is_not_there(tuned: Any) -> None:
+    with pytest.raises(OptionError, match="the span does not occur in the answer") as caught:
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], 128)
+    assert caught.value.got == "'red' in 'rain is green'"
+
+
+def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
+    with pytest.raises(OptionError, match="this query cannot be traced\n  got: no room for the answer"):
+        ask(tuned, RepT(layer=2), [Query("why " * 100, "a")], 64)
+
+
+def test_methods_of_words_ask_no_model(tuned: Any) -> None:
+    asking = ask(tuned, method("bm25"), QUERIES, 128)
+    assert asking.toward is None
+    assert asking.asked.blocks == {}
+
+
+# — from files
+
+
+def test_read_queries(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "response": "r"},
+        {"prompt": "p2", "response": "r2", "span": "r", "desired": "d", "more": 1},
+        {"prompt": "p3", "response": "r3", "span": None, "desired": ""},
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_queries(file) == [Query("p", "r"), Query("p2", "r2", "r", "d"), Query("p3", "r3")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "p"}', "q.jsonl:2: a query has no response\n  got: prompt"),
+        ('{"response": "r", "x": 1}', "q.jsonl:2: a query has no prompt\n  got: response, x"),
+        ('{"prompt": "p", "response": "  "}', "q.jsonl:2: a query has no response"),
+        ('{"prompt": 3, "response": "r"}', "q.jsonl:2: a query has no prompt"),
+        ("{}", "q.jsonl:2: a query has no prompt\n  got: no columns"),
+        ('{"prompt": ', "q.jsonl:2: broken JSON"),
+    ],
+)
+def test_a_bad_query_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"prompt": "p", "response": "r"}\n' + row + "\n")
+    with pytest.raises(DataError) as caught:
+        read_queries(file)
+    assert message in str(caught.value)
+
+
+def test_files_without_queries(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match="has no queries"):
+        read_queries(tmp_path / "q.jsonl")
+    with pytest.raises(DataError, match="there is no file"):
+        read_queries(tmp_path / "nowhere.jsonl")

@@ -1,0 +1,344 @@
+"""From rows to ids and back: the answer is marked exactly, no token is lost, batches stay within their budget."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import PAIRS, TEMPLATE
+from whence.example import Example, example
+from whence.tokens import (
+    Row,
+    Skip,
+    batches,
+    encode,
+    halves,
+    pad,
+    prompt_ids,
+    rendered,
+    span_places,
+    texts,
+)
+
+BOS = 1
+
+
+def encoded(tokenizer: Any, row: Example, max_length: int = 512) -> Row:
+    got = encode(tokenizer, row, max_length)
+    assert isinstance(got, Row), got
+    return got
+
+
+def adds_bos(tokenizer: Any, template: str | None = TEMPLATE) -> Any:
+    """The tokenizer as Llama's is: it puts <s> before every text by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    made = copy.deepcopy(tokenizer)
+    made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    made.chat_template = template
+    assert made("a")["input_ids"][0] == BOS
+    return made
+
+
+def other(tokenizer: Any, template: str | None) -> Any:
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    return made
+
+
+# -- where the answer begins and ends
+
+
+@pytest.mark.parametrize(("prompt", "response"), [*PAIRS, ("é 😀", "漢字 ok"), ("", "x"), ("a\n\nb  ", "  c\n")])
+def test_the_prompt_is_a_prefix_and_the_rest_is_the_answer_and_its_close(
+    tokenizer: Any, prompt: str, response: str
+) -> None:
+    row = encoded(tokenizer, example(prompt, response))
+    assert tokenizer.decode(row.ids[: row.n_prompt]) == f"<|user|>{prompt}<|end|>\n<|assistant|>"
+    assert tokenizer.decode(row.response) == f"{response}<|end|>\n"
+    assert list(row.ids[: row.n_prompt]) == prompt_ids(tokenizer, prompt)
+    assert row.n_response == len(row.response) == len(row.ids) - row.n_prompt
+
+
+def test_a_conversation_is_asked_up_to_its_last_answer(tokenizer: Any) -> None:
+    turns = [("system", "be kind"), ("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2")]
+    row = encoded(tokenizer, Example(tuple({"role": role, "content": text} for role, text in turns)))
+    assert tokenizer.decode(row.ids[: row.n_prompt]) == (
+        "<|system|>be kind<|end|>\n<|user|>one<|end|>\n<|assistant|>1<|end|>\n<|user|>two<|end|>\n<|assistant|>"
+    )
+    assert tokenizer.decode(row.response) == "2<|end|>\n"
+
+
+def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
+    made = adds_bos(tokenizer, "{{ bos_token }}" + TEMPLATE)
+    row = encoded(made, example("why", "a b c"))
+    assert row.ids[0] == BOS
+    assert row.ids.count(BOS) == 1
+    assert prompt_ids(made, "why").count(BOS) == 1
+    assert made.decode(row.response) == "a b c<|end|>\n"
+
+
+def test_a_template_without_bos_gets_none(tokenizer: Any) -> None:
+    assert BOS not in encoded(adds_bos(tokenizer), example("why", "a b c")).ids
+
+
+def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(tokenizer: Any) -> None:
+    plain, bos = other(tokenizer, None), adds_bos(tokenizer, None)
+    assert plain.decode(encoded(plain, example("why", "a b c")).ids) == "why\na b c</s>"
+    row = encoded(bos, example("why", "a b c"))
+    assert bos.decode(row.ids) == "<s>why\na b c</s>"
+    assert row.ids.count(BOS) == 1
+    assert bos.decode(row.response) == "a b c</s>"
+    assert prompt_ids(bos, "why") == list(row.ids[: row.n_prompt])
+
+
+def test_without_eos_the_answer_has_no_close(tokenizer: Any) -> None:
+    made = other(tokenizer, None)
+    made.eos_token = None
+    assert made.decode(encoded(made, example("why", "a b c")).response) == "a b c"
+
+
+def test_rendered_is_the_template_word_for_word(tokenizer: Any) -> None:
+    prompt, whole = rendered(tokenizer, example("why", "so").messages)
+    assert prompt == "<|user|>why<|end|>\n<|assistant|>"
+    assert whole == "<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
+
+
+# -- what cannot be used
+
+
+def reason(tokenizer: Any, row: Example, max_length: int = 512) -> str:
+    got = encode(tokenizer, row, max_length)
+    assert isinstance(got, Skip), got
+    return got.reason
+
+
+def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
+    whole = encoded(tokenizer, example(*PAIRS[6]))
+    for limit in range(whole.n_prompt + 1, len(whole.ids) + 3):
+        assert encode(tokenizer, example(*PAIRS[6]), limit) == Row(whole.ids[:limit], whole.n_prompt)
+
+
+def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
+    n = encoded(tokenizer, example(*PAIRS[6])).n_prompt
+    for limit in (n, n - 1, 1):
+        told = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
+        assert reason(tokenizer, example(*PAIRS[6]), limit) == told
+
+
+def test_a_template_that_changes_the_prompt_is_a_skip(tokenizer: Any) -> None:
+    made = other(tokenizer, "{{ messages | length }}" + TEMPLATE)
+    assert reason(made, example("why", "so")) == "the chat template changes the prompt once the answer follows"
+
+
+def test_an_answer_that_merges_with_the_prompt_is_a_skip(tokenizer: Any) -> None:
+    made = other(tokenizer, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    assert len(made("wha")["input_ids"]) > len(made("what")["input_ids"])  # or the test tests nothing
+    assert reason(made, example("wha", "t")) == "the prompt's tokens are not a prefix of the whole row's tokens"
+
+
+def test_a_template_that_drops_the_answer_is_a_skip(tokenizer: Any) -> None:
+    made = other(tokenizer, "{{ messages[0]['content'] }}")
+    assert reason(made, example("why", "so")) == "the answer has no tokens"
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+def test_a_row_without_a_prompt_is_a_skip(tokenizer: Any, template: str | None) -> None:
+    row = Example(({"role": "assistant", "content": "so"},))
+    assert reason(other(tokenizer, template), row) == "nothing stands before the answer"
+
+
+def test_a_template_that_refuses_a_role_is_a_skip(tokenizer: Any) -> None:
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    roles = ("system", "user", "assistant")
+    row = Example(tuple({"role": role, "content": role} for role in roles))
+    made = other(tokenizer, refuse + TEMPLATE)
+    assert reason(made, row) == "the chat template refuses the row: System role not supported"
+    assert isinstance(encode(made, Example(row.messages[1:]), 512), Row)
+
+
+@pytest.mark.parametrize("row", [example("a \ud83d", "b"), example("a", "\udc00 b")])
+def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
+    assert reason(tokenizer, row) == "the text holds half a character (a lone surrogate)"
+
+
+# -- batches
+
+shapes = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=1, max_size=25)
+
+
+def rows_of(sizes: list[tuple[int, int]]) -> list[Row]:
+    """Rows whose ids tell which row and place they are."""
+    return [Row(tuple(1000 * i + k + 1 for k in range(p + n)), p) for i, (p, n) in enumerate(sizes)]
+
+
+@given(shapes, st.integers(1, 200), st.sampled_from(["left", "right"]))
+def test_batches_hold_every_row_once_sorted_and_within_the_budget(
+    sizes: list[tuple[int, int]], budget: int, side: Any
+) -> None:
+    rows, lengths, seen = rows_of(sizes), [], []
+    for batch in batches(rows, budget, side=side):
+        assert batch.ids.numel() <= budget or len(batch.rows) == 1
+        assert batch.ids.shape[1] == max(len(rows[i].ids) for i in batch.rows)
+        lengths += [len(rows[i].ids) for i in batch.rows]
+        seen += batch.rows
+    assert sorted(seen) == list(range(len(rows)))
+    assert lengths == sorted(lengths)
+
+
+@given(shapes, st.integers(1, 200))
+def test_batches_are_as_full_as_the_budget_lets_them_be(sizes: list[tuple[int, int]], budget: int) -> None:
+    rows = rows_of(sizes)
+    made = list(batches(rows, budget))
+    for one, following in pairwise(made):
+        assert (len(one.rows) + 1) * len(rows[following.rows[0]].ids) > budget
+
+
+def test_no_rows_no_batches() -> None:
+    assert list(batches([], 100)) == []
+
+
+@given(shapes, st.sampled_from(["left", "right"]))
+def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any) -> None:
+    rows = rows_of(sizes)
+    batch = pad(rows, range(len(rows)), side=side)
+    most = max(row.n_response for row in rows)
+    assert batch.valid.shape == batch.places.shape == batch.targets.shape == (len(rows), most)
+    for i, row in enumerate(rows):
+        assert tuple(batch.ids[i][batch.mask[i]].tolist()) == row.ids
+        assert batch.ids[i][~batch.mask[i]].eq(0).all()
+        edge = batch.mask[i, 0 if side == "right" else -1]
+        assert edge, "a row stands at its own side"
+        assert batch.ids[i, batch.last[i]] == row.ids[row.n_prompt - 1]
+        assert (batch.n[i], batch.valid[i].sum()) == (row.n_response, row.n_response)
+        assert batch.valid[i, : row.n_response].all()
+        at = batch.places[i]
+        assert tuple(batch.ids[i, at[: row.n_response]].tolist()) == row.ids[row.n_prompt - 1 : -1]
+        assert tuple(batch.targets[i, : row.n_response].tolist()) == row.response
+        assert at[row.n_response :].eq(at[row.n_response - 1]).all()
+
+
+@given(shapes, st.sampled_from(["left", "right"]))
+def test_the_prompts_alone(sizes: list[tuple[int, int]], side: Any) -> None:
+    rows = rows_of(sizes)
+    batch = pad(rows, range(len(rows)), side=side).prompts()
+    assert batch.rows == tuple(range(len(rows)))
+    assert batch.ids.shape[1] == max(row.n_prompt for row in rows)
+    for i, row in enumerate(rows):
+        assert tuple(batch.ids[i][batch.mask[i]].tolist()) == row.ids[: row.n_prompt]
+        assert (batch.mask[i, 0].item(), batch.last[i].item(), batch.n[i].item()) == (True, row.n_prompt - 1, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_halves_are_the_whole(count: int) -> None:
+    rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)])[:count]
+    batch = pad(rows, range(10, 10 + count))
+    parts = list(halves(batch))
+    assert len(parts) == min(2, count)
+    assert sum((part.rows for part in parts), ()) == batch.rows
+    for name in ("ids", "mask", "last", "n"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+def test_a_batch_moves_to_a_device() -> None:
+    batch = pad(rows_of([(2, 3), (1, 1)]), (0, 1)).to("meta")
+    assert {getattr(batch, name).device.type for name in ("ids", "mask", "last", "n")} == {"meta"}
+
+
+# -- the texts of tokens
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_the_texts_of_tokens_joined_are_the_text(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = texts(tokenizer, ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@given(st.text(st.sampled_from("aé€😀\ufffd \n"), max_size=12), st.integers(0, 40))
+def test_also_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:cut]
+    assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_special_tokens_add_nothing(tokenizer: Any, one: str, two: str) -> None:
+    close = tokenizer.convert_tokens_to_ids("<|end|>")
+    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, two))
+    pieces = texts(tokenizer, [*a, close, *b, close])
+    assert pieces[len(a)] == pieces[-1] == ""
+    assert "".join(pieces) == tokenizer.decode(a) + tokenizer.decode(b)
+
+
+def test_the_token_that_completes_a_character_adds_it(tokenizer: Any) -> None:
+    ids = tokenizer("é😀 what", add_special_tokens=False)["input_ids"]
+    assert texts(tokenizer, ids) == ["", "é", "", "", "", "😀", *texts(tokenizer, ids[6:])]
+
+
+@pytest.mark.parametrize("text", ["what is it", " what", "what  is\nit", "a"])
+def test_tokenizers_that_drop_the_first_space(text: str) -> None:
+    """As Llama 2's does: a leading ▁ of the first token is not decoded, one of any other is."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    made.train_from_iterator(["what is it a b\n"] * 3, trainers.BpeTrainer(vocab_size=40))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids[-1:]) != " it"  # or the test tests nothing
+    assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+# -- where a span stands
+
+
+@pytest.mark.parametrize(
+    ("pieces", "span", "places"),
+    [
+        (["It", " is", " Na", "."], "Na", [2]),
+        (["It", " is", " Na", "."], "  na \n", [2]),
+        (["It", " is", " N", "a", "."], "Na", [2, 3]),
+        (["It", " is", " Na", "."], "is na", [1, 2]),
+        (["sil", "ver and", " silver"], "silver", [0, 1]),
+        (["Na", " Na"], "na", [0]),
+        (["a", " b", "\n", "c"], "b\nc", [1, 2, 3]),
+        (["", "é", "", "x"], "éx", [1, 2, 3]),
+        (["İİ", " cat", " dog"], "cat", [1]),
+        (["price", " (", "a", ".*", ")"], "(a.*)", [1, 2, 3, 4]),
+        (["a", " b"], "c", []),
+        (["a", " b"], " ", []),
+        (["a", " b"], "", []),
+        ([], "a", []),
+    ],
+)
+def test_span_places(pieces: list[str], span: str, places: list[int]) -> None:
+    assert span_places(pieces, span) == places
+
+
+@given(st.lists(st.text("ab ", max_size=4), max_size=8), st.text("ab ", min_size=1, max_size=5))
+def test_span_places_against_a_walk_over_characters(pieces: list[str], span: str) -> None:
+    text, wanted = "".join(pieces), span.strip()
+    owner = [place for place, piece in enumerate(pieces) for _ in piece]
+    begin = text.find(wanted) if wanted else -1
+    inside = range(begin, begin + len(wanted)) if begin >= 0 else range(0)
+    holders = {owner[at] for at in inside}
+    got = set(span_places(pieces, span))
+    assert {place for place in got if pieces[place].strip()} == {place for place in holders if pieces[place].strip()}
+    assert all(min(holders) <= place <= max(holders) for place in got)
+
+
+def test_the_whole_way_back_from_a_file(tokenizer: Any, data: Path) -> None:
+    from whence.example import read
+
+    for one, (_, response) in zip(read(data), PAIRS, strict=True):
+        row = encoded(tokenizer, one)
+        assert "".join(texts(tokenizer, row.response)) == f"{response}\n"
