@@ -59,7 +59,15 @@ def config(family: str) -> Any:
     """A four-block configuration of that family, with what makes it special switched on."""
     import transformers as tf
 
-    gpt = {"vocab_size": 384, "n_positions": 256, "n_embd": 32, "n_layer": 4, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+    gpt = {
+        "vocab_size": 384,
+        "n_positions": 256,
+        "n_embd": 32,
+        "n_layer": 4,
+        "n_head": 4,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     windows = {"sliding_window": 8}
     kinds: dict[str, Callable[[], Any]] = {
         "llama": lambda: tf.LlamaConfig(**SMALL),

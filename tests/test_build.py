@@ -19,9 +19,10 @@ import whence.build
 from conftest import PAIRS
 from whence.build import build_index, check_model, probe
 from whence.capture import capture
+from whence.columns import Ragged
 from whence.errors import DataError, OptionError, StoreError
 from whence.example import example
-from whence.index import Index, Ragged
+from whence.index import Index
 from whence.methods import METHODS, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT

@@ -141,7 +141,11 @@ def test_bad_models_and_settings(
 ) -> None:
     out = tmp_path / "idx"
     fails(run("index", tmp_path / "none", data, "-o", out), "there is no model")
-    fails(run("index", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128), "does not fit")
+    fails(run("index", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128), "another model")
+    fails(
+        run("index", make_model("qwen2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128),
+        "a qwen2, trained on a llama",
+    )
     fails(
         run("index", model_folder, data, "-o", out, "--layer", 99, "--max-length", 128), "no such layer", "99", "0 to 4"
     )

@@ -18,9 +18,10 @@ import lance
 import pytest
 import torch
 
+from whence.columns import Ragged
 from whence.errors import StoreError
 from whence.example import Example, example
-from whence.index import Index, Ragged, Writer
+from whence.index import Index, Writer
 from whence.tokens import Row
 
 SETTINGS: dict[str, Any] = {

@@ -16,9 +16,10 @@ import torch
 from conftest import PAIRS
 from whence.build import build_index
 from whence.capture import Capture, capture
+from whence.columns import Ragged
 from whence.errors import OptionError
 from whence.example import example
-from whence.index import Index, Ragged
+from whence.index import Index
 from whence.layers import Curve
 from whence.methods import METHODS, Asked, Method, method
 from whence.methods.lesson import Lesson

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import whence
+from test_reading_order import ORDER
 
 HEAVY = ("torch", "transformers", "peft", "lance", "pyarrow", "numpy", "datasets")
 
@@ -86,3 +88,20 @@ def test_help_is_quick_and_light() -> None:
         assert any("trace" in line for line in text)
         best = min(best, float(seconds))
     assert best < 0.6
+
+
+def test_the_readme_maps_the_house_in_reading_order() -> None:
+    root = Path(__file__).parents[1]
+    house = (root / "README.md").read_text().split("## The house")[1]
+    named = re.findall(r"^    ([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
+    order = [name.removesuffix(".py").removesuffix("/") for name in named]
+    assert order == [name for name in ORDER if name in order]
+    rooms = {path.name for path in (root / "src" / "whence").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {name.rstrip("/") for name in named} == {name for name in rooms if not name.startswith("__")}
+
+
+def test_the_readme_is_short_and_its_python_parses() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "README.md", "exec")

@@ -11,8 +11,8 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
-    "errors", "example", "tokens", "model", "capture", "gradients", "layers", "index", "methods", "build", "query",
-    "trace", "evidence", "lab", "remedy", "bench", "report", "progress", "demo", "web", "cli",
+    "errors", "example", "tokens", "adapter", "model", "capture", "gradients", "layers", "columns", "index", "methods",
+    "build", "query", "trace", "evidence", "lab", "remedy", "bench", "report", "progress", "demo", "web", "cli",
 )  # fmt: skip
 LONGEST = 320
 DATA = {"lab/facts.py"}  # lists, and no code to read

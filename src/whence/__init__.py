@@ -27,7 +27,17 @@ _HOME = {
     "trace_queries": "whence.trace",
 }
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Example",
+    "Index",
+    "Query",
+    "Trace",
+    "WhenceError",
+    "build_index",
+    "load_model",
+    "method",
+    "trace_queries",
+]
 
 if TYPE_CHECKING:
     from whence.build import build_index

@@ -18,39 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
-import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
 
+from whence.columns import from_arrow, to_arrow, width
 from whence.errors import StoreError
 from whence.example import Example
 from whence.tokens import Row
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 FORMAT = 1
 DRAFT = "manifest.json.draft"
 FINISHED = ("count", "blocks", "skipped", "layers")  # what the manifest says of a finished index, beside its settings
 Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """A block with a vector for each token: all rows' vectors one after another, and how many each row has."""
-
-    flat: Float[Tensor, "T k"]
-    lengths: Int[Tensor, " B"]
-
-    @property
-    def owner(self) -> Int[Tensor, " T"]:
-        """Which row each vector belongs to."""
-        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
-
-
-Column = torch.Tensor | Ragged
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,7 @@ class Index:
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
         """Blocks in float32, `rows` at a time, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,)."""
         for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
-            yield {name: _column(batch.column(name)) for name in names}
+            yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of a block's unit vectors over all rows; computed once."""
@@ -202,7 +186,7 @@ class Writer:
             "n_response": pa.array([row.n_response for row in rows], pa.int32()),
         }
         for name, block in blocks.items():
-            columns |= _arrow(name, block)
+            columns |= to_arrow(name, block)
         uri = str(self.path / "rows.lance")
         with _explained(self.path):
             lance.write_dataset(pa.table(columns), uri, mode="append" if _committed(self.path) else "create")
@@ -218,7 +202,7 @@ class Writer:
             rows = lance.dataset(str(self.path / "rows.lance"))
             # no other writer lives: the lock is ours, so what an earlier kill left behind can go
             rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-            blocks = {f.name: width for f in rows.schema if (width := _width(f.type))}
+            blocks = {f.name: wide for f in rows.schema if (wide := width(f.type))}
         self._plan(count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True)
         self.complete = True
         return Index.open(self.path)
@@ -269,48 +253,11 @@ def _explained(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as fault:
-        full = "No space left" in str(fault)
-        got = "No space left on device" if full else str(fault).strip()[:200]
-        do = "make room" if full else "check the folder and its permissions"
+        got, do = str(fault).strip()[:200], "check the folder and its permissions"
+        if "No space left" in got:
+            got, do = "No space left on device", "make room"
         do += ", and run the same command again: it goes on where it stopped"
         raise StoreError(f"{path} cannot be written or read", got=got, do=do) from fault
-
-
-def _arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
-    """A block as columns."""
-    if isinstance(block, list):
-        ends = np.cumsum([0, *map(len, block)], dtype=np.int32)
-        return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(block)))}
-    if block.ndim == 1:
-        return {name: pa.array(block.float().numpy())}
-    norms = block.norm(dim=1)
-    return {name: _vectors(block / norms.clamp(min=1e-30)[:, None]), f"{name}_norm": pa.array(norms.numpy())}
-
-
-def _vectors(block: Float[Tensor, "B d"]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(block.half().numpy().reshape(-1)), block.shape[1])
-
-
-def _column(column: pa.Array) -> Column:
-    """The column's tensor, in float32."""
-    if pa.types.is_list(column.type):
-        lengths = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
-        return Ragged(_matrix(column.flatten()), lengths)
-    if pa.types.is_fixed_size_list(column.type):
-        return _matrix(column)
-    return torch.from_numpy(column.to_numpy(zero_copy_only=False).copy())
-
-
-def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
-
-
-def _width(kind: pa.DataType) -> int | None:
-    """The width of a block's vectors; None for what is no block."""
-    if pa.types.is_list(kind):
-        kind = kind.value_type
-    return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
 def _plain(text: str) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
-import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from whence.adapter import adapt, explained, files_hash
 from whence.errors import ModelError
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
     logging.disable_progress_bar()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     path = _local(name)
-    with _explained(
+    with explained(
         f"the model {name} cannot be loaded",
         "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2",
     ):
@@ -140,18 +139,24 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
     fingerprint: dict[str, str | None] = {"model": _fingerprint(lm), "adapter": None}
     peft = None
     if adapter is not None:
-        peft = _adapt(lm, adapter, fingerprint["model"])
-        fingerprint["adapter"] = _files_hash(Path(adapter))
+        peft = adapt(lm, adapter, fingerprint["model"])
+        fingerprint["adapter"] = files_hash(Path(adapter))
     return Model(lm, tokenizer, name, adapter, peft, decoder, blocks, fingerprint)
 
 
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
-        onednn = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_device_supported", lambda: False)
-        dtype = "bfloat16" if (torch.cuda.is_bf16_supported() if device.startswith("cuda") else onednn()) else "float32"
+        cuda = device.startswith("cuda")
+        dtype = "bfloat16" if (torch.cuda.is_bf16_supported() if cuda else _cpu_computes_bf16()) else "float32"
     if dtype not in DTYPES:
         raise ModelError("unknown number format", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for it; without them bfloat16 is many times slower than float32."""
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, test, bool)()) for test in tests)
 
 
 def _local(name: str) -> str:
@@ -198,7 +203,7 @@ def _converted(gguf: Path) -> Path:
     from transformers.utils.quantization_config import GgufConfig
 
     draft = root / f".{folder.name}.{os.getpid()}"
-    with _explained(
+    with explained(
         f"{gguf} cannot be converted",
         "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
     ):
@@ -213,17 +218,6 @@ def _converted(gguf: Path) -> Path:
         with contextlib.suppress(OSError):  # another process was first
             draft.rename(folder)
     return folder
-
-
-@contextlib.contextmanager
-def _explained(what: str, do: str) -> Generator[None]:
-    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as fault:
-        raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
 
 
 def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
@@ -253,51 +247,6 @@ def _not_causal(name: str, got: str) -> ModelError:
     return ModelError(f"{name} is not a causal language model", got=got, do=do)
 
 
-def _adapt(lm: Any, adapter: str, base: str | None) -> Any:
-    """`lm` with the adapter of that folder, once it is sure that the two belong together."""
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
-
-    folder = Path(adapter)
-    weights = folder / "adapter_model.safetensors"
-    if not weights.exists() or not (folder / "adapter_config.json").exists():
-        got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"
-        raise ModelError(f"{adapter} is not an adapter's folder", got=got,
-                         do="give the folder with adapter_config.json and adapter_model.safetensors")  # fmt: skip
-    trained = _recorded(folder, "adapter_config.json", "base_model_name_or_path")
-    do = f"give the base model the adapter was trained on, which is {trained}"
-    with _explained(f"the adapter {adapter} does not fit this model", do), warnings.catch_warnings():
-        # Transformers tells peft, not its users, that a name was changed
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        # as stored, in the model's own format: peft would otherwise compute the adapter in float32
-        peft = PeftModel.from_pretrained(lm, adapter, autocast_adapter_dtype=False)
-        with safe_open(weights, framework="pt") as file:
-            stored = set(file.keys())
-    if peft.active_peft_config.is_prompt_learning:
-        raise ModelError(f"the adapter {adapter} only adds to what the model reads, which cannot be traced",
-                         got=_recorded(folder, "adapter_config.json", "peft_type"),
-                         do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
-    # "auto" would look up the base model's config on the hub, and warn where there is no network
-    wanted = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
-    missing = (wanted - stored) | (stored - wanted - set(peft.state_dict()))
-    if missing:
-        got = f"{len(missing)} weights without a counterpart, such as {min(missing)}"
-        raise ModelError(f"the adapter {adapter} does not fit this model", got=got, do=do)
-    trained_on = _recorded(folder, "whence.json", "model") if (folder / "whence.json").exists() else base
-    if trained_on != base:
-        got = f"fingerprint {base}, trained on {trained_on}"
-        raise ModelError(f"the adapter {adapter} was trained on another model", got=got, do=do)
-    peft.to(lm.get_input_embeddings().weight.dtype).eval().requires_grad_(False)
-    return peft
-
-
-def _recorded(folder: Path, file: str, key: str) -> str:
-    try:
-        return str(json.loads((folder / file).read_text())[key] or "not recorded in it")
-    except (ValueError, KeyError, TypeError):
-        return "not recorded in it"
-
-
 def _fingerprint(lm: Any) -> str:
     """A hash of every weight's name, shape and 64 of its numbers: the same for a copy, another after any training."""
     digest = hashlib.blake2b(digest_size=8)
@@ -305,11 +254,4 @@ def _fingerprint(lm: Any) -> str:
         flat = weight.detach().flatten()
         some = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
         digest.update(f"{name} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _files_hash(folder: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        digest.update((folder / name).read_bytes())
     return digest.hexdigest()

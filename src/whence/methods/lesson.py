@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from whence.capture import Capture, capture, prompt_states
+from whence.columns import Ragged
 from whence.errors import OptionError
-from whence.index import Index, Ragged
+from whence.index import Index
 from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, unit
 from whence.model import Model
 from whence.tokens import Batch

@@ -1,0 +1,67 @@
+"""Blocks as Arrow columns, and back: vectors in float16, numbers as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A block with a vector for each token: all rows' vectors one after another, and how many each row has."""
+
+    flat: Float[Tensor, "T k"]
+    lengths: Int[Tensor, " B"]
+
+    @property
+    def owner(self) -> Int[Tensor, " T"]:
+        """Which row each vector belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
+
+
+Column = torch.Tensor | Ragged
+
+
+def to_arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
+    """A block as columns: a vector a row as its direction and its norm, since raw gradients are below float16."""
+    if isinstance(block, list):
+        ends = np.cumsum([0, *map(len, block)], dtype=np.int32)
+        return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(block)))}
+    if block.ndim == 1:
+        return {name: pa.array(block.float().numpy())}
+    norms = block.norm(dim=1)
+    return {name: _vectors(block / norms.clamp(min=1e-30)[:, None]), f"{name}_norm": pa.array(norms.numpy())}
+
+
+def _vectors(block: Float[Tensor, "B d"]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(block.half().numpy().reshape(-1)), block.shape[1])
+
+
+def from_arrow(column: pa.Array) -> Column:
+    """What a column holds, in float32: (B, d), (B,) or a Ragged."""
+    if pa.types.is_list(column.type):
+        lengths = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
+        return Ragged(_matrix(column.flatten()), lengths)
+    if pa.types.is_fixed_size_list(column.type):
+        return _matrix(column)
+    return torch.from_numpy(column.to_numpy(zero_copy_only=False).copy())
+
+
+def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
+
+
+def width(kind: pa.DataType) -> int | None:
+    """The width of a block's vectors; None for what is no block."""
+    if pa.types.is_list(kind):
+        kind = kind.value_type
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else None
