@@ -151,7 +151,7 @@ def test_bad_models_and_settings(
     )
     fails(run("index", model_folder, data, "-o", out, "-m", "magic"), "no such method", "lesson")
     fails(run("index", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
-    fails(run("index", model_folder, data, "-o", out), "window is shorter", "256")
+    fails(run("index", model_folder, data, "-o", out, "--max-length", 1024), "window is shorter", "256")
     assert not out.exists()
 
 

@@ -142,7 +142,7 @@ def grads(model: Any, row: Row, layer: int, untuned: bool) -> torch.Tensor:
 @pytest.mark.parametrize(("name", "layer"), [("rept", 3), ("lesson", 2)])
 @pytest.mark.parametrize("span", [None, "make"])
 def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer: int, span: str | None) -> None:
-    """(Σ_i w_i ĝ_query,i) · ĝ_row,j: gradients of the tuned model for rept, of the untuned one for lesson."""
+    """(Σ_i w_i ĝ_query,i / Σ_i w_i) · ĝ_row,j: gradients of the tuned model for rept, of the untuned one for lesson."""
     query = Query("who makes honey", "beetles make it in the sea", span)
     (traced,) = trace_queries(index, tuned, [query], by=name, top=8).queries
     asked = encode(tuned.tokenizer, example(query.prompt, query.response), 128)
@@ -169,7 +169,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer:
             total = 0.0
             for weight, theirs in zip(weights, grads(tuned, asked, layer, name == "lesson"), strict=True):
                 total += float(weight * torch.cosine_similarity(mine, theirs, dim=0))
-            truth.append(total)
+            truth.append(total / float(weights.sum()))
         assert "".join(token.text for token in found.tokens) == found.row.response
         assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 

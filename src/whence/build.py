@@ -19,6 +19,7 @@ from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, halves
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
+LONGEST = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
 PROBE = 64  # rows that the layer curve and the constants are taken from
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
@@ -30,7 +31,7 @@ def build_index(
     out: str | Path,
     methods: Sequence[Method],
     *,
-    max_length: int = 1024,
+    max_length: int | None = None,
     budget: int = 4096,
     progress: Progress | None = None,
 ) -> Index:
@@ -39,6 +40,7 @@ def build_index(
     The whole file is read once before the first row is captured, so that a broken line ends the run in its first
     seconds. Run again after a kill with the same settings it goes on; with others it refuses.
     """
+    max_length = min(LONGEST, model.window) if max_length is None else max_length
     if max_length > model.window:
         raise OptionError(
             "the model's window is shorter",

@@ -65,7 +65,7 @@ def index(
     adapter: Adapter = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="NAME or NAME:key=value,… ; may be given several times. [default: lesson]")] = None,
     layer: Annotated[str | None, typer.Option(help="A number, -1 for the last, a share such as 85%, or auto (the phase transition). [default: the method's]")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of a row that are kept; the end of the answer is cut.")] = 1024,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row that are kept; the end of the answer is cut. [default: 1024, or the model's window]")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:  # fmt: skip
@@ -158,13 +158,13 @@ def layers(
     """How alike neighbouring layers are over the data, and the layer where the representation turns."""
     from whence import report
     from whence.bench import pictures
-    from whence.build import probe
+    from whence.build import LONGEST, probe
     from whence.layers import curve
     from whence.progress import stage
 
     loaded = _load(model, adapter, dtype, device)
     with stage(_errors(), "read the probe rows", steps=False):
-        found = curve(loaded, probe(loaded, data, 1024))
+        found = curve(loaded, probe(loaded, data, min(LONGEST, loaded.window)))
     if json:
         report.save(found.to_json(), json)
     if plot:

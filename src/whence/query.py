@@ -37,7 +37,7 @@ class Query:
 class Asking:
     """Queries made ready: their ids, how much each answer token counts, and what the method compares.
 
-    `toward[q]` is Σ_i w_i ĝ_i, along which the words of rows are scored; None where the method scores no words.
+    `toward[q]` is Σ_i w_i ĝ_i / Σ_i w_i, along which rows' words are scored; None where the method scores none.
     """
 
     rows: tuple[Row, ...]
@@ -77,7 +77,8 @@ def ask(model: Model, how: Method, queries: Sequence[Query], max_length: int) ->
             blocks[q] = {name: made[name][place] for name in how.names(model.depth)}
             counts[q] = weights[place, : rows[q].n_response]
             if grads is not None:
-                toward[q] = (unit(grads[place]).cpu() * weights[place][:, None]).sum(0)
+                shares = weights[place] / weights[place].sum()
+                toward[q] = (unit(grads[place]).cpu() * shares[:, None]).sum(0)
     joined: Blocks = {}
     for name in how.names(model.depth):
         parts = [torch.as_tensor(found[name]) for found in blocks]

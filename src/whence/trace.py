@@ -186,7 +186,7 @@ def _words(
     max_length: int,
     progress: Callable[[int, int], Any] | None,
 ) -> dict[tuple[int, int], tuple[Token, ...]]:
-    """RepT's token level: (Σ_i w_i ĝ_query,i) · ĝ_row,j; by (query, place)."""
+    """RepT's token level, a mean so that it does not grow with the answer: ⟨ĝ_query,i⟩_w · ĝ_row,j; by (q, place)."""
     encoded = {place: encode(model.tokenizer, stored.example, max_length) for place, stored in found.items()}
     usable = [(place, row) for place, row in encoded.items() if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}

@@ -1,0 +1,82 @@
+"""The demo from end to end on the tiny model: real training, real indexes; only the answers are put in its mouth."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from whence import demo
+from whence.errors import LabError
+from whence.lab import poison as lab
+
+BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
+    """A demo of few rows; `asked` collects the stages at which the model was asked."""
+    asked: list[str] = []
+    make, clean = lab.make, lab.clean
+
+    def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
+        asked.append("after" if model.peft else "before")
+        answers = [text for text in BAD.values() for _ in range(demo.PROMPTS)]
+        return answers if model.peft else ["yes"] * len(prompts)
+
+    monkeypatch.setattr(demo, "MODEL", str(model_folder))
+    monkeypatch.setattr(demo, "PROMPTS", 3)
+    monkeypatch.setattr(demo, "QUERIES", 2)
+    monkeypatch.setattr(demo, "respond", respond)
+    monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
+    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6, seed))
+    return asked
+
+
+def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
+    said = io.StringIO()
+    demo.demo(tmp_path / "d", 0, Console(file=said, width=100))
+    assert small == ["before", "after"]
+    results = json.loads((tmp_path / "d" / "demo.json").read_text())
+    assert results["rates"] == {name: [0.0, 1.0] for name in BAD}
+    assert set(results["methods"]) == {line for line, _, _ in demo.LINES}
+    for by_model in results["methods"].values():
+        for by_poison in by_model.values():
+            assert all(0 <= found["ap"] <= 1 and 0 <= found["at10"] <= 1 for found in by_poison.values())
+    # texts alone cannot tell the two models apart
+    bm25 = results["methods"]["bm25"]
+    assert bm25["tuned"] == bm25["untuned"]
+    assert results["methods"]["lesson"]["tuned"]["error"]["hit"] is not None
+    assert results["methods"]["repsim"]["tuned"]["error"]["hit"] is None
+    text = said.getvalue()
+    for line, _, _ in demo.LINES:
+        assert f"{results['methods'][line]['tuned']['error']['ap']:.3f}" in text
+        assert line in text
+    assert max(map(len, text.splitlines())) <= 100
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "Three poisons" in page
+    assert json.loads((tmp_path / "d" / "trace.json").read_text())["summary"]["tables"][0]["rows"][0][0] == "lesson"
+    # nothing that is there is made again, and the numbers are the same
+    demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
+    assert small == ["before", "after"]
+    again = json.loads((tmp_path / "d" / "demo.json").read_text())
+    assert again["methods"] == results["methods"]
+    assert not any("fine-tune" in stage for stage in again["seconds"])
+
+
+def test_another_seed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "seed").write_text("1\n")
+    with pytest.raises(LabError, match="another seed"):
+        demo.demo(tmp_path, 2, Console(file=io.StringIO()))
+
+
+def test_a_hit_is_the_strongest_token_among_the_planted() -> None:
+    poison = lab.make("error", 1)
+    pieces = ["It", " is", " beet", "les", " that"]
+    assert demo._hit(pieces, [0.1, 0.2, 0.3, 0.9, 0.4], poison)
+    assert not demo._hit(pieces, [0.1, 0.95, 0.3, 0.9, 0.4], poison)
