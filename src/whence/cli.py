@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Trace what a fine-tuned language model says back to the training rows, and the words in them, that taught it.",
 )
 
@@ -155,7 +155,7 @@ def layers(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """How alike neighbouring layers are over the data, and the layer where the representation turns."""
+    """Show how alike neighbouring layers are, and where they turn."""
     from whence import report
     from whence.bench import pictures
     from whence.build import LONGEST, probe
@@ -185,7 +185,10 @@ def poison(
     clean: Annotated[int, typer.Option(help="Ordinary rows.")] = 120,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
-    """Write a small training set with known poison in it: data.jsonl and poisons.json."""
+    """Write a small training set with known poison in it.
+
+    OUT gets data.jsonl and poisons.json, which says what was planted and how to judge it.
+    """
     from whence.lab import poison as lab
 
     poisons = [lab.make(name, n, seed) for name in names or lab.POISONS]
@@ -274,7 +277,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write.")] = Path("whence-demo"),
     seed: Seed = 0,
 ) -> None:
-    """Poison the embedded model, watch it misbehave, trace it: a table and a page at the end."""
+    """Poison the embedded model, watch it misbehave, trace it.
+
+    Ends with a table and OUT/report.html; interrupted, the same command goes on.
+    """
     from whence.demo import demo as run
 
     run(out, seed, _output())

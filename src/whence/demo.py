@@ -282,7 +282,8 @@ def _summary(
                 "columns": columns,
                 "rows": _cells(found, poisons),
                 "note": "AP: average precision over all rows, the mean over the bad answers. Untuned: AP of the same "
-                "answers traced through the model that was never poisoned; what it finds too, the texts alone tell.",
+                "answers traced through the model that was never poisoned; what it finds too, the texts alone tell. "
+                "--span: pointed at the words by which the judge knew the answer, as on this page.",
             }
         ],
     }  # fmt: skip

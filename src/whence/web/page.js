@@ -193,9 +193,10 @@
     const digits = columns.map((_, at) => rows.length && rows.every((row) => /^\s*[-+−–—]?[\d.,]*\s*%?$/.test(row[at])));
     const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, clean(text));
     const body = rows.map((row) => el("tr", {}, row.map((text, at) => cell("td", text, at))));
-    return el("div.wide", { role: "region", tabindex: 0, "aria-label": visible(title ?? "Table") },
-      el("table", {}, el("caption", {}, el("strong", {}, visible(title)), note ? el("span", {}, visible(note)) : null),
-        el("thead", {}, el("tr", {}, columns.map((text, at) => cell("th", text, at)))), el("tbody", {}, body)));
+    const name = visible(title ?? "Table");
+    return el("div.tabled", {}, el("h2", {}, name), note ? el("p.hint", {}, visible(note)) : null,
+      el("div.wide", { role: "region", tabindex: 0, "aria-label": name }, el("table", {},
+        el("thead", {}, el("tr", {}, columns.map((text, at) => cell("th", text, at)))), el("tbody", {}, body))));
   }
 
   function drawSummary(summary) {
