@@ -444,3 +444,15 @@ def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path
         f"the adapter {tmp_path} only adds to what the model reads, which cannot be traced\n"
         "  got: PROMPT_TUNING\n  do:  give an adapter that changes the model's layers, such as LoRA"
     )
+
+
+def test_code_that_comes_with_a_model_is_never_run(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own-code"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Trap", "AutoModelForCausalLM": "trap.Trap"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(folder))
+    assert not (tmp_path / "sprung").exists()

@@ -19,8 +19,9 @@ from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, halves
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
+BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md); an accelerator gets 16 times
 LONGEST = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
-PROBE = 64  # rows that the layer curve and the constants are taken from
+PROBE = 64  # rows that the layer curve is taken from
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 
@@ -32,7 +33,7 @@ def build_index(
     methods: Sequence[Method],
     *,
     max_length: int | None = None,
-    budget: int = 4096,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """Index `data` for all `methods` into the folder `out`, and return it open.
@@ -40,6 +41,7 @@ def build_index(
     The whole file is read once before the first row is captured, so that a broken line ends the run in its first
     seconds. Run again after a kill with the same settings it goes on; with others it refuses.
     """
+    budget = budget or (BUDGET if model.device.type == "cpu" else 16 * BUDGET)
     max_length = min(LONGEST, model.window) if max_length is None else max_length
     if max_length > model.window:
         raise OptionError(

@@ -123,10 +123,11 @@ def load_model(name: str, adapter: str | None = None, *, dtype: str = "auto", de
         f"the model {name} cannot be loaded",
         "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2",
     ):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        # safetensors only: the other formats run code when they are read
+        # no code from a repository, not even on asking; and safetensors only, since reading the others runs code
+        safe: Any = {"trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path, **safe)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=_dtype(dtype, device), use_safetensors=True, output_loading_info=True
+            path, dtype=_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **safe
         )
     lm, info = loaded
     if info["missing_keys"]:  # which Transformers would fill with random numbers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-BUDGET = 2048
+BUDGET = 1024
 
 
 @dataclass(frozen=True)

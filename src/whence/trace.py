@@ -190,7 +190,7 @@ def _words(
     encoded = {place: encode(model.tokenizer, stored.example, max_length) for place, stored in found.items()}
     usable = [(place, row) for place, row in encoded.items() if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
-    for batch in batches([row for _, row in usable], 2048):
+    for batch in batches([row for _, row in usable], 1024):
         grads = how.gradients(model, batch)
         assert grads is not None
         scores = torch.einsum("qk,brk->qbr", toward, unit(grads).cpu())

@@ -18,7 +18,7 @@ from whence.capture import Capture, capture, prompt_states
 from whence.columns import Ragged
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, unit
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine, unit
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -59,12 +59,10 @@ class Lesson(Method):
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""
         seen = self._untuned(model, batch)
-        surprise = (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
-        lengths = (
-            surprise
-            if weights is None
-            else weights.to(surprise.device) / weights.sum(1, keepdim=True).to(surprise.device)
-        )
+        if weights is None:
+            lengths = (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
+        else:
+            lengths = (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
         words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
         kept = None
         if weights is None and self.keep:
@@ -85,8 +83,11 @@ class Lesson(Method):
         grads, topic = asked.blocks
         words = asked.blocks[grads]
         assert isinstance(words, list)
-        for rows, topics in zip(index.scan([grads]), cosines(asked, index, [topic], centred=[topic]), strict=True):
-            yield {grads: torch.stack([_best(query, rows[grads]) for query in words]), topic: topics[topic]}
+        for rows in index.scan([grads, topic]):
+            yield {
+                grads: torch.stack([_best(query, rows[grads]) for query in words]),
+                topic: cosine(asked, index, topic, rows[topic], centred=True),
+            }
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
         """The words' agreement, raised or lowered by the topic's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -104,25 +104,20 @@ def number(layer: Layer, depth: int, curve: Curve | None) -> int:
 
 
 def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
-    """A block's name: `h_15`, `g_L` (after the final norm), `phi_26_base` (of the untuned model)."""
+    """A block's name: `h_15`, `g_L` (after the final norm), `grads_27_base` (of the untuned model)."""
     at = "L" if layer == depth else str(layer)
     return f"{kind}_{at}_base" if base else f"{kind}_{at}"
 
 
-def cosines(
-    asked: Asked, index: Index, names: Sequence[str], *, centred: Sequence[str] = ()
-) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-    """Each query's cosine with each row, block by block, as the index is scanned; `centred` ones less their mean."""
-    queries: dict[str, Tensor] = {}
-    for name in names:
-        query = asked.blocks[name]
-        assert isinstance(query, torch.Tensor)
-        queries[name] = unit(unit(query) - index.mean(name)) if name in centred else unit(query)
-    for rows in index.scan(names):
-        yield {
-            name: queries[name] @ (unit(rows[name] - index.mean(name)) if name in centred else rows[name]).T
-            for name in names
-        }
+def cosine(
+    asked: Asked, index: Index, name: str, rows: Float[Tensor, "B d"], *, centred: bool = False
+) -> Float[Tensor, "Q B"]:
+    """Each query's cosine with each scanned row in one block; `centred`, less the mean of all rows."""
+    query = asked.blocks[name]
+    assert isinstance(query, torch.Tensor)
+    if not centred:
+        return unit(query) @ rows.T
+    return unit(unit(query) - index.mean(name)) @ unit(rows - index.mean(name)).T
 
 
 def unit(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from whence.capture import prompt_states
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -36,7 +36,9 @@ class RepSim(Method):
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """cos(H, H')."""
-        return cosines(asked, index, list(asked.blocks))
+        (name,) = asked.blocks
+        for rows in index.scan([name]):
+            yield {name: cosine(asked, index, name, rows[name])}
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
         """The one there is."""

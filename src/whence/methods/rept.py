@@ -11,7 +11,7 @@ import torch
 from whence.capture import capture
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Layer, Method, block, cosines, first
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine, first
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -57,12 +57,17 @@ class RepT(Method):
         h, g = asked.blocks
         if self.scale == "raw":
             return self._shares(asked, index, h, g)
-        return cosines(asked, index, [h, g], centred=[h] if self.scale == "centred" else [])
+        return self._cosines(asked, index, h, g)
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
         """The weighted sum."""
         h, g = parts.values()
         return h + g if self.scale == "raw" else self.h * h + self.g * g
+
+    def _cosines(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        for rows in index.scan([h, g]):
+            about = cosine(asked, index, h, rows[h], centred=self.scale == "centred")
+            yield {h: about, g: cosine(asked, index, g, rows[g])}
 
     def _shares(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         states, grads = asked.blocks[h], asked.blocks[g]
