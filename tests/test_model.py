@@ -404,10 +404,25 @@ def test_adapter_of_a_deeper_model(tokenizer: Any, adapter_folder: Path, tmp_pat
         assert f"{8} weights without a counterpart, such as base_model.model.model.layers." in message
 
 
-def test_adapter_whose_modules_the_model_lacks(make_model: Callable[[str], Path], adapter_folder: Path) -> None:
-    message = mistake(make_model("gpt2"), adapter_folder)
-    assert message.startswith(f"the adapter {adapter_folder} does not fit this model\n  got: ")
+def test_adapter_whose_modules_the_model_lacks(
+    make_model: Callable[[str], Path], adapter_folder: Path, tmp_path: Path
+) -> None:
+    """Where the adapter does not say what it was trained on, its modules' names have to tell."""
+    adapter = copied(adapter_folder, tmp_path / "a")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    message = mistake(make_model("gpt2"), adapter)
+    assert message.startswith(f"the adapter {adapter} does not fit this model\n  got: ")
     assert "Target modules" in message
+
+
+def test_adapter_of_another_kind_of_model_with_the_same_shapes(
+    make_model: Callable[[str], Path], adapter_folder: Path
+) -> None:
+    message = mistake(make_model("qwen2"), adapter_folder)
+    assert message.startswith(
+        f"the adapter {adapter_folder} was trained on another model\n  got: a qwen2, trained on a llama"
+    )
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "whence.json"])
