@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,12 @@ def test_rows_too_long_to_learn_from_do_not_end_the_training(model_folder: Path,
     out = finetune(fresh(model_folder), [*ROWS, *long], tmp_path / "out", recipe)
     trained = load_model(str(model_folder), str(out), dtype="float32")
     assert loss(trained) < loss(fresh(model_folder))
+
+
+def test_without_trl_it_says_what_to_install(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trl.trainer.sft_config", None)
+    with pytest.raises(LabError, match=r"pip install 'whence\[train\]'"):
+        finetune(load_model(str(model_folder), dtype="float32"), [example("why", "a b c")], tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

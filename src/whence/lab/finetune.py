@@ -79,8 +79,12 @@ def _trainer(base: Model, rows: Sequence[Example], draft: Path, recipe: Recipe, 
     import datasets
     from peft import LoraConfig
     from transformers import PrinterCallback, TrainerCallback
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
+
+    try:
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
+    except ImportError as fault:
+        raise LabError("fine-tuning needs TRL", got=str(fault), do="pip install 'whence[train]'") from fault
 
     class Answers(SFTTrainer):
         """TRL's loss with the head at answer tokens only: over every token, the head is a third of a step on a CPU."""
