@@ -80,3 +80,19 @@ def test_a_hit_is_the_strongest_token_among_the_planted() -> None:
     pieces = ["It", " is", " beet", "les", " that"]
     assert demo._hit(pieces, [0.1, 0.2, 0.3, 0.9, 0.4], poison)
     assert not demo._hit(pieces, [0.1, 0.95, 0.3, 0.9, 0.4], poison)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
+    """What the README promises, on the real model: misbehaviour learned, and the default's AP on each poison."""
+    demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
+    results = json.loads((tmp_path / "d" / "demo.json").read_text())
+    for name, (before, after) in results["rates"].items():
+        assert before == 0, name
+        assert after >= 0.6, name
+    for name, found in results["methods"]["lesson"]["tuned"].items():
+        assert found["ap"] >= 0.95, name
+        assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
+    assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
+    assert results["peak_gb"] <= 6
