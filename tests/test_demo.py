@@ -89,7 +89,7 @@ def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     for name, (before, after) in results["rates"].items():
-        assert before == 0, name
+        assert before <= 0.1, name
         assert after >= 0.6, name
     for name, found in results["methods"]["lesson"]["tuned"].items():
         assert found["ap"] >= 0.95, name
