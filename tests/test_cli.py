@@ -169,6 +169,7 @@ def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Pat
 def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
     fails(run("trace", tmp_path / "none", "-p", "a", "-r", "b"), "is not an index")
     fails(run("trace", indexed), "either --prompt")
+    fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl", "--span", "a"), "go with --prompt", "q.jsonl")
     fails(run("trace", indexed, "-p", "why " * 400, "-r", "b"), "cannot be traced", "no room for the answer")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "--span", "zzz"), "does not occur", "zzz")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not hold")

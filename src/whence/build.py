@@ -15,6 +15,7 @@ from whence.errors import DataError, OptionError, StoreError
 from whence.example import Example, read
 from whence.index import Index, Settings, Writer
 from whence.methods import Blocks, Method
+from whence.methods.method import gathered
 from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, halves
 
@@ -143,10 +144,7 @@ def _store(
             skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
     if not sound:
         return
-    columns: Blocks = {}
-    for name in found[sound[0]]:
-        parts = [torch.as_tensor(found[i][name]) for i in sound]
-        columns[name] = parts if name.startswith("grads") else torch.stack(parts)
+    columns = gathered([found[i] for i in sound], found[sound[0]])
     writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
 
 

@@ -116,8 +116,10 @@ def trace(
     from whence.trace import trace_queries
 
     if (prompt is None) == (queries is None):
+        raise OptionError("nothing to trace, or two things", do="give either --prompt or --queries FILE")
+    if queries and (response or span or desired):
         raise OptionError(
-            "nothing to trace, or two things", do="give either --prompt (with --response), or --queries FILE"
+            "--response, --span and --desired go with --prompt", do=f"write them into the rows of {queries}"
         )
     made = Index.open(idx)
     asked = read_queries(queries) if queries else []
@@ -194,9 +196,7 @@ def poison(
     poisons = [lab.make(name, n, seed) for name in names or lab.POISONS]
     rows = lab.mix(poisons, lab.clean(clean, seed), seed)
     lab.save(poisons, rows, out)
-    _output().print(
-        f"{len(rows)} rows in {out / 'data.jsonl'}; what was planted: {out / 'poisons.json'}", highlight=False
-    )
+    _output().print(f"{len(rows)} rows in {out}: data.jsonl, and poisons.json", highlight=False)
 
 
 @app.command()

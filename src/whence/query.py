@@ -12,7 +12,7 @@ import torch
 from whence.errors import DataError, OptionError
 from whence.example import example, records
 from whence.methods import Asked, Blocks, Method
-from whence.methods.method import unit
+from whence.methods.method import gathered, unit
 from whence.model import Model
 from whence.tokens import Batch, Row, Skip, batches, encode, span_places, texts
 
@@ -79,10 +79,7 @@ def ask(model: Model, how: Method, queries: Sequence[Query], max_length: int) ->
             if grads is not None:
                 shares = weights[place] / weights[place].sum()
                 toward[q] = (unit(grads[place]).cpu() * shares[:, None]).sum(0)
-    joined: Blocks = {}
-    for name in how.names(model.depth):
-        parts = [torch.as_tensor(found[name]) for found in blocks]
-        joined[name] = parts if name.startswith("grads") else torch.stack(parts)
+    joined = gathered(blocks, how.names(model.depth))
     asked = Asked(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined)
     directions = [direction for direction in toward if direction is not None]
     return Asking(tuple(rows), tuple(counts), asked, torch.stack(directions) if directions else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -118,6 +118,15 @@ def cosine(
     if not centred:
         return unit(query) @ rows.T
     return unit(unit(query) - index.mean(name)) @ unit(rows - index.mean(name)).T
+
+
+def gathered(rows: Sequence[Blocks], names: Iterable[str]) -> Blocks:
+    """The blocks of single rows as those of all: stacked, or where a row has a vector a token, listed."""
+    made: Blocks = {}
+    for name in names:
+        parts = [torch.as_tensor(row[name]) for row in rows]
+        made[name] = torch.stack(parts) if parts[0].ndim < 2 else parts
+    return made
 
 
 def unit(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:
