@@ -1,0 +1,41 @@
+"""The command line: one function per verb. Heavy modules are imported inside them, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from whence.cli import tracing, world  # each adds its verbs, in the order in which `--help` shows them
+from whence.cli.options import app
+
+__all__ = ["app", "main", "tracing", "world"]
+
+
+def main() -> None:
+    """Run a verb; a person's mistake ends with a message and 1, an interruption with 130."""
+    from whence.errors import WhenceError
+
+    # what libraries tell each other's developers is not for the person at this terminal
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        code = app(standalone_mode=False)
+    except WhenceError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except typer.Exit as end:
+        code = end.exit_code
+    except Exception as fault:
+        if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's usage errors
+            fault.show()  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(2)
+        raise
+    if code == 130:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+    sys.exit(code or 0)

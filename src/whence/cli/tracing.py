@@ -1,0 +1,136 @@
+"""The verbs that trace: index, trace, layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whence.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out, app, errors, load, output
+
+if TYPE_CHECKING:
+    from whence.index import Index
+    from whence.model import Model
+
+
+@app.command()
+def index(
+    model: ModelName,
+    data: DataName,
+    out: Out,
+    adapter: Adapter = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="NAME or NAME:key=value,… ; may be given several times. [default: lesson]")] = None,
+    layer: Annotated[str | None, typer.Option(help="A number, -1 for the last, a share such as 85%, or auto (the phase transition). [default: the method's]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row that are kept; the end of the answer is cut. [default: 1024, or the model's window]")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
+    from whence.build import build_index
+    from whence.methods import DEFAULT
+    from whence.methods import method as named
+    from whence.progress import stage
+
+    methods = [named(spec, layer=layer) for spec in method or [DEFAULT]]
+    loaded = load(model, adapter, dtype, device)
+    if adapter is None and any(how.name == "lesson" for how in methods):
+        errors().print("note: no --adapter given, so this model itself is taken as the untuned one", style="yellow")
+    with stage(errors(), f"index {data}") as tell:
+        made = build_index(loaded, data, out, methods, max_length=max_length, progress=tell)
+    skipped = made.manifest["skipped"]
+    output().print(
+        f"{len(made):,} rows in {out}, blocks {', '.join(made.blocks) or 'none'}; {len(skipped):,} skipped",
+        highlight=False,
+    )
+    for skip in skipped[:5]:
+        output().print(f"  {skip['source']}: {skip['reason']}", markup=False, highlight=False)
+
+
+@app.command()
+def trace(
+    idx: Annotated[Path, typer.Argument(metavar="IDX", help="A folder that `whence index` made.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What was asked.")] = None,
+    response: Annotated[str | None, typer.Option("--response", "-r", help="What the model said. Left out, the model is asked.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="A file of prompt and response (span, desired), such as `whence judge` writes.")] = None,
+    span: Annotated[str | None, typer.Option(help="The words of the answer that are wrong: trace these alone.")] = None,
+    desired: Annotated[str | None, typer.Option(help="What it should have said: trace the difference.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 20,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="A method whose blocks the index holds. [default: the index's first]")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the trace as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page to look at, which needs nothing else.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, where it has moved since the index was made.")] = None,
+    adapter: Adapter = None,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Rank the training rows that taught an answer, and the words in them."""
+    from whence import report
+    from whence.errors import OptionError
+    from whence.index import Index
+    from whence.lab.respond import respond
+    from whence.progress import stage
+    from whence.query import Query, read_queries
+    from whence.trace import trace_queries
+
+    if (prompt is None) == (queries is None):
+        raise OptionError("nothing to trace, or two things", do="give either --prompt or --queries FILE")
+    if queries and (response or span or desired):
+        raise OptionError(
+            "--response, --span and --desired go with --prompt", do=f"write them into the rows of {queries}"
+        )
+    made = Index.open(idx)
+    asked = read_queries(queries) if queries else []
+    loaded = _reload(made, model, adapter, device)
+    if prompt is not None:
+        if response is None:
+            response = respond(loaded, [prompt])[0]
+        asked = [Query(prompt, response, span, desired)]
+    with stage(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
+        document = trace_queries(made, loaded, asked, by=method, top=top, progress=tell).to_json()
+    if json:
+        report.save(document, json)
+    if html:
+        report.save_page(document, html)
+    report.table(document, output())
+
+
+def _reload(made: Index, name: str | None, adapter: str | None, device: str) -> Model:
+    """The model an index was made with, from where it was then or from where it is now."""
+    from whence.build import check_model
+
+    settings = made.manifest["settings"]
+    loaded = load(name or settings["model"], adapter or settings["adapter"], settings["dtype"], device)
+    check_model(made, loaded)
+    return loaded
+
+
+@app.command()
+def layers(
+    model: ModelName,
+    data: DataName,
+    adapter: Adapter = None,
+    json: Annotated[Path | None, typer.Option(help="Write the curve as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curve (PNG, SVG or PDF).")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Show how alike neighbouring layers are, and where they turn."""
+    from whence import report
+    from whence.bench import pictures
+    from whence.build import LONGEST, probe
+    from whence.layers import curve
+    from whence.progress import stage
+
+    loaded = load(model, adapter, dtype, device)
+    with stage(errors(), "read the probe rows", steps=False):
+        found = curve(loaded, probe(loaded, data, min(LONGEST, loaded.window)))
+    if json:
+        report.save(found.to_json(), json)
+    if plot:
+        pictures.layer_curve(found, plot)
+    console = output()
+    for at, value in enumerate(found.similarity, 1):
+        bar = "▇" * round(40 * max(0.0, value))
+        mark = "  ← phase transition" if at + 1 == found.layer else ""
+        console.print(f"{at:>3} → {at + 1:<3} {value:.4f} {bar}{mark}", highlight=False)
+    console.print(f"layer {found.layer} (the reference's rule: {found.reference})", highlight=False)
