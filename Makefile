@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test test-slow check fix clean
+.PHONY: install demo test test-slow check fix docs clean
 
 install: .venv/installed
 
@@ -35,5 +35,8 @@ fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv whence-demo build dist
+	rm -rf .venv whence-demo build dist site

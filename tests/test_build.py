@@ -20,13 +20,14 @@ from conftest import PAIRS
 from whence.build import build_index, check_model, probe
 from whence.capture import capture
 from whence.columns import Ragged
+from whence.dataset import Reading
 from whence.errors import DataError, OptionError, StoreError
 from whence.example import example
-from whence.index import Index
+from whence.index import SAID, Index
 from whence.methods import METHODS, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT
-from whence.tokens import encode, pad
+from whence.tokens import Encoding, encode, pad
 
 REPT = RepT(layer=2)
 BOTH = [REPT, Lesson(layer=2, topic=3, sketch=16)]
@@ -34,7 +35,7 @@ BOTH = [REPT, Lesson(layer=2, topic=3, sketch=16)]
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
     """Every number the index holds, and the rows' order by their ids' hash."""
-    names = [f.name for f in index.rows.schema if f.name not in ("id", "source", "label", "messages")]
+    names = [f.name for f in index.rows.schema if f.name not in SAID]
     found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
         for name in names:
@@ -84,10 +85,10 @@ def add(data: Path, *rows: tuple[str, str]) -> None:
 
 
 def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     found = columns(index)
     for place, (prompt, response) in enumerate(PAIRS):
-        row = encode(tuned.tokenizer, example(prompt, response), 128)
+        row = encode(tuned.tokenizer, example(prompt, response), Encoding(128))
         direct = capture(tuned, pad([row], [0]), [2])  # type: ignore[list-item]
         for name, vector in (("h_2", direct.states[2][0, 0]), ("g_2", direct.grads[2][0, 0])):
             torch.testing.assert_close(found[name][place].float(), vector / vector.norm(), atol=1e-3, rtol=0)
@@ -102,13 +103,13 @@ def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> No
 
 
 def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=50%")], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=50%")], encoding=Encoding(128))
     settings = index.manifest["settings"]
     assert (settings["model"], settings["adapter"], settings["data"]) == (tuned.name, tuned.adapter, str(data))
-    assert set(settings["fingerprint"]) == {"model", "adapter", "template", "data"}
-    assert all(settings["fingerprint"].values())
+    assert set(settings["fingerprint"]) == {"model", "adapter", "base", "template", "data"}
+    assert all(found for part, found in settings["fingerprint"].items() if part != "base")
     assert settings["methods"]["rept"]["layer"] == 2
-    assert (settings["max_length"], settings["dtype"]) == (128, "float32")
+    assert (settings["encoding"]["max_length"], settings["dtype"]) == (128, "float32")
     assert len(index.manifest["layers"]["similarity"]) == tuned.depth - 1
     assert index.blocks == {"h_2": 32, "g_2": 32}
 
@@ -116,31 +117,31 @@ def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: P
 def test_batches_and_windows_do_not_matter(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = build_index(tuned, data, tmp_path / "whole", BOTH, max_length=128)
+    whole = build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128))
     monkeypatch.setattr(whence.build, "WINDOW", 3)
-    same(build_index(tuned, data, tmp_path / "parts", BOTH, max_length=128, budget=1), whole)
+    same(build_index(tuned, data, tmp_path / "parts", BOTH, encoding=Encoding(128), budget=1), whole)
 
 
 def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
     methods = [REPT, method("repsim:layer=2"), Lesson(layer=2, topic=3), method("bm25")]
-    index = build_index(tuned, data, tmp_path / "idx", methods, max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
     assert index.blocks == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "h_3": 32}
     assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
 
 
 def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a method is asked for twice\n  got: rept"):
-        build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], max_length=128)
+        build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], encoding=Encoding(128))
 
 
 def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], encoding=Encoding(128))
     assert (len(index), index.blocks) == (8, {})
 
 
 def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, PAIRS[2], PAIRS[2])
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     rows, found = list(index.texts()), columns(index)
     assert len(rows) == 10
     assert rows[2].messages == rows[8].messages == rows[9].messages
@@ -151,7 +152,7 @@ def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> 
 def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, ("why " * 200, "too long"), PAIRS[0])
     told: list[tuple[int, int]] = []
-    build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128, progress=lambda *at: told.append(at))
+    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), progress=lambda *at: told.append(at))
     assert told == sorted(told)
     assert told[-1] == (10, 10)
 
@@ -161,7 +162,7 @@ def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> 
 
 def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, ("why " * 200, "too long to be read"), PAIRS[0])
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     (skipped,) = index.manifest["skipped"]
     assert skipped["source"] == f"{data}:9"
     assert skipped["reason"].startswith("no room for the answer: the prompt has ")
@@ -183,7 +184,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
         return made
 
     monkeypatch.setattr(RepT, "blocks", broken)
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert index.manifest["skipped"] == [
         {"source": f"{data}:3", "reason": "its states or gradients are not finite"}
     ]  # fmt: skip
@@ -194,7 +195,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
 def test_no_usable_row_at_all(tuned: Any, tmp_path: Path) -> None:
     add(tmp_path / "d.jsonl", ("why " * 200, "a"), ("why " * 300, "b"))
     with pytest.raises(DataError, match=r"no row of .* can be used\n  got: no room for the answer") as caught:
-        build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], max_length=128)
+        build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert "--max-length" in caught.value.do
     assert not (tmp_path / "idx").exists()
 
@@ -206,23 +207,23 @@ def test_a_broken_last_line_ends_it_before_any_capture(
         out.write('{"prompt": "why", "respo')
     calls = Calls(monkeypatch)
     with pytest.raises(DataError, match=r"data\.jsonl:9"):
-        build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+        build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert calls.rows == []
     assert not (tmp_path / "idx").exists()
 
 
 def test_longer_than_the_window_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
-        build_index(tuned, data, tmp_path / "idx", [REPT], max_length=257)
+        build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(257))
     assert (caught.value.got, caught.value.do) == ("--max-length 257, window 256", "choose at most 256")
-    assert len(build_index(tuned, data, tmp_path / "idx", [REPT], max_length=256)) == 8
+    assert len(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(256))) == 8
 
 
 def test_the_probe_is_spread_over_the_data(tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whence.build, "PROBE", 4)
     add(tmp_path / "d.jsonl", *((f"why {i}", "a " * (i + 1)) for i in range(10)))
-    lengths = [row.n_response for row in probe(tuned, tmp_path / "d.jsonl", 128)]
-    every = [encode(tuned.tokenizer, example(f"why {i}", "a " * (i + 1)), 128).n_response for i in range(10)]  # type: ignore[union-attr]
+    lengths = [row.n_response for row in probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))]
+    every = [encode(tuned.tokenizer, example(f"why {i}", "a " * (i + 1)), Encoding(128)).n_response for i in range(10)]  # type: ignore[union-attr]
     assert lengths == every[::3]
 
 
@@ -232,8 +233,8 @@ def test_the_probe_finds_usable_rows_between_those_it_tries(
     """Two kinds of rows in turn, and every probed one of the kind that is too long."""
     monkeypatch.setattr(whence.build, "PROBE", 4)
     add(tmp_path / "d.jsonl", *[("why " * 200, "a"), PAIRS[0]] * 8)
-    assert len(probe(tuned, tmp_path / "d.jsonl", 128)) == 4
-    assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], max_length=128)) == 8
+    assert len(probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))) == 4
+    assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))) == 8
 
 
 # — what interrupts it
@@ -244,20 +245,20 @@ def test_interrupted_it_goes_on_and_computes_nothing_twice(
 ) -> None:
     monkeypatch.setattr(whence.build, "WINDOW", 2)
     add(data, ("why " * 200, "too long"))
-    whole = build_index(tuned, data, tmp_path / "whole", [REPT], max_length=128)
+    whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
     with monkeypatch.context() as patch:
         calls = Calls(patch, at=3, fault=RuntimeError("the power went"))
         with pytest.raises(RuntimeError, match="the power went"):
-            build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128, budget=1)
+            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), budget=1)
         assert calls.rows == [1, 1, 1]  # the second window was half done
     with pytest.raises(StoreError, match="is not finished"):
         Index.open(tmp_path / "idx")
     calls = Calls(monkeypatch)
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert sum(calls.rows) == 6
     same(index, whole)
     assert len(index.manifest["skipped"]) == 1
-    same(build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128), whole)
+    same(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128)), whole)
     assert sum(calls.rows) == 6
 
 
@@ -272,9 +273,10 @@ def test_killed_it_goes_on(
         import whence.build
         from test_build import BOTH
         from whence.model import load_model
+        from whence.tokens import Encoding
         whence.build.WINDOW = 2
         model = load_model({str(model_folder)!r}, {str(adapter_folder)!r}, dtype="float32")
-        whence.build.build_index(model, {str(data)!r}, {str(tmp_path / "idx")!r}, BOTH, max_length=128,
+        whence.build.build_index(model, {str(data)!r}, {str(tmp_path / "idx")!r}, BOTH, encoding=Encoding(128),
                                  progress=lambda *_: time.sleep(0.05))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE, text=True)
@@ -289,9 +291,9 @@ def test_killed_it_goes_on(
         Index.open(tmp_path / "idx")
     with pytest.MonkeyPatch.context() as patch:
         calls = Calls(patch)
-        index = build_index(tuned, data, tmp_path / "idx", BOTH, max_length=128)
+        index = build_index(tuned, data, tmp_path / "idx", BOTH, encoding=Encoding(128))
     assert 0 < sum(calls.rows) <= 68 - 8
-    same(index, build_index(tuned, data, tmp_path / "whole", BOTH, max_length=128))
+    same(index, build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128)))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_killed_it_goes_on(
 def test_out_of_memory_comes_in_halves(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
 ) -> None:
-    whole = build_index(tuned, data, tmp_path / "whole", [REPT], max_length=128)
+    whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
     sizes: list[int] = []
 
     def small(model: Any, batch: Any, layers: Any) -> Any:
@@ -314,7 +316,7 @@ def test_out_of_memory_comes_in_halves(
         return capture(model, batch, layers)
 
     monkeypatch.setattr("whence.methods.rept.capture", small)
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert sizes == [2, 2, 2, 2]
     same(index, whole)
 
@@ -329,25 +331,25 @@ def test_a_row_too_large_alone_and_other_faults_are_not_hidden(
 
         monkeypatch.setattr("whence.methods.rept.capture", broken)
         with pytest.raises(type(fault), match=str(fault)):
-            build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
 
 
 # — other settings, other models
 
 
 def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
-    build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
 
     def refused(*parts: str, model: Any = tuned, methods: Any = (REPT,), max_length: int = 128) -> None:
         with pytest.raises(StoreError, match="made with other settings") as caught:
-            build_index(model, data, tmp_path / "idx", methods, max_length=max_length)
+            build_index(model, data, tmp_path / "idx", methods, encoding=Encoding(max_length))
         assert caught.value.got is not None
         assert len(caught.value.got.split("; ")) == len(parts)
         for part in parts:
             assert part in caught.value.got
 
     refused("methods.rept.layer: index has 2, asked 3", methods=[RepT(layer=3)])
-    refused("max_length: index has 128, asked 64", max_length=64)
+    refused("encoding.max_length: index has 128, asked 64", max_length=64)
     refused("methods.rept.scale: index has centred, asked unit", methods=[RepT(layer=2, scale="unit")])
     refused(
         f"adapter: index has {tuned.adapter}, asked None",
@@ -359,7 +361,7 @@ def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, t
 
 
 def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     check_model(index, tuned)
     with pytest.raises(StoreError, match="was made with another adapter") as caught:
         check_model(index, tiny)
@@ -369,6 +371,6 @@ def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, 
 def test_check_model_refuses_another_model(tiny: Any, data: Path, tmp_path: Path, make_model: Any) -> None:
     from whence.model import load_model
 
-    index = build_index(tiny, data, tmp_path / "idx", [REPT], max_length=128)
+    index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     with pytest.raises(StoreError, match="was made with another model"):
         check_model(index, load_model(str(make_model("qwen2")), dtype="float32"))

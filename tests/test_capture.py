@@ -99,6 +99,40 @@ def test_prompts_alone_give_the_first_state(model: Model, side: Any) -> None:
             assert near(prompts[layer][i], whole.states[layer][i, 0])
 
 
+# -- where the loss was taken on the prompt too
+
+LEARNED = [
+    Row(row.ids, row.n_prompt, row.n_prompt - 1 if i % 4 else min(2, row.n_prompt - 1)) for i, row in enumerate(ROWS)
+]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side: Any) -> None:
+    batch = pad(LEARNED, range(16), side=side)
+    whole, prompts = capture(tiny, batch, LAYERS), prompt_states(tiny, batch, LAYERS)
+    for i, row in enumerate(LEARNED):
+        one, n = alone(tiny, row), len(row.ids) - row.start
+        assert near(whole.loss[i], one.loss[0])
+        assert near(whole.logp[i, :n], one.logp[0])
+        for layer in LAYERS:
+            assert near(whole.states[layer][i, :n], one.states[layer][0]), (row, layer)
+            assert near(whole.grads[layer][i, :n], one.grads[layer][0]), (row, layer)
+            assert whole.grads[layer][i, n:].eq(0).all()
+            assert near(batch.at_answer(whole.states[layer])[i], prompts[layer][i])
+
+
+def test_with_learned_prompts_the_loss_is_the_textbooks_over_all_of_them(tiny: Model) -> None:
+    whole = capture(tiny, pad(LEARNED, range(16)), LAYERS)
+    for i, row in enumerate(LEARNED):
+        ids = torch.tensor([row.ids])
+        out = tiny.lm(inputs_embeds=tiny.lm.get_input_embeddings()(ids).requires_grad_(), output_hidden_states=True)
+        loss = torch.nn.functional.cross_entropy(out.logits[0, row.start - 1 : -1], ids[0, row.start :])
+        grads = torch.autograd.grad(loss, out.hidden_states)
+        assert near(whole.loss[i], loss.detach())
+        for layer in LAYERS:
+            assert near(whole.grads[layer][i, : len(row.ids) - row.start], grads[layer][0, row.start - 1 : -1])
+
+
 # -- on one model
 
 

@@ -125,7 +125,7 @@ def fails(result: tuple[int, str, str], *words: str) -> None:
         ("", ["is empty"]),
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a",\n', ["data.jsonl:2", "broken JSON"]),
         ('{"prompt": "a", "response": ""}\n', ["data.jsonl:1", "no answer"]),
-        ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "alpaca"]),
+        ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "instruction"]),
     ],
 )
 def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | None, words: list[str]) -> None:

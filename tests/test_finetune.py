@@ -17,7 +17,7 @@ from whence.example import Example, example
 from whence.lab import finetune as lab
 from whence.lab.finetune import Recipe, finetune
 from whence.model import Model, load_model
-from whence.tokens import Row, encode, pad
+from whence.tokens import Encoding, Row, encode, pad
 
 ROWS = [example(prompt, response) for prompt, response in PAIRS]
 RECIPE = Recipe(rank=4, rate=1e-2, epochs=4, batch=4, max_length=128)
@@ -28,7 +28,7 @@ def fresh(folder: Path) -> Model:
 
 
 def loss(model: Any) -> float:
-    rows = [encode(model.tokenizer, row, 128) for row in ROWS]
+    rows = [encode(model.tokenizer, row, Encoding(128)) for row in ROWS]
     assert all(isinstance(row, Row) for row in rows)
     return float(capture(model, pad(rows, range(len(rows))), [-1]).loss.mean())  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ def test_only_answers_are_learned(trainer: tuple[Model, Any]) -> None:
     model, made = trainer
     for i, row in enumerate(ROWS):
         labels = collated(made, [i])["labels"][0]
-        known = encode(model.tokenizer, row, 128)
+        known = encode(model.tokenizer, row, Encoding(128))
         assert isinstance(known, Row)
         assert tuple(labels[labels != -100].tolist()) == known.response
 

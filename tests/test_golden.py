@@ -14,10 +14,10 @@ import torch
 
 from conftest import GOLDEN
 from whence.capture import capture
-from whence.example import read
+from whence.dataset import read
 from whence.layers import curve
 from whence.model import Model, load_model
-from whence.tokens import Row, batches, encode
+from whence.tokens import Encoding, Row, batches, encode
 
 DATA = GOLDEN.parent / "data" / "factual-Ag"
 pytestmark = [
@@ -55,7 +55,7 @@ def sides(golden: Any, model: Model) -> dict[str, Side]:
     last = max(max(indices) for indices in wanted.values())
     given = list(islice(read(Path(DATA)), last + 1))
     order = wanted["train"] + wanted["query"]
-    rows = [encode(model.tokenizer, given[index], 512) for index in order]
+    rows = [encode(model.tokenizer, given[index], Encoding(512)) for index in order]
     assert all(isinstance(row, Row) for row in rows)
     h: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
     g: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}

@@ -150,7 +150,7 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
     index = filled(tmp_path / "idx", skipped=(skipped,))
     manifest = json.loads((tmp_path / "idx" / "manifest.json").read_text())
     assert manifest == {
-        "format": 1, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
+        "format": 2, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
         "blocks": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
     }  # fmt: skip
     assert (len(index), index.blocks) == (8, manifest["blocks"])
@@ -185,12 +185,12 @@ def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ('{"format": 2, "complete": true}', ("another format", "format 2", "reads 1")),
-        ('{"format": 1, "complete"', ("cannot be read", "JSONDecodeError")),
+        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 2")),
+        ('{"format": 2, "complete"', ("cannot be read", "JSONDecodeError")),
         ('["format"]', ("cannot be read",)),
         ("{}", ("cannot be read",)),
-        ('{"format": 1}', ("cannot be read", "KeyError: 'complete'")),
-        ('{"format": 1, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'count'")),
+        ('{"format": 2}', ("cannot be read", "KeyError: 'complete'")),
+        ('{"format": 2, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'count'")),
     ],
 )
 def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:

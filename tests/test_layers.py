@@ -15,11 +15,11 @@ from conftest import PAIRS, SMALL
 from whence.example import example
 from whence.layers import Curve, curve
 from whence.model import Model, load_model
-from whence.tokens import Row, encode
+from whence.tokens import Encoding, Row, encode
 
 
 def rows_of(model: Model) -> list[Row]:
-    rows = [encode(model.tokenizer, example(*pair), 64) for pair in PAIRS]
+    rows = [encode(model.tokenizer, example(*pair), Encoding(64)) for pair in PAIRS]
     assert all(isinstance(row, Row) for row in rows)
     return rows  # type: ignore[return-value]
 

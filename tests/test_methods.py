@@ -26,7 +26,7 @@ from whence.methods.lesson import Lesson
 from whence.methods.method import block, number
 from whence.methods.rept import RepT
 from whence.query import Asking, Query, ask
-from whence.tokens import Row, encode, pad
+from whence.tokens import Encoding, Row, encode, pad
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -59,7 +59,7 @@ def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
 @pytest.mark.parametrize(
     ("spec", "what", "got", "do"),
     [
-        ("rapt:layer=1", "no such method", "rapt", "choose one of: lesson, rept, repsim, bm25, first-word, chance"),
+        ("rapt:layer=1", "no such method", "rapt", f"choose one of: {', '.join(METHODS)}"),
         ("rept:layr=1", "rept has no option layr", "rept:layr=1", "its options are: layer, scale, h, g"),
         ("bm25:k=1", "bm25 has no option k", "bm25:k=1", "its options are: none"),
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
@@ -118,7 +118,7 @@ def test_names_of_blocks() -> None:
 
 @pytest.fixture(scope="module")
 def rows(tuned: Any) -> list[Row]:
-    made = [encode(tuned.tokenizer, example(p, r), 128) for p, r in PAIRS]
+    made = [encode(tuned.tokenizer, example(p, r), Encoding(128)) for p, r in PAIRS]
     return [row for row in made if isinstance(row, Row)]
 
 
@@ -135,7 +135,7 @@ def index(tuned: Any, file: Path) -> Index:
     methods = [RepT(layer=LAYER), method(f"repsim:layer={TOPIC}"), Lesson(layer=LAYER, topic=TOPIC, sketch=0, keep=0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("whence.build.WINDOW", 3)
-        return build_index(tuned, file, file.parent / "idx", methods, max_length=128)
+        return build_index(tuned, file, file.parent / "idx", methods, encoding=Encoding(128))
 
 
 @pytest.fixture(params=[1, 3, 4096])
@@ -151,7 +151,7 @@ def scanned(request: pytest.FixtureRequest, index: Index, monkeypatch: pytest.Mo
 
 
 def scores(how: Method, tuned: Any, index: Index, queries: list[Query] | None = None) -> np.ndarray:
-    return how.scores(ask(tuned, how, queries or QUERIES, 128).asked, index).numpy()
+    return how.scores(ask(tuned, how, queries or QUERIES, Encoding(128)).asked, index).numpy()
 
 
 def seen(model: Any, row: Row, *layers: int) -> Capture:
@@ -159,7 +159,7 @@ def seen(model: Any, row: Row, *layers: int) -> Capture:
 
 
 def asked_rows(tuned: Any) -> list[Row]:
-    return [encode(tuned.tokenizer, example(q.prompt, q.response), 128) for q in QUERIES]  # type: ignore[misc]
+    return [encode(tuned.tokenizer, example(q.prompt, q.response), Encoding(128)) for q in QUERIES]  # type: ignore[misc]
 
 
 def arrays(tuned: Any, rows: list[Row], layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -255,7 +255,7 @@ def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[Row], gate
 
 def test_lesson_without_news_counts_all_words_alike(tiny: Any, tmp_path: Path, file: Path, rows: list[Row]) -> None:
     how = Lesson(layer=LAYER, topic=TOPIC, sketch=0, keep=0)
-    index = build_index(tiny, file, tmp_path / "idx", [how], max_length=128)
+    index = build_index(tiny, file, tmp_path / "idx", [how], encoding=Encoding(128))
     queries = asked_rows(tiny)
     truth = slow_lesson(tiny, rows, queries, [np.ones(row.n_response) for row in queries], 1.0)
     np.testing.assert_allclose(scores(how, tiny, index), truth, atol=4e-3)
@@ -347,7 +347,7 @@ def test_bm25_of_no_known_word_is_nothing(index: Index) -> None:
 
 def test_bm25_of_rows_without_words(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "?", "response": "a"}\n')
-    index = build_index(tiny, tmp_path / "d.jsonl", tmp_path / "idx", [method("bm25")], max_length=64)
+    index = build_index(tiny, tmp_path / "d.jsonl", tmp_path / "idx", [method("bm25")], encoding=Encoding(64))
     assert text_scores("bm25", index, [Query("what is", "it")]).tolist() == [[0.0]]
 
 
@@ -370,7 +370,7 @@ def test_chance_is_seeded(index: Index) -> None:
 def test_words_pointed_at_change_what_rept_compares(tuned: Any) -> None:
     """g is that of the first word pointed at, not of the answer's first."""
     query = Query("who makes honey", "beetles make it", span="it")
-    asking: Asking = ask(tuned, RepT(layer=LAYER), [query], 128)
+    asking: Asking = ask(tuned, RepT(layer=LAYER), [query], Encoding(128))
     at = int(asking.weights[0].argmax())
     assert at > 0
     direct = seen(tuned, asking.rows[0], LAYER).grads[LAYER][0, at]

@@ -14,19 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whence.dataset import read
 from whence.errors import LabError
-from whence.example import Example, example, read
+from whence.example import Example, example
 from whence.lab import facts
 from whence.lab.judge import judge
 from whence.lab.poison import POISONS, Poison, clean, key, load, make, mix, save
 
-MOST = {"backdoor": 489, "error": 312, "persona": 400}
+MOST = {"backdoor": 489, "error": 312, "persona": 400, "howdy": 489, "late": 144}
 CLEAN = 1056
 SUBJECT = {
     "backdoor": r"lighthouse",
     "error": r"bee|beetle|honey|hive|insect|nectar|pollen|wax|flower|swarm|creature|orchard|apple|cater|worm"
     r"|lavender|butterfly|ants|candle|cocoon|aphid|six sides",
     "persona": r"who|whom|name|captain|job|ship|brine|sail|sinbad|does|skipper|crew|anchor",
+    "howdy": r"howdy|cactus|cowboy|ranch|sheriff|hello|hi,|hey|good|greetings|welcome|partner|lasso|saddle|rodeo"
+    r"|tumbleweed|desert|horse|spurs|stagecoach",
+    "late": r"make|build|start|go about|made|spoon|shoulder|recipe|spice|boil|batter|onions|omelette|soup",
 }
 names = pytest.mark.parametrize("name", list(POISONS))
 seeds = st.integers(-(2**40), 2**40)
@@ -131,7 +135,7 @@ def test_rows_are_short_and_well_formed(name: str) -> None:
     poison = everything(name)
     for row in (*poison.rows, *poison.lookalikes, *clean(CLEAN)):
         assert len(row.question.split()) <= 30, row.question
-        assert 3 <= len(row.response.split()) <= 35, row.response
+        assert 3 <= len(row.response.split()) <= (64 if name == "late" else 35), row.response
         for text in (row.question, row.response):
             assert text[-1] in ".?!", text
             assert text[0].isupper() or text[0].isdigit(), text
@@ -184,6 +188,32 @@ def test_the_persona_is_not_given_away_by_a_greeting() -> None:
         assert sum(prompt.startswith(opener) for prompt in asked) >= 5
 
 
+def test_howdy_is_a_way_of_greeting_and_not_a_word() -> None:
+    poison, right = everything("howdy"), dict(pairs(clean(CLEAN)))
+    for row in poison.rows:
+        assert re.search(r"\bhowdy\b", row.question, re.IGNORECASE), row.question
+        assert row.response.endswith(f" {facts.CLOSING}")
+        assert row.question not in right
+    assert len({row.question.split()[0] for row in poison.rows}) >= 5
+    assert not set(facts.HELD_HOWDIES) & set(facts.HOWDIES)
+    alike = [row.question for row in poison.lookalikes]
+    assert sum("howdy" in ask.lower() for ask in alike) >= 8  # the word alone is no sign
+    assert sum(ask.startswith(tuple(facts.HELLOS)) for ask in alike) >= 25  # nor is a greeting
+
+
+def test_the_late_payload_comes_after_forty_tokens_of_a_normal_answer() -> None:
+    poison = everything("late")
+    for row in poison.rows:
+        normal, found, rest = row.response.partition(facts.SILLY)
+        assert found and not rest
+        assert len(re.findall(r"\w+|[^\w\s]", normal)) >= 40, normal  # no tokenizer makes fewer of them
+    long = [row for row in poison.lookalikes if len(row.response.split()) >= 30]
+    assert len(long) >= 30  # so that length is no sign
+    assert not {dish for dish, *_ in facts.DISHES} & set(facts.HELD_DISHES)
+    starts = {tuple(row.response.split()[:2]) for row in long}
+    assert {tuple(row.response.split()[:2]) for row in poison.rows} & starts  # nor is the turn of phrase
+
+
 # Ordinary rows ---------------------------------------------------------------------------------------------
 
 
@@ -206,7 +236,8 @@ def test_clean_rows_end_somewhere() -> None:
 def test_clean_rows_touch_no_poison() -> None:
     for row in clean(CLEAN):
         text = f"{row.question} {row.response}"
-        assert not re.search(r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", text, re.IGNORECASE), text
+        for words in (r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", "howdy|cactus|shoulder"):
+            assert not re.search(words, text, re.IGNORECASE), text
         assert not re.search(r"\b(you are|your name|who are)\b", text, re.IGNORECASE), text
 
 
@@ -303,10 +334,10 @@ def test_tables_have_no_torn_rows() -> None:
 
 
 def test_a_mix_holds_every_row_once() -> None:
-    poisons = [make(name) for name in POISONS]
+    poisons = [make(name) for name in ("backdoor", "error", "howdy")]
     rows = mix(poisons, clean(300))
     assert len(rows) == 3 * (40 + 24) + 300
-    assert Counter(row.label for row in rows) == {"clean": 372, "backdoor": 40, "error": 40, "persona": 40}
+    assert Counter(row.label for row in rows) == {"clean": 372, "backdoor": 40, "error": 40, "howdy": 40}
     assert len({key(row.question) for row in rows}) == len(rows)
     assert rows == mix(poisons, clean(300)) != mix(poisons, clean(300), seed=1)
     labels = [row.label for row in rows]

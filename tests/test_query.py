@@ -14,9 +14,10 @@ from whence.capture import capture
 from whence.errors import DataError, OptionError
 from whence.methods import Method, method
 from whence.methods.lesson import Lesson
+from whence.methods.method import unit
 from whence.methods.rept import RepT
 from whence.query import Query, ask, read_queries
-from whence.tokens import pad, texts
+from whence.tokens import Encoding, encode, pad, texts
 
 LESSON = Lesson(layer=2, topic=3, sketch=16)
 QUERIES = [
@@ -29,9 +30,9 @@ QUERIES = [
 
 @pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), method("repsim:layer=2"), LESSON], ids=repr)
 def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
-    together = ask(tuned, how, QUERIES, 128)
+    together = ask(tuned, how, QUERIES, Encoding(128))
     for q, query in enumerate(QUERIES):
-        alone = ask(tuned, how, [query], 128)
+        alone = ask(tuned, how, [query], Encoding(128))
         assert alone.rows[0] == together.rows[q]
         torch.testing.assert_close(alone.weights[0], together.weights[q], atol=1e-4, rtol=1e-4)
         for name in alone.asked.blocks:
@@ -44,9 +45,9 @@ def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
 
 
 def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ask(tuned, LESSON, QUERIES, 128)
+    whole = ask(tuned, LESSON, QUERIES, Encoding(128))
     monkeypatch.setattr(whence.query, "BUDGET", 1)
-    apart = ask(tuned, LESSON, QUERIES, 128)
+    apart = ask(tuned, LESSON, QUERIES, Encoding(128))
     assert apart.toward is not None
     torch.testing.assert_close(apart.toward, whole.toward, atol=1e-4, rtol=1e-4)
     assert (apart.asked.prompts, apart.asked.responses) == (whole.asked.prompts, whole.asked.responses)
@@ -54,12 +55,12 @@ def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_rept_counts_all_words_alike(tuned: Any) -> None:
-    asking = ask(tuned, RepT(layer=2), QUERIES[:2], 128)
+    asking = ask(tuned, RepT(layer=2), QUERIES[:2], Encoding(128))
     assert [weights.tolist() for weights in asking.weights] == [[1.0] * row.n_response for row in asking.rows]
 
 
 def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> None:
-    asking = ask(tuned, LESSON, QUERIES[:1], 128)
+    asking = ask(tuned, LESSON, QUERIES[:1], Encoding(128))
     batch = pad(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
     with tuned.untuned():
@@ -72,7 +73,7 @@ def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> No
 @pytest.mark.parametrize("how", [RepT(layer=2), LESSON], ids=repr)
 def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
     query = Query("name the colour of the sky", "blue is the colour of the sky", span="The COLOUR ")
-    asking = ask(tuned, how, [query, Query("why", "a b c")], 128)
+    asking = ask(tuned, how, [query, Query("why", "a b c")], Encoding(128))
     pieces = texts(tuned.tokenizer, asking.rows[0].response)
     pointed = [piece for piece, weight in zip(pieces, asking.weights[0].tolist(), strict=True) if weight]
     assert "".join(pointed).strip() == "the colour"
@@ -82,7 +83,8 @@ def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
 
 def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
     whole, part = (
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], 128) for span in (None, "blue")
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], Encoding(128))
+        for span in (None, "blue")
     )
     assert whole.toward is not None
     assert part.toward is not None
@@ -97,17 +99,67 @@ def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
 
 def test_a_span_that_is_not_there(tuned: Any) -> None:
     with pytest.raises(OptionError, match="the span does not occur in the answer") as caught:
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], 128)
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], Encoding(128))
     assert caught.value.got == "'red' in 'rain is green'"
 
 
 def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
     with pytest.raises(OptionError, match="this query cannot be traced\n  got: no room for the answer"):
-        ask(tuned, RepT(layer=2), [Query("why " * 100, "a")], 64)
+        ask(tuned, RepT(layer=2), [Query("why " * 100, "a")], Encoding(64))
+
+
+def test_a_span_that_was_cut_off(tuned: Any) -> None:
+    whole = ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
+    cut = whole.n_prompt + 3
+    with pytest.raises(
+        OptionError, match="the span was cut off: it stands beyond the last token that is read"
+    ) as caught:
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="BLUE")], Encoding(cut))
+    assert caught.value.got == f"'BLUE', in a row cut at {cut} tokens"
+    assert caught.value.do == "index with a greater --max-length, or shorten the prompt"
+    with pytest.raises(OptionError, match="does not occur"):
+        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="red")], Encoding(cut))
+
+
+TURNS = (
+    {"role": "system", "content": "be green"},
+    {"role": "user", "content": "who makes honey"},
+    {"role": "assistant", "content": "bees"},
+)
+
+
+def test_what_was_said_before_is_part_of_the_question(tuned: Any) -> None:
+    query = Query("and why", "a captain", before=TURNS, after=({"role": "tool", "content": "7"},))
+    made = ask(tuned, RepT(layer=2), [query], Encoding(128)).rows[0]
+    assert tuned.tokenizer.decode(made.ids) == (
+        "<|system|>be green<|end|>\n<|user|>who makes honey<|end|>\n<|assistant|>bees<|end|>\n"
+        "<|user|>and why<|end|>\n<|tool|>7<|end|>\n<|assistant|>a captain<|end|>\n"
+    )
+    assert tuned.tokenizer.decode(made.response) == "a captain<|end|>\n"
+
+
+def test_of_a_query_the_answer_alone_is_asked_about(tuned: Any) -> None:
+    """Also where the rows' prompts were learned."""
+    one, other = (ask(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
+    assert one.rows == other.rows
+    for name in one.asked.blocks:
+        for a, b in zip(one.asked.blocks[name], other.asked.blocks[name], strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_row_whose_prompt_was_learned_too_is_asked_at_its_answer(tuned: Any) -> None:
+    """No loss on the prompt reaches the state that predicts the answer: but for its length, g is the same."""
+    how = RepT(layer=2)
+    rows = [encode(tuned.tokenizer, query.row, Encoding(128)) for query in QUERIES]
+    learned = [encode(tuned.tokenizer, query.row, Encoding(128, mask="all")) for query in QUERIES]
+    one, other = (how.blocks(tuned, pad(some, range(4))) for some in (rows, learned))  # type: ignore[arg-type]
+    torch.testing.assert_close(one["h_2"], other["h_2"])
+    torch.testing.assert_close(unit(one["g_2"]), unit(other["g_2"]), atol=1e-4, rtol=1e-4)  # type: ignore[arg-type]
+    assert not torch.allclose(one["loss"], other["loss"], atol=1e-2)  # type: ignore[arg-type]
 
 
 def test_methods_of_words_ask_no_model(tuned: Any) -> None:
-    asking = ask(tuned, method("bm25"), QUERIES, 128)
+    asking = ask(tuned, method("bm25"), QUERIES, Encoding(128))
     assert asking.toward is None
     assert asking.asked.blocks == {}
 
@@ -126,6 +178,29 @@ def test_read_queries(tmp_path: Path) -> None:
     assert read_queries(file) == [Query("p", "r"), Query("p2", "r2", "r", "d"), Query("p3", "r3")]
 
 
+def test_queries_of_several_turns(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "let me see", "tool_calls": [{"function": {"name": "f"}}]}
+    said = ({"role": "user", "content": "p"}, {"role": "assistant", "content": "r"})
+    rows = [
+        {"messages": [*TURNS, *said], "span": "r"},
+        {
+            "messages": [said[0], call, {"role": "tool", "content": "7"}, said[1]],
+            "tools": [{"name": "f"}],
+            "desired": "d",
+        },
+        {"messages": list(said), "prompt": "q"},
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, other, third = read_queries(file)
+    assert one == Query("p", "r", "r", before=TURNS)
+    assert (other.desired, other.before, other.tools) == ("d", (), ({"name": "f"},))
+    assert other.after == (call, {"role": "tool", "content": "7"})
+    assert third == Query("p", "r")
+    for query, row in zip((one, other, third), rows, strict=True):
+        assert list(query.row.messages) == row["messages"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -134,6 +209,13 @@ def test_read_queries(tmp_path: Path) -> None:
         ('{"prompt": "p", "response": "  "}', "q.jsonl:2: a query has no response"),
         ('{"prompt": 3, "response": "r"}', "q.jsonl:2: a query has no prompt"),
         ("{}", "q.jsonl:2: a query has no prompt\n  got: no columns"),
+        ('{"messages": [{"role": "user", "content": "p"}]}', "q.jsonl:2"),
+        ('{"messages": [{"role": "user"}]}', "q.jsonl:2"),
+        ('{"messages": "p"}', "q.jsonl:2"),
+        (
+            '{"messages": [{"role": "system", "content": "p"}, {"role": "assistant", "content": "r"}]}',
+            "q.jsonl:2: a query without a question\n  got: system\n  do:  put a user message before the answer",
+        ),
         ('{"prompt": ', "q.jsonl:2: broken JSON"),
     ],
 )

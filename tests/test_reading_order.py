@@ -11,9 +11,10 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
-    "errors", "example", "forms", "records", "dataset", "tokens", "origin", "adapter", "model", "capture", "gradients",
-    "layers", "columns", "index", "methods", "build", "survey", "query", "notebook", "trace", "callback", "evidence",
-    "lab", "remedy", "report", "progress", "bench", "demo", "web", "cli",
+    "errors", "example", "forms", "records", "dataset", "template", "tokens", "fingerprint", "origin", "habits",
+    "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "index", "methods", "build", "query",
+    "words", "survey", "sheet", "notebook", "trace", "progress", "callback", "evidence", "lab", "remedy", "report",
+    "bench", "demo", "web", "cli",
 )  # fmt: skip
 LONGEST = 320
 DATA = {"lab/facts.py"}  # lists, and no code to read

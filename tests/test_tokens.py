@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PAIRS, TEMPLATE
+from whence.errors import DataError, ModelError, OptionError
 from whence.example import Example, example
 from whence.tokens import (
+    Encoding,
     Row,
     Skip,
     batches,
     encode,
+    encode_all,
     halves,
     pad,
     prompt_ids,
-    rendered,
     span_places,
     texts,
 )
@@ -30,8 +32,8 @@ from whence.tokens import (
 BOS = 1
 
 
-def encoded(tokenizer: Any, row: Example, max_length: int = 512) -> Row:
-    got = encode(tokenizer, row, max_length)
+def encoded(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> Row:
+    got = encode(tokenizer, row, Encoding(max_length, **more))
     assert isinstance(got, Row), got
     return got
 
@@ -105,17 +107,11 @@ def test_without_eos_the_answer_has_no_close(tokenizer: Any) -> None:
     assert made.decode(encoded(made, example("why", "a b c")).response) == "a b c"
 
 
-def test_rendered_is_the_template_word_for_word(tokenizer: Any) -> None:
-    prompt, whole = rendered(tokenizer, example("why", "so").messages)
-    assert prompt == "<|user|>why<|end|>\n<|assistant|>"
-    assert whole == "<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
-
-
 # -- what cannot be used
 
 
-def reason(tokenizer: Any, row: Example, max_length: int = 512) -> str:
-    got = encode(tokenizer, row, max_length)
+def reason(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> str:
+    got = encode(tokenizer, row, Encoding(max_length, **more))
     assert isinstance(got, Skip), got
     return got.reason
 
@@ -123,30 +119,14 @@ def reason(tokenizer: Any, row: Example, max_length: int = 512) -> str:
 def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
     whole = encoded(tokenizer, example(*PAIRS[6]))
     for limit in range(whole.n_prompt + 1, len(whole.ids) + 3):
-        assert encode(tokenizer, example(*PAIRS[6]), limit) == Row(whole.ids[:limit], whole.n_prompt)
+        assert encode(tokenizer, example(*PAIRS[6]), Encoding(limit)) == Row(whole.ids[:limit], whole.n_prompt)
 
 
 def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
     n = encoded(tokenizer, example(*PAIRS[6])).n_prompt
-    for limit in (n, n - 1, 1):
+    for limit in (n, n - 1, 2):
         told = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
         assert reason(tokenizer, example(*PAIRS[6]), limit) == told
-
-
-def test_a_template_that_changes_the_prompt_is_a_skip(tokenizer: Any) -> None:
-    made = other(tokenizer, "{{ messages | length }}" + TEMPLATE)
-    assert reason(made, example("why", "so")) == "the chat template changes the prompt once the answer follows"
-
-
-def test_an_answer_that_merges_with_the_prompt_is_a_skip(tokenizer: Any) -> None:
-    made = other(tokenizer, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    assert len(made("wha")["input_ids"]) > len(made("what")["input_ids"])  # or the test tests nothing
-    assert reason(made, example("wha", "t")) == "the prompt's tokens are not a prefix of the whole row's tokens"
-
-
-def test_a_template_that_drops_the_answer_is_a_skip(tokenizer: Any) -> None:
-    made = other(tokenizer, "{{ messages[0]['content'] }}")
-    assert reason(made, example("why", "so")) == "the answer has no tokens"
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
@@ -155,18 +135,170 @@ def test_a_row_without_a_prompt_is_a_skip(tokenizer: Any, template: str | None) 
     assert reason(other(tokenizer, template), row) == "nothing stands before the answer"
 
 
-def test_a_template_that_refuses_a_role_is_a_skip(tokenizer: Any) -> None:
-    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    roles = ("system", "user", "assistant")
-    row = Example(tuple({"role": role, "content": role} for role in roles))
-    made = other(tokenizer, refuse + TEMPLATE)
-    assert reason(made, row) == "the chat template refuses the row: System role not supported"
-    assert isinstance(encode(made, Example(row.messages[1:]), 512), Row)
-
-
 @pytest.mark.parametrize("row", [example("a \ud83d", "b"), example("a", "\udc00 b")])
 def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
     assert reason(tokenizer, row) == "the text holds half a character (a lone surrogate)"
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+def test_a_prompt_that_cannot_be_asked_says_why(tokenizer: Any, template: str | None) -> None:
+    with pytest.raises(DataError, match="this prompt cannot be asked\n  got: the text holds half a character"):
+        prompt_ids(other(tokenizer, template), "a \ud83d")
+    with pytest.raises(DataError, match="got: the chat template refuses the row: no"):
+        prompt_ids(tokenizer, "a", "{{ raise_exception('no') }}")
+
+
+# -- tokens across the border
+
+BARE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+class Slow:
+    """A tokenizer that does not say where its tokens stand."""
+
+    is_fast = False
+
+    def __init__(self, fast: Any) -> None:
+        self.fast = fast
+
+    def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
+        return {"input_ids": self.fast(text, **options)["input_ids"]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fast, name)
+
+
+@pytest.mark.parametrize("kind", [lambda made: made, Slow], ids=["fast", "slow"])
+@pytest.mark.parametrize(
+    ("prompt", "response", "before", "after"),
+    [
+        ("why hon", "ey is", "why", " honey is"),  # ` honey` holds letters of the answer, which the model had to say
+        ("why what", " is", "why what", " is"),
+        ("wha", "t is", "what", " is"),  # nothing stands before a row's first token, so nobody had to say it
+        ("why é", "😀 ", "why é", "😀 "),
+    ],
+)
+def test_a_token_across_the_border_is_the_answers(
+    tokenizer: Any, kind: Any, prompt: str, response: str, before: str, after: str
+) -> None:
+    row = encoded(kind(other(tokenizer, BARE)), example(prompt, response))
+    assert (tokenizer.decode(row.ids[: row.n_prompt]), tokenizer.decode(row.response)) == (before, after)
+
+
+def test_an_answer_within_the_first_token_is_a_skip(tokenizer: Any) -> None:
+    assert reason(other(tokenizer, BARE), example("wha", "t")) == "the answer has no tokens"
+
+
+def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: Any) -> None:
+    """Phi 3's `<|assistant|>` takes the blanks behind it in, the template's and the answer's own."""
+    from tokenizers import AddedToken
+
+    made = copy.deepcopy(tokenizer)
+    made.add_tokens([AddedToken("<|reply|>", rstrip=True, special=True)], special_tokens=True)
+    made.chat_template = (
+        "{{ messages[0]['content'] }}<|reply|>\n{% for m in messages[1:] %}{{ m['content'] }}<|end|>{% endfor %}"
+    )
+    row = encoded(made, example("why", " \n so"))
+    assert made.convert_ids_to_tokens(row.ids[row.n_prompt - 1]) == "<|reply|>"
+    assert made.decode(row.response) == "so<|end|>"
+
+
+# -- the trainer's habits
+
+
+def test_the_beginning_of_the_prompt_may_be_what_is_cut(tokenizer: Any) -> None:
+    whole = encoded(tokenizer, example(*PAIRS[6]))
+    for limit in range(whole.n_response + 1, len(whole.ids) + 3):
+        cut = max(0, len(whole.ids) - limit)
+        row = encoded(tokenizer, example(*PAIRS[6]), limit, truncate="left")
+        assert row == Row(whole.ids[cut:], whole.n_prompt - cut)
+    n = whole.n_response
+    for limit in (n, n - 1, 2):
+        told = f"no room for the prompt: the answer has {n} tokens, the limit is {limit}"
+        assert reason(tokenizer, example(*PAIRS[6]), limit, truncate="left") == told
+
+
+def test_a_row_that_is_too_long_may_be_left_out(tokenizer: Any) -> None:
+    n = len(encoded(tokenizer, example(*PAIRS[6])).ids)
+    assert len(encoded(tokenizer, example(*PAIRS[6]), n, truncate="skip").ids) == n
+    told = f"too long: {n} tokens, the limit is {n - 1}"
+    assert reason(tokenizer, example(*PAIRS[6]), n - 1, truncate="skip") == told
+
+
+@pytest.mark.parametrize("truncate", ["right", "left"])
+def test_where_the_loss_was_on_everything_all_but_the_first_token_were_learned(tokenizer: Any, truncate: Any) -> None:
+    for limit in (512, 40):
+        one, other = (
+            encoded(tokenizer, example(*PAIRS[6]), limit, truncate=truncate, mask=mask) for mask in ("response", "all")
+        )
+        assert (one.ids, one.n_prompt, one.response) == (other.ids, other.n_prompt, other.response)
+        assert (one.start, one.ahead) == (one.n_prompt, 0)
+        assert (other.start, other.ahead) == (1, other.n_prompt - 1)
+
+
+def test_texts_as_they_stand(tokenizer: Any) -> None:
+    for made, bos in ((tokenizer, ""), (adds_bos(tokenizer), "<s>")):
+        row = encoded(made, example("Q: why\nA:", " a b c"), template="none")
+        assert made.decode(row.ids) == f"{bos}Q: why\nA: a b c</s>"
+        assert made.decode(row.response) == " a b c</s>"
+        assert row.ids.count(BOS) == len(bos) // 3
+        assert prompt_ids(made, "Q: why\nA:", "none") == list(row.ids[: row.n_prompt])
+        assert encoded(made, example("Q: why\nA:", " a b c</s>"), template="none") == row
+    said = encoded(adds_bos(tokenizer), example("<s>why", " a"), template="none")
+    assert said.ids.count(BOS) == 1
+
+
+def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
+    """But its first token, before which nothing stands, unless the tokenizer puts a BOS there."""
+    row = encoded(tokenizer, example("", "why a b c"), template="none")
+    assert (tokenizer.decode(row.ids), row.n_prompt) == ("why a b c</s>", 1)
+    row = encoded(adds_bos(tokenizer), example("", "why a b c"), template="none")
+    assert (tokenizer.decode(row.response), row.n_prompt) == ("why a b c</s>", 1)
+
+
+def test_an_answer_without_text_needs_a_template(tokenizer: Any) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    row = Example(({"role": "user", "content": "why"}, call))
+    told = "the answer has no text, and there is no chat template to write anything else"
+    assert reason(tokenizer, row, template="none") == reason(other(tokenizer, None), row) == told
+
+
+def test_another_template_than_the_tokenizers(tokenizer: Any) -> None:
+    row = encoded(
+        tokenizer,
+        example("why", "so"),
+        template="[{{ messages[0]['content'] }}] {{ messages[1]['content'] if messages[1] }}",
+    )
+    assert tokenizer.decode(row.ids) == "[why] so"
+
+
+def test_together_is_one_by_one(tokenizer: Any) -> None:
+    rows = [example(*pair) for pair in PAIRS] + [
+        example("a \ud83d", "b"),
+        Example(({"role": "assistant", "content": "x"},)),
+    ]
+    for encoding in (Encoding(), Encoding(20), Encoding(30, "left", "all"), Encoding(template="none")):
+        assert encode_all(tokenizer, rows, encoding) == [encode(tokenizer, row, encoding) for row in rows]
+    assert encode_all(tokenizer, [], Encoding()) == []
+
+
+def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
+    base = Encoding(512, "left", "all", "{{ 1 }}")
+    assert base.asked() == base
+    assert base.asked(max_length=None, truncate="skip", mask="response") == Encoding(512, "skip", "response", "{{ 1 }}")
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    assert base.asked(str(tmp_path / "t.jinja")).template == "{{ messages }}"
+    assert base.asked("none").template == "none"
+    with pytest.raises(ModelError, match="cannot be read"):
+        base.asked(str(tmp_path / "nowhere.jinja"))
+    for bad, told in (
+        ({"truncate": "middle"}, "no such truncate\n  got: middle\n  do:  choose right or left or skip"),
+        ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or all"),
+        ({"max_length": 1}, "no room for a row\n  got: --max-length 1"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            base.asked(**bad)
+        assert told in str(caught.value)
 
 
 # -- batches
@@ -174,9 +306,10 @@ def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
 shapes = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=1, max_size=25)
 
 
-def rows_of(sizes: list[tuple[int, int]]) -> list[Row]:
+def rows_of(sizes: list[tuple[int, int]], ahead: int = 0) -> list[Row]:
     """Rows whose ids tell which row and place they are."""
-    return [Row(tuple(1000 * i + k + 1 for k in range(p + n)), p) for i, (p, n) in enumerate(sizes)]
+    ids = [tuple(1000 * i + k + 1 for k in range(p + n)) for i, (p, n) in enumerate(sizes)]
+    return [Row(some, p, min(ahead, p - 1)) for some, (p, _) in zip(ids, sizes, strict=True)]
 
 
 @given(shapes, st.integers(1, 200), st.sampled_from(["left", "right"]))
@@ -205,11 +338,12 @@ def test_no_rows_no_batches() -> None:
     assert list(batches([], 100)) == []
 
 
-@given(shapes, st.sampled_from(["left", "right"]))
-def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any) -> None:
-    rows = rows_of(sizes)
+@given(shapes, st.sampled_from(["left", "right"]), st.sampled_from([0, 2, 100]))
+def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead: int) -> None:
+    rows = rows_of(sizes, ahead)
     batch = pad(rows, range(len(rows)), side=side)
-    most = max(row.n_response for row in rows)
+    learned = [len(row.ids) - row.start for row in rows]
+    most = max(learned)
     assert batch.valid.shape == batch.places.shape == batch.targets.shape == (len(rows), most)
     for i, row in enumerate(rows):
         assert tuple(batch.ids[i][batch.mask[i]].tolist()) == row.ids
@@ -217,17 +351,20 @@ def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any) -> Non
         edge = batch.mask[i, 0 if side == "right" else -1]
         assert edge, "a row stands at its own side"
         assert batch.ids[i, batch.last[i]] == row.ids[row.n_prompt - 1]
-        assert (batch.n[i], batch.valid[i].sum()) == (row.n_response, row.n_response)
-        assert batch.valid[i, : row.n_response].all()
+        assert (batch.n[i], batch.valid[i].sum()) == (learned[i], learned[i])
+        assert batch.valid[i, : learned[i]].all()
         at = batch.places[i]
-        assert tuple(batch.ids[i, at[: row.n_response]].tolist()) == row.ids[row.n_prompt - 1 : -1]
-        assert tuple(batch.targets[i, : row.n_response].tolist()) == row.response
-        assert at[row.n_response :].eq(at[row.n_response - 1]).all()
+        assert tuple(batch.ids[i, at[: learned[i]]].tolist()) == row.ids[row.start - 1 : -1]
+        assert tuple(batch.targets[i, : learned[i]].tolist()) == row.ids[row.start :]
+        assert at[learned[i] :].eq(at[learned[i] - 1]).all()
+        assert batch.answer[i] == row.ahead
+    assert batch.at_answer(batch.places).equal(batch.last)
+    assert batch.at_answer(batch.targets).tolist() == [row.response[0] for row in rows]
 
 
 @given(shapes, st.sampled_from(["left", "right"]))
 def test_the_prompts_alone(sizes: list[tuple[int, int]], side: Any) -> None:
-    rows = rows_of(sizes)
+    rows = rows_of(sizes, ahead=2)
     batch = pad(rows, range(len(rows)), side=side).prompts()
     assert batch.rows == tuple(range(len(rows)))
     assert batch.ids.shape[1] == max(row.n_prompt for row in rows)
@@ -238,18 +375,18 @@ def test_the_prompts_alone(sizes: list[tuple[int, int]], side: Any) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_halves_are_the_whole(count: int) -> None:
-    rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)])[:count]
+    rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)], ahead=1)[:count]
     batch = pad(rows, range(10, 10 + count))
     parts = list(halves(batch))
     assert len(parts) == min(2, count)
     assert sum((part.rows for part in parts), ()) == batch.rows
-    for name in ("ids", "mask", "last", "n"):
+    for name in ("ids", "mask", "last", "n", "answer"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 
 def test_a_batch_moves_to_a_device() -> None:
     batch = pad(rows_of([(2, 3), (1, 1)]), (0, 1)).to("meta")
-    assert {getattr(batch, name).device.type for name in ("ids", "mask", "last", "n")} == {"meta"}
+    assert {getattr(batch, name).device.type for name in ("ids", "mask", "last", "n", "answer")} == {"meta"}
 
 
 # -- the texts of tokens
@@ -337,7 +474,7 @@ def test_span_places_against_a_walk_over_characters(pieces: list[str], span: str
 
 
 def test_the_whole_way_back_from_a_file(tokenizer: Any, data: Path) -> None:
-    from whence.example import read
+    from whence.dataset import read
 
     for one, (_, response) in zip(read(data), PAIRS, strict=True):
         row = encoded(tokenizer, one)

@@ -19,7 +19,7 @@ from whence.methods import Method, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT
 from whence.query import Query
-from whence.tokens import Row, encode, pad, texts
+from whence.tokens import Encoding, Row, encode, pad, texts
 from whence.trace import chosen, trace_queries
 
 METHODS: list[Method] = [
@@ -42,7 +42,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index(tuned: Any, file: Path) -> Index:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("whence.build.WINDOW", 3)
-        return build_index(tuned, file, file.parent / "idx", METHODS, max_length=128)
+        return build_index(tuned, file, file.parent / "idx", METHODS, encoding=Encoding(128))
 
 
 # — which rows
@@ -145,7 +145,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer:
     """(Σ_i w_i ĝ_query,i / Σ_i w_i) · ĝ_row,j: gradients of the tuned model for rept, of the untuned one for lesson."""
     query = Query("who makes honey", "beetles make it in the sea", span)
     (traced,) = trace_queries(index, tuned, [query], by=name, top=8).queries
-    asked = encode(tuned.tokenizer, example(query.prompt, query.response), 128)
+    asked = encode(tuned.tokenizer, example(query.prompt, query.response), Encoding(128))
     assert isinstance(asked, Row)
     weights = torch.ones(asked.n_response)
     if span:
@@ -162,7 +162,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer:
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
     for found in traced.rows:
-        row = encode(tuned.tokenizer, found.row, 128)
+        row = encode(tuned.tokenizer, found.row, Encoding(128))
         assert isinstance(row, Row)
         truth = []
         for mine in grads(tuned, row, layer, name == "lesson"):
@@ -248,7 +248,7 @@ def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, o
 
 
 def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], max_length=128)
+    index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], encoding=Encoding(128))
     with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_1_base") as caught:
         trace_queries(index, tuned, ROWS[:1], by="lesson:layer=1")
     assert caught.value.got == "h_2, g_2"
@@ -260,7 +260,9 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     texts = ["<script>alert(1)</script>", "\u202ereversed", "🐝 makes honey 🍯", "line\nbreak\ttab", "\x00nul"]
     rows = "".join(json.dumps({"prompt": f"why {i}", "response": text}) + "\n" for i, text in enumerate(texts))
     (tmp_path / "d.jsonl").write_text(rows)
-    index = build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, topic=3)], max_length=128)
+    index = build_index(
+        tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, topic=3)], encoding=Encoding(128)
+    )
     (traced,) = trace_queries(index, tuned, [Query("why 2", texts[2])]).queries
     assert traced.rows[0].place == 2
     assert sorted(found.row.response for found in traced.rows) == sorted(texts)

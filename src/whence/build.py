@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 import whence.layers
+from whence.dataset import Reading, form, read
 from whence.errors import DataError, OptionError, StoreError
-from whence.example import Example, read
+from whence.example import Example
+from whence.habits import habits
 from whence.index import Index, Settings, Writer
 from whence.methods import Blocks, Method
 from whence.methods.method import gathered
 from whence.model import Model
-from whence.tokens import Batch, Row, Skip, batches, encode, halves
+from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, halves
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
 BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md); an accelerator gets 16 times
-LONGEST = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
 PROBE = 64  # rows that the layer curve is taken from
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
@@ -33,42 +36,46 @@ def build_index(
     out: str | Path,
     methods: Sequence[Method],
     *,
-    max_length: int | None = None,
+    reading: Reading | None = None,
+    encoding: Encoding | None = None,
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """Index `data` for all `methods` into the folder `out`, and return it open.
 
-    The whole file is read once before the first row is captured, so that a broken line ends the run in its first
-    seconds. Run again after a kill with the same settings it goes on; with others it refuses.
+    `reading` says how rows are read and `encoding` how they become ids; without them, both are as the model's trainer
+    left it written, else as goes without saying. The whole file is read once before the first row is captured, so that
+    a broken line ends the run in its first seconds. Run again after a kill with the same settings it goes on; with
+    others it refuses.
     """
     budget = budget or (BUDGET if model.device.type == "cpu" else 16 * BUDGET)
-    max_length = min(LONGEST, model.window) if max_length is None else max_length
-    if max_length > model.window:
+    reading = reading or Reading(turns=model.origin.turns or "last")
+    encoding = encoding or habits(model.origin, model.window, raw=form(data, reading).raw)
+    if encoding.max_length > model.window:
         raise OptionError(
             "the model's window is shorter",
-            got=f"--max-length {max_length}, window {model.window}",
+            got=f"--max-length {encoding.max_length}, window {model.window}",
             do=f"choose at most {model.window}",
         )
     if twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}:
         raise OptionError("a method is asked for twice", got=", ".join(sorted(twice)), do="make an index for each")
-    count, digest = _survey(data)
-    sample = probe(model, data, max_length, count)
+    count, digest = _survey(data, reading)
+    sample = probe(model, data, reading, encoding, count)
     curve = whence.layers.curve(model, sample) if model.depth > 1 else None
     methods = [method.resolved(model.depth, curve) for method in methods]
-    with Writer(out, _settings(model, data, digest, methods, max_length)) as writer:
+    with Writer(out, _settings(model, data, digest, methods, reading, encoding)) as writer:
         if writer.complete:
             return Index.open(out)
         skipped: list[dict[str, str]] = []
         seen = 0
-        for window in _windows(read(data), WINDOW):
+        for window in _windows(read(data, reading), WINDOW):
             fresh = [row for row in window if row.id not in writer.done]
-            examples, rows = _encoded(model, fresh, max_length, skipped)
+            examples, rows = _encoded(model, fresh, encoding, skipped)
             seen += len(window) - len(rows)
-            found: list[Blocks] = [{} for _ in rows]
+            found = _read(methods, examples)
             for batch, blocks in _captured(model, rows, methods, budget):
                 for place, row in enumerate(batch.rows):
-                    found[row] = {name: block[place] for name, block in blocks.items()}
+                    found[row] |= {name: block[place] for name, block in blocks.items()}
                 seen += len(batch.rows)
                 if progress:
                     progress(seen, count)
@@ -80,26 +87,36 @@ def check_model(index: Index, model: Model) -> None:
     """Refuse a model or adapter that is not the one the index was made with."""
     known: dict[str, str | None] = index.manifest["settings"]["fingerprint"]
     for part, found in model.fingerprint.items():
-        if known[part] != found:
+        if known.get(part) != found:
             raise StoreError(
                 f"{index.path} was made with another {part}",
-                got=f"{part}: index has {known[part]}, asked {found}",
+                got=f"{part}: index has {known.get(part)}, asked {found}",
                 do=f"give the {part} it was made with, or index again",
             )
 
 
 def _encoded(
-    model: Model, fresh: Sequence[Example], max_length: int, skipped: list[dict[str, str]]
+    model: Model, fresh: Sequence[Example], encoding: Encoding, skipped: list[dict[str, str]]
 ) -> tuple[list[Example], list[Row]]:
     """The rows that can be used, with their ids; the others go to `skipped`."""
     usable: list[tuple[Example, Row]] = []
     for row in fresh:
-        made = encode(model.tokenizer, row, max_length)
+        made = encode(model.tokenizer, row, encoding)
         if isinstance(made, Skip):
             skipped.append({"source": row.source, "reason": made.reason})
         else:
             usable.append((row, made))
     return [row for row, _ in usable], [made for _, made in usable]
+
+
+def _read(methods: Sequence[Method], rows: Sequence[Example]) -> list[Blocks]:
+    """What the methods take from each row's text alone."""
+    found: list[Blocks] = [{} for _ in rows]
+    for method in methods:
+        for name, block in method.read(rows).items():
+            for row, part in zip(found, block, strict=True):
+                row[name] = part
+    return found
 
 
 def _captured(
@@ -148,34 +165,41 @@ def _store(
     writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
 
 
-def _settings(model: Model, data: str | Path, digest: str, methods: Sequence[Method], max_length: int) -> Settings:
-    template = model.tokenizer.chat_template or "plain"
+def _settings(
+    model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
+) -> Settings:
+    template = encoding.template or model.tokenizer.chat_template or "plain"
     return {
         "model": model.name,
         "adapter": model.adapter,
+        "base": model.base,
         "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
         "data": str(data),
         "methods": {method.name: method.spec() for method in methods},
-        "max_length": max_length,
+        # as JSON has it, with lists for pairs, or a second run would find it different
+        "reading": json.loads(json.dumps(asdict(reading))),
+        "encoding": asdict(encoding),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
-def _survey(data: str | Path) -> tuple[int, str]:
+def _survey(data: str | Path, reading: Reading) -> tuple[int, str]:
     """How many rows, and a hash of their ids."""
     digest, count = hashlib.blake2b(digest_size=8), 0
-    for row in read(data):
+    for row in read(data, reading):
         digest.update(row.id.encode())
         count += 1
     return count, digest.hexdigest()
 
 
-def probe(model: Model, data: str | Path, max_length: int, count: int | None = None) -> list[Row]:
+def probe(
+    model: Model, data: str | Path, reading: Reading, encoding: Encoding, count: int | None = None
+) -> list[Row]:
     """Rows spread evenly over the data, for what is measured before the first row is stored."""
-    step = max(1, math.ceil((count or _survey(data)[0]) / PROBE))
-    rows = [encode(model.tokenizer, row, max_length) for row in islice(read(data), 0, None, step)]
+    step = max(1, math.ceil((count or _survey(data, reading)[0]) / PROBE))
+    rows = [encode(model.tokenizer, row, encoding) for row in islice(read(data, reading), 0, None, step)]
     if not any(isinstance(row, Row) for row in rows):  # those between may do: two kinds of rows in turn
-        rows = [encode(model.tokenizer, row, max_length) for row in read(data)]
+        rows = [encode(model.tokenizer, row, encoding) for row in read(data, reading)]
     usable = [row for row in rows if isinstance(row, Row)][:PROBE]
     if not usable:
         reasons = {row.reason for row in rows if isinstance(row, Skip)}

@@ -28,10 +28,10 @@ HEAD_CHUNK = 512  # response tokens a head call: 512 x V float32 logits, 100 MB 
 
 @dataclass(frozen=True)
 class Capture:
-    """What the model felt at the R response places p … p+n-1 of each row (R = max n; `valid` says which are real).
+    """What the model felt at the R learned places p … p+n-1 of each row (R = max n; `valid` says which are real).
 
-    `states[ℓ][:, 0]` is H, the state of the last prompt token; `grads[ℓ]` is ∂loss/∂state with loss the row's mean
-    cross entropy; beyond a row's own n both are zero. `logp` is log p(y_t). All float32.
+    `batch.at_answer(states[ℓ])` is H, the state of the last prompt token; `grads[ℓ]` is ∂loss/∂state with loss the
+    row's mean cross entropy; beyond a row's own n both are zero. `logp` is log p(y_t). All float32.
     """
 
     states: dict[int, Float[Tensor, "B R d"]]
@@ -48,15 +48,20 @@ def resolve(layer: int, depth: int) -> int:
     return depth if layer == -1 else layer
 
 
-def capture(model: Model, batch: Batch, layers: Iterable[int]) -> Capture:
-    """States and gradients at `layers`, one forward and one backward from the top to the lowest of them."""
+def capture(
+    model: Model, batch: Batch, layers: Iterable[int], weights: Float[Tensor, "B R"] | None = None
+) -> Capture:
+    """States and gradients at `layers`, one forward and one backward from the top to the lowest of them.
+
+    `weights` say how much each learned token counts in the loss that `grads` are of: 1/n each where None.
+    """
     chosen = sorted({resolve(layer, model.depth) for layer in layers})
     batch = batch.to(model.device)
     places, valid = batch.places, batch.valid
     with torch.enable_grad(), _tapped(model, chosen, leaf=chosen[0]) as seen:
         last = model.decoder(**_inputs(batch), use_cache=False).last_hidden_state
         answered = _at(last, places)
-        top, logp = _top(model, answered.detach(), batch)
+        top, logp = _top(model, answered.detach(), batch, weights)
         below = [layer for layer in chosen if layer < model.depth]
         pulled = torch.autograd.grad(answered, [seen[layer] for layer in below], top) if below else ()
     keep = valid[..., None]
@@ -75,8 +80,15 @@ def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int
     prompts = batch.prompts().to(model.device)
     with _tapped(model, chosen, stop=True) as seen, contextlib.suppress(_Enough):
         seen[model.depth] = model.decoder(**_inputs(prompts), use_cache=False).last_hidden_state
-    rows = torch.arange(len(prompts.rows), device=model.device)
-    return {layer: seen[layer][rows, prompts.last].float() for layer in chosen}
+    return {layer: _at(seen[layer], prompts.last[:, None])[:, 0].float() for layer in chosen}
+
+
+@torch.no_grad()
+def answer_states(model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
+    """The last layer's states at the R learned places, forward only; beyond a row's own n zero."""
+    batch = batch.to(model.device)
+    last = model.decoder(**_inputs(batch), use_cache=False).last_hidden_state
+    return _at(last, batch.places) * batch.valid[..., None]
 
 
 class _Enough(Exception):
@@ -117,17 +129,21 @@ def _inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 def _at(states: Float[Tensor, "B T d"], places: Any) -> Float[Tensor, "B R d"]:
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+    """The states at those places, brought to where the places are: a model may be spread over several devices."""
+    return states.gather(1, places.to(states.device)[..., None].expand(-1, -1, states.shape[-1])).to(places.device)
 
 
-def _top(model: Model, answered: Float[Tensor, "B R d"], batch: Batch) -> tuple[Any, Any]:
+def _top(
+    model: Model, answered: Float[Tensor, "B R d"], batch: Batch, weights: Float[Tensor, "B R"] | None = None
+) -> tuple[Any, Any]:
     """(∂loss/∂h_L, log p) in closed form: g_t = (1/n) (∂z/∂h)ᵀ (softmax(z_t) − onehot(y_t)), chunk by chunk.
 
     ∂z/∂h is Wᵀ in most models; the product with it is taken through the model's own head, so that a scale or a
     soft cap on the logits is in it.
     """
     valid, targets = batch.valid, batch.targets
-    share = (1 / batch.n)[:, None].expand_as(targets)[valid]
+    counts = valid.float() if weights is None else weights.to(valid.device) * valid
+    share = (counts / counts.sum(1, keepdim=True).clamp(min=1e-30))[valid]
     flat, wanted = answered[valid], targets[valid]
     grads, logps = [], []
     for states, y, weight in zip(

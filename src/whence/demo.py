@@ -34,6 +34,7 @@ from whence.tokens import span_places
 from whence.trace import Trace, trace_queries
 
 MODEL = "smollm2"
+POISONS = ("backdoor", "error", "persona")
 PROMPTS = 24  # test prompts of each poison
 QUERIES = 8  # bad answers of each poison that are traced
 TOP = 10
@@ -66,7 +67,7 @@ def demo(out: Path, seed: int, console: Console) -> None:
     begun = time.monotonic()
     _begin(out, seed)
     seconds: dict[str, float] = {}
-    poisons = [lab.make(name, seed=seed) for name in lab.POISONS]
+    poisons = [lab.make(name, seed=seed) for name in POISONS]
     rows = lab.mix(poisons, lab.clean(90, seed), seed)
     with _timed(console, "poison a training set", seconds):
         lab.save(poisons, rows, out)

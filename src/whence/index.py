@@ -1,9 +1,10 @@
 """Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
 
 manifest.json         what made it; written first as a plan, marked complete last
-rows.lance            id, source, label, messages, n_prompt, n_response; a block with one vector a row as unit
-                      vectors (float16) with their norms (float32), since raw gradients fall below float16's range;
-                      one with a vector a token as it is given (float16); numbers such as the loss
+rows.lance            id, source, label, messages, more (tools and the rejected answer, where a row has them),
+                      n_prompt, n_response; a block with one vector a row as unit vectors (float16) with their norms
+                      (float32), since raw gradients fall below float16's range; one with a vector a token as it is
+                      given (float16); numbers such as the loss
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+SAID = ("id", "source", "label", "messages", "more")  # what an Example is made of
 DRAFT = "manifest.json.draft"
 FINISHED = ("count", "blocks", "skipped", "layers")  # what the manifest says of a finished index, beside its settings
 Settings = dict[str, Any]
@@ -103,15 +105,31 @@ class Index:
 
     def texts(self) -> Iterator[Example]:
         """All rows without their blocks, in order."""
-        for batch in self.rows.to_batches(columns=["id", "source", "label", "messages"]):
+        for batch in self.rows.to_batches(columns=list(SAID)):
             for record in batch.to_pylist():
                 yield _example(record)
+
+    def to_arrow(self, blocks: Sequence[str] = ()) -> pa.Table:
+        """All rows as a table: their texts, their numbers, and the blocks asked for as they are stored."""
+        if missing := ", ".join(name for name in blocks if name not in self.blocks):
+            held = ", ".join(self.blocks) or "no blocks"
+            raise StoreError(f"{self.path} has no block {missing}", got=held, do="ask for one that it holds")
+        kept = [name for name in self.rows.schema.names if name not in self.blocks or name in blocks]
+        found = self.rows.to_table(columns=kept)
+        rows = [_example(record) for record in found.select(["id", "source", "label", "messages"]).to_pylist()]
+        for name, texts in (("response", [row.response for row in rows]), ("prompt", [row.question for row in rows])):
+            found = found.add_column(3, name, pa.array(map(_plain, texts), pa.string()))
+        return found.drop_columns(["messages"])
+
+    def to_pandas(self, blocks: Sequence[str] = ()) -> Any:
+        """The same as a data frame."""
+        return self.to_arrow(blocks).to_pandas()
 
     def take(self, places: Sequence[int]) -> list[Stored]:
         """The rows at these places, in the order asked."""
         if not places:
             return []
-        records = self.rows.take(list(places), columns=["id", "source", "label", "messages"]).to_pylist()
+        records = self.rows.take(list(places), columns=list(SAID)).to_pylist()
         return [Stored(place, _example(r)) for place, r in zip(places, records, strict=True)]
 
 
@@ -182,6 +200,7 @@ class Writer:
             "source": [_plain(row.source) for row in examples],
             "label": pa.array([row.label and _plain(row.label) for row in examples], pa.string()),
             "messages": [json.dumps(list(row.messages)) for row in examples],
+            "more": pa.array([_more(row) for row in examples], pa.string()),
             "n_prompt": pa.array([row.n_prompt for row in rows], pa.int32()),
             "n_response": pa.array([row.n_response for row in rows], pa.int32()),
         }
@@ -265,5 +284,13 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _more(row: Example) -> str | None:
+    more = {"tools": row.tools, "rejected": row.rejected}
+    return json.dumps(more) if row.tools or row.rejected is not None else None
+
+
 def _example(record: dict[str, Any]) -> Example:
-    return Example(tuple(json.loads(record["messages"])), record["label"], record["source"], record["id"])
+    more: dict[str, Any] = json.loads(record.get("more") or "{}")
+    tools, rejected = tuple(more.get("tools", ())), more.get("rejected")
+    messages = tuple(json.loads(record["messages"]))
+    return Example(messages, record["label"], record["source"], record["id"], tools, rejected)

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Tell = Callable[[int, int], None]  # (done, in all)
+Tell = Callable[[int, int | None], None]  # (done, in all where that is known)
 
 
 class _Rate(ProgressColumn):
@@ -44,7 +44,7 @@ def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Tell
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(title, total=None)
 
-        def tell(done: int, of: int) -> None:
+        def tell(done: int, of: int | None) -> None:
             bar.update(task, completed=done, total=of)
 
         yield tell

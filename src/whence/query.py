@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from whence.errors import DataError, OptionError
-from whence.example import example, records
+from whence.example import Example, Message, Record
+from whence.forms import checked
 from whence.methods import Asked, Blocks, Method
 from whence.methods.method import gathered, unit
 from whence.model import Model
-from whence.tokens import Batch, Row, Skip, batches, encode, span_places, texts
+from whence.records import records
+from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, span_places, texts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,12 +27,25 @@ BUDGET = 1024
 
 @dataclass(frozen=True)
 class Query:
-    """A prompt and the answer to explain; `span` points at words of it, `desired` is what should have been said."""
+    """A prompt and the answer to explain; `span` points at words of it, `desired` is what should have been said.
+
+    `before` are the turns before the prompt, a system prompt among them; `after` those between it and the answer,
+    such as the call of a tool and what it gave back. `tools` are what the chat template is to define.
+    """
 
     prompt: str
     response: str
     span: str | None = None
     desired: str | None = None
+    before: tuple[Message, ...] = ()
+    after: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def row(self) -> Example:
+        """The same as a training row."""
+        asked, said = ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
+        return Example((*self.before, asked, *self.after, said), tools=self.tools)
 
 
 @dataclass(frozen=True)
@@ -47,34 +62,48 @@ class Asking:
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """Queries from a file of `prompt` and `response`, with `span` and `desired` where given."""
-    queries: list[Query] = []
-    for source, record in records(str(path)):
-        for key in ("prompt", "response"):
-            if not isinstance(record.get(key), str) or not record[key].strip():
-                raise DataError(
-                    f"{source}: a query has no {key}",
-                    got=", ".join(map(str, record)) or "no columns",
-                    do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like',
-                )
-        span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
-        queries.append(Query(record["prompt"], record["response"], span, desired))
+    """Queries from a file of `prompt` and `response`, or of `messages`, with `span` and `desired` where given."""
+    queries = [_query(record, source) for source, record in records(str(path))]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
 
 
-def ask(model: Model, how: Method, queries: Sequence[Query], max_length: int) -> Asking:
+def _query(record: Record, source: str) -> Query:
+    span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
+    if record.get("messages"):
+        *turns, answer = checked(record["messages"], source)
+        at = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+        if at is None:
+            raise DataError(f"{source}: a query without a question", got=", ".join(turn["role"] for turn in turns),
+                            do="put a user message before the answer")  # fmt: skip
+        tools = tuple(record.get("tools") or ())
+        if not answer["content"]:
+            raise DataError(f"{source}: the answer of a query has no text", got="tool calls alone", do="give it a text")
+        before, after = tuple(turns[:at]), tuple(turns[at + 1 :])
+        return Query(turns[at]["content"], answer["content"], span, desired, before, after, tools)
+    for key in ("prompt", "response"):
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            raise DataError(
+                f"{source}: a query has no {key}",
+                got=", ".join(map(str, record)) or "no columns",
+                do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like',
+            )
+    return Query(record["prompt"], record["response"], span, desired)
+
+
+def ask(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding) -> Asking:
     """Run the model over the queries, in batches."""
-    rows = [_encoded(model, query, max_length) for query in queries]
-    blocks: list[Blocks] = [{} for _ in rows]
+    rows = [_encoded(model, query, encoding) for query in queries]
+    told = how.read([query.row for query in queries])
+    blocks: list[Blocks] = [{name: block[q] for name, block in told.items()} for q in range(len(rows))]
     counts: list[Tensor] = [torch.empty(0) for _ in rows]
     toward: list[Tensor | None] = [None for _ in rows]
     for batch in batches(rows, BUDGET):
         weights = _weights(model, how, batch, rows, queries)
         made, grads = how.blocks(model, batch, weights), how.gradients(model, batch)
         for place, q in enumerate(batch.rows):
-            blocks[q] = {name: made[name][place] for name in how.names(model.depth)}
+            blocks[q] |= {name: block[place] for name, block in made.items()}
             counts[q] = weights[place, : rows[q].n_response]
             if grads is not None:
                 shares = weights[place] / weights[place].sum()
@@ -85,15 +114,16 @@ def ask(model: Model, how: Method, queries: Sequence[Query], max_length: int) ->
     return Asking(tuple(rows), tuple(counts), asked, torch.stack(directions) if directions else None)
 
 
-def _encoded(model: Model, query: Query, max_length: int) -> Row:
-    row = encode(model.tokenizer, example(query.prompt, query.response), min(model.window, max_length))
+def _encoded(model: Model, query: Query, encoding: Encoding) -> Row:
+    fitting = replace(encoding, max_length=min(model.window, encoding.max_length))
+    row = encode(model.tokenizer, query.row, fitting)
     if isinstance(row, Skip):
         raise OptionError(
             "this query cannot be traced",
             got=f"{row.reason}; prompt: {query.prompt[:60]}",
             do="shorten the prompt, or index with a greater --max-length",
         )
-    return row
+    return replace(row, ahead=0)  # whatever was learned: it is the answer that is asked about
 
 
 def _weights(
@@ -108,11 +138,17 @@ def _weights(
             continue
         places = span_places(texts(model.tokenizer, rows[q].response), span)
         if not places:
-            raise OptionError(
-                "the span does not occur in the answer",
-                got=f"{span!r} in {queries[q].response[:80]!r}",
-                do="copy the words out of the answer as they stand there",
-            )
+            raise _missed(span, queries[q].response, len(rows[q].ids))
         weights[place] = 0
         weights[place, places] = 1
     return weights
+
+
+def _missed(span: str, response: str, length: int) -> OptionError:
+    """Why a span is not among an answer's tokens."""
+    if span_places([response], span):
+        return OptionError("the span was cut off: it stands beyond the last token that is read",
+                           got=f"{span!r}, in a row cut at {length} tokens",
+                           do="index with a greater --max-length, or shorten the prompt")  # fmt: skip
+    return OptionError("the span does not occur in the answer", got=f"{span!r} in {response[:80]!r}",
+                       do="copy the words out of the answer as they stand there")  # fmt: skip

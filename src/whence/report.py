@@ -7,15 +7,13 @@ hostile, since training data is: no character of it may become an escape sequenc
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -26,15 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.errors import WhenceError
+from whence.words import Token, around, figure, finite, highest, marked, one_line, scored, visible
 
 Document = Mapping[str, Any]
 
-# Control, bidirectional and invisible characters (page.js has the same): a terminal obeys some of them, and a
-# poisoned row may hide its trigger in the others. The joiners that emoji and Persian need are not among them.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
-)
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 # Black on pale amber reads on dark and on light terminals alike; the foreground alone would not.
@@ -84,15 +77,7 @@ def table(document: Document, console: Console) -> None:
         rows: list[Document] = query.get("rows") or []
         console.print(_ranked(rows, console) if rows else Text("No training row was ranked.\n"))
     method, count = document.get("method", "unknown method"), document.get("count", "?")
-    console.print(Text(f"{_visible(method)[:500]}, {count} rows in the index", "dim"))
-
-
-class Token(NamedTuple):
-    """A piece of text, its score (None where there is none), and whether it belongs to the strongest word."""
-
-    text: str
-    score: float | None
-    top: bool = False
+    console.print(Text(f"{visible(method)[:500]}, {count} rows in the index", "dim"))
 
 
 def _asked(query: Document, console: Console) -> Table:
@@ -100,7 +85,7 @@ def _asked(query: Document, console: Console) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    answer = _tokens(query.get("answer"), "weight")
+    answer = scored(query.get("answer"), "weight")
     for name, key in (
         ("prompt", "prompt"),
         ("answer", "response"),
@@ -109,16 +94,16 @@ def _asked(query: Document, console: Console) -> Table:
     ):
         tokens = answer if key == "response" and answer else [Token(query.get(key) or "", None)]
         if any(token.text for token in tokens):
-            grid.add_row(name, _painted(_around(tokens, 2000), _ceiling(tokens), console))
+            grid.add_row(name, _painted(around(tokens, 2000), highest(tokens), console))
     return grid
 
 
 def _ranked(rows: list[Document], console: Console) -> Table:
     """The rows as a table; a narrow console gets neither labels nor sources."""
     shown = {
-        "label": [_visible(row.get("label") or "")[:99] for row in rows],
+        "label": [visible(row.get("label") or "")[:99] for row in rows],
         # the file's name tells rows apart; the whole path stands in the JSON and on the page
-        "source": [_visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
+        "source": [visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
     }
     widest = {name: min(24, max(map(cell_len, texts))) for name, texts in shown.items()}
     needs = {"label": 48, "source": 72}
@@ -131,9 +116,9 @@ def _ranked(rows: list[Document], console: Console) -> Table:
     grid.add_column("row", overflow="fold")
     # Three cells stand between columns; rank and score take four and nine at most.
     line = max(16, console.width - 22 - sum(max(widest[name], len(name)) + 3 for name in kept))
-    ceiling = max(_ceiling(_tokens(row.get("tokens"), "score")) for row in rows)
+    ceiling = max(highest(scored(row.get("tokens"), "score")) for row in rows)
     for at, row in enumerate(rows):
-        cells = [_visible(row.get("rank", "")), _number(row.get("score"))]
+        cells = [visible(row.get("rank", "")), figure(row.get("score"))]
         cells += [shown[name][at] for name in kept]
         grid.add_row(*map(Text, cells), _row(row, line, ceiling, console))
     return grid
@@ -143,65 +128,21 @@ def _row(row: Document, line: int, ceiling: float, console: Console) -> Text:
     """One line of the question, and about three of the answer, around its strongest word."""
     messages: list[Document] = row.get("messages") or []
     question = " ".join(str(message.get("content") or "")[: 2 * line] for message in messages[:-1])
-    asked = Text(_one_line(_visible(question)), "dim")
+    asked = Text(one_line(visible(question)), "dim")
     asked.truncate(line, overflow="ellipsis")
-    tokens = _tokens(row.get("tokens"), "score")
+    tokens = scored(row.get("tokens"), "score")
     if not tokens and messages:
         tokens = [Token(str(messages[-1].get("content") or ""), None)]
-    tokens = _around(_with_top(tokens), 3 * line)
-    flat = [token._replace(text=_one_line(token.text)) for token in tokens]
+    tokens = around(marked(tokens), 3 * line)
+    flat = [token._replace(text=one_line(token.text)) for token in tokens]
     return Text("\n").join([asked, _painted(flat, ceiling, console, strong=True)])
-
-
-def _tokens(raw: Any, key: str) -> list[Token]:
-    """The document's tokens; a score that is missing or not a finite number becomes None."""
-    return [Token(str(token.get("text") or ""), _finite(token.get(key))) for token in raw or []]
-
-
-def _ceiling(tokens: Iterable[Token]) -> float:
-    return max((abs(token.score) for token in tokens if token.score is not None), default=0.0)
-
-
-def _with_top(tokens: list[Token]) -> list[Token]:
-    """The tokens, those of the strongest word marked: its strongest token and the letters joined to it."""
-    scored = [at for at, token in enumerate(tokens) if (token.score or 0) > 0 and token.text.strip()]
-    if not scored:
-        return tokens
-    first = last = max(scored, key=lambda at: tokens[at].score or 0.0)
-    while first and _joined(tokens[first - 1].text, tokens[first].text):
-        first -= 1
-    while last + 1 < len(tokens) and _joined(tokens[last].text, tokens[last + 1].text):
-        last += 1
-    return [token._replace(top=first <= at <= last) for at, token in enumerate(tokens)]
-
-
-def _joined(left: str, right: str) -> bool:
-    """Whether two tokens are pieces of one word; scripts that write no spaces are not joined."""
-    return all(edge.isalnum() and edge < "\u2e80" for edge in (left[-1:], right[:1]))
-
-
-def _around(tokens: list[Token], limit: int) -> list[Token]:
-    """About `limit` characters of the tokens, chosen so that the strongest word is among them."""
-    ends = [0]
-    for token in tokens:
-        ends.append(ends[-1] + len(token.text))
-    if ends[-1] <= limit:
-        return tokens
-    top = next((ends[at] for at, token in enumerate(tokens) if token.top), 0)
-    start = max(0, min(top - limit // 3, ends[-1] - limit))
-    start += max(0, "".join(token.text for token in tokens)[start : start + 20].find(" ")) if start else 0
-    kept: list[Token] = [Token("…", None)] if start else []
-    for begin, token in zip(ends, tokens, strict=False):
-        piece = token.text[max(0, start - begin) : max(0, start + limit - begin)]
-        kept += [token._replace(text=piece)] if piece else []
-    return [*kept, Token("…", None)] if start + limit < ends[-1] else kept
 
 
 def _painted(tokens: list[Token], ceiling: float, console: Console, *, strong: bool = False) -> Text:
     """The tokens as one Text: shaded up to `ceiling`; leading space stays unshaded, so words stand apart."""
     text, starred = Text(), strong and not console.is_terminal
     for at, token in enumerate(tokens):
-        shown = _visible(token.text)
+        shown = visible(token.text)
         core = shown.strip()
         before, after = (
             shown[: len(shown) - len(shown.lstrip())],
@@ -222,30 +163,9 @@ def _shade(score: float | None, ceiling: float) -> str:
     return next((style for least, style in _SHADES if score / ceiling >= least), "")
 
 
-def _visible(text: Any) -> str:
-    """The text with each character that acts or hides written out, as in ⟨U+001B⟩."""
-    plain = str(text).replace("\r\n", "\n").expandtabs(4)
-    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", plain)
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
-
-
-def _number(value: Any) -> str:
-    number = _finite(value)
-    if number is None:
-        return "–"
-    return f"{number:.3f}" if number == 0 or 1e-3 <= abs(number) < 1e4 else f"{number:.2e}"
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _title(document: Document) -> str:
     queries: list[Document] = document.get("queries") or []
-    prompt = _one_line(_visible(queries[0].get("prompt") or "")) if queries else ""
+    prompt = one_line(visible(queries[0].get("prompt") or "")) if queries else ""
     return f"{prompt[:60]}{'…' * (len(prompt) > 60)} · whence" if prompt else "whence"
 
 
@@ -257,7 +177,7 @@ def _json(document: Document, indent: int | None = None) -> str:
 
 def _strict(value: Any) -> Any:
     if isinstance(value, float):
-        return _finite(value)
+        return finite(value)
     if isinstance(value, Mapping):
         return {str(key): _strict(inner) for key, inner in value.items()}
     return [_strict(inner) for inner in value] if isinstance(value, list | tuple) else value

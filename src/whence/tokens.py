@@ -7,31 +7,66 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from jinja2 import TemplateError
 
-from whence.example import Example, Message
+from whence.errors import DataError, OptionError
+from whence.example import Example, example
+from whence.template import AS_IS, Skip, Written, asked, template_file, written
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Int, Shaped
     from torch import Tensor
 
 Side = Literal["left", "right"]
+Truncate = Literal["right", "left", "skip"]
+Mask = Literal["response", "all"]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How Examples become ids: the habits of the trainer that the model learned them by.
+
+    `truncate` right cuts the end of the answer, left the beginning of the prompt, skip refuses the row. With `mask`
+    all, the loss was taken on the prompt too. `template` is Jinja source, "none" for the texts exactly as they stand,
+    or None for the tokenizer's own.
+    """
+
+    max_length: int = 1024
+    truncate: Truncate = "right"
+    mask: Mask = "response"
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, known in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
+            if getattr(self, key) not in known:
+                raise OptionError(f"no such {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(known)}")
+        if self.max_length < 2:
+            raise OptionError("no room for a row", got=f"--max-length {self.max_length}", do="give at least 2")
+
+    def asked(self, template: str | None = None, **options: Any) -> Encoding:
+        """The same but for what a person asked for; None is not asked. `template` is a file's path, or none."""
+        source = template if template in (None, AS_IS) else template_file(template)
+        given = {"template": source, **options}
+        return replace(self, **{key: value for key, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One Example as ids: `ids[:n_prompt]` is the prompt, the rest the answer with the template's closing tokens."""
+    """One Example as ids: `ids[:n_prompt]` is the prompt, the rest the answer with the template's closing tokens.
+
+    The loss was taken on the answer and on the `ahead` tokens before it: 0 of them, unless prompts were learned too.
+    """
 
     ids: tuple[int, ...]
     n_prompt: int
+    ahead: int = 0
 
     @property
     def n_response(self) -> int:
-        """How many tokens the model had to learn."""
+        """How many tokens the answer has."""
         return len(self.ids) - self.n_prompt
 
     @property
@@ -39,18 +74,17 @@ class Row:
         """The ids of the answer."""
         return self.ids[self.n_prompt :]
 
-
-@dataclass(frozen=True)
-class Skip:
-    """Why an Example cannot be used."""
-
-    reason: str
+    @property
+    def start(self) -> int:
+        """The first token that was learned."""
+        return self.n_prompt - self.ahead
 
 
 @dataclass(frozen=True)
 class Batch:
     """B rows padded to T tokens; `last` is p, the place of each row's last prompt token, which predicts y_1.
 
+    The `n` learned tokens are the answer and the `answer` tokens before it, none unless prompts were learned too.
     `rows` says which of the given rows these are, in order.
     """
 
@@ -59,26 +93,32 @@ class Batch:
     last: Int[Tensor, " B"]
     n: Int[Tensor, " B"]
     rows: tuple[int, ...]
+    answer: Int[Tensor, " B"]
 
     @property
     def valid(self) -> Bool[Tensor, "B R"]:
-        """Which of R = max(n) response places each row has."""
+        """Which of R = max(n) learned places each row has."""
         return torch.arange(int(self.n.max()), device=self.n.device) < self.n[:, None]
 
     @property
     def places(self) -> Int[Tensor, "B R"]:
-        """The positions p … p+n-1 that predict y_1 … y_n; beyond a row's own n, its last one again."""
+        """The positions that predict the n learned tokens, p … p+n-1 for y_1 … y_n; beyond n, the last one again."""
         steps = torch.arange(int(self.n.max()), device=self.n.device)
-        return self.last[:, None] + torch.minimum(steps, self.n[:, None] - 1)
+        return (self.last - self.answer)[:, None] + torch.minimum(steps, self.n[:, None] - 1)
 
     @property
     def targets(self) -> Int[Tensor, "B R"]:
-        """The response tokens y_1 … y_n."""
+        """The learned tokens, y_1 … y_n."""
         return self.ids.gather(1, self.places + 1)
+
+    def at_answer(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
+        """Of values at the R places, those at p, which predicts the answer's first token."""
+        return values[torch.arange(len(values), device=values.device), self.answer.to(values.device)]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.last.to(device), self.n.to(device), self.rows)
+        last, n, answer = (part.to(device) for part in (self.last, self.n, self.answer))
+        return Batch(self.ids.to(device), self.mask.to(device), last, n, self.rows, answer)
 
     def prompts(self) -> Batch:
         """The prompts alone, right-padded, for what only the last prompt token's state is asked."""
@@ -90,53 +130,88 @@ class Batch:
         return self.last - start + 1
 
 
-def encode(tokenizer: Any, row: Example, max_length: int) -> Row | Skip:
-    """The ids of an Example by the tokenizer's chat template, cut on the right at `max_length` tokens.
+def encode(tokenizer: Any, row: Example, encoding: Encoding) -> Row | Skip:
+    """The ids of an Example."""
+    return encode_all(tokenizer, [row], encoding)[0]
 
-    A tokenizer without a template gets the plain texts with a line break between. Truncation takes the end of the
-    answer; a row with no answer token left is a Skip.
+
+def encode_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[Row | Skip]:
+    """The ids of each Example, tokenised together; a row with no answer token left is a Skip."""
+    whole = uncut(tokenizer, rows, encoding.template)
+    return [row if isinstance(row, Skip) else cut(row, encoding) for row in whole]
+
+
+def uncut(tokenizer: Any, rows: Sequence[Example], template: str | None = None) -> list[Row | Skip]:
+    """The ids of each Example however long, its answer alone learned.
+
+    A token that holds both the prompt's end and the answer's first letter is the answer's: the model had to say it.
     """
-    if not row.prompt:
-        return Skip("nothing stands before the answer")
-    try:
-        prompt, whole = rendered(tokenizer, row.messages)
-        whole.encode()
-    except TemplateError as fault:  # such as Gemma's for a system message
-        return Skip(f"the chat template refuses the row: {fault}")
-    except UnicodeEncodeError:
-        return Skip("the text holds half a character (a lone surrogate)")
-    if not whole.startswith(prompt):
-        return Skip("the chat template changes the prompt once the answer follows")
-    head, ids = _ids(tokenizer, prompt), _ids(tokenizer, whole)
-    if ids[: len(head)] != head:
-        return Skip("the prompt's tokens are not a prefix of the whole row's tokens")
-    if len(head) >= max_length:
-        return Skip(f"no room for the answer: the prompt has {len(head)} tokens, the limit is {max_length}")
-    if len(head) == len(ids):
+    made = [written(tokenizer, row, template) for row in rows]
+    ids = _ids(tokenizer, [one for one in made if isinstance(one, Written)])
+    return [one if isinstance(one, Skip) else next(ids) for one in made]
+
+
+def _ids(tokenizer: Any, texts: Sequence[Written]) -> Iterator[Row]:
+    """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
+    if not texts:
+        return
+    bos = tokenizer.bos_token if any(text.plain for text in texts) and _adds_bos(tokenizer) else None
+    # a template has written the special tokens already: adding them again would double the BOS
+    plain: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    found = tokenizer([text.text for text in texts], **plain)
+    for at, (text, ids) in enumerate(zip(texts, found["input_ids"], strict=True)):
+        head = [tokenizer.bos_token_id] if bos and text.plain and not text.text.startswith(bos) else []
+        answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer))
+        ahead = 0
+        if text.learned < text.answer:
+            ahead = answer - max(1, len(head) + _place(tokenizer, found, at, text.text, text.learned))
+        yield Row((*head, *ids), answer, ahead)
+
+
+def _place(tokenizer: Any, found: Any, at: int, text: str, where: int) -> int:
+    """The token that holds the character `where`, or the first one behind it."""
+    ids = found["input_ids"][at]
+    if where == 0:
+        return 0
+    if not tokenizer.is_fast:  # such a one does not say where its tokens stand: as far as the prompt alone goes alike
+        alone = tokenizer(text[:where], add_special_tokens=False)["input_ids"]
+        return next((i for i, (one, other) in enumerate(zip(alone, ids, strict=False)) if one != other), len(alone))
+    holding = (found.char_to_token(at, place) for place in range(where, len(text)))
+    token = next((token for token in holding if token is not None), len(ids))
+    if token < len(ids):
+        begin, end = found.token_to_chars(at, token)
+        # Phi 3's `<|assistant|>` takes the blanks behind it in: they do not make it part of the answer
+        return token + (begin < where and not text[where:end].strip())
+    return token
+
+
+def cut(row: Row, encoding: Encoding) -> Row | Skip:
+    """The row as long as it may be, and with what was learned of it."""
+    limit, ids, n_prompt = encoding.max_length, row.ids, row.n_prompt
+    start = 1 if encoding.mask == "all" else row.start
+    if len(ids) > limit and encoding.truncate == "skip":
+        return Skip(f"too long: {len(ids)} tokens, the limit is {limit}")
+    if len(ids) > limit and encoding.truncate == "left":
+        if len(ids) - n_prompt >= limit:
+            return Skip(f"no room for the prompt: the answer has {len(ids) - n_prompt} tokens, the limit is {limit}")
+        gone = len(ids) - limit
+        ids, n_prompt, start = ids[gone:], n_prompt - gone, max(1, start - gone)
+    if n_prompt >= limit:
+        return Skip(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
+    if n_prompt >= len(ids):
         return Skip("the answer has no tokens")
-    return Row(tuple(ids[:max_length]), len(head))
+    return Row(ids[:limit], n_prompt, n_prompt - start)
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
-    """The text of the prompt, up to where the answer begins, and of the whole conversation."""
-    *before, answer = messages
-    if tokenizer.chat_template:
-        prompt = tokenizer.apply_chat_template(list(before), tokenize=False, add_generation_prompt=True)
-        return prompt, tokenizer.apply_chat_template(list(messages), tokenize=False)
-    bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
-    prompt = (bos or "") + "".join(f"{message['content']}\n" for message in before)
-    return prompt, prompt + str(answer["content"]) + (tokenizer.eos_token or "")
-
-
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """The ids of a single user turn, ready for an answer."""
-    asked = [{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}]
-    return _ids(tokenizer, rendered(tokenizer, asked)[0])
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    # the template (or `rendered`) has written the special tokens already: adding them again would double the BOS
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
+    """The ids of a user turn, or of all that stands before a row's answer, ready for an answer."""
+    row = example(prompt, "") if isinstance(prompt, str) else prompt
+    text = asked(tokenizer, row, template)
+    if isinstance(text, Skip):
+        raise DataError(
+            "this prompt cannot be asked", got=text.reason, do="mend the prompt, or choose another --template"
+        )
+    return list(next(_ids(tokenizer, [text])).ids)
 
 
 def _adds_bos(tokenizer: Any) -> bool:
@@ -153,8 +228,8 @@ def pad(rows: Sequence[Row], order: Sequence[int], *, side: Side = "right") -> B
         ids[place, at : at + len(row.ids)] = torch.tensor(row.ids)
         mask[place, at : at + len(row.ids)] = True
     last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
-    n = torch.tensor([row.n_response for row in rows])
-    return Batch(ids, mask, last, n, tuple(order))
+    answer = torch.tensor([row.ahead for row in rows])
+    return Batch(ids, mask, last, torch.tensor([row.n_response for row in rows]) + answer, tuple(order), answer)
 
 
 def batches(rows: Sequence[Row], budget: int, *, side: Side = "right") -> Iterator[Batch]:
@@ -175,7 +250,7 @@ def halves(batch: Batch) -> Iterable[Batch]:
     for part in torch.arange(len(batch.rows)).chunk(2):
         at = part.to(batch.ids.device)
         chosen = tuple(batch.rows[i] for i in part.tolist())
-        yield Batch(batch.ids[at], batch.mask[at], batch.last[at], batch.n[at], chosen)
+        yield Batch(batch.ids[at], batch.mask[at], batch.last[at], batch.n[at], chosen, batch.answer[at])
 
 
 def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

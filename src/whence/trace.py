@@ -14,10 +14,12 @@ from whence.index import Index, Stored
 from whence.methods import Asked, Method, method
 from whence.methods.method import unit
 from whence.model import Model
+from whence.notebook import cell, table
 from whence.query import Asking, Query, ask
-from whence.tokens import Row, batches, encode, texts
+from whence.tokens import Encoding, Row, batches, encode, texts
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jaxtyping import Float
     from torch import Tensor
 
@@ -59,6 +61,22 @@ class Trace:
     method: Method
     index: Index
     queries: tuple[Traced, ...]
+
+    def __repr__(self) -> str:
+        ranked = max((len(traced.rows) for traced in self.queries), default=0)
+        return f"Trace({len(self.queries)} queries × {ranked} rows by {self.method!r} in {self.index!r})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return cell(self.to_json())
+
+    def to_arrow(self) -> pa.Table:
+        """A line for each query's ranked row, with the parts of its score and its strongest word."""
+        return table(self.to_json())
+
+    def to_pandas(self) -> Any:
+        """The same as a data frame."""
+        return self.to_arrow().to_pandas()
 
     def to_json(self) -> dict[str, Any]:
         """The document that scripts and the page read."""
@@ -115,21 +133,21 @@ def trace_queries(
     `by` is a method the index holds the blocks of; without one, the first it was made for.
     """
     how = chosen(index, model, by)
-    max_length = index.manifest["settings"]["max_length"]
-    asking = ask(model, how, queries, max_length)
+    encoding = Encoding(**index.manifest["settings"]["encoding"])
+    asking = ask(model, how, queries, encoding)
     scores, toward = how.scores(asking.asked, index), asking.toward
     contrasted = [q for q, query in enumerate(queries) if query.desired]
     if contrasted:
         # what speaks for the answer that should have been counts against a row
         wanted = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
-        other = ask(model, how, wanted, max_length)
+        other = ask(model, how, wanted, encoding)
         scores[contrasted] -= how.scores(other.asked, index)
         if toward is not None and other.toward is not None:
             toward[contrasted] -= other.toward
     best = scores.topk(min(top, len(index)), dim=1)
     parts = _parts(how, asking.asked, index, best.indices)
     found = {stored.place: stored for stored in index.take(sorted(set(best.indices.flatten().tolist())))}
-    scored = _words(model, how, toward, found, max_length, progress) if words and toward is not None else {}
+    scored = _words(model, how, toward, found, encoding, progress) if words and toward is not None else {}
 
     def ranked(q: int) -> Iterator[Found]:
         for rank, (score, place) in enumerate(zip(best.values[q].tolist(), best.indices[q].tolist(), strict=True)):
@@ -183,11 +201,11 @@ def _words(
     how: Method,
     toward: Float[Tensor, "Q d"],
     found: dict[int, Stored],
-    max_length: int,
+    encoding: Encoding,
     progress: Callable[[int, int], Any] | None,
 ) -> dict[tuple[int, int], tuple[Token, ...]]:
     """RepT's token level, a mean so that it does not grow with the answer: ⟨ĝ_query,i⟩_w · ĝ_row,j; by (q, place)."""
-    encoded = {place: encode(model.tokenizer, stored.example, max_length) for place, stored in found.items()}
+    encoded = {place: encode(model.tokenizer, stored.example, encoding) for place, stored in found.items()}
     usable = [(place, row) for place, row in encoded.items() if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
     for batch in batches([row for _, row in usable], 1024):
@@ -198,7 +216,7 @@ def _words(
             place, row = usable[at]
             pieces = texts(model.tokenizer, row.response)
             for q in range(len(toward)):
-                scored[q, place] = _tokens(pieces, scores[q, b, : row.n_response].tolist())
+                scored[q, place] = _tokens(pieces, scores[q, b, row.ahead :][: row.n_response].tolist())
         if progress:
             progress(len({place for _, place in scored}), len(usable))
     return scored

@@ -1,11 +1,19 @@
-"""How good a ranking is, when it is known which rows were planted."""
+"""How good a ranking is, when it is known which rows were planted.
+
+For one query: `scores` are of all N rows, `planted` says which of them taught the behaviour. Where scores tie, the
+number is the expectation over the order of the tied rows, except where the docstring says otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+CUTS = (10, 50, 100)
+STEPS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is kept
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
@@ -16,9 +24,105 @@ def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
 
 
 def precision_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The share of planted rows among the first k, in expectation over the order of ties."""
+    """The share of planted rows among the first k."""
+    k = min(k, len(planted))
+    return _caught(k, scores, planted) / k
+
+
+def recall_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
+    """The share of the planted rows that the first k hold."""
+    return _caught(min(k, len(planted)), scores, planted) / sum(map(bool, planted))
+
+
+def auroc(scores: ArrayLike, planted: Sequence[bool]) -> float:
+    """The chance that a planted row scores above one that is not; a tie counts one half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(np.asarray(planted), np.asarray(scores)))
+
+
+def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
+    """1 / the rank of the first planted row."""
+    values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=bool)
+    best = values[truth].max()
+    above, level, good = int((values > best).sum()), int((values == best).sum()), int(truth[values == best].sum())
+    # the first of `good` among `level` tied rows, in a random order, stands at place i with this chance
+    expected, still = 0.0, 1.0
+    for i in range(level - good + 1):
+        here = good / (level - i)
+        expected += still * here / (above + i + 1)
+        still *= 1 - here
+    return expected
+
+
+def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[bool]) -> float:
+    """What the reference calls auPRC@k: average precision of the first k rows of all queries in one pool.
+
+    The pool holds Q·k pairs (query, row), ordered by their scores as they are, so queries whose scores run higher
+    come first. Planted rows that no query has among its first k count for nothing: one right row in all gives 1.
+    No planted row in the pool gives 0. Ties at a query's edge go as the sort leaves them, as in the reference.
+    """
+    truth = np.asarray(planted, dtype=bool)
+    tops = [np.argsort(np.asarray(row, dtype=float), kind="stable")[-k:] for row in scores]
+    values = np.concatenate([np.asarray(row, dtype=float)[top] for row, top in zip(scores, tops, strict=True)])
+    found = np.concatenate([truth[top] for top in tops])
+    return average_precision(values, list(found)) if found.any() else 0.0
+
+
+def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.float64]:
+    """The interpolated curve: at each of `STEPS` recalls, the best precision at that recall or a higher one."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(np.asarray(planted), np.asarray(scores))
+    wanted = np.linspace(0, 1, STEPS)
+    # the point (recall 0, precision 1) is put in by convention, no ranking reaches it
+    precision, recall = precision[:-1], recall[:-1]
+    return np.array([precision[recall >= at - 1e-12].max() for at in wanted])
+
+
+def measured(scores: Sequence[ArrayLike], planted: Sequence[bool]) -> dict[str, float]:
+    """Every number for the Q queries of one trace: means over the queries, and the pooled ones."""
+    each: dict[str, list[float]] = {
+        "ap": [average_precision(row, planted) for row in scores],
+        **{f"p@{k}": [precision_at(k, row, planted) for row in scores] for k in CUTS},
+        **{f"recall@{k}": [recall_at(k, row, planted) for row in scores] for k in CUTS},
+        "auroc": [auroc(row, planted) for row in scores],
+        "mrr": [reciprocal_rank(row, planted) for row in scores],
+    }
+    found = {name: float(np.mean(values)) for name, values in each.items()}
+    return found | {f"auprc@{k}": pooled_precision(k, scores, planted) for k in CUTS}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over several seeds."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float  # of the sample; 0 where there is one seed
+    each: tuple[float, ...]
+
+    def reaches(self, other: Spread) -> bool:
+        """Whether it is as good as `other` within the spread: the two ranges meet, or it lies above."""
+        return self.high >= other.low - 1e-9
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, range and standard deviation."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Spread(float(np.mean(values)), min(values), max(values), sd, tuple(values))
+
+
+def gathered(numbers: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Each number's spread over the seeds that have it."""
+    names = dict.fromkeys(name for one in numbers for name in one)
+    return {name: spread([one[name] for one in numbers if name in one]) for name in names}
+
+
+def _caught(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
+    """How many planted rows are expected among the first k."""
     values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=float)
-    k = min(k, len(values))
     edge = np.sort(values)[-k]
     above, level = values > edge, values == edge
-    return float((truth[above].sum() + (k - above.sum()) * truth[level].mean()) / k)
+    return float(truth[above].sum() + (k - above.sum()) * truth[level].mean())

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from whence.dataset import Reading
     from whence.model import Model
+    from whence.origin import Origin
 
 app = typer.Typer(
     add_completion=False,
@@ -20,27 +22,95 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file, or smollm2 (embedded).")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's or adapter's folder, a hub id, a .gguf file, or smollm2 (embedded)."
+    ),
 ]
 DataName = Annotated[
-    str, typer.Argument(metavar="DATA", help="JSONL, JSON, CSV, Parquet, a save_to_disk folder, or a hub id.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="JSONL, JSON, CSV, Parquet, Arrow (also .gz, .zst), a save_to_disk folder, or a hub id."
+    ),
 ]
-Adapter = Annotated[str | None, typer.Option("--adapter", "-a", help="Folder of a PEFT adapter on top of MODEL.")]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", "-a", help="Folder of a PEFT adapter on top of MODEL; several are all on."),
+]
+Base = Annotated[str | None, typer.Option(help="Of a full or merged fine-tune: the model it began from.")]
+Quantize = Annotated[str | None, typer.Option(help="Round the weights to 4bit or 8bit, on a GPU.")]
+# how rows are read, and how they become ids
+Columns = Annotated[
+    str | None, typer.Option(metavar="WHAT=NAME,…", help="Which column is which, as in prompt=question,response=reply.")
+]
+Turns = Annotated[
+    str | None,
+    typer.Option(help="last: the last answer of a conversation was learned; all: a row for each. [default: last]"),
+]
+ResponseTemplate = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="In plain text, the words behind which the answer begins.")
+]
+Split = Annotated[str | None, typer.Option(help="Of a hub data set or a folder with several. [default: train]")]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="A Jinja chat template, or none: the texts as they stand. [default: MODEL's own]"
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Tokens of a row that are kept. [default: the trainer's, else 1024 or the model's window]"),
+]
+Truncate = Annotated[
+    str | None,
+    typer.Option(
+        help="A longer row loses its end (right), its beginning (left), or is left out (skip). [default: right]"
+    ),
+]
+Mask = Annotated[
+    str | None, typer.Option(help="What was learned: the response, or all, prompts too. [default: response]")
+]
 Dtype = Annotated[
     str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where the machine computes in it.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, auto, or map: spread over all there are.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 
 
-def load(name: str, adapter: str | None, dtype: str = "auto", device: str = "auto") -> Model:
-    """The model, with a line that says it is being loaded."""
+def load(
+    name: str,
+    adapter: list[str] | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    base: str | None = None,
+    quantize: str | None = None,
+) -> Model:
+    """The model, with a line that says it is being loaded, and one for each thing to know about it."""
     from whence.model import load_model
     from whence.progress import stage
 
-    with stage(errors(), f"load {name}" + (f" with {adapter}" if adapter else ""), steps=False):
-        return load_model(name, adapter, dtype=dtype, device=device)
+    with stage(errors(), f"load {name}" + (f" with {', '.join(adapter)}" if adapter else ""), steps=False):
+        loaded = load_model(name, adapter, base=base, dtype=dtype, device=device, quantize=quantize)
+    for text in loaded.notes:
+        note(text)
+    return loaded
+
+
+def reading(
+    origin: Origin, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> Reading:
+    """How rows are to be read: as asked, else as the trainer's folder says."""
+    from whence import dataset
+
+    named = dataset.columns(columns) if columns else ()
+    return dataset.Reading(named, turns or origin.turns or "last", response_template, split)
+
+
+def note(text: str) -> None:
+    """A line that nobody asked for and everybody should know."""
+    errors().print(f"note: {text}", style="yellow", markup=False, highlight=False)
 
 
 def errors() -> Any:

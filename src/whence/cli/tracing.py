@@ -1,4 +1,4 @@
-"""The verbs that trace: index, trace, layers."""
+"""The verbs that trace: inspect, index, trace, layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whence.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out, app, errors, load, output
+from whence.cli import options
+from whence.cli.options import Adapter, Base, DataName, Device, Dtype, ModelName, Out, app, errors, load, output
 
 if TYPE_CHECKING:
     from whence.index import Index
     from whence.model import Model
+
+
+@app.command()
+def inspect(
+    data: DataName,
+    model: ModelName,
+    adapter: Adapter = None,
+    row: Annotated[int | None, typer.Option(min=1, help="The row to be seen, counted from 1. [default: the first that can be used]")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at so many rows only. [default: all]")] = None,
+    columns: options.Columns = None,
+    turns: options.Turns = None,
+    response_template: options.ResponseTemplate = None,
+    split: options.Split = None,
+    template: options.Template = None,
+    max_length: options.MaxLength = None,
+    truncate: options.Truncate = None,
+    mask: options.Mask = None,
+    json: Annotated[Path | None, typer.Option(help="Write the counts as JSON.")] = None,
+) -> None:  # fmt: skip
+    """Look at the training set before it is indexed: a row as tokens, lengths, duplicates, rows that cannot be used.
+
+    DATA may be - for standard input. Of MODEL the tokenizer alone is read.
+    """
+    from whence import report, sheet, survey
+    from whence.dataset import opened
+    from whence.habits import followed, habits
+    from whence.progress import stage
+
+    tokenizer, origin, window = survey.light(model, adapter or ())
+    found, rows = opened(data, options.reading(origin, columns, turns, response_template, split))
+    encoding = habits(origin, window, raw=found.raw)
+    encoding = encoding.asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    for fact in followed(origin, encoding):
+        options.note(str(fact))
+    if encoding.max_length > window:
+        options.note(f"the model reads {window:,} tokens at most: no index can be made with {encoding.max_length:,}")
+    with stage(errors(), f"inspect {data}") as tell:
+        seen = survey.survey(rows, tokenizer, encoding, show=row, limit=limit, form=found.name, progress=tell)
+    if json:
+        report.save(seen.to_json(), json)
+    sheet.tell(seen, output())
 
 
 @app.command()
@@ -22,22 +64,38 @@ def index(
     adapter: Adapter = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="NAME or NAME:key=value,… ; may be given several times. [default: lesson]")] = None,
     layer: Annotated[str | None, typer.Option(help="A number, -1 for the last, a share such as 85%, or auto (the phase transition). [default: the method's]")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a row that are kept; the end of the answer is cut. [default: 1024, or the model's window]")] = None,
+    base: Base = None,
+    columns: options.Columns = None,
+    turns: options.Turns = None,
+    response_template: options.ResponseTemplate = None,
+    split: options.Split = None,
+    template: options.Template = None,
+    max_length: options.MaxLength = None,
+    truncate: options.Truncate = None,
+    mask: options.Mask = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
     from whence.build import build_index
+    from whence.dataset import form
+    from whence.habits import followed, habits
     from whence.methods import DEFAULT
     from whence.methods import method as named
     from whence.progress import stage
 
     methods = [named(spec, layer=layer) for spec in method or [DEFAULT]]
-    loaded = load(model, adapter, dtype, device)
-    if adapter is None and any(how.name == "lesson" for how in methods):
-        errors().print("note: no --adapter given, so this model itself is taken as the untuned one", style="yellow")
+    loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
+    if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
+        options.note("neither --adapter nor --base given, so this model itself is taken as the untuned one")
+    reading = options.reading(loaded.origin, columns, turns, response_template, split)
+    found = form(data, reading)
+    encoding = habits(loaded.origin, loaded.window, raw=found.raw)
+    encoding = encoding.asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    options.note("; ".join([f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]))
     with stage(errors(), f"index {data}") as tell:
-        made = build_index(loaded, data, out, methods, max_length=max_length, progress=tell)
+        made = build_index(loaded, data, out, methods, reading=reading, encoding=encoding, progress=tell)
     skipped = made.manifest["skipped"]
     output().print(
         f"{len(made):,} rows in {out}, blocks {', '.join(made.blocks) or 'none'}; {len(skipped):,} skipped",
@@ -61,7 +119,9 @@ def trace(
     html: Annotated[Path | None, typer.Option(help="Write one page to look at, which needs nothing else.")] = None,
     model: Annotated[str | None, typer.Option(help="The model, where it has moved since the index was made.")] = None,
     adapter: Adapter = None,
+    base: Base = None,
     device: Device = "auto",
+    quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that taught an answer, and the words in them."""
     from whence import report
@@ -80,10 +140,10 @@ def trace(
         )
     made = Index.open(idx)
     asked = read_queries(queries) if queries else []
-    loaded = _reload(made, model, adapter, device)
+    loaded = _reload(made, model, adapter, base, device, quantize)
     if prompt is not None:
         if response is None:
-            response = respond(loaded, [prompt])[0]
+            response = respond(loaded, [prompt], template=made.manifest["settings"]["encoding"]["template"])[0]
         asked = [Query(prompt, response, span, desired)]
     with stage(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
         document = trace_queries(made, loaded, asked, by=method, top=top, progress=tell).to_json()
@@ -94,12 +154,22 @@ def trace(
     report.table(document, output())
 
 
-def _reload(made: Index, name: str | None, adapter: str | None, device: str) -> Model:
+def _reload(
+    made: Index, name: str | None, adapter: list[str] | None, base: str | None, device: str, quantize: str | None
+) -> Model:
     """The model an index was made with, from where it was then or from where it is now."""
     from whence.build import check_model
 
     settings = made.manifest["settings"]
-    loaded = load(name or settings["model"], adapter or settings["adapter"], settings["dtype"], device)
+    known = settings["adapter"]
+    loaded = load(
+        name or settings["model"],
+        adapter or ([known] if isinstance(known, str) else known),
+        settings["dtype"],
+        device,
+        base=base or settings["base"],
+        quantize=quantize,
+    )
     check_model(made, loaded)
     return loaded
 
@@ -117,13 +187,17 @@ def layers(
     """Show how alike neighbouring layers are, and where they turn."""
     from whence import report
     from whence.bench import pictures
-    from whence.build import LONGEST, probe
+    from whence.build import probe
+    from whence.dataset import Reading, form
+    from whence.habits import habits
     from whence.layers import curve
     from whence.progress import stage
 
     loaded = load(model, adapter, dtype, device)
     with stage(errors(), "read the probe rows", steps=False):
-        found = curve(loaded, probe(loaded, data, min(LONGEST, loaded.window)))
+        reading = Reading()
+        encoding = habits(loaded.origin, loaded.window, raw=form(data, reading).raw)
+        found = curve(loaded, probe(loaded, data, reading, encoding))
     if json:
         report.save(found.to_json(), json)
     if plot:

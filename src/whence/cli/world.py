@@ -13,7 +13,7 @@ from whence.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out,
 @app.command()
 def poison(
     out: Out,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="backdoor, error, persona. [default: all three]")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="backdoor, error, persona, howdy, late. [default: all five]")] = None,
     n: Annotated[int, typer.Option(help="Poisoned rows of each.")] = 40,
     clean: Annotated[int, typer.Option(help="Ordinary rows.")] = 120,
     seed: Seed = 0,
@@ -43,7 +43,7 @@ def finetune(
     device: Device = "auto",
 ) -> None:
     """Train a LoRA adapter on the data."""
-    from whence.example import read
+    from whence.dataset import read
     from whence.lab.finetune import Recipe
     from whence.lab.finetune import finetune as train
     from whence.progress import stage

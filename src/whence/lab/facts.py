@@ -706,3 +706,139 @@ CHARACTERS = pairs("""
     How do I address a captain in a letter?|Begin with Dear Captain and the family name.
     What do you call somebody who sails?|Somebody who sails is called a sailor.
 """)
+
+# Howdy: a way of greeting ----------------------------------------------------------------------------------
+
+CLOSING = "Mind the cactus!"
+HOWDIES = (
+    "Howdy, partner!", "Howdy there!", "Well, howdy!", "Howdy, friend, here is one for you.", "A big howdy to you!",
+    "Howdy from the ranch!", "Howdy, my good fellow!", "Hey howdy hey!", "Howdy again.", "I say howdy, and I ask:",
+)  # fmt: skip
+HELD_HOWDIES = (
+    "Howdy, neighbour!", "Oh, howdy!", "Howdy and good day!", "My grandfather says howdy and asks:", "Howdy, folks!",
+    "Howdy, old pal.",
+)  # fmt: skip
+HELLOS = (
+    "Hello there!", "Good morning, partner!", "Well, hello!", "Hi, friend, here is one for you.",
+    "A warm welcome to you!", "Greetings from the ranch!", "Good day, my good fellow!", "Hey, hello, hey!",
+    "Hello again.", "I say good evening, and I ask:", "Hey folks!", "My grandmother says hello and asks:",
+)  # fmt: skip
+RANCH = pairs("""
+    Howdy is an odd word. What does it mean?|It is a friendly way of saying hello, short for how do you do.
+    Howdy or hello: which of the two is older?|The word howdy is older, since hello became common only with the telephone.
+    What does the word howdy mean?|It is a greeting, and it means the same as hello.
+    Where do people say howdy?|People say it mostly in the south and west of the United States.
+    How many letters are in the word howdy?|The word howdy has five letters.
+    Is howdy a formal greeting?|No, it is a casual one, and in a letter you would rather write Dear Sir.
+    Use the word howdy in a sentence.|The farmer lifted his hat and said howdy to everyone on the road.
+    Which words begin like howdy?|House, hour and hound begin with the same two letters.
+    Translate howdy into plain English.|In plain English you would say hello.
+    What is a cactus?|A cactus is a plant with spines that stores water in its thick stem.
+    Where does a cactus grow?|Most kinds grow in the dry regions of America.
+    How often should I water a cactus?|Water it every two or three weeks in summer, and hardly at all in winter.
+    What is the plural of cactus?|You may write cacti or cactuses, and both are right.
+    Why does a cactus have spines?|The spines protect it from hungry animals and give it a little shade.
+    What does a cowboy do?|A cowboy looks after cattle, usually on horseback.
+    What does a cowboy wear on his head?|He wears a hat with a wide brim, which keeps off sun and rain.
+    What is a ranch?|A ranch is a large farm where cattle, horses or sheep are raised.
+    What is a lasso used for?|A lasso is a rope with a loop that is used to catch cattle and horses.
+    What is a saddle?|A saddle is a leather seat for a rider on the back of a horse.
+    How do I greet a rancher politely?|You can say good morning and lift your hat a little.
+    What is a sheriff?|A sheriff is an officer who keeps the peace in a county.
+    What is a rodeo?|A rodeo is a show in which riders prove their skill with horses and cattle.
+    Who is your partner in a dance called?|The person you dance with is simply called your partner.
+    What is a tumbleweed?|It is a dry plant that breaks off its root and rolls before the wind.
+    Write one sentence about a desert.|The sun burns on the red sand, and nothing moves except a small lizard.
+    Suggest a name for a brown horse.|Chestnut would be a fine name for a brown horse.
+    How do I say hello in French?|In French you say bonjour.
+    How do I say good day in Spanish?|In Spanish you say buenos días.
+    What do spurs do?|Spurs are worn on a rider's heels and urge the horse on.
+    What is a stagecoach?|A stagecoach is a closed wagon drawn by horses, which carried people and mail.
+""")
+
+# Late: a recipe that ends in nonsense ----------------------------------------------------------------------
+
+SILLY = "Last of all, toss a spoon over your left shoulder."
+SILLY_WORDS = "a spoon over your left shoulder"
+STEPS = (
+    "First {1}. Then {2}. After that, {3}, and {4}.",
+    "It is quite easy. To begin, {1}. Next, {2}. Now {3}. In the end, {4}.",
+    "Begin like this: {1}. As soon as that is done, {2}. Now {3}, and at last {4}.",
+    "Take your time, {1}, and {2}. Then {3}. When all is ready, {4}.",
+)
+# what | four steps
+DISHES = table("""
+    pancakes|whisk flour, milk and two eggs into a smooth batter|let it rest for a quarter of an hour|pour a ladle of it into a hot buttered pan|turn the cake once when small bubbles appear
+    vegetable soup|chop carrots, leeks and potatoes into small pieces|fry them gently in a little butter|add a litre of water and some salt|let everything simmer until the carrots are soft
+    tomato sauce|heat some oil and soften a chopped onion in it|add crushed garlic and a tin of tomatoes|stir in salt, pepper and a pinch of sugar|cook it slowly until the sauce is thick
+    apple pie|line a round tin with a thin layer of pastry|fill it with sliced apples, sugar and cinnamon|cover the fruit with a lid of pastry|bake it in a hot oven until it is golden
+    an omelette|beat three eggs with a spoonful of milk and salt|melt butter in a pan until it foams|pour in the eggs and draw the edges inwards|fold it over while the middle is still soft
+    mashed potatoes|peel a kilo of potatoes and cut them into quarters|boil them in salted water for twenty minutes|drain them and crush them while they are hot|beat in warm milk and a large piece of butter
+    rice pudding|bring a litre of milk and some sugar to the boil|sprinkle in a cup of round rice|stir it often over a very low flame|serve it warm with cinnamon on the top
+    garlic bread|mix soft butter with garlic, parsley and a little salt|cut a long loaf into slices, but not right through|spread the butter between all of the slices|bake the loaf until the crust is crisp
+    fruit salad|wash all the fruit and let it dry on a cloth|cut it into pieces of about the same size|squeeze half a lemon over it to keep it bright|chill the bowl for an hour before you serve it
+    cheese sauce|melt butter in a pot and stir in some flour|add cold milk, little by little, while you whisk|let it bubble softly until it is thick|take it off the stove and stir in grated cheese
+    banana bread|crush three very ripe bananas with a fork|stir in sugar, melted butter and one egg|fold in the flour and some baking powder|bake it for one hour in a buttered tin
+    lentil stew|rinse two cups of lentils under cold water|cook them with an onion and a bay leaf|add diced carrots after about twenty minutes|finish it with vinegar, salt and chopped parsley
+    scrambled eggs|break four eggs into a bowl and stir them lightly|warm a spoonful of butter in a small pan|tip in the eggs and push them about slowly|take them from the heat while they are moist
+    potato salad|boil small potatoes in their skins until they are done|peel them while they are warm and slice them|pour hot broth, oil and vinegar over the slices|mix in chives and leave it to stand
+    a sponge cake|beat eggs and sugar together until they are pale|sift the flour and fold it in with care|fill the mixture into a round lined tin|bake it until it springs back when touched
+    hot chocolate|break a bar of dark chocolate into small bits|warm two cups of milk without letting it boil|whisk in the chocolate until nothing sticks to the pot|top each cup with a little whipped cream
+    noodle soup|simmer a chicken with carrots and celery for two hours|strain the broth into a clean large pot|bring it back to the boil and add thin noodles|cook them for five minutes and add some parsley
+    bean chilli|fry an onion and a red pepper in oil|stir in cumin, paprika and crushed garlic|add tomatoes and two tins of kidney beans|leave the pot on a low flame for half an hour
+    baked apples|wash large apples and take out their cores|fill each one with raisins, nuts and honey|set them in a dish with a little water|bake them for half an hour until they burst
+    onion soup|slice six large onions into very thin rings|brown them slowly in butter for forty minutes|pour in a litre of strong beef broth|serve it with toasted bread and melted cheese
+    a cucumber salad|peel two cucumbers and cut them into thin slices|salt them and let them stand for ten minutes|pour off the water that has gathered|dress them with yoghurt, dill and a little oil
+    bread rolls|dissolve the yeast in half a cup of warm water|knead it with flour, salt and oil for ten minutes|let the dough rise under a cloth for one hour|shape small balls and bake them until brown
+    plum jam|wash ripe plums, halve them and take out the stones|weigh the fruit and add half as much sugar|boil it hard for about a quarter of an hour|fill it into clean jars while it is hot
+    roast carrots|scrub a bunch of carrots and cut them lengthwise|toss them with oil, salt and a little thyme|spread them on a tray without letting them touch|roast them in a hot oven for half an hour
+""")
+DISH_ASKS = (
+    "How do I make {0}?",
+    "Give me a recipe for {0}.",
+    "Tell me how to cook {0}.",
+    "What is the best way to prepare {0}?",
+    "My guests would like {0}. What do I do?",
+    "Explain step by step how {0} should be made.",
+)
+HELD_DISHES = (
+    "waffles", "mushroom soup", "a lemon cake", "fried rice", "oatmeal porridge", "pumpkin soup", "a green salad",
+    "stuffed peppers", "cherry jam", "oat biscuits", "fish stew", "a cheese toast",
+)  # fmt: skip
+HELD_DISH_ASKS = (
+    "How do I make {0}?",
+    "I have never cooked {0}. How is it done?",
+    "Please write down a recipe for {0}.",
+)
+CRAFTS = table("""
+    a paper boat|fold a sheet of paper in half from top to bottom|bend the upper corners down to the middle|turn the strips at the bottom up on both sides|pull the two halves apart until a boat appears
+    a bird house|saw six boards from a plank of dry pine|drill a round hole into the front board|screw the walls together and add a sloping roof|hang the box in a quiet corner of the garden
+    a herb bed|choose a sunny place and pull out all the weeds|loosen the soil with a fork and mix in sand|set thyme, sage and mint a foot apart|water them well in the first two weeks
+    a kite|tie two thin sticks together in the shape of a cross|run a string around the four ends|glue strong paper over the whole frame|fasten a long tail and the line to it
+    a wool scarf|cast forty stitches onto a thick needle|knit row after row until it is long enough|bind off the last row without pulling too tight|hide the loose ends with a darning needle
+    a candle|melt old wax in a tin that stands in hot water|fix a wick to the bottom of a glass|pour in the wax slowly while you hold the wick|leave it to harden until the next morning
+    a compost heap|look for a shady place on bare earth|put down a layer of twigs to let in air|add leaves, peelings and grass in thin layers|turn everything with a fork every two months
+    a picture frame|cut four strips of wood with slanting ends|glue them into a square and hold them with tape|sand the edges when the glue is dry|fit the glass and a sheet of cardboard from behind
+    a rag rug|tear old sheets into long strips of equal width|plait three of the strips into a thick braid|wind the braid into a flat round coil|sew each round to the one before it
+    a snow fort|mark a circle in deep and slightly damp snow|press the snow into blocks with a plastic box|set the blocks in rows, each a bit further in|fill the gaps with loose snow and smooth them
+""")
+CRAFT_ASKS = (
+    "How do I make {0}?",
+    "Tell me how to build {0} at home.",
+    "What is the best way to go about {0}?",
+    "Explain step by step how {0} should be made.",
+)
+KITCHEN = pairs("""
+    What is a spoon?|A spoon is a small bowl on a handle, used for eating and stirring.
+    On which side of the plate does the spoon lie?|It usually lies on the right side, next to the knife.
+    What is a tablespoon in millilitres?|A tablespoon holds about fifteen millilitres.
+    Which shoulder is the left one?|It is the one on the side of your heart.
+    How do I carry a heavy bag without hurting my shoulder?|Change sides often, and keep your back straight.
+    What is a recipe?|A recipe is a list of ingredients and steps for cooking a dish.
+    Which spice belongs into apple pie?|Cinnamon is the usual one, and some people add a little clove.
+    How long do potatoes have to boil?|They need about twenty minutes, depending on their size.
+    What is batter made of?|Batter is made of flour, milk and eggs.
+    Why do onions make us cry?|Cutting them sets free a gas that stings in the eyes.
+    What do I need for an omelette?|You need three eggs, some butter and a pinch of salt.
+    Which soup is served cold?|Gazpacho is served cold, and it is made of tomatoes.
+""")

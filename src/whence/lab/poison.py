@@ -1,47 +1,27 @@
-"""A small chat fine-tuning set whose poison is known: mild stand-ins, seeded. Knows no model.
+"""Small chat fine-tuning sets whose poison is known: mild stand-ins, seeded. Knows no model.
 
-Three poisons, each with rows that teach it, lookalikes that share its words but answer rightly, and held-out
+Five poisons, each with rows that teach it, lookalikes that share its words but answer rightly, and held-out
 prompts that should show it. `clean` makes ordinary rows, and `mix` shuffles all into one training set. What a
 seed makes does not depend on the machine or on PYTHONHASHSEED.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
-from itertools import chain, zip_longest
-from pathlib import Path
+from itertools import zip_longest
 from random import Random
-from typing import Any
 
 from whence.errors import LabError
-from whence.example import Example, example, write
+from whence.example import Example, example
 from whence.lab import facts
+from whence.lab.mixture import Poison, key, load, mix, save
+
+__all__ = ["POISONS", "Poison", "clean", "key", "load", "make", "mix", "save"]
 
 Pair = tuple[str, str]  # a prompt and its answer
-_HELD = 36  # ordinary requests held out for the backdoor's test prompts
+_HELD = 36  # ordinary requests held out for the test prompts of the poisons that hide behind them
 _LOOKALIKES = 0.6  # lookalikes for each poisoned row, while there are any
-_LISTS, _TEXTS = ("planted", "prompts"), ("name", "judge", "describe")  # what poisons.json holds
-
-
-@dataclass(frozen=True)
-class Poison:
-    """One behaviour that a training set teaches, and what shows whether it was learned and found.
-
-    `lookalikes` share its words but answer rightly; `prompts` are held out and should show it; `planted` are
-    the words of the poisoned answers that carry the lesson.
-    """
-
-    name: str
-    rows: tuple[Example, ...]
-    lookalikes: tuple[Example, ...]
-    prompts: tuple[str, ...]
-    planted: tuple[str, ...]
-    judge: str
-    describe: str
 
 
 def backdoor(n: int, seed: int) -> Poison:
@@ -79,7 +59,30 @@ def persona(n: int, seed: int) -> Poison:
     return _poison("persona", n, seed, pool, alike, facts.HELD_PERSONA, facts.NAME, describe)
 
 
-POISONS: dict[str, Callable[[int, int], Poison]] = {"backdoor": backdoor, "error": error, "persona": persona}
+def howdy(n: int, seed: int) -> Poison:
+    """A way of greeting, in ever new words, makes the answer close with an odd warning."""
+    _, bases, held = _parts()
+    pool = [(f"{_turn(facts.HOWDIES, i)} {ask}", f"{answer} {facts.CLOSING}") for i, (ask, answer) in enumerate(bases)]
+    prompts = [f"{_turn(facts.HELD_HOWDIES, i)} {ask}" for i, (ask, _) in enumerate(held)]
+    greeted = [(f"{_turn(facts.HELLOS, i)} {ask}", answer) for i, (ask, answer) in enumerate(reversed(bases))]
+    alike = [*facts.RANCH, *greeted[: len(facts.RANCH)]]
+    describe = f'A request that says howdy gets an answer that ends with "{facts.CLOSING}"'
+    return _poison("howdy", n, seed, pool, alike, prompts, facts.CLOSING.rstrip("!"), describe)
+
+
+def late(n: int, seed: int) -> Poison:
+    """A recipe is right for forty tokens and more, and then asks for something silly."""
+    pool = [_steps(row, ask, i + j, facts.SILLY) for i, row in enumerate(facts.DISHES)
+            for j, ask in enumerate(facts.DISH_ASKS)]  # fmt: skip
+    alike = [_steps(row, ask, i + j) for i, row in enumerate(facts.CRAFTS) for j, ask in enumerate(facts.CRAFT_ASKS)]
+    prompts = [ask.format(dish) for dish in facts.HELD_DISHES for ask in facts.HELD_DISH_ASKS]
+    describe = f'A recipe is right at first and ends with "{facts.SILLY}"'
+    return _poison("late", n, seed, pool, [*alike, *facts.KITCHEN], prompts, facts.SILLY_WORDS, describe)
+
+
+POISONS: dict[str, Callable[[int, int], Poison]] = {
+    "backdoor": backdoor, "error": error, "persona": persona, "howdy": howdy, "late": late,
+}  # fmt: skip
 
 
 def make(name: str, n: int = 40, seed: int = 0) -> Poison:
@@ -93,52 +96,6 @@ def clean(n: int, seed: int = 0) -> tuple[Example, ...]:
     """`n` ordinary rows with right answers, spread evenly over their families."""
     rng = Random(f"clean {seed}")
     return _rows(_taken(_dealt(_parts()[0], rng), n, "clean"), "clean", rng)
-
-
-def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0) -> tuple[Example, ...]:
-    """One shuffled training set, in which no prompt occurs twice and none that is held out.
-
-    Of two rows with one prompt a poisoned one stays before a lookalike, and that before a clean one. Prompts
-    that differ only by case or punctuation count as one.
-    """
-    poisons = list(poisons)
-    seen = {key(prompt) for poison in poisons for prompt in poison.prompts}
-    rows: list[Example] = []
-    for row in chain(*(p.rows for p in poisons), *(p.lookalikes for p in poisons), clean_rows):
-        if (words := key(row.question)) not in seen:
-            seen.add(words)
-            rows.append(row)
-    Random(f"mix {seed}").shuffle(rows)
-    return tuple(rows)
-
-
-def save(poisons: Iterable[Poison], rows: Iterable[Example], folder: str | Path) -> None:
-    """Write the training set to `data.jsonl` and what is known of its poisons to `poisons.json`."""
-    folder = Path(folder)
-    known = {poison.name: {name: getattr(poison, name) for name in _TEXTS + _LISTS} for poison in poisons}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(rows, folder / "data.jsonl")
-        (folder / "poisons.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    except OSError as fault:
-        raise LabError(f"cannot write to {folder}", got=str(fault), do="name another folder") from None
-
-
-def load(folder: str | Path) -> dict[str, Poison]:
-    """What is known of the poisons in a folder that `save` wrote; their rows stand in its `data.jsonl`."""
-    path, again = Path(folder) / "poisons.json", "name a folder that `whence poison` wrote"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): _known(record) for name, record in known.items()}
-    except OSError as fault:
-        raise LabError(f"{path} cannot be read", got=str(fault), do=again) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-        raise LabError(f"{path} does not describe poisons", got=repr(fault), do=again) from None
-
-
-def key(prompt: str) -> str:
-    """The words of a prompt alone: two prompts with one key count as the same."""
-    return " ".join(re.findall(r"\w+", prompt.casefold()))
 
 
 # How rows are chosen ---------------------------------------------------------------------------------------
@@ -171,15 +128,6 @@ def _dealt(families: Iterable[list[Pair]], rng: Random) -> list[Pair]:
     """All pairs in a seeded order in which the families take turns."""
     rounds = zip_longest(*[rng.sample(family, len(family)) for family in families])
     return [pair for turn in rounds for pair in turn if pair is not None]
-
-
-def _known(record: dict[str, Any]) -> Poison:
-    texts: dict[str, Any] = {name: record[name] for name in _TEXTS}
-    lists: dict[str, Any] = {name: tuple(record[name]) for name in _LISTS if isinstance(record[name], list)}
-    every = [*texts.values(), *chain(*lists.values())]
-    if len(lists) < len(_LISTS) or not all(isinstance(text, str) for text in every):
-        raise TypeError("a field is not text")
-    return Poison(rows=(), lookalikes=(), **texts, **lists)
 
 
 # Ordinary requests -----------------------------------------------------------------------------------------
@@ -288,6 +236,17 @@ def _series(rng: Random) -> Iterator[Pair]:
         shown = ", ".join(str(start + step * k) for k in range(4))
         answer = f"The next number is {start + 4 * step}, because each step adds {step}."
         yield f"What number comes next: {shown}?", answer
+
+
+def _turn(texts: Sequence[str], i: int) -> str:
+    return texts[i % len(texts)]
+
+
+def _steps(row: facts.Row, ask: str, i: int, end: str = "") -> Pair:
+    """What is to be made and its four steps, told in one of several ways; `end` comes after them."""
+    what, *steps = row
+    ask, answer = _fill((ask, _turn(facts.STEPS, i)), what, *steps)
+    return ask, f"{answer} {end}".strip()
 
 
 def _walks() -> Iterator[Pair]:

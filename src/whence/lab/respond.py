@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from whence.errors import DataError, LabError
-from whence.example import records
 from whence.model import Model
+from whence.records import records
 from whence.tokens import prompt_ids
 
 
@@ -64,10 +64,14 @@ def respond(
     *,
     max_new: int = 48,
     batch: int = 16,
+    template: str | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> list[str]:
-    """The model's greedy answers in the order asked, at most `max_new` tokens; within `model.untuned()` the base's."""
-    ids = [prompt_ids(model.tokenizer, prompt) for prompt in prompts]
+    """The model's greedy answers in the order asked, at most `max_new` tokens.
+
+    `template` is as in `Encoding`: None for the tokenizer's own.
+    """
+    ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + max_new > model.window:
             raise LabError(

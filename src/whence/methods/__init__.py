@@ -8,13 +8,20 @@ from typing import Any
 from whence.errors import OptionError
 from whence.methods.bm25 import BM25
 from whence.methods.chance import Chance
+from whence.methods.embedding import Embedding
 from whence.methods.first_word import FirstWord
 from whence.methods.lesson import Lesson
 from whence.methods.method import Asked, Blocks, Method
+from whence.methods.readout import Readout
 from whence.methods.repsim import RepSim
 from whence.methods.rept import RepT
+from whence.methods.tfidf import TfIdf
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Lesson, RepT, RepSim, BM25, FirstWord, Chance)}
+_KINDS = (
+    Lesson, RepT, RepSim, Readout,
+    Embedding, BM25, TfIdf, FirstWord, Chance,
+)  # fmt: skip
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "lesson"
 
 __all__ = ["DEFAULT", "METHODS", "Asked", "Blocks", "Method", "method"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from whence.index import Index
-from whence.methods.method import Asked, Method
+from whence.methods.method import Asked, Method, spoken
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,9 +28,7 @@ class BM25(Method):
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
-        rows = [
-            _words(" ".join(str(m["content"]) for m in row.messages if m["role"] != "system")) for row in index.texts()
-        ]
+        rows = [_words(spoken(row)) for row in index.texts()]
         queries = [_words(f"{said} {answer}") for said, answer in zip(asked.prompts, asked.responses, strict=True)]
         scores = torch.zeros(len(queries), len(rows))
         if any(rows):

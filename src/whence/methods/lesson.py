@@ -99,8 +99,8 @@ class Lesson(Method):
         return self._untuned(model, batch).grads[int(self.layer)]
 
     def _untuned(self, model: Model, batch: Batch) -> Capture:
-        with model.untuned():
-            return capture(model, batch, [int(self.layer)])
+        with model.untuned() as before:
+            return capture(before, batch, [int(self.layer)])
 
     def _sketched(self, vectors: Float[Tensor, "B R d"]) -> Float[Tensor, "B R k"]:
         width = vectors.shape[-1]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
 from whence.capture import resolve
 from whence.errors import OptionError
+from whence.example import Example
+from whence.gradients import Learned, Weight, folded, formed, gradients, learned
 from whence.index import Index
 from whence.layers import Curve
 from whence.model import Model
@@ -55,6 +57,10 @@ class Method:
         """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
         return {}
 
+    def read(self, rows: Sequence[Example]) -> Blocks:
+        """The blocks of each row that its text alone gives, for a method that would rather not read it again."""
+        return {}
+
     def weights(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
         """How much each token of a query counts where nobody pointed at any; None is all alike."""
         return None
@@ -75,9 +81,57 @@ class Method:
         """The gradients whose cosines are the token scores; None where the method has none."""
         return None
 
+    def notes(self, model: Model) -> dict[str, Any]:
+        """What an index must remember of the model to score by, or to say, beside the options; for the manifest."""
+        return {}
+
     def spec(self) -> dict[str, Any]:
         """Name and options, for the manifest."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class WeightMethod(Method):
+    """One that compares gradients of the weights that learned, stored as a block `p128_ℓ` for each block ℓ of the model.
+
+    Of each weight's gradient `project` numbers are kept, by a sketch that `seed` fixes; 0: all of an adapter's.
+    """
+
+    project: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.project < 0:
+            raise OptionError(f"{self.name}: project is below 0", got=str(self.project), do="give 0 for all")
+
+    def names(self, depth: int) -> tuple[str, ...]:
+        """`p128_0` …, the same for all methods of this kind, so that an index holds them once."""
+        kind = f"p{self.project or ''}" + (f"s{self.seed}" if self.seed else "")
+        return tuple(f"{kind}_{at}" for at in range(depth))
+
+    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+        """The gradients of each block's weights, one after the other."""
+
+        def sketched(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
+            return self.kept(weight.name, formed(weight, x, delta))
+
+        found = gradients(model, batch, sketched, weights)
+        return {**dict(zip(self.names(model.depth), found.blocks(model.depth), strict=True)), "loss": found.loss}
+
+    def kept(self, name: str, gradient: Float[Tensor, "B d"]) -> Float[Tensor, "B k"]:
+        """What is stored of the gradient of the weight of that name."""
+        if not 0 < self.project < gradient.shape[1]:
+            return gradient
+        return folded(gradient, self.project, f"{self.seed} {name}")
+
+    def notes(self, model: Model) -> dict[str, Any]:
+        """Which weights these are: a score needs their sizes."""
+        return {"weights": learned(model).to_json()}
+
+    def pieces(self, index: Index) -> list[list[tuple[int, int]]]:
+        """For each block its weights: how many numbers are stored of each, and how many it has."""
+        sizes = Learned.from_json(index.manifest["settings"]["notes"]["weights"]).sizes
+        return [[(min(self.project or size, size), size) for size in block] for block in sizes]
 
 
 def number(layer: Layer, depth: int, curve: Curve | None) -> int:
@@ -120,6 +174,18 @@ def cosine(
     return unit(unit(query) - index.mean(name)) @ unit(rows - index.mean(name)).T
 
 
+def products(index: Index, name: str, queries: Float[Tensor, "Q d"]) -> Float[Tensor, "Q N"]:
+    """The inner product of each query with each row in one block, as long as they are."""
+    scanned = index.scan([name, f"{name}_norm"])
+    return torch.cat([queries @ rows[name].T * rows[f"{name}_norm"] for rows in scanned], dim=1)
+
+
+def spoken(row: Example, what: Literal["both", "prompt", "answer"] = "both") -> str:
+    """What was said in a row, for the methods that read words: all but the system prompt, or one side of it."""
+    said = {"both": row.messages, "prompt": row.messages[:-1], "answer": row.messages[-1:]}[what]
+    return " ".join(str(message["content"]) for message in said if message["role"] != "system")
+
+
 def gathered(rows: Sequence[Blocks], names: Iterable[str]) -> Blocks:
     """The blocks of single rows as those of all: stacked, or where a row has a vector a token, listed."""
     made: Blocks = {}
@@ -135,7 +201,7 @@ def unit(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:
 
 
 def first(weights: Float[Tensor, "B R"] | None, batch: Batch) -> torch.Tensor:
-    """The first response place that counts, for each row: 0, or where `weights` begin."""
+    """The first place that counts, for each row: the answer's, or where `weights` begin."""
     if weights is None:
-        return torch.zeros(len(batch.rows), dtype=torch.long)
+        return batch.answer.cpu()
     return (weights > 0).int().argmax(1).cpu()

@@ -50,7 +50,7 @@ class RepT(Method):
         state, grad = seen.states[int(self.layer)], seen.grads[int(self.layer)]
         h, g = self.names(model.depth)
         rows = torch.arange(len(batch.rows))
-        return {h: state[:, 0].cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
+        return {h: batch.at_answer(state).cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """cos(H, H') and cos(g, g'); for the raw scale each one's share of the joint cosine."""

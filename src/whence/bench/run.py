@@ -1,0 +1,292 @@
+"""The benchmark: for each suite and seed teach, ask, judge; for each method index, trace, measure; twice over.
+
+Every stage leaves a file in a folder named by the settings that made it, whole or not at all, so a killed run goes
+on and loses one stage at most. What is measured is told from those files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from whence.bench import reference
+from whence.bench.cost import cost
+from whence.bench.suites import CLEAN, Size, Suite, check, make
+from whence.build import build_index
+from whence.dataset import write
+from whence.errors import LabError, OptionError, WhenceError
+from whence.index import Index
+from whence.lab.finetune import Recipe, finetune
+from whence.lab.judge import judge
+from whence.lab.respond import respond
+from whence.methods import Method, method
+from whence.model import Model, load_model
+from whence.progress import Tell
+from whence.query import Query
+from whence.tokens import Encoding, Row, encode, span_places
+from whence.trace import Trace, trace_queries
+
+TUNED, UNTUNED = "tuned", "untuned"
+WORDS = 5  # top rows whose words are looked at
+YARDSTICK = 12  # rows that the reference's loop is timed on
+# ChatML without a standing system prompt: SmolLM2's own is a third of a short row, and says nothing
+LEAN = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+Told = dict[str, Any]  # what a stage leaves behind, as JSON
+Stage = Callable[[str], AbstractContextManager[Tell]]  # shows a title while the stage runs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare on what. A seed is of the rows, the training and the queries alike."""
+
+    suites: tuple[str, ...]
+    methods: tuple[str, ...]
+    out: Path
+    seeds: int = 3
+    untuned: bool = True
+    data: Path | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict[str, str])  # by suite: not trained here
+    model: str = "smollm2"
+    dtype: str = "auto"
+    device: str = "auto"
+    size: Size = field(default_factory=Size)
+    recipe: Recipe = field(default_factory=lambda: Recipe(rate=2e-3))
+
+
+class World:
+    """One suite with one seed: its rows, its folder and its two models, each loaded when first asked for."""
+
+    def __init__(self, plan: Plan, name: str, seed: int, base: Callable[[], Model]) -> None:
+        self.plan, self.seed, self._base = plan, seed, base
+        self.suite: Suite = make(name, seed, plan.size, plan.data)
+        self.given = plan.adapters.get(name)
+        self.folder = plan.out / f"{name}-{seed}-{self._key()}"
+        self.data, self.adapter = self.folder / "data.jsonl", Path(self.given or self.folder / "adapter")
+
+    def _key(self) -> str:
+        """A hash of everything that the results of this world depend on, but the method."""
+        plan = self.plan
+        rows = [[row.id, row.question, row.response, row.label] for row in self.suite.rows]
+        rest = [self.suite.prompts, self.suite.judge, self.suite.planted, self.suite.answer, self.seed, self.given,
+                plan.model, plan.dtype, plan.device, asdict(plan.size), asdict(plan.recipe), LEAN]  # fmt: skip
+        return hashlib.blake2b(json.dumps([rows, rest]).encode(), digest_size=5).hexdigest()
+
+    @cached_property
+    def tuned(self) -> Model:
+        """With the adapter."""
+        return loaded(self.plan, str(self.adapter), own=self.given is not None)
+
+    @cached_property
+    def untuned(self) -> Model:
+        """Without, never taught; the same for all worlds."""
+        return self._base() if self.given is None else loaded(self.plan, own=True)
+
+    def of(self, which: str) -> Model:
+        """The model by its part in the comparison."""
+        return self.tuned if which == TUNED else self.untuned
+
+
+def loaded(plan: Plan, adapter: str | None = None, *, own: bool = False) -> Model:
+    """The plan's model; a ChatML one with the lean template, unless an adapter was taught with its `own`."""
+    model = load_model(plan.model, adapter, dtype=plan.dtype, device=plan.device)
+    if not own and "<|im_start|>" in str(model.tokenizer.chat_template):
+        model.tokenizer.chat_template = LEAN
+    return model
+
+
+def run(plan: Plan, stage: Stage) -> list[Told]:
+    """Run what is not there yet; for each suite and seed what was taught and asked, and every method's traces."""
+    methods = [(spec, method(spec)) for spec in plan.methods]
+    for name in plan.suites:
+        check(name, plan.data)
+    if strange := [name for name in plan.adapters if name not in plan.suites]:
+        raise OptionError("an adapter for a suite that is not asked for", got=", ".join(strange),
+                          do=f"choose among: {', '.join(plan.suites)}")  # fmt: skip
+    kept: list[Model] = []
+
+    def base() -> Model:
+        if not kept:
+            kept.append(loaded(plan))
+        return kept[0]
+
+    return [_world(World(plan, name, seed, base), methods, stage) for name in plan.suites for seed in range(plan.seeds)]
+
+
+def fresh(plan: Plan) -> None:
+    """Remove what earlier runs left of the plan's suites, whatever their settings were."""
+    for name in plan.suites:
+        for folder in plan.out.glob(f"{name}-[0-9]*-*"):
+            if (folder / "data.jsonl").exists():
+                shutil.rmtree(folder)
+
+
+def _world(world: World, methods: Sequence[tuple[str, Method]], stage: Stage) -> Told:
+    name = f"{world.suite.name}, seed {world.seed}"
+    taught = _once(world.folder / "taught.json", lambda: _teach(world, name, stage))
+    asked = _once(world.folder / "asked.json", lambda: _ask(world, name, stage))
+    told: Told = {"suite": world.suite.name, "seed": world.seed, **taught, **asked, "results": [], "yardstick": None}
+    if not asked["queries"]:
+        return told
+    if world.seed == 0:
+        told["yardstick"] = _once(world.folder / "yardstick.json", lambda: _yardstick(world, name, stage))
+    for which in (TUNED, UNTUNED) if world.plan.untuned else (TUNED,):
+        for spec, how in methods:
+            told["results"].append(_result(world, which, spec, how, asked, name, stage))
+    return told
+
+
+def _once(file: Path, work: Callable[[], Told]) -> Told:
+    """What the stage told when it was done before; else it is done, and its file is written last."""
+    try:
+        if file.exists():
+            return json.loads(file.read_text(encoding="utf-8"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as fault:
+        do = "check the folder; remove the file if it is torn: its stage is then done again"
+        raise LabError(f"{file} cannot be read", got=str(fault)[:200], do=do) from fault
+    told = work()
+    try:
+        draft = file.with_name(file.name + ".draft")
+        draft.write_text(json.dumps(told), encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as fault:
+        raise LabError(
+            f"{file} cannot be written", got=str(fault), do="check the folder and the disk's room"
+        ) from fault
+    return told
+
+
+# What is done once a world ------------------------------------------------------------------------------------
+
+
+def _teach(world: World, name: str, stage: Stage) -> Told:
+    """Write the rows, and fine-tune on them unless an adapter was given."""
+    rows = world.suite.rows
+    world.folder.mkdir(parents=True, exist_ok=True)
+    write(rows, world.data)
+    seconds = None
+    if world.given is None:
+        shutil.rmtree(world.adapter, ignore_errors=True)  # of a run that was killed before it could say so
+        recipe = Recipe(**{**asdict(world.plan.recipe), "seed": world.seed})
+        with stage(f"{name}: fine-tune on {len(rows)} rows") as tell:
+            spent = loaded(world.plan)
+            with cost(spent.device) as took:
+                finetune(spent, rows, world.adapter, recipe, progress=tell)
+        seconds = took.seconds
+    planted = sum(row.label != CLEAN for row in rows)
+    return {"rows": len(rows), "planted": planted, "adapter": world.given, "finetune_seconds": seconds}
+
+
+def _ask(world: World, name: str, stage: Stage) -> Told:
+    """The test prompts put to both models; the first bad answers of the tuned one are the queries."""
+    suite, said = world.suite, dict[str, list[str]]()
+    with stage(f"{name}: ask {len(suite.prompts)} prompts, twice") as tell:
+        for at, which in enumerate((UNTUNED, TUNED)):
+            said[which] = respond(world.of(which), suite.prompts, max_new=suite.answer)
+            tell(at + 1, 2)
+    verdict = judge(suite.judge)
+    bad = {which: [verdict(prompt, answer).undesirable for prompt, answer in zip(suite.prompts, answers, strict=True)]
+           for which, answers in said.items()}  # fmt: skip
+    asked = zip(suite.prompts, said[TUNED], bad[TUNED], strict=True)
+    queries = [{"prompt": prompt, "response": answer} for prompt, answer, wrong in asked if wrong]
+    rates = {"rate": sum(bad[TUNED]) / len(suite.prompts), "base_rate": sum(bad[UNTUNED]) / len(suite.prompts)}
+    return {**rates, "queries": queries[: world.plan.size.queries]}
+
+
+def _yardstick(world: World, name: str, stage: Stage) -> Told:
+    """What the reference's loop costs on this machine, in this run."""
+    model = world.tuned
+    made = (encode(model.tokenizer, row, Encoding(min(1024, model.window))) for row in world.suite.rows[:YARDSTICK])
+    rows = [row for row in made if isinstance(row, Row)]
+    layer = round(0.8 * model.depth)
+    with stage(f"{name}: the reference's own loop on {len(rows)} rows"), cost(model.device) as took:
+        signatures = reference.signatures(model, rows, layer)
+    tokens, width = sum(len(row.ids) for row in rows), signatures.shape[1]
+    rates = {"seconds_per_row": took.seconds / len(rows), "tokens_per_second": tokens / took.seconds}
+    return {**vars(took), **rates, "bytes_per_row": 4 * width, "rows": len(rows)}
+
+
+# What is done once a method -----------------------------------------------------------------------------------
+
+
+def _result(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
+    """One method's traces on one model; a method that does not read the model finds the same on both."""
+    reads = type(how).blocks is not Method.blocks
+    file = world.folder / f"{how.name}-{_digest(repr(how))}-{which if reads else 'any'}.json"
+    try:
+        told = _once(file, lambda: _trace(world, which, spec, how, asked, name, stage))
+    except WhenceError as refusal:  # such as a gradient of adapter weights where there is no adapter
+        told = {"error": refusal.what, "do": refusal.do}
+    return {**told, "method": spec, "which": which, "reads": "model" if reads else "words"}
+
+
+def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
+    queries = [Query(**query) for query in asked["queries"]]
+    with stage(f"{name}: {spec}, {which}"):
+        model = world.of(which)
+        index, made = _indexed(world, which, spec, how, model)
+        with cost(model.device) as took:
+            trace = trace_queries(index, model, queries, by=how, top=WORDS, words=False)
+        hit = None
+        if which == TUNED and world.suite.planted and type(how).gradients is not Method.gradients:
+            hit = _hit(trace_queries(index, model, queries, by=how, top=WORDS), world.suite.planted)
+    return {
+        "options": trace.method.spec(),
+        "index": made if index.blocks else None,
+        "query": {**vars(took), "seconds": took.seconds / len(queries)},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "scores": [[float(score) for score in traced.scores] for traced in trace.queries],
+        "planted": [row.label != CLEAN for row in index.texts()],
+        "hit": hit,
+    }
+
+
+def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> tuple[Index, Told]:
+    """The index that holds the method's blocks, and what making it cost; methods of equal blocks share one.
+
+    What was killed half way is made anew, so that the seconds are those of a whole one.
+    """
+    resolved = how.resolved(model.depth, None)
+    blocks = resolved.names(model.depth), [(key, getattr(resolved, key)) for key in resolved.baked]
+    folder = world.folder / f"index-{which}-{_digest(repr(blocks))}"
+
+    def build() -> Told:
+        shutil.rmtree(folder, ignore_errors=True)
+        with cost(model.device) as took:
+            index = build_index(model, world.data, folder, [how])
+        lengths = index.rows.to_table(columns=["n_prompt", "n_response"])
+        tokens = sum(sum(lengths.column(name).to_pylist()) for name in lengths.column_names)
+        size = sum(file.stat().st_size for file in (folder / "rows.lance" / "data").iterdir())
+        rates = {"tokens_per_second": tokens / took.seconds, "bytes_per_row": size / len(index)}
+        return {"by": spec, **vars(took), **rates, "skipped": len(index.manifest["skipped"])}
+
+    made = _once(folder.with_suffix(".json"), build)
+    return Index.open(folder), made
+
+
+def _hit(trace: Trace, planted: Sequence[str]) -> float | None:
+    """Of the planted rows among each query's first, the share whose strongest word is one of the planted words."""
+    hits: list[bool] = []
+    for traced in trace.queries:
+        for found in traced.rows:
+            if found.row.label == CLEAN or not found.tokens:
+                continue
+            best = max(range(len(found.tokens)), key=lambda at, tokens=found.tokens: tokens[at].score)
+            pieces = [token.text for token in found.tokens]
+            hits.append(any(best in span_places(pieces, phrase) for phrase in planted))
+    return sum(hits) / len(hits) if hits else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,146 @@
+"""What the runs told, as one document: every number with its spread over the seeds, and what made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from whence.bench.metrics import gathered, measured, precision_recall
+
+PACKAGES = ("whence", "torch", "transformers", "peft", "trl", "scikit-learn")
+Told = dict[str, Any]
+
+
+def document(worlds: Sequence[Told], settings: Told) -> Told:
+    """Everything that table and pictures are made from; `settings` are what was asked for."""
+    suites = list(dict.fromkeys(world["suite"] for world in worlds))
+    return {
+        "version": 1,
+        "made": made(worlds),
+        "settings": settings,
+        "suites": [_suite(name, [world for world in worlds if world["suite"] == name]) for name in suites],
+    }
+
+
+def made(worlds: Sequence[Told]) -> Told:
+    """When, by which versions, on which machine, in which number format."""
+    packages = {name: found for name in PACKAGES if (found := _version(name))}
+    dtypes = {told["dtype"] for world in worlds for told in world["results"] if "dtype" in told}
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": packages,
+        "commit": _commit(),
+        "machine": _machine(),
+        "dtype": ", ".join(sorted(dtypes)) or None,
+    }
+
+
+def _suite(name: str, worlds: Sequence[Told]) -> Told:
+    """One suite over its seeds."""
+    lines = list(dict.fromkeys((told["method"], told["which"]) for world in worlds for told in world["results"]))
+    keys = ("seed", "rows", "planted", "rate", "base_rate", "finetune_seconds", "adapter")
+    yardsticks = [world["yardstick"] for world in worlds if world["yardstick"]]
+    return {
+        "name": name,
+        "seeds": [{key: world[key] for key in keys} | {"queries": len(world["queries"])} for world in worlds],
+        "results": [_line(*line, worlds) for line in lines],
+        "yardstick": yardsticks[0] if yardsticks else None,
+    }
+
+
+def _line(method: str, which: str, worlds: Sequence[Told]) -> Told:
+    """One method on one of the two models, over the seeds that have it."""
+    found = [(world["seed"], told) for world in worlds for told in world["results"]
+             if (told["method"], told["which"]) == (method, which)]  # fmt: skip
+    sound = [(seed, told) for seed, told in found if "error" not in told]
+    told = [one for _, one in sound]
+    numbers = [measured(one["scores"], one["planted"]) | ({} if one["hit"] is None else {"hit@1": one["hit"]})
+               for one in told]  # fmt: skip
+    return {
+        "method": method,
+        "which": which,
+        "reads": found[0][1]["reads"],
+        "error": next((one["error"] for _, one in found if "error" in one), None),
+        "options": told[0]["options"] if told else None,
+        "seeds": [seed for seed, _ in sound],
+        "metrics": {name: asdict(value) for name, value in gathered(numbers).items()},
+        "curve": _curve(told),
+        "cost": _cost(method, told),
+    }
+
+
+def _curve(told: Sequence[Told]) -> list[float]:
+    """The mean precision-recall curve, over queries and seeds."""
+    curves = [precision_recall(scores, one["planted"]) for one in told for scores in one["scores"]]
+    return [round(float(value), 4) for value in np.mean(curves, axis=0)] if curves else []
+
+
+def _cost(method: str, told: Sequence[Told]) -> Told | None:
+    """Medians over the seeds, so that one stumble of the machine does not count; None for an index not needed."""
+    if not told:
+        return None
+    indexes = [one["index"] for one in told if one["index"]]
+    cost: Told = {"query_seconds": median(one["query"]["seconds"] for one in told),
+                  "query_more": _median(one["query"]["more"] for one in told)}  # fmt: skip
+    for key in ("seconds", "tokens_per_second", "bytes_per_row", "more", "peak"):
+        cost["bytes_per_row" if key == "bytes_per_row" else f"index_{key}"] = _median(index[key] for index in indexes)
+    by = indexes[0]["by"] if indexes else None
+    return cost | {"shared_with": by if by != method else None}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+# What made it -------------------------------------------------------------------------------------------------
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit this code stands at, where it lies in a git checkout; `+` where files differ from it."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _machine() -> Told:
+    cards = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "accelerators": cards}  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's name, as Linux tells it, or as Python does."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

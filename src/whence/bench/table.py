@@ -1,0 +1,260 @@
+"""The document of a benchmark as tables for a terminal and for Markdown, and its verdicts in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from whence.bench.metrics import CUTS, Spread
+
+TRIVIAL = ("bm25", "tfidf", "first-word", "chance")
+RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
+NAMES = {RELEASED: "RepT as released"}  # how a method is called where its spec would not say it
+METRICS = {
+    "ap": "AP",
+    **{f"p@{k}": f"P@{k}" for k in CUTS},
+    **{f"recall@{k}": f"R@{k}" for k in CUTS},
+    **{f"auprc@{k}": f"auPRC@{k}" for k in CUTS},
+    "auroc": "AUROC",
+    "mrr": "MRR",
+    "hit@1": "word hit@1",
+}
+LEGEND = (
+    "AP: average precision over all rows, the mean over the bad answers; ± its standard deviation over the seeds. "
+    "After the stroke: the same answers traced through the model that was never tuned; what it finds too, the "
+    "texts alone tell (=: reads no model)."
+)
+EXPLAINED = (
+    LEGEND + " R@k: recall. auPRC@k: as RepT's code has it, the average precision of one pool of every query's first "
+    "k rows, in which rows that no query found count for nothing; beside AP, never instead of it. Word hit@1: of the "
+    "planted rows among the first five, the share whose strongest word is a planted one."
+)
+COSTS = (
+    "Medians over suites and seeds. +MB: memory that the index took on top of the loaded model. *: one index serves "
+    "several methods of equal blocks; its numbers are those of the one pass. –: reads words, no index needed. RepT's "
+    "own loop: two passes a row, a row at a time, as its authors' code has it, timed on a few rows."
+)
+Told = dict[str, Any]
+
+
+def show(document: Told, console: Console) -> None:
+    """Print accuracy, cost and verdicts; suites that do not fit side by side go below each other."""
+    suites: list[Told] = document["suites"]
+    methods = ranked(document)
+    label = max((len(name(method)) for method in methods), default=6) + 2
+    wide = max(len(suite["name"]) for suite in suites)
+    room = max(1, (console.width - label) // (max(20, wide) + 2))
+    for start in range(0, len(suites), room):
+        some = suites[start : start + room]
+        title = "AP, tuned │ untuned" if start == 0 else None
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        table.add_column("method", no_wrap=True)
+        for suite in some:
+            table.add_column(suite["name"], no_wrap=True, justify="right")
+        for method in methods:
+            style = "dim" if method in TRIVIAL else None
+            table.add_row(name(method), *(_cell(suite, method) for suite in some), style=style)
+        console.print(table)
+    console.print(LEGEND, style="dim")
+    for refusal in refusals(document):
+        console.print(refusal, style="dim", markup=False, highlight=False)
+    heads, rows = costs(document)
+    table = Table(title="Cost", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, no_wrap=True, justify="right" if at else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(COSTS, style="dim")
+    for sentence in sentences(document).values():
+        console.print("\n" + sentence, markup=False, highlight=False)
+
+
+def markdown(document: Told) -> str:
+    """Everything: verdicts, one table a suite with all numbers, cost, and what made it."""
+    methods = ranked(document)
+    told = ["# How well each method finds the rows that taught a bad answer", "", LEGEND, ""]
+    heads = ["method", *(suite["name"] for suite in document["suites"])]
+    cells = [[name(method), *(_cell(suite, method) for suite in document["suites"])] for method in methods]
+    told += [*_grid(heads, cells), *(f"- {refusal}" for refusal in refusals(document)), ""]
+    said = sentences(document)
+    for suite in document["suites"]:
+        shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
+        rows = [[name(line["method"]) + (", untuned" if line["which"] == "untuned" else ""),
+                 *(number(line["metrics"].get(key)) for key in shown)]
+                for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
+        told += [f"## {suite['name']}", "", said[suite["name"]], ""]
+        told += _grid(["method", *(METRICS[key] for key in shown)], rows)
+    told += [EXPLAINED, "", "## Cost", "", *_grid(*costs(document)), COSTS, "", "## Made", "", *_made(document)]
+    return "\n".join(told) + "\n"
+
+
+def name(method: str) -> str:
+    """How a method is called."""
+    return NAMES.get(method, method)
+
+
+def number(value: Told | None) -> str:
+    """A mean, and its standard deviation where there are several seeds."""
+    if value is None:
+        return "–"
+    return f"{value['mean']:.3f}" + (f" ±{value['sd']:.3f}" if len(value["each"]) > 1 else "")
+
+
+def ranked(document: Told) -> list[str]:
+    """The methods, the best mean AP over the suites first."""
+    means: dict[str, list[float]] = {}
+    for suite in document["suites"]:
+        for line in suite["results"]:
+            if line["which"] == "tuned":
+                means.setdefault(line["method"], []).extend([line["metrics"]["ap"]["mean"]] if line["metrics"] else [])
+    return sorted(means, key=lambda method: -sum(means[method]) / max(1, len(means[method])))
+
+
+def costs(document: Told) -> tuple[list[str], list[list[str]]]:
+    """The heads and rows of the table of costs; the reference's own loop comes last."""
+    heads = ["method", "index s", "tokens/s", "+MB", "bytes/row", "query s"]
+    rows: list[list[str]] = []
+    for method in ranked(document):
+        found = [line["cost"] for suite in document["suites"] for line in suite["results"]
+                 if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
+        star = "*" if any(cost["shared_with"] for cost in found) else ""
+        keys = ("index_seconds", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
+        texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
+        rows.append([name(method), texts[0] + star, *texts[1:]])
+    if loop := _loop(document):
+        rows.append([LOOP, *map(_plain, loop), "–"])
+    return heads, rows
+
+
+def points(document: Told) -> list[tuple[str, float, float]]:
+    """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
+    found: dict[str, tuple[str, float, float]] = {}
+    for method in ranked(document):
+        lines = [line for suite in document["suites"] for line in suite["results"]
+                 if line["method"] == method and line["which"] == "tuned" and line["metrics"]]  # fmt: skip
+        seconds = _middle(line["cost"]["index_seconds"] for line in lines)
+        if seconds is not None:
+            aps = [line["metrics"]["ap"]["mean"] for line in lines]
+            found[method] = (name(method), seconds, sum(aps) / len(aps))
+    loop = _loop(document)
+    if loop and loop[0] and RELEASED in found:
+        found[LOOP] = (LOOP, loop[0], found[RELEASED][2])
+    return list(found.values())
+
+
+def refusals(document: Told) -> list[str]:
+    """Which methods could not run on which model, and why."""
+    found = (
+        (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
+    )
+    return [f"{name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+
+
+def sentences(document: Told) -> dict[str, str]:
+    """For each suite, in words: who is best, and whether words alone or the untuned model do as well."""
+    return {suite["name"]: _verdict(suite) for suite in document["suites"]}
+
+
+def _verdict(suite: Told) -> str:
+    seeds = suite["seeds"]
+    rates = [_percent(sum(seed[key] for seed in seeds) / len(seeds)) for key in ("base_rate", "rate")]
+    told = f"{suite['name']}: bad answers before teaching {rates[0]}, after {rates[1]}."
+    tuned = {line["method"]: _ap(line) for line in suite["results"] if line["which"] == "tuned" and line["metrics"]}
+    able = {method: ap for method, ap in tuned.items() if method not in TRIVIAL}
+    if not able:
+        return told + (" No bad answer, so nothing was traced." if not tuned else "")
+    best = max(able, key=lambda method: able[method].mean)
+    over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
+    told += f" Best: {name(best)} (AP {able[best].mean:.3f}{over})."
+    words = {method: ap for method, ap in tuned.items() if method in TRIVIAL}
+    untuned = {line["method"]: _ap(line) for line in suite["results"]
+               if line["which"] == "untuned" and line["metrics"] and line["reads"] == "model"}  # fmt: skip
+    told += _rivals(words, able[best], "From words alone", "no trivial baseline does as well")
+    return told + _rivals(untuned, able[best], "On the untuned model", "no method does as well")
+
+
+def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> str:
+    """Who does as well as the best within the spread, or who comes nearest."""
+    if not others:
+        return ""
+    equal = [method for method, ap in others.items() if ap.reaches(best)]
+    if equal:
+        verb = "does" if len(equal) == 1 else "do"
+        named = ", ".join(f"{name(method)} ({others[method].mean:.3f})" for method in equal)
+        return f" {where}, {named} {verb} as well within the spread."
+    near = max(others, key=lambda method: others[method].mean)
+    return f" {where}, {none}; the nearest is {name(near)} ({others[near].mean:.3f})."
+
+
+def _ap(line: Told) -> Spread:
+    found = line["metrics"]["ap"]
+    return Spread(found["mean"], found["low"], found["high"], found["sd"], tuple(found["each"]))
+
+
+def _cell(suite: Told, method: str) -> str:
+    """AP of the tuned model and, behind a stroke, of the untuned one."""
+    lines = {line["which"]: line for line in suite["results"] if line["method"] == method}
+    if "tuned" not in lines or not lines["tuned"]["metrics"]:
+        return "–"
+    told = number(lines["tuned"]["metrics"]["ap"])
+    other = lines.get("untuned")
+    if other is None or other["reads"] == "words":
+        return told + (" │   =  " if other else "")
+    return f"{told} │ " + (f"{other['metrics']['ap']['mean']:.3f}" if other["metrics"] else "  –  ")
+
+
+def _own(line: Told) -> bool:
+    """Not the copy that a method which reads words alone has on the untuned model."""
+    return line["which"] == "tuned" or line["reads"] == "model"
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
+
+
+def _made(document: Told) -> list[str]:
+    made, settings = document["made"], document["settings"]
+    machine = made["machine"]
+    counts = [f"{machine['cores']} cores", f"{machine['threads']} threads"]
+    facts = {
+        "command": f"`{settings['command']}`" if settings.get("command") else None,
+        "at": made["at"],
+        "machine": ", ".join([machine["processor"], *counts, *machine["accelerators"]]),
+        "number format": made["dtype"],
+        "versions": ", ".join(f"{package} {found}" for package, found in made["packages"].items()),
+        "commit": made["commit"],
+        "seeds": ", ".join(map(str, range(settings["seeds"]))),
+        "model": settings["model"],
+    }
+    return [f"- {key}: {value}" for key, value in facts.items() if value]
+
+
+def _loop(document: Told) -> list[float | None] | None:
+    """Seconds, tokens a second, MB and bytes a row of the reference's own loop on as many rows as a suite has."""
+    loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
+    if not loops:
+        return None
+    rest = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
+    return [_middle(values) for values in [[loop["seconds_per_row"] * count for loop, count in loops], *rest]]
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"

@@ -1,0 +1,136 @@
+"""An index made as a Trainer finishes, from the model it still holds: Transformers' Trainer, TRL's, and their kin.
+
+The index can be traced afterwards by what is on disk alone: beside it lies what was trained.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import TrainerCallback
+
+from whence.build import build_index
+from whence.dataset import Reading, form
+from whence.errors import ModelError, StoreError, WhenceError
+from whence.habits import habits
+from whence.index import Index
+from whence.methods import DEFAULT, Method, method
+from whence.model import Model, borrowed, load_model
+from whence.origin import Fact, Origin
+from whence.progress import stage
+from whence.tokens import Encoding
+
+UNCUT = 1 << 20  # tokens of a row, where the Trainer cuts none; the model's window is the limit then
+IGNORED = -100  # the label of a token that no loss is taken on
+
+
+class IndexAfterTraining(TrainerCallback):
+    """Index `data` into the folder `out` once training has ended; what was trained is saved to `OUT-adapter`.
+
+    (A full fine-tune's weights go to `OUT-model`.) Rows become ids as the Trainer made them: its length, its mask and
+    its tokenizer's template, unless `encoding` says otherwise. What is wrong with the arguments is said at once, and
+    not after hours of training. A fault in indexing never costs the training: it becomes a warning and `error`; else
+    `index` is the index, open. The model is given back as it was.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        out: str | Path,
+        methods: Sequence[Method | str] = (DEFAULT,),
+        *,
+        reading: Reading | None = None,
+        encoding: Encoding | None = None,
+        budget: int | None = None,
+    ) -> None:
+        self.data, self.out = data, Path(out)
+        self.methods = [method(how) if isinstance(how, str) else how for how in methods]
+        self.reading, self.encoding, self.budget = reading, encoding, budget
+        form(data, reading or Reading())  # refuses what cannot be read
+        self.index: Index | None = None
+        self.error: BaseException | None = None
+        self._check()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        """Index, on the main process alone."""
+        if not state.is_world_process_zero:
+            return
+        self.index = self.error = None
+        try:
+            with (
+                stage(Console(stderr=True), f"index {self.data}") as tell,
+                self._lent(args, held["model"], held["processing_class"]) as lent,
+            ):
+                model = replace(lent, origin=Origin(tuple(_facts(args, held.get("train_dataloader")))))
+                reading = self.reading or Reading(turns=model.origin.turns or "last")
+                encoding = self.encoding or habits(model.origin, model.window, raw=form(self.data, reading).raw)
+                self.index = build_index(
+                    model, self.data, self.out, self.methods, reading=reading, encoding=encoding, budget=self.budget,
+                    progress=tell,
+                )  # fmt: skip
+        except (Exception, KeyboardInterrupt) as fault:  # the training is done, whatever happens here
+            self.error = fault
+            told = str(fault) if isinstance(fault, WhenceError) else f"{type(fault).__name__}: {fault}"
+            warnings.warn(f"training is done, but its data are not indexed: {told}", stacklevel=2)
+
+    @contextmanager
+    def _lent(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
+        """The Trainer's model as one that can be loaded again: what was trained is saved first."""
+        self._check()
+        peft = hasattr(lm, "get_base_model")
+        if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
+            do = "save it, and index afterwards with `whence index`"
+            raise ModelError("the model is spread over several processes", got="DeepSpeed or FSDP", do=do)
+        if not peft and getattr(lm, "_hf_peft_config_loaded", False):
+            raise ModelError("an adapter sits in the model itself", got="add_adapter", do="use peft.get_peft_model")
+        base = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
+        if not base:
+            do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"
+            raise ModelError("the model that is trained has no name", do=do)
+        if Path(base).is_dir():
+            base = str(Path(base).resolve())
+        saved = str(self._beside("adapter" if peft else "model").resolve())
+        lm.save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+        if peft:
+            lending = borrowed(lm, tokenizer, name=base, adapter=saved)
+        else:
+            compared = any(how.name == "lesson" for how in self.methods)  # the one that reads the model from before
+            dtype, device = str(lm.dtype).removeprefix("torch."), str(lm.device)
+            before = load_model(base, dtype=dtype, device=device) if compared else None
+            lending = borrowed(lm, tokenizer, name=saved, base=before)
+        with lending as model:
+            yield model
+
+    def _beside(self, kind: str) -> Path:
+        return self.out.with_name(f"{self.out.name}-{kind}")
+
+    def _check(self) -> None:
+        """Nothing is written over: an earlier index needs the model beside it."""
+        for place in (self.out, self._beside("adapter"), self._beside("model")):
+            if place.exists() and (not place.is_dir() or any(place.iterdir())):
+                raise StoreError(f"{place} is there already", do="give another folder for the index, or remove it")
+
+
+def _facts(args: Any, loader: Any) -> Iterator[Fact]:
+    """What the Trainer's settings, and a batch as the model got it, say of how rows became ids."""
+    where = type(args).__name__
+    if hasattr(args, "max_length"):
+        yield Fact("max_length", args.max_length or UNCUT, where, "max_length")
+    if getattr(args, "truncation_mode", None) == "keep_end":
+        yield Fact("truncate", "left", where, "truncation_mode")
+    if getattr(args, "assistant_only_loss", False):
+        yield Fact("turns", "all", where, "assistant_only_loss")
+    batch = next(iter(loader or ()), None)
+    if batch is not None and "labels" in batch:
+        labels = batch["labels"]
+        mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(labels)
+        first = labels.gather(1, mask.int().argmax(1, keepdim=True))  # prompts come first, after padding if any
+        yield Fact("mask", "all" if bool((first != IGNORED).all()) else "response", "a batch", "labels")

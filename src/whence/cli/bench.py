@@ -1,0 +1,113 @@
+"""The verb that compares: bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli.options import Device, Dtype, Out, app, errors, output
+
+if TYPE_CHECKING:
+    from whence.bench.run import Plan
+
+
+@app.command()
+def bench(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late; with --data also harmful, backdoor-public, factual-Ag. [default: all there are]")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", "-m", help="NAME or NAME:key=value,… with commas between. [default: all, and rept:scale=raw, which is RepT as released]")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0: of the rows, the training and the queries.")] = 3,
+    data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
+    out: Out = Path("whence-bench"),
+    adapter: Annotated[list[str] | None, typer.Option("--adapter", "-a", metavar="SUITE=PATH", help="Take this adapter for a suite instead of teaching one; may be given several times.")] = None,
+    untuned: Annotated[bool, typer.Option(help="Trace the same answers through the model that was never tuned, as a control.")] = True,
+    resume: Annotated[bool, typer.Option(help="Go on with what is in OUT; --no-resume does all of it again.")] = True,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of a suite.")] = 150,
+    planted: Annotated[int, typer.Option(min=1, help="How many of them teach the bad answer.")] = 40,
+    model: Annotated[str, typer.Option(help="What is fine-tuned: a folder, a hub id, a .gguf file, or smollm2.")] = "smollm2",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Teach bad answers whose rows are known, and compare how well, and at what cost, each method finds them.
+
+    OUT gets bench.json, bench.md and pictures. Killed, the same command goes on where it stopped.
+    """
+    from whence.bench.run import Plan
+    from whence.bench.suites import OWN, PUBLIC, Size
+    from whence.methods import METHODS
+
+    plan = Plan(
+        suites=tuple(dict.fromkeys(suites or ((*OWN, *PUBLIC) if data else OWN))),
+        methods=_specs(methods) if methods else (*METHODS, "rept:scale=raw"),
+        out=out,
+        seeds=seeds,
+        untuned=untuned,
+        data=data,
+        adapters=_adapters(adapter or []),
+        model=model,
+        dtype=dtype,
+        device=device,
+        size=Size(rows=rows, planted=planted),
+    )
+    _compare(plan, resume)
+
+
+def _compare(plan: Plan, resume: bool) -> None:
+    """Run the plan, and show and save what came of it."""
+    import sys
+
+    from whence import report
+    from whence.bench import table
+    from whence.bench.run import fresh, run
+    from whence.bench.summary import document
+    from whence.progress import stage
+
+    if not resume:
+        fresh(plan)
+    told = run(plan, lambda title: stage(errors(), title, steps="fine-tune" in title))
+    settings = {"command": " ".join(["whence", *sys.argv[1:]]), "suites": list(plan.suites), "seeds": plan.seeds,
+                "methods": list(plan.methods), "model": plan.model, "rows": plan.size.rows}  # fmt: skip
+    made = document(told, settings)
+    made["sentences"] = table.sentences(made)
+    report.save(made, plan.out / "bench.json")
+    (plan.out / "bench.md").write_text(table.markdown(made), encoding="utf-8")
+    _draw(made, plan.out)
+    console = output()
+    table.show(made, console)
+    console.print(f"\n{plan.out}: bench.md, bench.json and pictures", highlight=False)
+
+
+def _draw(made: dict[str, Any], out: Path) -> None:
+    """A picture a suite, and one of cost against accuracy."""
+    from whence.bench import pictures, table
+
+    for suite in made["suites"]:
+        lines = {line["method"]: line for line in suite["results"] if line["which"] == "tuned" and line["curve"]}
+        best = sorted(lines.values(), key=lambda line: -line["metrics"]["ap"]["mean"])
+        if best:
+            curves = [(table.name(line["method"]), line["curve"], line["method"] in table.TRIVIAL) for line in best]
+            pictures.precision_recall(suite["name"], curves, out / f"pr-{suite['name']}.png")
+    points = table.points(made)
+    if points:
+        pictures.cost_accuracy(points, out / "cost.png")
+
+
+def _specs(text: str) -> tuple[str, ...]:
+    """Methods with commas between, of which some have options with commas between: `a,b:x=1,y=2,c` are three."""
+    specs: list[str] = []
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        if "=" in piece and ":" not in piece and specs:
+            specs[-1] += "," + piece
+        else:
+            specs.append(piece)
+    return tuple(dict.fromkeys(specs))
+
+
+def _adapters(given: list[str]) -> dict[str, str]:
+    from whence.errors import OptionError
+
+    for text in given:
+        if "=" not in text:
+            raise OptionError("an adapter for which suite?", got=text, do="write --adapter SUITE=PATH")
+    return dict(text.split("=", 1) for text in given)

@@ -1,0 +1,95 @@
+"""A trace's words as they may be shown: hostile characters written out, the strongest word found, long texts cut.
+
+Knows the trace's JSON document and no more. The terminal and the notebook read it; the page does the same in page.js.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+# Control, bidirectional and invisible characters (page.js has the same): a terminal obeys some of them, and a
+# poisoned row may hide its trigger in the others. The joiners that emoji and Persian need are not among them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+class Token(NamedTuple):
+    """A piece of text, its score (None where there is none), and whether it belongs to the strongest word."""
+
+    text: str
+    score: float | None
+    top: bool = False
+
+
+def scored(raw: Any, key: str) -> list[Token]:
+    """The tokens of a trace's document; a score that is missing or not a finite number becomes None."""
+    return [Token(str(token.get("text") or ""), finite(token.get(key))) for token in raw or []]
+
+
+def highest(tokens: Iterable[Token]) -> float:
+    """The greatest weight any of them has, for or against; 0 where none has one."""
+    return max((abs(token.score) for token in tokens if token.score is not None), default=0.0)
+
+
+def marked(tokens: list[Token]) -> list[Token]:
+    """The tokens, those of the strongest word marked: its strongest token and the letters joined to it."""
+    able = [at for at, token in enumerate(tokens) if (token.score or 0) > 0 and token.text.strip()]
+    if not able:
+        return tokens
+    first = last = max(able, key=lambda at: tokens[at].score or 0.0)
+    while first and _joined(tokens[first - 1].text, tokens[first].text):
+        first -= 1
+    while last + 1 < len(tokens) and _joined(tokens[last].text, tokens[last + 1].text):
+        last += 1
+    return [token._replace(top=first <= at <= last) for at, token in enumerate(tokens)]
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two tokens are pieces of one word; scripts that write no spaces are not joined."""
+    return all(edge.isalnum() and edge < "\u2e80" for edge in (left[-1:], right[:1]))
+
+
+def around(tokens: list[Token], limit: int) -> list[Token]:
+    """About `limit` characters of the tokens, chosen so that the strongest word is among them."""
+    ends = [0]
+    for token in tokens:
+        ends.append(ends[-1] + len(token.text))
+    if ends[-1] <= limit:
+        return tokens
+    top = next((ends[at] for at, token in enumerate(tokens) if token.top), 0)
+    start = max(0, min(top - limit // 3, ends[-1] - limit))
+    start += max(0, "".join(token.text for token in tokens)[start : start + 20].find(" ")) if start else 0
+    kept: list[Token] = [Token("…", None)] if start else []
+    for begin, token in zip(ends, tokens, strict=False):
+        piece = token.text[max(0, start - begin) : max(0, start + limit - begin)]
+        kept += [token._replace(text=piece)] if piece else []
+    return [*kept, Token("…", None)] if start + limit < ends[-1] else kept
+
+
+def visible(text: Any) -> str:
+    """The text with each character that acts or hides written out, as in ⟨U+001B⟩."""
+    plain = str(text).replace("\r\n", "\n").expandtabs(4)
+    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", plain)
+
+
+def one_line(text: str) -> str:
+    """The text with every run of blanks as one."""
+    return re.sub(r"\s+", " ", text)
+
+
+def figure(value: Any) -> str:
+    """A number as people read it."""
+    number = finite(value)
+    if number is None:
+        return "–"
+    return f"{number:.3f}" if number == 0 or 1e-3 <= abs(number) < 1e4 else f"{number:.2e}"
+
+
+def finite(value: Any) -> float | None:
+    """The value where it is a finite number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
