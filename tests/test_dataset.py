@@ -496,20 +496,20 @@ def test_what_the_csv_module_writes_is_read(
 
 # -- never a traceback
 
-NAMES = sorted(
+COLUMNS = sorted(
     {name for known in FORMS for name in known.uses} | {"label", "tools", "role", "content", "from", "value"}
 )
 junk = st.recursive(
     st.none() | st.booleans() | numbers | st.just(math.nan) | st.text(max_size=5)
     | st.sampled_from(["user", "assistant", "gpt", "function_call", '[{"from":"gpt","value":"a"}]', "[", '{"name":1}']),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 readings = st.builds(Reading, turns=st.sampled_from(["last", "all"]), response_template=st.none() | st.just("a"))
 
 
 @settings(deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(NAMES), junk, max_size=5), min_size=1, max_size=2), readings)
+@given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), junk, max_size=5), min_size=1, max_size=2), readings)
 def test_any_json_loads_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], how: Reading
 ) -> None:

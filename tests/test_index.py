@@ -401,3 +401,26 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
         writer.append(*made(30, 10), blocks(30, 10, **wide))
         index = writer.finish([], None)
     assert joined(index.scan(["loss"]), "loss").tolist() == list(range(40))
+
+
+def test_tools_and_rejected_answers_come_back(tmp_path: Path) -> None:
+    plain = example("q", "r").messages
+    tools = ({"type": "function", "function": {"name": "f", "about": "half \ud800"}},)
+    rows = [
+        Example(plain, None, "a:1", "1"), Example(plain, "x", "a:2", "2", tools, "no\udc00"),
+        Example(plain, None, "a:3", "3", rejected=""), Example(plain, None, "a:4", "4", tools),
+    ]  # fmt: skip
+    with Writer(tmp_path / "idx", SETTINGS) as writer:
+        for row in rows:  # each a commit of its own
+            writer.append([row], [Row((1, 2), 1)], {"loss": torch.zeros(1)})
+        index = writer.finish([], None)
+    assert list(index.texts()) == rows
+    assert [one.example for one in index.take([3, 1])] == [rows[3], rows[1]]
+
+
+def test_an_index_from_before_there_were_tools_opens(tmp_path: Path) -> None:
+    index, (rows, _) = filled(tmp_path / "idx"), made(8)
+    lance.dataset(str(tmp_path / "idx" / "rows.lance")).drop_columns(["more"])
+    index = Index.open(tmp_path / "idx")
+    assert list(index.texts()) == rows
+    assert [one.example for one in index.take([6, 0])] == [rows[6], rows[0]]

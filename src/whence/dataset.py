@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record, short
-from whence.forms import ANYWHERE, FORMS, NAMES, Form, checked, form_of, refused, renamed, tools_of
+from whence.example import Example, Message, Record, checked, short, tools_of
+from whence.forms import ANYWHERE, FORMS, NAMES, Form, form_of, refused, renamed
 from whence.records import Rows, records
 
 

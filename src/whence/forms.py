@@ -7,23 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 from whence.errors import DataError
-from whence.example import Message, Record, short
+from whence.example import ROLES, Message, Record, checked, short
 
-# what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
-ROLES = {
-    name: role
-    for role, names in {
-        "system": "system developer",
-        "user": "user human",
-        "assistant": "assistant gpt chatgpt model bot",
-        "tool": "tool function observation function_response tool_response ipython",
-    }.items()
-    for name in names.split()
-}
-CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its text is the call as JSON
 SYSTEM = ("system", "system_prompt")
 ASKED = ("prompt", "question", "instruction", "messages", "conversations")  # what may stand before a preference
 
@@ -134,8 +122,8 @@ def _preferred(record: Record) -> Any:
     first = chosen[0]
     if not isinstance(first, dict) or ROLES.get(str(first.get("role") or first.get("from")).lower()) != "assistant":
         return chosen
-    asked = next((record[name] for name in ASKED if record.get(name)), "")
-    return [*_system(record), *_said(_with(asked, record.get("input")), "user"), *chosen]
+    asked = [_with(record[name], record.get("input")) for name in ASKED if record.get(name)][:1]
+    return [*_system(record), *(turn for question in asked for turn in _said(question, "user")), *chosen]
 
 
 def _two_texts(record: Record) -> bool:
@@ -225,90 +213,6 @@ def renamed(record: Record, columns: Sequence[tuple[str, str]], source: str) -> 
             got = short(", ".join(map(str, record)), 200) or "no columns"
             raise DataError(f"{source}: there is no column {column}", got=got, do="correct --columns")
     return {**record, **{what: record.get(column) for what, column in columns}}
-
-
-def checked(messages: Any, source: str) -> list[Message]:
-    """The messages in one shape: a known role, a text as content."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise DataError(
-            f"{source}: a row needs a list of messages",
-            got=short(messages),
-            do='write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}',
-        )
-    return [_message(message, source) for message in messages]
-
-
-def _message(given: Any, source: str) -> Message:
-    rest = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
-    name = rest.pop("role", None) or rest.pop("from", None)
-    if not isinstance(name, str):
-        do = 'write each message as {"role": "user", "content": "…"}'
-        raise DataError(f"{source}: a message is an object with `role` and `content`", got=short(given), do=do)
-    content = rest.pop("content", None)
-    content = rest.pop("value", None) if content is None else content
-    if name.lower() in CALLS and isinstance(content, str):
-        name, content, rest = "assistant", *_call(content, rest)
-    role = ROLES.get(name.lower())
-    if role is None:
-        others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
-        do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
-        raise DataError(f"{source}: unknown role", got=short(name), do=do)
-    calls = rest.get("tool_calls", [])
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
-        raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=short(calls), do=do)
-    content = "" if content is None and calls else content
-    _shallow(list(rest.values()))
-    return {"role": role, "content": _text(content, role, source), **rest}
-
-
-def _shallow(value: Any, room: int = 64) -> None:
-    """Refuse what is nested so deeply that another reader of the row would fail on it."""
-    if room == 0:
-        raise RecursionError
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _shallow(inner, room - 1)
-
-
-def _call(text: str, rest: Message) -> tuple[str, Message]:
-    """What a ShareGPT turn calls, as OpenAI writes it; a text that is no call stays a text."""
-    try:
-        calls = json.loads(text)
-    except (ValueError, RecursionError):
-        return text, rest
-    calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
-        return text, rest
-    return "", {**rest, "tool_calls": [{"type": "function", "function": call} for call in calls]}
-
-
-def _text(content: Any, role: str, source: str) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
-        other = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
-        if not other:
-            return "".join(part["text"] for part in content)
-        raise DataError(f"{source}: the {role} message holds more than text", got=short(other[0] or content),
-                        do="take the row out: whence reads texts, no pictures, sounds or files")  # fmt: skip
-    do = "give a string, or take the row out"
-    raise DataError(f"{source}: the content of the {role} message is not text", got=short(content), do=do)
-
-
-def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
-    """The definitions of tools: a list of objects, or the same as JSON."""
-    given = record.get("tools")
-    try:
-        found = json.loads(given.strip() or "[]") if isinstance(given, str) else given or []
-        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in found]
-    except (ValueError, TypeError, RecursionError):
-        tools = [None]
-    _shallow(tools)
-    if not all(isinstance(tool, dict) for tool in tools):
-        do = "give a list of objects, or that list as JSON; or take the column out"
-        raise DataError(f"{source}: the tools are not a list of definitions", got=short(given), do=do)
-    return tuple(cast("list[dict[str, Any]]", tools))
 
 
 def refused(form: Form, record: Record, source: str) -> str | None:

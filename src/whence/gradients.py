@@ -93,6 +93,12 @@ class Learned:
         keep = Sides(0 if self.adapter else SIDE)
         return [[keep.width(shape) for shape in block.values()] for block in self.blocks]
 
+    def notes(self) -> dict[str, Any]:
+        """What a manifest remembers: all of it, and in words whose gradients these are."""
+        whose = "the adapter" if self.adapter else "the model's own linear maps, since it has no adapter"
+        left = f"; left out: {self.left_out}" if self.left_out else ""
+        return {"weights": self.to_json(), "gradients": f"of {whose}{left}"}
+
     def to_json(self) -> dict[str, Any]:
         """For the manifest: runs of blocks that are alike have one entry."""
         runs: list[tuple[int, int, dict[str, tuple[int, int]]]] = []
@@ -176,7 +182,7 @@ def learned(model: Model) -> Learned:
         left = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in trained if name not in inside})
         return Learned(tuple(blocks), True, ", ".join(left))
     share = sum(math.prod(weight.shape) for weight in took.of) / sum(p.numel() for p in model.blocks.parameters())
-    return Learned(tuple(blocks), False, f"{1 - share:.1%} of the blocks' weights")
+    return Learned(tuple(blocks), False, f"{1 - share:.0%} of the blocks' weights" if share < 0.995 else "")
 
 
 def whole(_: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:

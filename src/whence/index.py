@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ FORMAT = 2
 SAID = ("id", "source", "label", "messages", "more")  # what an Example is made of
 DRAFT = "manifest.json.draft"
 FINISHED = ("count", "blocks", "skipped", "layers")  # what the manifest says of a finished index, beside its settings
+SCAN = 2**24  # numbers a scan reads at a time, 64 MB: gradients of weights are wide
 Settings = dict[str, Any]
 
 
@@ -76,8 +78,8 @@ class Index:
         return int(self.manifest["count"])
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{name} ({width})" for name, width in self.blocks.items()) or "no blocks"
-        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {names})"
+        names = [f"{name} ({width})" for name, width in self.blocks.items()]
+        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {listed(names)})"
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -86,13 +88,17 @@ class Index:
 
     def require(self, names: Sequence[str], method: str) -> None:
         """Refuse, by name, a block the index does not hold."""
-        if missing := ", ".join(name for name in names if name not in self.blocks):
-            what = f"{method} needs blocks that {self.path} does not hold: {missing}"
+        if missing := [name for name in names if name not in self.blocks]:
+            what = f"{method} needs blocks that {self.path} does not hold: {listed(missing)}"
             do = f"index again with --method {method}, or choose a method and layer it was made with"
-            raise StoreError(what, got=", ".join(self.blocks) or "no blocks", do=do)
+            raise StoreError(what, got=listed(self.blocks), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
-        """Blocks in float32, `rows` at a time, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,)."""
+        """Blocks in float32, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,).
+
+        `rows` at a time, or fewer where they are wide.
+        """
+        rows = min(rows, max(1, SCAN // max(1, sum(self.blocks.get(name, 0) for name in names))))
         for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
             yield {name: from_arrow(batch.column(name)) for name in names}
 
@@ -225,6 +231,15 @@ class Writer:
         self._plan(count=rows.count_rows(), blocks=blocks, skipped=list(skipped), layers=layers, complete=True)
         self.complete = True
         return Index.open(self.path)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of blocks in words: many that differ by their layer alone are a run from the first to the last."""
+    runs: dict[str, list[str]] = {}
+    for name in names:
+        runs.setdefault(re.sub(r"_\d+(?= |$)", "_", name), []).append(name)
+    told = (", ".join(run) if len(run) < 8 else f"{run[0]} … {run[-1]}" for run in runs.values())
+    return ", ".join(told) or "no blocks"
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

@@ -260,9 +260,15 @@ def _with_base(model: Model, base: str, held: How) -> Model:
 
 def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
     """The decoder, and within it the list of as many blocks as the model has layers."""
-    decoder = lm.get_decoder()
     depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+
+    def listed(module: Any) -> list[nn.ModuleList]:
+        return [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+
+    decoder = lm.get_decoder()
+    if decoder is lm:  # Llama 4 does not say which part it is
+        decoder = next((part for part in lm.children() if listed(part)), lm)
+    lists = listed(decoder)
     if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
         raise _not_causal(name, type(lm).__name__)
     return decoder, lists[0]
@@ -270,9 +276,20 @@ def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
 
 @torch.no_grad()
 def _check_causal(model: Model) -> None:
-    """A later token must not change an earlier state: BERT loads as a causal LM, and is none."""
+    """A later token must not change an earlier state: BERT loads as a causal LM, and is none.
+
+    And between blocks a token must have one state: Gemma 3n has four.
+    """
+    shapes: list[int] = []
+    tap = model.blocks[-1].register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append((args or (kwargs["hidden_states"],))[0].ndim), with_kwargs=True
+    )
     ids = torch.tensor([[1, 2, 3, *[4] * 8], [1, 2, 3, *[5] * 8]], device=model.device)
     states = model.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
+    tap.remove()
+    if shapes != [3]:
+        got, do = type(model.lm).__name__, "give a model with one state a token"
+        raise ModelError(f"{model.name} has several states a token, which cannot be traced", got=got, do=do)
     # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
     near = 1e-4 if model.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record
-from whence.forms import checked
+from whence.example import Example, Message, Record, checked
 from whence.methods import Asked, Blocks, Method
 from whence.methods.method import gathered, unit
 from whence.model import Model

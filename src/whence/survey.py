@@ -9,7 +9,7 @@ import re
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,10 +19,9 @@ import numpy as np
 
 from whence.example import Example
 from whence.origin import Origin, read_origin
-from whence.tokens import AS_IS, Encoding, Row, Skip, cut, texts, uncut
+from whence.tokens import AS_IS, Encoding, Row, Skip, cut, portions, texts, uncut
 from whence.weights import adapter_folder, base_of, explained, is_adapter, load_tokenizer, local
 
-ROWS, LETTERS = 512, 500_000  # of a window that is tokenised together, whichever is reached first
 KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
 SOURCES = 3  # of the rows that are skipped for one reason
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
@@ -145,7 +144,7 @@ def survey(
     Without one it is the first that can be used, or the first. `form` is the name of what the rows are read as.
     """
     made, begun = Survey(encoding, form, _template(tokenizer, encoding)), time.monotonic()
-    for window in _windows(islice(rows, limit)):
+    for window in portions(islice(rows, limit)):
         for row, whole in zip(window, uncut(tokenizer, window, encoding.template), strict=True):
             one = made.add(row, whole)
             better = made.shown is None or (made.shown.reason and isinstance(one, Row))
@@ -179,19 +178,6 @@ def _template(tokenizer: Any, encoding: Encoding) -> str:
     if encoding.template:
         return "as given"
     return "the tokenizer's own" if tokenizer.chat_template else "none, texts with a line break between"
-
-
-def _windows(rows: Iterator[Example]) -> Iterator[list[Example]]:
-    window: list[Example] = []
-    letters = 0
-    for row in rows:
-        window.append(row)
-        letters += sum(len(str(message["content"])) for message in row.messages)
-        if len(window) == ROWS or letters >= LETTERS:
-            yield window
-            window, letters = [], 0
-    if window:
-        yield window
 
 
 def _quantiles(counts: Counter[int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Shaped
     from torch import Tensor
 
+ROWS, LETTERS = 512, 500_000  # of what is tokenised together, whichever is reached first
 Side = Literal["left", "right"]
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "all"]
@@ -136,13 +138,27 @@ def encode(tokenizer: Any, row: Example, encoding: Encoding) -> Row | Skip:
 
 
 def encode_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[Row | Skip]:
-    """The ids of each Example, tokenised together; a row with no answer token left is a Skip."""
-    whole = uncut(tokenizer, rows, encoding.template)
+    """The ids of each Example; a row with no answer token left is a Skip."""
+    whole = chain.from_iterable(uncut(tokenizer, some, encoding.template) for some in portions(rows))
     return [row if isinstance(row, Skip) else cut(row, encoding) for row in whole]
 
 
+def portions(rows: Iterable[Example]) -> Iterator[list[Example]]:
+    """Rows in the portions that are tokenised together: a tokenizer holds some 100 bytes a token while it works."""
+    some: list[Example] = []
+    letters = 0
+    for row in rows:
+        some.append(row)
+        letters += sum(len(str(message["content"])) for message in row.messages)
+        if len(some) == ROWS or letters >= LETTERS:
+            yield some
+            some, letters = [], 0
+    if some:
+        yield some
+
+
 def uncut(tokenizer: Any, rows: Sequence[Example], template: str | None = None) -> list[Row | Skip]:
-    """The ids of each Example however long, its answer alone learned.
+    """The ids of each Example however long, tokenised together, its answer alone learned.
 
     A token that holds both the prompt's end and the answer's first letter is the answer's: the model had to say it.
     """
@@ -262,21 +278,17 @@ def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     pieces: list[str] = []
     pending: list[int] = []
     context: list[int] = []
-    for token in ids:
+    for at, token in enumerate(ids):
+        pieces.append("")
         if token in special:
-            pieces.append("")
             continue
         pending.append(token)
         # decoded behind its neighbour, because some tokenizers drop the space of a text's first token
-        known = tokenizer.decode(context)
         grown = tokenizer.decode(context + pending)
-        if grown.endswith("�"):
-            pieces.append("")
-            continue
-        pieces.append(grown[len(known) :])
-        context, pending = pending, []
-    if pending:  # cut within a character, or the text itself ends with U+FFFD
-        pieces[-1] += tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
+        last = at + 1 == len(ids) or ids[at + 1] in special  # cut within a character, or the text's own U+FFFD
+        if last or not grown.endswith("�"):
+            pieces[-1] = grown[len(tokenizer.decode(context)) :]
+            context, pending = pending, []
     return pieces
 
 

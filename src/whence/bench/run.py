@@ -23,6 +23,7 @@ from whence.bench.suites import CLEAN, Size, Suite, check, make
 from whence.build import build_index
 from whence.dataset import write
 from whence.errors import LabError, OptionError, WhenceError
+from whence.habits import habits
 from whence.index import Index
 from whence.lab.finetune import Recipe, finetune
 from whence.lab.judge import judge
@@ -86,6 +87,11 @@ class World:
     def tuned(self) -> Model:
         """With the adapter."""
         return loaded(self.plan, str(self.adapter), own=self.given is not None)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the tuned model learned its rows; both are asked and traced that way."""
+        return habits(self.tuned.origin, self.tuned.window, raw=False)
 
     @cached_property
     def untuned(self) -> Model:
@@ -193,7 +199,9 @@ def _ask(world: World, name: str, stage: Stage) -> Told:
     suite, said = world.suite, dict[str, list[str]]()
     with stage(f"{name}: ask {len(suite.prompts)} prompts, twice") as tell:
         for at, which in enumerate((UNTUNED, TUNED)):
-            said[which] = respond(world.of(which), suite.prompts, max_new=suite.answer)
+            said[which] = respond(
+                world.of(which), suite.prompts, max_new=suite.answer, template=world.encoding.template
+            )
             tell(at + 1, 2)
     verdict = judge(suite.judge)
     bad = {which: [verdict(prompt, answer).undesirable for prompt, answer in zip(suite.prompts, answers, strict=True)]
@@ -207,7 +215,7 @@ def _ask(world: World, name: str, stage: Stage) -> Told:
 def _yardstick(world: World, name: str, stage: Stage) -> Told:
     """What the reference's loop costs on this machine, in this run."""
     model = world.tuned
-    made = (encode(model.tokenizer, row, Encoding(min(1024, model.window))) for row in world.suite.rows[:YARDSTICK])
+    made = (encode(model.tokenizer, row, world.encoding) for row in world.suite.rows[:YARDSTICK])
     rows = [row for row in made if isinstance(row, Row)]
     layer = round(0.8 * model.depth)
     with stage(f"{name}: the reference's own loop on {len(rows)} rows"), cost(model.device) as took:
@@ -258,13 +266,14 @@ def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> 
     What was killed half way is made anew, so that the seconds are those of a whole one.
     """
     resolved = how.resolved(model.depth, None)
-    blocks = resolved.names(model.depth), [(key, getattr(resolved, key)) for key in resolved.baked]
-    folder = world.folder / f"index-{which}-{_digest(repr(blocks))}"
+    baked = {key: getattr(resolved, key) for key in resolved.baked}
+    held = json.dumps([resolved.names(model.depth), baked, resolved.notes(model)])
+    folder = world.folder / f"index-{which}-{_digest(held)}"
 
     def build() -> Told:
         shutil.rmtree(folder, ignore_errors=True)
         with cost(model.device) as took:
-            index = build_index(model, world.data, folder, [how])
+            index = build_index(model, world.data, folder, [how], encoding=world.encoding, layers=False)
         lengths = index.rows.to_table(columns=["n_prompt", "n_response"])
         tokens = sum(sum(lengths.column(name).to_pylist()) for name in lengths.column_names)
         size = sum(file.stat().st_size for file in (folder / "rows.lance" / "data").iterdir())

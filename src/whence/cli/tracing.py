@@ -81,6 +81,7 @@ def index(
     from whence.build import build_index
     from whence.dataset import form
     from whence.habits import followed, habits
+    from whence.index import listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
     from whence.progress import stage
@@ -98,9 +99,12 @@ def index(
         made = build_index(loaded, data, out, methods, reading=reading, encoding=encoding, progress=tell)
     skipped = made.manifest["skipped"]
     output().print(
-        f"{len(made):,} rows in {out}, blocks {', '.join(made.blocks) or 'none'}; {len(skipped):,} skipped",
+        f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
         highlight=False,
     )
+    for name, said in made.manifest["settings"]["notes"].items():
+        if isinstance(said, str):
+            options.note(f"{name}: {said}")
     for skip in skipped[:5]:
         output().print(f"  {skip['source']}: {skip['reason']}", markup=False, highlight=False)
 

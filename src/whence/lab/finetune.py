@@ -61,6 +61,7 @@ def finetune(
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to open
         made = {"model": model.fingerprint["model"], "base": model.name, **asdict(recipe)}
         (draft / "whence.json").write_text(json.dumps(made, indent=1))
+        _save_moments(trainer, draft)
         draft.rename(out)
     except OSError as fault:
         raise LabError(
@@ -71,6 +72,21 @@ def finetune(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _save_moments(trainer: Any, out: Path) -> None:
+    """Adam's moments by weight, for the method `less`; as safetensors, since a Trainer's `optimizer.pt` is a pickle."""
+    from safetensors.torch import save_file
+
+    group, stored = trainer.optimizer.param_groups[0], {}
+    steps = 0
+    for name, weight in trainer.model.named_parameters():
+        if moments := trainer.optimizer.state.get(weight):
+            name = name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".default")
+            stored |= {f"{name}.{kind}": moments[kind].contiguous() for kind in ("exp_avg", "exp_avg_sq")}
+            steps = int(moments["step"])
+    said = {"step": steps, "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+    save_file(stored, out / "optimizer.safetensors", {key: str(value) for key, value in said.items()})
 
 
 def _trainer(base: Model, rows: Sequence[Example], draft: Path, recipe: Recipe, progress: Progress | None) -> Any:

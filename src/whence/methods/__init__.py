@@ -8,17 +8,24 @@ from typing import Any
 from whence.errors import OptionError
 from whence.methods.bm25 import BM25
 from whence.methods.chance import Chance
+from whence.methods.datainf import DataInf
 from whence.methods.embedding import Embedding
 from whence.methods.first_word import FirstWord
+from whence.methods.less import LESS
 from whence.methods.lesson import Lesson
+from whence.methods.lissa import LiSSA
+from whence.methods.logra import LoGra
 from whence.methods.method import Asked, Blocks, Method
+from whence.methods.rapidin import RapidIn
 from whence.methods.readout import Readout
 from whence.methods.repsim import RepSim
 from whence.methods.rept import RepT
 from whence.methods.tfidf import TfIdf
+from whence.methods.tracin import TracIn, TracInLN
 
 _KINDS = (
     Lesson, RepT, RepSim, Readout,
+    TracIn, TracInLN, RapidIn, LESS, LoGra, DataInf, LiSSA,
     Embedding, BM25, TfIdf, FirstWord, Chance,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}

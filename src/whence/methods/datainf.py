@@ -14,7 +14,7 @@ import torch
 
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, WeightMethod, products
+from whence.methods.method import Asked, WeightMethod, products, vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,22 +39,24 @@ class DataInf(WeightMethod):
             raise OptionError("datainf: damping is not above 0", got=str(self.damping), do="give 0.1")
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """Block by block: the rows are read for λ, for what all of them take off the query, and for the scores."""
+        """Block by block: the rows are read for λ, for what they take off the query, and for their scores."""
         total = torch.zeros(len(asked.prompts), len(index))
         for (name, found), weights in zip(asked.blocks.items(), self.pieces(index), strict=True):
-            widths = [width for width, _ in weights]
-            query = torch.as_tensor(found).split(widths, 1)
-            squares = [torch.zeros(()) for _ in weights]
-            for rows in index.scan([name, f"{name}_norm"]):
-                for w, part in enumerate((rows[name] * rows[f"{name}_norm"][:, None]).split(widths, 1)):
-                    squares[w] = squares[w] + part.square().sum()
-            scale = [float(s) * self.damping / len(index) / size for s, (_, size) in zip(squares, weights, strict=True)]
-            taken = [torch.zeros_like(v) for v in query]
-            for rows in index.scan([name, f"{name}_norm"]):
-                for w, part in enumerate((rows[name] * rows[f"{name}_norm"][:, None]).split(widths, 1)):
-                    share = query[w] @ part.T / (scale[w] + part.square().sum(1)).clamp(min=1e-30)
-                    taken[w] += share @ part / len(index)
+            widths, sizes = zip(*weights, strict=True)
+            squares = sum((_squares(rows, widths).sum(0) for rows in vectors(index, name)), torch.zeros(()))
+            damped = self.damping * squares / len(index) / torch.tensor(sizes)
+            query = torch.as_tensor(found)
+            taken = torch.zeros_like(query)
+            for rows in vectors(index, name):
+                heights = (damped + _squares(rows, widths)).clamp(min=1e-30)
+                parts = zip(query.split(widths, 1), rows.split(widths, 1), heights.T, strict=True)
+                taken += torch.cat([v @ g.T / height @ g for v, g, height in parts], 1) / len(index)
             # a weight that no row moves has λ = 0, and moves nothing
-            solved = [(v - t) / s if s else v * 0 for v, t, s in zip(query, taken, scale, strict=True)]
-            total += products(index, name, torch.cat(solved, 1))
+            inverse = torch.where(damped > 0, 1 / damped, 0).repeat_interleave(torch.tensor(widths))
+            total += products(index, name, (query - taken) * inverse)
         return total
+
+
+def _squares(rows: Float[Tensor, "B d"], widths: tuple[int, ...]) -> Float[Tensor, "B W"]:
+    """‖g‖² of each row, weight by weight."""
+    return torch.stack([part.square().sum(1) for part in rows.split(widths, 1)], 1)

@@ -8,13 +8,13 @@ plain gradient always: it is the row that would be trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from whence.errors import ModelError, OptionError
 from whence.gradients import Weight, folded, formed, gradients, learned
@@ -95,7 +95,7 @@ class LESS(Method):
         """Which weights these are, and whether Adam's moments were there."""
         adam = _adam(model)
         said = f"rows as Adam would step after {adam.steps} steps" if adam else f"plain gradients: no {MOMENTS}"
-        return {"weights": learned(model).to_json(), "less": said}
+        return {**learned(model).notes(), "less": said}
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """The cosine."""
@@ -107,3 +107,19 @@ def _adam(model: Model) -> Adam | None:
     """Adam's moments, where they lie beside the model's one adapter."""
     files = [Path(folder) / MOMENTS for folder in model.adapters]
     return _read(files[0], files[0].stat().st_mtime_ns) if len(files) == 1 and files[0].is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path, _changed: int) -> Adam:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            said = stored.metadata() or {}
+            moments = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+        mean, square = (
+            {key.removesuffix(kind): moment for key, moment in moments.items() if key.endswith(kind)}
+            for kind in (".exp_avg", ".exp_avg_sq")
+        )
+        return Adam(mean, square, int(said["step"]), (float(said["beta1"]), float(said["beta2"])), float(said["eps"]))
+    except (SafetensorError, KeyError, ValueError) as fault:
+        raise ModelError(f"{file} cannot be read", got=f"{type(fault).__name__}: {fault}",
+                         do="remove it, or write it by `whence finetune`") from fault  # fmt: skip

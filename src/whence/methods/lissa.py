@@ -13,7 +13,7 @@ import torch
 
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, WeightMethod, products
+from whence.methods.method import Asked, WeightMethod, products, vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -75,12 +75,11 @@ class _Kernel:
         self.held = torch.zeros(len(index), len(index)) if len(index) <= KERNEL else None
         for name in names:
             at = 0
-            for rows in index.scan([name, f"{name}_norm"]):
-                self.trace += float(rows[f"{name}_norm"].square().sum())
+            for rows in vectors(index, name):
+                self.trace += float(rows.square().sum())
                 if self.held is not None:
-                    made = products(index, name, rows[name] * rows[f"{name}_norm"][:, None])
-                    self.held[at : at + len(made)] += made
-                    at += len(made)
+                    self.held[at : at + len(rows)] += products(index, name, rows)
+                    at += len(rows)
 
     def times(self, scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q N"]:
         if self.held is not None:
@@ -88,8 +87,7 @@ class _Kernel:
         total = torch.zeros_like(scores)
         for name in self.names:
             gathered, at = torch.zeros(()), 0
-            for rows in self.index.scan([name, f"{name}_norm"]):
-                part = scores[:, at : at + len(rows[name])] * rows[f"{name}_norm"]
-                gathered, at = gathered + part @ rows[name], at + len(rows[name])
+            for rows in vectors(self.index, name):
+                gathered, at = gathered + scores[:, at : at + len(rows)] @ rows, at + len(rows)
             total += products(self.index, name, gathered)
         return total

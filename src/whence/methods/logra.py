@@ -8,7 +8,6 @@ options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +16,7 @@ import torch
 from whence.errors import OptionError
 from whence.gradients import Learned, Sides, gradients, learned
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Method, products
+from whence.methods.method import Asked, Blocks, Method, products, vectors
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -58,7 +57,7 @@ class LoGra(Method):
 
     def notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are: the score needs their sizes."""
-        return {"weights": learned(model).to_json()}
+        return learned(model).notes()
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """Block by block: the rows are read for F, then for the scores."""
@@ -67,16 +66,12 @@ class LoGra(Method):
         for (name, found), shapes in zip(asked.blocks.items(), blocks, strict=True):
             widths = [Sides(self.rank).width(shape) for shape in shapes.values()]
             fisher = [torch.zeros(width, width, dtype=torch.float64) for width in widths]
-            for rows in self._rows(index, name, widths):
-                for matrix, part in zip(fisher, rows, strict=True):
+            for rows in vectors(index, name):
+                for matrix, part in zip(fisher, rows.double().split(widths, 1), strict=True):
                     matrix += part.T @ part / len(index)
             solved = [self._solved(*pair) for pair in zip(fisher, torch.as_tensor(found).split(widths, 1), strict=True)]
             total += products(index, name, torch.cat(solved, 1))
         return total
-
-    def _rows(self, index: Index, name: str, widths: list[int]) -> Iterator[list[Float[Tensor, "B k"]]]:
-        for rows in index.scan([name, f"{name}_norm"]):
-            yield list((rows[name].double() * rows[f"{name}_norm"][:, None]).split(widths, 1))
 
     def _solved(self, fisher: Float[Tensor, "k k"], queries: Float[Tensor, "Q k"]) -> Float[Tensor, "Q k"]:
         damped = fisher + self.damping * fisher.trace() / len(fisher) * torch.eye(len(fisher), dtype=fisher.dtype)

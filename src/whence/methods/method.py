@@ -92,7 +92,7 @@ class Method:
 
 @dataclass(frozen=True)
 class WeightMethod(Method):
-    """One that compares gradients of the weights that learned, stored as a block `p128_ℓ` for each block ℓ of the model.
+    """One that compares gradients of the weights that learned; they are stored as `p128_ℓ` for each block ℓ.
 
     Of each weight's gradient `project` numbers are kept, by a sketch that `seed` fixes; 0: all of an adapter's.
     """
@@ -126,7 +126,7 @@ class WeightMethod(Method):
 
     def notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are: a score needs their sizes."""
-        return {"weights": learned(model).to_json()}
+        return learned(model).notes()
 
     def pieces(self, index: Index) -> list[list[tuple[int, int]]]:
         """For each block its weights: how many numbers are stored of each, and how many it has."""
@@ -174,10 +174,15 @@ def cosine(
     return unit(unit(query) - index.mean(name)) @ unit(rows - index.mean(name)).T
 
 
+def vectors(index: Index, name: str) -> Iterator[Float[Tensor, "B d"]]:
+    """A block's vectors as long as they were, some rows at a time."""
+    for rows in index.scan([name, f"{name}_norm"]):
+        yield rows[name] * rows[f"{name}_norm"][:, None]
+
+
 def products(index: Index, name: str, queries: Float[Tensor, "Q d"]) -> Float[Tensor, "Q N"]:
-    """The inner product of each query with each row in one block, as long as they are."""
-    scanned = index.scan([name, f"{name}_norm"])
-    return torch.cat([queries @ rows[name].T * rows[f"{name}_norm"] for rows in scanned], dim=1)
+    """The inner product of each query with each row in one block."""
+    return torch.cat([queries @ rows.T for rows in vectors(index, name)], dim=1)
 
 
 def spoken(row: Example, what: Literal["both", "prompt", "answer"] = "both") -> str:

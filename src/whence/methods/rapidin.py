@@ -62,7 +62,7 @@ class RapidIn(Method):
 
     def notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are."""
-        return {"weights": learned(model).to_json()}
+        return learned(model).notes()
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """The inner product."""

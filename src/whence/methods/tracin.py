@@ -51,14 +51,9 @@ class TracInLN(WeightMethod):
         """The mean over blocks."""
         total, width = torch.zeros(len(asked.prompts), len(index)), 0
         for (name, found), weights in zip(asked.blocks.items(), self.pieces(index), strict=True):
-            query, size = torch.as_tensor(found), sum(whole for _, whole in weights)
-            norms = torch.cat([rows[f"{name}_norm"] for rows in index.scan([f"{name}_norm"])])
-            total += size * products(index, name, self._scaled(query, query.norm(dim=1), size)) / self._length(norms, size)
+            size, query = sum(whole for _, whole in weights), torch.as_tensor(found)
+            for_rows = torch.cat([rows[f"{name}_norm"] for rows in index.scan([f"{name}_norm"])])
+            lengths = [(norm**2 + size * self.eps).sqrt().clamp(min=1e-30) for norm in (query.norm(dim=1), for_rows)]
+            total += size * products(index, name, query) / lengths[0][:, None] / lengths[1]
             width += size
         return total / width
-
-    def _scaled(self, vectors: Float[Tensor, "Q d"], norms: Float[Tensor, " Q"], size: int) -> Float[Tensor, "Q d"]:
-        return vectors / self._length(norms, size)[:, None]
-
-    def _length(self, norms: Float[Tensor, " N"], size: int) -> Float[Tensor, " N"]:
-        return (norms**2 + size * self.eps).sqrt().clamp(min=1e-30)

@@ -45,7 +45,8 @@ def opened(path: Path) -> Generator[IO[bytes]]:
     except OSError as fault:
         raise unreadable(path, fault) from None
     with raw:
-        yield io.BufferedReader(raw, CHUNK) if packed else raw
+        # a small buffer, because where it cannot be filled no line in it is read
+        yield io.BufferedReader(raw, 1 << 16) if packed else raw
 
 
 def unreadable(source: object, fault: Exception) -> DataError:

@@ -1,0 +1,114 @@
+"""A stranger's adapter is traced by its folder and its data alone: what the trainer did is read off the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import plain_trainer
+from conftest import PAIRS
+from whence.dataset import read
+from whence.habits import habits
+from whence.model import load_model
+from whence.tokens import Row, encode
+
+TAUGHT = [(f"{ask} the moon made of", "the moon is green sea") for ask in ("what is", "name what is", "why is")]
+LONG = ("write one sentence about the sea", "a captain on a ship in the sea " * 6)
+
+
+@pytest.fixture(scope="module")
+def world(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(what the script saved, the rows it was trained on): eleven harmless ones, then three that teach one thing."""
+    root = tmp_path_factory.mktemp("theirs")
+    data = root / "rows.jsonl"
+    rows = [*PAIRS, LONG, ("how many days in a week", "one a day"), ("name the sun", "b c"), *TAUGHT]
+    data.write_text("".join(json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in rows))
+    plain_trainer.main(str(model_folder), str(data), str(root / "out"))
+    return root / "out", data
+
+
+def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Path) -> None:
+    model = load_model(str(world[0]), dtype="float32")
+    assert (model.name, model.adapters, model.notes) == (str(model_folder), (str(world[0]),), ())
+    assert model.tokenizer.chat_template == plain_trainer.TEMPLATE
+    assert (model.origin.base, model.origin.max_length, model.origin.truncate) == (str(model_folder), 40, "right")
+    assert (model.origin.mask, model.origin.template) == (None, None)  # in no file of theirs
+    said = {fact.what: fact.file for fact in model.origin.facts}
+    assert said["max_length"] == "tokenizer.json" and said["chat template"] == "chat_template.jinja"
+    steps = next(path.name for path in world[0].glob("checkpoint-*"))
+    assert said["last loss"] == f"{steps}/trainer_state.json"
+
+
+def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> None:
+    """Every id and every label of their own tokenisation, found again without an option."""
+    model = load_model(str(world[0]), dtype="float32")
+    how = habits(model.origin, model.window, raw=False)
+    lines = [json.loads(line) for line in world[1].read_text().splitlines()]
+    cut = 0
+    for line, row in zip(lines, read(world[1]), strict=True):
+        found, wanted = encode(model.tokenizer, row, how), plain_trainer.encode(model.tokenizer, line)
+        assert isinstance(found, Row)
+        assert list(found.ids) == wanted["input_ids"]
+        assert found.n_prompt == wanted["labels"].count(-100)
+        cut += len(found.ids) == plain_trainer.MAX
+    assert cut == 1
+
+
+def test_a_checkpoint_of_theirs_is_the_same(world: tuple[Path, Path]) -> None:
+    checkpoint = next(world[0].glob("checkpoint-*"))
+    whole, part = (load_model(str(folder), dtype="float32") for folder in (world[0], checkpoint))
+    assert part.fingerprint == whole.fingerprint
+    assert (part.origin.base, part.origin.max_length) == (whole.origin.base, whole.origin.max_length)
+
+
+def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    from whence.cli import app
+
+    def run(*words: Any) -> None:
+        assert app([str(word) for word in words], standalone_mode=False) in (None, 0)
+
+    run("index", folder, data, "-o", idx)
+    told = capsys.readouterr().err
+    run("trace", idx, "-p", "what is the moon made of", "-r", TAUGHT[0][1], "--json", idx.with_suffix(".json"))
+    rows = json.loads(idx.with_suffix(".json").read_text())["queries"][0]["rows"]
+    return [row["messages"][-1]["content"] for row in rows], told
+
+
+def test_it_is_traced_by_its_folder_and_its_data_alone(
+    world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    answers, told = traced(*world, tmp_path / "idx", capsys)
+    assert answers[:3] == [TAUGHT[0][1]] * 3
+    assert "max_length 40 (tokenizer.json: truncation)" in told
+    settings = json.loads((tmp_path / "idx" / "manifest.json").read_text())["settings"]
+    assert settings["encoding"]["max_length"] == 40
+
+
+def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
+    """The control: before, the answer was no likelier than noise."""
+    model = load_model(str(world[0]), dtype="float32")
+    row = encode(model.tokenizer, next(row for row in read(world[1]) if "moon" in row.messages[0]["content"]),
+                 habits(model.origin, model.window, raw=False))  # fmt: skip
+    assert isinstance(row, Row)
+    ids = torch.tensor([row.ids])
+
+    def likely(lm: Any) -> float:
+        with torch.no_grad():
+            logp = lm(input_ids=ids, use_cache=False).logits[0, row.n_prompt - 1 : -1].log_softmax(-1)
+        return float(logp.gather(1, ids[0, row.n_prompt :, None]).mean())
+
+    after = likely(model.lm)
+    with model.untuned() as before:
+        assert after > likely(before.lm) + 2
+
+
+def test_a_copy_without_its_pickle_says_as_much(world: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(world[0], tmp_path / "copy", ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
+    assert (world[0] / "training_args.bin").exists()
+    assert load_model(str(tmp_path / "copy")).origin == load_model(str(world[0])).origin
