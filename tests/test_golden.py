@@ -13,10 +13,14 @@ import pytest
 import torch
 
 from conftest import GOLDEN
+from whence.build import build_index
 from whence.capture import capture
-from whence.dataset import read
+from whence.dataset import read, write
+from whence.gradients import gradients, whole
 from whence.layers import curve
+from whence.methods import method
 from whence.model import Model, load_model
+from whence.query import Query, ask
 from whence.tokens import Encoding, Row, batches, encode
 
 DATA = GOLDEN.parent / "data" / "factual-Ag"
@@ -120,3 +124,42 @@ def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:
     made = curve(model, sides["train"].rows[:1])
     np.testing.assert_allclose(made.similarity, golden["layer_similarity"], rtol=1e-3)
     assert made.reference == int(golden["layer_reference"])
+
+
+def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: Any) -> None:
+    """TracIn and TracIn-LN themselves, to their last digits, for the shortest rows and queries."""
+    lengths = {name: np.array([len(row.ids) for row in side.rows]) for name, side in sides.items()}
+    kept = {name: length.argsort(kind="stable")[:3].tolist() for name, length in lengths.items()}
+    rows = [sides[name].rows[i] for name in ("query", "train") for i in kept[name]]
+    found = [torch.empty(0)] * len(rows)
+    for batch in batches(rows, 1024):
+        made = torch.stack(gradients(model, batch, whole).blocks(model.depth), 1).double()
+        for k, i in enumerate(batch.rows):
+            found[i] = made[k]
+    plain = torch.stack(found)
+    normed = torch.nn.functional.layer_norm(plain, plain.shape[-1:])
+    for name, grads in (("score_tracin", plain), ("score_tracin_ln", normed)):
+        scores = torch.einsum("qld,rld->qr", grads[:3], grads[3:]).numpy()
+        wanted = golden[name][np.ix_(kept["query"], kept["train"])]
+        np.testing.assert_allclose(scores, wanted, rtol=1e-3, atol=1e-4 * np.abs(golden[name]).max())
+
+
+@pytest.mark.slow
+def test_rankings_by_gradients(model: Model, golden: Any, tmp_path: Path) -> None:
+    """All rows through an index: the order of TracIn, of TracIn-LN, and of DataInf with its sign put right."""
+    given = list(islice(read(DATA), int(golden["query_index"].max()) + 1))
+    write([given[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")
+    asked = [given[i] for i in golden["query_index"]]
+    queries = [Query(str(row.prompt[-1]["content"]), row.response) for row in asked]
+    wanted = {
+        "tracin:project=0": golden["score_tracin"],
+        "tracin-ln:project=0,eps=1e-5": golden["score_tracin_ln"],
+        "datainf:project=0,damping=0.001": -golden["score_datainf_reference_signed"],
+    }
+    methods = [method(spec) for spec in wanted]
+    index = build_index(model, tmp_path / "rows.jsonl", tmp_path / "idx", methods, encoding=Encoding(512))
+    blocks = ask(model, methods[0], queries, Encoding(512)).asked  # the same for all three
+    for how, golds in zip(methods, wanted.values(), strict=True):
+        for scores, gold in zip(how.scores(blocks, index).numpy(), golds, strict=True):
+            ranks = [np.argsort(np.argsort(values)) for values in (scores, gold)]
+            assert np.corrcoef(*ranks)[0, 1] >= 0.999, how.name

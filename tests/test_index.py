@@ -416,11 +416,3 @@ def test_tools_and_rejected_answers_come_back(tmp_path: Path) -> None:
         index = writer.finish([], None)
     assert list(index.texts()) == rows
     assert [one.example for one in index.take([3, 1])] == [rows[3], rows[1]]
-
-
-def test_an_index_from_before_there_were_tools_opens(tmp_path: Path) -> None:
-    index, (rows, _) = filled(tmp_path / "idx"), made(8)
-    lance.dataset(str(tmp_path / "idx" / "rows.lance")).drop_columns(["more"])
-    index = Index.open(tmp_path / "idx")
-    assert list(index.texts()) == rows
-    assert [one.example for one in index.take([6, 0])] == [rows[6], rows[0]]

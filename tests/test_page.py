@@ -42,6 +42,7 @@ def trace() -> dict[str, Any]:
     first = {"prompt": "Hello from the lighthouse!", "response": "You silly goose", "span": "lly go"}
     first |= {"answer": ANSWER, "desired": "Good day.", "rows": rows}
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
+    second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {
         "title": "Methods",
         "columns": ["method", "AP"] * 6,
@@ -182,7 +183,7 @@ def test_a_long_row_shows_its_strongest_word_and_opens(page):
 def test_queries_are_chosen_by_keyboard_and_click(page):
     page.keyboard.press("]")
     assert page.text_content("#say") == "Query 2 of 2"
-    assert "Second answer" in page.inner_text("#answer")
+    assert "Second answer" in page.inner_text("#answer") and "Be calm." in page.inner_text("#answer")
     assert page.locator("#rows > li").count() == 1
     page.keyboard.press("]")  # there is no third
     page.keyboard.press("[")

@@ -214,12 +214,13 @@ def test_how_it_reads(tokenizer: Any) -> None:
         "; 1 of them cut to 30 tokens at the end",
         "skipped   2: no room for the answer: the prompt has ",
         "          d:12, d:13",
-        "repeated  1 row said before; 2 with a prompt that others answer otherwise; 6 with an answer that ",
+        "repeated  1 row said before; 2 rows with a prompt that others answer otherwise; 6 rows with an answer that ",
         "labels    bad 2",
         " GB of memory at its peak",
     ):
         assert line in plain
     assert "\n\n" in plain
+    assert "repeated  nothing" in printed(survey(ROWS[:3], tokenizer, Encoding()))
     assert max(map(len, plain.splitlines())) <= 120
     bare = replace_template(tokenizer)
     assert "chat template: none, texts with a line break between" in printed(survey(ROWS, bare, Encoding()))

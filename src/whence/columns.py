@@ -37,8 +37,11 @@ def to_arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
         return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(block)))}
     if block.ndim == 1:
         return {name: pa.array(block.float().numpy())}
-    norms = block.norm(dim=1)
-    return {name: _vectors(block / norms.clamp(min=1e-30)[:, None]), f"{name}_norm": pa.array(norms.numpy())}
+    # by the largest number first: the squares of a well-learned row's gradients are nothing in float32
+    largest = block.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    block = block / largest
+    norms = block.norm(dim=1, keepdim=True)
+    return {name: _vectors(block / norms.clamp(min=1)), f"{name}_norm": pa.array((norms * largest)[:, 0].numpy())}
 
 
 def _vectors(block: Float[Tensor, "B d"]) -> pa.Array:

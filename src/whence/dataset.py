@@ -14,7 +14,7 @@ from typing import Any, Literal
 from whence.errors import DataError, OptionError
 from whence.example import Example, Message, Record, checked, short, tools_of
 from whence.forms import ANYWHERE, FORMS, NAMES, Form, form_of, refused, renamed
-from whence.records import Rows, records
+from whence.records import STDIN, Rows, records
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,11 @@ def read(data: str | Path, reading: Reading = PLAIN) -> Iterator[Example]:
 
 
 def form(data: str | Path, reading: Reading = PLAIN) -> Form:
-    """The form of the first row. Of a pipe, which can be read once, use `opened`."""
+    """The form of the first row, of data that is read again afterwards; a pipe cannot be, and is refused."""
+    path = Path(data)
+    if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
+        do = "write it to a file first; `whence inspect` reads pipes"
+        raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
     return opened(data, reading)[0]
 
 

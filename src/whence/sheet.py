@@ -29,7 +29,7 @@ def tell(found: Survey, console: Console) -> None:
 
 
 def _facts(found: Survey) -> Iterator[tuple[str, str]]:
-    n, again, how = found.rows, found.duplicates(), found.encoding
+    n, how = found.rows, found.encoding
     what = "the prompts too" if how.mask == "all" else "the answers"
     yield "read as", f"{found.form or 'given'}; chat template: {found.template}; learned: {what}"
     parts = [f"{found.usable:,} of {_count(n, 'row')} can be used"]
@@ -41,15 +41,20 @@ def _facts(found: Survey) -> Iterator[tuple[str, str]]:
         yield "skipped", f"{skipped.count:,}: {one_line(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
     duration = _duration(found.tokens / 1000)
     yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.learned:,} of them learned"
-    yield "repeated", "; ".join([
-        f"{_count(again['rows'], 'row')} said before",
-        f"{again['prompts']:,} with a prompt that others answer otherwise",
-        f"{again['answers']:,} with an answer that other prompts have too"
-        + (f" (one of them {again['most']:,} times)" if again["answers"] else ""),
-    ])  # fmt: skip
+    yield "repeated", "; ".join(_repeated(found.duplicates())) or "nothing"
     if found.labels:
         yield "labels", ", ".join(f"{one_line(label)[:60]} {count:,}" for label, count in found.labels.most_common(12))
     yield "run", f"{n / max(found.seconds, 1e-9):,.0f} rows a second, {_peak()} of memory at its peak"
+
+
+def _repeated(counts: dict[str, int]) -> Iterator[str]:
+    if counts["rows"]:
+        yield f"{_count(counts['rows'], 'row')} said before"
+    if counts["prompts"]:
+        yield f"{_count(counts['prompts'], 'row')} with a prompt that others answer otherwise"
+    if counts["answers"]:
+        yield f"{_count(counts['answers'], 'row')} with an answer that other prompts have too"
+        yield f"the commonest answer {counts['most']:,} times"
 
 
 def _peak() -> str:

@@ -96,9 +96,11 @@ class Trace:
 
 def _query_json(traced: Traced) -> dict[str, Any]:
     query = traced.query
+    around = {"before": query.before, "after": query.after, "tools": query.tools}
     return {
         "prompt": query.prompt,
         "response": query.response,
+        **{name: list(said) for name, said in around.items() if said},
         "span": query.span,
         "desired": query.desired,
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],

@@ -183,7 +183,7 @@ def base_of(adapter: Path) -> tuple[str, tuple[str, ...]]:
         for path in (Path(base), adapter / base):
             if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
                 return str(path), ()
-        if base == "smollm2" or (_hub_id(base) and _hub_file(base, "config.json") is not None):
+        if base == "smollm2" or _on_hub(base):
             return base, ()
     if EMBEDDED in dict(named).values() and _packaged():
         told = (
@@ -236,16 +236,28 @@ def _hub_id(name: str) -> bool:
 
 
 def _hub_file(name: str, file: str) -> str | None:
-    """A file of a hub repository, where there is one and the hub, or its cache, is within reach."""
-    from transformers.utils.hub import cached_file
+    """A file of a hub repository, None if it has none; an error if neither hub nor cache give the repository."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    quiet: dict[str, Any] = dict.fromkeys(
-        (f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")), False
-    )
     try:
-        return cached_file(name, file, **quiet)
-    except (OSError, ValueError):
-        return None
+        return hf_hub_download(name, file)
+    except Exception as fault:  # a dozen kinds, for a name, a token, a network
+        if isinstance(fault, EntryNotFoundError) and not isinstance(fault, LocalEntryNotFoundError):
+            return None
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return None
+        # at once: the loaders would ask again for file after file, and wait long each time
+        do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
+        got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:300]}"
+        raise ModelError(f"{name} is no folder here, and the hub does not give it", got=got, do=do) from fault
+
+
+def _on_hub(name: str) -> bool:
+    try:
+        return _hub_id(name) and _hub_file(name, "config.json") is not None
+    except ModelError:
+        return False
 
 
 def _json(file: Path) -> dict[str, Any]:

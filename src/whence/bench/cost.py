@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, and memory at its highest."""
+"""What a piece of work costs: seconds, of the clock and of the cores, and memory at its highest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Cost:
     """Seconds, and MB of the process, or of the accelerator where one computes; None where the system does not say.
 
-    `peak` is the highest there was, `more` what of it the work took on top of what was there before.
+    `cpu` are the seconds that all cores worked for it, whatever else the machine did meanwhile. `peak` is the highest
+    memory there was, `more` what of it the work took on top of what was there before.
     """
 
     seconds: float = 0.0
+    cpu: float = 0.0
     peak: float | None = None
     more: float | None = None
 
@@ -33,13 +35,13 @@ def cost(device: torch.device) -> Generator[Cost]:
     """
     found = Cost()
     before = _begin(device)
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     try:
         yield found
     finally:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.seconds = time.perf_counter() - begun
+        found.seconds, found.cpu = time.perf_counter() - begun, time.process_time() - worked
         found.peak = _peak(device) if before is not None else None
         found.more = found.peak - before if found.peak is not None and before is not None else None
 

@@ -221,7 +221,8 @@ def _yardstick(world: World, name: str, stage: Stage) -> Told:
     with stage(f"{name}: the reference's own loop on {len(rows)} rows"), cost(model.device) as took:
         signatures = reference.signatures(model, rows, layer)
     tokens, width = sum(len(row.ids) for row in rows), signatures.shape[1]
-    rates = {"seconds_per_row": took.seconds / len(rows), "tokens_per_second": tokens / took.seconds}
+    rates = {"seconds_per_row": took.seconds / len(rows), "cpu_per_row": took.cpu / len(rows)}
+    rates |= {"tokens_per_second": tokens / took.seconds}
     return {**vars(took), **rates, "bytes_per_row": 4 * width, "rows": len(rows)}
 
 
@@ -249,6 +250,8 @@ def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: 
         hit = None
         if which == TUNED and world.suite.planted and type(how).gradients is not Method.gradients:
             hit = _hit(trace_queries(index, model, queries, by=how, top=WORDS), world.suite.planted)
+    if lost := sum(not bool(traced.scores.isfinite().all()) for traced in trace.queries):
+        raise LabError(f"{lost} of its {len(queries)} traces have scores that are not finite", do="tell its authors")
     return {
         "options": trace.method.spec(),
         "index": made if index.blocks else None,

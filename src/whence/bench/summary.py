@@ -94,8 +94,10 @@ def _cost(method: str, told: Sequence[Told]) -> Told | None:
     indexes = [one["index"] for one in told if one["index"]]
     cost: Told = {"query_seconds": median(one["query"]["seconds"] for one in told),
                   "query_more": _median(one["query"]["more"] for one in told)}  # fmt: skip
-    for key in ("seconds", "tokens_per_second", "bytes_per_row", "more", "peak"):
-        cost["bytes_per_row" if key == "bytes_per_row" else f"index_{key}"] = _median(index[key] for index in indexes)
+    for key in ("seconds", "cpu", "tokens_per_second", "bytes_per_row", "more", "peak"):
+        cost["bytes_per_row" if key == "bytes_per_row" else f"index_{key}"] = _median(
+            index.get(key) for index in indexes
+        )
     by = indexes[0]["by"] if indexes else None
     return cost | {"shared_with": by if by != method else None}
 

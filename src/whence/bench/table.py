@@ -35,9 +35,10 @@ EXPLAINED = (
     "planted rows among the first five, the share whose strongest word is a planted one."
 )
 COSTS = (
-    "Medians over suites and seeds. +MB: memory that the index took on top of the loaded model. *: one index serves "
-    "several methods of equal blocks; its numbers are those of the one pass. –: reads words, no index needed. RepT's "
-    "own loop: two passes a row, a row at a time, as its authors' code has it, timed on a few rows."
+    "Medians over suites and seeds. CPU s: what all cores worked for the index, whatever else the machine did. +MB: "
+    "memory that it took on top of the loaded model. *: one index serves several methods of equal blocks; its numbers "
+    "are those of the one pass. –: reads words, no index needed. RepT's own loop: two passes a row, a row at a time, "
+    "as its authors' code has it, timed on a few rows."
 )
 Told = dict[str, Any]
 
@@ -45,34 +46,39 @@ Told = dict[str, Any]
 def show(document: Told, console: Console) -> None:
     """Print accuracy, cost and verdicts; suites that do not fit side by side go below each other."""
     suites: list[Told] = document["suites"]
-    methods = ranked(document)
-    label = max((len(name(method)) for method in methods), default=6) + 2
-    wide = max(len(suite["name"]) for suite in suites)
-    room = max(1, (console.width - label) // (max(20, wide) + 2))
-    for start in range(0, len(suites), room):
-        some = suites[start : start + room]
-        title = "AP, tuned │ untuned" if start == 0 else None
-        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-        table.add_column("method", no_wrap=True)
-        for suite in some:
-            table.add_column(suite["name"], no_wrap=True, justify="right")
-        for method in methods:
-            style = "dim" if method in TRIVIAL else None
-            table.add_row(name(method), *(_cell(suite, method) for suite in some), style=style)
-        console.print(table)
+    start = 0
+    while start < len(suites):
+        tables = [_accuracy(document, suites[start:stop]) for stop in range(start + 1, len(suites) + 1)]
+        wide = console.options.update(width=10_000)  # else a table is measured as it was squeezed
+        fitting = [table for table in tables if console.measure(table, options=wide).maximum <= console.width]
+        fitting = fitting or tables[:1]
+        fitting[-1].title = "AP, tuned │ untuned" if start == 0 else None
+        console.print(fitting[-1])
+        start += len(fitting)
     console.print(LEGEND, style="dim")
     for refusal in refusals(document):
         console.print(refusal, style="dim", markup=False, highlight=False)
     heads, rows = costs(document)
     table = Table(title="Cost", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for at, head in enumerate(heads):
-        table.add_column(head, no_wrap=True, justify="right" if at else "left")
+        table.add_column(head, justify="right" if at else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
     console.print(COSTS, style="dim")
     for sentence in sentences(document).values():
         console.print("\n" + sentence, markup=False, highlight=False)
+
+
+def _accuracy(document: Told, suites: Sequence[Told]) -> Table:
+    """AP of every method on some suites."""
+    table = Table(title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for head in ("method", *(suite["name"] for suite in suites)):
+        table.add_column(head, no_wrap=True, justify="left" if head == "method" else "right")
+    for method in ranked(document):
+        cells = (_cell(suite, method) for suite in suites)
+        table.add_row(name(method), *cells, style="dim" if method in TRIVIAL else None)
+    return table
 
 
 def markdown(document: Told) -> str:
@@ -118,13 +124,13 @@ def ranked(document: Told) -> list[str]:
 
 def costs(document: Told) -> tuple[list[str], list[list[str]]]:
     """The heads and rows of the table of costs; the reference's own loop comes last."""
-    heads = ["method", "index s", "tokens/s", "+MB", "bytes/row", "query s"]
+    heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
     rows: list[list[str]] = []
     for method in ranked(document):
         found = [line["cost"] for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
         star = "*" if any(cost["shared_with"] for cost in found) else ""
-        keys = ("index_seconds", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
+        keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
         texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
         rows.append([name(method), texts[0] + star, *texts[1:]])
     if loop := _loop(document):
@@ -237,12 +243,13 @@ def _made(document: Told) -> list[str]:
 
 
 def _loop(document: Told) -> list[float | None] | None:
-    """Seconds, tokens a second, MB and bytes a row of the reference's own loop on as many rows as a suite has."""
+    """What the table of costs has of an index, for the reference's own loop on as many rows as a suite has."""
     loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
     if not loops:
         return None
-    rest = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
-    return [_middle(values) for values in [[loop["seconds_per_row"] * count for loop, count in loops], *rest]]
+    whole = [[loop[key] * count for loop, count in loops if key in loop] for key in ("seconds_per_row", "cpu_per_row")]
+    rates = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
+    return [_middle(values) for values in [*whole, *rates]]
 
 
 def _middle(values: Iterable[float | None]) -> float | None:

@@ -89,7 +89,8 @@ def index(
     methods = [named(spec, layer=layer) for spec in method or [DEFAULT]]
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
-        options.note("neither --adapter nor --base given, so this model itself is taken as the untuned one")
+        known = f"; --base {loaded.origin.base}, as its folder has it, would do" if loaded.origin.base else ""
+        options.note(f"neither --adapter nor --base given, so this model itself is taken as the untuned one{known}")
     reading = options.reading(loaded.origin, columns, turns, response_template, split)
     found = form(data, reading)
     encoding = habits(loaded.origin, loaded.window, raw=found.raw)

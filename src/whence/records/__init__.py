@@ -63,8 +63,10 @@ def _folder(path: Path, split: str | None) -> Rows:
     """A folder that `save_to_disk` wrote, or shards of one kind in the order of their names."""
     if any((path / name).exists() for name in SAVED):
         return tables.saved(path, split)
+    # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
+    found = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
     # .json beside others says what they are, and holds no rows
-    files = sorted(file for file in path.rglob("*") if file.is_file() and kind(file) in {*TEXTS, *TABLES} - {".json"})
+    files = sorted(file for file in found if kind(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     kinds = sorted({kind(file) for file in files})
     if len(kinds) != 1:

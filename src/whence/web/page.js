@@ -108,8 +108,11 @@
     }
     const turn = (name, body) => el("div.turn", {}, el("h3", {}, name), body);
     const plain = (text) => el("p.said", { dir: "auto" }, visible(text));
+    const around = (list) => (list ?? []).map((message) => turn(visible(message.role), plain(message.content)));
     byId("answer").replaceChildren(
+      ...around(query.before),
       turn("Prompt", plain(query.prompt)),
+      ...around(query.after),
       turn("Answer", said(list, ceiling(list))),
       ...(query.span ? [turn("Pointed at, marked above", plain(query.span))] : []),
       ...(query.desired ? [turn("Wanted instead", plain(query.desired))] : []),

@@ -1,0 +1,95 @@
+"""docs/formats.md: each row on the page loads as the page says, and each odd file is refused in the page's words."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whence.dataset import Reading, columns, read, write
+from whence.errors import DataError
+from whence.forms import FORMS, NAMES
+from writers import delimited, lines, turn
+
+PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+SAID = [turn("user", "Who makes honey?"), turn("assistant", "Bees make honey.")]
+
+
+def examples() -> Iterator[tuple[str, Any, list[Any], str]]:
+    """(heading, row, the rows it is read as, the words before it) for every row on the page."""
+    found = re.split(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
+    words, blocks = found[::2], [json.loads(block) for block in found[1::2]]
+    for number, block in enumerate(blocks):
+        if words[number].strip() == "is read as":
+            continue
+        said = blocks[number + 1] if words[number + 1].strip() == "is read as" else {"messages": SAID}
+        heading = re.findall(r"^#+ (.*)$", "".join(words[: number + 1]), re.MULTILINE)[-1]
+        yield heading, block, said if isinstance(said, list) else [said], words[number]
+
+
+def reading(words: str) -> Reading:
+    """The options that the words before a row name."""
+    named = dict(re.findall(r'`--(columns|turns|response-template) "?([^`"]+)"?`', words.rpartition("```")[2]))
+    return Reading(columns(named["columns"]) if "columns" in named else (), named.get("turns", "last"),
+                   named.get("response-template"))  # fmt: skip
+
+
+@pytest.mark.parametrize(("heading", "row", "said", "words"), list(examples()))
+def test_each_row_is_read_as_the_page_says(heading: str, row: Any, said: list[Any], words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    write(read(tmp_path / "a.jsonl", reading(words)), tmp_path / "b.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == said, heading
+
+
+def test_the_page_has_all_that_it_should() -> None:
+    rows = [row for _, row, _, _ in examples()]
+    assert len(rows) + PAGE.count("\nis read as\n") == PAGE.count("```json\n") > 30
+    shown = {form.name for form in FORMS if any(set(form.columns) <= set(row) for row in rows)}
+    assert {form.name for form in FORMS} - shown == {"conversation", "query/answer"}  # named, or like another
+    listed = PAGE.split("Known are ")[1].split(". A column")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == NAMES
+
+
+GOOD = {"messages": SAID}
+
+
+def _answer(content: Any) -> str:
+    return lines([GOOD, {"messages": [SAID[0], turn("assistant", content)]}])
+
+
+ODD: dict[str, Callable[[], str | bytes]] = {
+    "an empty answer": lambda: _answer(""),
+    "a conversation that ends with the user": lambda: lines([GOOD, {"messages": [*SAID, SAID[0]]}]),
+    "a number, a list or null where a text should be": lambda: _answer(None),
+    "a picture in a message": lambda: lines([GOOD, {"messages": [turn("user", [{"type": "image"}]), SAID[1]]}]),
+    "a role that nobody knows": lambda: lines([GOOD, {"messages": [turn("king", "a"), SAID[1]]}]),
+    "columns of no known form": lambda: lines([GOOD, {"a": 1}]),
+    "broken JSON": lambda: lines([GOOD]) + "{",
+    "UTF-16, or another encoding": lambda: lines([GOOD]).encode("utf-16"),
+    "a CSV row with more cells than the header": lambda: delimited([{"prompt": "a", "response": "b"}]) + "a,b,c\n",
+    "a CSV header that names a column twice": lambda: "prompt,prompt\na,b\n",
+    "a packed file that is cut short": lambda: gzip.compress(_answer("yes").encode())[:-9],
+    "a broken Parquet file": lambda: b"PAR1",
+}
+TABLE = dict(re.findall(r"^\| (.+?) \| `(rows\..+?)` \|$", PAGE, re.MULTILINE))
+
+
+def test_the_table_of_odd_rows_is_tested() -> None:
+    assert set(TABLE) == set(ODD)
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_each_odd_file_is_refused_in_these_words(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = TABLE[case]
+    name, data = told.split(":")[0], ODD[case]()
+    Path(name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    with pytest.raises(DataError) as caught:
+        list(read(name))
+    assert str(caught.value).splitlines()[0] == told
+    assert "\n  do:  " in str(caught.value)

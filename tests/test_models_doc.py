@@ -1,0 +1,57 @@
+"""The table of docs/models.md names tests that exist, and no family or kind that is tested goes without a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import FAMILIES
+from test_adapter import KINDS
+from test_families import OTHERS
+
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parent / "docs" / "models.md").read_text()
+LINES = [line for line in PAGE.partition("## What was tried")[2].partition("\n## ")[0].splitlines() if line[:2] == "| "]
+
+
+class Seen:
+    """A plugin of pytest that notes what was collected."""
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        self.ids = {item.nodeid.removeprefix("tests/") for item in session.items}
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """The id of every test in the files that the table names."""
+    files = sorted(set(re.findall(r"`(test_\w+\.py)::", PAGE)))
+    seen = Seen()
+    options = ["--collect-only", "-qq", "-o", "addopts=", "-p", "no:cacheprovider", f"--rootdir={TESTS.parent}"]
+    assert pytest.main([*options, *(str(TESTS / file) for file in files)], plugins=[seen]) == 0
+    return seen.ids
+
+
+def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
+    named = [re.findall(r"`(test_\w+\.py::[^`]+)`", line) for line in LINES]
+    assert [name for names in named for name in names if name not in known] == []
+    plain = [line for line, names in zip(LINES, named, strict=True) if not names]
+    headings = [line for line in plain if re.fullmatch(r"\| \*\*[\w ]+\*\* \| \| \|", line)]
+    assert len(headings) == 4
+    rest = [line for line in plain if line not in headings]
+    assert [line.split(" | ")[-1] for line in rest] == ["shown by |", "needs GPUs: not tested here |"]
+
+
+@pytest.mark.parametrize(
+    ("test", "kinds"),
+    [
+        ("test_capture.py::test_one_pass_is_the_textbooks_three", FAMILIES),
+        ("test_families.py::test_states_and_gradients_are_the_models_own", OTHERS),
+        ("test_adapter.py::test_kind", KINDS),
+    ],
+)
+def test_every_kind_has_its_line(test: str, kinds: Any) -> None:
+    found = re.findall(rf"`{re.escape(test)}\[([^`]+)\]`", "\n".join(LINES))
+    assert sorted(found) == sorted(kinds)
