@@ -32,11 +32,10 @@ def adapt(lm: Any, folders: list[Path], known: dict[str, str]) -> tuple[Any, str
     for folder in folders:
         _check(lm, folder)
     over = any(_overwrites(lm, folder) for folder in folders)
-    own = set(map(id, lm.parameters()))
     rows = [found for folder in folders if (found := _rows(lm, folder))]
     if rows and max(rows) != lm.get_input_embeddings().weight.shape[0]:
         grow(lm, max(rows))
-        own |= set(map(id, lm.parameters()))
+    own = {id(weight): weight for weight in lm.parameters()}
     peft: Any = None
     names = ["default", *(f"adapter_{at}" for at in range(2, len(folders) + 1))]
     hashes: list[str] = []

@@ -7,8 +7,10 @@ import warnings
 
 import typer
 
-from whence.cli import bench, tracing, world  # each adds its verbs, in the order in which `--help` shows them
 from whence.cli.options import app
+
+# each adds its verbs, in the order in which `--help` shows them
+from whence.cli import tracing, world, bench  # isort: skip
 
 __all__ = ["app", "bench", "main", "tracing", "world"]
 
