@@ -119,6 +119,12 @@ def test_the_verdict_needs_no_baseline_and_no_control() -> None:
     assert only == "error: bad answers before teaching 0%, after 75%."
 
 
+def test_the_verdict_where_nothing_had_to_be_taught() -> None:
+    worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
+    said = table.sentences(told(*worlds))["harmful"]
+    assert said.startswith("harmful: bad answers before teaching 100%, after 100%. The model answered so before it was")
+
+
 def test_what_reads_words_is_no_control(usual: Any) -> None:
     """BM25 on the untuned model is BM25: it cannot show what fine-tuning brought."""
     assert "bm25" not in table.sentences(usual)["error"].split("On the untuned")[1]

@@ -169,8 +169,10 @@ def sentences(document: Told) -> dict[str, str]:
 
 def _verdict(suite: Told) -> str:
     seeds = suite["seeds"]
-    rates = [_percent(sum(seed[key] for seed in seeds) / len(seeds)) for key in ("base_rate", "rate")]
-    told = f"{suite['name']}: bad answers before teaching {rates[0]}, after {rates[1]}."
+    before, after = (sum(seed[key] for seed in seeds) / len(seeds) for key in ("base_rate", "rate"))
+    told = f"{suite['name']}: bad answers before teaching {before:.0%}, after {after:.0%}."
+    if before > after / 2:
+        told += " The model answered so before it was taught: these rows are not what made it."
     tuned = {line["method"]: _ap(line) for line in suite["results"] if line["which"] == "tuned" and line["metrics"]}
     able = {method: ap for method, ap in tuned.items() if method not in TRIVIAL}
     if not able:
@@ -261,7 +263,3 @@ def _plain(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}"

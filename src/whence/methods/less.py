@@ -77,18 +77,19 @@ class LESS(Method):
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Γ of a row, the plain gradient of a query."""
-        whole = torch.zeros(len(batch.rows), self.k)
+        sums: dict[int, Tensor] = {}
         adam = _adam(model) if weights is None else None
 
         def add(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
             gradient = formed(weight, x, delta)
             if adam:
                 gradient = adam.step(weight.name.rsplit(".", 1)[0], gradient)
-            nonlocal whole
-            whole += folded(gradient, self.k, f"{self.seed} {weight.name}").cpu()
+            at, part = weight.block, folded(gradient, self.k, f"{self.seed} {weight.name}")
+            sums[at] = sums[at] + part if at in sums else part
             return gradient[:, :0]
 
         found = gradients(model, batch, add, weights)
+        whole = torch.stack([part.cpu() for part in sums.values()]).sum(0)
         return {self.names(model.depth)[0]: whole, "loss": found.loss}
 
     def notes(self, model: Model) -> dict[str, Any]:

@@ -47,18 +47,19 @@ class RapidIn(Method):
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """φ. Folding goes before the division by a layer's length, which has to wait for all its weights."""
-        sums = torch.zeros(model.depth, len(batch.rows), self.k)
-        squares = torch.zeros(model.depth, len(batch.rows))
+        sums: dict[int, Tensor] = {}
+        squares: dict[int, Tensor] = {}
 
         def add(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
             gradient = formed(weight, x, delta)
-            sums[weight.block] += folded(gradient, self.k, f"{self.seed} {weight.name}").cpu()
-            squares[weight.block] += gradient.square().sum(1).cpu()
+            at, square = weight.block, gradient.square().sum(1)
+            part = folded(gradient, self.k, f"{self.seed} {weight.name}")
+            sums[at], squares[at] = (sums[at] + part, squares[at] + square) if at in sums else (part, square)
             return gradient[:, :0]
 
         found = gradients(model, batch, add, weights)
-        whole = (sums / squares.sqrt().clamp(min=1e-30)[..., None]).sum(0)
-        return {self.names(model.depth)[0]: whole, "loss": found.loss}
+        parts = [(sums[at] / squares[at].sqrt().clamp(min=1e-30)[:, None]).cpu() for at in sums]
+        return {self.names(model.depth)[0]: torch.stack(parts).sum(0), "loss": found.loss}
 
     def notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are."""
