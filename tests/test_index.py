@@ -21,7 +21,7 @@ import torch
 from whence.columns import Ragged
 from whence.errors import StoreError
 from whence.example import Example, example
-from whence.index import Index, Writer
+from whence.index import Index, Writer, listed
 from whence.tokens import Row
 
 SETTINGS: dict[str, Any] = {
@@ -90,6 +90,26 @@ def test_blocks_come_back_in_order_whatever_the_fragments_and_the_batch(
     )
     lengths = torch.cat([batch["grads_2_base"].lengths for batch in batches])
     assert lengths.tolist() == [len(words) for words in given["grads_2_base"]]
+
+
+def test_wide_blocks_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled(tmp_path / "idx", parts=(8,))
+    whole = joined(index.scan(["h_2", "g_2"]), "g_2")
+    monkeypatch.setattr("whence.index.SCAN", 50)  # three rows of 2 x 8 numbers
+    sizes = [len(batch["h_2"]) for batch in index.scan(["h_2", "g_2"])]
+    assert sizes == [3, 3, 2]
+    assert torch.equal(joined(index.scan(["h_2", "g_2"]), "g_2"), whole)
+    assert [len(batch["loss"]) for batch in index.scan(["loss"])] == [8]
+    monkeypatch.setattr("whence.index.SCAN", 1)
+    assert [len(batch["h_2"]) for batch in index.scan(["h_2"])] == [1] * 8
+
+
+def test_many_blocks_are_named_as_runs() -> None:
+    many = [f"p128_{at}" for at in range(30)]
+    assert listed(["h_2", *many, "grads_27_base"]) == "h_2, p128_0 … p128_29, grads_27_base"
+    assert listed(f"{name} (64)" for name in many) == "p128_0 (64) … p128_29 (64)"
+    assert listed(many[:3]) == "p128_0, p128_1, p128_2"
+    assert listed([]) == "no blocks"
 
 
 def test_tiny_gradients_keep_direction_and_size(tmp_path: Path) -> None:

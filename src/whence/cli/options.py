@@ -35,7 +35,7 @@ DataName = Annotated[
 ]
 Adapter = Annotated[
     list[str] | None,
-    typer.Option("--adapter", "-a", help="Folder of a PEFT adapter on top of MODEL; several are all on."),
+    typer.Option("--adapter", "-a", metavar="FOLDER", help="A PEFT adapter on top of MODEL; several are all on."),
 ]
 Base = Annotated[str | None, typer.Option(help="Of a full or merged fine-tune: the model it began from.")]
 Quantize = Annotated[str | None, typer.Option(help="Round the weights to 4bit or 8bit, on a GPU.")]

@@ -62,7 +62,7 @@ def index(
     data: DataName,
     out: Out,
     adapter: Adapter = None,
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="NAME or NAME:key=value,… ; may be given several times. [default: lesson]")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="NAME or NAME:key=value,… ; may be given several times. [default: lesson]")] = None,
     layer: Annotated[str | None, typer.Option(help="A number, -1 for the last, a share such as 85%, or auto (the phase transition). [default: the method's]")] = None,
     base: Base = None,
     columns: options.Columns = None,
@@ -95,7 +95,10 @@ def index(
     found = form(data, reading)
     encoding = habits(loaded.origin, loaded.window, raw=found.raw)
     encoding = encoding.asked(template, max_length=max_length, truncate=truncate, mask=mask)
-    options.note("; ".join([f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]))
+    told = [f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]
+    if mask is None and loaded.origin.mask is None and not found.raw:
+        told.append("taken as learned: the answers alone (were prompts too, as by TRL's default: --mask all)")
+    options.note("; ".join(told))
     with stage(errors(), f"index {data}") as tell:
         made = build_index(loaded, data, out, methods, reading=reading, encoding=encoding, progress=tell)
     skipped = made.manifest["skipped"]
