@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import PAIRS
+from conftest import GOLDEN, PAIRS
 from whence.bench.rowwise import Race, batched, race, single
+from whence.dataset import read
 from whence.errors import OptionError
 from whence.example import example
+from whence.model import load_model
 from whence.tokens import Encoding, Row, encode
+
+DATA = GOLDEN.parent / "data" / "factual-Ag"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,20 @@ def test_the_scores_are_in_the_order_of_the_rows(tuned: Any, rows: list[Row]) ->
     one, two = single(tuned, rows, asked), batched(tuned, rows, asked, 64)
     assert one.std() > 0
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU one row is enough to keep it busy")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
+def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
+    """All 1,000 rows of the paper's factual set."""
+    model = load_model("smollm2", str(GOLDEN / "adapter"), dtype="bfloat16", device="cuda")
+    made = [encode(model.tokenizer, row, Encoding(512)) for row in read(DATA)]
+    rows = [row for row in made if isinstance(row, Row)]
+    found = race(model, rows, rows[-2:], budget=16 * 1024)
+    print(found)
+    assert len(rows) == 1000
+    assert found.ratio >= 3
 
 
 def test_what_is_said() -> None:
