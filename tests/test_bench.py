@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,19 @@ def test_methods_with_options_are_told_apart() -> None:
 
     assert _specs("a,b:x=1,y=2, c ,d:z=3") == ("a", "b:x=1,y=2", "c", "d:z=3")
     assert _specs("a,a,b") == ("a", "b")
+
+
+def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
+    stages: Stages, model_folder: Path, tmp_path: Path
+) -> None:
+    both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "chance"))
+
+    def shown(asked: bench.Plan) -> set[tuple[str, str]]:
+        return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
+
+    tuned = {(method, "tuned") for method in both.methods}
+    assert shown(replace(both, untuned=False)) == tuned
+    shown(replace(both, methods=("rept:layer=2", "chance")))
+    done = stages.done.copy()
+    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("chance", "untuned")}
+    assert stages.done == done

@@ -94,7 +94,7 @@ def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
 def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
     assert table.sentences(usual) == {
         "error": "error: bad answers before teaching 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 seeds). "
-        "From words alone, no trivial baseline does as well; the nearest is bm25 (0.325). On the untuned model, no "
+        "From words alone, nothing does as well; the nearest is bm25 (0.325). On the untuned model, no "
         "method does as well; the nearest is lesson (0.833)."
     }
 

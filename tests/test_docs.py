@@ -113,7 +113,7 @@ def run(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> 
         return ""
     if words[0] == "pip":
         assert words[1] == "install"
-        extras = re.findall(r"whence\[([\w,]+)\]", line)
+        extras = re.findall(r"\[([\w,]+)\]", line)
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert all(extra in known for some in extras for extra in some.split(","))
         return ""

@@ -146,9 +146,11 @@ def _world(world: World, methods: Sequence[tuple[str, Method]], stage: Stage) ->
         return told
     if world.seed == 0:
         told["yardstick"] = _once(world.folder / "yardstick.json", lambda: _yardstick(world, name, stage))
-    for which in (TUNED, UNTUNED) if world.plan.untuned else (TUNED,):
-        for spec, how in methods:
-            told["results"].append(_result(world, which, spec, how, asked, name, stage))
+    told["results"] += [_result(world, TUNED, spec, how, asked, name, stage) for spec, how in methods]
+    # without the control nothing of it is run, but what an earlier run found of it is shown
+    there = [pair for pair in methods if world.plan.untuned or _file(world, UNTUNED, pair[1]).exists()]
+    if any(_reads(how) for _, how in there):
+        told["results"] += [_result(world, UNTUNED, spec, how, asked, name, stage) for spec, how in there]
     return told
 
 
@@ -231,13 +233,21 @@ def _yardstick(world: World, name: str, stage: Stage) -> Told:
 
 def _result(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
     """One method's traces on one model; a method that does not read the model finds the same on both."""
-    reads = type(how).blocks is not Method.blocks
-    file = world.folder / f"{how.name}-{_digest(repr(how))}-{which if reads else 'any'}.json"
     try:
-        told = _once(file, lambda: _trace(world, which, spec, how, asked, name, stage))
+        told = _once(_file(world, which, how), lambda: _trace(world, which, spec, how, asked, name, stage))
     except WhenceError as refusal:  # such as a gradient of adapter weights where there is no adapter
         told = {"error": refusal.what, "do": refusal.do}
-    return {**told, "method": spec, "which": which, "reads": "model" if reads else "words"}
+    return {**told, "method": spec, "which": which, "reads": "model" if _reads(how) else "words"}
+
+
+def _reads(how: Method) -> bool:
+    """Whether it reads the model, and not words alone."""
+    return type(how).blocks is not Method.blocks
+
+
+def _file(world: World, which: str, how: Method) -> Path:
+    """Where a method's traces on a model are kept."""
+    return world.folder / f"{how.name}-{_digest(repr(how))}-{which if _reads(how) else 'any'}.json"
 
 
 def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:

@@ -173,17 +173,16 @@ def _verdict(suite: Told) -> str:
     told = f"{suite['name']}: bad answers before teaching {before:.0%}, after {after:.0%}."
     if before > after / 2:
         told += " The model answered so before it was taught: these rows are not what made it."
-    tuned = {line["method"]: _ap(line) for line in suite["results"] if line["which"] == "tuned" and line["metrics"]}
-    able = {method: ap for method, ap in tuned.items() if method not in TRIVIAL}
+    tuned = [line for line in suite["results"] if line["which"] == "tuned" and line["metrics"]]
+    words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))
     if not able:
         return told + (" No bad answer, so nothing was traced." if not tuned else "")
     best = max(able, key=lambda method: able[method].mean)
     over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
     told += f" Best: {name(best)} (AP {able[best].mean:.3f}{over})."
-    words = {method: ap for method, ap in tuned.items() if method in TRIVIAL}
     untuned = {line["method"]: _ap(line) for line in suite["results"]
                if line["which"] == "untuned" and line["metrics"] and line["reads"] == "model"}  # fmt: skip
-    told += _rivals(words, able[best], "From words alone", "no trivial baseline does as well")
+    told += _rivals(words, able[best], "From words alone", "nothing does as well")
     return told + _rivals(untuned, able[best], "On the untuned model", "no method does as well")
 
 

@@ -21,7 +21,7 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
     out: Out = Path("whence-bench"),
     adapter: Annotated[list[str] | None, typer.Option("--adapter", "-a", metavar="SUITE=PATH", help="Take this adapter for a suite instead of teaching one; may be given several times.")] = None,
-    untuned: Annotated[bool, typer.Option(help="Trace the same answers through the model that was never tuned, as a control.")] = True,
+    untuned: Annotated[bool, typer.Option(help="Trace the same answers through the model that was never tuned, as a control. Without, what OUT has of it is shown.")] = True,
     resume: Annotated[bool, typer.Option(help="Go on with what is in OUT; --no-resume does all of it again.")] = True,
     rows: Annotated[int, typer.Option(min=2, help="Rows of a suite.")] = 150,
     planted: Annotated[int, typer.Option(min=1, help="How many of them teach the bad answer.")] = 40,
