@@ -212,8 +212,10 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
     file.write_text("\n".join(lines))
     command = [sys.executable, "-c", "from whence.cli import main; main()", "index", str(model_folder), str(file),
                "-o", str(tmp_path / "idx"), "-m", "rept:layer=2", "--max-length", "200"]  # fmt: skip
+    # a shell starts what it runs in the background deaf to SIGINT, and children inherit that
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                             env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     rows = tmp_path / "idx" / "rows.lance"
     deadline = time.monotonic() + 100
     while not rows.exists() and child.poll() is None and time.monotonic() < deadline:
