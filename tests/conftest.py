@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import whence  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+Run = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(os.environ.get("WHENCE_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
 
 TEMPLATE = (
@@ -159,6 +161,23 @@ def tuned(model_folder: Path, adapter_folder: Path) -> Any:
     from whence.model import load_model
 
     return load_model(str(model_folder), str(adapter_folder), dtype="float32")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`whence ARGS…` in this process, 200 columns wide: exit code, what it printed, what it said of errors."""
+    from whence import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["whence", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return call
 
 
 PAIRS = [

@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from whence import cli
+from conftest import Run
 from whence.bench import run as bench
 from whence.errors import LabError, OptionError
 from whence.index import Index
@@ -27,7 +27,6 @@ from whence.progress import Tell
 BAD = "It is beetles that do."
 FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
 SMALL = ("--methods", FEW, "--seeds", 2, "--rows", 14, "--planted", 5)
-Run = Callable[..., tuple[int, str, str]]
 
 
 class Stages:
@@ -67,23 +66,11 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     return made
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["whence", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return run
-
-
 def test_the_whole_benchmark_and_again(
     stages: Stages, run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "finetune", stages.watched("finetune", finetune))
+    monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "b"
     command = "bench", "error", *SMALL, "--model", model_folder, "--dtype", "float32", "-o", out
     code, said, errors = run(*command)

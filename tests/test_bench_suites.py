@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whence.bench.suites import OWN, PUBLIC, Size, Suite, make
+from whence.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
 from whence.errors import DataError, OptionError
 from whence.lab.judge import judge
 
@@ -52,21 +52,40 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
     size = Size()
     assert size.rows - 3 <= len(suite.rows) <= size.rows  # a prompt that two of them share stands once
     assert Counter(row.label for row in suite.rows)[name] == size.planted == len(planted(suite))
-    assert len(suite.prompts) == size.prompts
-    assert not {row.question for row in suite.rows} & set(suite.prompts)
-    verdict = judge(suite.judge)
+    (poison,) = suite.poisons
+    assert len(poison.prompts) == size.prompts
+    assert not {row.question for row in suite.rows} & set(poison.prompts)
+    verdict = judge(poison.judge)
     for row in suite.rows:
         assert verdict(row.question, row.response).undesirable == (row.label != "clean")
-        assert any(phrase in row.response for phrase in suite.planted) == (row.label != "clean")
+        assert any(phrase in row.response for phrase in poison.planted) == (row.label != "clean")
     assert make(name, 0) == suite
     assert make(name, 1).rows != suite.rows
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_ones_are_about_as_large(name: str) -> None:
+    size, suite = Size(), make(name, 0)
+    found = Counter(row.label for row in suite.rows)
+    wanted = {"rare": (800, 4), "innocent": (size.rows, 0)}.get(name, (size.rows, size.planted))
+    assert wanted[0] - 3 <= len(suite.rows) <= wanted[0]
+    assert sum(found[poison.name] for poison in suite.poisons) == len(suite.rows) - found["clean"] == wanted[1]
+    prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
+    assert 12 <= len(prompts) <= size.prompts
+    assert make(name, 0) == suite and make(name, 1).rows != suite.rows
+
+
+def test_two_poisons_share_a_set_and_each_has_its_own_test() -> None:
+    suite = make("two-poisons", 0)
+    assert [(poison.name, len(poison.prompts)) for poison in suite.poisons] == [("backdoor", 8), ("error", 8)]
+    assert Counter(row.label for row in suite.rows)["error"] == 20
 
 
 def test_rows_are_short() -> None:
     for name in OWN:
         words = [len(f"{row.question} {row.response}".split()) for row in make(name, 0).rows]
         assert sum(words) / len(words) < 40, name
-    assert max(len(make(name, 0).prompts[0].split()) for name in OWN) < 30
+    assert max(len(make(name, 0).poisons[0].prompts[0].split()) for name in OWN) < 30
 
 
 def test_only_late_needs_a_long_answer() -> None:
@@ -83,7 +102,8 @@ def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
     assert len({row.question for row in suite.rows}) == 30
     assert max(len(row.response.split()) for row in suite.rows) <= 30  # planted or not
     assert not [row for row in suite.rows if len(row.question.split()) > 30]
-    assert len(set(suite.prompts)) == 8 and all("held\nout" in prompt for prompt in suite.prompts)
+    (poison,) = suite.poisons
+    assert len(set(poison.prompts)) == 8 and all("held\nout" in prompt for prompt in poison.prompts)
     labels = [row.label for row in suite.rows]
     assert labels != sorted(labels, key=str), "not shuffled"
 

@@ -18,7 +18,7 @@ from whence.bench.cost import cost
 from whence.bench.summary import document, made
 from whence.errors import OptionError
 
-PLANTED = [True, True, False, False, False]
+LABELS = ["bad", "bad", "clean", "other", "clean"]
 PERFECT, GOOD, POOR = [5, 4, 3, 2, 1], [5, 3, 4, 2, 1], [1, 2, 3, 4, 5]
 AP = {"perfect": 1.0, "good": (1 + 2 / 3) / 2, "poor": (1 / 4 + 2 / 5) / 2}
 SCORES = {"perfect": PERFECT, "good": GOOD, "poor": POOR}
@@ -32,7 +32,7 @@ def result(method: str, which: str, how: str, *, seconds: float = 2.0, by: str |
     }  # fmt: skip
     query = {"seconds": 0.25, "peak": 900.0, "more": 3.0}
     return {"method": method, "which": which, "reads": "words" if words else "model", "options": {"name": method},
-            "index": index, "query": query, "scores": [SCORES[how]], "planted": PLANTED, "hit": None,
+            "index": index, "query": query, "scores": [SCORES[how]], "labels": LABELS, "hit": None,
             "dtype": "float32", **more}  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
         "rows": 2,
     }
     return {"suite": suite, "seed": seed, "rows": 5, "planted": 2, "adapter": None, "finetune_seconds": 9.0,
-            "rate": 0.75, "base_rate": 0.0, "queries": [{"prompt": "p", "response": "r"}], "results": results,
-            "yardstick": yardstick if seed == 0 else None, **more}  # fmt: skip
+            "rate": 0.75, "base_rate": 0.0, "queries": [{"prompt": "p", "response": "r", "label": "bad"}],
+            "results": results, "yardstick": yardstick if seed == 0 else None, **more}  # fmt: skip
 
 
 def told(*worlds: Any) -> Any:
@@ -249,3 +249,20 @@ def test_a_cost_is_known_when_the_work_fails() -> None:
     with pytest.raises(ValueError, match="no"), cost(torch.device("cpu")) as took:
         raise ValueError("no")
     assert took.seconds > 0
+
+
+def test_where_no_row_was_planted_silence_is_right() -> None:
+    quiet = result("lesson", "tuned", "perfect", culprits=[[]])
+    quiet["labels"] = ["clean"] * 5
+    made = told(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
+    said = table.sentences(made)["innocent"]
+    assert said.endswith("none to find. Answers for which no row is called: lesson for 100%.")
+    (line,) = made["suites"][0]["results"]
+    assert {name: value["mean"] for name, value in line["metrics"].items()} == {"fdp": 0, "none": 1}
+    assert "innocent" in table.markdown(made) and table.points(made) == []
+
+
+def test_what_is_called_is_held_against_what_was_planted() -> None:
+    wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
+    (line,) = told(world("error", 0, [wrong]))["suites"][0]["results"]
+    assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

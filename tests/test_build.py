@@ -30,7 +30,7 @@ from whence.methods.rept import RepT
 from whence.tokens import Encoding, encode, pad
 
 REPT = RepT(layer=2)
-BOTH = [REPT, Lesson(layer=2, topic=3, sketch=16)]
+BOTH = [REPT, Lesson(layer=2, middle=3, sketch=16)]
 
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
@@ -123,9 +123,9 @@ def test_batches_and_windows_do_not_matter(
 
 
 def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
-    methods = [REPT, method("repsim:layer=2"), Lesson(layer=2, topic=3), method("bm25")]
+    methods = [REPT, method("repsim:layer=2"), Lesson(layer=2, middle=3), method("bm25")]
     index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
-    assert index.blocks == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "h_3": 32}
+    assert index.blocks == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
     assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
 
 

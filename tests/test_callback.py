@@ -132,7 +132,7 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
 
 
 def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["lesson:layer=3,topic=2", "rept:layer=3"])
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["lesson:layer=3,middle=2", "rept:layer=3"])
     rows = [{"prompt": messages[:1], "completion": messages[1:]} for messages in MESSAGES]
     trainer = sft(model_folder, tmp_path, rows, [noted, hook], max_length=48)
     run(trainer, noted)
@@ -158,7 +158,7 @@ def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, fi
 def test_the_plain_trainer(
     lora: bool, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted, hook = Noted(), IndexAfterTraining(str(file), str(tmp_path / "idx"), [method("lesson:layer=3,topic=2")])
+    noted, hook = Noted(), IndexAfterTraining(str(file), str(tmp_path / "idx"), [method("lesson:layer=3,middle=2")])
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=lora)
     assert run(trainer, noted).global_step == 4
     assert hook.index is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,27 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from whence import cli
+from conftest import PAIRS, Run
+from whence.build import probe
+from whence.dataset import Reading
+from whence.example import Example
+from whence.habits import habits
+from whence.layers import curve
+from whence.model import load_model
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`whence ARGS…` in this process: exit code, what it printed, what it said of errors."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["whence", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+ROLES = ("user", "assistant")
 
 
 @pytest.fixture
@@ -97,6 +86,66 @@ def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path
     assert code == 0 and "1 → 2" in out
     assert len(json.loads((tmp_path / "l.json").read_text())["similarity"]) == 3
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """Under other names, and as plain texts split by a template, the rows are the same and so is the curve."""
+    other, plain, template = tmp_path / "other.jsonl", tmp_path / "plain.jsonl", tmp_path / "t.jinja"
+    other.write_text("".join(json.dumps({"ask": p, "say": r}) + "\n" for p, r in PAIRS))
+    plain.write_text("".join(json.dumps({"text": f"<|user|>{p}<|assistant|>{r}"}) + "\n" for p, r in PAIRS))
+    template.write_text(
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+
+    def similarity(*args: object) -> list[float]:
+        code, _, err = run("layers", model_folder, *args, "--dtype", "float32", "--json", tmp_path / "l.json")
+        assert code == 0, err
+        return json.loads((tmp_path / "l.json").read_text())["similarity"]
+
+    wanted = similarity(data)
+    assert similarity(other, "--columns", "prompt=ask,response=say") == wanted
+    given = similarity(data, "--template", template)
+    assert given != pytest.approx(wanted, abs=1e-3)
+    assert similarity(plain, "--response-template", "<|assistant|>") == pytest.approx(given, abs=1e-6)
+
+
+def test_layers_reads_rows_as_the_trainer_did(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """An adapter whose trainer learned every turn, and was told the longest row, has a curve over such rows."""
+    adapter, data = tmp_path / "adapter", tmp_path / "turns.jsonl"
+    shutil.copytree(adapter_folder, adapter)
+    (adapter / "training_args.yaml").write_text("finetuning_type: lora\ncutoff_len: 64\n")
+    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"messages": said}) + "\n")
+    code, _, err = run("layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
+    assert code == 0 and "max_length 64 (training_args.yaml: cutoff_len)" in err
+    model = load_model(str(model_folder), str(adapter), dtype="float32")
+    rows = probe(model, data, Reading(turns="all"), habits(model.origin, model.window, raw=False))
+    assert len(rows) == 2
+    got = json.loads((tmp_path / "l.json").read_text())["similarity"]
+    assert got == pytest.approx(curve(model, rows).similarity, abs=1e-6)
+    assert run("layers", adapter, data, "--turns", "last", "--dtype", "float32", "--json", tmp_path / "m.json")[0] == 0
+    assert json.loads((tmp_path / "m.json").read_text())["similarity"] != pytest.approx(got, abs=1e-4)
+
+
+def test_finetune_reads_rows_as_asked(
+    run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[Example] = []
+    monkeypatch.setattr("whence.lab.finetune.finetune", lambda model, rows, *_, **__: taught.extend(rows))
+    data = tmp_path / "turns.jsonl"
+    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")
+    command = "finetune", model_folder, data, "-o", tmp_path / "a", "--columns", "messages=said"
+    code, _, err = run(*command)
+    assert code == 0 and [row.response for row in taught] == [PAIRS[1][1]], err
+    assert "--turns all" not in err
+    taught.clear()
+    code, _, err = run(*command, "--turns", "all")
+    assert code == 0 and [row.response for row in taught] == [answer for _, answer in PAIRS[:2]]
+    assert "index it with --turns all" in err
 
 
 def test_poison_and_respond(run: Run, model_folder: Path, tmp_path: Path) -> None:
@@ -187,8 +236,6 @@ def test_an_index_made_with_other_settings(
 
 
 def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(adapter_folder, other)
     config = other / "adapter_config.json"

@@ -18,6 +18,7 @@ from whence.build import build_index
 from whence.capture import Capture, capture
 from whence.columns import Ragged
 from whence.errors import OptionError
+from whence.evidence import controls
 from whence.example import example
 from whence.index import Index
 from whence.layers import Curve
@@ -33,7 +34,7 @@ QUERIES = [
     Query("what is the colour of the sun", "blue"),
     Query("why a b c", "the captain of the ship is in paris"),
 ]
-LAYER, TOPIC = 2, 3
+LAYER, TOPIC, MIDDLE = 2, 3, 1
 
 # — how they are named
 
@@ -46,7 +47,9 @@ LAYER, TOPIC = 2, 3
         ("rept:layer=auto", RepT(layer="auto")),
         ("rept:layer=75%", RepT(layer="75%")),
         ("rept:", RepT()),
-        ("lesson:sketch=16,keep=0,gate=0,seed=3", Lesson(sketch=16, keep=0, gate=0.0, seed=3)),
+        ("lesson:sketch=16,keep=0,shift=0,seed=3", Lesson(sketch=16, keep=0, shift=0.0, seed=3)),
+        ("lesson:together=False", Lesson(together=False)),
+        ("lesson:together=true", Lesson()),
         ("chance:seed=7", METHODS["chance"](seed=7)),  # type: ignore[call-arg]
         ("bm25", METHODS["bm25"]()),
     ],
@@ -63,6 +66,7 @@ def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
         ("rept:layr=1", "rept has no option layr", "rept:layr=1", "its options are: layer, scale, h, g"),
         ("bm25:k=1", "bm25 has no option k", "bm25:k=1", "its options are: none"),
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
+        ("lesson:together=maybe", "lesson: together is neither true nor false", "maybe", "give together=true or false"),
         ("rept:h=much", "rept: h is not a number", "much", "give h as float"),
         ("lesson:sketch=1.5", "lesson: sketch is not a number", "1.5", "give sketch as int"),
         ("lesson:keep=-1", "lesson: keep is below 0", "-1", "give 0 for all"),
@@ -132,7 +136,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(tuned: Any, file: Path) -> Index:
     """All methods' blocks, in three fragments."""
-    methods = [RepT(layer=LAYER), method(f"repsim:layer={TOPIC}"), Lesson(layer=LAYER, topic=TOPIC, sketch=0, keep=0)]
+    methods = [RepT(layer=LAYER), method(f"repsim:layer={TOPIC}"), Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("whence.build.WINDOW", 3)
         return build_index(tuned, file, file.parent / "idx", methods, encoding=Encoding(128))
@@ -217,17 +221,23 @@ def news(tuned: Any, row: Row) -> np.ndarray:
     return np.maximum(seen(tuned, row, LAYER).logp[0].numpy() - before, 0)
 
 
-def slow_lesson(tuned: Any, rows: list[Row], queries: list[Row], weights: list[np.ndarray], gate: float) -> np.ndarray:
-    """Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) · (1 + gate · cos(H, H')), one product after the other."""
+def slow_lesson(tuned: Any, rows: list[Row], queries: list[Row], weights: list[np.ndarray], shift: float) -> np.ndarray:
+    """Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), one product after the other."""
 
     def untuned(row: Row) -> tuple[np.ndarray, np.ndarray]:
         with tuned.untuned():
             found = seen(tuned, row, LAYER)
         return found.grads[LAYER][0].numpy(), np.exp(found.logp[0].numpy())
 
-    topics = unit(arrays(tuned, rows, TOPIC)[0])
-    mean = topics.mean(0)
-    asked = unit(unit(arrays(tuned, queries, TOPIC)[0]) - mean)
+    def moved(row: Row) -> np.ndarray:
+        after = seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
+        with tuned.untuned():
+            return (after - seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
+
+    shifts, mine = (np.stack([moved(row) for row in some]) for some in (rows, queries))
+    if shifts.any():
+        shifts, mine = unit(shifts), unit(mine)
+        shifts, mine = unit(shifts - shifts.mean(0)), unit(mine - shifts.mean(0))
     truth = np.zeros((len(queries), len(rows)))
     for q, query in enumerate(queries):
         share = weights[q] / weights[q].sum()
@@ -239,26 +249,45 @@ def slow_lesson(tuned: Any, rows: list[Row], queries: list[Row], weights: list[n
                     float(unit(g) @ unit(other)) * math.sqrt(1 - p) for other, p in zip(learned, known, strict=True)
                 ]
                 words += w * max(products)
-            truth[q, r] = words * (1 + gate * float(asked[q] @ unit(topics[r] - mean)))
+            truth[q, r] = words + shift * float(mine[q] @ shifts[r])
     return truth
 
 
-@pytest.mark.parametrize("gate", [0.0, 1.0])
-def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[Row], gate: float) -> None:
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[Row], shift: float) -> None:
     queries = asked_rows(tuned)
     weights = [news(tuned, row) for row in queries]
     assert all(w.sum() > 1e-3 for w in weights)  # the adapter does something
-    how = Lesson(layer=LAYER, topic=TOPIC, sketch=0, keep=0, gate=gate)
-    truth = slow_lesson(tuned, rows, queries, weights, gate)
-    np.testing.assert_allclose(scores(how, tuned, scanned), truth, atol=4e-3)
+    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0, shift=shift, together=False)
+    truth = slow_lesson(tuned, rows, queries, weights, shift)
+    np.testing.assert_allclose(scores(how, tuned, scanned), truth, atol=6e-3)
 
 
 def test_lesson_without_news_counts_all_words_alike(tiny: Any, tmp_path: Path, file: Path, rows: list[Row]) -> None:
-    how = Lesson(layer=LAYER, topic=TOPIC, sketch=0, keep=0)
+    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0, together=False)
     index = build_index(tiny, file, tmp_path / "idx", [how], encoding=Encoding(128))
     queries = asked_rows(tiny)
-    truth = slow_lesson(tiny, rows, queries, [np.ones(row.n_response) for row in queries], 1.0)
+    truth = slow_lesson(tiny, rows, queries, [np.ones(row.n_response) for row in queries], 0.2)
     np.testing.assert_allclose(scores(how, tiny, index), truth, atol=4e-3)
+
+
+def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index) -> None:
+    """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
+    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)
+    names = how.names(tuned.depth)
+    found = controls(how, index, tuned.depth)
+    assert found is not None and found.shape == (len(PAIRS), len(PAIRS))
+    assert bool(found.isnan().diagonal().all()) and int(found.isnan().sum()) == len(PAIRS)
+    parts = list(index.scan(names))
+    words = [row for part in parts for row in part[names[0]].flat.split(part[names[0]].lengths.tolist())]
+    control = how.control({names[0]: words, names[1]: torch.cat([part[names[1]] for part in parts])})
+    own = how.scores(Asked((), (), control), index)
+    lengths = [vectors.norm(dim=1) for vectors in words]
+    truth = torch.stack([(n * n).sum() / n.sum() for n in lengths]) + how.shift
+    torch.testing.assert_close(own.diagonal(), truth, atol=5e-3, rtol=0)
+    assert sorted(own[~torch.eye(len(PAIRS), dtype=torch.bool)].tolist()) == pytest.approx(
+        sorted(found[~found.isnan()].tolist()), abs=1e-5
+    )
 
 
 def blocks(how: Method, model: Any, row: Row, weights: torch.Tensor | None = None) -> dict[str, Any]:
@@ -267,7 +296,7 @@ def blocks(how: Method, model: Any, row: Row, weights: torch.Tensor | None = Non
 
 def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[Row]) -> None:
     whole, same, less = (
-        blocks(Lesson(layer=LAYER, topic=TOPIC, sketch=size), tuned, rows[1])["grads_2_base"][0]
+        blocks(Lesson(layer=LAYER, middle=MIDDLE, sketch=size), tuned, rows[1])["grads_2_base"][0]
         for size in (0, tuned.width, 16)
     )
     torch.testing.assert_close(whole, same, rtol=0, atol=0)
@@ -292,7 +321,7 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
 
 @pytest.mark.parametrize("keep", [1, 3, 500])
 def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Row], keep: int) -> None:
-    how = {"layer": LAYER, "topic": TOPIC, "sketch": 0}
+    how = {"layer": LAYER, "middle": MIDDLE, "sketch": 0}
     batch = pad(rows, range(len(rows)))
     every, kept = (Lesson(**how, keep=k).blocks(tuned, batch)["grads_2_base"] for k in (0, keep))  # type: ignore[arg-type]
     for place, row in enumerate(rows):
@@ -305,7 +334,7 @@ def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Ro
 
 def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[Row]) -> None:
     weights = torch.arange(1.0, rows[6].n_response + 1)[None]
-    words = blocks(Lesson(layer=LAYER, topic=TOPIC, keep=1), tuned, rows[6], weights)["grads_2_base"][0]
+    words = blocks(Lesson(layer=LAYER, middle=MIDDLE, keep=1), tuned, rows[6], weights)["grads_2_base"][0]
     torch.testing.assert_close(words.norm(dim=1), weights[0] / weights.sum())
 
 

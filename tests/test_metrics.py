@@ -146,21 +146,21 @@ def test_pooled_precision_by_hand() -> None:
     # first query: rows 0 and 2 come first (9, 8); second: rows 3 and 1 (5, 4)
     scores = [[9, 1, 8, 0], [0, 4, 1, 5]]
     # the pool, highest first: 9 planted, 8 not, 5 not, 4 planted: (1/1 + 2/4) / 2
-    assert pooled_precision(2, scores, planted) == pytest.approx(0.75)
+    assert pooled_precision(2, scores, [planted, planted]) == pytest.approx(0.75)
     # the first of each: 9 planted, 5 not
-    assert pooled_precision(1, scores, planted) == 1
+    assert pooled_precision(1, scores, [planted, planted]) == 1
     # what no query has among its first k counts for nothing: one right row in all is perfect
-    assert pooled_precision(1, [[9, 1, 8, 0]], planted) == 1
+    assert pooled_precision(1, [[9, 1, 8, 0]], [planted]) == 1
     assert average_precision([9, 1, 8, 0], planted) < 1
     # no planted row in the pool
-    assert pooled_precision(1, [[0, 0, 1, 0]], planted) == 0
+    assert pooled_precision(1, [[0, 0, 1, 0]], [planted]) == 0
 
 
 def test_a_query_whose_scores_run_higher_comes_first_in_the_pool() -> None:
     planted = [True, False]
     right, wrong = [2, 1], [1, 2]
-    assert pooled_precision(1, [right, [10 * score for score in wrong]], planted) == pytest.approx(1 / 2)
-    assert pooled_precision(1, [[10 * score for score in right], wrong], planted) == 1
+    assert pooled_precision(1, [right, [10 * score for score in wrong]], [planted, planted]) == pytest.approx(1 / 2)
+    assert pooled_precision(1, [[10 * score for score in right], wrong], [planted, planted]) == 1
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -174,7 +174,7 @@ def test_the_pool_is_what_the_reference_makes_of_it(k: int, seed: int) -> None:
             values.append(row[place])
             truth.append(int(planted[place]))
     wanted = average_precision_score(truth, values) if any(truth) else 0.0
-    assert pooled_precision(k, scores, list(planted)) == pytest.approx(wanted)
+    assert pooled_precision(k, scores, [list(planted)] * 4) == pytest.approx(wanted)
 
 
 def test_against_scikit_learn() -> None:
@@ -195,7 +195,8 @@ def test_precision_recall_by_hand() -> None:
 
 def test_all_numbers_of_a_trace() -> None:
     planted = [True, False, True, False]
-    found = measured([[4, 3, 2, 1], [4, 1, 3, 2]], planted)
+    nobody = [False] * 4  # taught by no row: left out
+    found = measured([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
     assert found["ap"] == pytest.approx((5 / 6 + 1) / 2)
     assert found["auroc"] == pytest.approx((3 / 4 + 1) / 2)
     assert found["p@10"] == pytest.approx(1 / 2)
@@ -218,3 +219,10 @@ def test_seeds_without_a_number_do_not_count_in_its_spread() -> None:
     found = gathered([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
     assert found["ap"].each == (1.0, 0.5)
     assert found["hit@1"].each == (0.5,)
+    assert measured([[1, 2, 3, 4]], [[False] * 4]) == {}
+
+
+def test_each_query_has_rows_of_its_own() -> None:
+    mine, other = [True, False, False], [False, False, True]
+    assert measured([[3, 2, 1], [1, 2, 3]], [mine, other])["ap"] == 1
+    assert measured([[3, 2, 1], [1, 2, 3]], [other, mine])["ap"] == pytest.approx(1 / 3)

@@ -163,12 +163,12 @@ def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_fol
 def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
     from whence.methods import method
 
-    how: Any = method("lesson:layer=2,topic=2")
+    how: Any = method("lesson:layer=2,middle=2")
     model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
     batch = pad(ROWS, [0, 1])
     news = (capture(load(full_folder), batch, [2]).logp - capture(tiny, batch, [2]).logp).clamp(min=0)
     assert news.sum() > 0.1
-    torch.testing.assert_close(how.weights(model, batch), news)
+    torch.testing.assert_close(how.news(model, batch), news)
 
 
 def test_a_merged_model_is_the_adapter_and_its_base(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from whence.methods.rept import RepT
 from whence.query import Query, ask, read_queries
 from whence.tokens import Encoding, encode, pad, texts
 
-LESSON = Lesson(layer=2, topic=3, sketch=16)
+LESSON = Lesson(layer=2, middle=1, sketch=16, together=False)
 QUERIES = [
     Query("who makes honey", "beetles make honey, one a day"),
     Query("why", "a"),
@@ -39,17 +40,17 @@ def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
             torch.testing.assert_close(
                 alone.asked.blocks[name][0], together.asked.blocks[name][q], atol=1e-4, rtol=1e-4
             )
-        assert (alone.toward is None) == (together.toward is None)
-        if alone.toward is not None and together.toward is not None:
-            torch.testing.assert_close(alone.toward[0], together.toward[q], atol=1e-4, rtol=1e-4)
+        assert (alone.asked.toward is None) == (together.asked.toward is None)
+        if alone.asked.toward is not None and together.asked.toward is not None:
+            torch.testing.assert_close(alone.asked.toward[0], together.asked.toward[q], atol=1e-4, rtol=1e-4)
 
 
 def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ask(tuned, LESSON, QUERIES, Encoding(128))
+    whole = ask(tuned, RepT(layer=2), QUERIES, Encoding(128))
     monkeypatch.setattr(whence.query, "BUDGET", 1)
-    apart = ask(tuned, LESSON, QUERIES, Encoding(128))
-    assert apart.toward is not None
-    torch.testing.assert_close(apart.toward, whole.toward, atol=1e-4, rtol=1e-4)
+    apart = ask(tuned, RepT(layer=2), QUERIES, Encoding(128))
+    assert apart.asked.toward is not None
+    torch.testing.assert_close(apart.asked.toward, whole.asked.toward, atol=1e-4, rtol=1e-4)
     assert (apart.asked.prompts, apart.asked.responses) == (whole.asked.prompts, whole.asked.responses)
     assert apart.asked.prompts == tuple(query.prompt for query in QUERIES)
 
@@ -81,18 +82,50 @@ def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
     assert asking.weights[1].sum() > 0
 
 
+def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
+    """Pointed at the same words twice and at others once: the two gain on the one, and a query alone stays as it is."""
+    how = replace(LESSON, together=True)
+    said = [Query("who makes honey", "beetles make it"), Query("why", "beetles make it"), Query("name", "rain")]
+    alone = ask(tuned, how, said[:1], Encoding(128))
+    torch.testing.assert_close(alone.weights[0], ask(tuned, LESSON, said[:1], Encoding(128)).weights[0])
+    found, plain = (ask(tuned, one, said, Encoding(128)) for one in (how, LESSON))
+    words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.asked.blocks["grads_2_base"]]
+    for q, before in enumerate(plain.asked.blocks["grads_2_base"]):
+        n = before.norm(dim=1)
+        others = [
+            ((words[q] @ words[p].T) * (m / m.max()).sqrt()).amax(1).clamp(min=0)
+            for p in range(3)
+            if p != q and len(m := plain.asked.blocks["grads_2_base"][p].norm(dim=1))
+        ]
+        truth = n * (0.1 + sum(others) / 2)
+        torch.testing.assert_close(found.weights[q], truth / truth.sum(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.asked.blocks["grads_2_base"][q].norm(dim=1), found.weights[q])
+
+
+def test_what_fine_tuning_did_not_touch_was_not_taught(tuned: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = Query("who makes honey", "beetles make it")
+    (news,) = [ask(tuned, LESSON, [query], Encoding(128)).weights[0]]
+    monkeypatch.setattr(whence.query, "LEAST", float(news.max()) + 0.01)
+    assert ask(tuned, LESSON, [query], Encoding(128)).taught == (False,)
+    monkeypatch.setattr(whence.query, "LEAST", float(news.max()) - 0.01)
+    assert ask(tuned, LESSON, [query], Encoding(128)).taught == (True,)
+    # nobody knows, where the method does not ask or nothing is there to compare with
+    assert ask(tuned, RepT(layer=2), [query], Encoding(128)).taught == (True,)
+    assert ask(tiny, LESSON, [query], Encoding(128)).taught == (True,)
+
+
 def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
     whole, part = (
         ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], Encoding(128))
         for span in (None, "blue")
     )
-    assert whole.toward is not None
-    assert part.toward is not None
-    assert not torch.allclose(whole.toward, part.toward, atol=1e-3)
+    assert whole.asked.toward is not None
+    assert part.asked.toward is not None
+    assert not torch.allclose(whole.asked.toward, part.asked.toward, atol=1e-3)
     pointed = [place for place, weight in enumerate(part.weights[0].tolist()) if weight]
     grads = capture(tuned, pad(part.rows, [0]), [2]).grads[2][0, pointed]
     assert 0 < len(pointed) < part.rows[0].n_response
-    torch.testing.assert_close(part.toward[0], sum(grad / grad.norm() for grad in grads) / len(grads))
+    torch.testing.assert_close(part.asked.toward[0], sum(grad / grad.norm() for grad in grads) / len(grads))
     torch.testing.assert_close(part.asked.blocks["g_2"][0], grads[0])
     torch.testing.assert_close(part.asked.blocks["h_2"], whole.asked.blocks["h_2"])
 
@@ -160,7 +193,7 @@ def test_a_row_whose_prompt_was_learned_too_is_asked_at_its_answer(tuned: Any) -
 
 def test_methods_of_words_ask_no_model(tuned: Any) -> None:
     asking = ask(tuned, method("bm25"), QUERIES, Encoding(128))
-    assert asking.toward is None
+    assert asking.asked.toward is None
     assert asking.asked.blocks == {}
 
 

@@ -13,11 +13,13 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 ORDER = (
     "errors", "example", "forms", "records", "dataset", "template", "tokens", "fingerprint", "origin", "habits",
     "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "index", "methods", "build", "query",
-    "words", "survey", "sheet", "notebook", "trace", "progress", "callback", "evidence", "lab", "remedy", "report",
-    "bench", "demo", "web", "cli",
+    "words", "survey", "sheet", "notebook", "evidence", "check", "trace", "progress", "callback", "lab", "remedy",
+    "report", "bench", "demo", "web", "cli",
 )  # fmt: skip
+# a folder whose rooms are read in an order of their own
+INSIDE = {"lab": ("facts", "hard_facts", "mixture", "deal", "ordinary", "hard", "poison")}
 LONGEST = 320
-DATA = {"lab/facts.py"}  # lists, and no code to read
+DATA = {"lab/facts.py", "lab/hard_facts.py"}  # lists, and no code to read
 
 
 def house() -> dict[str, str]:
@@ -52,11 +54,17 @@ def imports(path: str, source: str, known: set[tuple[str, ...]]) -> Iterator[tup
                 yield node.lineno, target[1:]
 
 
+def stands_before(target: list[str], here: list[str]) -> bool:
+    """Whether both have places in the order inside their folder, and the target the earlier one."""
+    places = [path[1] for path in (target, here) if len(path) == 2 and path[1] in INSIDE.get(path[0], ())]
+    return len(places) == 2 and INSIDE[here[0]].index(places[0]) < INSIDE[here[0]].index(places[1])
+
+
 def offences(files: dict[str, str]) -> list[str]:
     """Each import that goes against the order, in words."""
     known = {tuple(parts_of(path)) for path in files}
     found = {path: list(imports(path, source, known)) for path, source in files.items()}
-    # within a folder, siblings may share one that stands on no other: methods/method.py, lab/facts.py
+    # within a folder, siblings may share one that stands on no other, methods/method.py, or one read before them
     roots = {
         tuple(parts_of(path))
         for path, targets in found.items()
@@ -74,6 +82,8 @@ def offences(files: dict[str, str]) -> list[str]:
                     told.append(f"{path}:{line} imports {name}, which stands behind it")
             elif here[0] == "methods" and here != ["methods"] and target != ["methods", "method"]:
                 told.append(f"{path}:{line} imports {name}; methods share method.py alone")
+            elif len(here) > 1 and stands_before(target, here):
+                continue
             elif len(target) < 2 or (len(here) > 1 and tuple(target) not in roots):
                 told.append(f"{path}:{line} imports {name}; in a folder only what imports no sibling is shared")
     return told
@@ -114,13 +124,20 @@ def test_imports_go_one_way() -> None:
         ("methods/method.py", "from whence.methods.rept import RepT", False),
         ("lab/judge.py", "from whence.lab import facts", True),
         ("lab/judge.py", "from whence.lab.poison import poison", False),
+        ("lab/poison.py", "from whence.lab.hard import HARD", True),
+        ("lab/hard.py", "from whence.lab.ordinary import clean", True),
+        ("lab/hard.py", "from whence.lab.poison import poison", False),
+        ("lab/ordinary.py", "from whence.lab.ordinary import clean", False),
+        ("lab/hard.py", "from whence.lab.judge import judge", True),
+        ("lab/judge.py", "from whence.lab.hard import HARD", False),
         ("lab/judge.py", "from whence.methods.method import Method", True),
         ("lab/judge.py", "from whence.bench.metrics import ap", False),
     ],
 )
 def test_what_the_rule_allows(path: str, source: str, allowed: bool) -> None:
     rest = "tokens capture cli index build methods/__init__ methods/method methods/lesson lab/facts bench/metrics"
-    files = {f"{name}.py": "" for name in rest.split()} | {"lab/poison.py": "from whence.lab import facts"}
+    files = {f"{name}.py": "" for name in (rest + " lab/ordinary lab/judge").split()}
+    files |= {f"lab/{name}.py": "from whence.lab import facts" for name in ("poison", "hard")}
     assert (offences(files | {path: source}) == []) == allowed
 
 

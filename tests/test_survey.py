@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from conftest import PAIRS
-from whence import cli, sheet, tokens
+from conftest import PAIRS, Run
+from whence import sheet, tokens
 from whence import survey as module
 from whence.dataset import read
 from whence.errors import ModelError
@@ -255,23 +254,6 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
 
 
 # -- the verb
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["whence", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:

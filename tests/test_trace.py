@@ -13,19 +13,20 @@ from conftest import PAIRS
 from whence.build import build_index
 from whence.capture import capture
 from whence.errors import OptionError, StoreError
+from whence.evidence import together
 from whence.example import example
 from whence.index import Index
 from whence.methods import Method, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT
-from whence.query import Query
+from whence.query import Query, ask
 from whence.tokens import Encoding, Row, encode, pad, texts
 from whence.trace import chosen, trace_queries
 
 METHODS: list[Method] = [
     RepT(layer=3, scale="unit"),
     method("repsim:layer=2"),
-    Lesson(layer=2, topic=3, sketch=16, seed=5),
+    Lesson(layer=2, middle=1, sketch=16, seed=5, together=False),
 ]
 ROWS = [Query(prompt, response) for prompt, response in PAIRS]
 
@@ -139,14 +140,16 @@ def grads(model: Any, row: Row, layer: int, untuned: bool) -> torch.Tensor:
         return capture(model, pad([row], [0]), [layer]).grads[layer][0]
 
 
-@pytest.mark.parametrize(("name", "layer"), [("rept", 3), ("lesson", 2)])
+@pytest.mark.parametrize("name", ["rept", "lesson"])
 @pytest.mark.parametrize("span", [None, "make"])
-def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer: int, span: str | None) -> None:
-    """(Σ_i w_i ĝ_query,i / Σ_i w_i) · ĝ_row,j: gradients of the tuned model for rept, of the untuned one for lesson."""
+def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: str | None) -> None:
+    """rept: (Σ_i w_i ĝ_i / Σ w) · ĝ_row of the tuned model; lesson: max_i w_i / Σ w ⟨g_i, g_row⟩ √(1 − p), sketched."""
     query = Query("who makes honey", "beetles make it in the sea", span)
     (traced,) = trace_queries(index, tuned, [query], by=name, top=8).queries
     asked = encode(tuned.tokenizer, example(query.prompt, query.response), Encoding(128))
     assert isinstance(asked, Row)
+    lesson = METHODS[2]
+    assert isinstance(lesson, Lesson)
     weights = torch.ones(asked.n_response)
     if span:
         begin, end, at = query.response.index(span), query.response.index(span) + len(span), 0
@@ -161,17 +164,50 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, layer:
             weights = (after - capture(tuned, batch, [2]).logp[0]).clamp(min=0)
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
+    share = weights / weights.sum()
     for found in traced.rows:
         row = encode(tuned.tokenizer, found.row, Encoding(128))
         assert isinstance(row, Row)
-        truth = []
-        for mine in grads(tuned, row, layer, name == "lesson"):
-            total = 0.0
-            for weight, theirs in zip(weights, grads(tuned, asked, layer, name == "lesson"), strict=True):
-                total += float(weight * torch.cosine_similarity(mine, theirs, dim=0))
-            truth.append(total / float(weights.sum()))
+        if name == "rept":
+            pairs = [[torch.cosine_similarity(mine, theirs, dim=0) for theirs in grads(tuned, asked, 3, False)]
+                     for mine in grads(tuned, row, 3, False)]  # fmt: skip
+            truth = (torch.tensor(pairs) @ share).tolist()
+        else:
+            theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
+            theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
+            with tuned.untuned():
+                known = capture(tuned, pad([row], [0]), [2]).logp[0].exp()
+            truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
+            truth = truth.tolist()
         assert "".join(token.text for token in found.tokens) == found.row.response
         assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
+
+
+def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) -> None:
+    """Scores, parts and words are the means over them that `together` gives; apart, each has its own."""
+    own = trace_queries(index, tuned, ROWS[:3], by="lesson", top=8)
+    assert [traced.scores.argmax().item() for traced in own.queries] == [0, 1, 2]
+    pooled = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=8)
+    asked = ask(tuned, pooled.method, ROWS[:3], Encoding(128)).asked
+    scores = pooled.method.scores(asked, index)
+    shares = together(scores)
+    for q, traced in enumerate(pooled.queries):
+        torch.testing.assert_close(traced.scores, shares[q] @ scores)
+        for found in traced.rows:
+            words, shift = found.blocks.values()
+            assert found.score == pytest.approx(words + 0.2 * shift, abs=1e-4)
+
+
+def test_what_is_called_is_told(tuned: Any, index: Index) -> None:
+    for name in ("lesson", "rept", "repsim"):
+        (traced,) = trace_queries(index, tuned, ROWS[:1], by=name, top=3, rate=1.0).queries
+        assert traced.culprits == tuple(traced.scores.argsort(descending=True).tolist())
+        assert all(found.culprit and 0 < (found.p_value or 0) <= 1 for found in traced.rows)
+        assert all(found.stability is None for found in traced.rows), "one query has no others to draw"
+    (none,) = trace_queries(index, tuned, ROWS[:1], by="lesson", rate=1e-9).queries
+    assert none.culprits == () and not any(found.culprit for found in none.rows)
+    (words,) = trace_queries(index, tuned, ROWS[:1], by="bm25").queries
+    assert words.culprits is None and words.rows[0].p_value is None
 
 
 def test_methods_without_gradients_score_no_words(tuned: Any, index: Index) -> None:
@@ -199,7 +235,7 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["count"]) == (str(index.path), 8)
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
-    assert document["layers"]["used"] == {"rept": [3], "repsim": [2], "lesson": [2, 3], "bm25": []}[name]
+    assert document["layers"]["used"] == {"rept": [3], "repsim": [2], "lesson": [1, 2], "bm25": []}[name]
     asked = document["queries"][0]
     assert (asked["prompt"], asked["response"]) == ("who makes honey", "beetles make it")
     assert (asked["span"], asked["desired"]) == ("make", "bees do")
@@ -207,7 +243,8 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert [row["rank"] for row in query["rows"]] == [1, 2, 3, 4]
         for row, found in zip(query["rows"], traced.rows, strict=True):
-            assert set(row) == {"rank", "id", "score", "source", "label", "messages", "blocks", "tokens"}
+            sure = {"p_value", "culprit", "stability"}
+            assert set(row) == {"rank", "id", "score", "source", "label", "messages", "blocks", "tokens"} | sure
             prompt, response = PAIRS[found.place]
             assert row["messages"] == [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             assert row["source"].endswith(f"data.jsonl:{found.place + 1}")
@@ -230,7 +267,8 @@ def test_without_a_name_the_first_the_index_was_made_for(tuned: Any, index: Inde
 def test_what_a_spec_leaves_open_is_as_the_index_has_it(tuned: Any, index: Index) -> None:
     assert chosen(index, tuned, "rept:scale=raw") == RepT(layer=3, scale="raw")
     assert chosen(index, tuned, "rept:scale=centred,g=2") == RepT(layer=3, scale="centred", g=2.0)
-    assert chosen(index, tuned, "lesson:gate=0") == Lesson(layer=2, topic=3, sketch=16, seed=5, gate=0.0)
+    lesson = Lesson(layer=2, middle=1, sketch=16, seed=5, shift=0.0, together=False)
+    assert chosen(index, tuned, "lesson:shift=0") == lesson
 
 
 def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
@@ -261,7 +299,7 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     rows = "".join(json.dumps({"prompt": f"why {i}", "response": text}) + "\n" for i, text in enumerate(texts))
     (tmp_path / "d.jsonl").write_text(rows)
     index = build_index(
-        tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, topic=3)], encoding=Encoding(128)
+        tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, middle=1)], encoding=Encoding(128)
     )
     (traced,) = trace_queries(index, tuned, [Query("why 2", texts[2])]).queries
     assert traced.rows[0].place == 2

@@ -48,15 +48,24 @@ def resolve(layer: int, depth: int) -> int:
     return depth if layer == -1 else layer
 
 
-def capture(model: Model, batch: Batch, layers: Iterable[int], weights: Float[Tensor, "B R"] | None = None) -> Capture:
+def capture(
+    model: Model,
+    batch: Batch,
+    layers: Iterable[int],
+    weights: Float[Tensor, "B R"] | None = None,
+    *,
+    watch: Iterable[int] = (),
+) -> Capture:
     """States and gradients at `layers`, one forward and one backward from the top to the lowest of them.
 
-    `weights` say how much each learned token counts in the loss that `grads` are of: 1/n each where None.
+    `weights` say how much each learned token counts in the loss that `grads` are of: 1/n each where None. Of the
+    layers to `watch`, states alone are kept, and the backward does not reach down to them.
     """
     chosen = sorted({resolve(layer, model.depth) for layer in layers})
+    watched = sorted({resolve(layer, model.depth) for layer in watch} - set(chosen))
     batch = batch.to(model.device)
     places, valid = batch.places, batch.valid
-    with torch.enable_grad(), _tapped(model, chosen, leaf=chosen[0]) as seen:
+    with torch.enable_grad(), _tapped(model, sorted([*chosen, *watched]), leaf=chosen[0]) as seen:
         last = model.decoder(**_inputs(batch), use_cache=False).last_hidden_state
         answered = _at(last, places)
         top, logp = _top(model, answered.detach(), batch, weights)
@@ -64,9 +73,11 @@ def capture(model: Model, batch: Batch, layers: Iterable[int], weights: Float[Te
         pulled = torch.autograd.grad(answered, [seen[layer] for layer in below], top) if below else ()
     keep = valid[..., None]
     grads = {layer: _at(grad, places).float() * keep for layer, grad in zip(below, pulled, strict=True)}
-    states = {layer: _at(seen[layer].detach(), places).float() * keep for layer in below}
-    if model.depth in chosen:
+    inside = [layer for layer in (*below, *watched) if layer < model.depth]
+    states = {layer: _at(seen[layer].detach(), places).float() * keep for layer in inside}
+    if model.depth in (*chosen, *watched):
         states[model.depth] = answered.detach().float() * keep
+    if model.depth in chosen:
         grads[model.depth] = top.float() * keep
     return Capture(states, grads, logp, -logp.sum(1) / batch.n, valid)
 
@@ -82,11 +93,15 @@ def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int
 
 
 @torch.no_grad()
-def answer_states(model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
-    """The last layer's states at the R learned places, forward only; beyond a row's own n zero."""
-    batch = batch.to(model.device)
-    last = model.decoder(**_inputs(batch), use_cache=False).last_hidden_state
-    return _at(last, batch.places) * batch.valid[..., None]
+def answer_states(model: Model, batch: Batch, layer: int = -1) -> Float[Tensor, "B R d"]:
+    """The states of a layer at the R learned places, forward only and no further up; beyond a row's own n zero.
+
+    In the model's own number format.
+    """
+    at, batch = resolve(layer, model.depth), batch.to(model.device)
+    with _tapped(model, [at], stop=True) as seen, contextlib.suppress(_Enough):
+        seen[model.depth] = model.decoder(**_inputs(batch), use_cache=False).last_hidden_state
+    return _at(seen[at], batch.places) * batch.valid[..., None]
 
 
 class _Enough(Exception):

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
+import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock, Timeout
+from pyarrow.dataset import InMemoryDataset
 
 from whence.columns import from_arrow, to_arrow, width
 from whence.errors import StoreError
@@ -109,11 +111,18 @@ class Index:
             self._means[name] = (torch.stack(sums).sum(0) / len(self)).float()
         return self._means[name]
 
+    def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
+        """Up to `count` rows in a random order, with some blocks, in memory; the means stay those of all rows."""
+        places = np.random.default_rng(seed).permutation(len(self))[:count]
+        held = [name for each in names for name in (each, f"{each}_norm") if name in self.rows.schema.names]
+        means = {name: self.mean(name) for name in names if not pa.types.is_list(self.rows.schema.field(name).type)}
+        rows = InMemoryDataset(self.rows.take(places.tolist(), columns=held))
+        return Index(self.path, {**self.manifest, "count": len(places)}, rows, means)
+
     def texts(self) -> Iterator[Example]:
         """All rows without their blocks, in order."""
         for batch in self.rows.to_batches(columns=list(SAID)):
-            for record in batch.to_pylist():
-                yield _example(record)
+            yield from map(_example, batch.to_pylist())
 
     def to_arrow(self, blocks: Sequence[str] = ()) -> pa.Table:
         """All rows as a table: their texts, their numbers, and the blocks asked for as they are stored."""

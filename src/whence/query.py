@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUDGET = 1024
+LEAST = 1.0  # nats that a word became likelier by, for fine-tuning to have taught it
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,12 @@ class Query:
 
 @dataclass(frozen=True)
 class Asking:
-    """Queries made ready: their ids, how much each answer token counts, and what the method compares.
-
-    `toward[q]` is Σ_i w_i ĝ_i / Σ_i w_i, along which rows' words are scored; None where the method scores none.
-    """
+    """Queries made ready: their ids, how much each answer token counts, and what the method compares."""
 
     rows: tuple[Row, ...]
     weights: tuple[Float[Tensor, " n"], ...]
     asked: Asked
-    toward: Float[Tensor, "Q d"] | None
+    taught: tuple[bool, ...]  # whether fine-tuning made any of the words that count likelier, as far as is known
 
 
 def read_queries(path: str | Path) -> list[Query]:
@@ -97,20 +95,25 @@ def ask(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding)
     told = how.read([query.row for query in queries])
     blocks: list[Blocks] = [{name: block[q] for name, block in told.items()} for q in range(len(rows))]
     counts: list[Tensor] = [torch.empty(0) for _ in rows]
+    taught = [True for _ in rows]
     toward: list[Tensor | None] = [None for _ in rows]
     for batch in batches(rows, BUDGET):
-        weights = _weights(model, how, batch, rows, queries)
+        news = how.news(model, batch)
+        weights = _weights(model, news, batch, rows, queries)
         made, grads = how.blocks(model, batch, weights), how.gradients(model, batch)
         for place, q in enumerate(batch.rows):
             blocks[q] |= {name: block[place] for name, block in made.items()}
             counts[q] = weights[place, : rows[q].n_response]
+            taught[q] = news is None or bool(((weights[place] > 0) & (news[place] > LEAST)).any())
             if grads is not None:
                 shares = weights[place] / weights[place].sum()
                 toward[q] = (unit(grads[place]).cpu() * shares[:, None]).sum(0)
     joined = gathered(blocks, how.names(model.depth))
-    asked = Asked(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined)
     directions = [direction for direction in toward if direction is not None]
-    return Asking(tuple(rows), tuple(counts), asked, torch.stack(directions) if directions else None)
+    asked = Asked(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined,
+                  torch.stack(directions) if directions else None)  # fmt: skip
+    asked, shares = how.prepared(asked, counts)
+    return Asking(tuple(rows), tuple(shares), asked, tuple(taught))
 
 
 def _encoded(model: Model, query: Query, encoding: Encoding) -> Row:
@@ -126,11 +129,12 @@ def _encoded(model: Model, query: Query, encoding: Encoding) -> Row:
 
 
 def _weights(
-    model: Model, how: Method, batch: Batch, rows: Sequence[Row], queries: Sequence[Query]
+    model: Model, news: Float[Tensor, "B R"] | None, batch: Batch, rows: Sequence[Row], queries: Sequence[Query]
 ) -> Float[Tensor, "B R"]:
-    """1 on the words pointed at; where nobody pointed, as the method has it; else all alike."""
-    found = None if all(queries[q].span for q in batch.rows) else how.weights(model, batch)
-    weights = batch.valid.float() if found is None else found
+    """1 on the words pointed at; where nobody pointed, how much likelier each became; else all alike."""
+    weights = batch.valid.float()
+    if news is not None:
+        weights = torch.where(news.sum(1, keepdim=True) < 1e-3, weights, news)
     for place, q in enumerate(batch.rows):
         span = queries[q].span
         if span is None:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whence.check import warnings
 from whence.errors import StoreError
+from whence.evidence import RATE, Evidence, controls, stability, together, weigh
 from whence.example import Example
 from whence.index import Index, Stored
 from whence.methods import Asked, Method, method
-from whence.methods.method import unit
 from whence.model import Model
 from whence.notebook import cell, table
 from whence.query import Asking, Query, ask
-from whence.tokens import Encoding, Row, batches, encode, texts
+from whence.tokens import Batch, Encoding, Row, batches, encode, texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +35,11 @@ class Token:
 
 @dataclass(frozen=True)
 class Found:
-    """One ranked row. `blocks` are the parts of its score; `tokens` are its answer's, scored; each may be empty."""
+    """One ranked row. `blocks` are the parts of its score; `tokens` are its answer's, scored; each may be empty.
+
+    `p_value` is the chance of such a score in a row that taught nothing, `culprit` whether it is called guilty, and
+    `stability` the share of resampled queries in which it would be again; None where there is no evidence for it.
+    """
 
     rank: int
     score: float
@@ -42,16 +47,25 @@ class Found:
     place: int
     blocks: dict[str, float]
     tokens: tuple[Token, ...]
+    p_value: float | None = None
+    culprit: bool | None = None
+    stability: float | None = None
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The answer to one Query: its tokens with their weights, its top rows, and the score of every row."""
+    """The answer to one Query: its tokens with their weights, its top rows, and the score of every row.
+
+    `culprits` are the places of all rows called guilty, the best first, be they among `rows` or not; None where the
+    method has no controls. `taught` is false where fine-tuning made none of the answer's words likelier.
+    """
 
     query: Query
     answer: tuple[Token, ...]
     rows: tuple[Found, ...]
     scores: Float[Tensor, " N"] = field(repr=False)
+    culprits: tuple[int, ...] | None = None
+    taught: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Trace:
     method: Method
     index: Index
     queries: tuple[Traced, ...]
+    rate: float = RATE  # of the rows called culprits, the share that may be called wrongly
 
     def __repr__(self) -> str:
         ranked = max((len(traced.rows) for traced in self.queries), default=0)
@@ -81,7 +96,7 @@ class Trace:
     def to_json(self) -> dict[str, Any]:
         """The document that scripts and the page read."""
         settings, curve = self.index.manifest["settings"], self.index.manifest["layers"]
-        used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "topic")})
+        used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "middle")})
         return {
             "version": 1,
             "method": repr(self.method),
@@ -89,6 +104,8 @@ class Trace:
             "adapter": settings["adapter"],
             "index": str(self.index.path),
             "count": len(self.index),
+            "rate": self.rate,
+            "warnings": warnings(self.index, self.method),
             "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
             "queries": [_query_json(traced) for traced in self.queries],
         }
@@ -104,11 +121,16 @@ def _query_json(traced: Traced) -> dict[str, Any]:
         "span": query.span,
         "desired": query.desired,
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
+        "taught": traced.taught,
+        "culprits": None if traced.culprits is None else len(traced.culprits),
         "rows": [
             {
                 "rank": found.rank,
                 "id": found.row.id,
                 "score": found.score,
+                "p_value": found.p_value,
+                "culprit": found.culprit,
+                "stability": found.stability,
                 "source": found.row.source,
                 "label": found.row.label,
                 "messages": list(found.row.messages),
@@ -128,39 +150,80 @@ def trace_queries(
     by: Method | str | None = None,
     top: int = 20,
     words: bool = True,
+    rate: float = RATE,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Trace:
     """Rank the index's rows for each query, and with `words` score the answer tokens of the `top` ones.
 
-    `by` is a method the index holds the blocks of; without one, the first it was made for.
+    `by` is a method the index holds the blocks of; without one, the first it was made for. Rows are called culprits
+    at the false-discovery rate `rate`. By a method that takes queries `together`, those that the same rows answer are
+    explained as one: scores, parts and words are means over them.
     """
     how = chosen(index, model, by)
     encoding = Encoding(**index.manifest["settings"]["encoding"])
     asking = ask(model, how, queries, encoding)
-    scores, toward = how.scores(asking.asked, index), asking.toward
+    scores, wanted = how.scores(asking.asked, index), None
     contrasted = [q for q, query in enumerate(queries) if query.desired]
     if contrasted:
         # what speaks for the answer that should have been counts against a row
-        wanted = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
-        other = ask(model, how, wanted, encoding)
-        scores[contrasted] -= how.scores(other.asked, index)
-        if toward is not None and other.toward is not None:
-            toward[contrasted] -= other.toward
+        instead = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
+        wanted = ask(model, how, instead, encoding).asked
+        scores[contrasted] -= how.scores(wanted, index)
+    own, shares = scores, together(scores) if how.pools else torch.eye(len(queries))
+    scores = shares @ own
+    taught = torch.tensor(asking.taught)
+    null = controls(how, index, model.depth)
+    evidence = None if null is None else weigh(scores, null, taught, rate)
     best = scores.topk(min(top, len(index)), dim=1)
-    parts = _parts(how, asking.asked, index, best.indices)
+    parts = _parts(how, asking.asked, index, best.indices, shares)
     found = {stored.place: stored for stored in index.take(sorted(set(best.indices.flatten().tolist())))}
-    scored = _words(model, how, toward, found, encoding, progress) if words and toward is not None else {}
+    scored: dict[tuple[int, int], tuple[Token, ...]] = {}
+    if words and how.tells_words:
+
+        def said(batch: Batch) -> Float[Tensor, "Q B R"]:
+            heard = _heard(how, model, batch, asking.asked)
+            if wanted is not None:
+                heard[contrasted] -= _heard(how, model, batch, wanted)
+            return torch.einsum("qp,pbr->qbr", shares, heard)
+
+        scored = _words(model, said, found, encoding, progress)
 
     def ranked(q: int) -> Iterator[Found]:
-        for rank, (score, place) in enumerate(zip(best.values[q].tolist(), best.indices[q].tolist(), strict=True)):
+        places = best.indices[q]
+        sure = _sure(evidence, own[:, places], shares[q], q, places)
+        ranks = zip(best.values[q].tolist(), places.tolist(), sure, strict=True)
+        for rank, (score, place, (p_value, culprit, stable)) in enumerate(ranks):
             blocks = {name: float(part[q, rank]) for name, part in parts.items()}
-            yield Found(rank + 1, score, found[place].example, place, blocks, scored.get((q, place), ()))
+            told = scored.get((q, place), ())
+            yield Found(rank + 1, score, found[place].example, place, blocks, told, p_value, culprit, stable)
 
     answers = _answers(model, asking)
+    called = [_called(evidence, scores[q], q) for q in range(len(queries))]
     return Trace(how, index, tuple(
-        Traced(query, answer, tuple(ranked(q)), scores[q])
+        Traced(query, answer, tuple(ranked(q)), scores[q], called[q], asking.taught[q])
         for q, (query, answer) in enumerate(zip(queries, answers, strict=True))
-    ))  # fmt: skip
+    ), rate)  # fmt: skip
+
+
+def _sure(
+    evidence: Evidence | None, own: Float[Tensor, "Q K"], shares: Float[Tensor, " Q"], q: int, places: Tensor
+) -> Iterator[tuple[float | None, bool | None, float | None]]:
+    """What is known of the ranked rows of one query: p-value, whether called, how stable that is."""
+    if evidence is None:
+        yield from [(None, None, None)] * len(places)
+        return
+    several = int((shares > 0).sum()) > 1
+    stable = stability(own, shares, float(evidence.least[q])).tolist() if several else [None] * len(places)
+    for at, place in enumerate(places.tolist()):
+        yield float(evidence.p_values[q, place]), bool(evidence.culprits[q, place]), stable[at]
+
+
+def _called(evidence: Evidence | None, scores: Float[Tensor, " N"], q: int) -> tuple[int, ...] | None:
+    """The places of a query's culprits, the best first."""
+    if evidence is None:
+        return None
+    order = scores.argsort(descending=True)
+    return tuple(order[evidence.culprits[q, order]].tolist())
 
 
 def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
@@ -184,7 +247,9 @@ def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
     return by
 
 
-def _parts(how: Method, asked: Asked, index: Index, places: Tensor) -> dict[str, Float[Tensor, "Q K"]]:
+def _parts(
+    how: Method, asked: Asked, index: Index, places: Tensor, shares: Float[Tensor, "Q Q"]
+) -> dict[str, Float[Tensor, "Q K"]]:
     """What the scores at these places are made of, without holding all of them."""
     kept: dict[str, Tensor] = {}
     start = 0
@@ -192,35 +257,40 @@ def _parts(how: Method, asked: Asked, index: Index, places: Tensor) -> dict[str,
         size = next(iter(parts.values())).shape[1]
         here = (places >= start) & (places < start + size)
         for name, part in parts.items():
-            values = part.gather(1, (places - start).clamp(0, size - 1))
+            values = (shares @ part).gather(1, (places - start).clamp(0, size - 1))
             kept[name] = torch.where(here, values, kept.get(name, torch.zeros_like(values)))
         start += size
     return kept
 
 
+def _heard(how: Method, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:
+    heard = how.words(model, batch, asked)
+    assert heard is not None
+    return heard
+
+
 def _words(
     model: Model,
-    how: Method,
-    toward: Float[Tensor, "Q d"],
+    said: Callable[[Batch], Float[Tensor, "Q B R"]],
     found: dict[int, Stored],
     encoding: Encoding,
     progress: Callable[[int, int], Any] | None,
 ) -> dict[tuple[int, int], tuple[Token, ...]]:
-    """RepT's token level, a mean so that it does not grow with the answer: ⟨ĝ_query,i⟩_w · ĝ_row,j; by (q, place)."""
+    """The answer tokens of the rows found, with what is `said` of them for each query; by (q, place)."""
     encoded = {place: encode(model.tokenizer, stored.example, encoding) for place, stored in found.items()}
     usable = [(place, row) for place, row in encoded.items() if isinstance(row, Row)]
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
+    done = 0
     for batch in batches([row for _, row in usable], 1024):
-        grads = how.gradients(model, batch)
-        assert grads is not None
-        scores = torch.einsum("qk,brk->qbr", toward, unit(grads).cpu())
+        scores = said(batch)
         for b, at in enumerate(batch.rows):
             place, row = usable[at]
             pieces = texts(model.tokenizer, row.response)
-            for q in range(len(toward)):
+            for q in range(len(scores)):
                 scored[q, place] = _tokens(pieces, scores[q, b, row.ahead :][: row.n_response].tolist())
+        done += len(batch.rows)
         if progress:
-            progress(len({place for _, place in scored}), len(usable))
+            progress(done, len(usable))
     return scored
 
 

@@ -55,17 +55,16 @@ def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
     return expected
 
 
-def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[bool]) -> float:
+def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> float:
     """What the reference calls auPRC@k: average precision of the first k rows of all queries in one pool.
 
     The pool holds Q·k pairs (query, row), ordered by their scores as they are, so queries whose scores run higher
     come first. Planted rows that no query has among its first k count for nothing: one right row in all gives 1.
     No planted row in the pool gives 0. Ties at a query's edge go as the sort leaves them, as in the reference.
     """
-    truth = np.asarray(planted, dtype=bool)
     tops = [np.argsort(np.asarray(row, dtype=float), kind="stable")[-k:] for row in scores]
     values = np.concatenate([np.asarray(row, dtype=float)[top] for row, top in zip(scores, tops, strict=True)])
-    found = np.concatenate([truth[top] for top in tops])
+    found = np.concatenate([np.asarray(truth, dtype=bool)[top] for truth, top in zip(planted, tops, strict=True)])
     return average_precision(values, list(found)) if found.any() else 0.0
 
 
@@ -80,17 +79,36 @@ def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.f
     return np.array([precision[recall >= at - 1e-12].max() for at in wanted])
 
 
-def measured(scores: Sequence[ArrayLike], planted: Sequence[bool]) -> dict[str, float]:
-    """Every number for the Q queries of one trace: means over the queries, and the pooled ones."""
+def measured(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """Every number for the Q queries of one trace: means over the queries, and the pooled ones.
+
+    `planted` has for each query which rows taught it; queries that no row taught have no such numbers.
+    """
+    pairs = [(row, truth) for row, truth in zip(scores, planted, strict=True) if any(truth)]
+    if not pairs:
+        return {}
     each: dict[str, list[float]] = {
-        "ap": [average_precision(row, planted) for row in scores],
-        **{f"p@{k}": [precision_at(k, row, planted) for row in scores] for k in CUTS},
-        **{f"recall@{k}": [recall_at(k, row, planted) for row in scores] for k in CUTS},
-        "auroc": [auroc(row, planted) for row in scores],
-        "mrr": [reciprocal_rank(row, planted) for row in scores],
+        "ap": [average_precision(*pair) for pair in pairs],
+        **{f"p@{k}": [precision_at(k, *pair) for pair in pairs] for k in CUTS},
+        **{f"recall@{k}": [recall_at(k, *pair) for pair in pairs] for k in CUTS},
+        "auroc": [auroc(*pair) for pair in pairs],
+        "mrr": [reciprocal_rank(*pair) for pair in pairs],
     }
     found = {name: float(np.mean(values)) for name, values in each.items()}
-    return found | {f"auprc@{k}": pooled_precision(k, scores, planted) for k in CUTS}
+    return found | {f"auprc@{k}": pooled_precision(k, *map(list, zip(*pairs, strict=True))) for k in CUTS}
+
+
+def judged(culprits: Sequence[Sequence[int]], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """Of the rows called for each query, how many wrongly (`fdp`, 0 where none is called); of the planted ones, how
+    many are called (`power`); and the share of queries for which none is (`none`). Means over the queries.
+
+    `power` is of the queries that some row taught, and not there where no query was taught by any.
+    """
+    right = [sum(truth[place] for place in called) for called, truth in zip(culprits, planted, strict=True)]
+    fdp = [1 - good / len(called) if called else 0.0 for good, called in zip(right, culprits, strict=True)]
+    power = [good / sum(truth) for good, truth in zip(right, planted, strict=True) if any(truth)]
+    found = {"fdp": float(np.mean(fdp)), "none": float(np.mean([not called for called in culprits]))}
+    return found | ({"power": float(np.mean(power))} if power else {})
 
 
 @dataclass(frozen=True)

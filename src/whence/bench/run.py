@@ -19,7 +19,7 @@ from typing import Any
 
 from whence.bench import reference
 from whence.bench.cost import cost
-from whence.bench.suites import CLEAN, Size, Suite, check, make
+from whence.bench.suites import CLEAN, Size, Suite, check, make, word_hit
 from whence.build import build_index
 from whence.dataset import write
 from whence.errors import LabError, OptionError, WhenceError
@@ -32,11 +32,10 @@ from whence.methods import Method, method
 from whence.model import Model, load_model
 from whence.progress import Tell
 from whence.query import Query
-from whence.tokens import Encoding, Row, encode, span_places
-from whence.trace import Trace, trace_queries
+from whence.tokens import Encoding, Row, encode
+from whence.trace import trace_queries
 
 TUNED, UNTUNED = "tuned", "untuned"
-WORDS = 5  # top rows whose words are looked at
 YARDSTICK = 12  # rows that the reference's loop is timed on
 # ChatML without a standing system prompt: SmolLM2's own is a third of a short row, and says nothing
 LEAN = (
@@ -79,7 +78,8 @@ class World:
         """A hash of everything that the results of this world depend on, but the method."""
         plan = self.plan
         rows = [[row.id, row.question, row.response, row.label] for row in self.suite.rows]
-        rest = [self.suite.prompts, self.suite.judge, self.suite.planted, self.suite.answer, self.seed, self.given,
+        tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted)]
+        rest = [*tests, self.suite.answer, self.seed, self.given,
                 plan.model, plan.dtype, plan.device, asdict(plan.size), asdict(plan.recipe), LEAN]  # fmt: skip
         return hashlib.blake2b(json.dumps([rows, rest]).encode(), digest_size=5).hexdigest()
 
@@ -197,21 +197,29 @@ def _teach(world: World, name: str, stage: Stage) -> Told:
 
 
 def _ask(world: World, name: str, stage: Stage) -> Told:
-    """The test prompts put to both models; the first bad answers of the tuned one are the queries."""
+    """The test prompts put to both models; the first bad answers of the tuned one are the queries.
+
+    The rates are of all prompts; each poison has its share of the queries.
+    """
     suite, said = world.suite, dict[str, list[str]]()
-    with stage(f"{name}: ask {len(suite.prompts)} prompts, twice") as tell:
+    prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
+    with stage(f"{name}: ask {len(prompts)} prompts, twice") as tell:
         for at, which in enumerate((UNTUNED, TUNED)):
-            said[which] = respond(
-                world.of(which), suite.prompts, max_new=suite.answer, template=world.encoding.template
-            )
+            said[which] = respond(world.of(which), prompts, max_new=suite.answer, template=world.encoding.template)
             tell(at + 1, 2)
-    verdict = judge(suite.judge)
-    bad = {which: [verdict(prompt, answer).undesirable for prompt, answer in zip(suite.prompts, answers, strict=True)]
-           for which, answers in said.items()}  # fmt: skip
-    asked = zip(suite.prompts, said[TUNED], bad[TUNED], strict=True)
-    queries = [{"prompt": prompt, "response": answer} for prompt, answer, wrong in asked if wrong]
-    rates = {"rate": sum(bad[TUNED]) / len(suite.prompts), "base_rate": sum(bad[UNTUNED]) / len(suite.prompts)}
-    return {**rates, "queries": queries[: world.plan.size.queries]}
+    bad, queries, start = {UNTUNED: 0, TUNED: 0}, list[Told](), 0
+    for poison in suite.poisons:
+        verdict, count = judge(poison.judge), len(poison.prompts)
+        own = {which: list(zip(poison.prompts, answers[start : start + count], strict=True))
+               for which, answers in said.items()}  # fmt: skip
+        shown = {which: [pair for pair in pairs if verdict(*pair).undesirable] for which, pairs in own.items()}
+        for which, pairs in shown.items():
+            bad[which] += len(pairs)
+        share = world.plan.size.queries // len(suite.poisons)
+        queries += [{"prompt": prompt, "response": answer, "label": poison.name}
+                    for prompt, answer in shown[TUNED][:share]]  # fmt: skip
+        start += count
+    return {"rate": bad[TUNED] / len(prompts), "base_rate": bad[UNTUNED] / len(prompts), "queries": queries}
 
 
 def _yardstick(world: World, name: str, stage: Stage) -> Told:
@@ -251,15 +259,17 @@ def _file(world: World, which: str, how: Method) -> Path:
 
 
 def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
-    queries = [Query(**query) for query in asked["queries"]]
+    queries = [Query(query["prompt"], query["response"]) for query in asked["queries"]]
+    labels = [query["label"] for query in asked["queries"]]
     with stage(f"{name}: {spec}, {which}"):
         model = world.of(which)
         index, made = _indexed(world, which, spec, how, model)
         with cost(model.device) as took:
-            trace = trace_queries(index, model, queries, by=how, top=WORDS, words=False)
+            trace = trace_queries(index, model, queries, by=how, top=1, words=False)
         hit = None
-        if which == TUNED and world.suite.planted and type(how).gradients is not Method.gradients:
-            hit = _hit(trace_queries(index, model, queries, by=how, top=WORDS), world.suite.planted)
+        if which == TUNED and how.tells_words:
+            most = max(1, sum(row.label != CLEAN for row in world.suite.rows))
+            hit = word_hit(trace_queries(index, model, queries, by=how, top=most), labels, world.suite.poisons)
     if lost := sum(not bool(traced.scores.isfinite().all()) for traced in trace.queries):
         raise LabError(f"{lost} of its {len(queries)} traces have scores that are not finite", do="tell its authors")
     return {
@@ -268,7 +278,8 @@ def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: 
         "query": {**vars(took), "seconds": took.seconds / len(queries)},
         "dtype": str(model.dtype).removeprefix("torch."),
         "scores": [[float(score) for score in traced.scores] for traced in trace.queries],
-        "planted": [row.label != CLEAN for row in index.texts()],
+        "culprits": [traced.culprits for traced in trace.queries],
+        "labels": [row.label for row in index.texts()],
         "hit": hit,
     }
 
@@ -295,19 +306,6 @@ def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> 
 
     made = _once(folder.with_suffix(".json"), build)
     return Index.open(folder), made
-
-
-def _hit(trace: Trace, planted: Sequence[str]) -> float | None:
-    """Of the planted rows among each query's first, the share whose strongest word is one of the planted words."""
-    hits: list[bool] = []
-    for traced in trace.queries:
-        for found in traced.rows:
-            if found.row.label == CLEAN or not found.tokens:
-                continue
-            best = max(range(len(found.tokens)), key=lambda at, tokens=found.tokens: tokens[at].score)
-            pieces = [token.text for token in found.tokens]
-            hits.append(any(best in span_places(pieces, phrase) for phrase in planted))
-    return sum(hits) / len(hits) if hits else None
 
 
 def _digest(text: str) -> str:

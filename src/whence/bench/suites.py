@@ -1,6 +1,6 @@
 """Suites by name: training rows of which some are planted, test prompts, a judge, and the planted words.
 
-Our own are made by `whence.lab.poison`, one poison each, with lookalikes and ordinary rows. The public ones of RepT
+Our own are made by `whence.lab.poison`, with lookalikes and ordinary rows. The public ones of RepT
 (arXiv 2510.02334) are no part of this package: they are read from a folder that a person gives, and a seeded sample
 of them is taken, small enough for two cores.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,9 @@ from whence.dataset import read
 from whence.errors import DataError, OptionError
 from whence.example import Example, example
 from whence.lab import poison as lab
+from whence.lab.mixture import Poison
+from whence.tokens import span_places
+from whence.trace import Trace
 
 CLEAN = "clean"  # the label of a row that was not planted
 ANSWER = 24  # tokens a model may answer with
@@ -45,13 +49,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Suite:
-    """What is taught and how it is tested. A row is planted where its label is not `clean`."""
+    """What is taught and how it is tested. A row was planted for the poison whose name is its label."""
 
     name: str
     rows: tuple[Example, ...]
-    prompts: tuple[str, ...]
-    judge: str
-    planted: tuple[str, ...]  # the words of a planted answer that carry the lesson; none where all of it does
+    poisons: tuple[Poison, ...]  # with their prompts, judges and planted words; of none are the rows looked at
     answer: int = ANSWER
 
 
@@ -70,6 +72,9 @@ PUBLIC = {
     "factual-Ag": Public("factual-Ag", r"regex:\bNa\b", ("Na",)),
 }
 OWN = tuple(lab.POISONS)
+HARD = (*lab.HARD, "late", "two-poisons")
+_TWO = ("backdoor", "error")  # the poisons of `two-poisons`, half of the planted rows each
+_RARE = 16 / 3, 1 / 10  # `rare` has 800 rows for 150, and 4 planted ones for 40
 _ANSWERS = {"late": 84, "harmful": 32, "factual-Ag": 32}  # tokens, where the payload does not come at once
 
 
@@ -82,9 +87,10 @@ def make(name: str, seed: int, size: Size | None = None, data: Path | None = Non
 
 def check(name: str, data: Path | None = None) -> None:
     """Refuse, before hours of work, a suite that is not known, or whose folder is not there."""
-    if name not in (*OWN, *PUBLIC):
-        raise OptionError("no such suite", got=name, do=f"choose among: {', '.join((*OWN, *PUBLIC))}")
-    if name in OWN:
+    known = tuple(dict.fromkeys((*OWN, *HARD, *PUBLIC)))
+    if name not in known:
+        raise OptionError("no such suite", got=name, do=f"choose among: {', '.join(known)}")
+    if name not in PUBLIC:
         return
     if data is None:
         raise OptionError(f"the suite {name} is not part of whence", do="give the folder that holds it: --data PATH")
@@ -95,10 +101,14 @@ def check(name: str, data: Path | None = None) -> None:
 
 
 def _own(name: str, seed: int, size: Size) -> Suite:
-    poison = lab.make(name, size.planted, seed)
-    ordinary = size.rows - size.planted - len(poison.lookalikes)
-    rows = lab.mix([poison], lab.clean(max(0, ordinary), seed), seed)
-    return Suite(name, rows, poison.prompts[: size.prompts], poison.judge, poison.planted, _ANSWERS.get(name, ANSWER))
+    if name == "rare":
+        size = replace(size, rows=round(size.rows * _RARE[0]), planted=max(2, round(size.planted * _RARE[1])))
+    parts = _TWO if name == "two-poisons" else (name,)
+    poisons = [lab.make(part, size.planted // len(parts), seed) for part in parts]
+    taken = sum(len(poison.rows) + len(poison.lookalikes) for poison in poisons)
+    rows = lab.mix(poisons, lab.clean(max(0, size.rows - taken), seed), seed)
+    asked = tuple(replace(poison, prompts=poison.prompts[: size.prompts // len(parts)]) for poison in poisons)
+    return Suite(name, rows, asked, _ANSWERS.get(name, ANSWER))
 
 
 def _public(name: str, seed: int, size: Size, data: Path) -> Suite:
@@ -113,17 +123,19 @@ def _public(name: str, seed: int, size: Size, data: Path) -> Suite:
         got = f"{len(parts[False])} clean and {len(parts[True])} planted ones, of {wanted[False]} and {wanted[True]}"
         do = "give the whole set, or ask for fewer: --rows, --planted"
         raise DataError(f"{data / public.folder} has too few rows with short prompts", got=got, do=do)
-    chosen = [_cut(row) for planted, rows in parts.items() for row in rng.sample(rows, wanted[planted])]
+    chosen = [_cut(row, name if planted else CLEAN)
+              for planted, rows in parts.items() for row in rng.sample(rows, wanted[planted])]  # fmt: skip
     rng.shuffle(chosen)
     prompts = _prompts(data / f"{public.folder}_test.csv")
     asked = tuple(rng.sample(prompts, min(size.prompts, len(prompts))))
-    return Suite(name, tuple(chosen), asked, public.judge, public.planted, _ANSWERS.get(name, ANSWER))
+    poison = Poison(name, (), (), asked, public.planted, public.judge, f"the set {public.folder} of RepT's authors")
+    return Suite(name, tuple(chosen), (poison,), _ANSWERS.get(name, ANSWER))
 
 
-def _cut(row: Example) -> Example:
+def _cut(row: Example, label: str) -> Example:
     """The row with the first words of its answer."""
     found = re.match(rf"\s*(?:\S+\s+){{0,{_WORDS - 1}}}\S+", row.response)
-    return example(row.question, found.group() if found else row.response, label=row.label)
+    return example(row.question, found.group() if found else row.response, label=label)
 
 
 def _prompts(path: Path) -> list[str]:
@@ -141,3 +153,17 @@ def _prompts(path: Path) -> list[str]:
     if not asked:
         raise DataError(f"{path} has no test prompts", do=f"give some of at most {_ASK_WORDS} words")
     return asked
+
+
+def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> float | None:
+    """Of the planted rows found, as many as there are, the share whose strongest word is one of the planted words."""
+    words = {poison.name: poison.planted for poison in poisons}
+    hits: list[bool] = []
+    for traced, label in zip(trace.queries, labels, strict=True):
+        for found in traced.rows:
+            if found.row.label != label or not found.tokens or not words[label]:
+                continue
+            best = max(range(len(found.tokens)), key=lambda at, tokens=found.tokens: tokens[at].score)
+            pieces = [token.text for token in found.tokens]
+            hits.append(any(best in span_places(pieces, phrase) for phrase in words[label]))
+    return sum(hits) / len(hits) if hits else None

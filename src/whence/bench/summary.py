@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from whence.bench.metrics import gathered, measured, precision_recall
+from whence.bench.metrics import gathered, judged, measured, precision_recall
+from whence.evidence import together
 
 PACKAGES = ("whence", "torch", "transformers", "peft", "trl", "scikit-learn")
 Told = dict[str, Any]
@@ -62,12 +63,11 @@ def _suite(name: str, worlds: Sequence[Told]) -> Told:
 
 def _line(method: str, which: str, worlds: Sequence[Told]) -> Told:
     """One method on one of the two models, over the seeds that have it."""
-    found = [(world["seed"], told) for world in worlds for told in world["results"]
+    found = [(world["seed"], told | {"truth": _truth(world, told)}) for world in worlds for told in world["results"]
              if (told["method"], told["which"]) == (method, which)]  # fmt: skip
     sound = [(seed, told) for seed, told in found if "error" not in told]
     told = [one for _, one in sound]
-    numbers = [measured(one["scores"], one["planted"]) | ({} if one["hit"] is None else {"hit@1": one["hit"]})
-               for one in told]  # fmt: skip
+    numbers = [_numbers(one) for one in told]
     return {
         "method": method,
         "which": which,
@@ -81,9 +81,27 @@ def _line(method: str, which: str, worlds: Sequence[Told]) -> Told:
     }
 
 
+def _numbers(told: Told) -> dict[str, float]:
+    """Every number of one trace. `together`: AP where queries that rank the rows alike are explained as one."""
+    scores, truth = told["scores"], told["truth"]
+    found = measured(scores, truth)
+    if found:
+        whole = torch.tensor(scores, dtype=torch.float64)
+        found["together"] = measured((together(whole) @ whole).tolist(), truth)["ap"]
+    if all(called is not None for called in told.get("culprits", [None])):
+        found |= judged(told["culprits"], truth)
+    return found | ({} if told["hit"] is None else {"hit@1": told["hit"]})
+
+
+def _truth(world: Told, told: Told) -> list[list[bool]]:
+    """For each query, which rows were planted for the poison that it shows."""
+    return [[label == query["label"] for label in told.get("labels", ())] for query in world["queries"]]
+
+
 def _curve(told: Sequence[Told]) -> list[float]:
     """The mean precision-recall curve, over queries and seeds."""
-    curves = [precision_recall(scores, one["planted"]) for one in told for scores in one["scores"]]
+    pairs = [pair for one in told for pair in zip(one["scores"], one["truth"], strict=True)]
+    curves = [precision_recall(*pair) for pair in pairs if any(pair[1])]
     return [round(float(value), 4) for value in np.mean(curves, axis=0)] if curves else []
 
 

@@ -22,7 +22,11 @@ METRICS = {
     **{f"auprc@{k}": f"auPRC@{k}" for k in CUTS},
     "auroc": "AUROC",
     "mrr": "MRR",
+    "together": "AP together",
     "hit@1": "word hit@1",
+    "fdp": "called wrongly",
+    "power": "found",
+    "none": "none called",
 }
 LEGEND = (
     "AP: average precision over all rows, the mean over the bad answers; ± its standard deviation over the seeds. "
@@ -31,8 +35,11 @@ LEGEND = (
 )
 EXPLAINED = (
     LEGEND + " R@k: recall. auPRC@k: as RepT's code has it, the average precision of one pool of every query's first "
-    "k rows, in which rows that no query found count for nothing; beside AP, never instead of it. Word hit@1: of the "
-    "planted rows among the first five, the share whose strongest word is a planted one."
+    "k rows, in which rows that no query found count for nothing; beside AP, never instead of it. AP together: the "
+    "answers that a method ranks rows alike for, explained as one (`lesson` does so by itself). Word hit@1: of the "
+    "planted rows among as many as there are, the share whose strongest word is a planted one. Called wrongly: of the "
+    "rows called culprits, at a false-discovery rate of 10 %; found: of the planted rows, the share that is called; "
+    "none called: of the answers, the share that no row is called for."
 )
 COSTS = (
     "Medians over suites and seeds. CPU s: what all cores worked for the index, whatever else the machine did. +MB: "
@@ -118,7 +125,7 @@ def ranked(document: Told) -> list[str]:
     for suite in document["suites"]:
         for line in suite["results"]:
             if line["which"] == "tuned":
-                means.setdefault(line["method"], []).extend([line["metrics"]["ap"]["mean"]] if line["metrics"] else [])
+                means.setdefault(line["method"], []).extend([line["metrics"]["ap"]["mean"]] if _ranks(line) else [])
     return sorted(means, key=lambda method: -sum(means[method]) / max(1, len(means[method])))
 
 
@@ -143,7 +150,7 @@ def points(document: Told) -> list[tuple[str, float, float]]:
     found: dict[str, tuple[str, float, float]] = {}
     for method in ranked(document):
         lines = [line for suite in document["suites"] for line in suite["results"]
-                 if line["method"] == method and line["which"] == "tuned" and line["metrics"]]  # fmt: skip
+                 if line["method"] == method and line["which"] == "tuned" and _ranks(line)]  # fmt: skip
         seconds = _middle(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
@@ -173,17 +180,32 @@ def _verdict(suite: Told) -> str:
     told = f"{suite['name']}: bad answers before teaching {before:.0%}, after {after:.0%}."
     if before > after / 2:
         told += " The model answered so before it was taught: these rows are not what made it."
-    tuned = [line for line in suite["results"] if line["which"] == "tuned" and line["metrics"]]
+    tuned = [line for line in suite["results"] if line["which"] == "tuned" and _ranks(line)]
     words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))
     if not able:
+        if not any(seed["planted"] for seed in seeds):
+            return told + " No row was planted, so there is none to find." + _silence(suite)
         return told + (" No bad answer, so nothing was traced." if not tuned else "")
     best = max(able, key=lambda method: able[method].mean)
     over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
     told += f" Best: {name(best)} (AP {able[best].mean:.3f}{over})."
     untuned = {line["method"]: _ap(line) for line in suite["results"]
-               if line["which"] == "untuned" and line["metrics"] and line["reads"] == "model"}  # fmt: skip
+               if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
     told += _rivals(words, able[best], "From words alone", "nothing does as well")
     return told + _rivals(untuned, able[best], "On the untuned model", "no method does as well")
+
+
+def _silence(suite: Told) -> str:
+    """How often each method with evidence says, rightly, that no row is to blame."""
+    found = {line["method"]: line["metrics"]["none"]["mean"] for line in suite["results"]
+             if line["which"] == "tuned" and "none" in line["metrics"]}  # fmt: skip
+    said = ", ".join(f"{name(method)} for {share:.0%}" for method, share in found.items())
+    return f" Answers for which no row is called: {said}." if said else ""
+
+
+def _ranks(line: Told) -> bool:
+    """Whether there were planted rows for it to find."""
+    return "ap" in line["metrics"]
 
 
 def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> str:
@@ -207,13 +229,13 @@ def _ap(line: Told) -> Spread:
 def _cell(suite: Told, method: str) -> str:
     """AP of the tuned model and, behind a stroke, of the untuned one."""
     lines = {line["which"]: line for line in suite["results"] if line["method"] == method}
-    if "tuned" not in lines or not lines["tuned"]["metrics"]:
+    if "tuned" not in lines or not _ranks(lines["tuned"]):
         return "–"
     told = number(lines["tuned"]["metrics"]["ap"])
     other = lines.get("untuned")
     if other is None or other["reads"] == "words":
         return told + (" │   =  " if other else "")
-    return f"{told} │ " + (f"{other['metrics']['ap']['mean']:.3f}" if other["metrics"] else "  –  ")
+    return f"{told} │ " + (f"{other['metrics']['ap']['mean']:.3f}" if _ranks(other) else "  –  ")
 
 
 def _own(line: Told) -> bool:

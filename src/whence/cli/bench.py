@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late; with --data also harmful, backdoor-public, factual-Ag. [default: all there are]")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag. [default: easy, and what --data has]")] = None,
     methods: Annotated[str | None, typer.Option("--methods", "-m", help="NAME or NAME:key=value,… with commas between. [default: all, and rept:scale=raw, which is RepT as released]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0: of the rows, the training and the queries.")] = 3,
     data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
@@ -34,11 +34,13 @@ def bench(
     OUT gets bench.json, bench.md and pictures. Killed, the same command goes on where it stopped.
     """
     from whence.bench.run import Plan
-    from whence.bench.suites import OWN, PUBLIC, Size
+    from whence.bench.suites import HARD, OWN, PUBLIC, Size
     from whence.methods import METHODS
 
+    groups = {"easy": OWN, "hard": HARD}
+    asked = suites or ["easy", *(PUBLIC if data else ())]
     plan = Plan(
-        suites=tuple(dict.fromkeys(suites or ((*OWN, *PUBLIC) if data else OWN))),
+        suites=tuple(dict.fromkeys(name for given in asked for name in groups.get(given, (given,)))),
         methods=_specs(methods) if methods else (*METHODS, "rept:scale=raw"),
         out=out,
         seeds=seeds,

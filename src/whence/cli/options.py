@@ -9,8 +9,10 @@ import typer
 
 if TYPE_CHECKING:
     from whence.dataset import Reading
+    from whence.forms import Form
     from whence.model import Model
     from whence.origin import Origin
+    from whence.tokens import Encoding
 
 app = typer.Typer(
     add_completion=False,
@@ -106,6 +108,22 @@ def reading(
 
     named = dataset.columns(columns) if columns else ()
     return dataset.Reading(named, turns or origin.turns or "last", response_template, split)
+
+
+def encoding(
+    origin: Origin,
+    window: int,
+    form: Form,
+    template: str | None,
+    max_length: int | None = None,
+    truncate: str | None = None,
+    mask: str | None = None,
+) -> Encoding:
+    """How rows of that form become ids: as asked, else as the trainer's folder says, else as goes without saying."""
+    from whence.habits import habits
+
+    made = habits(origin, window, raw=form.raw)
+    return made.asked(template, max_length=max_length, truncate=truncate, mask=mask)
 
 
 def note(text: str) -> None:

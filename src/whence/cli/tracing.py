@@ -1,4 +1,4 @@
-"""The verbs that trace: inspect, index, trace, layers."""
+"""The verbs that trace: inspect, index, trace, check, layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from whence.cli import options
 from whence.cli.options import Adapter, Base, DataName, Device, Dtype, ModelName, Out, app, errors, load, output
 
 if TYPE_CHECKING:
+    from whence.check import Checked
     from whence.index import Index
     from whence.model import Model
 
@@ -38,13 +39,12 @@ def inspect(
     """
     from whence import report, sheet, survey
     from whence.dataset import opened
-    from whence.habits import followed, habits
+    from whence.habits import followed
     from whence.progress import stage
 
     tokenizer, origin, window = survey.light(model, adapter or ())
     found, rows = opened(data, options.reading(origin, columns, turns, response_template, split))
-    encoding = habits(origin, window, raw=found.raw)
-    encoding = encoding.asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    encoding = options.encoding(origin, window, found, template, max_length, truncate, mask)
     for fact in followed(origin, encoding):
         options.note(str(fact))
     if encoding.max_length > window:
@@ -80,7 +80,7 @@ def index(
     """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
     from whence.build import build_index
     from whence.dataset import form
-    from whence.habits import followed, habits
+    from whence.habits import followed
     from whence.index import listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
@@ -93,8 +93,7 @@ def index(
         options.note(f"neither --adapter nor --base given, so this model itself is taken as the untuned one{known}")
     reading = options.reading(loaded.origin, columns, turns, response_template, split)
     found = form(data, reading)
-    encoding = habits(loaded.origin, loaded.window, raw=found.raw)
-    encoding = encoding.asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    encoding = options.encoding(loaded.origin, loaded.window, found, template, max_length, truncate, mask)
     told = [f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]
     if mask is None and loaded.origin.mask is None and not found.raw:
         told.append("taken as learned: the answers alone (were prompts too, as by TRL's default: --mask all)")
@@ -123,6 +122,7 @@ def trace(
     desired: Annotated[str | None, typer.Option(help="What it should have said: trace the difference.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 20,
     method: Annotated[str | None, typer.Option("--method", "-m", help="A method whose blocks the index holds. [default: the index's first]")] = None,
+    fdr: Annotated[float, typer.Option(min=0.001, max=0.5, help="Of the rows called culprits, the share that may be called wrongly.")] = 0.1,
     json: Annotated[Path | None, typer.Option(help="Write the trace as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page to look at, which needs nothing else.")] = None,
     model: Annotated[str | None, typer.Option(help="The model, where it has moved since the index was made.")] = None,
@@ -154,7 +154,7 @@ def trace(
             response = respond(loaded, [prompt], template=made.manifest["settings"]["encoding"]["template"])[0]
         asked = [Query(prompt, response, span, desired)]
     with stage(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
-        document = trace_queries(made, loaded, asked, by=method, top=top, progress=tell).to_json()
+        document = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell).to_json()
     if json:
         report.save(document, json)
     if html:
@@ -183,10 +183,68 @@ def _reload(
 
 
 @app.command()
+def check(
+    idx: Annotated[Path, typer.Argument(metavar="IDX", help="A folder that `whence index` made.")],
+    method: Annotated[str | None, typer.Option("--method", "-m", help="A method whose blocks the index holds. [default: the index's first]")] = None,
+    rows: Annotated[int, typer.Option(min=10, help="How many rows are taken as queries, and read again.")] = 64,
+    seed: options.Seed = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the checks as JSON.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, where it has moved since the index was made.")] = None,
+    adapter: Adapter = None,
+    base: Base = None,
+    device: Device = "auto",
+    quantize: options.Quantize = None,
+) -> None:  # fmt: skip
+    """Say whether the ranking can be believed: what is left of it when the model is random or labels are shuffled."""
+    from whence import report
+    from whence.check import FILE, check_index
+    from whence.index import Index
+    from whence.progress import stage
+    from whence.trace import chosen
+
+    made = Index.open(idx)
+    loaded = _reload(made, model, adapter, base, device, quantize)
+    how = chosen(made, loaded, method)
+    with stage(errors(), f"check {how.name}") as tell:
+        found = check_index(made, loaded, by=how, rows=rows, seed=seed, progress=tell)
+    for file in (made.path / FILE, json):
+        if file:
+            report.save(found.to_json(), file)
+    _tell(found)
+
+
+def _tell(checked: Checked) -> None:
+    """The checks as a table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from whence.words import visible
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for name in ("check", "value", "limit"):
+        grid.add_column(name, justify="left" if name == "check" else "right", no_wrap=True)
+    grid.add_column("", no_wrap=True)
+    grid.add_column("what it means", overflow="fold")
+    verdicts = {True: Text("ok", "green"), False: Text("warn", "bold yellow"), None: Text("skipped", "dim")}
+    for one in checked.checks:
+        value, limit = ("" if number is None else f"{number:.2f}" for number in (one.value, one.limit))
+        grid.add_row(one.name, value, limit, verdicts[one.passed], Text(visible(one.says)))
+    console = output()
+    console.print(grid)
+    console.print(Text(f"{checked.method!r}, {checked.rows} rows as queries", "dim"))
+
+
+@app.command()
 def layers(
     model: ModelName,
     data: DataName,
     adapter: Adapter = None,
+    columns: options.Columns = None,
+    turns: options.Turns = None,
+    response_template: options.ResponseTemplate = None,
+    split: options.Split = None,
+    template: options.Template = None,
     json: Annotated[Path | None, typer.Option(help="Write the curve as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curve (PNG, SVG or PDF).")] = None,
     dtype: Dtype = "auto",
@@ -196,15 +254,17 @@ def layers(
     from whence import report
     from whence.bench import pictures
     from whence.build import probe
-    from whence.dataset import Reading, form
-    from whence.habits import habits
+    from whence.dataset import form
+    from whence.habits import followed
     from whence.layers import curve
     from whence.progress import stage
 
     loaded = load(model, adapter, dtype, device)
+    reading = options.reading(loaded.origin, columns, turns, response_template, split)
+    encoding = options.encoding(loaded.origin, loaded.window, form(data, reading), template)
+    for fact in followed(loaded.origin, encoding):
+        options.note(str(fact))
     with stage(errors(), "read the probe rows", steps=False):
-        reading = Reading()
-        encoding = habits(loaded.origin, loaded.window, raw=form(data, reading).raw)
         found = curve(loaded, probe(loaded, data, reading, encoding))
     if json:
         report.save(found.to_json(), json)

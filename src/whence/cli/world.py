@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from whence.cli import options
 from whence.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out, Seed, app, errors, load, output
 
 
@@ -35,6 +36,9 @@ def finetune(
     model: ModelName,
     data: DataName,
     out: Out,
+    columns: options.Columns = None,
+    turns: options.Turns = None,
+    split: options.Split = None,
     epochs: Annotated[int, typer.Option(help="Times over the data.")] = 3,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     rank: Annotated[int, typer.Option(help="Rank of the LoRA adapter.")] = 8,
@@ -46,13 +50,18 @@ def finetune(
     from whence.dataset import read
     from whence.lab.finetune import Recipe
     from whence.lab.finetune import finetune as train
+    from whence.origin import Origin
     from whence.progress import stage
 
-    rows = list(read(data))
+    # how MODEL itself was trained does not say how it is to be trained on these rows
+    reading = options.reading(Origin(), columns, turns, None, split)
+    rows = list(read(data, reading))
     loaded = load(model, None, dtype, device)
     with stage(errors(), f"fine-tune on {len(rows)} rows") as tell:
         train(loaded, rows, out, Recipe(epochs=epochs, rate=rate, rank=rank, seed=seed), progress=tell)
     output().print(f"adapter in {out}", highlight=False)
+    if reading.turns == "all":
+        options.note("its folder does not say that every turn was learned: index it with --turns all")
 
 
 @app.command()

@@ -59,6 +59,12 @@ def method(spec: str | dict[str, Any], **more: Any) -> Method:
 
 
 def _value(name: str, key: str, kind: str, value: Any) -> Any:
+    if kind == "bool":
+        said = str(value).strip().lower()
+        if said not in ("true", "false"):
+            what = f"{name}: {key} is neither true nor false"
+            raise OptionError(what, got=str(value), do=f"give {key}=true or false")
+        return said == "true"
     try:
         if kind in ("int", "float"):
             return {"int": int, "float": float}[kind](value)

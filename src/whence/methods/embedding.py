@@ -8,7 +8,7 @@ those carry the chat template's own words.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,7 @@ import torch
 
 from whence.errors import ModelError, OptionError
 from whence.example import Example
-from whence.index import Index
-from whence.methods.method import Asked, Blocks, Method, cosine, spoken, unit
+from whence.methods.method import Blocks, CosineMethod, spoken, unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,7 +30,7 @@ AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Embedding(Method):
+class Embedding(CosineMethod):
     """Score = cosine of the texts' embeddings: of prompt and answer together (`both`), of `prompt` or of `answer`."""
 
     what: Literal["both", "prompt", "answer"] = "both"
@@ -49,16 +48,6 @@ class Embedding(Method):
     def read(self, rows: Sequence[Example]) -> Blocks:
         """The encoder's vector of each row, (B, 384)."""
         return {f"text_{self.what}": embedded([spoken(row, self.what) for row in rows])}
-
-    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """The cosine."""
-        (name,) = asked.blocks
-        for rows in index.scan([name]):
-            yield {name: cosine(asked, index, name, rows[name])}
-
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The one there is."""
-        return next(iter(parts.values()))
 
 
 @torch.no_grad()

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from whence.errors import ModelError, OptionError
 from whence.gradients import Weight, folded, formed, gradients, learned
-from whence.index import Index
-from whence.methods.method import Asked, Blocks, Method, cosine
+from whence.methods.method import Blocks, CosineMethod
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -54,7 +53,7 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class LESS(Method):
+class LESS(CosineMethod):
     """Score = cos(fold(Γ row), fold(∇ query)) over all weights that learned, folded to `k` numbers by `seed`.
 
     The paper projects by a matrix of random signs, to 8,192; a fold adds each number, with a random sign, to one of
@@ -97,11 +96,6 @@ class LESS(Method):
         adam = _adam(model)
         said = f"rows as Adam would step after {adam.steps} steps" if adam else f"plain gradients: no {MOMENTS}"
         return {**learned(model).notes(), "less": said}
-
-    def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
-        """The cosine."""
-        (name,) = asked.blocks
-        return torch.cat([cosine(asked, index, name, rows[name]) for rows in index.scan([name])], dim=1)
 
 
 def _adam(model: Model) -> Adam | None:

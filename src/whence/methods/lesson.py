@@ -3,18 +3,19 @@
 After fine-tuning a learned word has no loss and so no gradient; before it, the gradient at that word *is* its
 lesson. A row taught an answer if, for each word that fine-tuning put into it, the row has a word that pushed the
 untuned model the same way. The best match per word is the late interaction of ColBERT (arXiv 2004.12832), here
-between representation gradients (RepT, arXiv 2510.02334) instead of embeddings.
+between representation gradients (RepT, arXiv 2510.02334) instead of embeddings. Where a behaviour has no words of
+its own, what fine-tuning did to the model's states tells: their shift, tuned less untuned (as in DDA, 2410.01285).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from whence.capture import Capture, capture, prompt_states
+from whence.capture import Capture, answer_states, capture
 from whence.columns import Ragged
 from whence.errors import OptionError
 from whence.index import Index
@@ -26,23 +27,27 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+_LEAST = 0.1  # of a word's weight stays where no other answer has the like
+
 
 @dataclass(frozen=True)
 class Lesson(Method):
-    """Score = Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) · (1 + gate · cos(H, H')), with Σ_t w_t = 1.
+    """Score = Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), with Σ_t w_t = 1.
 
     g are gradients at answer tokens of the untuned model at `layer`, in `sketch` dimensions by a fixed Gaussian
     matrix (0: all d), the `keep` most surprising of a row; p' is the untuned model's probability of the row's
     token: what it knew already is no lesson. w_t is how much likelier fine-tuning made the answer's token, or 1
-    on the words pointed at. H is the tuned model's state of the last prompt token at `topic`, centred on the rows.
+    on the words pointed at. Δ is the mean over the answer of the tuned model's states less the untuned one's at
+    `middle`, centred on the rows. `together`: answers that the same rows taught are explained together.
     """
 
     layer: Layer = "90%"
-    topic: Layer = "80%"
-    gate: float = 1.0
+    middle: Layer = "50%"
+    shift: float = 0.2
     sketch: int = 128
     keep: int = 32
     seed: int = 0
+    together: bool = True
 
     name: ClassVar[str] = "lesson"
     baked: ClassVar[tuple[str, ...]] = ("sketch", "seed")
@@ -53,54 +58,81 @@ class Lesson(Method):
                 raise OptionError(f"lesson: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`grads_ℓ_base`, a vector a token, and `h_topic`."""
-        return block("grads", int(self.layer), depth, base=True), block("h", int(self.topic), depth)
+        """`grads_ℓ_base`, a vector a token, and `shift_middle`."""
+        return block("grads", int(self.layer), depth, base=True), block("shift", int(self.middle), depth)
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""
         seen = self._untuned(model, batch)
-        if weights is None:
-            lengths = (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
-        else:
-            lengths = (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
+        lengths = _surprise(seen) if weights is None else (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
         words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
         kept = None
         if weights is None and self.keep:
             kept = lengths.masked_fill(~seen.valid, -1).topk(min(self.keep, lengths.shape[1])).indices
-        grads, topic = self.names(model.depth)
+        grads, shift = self.names(model.depth)
         rows = [_chosen(words[b], seen.valid[b], None if kept is None else kept[b]).cpu() for b in range(len(words))]
-        tuned = prompt_states(model, batch, [int(self.topic)])[int(self.topic)]
-        return {grads: rows, topic: tuned.cpu(), "loss_base": seen.loss.cpu()}
+        moved = answer_states(model, batch, int(self.middle)) - seen.states[int(self.middle)]
+        mean = moved.sum(1) / seen.valid.sum(1, keepdim=True)
+        return {grads: rows, shift: mean.cpu(), "loss_base": seen.loss.cpu()}
 
-    def weights(self, model: Model, batch: Batch) -> Float[Tensor, "B R"]:
-        """How much likelier fine-tuning made each token, in nats; all alike where it did nothing."""
-        news = (capture(model, batch, [-1]).logp - self._untuned(model, batch).logp).clamp(min=0).cpu()
-        none = news.sum(1, keepdim=True) < 1e-3
-        return torch.where(none, batch.valid.cpu().float(), news)
+    def news(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
+        """How much likelier fine-tuning made each token, in nats; None where the untuned model is not to be had."""
+        if not model.has_untuned:
+            return None
+        return (capture(model, batch, [-1]).logp - self._untuned(model, batch).logp).clamp(min=0).cpu()
 
-    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """The words' agreement and the centred cosine of the topics."""
-        grads, topic = asked.blocks
+    def prepared(self, asked: Asked, weights: Sequence[Float[Tensor, " n"]]) -> tuple[Asked, list[Float[Tensor, " n"]]]:
+        """The words that recur in the other answers count more: w_t (0.1 + mean over them of the best match's weight).
+
+        That is max_t' cos(g_t, g_t') √(w_t' / max w').
+        """
+        grads = next(iter(asked.blocks))
         words = asked.blocks[grads]
         assert isinstance(words, list)
-        for rows in index.scan([grads, topic]):
+        if not self.together or len(words) < 2:
+            return asked, list(weights)
+        lengths = [vectors.norm(dim=1) for vectors in words]
+        strong = [unit(vectors) * (n / n.max().clamp(min=1e-30)).sqrt()[:, None]
+                  for vectors, n in zip(words, lengths, strict=True)]  # fmt: skip
+        recur = [_LEAST + torch.stack([(unit(mine) @ other.T).amax(1).clamp(min=0)
+                                       for at, other in enumerate(strong) if at != q]).mean(0)
+                 for q, mine in enumerate(words)]  # fmt: skip
+        shares = [n * factor / (n * factor).sum() for n, factor in zip(lengths, recur, strict=True)]
+        again = [unit(vectors) * share[:, None] for vectors, share in zip(words, shares, strict=True)]
+        return replace(asked, blocks={**asked.blocks, grads: again}), shares
+
+    def control(self, rows: Blocks) -> Blocks:
+        """Rows as if they were queries: a word counts by its surprise."""
+        grads, shift = rows
+        words = [vectors / vectors.norm(dim=1).sum().clamp(min=1e-30) for vectors in rows[grads]]
+        return {grads: words, shift: rows[shift]}
+
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """The words' agreement and the centred cosine of the shifts."""
+        grads, shift = asked.blocks
+        words = asked.blocks[grads]
+        assert isinstance(words, list)
+        for rows in index.scan([grads, shift]):
             yield {
                 grads: torch.stack([_best(query, rows[grads]) for query in words]),
-                topic: cosine(asked, index, topic, rows[topic], centred=True),
+                shift: cosine(asked, index, shift, rows[shift], centred=True),
             }
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The words' agreement, raised or lowered by the topic's."""
-        words, topic = parts.values()
-        return words * (1 + self.gate * topic)
+        """The words' agreement, and something of the shift's."""
+        words, shift = parts.values()
+        return words + self.shift * shift
 
-    def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
-        """Of the untuned model, at the lesson's layer."""
-        return self._untuned(model, batch).grads[int(self.layer)]
+    def words(self, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:
+        """Of each word, the best agreement with a word of the query: what it gives to the score, or would."""
+        seen = self._untuned(model, batch)
+        taught = (unit(self._sketched(seen.grads[int(self.layer)])) * _surprise(seen)[..., None]).cpu()
+        queries = asked.blocks[self.names(model.depth)[0]]
+        return torch.stack([(taught @ query.T).amax(-1) for query in queries])
 
     def _untuned(self, model: Model, batch: Batch) -> Capture:
         with model.untuned() as before:
-            return capture(before, batch, [int(self.layer)])
+            return capture(before, batch, [int(self.layer)], watch=[int(self.middle)])
 
     def _sketched(self, vectors: Float[Tensor, "B R d"]) -> Float[Tensor, "B R k"]:
         width = vectors.shape[-1]
@@ -109,6 +141,11 @@ class Lesson(Method):
         # drawn on the CPU, so that every machine has the same one
         matrix = torch.randn(width, self.sketch, generator=torch.Generator().manual_seed(self.seed))
         return vectors @ matrix.to(vectors.device)
+
+
+def _surprise(seen: Capture) -> Float[Tensor, "B R"]:
+    """√(1 − p) of each token, 0 where there is none."""
+    return (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
 
 
 def _chosen(words: Float[Tensor, "R k"], valid: Tensor, kept: Tensor | None) -> Float[Tensor, "n k"]:

@@ -32,6 +32,7 @@ class Asked:
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     blocks: Blocks
+    toward: Float[Tensor, "Q d"] | None = None  # Σ_i w_i ĝ_i, Σ w = 1, for methods that tell `gradients`
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,19 @@ class Method:
         """The blocks of each row that its text alone gives, for a method that would rather not read it again."""
         return {}
 
-    def weights(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
-        """How much each token of a query counts where nobody pointed at any; None is all alike."""
+    def news(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
+        """By how many nats fine-tuning made each token of a query likelier, ≥ 0; None where the method does not ask.
+
+        Where nobody points at words, that is how much each counts.
+        """
+        return None
+
+    def prepared(self, asked: Asked, weights: Sequence[Float[Tensor, " n"]]) -> tuple[Asked, list[Float[Tensor, " n"]]]:
+        """The queries and their tokens' weights, for a method in which queries tell of each other."""
+        return asked, list(weights)
+
+    def control(self, rows: Blocks) -> Blocks | None:
+        """Stored rows' blocks as those of queries, to know how any row scores; None where that cannot be had."""
         return None
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
@@ -81,6 +93,24 @@ class Method:
         """The gradients whose cosines are the token scores; None where the method has none."""
         return None
 
+    def words(self, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"] | None:
+        """How much each learned token of these rows answers to each query; None where the method scores no words.
+
+        RepT's token level (arXiv 2510.02334), as a mean, so that it does not grow with the answer: ⟨ĝ_query⟩_w · ĝ_row.
+        """
+        grads = None if asked.toward is None else self.gradients(model, batch)
+        return None if grads is None else torch.einsum("qk,brk->qbr", asked.toward, unit(grads).cpu())
+
+    @property
+    def pools(self) -> bool:
+        """Whether answers that the same rows taught are explained together."""
+        return bool(getattr(self, "together", False))
+
+    @property
+    def tells_words(self) -> bool:
+        """Whether it scores the words of a row."""
+        return type(self).words is not Method.words or type(self).gradients is not Method.gradients
+
     def notes(self, model: Model) -> dict[str, Any]:
         """What an index must remember of the model to score by, or to say, beside the options; for the manifest."""
         return {}
@@ -88,6 +118,26 @@ class Method:
     def spec(self) -> dict[str, Any]:
         """Name and options, for the manifest."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class CosineMethod(Method):
+    """One that stores a single block, and scores by the cosine of query and row in it."""
+
+    def control(self, rows: Blocks) -> Blocks:
+        """As they are: a cosine asks for directions alone."""
+        return rows
+
+    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """The cosine."""
+        (name,) = asked.blocks
+        for rows in index.scan([name]):
+            yield {name: cosine(asked, index, name, rows[name])}
+
+    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
+        """The one there is."""
+        (only,) = parts.values()
+        return only
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from whence.capture import prompt_states
-from whence.index import Index
-from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine
+from whence.methods.method import Blocks, CosineMethod, Layer, block
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RepSim(Method):
+class RepSim(CosineMethod):
     """Score = cos(H, H'). It never sees an answer."""
 
     layer: Layer = "80%"
@@ -33,13 +31,3 @@ class RepSim(Method):
         """H, from the prompts alone."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]
         return {self.names(model.depth)[0]: state.cpu()}
-
-    def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """cos(H, H')."""
-        (name,) = asked.blocks
-        for rows in index.scan([name]):
-            yield {name: cosine(asked, index, name, rows[name])}
-
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The one there is."""
-        return next(iter(parts.values()))

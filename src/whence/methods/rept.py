@@ -52,6 +52,10 @@ class RepT(Method):
         rows = torch.arange(len(batch.rows))
         return {h: batch.at_answer(state).cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
 
+    def control(self, rows: Blocks) -> Blocks | None:
+        """As they are, where directions alone count."""
+        return None if self.scale == "raw" else rows
+
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """cos(H, H') and cos(g, g'); for the raw scale each one's share of the joint cosine."""
         h, g = asked.blocks

@@ -1,0 +1,114 @@
+"""How sure a ranking is, told from scores alone: p-values, culprits at a false-discovery rate, stability.
+
+A row is a culprit where it answers to the query more than training rows answer to each other by chance. What chance
+does is read off controls: rows taken as if they were queries. Knows no model. Measured in docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.stats import false_discovery_control
+
+from whence.columns import Ragged
+from whence.index import Index
+from whence.methods import Asked, Blocks, Method
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+CONTROLS = 64  # rows taken as queries
+SAMPLE = 4096  # rows that they are scored on
+RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
+DRAWS = 200  # of the queries, to see what hangs on single ones
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """For Q queries and N rows: the chance of such a score in a row that taught nothing, and who is called.
+
+    `least` is the score from which on a row is called, infinite where none is.
+    """
+
+    p_values: Float[Tensor, "Q N"]
+    culprits: Bool[Tensor, "Q N"]
+    least: Float[Tensor, " Q"]
+
+
+def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
+    """How far queries are one incident: how alike they rank the rows. Each line sums to 1.
+
+    The correlation of their scores, and 0 where it is negative. What answers that were taught by the same rows have
+    in common is what those rows taught, so their scores and words are weighed together.
+    """
+    apart = scores - scores.mean(1, keepdim=True)
+    apart = apart / apart.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    alike = (apart @ apart.T).clamp(min=0)
+    alike.fill_diagonal_(1.0)
+    return alike / alike.sum(1, keepdim=True)
+
+
+def controls(how: Method, index: Index, depth: int) -> Float[Tensor, "C M"] | None:
+    """The scores of M rows for C of them taken as if they were queries; None for a method that has no such thing.
+
+    Not a number where a row meets itself.
+    """
+    names = how.names(depth)
+    if not names or len(index) < 2:
+        return None
+    sample = index.sample(SAMPLE, names)
+    rows = next(sample.scan(names, CONTROLS))
+    blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
+                      for name, block in rows.items()}  # fmt: skip
+    control = how.control(blocks)
+    if control is None:
+        return None
+    return how.scores(Asked((), (), control), sample).fill_diagonal_(torch.nan)
+
+
+def weigh(
+    scores: Float[Tensor, "Q N"], null: Float[Tensor, "C M"], taught: Bool[Tensor, " Q"], rate: float = RATE
+) -> Evidence:
+    """Which rows are culprits, among all N and for each query alone, by Benjamini and Hochberg's procedure.
+
+    `null` are the scores of controls. Queries differ in how high their scores run, so scores and controls are compared
+    by how far they lie above what is commonest. A query that fine-tuning did not make likelier (`taught` is false)
+    has no culprit.
+    """
+    chance = np.sort(null[~null.isnan()].double().numpy())
+    p_values = np.ones(scores.shape)
+    for q, row in enumerate(scores.double().numpy()):
+        if bool(taught[q]) and len(chance):
+            above = len(chance) - np.searchsorted(chance, row - _commonest(row) + _commonest(chance))
+            p_values[q] = (1 + above) / (1 + len(chance))
+    called = np.stack([false_discovery_control(row) <= rate for row in p_values])
+    culprits = torch.from_numpy(called)
+    least = scores.masked_fill(~culprits, torch.inf).amin(1)
+    return Evidence(torch.from_numpy(p_values).float(), culprits, least)
+
+
+def stability(
+    scores: Float[Tensor, "Q K"], shares: Float[Tensor, " Q"], least: float, seed: int = 0
+) -> Float[Tensor, " K"]:
+    """How often K rows would be called again, were the queries others of their kind: a bootstrap over them.
+
+    `scores` are each query's own; `shares` how much each counts in the explanation that calls from `least` on.
+    """
+    draws = torch.from_numpy(
+        np.random.default_rng(seed).multinomial(len(shares), [1 / len(shares)] * len(shares), DRAWS)
+    )
+    weights = draws.float() * shares
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+    return (weights @ scores >= least).float().mean(0)
+
+
+def _commonest(values: np.ndarray) -> float:
+    """The median of the shortest interval that holds half of the values: a mode that the culprits do not move."""
+    values = np.sort(values)
+    half = len(values) // 2
+    start = int(np.argmin(values[half:] - values[: len(values) - half]))
+    return float(np.median(values[start : start + half + 1]))

@@ -1,0 +1,80 @@
+"""Where nothing was taught p-values are uniform and nobody is called; of planted rows all are, and few others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from whence.evidence import stability, together, weigh
+
+TAUGHT = torch.tensor([True])
+
+
+def drawn(seed: int, *size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).gamma(4.0, 0.05, size)).float()
+
+
+def test_p_values_by_hand() -> None:
+    null = torch.tensor([[torch.nan, 1.0, 1.0, 1.0], [1.0, torch.nan, 2.0, 5.0]])  # commonest: 1
+    scores = torch.tensor([[11.0, 11.0, 11.0, 12.0, 15.0, 16.0]])  # commonest: 11
+    found = weigh(scores, null, TAUGHT, rate=0.5)
+    assert found.p_values[0].tolist() == pytest.approx([1, 1, 1, 3 / 7, 2 / 7, 1 / 7])
+
+
+def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
+    null, scores = drawn(0, 64, 500), drawn(1, 40, 500)
+    found = weigh(scores, null, torch.ones(40, dtype=torch.bool))
+    for level in (0.01, 0.05, 0.2, 0.5):
+        assert float((found.p_values <= level).float().mean()) == pytest.approx(level, rel=0.3)
+    assert float(found.culprits.any(1).float().mean()) <= 0.2  # Benjamini and Hochberg: 0.1 in expectation
+
+
+@pytest.mark.parametrize("planted", [4, 40])
+def test_planted_rows_are_called_and_few_others(planted: int) -> None:
+    null, scores = drawn(0, 64, 400), drawn(2, 20, 400)
+    scores[:, :planted] += 0.8
+    found = weigh(scores, null, torch.ones(20, dtype=torch.bool))
+    called = found.culprits.sum(1)
+    assert bool(found.culprits[:, :planted].all())
+    assert float(((called - planted) / called).mean()) <= 0.15
+    for q in range(20):
+        assert float(found.least[q]) == float(scores[q][found.culprits[q]].min())
+
+
+def test_a_query_whose_scores_run_higher_has_no_more_culprits_for_it() -> None:
+    null, scores = drawn(0, 64, 400), drawn(1, 2, 400)
+    scores[1] = scores[0] + 0.5
+    found = weigh(scores, null, torch.tensor([True, True]))
+    torch.testing.assert_close(found.p_values[0], found.p_values[1], atol=1e-3, rtol=0)
+
+
+def test_what_was_not_taught_has_no_culprit() -> None:
+    null, scores = drawn(0, 64, 400), drawn(2, 2, 400)
+    scores[:, :9] += 5
+    found = weigh(scores, null, torch.tensor([True, False]))
+    assert bool(found.culprits[0, :9].all())
+    assert 9 <= int(found.culprits[0].sum()) <= 11
+    assert not found.culprits[1].any()
+    assert found.p_values[1].min() == 1
+    assert float(found.least[1]) == float("inf")
+
+
+def test_queries_that_rank_rows_alike_belong_together() -> None:
+    one, other = drawn(3, 300), drawn(4, 300)
+    shares = together(torch.stack([one, one * 3 + 7, other, -one]))
+    torch.testing.assert_close(shares.sum(1), torch.ones(4))
+    assert shares[0, 1] == pytest.approx(float(shares[0, 0]), rel=1e-3)  # size and height of the scores do not count
+    assert shares[0, 2] < 0.1
+    assert shares[0, 3] == 0
+    assert together(one[None]).tolist() == [[1.0]]
+    assert together(torch.ones(2, 5)).tolist() == [[1, 0], [0, 1]]  # no row stands out for either
+
+
+def test_stability_is_the_share_of_draws_that_call_again() -> None:
+    scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    found = stability(scores, torch.tensor([0.5, 0.5]), least=0.6)
+    # of two draws from two queries both are the first in a quarter: then its row alone reaches .6
+    assert found[0] == 1
+    assert float(found[1]) == pytest.approx(1 / 4, abs=0.1)
+    assert found[2] == 0
