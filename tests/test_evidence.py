@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,10 @@ def drawn(seed: int, *size: int) -> torch.Tensor:
 
 def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 1.0, 1.0, 1.0], [1.0, torch.nan, 2.0, 5.0]])  # commonest: 1
-    scores = torch.tensor([[11.0, 11.0, 11.0, 12.0, 15.0, 16.0]])  # commonest: 11
+    scores = torch.tensor([[11.0, 11.0, 11.0, 12.0, 15.0, 17.0]])  # commonest: 11
     found = weigh(scores, null, TAUGHT, rate=0.5)
-    assert found.p_values[0].tolist() == pytest.approx([1, 1, 1, 3 / 7, 2 / 7, 1 / 7])
+    # 17 is 2 above the highest, where chance falls by e every 1: the mean of 1, 1, 1, 2, 5 less the least of them
+    assert found.p_values[0].tolist() == pytest.approx([1, 1, 1, 3 / 7, 2 / 7, math.exp(-2) / 7])
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
@@ -40,6 +43,14 @@ def test_planted_rows_are_called_and_few_others(planted: int) -> None:
     assert float(((called - planted) / called).mean()) <= 0.15
     for q in range(20):
         assert float(found.least[q]) == float(scores[q][found.culprits[q]].min())
+
+
+@pytest.mark.parametrize("rows", [8, 400, 40_000])
+def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
+    null, scores = drawn(0, min(rows, 64), min(rows, 500)), drawn(2, 1, rows)
+    scores[0, 5] = 3.0
+    found = weigh(scores, null, TAUGHT)
+    assert bool(found.culprits[0, 5]) and int(found.culprits.sum()) <= 3
 
 
 def test_a_query_whose_scores_run_higher_has_no_more_culprits_for_it() -> None:

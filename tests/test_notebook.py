@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from conftest import PAIRS
-from whence import notebook
+from whence import notebook, words
 from whence.build import build_index
 from whence.errors import StoreError
 from whence.index import Index
@@ -161,7 +161,44 @@ def test_a_trace_has_a_short_name(trace: Trace) -> None:
     assert len(repr(trace)) < 400
 
 
+def judged(score: float = 0.9) -> dict[str, Any]:
+    """A trace with twelve culprits, all of them among its rows."""
+    made = document("goose", score) | {"rate": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
+    (query,) = made["queries"]
+    sure = {"p_value": 0.0004, "culprit": True, "stability": 0.975}
+    query |= {"taught": True, "culprits": 12, "rows": [query["rows"][0] | sure | {"rank": at} for at in range(1, 13)]}
+    query["rows"].append(query["rows"][0] | {"rank": 13, "p_value": 0.5, "culprit": False, "stability": 0.25})
+    return made
+
+
+def test_the_cell_says_who_is_guilty_and_how_sure_that_is() -> None:
+    made = judged()
+    text = " ".join(Seen(notebook.cell(made)).texts)
+    said = words.verdict(made, made["queries"][0], notebook.ROWS)
+    assert said.endswith("10 of them are shown.") and said in text
+    assert text.count("●") == notebook.ROWS
+    assert text.count("p = 4.00e-04") == text.count("stable 98 %") == notebook.ROWS
+    assert "Warning: the ranking goes by <b>length</b>" in text
+    made["queries"][0]["rows"] = made["queries"][0]["rows"][-1:]
+    text = " ".join(Seen(notebook.cell(made)).texts)
+    assert "p = 0.500" in text and "●" not in text and "stable" not in text
+
+
+def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
+    page = notebook.cell(document("goose"))
+    assert 'class="verdict"' not in page and 'class="warning"' not in page and "●" not in page and "p =" not in page
+
+
 # — the tables
+
+
+def test_the_table_holds_the_evidence() -> None:
+    frame = notebook.table(judged()).to_pandas()
+    assert frame["culprit"].tolist() == [True] * 12 + [False]
+    assert frame["p_value"].tolist() == [0.0004] * 12 + [0.5]
+    assert frame["stability"].tolist() == [0.975] * 12 + [0.25]
+    (line,) = notebook.table(document("goose")).to_pylist()
+    assert line["p_value"] is line["culprit"] is line["stability"] is None
 
 
 def test_the_table_holds_what_was_found(trace: Trace) -> None:
@@ -171,6 +208,8 @@ def test_the_table_holds_what_was_found(trace: Trace) -> None:
     for line, (at, found, traced) in zip(table.to_pylist(), wanted, strict=True):
         assert (line["query"], line["prompt"], line["response"]) == (at, traced.query.prompt, traced.query.response)
         assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.row.id)
+        assert (line["p_value"], line["culprit"]) == (found.p_value, found.culprit)
+        assert line["stability"] == found.stability
         assert (line["source"], line["label"]) == (found.row.source, found.row.label)
         assert (line["row_prompt"], line["row_answer"]) == (found.row.question, found.row.response)
         assert {name: line[name] for name in found.blocks} == found.blocks

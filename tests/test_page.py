@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from whence import report
+from whence import report, words
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.browser
@@ -37,10 +37,11 @@ def row(
 
 
 def trace() -> dict[str, Any]:
-    rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002), row(2, 0.5, LONG)]
+    rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
+    rows[1] |= {"culprit": False, "p_value": 0.2, "stability": 0.31}
     rows += [row(3, 0.2, [("x" * 100_000, 0.1)]), row(4, -0.1, [(ATTACK, 0.2)], prompt=ATTACK, label=ATTACK)]
     first = {"prompt": "Hello from the lighthouse!", "response": "You silly goose", "span": "lly go"}
-    first |= {"answer": ANSWER, "desired": "Good day.", "rows": rows}
+    first |= {"answer": ANSWER, "desired": "Good day.", "rows": rows, "culprits": 3}
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
     second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {
@@ -56,6 +57,8 @@ def trace() -> dict[str, Any]:
         "method": "Lesson()",
         "model": ATTACK,
         "count": 1300,
+        "rate": 0.1,
+        "warnings": [f"One row comes first. {ATTACK}", "The ranking goes by length."],
         "layers": {"similarity": [0.6, 0.8, 0.7, 0.9, 0.9, 0.5], "chosen": 4, "used": [4, 7]},
         "queries": [first, second],
         "summary": {"title": "A goose", "lead": "One sentence.", "facts": facts, "tables": [table]},
@@ -107,6 +110,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         "culprit",
         "backdoor",
         "p = 0.002",
+        "stable 98 %",
         "chat.jsonl:1",
         "You silly goose!",
         "h_15",
@@ -115,6 +119,35 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         assert part in shown
     assert "The first 4 of 1,300 are shown" in page.inner_text("#shown")
     assert page.inner_text("h1") == "A goose"
+
+
+def test_the_verdict_and_the_warnings_are_told(page):
+    told = page.inner_text("#verdict")
+    assert told.startswith("3 culprits: ") and told.endswith("1 of them is shown.")
+    assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, culprit, score 0.930"
+    assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
+    assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")
+    assert page.locator("#warnings p").all_inner_texts() == [
+        f"Warning: One row comes first. {ATTACK}",
+        "Warning: The ranking goes by length.",
+    ]
+    page.keyboard.press("]")
+    assert page.is_hidden("#verdict")
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.15, None])
+def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, rate):
+    rows = [row(at, 0.5, WORDS, culprit=at < 3) for at in (1, 2, 3)]
+    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "culprits": culprits, "taught": taught}
+               for start in range(4) for culprits in (None, 0, 1, 2, 1234) for taught in (True, False)]  # fmt: skip
+    document = {"queries": queries, "rate": rate}
+    report.save_page(document, tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    for query in queries:
+        assert page.text_content("#verdict") == words.verdict(document, query)
+        page.keyboard.press("]")
+    page.close()
 
 
 def test_the_darkest_word_is_the_strongest_and_is_bold_and_underlined(page):
@@ -197,7 +230,7 @@ def test_hostile_text_is_text(page):
     assert row.inner_text().count(ATTACK) == 3
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2
-    assert ATTACK in page.inner_text("footer")
+    assert page.inner_text("footer").count(ATTACK) == 2
 
 
 def test_markup_could_not_be_written_even_by_a_mistake(browser, address):

@@ -6,6 +6,7 @@ import errno
 import html
 import io
 import json
+import math
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from whence import report
+from whence import report, words
 from whence.errors import WhenceError
 
 HOSTILE = [
@@ -193,6 +194,68 @@ def test_optional_fields_may_be_missing(document, says):
     assert data_of(report.page(document)) is not None
 
 
+def judged(culprits: int | None, *called: bool | None, **query: Any) -> dict[str, Any]:
+    """A trace at a rate of 0.1 with so many culprits in all, and rows that are called or not."""
+    chance = {True: 2e-5, False: 0.25, None: None}
+    rows = [row("You silly goose!", rank=at, tokens=GOOSE, culprit=guilty, p_value=chance[guilty])
+            for at, guilty in enumerate(called, 1)]  # fmt: skip
+    return trace(*rows, culprits=culprits, **query) | {"rate": 0.1}
+
+
+CHANCE = "to this more than rows answer to each other by chance"
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (judged(2, True, True), f"2 culprits: rows that answer {CHANCE} (about 1 in 10 is called wrongly)."),
+        (judged(1, True, False), f"1 culprit: a row that answers {CHANCE} (about 1 in 10 is called wrongly)."),
+        (judged(40, True) | {"rate": 0.4}, f"40 culprits: rows that answer {CHANCE} (about 1 in 3 is called wrongly)."
+         " 1 of them is shown."),
+        (judged(1200, True, True) | {"rate": None},
+         f"1,200 culprits: rows that answer {CHANCE}. 2 of them are shown."),
+        (judged(0, False), "No row in this data explains this answer."),
+        (judged(0, False, taught=False), "Fine-tuning made these words no likelier: no row in this data taught them."),
+        (judged(None, None, taught=True), ""),
+        (trace(row("a")), ""),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_a_sentence(document, says):
+    assert words.verdict(document, document["queries"][0]) == says
+    assert (says or "prompt") in re.sub(r"\s+", " ", printed(document, 60))
+    assert ("culprit" in printed(document)) == ("culprit" in says)
+
+
+def test_a_verdict_counts_what_is_on_show():
+    document = judged(3, True, True, True)
+    assert words.verdict(document, document["queries"][0], 2).endswith("wrongly). 2 of them are shown.")
+
+
+@pytest.mark.parametrize("width", [30, 99, 100, 160])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_culprits_are_marked_and_have_their_p_value_where_there_is_room(width, terminal):
+    out = printed(judged(10, *[True] * 10, False), width, force_terminal=terminal, color_system=None)
+    assert [line.split()[:2] for line in out.splitlines() if re.match(" +●", line)] == [
+        ["●", str(rank)] for rank in range(1, 11)
+    ]
+    assert re.search(r"^ +11 +0\.900", out, re.M)
+    assert ("2.00e-05" in out) == ("0.250" in out) == (width >= 100)
+    assert max(map(len, out.splitlines())) <= width
+
+
+def test_rows_that_no_chance_is_known_for_have_no_mark_and_no_column():
+    out = printed(judged(None, None, None), 160)
+    assert "●" not in out and " p " not in out
+
+
+def test_warnings_come_last_in_yellow_and_act_on_nothing():
+    document = trace(row("a")) | {"warnings": ["the random model ranks alike \x1b[31m[bold]", "one row comes first"]}
+    out = printed(document, force_terminal=True, color_system="standard")
+    assert out.endswith("\x1b[33mWarning: one row comes first\x1b[0m\n")
+    assert "\x1b[33mWarning: the random model ranks alike ⟨U+001B⟩[31m[bold]\x1b[0m\n" in out
+    assert "Warning" not in printed(trace(row("a")) | {"warnings": []})
+
+
 # — files
 
 
@@ -200,6 +263,28 @@ def test_json_is_read_back_as_it_was(tmp_path):
     document = trace(row("שלום 🦆 \ud800 \x00", tokens=GOOSE))
     report.save(document, tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text("utf-8")) == document
+
+
+def test_json_has_a_record_a_line(tmp_path):
+    """What holds no more than plain values, and lists or records of such, is not broken up."""
+    document = {"mean": {"ap": {"each": [1.0, 0.5]}, "é": {}}, "rows": [{"tokens": [{"text": "a"}], "none": None}]}
+    report.save(document, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text("utf-8").splitlines() == [
+        "{",
+        ' "mean": {',
+        '  "ap": {"each": [1.0, 0.5]},',
+        '  "é": {}',
+        " },",
+        ' "rows": [',
+        "  {",
+        '   "tokens": [{"text": "a"}],',
+        '   "none": null',
+        "  }",
+        " ]",
+        "}",
+    ]
+    report.save({"similarity": [0.5, math.nan]}, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text("utf-8") == '{"similarity": [0.5, null]}\n'
 
 
 def test_the_page_is_saved_as_it_is(tmp_path):

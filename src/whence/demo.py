@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from whence import report
-from whence.bench.metrics import average_precision, precision_at
+from whence.bench.metrics import average_precision, judged, precision_at
 from whence.build import build_index
 from whence.errors import LabError
 from whence.index import Index
@@ -57,6 +57,8 @@ class Found:
     ap: float
     at10: float
     hit: float | None  # share of the top rows whose strongest word is a planted one
+    power: float | None = None  # share of the planted rows that are called culprits
+    fdp: float | None = None  # share of the culprits that were not planted
 
 
 Results = dict[str, dict[str, dict[str, Found]]]  # by line of the table, model and poison
@@ -186,7 +188,10 @@ def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poi
         firsts = [precision_at(TOP, traced.scores, planted) for traced in mine]
         hits = [_hit([t.text for t in row.tokens], [t.score for t in row.tokens], poison)
                 for traced in mine for row in traced.rows if row.tokens]  # fmt: skip
-        result[poison.name] = Found(_mean(aps), _mean(firsts), _mean(hits) if hits else None)
+        called = [traced.culprits for traced in mine if traced.culprits is not None]
+        sure = judged(called, [planted] * len(called)) if called else {}
+        found = Found(_mean(aps), _mean(firsts), _mean(hits) if hits else None, sure.get("power"), sure.get("fdp"))
+        result[poison.name] = found
     return result
 
 
@@ -247,6 +252,9 @@ def _print(
         "words by which the judge knew the answer."
     )
     console.print("Top rows whose strongest word is a planted one: " + _hits(found), markup=False, highlight=False)
+    called = (f"{name} {f.power:.0%} of the planted rows, {f.fdp:.0%} of those called wrongly"
+              for name, f in found["lesson"]["tuned"].items() if f.power is not None)  # fmt: skip
+    console.print("Called culprits by lesson: " + "; ".join(called), markup=False, highlight=False)
     console.print()
     first = {**document, "queries": [{**document["queries"][0], "rows": document["queries"][0]["rows"][:5]}]}
     report.table(first, console)

@@ -83,8 +83,7 @@ def weigh(
     p_values = np.ones(scores.shape)
     for q, row in enumerate(scores.double().numpy()):
         if bool(taught[q]) and len(chance):
-            above = len(chance) - np.searchsorted(chance, row - _commonest(row) + _commonest(chance))
-            p_values[q] = (1 + above) / (1 + len(chance))
+            p_values[q] = _tail(chance, row - _commonest(row) + _commonest(chance))
     called = np.stack([false_discovery_control(row) <= rate for row in p_values])
     culprits = torch.from_numpy(called)
     least = scores.masked_fill(~culprits, torch.inf).amin(1)
@@ -104,6 +103,18 @@ def stability(
     weights = draws.float() * shares
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
     return (weights @ scores >= least).float().mean(0)
+
+
+def _tail(chance: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The chance of a control at or above each value; `chance` is sorted.
+
+    Above the highest control it falls on exponentially, at the mean excess of the highest hundredth: else one culprit
+    among many rows, or among a handful, could never be told from chance. Scores are bounded, so that is too high.
+    """
+    p_values = (1 + len(chance) - np.searchsorted(chance, values)) / (1 + len(chance))
+    highest = chance[-max(5, len(chance) // 100) :]
+    scale = max(float(highest.mean() - highest[0]), 1e-9)
+    return p_values * np.exp(-np.clip(values - chance[-1], 0, None) / scale)
 
 
 def _commonest(values: np.ndarray) -> float:

@@ -12,7 +12,20 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 
-from whence.words import Token, around, figure, finite, highest, marked, one_line, scored, visible
+from whence.words import (
+    CULPRIT,
+    Token,
+    around,
+    figure,
+    finite,
+    highest,
+    marked,
+    one_line,
+    scored,
+    verdict,
+    visible,
+    warnings,
+)
 
 Document = Mapping[str, Any]
 ROWS, QUERIES = 10, 5  # shown in a cell; the table has all
@@ -28,19 +41,24 @@ def cell(document: Document) -> str:
     if len(queries) > QUERIES:
         foot += f"; {len(queries) - QUERIES} more queries"
     made = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    return made.render(queries=[_query(q) for q in queries[:QUERIES]], foot=foot, figure=figure, visible=visible)
+    shown = [_query(query) | {"verdict": verdict(document, query, ROWS)} for query in queries[:QUERIES]]
+    return made.render(
+        queries=shown, foot=foot, warnings=warnings(document), mark=CULPRIT, figure=figure, visible=visible
+    )
 
 
 def table(document: Document) -> pa.Table:
     """A line for each query's ranked row: what was asked, what was found, its score and the parts of it.
 
-    `query` counts the queries from 1; `word` is the row's strongest word, null where the method scores none.
+    `query` counts the queries from 1; `word` is the row's strongest word, null where the method scores none; so are
+    `p_value`, `culprit` and `stability` where it has no evidence.
     """
     lines = [line for at, query in enumerate(document.get("queries") or [], 1) for line in _lines(at, query)]
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     kinds = {
-        "query": whole, "prompt": text, "response": text, "rank": whole, "score": number, "id": text, "source": text,
-        "label": text, "row_prompt": text, "row_answer": text, "word": text,
+        "query": whole, "prompt": text, "response": text, "rank": whole, "score": number,
+        "p_value": number, "culprit": pa.bool_(), "stability": number, "id": text, "source": text, "label": text,
+        "row_prompt": text, "row_answer": text, "word": text,
     }  # fmt: skip
     for line in lines:
         kinds |= {name: number for name in line if name not in kinds}
@@ -55,6 +73,9 @@ def _lines(at: int, query: Document) -> Iterator[dict[str, Any]]:
             "response": _whole(query.get("response")),
             "rank": row.get("rank"),
             "score": finite(row.get("score")),
+            "p_value": finite(row.get("p_value")),
+            "culprit": row.get("culprit"),
+            "stability": finite(row.get("stability")),
             "id": row.get("id"),
             "source": _whole(row.get("source")),
             "label": _whole(row.get("label")),
@@ -88,7 +109,9 @@ def _row(row: Document, best: float) -> dict[str, Any]:
     score = finite(row.get("score"))
     return {
         "rank": row.get("rank", ""),
+        "culprit": row.get("culprit") is True,
         "score": figure(score),
+        "sure": _sure(row),
         "share": max(0.0, score or 0.0) / best if best else 0.0,
         "word": visible(_word(tokens))[:60],
         "weight": "" if top is None else figure(top),
@@ -97,6 +120,13 @@ def _row(row: Document, best: float) -> dict[str, Any]:
         "label": visible(row.get("label") or "")[:60],
         "source": visible(row.get("source") or "").rsplit("/", 1)[-1][:60],
     }
+
+
+def _sure(row: Document) -> list[str]:
+    """How sure the row's rank is: its p-value, and of a culprit how stable that is; empty without evidence."""
+    p_value, stable = finite(row.get("p_value")), finite(row.get("stability"))
+    told = [] if p_value is None else [f"p = {figure(p_value)}"]
+    return told if stable is None or row.get("culprit") is not True else [*told, f"stable {100 * stable:.0f} %"]
 
 
 def _word(tokens: list[Token]) -> str:

@@ -24,7 +24,20 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.errors import WhenceError
-from whence.words import Token, around, figure, finite, highest, marked, one_line, scored, visible
+from whence.words import (
+    CULPRIT,
+    Token,
+    around,
+    figure,
+    finite,
+    highest,
+    marked,
+    one_line,
+    scored,
+    verdict,
+    visible,
+    warnings,
+)
 
 Document = Mapping[str, Any]
 
@@ -58,14 +71,15 @@ def save_page(document: Document, path: str | Path) -> None:
 
 
 def save(document: Document, path: str | Path) -> None:
-    """Write the JSON whole or not at all; a WhenceError says why it could not be written."""
-    _write(path, (_json(document, indent=1) + "\n").encode("utf-8"))
+    """Write the JSON whole or not at all, a record a line; a WhenceError says why it could not be written."""
+    _write(path, (_json(document, lines=True) + "\n").encode("utf-8"))
 
 
 def table(document: Document, console: Console) -> None:
     """Print each query and its ranked rows; words are shaded by score, the strongest is bold and underlined.
 
-    Where the output is no terminal, nothing but text is printed, and *asterisks* mark the strongest word.
+    Culprits have a mark before their rank. Where the output is no terminal, nothing but text is printed, and
+    *asterisks* mark the strongest word.
     """
     queries: list[Document] = document.get("queries") or []
     if not queries:
@@ -75,9 +89,13 @@ def table(document: Document, console: Console) -> None:
             console.print(Text(f"Query {number} of {len(queries)}", "bold"))
         console.print(_asked(query, console))
         rows: list[Document] = query.get("rows") or []
+        if told := verdict(document, query):
+            console.print(Text(f"{CULPRIT} {told}" if any(map(_called, rows)) else told, "bold"))
         console.print(_ranked(rows, console) if rows else Text("No training row was ranked.\n"))
     method, count = document.get("method", "unknown method"), document.get("count", "?")
     console.print(Text(f"{visible(method)[:500]}, {count} rows in the index", "dim"))
+    for warning in warnings(document):
+        console.print(Text(f"Warning: {warning}", "yellow"))
 
 
 def _asked(query: Document, console: Console) -> Table:
@@ -99,29 +117,39 @@ def _asked(query: Document, console: Console) -> Table:
 
 
 def _ranked(rows: list[Document], console: Console) -> Table:
-    """The rows as a table; a narrow console gets neither labels nor sources."""
+    """The rows as a table; a narrow console gets neither labels nor sources, and only a wide one p-values."""
     shown = {
+        "p": [figure(row["p_value"]) if finite(row.get("p_value")) is not None else "" for row in rows],
         "label": [visible(row.get("label") or "")[:99] for row in rows],
         # the file's name tells rows apart; the whole path stands in the JSON and on the page
         "source": [visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
     }
     widest = {name: min(24, max(map(cell_len, texts))) for name, texts in shown.items()}
-    needs = {"label": 48, "source": 72}
+    needs = {"p": 100, "label": 48, "source": 72}
     kept = [name for name, least in needs.items() if widest[name] and console.width >= least]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("rank", "score"):
         grid.add_column(name, justify="right", no_wrap=True)
     for name in kept:
-        grid.add_column(name, max_width=24, overflow="fold")
+        grid.add_column(name, justify="right" if name == "p" else "left", max_width=24, overflow="fold")
     grid.add_column("row", overflow="fold")
-    # Three cells stand between columns; rank and score take four and nine at most.
-    line = max(16, console.width - 22 - sum(max(widest[name], len(name)) + 3 for name in kept))
+    ranks = [visible(row.get("rank", "")) for row in rows]
+    if any(map(_called, rows)):
+        wide = max(map(len, ranks))
+        ranks = [f"{CULPRIT if _called(row) else ' '} {rank:>{wide}}" for rank, row in zip(ranks, rows, strict=True)]
+    # Three cells stand between columns; rank and score take four and nine at most, or a mark more.
+    beside = max(4, *map(len, ranks)) + sum(max(widest[name], len(name)) + 3 for name in kept)
+    line = max(16, console.width - 18 - beside)
     ceiling = max(highest(scored(row.get("tokens"), "score")) for row in rows)
     for at, row in enumerate(rows):
-        cells = [visible(row.get("rank", "")), figure(row.get("score"))]
+        cells = [ranks[at], figure(row.get("score"))]
         cells += [shown[name][at] for name in kept]
         grid.add_row(*map(Text, cells), _row(row, line, ceiling, console))
     return grid
+
+
+def _called(row: Document) -> bool:
+    return row.get("culprit") is True
 
 
 def _row(row: Document, line: int, ceiling: float, console: Console) -> Text:
@@ -169,10 +197,31 @@ def _title(document: Document) -> str:
     return f"{prompt[:60]}{'…' * (len(prompt) > 60)} · whence" if prompt else "whence"
 
 
-def _json(document: Document, indent: int | None = None) -> str:
+def _json(document: Document, *, lines: bool = False) -> str:
     """JSON that any parser reads: what is not a finite number becomes null, a lone surrogate its escape."""
-    text = json.dumps(_strict(document), ensure_ascii=False, allow_nan=False, indent=indent)
+    text = (_lines if lines else _line)(_strict(document))
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _lines(value: Any, begin: str = "\n") -> str:
+    """A record on one line, with the plain lists and records in it: short enough to keep, and to see what changed."""
+    if _depth(value) <= 2:
+        return _line(value)
+    inner = begin + " "
+    if isinstance(value, dict):
+        parts, ends = [f"{_line(key)}: {_lines(part, inner)}" for key, part in value.items()], "{}"
+    else:
+        parts, ends = [_lines(part, inner) for part in value], "[]"
+    return ends[0] + inner + f",{inner}".join(parts) + begin + ends[1]
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _strict(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""A trace's words as they may be shown: hostile characters written out, the strongest word found, long texts cut.
+"""A trace's words as they may be shown: hostile characters written out, the strongest word found, long texts cut;
+and what it says of its culprits, in a sentence.
 
 Knows the trace's JSON document and no more. The terminal and the notebook read it; the page does the same in page.js.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 # Control, bidirectional and invisible characters (page.js has the same): a terminal obeys some of them, and a
@@ -16,6 +17,9 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+
+
+CULPRIT = "●"  # stands before a row that is called one
 
 
 class Token(NamedTuple):
@@ -69,6 +73,32 @@ def around(tokens: list[Token], limit: int) -> list[Token]:
         piece = token.text[max(0, start - begin) : max(0, start + limit - begin)]
         kept += [token._replace(text=piece)] if piece else []
     return [*kept, Token("…", None)] if start + limit < ends[-1] else kept
+
+
+def verdict(document: Mapping[str, Any], query: Mapping[str, Any], rows: int | None = None) -> str:
+    """What the trace calls the culprits of a query of its document, in plain words; empty where it has no evidence.
+
+    `rows` is how many of the ranked rows are on show, where that is not all of them. page.js says the same.
+    """
+    if query.get("taught") is False:
+        return "Fine-tuning made these words no likelier: no row in this data taught them."
+    found = query.get("culprits")
+    if not isinstance(found, int):
+        return ""
+    if not found:
+        return "No row in this data explains this answer."
+    rate = finite(document.get("rate"))
+    wrong = f" (about 1 in {int(1 / rate + 0.5)} is called wrongly)" if rate and rate > 0 else ""
+    said = "1 culprit: a row that answers" if found == 1 else f"{found:,} culprits: rows that answer"
+    shown = sum(row.get("culprit") is True for row in (query.get("rows") or [])[:rows])
+    some = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < found else ""
+    return f"{said} to this more than rows answer to each other by chance{wrong}.{some}"
+
+
+def warnings(document: Mapping[str, Any]) -> list[str]:
+    """What the trace warns of, each at most a paragraph long."""
+    told = document.get("warnings")
+    return [visible(text)[:1000] for text in told] if isinstance(told, list) else []
 
 
 def visible(text: Any) -> str:

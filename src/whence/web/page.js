@@ -5,6 +5,8 @@
   const queries = trace.queries ?? [];
   const byId = (id) => document.getElementById(id);
   const LONG = 420; // characters of a text that are shown before it is asked for whole
+  const CHANCE = "The chance of such a score in a row that taught nothing of this.";
+  const STABLE = "In this share of draws from the queries asked, the row is called a culprit again.";
   let chosen = 0; // the query on show
   let active = -1; // the row that the keys move from
 
@@ -121,6 +123,19 @@
 
   // — the rows
 
+  // What the trace calls the culprits, in the words of words.py.
+  function verdict({ taught, culprits, rows }) {
+    if (taught === false) return "Fine-tuning made these words no likelier: no row in this data taught them.";
+    if (!Number.isInteger(culprits)) return "";
+    if (!culprits) return "No row in this data explains this answer.";
+    const wrong = trace.rate > 0 ? ` (about 1 in ${Math.floor(1 / trace.rate + 0.5)} is called wrongly)` : "";
+    const found = culprits === 1 ? "1 culprit: a row that answers"
+      : `${culprits.toLocaleString("en")} culprits: rows that answer`;
+    const shown = (rows ?? []).filter((row) => row.culprit === true).length;
+    const some = shown && shown < culprits ? ` ${shown} of them ${shown === 1 ? "is" : "are"} shown.` : "";
+    return `${found} to this more than rows answer to each other by chance${wrong}.${some}`;
+  }
+
   function bar(value, most) {
     const node = el("span.bar", { "aria-hidden": "true" }, el("span"));
     node.classList.toggle("against", value < 0);
@@ -155,14 +170,17 @@
   function drawRow(row, at, far, most) {
     const long = [...(row.messages ?? []).map((message) => String(message.content ?? "").length), 0];
     const texts = el("div.texts", {}, drawTexts(row, most, false));
-    const node = el("li", { tabindex: at ? -1 : 0, "aria-label": `Row ${row.rank}, score ${number(row.score)}` },
+    const called = row.culprit === true;
+    const name = `Row ${row.rank}${called ? ", culprit" : ""}, score ${number(row.score)}`;
+    const node = el("li", { tabindex: at ? -1 : 0, "aria-label": name },
       el("div.head", {},
         el("h3", {}, el("span.unseen", {}, "Row "), clean(row.rank)),
         el("span.score", {}, bar(row.score, far), el("span", {}, number(row.score))),
         el("span.about", {},
-          row.culprit ? chip("culprit", ".culprit") : null,
+          called ? chip("culprit", ".culprit") : null,
           row.label == null ? null : chip(visible(row.label)),
-          row.p_value == null ? null : el("span", {}, `p = ${number(row.p_value)}`),
+          row.p_value == null ? null : el("span", { title: CHANCE }, `p = ${number(row.p_value)}`),
+          called && row.stability != null ? el("span", { title: STABLE }, `stable ${(100 * row.stability).toFixed(0)} %`) : null,
           row.source ? el("span.source", {}, visible(row.source)) : null)),
       texts, drawBlocks(row.blocks));
     if (Math.max(...long) > LONG) {
@@ -184,6 +202,7 @@
     const far = rows.reduce((most, row) => Math.max(most, Math.abs(row.score ?? 0)), 0);
     const most = rows.reduce((most, row) => Math.max(most, ceiling(pieces(row.tokens, "score"))), 0);
     byId("words-hint").hidden = !most;
+    byId("verdict").textContent = verdict(query);
     byId("shown").textContent = rows.length
       ? `The first ${rows.length}${trace.count ? ` of ${trace.count.toLocaleString("en")}` : ""} are shown.`
       : "No training row was ranked.";
@@ -390,6 +409,7 @@
   drawSummary(trace.summary);
   drawLayers(trace.layers);
   drawMade();
+  byId("warnings").append(...(trace.warnings ?? []).map((text) => el("p.note", {}, `Warning: ${visible(text)}`)));
   drawQueries();
   if (queries.length) choose(0);
   else byId("shown").textContent = "The trace has no queries.";
