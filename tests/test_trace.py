@@ -16,12 +16,12 @@ from whence.errors import OptionError, StoreError
 from whence.evidence import together
 from whence.example import example
 from whence.index import Index
-from whence.methods import Method, method
+from whence.methods import Method, chosen, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT
 from whence.query import Query, ask
 from whence.tokens import Encoding, Row, encode, pad, texts
-from whence.trace import chosen, trace_queries
+from whence.trace import trace_queries
 
 METHODS: list[Method] = [
     RepT(layer=3, scale="unit"),

@@ -22,7 +22,7 @@ from whence.columns import Ragged, to_arrow
 from whence.errors import OptionError
 from whence.evidence import SAMPLE
 from whence.index import Index
-from whence.methods import Asked, Blocks, Method, method
+from whence.methods import Asked, Blocks, Method, chosen
 from whence.methods.method import gathered
 from whence.model import Model
 from whence.tokens import Encoding, Row, batches, encode_all
@@ -94,7 +94,7 @@ def check_index(
     """
     if rows < FEWEST:
         raise OptionError("too few rows to check by", got=str(rows), do=f"give at least {FEWEST}")
-    how = _made(index, model, by)
+    how = chosen(index, model, by)
     names, order = how.names(model.depth), np.random.default_rng(seed).permutation(len(index))
     some, enough = order[:rows], len(index) >= FEWEST
     held = _held(index, names, order[:SAMPLE]) if names and enough else None
@@ -110,18 +110,6 @@ def check_index(
         _length(null, said["n_response"]),
     )
     return Checked(how, checks, len(some), seed)
-
-
-def _made(index: Index, model: Model, by: Method | str | None) -> Method:
-    """The method, with what its name leaves open as the index was made."""
-    made: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
-    if not isinstance(by, Method):
-        name, _, said = (by or next(iter(made))).partition(":")
-        known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
-        by = method(f"{name}:{','.join([*known, said])}")
-    how = by.resolved(model.depth, None)
-    index.require(how.names(model.depth), how.name)
-    return how
 
 
 def _held(index: Index, names: Sequence[str], places: NDArray[np.int64]) -> Index:

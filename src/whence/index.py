@@ -116,7 +116,7 @@ class Index:
         places = np.random.default_rng(seed).permutation(len(self))[:count]
         held = [name for each in names for name in (each, f"{each}_norm") if name in self.rows.schema.names]
         means = {name: self.mean(name) for name in names if not pa.types.is_list(self.rows.schema.field(name).type)}
-        rows = InMemoryDataset(self.rows.take(places.tolist(), columns=held))
+        rows = InMemoryDataset(self.rows.take(places.tolist(), columns=held).combine_chunks())
         return Index(self.path, {**self.manifest, "count": len(places)}, rows, means)
 
     def texts(self) -> Iterator[Example]:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.check import warnings
-from whence.errors import StoreError
 from whence.evidence import RATE, Evidence, controls, stability, together, weigh
 from whence.example import Example
 from whence.index import Index, Stored
-from whence.methods import Asked, Method, method
+from whence.methods import Asked, Method, chosen
 from whence.model import Model
 from whence.notebook import cell, table
 from whence.query import Asking, Query, ask
@@ -224,27 +223,6 @@ def _called(evidence: Evidence | None, scores: Float[Tensor, " N"], q: int) -> t
         return None
     order = scores.argsort(descending=True)
     return tuple(order[evidence.culprits[q, order]].tolist())
-
-
-def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
-    """The method to trace by; options that its name leaves open are as the index was made with."""
-    made: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
-    if by is None:
-        by = next(iter(made))
-    if isinstance(by, str):
-        name, _, said = by.partition(":")
-        known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
-        by = method(f"{name}:{','.join([*known, said])}")  # what is said last holds
-    by = by.resolved(model.depth, None)
-    index.require(by.names(model.depth), by.name)
-    stored = made.get(by.name, by.spec())
-    if other := [key for key in by.baked if stored[key] != getattr(by, key)]:
-        raise StoreError(
-            f"the blocks of {by.name} in {index.path} were made otherwise",
-            got="; ".join(f"{key}: index has {stored[key]}, asked {getattr(by, key)}" for key in other),
-            do=f"leave out {', '.join(other)}, or index again",
-        )
-    return by
 
 
 def _parts(

@@ -199,8 +199,8 @@ def check(
     from whence import report
     from whence.check import FILE, check_index
     from whence.index import Index
+    from whence.methods import chosen
     from whence.progress import stage
-    from whence.trace import chosen
 
     made = Index.open(idx)
     loaded = _reload(made, model, adapter, base, device, quantize)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from whence.errors import OptionError
+from whence.errors import OptionError, StoreError
+from whence.index import Index
 from whence.methods.bm25 import BM25
 from whence.methods.chance import Chance
 from whence.methods.datainf import DataInf
@@ -22,6 +23,7 @@ from whence.methods.repsim import RepSim
 from whence.methods.rept import RepT
 from whence.methods.tfidf import TfIdf
 from whence.methods.tracin import TracIn, TracInLN
+from whence.model import Model
 
 _KINDS = (
     Lesson, RepT, RepSim, Readout,
@@ -31,7 +33,7 @@ _KINDS = (
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
 DEFAULT = "lesson"
 
-__all__ = ["DEFAULT", "METHODS", "Asked", "Blocks", "Method", "method"]
+__all__ = ["DEFAULT", "METHODS", "Asked", "Blocks", "Method", "chosen", "method"]
 
 
 def method(spec: str | dict[str, Any], **more: Any) -> Method:
@@ -56,6 +58,27 @@ def method(spec: str | dict[str, Any], **more: Any) -> Method:
                 f"{name} has no option {key}", got=spec, do=f"its options are: {', '.join(known) or 'none'}"
             )
     return kind(**{key: _value(name, key, str(known[key]), value) for key, value in given.items()})
+
+
+def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
+    """The method to trace by; options that its name leaves open are as the index was made with."""
+    made: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
+    if by is None:
+        by = next(iter(made))
+    if isinstance(by, str):
+        name, _, said = by.partition(":")
+        known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
+        by = method(f"{name}:{','.join([*known, said])}")  # what is said last holds
+    by = by.resolved(model.depth, None)
+    index.require(by.names(model.depth), by.name)
+    stored = made.get(by.name, by.spec())
+    if other := [key for key in by.baked if stored[key] != getattr(by, key)]:
+        raise StoreError(
+            f"the blocks of {by.name} in {index.path} were made otherwise",
+            got="; ".join(f"{key}: index has {stored[key]}, asked {getattr(by, key)}" for key in other),
+            do=f"leave out {', '.join(other)}, or index again",
+        )
+    return by
 
 
 def _value(name: str, key: str, kind: str, value: Any) -> Any:
