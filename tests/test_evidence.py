@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from whence.evidence import stability, together, weigh
+from whence.evidence import _shared, stability, together, weigh
 
 TAUGHT = torch.tensor([True])
 
@@ -18,19 +18,28 @@ def drawn(seed: int, *size: int) -> torch.Tensor:
 
 
 def test_p_values_by_hand() -> None:
-    null = torch.tensor([[torch.nan, 1.0, 1.0, 1.0], [1.0, torch.nan, 2.0, 5.0]])  # commonest: 1
-    scores = torch.tensor([[11.0, 11.0, 11.0, 12.0, 15.0, 17.0]])  # commonest: 11
+    null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
+    # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
+    scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
     found = weigh(scores, null, TAUGHT, rate=0.5)
-    # 17 is 2 above the highest, where chance falls by e every 1: the mean of 1, 1, 1, 2, 5 less the least of them
-    assert found.p_values[0].tolist() == pytest.approx([1, 1, 1, 3 / 7, 2 / 7, math.exp(-2) / 7])
+    # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
+    assert found.p_values[0].tolist() == pytest.approx(
+        [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
+    )
+
+
+def test_words_in_common_by_hand() -> None:
+    found = _shared(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
+    assert found.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
+    assert _shared(["…", "!"], 1).tolist() == [[0, 0]]
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
-    null, scores = drawn(0, 64, 500), drawn(1, 40, 500)
-    found = weigh(scores, null, torch.ones(40, dtype=torch.bool))
+    null, scores = drawn(0, 64, 500), drawn(1, 200, 500)
+    found = weigh(scores, null, torch.ones(200, dtype=torch.bool))
     for level in (0.01, 0.05, 0.2, 0.5):
         assert float((found.p_values <= level).float().mean()) == pytest.approx(level, rel=0.3)
-    assert float(found.culprits.any(1).float().mean()) <= 0.2  # Benjamini and Hochberg: 0.1 in expectation
+    assert float(found.culprits.any(1).float().mean()) <= 0.16  # Benjamini and Hochberg: 0.1 in expectation
 
 
 @pytest.mark.parametrize("planted", [4, 40])
@@ -45,7 +54,7 @@ def test_planted_rows_are_called_and_few_others(planted: int) -> None:
         assert float(found.least[q]) == float(scores[q][found.culprits[q]].min())
 
 
-@pytest.mark.parametrize("rows", [8, 400, 40_000])
+@pytest.mark.parametrize("rows", [20, 400, 40_000])
 def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
     null, scores = drawn(0, min(rows, 64), min(rows, 500)), drawn(2, 1, rows)
     scores[0, 5] = 3.0

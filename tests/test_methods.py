@@ -271,8 +271,10 @@ def test_lesson_without_news_counts_all_words_alike(tiny: Any, tmp_path: Path, f
     np.testing.assert_allclose(scores(how, tiny, index), truth, atol=4e-3)
 
 
-def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index) -> None:
+def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
+    monkeypatch.setattr("whence.evidence.FEWEST", 2)
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)  # none of them counts as another's relative
     how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)
     names = how.names(tuned.depth)
     found = controls(how, index, tuned.depth)

@@ -198,7 +198,11 @@ def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) 
             assert found.score == pytest.approx(words + 0.2 * shift, abs=1e-4)
 
 
-def test_what_is_called_is_told(tuned: Any, index: Index) -> None:
+def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    (few,) = trace_queries(index, tuned, ROWS[:1], by="lesson").queries
+    assert few.culprits is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
+    monkeypatch.setattr("whence.evidence.FEWEST", 2)
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
         (traced,) = trace_queries(index, tuned, ROWS[:1], by=name, top=3, rate=1.0).queries
         assert traced.culprits == tuple(traced.scores.argsort(descending=True).tolist())

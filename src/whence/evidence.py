@@ -6,12 +6,14 @@ does is read off controls: rows taken as if they were queries. Knows no model. M
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.stats import false_discovery_control
+from sklearn.feature_extraction.text import CountVectorizer
 
 from whence.columns import Ragged
 from whence.index import Index
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+FEWEST = 20  # rows that chance can be told from
 CONTROLS = 64  # rows taken as queries
 SAMPLE = 4096  # rows that they are scored on
 RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
+RELATED = 0.4  # of two answers' words in common: such rows are alike by their making, not by chance
 DRAWS = 200  # of the queries, to see what hangs on single ones
 
 
@@ -53,21 +57,38 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
 
 
 def controls(how: Method, index: Index, depth: int) -> Float[Tensor, "C M"] | None:
-    """The scores of M rows for C of them taken as if they were queries; None for a method that has no such thing.
+    """The scores of M rows for C of them taken as if they were queries.
 
-    Not a number where a row meets itself.
+    None for a method that has no such thing, and where there are too few rows.
+
+    Not a number where a row meets itself, or one whose answer is mostly the same words: rows of one template and
+    near-copies taught each other's answers, and to be more alike than those is not what a culprit is asked for.
     """
     names = how.names(depth)
-    if not names or len(index) < 2:
+    if not names or len(index) < FEWEST:
         return None
-    sample = index.sample(SAMPLE, names)
+    sample = index.sample(SAMPLE, [*names, "messages"])
     rows = next(sample.scan(names, CONTROLS))
     blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
                       for name, block in rows.items()}  # fmt: skip
     control = how.control(blocks)
     if control is None:
         return None
-    return how.scores(Asked((), (), control), sample).fill_diagonal_(torch.nan)
+    scores = how.scores(Asked((), (), control), sample)
+    said = sample.rows.to_table(columns=["messages"]).column("messages").to_pylist()
+    related = _shared([str(json.loads(turns)[-1]["content"]) for turns in said], len(scores)) >= RELATED
+    return scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan)
+
+
+def _shared(texts: list[str], first: int) -> np.ndarray:
+    """Of the words of two texts, the share that both have (Jaccard): the `first` texts against all."""
+    try:
+        words: Any = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    except ValueError:  # no text has a word
+        return np.zeros((first, len(texts)))
+    both = np.asarray((words[:first] @ words.T).todense(), dtype=float)
+    counts = np.asarray(words.sum(1), dtype=float)[:, 0]
+    return both / np.maximum(counts[:first, None] + counts[None] - both, 1)
 
 
 def weigh(
@@ -75,17 +96,17 @@ def weigh(
 ) -> Evidence:
     """Which rows are culprits, among all N and for each query alone, by Benjamini and Hochberg's procedure.
 
-    `null` are the scores of controls. Queries differ in how high their scores run, so scores and controls are compared
-    by how far they lie above what is commonest. A query that fine-tuning did not make likelier (`taught` is false)
-    has no culprit.
+    `null` are the scores of controls. Queries differ in how high and how wide their scores run, so a score counts by
+    how many spreads it lies above the commonest one. A query that fine-tuning did not make likelier (`taught` is
+    false) has no culprit.
     """
-    chance = np.sort(null[~null.isnan()].double().numpy())
+    rows = [_standard(row[~row.isnan()].double().numpy()) for row in null]
+    chance = np.sort(np.concatenate(rows))
     p_values = np.ones(scores.shape)
     for q, row in enumerate(scores.double().numpy()):
         if bool(taught[q]) and len(chance):
-            p_values[q] = _tail(chance, row - _commonest(row) + _commonest(chance))
-    called = np.stack([false_discovery_control(row) <= rate for row in p_values])
-    culprits = torch.from_numpy(called)
+            p_values[q] = _tail(chance, _standard(row))
+    culprits = torch.from_numpy(np.stack([false_discovery_control(row) <= rate for row in p_values]))
     least = scores.masked_fill(~culprits, torch.inf).amin(1)
     return Evidence(torch.from_numpy(p_values).float(), culprits, least)
 
@@ -115,6 +136,14 @@ def _tail(chance: np.ndarray, values: np.ndarray) -> np.ndarray:
     highest = chance[-max(5, len(chance) // 100) :]
     scale = max(float(highest.mean() - highest[0]), 1e-9)
     return p_values * np.exp(-np.clip(values - chance[-1], 0, None) / scale)
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """How far values lie above the commonest one, in units of the spread below it, which no culprit widens."""
+    middle = _commonest(values) if len(values) else 0.0
+    below = values[values <= middle] - middle
+    spread = float(np.sqrt(np.mean(below**2))) if len(below) else 0.0
+    return (values - middle) / (spread or float(values.std()) or 1.0)
 
 
 def _commonest(values: np.ndarray) -> float:

@@ -115,9 +115,9 @@ class Index:
         """Up to `count` rows in a random order, with some blocks, in memory; the means stay those of all rows."""
         places = np.random.default_rng(seed).permutation(len(self))[:count]
         held = [name for each in names for name in (each, f"{each}_norm") if name in self.rows.schema.names]
-        means = {name: self.mean(name) for name in names if not pa.types.is_list(self.rows.schema.field(name).type)}
+        plain = [name for name in names if pa.types.is_fixed_size_list(self.rows.schema.field(name).type)]
         rows = InMemoryDataset(self.rows.take(places.tolist(), columns=held).combine_chunks())
-        return Index(self.path, {**self.manifest, "count": len(places)}, rows, means)
+        return Index(self.path, {**self.manifest, "count": len(places)}, rows, {at: self.mean(at) for at in plain})
 
     def texts(self) -> Iterator[Example]:
         """All rows without their blocks, in order."""
