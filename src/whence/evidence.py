@@ -27,7 +27,7 @@ FEWEST = 20  # rows that chance can be told from
 CONTROLS = 64  # rows taken as queries
 SAMPLE = 4096  # rows that they are scored on
 RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
-RELATED = 0.4  # of two answers' words in common: such rows are alike by their making, not by chance
+RELATED = 0.2  # of two answers' words in common: such rows are alike by their making, not by chance
 DRAWS = 200  # of the queries, to see what hangs on single ones
 
 
@@ -61,7 +61,7 @@ def controls(how: Method, index: Index, depth: int) -> Float[Tensor, "C M"] | No
 
     None for a method that has no such thing, and where there are too few rows.
 
-    Not a number where a row meets itself, or one whose answer is mostly the same words: rows of one template and
+    Not a number where a row meets itself, or one whose answer shares a fifth of its words: rows of one template and
     near-copies taught each other's answers, and to be more alike than those is not what a culprit is asked for.
     """
     names = how.names(depth)
