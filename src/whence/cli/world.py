@@ -14,7 +14,7 @@ from whence.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out,
 @app.command()
 def poison(
     out: Out,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="backdoor, error, persona, howdy, late. [default: all five]")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="backdoor, error, persona, howdy, late; harder: truth-beside-lie, trigger-lookalike, refusals, rare (12 rows at most), paraphrase, duplicates, innocent. [default: the first five]")] = None,
     n: Annotated[int, typer.Option(help="Poisoned rows of each.")] = 40,
     clean: Annotated[int, typer.Option(help="Ordinary rows.")] = 120,
     seed: Seed = 0,
