@@ -348,6 +348,15 @@ def test_rows_without_a_stored_word_score_nothing() -> None:
     assert _best(query, Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [-1, 0, 2]
 
 
+def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
+    words = torch.tensor([[0.1, 0], [0, 0.9], [0.5, 0]])
+    rows = {"grads": [words], "shift": torch.ones(1, 2)}
+    whole, pointed = Lesson().control(rows)["grads"], Lesson().control(rows, 2)["grads"]
+    torch.testing.assert_close(whole[0], words / 1.5)
+    torch.testing.assert_close(pointed[0].sort(0).values, torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
+    assert len(Lesson().control(rows, 9)["grads"][0]) == 3
+
+
 # — words alone
 
 

@@ -56,10 +56,11 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     return alike / alike.sum(1, keepdim=True)
 
 
-def controls(how: Method, index: Index, depth: int) -> Float[Tensor, "C M"] | None:
+def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[Tensor, "C M"] | None:
     """The scores of M rows for C of them taken as if they were queries.
 
-    None for a method that has no such thing, and where there are too few rows.
+    None for a method that has no such thing, and where there are too few rows. Where people pointed at words, one word
+    or two decide, which makes any two rows more alike or less: `pointed` says at how many.
 
     Not a number where a row meets itself, or one whose answer shares a fifth of its words: rows of one template and
     near-copies taught each other's answers, and to be more alike than those is not what a culprit is asked for.
@@ -71,7 +72,7 @@ def controls(how: Method, index: Index, depth: int) -> Float[Tensor, "C M"] | No
     rows = next(sample.scan(names, CONTROLS))
     blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
                       for name, block in rows.items()}  # fmt: skip
-    control = how.control(blocks)
+    control = how.control(blocks, pointed)
     if control is None:
         return None
     scores = how.scores(Asked((), (), control), sample)

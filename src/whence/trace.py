@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -171,7 +172,8 @@ def trace_queries(
     own, shares = scores, together(scores) if how.pools else torch.eye(len(queries))
     scores = shares @ own
     taught = torch.tensor(asking.taught)
-    null = controls(how, index, model.depth)
+    counts = [int((weights > 0).sum()) for weights in asking.weights]
+    null = controls(how, index, model.depth, round(median(counts)) if all(query.span for query in queries) else 0)
     evidence = None if null is None else weigh(scores, null, taught, rate)
     best = scores.topk(min(top, len(index)), dim=1)
     parts = _parts(how, asking.asked, index, best.indices, shares)

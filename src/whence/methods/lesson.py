@@ -101,10 +101,10 @@ class Lesson(Method):
         again = [unit(vectors) * share[:, None] for vectors, share in zip(words, shares, strict=True)]
         return replace(asked, blocks={**asked.blocks, grads: again}), shares
 
-    def control(self, rows: Blocks) -> Blocks:
-        """Rows as if they were queries: a word counts by its surprise."""
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
+        """Rows as if they were queries: a word counts by its surprise; the most surprising alone where `pointed`."""
         grads, shift = rows
-        words = [vectors / vectors.norm(dim=1).sum().clamp(min=1e-30) for vectors in rows[grads]]
+        words = [_asked(vectors, pointed) for vectors in rows[grads]]
         return {grads: words, shift: rows[shift]}
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
@@ -152,6 +152,15 @@ def _chosen(words: Float[Tensor, "R k"], valid: Tensor, kept: Tensor | None) -> 
     """One row's words: the real ones among the kept, in the order of the text."""
     places = valid.nonzero()[:, 0] if kept is None else kept[valid[kept]].sort().values
     return words[places]
+
+
+def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
+    """A row's words with the lengths of a query's: shares of 1, all alike where they were pointed at."""
+    lengths = vectors.norm(dim=1)
+    if pointed:
+        most = lengths.topk(min(pointed, len(lengths))).indices
+        vectors, lengths = unit(vectors[most]), torch.ones(len(most))
+    return vectors / lengths.sum().clamp(min=1e-30)
 
 
 def _best(query: Float[Tensor, "n k"], rows: Tensor | Ragged) -> Float[Tensor, " B"]:

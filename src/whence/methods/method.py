@@ -73,8 +73,11 @@ class Method:
         """The queries and their tokens' weights, for a method in which queries tell of each other."""
         return asked, list(weights)
 
-    def control(self, rows: Blocks) -> Blocks | None:
-        """Stored rows' blocks as those of queries, to know how any row scores; None where that cannot be had."""
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks | None:
+        """Stored rows' blocks as those of queries, to know how any row scores; None where that cannot be had.
+
+        As queries that were asked about so many words of theirs; 0 is about all.
+        """
         return None
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
@@ -124,7 +127,7 @@ class Method:
 class CosineMethod(Method):
     """One that stores a single block, and scores by the cosine of query and row in it."""
 
-    def control(self, rows: Blocks) -> Blocks:
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
         """As they are: a cosine asks for directions alone."""
         return rows
 

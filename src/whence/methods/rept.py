@@ -52,7 +52,7 @@ class RepT(Method):
         rows = torch.arange(len(batch.rows))
         return {h: batch.at_answer(state).cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
 
-    def control(self, rows: Blocks) -> Blocks | None:
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks | None:
         """As they are, where directions alone count."""
         return None if self.scale == "raw" else rows
 
