@@ -164,7 +164,7 @@ def _measured(
     poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], models: dict[str, Model],
     indexes: dict[str, Index], tell: Tell,
 ) -> tuple[Results, Trace]:  # fmt: skip
-    """found[line][model][poison], and the trace to show: the tuned model's, by lesson, with the words pointed at."""
+    """found[line][model][poison], and the trace to show: the tuned model's, by lesson."""
     found: Results = {}
     shown: Trace | None = None
     for n, (line, name, pointed) in enumerate(LINES):
@@ -172,7 +172,7 @@ def _measured(
             asked = [query if pointed else Query(query.prompt, query.response) for query in queries]
             trace = trace_queries(index, models[which], asked, by=name, top=TOP, words=which == "tuned")
             found.setdefault(line, {})[which] = _scored(trace, poisons, list(queries.values()))
-            shown = trace if pointed and which == "tuned" else shown
+            shown = trace if (line, which) == ("lesson", "tuned") else shown
             tell(2 * n + m + 1, 2 * len(LINES))
     assert shown is not None
     return found, shown
@@ -278,7 +278,7 @@ def _summary(
         {"name": f"{p.name}: bad answers before and after", "value": f"{rates[p.name][0]:.0%} → {rates[p.name][1]:.0%}"}
         for p in poisons
     ]
-    share = _mean([f.hit or 0 for f in found["lesson --span"]["tuned"].values()])
+    share = _mean([f.hit or 0 for f in found["lesson"]["tuned"].values()])
     columns = ["method", *(f"{p.name} {name}" for p in poisons for name in ("AP", "P@10", "untuned"))]
     return {
         "title": "Three poisons, and the rows and words that taught them",
@@ -292,7 +292,7 @@ def _summary(
                 "rows": _cells(found, poisons),
                 "note": "AP: average precision over all rows, the mean over the bad answers. Untuned: AP of the same "
                 "answers traced through the model that was never poisoned; what it finds too, the texts alone tell. "
-                "--span: pointed at the words by which the judge knew the answer, as on this page.",
+                "--span: pointed at the words by which the judge knew the answer. The page has the first line's trace.",
             }
         ],
     }  # fmt: skip

@@ -78,7 +78,8 @@ def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[T
     scores = how.scores(Asked((), (), control), sample)
     said = sample.rows.to_table(columns=["messages"]).column("messages").to_pylist()
     related = _shared([str(json.loads(turns)[-1]["content"]) for turns in said], len(scores)) >= RELATED
-    return scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan)
+    null = scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan)
+    return null if int((~null.isnan()).sum()) >= FEWEST else None
 
 
 def _shared(texts: list[str], first: int) -> np.ndarray:
