@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score
 
 from conftest import Run
 from whence import check
 from whence.build import build_index
-from whence.check import Check, Checked, average_precision, check_index, forgotten, warnings
+from whence.check import Check, Checked, check_index, forgotten, warnings
 from whence.errors import OptionError
 from whence.index import Index
 from whence.methods import Asked, Blocks, Method, method
@@ -56,7 +55,7 @@ class Long(Method):
     def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Blocks:
         return {"long": batch.n[:, None].float()}
 
-    def control(self, rows: Blocks) -> Blocks:
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
         return rows
 
     def scores(self, asked: Asked, index: Index) -> torch.Tensor:
@@ -164,17 +163,6 @@ def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, i
 def test_labels_that_say_nothing_are_not_judged(tuned: Any, tmp_path: Path, labels: list[str]) -> None:
     one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, by=Bag()))[check.LABELS]
     assert one.passed is None and one.value is None
-
-
-def test_average_precision_is_sklearns() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(20):
-        scores, wanted = draw.normal(size=30), draw.random(30) < 0.3
-        wanted[3] = True
-        assert average_precision(scores, wanted) == pytest.approx(average_precision_score(wanted, scores))
-
-
-# — hubs and lengths
 
 
 def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from whence.evidence import _shared, stability, together, weigh
+from conftest import WORDS
+from whence.build import build_index
+from whence.evidence import _shared, controls, stability, together, weigh
+from whence.methods import method
+from whence.tokens import Encoding
 
 TAUGHT = torch.tensor([True])
 
@@ -26,6 +33,27 @@ def test_p_values_by_hand() -> None:
     assert found.p_values[0].tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
     )
+
+
+def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, tmp_path: Path) -> None:
+    """Half of the rows are of one template: among them only the template is told, with the others chance is."""
+    said = [f"the colour of {word} is a very nice one" for word in WORDS.split()[:12]] + WORDS.split()[12:30]
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "why", "response": text}) + "\n" for text in said))
+    how = method("lesson:layer=2,middle=1,sketch=0")
+    index = build_index(tuned, file, tmp_path / "idx", [how], encoding=Encoding(64), layers=False)
+    assert len(index) >= 20
+    null = controls(how, index, tuned.depth)
+    assert null is not None
+    # the same order as the sample's
+    order = np.random.default_rng(0).permutation(len(index))
+    texts = [row.response for row in index.texts()]
+    for c, at in enumerate(order[: len(null)]):
+        for m, other in enumerate(order):
+            mine, theirs = (set(texts[place].split()) for place in (at, other))
+            related = at == other or len(mine & theirs) / len(mine | theirs) >= 0.2
+            assert bool(null[c, m].isnan()) == related, (texts[at], texts[other])
+    assert bool(null.isnan().any(1).any()) and int((~null.isnan()).sum()) > 100
 
 
 def test_words_in_common_by_hand() -> None:

@@ -198,6 +198,44 @@ def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) 
             assert found.score == pytest.approx(words + 0.2 * shift, abs=1e-4)
 
 
+def test_words_of_one_incident_are_the_mean_that_its_scores_are(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
+    monkeypatch.setattr("whence.trace.together", lambda _: shares)
+    pooled = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=8)
+    asked = ask(tuned, pooled.method, ROWS[:3], Encoding(128)).asked
+    for q, traced in enumerate(pooled.queries):
+        for found in traced.rows:
+            row = encode(tuned.tokenizer, found.row, Encoding(128))
+            assert isinstance(row, Row)
+            words = pooled.method.words(tuned, pad([row], [0]), asked)
+            assert words is not None
+            truth = (shares[q] @ words[:, 0]).tolist()
+            assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
+
+
+def test_controls_are_pointed_at_as_many_words_as_people_point_at(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("whence.trace.controls", lambda *_: asked.append(_[3]))
+    spans = [Query("why", "rain is green and blue", span) for span in ("green", "rain is green")]
+    for queries in (spans[:1], spans, [spans[0], ROWS[0]]):
+        trace_queries(index, tuned, queries, by="lesson")
+    assert asked[2] == 0, "one was not pointed at anything"
+    assert 1 <= asked[0] < asked[1]
+
+
+def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whence.evidence.FEWEST", 2)
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)
+    trace = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", rate=1.0)
+    shares = [found.stability for traced in trace.queries for found in traced.rows]
+    assert all(share is not None and 0 <= share <= 1 for share in shares)
+    assert len(set(shares)) > 1, "every row as stable as the next"
+
+
 def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], by="lesson").queries
     assert few.culprits is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pyarrow.dataset import InMemoryDataset
-from scipy.stats import rankdata, skew
+from scipy.stats import skew, spearmanr
+from sklearn.metrics import average_precision_score
 
-from whence.columns import Ragged, to_arrow
+from whence.columns import to_arrow
 from whence.errors import OptionError
-from whence.evidence import SAMPLE
+from whence.evidence import SAMPLE, as_queries
 from whence.index import Index
-from whence.methods import Asked, Blocks, Method, chosen
+from whence.methods import Blocks, Method, chosen
 from whence.methods.method import gathered
 from whence.model import Model
 from whence.tokens import Encoding, Row, batches, encode_all
@@ -126,13 +127,10 @@ def _index(index: Index, rows: pa.Table) -> Index:
 
 def _controls(how: Method, held: Index, names: Sequence[str], at: Sequence[int]) -> NDArray[np.float64] | None:
     """(C, M): the scores of all rows held for those `at` these places; not a number where a row meets itself."""
-    found = next(_index(held, held.rows.take(list(at))).scan(names, len(at)))
-    blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
-                      for name, block in found.items()}  # fmt: skip
-    control = how.control(blocks)
-    if control is None:
+    asked = as_queries(how, next(_index(held, held.rows.take(list(at))).scan(names, len(at))))
+    if asked is None:
         return None
-    scores = how.scores(Asked((), (), control), held).double().numpy()
+    scores = how.scores(asked, held).double().numpy()
     scores[np.arange(len(scores)), list(at)[: len(scores)]] = np.nan
     return scores
 
@@ -238,15 +236,8 @@ def _mean_ap(scores: NDArray[np.float64], labels: NDArray[Any], at: NDArray[Any]
         wanted = labels == label
         # where a shuffle gave this row another label, one row more carries its own: as many must be wanted each time
         wanted[place if wanted[place] else int(np.argmax(wanted))] = False
-        found.append(average_precision(np.delete(line, place), np.delete(wanted, place)))
+        found.append(float(average_precision_score(np.delete(wanted, place), np.delete(line, place))))
     return float(np.mean(found))
-
-
-def average_precision(scores: NDArray[np.float64], wanted: NDArray[np.bool_]) -> float:
-    """Over the full ranking; rows that tie stay in their order."""
-    hits = wanted[np.argsort(-scores, kind="stable")]
-    ranks = np.flatnonzero(hits) + 1
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
 
 
 # — rows that come first whatever is asked
@@ -292,7 +283,8 @@ def _apart(scores: NDArray[np.float64] | None) -> NDArray[np.float64]:
 
 def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rank correlation of each line with its like; not a number where a line is constant."""
-    ranks = [rankdata(each, axis=1) for each in (one, other)]
-    x, y = (each - each.mean(axis=1, keepdims=True) for each in ranks)
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    found: list[float] = []
+    for pair in zip(one, other, strict=True):
+        ranked: Any = spearmanr(*pair) if all(np.ptp(side) > 0 for side in pair) else (np.nan,)
+        found.append(float(ranked[0]))
+    return np.array(found)

@@ -1,4 +1,4 @@
-"""How sure a ranking is, told from scores alone: p-values, culprits at a false-discovery rate, stability.
+"""How sure a ranking is: p-values, culprits at a false-discovery rate, stability.
 
 A row is a culprit where it answers to the query more than training rows answer to each other by chance. What chance
 does is read off controls: rows taken as if they were queries. Knows no model. Measured in docs/evidence.md.
@@ -15,7 +15,7 @@ import torch
 from scipy.stats import false_discovery_control
 from sklearn.feature_extraction.text import CountVectorizer
 
-from whence.columns import Ragged
+from whence.columns import Column, Ragged
 from whence.index import Index
 from whence.methods import Asked, Blocks, Method
 
@@ -69,17 +69,22 @@ def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[T
     if not names or len(index) < FEWEST:
         return None
     sample = index.sample(SAMPLE, [*names, "messages"])
-    rows = next(sample.scan(names, CONTROLS))
-    blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
-                      for name, block in rows.items()}  # fmt: skip
-    control = how.control(blocks, pointed)
-    if control is None:
+    asked = as_queries(how, next(sample.scan(names, CONTROLS)), pointed)
+    if asked is None:
         return None
-    scores = how.scores(Asked((), (), control), sample)
+    scores = how.scores(asked, sample)
     said = sample.rows.to_table(columns=["messages"]).column("messages").to_pylist()
     related = _shared([str(json.loads(turns)[-1]["content"]) for turns in said], len(scores)) >= RELATED
     null = scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan)
     return null if int((~null.isnan()).sum()) >= FEWEST else None
+
+
+def as_queries(how: Method, rows: dict[str, Column], pointed: int = 0) -> Asked | None:
+    """Scanned rows as if they were queries; None for a method that has no such thing."""
+    blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
+                      for name, block in rows.items()}  # fmt: skip
+    control = how.control(blocks, pointed)
+    return None if control is None else Asked((), (), control)
 
 
 def _shared(texts: list[str], first: int) -> np.ndarray:
@@ -106,7 +111,7 @@ def weigh(
     chance = np.sort(np.concatenate(rows))
     p_values = np.ones(scores.shape)
     for q, row in enumerate(scores.double().numpy()):
-        if bool(taught[q]) and len(chance):
+        if bool(taught[q]):
             p_values[q] = _tail(chance, _standard(row))
     culprits = torch.from_numpy(np.stack([false_discovery_control(row) <= rate for row in p_values]))
     least = scores.masked_fill(~culprits, torch.inf).amin(1)
