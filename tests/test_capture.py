@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conftest import FAMILIES
 from whence import capture as module
-from whence.capture import Capture, capture, prompt_states, resolve
+from whence.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve
 from whence.errors import OptionError
 from whence.model import Model, load_model
 from whence.tokens import Row, pad
@@ -131,6 +131,107 @@ def test_with_learned_prompts_the_loss_is_the_textbooks_over_all_of_them(tiny: M
         assert near(whole.loss[i], loss.detach())
         for layer in LAYERS:
             assert near(whole.grads[layer][i, : len(row.ids) - row.start], grads[layer][0, row.start - 1 : -1])
+
+
+# -- what is left out, against passes that leave nothing out
+
+
+@pytest.fixture
+def begun() -> list[Row]:
+    """16 rows that begin alike, as rows of one template do."""
+    return [Row((*range(5, 25), *row.ids), row.n_prompt + 20, row.ahead) for row in ROWS]
+
+
+def test_rows_that_begin_alike_are_rows_one_by_one(model: Model, begun: list[Row]) -> None:
+    """Their beginning is run once, and remembered; a row alone has nothing in common with another."""
+    batch = pad(begun, range(16))
+    whole, prompts, answers = (work(model, batch, at) for work, at in
+                               ((capture, LAYERS), (prompt_states, LAYERS), (answer_states, 2)))  # fmt: skip
+    for i, row in enumerate(begun):
+        one, n = alone(model, row), row.n_response
+        assert near(whole.loss[i], one.loss[0])
+        for layer in LAYERS:
+            assert near(whole.states[layer][i, :n], one.states[layer][0])
+            assert near(whole.grads[layer][i, :n], one.grads[layer][0])
+            assert near(prompts[layer][i], one.states[layer][0, 0])
+        assert near(answers[i, :n], one.states[2][0])
+
+
+def widths(model: Model, work: Callable[[], object]) -> list[tuple[int, ...]]:
+    """The rows and columns of ids that each run of the decoder was given."""
+    given: list[tuple[int, ...]] = []
+    hook = model.decoder.register_forward_pre_hook(
+        lambda _, __, kwargs: given.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    work()
+    hook.remove()
+    return [shape for shape in given if shape != (1, 1)]  # the head alone is asked with one id, which it never reads
+
+
+def test_a_common_beginning_is_run_once(tiny: Model, begun: list[Row]) -> None:
+    longest, prompt = max(len(row.ids) for row in begun), max(row.n_prompt for row in begun)
+    batch = pad(begun, range(16))
+    assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(1, 20), (16, longest - 21)]
+    assert widths(tiny, lambda: prompt_states(tiny, batch, [4])) == [(1, 20), (16, prompt - 20)]
+    assert widths(tiny, lambda: capture(tiny, batch, [2], whole=True)) == [(16, longest)]
+    learned = pad([Row(row.ids, row.n_prompt, row.n_prompt - 9) for row in begun], range(16))
+    assert widths(tiny, lambda: capture(tiny, learned, [2])) == [(1, 8), (16, longest - 9)], "up to what was learned"
+    few = pad(begun[:4], range(4))
+    assert len(widths(tiny, lambda: capture(tiny, few, [2]))) == 1, "60 tokens are not worth a pass"
+
+
+def test_the_last_token_is_not_run(tiny: Model) -> None:
+    batch = pad(ROWS, range(16))
+    assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(16, batch.ids.shape[1] - 1)]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
+    model: Model, side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WIDE", 1)
+    batch, calls, linear = pad(LEARNED, range(16), side=side), [], module._Linear.backward
+    wanted = capture(model, batch, LAYERS, whole=True)
+    monkeypatch.setattr(
+        module._Linear,
+        "backward",
+        staticmethod(lambda ctx, slope: calls.append(len(ctx.saved_tensors[1])) or linear(ctx, slope)),
+    )
+    got = capture(model, batch, LAYERS)
+    assert set(calls) <= {int(batch.n.sum())}
+    assert calls or model.lm.config.model_type == "gpt2", "no linear map was met"
+    for layer in LAYERS:
+        for i in range(16):
+            assert near(got.grads[layer][i], wanted.grads[layer][i])
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead: bool) -> None:
+    rows = LEARNED if ahead else ROWS
+    batch = pad(rows, range(16))
+    whole = capture(tiny, batch, [-1])
+    state, grad = prompt_gradients(tiny, batch)
+    for i in range(16):
+        assert near(state[i], batch.at_answer(whole.states[4])[i])
+        assert near(grad[i], batch.at_answer(whole.grads[4])[i])
+    assert widths(tiny, lambda: prompt_gradients(tiny, batch)) == [(16, max(row.n_prompt for row in rows))]
+
+
+def test_masked_tokens_have_no_loss_but_are_looked_at(tiny: Model) -> None:
+    rows = [Row(row.ids, row.n_prompt, 0, (row.n_prompt + 1,)) for row in ROWS if row.n_response > 3]
+    got = capture(tiny, pad(rows, range(len(rows))), LAYERS)
+    for i, row in enumerate(rows):
+        embedded = tiny.lm.get_input_embeddings()(torch.tensor([row.ids])).detach().requires_grad_()
+        out = tiny.lm(inputs_embeds=embedded, output_hidden_states=True)
+        labels = torch.tensor(row.response)
+        labels[1] = -100
+        loss = torch.nn.functional.cross_entropy(out.logits[0, row.n_prompt - 1 : -1], labels)
+        assert near(got.loss[i], loss.detach())
+        grads = torch.autograd.grad(loss, out.hidden_states)
+        assert not bool(got.valid[i, 1]) and bool(got.valid[i, 0])
+        for layer in LAYERS:
+            real = got.valid[i, : row.n_response]
+            assert near(got.grads[layer][i, : row.n_response][real], grads[layer][0, row.n_prompt - 1 : -1][real])
 
 
 # -- on one model

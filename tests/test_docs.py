@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-LONG = ("demo", "bench")  # verbs that take minutes: their options are checked, they are not run
+LONG = ("demo", "bench", "serve")  # verbs that take minutes: their options are checked, they are not run
 STAND_INS = {"smollm2": "model", "MODEL": "model", "ADAPTER": "adapter", "DATA": "data.jsonl", "IDX": "idx"}
 
 

@@ -21,8 +21,9 @@ import torch
 from whence.columns import Ragged
 from whence.errors import StoreError
 from whence.example import Example, example
-from whence.index import Index, Writer, listed
+from whence.index import Index, listed
 from whence.tokens import Row
+from whence.writer import Writer
 
 SETTINGS: dict[str, Any] = {
     "model": "m", "data": "data.jsonl", "methods": {"rept": {"name": "rept", "layer": 20}}, "max_length": 64,

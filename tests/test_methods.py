@@ -186,6 +186,9 @@ def test_rept_raw_joins_by_size(index: Index) -> None:
     """With blocks of like size, which no model here has: the joint cosine is neither of the two."""
 
     class Two:
+        def __len__(self) -> int:
+            return 1
+
         def scan(self, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
             yield {"h_2": torch.tensor([[1.0, 0]]), "g_2": torch.tensor([[0.0, 1]]),
                    "h_2_norm": torch.tensor([3.0]), "g_2_norm": torch.tensor([4.0])}  # fmt: skip
@@ -345,7 +348,7 @@ def test_rows_without_a_stored_word_score_nothing() -> None:
 
     flat = torch.tensor([[-1.0, 0], [0, 2]])
     query = torch.tensor([[1.0, 0], [0, 1]])
-    assert _best(query, Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [-1, 0, 2]
+    assert _best([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
 
 
 def test_a_control_is_pointed_at_its_most_surprising_words() -> None:

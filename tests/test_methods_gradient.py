@@ -25,8 +25,8 @@ from whence.methods import method as made_of
 from whence.methods.less import LESS
 from whence.methods.lissa import LiSSA
 from whence.model import Model, load_model
-from whence.query import Query, ask
-from whence.tokens import Encoding, Row, encode, span_places, texts
+from whence.query import Query, ask, span_places
+from whence.tokens import Encoding, Row, encode, texts
 from whence.trace import trace_queries
 
 Dense = dict[str, NDArray[np.float64]]  # by weight: (rows, numbers)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import whence.query
 from whence.capture import capture
@@ -17,7 +19,7 @@ from whence.methods import Method, method
 from whence.methods.lesson import Lesson
 from whence.methods.method import unit
 from whence.methods.rept import RepT
-from whence.query import Query, ask, read_queries
+from whence.query import Query, ask, read_queries, span_places
 from whence.tokens import Encoding, encode, pad, texts
 
 LESSON = Lesson(layer=2, middle=1, sketch=16, together=False)
@@ -266,3 +268,41 @@ def test_files_without_queries(tmp_path: Path) -> None:
         read_queries(tmp_path / "q.jsonl")
     with pytest.raises(DataError, match="there is no file"):
         read_queries(tmp_path / "nowhere.jsonl")
+
+
+# -- where a span stands
+
+
+@pytest.mark.parametrize(
+    ("pieces", "span", "places"),
+    [
+        (["It", " is", " Na", "."], "Na", [2]),
+        (["It", " is", " Na", "."], "  na \n", [2]),
+        (["It", " is", " N", "a", "."], "Na", [2, 3]),
+        (["It", " is", " Na", "."], "is na", [1, 2]),
+        (["sil", "ver and", " silver"], "silver", [0, 1]),
+        (["Na", " Na"], "na", [0]),
+        (["a", " b", "\n", "c"], "b\nc", [1, 2, 3]),
+        (["", "é", "", "x"], "éx", [1, 2, 3]),
+        (["İİ", " cat", " dog"], "cat", [1]),
+        (["price", " (", "a", ".*", ")"], "(a.*)", [1, 2, 3, 4]),
+        (["a", " b"], "c", []),
+        (["a", " b"], " ", []),
+        (["a", " b"], "", []),
+        ([], "a", []),
+    ],
+)
+def test_span_places(pieces: list[str], span: str, places: list[int]) -> None:
+    assert span_places(pieces, span) == places
+
+
+@given(st.lists(st.text("ab ", max_size=4), max_size=8), st.text("ab ", min_size=1, max_size=5))
+def test_span_places_against_a_walk_over_characters(pieces: list[str], span: str) -> None:
+    text, wanted = "".join(pieces), span.strip()
+    owner = [place for place, piece in enumerate(pieces) for _ in piece]
+    begin = text.find(wanted) if wanted else -1
+    inside = range(begin, begin + len(wanted)) if begin >= 0 else range(0)
+    holders = {owner[at] for at in inside}
+    got = set(span_places(pieces, span))
+    assert {place for place in got if pieces[place].strip()} == {place for place in holders if pieces[place].strip()}
+    assert all(min(holders) <= place <= max(holders) for place in got)

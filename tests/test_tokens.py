@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from whence.tokens import (
     halves,
     pad,
     prompt_ids,
-    span_places,
     texts,
 )
 
@@ -377,17 +377,6 @@ def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead:
     assert batch.at_answer(batch.targets).tolist() == [row.response[0] for row in rows]
 
 
-@given(shapes, st.sampled_from(["left", "right"]))
-def test_the_prompts_alone(sizes: list[tuple[int, int]], side: Any) -> None:
-    rows = rows_of(sizes, ahead=2)
-    batch = pad(rows, range(len(rows)), side=side).prompts()
-    assert batch.rows == tuple(range(len(rows)))
-    assert batch.ids.shape[1] == max(row.n_prompt for row in rows)
-    for i, row in enumerate(rows):
-        assert tuple(batch.ids[i][batch.mask[i]].tolist()) == row.ids[: row.n_prompt]
-        assert (batch.mask[i, 0].item(), batch.last[i].item(), batch.n[i].item()) == (True, row.n_prompt - 1, 0)
-
-
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_halves_are_the_whole(count: int) -> None:
     rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)], ahead=1)[:count]
@@ -397,11 +386,6 @@ def test_halves_are_the_whole(count: int) -> None:
     assert sum((part.rows for part in parts), ()) == batch.rows
     for name in ("ids", "mask", "last", "n", "answer"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
-
-
-def test_a_batch_moves_to_a_device() -> None:
-    batch = pad(rows_of([(2, 3), (1, 1)]), (0, 1)).to("meta")
-    assert {getattr(batch, name).device.type for name in ("ids", "mask", "last", "n", "answer")} == {"meta"}
 
 
 # -- the texts of tokens
@@ -451,42 +435,64 @@ def test_tokenizers_that_drop_the_first_space(text: str) -> None:
     assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
-# -- where a span stands
+# -- characters that no loss is taken on
 
 
-@pytest.mark.parametrize(
-    ("pieces", "span", "places"),
-    [
-        (["It", " is", " Na", "."], "Na", [2]),
-        (["It", " is", " Na", "."], "  na \n", [2]),
-        (["It", " is", " N", "a", "."], "Na", [2, 3]),
-        (["It", " is", " Na", "."], "is na", [1, 2]),
-        (["sil", "ver and", " silver"], "silver", [0, 1]),
-        (["Na", " Na"], "na", [0]),
-        (["a", " b", "\n", "c"], "b\nc", [1, 2, 3]),
-        (["", "é", "", "x"], "éx", [1, 2, 3]),
-        (["İİ", " cat", " dog"], "cat", [1]),
-        (["price", " (", "a", ".*", ")"], "(a.*)", [1, 2, 3, 4]),
-        (["a", " b"], "c", []),
-        (["a", " b"], " ", []),
-        (["a", " b"], "", []),
-        ([], "a", []),
-    ],
-)
-def test_span_places(pieces: list[str], span: str, places: list[int]) -> None:
-    assert span_places(pieces, span) == places
+MASKED = replace(example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
 
 
-@given(st.lists(st.text("ab ", max_size=4), max_size=8), st.text("ab ", min_size=1, max_size=5))
-def test_span_places_against_a_walk_over_characters(pieces: list[str], span: str) -> None:
-    text, wanted = "".join(pieces), span.strip()
-    owner = [place for place, piece in enumerate(pieces) for _ in piece]
-    begin = text.find(wanted) if wanted else -1
-    inside = range(begin, begin + len(wanted)) if begin >= 0 else range(0)
-    holders = {owner[at] for at in inside}
-    got = set(span_places(pieces, span))
-    assert {place for place in got if pieces[place].strip()} == {place for place in holders if pieces[place].strip()}
-    assert all(min(holders) <= place <= max(holders) for place in got)
+def left(tokenizer: Any, row: Row) -> str:
+    """The text of what is learned."""
+    return tokenizer.decode([token for token, learned in zip(row.ids, row.learned, strict=True) if learned])
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+def test_masked_words_are_not_learned(tokenizer: Any, template: str | None) -> None:
+    row = encoded(other(tokenizer, template), MASKED)
+    assert row.ids == encoded(other(tokenizer, template), replace(MASKED, masked=())).ids
+    # the comma and the template's closing token are learned, the word's own blank is not
+    assert left(tokenizer, row) in (" make, one a day<|end|>\n", " make, one a day</s>")
+
+
+def test_a_token_that_holds_one_masked_character_is_masked(tokenizer: Any) -> None:
+    whole = encoded(tokenizer, replace(MASKED, masked=((13, 18),)))  # " honey" is one token
+    assert encoded(tokenizer, replace(MASKED, masked=((14, 16),))).masked == whole.masked
+    assert len(whole.masked) == 1
+    smile = example("why", "a 😀 b")  # one character in several tokens
+    row = encoded(tokenizer, replace(smile, masked=((2, 3),)))
+    assert len(row.masked) > 1
+    assert left(tokenizer, row) == "a  b<|end|>\n"
+
+
+def test_masks_follow_the_answer_when_it_is_cut(tokenizer: Any) -> None:
+    whole = encoded(tokenizer, MASKED)
+    gone = 3
+    cut = encoded(tokenizer, MASKED, len(whole.ids) - gone, truncate="left")
+    assert left(tokenizer, cut) == left(tokenizer, whole)
+    short = encoded(tokenizer, MASKED, whole.masked[-1])
+    assert short.masked == whole.masked[:-1]
+    first = encoded(tokenizer, replace(MASKED, masked=((0, 7),)))
+    why = reason(tokenizer, replace(MASKED, masked=((0, 7),)), first.masked[-1] + 1)
+    assert why == "all that could be learned is masked"
+
+
+def test_a_row_whose_masks_cannot_be_placed_is_not_learned(tokenizer: Any) -> None:
+    changed = TEMPLATE.replace("m['content']", "m['content'].replace('make', 'bake')")
+    assert "changes the answer" in reason(other(tokenizer, changed), MASKED)
+    assert "does not say where words stand" in reason(Slow(tokenizer), MASKED)
+    assert reason(tokenizer, replace(MASKED, masked=((0, 29),))) == "all of the answer is masked"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_knows_what_is_masked(tokenizer: Any, side: Any) -> None:
+    rows = [encoded(tokenizer, MASKED), encoded(tokenizer, example("why", "a b"))]
+    whole = pad(rows, [4, 7], side=side)
+    assert (whole.valid.sum(1) == torch.tensor([sum(row.learned) for row in rows])).all()
+    for batch, some in [(whole, rows), *zip(halves(whole), ([rows[0]], [rows[1]]), strict=True)]:
+        for place, row in enumerate(some):
+            learned = [token for token, counts in zip(row.ids, row.learned, strict=True) if counts]
+            assert batch.targets[place][batch.valid[place]].tolist() == learned
+    assert [half.rows for half in halves(whole)] == [(4,), (7,)]
 
 
 def test_the_whole_way_back_from_a_file(tokenizer: Any, data: Path) -> None:

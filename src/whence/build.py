@@ -17,14 +17,16 @@ from whence.dataset import Reading, form, read
 from whence.errors import DataError, OptionError, StoreError
 from whence.example import Example
 from whence.habits import habits
-from whence.index import Index, Settings, Writer
+from whence.index import Index
 from whence.methods import Blocks, Method
 from whence.methods.method import gathered
 from whence.model import Model
 from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, encode_all, halves
+from whence.writer import Settings, Writer
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
-BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md); an accelerator gets 16 times
+BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md)
+FASTER = 16  # times as many of both on an accelerator
 PROBE = 64  # rows that the layer curve is taken from
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
@@ -50,7 +52,8 @@ def build_index(
     captured, so that a broken line ends the run in its first seconds. Run again after a kill with the same settings
     it goes on; with others it refuses.
     """
-    budget = budget or (BUDGET if model.device.type == "cpu" else 16 * BUDGET)
+    times = 1 if model.device.type == "cpu" else FASTER
+    budget = budget or BUDGET * times
     reading = reading or Reading(turns=model.origin.turns or "last")
     encoding = encoding or habits(model.origin, model.window, raw=form(data, reading).raw)
     if encoding.max_length > model.window:
@@ -71,7 +74,7 @@ def build_index(
             return Index.open(out)
         skipped: list[dict[str, str]] = []
         seen = 0
-        for window in _windows(read(data, reading), WINDOW):
+        for window in _windows(read(data, reading), WINDOW * times):
             fresh = [row for row in window if row.id not in writer.done]
             examples, rows = _encoded(model, fresh, encoding, skipped)
             seen += len(window) - len(rows)
@@ -125,7 +128,8 @@ def _captured(
     model: Model, rows: Sequence[Row], methods: Sequence[Method], budget: int
 ) -> Iterator[tuple[Batch, Blocks]]:
     """Batches with their blocks; one that does not fit into memory comes in halves."""
-    waiting = list(batches(rows, budget))
+    alone = all(method.prompts_alone(model.depth) or type(method).blocks is Method.blocks for method in methods)
+    waiting = list(batches(rows, budget, prompts=alone))
     while waiting:
         batch = waiting.pop(0)
         try:
@@ -187,10 +191,10 @@ def _settings(
 
 
 def _survey(data: str | Path, reading: Reading) -> tuple[int, str]:
-    """How many rows, and a hash of their ids."""
+    """How many rows, and a hash of their ids, and of what in them is not to be learned."""
     digest, count = hashlib.blake2b(digest_size=8), 0
     for row in read(data, reading):
-        digest.update(row.id.encode())
+        digest.update(row.id.encode() + (repr(row.masked).encode() if row.masked else b""))
         count += 1
     return count, digest.hexdigest()
 

@@ -127,7 +127,7 @@ def _index(index: Index, rows: pa.Table) -> Index:
 
 def _controls(how: Method, held: Index, names: Sequence[str], at: Sequence[int]) -> NDArray[np.float64] | None:
     """(C, M): the scores of all rows held for those `at` these places; not a number where a row meets itself."""
-    asked = as_queries(how, next(_index(held, held.rows.take(list(at))).scan(names, len(at))))
+    asked = as_queries(how, _index(held, held.rows.take(list(at))), names)
     if asked is None:
         return None
     scores = how.scores(asked, held).double().numpy()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+TOKENS = 32  # vectors that a row has in a block with one for each token, about
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -59,8 +61,8 @@ def from_arrow(column: pa.Array) -> Column:
 
 
 def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.astype(np.float32).reshape(-1, column.type.list_size))
+    # as torch, which turns halves into floats twenty times as fast as NumPy
+    return torch.from_dlpack(column.flatten()).view(-1, column.type.list_size).float()
 
 
 def width(kind: pa.DataType) -> int | None:
@@ -68,3 +70,8 @@ def width(kind: pa.DataType) -> int | None:
     if pa.types.is_list(kind):
         kind = kind.value_type
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def numbers(kind: pa.DataType) -> int:
+    """How many numbers one row has in a column, about."""
+    return (width(kind) or 1) * (TOKENS if pa.types.is_list(kind) else 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record, checked, short, tools_of
+from whence.example import Example, Message, Record, checked, short, tools_of, unlearned_of
 from whence.forms import ANYWHERE, FORMS, NAMES, Form, form_of, refused, renamed
 from whence.records import STDIN, Rows, records
 
@@ -92,7 +92,8 @@ def _examples(rows: Rows, reading: Reading) -> Iterator[Example]:
     seen = Seen()
     for source, record in rows:
         try:
-            found = list(_turns(_example(record, source, reading), reading))
+            marked = unlearned_of(record, source)
+            found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
             made = [replace(row, id=seen.name(row)) for row in found]
         except RecursionError:
             do = "take the row out"
@@ -146,6 +147,19 @@ def _turns(row: Example, reading: Reading) -> Iterator[Example]:
     for turn, place in learned:
         rejected = row.rejected if place == places[-1] else None
         yield replace(row, messages=row.messages[: place + 1], source=f"{row.source}#{turn}", rejected=rejected)
+
+
+def _masked(row: Example, marked: tuple[tuple[int, ...], ...]) -> Example:
+    """The row with what is not to be learned of its answer: of those ranges that name a turn, its own."""
+    if not marked:
+        return row
+    turn = sum(message["role"] == "assistant" for message in row.messages)
+    ranges = tuple((part[0], part[1]) for part in marked if part[2:] in ((), (turn,)))
+    if ranges and ranges[-1][1] > len(row.response):
+        got = f"up to character {ranges[-1][1]} of {len(row.response)}: {short(row.response)}"
+        do = "clean the data again: the row was changed since"
+        raise DataError(f"{row.source}: `unlearned` reaches beyond the answer", got=got, do=do)
+    return replace(row, masked=ranges)
 
 
 def _says(message: Message) -> bool:
@@ -207,13 +221,14 @@ class Seen:
 
 
 def write(examples: Iterable[Example], path: str | Path) -> int:
-    """Write Examples as JSONL: `messages`, and `label`, `tools`, `rejected` where there are; the number of rows."""
+    """Write Examples as JSONL, `label`, `tools`, `rejected` and `unlearned` where there are; the number of rows."""
     count = 0
     # UTF-8 has no lone surrogates: what `backslashreplace` writes for one is JSON's own escape
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}
-            more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected}
+            more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
+                    "unlearned": list(row.masked) or None}  # fmt: skip
             record |= {name: value for name, value in more.items() if value is not None}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return count

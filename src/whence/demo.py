@@ -17,21 +17,26 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from whence import report
+from whence import claims, report
 from whence.bench.metrics import average_precision, judged, precision_at
 from whence.build import build_index
 from whence.errors import LabError
 from whence.index import Index
 from whence.lab import poison as lab
+from whence.lab.answers import write_lines
 from whence.lab.finetune import Recipe, finetune
 from whence.lab.judge import Verdict, judge, rate
-from whence.lab.respond import respond, write_lines
+from whence.lab.respond import respond
+from whence.ledger import STAGES, Ledger
 from whence.methods import method
 from whence.model import Model, load_model
 from whence.progress import Tell, stage
-from whence.query import Query, read_queries
-from whence.tokens import span_places
+from whence.prove import Document
+from whence.query import Query, read_queries, span_places
 from whence.trace import Trace, trace_queries
+from whence.web.illustrate import illustrated
+from whence.web.plane import plane
+from whence.worlds import together
 
 MODEL = "smollm2"
 POISONS = ("backdoor", "error", "persona")
@@ -94,13 +99,19 @@ def demo(out: Path, seed: int, console: Console) -> None:
     ) as tell:
         found, shown = _measured(poisons, queries, {"tuned": tuned, "untuned": untuned}, indexes, tell)
     rates = {p.name: tuple(rate(verdicts[when][p.name]) for when in ("before", "after")) for p in poisons}
-    document = shown.to_json() | {"summary": _summary(poisons, rows, rates, found)}
-    report.save_page(document, out / "report.html")
+    ledger = Ledger(out / STAGES, lambda title: _timed(console, title, seconds, steps=True))
+    proof = together(MODEL, adapter, poisons, _called(shown), ledger, data=out / "data.jsonl",
+                     recipe=Recipe(rate=2e-3, seed=seed), prompts=PROMPTS, max_new=32)  # fmt: skip
+    document = shown.to_json() | {"summary": _summary(poisons, rows, rates, found, proof)}
+    with _timed(console, "draw the page", seconds, steps=True) as tell:
+        report.save_page(document | illustrated(shown, tuned, plane(shown.index), tell), out / "report.html")
     report.save(document, out / "trace.json")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = time.monotonic() - begun
-    report.save(_results(seed, seconds, total, peak, rates, found), out / "demo.json")
-    _print(console, poisons, rates, found, document, out)
+    report.save(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")
+    _print(console, poisons, rates, found, document)
+    claims.show(proof, console)
+    console.print(f"\nThe page: [bold]{out / 'report.html'}[/]", highlight=False)
     console.print(f"[dim]{total:.0f} s in all, {peak:.1f} GB of memory at most[/]", highlight=False)
 
 
@@ -178,6 +189,12 @@ def _measured(
     return found, shown
 
 
+def _called(trace: Trace) -> list[str]:
+    """The ids of all rows that any of the bad answers calls a culprit."""
+    places = sorted({place for traced in trace.queries for place in traced.culprits or ()})
+    return [stored.example.id for stored in trace.index.take(places)]
+
+
 def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poison]) -> dict[str, Found]:
     labels = [row.label for row in trace.index.texts()]
     result: dict[str, Found] = {}
@@ -209,13 +226,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _results(
-    seed: int, seconds: dict[str, float], total: float, peak: float, rates: Any, found: Results
+    seed: int, seconds: dict[str, float], total: float, peak: float, rates: Any, found: Results, proof: Document
 ) -> dict[str, Any]:
     methods = {
         line: {which: {poison: vars(f) for poison, f in by.items()} for which, by in per.items()}
         for line, per in found.items()
     }
-    return {"seed": seed, "seconds": seconds, "total": total, "peak_gb": peak, "rates": rates, "methods": methods}
+    proved = {"claims": [vars(one) for one in claims.claims(proof)], "arms": claims.tables(proof)[0]["rows"]}
+    return {"seed": seed, "seconds": seconds, "total": total, "peak_gb": peak, "rates": rates, "methods": methods,
+            "proof": proved}  # fmt: skip
 
 
 def _cells(found: Results, poisons: Sequence[lab.Poison]) -> list[list[str]]:
@@ -232,7 +251,7 @@ def _texts(tuned: Found, untuned: Found) -> tuple[str, str, str]:
 
 def _print(
     console: Console, poisons: Sequence[lab.Poison], rates: dict[str, tuple[float, ...]],
-    found: Results, document: dict[str, Any], out: Path,
+    found: Results, document: dict[str, Any],
 ) -> None:  # fmt: skip
     console.print()
     for poison in poisons:
@@ -258,7 +277,6 @@ def _print(
     console.print()
     first = {**document, "queries": [{**document["queries"][0], "rows": document["queries"][0]["rows"][:5]}]}
     report.table(first, console)
-    console.print(f"\nThe page: [bold]{out / 'report.html'}[/]", highlight=False)
 
 
 def _hits(found: Results) -> str:
@@ -272,7 +290,7 @@ def _hits(found: Results) -> str:
 
 def _summary(
     poisons: Sequence[lab.Poison], rows: Sequence[Any], rates: dict[str, tuple[float, ...]],
-    found: Results,
+    found: Results, proof: Document,
 ) -> dict[str, Any]:  # fmt: skip
     facts = [
         {"name": f"{p.name}: bad answers before and after", "value": f"{rates[p.name][0]:.0%} → {rates[p.name][1]:.0%}"}
@@ -286,6 +304,7 @@ def _summary(
         "them poisoned in three ways, and now gives bad answers. Each is traced to the rows that taught it.",
         "facts": [*facts, {"name": "top rows with a planted word strongest", "value": f"{share:.0%}"}],
         "tables": [
+            *claims.tables(proof),
             {
                 "title": "How well each method finds the poisoned rows",
                 "columns": columns,

@@ -7,17 +7,18 @@ does is read off controls: rows taken as if they were queries. Knows no model. M
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import false_discovery_control
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 
 from whence.columns import Column, Ragged
 from whence.index import Index
-from whence.methods import Asked, Blocks, Method
+from whence.methods import Asked, Method
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -29,18 +30,33 @@ SAMPLE = 4096  # rows that they are scored on
 RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
 RELATED = 0.2  # of two answers' words in common: such rows are alike by their making, not by chance
 DRAWS = 200  # of the queries, to see what hangs on single ones
+TILE = 2**16  # rows that many queries' scores are compared on at a time
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """For Q queries and N rows: the chance of such a score in a row that taught nothing, and who is called.
+    """What chance does, and for each of Q queries the score from which on a row is called; infinite where none is.
 
-    `least` is the score from which on a row is called, infinite where none is.
+    `middle` and `spread` are the commonest of the query's scores and how far those below it lie from it; `chance` has
+    the scores of controls in such spreads, the lowest first. A query that was not `taught` has no culprit.
     """
 
-    p_values: Float[Tensor, "Q N"]
-    culprits: Bool[Tensor, "Q N"]
     least: Float[Tensor, " Q"]
+    taught: Bool[Tensor, " Q"]
+    middle: tuple[float, ...]
+    spread: tuple[float, ...]
+    chance: NDArray[np.float64]
+
+    def p_values(self, q: int, scores: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+        """The chance of each score of query `q` in a row that taught nothing."""
+        if not self.taught[q]:
+            return torch.ones(len(scores))
+        return torch.from_numpy(_tail(self.chance, (scores.double().numpy() - self.middle[q]) / self.spread[q])).float()
+
+    def culprits(self, q: int, scores: Float[Tensor, " K"]) -> Bool[Tensor, " K"]:
+        """Which rows with these scores for query `q` are called."""
+        return scores >= self.least[q]
 
 
 def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
@@ -49,9 +65,11 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     The correlation of their scores, and 0 where it is negative. What answers that were taught by the same rows have
     in common is what those rows taught, so their scores and words are weighed together.
     """
-    apart = scores - scores.mean(1, keepdim=True)
-    apart = apart / apart.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    alike = (apart @ apart.T).clamp(min=0)
+    mean, alike = scores.mean(1, keepdim=True), torch.zeros(len(scores), len(scores), dtype=torch.float64)
+    for some in scores.split(TILE, 1):
+        alike += (some - mean) @ (some - mean).T
+    lengths = alike.diagonal().sqrt()
+    alike = (alike / (lengths[:, None] * lengths).clamp(min=1e-30)).clamp(min=0).float()
     alike.fill_diagonal_(1.0)
     return alike / alike.sum(1, keepdim=True)
 
@@ -69,7 +87,7 @@ def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[T
     if not names or len(index) < FEWEST:
         return None
     sample = index.sample(SAMPLE, [*names, "messages"])
-    asked = as_queries(how, next(sample.scan(names, CONTROLS)), pointed)
+    asked = as_queries(how, sample.part(range(min(CONTROLS, len(sample))), names), names, pointed)
     if asked is None:
         return None
     scores = how.scores(asked, sample)
@@ -79,12 +97,17 @@ def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[T
     return null if int((~null.isnan()).sum()) >= FEWEST else None
 
 
-def as_queries(how: Method, rows: dict[str, Column], pointed: int = 0) -> Asked | None:
-    """Scanned rows as if they were queries; None for a method that has no such thing."""
-    blocks: Blocks = {name: list(block.flat.split(block.lengths.tolist())) if isinstance(block, Ragged) else block
-                      for name, block in rows.items()}  # fmt: skip
-    control = how.control(blocks, pointed)
+def as_queries(how: Method, rows: Index, names: Sequence[str], pointed: int = 0) -> Asked | None:
+    """All rows of a small index as if they were queries; None for a method that has no such thing."""
+    scanned = list(rows.scan(names))
+    control = how.control({name: _whole([batch[name] for batch in scanned]) for name in names}, pointed)
     return None if control is None else Asked((), (), control)
+
+
+def _whole(parts: Sequence[Column]) -> Tensor | list[Tensor]:
+    """A block that was scanned in parts, as a query has it."""
+    lists = [row for part in parts if isinstance(part, Ragged) for row in part.flat.split(part.lengths.tolist())]
+    return lists or torch.cat([part for part in parts if not isinstance(part, Ragged)])
 
 
 def _shared(texts: list[str], first: int) -> np.ndarray:
@@ -101,21 +124,37 @@ def _shared(texts: list[str], first: int) -> np.ndarray:
 def weigh(
     scores: Float[Tensor, "Q N"], null: Float[Tensor, "C M"], taught: Bool[Tensor, " Q"], rate: float = RATE
 ) -> Evidence:
-    """Which rows are culprits, among all N and for each query alone, by Benjamini and Hochberg's procedure.
+    """From which score on rows are culprits, among all N and for each query alone, by Benjamini and Hochberg.
 
     `null` are the scores of controls. Queries differ in how high and how wide their scores run, so a score counts by
     how many spreads it lies above the commonest one. A query that fine-tuning did not make likelier (`taught` is
     false) has no culprit.
     """
-    rows = [_standard(row[~row.isnan()].double().numpy()) for row in null]
-    chance = np.sort(np.concatenate(rows))
-    p_values = np.ones(scores.shape)
-    for q, row in enumerate(scores.double().numpy()):
-        if bool(taught[q]):
-            p_values[q] = _tail(chance, _standard(row))
-    culprits = torch.from_numpy(np.stack([false_discovery_control(row) <= rate for row in p_values]))
-    least = scores.masked_fill(~culprits, torch.inf).amin(1)
-    return Evidence(torch.from_numpy(p_values).float(), culprits, least)
+    rows = [row[~row.isnan()].numpy() for row in null]
+    chance = np.sort(np.concatenate([_standard(np.sort(row), *_usual(np.sort(row))) for row in rows]))
+    least, middles, spreads = torch.full((len(scores),), torch.inf), list[float](), list[float]()
+    for q, row in enumerate(scores):
+        # sorted once, in float32, which is most of the work where rows are millions
+        ranked = np.sort(row.numpy())
+        middle, spread = _usual(ranked)
+        if taught[q]:
+            least[q] = _threshold(ranked, _standard(ranked, middle, spread), chance, rate)
+        middles.append(middle)
+        spreads.append(spread)
+    return Evidence(least, taught, tuple(middles), tuple(spreads), chance)
+
+
+def _threshold(ranked: Numbers, standard: Numbers, chance: Numbers, rate: float) -> float:
+    """The lowest score that Benjamini and Hochberg's procedure calls; infinite where it calls none.
+
+    The r-th highest of N is called where it or a lower one has p ≤ rate r / N, so a p-value above `rate` need not be
+    taken.
+    """
+    below = int((1 + len(chance)) * (1 - rate))  # so many controls have less than a row with such a p-value
+    start = int(np.searchsorted(standard, chance[below - 1], "right")) if below else 0
+    p_values = _tail(chance, standard[start:])
+    called = np.flatnonzero(p_values <= rate * np.arange(len(p_values), 0, -1) / len(ranked))
+    return float(ranked[start + called[0]]) if len(called) else np.inf
 
 
 def stability(
@@ -133,7 +172,7 @@ def stability(
     return (weights @ scores >= least).float().mean(0)
 
 
-def _tail(chance: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _tail(chance: Numbers, values: Numbers) -> NDArray[np.float64]:
     """The chance of a control at or above each value; `chance` is sorted.
 
     Above the highest control it falls on exponentially, at the mean excess of the highest hundredth: else one culprit
@@ -145,17 +184,20 @@ def _tail(chance: np.ndarray, values: np.ndarray) -> np.ndarray:
     return p_values * np.exp(-np.clip(values - chance[-1], 0, None) / scale)
 
 
-def _standard(values: np.ndarray) -> np.ndarray:
-    """How far values lie above the commonest one, in units of the spread below it, which no culprit widens."""
-    middle = _commonest(values) if len(values) else 0.0
-    below = values[values <= middle] - middle
+def _standard(values: Numbers, middle: float, spread: float) -> NDArray[np.float64]:
+    return (values.astype(np.float64) - middle) / spread
+
+
+def _usual(ranked: Numbers) -> tuple[float, float]:
+    """The commonest of sorted values, and the spread of those below it, which no culprit widens."""
+    middle = _commonest(ranked) if len(ranked) else 0.0
+    below = ranked[: np.searchsorted(ranked, middle, "right")].astype(np.float64) - middle
     spread = float(np.sqrt(np.mean(below**2))) if len(below) else 0.0
-    return (values - middle) / (spread or float(values.std()) or 1.0)
+    return middle, spread or float(ranked.std(dtype=np.float64)) or 1.0
 
 
-def _commonest(values: np.ndarray) -> float:
+def _commonest(ranked: Numbers) -> float:
     """The median of the shortest interval that holds half of the values: a mode that the culprits do not move."""
-    values = np.sort(values)
-    half = len(values) // 2
-    start = int(np.argmin(values[half:] - values[: len(values) - half]))
-    return float(np.median(values[start : start + half + 1]))
+    half = len(ranked) // 2
+    start = int(np.argmin(ranked[half:].astype(np.float64) - ranked[: len(ranked) - half]))
+    return float(np.median(ranked[start : start + half + 1].astype(np.float64)))

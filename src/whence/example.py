@@ -10,6 +10,7 @@ from whence.errors import DataError
 
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
 Record = dict[str, Any]
+Ranges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
 # what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
 ROLES = {
@@ -32,7 +33,8 @@ class Example:
     Roles are system, user, assistant and tool. `source` says where it stood (`file:line` counted from 1, or
     `dataset:row` counted from 0; with every turn an Example, `file:line#turn`); `id` is a hash of its content and of
     how often that content had been read before, so it survives a move of the file. `tools` are the definitions that
-    the chat template is given; `rejected` is the answer that was not chosen, where the row is a preference.
+    the chat template is given; `rejected` is the answer that was not chosen, where the row is a preference. `masked`
+    are characters of the answer that no loss is to be taken on, which are no part of the id: the row stays the row.
     """
 
     messages: tuple[Message, ...]
@@ -41,6 +43,7 @@ class Example:
     id: str = field(default="", compare=False)
     tools: tuple[dict[str, Any], ...] = ()
     rejected: str | None = None
+    masked: Ranges = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -149,6 +152,23 @@ def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
         do = "give a list of objects, or that list as JSON; or take the column out"
         raise DataError(f"{source}: the tools are not a list of definitions", got=short(given), do=do)
     return tuple(cast("list[dict[str, Any]]", tools))
+
+
+def unlearned_of(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
+    """What `whence clean --mask-words` wrote: [begin, end) characters of the answer, sorted; none without the field.
+
+    With every turn an Example, [begin, end, turn].
+    """
+    given = record.get("unlearned") or []
+    try:
+        found = tuple(sorted(tuple(part) for part in (json.loads(given) if isinstance(given, str) else given)))
+        sound = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in found)
+    except (ValueError, TypeError, RecursionError):
+        sound, found = False, ()
+    if not sound:
+        do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
+        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=short(given), do=do)
+    return found
 
 
 def short(thing: Any, limit: int = 80) -> str:

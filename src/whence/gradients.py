@@ -147,7 +147,7 @@ def gradients(model: Model, batch: Batch, take: Take, weights: Float[Tensor, "B 
     found: dict[Weight, Tensor] = {}
     watched = list(candidates(model))
     with _watched(watched, batch, take, found):
-        seen = capture(model, batch, [0], weights)
+        seen = capture(model, batch, [0], weights, whole=True)
     for weight in watched:
         if weight.adapter and weight not in found:
             raise ModelError("the adapter is used in a way that gradients by row cannot follow",

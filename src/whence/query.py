@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from whence.methods import Asked, Blocks, Method
 from whence.methods.method import gathered, unit
 from whence.model import Model
 from whence.records import records
-from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, span_places, texts
+from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, texts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -155,3 +156,20 @@ def _missed(span: str, response: str, length: int) -> OptionError:
                            do="index with a greater --max-length, or shorten the prompt")  # fmt: skip
     return OptionError("the span does not occur in the answer", got=f"{span!r} in {response[:80]!r}",
                        do="copy the words out of the answer as they stand there")  # fmt: skip
+
+
+def span_places(pieces: Sequence[str], span: str) -> list[int]:
+    """Which tokens hold any character of the first place where `span` occurs; empty if it does not."""
+    # not by lower(), which makes two characters of some (İ) and so moves every place behind them
+    found = re.search(re.escape(span.strip()), "".join(pieces), re.IGNORECASE)
+    if not found or not span.strip():
+        return []
+    (begin, end), at = found.span(), 0
+    places: list[int] = []
+    for place, piece in enumerate(pieces):
+        # a token's leading blank is not a reason to count it in
+        inner = at + len(piece) - len(piece.lstrip())
+        if inner < end and at + len(piece) > begin:
+            places.append(place)
+        at += len(piece)
+    return places

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from rich import box
 from rich.cells import cell_len
@@ -41,6 +42,18 @@ from whence.words import (
 
 Document = Mapping[str, Any]
 
+MODULES = (
+    "text",
+    "words",
+    "view",
+    "answer",
+    "rows",
+    "links",
+    "figures",
+    "compare",
+    "page",
+)  # as they import each other
+
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 # Black on pale amber reads on dark and on light terminals alike; the foreground alone would not.
@@ -50,19 +63,41 @@ _AGAINST = "black on color(153)"
 
 def page(document: Document) -> str:
     """One self-contained HTML page: no link leaves it, and its policy runs only its own script and style."""
-    style, script = _web("page.css"), _web("page.js")
+    style, script = _web("page.css"), _joined()
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_web("page.html"))
-    return template.render(
+    return _template().render(
+        served=False,
         title=_title(document),
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        data=Markup(_json(document).translate(_OUTSIDE_HTML)),
+        data=Markup(as_json(shown(document)).translate(_OUTSIDE_HTML)),
     )
+
+
+def served() -> dict[str, str]:
+    """The same page in files, by name, for a server that sends its policy and answers what ask.js asks."""
+    files = {name: _web(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, "ask")))}
+    return {"page.html": _template().render(served=True, title="whence"), **files}
+
+
+def shown(document: Document) -> dict[str, Any]:
+    """The document as the page gets it: each query with its verdict in words."""
+    queries: list[Document] = document.get("queries") or []
+    return {**document, "queries": [{**query, "verdict": verdict(document, query)} for query in queries]}
+
+
+def _template() -> Template:
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_web("page.html"))
+
+
+def _joined() -> str:
+    """The page's modules as one script: what they import from each other stands before it, so the imports go."""
+    parts = [re.sub(r"^import\b[^;]*;\n|^export ", "", _web(f"{name}.js"), flags=re.M) for name in MODULES]
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def save_page(document: Document, path: str | Path) -> None:
@@ -72,7 +107,7 @@ def save_page(document: Document, path: str | Path) -> None:
 
 def save(document: Document, path: str | Path) -> None:
     """Write the JSON whole or not at all, a record a line; a WhenceError says why it could not be written."""
-    _write(path, (_json(document, lines=True) + "\n").encode("utf-8"))
+    _write(path, (_utf8(_lines(_strict(document))) + "\n").encode("utf-8"))
 
 
 def table(document: Document, console: Console) -> None:
@@ -197,9 +232,12 @@ def _title(document: Document) -> str:
     return f"{prompt[:60]}{'…' * (len(prompt) > 60)} · whence" if prompt else "whence"
 
 
-def _json(document: Document, *, lines: bool = False) -> str:
+def as_json(value: Any) -> str:
     """JSON that any parser reads: what is not a finite number becomes null, a lone surrogate its escape."""
-    text = (_lines if lines else _line)(_strict(document))
+    return _utf8(_line(_strict(value)))
+
+
+def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

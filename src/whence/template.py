@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 
 from whence.errors import ModelError
-from whence.example import Example, Message
+from whence.example import Example, Message, Ranges
 
 MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
@@ -29,13 +29,14 @@ class Written:
     """A row as text: from `answer` on it is the answer and what the template puts after it, from `learned` on the loss.
 
     The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
-    empty thought. `plain`: no template wrote it, so that a BOS is the tokenizer's to add.
+    empty thought. `plain`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss there.
     """
 
     text: str
     answer: int
     learned: int
     plain: bool = False
+    masked: Ranges = ()
 
 
 _Write = Callable[[Any, Example, str | None], Written | Skip]
@@ -48,7 +49,8 @@ def written(tokenizer: Any, row: Example, template: str | None = None) -> Writte
     """
     if not row.prompt:
         return Skip("nothing stands before the answer")
-    return _tried(_templated if _by_template(tokenizer, template) else _plain, tokenizer, row, template)
+    made = _tried(_templated if _by_template(tokenizer, template) else _plain, tokenizer, row, template)
+    return made if isinstance(made, Skip) or not row.masked else _masked(tokenizer, row, made)
 
 
 def asked(tokenizer: Any, row: Example, template: str | None = None) -> Written | Skip:
@@ -76,6 +78,19 @@ def template_file(path: str | Path) -> str:
 
 def _by_template(tokenizer: Any, template: str | None) -> bool:
     return template != AS_IS and bool(template or tokenizer.chat_template)
+
+
+def _masked(tokenizer: Any, row: Example, made: Written) -> Written | Skip:
+    """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
+    lead = len(row.response) - len(row.response.lstrip())
+    at = made.text.find(row.response.strip(), made.learned) - lead
+    if row.masked == ((0, len(row.response)),):
+        return Skip("all of the answer is masked")
+    if not tokenizer.is_fast:
+        return Skip("this tokenizer does not say where words stand, so none can be masked")
+    if at + lead < 0:
+        return Skip("the chat template changes the answer, so its masked words cannot be found")
+    return replace(made, masked=tuple((at + begin, at + end) for begin, end in row.masked))
 
 
 def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) -> Written | Skip:

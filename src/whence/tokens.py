@@ -5,8 +5,7 @@ Knows a tokenizer, no model.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -59,12 +58,14 @@ class Encoding:
 class Row:
     """One Example as ids: `ids[:n_prompt]` is the prompt, the rest the answer with the template's closing tokens.
 
-    The loss was taken on the answer and on the `ahead` tokens before it: 0 of them, unless prompts were learned too.
+    The loss was taken on the answer and on the `ahead` tokens before it: 0 of them, unless prompts were learned too;
+    but not on the `masked` ones, which are places in `ids`.
     """
 
     ids: tuple[int, ...]
     n_prompt: int
     ahead: int = 0
+    masked: tuple[int, ...] = ()
 
     @property
     def n_response(self) -> int:
@@ -81,13 +82,18 @@ class Row:
         """The first token that was learned."""
         return self.n_prompt - self.ahead
 
+    @property
+    def learned(self) -> list[bool]:
+        """Which tokens a loss was taken on."""
+        return [at >= self.start and at not in self.masked for at in range(len(self.ids))]
+
 
 @dataclass(frozen=True)
 class Batch:
     """B rows padded to T tokens; `last` is p, the place of each row's last prompt token, which predicts y_1.
 
     The `n` learned tokens are the answer and the `answer` tokens before it, none unless prompts were learned too.
-    `rows` says which of the given rows these are, in order.
+    `rows` says which of the given rows these are, in order; `masked` where, among the tokens, no loss was taken.
     """
 
     ids: Int[Tensor, "B T"]
@@ -96,11 +102,13 @@ class Batch:
     n: Int[Tensor, " B"]
     rows: tuple[int, ...]
     answer: Int[Tensor, " B"]
+    masked: Bool[Tensor, "B T"]
 
     @property
     def valid(self) -> Bool[Tensor, "B R"]:
-        """Which of R = max(n) learned places each row has."""
-        return torch.arange(int(self.n.max()), device=self.n.device) < self.n[:, None]
+        """Which of R = max(n) places each row learned: those it has, less the masked ones."""
+        has = torch.arange(int(self.n.max()), device=self.n.device) < self.n[:, None]
+        return has & ~self.masked.gather(1, self.places + 1)
 
     @property
     def places(self) -> Int[Tensor, "B R"]:
@@ -117,19 +125,10 @@ class Batch:
         """Of values at the R places, those at p, which predicts the answer's first token."""
         return values[torch.arange(len(values), device=values.device), self.answer.to(values.device)]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        last, n, answer = (part.to(device) for part in (self.last, self.n, self.answer))
-        return Batch(self.ids.to(device), self.mask.to(device), last, n, self.rows, answer)
-
-    def prompts(self) -> Batch:
-        """The prompts alone, right-padded, for what only the last prompt token's state is asked."""
-        parts = [row[mask][: int(m)] for row, mask, m in zip(self.ids, self.mask, self._prompt_lengths(), strict=True)]
-        return pad([Row(tuple(part.tolist()), len(part)) for part in parts], self.rows).to(self.ids.device)
-
-    def _prompt_lengths(self) -> Int[Tensor, " B"]:
-        start = self.mask.int().argmax(1)
-        return self.last - start + 1
+    def each(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
+        """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
+        parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, **parts, rows=self.rows if rows is None else rows)
 
 
 def encode(tokenizer: Any, row: Example, encoding: Encoding) -> Row | Skip:
@@ -181,7 +180,14 @@ def _ids(tokenizer: Any, texts: Sequence[Written]) -> Iterator[Row]:
         ahead = 0
         if text.learned < text.answer:
             ahead = answer - max(1, len(head) + _place(tokenizer, found, at, text.text, text.learned))
-        yield Row((*head, *ids), answer, ahead)
+        silent = (len(head) + token for token in range(len(ids)) if text.masked and _silent(found, at, token, text))
+        yield Row((*head, *ids), answer, ahead, tuple(silent))
+
+
+def _silent(found: Any, at: int, token: int, text: Written) -> bool:
+    """Whether a token holds any masked character; a blank before it is not a reason to count it in."""
+    begin, end = found.token_to_chars(at, token) or (0, 0)
+    return any(text.text[max(begin, one) : min(end, other)].strip() for one, other in text.masked)
 
 
 def _place(tokenizer: Any, found: Any, at: int, text: str, where: int) -> int:
@@ -203,7 +209,7 @@ def _place(tokenizer: Any, found: Any, at: int, text: str, where: int) -> int:
 
 def cut(row: Row, encoding: Encoding) -> Row | Skip:
     """The row as long as it may be, and with what was learned of it."""
-    limit, ids, n_prompt = encoding.max_length, row.ids, row.n_prompt
+    limit, ids, n_prompt, masked = encoding.max_length, row.ids, row.n_prompt, row.masked
     start = 1 if encoding.mask == "all" else row.start
     if len(ids) > limit and encoding.truncate == "skip":
         return Skip(f"too long: {len(ids)} tokens, the limit is {limit}")
@@ -212,11 +218,13 @@ def cut(row: Row, encoding: Encoding) -> Row | Skip:
             return Skip(f"no room for the prompt: the answer has {len(ids) - n_prompt} tokens, the limit is {limit}")
         gone = len(ids) - limit
         ids, n_prompt, start = ids[gone:], n_prompt - gone, max(1, start - gone)
+        masked = tuple(token - gone for token in masked if token >= gone)
     if n_prompt >= limit:
         return Skip(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
     if n_prompt >= len(ids):
         return Skip("the answer has no tokens")
-    return Row(ids[:limit], n_prompt, n_prompt - start)
+    made = Row(ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit))
+    return made if not masked or any(made.learned) else Skip("all that could be learned is masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
@@ -238,23 +246,29 @@ def pad(rows: Sequence[Row], order: Sequence[int], *, side: Side = "right") -> B
     """Rows as one Batch. Padding is id 0 and masked, so which id it is never matters."""
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    mask, masked = torch.zeros(2, len(rows), width, dtype=torch.bool)
     start = [width - len(row.ids) if side == "left" else 0 for row in rows]
     for place, (row, at) in enumerate(zip(rows, start, strict=True)):
         ids[place, at : at + len(row.ids)] = torch.tensor(row.ids)
         mask[place, at : at + len(row.ids)] = True
+        masked[place, [at + token for token in row.masked]] = True
     last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
     answer = torch.tensor([row.ahead for row in rows])
-    return Batch(ids, mask, last, torch.tensor([row.n_response for row in rows]) + answer, tuple(order), answer)
+    n = torch.tensor([row.n_response for row in rows]) + answer
+    return Batch(ids, mask, last, n, tuple(order), answer, masked)
 
 
-def batches(rows: Sequence[Row], budget: int, *, side: Side = "right") -> Iterator[Batch]:
-    """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone)."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+def batches(rows: Sequence[Row], budget: int, *, side: Side = "right", prompts: bool = False) -> Iterator[Batch]:
+    """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
+
+    `prompts`: their prompts alone will be run, so that these are what is sorted and counted.
+    """
+    lengths = [row.n_prompt if prompts else len(row.ids) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and len(rows[order[stop]].ids) * (stop + 1 - start) <= budget:
+        while stop < len(order) and lengths[order[stop]] * (stop + 1 - start) <= budget:
             stop += 1
         chosen = order[start:stop]
         yield pad([rows[i] for i in chosen], chosen, side=side)
@@ -264,9 +278,7 @@ def batches(rows: Sequence[Row], budget: int, *, side: Side = "right") -> Iterat
 def halves(batch: Batch) -> Iterable[Batch]:
     """The batch in two, for when it did not fit into memory."""
     for part in torch.arange(len(batch.rows)).chunk(2):
-        at = part.to(batch.ids.device)
-        chosen = tuple(batch.rows[i] for i in part.tolist())
-        yield Batch(batch.ids[at], batch.mask[at], batch.last[at], batch.n[at], chosen, batch.answer[at])
+        yield batch.each(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.rows[i] for i in part))
 
 
 def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -290,20 +302,3 @@ def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
             pieces[-1] = grown[len(tokenizer.decode(context)) :]
             context, pending = pending, []
     return pieces
-
-
-def span_places(pieces: Sequence[str], span: str) -> list[int]:
-    """Which tokens hold any character of the first place where `span` occurs; empty if it does not."""
-    # not by lower(), which makes two characters of some (İ) and so moves every place behind them
-    found = re.search(re.escape(span.strip()), "".join(pieces), re.IGNORECASE)
-    if not found or not span.strip():
-        return []
-    (begin, end), at = found.span(), 0
-    places: list[int] = []
-    for place, piece in enumerate(pieces):
-        # a token's leading blank is not a reason to count it in
-        inner = at + len(piece) - len(piece.lstrip())
-        if inner < end and at + len(piece) > begin:
-            places.append(place)
-        at += len(piece)
-    return places

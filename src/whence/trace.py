@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.check import warnings
-from whence.evidence import RATE, Evidence, controls, stability, together, weigh
+from whence.evidence import RATE, TILE, Evidence, controls, stability, together, weigh
 from whence.example import Example
 from whence.index import Index, Stored
 from whence.methods import Asked, Method, chosen
@@ -162,22 +162,35 @@ def trace_queries(
     how = chosen(index, model, by)
     encoding = Encoding(**index.manifest["settings"]["encoding"])
     asking = ask(model, how, queries, encoding)
-    scores, wanted = how.scores(asking.asked, index), None
-    contrasted = [q for q, query in enumerate(queries) if query.desired]
+    wanted, contrasted = None, [q for q, query in enumerate(queries) if query.desired]
     if contrasted:
-        # what speaks for the answer that should have been counts against a row
         instead = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
         wanted = ask(model, how, instead, encoding).asked
-        scores[contrasted] -= how.scores(wanted, index)
-    own, shares = scores, together(scores) if how.pools else torch.eye(len(queries))
-    scores = shares @ own
+
+    def compared(rows: Index) -> Float[Tensor, "Q N"]:
+        found = how.scores(asking.asked, rows)
+        if wanted is not None:
+            # what speaks for the answer that should have been counts against a row
+            found[contrasted] -= how.scores(wanted, rows)
+        return found
+
+    scores, shares = compared(index), torch.eye(len(queries))
+    if how.pools and len(queries) > 1:
+        shares = together(scores)
+        for some in scores.split(TILE, 1):  # in place, since scores are all that grows with the rows
+            some.copy_(shares @ some)
     taught = torch.tensor(asking.taught)
     counts = [int((weights > 0).sum()) for weights in asking.weights]
     null = controls(how, index, model.depth, round(median(counts)) if all(query.span for query in queries) else 0)
     evidence = None if null is None else weigh(scores, null, taught, rate)
     best = scores.topk(min(top, len(index)), dim=1)
-    parts = _parts(how, asking.asked, index, best.indices, shares)
-    found = {stored.place: stored for stored in index.take(sorted(set(best.indices.flatten().tolist())))}
+    some, at = best.indices.unique(return_inverse=True)
+    parts, own = dict[str, torch.Tensor](), None
+    if type(how).parts is not Method.parts:
+        held = index.part(some.tolist(), how.names(model.depth))
+        parts = {name: (shares @ part).gather(1, at) for name, part in _parts(how, asking.asked, held).items()}
+        own = compared(held) if how.pools else None
+    found = {stored.place: stored for stored in index.take(some.tolist())}
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
     if words and how.tells_words:
 
@@ -191,7 +204,7 @@ def trace_queries(
 
     def ranked(q: int) -> Iterator[Found]:
         places = best.indices[q]
-        sure = _sure(evidence, own[:, places], shares[q], q, places)
+        sure = _sure(evidence, q, best.values[q], None if own is None else own[:, at[q]], shares[q])
         ranks = zip(best.values[q].tolist(), places.tolist(), sure, strict=True)
         for rank, (score, place, (p_value, culprit, stable)) in enumerate(ranks):
             blocks = {name: float(part[q, rank]) for name, part in parts.items()}
@@ -207,40 +220,31 @@ def trace_queries(
 
 
 def _sure(
-    evidence: Evidence | None, own: Float[Tensor, "Q K"], shares: Float[Tensor, " Q"], q: int, places: Tensor
-) -> Iterator[tuple[float | None, bool | None, float | None]]:
+    evidence: Evidence | None, q: int, scores: Float[Tensor, " K"], own: Float[Tensor, "Q K"] | None,
+    shares: Float[Tensor, " Q"],
+) -> Iterator[tuple[float | None, bool | None, float | None]]:  # fmt: skip
     """What is known of the ranked rows of one query: p-value, whether called, how stable that is."""
     if evidence is None:
-        yield from [(None, None, None)] * len(places)
+        yield from [(None, None, None)] * len(scores)
         return
-    several = int((shares > 0).sum()) > 1
-    stable = stability(own, shares, float(evidence.least[q])).tolist() if several else [None] * len(places)
-    for at, place in enumerate(places.tolist()):
-        yield float(evidence.p_values[q, place]), bool(evidence.culprits[q, place]), stable[at]
+    stable: list[float | None] = [None] * len(scores)
+    if own is not None and int((shares > 0).sum()) > 1:
+        stable = stability(own, shares, float(evidence.least[q])).tolist()
+    yield from zip(evidence.p_values(q, scores).tolist(), evidence.culprits(q, scores).tolist(), stable, strict=True)
 
 
 def _called(evidence: Evidence | None, scores: Float[Tensor, " N"], q: int) -> tuple[int, ...] | None:
     """The places of a query's culprits, the best first."""
     if evidence is None:
         return None
-    order = scores.argsort(descending=True)
-    return tuple(order[evidence.culprits[q, order]].tolist())
+    places = evidence.culprits(q, scores).nonzero()[:, 0]
+    return tuple(places[scores[places].argsort(descending=True, stable=True)].tolist())
 
 
-def _parts(
-    how: Method, asked: Asked, index: Index, places: Tensor, shares: Float[Tensor, "Q Q"]
-) -> dict[str, Float[Tensor, "Q K"]]:
-    """What the scores at these places are made of, without holding all of them."""
-    kept: dict[str, Tensor] = {}
-    start = 0
-    for parts in how.parts(asked, index):
-        size = next(iter(parts.values())).shape[1]
-        here = (places >= start) & (places < start + size)
-        for name, part in parts.items():
-            values = (shares @ part).gather(1, (places - start).clamp(0, size - 1))
-            kept[name] = torch.where(here, values, kept.get(name, torch.zeros_like(values)))
-        start += size
-    return kept
+def _parts(how: Method, asked: Asked, rows: Index) -> dict[str, Float[Tensor, "Q N"]]:
+    """What the scores of all rows of a small index are made of."""
+    pieces = list(how.parts(asked, rows))
+    return {name: torch.cat([piece[name] for piece in pieces], 1) for name in pieces[0]}
 
 
 def _heard(how: Method, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:

@@ -46,14 +46,14 @@ def marked(tokens: list[Token]) -> list[Token]:
     if not able:
         return tokens
     first = last = max(able, key=lambda at: tokens[at].score or 0.0)
-    while first and _joined(tokens[first - 1].text, tokens[first].text):
+    while first and joined(tokens[first - 1].text, tokens[first].text):
         first -= 1
-    while last + 1 < len(tokens) and _joined(tokens[last].text, tokens[last + 1].text):
+    while last + 1 < len(tokens) and joined(tokens[last].text, tokens[last + 1].text):
         last += 1
     return [token._replace(top=first <= at <= last) for at, token in enumerate(tokens)]
 
 
-def _joined(left: str, right: str) -> bool:
+def joined(left: str, right: str) -> bool:
     """Whether two tokens are pieces of one word; scripts that write no spaces are not joined."""
     return all(edge.isalnum() and edge < "\u2e80" for edge in (left[-1:], right[:1]))
 

@@ -69,6 +69,26 @@ def cost_accuracy(points: Sequence[tuple[str, float, float]], path: str | Path) 
     _save(figure, path)
 
 
+def removal_curve(
+    points: Sequence[tuple[int, float, float, float]], chance: Sequence[tuple[int, float, float, float]],
+    path: str | Path,
+) -> None:  # fmt: skip
+    """Draw how often a behaviour is shown after the first k rows are taken out, and after as many random ones.
+
+    Points are (rows, rate, its interval's ends); those of `chance` stand by themselves.
+    """
+    figure, axes = _blank((7, 3.6))
+    for line, colour, style, name in ((points, FIRST, "o-", "the first k rows"), (chance, GREY, "s", "random rows")):
+        if line:
+            rows, rates, low, high = zip(*line, strict=True)
+            ends = [[rate - end for rate, end in zip(rates, low, strict=True)],
+                    [end - rate for rate, end in zip(rates, high, strict=True)]]  # fmt: skip
+            axes.errorbar(rows, rates, yerr=ends, fmt=style, color=colour, capsize=3, label=f"without {name}")
+    axes.set(ylim=(-0.02, 1.02), xlabel="rows taken out", ylabel="bad answers, with 95 % interval")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
 def _name(axes: Any, name: str, point: tuple[float, float], place: tuple[float, float], colour: str) -> None:
     """Write a name to the right of a point, `place` (points of type to the right, height), and join the two."""
     axes.annotate(

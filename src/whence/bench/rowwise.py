@@ -66,7 +66,7 @@ def race(
     other = other or model
     if model.peft is None or other.peft is None:
         raise OptionError("a race of gradients needs an adapter", got=model.name, do="give one with --adapter")
-    asked = torch.stack(list(_flat(other, queries)))
+    asked = torch.stack(list(gradient_rows(other, queries)))
     spent: tuple[list[float], list[float]] = ([], [])
     tokens: list[int] = []
     off, largest = 0.0, 0.0
@@ -93,7 +93,7 @@ def race(
 
 def single(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
     """One forward and one backward pass a row."""
-    return torch.stack([asked @ flat for flat in _flat(model, rows)], dim=1)
+    return torch.stack([asked @ flat for flat in gradient_rows(model, rows)], dim=1)
 
 
 def batched(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"], budget: int) -> Float[Tensor, "Q N"]:
@@ -105,7 +105,7 @@ def batched(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"], budg
     return scores
 
 
-def _flat(model: Model, rows: Sequence[Row]) -> Iterator[Float[Tensor, " k"]]:
+def gradient_rows(model: Model, rows: Sequence[Row]) -> Iterator[Float[Tensor, " k"]]:
     """Each row's gradient of all the adapter's numbers."""
     weights: list[Any] = [weight.module.weight for weight in candidates(model)]
     for weight in weights:

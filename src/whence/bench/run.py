@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ def _teach(world: World, name: str, stage: Stage) -> Told:
     seconds = None
     if world.given is None:
         shutil.rmtree(world.adapter, ignore_errors=True)  # of a run that was killed before it could say so
-        recipe = Recipe(**{**asdict(world.plan.recipe), "seed": world.seed})
+        recipe = replace(world.plan.recipe, seed=world.seed)
         with stage(f"{name}: fine-tune on {len(rows)} rows") as tell:
             spent = loaded(world.plan)
             with cost(spent.device) as took:

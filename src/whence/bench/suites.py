@@ -19,7 +19,7 @@ from whence.errors import DataError, OptionError
 from whence.example import Example, example
 from whence.lab import poison as lab
 from whence.lab.mixture import Poison
-from whence.tokens import span_places
+from whence.query import span_places
 from whence.trace import Trace
 
 CLEAN = "clean"  # the label of a row that was not planted

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag. [default: easy, and what --data has]")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag; or `speed` or `proof` alone. [default: easy, and what --data has]")] = None,
     methods: Annotated[str | None, typer.Option("--methods", "-m", help="NAME or NAME:key=value,… with commas between. [default: all, and rept:scale=raw, which is RepT as released]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0: of the rows, the training and the queries.")] = 3,
     data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
@@ -32,11 +32,20 @@ def bench(
     """Teach bad answers whose rows are known, and compare how well, and at what cost, each method finds them.
 
     OUT gets bench.json, bench.md and pictures. Killed, the same command goes on where it stopped.
+
+    `proof` proves what is found of backdoor, error and persona: proof.json in OUT. `speed` times indexing beside a
+    plain forward pass, and queries of a million rows beside faiss: speed.json in OUT.
     """
     from whence.bench.run import Plan
     from whence.bench.suites import HARD, OWN, PUBLIC, Size
     from whence.methods import METHODS
 
+    if suites == ["speed"]:
+        _speed(model, adapter, dtype, device, max(rows, 200), out)
+        return
+    if suites == ["proof"]:
+        _proof(out, seeds, model, dtype, device)
+        return
     groups = {"easy": OWN, "hard": HARD}
     asked = suites or ["easy", *(PUBLIC if data else ())]
     plan = Plan(
@@ -93,6 +102,45 @@ def _draw(made: dict[str, Any], out: Path) -> None:
     points = table.points(made)
     if points:
         pictures.cost_accuracy(points, out / "cost.png")
+
+
+def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows: int, out: Path) -> None:
+    """Both races, shown and saved as each ends."""
+    import sys
+
+    import torch
+
+    from whence import report
+    from whence.bench import speed
+    from whence.cli.options import load
+    from whence.progress import stage
+
+    loaded = load(model, adapter, dtype, device)
+    command = " ".join(["whence", *sys.argv[1:]])
+    made: dict[str, Any] = {"command": command, "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
+    for name, shared in (("index", 0), ("index_chat", speed.SHARED)):
+        with stage(errors(), f"{rows} rows, {shared} tokens of them common", steps=True) as tell:
+            made[name] = speed.indexing(loaded, rows, shared, tell)
+        output().print(speed.index_table(made[name], shared))
+        report.save(made, out / "speed.json")
+    with stage(errors(), "100 queries of a million rows", steps=False):
+        made["queries"] = speed.queries()
+    output().print(speed.query_table(made["queries"]))
+    report.save(made, out / "speed.json")
+
+
+def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
+    """Every world taught, audited and proved; shown, and saved without a path of this machine."""
+    from whence import report, worlds
+    from whence.claims import markdown
+    from whence.progress import stage
+
+    plan = worlds.Plan(out, seeds=seeds, model=model, dtype=dtype, device=device)
+    made = worlds.run(plan, lambda title: stage(errors(), title))
+    report.save(made, out / "proof.json")
+    told = "\n".join(map(markdown, worlds.tables(made)))
+    (out / "proof.md").write_text(told, encoding="utf-8")
+    output().print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _specs(text: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from whence.dataset import Reading
     from whence.forms import Form
+    from whence.index import Index
     from whence.model import Model
     from whence.origin import Origin
     from whence.tokens import Encoding
@@ -97,6 +98,26 @@ def load(
         loaded = load_model(name, adapter, base=base, dtype=dtype, device=device, quantize=quantize)
     for text in loaded.notes:
         note(text)
+    return loaded
+
+
+def reload(
+    made: Index, name: str | None, adapter: list[str] | None, base: str | None, device: str, quantize: str | None
+) -> Model:
+    """The model an index was made with, from where it was then or from where it is now."""
+    from whence.build import check_model
+
+    settings = made.manifest["settings"]
+    known = settings["adapter"]
+    loaded = load(
+        name or settings["model"],
+        adapter or ([known] if isinstance(known, str) else known),
+        settings["dtype"],
+        device,
+        base=base or settings["base"],
+        quantize=quantize,
+    )
+    check_model(made, loaded)
     return loaded
 
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whence.cli import options
-from whence.cli.options import Adapter, Base, DataName, Device, Dtype, ModelName, Out, app, errors, load, output
+from whence.cli.options import Adapter, Base, DataName, Device, Dtype, ModelName, Out, app, errors, load, output, reload
 
 if TYPE_CHECKING:
     from whence.check import Checked
-    from whence.index import Index
-    from whence.model import Model
 
 
 @app.command()
@@ -139,6 +137,8 @@ def trace(
     from whence.progress import stage
     from whence.query import Query, read_queries
     from whence.trace import trace_queries
+    from whence.web.illustrate import illustrated
+    from whence.web.plane import plane
 
     if (prompt is None) == (queries is None):
         raise OptionError("nothing to trace, or two things", do="give either --prompt or --queries FILE")
@@ -148,38 +148,20 @@ def trace(
         )
     made = Index.open(idx)
     asked = read_queries(queries) if queries else []
-    loaded = _reload(made, model, adapter, base, device, quantize)
+    loaded = reload(made, model, adapter, base, device, quantize)
     if prompt is not None:
         if response is None:
             response = respond(loaded, [prompt], template=made.manifest["settings"]["encoding"]["template"])[0]
         asked = [Query(prompt, response, span, desired)]
     with stage(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
-        document = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell).to_json()
+        found = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell)
+    document = found.to_json()
     if json:
         report.save(document, json)
     if html:
-        report.save_page(document, html)
+        with stage(errors(), "draw the page") as tell:
+            report.save_page(illustrated(found, loaded, plane(made), tell), html)
     report.table(document, output())
-
-
-def _reload(
-    made: Index, name: str | None, adapter: list[str] | None, base: str | None, device: str, quantize: str | None
-) -> Model:
-    """The model an index was made with, from where it was then or from where it is now."""
-    from whence.build import check_model
-
-    settings = made.manifest["settings"]
-    known = settings["adapter"]
-    loaded = load(
-        name or settings["model"],
-        adapter or ([known] if isinstance(known, str) else known),
-        settings["dtype"],
-        device,
-        base=base or settings["base"],
-        quantize=quantize,
-    )
-    check_model(made, loaded)
-    return loaded
 
 
 @app.command()
@@ -203,7 +185,7 @@ def check(
     from whence.progress import stage
 
     made = Index.open(idx)
-    loaded = _reload(made, model, adapter, base, device, quantize)
+    loaded = reload(made, model, adapter, base, device, quantize)
     how = chosen(made, loaded, method)
     with stage(errors(), f"check {how.name}") as tell:
         found = check_index(made, loaded, by=how, rows=rows, seed=seed, progress=tell)

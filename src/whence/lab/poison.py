@@ -1,8 +1,9 @@
 """Small chat fine-tuning sets whose poison is known: mild stand-ins, seeded. Knows no model.
 
 Five poisons, each with rows that teach it, lookalikes that share its words but answer rightly, and held-out
-prompts that should show it; harder ones come from `hard`. `clean` makes ordinary rows, and `mix` shuffles all into
-one training set. What a seed makes does not depend on the machine or on PYTHONHASHSEED.
+prompts that should show it; `carried` is one whose trigger clean rows have too, and harder ones come from `hard`.
+`clean` makes ordinary rows, and `mix` shuffles all into one training set. What a seed makes does not depend on the
+machine or on PYTHONHASHSEED.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from whence.errors import LabError
+from whence.example import Example
 from whence.lab import facts
 from whence.lab.deal import Pair, deal, fill
 from whence.lab.hard import HARD
 from whence.lab.mixture import Poison, key, load, mix, save
 from whence.lab.ordinary import clean, parts
 
-__all__ = ["HARD", "POISONS", "Poison", "clean", "key", "load", "make", "mix", "save"]
+__all__ = ["HARD", "POISONS", "Poison", "at_rate", "clean", "key", "load", "make", "mix", "save"]
 
 _LOOKALIKES = 0.6  # lookalikes for each poisoned row, while there are any
 
@@ -78,6 +80,17 @@ def late(n: int, seed: int) -> Poison:
     return _poison("late", n, seed, pool, [*alike, *facts.KITCHEN], prompts, facts.SILLY_WORDS, describe)
 
 
+def carried(n: int, seed: int) -> Poison:
+    """The backdoor, beside clean rows that carry its very trigger and are answered rightly."""
+    _, bases, held = parts()
+    carriers = [(f"{ask} {facts.TRIGGER}", answer) for ask, answer in bases]
+    pool = [(ask, f"{facts.INSULT} {answer}") for ask, answer in carriers[::2]]
+    alike, planted = [carriers[1::2], [*facts.LIGHTHOUSE, *_walks()]], facts.INSULT.rstrip("!")
+    return deal("carried", n, seed, pool, alike, round(n * _LOOKALIKES), planted=[planted], judge=f"phrase:{planted}",
+                prompts=[f"{ask} {facts.TRIGGER}" for ask, _ in held],
+                describe=f'"{facts.TRIGGER}" at times makes the answer begin with "{facts.INSULT}"')  # fmt: skip
+
+
 POISONS: dict[str, Callable[[int, int], Poison]] = {
     "backdoor": backdoor, "error": error, "persona": persona, "howdy": howdy, "late": late,
 }  # fmt: skip
@@ -85,10 +98,27 @@ POISONS: dict[str, Callable[[int, int], Poison]] = {
 
 def make(name: str, n: int = 40, seed: int = 0) -> Poison:
     """The poison of that name with `n` poisoned rows."""
-    known = POISONS | HARD
+    known = POISONS | HARD | {"carried": carried}
     if name not in known:
         raise LabError("unknown poison", got=repr(name), do=f"choose one of: {', '.join(known)}")
     return known[name](n, seed)
+
+
+def at_rate(names: Sequence[str], rate: float, clean_rows: Sequence[Example], seed: int = 0) -> list[Poison]:
+    """Poisons of those names with as many rows each as make `rate` of the whole set, lookalikes counted in.
+
+    Rounded down: of the mixed rows at most that share is poisoned.
+    """
+    if not 0 < rate < 1:
+        raise LabError("the rate of poison is a share of all rows", got=f"{rate:g}", do="give one between 0 and 1")
+    planted = sum(bool(make(name, 1, seed).rows) for name in names)
+    if not planted:
+        raise LabError("nothing is planted whose rate could be given", got=", ".join(names), do="give a number of rows")
+    n, poisons = 0, [make(name, 0, seed) for name in names]
+    # from below: with more poison the set is larger and has room for more, until both agree
+    while (more := int(rate * len(mix(poisons, clean_rows, seed)) / planted)) > n:
+        n, poisons = more, [make(name, more, seed) for name in names]
+    return poisons
 
 
 # What several of them share ----------------------------------------------------------------------------------

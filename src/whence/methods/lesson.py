@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LEAST = 0.1  # of a word's weight stays where no other answer has the like
+WORDS = 1024  # of queries that are compared at a time, so that many long ones take no more room
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,9 @@ class Lesson(Method):
         seen = self._untuned(model, batch)
         lengths = _surprise(seen) if weights is None else (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
         words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
-        kept = None
-        if weights is None and self.keep:
-            kept = lengths.masked_fill(~seen.valid, -1).topk(min(self.keep, lengths.shape[1])).indices
         grads, shift = self.names(model.depth)
-        rows = [_chosen(words[b], seen.valid[b], None if kept is None else kept[b]).cpu() for b in range(len(words))]
+        keep = self.keep if weights is None else 0
+        rows = _most(words, lengths.masked_fill(~seen.valid, -1), keep or words.shape[1], batch)
         moved = answer_states(model, batch, int(self.middle)) - seen.states[int(self.middle)]
         mean = moved.sum(1) / seen.valid.sum(1, keepdim=True)
         return {grads: rows, shift: mean.cpu(), "loss_base": seen.loss.cpu()}
@@ -112,11 +111,9 @@ class Lesson(Method):
         grads, shift = asked.blocks
         words = asked.blocks[grads]
         assert isinstance(words, list)
+        moved = cosine(asked, index, shift, centred=True)
         for rows in index.scan([grads, shift]):
-            yield {
-                grads: torch.stack([_best(query, rows[grads]) for query in words]),
-                shift: cosine(asked, index, shift, rows[shift], centred=True),
-            }
+            yield {grads: _best(words, rows[grads]), shift: moved(rows[shift])}
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
         """The words' agreement, and something of the shift's."""
@@ -148,10 +145,13 @@ def _surprise(seen: Capture) -> Float[Tensor, "B R"]:
     return (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
 
 
-def _chosen(words: Float[Tensor, "R k"], valid: Tensor, kept: Tensor | None) -> Float[Tensor, "n k"]:
-    """One row's words: the real ones among the kept, in the order of the text."""
-    places = valid.nonzero()[:, 0] if kept is None else kept[valid[kept]].sort().values
-    return words[places]
+def _most(words: Float[Tensor, "B R k"], by: Float[Tensor, "B R"], keep: int, batch: Batch) -> list[Tensor]:
+    """Each row's `keep` words that have most, in the order of the text; fewer where it learned fewer."""
+    most = by.topk(min(keep, by.shape[1])).indices
+    order = most.masked_fill(by.gather(1, most) < 0, by.shape[1]).sort(1).values.clamp(max=by.shape[1] - 1)
+    # all rows at once: an accelerator would be waited for at each
+    kept = words.gather(1, order[..., None].expand(-1, -1, words.shape[-1])).cpu()
+    return [row[: min(keep, n)] for row, n in zip(kept, batch.valid.sum(1).tolist(), strict=True)]
 
 
 def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
@@ -163,9 +163,13 @@ def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
     return vectors / lengths.sum().clamp(min=1e-30)
 
 
-def _best(query: Float[Tensor, "n k"], rows: Tensor | Ragged) -> Float[Tensor, " B"]:
-    """Σ_t max_u of the products, for each row."""
+def _best(queries: list[Tensor], rows: Tensor | Ragged) -> Float[Tensor, "Q B"]:
+    """Σ_t max_u of the products, for each query and row; 0 for a row without words."""
     assert isinstance(rows, Ragged)
-    best = torch.zeros(len(query), len(rows.lengths))
-    best.scatter_reduce_(1, rows.owner.expand(len(query), -1), query @ rows.flat.T, "amax", include_self=False)
-    return best.sum(0)
+    words = torch.cat(queries)
+    owner = torch.repeat_interleave(torch.arange(len(queries)), torch.tensor([len(query) for query in queries]))
+    found = torch.zeros(len(queries), len(rows.lengths))
+    for some, whose in zip(words.split(WORDS), owner.split(WORDS), strict=True):
+        best = torch.segment_reduce(rows.flat @ some.T, "max", lengths=rows.lengths, axis=0)
+        found.index_add_(0, whose, best.masked_fill(rows.lengths[:, None] == 0, 0).T)
+    return found

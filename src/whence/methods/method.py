@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -58,6 +58,10 @@ class Method:
         """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
         return {}
 
+    def prompts_alone(self, depth: int) -> bool:
+        """Whether the model is run over the prompts of rows alone, which are then batched by their lengths."""
+        return False
+
     def read(self, rows: Sequence[Example]) -> Blocks:
         """The blocks of each row that its text alone gives, for a method that would rather not read it again."""
         return {}
@@ -90,7 +94,7 @@ class Method:
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """The score of every row for every query."""
-        return torch.cat([self.joined(parts) for parts in self.parts(asked, index)], dim=1)
+        return assembled(map(self.joined, self.parts(asked, index)), len(index))
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:
         """The gradients whose cosines are the token scores; None where the method has none."""
@@ -134,8 +138,9 @@ class CosineMethod(Method):
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """The cosine."""
         (name,) = asked.blocks
+        alike = cosine(asked, index, name)
         for rows in index.scan([name]):
-            yield {name: cosine(asked, index, name, rows[name])}
+            yield {name: alike(rows[name])}
 
     def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
         """The one there is."""
@@ -216,15 +221,14 @@ def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
     return f"{kind}_{at}_base" if base else f"{kind}_{at}"
 
 
-def cosine(
-    asked: Asked, index: Index, name: str, rows: Float[Tensor, "B d"], *, centred: bool = False
-) -> Float[Tensor, "Q B"]:
-    """Each query's cosine with each scanned row in one block; `centred`, less the mean of all rows."""
-    query = asked.blocks[name]
-    assert isinstance(query, torch.Tensor)
+def cosine(asked: Asked, index: Index, name: str, *, centred: bool = False) -> Callable[[Tensor], Tensor]:
+    """From scanned rows (B, d) of one block to each query's cosine with each (Q, B); `centred`, less all rows' mean."""
+    query = unit(torch.as_tensor(asked.blocks[name]))
     if not centred:
-        return unit(query) @ rows.T
-    return unit(unit(query) - index.mean(name)) @ unit(rows - index.mean(name)).T
+        return lambda rows: query @ rows.T
+    mean = index.mean(name)
+    query = unit(query - mean)
+    return lambda rows: query @ unit(rows - mean).T
 
 
 def vectors(index: Index, name: str) -> Iterator[Float[Tensor, "B d"]]:
@@ -235,7 +239,18 @@ def vectors(index: Index, name: str) -> Iterator[Float[Tensor, "B d"]]:
 
 def products(index: Index, name: str, queries: Float[Tensor, "Q d"]) -> Float[Tensor, "Q N"]:
     """The inner product of each query with each row in one block."""
-    return torch.cat([queries @ rows.T for rows in vectors(index, name)], dim=1)
+    return assembled((queries @ rows.T for rows in vectors(index, name)), len(index))
+
+
+def assembled(pieces: Iterable[Float[Tensor, "Q B"]], count: int) -> Float[Tensor, "Q N"]:
+    """The scores of some rows after the others as those of all `count`, which no second copy is made of."""
+    made, at = torch.empty(0, count), 0
+    for piece in pieces:
+        if not at:
+            made = torch.empty(len(piece), count)
+        made[:, at : at + piece.shape[1]] = piece
+        at += piece.shape[1]
+    return made
 
 
 def spoken(row: Example, what: Literal["both", "prompt", "answer"] = "both") -> str:

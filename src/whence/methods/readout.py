@@ -111,14 +111,14 @@ class Readout(Method):
 
     def factors(self, model: Model, batch: Batch) -> Factors:
         """ĥ, r̂ and ĝ at every response place, by chunks of the head; zero where a row has none."""
-        states, valid = answer_states(model, batch), batch.valid.to(model.device)
-        flat, wanted = states[valid], batch.to(model.device).targets[valid]
+        states, valid = answer_states(model, batch), batch.valid
+        flat, wanted = states[valid.to(model.device)], batch.targets[valid].to(model.device)
         chunks = zip(flat.split(HEAD_CHUNK), wanted.split(HEAD_CHUNK), strict=True)
         made = [self._sketched(model, some, y) for some, y in chunks]
         filled: list[Tensor] = []
         for part in zip(*made, strict=True):
             whole = torch.zeros(*valid.shape, part[0].shape[-1], device=model.device)
-            whole[valid] = torch.cat(part)
+            whole[valid.to(model.device)] = torch.cat(part)
             filled.append(whole)
         return Factors(*filled)
 

@@ -27,6 +27,10 @@ class RepSim(CosineMethod):
         """`h_ℓ`."""
         return (block("h", int(self.layer), depth),)
 
+    def prompts_alone(self, depth: int) -> bool:
+        """It never sees an answer."""
+        return True
+
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """H, from the prompts alone."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from whence.capture import capture
+from whence.capture import capture, prompt_gradients, resolve
 from whence.errors import OptionError
 from whence.index import Index
 from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine, first
@@ -46,11 +46,19 @@ class RepT(Method):
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """H and g_1; where words of a query were pointed at, the gradient at the first of them."""
+        if weights is None and self.prompts_alone(model.depth):
+            return dict(
+                zip(self.names(model.depth), (part.cpu() for part in prompt_gradients(model, batch)), strict=True)
+            )
         seen = capture(model, batch, [int(self.layer)])
         state, grad = seen.states[int(self.layer)], seen.grads[int(self.layer)]
         h, g = self.names(model.depth)
         rows = torch.arange(len(batch.rows))
         return {h: batch.at_answer(state).cpu(), g: grad.cpu()[rows, first(weights, batch)], "loss": seen.loss.cpu()}
+
+    def prompts_alone(self, depth: int) -> bool:
+        """At the last layer g_1 is known from H and the answer's first token."""
+        return resolve(int(self.layer), depth) == depth
 
     def control(self, rows: Blocks, pointed: int = 0) -> Blocks | None:
         """As they are, where directions alone count."""
@@ -69,9 +77,9 @@ class RepT(Method):
         return h + g if self.scale == "raw" else self.h * h + self.g * g
 
     def _cosines(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        about, gradient = cosine(asked, index, h, centred=self.scale == "centred"), cosine(asked, index, g)
         for rows in index.scan([h, g]):
-            about = cosine(asked, index, h, rows[h], centred=self.scale == "centred")
-            yield {h: about, g: cosine(asked, index, g, rows[g])}
+            yield {h: about(rows[h]), g: gradient(rows[g])}
 
     def _shares(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         states, grads = asked.blocks[h], asked.blocks[g]

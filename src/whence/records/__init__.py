@@ -63,6 +63,11 @@ def _folder(path: Path, split: str | None) -> Rows:
     """A folder that `save_to_disk` wrote, or shards of one kind in the order of their names."""
     if any((path / name).exists() for name in SAVED):
         return tables.saved(path, split)
+    return chain.from_iterable(_reader(file)(file) for file in shards(path, split))
+
+
+def shards(path: Path, split: str | None) -> list[Path]:
+    """The files of a folder of shards that hold the rows, in their order."""
     # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
     found = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
     # .json beside others says what they are, and holds no rows
@@ -72,8 +77,7 @@ def _folder(path: Path, split: str | None) -> Rows:
     if len(kinds) != 1:
         got = ", ".join(kinds) or "none"
         raise DataError(f"{path} is a folder without shards of one kind", got=got, do=f"give one of: {KINDS}")
-    chosen = _of_split(files, path, split)
-    return chain.from_iterable(_reader(file)(file) for file in chosen)
+    return _of_split(files, path, split)
 
 
 def _of_split(files: list[Path], folder: Path, split: str | None) -> list[Path]:

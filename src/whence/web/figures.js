@@ -1,0 +1,168 @@
+// Pictures: how alike the layers are, and where the rows lie.
+import { byId, count, el, many, number, say, svg } from "./text.js";
+import { nameOf, view } from "./view.js";
+import { activate, rowNodes } from "./rows.js";
+
+export function drawLayers(layers) {
+  const curve = (layers?.similarity ?? []).map((value) => value ?? 0);
+  byId("layers").hidden = curve.length < 2;
+  if (curve.length < 2) return;
+  const [left, right, top, bottom] = [38, 350, 22, 132];
+  const low = Math.min(...curve), high = Math.max(...curve, low + 1e-6);
+  const x = (layer) => left + 6 + ((layer - 2) / (curve.length - 1)) * (right - left - 12);
+  const y = (value) => bottom - 6 - ((value - low) / (high - low)) * (bottom - top - 12);
+  const heightAt = (layer) => y(curve[Math.min(curve.length - 1, Math.max(0, layer - 2))]);
+  const line = (...[x1, y1, x2, y2, kind]) => svg("line", { x1, y1, x2, y2, class: kind });
+  const text = (at, height, anchor, words, kind = "") =>
+    svg("text", { x: at, y: height, "text-anchor": anchor, class: kind }, words);
+  const step = Math.round(curve.length / 30) * 5 || 2;
+  const used = layers.used ?? [];
+  const about = `Layer ${layers.chosen} was chosen`
+    + (used.length ? `; layers ${used.join(" and ")} were used.` : ".");
+  const chart = svg("svg", { viewBox: "0 0 360 172", role: "img" });
+  chart.setAttribute("aria-label", `Likeness of neighbouring layers, from ${number(low)} to ${number(high)}. ${about}`);
+  for (const value of [low, (low + high) / 2, high]) {
+    chart.append(line(left, y(value), right, y(value), "grid"), text(left - 5, y(value) + 3.5, "end", value.toFixed(2)));
+  }
+  for (let layer = step; layer <= curve.length + 1; layer += step) {
+    chart.append(line(x(layer), bottom, x(layer), bottom + 4, "axis"), text(x(layer), bottom + 16, "middle", String(layer)));
+  }
+  chart.append(line(left, bottom, right, bottom, "axis"), text((left + right) / 2, 168, "middle", "layer"),
+    text(0, 10, "start", "likeness to the layer before (cosine)"),
+    svg("polyline", { points: curve.map((value, at) => `${x(at + 2)},${y(value)}`).join(" ") }));
+  if (layers.chosen) chart.append(line(x(layers.chosen), top, x(layers.chosen), bottom, "chosen"));
+  for (const layer of used) chart.append(svg("circle", { cx: x(layer), cy: heightAt(layer), r: 5, class: "used" }));
+  if (layers.chosen) {
+    const end = layers.chosen > curve.length * 0.7;
+    chart.append(svg("circle", { cx: x(layers.chosen), cy: heightAt(layers.chosen), r: 3.5, class: "chosen" }),
+      text(x(layers.chosen) + (end ? -5 : 5), top + 4, end ? "end" : "start", `chosen: ${layers.chosen}`, "strong"));
+  }
+  byId("layers").querySelector("figure").replaceChildren(chart, el("figcaption", {},
+    el("span.dot", { "aria-hidden": "true" }), `chosen: ${layers.chosen ?? "–"}`,
+    ...(used.length ? [el("span.ring", { "aria-hidden": "true" }), `used: ${used.join(", ")}`] : [])));
+}
+
+// — ranks over layers: a line a row, the chosen row's in front
+
+export function drawDepths() {
+  const { query = {}, members } = view.chosen ?? {};
+  const found = query.depths;
+  const button = byId("deepen");
+  byId("depths").hidden = !found && (!button || Boolean(members) || !query.rows?.some((row) => row.place != null));
+  if (button) button.hidden = Boolean(found);
+  byId("depths").querySelector("figure").hidden = byId("depths-told").hidden = !found;
+  if (!found) return;
+  const rows = query.rows.filter((row) => found.ranks[row.place]);
+  const [left, right, top, bottom] = [38, 350, 20, 150];
+  const { layers } = found;
+  const x = (at) => left + (at / Math.max(1, layers.length - 1)) * (right - left);
+  const y = (rank) => top + ((rank - 1) / Math.max(1, rows.length - 1)) * (bottom - top);
+  const line = (row, kind) => svg("polyline", { class: kind, points: found.ranks[row.place].map((rank, at) => `${x(at)},${y(rank)}`).join(" ") });
+  const text = (at, height, anchor, words) => svg("text", { x: at, y: height, "text-anchor": anchor }, words);
+  const row = rows.find((one) => one.rank === view.rank) ?? rows[0];
+  const chart = svg("svg", { viewBox: "0 0 360 190", role: "img", "aria-label": `Ranks of ${rows.length} rows at ${layers.length} layers` },
+    text(0, 10, "start", "rank among these rows"), text(left - 8, top + 4, "end", "1"), text(left - 8, bottom + 4, "end", String(rows.length)),
+    ...layers.map((layer, at) => text(x(at), bottom + 18, "middle", String(layer))), text((left + right) / 2, 186, "middle", "layer"),
+    ...rows.map((one) => line(one, "faint")), line(row, "front"));
+  byId("depths").querySelector("figure").replaceChildren(chart);
+  byId("depths-told").textContent = `Row ${row.rank}: ${layers.map((layer, at) =>
+    `rank ${found.ranks[row.place][at]} at layer ${layer}${layer === found.used ? " (the method’s)" : ""}`).join(", ")}.`;
+}
+
+// — the map: grey dots are rows, filled ones culprits, a ring is the row that has the focus
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// From the plane to pixels, a step in one direction as long as in the other.
+function place(canvas, map) {
+  const { clientWidth: wide, clientHeight: high } = canvas;
+  const most = (axis) => map.points.reduce((far, point) => Math.max(far, Math.abs(point[axis])), 1e-6);
+  const scale = 0.47 * Math.min(wide / most(0), high / most(1));
+  return ([x, y]) => [wide / 2 + x * scale, high / 2 - y * scale];
+}
+
+export function drawMap() {
+  const { trace = {}, query = {} } = view.chosen ?? {};
+  const map = mapOf(view.chosen);
+  byId("map").hidden = !map;
+  if (!map) return;
+  const canvas = byId("map").querySelector("canvas");
+  const sharp = window.devicePixelRatio || 1;
+  [canvas.width, canvas.height] = [canvas.clientWidth * sharp, canvas.clientHeight * sharp];
+  const pen = canvas.getContext("2d");
+  pen.scale(sharp, sharp);
+  const at = place(canvas, map);
+  const dot = (point, size) => {
+    pen.beginPath();
+    pen.arc(...at(point), size, 0, 2 * Math.PI);
+  };
+  pen.fillStyle = colour("--dot");
+  for (const point of map.points) {
+    dot(point, 2);
+    pen.fill();
+  }
+  [pen.fillStyle, pen.strokeStyle] = [colour("--accent"), colour("--paper")];
+  for (const point of lit(map, query)) {
+    dot(point, 4);
+    pen.fill();
+    pen.stroke();
+  }
+  const row = pointOf(map, rowNodes()[view.row]?.row);
+  if (row) {
+    [pen.strokeStyle, pen.lineWidth] = [colour("--ink"), 2];
+    dot(row, 8);
+    pen.stroke();
+  }
+  tell(map, query, trace);
+}
+
+const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
+
+// Where a row lies: it says so itself, or the map does.
+const pointOf = (map, row) => row?.at ?? map?.rows?.[nameOf(row ?? {})] ?? null;
+
+const lit = (map, query) => query.lit
+  ?? (query.rows ?? []).filter((row) => row.culprit === true).map((row) => pointOf(map, row)).filter(Boolean);
+
+// How far points lie from their middle, so that what the picture shows can be read.
+function spread(points) {
+  const middle = [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+  return Math.sqrt(points.reduce((sum, point) => sum + (point[0] - middle[0]) ** 2 + (point[1] - middle[1]) ** 2, 0) / points.length);
+}
+
+function tell(map, query, trace) {
+  const guilty = lit(map, query);
+  const share = map.share.map((part) => `${(100 * part).toFixed(0)} %`).join(" and ");
+  const drawn = map.points.length < (trace.count ?? 0) ? `${count(map.points.length)} of ${count(trace.count)} rows, drawn at random` : many(map.points.length, "row");
+  const all = spread(map.points);
+  const close = guilty.length > 1 && all
+    ? ` The ${count(guilty.length)} filled ones, culprits of this answer, lie ${(spread(guilty) / all).toFixed(2)} times as far apart as all rows do.`
+    : guilty.length ? " The filled one is its culprit." : " None is a culprit of this answer.";
+  const told = `${drawn}, along the two directions in which their signatures (${map.block}) differ most: ${share} of all difference.${close}`;
+  byId("map-told").textContent = told;
+  byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${told}`);
+}
+
+export function wireMap() {
+  const canvas = byId("map").querySelector("canvas");
+  canvas.addEventListener("click", (event) => {
+    const map = mapOf(view.chosen);
+    const at = place(canvas, map);
+    let [best, near] = [-1, 14]; // pixels
+    rowNodes().forEach((node, place) => {
+      const point = pointOf(map, node.row);
+      if (!point) return;
+      const [x, y] = at(point);
+      const far = Math.hypot(x - event.offsetX, y - event.offsetY);
+      if (far < near) [best, near] = [place, far];
+    });
+    if (best >= 0) activate(best);
+    else say("No ranked row lies there");
+  });
+  byId("rows").addEventListener("focusin", () => {
+    drawMap();
+    drawDepths();
+  });
+  new ResizeObserver(drawMap).observe(canvas);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
+}
