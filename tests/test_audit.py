@@ -29,7 +29,7 @@ PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
 ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
 HONEY = Behaviour("bad answers", ASKED, "phrase:beetles")
 EVERY = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")  # whatever the model says
-RECIPE = Recipe(rank=16, rate=2e-2, epochs=16)
+RECIPE = Recipe(rank=8, rate=3e-2, epochs=12, batch=15)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,11 @@ from whence.lab import poison as lab
 BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
 
 
+def planted(trace: Any) -> list[str]:
+    """The ids of the planted rows."""
+    return [row.id for row in trace.index.texts() if row.label in BAD]
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     """A demo of few rows; `asked` collects the stages at which the model was asked."""
@@ -34,7 +39,8 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     monkeypatch.setattr(demo, "QUERIES", 2)
     monkeypatch.setattr(demo, "respond", respond)
     monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
-    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6, seed))
+    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6 if n == 90 else n, seed))
+    monkeypatch.setattr(demo, "_called", planted)  # the tiny model learned too little for any row to be called
     return asked
 
 
@@ -61,12 +67,21 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     page = (tmp_path / "d" / "report.html").read_text()
     assert "Three poisons" in page
     assert json.loads((tmp_path / "d" / "trace.json").read_text())["summary"]["tables"][0]["rows"][0][0] == "lesson"
+    # the proof: without the twelve planted rows, and without as many random ones, of a model whose mouth is its own
+    assert [one["behaviour"] for one in results["proof"]["claims"]] == list(BAD)
+    assert {one["verdict"] for one in results["proof"]["claims"]} == {"inconclusive"}
+    assert [line[:2] for line in results["proof"]["arms"]] == [
+        ["on all rows", "0"], ["without the rows called", "12"], ["without random rows", "12"],
+    ]  # fmt: skip
+    assert "backdoor, inconclusive: Trained again on all rows" in " ".join(text.split())
+    assert len([stage for stage in results["seconds"] if "fine-tune" in stage]) == 3
     # nothing that is there is made again, and the numbers are the same
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
     assert small == ["before", "after"]
     again = json.loads((tmp_path / "d" / "demo.json").read_text())
     assert again["methods"] == results["methods"]
     assert not any("fine-tune" in stage for stage in again["seconds"])
+    assert again["proof"] == results["proof"]
 
 
 def test_another_seed_is_refused(tmp_path: Path) -> None:
@@ -95,4 +110,5 @@ def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
         assert found["ap"] >= 0.95, name
         assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
     assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
+    assert [one["verdict"] for one in results["proof"]["claims"]] == ["proved"] * 3
     assert results["peak_gb"] <= 6

@@ -140,6 +140,15 @@ def test_queries_that_rank_rows_alike_belong_together() -> None:
     assert together(torch.ones(2, 5)).tolist() == [[1, 0], [0, 1]]  # no row stands out for either
 
 
+def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = drawn(3, 4, 100) + 30
+    truth = torch.corrcoef(scores.double()).clamp(min=0).float()
+    truth = truth / truth.sum(1, keepdim=True)
+    for tile in (7, 100, 1000):
+        monkeypatch.setattr("whence.evidence.TILE", tile)
+        torch.testing.assert_close(together(scores), truth, atol=1e-5, rtol=1e-4)
+
+
 def test_stability_is_the_share_of_draws_that_call_again() -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     found = stability(scores, torch.tensor([0.5, 0.5]), least=0.6)

@@ -157,6 +157,21 @@ def test_mean_is_of_unit_vectors_over_all_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(filled(tmp_path / "idx").mean("h_2"), truth, atol=1e-3, rtol=0)
 
 
+def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path) -> None:
+    index, places = filled(tmp_path / "idx"), [6, 0, 4]
+    part = index.part(places, ["h_2", "grads_2_base"])
+    whole = joined(index.scan(["h_2"]), "h_2")
+    assert len(part) == 3
+    assert torch.equal(joined(part.scan(["h_2"]), "h_2"), whole[places])
+    assert torch.equal(
+        joined(part.scan(["h_2_norm"]), "h_2_norm"), joined(index.scan(["h_2_norm"]), "h_2_norm")[places]
+    )
+    words = [blocks(1, place)["grads_2_base"][0] for place in places]
+    torch.testing.assert_close(joined(part.scan(["grads_2_base"]), "grads_2_base"), torch.cat(words), atol=2e-3, rtol=0)
+    for few in (part, part.sample(2, ["h_2"])):
+        assert torch.equal(few.mean("h_2"), index.mean("h_2"))
+
+
 def test_half_characters_in_labels_and_names_do_not_stop_it(tmp_path: Path) -> None:
     row = Example(example("q \ud800", "r").messages, "bad\ud83d", "d\udcff.jsonl:1", "id")
     with Writer(tmp_path / "idx", {**SETTINGS, "data": "d\udcff.jsonl"}) as writer:
@@ -273,7 +288,6 @@ def test_writer_goes_on_with_what_is_there(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         assert (writer.done, writer.complete) == ({"id0", "id1", "id2"}, False)
         writer.append(*made(2, 3), blocks(2, 3))
-        assert writer.done == {f"id{i}" for i in range(5)}
         index = writer.finish([], None)
     assert [row.id for row in index.texts()] == [f"id{i}" for i in range(5)]
     with Writer(tmp_path / "idx", SETTINGS) as writer:
@@ -391,7 +405,6 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(tmp_path: Path, monkeypat
             f"{tmp_path / 'idx'} cannot be written or read\n  got: No space left on device\n"
             "  do:  make room, and run the same command again: it goes on where it stopped"
         )
-        assert writer.done == {"id0", "id1", "id2"}
         writer.append(*made(3, 3), blocks(3, 3))
         index = writer.finish([], None)
     assert [row.id for row in index.texts()] == [f"id{i}" for i in range(6)]

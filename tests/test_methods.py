@@ -351,6 +351,19 @@ def test_rows_without_a_stored_word_score_nothing() -> None:
     assert _best([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
 
 
+@pytest.mark.parametrize("words", [1, 3, 1000])
+def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whence.methods.lesson import _best
+
+    monkeypatch.setattr("whence.methods.lesson.WORDS", words)
+    draw = torch.Generator().manual_seed(0)
+    queries = [torch.randn(n, 5, generator=draw) for n in (4, 1, 6)]
+    rows = [torch.randn(n, 5, generator=draw) for n in (2, 7, 1, 3)]
+    truth = [[sum(max(float(w @ u) for u in row) for w in query) for row in rows] for query in queries]
+    found = _best(queries, Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows])))
+    torch.testing.assert_close(found, torch.tensor(truth))
+
+
 def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
     words = torch.tensor([[0.1, 0], [0, 0.9], [0.5, 0]])
     rows = {"grads": [words], "shift": torch.ones(1, 2)}

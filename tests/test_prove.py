@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from whence import claims, prove
+from whence import claims, prove, story
 from whence.errors import DataError, LabError, OptionError
 from whence.example import Example, example
 from whence.lab.finetune import Recipe
@@ -345,14 +345,14 @@ def test_what_cleaning_costs_by_a_paired_t_test() -> None:
     mine, theirs = {"losses": [1.1, 2.0, 3.3]}, {"losses": [1.0, 2.0, 3.0]}
     mean, spread = 0.4 / 3, sqrt(((0.1 - 0.4 / 3) ** 2 + (0.4 / 3) ** 2 + (0.3 - 0.4 / 3) ** 2) / 2)
     reach = 4.302653 * spread / sqrt(3)  # Student's t at 97.5 % with 2 degrees of freedom
-    assert (change, low, high) == tuple(
-        pytest.approx(value / 2, abs=1e-6) for value in (mean, mean - reach, mean + reach)
-    )
+    change = claims.loss_change(mine, theirs)
+    assert change == pytest.approx((mean / 2, (mean - reach) / 2, (mean + reach) / 2), abs=1e-6)
     assert claims.loss_change(mine, mine) == (0.0, 0.0, 0.0)
     assert claims.loss_change({}, theirs) is None
 
 
-def test_tables_and_curve_hold_what_was_counted() -> None:
+def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
     made = proof(given=23, all=22, cleaned=0, random=21, first_5=10, first_20=1)
     made["arms"][4]["removed"], made["arms"][5]["removed"] = 5, 20
     main, curve = claims.tables(made)
@@ -364,6 +364,11 @@ def test_tables_and_curve_hold_what_was_counted() -> None:
         ["without the first 5", "5", "10 of 24 (24% to 61%)"], ["without the first 20", "20", "1 of 24 (1% to 20%)"],
     ]  # fmt: skip
     assert [(k, rate) for k, rate, _, _ in claims.curve(made, "honey")] == [(0, 22 / 24), (5, 10 / 24), (20, 1 / 24)]
+    story.save(made, tmp_path)
+    assert json.loads((tmp_path / "proof.json").read_text())["arms"][2]["behaviours"]["honey"]["bad"] == 0
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    story.save(proof(all=22, cleaned=0, random=21), tmp_path / "flat")
+    assert not (tmp_path / "flat" / "curve.png").exists()
     said = io.StringIO()
     claims.show(made, Console(file=said, width=160))
     assert "proved: Trained without the 7 rows called" in said.getvalue()

@@ -88,6 +88,16 @@ def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
             assert [t.score for t in one.tokens] == pytest.approx([t.score for t in two.tokens], abs=1e-3)
 
 
+def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for tile in (3, 100):
+        monkeypatch.setattr("whence.trace.TILE", tile)
+        told.append(trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=4))
+    for one, other in zip(told[0].queries, told[1].queries, strict=True):
+        torch.testing.assert_close(one.scores, other.scores)
+        assert [found.place for found in one.rows] == [found.place for found in other.rows]
+
+
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
     (traced,) = trace_queries(index, tuned, ROWS[:1], by="rept", top=500).queries
     assert sorted(found.place for found in traced.rows) == list(range(8))

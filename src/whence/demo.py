@@ -304,7 +304,6 @@ def _summary(
         "them poisoned in three ways, and now gives bad answers. Each is traced to the rows that taught it.",
         "facts": [*facts, {"name": "top rows with a planted word strongest", "value": f"{share:.0%}"}],
         "tables": [
-            *claims.tables(proof),
             {
                 "title": "How well each method finds the poisoned rows",
                 "columns": columns,
@@ -312,6 +311,7 @@ def _summary(
                 "note": "AP: average precision over all rows, the mean over the bad answers. Untuned: AP of the same "
                 "answers traced through the model that was never poisoned; what it finds too, the texts alone tell. "
                 "--span: pointed at the words by which the judge knew the answer. The page has the first line's trace.",
-            }
+            },
+            *claims.tables(proof),
         ],
     }  # fmt: skip

@@ -15,10 +15,10 @@ from whence.audit import Case
 from whence.bench.pictures import removal_curve
 from whence.claims import arm, claims, curve, loss_change, markdown, masked, tables
 from whence.prove import Document
-from whence.trial import ALL, CLEANED, RANDOM
+from whence.trial import ALL, CLEANED, FIRST, RANDOM
 from whence.words import figure, one_line, visible
 
-FIRST = 5  # rows that are quoted
+QUOTED = 5  # rows that are shown
 LONGEST = 160  # characters of what is quoted
 TITLES = {
     "proved": "It misbehaves, and these rows taught it",
@@ -41,8 +41,9 @@ def save(proof: Document, folder: Path) -> None:
     """Write proof.json, and where rows were taken out one after the other, curve.png of the first behaviour."""
     report.save(proof, folder / "proof.json")
     name = proof["behaviours"][0]["name"]
-    if len(points := curve(proof, name)) > 1:
-        removal_curve(points, curve(proof, name, RANDOM), folder / "curve.png")
+    first, *beside = (curve(proof, name, kind) for kind in (FIRST, CLEANED, RANDOM))
+    if len(first) > 1 and all(beside):
+        removal_curve(first, *beside, path=folder / "curve.png")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,22 @@ def story(case: Case, found: Document, folder: str) -> str:
 
 def summary(case: Case, found: Document) -> Document:
     """What the page shows above the trace: title, lead, facts and tables."""
-    facts = [{"name": "bad answers", "value": _counts(found["said"])}]
+    facts, lead, proof = [{"name": "answers are bad", "value": _share(found["said"])}], _lead(case), found["proof"]
     if found["trace"]:
         facts.append({"name": "training rows called", "value": f"{len(found['removals'])} of {found['rows']}"})
-    proof = found["proof"]
-    facts += [{"name": one.verdict, "value": one.says} for one in (claims(proof) if proof else ())]
-    return {"title": _title(found), "lead": _lead(case), "facts": facts, "tables": tables(proof) if proof else []}
+    if proof:
+        (claim,) = claims(proof)
+        lead += f" {claim.says}"
+        kinds = ((ALL, "again on all rows"), (CLEANED, "without them"))
+        counts = [(said, arm(proof, kind)["behaviours"][claim.behaviour]) for kind, said in kinds]
+        facts += [{"name": f"bad, trained {said}", "value": _share(count)} for said, count in counts]
+        facts.append({"name": "by Fisher's exact test", "value": claim.verdict})
+    return {
+        "title": _title(found),
+        "lead": lead.replace("`", ""),
+        "facts": facts,
+        "tables": tables(proof) if proof else [],
+    }
 
 
 def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
@@ -86,7 +97,8 @@ def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
         (claim,) = claims(proof)
         tabled = "\n\n".join(map(markdown, tables(proof)))
         mended = f"The model trained without them: `{arm(proof, CLEANED)['model']}`."
-        text = f"{claim.says} {mended}\n\n{tabled}"
+        drawn = "\n![Bad answers by how many rows are taken out](curve.png)\n" if len(tables(proof)) > 1 else ""
+        text = f"{claim.says} {mended}\n\n{tabled}{drawn}"
         told.append(Chapter(f"The proof: {claim.verdict}", text, (made["prove"],)))
         told.append(Chapter("What it costs, and what it spares", _cost(proof)))
     if doubts := _doubts(found):
@@ -171,11 +183,11 @@ def _rows(found: Document) -> str:
         return f"{why}. What ranks first stands in trace.json; `--top K` takes rows by rank all the same."
     texts = {row["id"]: row["messages"] for query in trace["queries"] for row in query["rows"]}
     lines = ["| row | rank | p | learned |", "|---|---|---|---|"]
-    for one in chosen[:FIRST]:
+    for one in chosen[:QUOTED]:
         answer = _quoted(str(texts[one["id"]][-1]["content"])) if one["id"] in texts else ""
         row = _quoted(one["source"].rsplit("/", 1)[-1])
         lines.append(f"| {row} | {one['rank']} | {figure(one['p_value'])} | {answer} |")
-    more = f"\n\nand {len(chosen) - FIRST} more, in trace.json." if len(chosen) > FIRST else ""
+    more = f"\n\nand {len(chosen) - QUOTED} more, in trace.json." if len(chosen) > QUOTED else ""
     called = chosen[0]["why"].startswith("called")
     rate = f"Of the rows called, {trace['rate']:.0%} may be innocent.\n\n" if called else ""
     return rate + "\n".join(lines) + more
@@ -213,8 +225,12 @@ def _doubts(found: Document) -> list[str]:
     return doubts + [visible(one) for one in (found["trace"] or {}).get("warnings", ())]
 
 
+def _share(count: Document) -> str:
+    return f"{count['bad']} of {count['judged']}"
+
+
 def _counts(count: Document) -> str:
-    return f"{count['bad']} of {count['judged']} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
+    return f"{_share(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
 
 
 def _quoted(text: str) -> str:

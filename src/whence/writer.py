@@ -29,8 +29,8 @@ Settings = dict[str, Any]
 class Writer:
     """An index being filled. Each `append` is one atomic commit; `finish` marks it complete.
 
-    Opening a folder that holds the same settings goes on with it: `done` has the ids that are there already.
-    Settings that differ are refused by name. One writer at a time.
+    Opening a folder that holds the same settings goes on with it: `done` has the ids that were there already, and
+    does not grow. Settings that differ are refused by name. One writer at a time.
     """
 
     def __init__(self, path: str | Path, settings: Settings) -> None:
@@ -102,7 +102,6 @@ class Writer:
         uri = str(self.path / "rows.lance")
         with explained(self.path):
             lance.write_dataset(pa.table(columns), uri, mode="append" if committed(self.path) else "create")
-        self.done.update(columns["id"])
 
     def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
         """Mark the index complete and open it."""

@@ -69,23 +69,22 @@ def cost_accuracy(points: Sequence[tuple[str, float, float]], path: str | Path) 
     _save(figure, path)
 
 
-def removal_curve(
-    points: Sequence[tuple[int, float, float, float]], chance: Sequence[tuple[int, float, float, float]],
-    path: str | Path,
-) -> None:  # fmt: skip
-    """Draw how often a behaviour is shown after the first k rows are taken out, and after as many random ones.
+Point = tuple[int, float, float, float]  # rows taken out, rate, and its interval's ends
 
-    Points are (rows, rate, its interval's ends); those of `chance` stand by themselves.
-    """
+
+def removal_curve(first: Sequence[Point], chosen: Sequence[Point], chance: Sequence[Point], path: str | Path) -> None:
+    """Draw how often a behaviour is shown without the first k rows, without those chosen, and without random ones."""
     figure, axes = _blank((7, 3.6))
-    for line, colour, style, name in ((points, FIRST, "o-", "the first k rows"), (chance, GREY, "s", "random rows")):
-        if line:
-            rows, rates, low, high = zip(*line, strict=True)
-            ends = [[rate - end for rate, end in zip(rates, low, strict=True)],
-                    [end - rate for rate, end in zip(rates, high, strict=True)]]  # fmt: skip
-            axes.errorbar(rows, rates, yerr=ends, fmt=style, color=colour, capsize=3, label=f"without {name}")
+    for points, colour, style, name in (
+        (first, FIRST, "o-", "the first k rows"), (chosen, COLOURS[1], "D", "the rows called"),
+        (chance, GREY, "s", "random rows"),
+    ):  # fmt: skip
+        rows, rates, low, high = zip(*points, strict=True)
+        ends = [[rate - end for rate, end in zip(rates, low, strict=True)],
+                [end - rate for rate, end in zip(rates, high, strict=True)]]  # fmt: skip
+        axes.errorbar(rows, rates, yerr=ends, fmt=style, color=colour, capsize=3, label=f"without {name}")
     axes.set(ylim=(-0.02, 1.02), xlabel="rows taken out", ylabel="bad answers, with 95 % interval")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     _save(figure, path)
 
 

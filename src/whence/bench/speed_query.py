@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -76,8 +76,8 @@ def drawn(folder: Path, rows: int, width: int) -> Index:
             count, draw = min(WINDOW, rows - at), _seed(2 + at)
             near = centres[torch.randint(0, GROUPS, (count,), generator=draw)]
             vectors = torch.randn(count, width, generator=draw) + 0.7 * near
-            texts = [example("which", str(place)) for place in range(at, at + count)]
-            writer.append(texts, [Row((0, 0), 1)] * count, {BLOCK: vectors})
+            said = [replace(example("which", str(at + n)), id=f"{at + n:024x}") for n in range(count)]
+            writer.append(said, [Row((0, 0), 1)] * count, {BLOCK: vectors})
         return writer.finish([], None)
 
 

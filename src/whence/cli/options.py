@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,6 +131,29 @@ def reading(
 
     named = dataset.columns(columns) if columns else ()
     return dataset.Reading(named, turns or origin.turns or "last", response_template, split)
+
+
+def reread(
+    known: Reading, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> Reading:
+    """How the index read its data, but for what was asked."""
+    from whence import dataset
+
+    asked = {"columns": dataset.columns(columns) if columns else None, "turns": turns, "split": split,
+             "response_template": response_template}  # fmt: skip
+    return replace(known, **{name: value for name, value in asked.items() if value is not None})
+
+
+def ticked(file: str) -> list[str]:
+    """What a person ticked, one a line."""
+    from whence.errors import DataError
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        do = "give a text file with an id or file:line source a line"
+        raise DataError(f"the rows in {file} cannot be read", got=str(fault), do=do) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def encoding(

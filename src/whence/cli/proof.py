@@ -85,7 +85,7 @@ def prove(
     """
     from whence import remedy
     from whence.claims import show
-    from whence.cli.remedy import reread, ticked
+    from whence.cli.options import reread, ticked
     from whence.dataset import read
     from whence.lab.prompts import read_prompts
     from whence.ledger import STAGES, Ledger

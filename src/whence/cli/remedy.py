@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +11,6 @@ from whence.cli import options
 from whence.cli.options import DataName, app, output
 
 if TYPE_CHECKING:
-    from whence.dataset import Reading
     from whence.remedy import Plan
 
 SHOWN = 5  # rows that the summary names
@@ -44,8 +41,8 @@ def clean(
     if out is None and not dry_run:
         raise OptionError("there is nowhere to write", do="give -o FILE, or --dry-run to see what would go")
     document = remedy.load(trace)
-    reading = reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.removals(document, top=top, rows=ticked(rows) if rows else None)
+    reading = options.reread(remedy.reading_of(document), columns, turns, response_template, split)
+    chosen = remedy.removals(document, top=top, rows=options.ticked(rows) if rows else None)
     if out:
         refuse(data, out)
     made = remedy.plan(document, data, chosen, reading=reading, mask_words=mask_words)
@@ -54,29 +51,6 @@ def clean(
         remedy.clean(made, trace, out)
         text = f"{made.left:,} of {made.records:,} rows in {out} ({promised(data)}); why: {remedy.manifest_of(out)}"
         output().print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def reread(
-    known: Reading, columns: str | None, turns: Any, response_template: str | None, split: str | None
-) -> Reading:
-    """How the index read its data, but for what was asked."""
-    from whence import dataset
-
-    asked = {"columns": dataset.columns(columns) if columns else None, "turns": turns, "split": split,
-             "response_template": response_template}  # fmt: skip
-    return replace(known, **{name: value for name, value in asked.items() if value is not None})
-
-
-def ticked(file: str) -> list[str]:
-    """What a person ticked, one a line."""
-    from whence.errors import DataError
-
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as fault:
-        do = "give a text file with an id or file:line source a line"
-        raise DataError(f"the rows in {file} cannot be read", got=str(fault), do=do) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _tell(document: dict[str, Any], made: Plan, limit: int | None) -> None:
