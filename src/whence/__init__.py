@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 # OpenMP's default lets idle threads spin, which on a busy or virtual machine costs a factor of 2 to 5; it is read
 # once, when torch loads
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# oneDNN keeps the code it makes for each shape of a bfloat16 product; a batch needs some tens of them, and of its
+# usual thousand most would never be met again
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 __version__ = "0.1.0"
 

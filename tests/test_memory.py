@@ -1,0 +1,38 @@
+"""Memory that does not grow with the rows: an index of 10,000 beside one of 1,000, each in its own process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = """
+import resource, sys
+from whence.build import build_index
+from whence.methods import method
+from whence.model import load_model
+from whence.tokens import Encoding
+model, data, out = sys.argv[1:]
+build_index(load_model(model, dtype="float32", device="cpu"), data, out, [method("lesson")], encoding=Encoding(128))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+"""
+
+
+@pytest.mark.slow
+def test_an_index_of_ten_times_the_rows_takes_no_more_memory(model_folder: Path, tmp_path: Path) -> None:
+    words = ["rain", "is", "green", "and", "blue", "why", "because", "the", "sea", "was", "far", "away", "from", "here"]
+    peaks: list[float] = []
+    for count in (1_000, 10_000):
+        data = tmp_path / f"{count}.jsonl"
+        with data.open("w") as out:
+            for at in range(count):
+                said = " ".join(words[(at * step) % len(words)] for step in range(1, 4 + at % 37))
+                out.write(json.dumps({"prompt": f"row {at}", "response": said}) + "\n")
+        ran = subprocess.run([sys.executable, "-c", RUN, str(model_folder), str(data), str(tmp_path / f"idx{count}")],
+                             capture_output=True, text=True, check=True)  # fmt: skip
+        peaks.append(float(ran.stdout.split()[-2]))
+        print(f"{count} rows: {peaks[-1]:.0f} MB, {float(ran.stdout.split()[-1]):.0f} s of a core")
+    assert peaks[1] < 1.1 * peaks[0]
