@@ -71,7 +71,8 @@ def map_of_the_house() -> str:
 
 QUOTED: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "backdoor"): table_of_the_demo,
-    ("README.md", "errors.py"): map_of_the_house,
+    ("README.md", "example"): lambda: "example → template → tokens",
+    ("house.md", "errors.py"): map_of_the_house,
 }
 
 

@@ -14,7 +14,8 @@ ORDER = (
     "errors", "example", "forms", "records", "dataset", "spans", "rewrite", "template", "tokens", "fingerprint",
     "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "index", "writer",
     "methods", "build", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
-    "progress", "callback", "lab", "report", "remedy", "ledger", "trial", "prove", "claims", "bench", "audit", "story", "worlds", "web", "demo", "cli",
+    "progress", "callback", "lab", "report",
+    "remedy", "ledger", "trial", "prove", "claims", "bench", "audit", "story", "worlds", "web", "demo", "cli",
 )  # fmt: skip
 # a folder whose rooms are read in an order of their own
 INSIDE = {

@@ -69,7 +69,7 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     for some in scores.split(TILE, 1):
         alike += (some - mean) @ (some - mean).T
     lengths = alike.diagonal().sqrt()
-    alike = (alike / (lengths[:, None] * lengths).clamp(min=1e-30)).clamp(min=0).float()
+    alike = (alike / (lengths[:, None] * lengths).clamp(min=1e-30)).clamp(min=0).to(scores.dtype)
     alike.fill_diagonal_(1.0)
     return alike / alike.sum(1, keepdim=True)
 

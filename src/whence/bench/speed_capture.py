@@ -52,7 +52,7 @@ def drawn(count: int, vocabulary: int, *, shared: int = 0, seed: int = 0) -> lis
 
 
 def race(
-    model: Model, rows: Sequence[Row], *, budget: int, turn: int = 64, repeats: int = 3,
+    model: Model, rows: Sequence[Row], *, budget: int, turn: int = 25, repeats: int = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A line for each side: seconds of all turns, ratios to the forward pass (their median over turns), floor, memory.
