@@ -299,8 +299,13 @@ def test_methods_share_their_blocks(
     tuned: Model, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """Four methods, one pass a batch, one set of columns; any of them traces by the others' blocks."""
-    passes = []
-    monkeypatch.setattr(room, "capture", lambda *asked, go=room.capture: passes.append(1) or go(*asked))
+    passes: list[int] = []
+
+    def counted(*asked: Any, go: Callable[..., Any] = room.capture, **how: Any) -> Any:
+        passes.append(1)
+        return go(*asked, **how)
+
+    monkeypatch.setattr(room, "capture", counted)
     build_index(tuned, file, tmp_path / "four", [method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
     assert len(passes) == 4 + 1  # four look at the weights, one batch
     one = build_index(tuned, file, tmp_path / "one", [method("tracin")], encoding=LENGTH)
