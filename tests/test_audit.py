@@ -210,7 +210,7 @@ load_model(model, adapter)  # imports what each child would
 while True:
     child = os.fork()
     if not child:
-        torch.set_num_threads(1)  # a fork's thread pool is made anew at its first use, and not by several threads at once
+        torch.set_num_threads(1)  # or its thread pool is made anew by several threads at once
         publish(case, audit(case, Path(out), show), Path(out))
         os._exit(0)
     _, status = os.waitpid(child, 0)
