@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control
 
 from conftest import WORDS
 from whence.build import build_index
-from whence.evidence import Evidence, _shared, controls, stability, together, weigh
+from whence.evidence import Controls, Evidence, _cut, _shared, _tail, _threshold, controls, stability, together, weigh
 from whence.methods import method
 from whence.tokens import Encoding
 
@@ -25,6 +25,11 @@ def drawn(seed: int, *size: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).gamma(4.0, 0.05, size)).float()
 
 
+def fresh(null: torch.Tensor, rows: int) -> Controls:
+    """Controls at places that are the last of so many rows: planted rows come first."""
+    return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
+
+
 def called(found: Evidence, scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([found.culprits(q, row) for q, row in enumerate(scores)])
 
@@ -33,7 +38,7 @@ def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
     # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
     scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
-    found = weigh(scores, null, TAUGHT, rate=0.5)
+    found = weigh(scores, fresh(null, 7), TAUGHT, rate=0.5)
     # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
     assert found.p_values(0, scores[0]).tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
@@ -48,10 +53,10 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     how = method("lesson:layer=2,middle=1,sketch=0")
     index = build_index(tuned, file, tmp_path / "idx", [how], encoding=Encoding(64), layers=False)
     assert len(index) >= 20
-    null = controls(how, index, tuned.depth)
-    assert null is not None
-    # the same order as the sample's
-    order = np.random.default_rng(0).permutation(len(index))
+    chance = controls(how, index, tuned.depth)
+    assert chance is not None
+    null, order = chance.scores, chance.places.tolist()
+    assert sorted(order) == list(range(len(index)))
     texts = [row.response for row in index.texts()]
     for c, at in enumerate(order[: len(null)]):
         for m, other in enumerate(order):
@@ -68,7 +73,7 @@ def test_words_in_common_by_hand() -> None:
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
-    null, scores = drawn(0, 64, 500), drawn(1, 200, 500)
+    null, scores = fresh(drawn(0, 64, 500), 500), drawn(1, 200, 500)
     found = weigh(scores, null, torch.ones(200, dtype=torch.bool))
     p_values = torch.stack([found.p_values(q, row) for q, row in enumerate(scores)])
     for level in (0.01, 0.05, 0.2, 0.5):
@@ -78,7 +83,7 @@ def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() 
 
 @pytest.mark.parametrize("planted", [4, 40])
 def test_planted_rows_are_called_and_few_others(planted: int) -> None:
-    null, scores = drawn(0, 64, 400), drawn(2, 20, 400)
+    null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 20, 400)
     scores[:, :planted] += 0.8
     found = weigh(scores, null, torch.ones(20, dtype=torch.bool))
     guilty = called(found, scores)
@@ -91,7 +96,7 @@ def test_planted_rows_are_called_and_few_others(planted: int) -> None:
 
 @pytest.mark.parametrize("rows", [20, 400, 40_000])
 def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
-    null, scores = drawn(0, min(rows, 64), min(rows, 500)), drawn(2, 1, rows)
+    null, scores = fresh(drawn(0, min(rows, 64), min(rows, 500)), rows), drawn(2, 1, rows)
     scores[0, 5] = 3.0
     found = weigh(scores, null, TAUGHT)
     guilty = called(found, scores)
@@ -99,26 +104,63 @@ def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("rate", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_who_is_called_is_who_scipy_calls(rate: float, planted: int) -> None:
+def test_who_is_called_for_sure_is_who_scipy_calls(rate: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
-    null, scores = drawn(0, 64, 500), (drawn(3, 8, 2000) * 50).round() / 50
-    scores[:, :planted] += 0.5
-    found = weigh(scores, null, torch.ones(8, dtype=torch.bool), rate)
-    for q, row in enumerate(scores):
-        truth = false_discovery_control(found.p_values(q, row).double().numpy()) <= rate
-        assert found.culprits(q, row).tolist() == truth.tolist()
-        assert truth.any() == np.isfinite(float(found.least[q]))
+    chance, rows = np.sort(drawn(0, 5000).numpy()), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()
+    rows[:, :planted] += 0.5
+    for row in rows:
+        truth = false_discovery_control(_tail(chance, row.astype(float))) <= rate
+        least = _threshold(row, 0.0, 1.0, chance, rate)
+        assert (row >= least).tolist() == truth.tolist()
+        assert truth.any() == np.isfinite(least)
+
+
+def test_culprits_are_no_controls() -> None:
+    """Planted rows answer to each other as strongly as to the query: such controls would hide them all."""
+    scores, null = drawn(2, 2, 400), drawn(0, 64, 400)
+    kin, other = torch.arange(400) % 3 == 0, torch.arange(400) % 10 == 1
+    scores[0, kin] += 1.2
+    scores[1, other] += 0.8
+    null[kin[:64].nonzero(), kin.nonzero()[:, 0]] += 0.8
+    of = Controls(null, torch.arange(400))
+    found = weigh(scores, of, torch.tensor([True, True]))
+    sure = [_threshold(row.numpy(), middle, spread, of.chance(), 0.1)
+            for row, middle, spread in zip(scores, found.middle, found.spread, strict=True)]  # fmt: skip
+    assert (scores[0] >= sure[0]).tolist() == kin.tolist()
+    assert not (scores[1] >= sure[1])[other].all()
+    guilty = called(found, scores)
+    assert bool(guilty[0][kin].all()) and bool(guilty[1][other].all())
+    assert int(guilty.sum()) <= int(kin.sum() + other.sum()) + 5
+
+
+def test_the_cut_lies_in_the_widest_gap_of_those_that_may_be_called() -> None:
+    row = np.array([9.0, 1, 8, 2, 3, 7, 5.5, 2.5])
+    assert _cut(row, 8.0, 2.5) == 5.5  # 9 8 | 7 5.5 — 3 2.5 | 2 1: below the fourth lie 2.5, four times
+    assert _cut(row, 8.0, 7.0) == 7.0  # three times 1.5 beats twice 1
+    assert _cut(row, 5.5, 5.5) == _cut(row, 5.5, 7.0) == 5.5
+    assert _cut(row, 9.0, 8.0) == 8.0  # both gaps are 1, the lower one counts twice
+    assert _cut(row, np.inf, 8.0) == 8.0
+    assert _cut(row, np.inf, np.inf) == np.inf
+    assert _cut(row, 8.0, 0.0) == 5.5  # all may be
+
+
+def test_with_too_few_others_all_stay_controls() -> None:
+    scores, null = drawn(2, 1, 30), drawn(0, 30, 30)
+    scores[0, :27] += torch.linspace(3, 9, 27)
+    of = Controls(null, torch.arange(30))
+    assert of.without(torch.arange(30) < 26) is None
+    assert of.without(torch.arange(30) < 25) is not None
 
 
 def test_a_query_whose_scores_run_higher_has_no_more_culprits_for_it() -> None:
-    null, scores = drawn(0, 64, 400), drawn(1, 2, 400)
+    null, scores = fresh(drawn(0, 64, 400), 400), drawn(1, 2, 400)
     scores[1] = scores[0] + 0.5
     found = weigh(scores, null, torch.tensor([True, True]))
     torch.testing.assert_close(found.p_values(0, scores[0]), found.p_values(1, scores[1]), atol=1e-3, rtol=0)
 
 
 def test_what_was_not_taught_has_no_culprit() -> None:
-    null, scores = drawn(0, 64, 400), drawn(2, 2, 400)
+    null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 2, 400)
     scores[:, :9] += 5
     found = weigh(scores, null, torch.tensor([True, False]))
     guilty = called(found, scores)

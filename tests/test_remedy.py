@@ -89,6 +89,21 @@ def test_culprits_are_the_union_over_queries(rows: Path) -> None:
     assert removals(traced(rows, [], [])) == []
 
 
+def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path: Path) -> None:
+    ids = [row.id for row in read(rows)]
+    document = traced(rows, [2, 3])
+    document["queries"][0] |= {"culprits": 4, "called": [ids[at] for at in (2, 3, 6, 0)]}
+    found = removals(document)
+    assert [(one.id, one.rank, one.score, one.why) for one in found] == [
+        (ids[2], 1, 1.0, "called a culprit"), (ids[3], 2, 0.5, "called a culprit"),
+        (ids[6], 3, None, "called a culprit"), (ids[0], 4, None, "called a culprit"),
+    ]  # fmt: skip
+    manifest = cleaned(rows, tmp_path / "out.jsonl", document)
+    assert [row["source"] for row in manifest["rows"]] == [f"{rows}:{at + 1}" for at in (2, 3, 6, 0)]
+    with pytest.raises(DataError, match=r"no words of the row (.|\n)*do:  trace again with --top 4"):
+        cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True)
+
+
 def test_the_best_of_each_query(rows: Path) -> None:
     found = removals(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top=2)
     ids = [row.id for row in read(rows)]
@@ -117,7 +132,9 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this trace calls no culprits"):
         removals(traced(rows, [2], called=None))
     document["queries"][0]["culprits"] = 57
-    with pytest.raises(DataError, match=r"of query 1\n  got: 2 of 57\n  do:  trace again with --top 57"):
+    with pytest.raises(
+        DataError, match=r"does not name all.*\n  got: 2 of 57 culprits of an answer\n  do:  trace again"
+    ):
         removals(document)
     for text in ("{", "[1]", '{"version": 2, "queries": []}', "{}"):
         (tmp_path / "t.json").write_text(text)

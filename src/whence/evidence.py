@@ -21,7 +21,7 @@ from whence.index import Index
 from whence.methods import Asked, Method
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 FEWEST = 20  # rows that chance can be told from
@@ -74,27 +74,54 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     return alike / alike.sum(1, keepdim=True)
 
 
-def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Float[Tensor, "C M"] | None:
-    """The scores of M rows for C of them taken as if they were queries.
-
-    None for a method that has no such thing, and where there are too few rows. Where people pointed at words, one word
-    or two decide, which makes any two rows more alike or less: `pointed` says at how many.
+@dataclass(frozen=True)
+class Controls:
+    """The scores of M rows, those at `places` of the index, for the first C of them taken as if they were queries.
 
     Not a number where a row meets itself, or one whose answer shares a fifth of its words: rows of one template and
     near-copies taught each other's answers, and to be more alike than those is not what a culprit is asked for.
     """
+
+    scores: Float[Tensor, "C M"]
+    places: Int[Tensor, " M"]
+
+    def chance(self) -> NDArray[np.float64]:
+        """What chance does: scores in spreads above the commonest one of their control, the lowest first."""
+        rows = [np.sort(row[~row.isnan()].numpy()) for row in self.scores]
+        return np.sort(np.concatenate([_standard(row, *_usual(row)) for row in rows if len(row)]))
+
+    def without(self, guilty: Bool[Tensor, " N"]) -> Controls | None:
+        """The rows that are not guilty; None where there are too few."""
+        left = ~guilty[self.places]
+        rest = Controls(self.scores[left[: len(self.scores)]][:, left], self.places[left])
+        return rest if rest.enough else None
+
+    @property
+    def enough(self) -> bool:
+        """Whether chance can be told from them."""
+        return int((~self.scores.isnan()).sum()) >= FEWEST
+
+
+def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Controls | None:
+    """Rows in a random order as each other's controls.
+
+    None for a method that has no such thing, and where there are too few rows. Where people pointed at words, one word
+    or two decide, which makes any two rows more alike or less: `pointed` says at how many.
+    """
     names = how.names(depth)
     if not names or len(index) < FEWEST:
         return None
-    sample = index.sample(SAMPLE, [*names, "messages"])
+    places = index.drawn(SAMPLE)
+    sample = index.part(places, [*names, "messages"])
     asked = as_queries(how, sample.part(range(min(CONTROLS, len(sample))), names), names, pointed)
     if asked is None:
         return None
     scores = how.scores(asked, sample)
     said = sample.rows.to_table(columns=["messages"]).column("messages").to_pylist()
     related = _shared([str(json.loads(turns)[-1]["content"]) for turns in said], len(scores)) >= RELATED
-    null = scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan)
-    return null if int((~null.isnan()).sum()) >= FEWEST else None
+    found = Controls(scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan),
+                     torch.tensor(places))  # fmt: skip
+    return found if found.enough else None
 
 
 def as_queries(how: Method, rows: Index, names: Sequence[str], pointed: int = 0) -> Asked | None:
@@ -121,40 +148,63 @@ def _shared(texts: list[str], first: int) -> np.ndarray:
     return both / np.maximum(counts[:first, None] + counts[None] - both, 1)
 
 
-def weigh(
-    scores: Float[Tensor, "Q N"], null: Float[Tensor, "C M"], taught: Bool[Tensor, " Q"], rate: float = RATE
-) -> Evidence:
+def weigh(scores: Float[Tensor, "Q N"], null: Controls, taught: Bool[Tensor, " Q"], rate: float = RATE) -> Evidence:
     """From which score on rows are culprits, among all N and for each query alone, by Benjamini and Hochberg.
 
-    `null` are the scores of controls. Queries differ in how high and how wide their scores run, so a score counts by
-    how many spreads it lies above the commonest one. A query that fine-tuning did not make likelier (`taught` is
-    false) has no culprit.
+    Queries differ in how high and how wide their scores run, so a score counts by how many spreads it lies above the
+    commonest one. A query that fine-tuning did not make likelier (`taught` is false) has no culprit.
+
+    A culprit is no control: culprits answer to each other, and that is not chance. So who is called by all controls is
+    for sure, and who is called by those which were not called themselves may be. Between the two the cut is where the
+    scores fall most. Where nobody is called at first, this changes nothing.
     """
-    rows = [row[~row.isnan()].numpy() for row in null]
-    chance = np.sort(np.concatenate([_standard(np.sort(row), *_usual(np.sort(row))) for row in rows]))
-    least, middles, spreads = torch.full((len(scores),), torch.inf), list[float](), list[float]()
+    chance, guilty = null.chance(), torch.zeros(scores.shape[1], dtype=torch.bool)
+    sure, usual = torch.full((len(scores),), torch.inf), list[tuple[float, float]]()
     for q, row in enumerate(scores):
         # sorted once, in float32, which is most of the work where rows are millions
         ranked = np.sort(row.numpy())
         middle, spread = _usual(ranked)
+        usual.append((middle, spread))
         if taught[q]:
-            least[q] = _threshold(ranked, _standard(ranked, middle, spread), chance, rate)
-        middles.append(middle)
-        spreads.append(spread)
-    return Evidence(least, taught, tuple(middles), tuple(spreads), chance)
+            sure[q] = _threshold(ranked, middle, spread, chance, rate)
+            guilty |= row >= sure[q]
+    least, rest = sure, null.without(guilty) if guilty.any() else None
+    if rest:
+        chance, least = rest.chance(), sure.clone()
+        for q in taught.nonzero()[:, 0].tolist():
+            row, (middle, spread) = scores[q].numpy(), usual[q]
+            least[q] = _cut(row, float(sure[q]), _threshold(row, middle, spread, chance, rate))
+    return Evidence(least, taught, tuple(middle for middle, _ in usual), tuple(spread for _, spread in usual), chance)
 
 
-def _threshold(ranked: Numbers, standard: Numbers, chance: Numbers, rate: float) -> float:
-    """The lowest score that Benjamini and Hochberg's procedure calls; infinite where it calls none.
+def _threshold(row: Numbers, middle: float, spread: float, chance: Numbers, rate: float) -> float:
+    """The lowest score of a row's N that Benjamini and Hochberg's procedure calls; infinite where it calls none.
 
     The r-th highest of N is called where it or a lower one has p ≤ rate r / N, so a p-value above `rate` need not be
     taken.
     """
     below = int((1 + len(chance)) * (1 - rate))  # so many controls have less than a row with such a p-value
-    start = int(np.searchsorted(standard, chance[below - 1], "right")) if below else 0
-    p_values = _tail(chance, standard[start:])
-    called = np.flatnonzero(p_values <= rate * np.arange(len(p_values), 0, -1) / len(ranked))
-    return float(ranked[start + called[0]]) if len(called) else np.inf
+    standard = _standard(row, middle, spread)
+    high = np.sort(row[standard > chance[below - 1]] if below else row)
+    p_values = _tail(chance, _standard(high, middle, spread))
+    called = np.flatnonzero(p_values <= rate * np.arange(len(high), 0, -1) / len(row))
+    return float(high[called[0]]) if len(called) else np.inf
+
+
+def _cut(row: Numbers, sure: float, possible: float) -> float:
+    """The lowest score above the widest gap between what is called for sure and what may be.
+
+    A gap counts as often as there are scores above it: so weighed, the gaps of an exponential tail are all alike in
+    expectation (Rényi's spacings). Where nothing is called for sure there is nothing to begin from, and all may be.
+    """
+    if not np.isfinite(sure):
+        return possible
+    possible = min(sure, possible)
+    called = np.sort(row[row >= possible])
+    below = row[row < possible]
+    gaps = np.diff(called, prepend=below.max() if len(below) else called[0]) * np.arange(len(called), 0, -1)
+    maybe = int(np.searchsorted(called, sure))  # above it lie gaps between the surely called, who all stay
+    return float(called[np.argmax(gaps[: maybe + 1])])
 
 
 def stability(

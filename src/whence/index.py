@@ -118,6 +118,10 @@ class Index:
         rows = InMemoryDataset(self.rows.take(list(places), columns=held).combine_chunks())
         return Index(self.path, {**self.manifest, "count": len(places)}, rows, self.whole or self)
 
+    def drawn(self, count: int, seed: int = 0) -> list[int]:
+        """The places of up to `count` rows in a random order."""
+        return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
+
     def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
         """Up to `count` rows in a random order, with some blocks and their norms, in memory."""
         return self.part(np.random.default_rng(seed).permutation(len(self))[:count].tolist(), names)

@@ -72,7 +72,7 @@ def removals(trace: Document, *, top: int | None = None, rows: Sequence[str] | N
     """The rows that are to go, each once, in the order of their best rank.
 
     Those called culprits by any query; or the best `top` of each query; or just `rows`, which are ids or sources
-    (`file:line`), whether ranked or not. A trace that shows fewer rows than it called is refused.
+    (`file:line`), whether ranked or not.
     """
     if top is not None and rows is not None:
         raise OptionError("rows are chosen twice", got="--top and --rows", do="give one of them")
@@ -80,7 +80,7 @@ def removals(trace: Document, *, top: int | None = None, rows: Sequence[str] | N
         return _ticked(trace, rows)
     chosen: dict[str, Removal] = {}
     for number, query in enumerate(trace["queries"], 1):
-        for row in _culprits(trace, query, number) if top is None else _best(query, number, top):
+        for row in _culprits(trace, query) if top is None else _best(query, number, top):
             why = "called a culprit" if top is None else f"among the first {top}"
             found = _removal(row, number, why)
             known = chosen.get(found.id)
@@ -93,16 +93,18 @@ def _removal(row: Document, query: int, why: str) -> Removal:
     return Removal(row["id"], row["source"], row["rank"], row["score"], row.get("p_value"), query, why, (query,))
 
 
-def _culprits(trace: Document, query: Document, number: int) -> list[Document]:
-    called, shown = query.get("culprits"), [row for row in query["rows"] if row.get("culprit") is True]
-    if called is None:
+def _culprits(trace: Document, query: Document) -> list[Document]:
+    if query.get("culprits") is None:
         do = "choose by --top K, or tick --rows, or trace by a method that calls culprits (lesson)"
         raise DataError("this trace calls no culprits", got=short(trace.get("method")), do=do)
-    if called > len(shown):
-        most = max(query.get("culprits") or 0 for query in trace["queries"])
-        raise DataError(f"the trace does not name all culprits of query {number}", got=f"{len(shown)} of {called}",
-                        do=f"trace again with --top {most}")  # fmt: skip
-    return shown
+    shown = [row for row in query["rows"] if row.get("culprit") is True]
+    # the best ones are shown in full, the others by their ids alone
+    others = enumerate((query.get("called") or [])[len(shown) :], len(shown) + 1)
+    found = [*shown, *({"id": id, "source": "", "rank": rank, "score": None} for rank, id in others)]
+    if len(found) < query["culprits"]:
+        got = f"{len(found)} of {query['culprits']} culprits of an answer"
+        raise DataError("the trace does not name all that it calls", got=got, do="trace again: it does now")
+    return found
 
 
 def _best(query: Document, number: int, top: int) -> list[Document]:
@@ -145,8 +147,10 @@ def guilty(trace: Document, chosen: Sequence[Removal]) -> dict[str, Ranges]:
     for one in chosen:
         ranked = [row for number in one.queries for row in trace["queries"][number - 1]["rows"] if row["id"] == one.id]
         if not any(row.get("tokens") for row in ranked):
+            most = max(query.get("culprits") or 0 for query in trace["queries"])
+            do = "trace by a method that scores words (lesson)" if ranked else f"trace again with --top {most}"
             what = f"the trace has no words of the row {one.source or one.id}"
-            raise DataError(what, got=short(trace.get("method")), do="trace by a method that scores words (lesson)")
+            raise DataError(what, got=short(trace.get("method")), do=do)
         answer = Example(tuple(ranked[0]["messages"])).response
         parts = sorted({part for row in ranked for part in _strong(row, answer)})
         found[one.id] = tuple(_merged(parts, answer)) or ((0, len(answer)),)

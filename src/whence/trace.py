@@ -107,11 +107,19 @@ class Trace:
             "rate": self.rate,
             "warnings": warnings(self.index, self.method),
             "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
-            "queries": [_query_json(traced) for traced in self.queries],
+            "queries": [_query_json(traced, ids) for traced, ids in zip(self.queries, self._called(), strict=True)],
         }
 
+    def _called(self) -> list[list[str] | None]:
+        """The ids of each query's culprits, be they ranked or not; None where the method calls nobody."""
+        places = sorted({place for traced in self.queries for place in traced.culprits or ()})
+        ids = self.index.rows.take(places, columns=["id"]).column("id").to_pylist() if places else []
+        known = dict(zip(places, ids, strict=True))
+        said = [traced.culprits for traced in self.queries]
+        return [None if places is None else [known[place] for place in places] for places in said]
 
-def _query_json(traced: Traced) -> dict[str, Any]:
+
+def _query_json(traced: Traced, called: list[str] | None) -> dict[str, Any]:
     query = traced.query
     around = {"before": query.before, "after": query.after, "tools": query.tools}
     return {
@@ -123,6 +131,7 @@ def _query_json(traced: Traced) -> dict[str, Any]:
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
         "taught": traced.taught,
         "culprits": None if traced.culprits is None else len(traced.culprits),
+        "called": called,
         "rows": [
             {
                 "rank": found.rank,

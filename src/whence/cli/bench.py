@@ -10,6 +10,8 @@ import typer
 from whence.cli.options import Device, Dtype, Out, app, errors, output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from whence.bench.run import Plan
 
 
@@ -115,18 +117,25 @@ def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows:
     from whence.cli.options import load
     from whence.progress import stage
 
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before what takes minutes
     loaded = load(model, adapter, dtype, device)
     command = " ".join(["whence", *sys.argv[1:]])
     made: dict[str, Any] = {"command": command, "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
     for name, shared in (("index", 0), ("index_chat", speed.SHARED)):
         with stage(errors(), f"{rows} rows, {shared} tokens of them common", steps=True) as tell:
             made[name] = speed.indexing(loaded, rows, shared, tell)
-        output().print(speed.index_table(made[name], shared))
+        _wide(speed.index_table(made[name], shared))
         report.save(made, out / "speed.json")
     with stage(errors(), "100 queries of a million rows", steps=False):
         made["queries"] = speed.queries()
-    output().print(speed.query_table(made["queries"]))
+    _wide(speed.query_table(made["queries"]))
     report.save(made, out / "speed.json")
+
+
+def _wide(table: Table) -> None:
+    """Every column whole, though a pipe or a narrow terminal has 80."""
+    console = output()
+    console.print(table, width=max(console.width, 110), crop=False)
 
 
 def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
