@@ -56,6 +56,10 @@ def test_the_table_holds_what_each_arm_counted() -> None:
     shown = dict(zip(main["columns"], line, strict=True))
     assert (shown["planted rows called"], shown["others"], shown["proof"]) == ("39 of 40", "2", "proved")
     assert [shown[name].split(" (")[0] for name in worlds.KINDS] == [f"{n} of 24" for n in (23, 22, 0, 21, 1, 2)]
+    unmasked = world()
+    unmasked["proof"]["arms"] = [one for one in unmasked["proof"]["arms"] if one["name"] != "masked"]
+    (line,) = worlds.tables({"worlds": [unmasked]})[0]["rows"]
+    assert line[main["columns"].index("masked")] == ""
     assert curve["columns"] == ["poison", "0", "10"]
     assert curve["rows"] == [["error", "22 of 24", "9 of 24"]]
 

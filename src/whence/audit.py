@@ -64,6 +64,7 @@ class Case:
     max_new: int = 48
     dtype: str = "auto"
     device: str = "auto"
+    whole: str | None = None
 
 
 def audit(case: Case, out: Path, show: Show = quiet) -> Document:
@@ -194,7 +195,7 @@ class _Under:
         trial, notes = trial_of(trace, [case.behaviour], case.recipe, base=case.base, max_new=case.max_new,
                                 dtype=case.dtype, device=case.device)  # fmt: skip
         design = designed(trace, chosen, draws=case.draws, curve=case.curve, truth=case.truth,
-                          mask_words=case.mask_words)  # fmt: skip
+                          mask_words=case.mask_words, whole=case.whole)  # fmt: skip
         rows = list(read(case.data, self.reading))
         proof = prove(trial, rows, [one.id for one in chosen], self.ledger, design=design, held_out=case.held_out,
                       ordinary=case.ordinary)  # fmt: skip

@@ -212,10 +212,11 @@ def _said(folder: Path) -> dict[str, Any]:
 
 def designed(
     trace: Mapping[str, Any], chosen: Sequence[Removal], *, draws: int = 1, curve: Sequence[int] = (),
-    truth: Sequence[str] = (), mask_words: bool = False,
+    truth: Sequence[str] = (), mask_words: bool = False, whole: str | None = None,
 ) -> Design:  # fmt: skip
     """The Design for rows chosen from a trace: its ranking for the curve, and its words for what is to be masked."""
     document = dict(trace)
     deep = min((len(query["rows"]) for query in document["queries"]), default=0)
     ranked = [one.id for one in removals(document, top=deep)] if curve else []
-    return Design(draws, tuple(curve), tuple(ranked), tuple(truth), guilty(document, chosen) if mask_words else {})
+    words = guilty(document, chosen) if mask_words else {}
+    return Design(draws, tuple(curve), tuple(ranked), tuple(truth), words, whole)

@@ -37,7 +37,8 @@ class Plan:
     """Which worlds: each of the poisons with each seed from 0, `planted` rows of it and `clean` ordinary ones.
 
     A seed is of the rows, the training and the random rows alike. The loss is measured on `held` more ordinary rows;
-    the first `usual` of their prompts are asked too. The curve is taken with the first seed alone.
+    the first `usual` of their prompts are asked too. An arm learns all but the guilty words of
+    the `masked` poisons; the `curve` is taken with the first seed alone.
     """
 
     out: Path
@@ -48,7 +49,8 @@ class Plan:
     held: int = 64
     usual: int = 24
     prompts: int = 36
-    curve: tuple[int, ...] = (10, 20, 30)
+    masked: tuple[str, ...] = ("error",)
+    curve: tuple[int, ...] = ()
     model: str = "smollm2"
     recipe: Recipe = field(default_factory=lambda: Recipe(rate=2e-3))
     dtype: str = "auto"
@@ -57,7 +59,8 @@ class Plan:
 
 def run(plan: Plan, show: Show) -> Document:
     """Every world that is not there yet; what came of all, as JSON without a path of this machine."""
-    worlds = [_World(plan, name, seed, show).audited() for name in plan.poisons for seed in range(plan.seeds)]
+    worlds = [_World(plan, name, seed, show).audited() for seed in range(plan.seeds) for name in plan.poisons]
+    worlds.sort(key=lambda world: plan.poisons.index(world["poison"]))
     said = {"model": plan.model, "recipe": asdict(plan.recipe), "planted": plan.planted, "clean": plan.clean}
     return {"version": 1, **said, "worlds": worlds}
 
@@ -110,10 +113,11 @@ class _World:
         lab.save([self.poison], self.rows, self.out)
         files = {"held_out": self._kept("held.jsonl", self.held),
                  "ordinary": self._kept("ordinary.jsonl", self.held[: plan.usual])}  # fmt: skip
+        adapter = str(self.taught())
         behaviour = Behaviour(name, self.poison.prompts[: plan.prompts], self.poison.judge)
         case = Case(
-            plan.model, str(self.out / "data.jsonl"), behaviour, str(self.taught()),
-            curve=plan.curve if self.seed == 0 else (), truth=(name,), mask_words=True,
+            plan.model, str(self.out / "data.jsonl"), behaviour, adapter, whole=adapter,
+            curve=plan.curve if self.seed == 0 else (), truth=(name,), mask_words=name in plan.masked,
             held_out=tuple(dataset.read(files["held_out"])),
             ordinary=tuple(row.question for row in self.held[: plan.usual]),
             files=files, dtype=plan.dtype, device=plan.device,
@@ -156,11 +160,12 @@ def _line(world: Document) -> list[str]:
     if not proof:
         return [name, seed, *["none"] * 2, _rate(world["said"]), *[""] * len(KINDS), "nothing to prove"]
     (chance,) = [one["behaviours"][name] for one in drawn(proof)]
-    counts = [arm(proof, kind)["behaviours"][name] if kind else chance for kind in KINDS.values()]
+    tried = [arm(proof, kind) if kind else {"behaviours": {name: chance}} for kind in KINDS.values()]
+    counts = [_rate(one["behaviours"][name]) if one else "" for one in tried]
     change, known = loss_change(arm(proof, CLEANED), arm(proof, ALL)), proof["truth"]
     cost = f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})" if change else ""
     called = [f"{known['called']} of {known['rows']}", str(proof["called"] - known["called"])]
-    return [name, seed, *called, *map(_rate, counts), cost, proof["claims"][0]["verdict"]]
+    return [name, seed, *called, *counts, cost, proof["claims"][0]["verdict"]]
 
 
 def _steps(world: Document) -> list[Document]:
