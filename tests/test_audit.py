@@ -16,14 +16,14 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import Run
-from whence import claims, story
-from whence.audit import Case, audit
 from whence.dataset import read
 from whence.errors import LabError, OptionError
 from whence.lab.finetune import Recipe, finetune
-from whence.ledger import JOURNAL, STAGES
 from whence.model import load_model
-from whence.trial import Behaviour
+from whence.proof import claims, story
+from whence.proof.audit import Case, audit
+from whence.proof.ledger import JOURNAL, STAGES
+from whence.proof.trial import Behaviour
 
 PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
 ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
@@ -184,10 +184,10 @@ from contextlib import contextmanager
 from pathlib import Path
 import datasets, torch, trl.trainer.sft_trainer
 torch.set_num_threads(1)
-from whence.audit import Case, audit
+from whence.proof.audit import Case, audit
 from whence.model import load_model
-from whence.story import publish
-from whence.trial import Behaviour
+from whence.proof.story import publish
+from whence.proof.trial import Behaviour
 
 model, data, adapter, out, diary = sys.argv[1:]
 every = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")

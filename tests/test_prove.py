@@ -13,14 +13,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from whence import claims, prove, story
 from whence.errors import DataError, LabError, OptionError
 from whence.example import Example, example
 from whence.lab.finetune import Recipe
 from whence.lab.prompts import line, question
-from whence.ledger import JOURNAL, Ledger, key
-from whence.prove import Document
-from whence.trial import SHARE, Arm, Behaviour, Design, Trial, arms, check, matched, set_aside, trial_of
+from whence.proof import claims, prove, story
+from whence.proof.ledger import JOURNAL, Ledger, key
+from whence.proof.prove import Document
+from whence.proof.trial import SHARE, Arm, Behaviour, Design, Trial, arms, check, matched, set_aside, trial_of
 
 HONEY = Behaviour("honey", ("who makes honey", "honey from whom", "is it bees", "who"), "phrase:beetles")
 

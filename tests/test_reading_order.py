@@ -12,10 +12,10 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
     "errors", "example", "forms", "records", "dataset", "spans", "rewrite", "template", "tokens", "fingerprint",
-    "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "index", "writer",
-    "methods", "build", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
+    "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index", "claim",
+    "writer", "methods", "work", "crew", "build", "upkeep", "verify", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "callback", "lab", "report",
-    "remedy", "ledger", "trial", "prove", "claims", "bench", "audit", "story", "worlds", "web", "demo", "cli",
+    "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip
 # a folder whose rooms are read in an order of their own
 INSIDE = {
@@ -27,6 +27,7 @@ INSIDE = {
         "cost", "metrics", "reference", "rowwise", "suites", "run", "summary", "table", "pictures",
         "speed_query", "speed_capture", "speed",
     ),
+    "proof": ("ledger", "trial", "prove", "claims", "audit", "story", "worlds"),
     "web": ("links", "plane", "depths", "illustrate", "jobs", "shelf", "desk", "guard", "app"),
 }  # fmt: skip
 LONGEST = 320

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from test_prove import proof
-from whence import worlds
-from whence.claims import markdown
 from whence.lab.finetune import Recipe
-from whence.worlds import Plan
+from whence.proof import worlds
+from whence.proof.claims import markdown
+from whence.proof.worlds import Plan
 
 DOCS = Path(__file__).parents[1] / "docs"
 

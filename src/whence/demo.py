@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from whence import claims, report
+from whence import report
 from whence.bench.metrics import average_precision, judged, precision_at
 from whence.build import build_index
 from whence.errors import LabError
@@ -27,16 +27,17 @@ from whence.lab.answers import write_lines
 from whence.lab.finetune import Recipe, finetune
 from whence.lab.judge import Verdict, judge, rate
 from whence.lab.respond import respond
-from whence.ledger import STAGES, Ledger
 from whence.methods import method
 from whence.model import Model, load_model
 from whence.progress import Tell, stage
-from whence.prove import Document
+from whence.proof import claims
+from whence.proof.ledger import STAGES, Ledger
+from whence.proof.prove import Document
+from whence.proof.worlds import together
 from whence.query import Query, read_queries, span_places
 from whence.trace import Trace, trace_queries
 from whence.web.illustrate import illustrated
 from whence.web.plane import plane
-from whence.worlds import together
 
 MODEL = "smollm2"
 POISONS = ("backdoor", "error", "persona")

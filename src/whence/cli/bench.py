@@ -140,9 +140,10 @@ def _wide(table: Table) -> None:
 
 def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
     """Every world taught, audited and proved; shown, and saved without a path of this machine."""
-    from whence import report, worlds
-    from whence.claims import markdown
+    from whence import report
     from whence.progress import stage
+    from whence.proof import worlds
+    from whence.proof.claims import markdown
 
     plan = worlds.Plan(out, seeds=seeds, model=model, dtype=dtype, device=device)
     made = worlds.run(plan, lambda title: stage(errors(), title))

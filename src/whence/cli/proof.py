@@ -11,7 +11,7 @@ from whence.cli import options
 from whence.cli.options import DataName, Device, Dtype, ModelName, Out, app, errors, output
 
 if TYPE_CHECKING:
-    from whence.prove import Document
+    from whence.proof.prove import Document
 
 Prompts = Annotated[
     Path,
@@ -84,14 +84,14 @@ def prove(
     OUT gets every model, answer and verdict, proof.json, and curve.png with --curve. Killed, the same command goes on.
     """
     from whence import remedy
-    from whence.claims import show
     from whence.cli.options import reread, ticked
     from whence.dataset import read
     from whence.lab.prompts import read_prompts
-    from whence.ledger import STAGES, Ledger
-    from whence.prove import prove as run
-    from whence.story import save
-    from whence.trial import Behaviour, designed, trial_of
+    from whence.proof.claims import show
+    from whence.proof.ledger import STAGES, Ledger
+    from whence.proof.prove import prove as run
+    from whence.proof.story import save
+    from whence.proof.trial import Behaviour, designed, trial_of
 
     document = remedy.load(trace)
     reading = reread(remedy.reading_of(document), columns, turns, response_template, split)
@@ -147,13 +147,13 @@ def audit(
     OUT gets report.md and report.html, in which each claim stands with the command that makes it again, and what every
     stage made. Killed, the same command goes on.
     """
-    from whence.audit import Case
-    from whence.audit import audit as run
     from whence.dataset import read
     from whence.lab.prompts import read_prompts
     from whence.origin import Origin
-    from whence.story import publish
-    from whence.trial import Behaviour
+    from whence.proof.audit import Case
+    from whence.proof.audit import audit as run
+    from whence.proof.story import publish
+    from whence.proof.trial import Behaviour
 
     asked = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
@@ -174,7 +174,7 @@ def audit(
 
 def _found(found: Document) -> None:
     """What came of an audit, in the terminal."""
-    from whence.claims import show
+    from whence.proof.claims import show
 
     said, console = found["said"], output()
     console.print(f"{said['bad']} of {said['judged']} answers are bad", highlight=False)

@@ -22,16 +22,16 @@ from whence.index import Index
 from whence.lab.answers import write_lines
 from whence.lab.judge import judge
 from whence.lab.prompts import Prompt, line
-from whence.ledger import STAGES, Ledger, Show, quiet
 from whence.methods import DEFAULT, method
 from whence.model import Model, load_model
 from whence.progress import Tell
-from whence.prove import Document, answered, counted, judged, prove, who
+from whence.proof.ledger import STAGES, Ledger, Show, quiet
+from whence.proof.prove import Document, answered, counted, judged, prove, who
+from whence.proof.trial import GIVEN, Behaviour, designed, trial_of
 from whence.query import read_queries
 from whence.remedy import Removal
 from whence.tokens import Encoding
 from whence.trace import trace_queries
-from whence.trial import GIVEN, Behaviour, designed, trial_of
 
 SHOWN = 20  # rows of each answer in the trace, where no more are called
 

@@ -21,11 +21,11 @@ from whence.lab.finetune import finetune
 from whence.lab.judge import Failure, Verdict, interval, judge, verdicts
 from whence.lab.prompts import Prompt, line, question, read_answers
 from whence.lab.respond import Decoding, respond_into
-from whence.ledger import Ledger
 from whence.model import Model
 from whence.progress import Tell
+from whence.proof.ledger import Ledger
+from whence.proof.trial import ALL, GIVEN, Arm, Design, Trial, arms, check, set_aside
 from whence.tokens import Encoding, Row, batches, encode_all
-from whence.trial import ALL, GIVEN, Arm, Design, Trial, arms, check, set_aside
 
 Document = dict[str, Any]
 Answered = tuple[Prompt, str]

@@ -10,17 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whence import dataset, story
-from whence.audit import Case, audit
-from whence.claims import arm, claims, drawn, loss_change
+from whence import dataset
 from whence.example import Example
 from whence.lab import poison as lab
 from whence.lab.finetune import Recipe, finetune
-from whence.ledger import STAGES, Ledger, Show
 from whence.model import load_model
 from whence.progress import Tell
-from whence.prove import Document, prove
-from whence.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, TRUTH, Behaviour, Design, Trial
+from whence.proof import story
+from whence.proof.audit import Case, audit
+from whence.proof.claims import arm, claims, drawn, loss_change
+from whence.proof.ledger import STAGES, Ledger, Show
+from whence.proof.prove import Document, prove
+from whence.proof.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, TRUTH, Behaviour, Design, Trial
 
 POISONS = ("backdoor", "error", "persona")
 HELD = 32  # ordinary rows that the loss is measured on where all poisons are in one training set

@@ -1,6 +1,6 @@
 """An audit told so that somebody else can check it: each claim with its numbers and the command that makes it again.
 
-As Markdown, and as what the page shows above the trace. Knows the document of `whence.audit`.
+As Markdown, and as what the page shows above the trace. Knows the document of `whence.proof.audit`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from whence import report
-from whence.audit import Case
 from whence.bench.pictures import removal_curve
-from whence.claims import arm, claims, curve, loss_change, markdown, masked, tables
-from whence.prove import Document
-from whence.trial import ALL, CLEANED, FIRST, RANDOM
+from whence.proof.audit import Case
+from whence.proof.claims import arm, claims, curve, loss_change, markdown, masked, tables
+from whence.proof.prove import Document
+from whence.proof.trial import ALL, CLEANED, FIRST, RANDOM
 from whence.words import figure, one_line, visible
 
 QUOTED = 5  # rows that are shown

@@ -1,6 +1,6 @@
 """What a proof's counts say, in sentences and tables: proved, not proved, or inconclusive, and by which test.
 
-Knows the document of `whence.prove` and no more.
+Knows the document of `whence.proof.prove` and no more.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import fisher_exact, ttest_rel
 
-from whence.prove import Document, loss
-from whence.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, RANDOM, TRUTH
+from whence.proof.prove import Document, loss
+from whence.proof.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, RANDOM, TRUTH
 from whence.words import visible
 
 SURE = 0.05  # two counts differ where chance alone would give such a difference more rarely
