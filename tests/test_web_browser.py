@@ -364,6 +364,22 @@ def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
     assert set(demo.evaluate(DARKEST)) <= planted
 
 
+def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Path) -> None:
+    document = json.loads(DEMO.read_text())
+    first = document["queries"][0]
+    shown = [row["id"] for row in first["rows"] if row["culprit"]]
+    first["called"] = [*shown, "0123456789abcdef"]
+    report.save_page(document, tmp_path / "demo.html")
+    opened = browser.new_page()
+    opened.goto((tmp_path / "demo.html").as_uri())
+    opened.click("#tick-culprits")
+    assert opened.inner_text("#held") == f"{len(shown) + 1} rows ticked."
+    with opened.expect_download() as taken:
+        opened.click("#list")
+    assert Path(taken.value.path()).read_text().split() == first["called"]
+    opened.close()
+
+
 def test_answers_that_share_culprits_are_one_incident(demo: Any) -> None:
     told = demo.locator("#queries .incident").all_inner_texts()
     assert told == ["Incident 1: 2 answers", "Incident 2: 1 answer", "Incident 3: 1 answer"]

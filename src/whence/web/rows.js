@@ -13,6 +13,8 @@ export function bar(value, most) {
   return node;
 }
 
+let called = []; // all that this answer calls, by id: of them the best are shown
+
 const chip = (text, kind = "") => el(`span.chip${kind}`, {}, text);
 
 function drawBlocks(blocks) {
@@ -114,6 +116,7 @@ export function drawRows({ query, trace, members }) {
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
+  called = members ? [] : query.called ?? [];
   byId("tick-culprits").hidden = !rows.some((row) => row.culprit === true && nameOf(row));
   drawTicked();
 }
@@ -174,6 +177,7 @@ export function wireRows() {
   byId("tick-culprits").addEventListener("click", () => {
     const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.culprit === true && nameOf(row));
     for (const row of rows) view.ticked.set(nameOf(row), row);
+    for (const id of called) if (!view.ticked.has(id)) view.ticked.set(id, { id });
     drawTicked();
     say(`${many(view.ticked.size, "row")} ticked`);
   });
