@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ ROUNDED = (
     "its weights are rounded to {}, and gradients through them are another model's (cosine .45 with the full ones)"
 )
 SAFE: dict[str, Any] = {"trust_remote_code": False}
+_ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at once lose their tied heads
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
 
     logging.disable_progress_bar()
     path = local(name)
-    with _loading(name):
+    with _loading(name), _ALONE:
         stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **how.options, **SAFE
