@@ -23,15 +23,19 @@ from whence.web.plane import Plane, plane
 from whence.web.shelf import Shelf
 
 
+GRACE = 3.0  # seconds that the model waits for a first view, which its loading would hold up
+
+
 class Desk:
-    """One index and its model, which loads behind the first view; `documents` are traces that were made before."""
+    """One index and its model, which loads after the first view; `documents` are traces that were made before."""
 
     def __init__(self, index: Index, load: Callable[[], Model], documents: Sequence[dict[str, Any]] = ()) -> None:
         self.index, self.documents, self.shelf, self.jobs = index, tuple(documents), Shelf(index), Jobs()
         self._load, self._model = load, None
         self._plane: Plane | None = None
         self._drawn, self._drawing = False, threading.Lock()
-        self.loading = self.jobs.put(self._ready)
+        self._begun = threading.Event()
+        self.loading = self.jobs.put(self._preload)
 
     def plane(self) -> Plane | None:
         """The map of the training set; drawn once."""
@@ -43,6 +47,7 @@ class Desk:
     def map(self) -> dict[str, Any] | None:
         """The map as the page draws it, with where the rows of the traces that were there lie, by id."""
         drawn = self.plane()
+        self._begun.set()  # the page asks for its map once all else is on show
         if drawn is None:
             return None
         wanted = {row.get("id") for document in self.documents
@@ -86,7 +91,7 @@ class Desk:
         def work(tell: Tell) -> dict[str, Any]:
             return self._traced(query, by, top, tell)
 
-        return self.jobs.put(work)
+        return self._put(work)
 
     def ask(self, prompt: str, by: str | None, top: int) -> Job:
         """A job that asks the model, and traces what it says."""
@@ -97,7 +102,7 @@ class Desk:
             template = self.index.manifest["settings"]["encoding"]["template"]
             return self._traced(Query(prompt, respond(model, [prompt], template=template)[0]), by, top, tell)
 
-        return self.jobs.put(work)
+        return self._put(work)
 
     def depths(self, traced: Job) -> Job:
         """A job that says, of a finished trace's rows, which ranks they would have at other layers."""
@@ -128,6 +133,14 @@ class Desk:
         tell("linking words", 0, None)
         made = illustrated(found, model, self.plane(), lambda done, of: tell("linking words", done, of))
         return made | {"by": by}
+
+    def _put(self, work: Callable[[Tell], dict[str, Any]]) -> Job:
+        self._begun.set()
+        return self.jobs.put(work)
+
+    def _preload(self, tell: Tell) -> Model:
+        self._begun.wait(GRACE)
+        return self._ready(tell)
 
     def _ready(self, tell: Tell) -> Model:
         """The model; loaded by whoever needs it first, so that a failure is told to each who asks."""
