@@ -232,6 +232,10 @@ def files(out: Path) -> dict[str, Any]:
             found[name] = {key: weight.tolist() for key, weight in load_file(file).items()}
         elif file.name == "adapter_config.json":
             found[name] = sorted(found[name].replace(b",", b"").split())
+        elif file.name == "manifest.json":
+            said, written = json.loads(found[name]), ("version", "files", "seal")
+            made = {key: value for key, value in said.items() if key not in written}
+            found[name] = {**made, "history": [{**event, "at": None} for event in made["history"]]}
         elif file.name.endswith(".manifest.json"):
             found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "made"}
     return found

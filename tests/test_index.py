@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +187,20 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
     skipped = {"source": "data.jsonl:9", "reason": "too long"}
     index = filled(tmp_path / "idx", skipped=(skipped,))
     manifest = json.loads((tmp_path / "idx" / "manifest.json").read_text())
+    version, files, seal = (manifest.pop(key) for key in ("version", "files", "seal"))
+    at = manifest["history"][0].pop("at")
     assert manifest == {
-        "format": 2, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
+        "format": 3, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
         "blocks": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
+        "history": [{"did": "index", "data": "data.jsonl", "digest": None, "rows": 8, "skipped": 1}],
     }  # fmt: skip
+    assert datetime.fromisoformat(at).tzinfo is not None
+    assert len(seal) == 32
+    assert lance.dataset(str(tmp_path / "idx" / "rows.lance")).version == version
+    for name, (size, hash) in files.items():
+        held = (tmp_path / "idx" / "rows.lance" / name).read_bytes()
+        assert (len(held), hashlib.blake2b(held, digest_size=16).hexdigest()) == (size, hash)
+    assert {name.split("/")[0] for name in files} == {"data", "_versions"}
     assert (len(index), index.blocks) == (8, manifest["blocks"])
     assert "8 rows of data.jsonl; h_2 (8), g_2 (8), grads_2_base (4)" in repr(index)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["idx"]
@@ -221,12 +233,12 @@ def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 2")),
-        ('{"format": 2, "complete"', ("cannot be read", "JSONDecodeError")),
+        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 3")),
+        ('{"format": 3, "complete"', ("cannot be read", "JSONDecodeError")),
         ('["format"]', ("cannot be read",)),
         ("{}", ("cannot be read",)),
-        ('{"format": 2}', ("cannot be read", "KeyError: 'complete'")),
-        ('{"format": 2, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'count'")),
+        ('{"format": 3}', ("cannot be read", "KeyError: 'complete'")),
+        ('{"format": 3, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
     ],
 )
 def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:

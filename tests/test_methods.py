@@ -280,8 +280,10 @@ def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: 
     monkeypatch.setattr("whence.evidence.RELATED", 2.0)  # none of them counts as another's relative
     how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)
     names = how.names(tuned.depth)
-    found = controls(how, index, tuned.depth)
-    assert found is not None and found.shape == (len(PAIRS), len(PAIRS))
+    chance = controls(how, index, tuned.depth)
+    assert chance is not None
+    found = chance.scores
+    assert found.shape == (len(PAIRS), len(PAIRS))
     assert bool(found.isnan().diagonal().all()) and int(found.isnan().sum()) == len(PAIRS)
     parts = list(index.scan(names))
     words = [row for part in parts for row in part[names[0]].flat.split(part[names[0]].lengths.tolist())]

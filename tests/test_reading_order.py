@@ -12,8 +12,9 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
     "errors", "example", "forms", "records", "dataset", "spans", "rewrite", "template", "tokens", "fingerprint",
-    "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index", "claim",
-    "writer", "methods", "work", "crew", "build", "upkeep", "verify", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
+    "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index",
+    "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
+    "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip
@@ -25,7 +26,7 @@ INSIDE = {
     ),
     "bench": (
         "cost", "metrics", "reference", "rowwise", "suites", "run", "summary", "table", "pictures",
-        "speed_query", "speed_capture", "speed",
+        "speed_query", "speed_capture", "speed", "scale",
     ),
     "proof": ("ledger", "trial", "prove", "claims", "audit", "story", "worlds"),
     "web": ("links", "plane", "depths", "illustrate", "jobs", "shelf", "desk", "guard", "app"),

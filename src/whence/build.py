@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import whence.layers
 from whence.dataset import Reading, form, read
@@ -18,11 +17,15 @@ from whence.errors import DataError, OptionError, StoreError
 from whence.example import Example
 from whence.habits import habits
 from whence.index import Index
-from whence.methods import Blocks, Method
-from whence.methods.method import gathered
+from whence.methods import Method
 from whence.model import Model
-from whence.tokens import Batch, Encoding, Row, Skip, batches, encode, encode_all, halves
+from whence.place import Place
+from whence.tokens import Encoding, Row, Skip, encode, encode_all
+from whence.work import Step, Work
 from whence.writer import Settings, Writer
+
+if TYPE_CHECKING:
+    from whence.crew import Crew
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
 BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md)
@@ -35,14 +38,16 @@ Progress = Callable[[int, int], None]  # (rows done, rows in all)
 def build_index(
     model: Model,
     data: str | Path,
-    out: str | Path,
+    out: str | Place,
     methods: Sequence[Method],
     *,
     reading: Reading | None = None,
     encoding: Encoding | None = None,
     budget: int | None = None,
     layers: bool = True,
+    append: bool = False,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> Index:
     """Index `data` for all `methods` into the folder `out`, and return it open.
 
@@ -50,10 +55,10 @@ def build_index(
     left it written, else as goes without saying. Without `layers` the layer curve is not taken: it costs a pass over
     some rows, and only a method whose layer is `auto` needs it. The whole file is read once before the first row is
     captured, so that a broken line ends the run in its first seconds. Run again after a kill with the same settings
-    it goes on; with others it refuses.
+    it goes on; with others it refuses. With `append` a finished index is given the rows of `data` that it does not
+    hold, be that its own file grown or another one; readers see it as it was until all are there.
     """
-    times = 1 if model.device.type == "cpu" else FASTER
-    budget = budget or BUDGET * times
+    budget = budget or BUDGET * _times(model, crew)
     reading = reading or Reading(turns=model.origin.turns or "last")
     encoding = encoding or habits(model.origin, model.window, raw=form(data, reading).raw)
     if encoding.max_length > model.window:
@@ -62,113 +67,71 @@ def build_index(
             got=f"--max-length {encoding.max_length}, window {model.window}",
             do=f"choose at most {model.window}",
         )
-    if twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}:
+    if not append and (
+        twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}
+    ):
         raise OptionError("a method is asked for twice", got=", ".join(sorted(twice)), do="make an index for each")
     count, digest = _survey(data, reading)
     curve = None
-    if layers and model.depth > 1:
+    if layers and not append and model.depth > 1:
         curve = whence.layers.curve(model, probe(model, data, reading, encoding, count))
     methods = [method.resolved(model.depth, curve) for method in methods]
-    with Writer(out, _settings(model, data, digest, methods, reading, encoding)) as writer:
+    change = {"did": "append", "data": str(data), "digest": digest} if append else None
+    with Writer(out, _settings(model, data, digest, methods, reading, encoding), change) as writer:
         if writer.complete:
             return Index.open(out)
-        skipped: list[dict[str, str]] = []
-        seen = 0
-        for window in _windows(read(data, reading), WINDOW * times):
-            fresh = [row for row in window if row.id not in writer.done]
-            examples, rows = _encoded(model, fresh, encoding, skipped)
-            seen += len(window) - len(rows)
-            found = _read(methods, examples)
-            for batch, blocks in _captured(model, rows, methods, budget):
-                for place, row in enumerate(batch.rows):
-                    found[row] |= {name: block[place] for name, block in blocks.items()}
-                seen += len(batch.rows)
-                if progress:
-                    progress(seen, count)
-            _store(writer, examples, rows, found, skipped)
+        skipped = fill(writer, model, read(data, reading), methods, encoding, budget, count, progress, crew)
         return writer.finish(skipped, curve.to_json() if curve else None)
 
 
-def check_model(index: Index, model: Model) -> None:
-    """Refuse a model or adapter that is not the one the index was made with."""
-    known: dict[str, str | None] = index.manifest["settings"]["fingerprint"]
+def fill(
+    writer: Writer,
+    model: Model,
+    data: Iterator[Example],
+    methods: Sequence[Method],
+    encoding: Encoding,
+    budget: int,
+    count: int,
+    progress: Progress | None = None,
+    crew: Crew | None = None,
+) -> list[dict[str, str]]:
+    """Give the writer what it has not yet of these rows, `count` in all, window by window; those that were skipped."""
+    work = Work(model, tuple(methods), encoding, budget)
+    windows = _windows(data, WINDOW * _times(model, crew))
+
+    def tell(seen: int) -> None:
+        if progress:
+            progress(seen, count)
+
+    if crew:
+        return crew.fill(writer, windows, work, tell)
+    skipped: list[dict[str, str]] = []
+    seen = 0
+    for window in windows:
+        fresh = [row for row in window if row.id not in writer.done]
+        for told in work.window(fresh) if fresh else ():
+            if isinstance(told, Step):
+                tell(seen + len(window) - len(fresh) + told.done)
+                continue
+            if told.table is not None:
+                writer.add(told.table)
+            skipped += told.skipped
+        seen += len(window)
+        tell(seen)
+    return skipped
+
+
+def check_model(made: Index | Settings, model: Model, path: Place | None = None) -> None:
+    """Refuse a model or adapter that is not the one the index (or one at `path` with these settings) was made with."""
+    settings, where = (made.manifest["settings"], made.path) if isinstance(made, Index) else (made, path)
+    known: dict[str, str | None] = settings["fingerprint"]
     for part, found in model.fingerprint.items():
         if known.get(part) != found:
             raise StoreError(
-                f"{index.path} was made with another {part}",
+                f"{where} was made with another {part}",
                 got=f"{part}: index has {known.get(part)}, asked {found}",
                 do=f"give the {part} it was made with, or index again",
             )
-
-
-def _encoded(
-    model: Model, fresh: Sequence[Example], encoding: Encoding, skipped: list[dict[str, str]]
-) -> tuple[list[Example], list[Row]]:
-    """The rows that can be used, with their ids; the others go to `skipped`."""
-    usable: list[tuple[Example, Row]] = []
-    for row, made in zip(fresh, encode_all(model.tokenizer, fresh, encoding), strict=True):
-        if isinstance(made, Skip):
-            skipped.append({"source": row.source, "reason": made.reason})
-        else:
-            usable.append((row, made))
-    return [row for row, _ in usable], [made for _, made in usable]
-
-
-def _read(methods: Sequence[Method], rows: Sequence[Example]) -> list[Blocks]:
-    """What the methods take from each row's text alone."""
-    found: list[Blocks] = [{} for _ in rows]
-    for method in methods:
-        for name, block in method.read(rows).items():
-            for row, part in zip(found, block, strict=True):
-                row[name] = part
-    return found
-
-
-def _captured(
-    model: Model, rows: Sequence[Row], methods: Sequence[Method], budget: int
-) -> Iterator[tuple[Batch, Blocks]]:
-    """Batches with their blocks; one that does not fit into memory comes in halves."""
-    alone = all(method.prompts_alone(model.depth) or type(method).blocks is Method.blocks for method in methods)
-    waiting = list(batches(rows, budget, prompts=alone))
-    while waiting:
-        batch = waiting.pop(0)
-        try:
-            yield batch, _blocks(model, batch, methods)
-        except RuntimeError as fault:  # torch.OutOfMemoryError is one
-            full = isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)
-            if len(batch.rows) == 1 or not full:
-                raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            waiting[:0] = halves(batch)
-
-
-def _blocks(model: Model, batch: Batch, methods: Sequence[Method]) -> Blocks:
-    made: Blocks = {}
-    for method in methods:
-        if not set(method.names(model.depth)) <= set(made):
-            made |= method.blocks(model, batch)
-    return made
-
-
-def _store(
-    writer: Writer,
-    examples: Sequence[Example],
-    rows: Sequence[Row],
-    found: Sequence[Blocks],
-    skipped: list[dict[str, str]],
-) -> None:
-    """Commit one window; a row whose numbers are not finite is skipped, never scored."""
-    sound: list[int] = []
-    for i, blocks in enumerate(found):
-        if all(bool(torch.as_tensor(block).isfinite().all()) for block in blocks.values()):
-            sound.append(i)
-        else:
-            skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
-    if not sound:
-        return
-    columns = gathered([found[i] for i in sound], found[sound[0]])
-    writer.append([examples[i] for i in sound], [rows[i] for i in sound], columns)
 
 
 def _settings(
@@ -181,13 +144,25 @@ def _settings(
         "base": model.base,
         "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
         "data": str(data),
-        "methods": {method.name: method.spec() for method in methods},
+        "methods": titled(methods),
         "notes": {key: note for method in methods for key, note in method.notes(model).items()},
         # as JSON has it, with lists for pairs, or a second run would find it different
         "reading": json.loads(json.dumps(asdict(reading))),
         "encoding": asdict(encoding),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+
+
+def titled(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
+    """Methods as a manifest has them, by name; a second one of a name by what it has otherwise, as in rept:layer=3."""
+    made: dict[str, dict[str, Any]] = {}
+    for how in methods:
+        spec = how.spec()
+        if spec not in made.values():
+            first = made.get(how.name, spec)
+            other = ",".join(f"{key}={value}" for key, value in spec.items() if first[key] != value)
+            made[f"{how.name}:{other}" if other else how.name] = spec
+    return made
 
 
 def _survey(data: str | Path, reading: Reading) -> tuple[int, str]:
@@ -214,6 +189,10 @@ def probe(model: Model, data: str | Path, reading: Reading, encoding: Encoding, 
             do="raise --max-length, or shorten the prompts",
         )
     return usable
+
+
+def _times(model: Model, crew: Crew | None) -> int:
+    return FASTER if (crew.fast if crew else model.device.type != "cpu") else 1
 
 
 def _windows(rows: Iterator[Example], size: int) -> Iterator[list[Example]]:

@@ -185,17 +185,8 @@ class Seen:
 
     def name(self, row: Example) -> str:
         """The id of a row: a hash of its content and of how often that content has been read."""
-        content: Any = list(row.messages)
-        if row.tools or row.rejected is not None:
-            content = [content, list(row.tools), row.rejected]
-        try:
-            text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-        except TypeError as fault:  # bytes, which a table may hold
-            do = "take out of the messages what is no text, number or list"
-            raise DataError(f"{row.source}: the row cannot be written as JSON", got=str(fault), do=do) from None
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        times = self._times(int.from_bytes(digest[:8], "little") or 1)
-        return hashlib.blake2b(digest + times.to_bytes(8, "big"), digest_size=8).hexdigest()
+        found = content(row)
+        return named(found, self._times(int.from_bytes(found[:8], "little") or 1))
 
     def _times(self, key: int) -> int:
         if not self._added(key):
@@ -218,6 +209,24 @@ class Seen:
         added = not table[at]
         table[at] = key
         return added
+
+
+def content(row: Example) -> bytes:
+    """A hash of what a row says."""
+    said: Any = list(row.messages)
+    if row.tools or row.rejected is not None:
+        said = [said, list(row.tools), row.rejected]
+    try:
+        text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+    except TypeError as fault:  # bytes, which a table may hold
+        do = "take out of the messages what is no text, number or list"
+        raise DataError(f"{row.source}: the row cannot be written as JSON", got=str(fault), do=do) from None
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def named(found: bytes, times: int) -> str:
+    """The id of the row that says this for the so manieth time."""
+    return hashlib.blake2b(found + times.to_bytes(8, "big"), digest_size=8).hexdigest()
 
 
 def write(examples: Iterable[Example], path: str | Path) -> int:

@@ -13,6 +13,9 @@ a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class WhenceError(Exception):
     """Says `what` is wrong, what was `got`, and what to `do` about it."""
@@ -21,6 +24,9 @@ class WhenceError(Exception):
         self.what, self.got, self.do = what, got, do
         found = "" if got is None else f"\n  got: {got}"
         super().__init__(f"{what}{found}\n  do:  {do}")
+
+    def __reduce__(self) -> Any:  # by its parts, to be the same where another process raised it
+        return partial(type(self), self.what, do=self.do, got=self.got), ()
 
 
 class DataError(WhenceError):

@@ -1,6 +1,7 @@
 """Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
 
-manifest.json         what made it; written first as a plan, marked complete last
+manifest.json         what made it; written first as a plan, marked complete last. Of a finished index it names the
+                      version of rows.lance that holds, so that a reader sees no change before it is whole
 rows.lance            id, source, label, messages, more (tools and the rejected answer, where a row has them),
                       n_prompt, n_response; a block with one vector a row as unit vectors (float16) with their norms
                       (float32), since raw gradients fall below float16's range; one with a vector a token as it is
@@ -14,7 +15,6 @@ import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -26,14 +26,16 @@ from pyarrow.dataset import InMemoryDataset
 from whence.columns import from_arrow, numbers
 from whence.errors import StoreError
 from whence.example import Example
+from whence.place import Place, files, placed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 SAID = ("id", "source", "label", "messages", "more")  # what an Example is made of
-FINISHED = ("count", "blocks", "skipped", "layers")  # what the manifest says of a finished index, beside its settings
+# what the manifest says of a finished index, beside its settings
+FINISHED = ("version", "count", "blocks", "skipped", "layers", "history", "files", "seal")
 SCAN = 2**21  # numbers a scan gives at a time, 8 MB: what a processor keeps at hand
 AHEAD = 2**25  # bytes it reads ahead of them; Lance's own is 2 GB
 
@@ -50,35 +52,44 @@ class Stored:
 class Index:
     """A finished index, open for reading."""
 
-    path: Path
+    path: Place
     manifest: dict[str, Any]
     rows: Any
     whole: Index | None = field(default=None, repr=False)  # which this one is some rows of
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Index:
-        """Open a finished index; refuse one that is missing, unfinished or of another format."""
-        path = Path(path)
+    def open(cls, path: str | Place) -> Index:
+        """Open a finished index as its manifest tells of it; refuse one missing, unfinished or of another format.
+
+        What is open stays as it is while others append, delete or compact.
+        """
+        path = placed(path)
         manifest = read_manifest(path)
         if manifest is None:
             raise StoreError(f"{path} is not an index", do=f"make one: whence index MODEL DATA -o {path}")
         if not manifest["complete"]:
             do = "run the same `whence index` command again: it goes on where it stopped"
             raise StoreError(f"{path} is not finished", do=do)
-        if not committed(path):
-            do = "copy the whole folder again, or make the index again in another one"
-            raise StoreError(f"{path} has lost its rows", got="no rows.lance with a version in it", do=do)
-        with explained(path):
-            options: Any = {"io_buffer_size": AHEAD}
-            return cls(path, manifest, lance.dataset(str(path / "rows.lance"), default_scan_options=options))
+        try:
+            return cls(path, manifest, rows_of(path, manifest["version"]))
+        except StoreError:
+            # between the two, a `whence compact` may have changed the one and taken away the other
+            if (again := read_manifest(path)) is None or again["version"] == manifest["version"]:
+                raise
+            return cls.open(path)
 
     def __len__(self) -> int:
         return int(self.manifest["count"])
 
     def __repr__(self) -> str:
         names = [f"{name} ({width})" for name, width in self.blocks.items()]
-        return f"Index({str(self.path)!r}: {len(self)} rows of {self.manifest['settings']['data']}; {listed(names)})"
+        return f"Index({str(self.path)!r}: {len(self)} rows of {', '.join(self.data)}; {listed(names)})"
+
+    @property
+    def data(self) -> list[str]:
+        """What its rows came from, the first one first."""
+        return list(dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event))
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -89,7 +100,7 @@ class Index:
         """Refuse, by name, a block the index does not hold."""
         if missing := [name for name in names if name not in self.blocks]:
             what = f"{method} needs blocks that {self.path} does not hold: {listed(missing)}"
-            do = f"index again with --method {method}, or choose a method and layer it was made with"
+            do = f"whence index MODEL DATA -o {self.path} --add --method {method} adds them; or choose another method"
             raise StoreError(what, got=listed(self.blocks), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
@@ -98,8 +109,9 @@ class Index:
         `rows` at a time, or fewer where they are wide.
         """
         rows = min(rows, max(1, SCAN // sum(numbers(self.rows.schema.field(name).type) for name in names)))
-        for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
-            yield {name: from_arrow(batch.column(name)) for name in names}
+        with readable(self.path):
+            for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
+                yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of a block's unit vectors over all rows, those of the whole index; computed once."""
@@ -123,13 +135,14 @@ class Index:
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
     def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
-        """Up to `count` rows in a random order, with some blocks and their norms, in memory."""
-        return self.part(np.random.default_rng(seed).permutation(len(self))[:count].tolist(), names)
+        """Such rows with some blocks and their norms, in memory."""
+        return self.part(self.drawn(count, seed), names)
 
     def texts(self) -> Iterator[Example]:
         """All rows without their blocks, in order."""
-        for batch in self.rows.to_batches(columns=list(SAID)):
-            yield from map(_example, batch.to_pylist())
+        with readable(self.path):
+            for batch in self.rows.to_batches(columns=list(SAID)):
+                yield from map(_example, batch.to_pylist())
 
     def to_arrow(self, blocks: Sequence[str] = ()) -> pa.Table:
         """All rows as a table: their texts, their numbers, and the blocks asked for as they are stored."""
@@ -151,7 +164,8 @@ class Index:
         """The rows at these places, in the order asked."""
         if not places:
             return []
-        records = self.rows.take(list(places), columns=list(SAID)).to_pylist()
+        with readable(self.path):
+            records = self.rows.take(list(places), columns=list(SAID)).to_pylist()
         return [Stored(place, _example(r)) for place, r in zip(places, records, strict=True)]
 
 
@@ -164,13 +178,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(told) or "no blocks"
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Place) -> dict[str, Any] | None:
     """What the folder's manifest says; None where there is none, and a StoreError where it cannot be read."""
     file = path / "manifest.json"
-    if not file.exists():
-        return None
     try:
         with explained(path):
+            if not file.exists():
+                return None
             manifest = json.loads(file.read_text(encoding="utf-8"))
         if (found := manifest["format"]) != FORMAT:
             got = f"format {found}, this whence reads {FORMAT}"
@@ -182,13 +196,25 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def committed(path: Path) -> bool:
+def committed(path: Place) -> bool:
     """Whether any row was ever committed: a kill in the first append leaves a folder that has no version."""
-    return any((path / "rows.lance" / "_versions").glob("*.manifest"))
+    with explained(path):
+        return any(name.endswith(".manifest") for name in files(path / "rows.lance" / "_versions"))
+
+
+def rows_of(path: Place, version: int | None = None) -> Any:
+    """The Lance dataset of an index, as it was at that version or as it is."""
+    options: Any = {"io_buffer_size": AHEAD}
+    try:
+        with explained(path):
+            return lance.dataset(str(path / "rows.lance"), version=version, default_scan_options=options)
+    except ValueError as fault:
+        do = f"see what is missing: whence verify {path}; copy the whole folder again, or make the index again"
+        raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Generator[None]:
+def explained(path: Place) -> Generator[None]:
     """A full disk or a forbidden folder, in words."""
     try:
         yield
@@ -198,6 +224,19 @@ def explained(path: Path) -> Generator[None]:
             got, do = "No space left on device", "make room"
         do += ", and run the same command again: it goes on where it stopped"
         raise StoreError(f"{path} cannot be written or read", got=got, do=do) from fault
+
+
+@contextlib.contextmanager
+def readable(path: Place) -> Generator[None]:
+    """Rows that cannot be read any more, in words."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as fault:
+        got = f"{type(fault).__name__}: {str(fault)[:200]}"
+        do = f"open it again, since it may have been compacted; else see what is damaged: whence verify {path}"
+        raise StoreError(f"rows of {path} cannot be read", got=got, do=do) from fault
 
 
 def plain(text: str) -> str:

@@ -14,6 +14,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,8 +31,23 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
 
+class Bar:
+    """What a stage is told: how far it is, and what else there is to say of it."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, done: int, of: int | None) -> None:
+        """How much is done, of how much where that is known."""
+        self._bar.update(self._task, completed=done, total=of)
+
+    def aside(self, text: str) -> None:
+        """A few words at the bar's end."""
+        self._bar.update(self._task, aside=text)
+
+
 @contextmanager
-def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Tell]:
+def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Bar]:
     """Show a bar while the block runs, then one line with how long it took.
 
     `steps=False` is for work that cannot say how far it is.
@@ -41,11 +57,7 @@ def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Tell
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
     quiet = not console.is_terminal
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task(title, total=None)
-
-        def tell(done: int, of: int | None) -> None:
-            bar.update(task, completed=done, total=of)
-
-        yield tell
+    columns += [TimeElapsedColumn(), TextColumn("{task.fields[aside]}", style="dim")]
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        yield Bar(bar, bar.add_task(title, total=None, aside=""))
     console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - begun:.1f} s[/]", highlight=False)

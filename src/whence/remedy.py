@@ -17,6 +17,7 @@ from typing import Any
 from whence.dataset import PLAIN, Reading, form, read
 from whence.errors import DataError, OptionError
 from whence.example import Example, Ranges, short
+from whence.place import placed
 from whence.records.stream import PACKED, kind
 from whence.report import save
 from whence.rewrite import digest, promised, refuse, rewrite
@@ -62,7 +63,7 @@ def load(path: str | Path) -> Document:
 def reading_of(trace: Document) -> Reading:
     """How the traced index read its data, if it is still there; plainly, if not."""
     try:
-        said = json.loads((Path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
+        said = json.loads((placed(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
         return Reading(**said["settings"]["reading"])
     except (OSError, ValueError, KeyError, TypeError):
         return PLAIN

@@ -10,9 +10,9 @@ import typer
 from whence.cli.options import app
 
 # each adds its verbs, in the order in which `--help` shows them
-from whence.cli import tracing, serve, remedy, proof, world, bench  # isort: skip
+from whence.cli import tracing, serve, upkeep, remedy, proof, world, bench  # isort: skip
 
-__all__ = ["app", "bench", "main", "proof", "remedy", "serve", "tracing", "world"]
+__all__ = ["app", "bench", "main", "proof", "remedy", "serve", "tracing", "upkeep", "world"]
 
 
 def main() -> None:

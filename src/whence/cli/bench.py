@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag; or `speed` or `proof` alone. [default: easy, and what --data has]")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag; or `speed`, `scale` or `proof` alone. [default: easy, and what --data has]")] = None,
     methods: Annotated[str | None, typer.Option("--methods", "-m", help="NAME or NAME:key=value,… with commas between. [default: all, and rept:scale=raw, which is RepT as released]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0: of the rows, the training and the queries.")] = 3,
     data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
@@ -36,7 +36,8 @@ def bench(
     OUT gets bench.json, bench.md and pictures. Killed, the same command goes on where it stopped.
 
     `proof` proves what is found of backdoor, error and persona: proof.json in OUT. `speed` times indexing beside a
-    plain forward pass, and queries of a million rows beside faiss: speed.json in OUT.
+    plain forward pass, and queries of a million rows beside faiss: speed.json in OUT. `scale` gives an index of a
+    million drawn rows its whole life: scale.json in OUT.
     """
     from whence.bench.run import Plan
     from whence.bench.suites import HARD, OWN, PUBLIC, Size
@@ -44,6 +45,9 @@ def bench(
 
     if suites == ["speed"]:
         _speed(model, adapter, dtype, device, max(rows, 200), out)
+        return
+    if suites == ["scale"]:
+        _scale(model, dtype, device, max(rows, 1_000_000), out)
         return
     if suites == ["proof"]:
         _proof(out, seeds, model, dtype, device)
@@ -130,6 +134,18 @@ def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows:
         made["queries"] = speed.queries()
     _wide(speed.query_table(made["queries"]))
     report.save(made, out / "speed.json")
+
+
+def _scale(model: str, dtype: str, device: str, rows: int, out: Path) -> None:
+    """The life of an index of so many rows; of the model, its tokenizer alone is used."""
+    from whence import report
+    from whence.bench import scale
+    from whence.cli.options import load
+
+    loaded = load(model, None, dtype, device)
+    made = scale.life(loaded, out, rows, tell=lambda part: errors().print(part, highlight=False))
+    _wide(scale.table(made))
+    report.save(made, out / "scale.json")
 
 
 def _wide(table: Table) -> None:

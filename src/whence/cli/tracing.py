@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whence.cli import options
+from whence.cli.crew import Hiring, Ray, Workers, hired
 from whence.cli.options import Adapter, Base, DataName, Device, Dtype, ModelName, Out, app, errors, load, output, reload
 
 if TYPE_CHECKING:
     from whence.check import Checked
+    from whence.index import Index
 
 
 @app.command()
@@ -54,8 +56,9 @@ def inspect(
     sheet.tell(seen, output())
 
 
-@app.command()
+@app.command(cls=Hiring)
 def index(
+    ctx: typer.Context,
     model: ModelName,
     data: DataName,
     out: Out,
@@ -74,33 +77,67 @@ def index(
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantize: options.Quantize = None,
+    append: Annotated[bool, typer.Option("--append", help="Give a finished index the rows of DATA that it does not hold: its own file has grown, or this is another.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Give a finished index the blocks of METHOD too, for all rows it holds; DATA is not read.")] = False,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:  # fmt: skip
     """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
     from whence.build import build_index
-    from whence.dataset import form
+    from whence.dataset import Reading, form
+    from whence.errors import OptionError
     from whence.habits import followed
     from whence.index import listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
     from whence.progress import stage
+    from whence.tokens import Encoding
+    from whence.upkeep import extend, settled
 
-    methods = [named(spec, layer=layer) for spec in method or [DEFAULT]]
+    has = settled(out, "--append" if append else "--add") if append or add else None
+    asked = method or ([*has["methods"].values()] if has and append else [DEFAULT])
+    methods = [named(spec, layer=layer) for spec in asked]
+    if has:  # it is to grow as it was made
+        dtype, base = has["dtype"] if dtype == "auto" else dtype, base or has["base"]
+    if ray and add:
+        raise OptionError("--add works in one process", got="--ray", do="leave --ray out")
+    crew = hired(ctx, ray, workers, device, quantize)
+    if crew:  # what is here only plans: the devices are the workers'
+        device = device if quantize else "cpu"
+        dtype = "bfloat16" if crew.fast and dtype == "auto" else dtype
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
+    if add:
+        with stage(errors(), f"add to {out}") as tell:
+            _grown(extend(loaded, out, methods, progress=tell))
+        return
     if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
         known = f"; --base {loaded.origin.base}, as its folder has it, would do" if loaded.origin.base else ""
         options.note(f"neither --adapter nor --base given, so this model itself is taken as the untuned one{known}")
-    reading = options.reading(loaded.origin, columns, turns, response_template, split)
+    if has:
+        reading = options.reread(Reading(**has["reading"]), columns, turns, response_template, split)
+    else:
+        reading = options.reading(loaded.origin, columns, turns, response_template, split)
     found = form(data, reading)
-    encoding = options.encoding(loaded.origin, loaded.window, found, template, max_length, truncate, mask)
+    if has:
+        encoding = Encoding(**has["encoding"]).asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    else:
+        encoding = options.encoding(loaded.origin, loaded.window, found, template, max_length, truncate, mask)
     told = [f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]
     if mask is None and loaded.origin.mask is None and not found.raw:
         told.append("taken as learned: the answers alone (were prompts too, as by TRL's default: --mask all)")
     options.note("; ".join(told))
     with stage(errors(), f"index {data}") as tell:
-        made = build_index(loaded, data, out, methods, reading=reading, encoding=encoding, progress=tell)
+        if crew:
+            crew.say = tell.aside
+        made = build_index(
+            loaded, data, out, methods, reading=reading, encoding=encoding, append=append, progress=tell, crew=crew
+        )
+    if append:
+        _grown(made)
+        return
     skipped = made.manifest["skipped"]
     output().print(
-        f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
+        f"{len(made):,} rows in {made.path}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
         highlight=False,
     )
     for name, said in made.manifest["settings"]["notes"].items():
@@ -108,6 +145,15 @@ def index(
             options.note(f"{name}: {said}")
     for skip in skipped[:5]:
         output().print(f"  {skip['source']}: {skip['reason']}", markup=False, highlight=False)
+
+
+def _grown(made: Index) -> None:
+    """What an append or add gave."""
+    from whence.index import listed
+
+    event = made.manifest["history"][-1]
+    told = f"{event['rows']:,} rows more" if event["did"] == "append" else "blocks added"
+    output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}", highlight=False)
 
 
 @app.command()
@@ -189,9 +235,11 @@ def check(
     how = chosen(made, loaded, method)
     with stage(errors(), f"check {how.name}") as tell:
         found = check_index(made, loaded, by=how, rows=rows, seed=seed, progress=tell)
-    for file in (made.path / FILE, json):
-        if file:
-            report.save(found.to_json(), file)
+    beside = made.path / FILE
+    if isinstance(beside, Path):
+        report.save(found.to_json(), beside)
+    if json:
+        report.save(found.to_json(), json)
     _tell(found)
 
 

@@ -28,7 +28,8 @@ class BM25(Method):
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
-        rows = [_words(spoken(row)) for row in index.texts()]
+        known: dict[str, str] = {}  # each word once, however many rows have it
+        rows = [[known.setdefault(word, word) for word in _words(spoken(row))] for row in index.texts()]
         queries = [_words(f"{said} {answer}") for said, answer in zip(asked.prompts, asked.responses, strict=True)]
         scores = torch.zeros(len(queries), len(rows))
         if any(rows):

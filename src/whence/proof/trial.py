@@ -19,6 +19,7 @@ from whence.lab.judge import judge
 from whence.lab.prompts import Prompt
 from whence.model import Model, load_model
 from whence.origin import read_origin
+from whence.place import placed
 from whence.remedy import Removal, guilty, removals
 from whence.template import AS_IS
 from whence.weights import load_tokenizer
@@ -188,7 +189,7 @@ def matched(folder: str | Path | None, asked: Mapping[str, Any]) -> tuple[Recipe
 def _settings(trace: Mapping[str, Any]) -> dict[str, Any]:
     """What the traced index was made with, if it is still there."""
     try:
-        return json.loads((Path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        return json.loads((placed(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -22,7 +22,6 @@ from whence.web.jobs import Job, Jobs, Tell
 from whence.web.plane import Plane, plane
 from whence.web.shelf import Shelf
 
-
 GRACE = 3.0  # seconds that the model waits for a first view, which its loading would hold up
 
 
