@@ -24,7 +24,7 @@ ray: Any = typed  # its types know neither streams nor options
 AHEAD = 2  # windows a worker that are read and not yet committed
 PATIENCE = 3600.0  # seconds for a batch while none has been seen, and for a worker to be ready
 SLOW, LEAST = 20, 300.0  # so many times the slowest batch seen, and at least so many seconds, is a hang
-DEATHS = 3  # one after the other with the same rows open: it is the rows
+DEATHS = 5  # one after the other with the same rows open: it is the rows
 LOSSES = 10  # of a window, whatever was open; and of workers one after the other, before any has done a batch
 Skipped = list[dict[str, str]]
 
