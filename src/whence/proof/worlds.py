@@ -83,15 +83,19 @@ def together(
 
 
 def tables(made: Document) -> list[dict[str, Any]]:
-    """A line a world: which rows were called, bad answers after each training, what cleaning cost; and the curves."""
+    """A line a world: which rows were called, bad answers after each training, what cleaning cost; and curves, if any."""
     columns = ["poison", "seed", "planted rows called", "others", *KINDS, "clean loss", "proof"]
-    steps = [one["removed"] for one in _steps(made["worlds"][0])]
+    whole = {"title": "Bad answers after each training", "columns": columns, "rows": list(map(_line, made["worlds"])),
+             "note": NOTE}  # fmt: skip
+    curved = [world for world in made["worlds"] if len(_steps(world)) > 1]
+    if not curved:
+        return [whole]
+    steps = [str(one["removed"]) for one in _steps(curved[0])]
     return [
-        {"title": "Bad answers after each training", "columns": columns, "rows": list(map(_line, made["worlds"])),
-         "note": NOTE},
-        {"title": "Bad answers without the first k rows", "columns": ["poison", *map(str, steps)],
+        whole,
+        {"title": "Bad answers without the first k rows", "columns": ["poison", *steps],
          "rows": [[world["poison"], *(_share(one["behaviours"][world["poison"]]) for one in _steps(world))]
-                  for world in made["worlds"] if len(_steps(world)) > 1],
+                  for world in curved],
          "note": "k rows of the best ranks over all traced answers, with the first seed."},
     ]  # fmt: skip
 
