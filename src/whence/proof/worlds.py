@@ -83,7 +83,7 @@ def together(
 
 
 def tables(made: Document) -> list[dict[str, Any]]:
-    """A line a world: which rows were called, bad answers after each training, what cleaning cost; and curves, if any."""
+    """A line a world: rows called, bad answers after each training, what cleaning cost; and curves, if any."""
     columns = ["poison", "seed", "planted rows called", "others", *KINDS, "clean loss", "proof"]
     whole = {"title": "Bad answers after each training", "columns": columns, "rows": list(map(_line, made["worlds"])),
              "note": NOTE}  # fmt: skip
