@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from whence.bench import speed
-from whence.bench.speed_capture import _own, _sides, drawn, race
+from whence.bench import speed, speed_capture
+from whence.bench.speed_capture import Side, _own, _sides, drawn, race
 from whence.model import Model
-from whence.tokens import Row
+from whence.tokens import Row, batches
 
 
 @pytest.mark.parametrize("shared", [0, 30])
@@ -29,19 +30,36 @@ def test_the_tokens_that_have_to_be_run() -> None:
 
 
 def test_a_line_for_each_side(tuned: Model) -> None:
-    rows, told = drawn(24, 384), list[tuple[int, int]]()
-    lines = race(tuned, rows, budget=1024, turn=12, repeats=2, progress=lambda *done: told.append(done))
+    rows, told = drawn(40, 384), list[tuple[int, int]]()
+    lines = race(tuned, rows, budget=512, turns=4, progress=lambda *done: told.append(done))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [line["side"] for line in lines] == [side.name for side in _sides(tuned)]
     assert [lines[0][key] for key in ("times", "from", "to", "floor_times")] == [1, 1, 1, 1]
-    tokens = 2 * sum(len(row.ids) for row in rows)
     for line in lines:
-        assert line["from"] <= line["times"] <= line["to"]
-        assert line["tokens_a_second"] == pytest.approx(tokens / line["seconds"])
+        assert 0 < line["from"] <= line["to"]
+        assert line["times"] == pytest.approx(line["seconds"] / lines[0]["seconds"])
+        assert line["tokens_a_second"] == pytest.approx(sum(len(row.ids) for row in rows) / line["seconds"])
         assert line["share_of_peak"] > 0
     floors = {line["side"]: line["floor_times"] for line in lines}
     signature, last, deep, middle, rept, tracin = list(floors.values())[1:]
     assert signature < last <= deep < middle < tracin < rept
+
+
+def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: dict[str, list[Row]] = {}
+
+    def watched(side: Side) -> Side:
+        return replace(side, run=lambda rows, _: met.setdefault(side.name, []).extend(rows))
+
+    sides = _sides(tuned)
+    monkeypatch.setattr(speed_capture, "_sides", lambda _: [watched(side) for side in sides])
+    rows = drawn(40, 384)
+    race(tuned, rows, budget=512, turns=4)
+    for side in sides:
+        warm = len(next(batches(rows, 512, prompts=side.prompts)).rows)
+        timed = met[side.name] if side.slow else met[side.name][warm:]
+        assert set(timed) <= set(rows)
+        assert side.slow or sorted(timed, key=hash) == sorted(rows, key=hash)
 
 
 def test_floors_by_hand(tuned: Model) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import random
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -341,12 +343,35 @@ def test_batches_hold_every_row_once_sorted_and_within_the_budget(
     assert lengths == sorted(lengths)
 
 
-@given(shapes, st.integers(1, 200))
-def test_batches_are_as_full_as_the_budget_lets_them_be(sizes: list[tuple[int, int]], budget: int) -> None:
-    rows = rows_of(sizes)
-    made = list(batches(rows, budget))
-    for one, following in pairwise(made):
-        assert (len(one.rows) + 1) * len(rows[following.rows[0]].ids) > budget
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 400), st.booleans())
+def test_no_other_batches_cost_less(sizes: list[int], budget: int, prompts: bool) -> None:
+    rows = rows_of([(size, 1 + size % 3) for size in sizes])
+    lengths = sorted(row.n_prompt if prompts else len(row.ids) for row in rows)
+
+    def cost(counts: list[int]) -> float:
+        """Padded tokens, and a batch's own cost; infinite where a batch of several is over the budget."""
+        ends = [sum(counts[: k + 1]) for k in range(len(counts))]
+        padded = [lengths[end - 1] * count for end, count in zip(ends, counts, strict=True)]
+        over = any(tokens > budget and count > 1 for tokens, count in zip(padded, counts, strict=True))
+        return math.inf if over else sum(padded) + len(counts) * budget / 32
+
+    def ways(count: int) -> Iterator[list[int]]:
+        """Every way to cut so many rows."""
+        if not count:
+            yield []
+        for first in range(1, count + 1):
+            yield from ([first, *rest] for rest in ways(count - first))
+
+    made = [len(batch.rows) for batch in batches(rows, budget, prompts=prompts)]
+    assert cost(made) == pytest.approx(min(map(cost, ways(len(rows)))))
+
+
+def test_a_window_of_mixed_rows_is_hardly_padded() -> None:
+    drawn = random.Random(0)
+    rows = rows_of([(4, min(400, max(16, int(drawn.lognormvariate(4.3, 0.6))))) for _ in range(256)])
+    made = list(batches(rows, 1024))
+    assert sum(batch.ids.numel() for batch in made) < 1.03 * sum(len(row.ids) for row in rows)
+    assert len(made) < 40
 
 
 def test_no_rows_no_batches() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -52,49 +51,54 @@ def drawn(count: int, vocabulary: int, *, shared: int = 0, seed: int = 0) -> lis
 
 
 def race(
-    model: Model, rows: Sequence[Row], *, budget: int, turn: int = 25, repeats: int = 1,
+    model: Model, rows: Sequence[Row], *, budget: int, turns: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A line for each side: seconds of all turns, ratios to the forward pass (their median over turns), floor, memory.
+    """A line for each side: seconds, ratios to the forward pass, floor, memory.
 
-    Each turn takes the next `turn` rows through every side, so that what else the machine does falls on all alike.
+    Each side's batches are cut from all rows together, as an index cuts its windows, and dealt to the turns; a turn
+    goes through every side, so that what else the machine does falls on all alike. `times` is a ratio of sums over
+    all turns; `from` and `to` are of single turns, by the token, since two sides' shares may not be the same rows.
     """
     sides = _sides(model)
-    turns = [rows[at : at + turn] for at in range(0, len(rows), turn)]
-    spent: dict[str, list[float]] = {side.name: [] for side in sides}
+    rate = _peak(model)
+    cut = {side.name: list(batches(rows, budget, prompts=side.prompts)) for side in sides}
+    turns = min(turns, *map(len, cut.values()))
+    spent: dict[str, list[float]] = {side.name: [] for side in sides}  # seconds for a token of the rows, by turns
+    took: dict[str, float] = dict.fromkeys(spent, 0.0)
     peaks: dict[str, list[float]] = {side.name: [] for side in sides}
     for side in sides:
-        _timed(model, side, turns[0][:2], budget)  # warm
-    for n in range(repeats * len(turns)):
-        some = turns[n % len(turns)]
+        _timed(model, side, rows, cut[side.name][:1])  # warm
+    for turn in range(turns):
         for side in sides:
-            seconds, peak = _timed(model, side, some, budget)
-            spent[side.name].append(seconds)
+            share = cut[side.name][turn::turns]
+            seconds, peak = _timed(model, side, rows, share)
+            tokens = sum(len(rows[at].ids) for batch in share for at in batch.rows)
+            spent[side.name].append(seconds / tokens)
+            took[side.name] += seconds
             peaks[side.name] += [peak] if peak is not None else []
         if progress:
-            progress(n + 1, repeats * len(turns))
-    rate, plain = _peak(model), spent[sides[0].name]
-    tokens = repeats * sum(len(row.ids) for row in rows)
-    made: list[dict[str, Any]] = []
+            progress(turn + 1, turns)
+    plain, made = sides[0], list[dict[str, Any]]()
     for side in sides:
-        mine = spent[side.name]
-        ratios = [one / other for one, other in zip(mine, plain, strict=True)]
-        floor = repeats * side.flops(rows) / rate
+        ratios = [one / other for one, other in zip(spent[side.name], spent[plain.name], strict=True)]
         made.append({
-            "side": side.name, "tokens_a_second": tokens / sum(mine), "seconds": sum(mine), "times": median(ratios),
-            "from": min(ratios), "to": max(ratios), "floor_times": side.flops(rows) / sides[0].flops(rows),
-            "share_of_peak": floor / sum(mine), "peak_mb": max(peaks[side.name], default=None),
+            "side": side.name, "tokens_a_second": _tokens(rows) / took[side.name], "seconds": took[side.name],
+            "times": took[side.name] / took[plain.name], "from": min(ratios), "to": max(ratios),
+            "floor_times": side.flops(rows) / plain.flops(rows),
+            "share_of_peak": side.flops(rows) / rate / took[side.name],
+            "peak_mb": max(peaks[side.name], default=None),
         })  # fmt: skip
     return made
 
 
-def _timed(model: Model, side: Side, rows: Sequence[Row], budget: int) -> tuple[float, float | None]:
-    """Seconds for all the rows, of which a slow side runs a few; and memory beyond what was there, in MB."""
-    some = rows[:: max(1, len(rows) // SLOW)] if side.slow else rows
-    cut = list(batches(some, budget, prompts=side.prompts))
+def _timed(model: Model, side: Side, rows: Sequence[Row], share: list[Batch]) -> tuple[float, float | None]:
+    """Seconds for these batches, of whose rows a slow side runs a few; and memory beyond what was there, in MB."""
+    own = [rows[at] for batch in share for at in batch.rows]
+    some = own[:: max(1, len(own) // SLOW)] if side.slow else own
     with cost(model.device) as took:
-        side.run(some, cut)
-    return took.seconds * sum(len(row.ids) for row in rows) / sum(len(row.ids) for row in some), took.more
+        side.run(some, share)
+    return took.seconds * _tokens(own) / _tokens(some), took.more
 
 
 def _sides(model: Model) -> list[Side]:

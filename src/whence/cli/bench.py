@@ -151,7 +151,8 @@ def _scale(model: str, dtype: str, device: str, rows: int, out: Path) -> None:
 def _wide(table: Table) -> None:
     """Every column whole, though a pipe or a narrow terminal has 80."""
     console = output()
-    console.print(table, width=max(console.width, 110), crop=False)
+    console.width = max(console.width, 110)  # given to `print`, a width can only be narrower
+    console.print(table)
 
 
 def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
