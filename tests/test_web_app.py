@@ -184,6 +184,17 @@ def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: Test
     assert client.post("/api/clean", json={"rows": ["../etc/passwd"]}).status_code == 422
 
 
+def test_an_index_of_several_files_is_not_cleaned_by_halves(
+    client: TestClient, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/api/state").json()["cleans"]
+    monkeypatch.setattr(Index, "data", property(lambda _: ["data.jsonl", "more.jsonl"]))
+    assert not client.get("/api/state").json()["cleans"]
+    answer = client.post("/api/clean", json={"rows": [next(iter(index.texts())).id]})
+    assert answer.status_code == 400
+    assert answer.json()["got"] == "data.jsonl, more.jsonl" and "whence clean --rows" in answer.json()["do"]
+
+
 def test_a_model_that_cannot_be_loaded_is_told_to_all_who_ask(index: Index) -> None:
     def load() -> Any:
         raise ModelError("the model is gone", got="/somewhere", do="give --model")

@@ -70,14 +70,14 @@ class Desk:
 
     @property
     def data(self) -> Path | None:
-        """The file that the index was made from, where it is one and still there."""
-        found = Path(self.index.manifest["settings"]["data"])
-        return found if found.is_file() else None
+        """The file that the index was made from, where all its rows are of one, which is still there."""
+        first, *more = self.index.data
+        return Path(first) if not more and Path(first).is_file() else None
 
     def clean(self, ids: Sequence[str], out: Path) -> None:
         """Write the training data without these rows to `out`, every other row as it was."""
         if self.data is None:
-            raise DataError("the training data is no file here", got=str(self.index.manifest["settings"]["data"]),
+            raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
                             do="download the list, and give it to whence clean --rows")  # fmt: skip
         trace = {"version": 1, "index": str(self.index.path), "queries": []}
         reading = remedy.reading_of(trace)
