@@ -236,6 +236,10 @@ def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None
     asked = [Query("what is honey", "bees make honey")]
     assert trace_queries(index, tuned, asked, by="lesson", words=False).to_json()["warnings"] == says
     assert trace_queries(index, tuned, asked, by="rept", words=False).to_json()["warnings"] == []
+    (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
+    (grown,) = set(warnings(index, kept.method)) - set(says)
+    assert f"had {len(index) - 2} rows" in grown and "run whence check" in grown
+    assert warnings(index, Long()) == []
     (index.path / check.FILE).write_text("{half")
     assert warnings(index, kept.method) == []
 

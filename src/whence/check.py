@@ -57,25 +57,32 @@ class Check:
 
 @dataclass(frozen=True)
 class Checked:
-    """The checks of one index by one method. `rows` were taken as queries, drawn by `seed`."""
+    """The checks of one index by one method. `rows` of its `count` rows were taken as queries, drawn by `seed`."""
 
     method: Method
     checks: tuple[Check, ...]
     rows: int
     seed: int
+    count: int
 
     def to_json(self) -> dict[str, Any]:
         """The document that the index folder keeps as check.json."""
         checks = [asdict(check) for check in self.checks]
-        return {"version": 1, "method": repr(self.method), "rows": self.rows, "seed": self.seed, "checks": checks}
+        said = {"rows": self.rows, "seed": self.seed, "count": self.count}
+        return {"version": 1, "method": repr(self.method), **said, "checks": checks}
 
 
 def warnings(index: Index, how: Method) -> list[str]:
     """What the checks kept beside the index have against this method; nothing where none were made of it."""
     try:
         kept: dict[str, Any] = json.loads((index.path / FILE).read_text(encoding="utf-8"))
+        if kept["method"] != repr(how):
+            return []
         failed = [str(check["says"]) for check in kept["checks"] if check["passed"] is False]
-        return failed if kept["method"] == repr(how) else []
+        had = int(kept["count"])
+        if had != len(index):
+            failed.append(f"the index was checked when it had {had:,} rows, and has {len(index):,}: run whence check")
+        return failed
     except (OSError, ValueError, KeyError, TypeError):
         return []  # a note on the side, which no trace fails for
 
@@ -102,7 +109,8 @@ def check_index(
     null = _controls(how, held, names, range(len(some))) if held else None
     if held is None or null is None:
         why = f"{how.name} cannot take rows as queries" if enough else f"{len(index)} rows are too few"
-        return Checked(how, tuple(_skipped(name, why) for name in (RANDOM, LABELS, HUBS, ANSWERS)), len(some), seed)
+        return Checked(how, tuple(_skipped(name, why) for name in (RANDOM, LABELS, HUBS, ANSWERS)), len(some), seed,
+                       len(index))  # fmt: skip
     said = held.rows.to_table(columns=["source", "label", "n_response"]).to_pydict()
     checks = (
         _random_model(index, model, how, some, seed, progress),
@@ -110,7 +118,7 @@ def check_index(
         _hubs(null, said["source"]),
         _length(null, said["n_response"]),
     )
-    return Checked(how, checks, len(some), seed)
+    return Checked(how, checks, len(some), seed, len(index))
 
 
 def _held(index: Index, names: Sequence[str], places: NDArray[np.int64]) -> Index:
