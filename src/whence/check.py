@@ -79,7 +79,7 @@ def warnings(index: Index, how: Method) -> list[str]:
         if kept["method"] != repr(how):
             return []
         failed = [str(check["says"]) for check in kept["checks"] if check["passed"] is False]
-        had = int(kept["count"])
+        had = int(kept.get("count", len(index)))
         if had != len(index):
             failed.append(f"the index was checked when it had {had:,} rows, and has {len(index):,}: run whence check")
         return failed
