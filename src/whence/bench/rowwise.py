@@ -2,14 +2,15 @@
 
 One at a time is written from arXiv 2510.02334's own loop: batch 1, the logits of every token, `backward` into the
 adapter's parameters, and a flat copy of what they got. Both sides run on the same rows in the same process, in turns
-of a few rows, so that whatever else the machine does falls on both.
+of a few batches, so that whatever else the machine does falls on both.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -18,34 +19,54 @@ import torch
 from whence.errors import OptionError
 from whence.gradients import candidates, gradients, whole
 from whence.model import Model
-from whence.tokens import Row, batches
+from whence.tokens import Batch, Encoding, Row, batches, encode_all
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from whence.example import Example
+
+TURN = 6  # batches
+
 
 @dataclass(frozen=True)
 class Race:
-    """Seconds of each turn, one row at a time and batched; the tokens of each; the scores' largest difference."""
+    """Seconds of each turn so far, one row at a time and batched; its rows and their tokens.
 
-    single: tuple[float, ...]
-    batched: tuple[float, ...]
-    tokens: tuple[int, ...]
-    off: float
+    `off` is the scores' largest difference, `largest` the largest score.
+    """
+
+    single: tuple[float, ...] = ()
+    batched: tuple[float, ...] = ()
+    rows: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    off: float = 0.0
+    largest: float = 0.0
 
     @property
     def ratio(self) -> float:
         """How many times as fast batches are, over all turns."""
         return sum(self.single) / sum(self.batched)
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, known: dict[str, Any]) -> Race:
+        """As `to_json` wrote it."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
     def __str__(self) -> str:
         each = [one / all_ for one, all_ in zip(self.single, self.batched, strict=True)]
         rates = [round(sum(self.tokens) / sum(side)) for side in (self.single, self.batched)]
         return (
-            f"{self.ratio:.2f} times as fast (median turn {median(each):.2f}, {min(each):.2f} to {max(each):.2f}): "
+            f"{sum(self.rows):,} rows: {self.ratio:.2f} times as fast "
+            f"(median turn {median(each):.2f}, {min(each):.2f} to {max(each):.2f}): "
             f"{sum(self.single):.0f} s for {sum(self.tokens):,} tokens a row at a time ({rates[0]} a second), "
-            f"{sum(self.batched):.0f} s in batches ({rates[1]}); scores differ by {self.off:.1e} of the largest"
+            f"{sum(self.batched):.0f} s in batches ({rates[1]}); "
+            f"scores differ by {self.off / max(self.largest, 1e-30):.1e} of the largest"
         )
 
 
@@ -55,40 +76,47 @@ def race(
     queries: Sequence[Row],
     *,
     other: Model | None = None,
-    turn: int = 50,
     budget: int = 1024,
-    progress: Callable[[int, int], object] | None = None,
-) -> Race:
-    """TracIn scores of `rows` for `queries` both ways; `other` is the model for one row at a time, if not the same.
+    before: Race | None = None,
+) -> Iterator[Race]:
+    """TracIn scores of `rows` for `queries` both ways: the race as it stands after each turn.
 
-    Each side is ready with its queries' gradients before its time begins, and warm after a row of each.
+    `other` is the model for one row at a time, if not the same. Batches are cut from all rows together, as an index
+    cuts its windows, and dealt to the turns. Each side is ready with its queries' gradients before its time begins,
+    and warm after a row of each. What `before` has of the same race is not run again.
     """
     other = other or model
     if model.peft is None or other.peft is None:
         raise OptionError("a race of gradients needs an adapter", got=model.name, do="give one with --adapter")
     asked = torch.stack(list(gradient_rows(other, queries)))
-    spent: tuple[list[float], list[float]] = ([], [])
-    tokens: list[int] = []
-    off, largest = 0.0, 0.0
-    for start in range(0, len(rows), turn):
-        some = rows[start : start + turn]
-        if not start:
-            single(other, some[:1], asked)
-            batched(model, some[:1], asked, budget)
-        scores: list[Tensor] = []
-        for go, into in (
-            (lambda some=some: single(other, some, asked), spent[0]),
-            (lambda some=some: batched(model, some, asked, budget), spent[1]),
-        ):
-            begun = time.perf_counter()
-            scores.append(go())
-            into.append(time.perf_counter() - begun)
-        off = max(off, float((scores[0] - scores[1]).abs().max()))
-        largest = max(largest, float(scores[0].abs().max()))
-        tokens.append(sum(len(row.ids) for row in some))
-        if progress:
-            progress(start + len(some), len(rows))
-    return Race(tuple(spent[0]), tuple(spent[1]), tuple(tokens), off / max(largest, 1e-30))
+    cut = list(batches(rows, budget))
+    turns = -(-len(cut) // TURN)
+    so_far = before or Race()
+    single(other, rows[:1], asked)
+    batched(model, list(batches(rows[:1], budget)), asked)
+    for turn in range(len(so_far.tokens), turns):
+        share = cut[turn::turns]
+        some = [rows[at] for batch in share for at in batch.rows]
+        begun = time.perf_counter()
+        one = single(other, some, asked)
+        between = time.perf_counter()
+        two = batched(model, share, asked)
+        ended = time.perf_counter()
+        so_far = Race(
+            single=(*so_far.single, between - begun),
+            batched=(*so_far.batched, ended - between),
+            rows=(*so_far.rows, len(some)),
+            tokens=(*so_far.tokens, sum(len(row.ids) for row in some)),
+            off=max(so_far.off, float((one - two).abs().max())),
+            largest=max(so_far.largest, float(one.abs().max())),
+        )
+        yield so_far
+
+
+def drawn(tokenizer: Any, examples: Sequence[Example], encoding: Encoding, count: int, seed: int = 0) -> list[Row]:
+    """Up to `count` of the rows that can be used, in a random order."""
+    usable = [row for row in encode_all(tokenizer, examples, encoding) if isinstance(row, Row)]
+    return random.Random(seed).sample(usable, min(count, len(usable)))
 
 
 def single(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
@@ -96,13 +124,10 @@ def single(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"]) -> Fl
     return torch.stack([asked @ flat for flat in gradient_rows(model, rows)], dim=1)
 
 
-def batched(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"], budget: int) -> Float[Tensor, "Q N"]:
-    """One forward and one backward pass a batch."""
-    scores = torch.zeros(len(asked), len(rows))
-    for batch in batches(rows, budget):
-        found = torch.cat(gradients(model, batch, whole).blocks(model.depth), 1)
-        scores[:, list(batch.rows)] = asked @ found.T
-    return scores
+def batched(model: Model, share: Sequence[Batch], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
+    """One forward and one backward pass a batch; the scores in the order of the batches' rows."""
+    found = (torch.cat(gradients(model, batch, whole).blocks(model.depth), 1) for batch in share)
+    return torch.cat([asked @ some.T for some in found], dim=1)
 
 
 def gradient_rows(model: Model, rows: Sequence[Row]) -> Iterator[Float[Tensor, " k"]]:

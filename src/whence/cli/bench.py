@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag; or `speed`, `scale` or `proof` alone. [default: easy, and what --data has]")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help="backdoor, error, persona, howdy, late, or `easy` for these; truth-beside-lie, trigger-lookalike, refusals, rare, paraphrase, duplicates, innocent, late, two-poisons, or `hard` for these; with --data also harmful, backdoor-public, factual-Ag; or `speed`, `gradients`, `scale` or `proof` alone. [default: easy, and what --data has]")] = None,
     methods: Annotated[str | None, typer.Option("--methods", "-m", help="NAME or NAME:key=value,… with commas between. [default: all, and rept:scale=raw, which is RepT as released]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0: of the rows, the training and the queries.")] = 3,
-    data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv; with `gradients`, the training data.")] = None,
     out: Out = Path("whence-bench"),
     adapter: Annotated[list[str] | None, typer.Option("--adapter", "-a", metavar="SUITE=PATH", help="Take this adapter for a suite instead of teaching one; may be given several times.")] = None,
     untuned: Annotated[bool, typer.Option(help="Trace the same answers through the model that was never tuned, as a control. Without, what OUT has of it is shown.")] = True,
@@ -36,8 +36,9 @@ def bench(
     OUT gets bench.json, bench.md and pictures. Killed, the same command goes on where it stopped.
 
     `proof` proves what is found of backdoor, error and persona: proof.json in OUT. `speed` times indexing beside a
-    plain forward pass, and queries of a million rows beside faiss: speed.json in OUT. `scale` gives an index of a
-    million drawn rows its whole life: scale.json in OUT.
+    plain forward pass, and queries of a million rows beside faiss: speed.json in OUT. `gradients` runs TracIn of
+    --rows of --data in batches beside one row at a time, as the reference does, for an --adapter: gradients.json in
+    OUT. `scale` gives an index of a million drawn rows its whole life: scale.json in OUT.
     """
     from whence.bench.run import Plan
     from whence.bench.suites import HARD, OWN, PUBLIC, Size
@@ -45,6 +46,9 @@ def bench(
 
     if suites == ["speed"]:
         _speed(model, adapter, dtype, device, max(rows, 200), out)
+        return
+    if suites == ["gradients"]:
+        _gradients(model, adapter, data, dtype, device, rows, out)
         return
     if suites == ["scale"]:
         _scale(model, dtype, device, max(rows, 1_000_000), out)
@@ -134,6 +138,59 @@ def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows:
         made["queries"] = speed.queries()
     _wide(speed.query_table(made["queries"]))
     report.save(made, out / "speed.json")
+
+
+def _gradients(
+    model: str, adapter: list[str] | None, data: Path | None, dtype: str, device: str, rows: int, out: Path
+) -> None:
+    """Its race, saved after each turn; one row at a time in float32, as the reference has it, unless a dtype is asked."""
+    import sys
+
+    import torch
+
+    from whence import report
+    from whence.bench import rowwise
+    from whence.cli import options
+    from whence.cli.options import load
+    from whence.dataset import Reading, form, read
+    from whence.errors import OptionError
+    from whence.progress import stage
+
+    if data is None:
+        raise OptionError("a race of gradients needs rows", got="no --data", do="give training data with --data")
+    out.mkdir(parents=True, exist_ok=True)
+    loaded = load(model, adapter, dtype, device)
+    fast = dtype == "auto" and loaded.dtype != torch.float32
+    other = load(model, adapter, "float32", device) if fast else loaded
+    made: dict[str, Any] = {
+        "command": " ".join(["whence", *sys.argv[1:]]), "threads": torch.get_num_threads(),
+        "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype),
+    }  # fmt: skip
+    found = form(str(data), Reading())
+    encoding = options.encoding(loaded.origin, loaded.window, found, None)
+    chosen = rowwise.drawn(loaded.tokenizer, list(read(str(data))), encoding, rows)
+    file = out / "gradients.json"
+    race = _raced(file, made)
+    with stage(errors(), f"{len(chosen):,} rows, one at a time and in batches") as tell:
+        for so_far in rowwise.race(loaded, chosen, chosen[:2], other=other, before=race):
+            race = so_far
+            report.save({**made, "race": race.to_json()}, file)
+            tell(sum(race.rows), len(chosen))
+    output().print(str(race), highlight=False, soft_wrap=True)
+
+
+def _raced(file: Path, made: dict[str, Any]) -> Any:
+    """What the file has of this race; a new one where it has another's, or nothing."""
+    import json
+
+    from whence.bench.rowwise import Race
+
+    try:
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        race = Race.from_json(known.pop("race"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Race()
+    return race if known == made else Race()
 
 
 def _scale(model: str, dtype: str, device: str, rows: int, out: Path) -> None:
