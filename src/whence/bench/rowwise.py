@@ -56,7 +56,8 @@ class Race:
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Race:
         """As `to_json` wrote it."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        turns = {name: tuple(known[name]) for name in ("single", "batched", "rows", "tokens")}
+        return cls(**turns, off=float(known["off"]), largest=float(known["largest"]))
 
     def __str__(self) -> str:
         each = [one / all_ for one, all_ in zip(self.single, self.batched, strict=True)]
