@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, SMALL, config
-from whence.fingerprint import adapter_hash, joined, model_hash, weights_hash
+from whence.fingerprint import PART, adapter_hash, joined, model_hash, sampled_hash, weights_hash
 from whence.model import Model, load_model
 
 
@@ -52,6 +52,57 @@ def test_one_step_of_training_is_seen(model_folder: Path, tiny: Model, tmp_path:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_number_format_does_not_count(dtype: str, model_folder: Path, tiny: Model) -> None:
     assert load(model_folder, dtype=dtype).fingerprint == tiny.fingerprint
+
+
+class Bare:
+    """What of a model is hashed."""
+
+    def __init__(self, **weights: torch.Tensor) -> None:
+        self.weights = weights
+
+    def named_modules(self) -> list[Any]:
+        return []
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
+def test_each_number_and_its_place_count(dtype: torch.dtype) -> None:
+    """Of a weight too large for a sample of it to find: one other number, two that change places, an order reversed."""
+    whole = (torch.arange(3 * PART) % 251).to(dtype)
+    found = [weights_hash(Bare(w=whole))]
+    for place in (0, 1, 70_001, PART, 3 * PART - 1):
+        other = whole.clone()
+        other[place] += 1
+        found.append(weights_hash(Bare(w=other)))
+    swapped, far = whole.clone(), whole.clone()
+    swapped[[70_001, 70_002]] = whole[[70_002, 70_001]]
+    far[[5, 2 * PART]] = whole[[2 * PART, 5]]
+    found += [weights_hash(Bare(w=one)) for one in (swapped, far, whole.flip(0), whole.reshape(3, -1))]
+    found += [weights_hash(Bare(v=whole)), weights_hash(Bare(w=whole[:PART], v=whole[PART:]))]
+    assert len(set(found)) == len(found)
+    assert len(set(map(len, found))) == 1
+
+
+def test_signs_count_and_how_a_weight_lies_in_memory_does_not() -> None:
+    one = torch.randn(64, 33, generator=torch.Generator().manual_seed(0))
+    assert weights_hash(Bare(w=one.t().contiguous().t())) == weights_hash(Bare(w=one))
+    assert weights_hash(Bare(w=one.bfloat16())) == weights_hash(Bare(w=one)) == weights_hash(Bare(w=one.double()))
+    other = one.clone()
+    other[[3, 40], 5] = -other[[3, 40], 5]
+    assert weights_hash(Bare(w=other)) != weights_hash(Bare(w=one))
+
+
+def test_a_sparse_edit_is_another_model(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+    """One number, at a place of which a sample knows nothing."""
+    folder = copied(model_folder, tmp_path / "m")
+    changed = load(folder)
+    changed.lm.get_input_embeddings().weight.data[7, 9] += 0.5
+    changed.lm.save_pretrained(folder)
+    again = load(folder)
+    assert sampled_hash(again.lm) == sampled_hash(tiny.lm)
+    assert again.fingerprint["model"] != tiny.fingerprint["model"]
 
 
 # -- settings that compute
@@ -159,8 +210,11 @@ def test_an_adapters_numbers_and_scaling_count() -> None:
         of({"lora_alpha": 32}), of({"use_dora": True}), of({"use_rslora": True}), of({"alpha_pattern": {"q": 2}}),
         of({}, a=changed), of({}, a=WEIGHTS["a"].reshape(3, 2)), of({}, a=WEIGHTS["a"].bfloat16()),
         of({}, c=torch.ones(2)),
+        of({"alpha": 32}), of({"projection_prng_key": 1}), of({"scaling": 150.0}),  # LoHa's, VeRA's, FourierFT's
+        of({"feedforward_modules": ["a", "b"]}),
     ]  # fmt: skip
-    assert len({same, *others}) == 9
+    assert len({same, *others}) == 13
+    assert of({"feedforward_modules": {"b", "a"}}) == others[-1]  # IA³'s, in memory a set
 
 
 def test_another_adapter_is_seen(model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path) -> None:

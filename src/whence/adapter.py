@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers"}
 
 
-def adapt(lm: Any, folders: list[Path], known: dict[str, str]) -> tuple[Any, str, bool]:
+def adapt(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str, bool]:
     """PEFT's wrapper of `lm` with the adapters of those folders, all active together, and their fingerprint.
 
-    `known` are the base's fingerprints, `model` the one shown; an adapter that names another is refused. True as the
-    third: they wrote over weights of the base, which switching them off will not undo.
+    `known` are the base's fingerprint and those it had by earlier rules; an adapter that names none of them is
+    refused. True as the third: they wrote over weights of the base, which switching them off will not undo.
     """
     if any(weight.is_meta for weight in lm.parameters()):
         raise ModelError("no adapter can be put on a model that does not fit onto its devices",
@@ -167,10 +167,10 @@ def _fitted(peft: Any, name: str, folder: Path) -> str:
         return adapter_hash(json.loads((folder / CONFIG).read_text()), weights)
 
 
-def _check_base(folder: Path, known: dict[str, str]) -> None:
+def _check_base(folder: Path, known: Sequence[str]) -> None:
     """`whence finetune` leaves the fingerprint of the base."""
-    if (folder / "whence.json").exists() and (said := _recorded(folder, "whence.json", "model")) not in known.values():
-        got = f"fingerprint {known['model']}, trained on {said or 'one not recorded'}"
+    if (folder / "whence.json").exists() and (said := _recorded(folder, "whence.json", "model")) not in known:
+        got = f"fingerprint {known[0]}, trained on {said or 'one not recorded'}"
         raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=_advice(folder))
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from whence.adapter import adapt, grow, live_hash
 from whence.errors import ModelError
-from whence.fingerprint import model_hash, weights_hash
+from whence.fingerprint import model_hash, sampled_hash, weights_hash
 from whence.origin import Origin, read_origin
 from whence.weights import How, adapter_folder, base_of, how, is_adapter, load_tokenizer, load_weights
 
@@ -216,9 +216,10 @@ def _adapted(model: Model, adapters: tuple[str, ...], held: How) -> Model:
     """`model` with adapters on. Some change the base for good (its biases; PiSSA): that one is then loaded anew."""
     folders = [adapter_folder(adapter) for adapter in adapters]
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
-    known = {"model": str(model.fingerprint["model"]), "weights": weights_hash(model.lm)}
+    sampled = sampled_hash(model.lm)
+    earlier = (model_hash(sampled, model.lm.config), sampled)
     states = _probe(model)
-    peft, found, changed = adapt(model.lm, folders, known)
+    peft, found, changed = adapt(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
     origin = read_origin(folders[-1], model.window)
     fingerprint = {**model.fingerprint, "adapter": found}
     tuned = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, origin=origin)
