@@ -21,6 +21,7 @@ from whence.place import placed
 from whence.records.stream import PACKED, kind
 from whence.report import save
 from whence.rewrite import digest, promised, refuse, rewrite
+from whence.sources import names, record_of, several, whole
 from whence.spans import Change, Marks
 from whence.words import joined, scored
 
@@ -123,16 +124,14 @@ def _ticked(trace: Document, rows: Sequence[str]) -> list[Removal]:
     )
     chosen: list[Removal] = []
     for spec in dict.fromkeys(row.strip() for row in rows if row.strip()):
-        known = [one for one in ranked if one.id == spec or names(spec, one.source)]
+        known = [one for one in ranked if spec in (one.id, one.source)]
+        known = known or [one for one in ranked if names(spec, one.source)]
+        if len(rows_meant := dict.fromkeys(f"{one.source} ({one.id})" for one in known)) > 1:
+            raise several(spec, list(rows_meant))
         unknown = Removal(spec, "", why="ticked") if _ID.fullmatch(spec) else Removal("", spec, why="ticked")
         queries = tuple(sorted({number for one in known for number in one.queries}))
         chosen.append(replace(known[0], queries=queries) if known else unknown)
     return chosen
-
-
-def names(spec: str, source: str) -> bool:
-    """Whether `data.jsonl:12` is what a person calls `/where/it/lies/data.jsonl:12`."""
-    return source == spec or source.endswith(f"/{spec}")
 
 
 # — the words in a row
@@ -234,17 +233,18 @@ def plan(
         raise DataError("no row is to go: the trace calls no culprits", do="choose by --top K, or tick --rows")
     form(data, reading)
     words = guilty(trace, chosen) if mask_words else {}
-    wanted, pointed = {one.id: one for one in chosen if one.id}, [one for one in chosen if not one.id]
+    wanted = {one.id: one for one in chosen if one.id}
+    pointed = [one for one in chosen if not one.id]
+    meant = whole([one.source for one in pointed], data, reading)
     here: dict[str, Removal] = {}
     answers: dict[str, str] = {}
     marks: dict[str, Marks] = {}
     gone: set[str] = set()
     examples, records, last = 0, 0, ""
     for row in read(data, reading):
-        every = reading.turns == "all"
-        record = re.sub(r"#\d+\Z", "", row.source) if every else row.source
+        every, record = reading.turns == "all", record_of(row, reading)
         examples, records, last = examples + 1, records + (record != last), record
-        found = [one for one in pointed if names(one.source, row.source) or names(one.source, record)]
+        found = [one for one in pointed if meant.get(one.source) in (row.source, record)]
         found += [wanted[row.id]] if row.id in wanted else []
         here |= {one.id or one.source: replace(one, id=row.id, source=row.source) for one in found}
         if found:
