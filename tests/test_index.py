@@ -190,7 +190,7 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
     version, files, seal = (manifest.pop(key) for key in ("version", "files", "seal"))
     at = manifest["history"][0].pop("at")
     assert manifest == {
-        "format": 3, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
+        "format": 4, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
         "blocks": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
         "history": [{"did": "index", "data": "data.jsonl", "digest": None, "rows": 8, "skipped": 1}],
     }  # fmt: skip
@@ -233,12 +233,12 @@ def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 3")),
-        ('{"format": 3, "complete"', ("cannot be read", "JSONDecodeError")),
+        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 4")),
+        ('{"format": 4, "complete"', ("cannot be read", "JSONDecodeError")),
         ('["format"]', ("cannot be read",)),
         ("{}", ("cannot be read",)),
-        ('{"format": 3}', ("cannot be read", "KeyError: 'complete'")),
-        ('{"format": 3, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
+        ('{"format": 4}', ("cannot be read", "KeyError: 'complete'")),
+        ('{"format": 4, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
     ],
 )
 def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:

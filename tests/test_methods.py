@@ -303,9 +303,9 @@ def blocks(how: Method, model: Any, row: Row, weights: torch.Tensor | None = Non
 
 def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[Row]) -> None:
     whole, same, less = (
-        blocks(Lesson(layer=LAYER, middle=MIDDLE, sketch=size), tuned, rows[1])["grads_2_base"][0]
-        for size in (0, tuned.width, 16)
+        blocks(Lesson(layer=LAYER, middle=MIDDLE, sketch=size), tuned, rows[1]) for size in (0, tuned.width, 16)
     )
+    whole, same, less = (next(iter(made.values()))[0] for made in (whole, same, less))
     torch.testing.assert_close(whole, same, rtol=0, atol=0)
     assert (whole.shape[1], less.shape[1]) == (tuned.width, 16)
     torch.testing.assert_close(whole.norm(dim=1), less.norm(dim=1))
@@ -330,7 +330,7 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
 def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Row], keep: int) -> None:
     how = {"layer": LAYER, "middle": MIDDLE, "sketch": 0}
     batch = pad(rows, range(len(rows)))
-    every, kept = (Lesson(**how, keep=k).blocks(tuned, batch)["grads_2_base"] for k in (0, keep))  # type: ignore[arg-type]
+    every, kept = (next(iter(Lesson(**how, keep=k).blocks(tuned, batch).values())) for k in (0, keep))  # type: ignore[arg-type]
     for place, row in enumerate(rows):
         with tuned.untuned():
             known = seen(tuned, row, LAYER).logp[0]
@@ -341,7 +341,7 @@ def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Ro
 
 def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[Row]) -> None:
     weights = torch.arange(1.0, rows[6].n_response + 1)[None]
-    words = blocks(Lesson(layer=LAYER, middle=MIDDLE, keep=1), tuned, rows[6], weights)["grads_2_base"][0]
+    words = blocks(Lesson(layer=LAYER, middle=MIDDLE, keep=1), tuned, rows[6], weights)["grads_2_base_keep1"][0]
     torch.testing.assert_close(words.norm(dim=1), weights[0] / weights.sum())
 
 

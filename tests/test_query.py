@@ -91,17 +91,18 @@ def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
     alone = ask(tuned, how, said[:1], Encoding(128))
     torch.testing.assert_close(alone.weights[0], ask(tuned, LESSON, said[:1], Encoding(128)).weights[0])
     found, plain = (ask(tuned, one, said, Encoding(128)) for one in (how, LESSON))
-    words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.asked.blocks["grads_2_base"]]
-    for q, before in enumerate(plain.asked.blocks["grads_2_base"]):
+    grads = how.names(tuned.depth)[0]
+    words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.asked.blocks[grads]]
+    for q, before in enumerate(plain.asked.blocks[grads]):
         n = before.norm(dim=1)
         others = [
             ((words[q] @ words[p].T) * (m / m.max()).sqrt()).amax(1).clamp(min=0)
             for p in range(3)
-            if p != q and len(m := plain.asked.blocks["grads_2_base"][p].norm(dim=1))
+            if p != q and len(m := plain.asked.blocks[grads][p].norm(dim=1))
         ]
         truth = n * (0.1 + sum(others) / 2)
         torch.testing.assert_close(found.weights[q], truth / truth.sum(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.asked.blocks["grads_2_base"][q].norm(dim=1), found.weights[q])
+        torch.testing.assert_close(found.asked.blocks[grads][q].norm(dim=1), found.weights[q])
 
 
 def test_what_fine_tuning_did_not_touch_was_not_taught(tuned: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

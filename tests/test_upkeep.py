@@ -202,13 +202,29 @@ def test_the_blocks_of_the_base_model_are_added(
     with_base = load_model(str(model_folder), base=str(model_folder), dtype="float32")
     more = extend(with_base, index.path, [LESSON])
     assert more.manifest["settings"]["base"] == str(model_folder)
-    assert "grads_2_base" in more.blocks
+    assert "grads_2_base_sketch16" in more.blocks
 
 
 def test_adding_refuses_another_model(tiny: Any, index: Index) -> None:
     with pytest.raises(StoreError, match="made with another adapter"):
         extend(tiny, index.path, [LESSON])
     assert Index.open(index.path).manifest == index.manifest
+
+
+def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """As the model's folder may be given one after the index was made: its queries would be written otherwise."""
+    from whence.build import check_model
+    from whence.model import load_model
+
+    folder = shutil.copytree(model_folder, tmp_path / "m")
+    index = made(load_model(str(folder), dtype="float32"), data, tmp_path / "idx")
+    check_model(index, load_model(str(folder), dtype="float32"))
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    other = load_model(str(folder), dtype="float32")
+    for change in (lambda: extend(other, index.path, [LESSON]), lambda: verify(index.path, other)):
+        with pytest.raises(StoreError, match="made with another chat template"):
+            change()
 
 
 @pytest.mark.parametrize("at", ["gathering", "deleting", "joining", "naming"])

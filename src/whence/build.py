@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import whence.layers
 from whence.dataset import Reading, form, read
 from whence.errors import DataError, OptionError, StoreError
-from whence.example import Example
+from whence.example import Example, short
 from whence.habits import habits
 from whence.index import Index
 from whence.methods import Method
@@ -122,7 +122,7 @@ def fill(
 
 
 def check_model(made: Index | Settings, model: Model, path: Place | None = None) -> None:
-    """Refuse a model or adapter that is not the one the index (or one at `path` with these settings) was made with."""
+    """Refuse a model, adapter or chat template other than that of the index, or of one at `path` with such settings."""
     settings, where = (made.manifest["settings"], made.path) if isinstance(made, Index) else (made, path)
     known: dict[str, str | None] = settings["fingerprint"]
     for part, found in model.fingerprint.items():
@@ -132,17 +132,35 @@ def check_model(made: Index | Settings, model: Model, path: Place | None = None)
                 got=f"{part}: index has {known.get(part)}, asked {found}",
                 do=f"give the {part} it was made with, or index again",
             )
+    if (has := known.get("template")) != (found := _template(settings["encoding"]["template"], model)):
+        raise StoreError(
+            f"{where} was made with another chat template",
+            got=f"template: index has {has}, asked {found}",
+            do="give the model or adapter with the tokenizer it was made with, or index again",
+        )
+
+
+def check_notes(settings: Settings, methods: Iterable[Method], model: Model, path: Place) -> dict[str, Any]:
+    """What these methods note of the model; refuse what differs from the notes that the index at `path` has."""
+    notes = {key: note for method in methods for key, note in method.notes(model).items()}
+    for key, found in notes.items():
+        if settings["notes"].get(key, found) != json.loads(json.dumps(found)):
+            raise StoreError(
+                f"the blocks of {path} were made with other {key}",
+                got=f"index has {short(settings['notes'][key])}, now {short(found)}",
+                do="put back what lay beside the adapter then, or make another index",
+            )
+    return notes
 
 
 def _settings(
     model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
 ) -> Settings:
-    template = encoding.template or model.tokenizer.chat_template or "plain"
     return {
         "model": model.name,
         "adapter": model.adapter,
         "base": model.base,
-        "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
+        "fingerprint": {**model.fingerprint, "template": _template(encoding.template, model), "data": digest},
         "data": str(data),
         "methods": titled(methods),
         "notes": {key: note for method in methods for key, note in method.notes(model).items()},
@@ -200,5 +218,7 @@ def _windows(rows: Iterator[Example], size: int) -> Iterator[list[Example]]:
         yield window
 
 
-def _hash(text: str) -> str:
+def _template(given: str | None, model: Model) -> str:
+    """A hash of the chat template that rows and queries are written with."""
+    text = str(given or model.tokenizer.chat_template or "plain")
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from whence.columns import width
 from whence.errors import StoreError
-from whence.index import FORMAT, explained, read_manifest, rows_of
+from whence.index import FORMAT, absent, explained, read_manifest, rows_of
 from whence.place import Place, digest, placed, replace
 
 Manifest = dict[str, Any]
@@ -32,8 +32,9 @@ TIDY = 64  # commits from one merging to the next
 class Claim:
     """An index that this process alone may change, until the block ends. `notes` say what was mended on the way."""
 
-    def __init__(self, path: str | Place) -> None:
+    def __init__(self, path: str | Place, new: bool = False) -> None:
         self.path = placed(path)
+        self.new = new  # whether there need not be an index yet
         # an object store has no locks: there a commit that another writer's came before is refused
         self.lock = FileLock(f"{self.path}.lock", timeout=0) if isinstance(self.path, Path) else None
         self.rows: Any = None  # as of the newest commit; None before the first
@@ -43,6 +44,8 @@ class Claim:
         self.notes: list[str] = []
 
     def __enter__(self) -> Self:
+        if not self.new and read_manifest(self.path) is None:
+            raise absent(self.path)  # before the lock, which would make the folders above it
         if self.lock:
             with explained(self.path):
                 Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +77,7 @@ class Claim:
         """The manifest of a finished index in which nothing is left to be done."""
         known = read_manifest(self.path)
         if known is None:
-            raise StoreError(f"{self.path} is not an index", do=f"make one: whence index MODEL DATA -o {self.path}")
+            raise absent(self.path)
         if not known["complete"]:
             do = "run the same `whence index` command again: it goes on where it stopped"
             raise StoreError(f"{self.path} is not finished", do=do)

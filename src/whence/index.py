@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 SAID = ("id", "source", "label", "messages", "more")  # what an Example is made of
 # what the manifest says of a finished index, beside its settings
 FINISHED = ("version", "count", "blocks", "skipped", "layers", "history", "files", "seal")
@@ -67,7 +67,7 @@ class Index:
         path = placed(path)
         manifest = read_manifest(path)
         if manifest is None:
-            raise StoreError(f"{path} is not an index", do=f"make one: whence index MODEL DATA -o {path}")
+            raise absent(path)
         if not manifest["complete"]:
             do = "run the same `whence index` command again: it goes on where it stopped"
             raise StoreError(f"{path} is not finished", do=do)
@@ -96,12 +96,12 @@ class Index:
         """Block name → width d."""
         return self.manifest["blocks"]
 
-    def require(self, names: Sequence[str], method: str) -> None:
-        """Refuse, by name, a block the index does not hold."""
+    def require(self, names: Sequence[str], method: str, other: str = "") -> None:
+        """Refuse, by name, a block the index does not hold; `other` are the options that it has otherwise."""
         if missing := [name for name in names if name not in self.blocks]:
-            what = f"{method} needs blocks that {self.path} does not hold: {listed(missing)}"
+            what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {listed(missing)}"
             do = f"whence index MODEL DATA -o {self.path} --add --method {method} adds them; or choose another method"
-            raise StoreError(what, got=listed(self.blocks), do=do)
+            raise StoreError(what, got=other or listed(self.blocks), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
         """Blocks in float32, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,).
@@ -176,6 +176,13 @@ def listed(names: Iterable[str]) -> str:
         runs.setdefault(re.sub(r"_\d+(?= |$)", "_", name), []).append(name)
     told = (", ".join(run) if len(run) < 8 else f"{run[0]} … {run[-1]}" for run in runs.values())
     return ", ".join(told) or "no blocks"
+
+
+def absent(path: Place) -> StoreError:
+    """What to say where there is no index."""
+    return StoreError(
+        f"{path} is not an index", do=f"give the folder of one, or make it: whence index MODEL DATA -o {path}"
+    )
 
 
 def read_manifest(path: Place) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def files(folder: Place) -> list[str]:
 def empty(folder: Place) -> bool:
     """Whether nothing is there but what a kill may leave of the first write."""
     if isinstance(folder, Path):
-        return not folder.exists() or all(file.name.endswith(DRAFT) for file in folder.iterdir())
+        return not folder.exists() or (folder.is_dir() and all(file.name.endswith(DRAFT) for file in folder.iterdir()))
     with _spoken():
         found = LanceFileSession(folder.uri).list_with_delimiter()
     return not found.objects and not found.common_prefixes

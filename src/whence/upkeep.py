@@ -6,6 +6,7 @@ Readers see an index as it was until a change is whole. (Rows are appended by `b
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from whence.build import BUDGET, FASTER, Progress, check_model, fill, titled
+from whence.build import BUDGET, FASTER, Progress, check_model, check_notes, fill, titled
 from whence.claim import Claim, Manifest, told, tracked
 from whence.errors import DataError, OptionError, StoreError
 from whence.index import Index, explained, read_manifest, rows_of
@@ -57,7 +58,8 @@ def extend(
     """Add the blocks of `methods` to a finished index, for each row it holds; what it has is neither read nor written.
 
     They are gathered beside it, so that a run that is killed goes on where it stopped, and become columns of it all at
-    once. A row for which they are not finite leaves the index.
+    once. A row for which they are not finite leaves the index. Of a method whose blocks are all there, no row is read:
+    it is noted down, or nothing is done where the index has it already.
     """
     with Claim(out) as claim:
         known = read_manifest(claim.path)
@@ -71,7 +73,13 @@ def extend(
         if not specs and not known.get("pending"):
             return Index.open(claim.path)
         change = {"did": "add", "methods": specs, "base": settings["base"]}
+        absent = [how for how in methods if not set(how.names(model.depth)) <= set(known["blocks"])]
+        if not absent:
+            known = claim.finished()
+            claim.named(known, {**change, "methods": list(specs), "rows": known["count"]}, settings=settings)
+            return Index.open(claim.path)
         if known.get("pending") != change:
+            claim.finished()  # which refuses while another change is pending, whose blocks may lie aside
             remove(claim.path / ASIDE)
         known = claim.begun(known, change)
         old = Index.open(claim.path)
@@ -79,7 +87,7 @@ def extend(
             if not aside.complete:
                 encoding, most = Encoding(**settings["encoding"]), FASTER if model.device.type != "cpu" else 1
                 budget = budget or BUDGET * most
-                skipped = fill(aside, model, old.texts(), methods, encoding, budget, len(old), progress)
+                skipped = fill(aside, model, old.texts(), absent, encoding, budget, len(old), progress)
                 aside.finish(skipped, None)
         _joined(claim, known, settings, Index.open(claim.path / ASIDE), change)
         remove(claim.path / ASIDE)
@@ -96,8 +104,7 @@ def _with(has: Settings, methods: Sequence[Method], model: Model, path: Place) -
         raise StoreError(f"{path} was made in another precision", got=f"dtype: index has {has['dtype']}, asked {dtype}",
                          do=f"give --dtype {has['dtype']}")  # fmt: skip
     specs = titled([*map(method, has["methods"].values()), *methods])
-    notes = {name: note for how in methods for name, note in how.notes(model).items()}
-    return {**has, "methods": specs, "notes": {**notes, **has["notes"]}}
+    return {**has, "methods": specs, "notes": {**check_notes(has, methods, model, path), **has["notes"]}}
 
 
 def _joined(claim: Claim, known: Manifest, settings: Settings, more: Index, change: dict[str, Any]) -> None:
@@ -139,7 +146,11 @@ def delete(out: str | Place, chosen: Iterable[str]) -> int:
         said = claim.rows.to_table(columns=["id", "source"]).to_pydict()
         pairs = list(zip(said["id"], said["source"], strict=True))
         ids = [id for id, source in pairs if id in wanted or source in wanted]
-        found = {name for pair in pairs for name in pair}
+        found = Counter(name for pair in pairs for name in pair)
+        if several := [name for name in wanted if found[name] > 1]:
+            got = f"{several[0]}: {', '.join(id for id, source in pairs if source == several[0])}"
+            do = "give the ids of those that are to go; nothing was deleted"
+            raise DataError(f"a source names several rows of {claim.path}", got=got, do=do)
         if missing := [name for name in wanted if name not in found]:
             got = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             do = "give ids or sources as a trace shows them; nothing was deleted"
@@ -193,9 +204,21 @@ def compact(out: str | Place, keep: timedelta = timedelta(hours=1)) -> Compacted
 def copy_index(source: str | Place, to: str | Place) -> Index:
     """The index as it is now, whole, at another place; others may go on writing to it. Files arrive as they were."""
     old, place = Index.open(source), placed(to)
-    with Claim(place) as claim:
+    with Claim(place, new=True) as claim:
         if not empty(place):
             raise StoreError(f"{place} holds other files", do="give a folder that is empty or not there yet")
+        try:
+            _copied(old, place)
+        except BaseException:
+            remove(place / "rows.lance")  # else the same command would be refused the next time
+            raise
+        claim.publish({key: value for key, value in old.manifest.items() if key != "pending"})
+    return Index.open(place)
+
+
+def _copied(old: Index, place: Place) -> None:
+    """Copy the files of the rows, and compare each with its hash where it arrived."""
+    with explained(place):
         for name in tracked(old.rows, transactions=True):
             copy(old.path / "rows.lance" / name, place / "rows.lance" / name)
             asked = old.manifest["files"].get(name)
@@ -203,8 +226,6 @@ def copy_index(source: str | Place, to: str | Place) -> Index:
                 raise StoreError(
                     f"{old.path} is damaged", got=f"rows.lance/{name}", do=f"see what else: whence verify {old.path}"
                 )
-        claim.publish({key: value for key, value in old.manifest.items() if key != "pending"})
-    return Index.open(place)
 
 
 def undo(out: str | Place) -> str | None:

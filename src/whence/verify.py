@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from whence.build import BUDGET, check_model
+from whence.build import BUDGET, check_model, check_notes
 from whence.claim import seal, told, written
 from whence.columns import Column, Ragged, from_arrow, width
 from whence.dataset import content, named
 from whence.errors import StoreError
 from whence.index import SAID, Index, Stored, read_manifest, rows_of
-from whence.methods import method
+from whence.methods import Method, method
 from whence.model import Model
 from whence.place import Place, digest, placed
 from whence.tokens import Encoding, Row, batches, encode
@@ -83,8 +83,10 @@ def verify(
     again = 0
     if model and not faults:
         check_model(index, model)
+        methods = [method(spec) for spec in known["settings"]["methods"].values()]
+        check_notes(known["settings"], methods, model, path)
         places = sorted(index.drawn(rows, seed))
-        again, faults = len(places), list(islice(_again(index, model, places), ENOUGH))
+        again, faults = len(places), list(islice(_again(index, model, methods, places), ENOUGH))
     return Verified(len(known["files"]), len(index), again, tuple(faults), pending)
 
 
@@ -175,7 +177,7 @@ def _odd(column: Column, norms: Any) -> tuple[Tensor, str]:
     return ~(((lengths - 1).abs() < LENGTH) | still), "is no vector of length 1"
 
 
-def _again(index: Index, model: Model, places: Sequence[int]) -> Iterator[Fault]:
+def _again(index: Index, model: Model, methods: Sequence[Method], places: Sequence[int]) -> Iterator[Fault]:
     """Rows whose blocks the model makes otherwise."""
     settings = index.manifest["settings"]
     encoding, near = Encoding(**settings["encoding"]), NEAR.get(settings["dtype"], COARSE)
@@ -185,8 +187,7 @@ def _again(index: Index, model: Model, places: Sequence[int]) -> Iterator[Fault]
     for one, row in zip(stored, encoded, strict=True):
         if not isinstance(row, Row):
             yield Fault(_row(one.place, one.example.source), f"it cannot be read any more: {row.reason}")
-    for spec in settings["methods"].values():
-        how = method(spec)
+    for how in methods:
         made: dict[str, list[Any]] = {
             name: list(block) for name, block in how.read([one.example for one, _ in usable]).items()
         }

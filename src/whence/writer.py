@@ -31,7 +31,7 @@ class Writer(Claim):
     """
 
     def __init__(self, path: str | Place, settings: Settings, change: dict[str, Any] | None = None) -> None:
-        super().__init__(path)
+        super().__init__(path, new=change is None)
         self.settings, self.change = settings, change
         self.done: set[str] = set()
         self.complete = False

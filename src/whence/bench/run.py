@@ -290,8 +290,7 @@ def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> 
     What was killed half way is made anew, so that the seconds are those of a whole one.
     """
     resolved = how.resolved(model.depth, None)
-    baked = {key: getattr(resolved, key) for key in resolved.baked}
-    held = json.dumps([resolved.names(model.depth), baked, resolved.notes(model)])
+    held = json.dumps([resolved.names(model.depth), resolved.notes(model)])
     folder = world.folder / f"index-{which}-{_digest(held)}"
 
     def build() -> Told:

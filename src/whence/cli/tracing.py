@@ -87,7 +87,7 @@ def index(
     from whence.dataset import Reading, form
     from whence.errors import OptionError
     from whence.habits import followed
-    from whence.index import listed
+    from whence.index import Index, listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
     from whence.progress import stage
@@ -107,8 +107,10 @@ def index(
         dtype = "bfloat16" if crew.fast and dtype == "auto" else dtype
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if add:
+        before = Index.open(out)
         with stage(errors(), f"add to {out}") as tell:
-            _grown(extend(loaded, out, methods, progress=tell))
+            made = extend(loaded, out, methods, progress=tell)
+        _added(before, made)
         return
     if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
         known = f"; --base {loaded.origin.base}, as its folder has it, would do" if loaded.origin.base else ""
@@ -126,14 +128,16 @@ def index(
     if mask is None and loaded.origin.mask is None and not found.raw:
         told.append("taken as learned: the answers alone (were prompts too, as by TRL's default: --mask all)")
     options.note("; ".join(told))
+    before = Index.open(out) if append else None
     with stage(errors(), f"index {data}") as tell:
         if crew:
             crew.say = tell.aside
         made = build_index(
             loaded, data, out, methods, reading=reading, encoding=encoding, append=append, progress=tell, crew=crew
         )
-    if append:
-        _grown(made)
+    if before:
+        told = f"{len(made) - len(before):,} rows more: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}"
+        output().print(told, highlight=False)
         return
     skipped = made.manifest["skipped"]
     output().print(
@@ -147,12 +151,16 @@ def index(
         output().print(f"  {skip['source']}: {skip['reason']}", markup=False, highlight=False)
 
 
-def _grown(made: Index) -> None:
-    """What an append or add gave."""
+def _added(before: Index, made: Index) -> None:
+    """What adding methods gave, or that they were there."""
     from whence.index import listed
 
-    event = made.manifest["history"][-1]
-    told = f"{event['rows']:,} rows more" if event["did"] == "append" else "blocks added"
+    methods, had = made.manifest["settings"]["methods"], before.manifest["settings"]["methods"]
+    told = "nothing to add, the index has it already"
+    if set(made.blocks) - set(before.blocks):
+        told = "blocks added"
+    elif more := [name for name in methods if name not in had]:
+        told = f"{', '.join(more)} added, by blocks that were there already"
     output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}", highlight=False)
 
 

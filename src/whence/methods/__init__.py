@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from whence.errors import OptionError, StoreError
+from whence.errors import OptionError
 from whence.index import Index
 from whence.methods.bm25 import BM25
 from whence.methods.chance import Chance
@@ -70,14 +70,11 @@ def chosen(index: Index, model: Model, by: Method | str | None) -> Method:
         known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
         by = method(f"{name}:{','.join([*known, said])}")  # what is said last holds
     by = by.resolved(model.depth, None)
-    index.require(by.names(model.depth), by.name)
-    stored = made.get(by.name, by.spec())
-    if other := [key for key in by.baked if stored[key] != getattr(by, key)]:
-        raise StoreError(
-            f"the blocks of {by.name} in {index.path} were made otherwise",
-            got="; ".join(f"{key}: index has {stored[key]}, asked {getattr(by, key)}" for key in other),
-            do=f"leave out {', '.join(other)}, or index again",
-        )
+    names = by.names(model.depth)
+    # of the options that the index has otherwise, those that the names of blocks hold
+    other = [f"{key}: index has {value}, asked {getattr(by, key)}" for key, value in made.get(by.name, {}).items()
+             if key != "name" and replace(by, **{key: value}).names(model.depth) != names]  # fmt: skip
+    index.require(names, by.written(), "; ".join(other))
     return by
 
 

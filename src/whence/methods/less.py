@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from whence.errors import ModelError, OptionError
 from whence.gradients import Weight, folded, formed, gradients, learned
-from whence.methods.method import Blocks, CosineMethod
+from whence.methods.method import Blocks, CosineMethod, seeded
 from whence.model import Model
+from whence.place import digest as digest_of
 from whence.tokens import Batch
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Adam:
     steps: int
     betas: tuple[float, float]
     eps: float
+    digest: str  # of the moments' file
 
     def step(self, name: str, gradient: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
         """Γ of each row for the weight of that name."""
@@ -64,15 +66,14 @@ class LESS(CosineMethod):
     seed: int = 0
 
     name: ClassVar[str] = "less"
-    baked: ClassVar[tuple[str, ...]] = ("seed",)
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise OptionError("less: k is below 1", got=str(self.k), do="give 8192")
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`less8192`."""
-        return (f"less{self.k}",)
+        """`less8192`, or `less8192s1` with the seed 1."""
+        return (seeded(f"less{self.k}", self.seed),)
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Γ of a row, the plain gradient of a query."""
@@ -94,7 +95,9 @@ class LESS(CosineMethod):
     def notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are, and whether Adam's moments were there."""
         adam = _adam(model)
-        said = f"rows as Adam would step after {adam.steps} steps" if adam else f"plain gradients: no {MOMENTS}"
+        said = f"plain gradients: no {MOMENTS}"
+        if adam:
+            said = f"rows as Adam would step after {adam.steps} steps, by the moments {adam.digest}"
         return {**learned(model).notes(), "less": said}
 
 
@@ -114,7 +117,8 @@ def _read(file: Path, _changed: int) -> Adam:
             {key.removesuffix(kind): moment for key, moment in moments.items() if key.endswith(kind)}
             for kind in (".exp_avg", ".exp_avg_sq")
         )
-        return Adam(mean, square, int(said["step"]), (float(said["beta1"]), float(said["beta2"])), float(said["eps"]))
+        betas, digest = (float(said["beta1"]), float(said["beta2"])), str(digest_of(file)[1])[:8]
+        return Adam(mean, square, int(said["step"]), betas, float(said["eps"]), digest)
     except (SafetensorError, KeyError, ValueError) as fault:
         raise ModelError(f"{file} cannot be read", got=f"{type(fault).__name__}: {fault}",
                          do="remove it, or write it by `whence finetune`") from fault  # fmt: skip

@@ -51,7 +51,6 @@ class Lesson(Method):
     together: bool = True
 
     name: ClassVar[str] = "lesson"
-    baked: ClassVar[tuple[str, ...]] = ("sketch", "seed")
 
     def __post_init__(self) -> None:
         for key in ("sketch", "keep"):
@@ -59,8 +58,9 @@ class Lesson(Method):
                 raise OptionError(f"lesson: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`grads_ℓ_base`, a vector a token, and `shift_middle`."""
-        return block("grads", int(self.layer), depth, base=True), block("shift", int(self.middle), depth)
+        """`grads_ℓ_base`, a vector a token, and `shift_middle`; with `_sketch64` where the sketch is another."""
+        sketch = self.variant("sketch", "keep", *(["seed"] if self.sketch else []))
+        return block("grads", int(self.layer), depth, base=True) + sketch, block("shift", int(self.middle), depth)
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""

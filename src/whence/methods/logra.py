@@ -16,7 +16,7 @@ import torch
 from whence.errors import OptionError
 from whence.gradients import Learned, Sides, gradients, learned
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Method, products, vectors
+from whence.methods.method import Asked, Blocks, Method, products, seeded, vectors
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -38,7 +38,6 @@ class LoGra(Method):
     seed: int = 0
 
     name: ClassVar[str] = "logra"
-    baked: ClassVar[tuple[str, ...]] = ("seed",)
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -48,7 +47,7 @@ class LoGra(Method):
 
     def names(self, depth: int) -> tuple[str, ...]:
         """`logra16_0` …, one for each block of the model."""
-        return tuple(f"logra{self.rank}_{at}" for at in range(depth))
+        return tuple(f"{seeded(f'logra{self.rank}', self.seed)}_{at}" for at in range(depth))
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """The projected gradients of each block's weights, one after the other."""

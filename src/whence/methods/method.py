@@ -43,7 +43,6 @@ class Method:
     """
 
     name: ClassVar[str]
-    baked: ClassVar[tuple[str, ...]] = ()  # options that stored blocks cannot be compared without
 
     def resolved(self, depth: int, curve: Curve | None) -> Self:
         """The same method with every layer a number."""
@@ -51,8 +50,17 @@ class Method:
         return replace(self, **found)
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """The blocks it stores and reads."""
+        """The names of the blocks it stores and reads: equal for two methods only if the blocks are equal too.
+
+        So a name holds each option that changes the stored numbers; an option at its default may go without saying.
+        """
         return ()
+
+    def variant(self, *options: str) -> str:
+        """The end of a block's name that holds those options: `_sketch64_seed1`; empty where all are the defaults."""
+        held = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name in options]
+        defaults = {f.name: f.default for f in fields(self)}
+        return "".join(f"_{name}{_figure(value)}" for name, value in held if value != defaults[name])
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """The blocks of each row, and numbers such as its loss. `weights` say how much each response token counts."""
@@ -126,6 +134,11 @@ class Method:
         """Name and options, for the manifest."""
         return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def written(self) -> str:
+        """As the command line has it: `lesson`, or `lesson:sketch=64` where options are not the defaults."""
+        other = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{self.name}:{','.join(other)}" if other else self.name
+
 
 @dataclass(frozen=True)
 class CosineMethod(Method):
@@ -164,7 +177,7 @@ class WeightMethod(Method):
 
     def names(self, depth: int) -> tuple[str, ...]:
         """`p128_0` …, the same for all methods of this kind, so that an index holds them once."""
-        kind = f"p{self.project or ''}" + (f"s{self.seed}" if self.seed else "")
+        kind = seeded(f"p{self.project or ''}", self.seed)
         return tuple(f"{kind}_{at}" for at in range(depth))
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
@@ -219,6 +232,16 @@ def block(kind: str, layer: int, depth: int, *, base: bool = False) -> str:
     """A block's name: `h_15`, `g_L` (after the final norm), `grads_27_base` (of the untuned model)."""
     at = "L" if layer == depth else str(layer)
     return f"{kind}_{at}_base" if base else f"{kind}_{at}"
+
+
+def seeded(name: str, seed: int) -> str:
+    """A block's name with the seed of its random projection: `p128`, or `p128s1` for a seed that is not 0."""
+    return f"{name}s{seed}" if seed else name
+
+
+def _figure(value: Any) -> str:
+    """An option's value within a column's name, where a point would begin a nested field: `0p2` for 0.2."""
+    return str(value).removesuffix(".0").replace(".", "p").replace("-", "m")
 
 
 def cosine(asked: Asked, index: Index, name: str, *, centred: bool = False) -> Callable[[Tensor], Tensor]:

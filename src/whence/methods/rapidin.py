@@ -14,7 +14,7 @@ import torch
 from whence.errors import OptionError
 from whence.gradients import Weight, folded, formed, gradients, learned
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Method, products
+from whence.methods.method import Asked, Blocks, Method, products, seeded
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -35,15 +35,14 @@ class RapidIn(Method):
     seed: int = 0
 
     name: ClassVar[str] = "rapidin"
-    baked: ClassVar[tuple[str, ...]] = ("seed",)
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise OptionError("rapidin: k is below 1", got=str(self.k), do="give 16384")
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`rapidin16384`."""
-        return (f"rapidin{self.k}",)
+        """`rapidin16384`, or `rapidin16384s1` with the seed 1."""
+        return (seeded(f"rapidin{self.k}", self.seed),)
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """φ. Folding goes before the division by a layer's length, which has to wait for all its weights."""

@@ -60,9 +60,6 @@ class Readout(Method):
     seed: int = 42
 
     name: ClassVar[str] = "readout"
-    baked: ClassVar[tuple[str, ...]] = (
-        "temperature", "states", "residuals", "errors", "support", "mass", "seed",
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for key in ("states", "residuals", "errors", "support"):
@@ -74,8 +71,10 @@ class Readout(Method):
             raise OptionError("readout: mass is no share of probability", got=str(self.mass), do="give 0.92, or 1")
 
     def names(self, depth: int) -> tuple[str, ...]:
-        """`rh_L`, Σ r̂ ⊗ ĥ laid flat, and `gh_L`."""
-        return block("rh", depth, depth), block("gh", depth, depth)
+        """`rh_L`, Σ r̂ ⊗ ĥ laid flat, and `gh_L`; with `_temperature1` and the like where an option is another."""
+        rh, gh = (self.variant("temperature", "states", width, "support", "mass", "seed")
+                  for width in ("residuals", "errors"))  # fmt: skip
+        return block("rh", depth, depth) + rh, block("gh", depth, depth) + gh
 
     def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
         """Both channels, summed over the learned tokens."""
