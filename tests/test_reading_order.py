@@ -15,7 +15,7 @@ ORDER = (
     "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index",
     "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
     "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
-    "progress", "callback", "lab", "report",
+    "progress", "provenance", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip
 # a folder whose rooms are read in an order of their own
