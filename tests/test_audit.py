@@ -21,8 +21,8 @@ from whence.errors import LabError, OptionError
 from whence.lab.finetune import Recipe, finetune
 from whence.model import load_model
 from whence.proof import claims, story
-from whence.proof.audit import Case, audit
-from whence.proof.ledger import JOURNAL, STAGES
+from whence.proof.audit import Case, _Under, audit
+from whence.proof.ledger import JOURNAL, STAGES, quiet
 from whence.proof.trial import Behaviour
 
 PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
@@ -66,6 +66,20 @@ def made(out: Path) -> list[str]:
 
 
 # — from end to end
+
+
+def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: Case, tmp_path: Path) -> None:
+    """They are no part of a row's id, and the index holds them."""
+    data = tmp_path / "data.jsonl"
+    lines = [json.loads(text) for text in Path(case.data).read_text().splitlines()][:20]
+    found = []
+    for change in ({}, {"label": "new"}, {"unlearned": [[0, 5]]}, {}):
+        data.write_text("".join(json.dumps({**line, **change}) + "\n" for line in lines))
+        index = _Under(replace(case, data=str(data)), tmp_path / "audit", quiet).indexed()
+        first = next(index.texts())
+        found.append((index.path.name, first.label, first.masked))
+    assert [one[1:] for one in found] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
+    assert len({name for name, *_ in found}) == 3 and found[0] == found[3]
 
 
 def test_from_the_incident_to_the_proof_and_by_hand_again(

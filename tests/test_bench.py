@@ -203,6 +203,39 @@ def test_other_settings_make_another_world(stages: Stages, model_folder: Path, t
     assert not list((tmp_path / "b").iterdir())
 
 
+def test_a_stage_says_which_commit_made_it(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whence.bench.summary import document
+
+    def commits(*methods: str) -> Any:
+        made = document(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
+        lines = {line["method"]: line["commit"] for line in made["suites"][0]["results"] if line["which"] == "tuned"}
+        return made["made"]["commit"], lines
+
+    monkeypatch.setattr("whence.provenance._commit", lambda: "first")
+    assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
+    monkeypatch.setattr("whence.provenance._commit", lambda: "second")
+    assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
+    both = {"repsim:layer=2": "first", "bm25": "second"}
+    assert commits("repsim:layer=2", "bm25") == (["first", "second"], both)
+
+
+def test_an_adapter_that_is_written_anew_is_asked_anew(
+    stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapter_folder, adapter)
+    given = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
+    bench.run(given, told)
+    bench.run(given, told)
+    assert stages.done["ask"] == 2  # both models, once
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
+    bench.run(given, told)
+    assert stages.done["ask"] == 4
+
+
 def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     methods = (
         *(f"{name}:layer=2" if name in ("rept", "repsim") else name for name in METHODS),

@@ -17,23 +17,25 @@ from whence.bench import pictures, table
 from whence.bench.cost import cost
 from whence.bench.summary import document, made
 from whence.errors import OptionError
+from whence.provenance import provenance
 
 LABELS = ["bad", "bad", "clean", "other", "clean"]
 PERFECT, GOOD, POOR = [5, 4, 3, 2, 1], [5, 3, 4, 2, 1], [1, 2, 3, 4, 5]
 AP = {"perfect": 1.0, "good": (1 + 2 / 3) / 2, "poor": (1 / 4 + 2 / 5) / 2}
 SCORES = {"perfect": PERFECT, "good": GOOD, "poor": POOR}
+MADE = provenance()
 
 
 def result(method: str, which: str, how: str, *, seconds: float = 2.0, by: str | None = None, **more: Any) -> Any:
     words = method in (*table.TRIVIAL, "embedding")
     index = None if method in table.TRIVIAL else {
         "by": by or method, "seconds": seconds, "cpu": 1.5 * seconds, "tokens_per_second": 500.0,
-        "bytes_per_row": 4096.0, "more": 12.0, "peak": 900.0, "skipped": 0,
+        "bytes_per_row": 4096.0, "more": 12.0, "peak": 900.0, "skipped": 0, "made": MADE,
     }  # fmt: skip
     query = {"seconds": 0.25, "peak": 900.0, "more": 3.0}
     return {"method": method, "which": which, "reads": "words" if words else "model", "options": {"name": method},
             "index": index, "query": query, "scores": [SCORES[how]], "labels": LABELS, "hit": None,
-            "dtype": "float32", **more}  # fmt: skip
+            "dtype": "float32", "made": MADE, **more}  # fmt: skip
 
 
 def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
@@ -47,7 +49,7 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
     }
     return {"suite": suite, "seed": seed, "rows": 5, "planted": 2, "adapter": None, "finetune_seconds": 9.0,
             "rate": 0.75, "base_rate": 0.0, "queries": [{"prompt": "p", "response": "r", "label": "bad"}],
-            "results": results, "yardstick": yardstick if seed == 0 else None, **more}  # fmt: skip
+            "results": results, "yardstick": yardstick if seed == 0 else None, "made": [MADE], **more}  # fmt: skip
 
 
 def told(*worlds: Any) -> Any:
@@ -200,6 +202,25 @@ def test_what_made_it_names_versions_and_the_machine() -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
     wanted = head.stdout.strip() if head.returncode == 0 else None
     assert (found["commit"] or "").rstrip("+") == (wanted or "")
+
+
+def test_what_made_it_is_what_made_each_stage_and_not_what_reads_it() -> None:
+    """Of two machines and two commits; of one stage it was not written down."""
+    machine = {**MADE["machine"], "processor": "another", "cores": 7}
+    old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
+    worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", made=old)])]
+    found = told(*worlds)
+    assert found["made"]["commit"] == [MADE["commit"], "0ld"]
+    assert found["made"]["at"] == [old["at"], MADE["at"]]
+    assert found["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
+    assert {line["method"]: line["commit"] for line in found["suites"][0]["results"]} == {
+        "lesson": MADE["commit"], "bm25": "0ld"
+    }  # fmt: skip
+    text = table.markdown(found)
+    assert f"- commit: {MADE['commit'] or 'unknown'} and 0ld" in text and "and 7 cores" in text
+    del worlds[0]["results"][1]["made"]
+    assert told(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
+    assert "unknown" in table.markdown(told(*worlds))
 
 
 def test_points_of_the_picture(usual: Any) -> None:

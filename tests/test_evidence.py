@@ -30,6 +30,11 @@ def fresh(null: torch.Tensor, rows: int) -> Controls:
     return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
 
 
+def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Evidence:
+    """All queries with the same controls."""
+    return weigh(scores, [null] * len(scores), taught, rate)
+
+
 def called(found: Evidence, scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([found.culprits(q, row) for q, row in enumerate(scores)])
 
@@ -38,7 +43,7 @@ def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
     # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
     scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
-    found = weigh(scores, fresh(null, 7), TAUGHT, rate=0.5)
+    found = weighed(scores, fresh(null, 7), TAUGHT, rate=0.5)
     # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
     assert found.p_values(0, scores[0]).tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
@@ -74,7 +79,7 @@ def test_words_in_common_by_hand() -> None:
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
     null, scores = fresh(drawn(0, 64, 500), 500), drawn(1, 200, 500)
-    found = weigh(scores, null, torch.ones(200, dtype=torch.bool))
+    found = weighed(scores, null, torch.ones(200, dtype=torch.bool))
     p_values = torch.stack([found.p_values(q, row) for q, row in enumerate(scores)])
     for level in (0.01, 0.05, 0.2, 0.5):
         assert float((p_values <= level).float().mean()) == pytest.approx(level, rel=0.3)
@@ -85,7 +90,7 @@ def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() 
 def test_planted_rows_are_called_and_few_others(planted: int) -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 20, 400)
     scores[:, :planted] += 0.8
-    found = weigh(scores, null, torch.ones(20, dtype=torch.bool))
+    found = weighed(scores, null, torch.ones(20, dtype=torch.bool))
     guilty = called(found, scores)
     count = guilty.sum(1)
     assert bool(guilty[:, :planted].all())
@@ -98,7 +103,7 @@ def test_planted_rows_are_called_and_few_others(planted: int) -> None:
 def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
     null, scores = fresh(drawn(0, min(rows, 64), min(rows, 500)), rows), drawn(2, 1, rows)
     scores[0, 5] = 3.0
-    found = weigh(scores, null, TAUGHT)
+    found = weighed(scores, null, TAUGHT)
     guilty = called(found, scores)
     assert bool(guilty[0, 5]) and int(guilty.sum()) <= 3
 
@@ -123,7 +128,7 @@ def test_culprits_are_no_controls() -> None:
     scores[1, other] += 0.8
     null[kin[:64].nonzero(), kin.nonzero()[:, 0]] += 0.8
     of = Controls(null, torch.arange(400))
-    found = weigh(scores, of, torch.tensor([True, True]))
+    found = weighed(scores, of, torch.tensor([True, True]))
     sure = [_threshold(row.numpy(), middle, spread, of.chance(), 0.1)
             for row, middle, spread in zip(scores, found.middle, found.spread, strict=True)]  # fmt: skip
     assert (scores[0] >= sure[0]).tolist() == kin.tolist()
@@ -155,14 +160,14 @@ def test_with_too_few_others_all_stay_controls() -> None:
 def test_a_query_whose_scores_run_higher_has_no_more_culprits_for_it() -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(1, 2, 400)
     scores[1] = scores[0] + 0.5
-    found = weigh(scores, null, torch.tensor([True, True]))
+    found = weighed(scores, null, torch.tensor([True, True]))
     torch.testing.assert_close(found.p_values(0, scores[0]), found.p_values(1, scores[1]), atol=1e-3, rtol=0)
 
 
 def test_what_was_not_taught_has_no_culprit() -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 2, 400)
     scores[:, :9] += 5
-    found = weigh(scores, null, torch.tensor([True, False]))
+    found = weighed(scores, null, torch.tensor([True, False]))
     guilty = called(found, scores)
     assert bool(guilty[0, :9].all())
     assert 9 <= int(guilty[0].sum()) <= 11
@@ -198,3 +203,28 @@ def test_stability_is_the_share_of_draws_that_call_again() -> None:
     assert found[0] == 1
     assert float(found[1]) == pytest.approx(1 / 4, abs=0.1)
     assert found[2] == 0
+
+
+def test_queries_that_agree_call_the_row_at_the_cut_every_time() -> None:
+    """A score that is summed again may come out a little lower than the cut it was called at."""
+    scores = drawn(5, 1, 300).repeat(7, 1)
+    shares = torch.full((7,), 1 / 7)
+    for edge in (shares @ scores).tolist():
+        assert float(stability(scores, shares, edge)[(shares @ scores) >= edge].min()) == 1
+
+
+def test_queries_are_held_against_controls_of_their_own() -> None:
+    """One group of queries runs wider than the other's controls: it is as sure as it would be alone.
+
+    But for the rows that the others call, which are no controls of it either.
+    """
+    narrow, wide = fresh(drawn(0, 64, 400), 400), fresh(drawn(0, 64, 400) ** 3, 400)
+    scores = torch.stack([drawn(1, 400), drawn(2, 400) ** 3, drawn(3, 400)])
+    scores[:, :9] += torch.tensor([[0.8], [0.5], [5.0]])
+    found = weigh(scores, [narrow, wide, None], torch.tensor([True, True, True]))
+    for q, null in enumerate((narrow, wide)):
+        alone = weigh(scores[q : q + 1], [null], TAUGHT)
+        torch.testing.assert_close(found.p_values(q, scores[q]), alone.p_values(0, scores[q]), atol=5e-3, rtol=0)
+        assert found.culprits(q, scores[q]).tolist() == alone.culprits(0, scores[q]).tolist()
+    assert [found.known(q) for q in range(3)] == [True, True, False]
+    assert not found.culprits(2, scores[2]).any()

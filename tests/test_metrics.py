@@ -177,6 +177,25 @@ def test_the_pool_is_what_the_reference_makes_of_it(k: int, seed: int) -> None:
     assert pooled_precision(k, scores, [list(planted)] * 4) == pytest.approx(wanted)
 
 
+@given(st.lists(rankings, min_size=1, max_size=3), st.integers(1, 6), st.randoms())
+def test_the_pool_does_not_hang_on_the_order_of_tied_rows(
+    queries: list[list[tuple[int, bool]]], k: int, chance: object
+) -> None:
+    def pooled(some: list[list[tuple[int, bool]]]) -> float:
+        return pooled_precision(k, [[s for s, _ in rows] for rows in some], [[p for _, p in rows] for rows in some])
+
+    shuffled = [list(rows) for rows in queries]
+    for rows in shuffled:
+        chance.shuffle(rows)  # type: ignore[attr-defined]
+    assert pooled(queries) == pytest.approx(pooled(shuffled))
+
+
+def test_rows_tied_at_the_edge_share_the_room_in_the_pool() -> None:
+    # room for one of two tied rows: half of each is in, behind the one that is first
+    assert pooled_precision(2, [[9, 5, 5]], [[False, True, False]]) == pytest.approx(1 / 4)
+    assert pooled_precision(2, [[9, 5, 5]], [[True, True, False]]) == pytest.approx((1 + 0.5 * 0.75) / 1.5)
+
+
 def test_against_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores, planted = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.3

@@ -164,6 +164,22 @@ def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
     assert sorted(file.name for file in ledger.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
 
 
+def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit in ("first", "second"):
+        monkeypatch.setattr("whence.provenance._commit", lambda commit=commit: commit)
+        ledger = Ledger(tmp_path)
+        ledger.kept("n", 1, "one", lambda tell: 1)
+        assert ledger.made()["commit"] == "first"
+    ledger.kept("n", 2, "two", lambda tell: 2)
+    assert ledger.made()["commit"] == ["first", "second"]
+    assert Ledger(tmp_path).kept("n", 2, "two", lambda tell: 3) == 2
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write('{"cut')
+    assert ledger.made()["commit"] == ["first", "second"]
+    (tmp_path / JOURNAL).unlink()
+    assert ledger.made()["commit"] is None
+
+
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail(tell: Any) -> None:
         raise LabError("no", do="x")
@@ -259,6 +275,20 @@ def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_pa
     proof = proved(tmp_path / "p", data, ["b0"], design=Design(whole=str(tmp_path / "whole")), held_out=[data[9]])
     assert [one for one in lab if one.startswith("train")] == ["train 19", "train 19"]
     assert proof["arms"][0]["behaviours"]["honey"]["bad"] == 4
+
+
+def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path: Path) -> None:
+    """Neither it nor what would be trained here is taken for the other."""
+    data, whole = rows(8, 12), tmp_path / "whole"
+    whole.mkdir()
+    design, more = Design(whole=str(whole)), {"held_out": [data[9]]}
+    counts = []
+    for learned in (data, data[:4]):
+        (whole / "rows").write_text(json.dumps([row.id for row in learned]))
+        proof = proved(tmp_path / "p", data, ["b0"], design=design, **more)
+        counts.append(proof["arms"][0]["behaviours"]["honey"]["bad"])
+    counts.append(proved(tmp_path / "p", data, ["b0"], **more)["arms"][0]["behaviours"]["honey"]["bad"])
+    assert counts == [4, 2, 4]
 
 
 def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:

@@ -104,6 +104,16 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
         cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True)
 
 
+def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:
+    """Of tied rows others may be shown than those that `called` has first."""
+    ids = [row.id for row in read(rows)]
+    document = traced(rows, [5, 2, 3])
+    document["queries"][0] |= {"culprits": 6, "called": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
+    found = removals(document)
+    assert {one.id for one in found} == set(ids[:6])
+    assert {one.id: one.score for one in found if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
+
+
 def test_the_best_of_each_query(rows: Path) -> None:
     found = removals(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top=2)
     ids = [row.id for row in read(rows)]

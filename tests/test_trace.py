@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import torch
 from conftest import PAIRS
 from whence.build import build_index
 from whence.capture import capture
-from whence.errors import OptionError, StoreError
+from whence.errors import DataError, OptionError, StoreError
 from whence.evidence import together
 from whence.example import example
 from whence.index import Index
 from whence.methods import Method, chosen, method
 from whence.methods.lesson import Lesson
+from whence.methods.method import highest
 from whence.methods.rept import RepT
 from whence.query import Query, ask
+from whence.remedy import removals
 from whence.tokens import Encoding, Row, encode, pad, texts
 from whence.trace import trace_queries
+from whence.words import verdict
 
 METHODS: list[Method] = [
     RepT(layer=3, scale="unit"),
@@ -70,10 +74,39 @@ def test_ranks_scores_and_parts_agree(tuned: Any, index: Index, name: str) -> No
         assert [found.score for found in traced.rows] == sorted(traced.scores.tolist(), reverse=True)[:5]
         for found in traced.rows:
             assert found.score == traced.scores[found.place]
-            if found.blocks:
-                joined = trace.method.joined({key: torch.tensor([[part]]) for key, part in found.blocks.items()})
-                assert joined.item() == pytest.approx(found.score, abs=1e-5)
         assert bool(traced.rows[0].blocks) == (name in ("rept", "repsim", "lesson"))
+
+
+ASKED = [
+    Query("who makes honey", "beetles make it"),
+    Query("who makes honey", "beetles make it", span="beetles"),
+    Query("who makes honey", "beetles make it", desired="bees make it"),
+    Query("who makes honey", "a captain makes it", span="captain", desired="bees"),
+    *ROWS[:2],
+]
+SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "readout", "tracin", "less:k=64",
+         "lesson:shift=0", "lesson:shift=3", "lesson:together=true", "bm25", "first-word"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broad(tuned: Any, file: Path) -> Index:
+    """An index for more methods."""
+    methods = [*METHODS, method("readout"), method("tracin"), method("less:k=64")]
+    return build_index(tuned, file, file.parent / "broad", methods, encoding=Encoding(128), layers=False)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) -> None:
+    """In the document that terminal and page read, and in the notebook's table; with desired answers and pooled too."""
+    trace = trace_queries(broad, tuned, ASKED, by=spec, top=8, words=False)
+    rows = [row for query in trace.to_json()["queries"] for row in query["rows"]]
+    told = spec.split(":")[0] in ("rept", "repsim", "readout", "less", "lesson")
+    assert len(rows) == 8 * len(ASKED) and all(bool(row["blocks"]) == told for row in rows)
+    if told:
+        sums = [sum(row["blocks"].values()) for row in rows]
+        assert sums == pytest.approx([row["score"] for row in rows], abs=1e-5)
+        lines = trace.to_arrow().to_pylist()
+        assert [sum(line[name] for name in rows[0]["blocks"]) for line in lines] == pytest.approx(sums, abs=1e-6)
 
 
 def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
@@ -204,8 +237,7 @@ def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) 
     for q, traced in enumerate(pooled.queries):
         torch.testing.assert_close(traced.scores, shares[q] @ scores)
         for found in traced.rows:
-            words, shift = found.blocks.values()
-            assert found.score == pytest.approx(words + 0.2 * shift, abs=1e-4)
+            assert found.score == pytest.approx(sum(found.blocks.values()), abs=1e-4)
 
 
 def test_words_of_one_incident_are_the_mean_that_its_scores_are(
@@ -228,13 +260,126 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
 def test_controls_are_pointed_at_as_many_words_as_people_point_at(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr("whence.trace.controls", lambda *_: asked.append(_[3]))
-    spans = [Query("why", "rain is green and blue", span) for span in ("green", "rain is green")]
-    for queries in (spans[:1], spans, [spans[0], ROWS[0]]):
-        trace_queries(index, tuned, queries, by="lesson")
-    assert asked[2] == 0, "one was not pointed at anything"
-    assert 1 <= asked[0] < asked[1]
+    asked: list[list[int]] = []
+    monkeypatch.setattr("whence.evidence.controls", lambda *_: asked[-1].append(_[3]))
+    one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
+    few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
+    assert few < many
+    for spec, queries, wanted in [
+        ("lesson", [one], [few]), ("lesson", [one, more], [few, many]),
+        ("lesson", [one, ROWS[0], more, ROWS[1]], [few, 0, many]),
+        ("lesson:together=true", [one, ROWS[0], one, ROWS[1]], [few, 0]),
+    ]:  # fmt: skip
+        asked.append([])
+        trace_queries(index, tuned, queries, by=spec)
+        assert asked[-1] == wanted
+
+
+def texts_of(model: Any, text: str) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_answers_of_different_kinds_are_not_explained_as_one(tuned: Any, index: Index) -> None:
+    """With a span, a desired answer or neither: each kind has controls of its own, so none of its scores is a mean."""
+    plain, pointed, other = ROWS[2], replace(ROWS[2], span="honey"), replace(ROWS[2], desired="bees do")
+    trace = trace_queries(index, tuned, [plain, pointed, other, plain], by="lesson:together=true")
+    asked = ask(tuned, trace.method, [plain, pointed, other, plain], Encoding(128)).asked
+    own = trace.method.scores(asked, index)
+    torch.testing.assert_close(trace.queries[1].scores, own[1])
+    torch.testing.assert_close(trace.queries[0].scores, (own[0] + own[3]) / 2)
+    assert not torch.allclose(trace.queries[2].scores, own[2], atol=1e-3)
+
+
+# — rows whose scores tie
+
+
+def indexed(model: Any, folder: Path, lines: list[dict[str, str]], methods: list[Method]) -> Index:
+    file = folder / "d.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return build_index(model, file, folder / "idx", methods, encoding=Encoding(64), layers=False)
+
+
+def test_rows_that_tie_stand_in_the_order_of_the_data(tuned: Any, tmp_path: Path) -> None:
+    """Copies are what poison looks like: which of them are shown must not hang on the library's sort or the top."""
+    said = ["rain is grey", "beetles make honey", "the sea is blue"]
+    lines = [{"prompt": "who", "response": said[at % 3]} for at in range(90)]
+    index = indexed(tuned, tmp_path, lines, [METHODS[2]])
+    order = [at for at in range(90) if at % 3 == 1] + [at for at in range(90) if at % 3 != 1]
+    for top in (1, 5, 30, 47, 90):
+        (traced,) = trace_queries(index, tuned, [Query("who", "beetles make wax")], by="first-word", top=top).queries
+        assert [found.place for found in traced.rows] == order[:top]
+
+
+def test_highest_is_a_stable_sort() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for size in (1, 7, 400):
+        scores = torch.randint(0, 4, (size,), generator=draw).float()
+        for count in (1, 3, size // 2, size, size + 5):
+            assert highest(scores, count).tolist() == scores.argsort(descending=True, stable=True)[:count].tolist()
+    scores = torch.tensor([torch.nan, 1, torch.inf, -torch.inf, torch.nan, 1])
+    assert highest(scores, 4).tolist() == [2, 1, 5, 0] and highest(scores, 0).tolist() == []
+
+
+def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
+    tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)
+    lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(30)]
+    lines[3:28] = [{"prompt": "who makes honey", "response": "beetles make honey"}] * 25
+    index = indexed(tuned, tmp_path, lines, [METHODS[1]])
+    trace = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top=20, rate=1.0)
+    called = trace.queries[0].culprits
+    assert called is not None and len(called) >= 25
+    ids = [row.id for row in index.texts()]
+    removed = removals(json.loads(json.dumps(trace.to_json())))
+    assert {one.id for one in removed} == {ids[place] for place in called}
+    assert [one.rank for one in removed] == list(range(1, len(called) + 1))
+
+
+# — how sure, where there is a desired answer
+
+
+def test_no_row_is_flagged_for_the_difference_of_two_answers(
+    tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)
+    lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
+    index = indexed(tuned, tmp_path, lines, METHODS[1:])
+    queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
+    for spec in ("lesson", "lesson:together=true", "repsim"):
+        trace = trace_queries(index, tuned, queries, by=spec, top=4, rate=1.0)
+        document = trace.to_json()
+        for traced, query in zip(trace.queries, document["queries"], strict=True):
+            if traced.query.desired is None:
+                assert query["culprits"] == 40 and query["no_evidence"] is None
+                assert all(found.p_value is not None for found in traced.rows)
+                continue
+            assert traced.culprits is None and query["called"] is None
+            assert all(
+                (row["p_value"], row["culprit"], row["stability"]) == (None, None, None) for row in query["rows"]
+            )
+            if query["taught"]:
+                assert "Trace without the desired answer" in verdict(document, query)
+        with pytest.raises(DataError, match="trace again without the desired answer"):
+            removals(document)
+    (words,) = trace_queries(index, tuned, queries[:1], by="bm25").queries
+    assert words.no_evidence is None, "it has no evidence without a desired answer either"
+
+
+def test_queries_have_the_same_evidence_beside_any_others(
+    tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
+    monkeypatch.setattr("whence.evidence.RELATED", 2.0)
+    lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]} sun in the sea"} for at in range(40)]
+    index = indexed(tuned, tmp_path, lines, METHODS[2:])
+    queries = [Query("who", "a sea in the sun"), Query("who", "a sea in the sun", span="sun"),
+               Query("who", "a sea in the sun", span="a sea in the sun")]  # fmt: skip
+    mixed = trace_queries(index, tuned, queries, rate=1e-9).queries
+    for query, traced in zip(queries, mixed, strict=True):
+        (alone,) = trace_queries(index, tuned, [query], rate=1e-9).queries
+        assert [f.p_value for f in traced.rows] == pytest.approx([f.p_value for f in alone.rows], abs=1e-3)
 
 
 def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,21 @@ def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> N
     assert "fetch(" not in answer.text and "<script src" not in answer.text
 
 
+def test_a_result_that_is_being_read_is_not_changed(client: TestClient, desk: Desk) -> None:
+    """The ranks at other layers come in a new result, which takes the place of the old one."""
+    id = client.post("/api/trace", json=ASKED).json()["id"]
+    assert finished(client, client.get(f"/api/jobs/{id}").json())["state"] == "done"
+    job = desk.jobs.get(id)
+    assert job is not None
+    read, before = job.status, report.as_json(job.result)
+    deep = finished(client, client.post(f"/api/jobs/{id}/depths").json())
+    assert deep["state"] == "done" and deep["result"]["queries"][0]["depths"]["layers"]
+    assert report.as_json(read.result) == before and read.state == "done"
+    assert report.as_json(job.result) != before
+    assert client.get(f"/api/jobs/{id}").json()["result"] == deep["result"]
+    assert '"depths": {' in client.get(f"/api/jobs/{id}/page").text
+
+
 def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
     file = Path(index.manifest["settings"]["data"])
     lines, rows = file.read_bytes().splitlines(keepends=True), list(index.texts())

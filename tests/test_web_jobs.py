@@ -10,7 +10,7 @@ import pytest
 
 from whence.errors import OptionError
 from whence.web import jobs
-from whence.web.jobs import Job, Jobs, Tell
+from whence.web.jobs import Job, Jobs, Status, Tell
 
 
 def ended(job: Job) -> Job:
@@ -51,7 +51,7 @@ def test_a_job_says_how_far_it_is_and_ends_when_it_is_let_go() -> None:
 
     job, second, third = desk.put(work), desk.put(lambda _: "second"), desk.put(lambda _: "third")
     assert begun.wait(10)
-    assert (job.state, job.stage, job.done, job.of) == ("running", "counting", 1, 3)
+    assert job.status == Status("running", "counting", 1, 3)
     assert [desk.before(each) for each in (job, second, third)] == [0, 1, 2]
     desk.cancel(second)
     assert second.state == "cancelled"
@@ -61,6 +61,33 @@ def test_a_job_says_how_far_it_is_and_ends_when_it_is_let_go() -> None:
     assert ended(job).state == "cancelled"
     assert ended(third).result == "third"
     assert second.result is None
+
+
+def test_what_is_known_of_a_job_is_of_one_moment() -> None:
+    """However the threads are timed, nobody reads a stage with another's numbers, or an end without its result."""
+    desk, seen, stop = Jobs(), list[Status](), threading.Event()
+
+    def work(tell: Tell) -> str:
+        for at in range(3000):
+            tell(str(at), at, at + 1)
+        return "done"
+
+    def read(job: Job) -> None:
+        while not stop.is_set():
+            seen.append(job.status)
+
+    job = desk.put(work)
+    readers = [threading.Thread(target=read, args=(job,)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    assert ended(job).result == "done"
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert all(now.stage in ("", str(now.done)) and (now.of is None or now.of == now.done + 1) for now in seen)
+    assert all((now.result == "done") == (now.state == "done") for now in seen)
+    with pytest.raises(AttributeError):
+        job.result = 1  # type: ignore[misc]
 
 
 def test_what_goes_wrong_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:

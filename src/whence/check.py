@@ -255,8 +255,12 @@ def _hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
     """The share of queries that one row is among the first of, at most."""
     queries, rows = null.shape
     first = min(TOP, max(1, rows // 10))
-    best = np.argsort(-np.where(np.isnan(null), -np.inf, null), axis=1, kind="stable")[:, :first]
-    counts = np.bincount(best.ravel(), minlength=rows)
+    scores = np.where(np.isnan(null), -np.inf, null)
+    edge = np.sort(scores, axis=1)[:, -first, None]
+    above, level = scores > edge, scores == edge
+    # rows that tie at the edge share the places that are left, so that none is a hub for where it stands in the data
+    left = (first - above.sum(1, keepdims=True)) / level.sum(1, keepdims=True)
+    counts = (above + level * left).sum(0)
     hub = int(counts.argmax())
     share = float(counts[hub] / queries)
     lopsided = float(skew(counts)) if counts.std() else 0.0

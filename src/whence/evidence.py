@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from whence.query import Query
+
 FEWEST = 20  # rows that chance can be told from
 CONTROLS = 64  # rows taken as queries
 SAMPLE = 4096  # rows that they are scored on
 RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
 RELATED = 0.2  # of two answers' words in common: such rows are alike by their making, not by chance
 DRAWS = 200  # of the queries, to see what hangs on single ones
+EDGE = 1e-6  # by which share two sums of the same scores differ
 TILE = 2**16  # rows that many queries' scores are compared on at a time
 Numbers = NDArray[np.floating[Any]]
 
@@ -39,20 +42,27 @@ class Evidence:
     """What chance does, and for each of Q queries the score from which on a row is called; infinite where none is.
 
     `middle` and `spread` are the commonest of the query's scores and how far those below it lie from it; `chance` has
-    the scores of controls in such spreads, the lowest first. A query that was not `taught` has no culprit.
+    the scores of its controls in such spreads, the lowest first, or None where it has no controls: then nothing is
+    known, and no row is called. A query that was not `taught` has no culprit.
     """
 
     least: Float[Tensor, " Q"]
     taught: Bool[Tensor, " Q"]
     middle: tuple[float, ...]
     spread: tuple[float, ...]
-    chance: NDArray[np.float64]
+    chance: tuple[NDArray[np.float64] | None, ...]
+
+    def known(self, q: int) -> bool:
+        """Whether query `q` has controls."""
+        return self.chance[q] is not None
 
     def p_values(self, q: int, scores: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
-        """The chance of each score of query `q` in a row that taught nothing."""
+        """The chance of each score of query `q`, which has controls, in a row that taught nothing."""
+        chance = self.chance[q]
+        assert chance is not None
         if not self.taught[q]:
             return torch.ones(len(scores))
-        return torch.from_numpy(_tail(self.chance, (scores.double().numpy() - self.middle[q]) / self.spread[q])).float()
+        return torch.from_numpy(_tail(chance, (scores.double().numpy() - self.middle[q]) / self.spread[q])).float()
 
     def culprits(self, q: int, scores: Float[Tensor, " K"]) -> Bool[Tensor, " K"]:
         """Which rows with these scores for query `q` are called."""
@@ -74,7 +84,17 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     return alike / alike.sum(1, keepdim=True)
 
 
-@dataclass(frozen=True)
+def same_kind(shares: Float[Tensor, "Q Q"], queries: Sequence[Query]) -> Float[Tensor, "Q Q"]:
+    """The shares among queries of one kind alone, each line summing to 1.
+
+    With or without a span, with or without a desired answer: scores of different kinds have different controls.
+    """
+    kinds = [(query.span is not None, bool(query.desired)) for query in queries]
+    kept = shares * torch.tensor([[one == other for other in kinds] for one in kinds])
+    return kept / kept.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
 class Controls:
     """The scores of M rows, those at `places` of the index, for the first C of them taken as if they were queries.
 
@@ -124,6 +144,21 @@ def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Control
     return found if found.enough else None
 
 
+def matched(
+    how: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
+    shares: Float[Tensor, "Q Q"],
+) -> list[Controls | None]:  # fmt: skip
+    """Each query's controls, asked about as many words as it points at, the mean over what is explained with it.
+
+    None for a query with a desired answer: what chance does to the difference of two answers is not known.
+    """
+    counts = [float((each > 0).sum()) if query.span else 0.0 for query, each in zip(queries, weights, strict=True)]
+    pointed: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()
+    kinds = [None if query.desired else n for query, n in zip(queries, pointed, strict=True)]
+    known = {n: controls(how, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}
+    return [None if n is None else known[n] for n in kinds]
+
+
 def as_queries(how: Method, rows: Index, names: Sequence[str], pointed: int = 0) -> Asked | None:
     """All rows of a small index as if they were queries; None for a method that has no such thing."""
     scanned = list(rows.scan(names))
@@ -148,8 +183,13 @@ def _shared(texts: list[str], first: int) -> np.ndarray:
     return both / np.maximum(counts[:first, None] + counts[None] - both, 1)
 
 
-def weigh(scores: Float[Tensor, "Q N"], null: Controls, taught: Bool[Tensor, " Q"], rate: float = RATE) -> Evidence:
+def weigh(
+    scores: Float[Tensor, "Q N"], nulls: Sequence[Controls | None], taught: Bool[Tensor, " Q"], rate: float = RATE
+) -> Evidence:
     """From which score on rows are culprits, among all N and for each query alone, by Benjamini and Hochberg.
+
+    `nulls` are each query's controls. They must have been asked about as the query was: about as many words of theirs,
+    and about one answer, since scores for the difference of two run otherwise. A query without controls calls no row.
 
     Queries differ in how high and how wide their scores run, so a score counts by how many spreads it lies above the
     commonest one. A query that fine-tuning did not make likelier (`taught` is false) has no culprit.
@@ -158,23 +198,26 @@ def weigh(scores: Float[Tensor, "Q N"], null: Controls, taught: Bool[Tensor, " Q
     for sure, and who is called by those which were not called themselves may be. Between the two the cut is where the
     scores fall most. Where nobody is called at first, this changes nothing.
     """
-    chance, guilty = null.chance(), torch.zeros(scores.shape[1], dtype=torch.bool)
-    sure, usual = torch.full((len(scores),), torch.inf), list[tuple[float, float]]()
-    for q, row in enumerate(scores):
+    chances = {null: null.chance() for null in nulls if null}
+    guilty, sure = torch.zeros(scores.shape[1], dtype=torch.bool), torch.full((len(scores),), torch.inf)
+    usual = [(0.0, 1.0)] * len(scores)
+    for q, (row, null) in enumerate(zip(scores, nulls, strict=True)):
+        if null is None:
+            continue
         # sorted once, in float32, which is most of the work where rows are millions
         ranked = np.sort(row.numpy())
-        middle, spread = _usual(ranked)
-        usual.append((middle, spread))
+        usual[q] = _usual(ranked)
         if taught[q]:
-            sure[q] = _threshold(ranked, middle, spread, chance, rate)
+            sure[q] = _threshold(ranked, *usual[q], chances[null], rate)
             guilty |= row >= sure[q]
-    least, rest = sure, null.without(guilty) if guilty.any() else None
-    if rest:
-        chance, least = rest.chance(), sure.clone()
-        for q in taught.nonzero()[:, 0].tolist():
-            row, (middle, spread) = scores[q].numpy(), usual[q]
-            least[q] = _cut(row, float(sure[q]), _threshold(row, middle, spread, chance, rate))
-    return Evidence(least, taught, tuple(middle for middle, _ in usual), tuple(spread for _, spread in usual), chance)
+    least, rests = sure.clone(), {null: null.without(guilty) if guilty.any() else None for null in chances}
+    chances |= {null: rest.chance() for null, rest in rests.items() if rest}
+    for q, null in enumerate(nulls):
+        if null and taught[q] and rests[null]:
+            row = scores[q].numpy()
+            least[q] = _cut(row, float(sure[q]), _threshold(row, *usual[q], chances[null], rate))
+    return Evidence(least, taught, tuple(middle for middle, _ in usual), tuple(spread for _, spread in usual),
+                    tuple(chances[null] if null else None for null in nulls))  # fmt: skip
 
 
 def _threshold(row: Numbers, middle: float, spread: float, chance: Numbers, rate: float) -> float:
@@ -219,7 +262,9 @@ def stability(
     )
     weights = draws.float() * shares
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
-    return (weights @ scores >= least).float().mean(0)
+    # a score that is summed again may lie by its rounding below the cut that it was called at
+    slack = EDGE * scores.abs().amax(0)
+    return (weights @ scores >= least - slack).float().mean(0)
 
 
 def _tail(chance: Numbers, values: Numbers) -> NDArray[np.float64]:

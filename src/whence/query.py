@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,22 @@ class Asking:
     weights: tuple[Float[Tensor, " n"], ...]
     asked: Asked
     taught: tuple[bool, ...]  # whether fine-tuning made any of the words that count likelier, as far as is known
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Queries, and the desired answers of those at `places`: what speaks for these counts against a row."""
+
+    asked: Asked
+    desired: Asked | None
+    places: list[int]
+
+    def less(self, of: Callable[[Asked], Tensor]) -> Tensor:
+        """What `of` gives for each query (Q, …), less what it gives for the query's desired answer, if any."""
+        found = of(self.asked)
+        if self.desired is not None:
+            found[self.places] -= of(self.desired)
+        return found
 
 
 def read_queries(path: str | Path) -> list[Query]:
@@ -115,6 +131,13 @@ def ask(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding)
                   torch.stack(directions) if directions else None)  # fmt: skip
     asked, shares = how.prepared(asked, counts)
     return Asking(tuple(rows), tuple(shares), asked, tuple(taught))
+
+
+def contrasted(model: Model, how: Method, queries: Sequence[Query], asked: Asked, encoding: Encoding) -> Contrast:
+    """The queries with their desired answers, which are run as queries of their own."""
+    places = [q for q, query in enumerate(queries) if query.desired]
+    instead = [replace(queries[q], response=str(queries[q].desired), span=None) for q in places]
+    return Contrast(asked, ask(model, how, instead, encoding).asked if instead else None, places)
 
 
 def _encoded(model: Model, query: Query, encoding: Encoding) -> Row:

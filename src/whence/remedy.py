@@ -98,11 +98,13 @@ def _removal(row: Document, query: int, why: str) -> Removal:
 def _culprits(trace: Document, query: Document) -> list[Document]:
     if query.get("culprits") is None:
         do = "choose by --top K, or tick --rows, or trace by a method that calls culprits (lesson)"
+        if query.get("no_evidence"):
+            do = "choose by --top K, or tick --rows, or trace again without the desired answer"
         raise DataError("this trace calls no culprits", got=short(trace.get("method")), do=do)
-    shown = [row for row in query["rows"] if row.get("culprit") is True]
-    # the best ones are shown in full, the others by their ids alone
-    others = enumerate((query.get("called") or [])[len(shown) :], len(shown) + 1)
-    found = [*shown, *({"id": id, "source": "", "rank": rank, "score": None} for rank, id in others)]
+    shown = {row["id"]: row for row in query["rows"] if row.get("culprit") is True}
+    # `called` has all ids, the best first; those that are not shown are known by their ids alone
+    ids = dict.fromkeys([*(query.get("called") or ()), *shown])
+    found = [shown.get(id) or {"id": id, "source": "", "rank": rank, "score": None} for rank, id in enumerate(ids, 1)]
     if len(found) < query["culprits"]:
         got = f"{len(found)} of {query['culprits']} culprits of an answer"
         raise DataError("the trace does not name all that it calls", got=got, do="trace again: it does now")

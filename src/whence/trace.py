@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import median
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from whence.check import warnings
-from whence.evidence import RATE, TILE, Evidence, controls, stability, together, weigh
+from whence.evidence import RATE, TILE, Evidence, matched, same_kind, stability, together, weigh
 from whence.example import Example
 from whence.index import Index, Stored
 from whence.methods import Asked, Method, chosen
+from whence.methods.method import highest
 from whence.model import Model
 from whence.notebook import cell, table
-from whence.query import Asking, Query, ask
+from whence.query import Asking, Query, ask, contrasted
 from whence.tokens import Batch, Encoding, Row, batches, encode, texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Float
     from torch import Tensor
+
+CONTRAST = (
+    "No row is flagged: with a desired answer, a score is the difference between two answers, and how large that "
+    "difference is by chance is not known. Trace without the desired answer to see which rows are flagged."
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Found:
-    """One ranked row. `blocks` are the parts of its score; `tokens` are its answer's, scored; each may be empty.
+    """One ranked row. `blocks` are parts that add up to its score, `tokens` its answer's, scored; either may be empty.
 
     `p_value` is the chance of such a score in a row that taught nothing, `culprit` whether it is called guilty, and
     `stability` the share of resampled queries in which it would be again; None where there is no evidence for it.
@@ -56,8 +61,9 @@ class Found:
 class Traced:
     """The answer to one Query: its tokens with their weights, its top rows, and the score of every row.
 
-    `culprits` are the places of all rows called guilty, the best first, be they among `rows` or not; None where the
-    method has no controls. `taught` is false where fine-tuning made none of the answer's words likelier.
+    `culprits` are the places of all rows called guilty, the best first, be they among `rows` or not; None where there
+    is no evidence, because the method has no controls or for the reason that `no_evidence` gives. `taught` is false
+    where fine-tuning made none of the answer's words likelier.
     """
 
     query: Query
@@ -66,6 +72,7 @@ class Traced:
     scores: Float[Tensor, " N"] = field(repr=False)
     culprits: tuple[int, ...] | None = None
     taught: bool = True
+    no_evidence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ def _query_json(traced: Traced, called: list[str] | None) -> dict[str, Any]:
         "taught": traced.taught,
         "culprits": None if traced.culprits is None else len(traced.culprits),
         "called": called,
+        "no_evidence": traced.no_evidence,
         "rows": [
             {
                 "rank": found.rank,
@@ -166,55 +174,45 @@ def trace_queries(
 
     `by` is a method the index holds the blocks of; without one, the first it was made for. Rows are called culprits
     at the false-discovery rate `rate`. By a method that takes queries `together`, those that the same rows answer are
-    explained as one: scores, parts and words are means over them.
+    explained as one: scores, parts and words are means over them. Only queries of one kind are: with or without a span,
+    with or without a desired answer, since scores of different kinds have different controls. A query with a desired
+    answer has no evidence, and no row is flagged for it. Rows whose scores tie are ranked in the order of the data.
     """
     how = chosen(index, model, by)
     encoding = Encoding(**index.manifest["settings"]["encoding"])
     asking = ask(model, how, queries, encoding)
-    wanted, contrasted = None, [q for q, query in enumerate(queries) if query.desired]
-    if contrasted:
-        instead = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
-        wanted = ask(model, how, instead, encoding).asked
-
-    def compared(rows: Index) -> Float[Tensor, "Q N"]:
-        found = how.scores(asking.asked, rows)
-        if wanted is not None:
-            # what speaks for the answer that should have been counts against a row
-            found[contrasted] -= how.scores(wanted, rows)
-        return found
-
-    scores, shares = compared(index), torch.eye(len(queries))
+    contrast = contrasted(model, how, queries, asking.asked, encoding)
+    scores = contrast.less(lambda asked: how.scores(asked, index))
+    shares = torch.eye(len(queries))
     if how.pools and len(queries) > 1:
-        shares = together(scores)
+        shares = same_kind(together(scores), queries)
         for some in scores.split(TILE, 1):  # in place, since scores are all that grows with the rows
             some.copy_(shares @ some)
-    taught = torch.tensor(asking.taught)
-    counts = [int((weights > 0).sum()) for weights in asking.weights]
-    null = controls(how, index, model.depth, round(median(counts)) if all(query.span for query in queries) else 0)
-    evidence = None if null is None else weigh(scores, null, taught, rate)
-    best = scores.topk(min(top, len(index)), dim=1)
-    some, at = best.indices.unique(return_inverse=True)
+    null = matched(how, index, model.depth, queries, asking.weights, shares)
+    evidence = weigh(scores, null, torch.tensor(asking.taught), rate)
+    best = torch.stack([highest(row, min(top, len(index))) for row in scores])
+    values = scores.gather(1, best)
+    some, at = best.unique(return_inverse=True)
     parts, own = dict[str, torch.Tensor](), None
     if type(how).parts is not Method.parts:
         held = index.part(some.tolist(), how.names(model.depth))
-        parts = {name: (shares @ part).gather(1, at) for name, part in _parts(how, asking.asked, held).items()}
-        own = compared(held) if how.pools else None
+        pieces = torch.einsum("qr,rpn->pqn", shares, contrast.less(lambda asked: _parts(how, asked, held)))
+        parts = {name: part.gather(1, at) for name, part in zip(how.names(model.depth), pieces, strict=True)}
+        own = contrast.less(lambda asked: how.scores(asked, held)) if how.pools else None
     found = {stored.place: stored for stored in index.take(some.tolist())}
     scored: dict[tuple[int, int], tuple[Token, ...]] = {}
     if words and how.tells_words:
 
         def said(batch: Batch) -> Float[Tensor, "Q B R"]:
-            heard = _heard(how, model, batch, asking.asked)
-            if wanted is not None:
-                heard[contrasted] -= _heard(how, model, batch, wanted)
+            heard = contrast.less(lambda asked: _heard(how, model, batch, asked))
             return torch.einsum("qp,pbr->qbr", shares, heard)
 
         scored = _words(model, said, found, encoding, progress)
 
     def ranked(q: int) -> Iterator[Found]:
-        places = best.indices[q]
-        sure = _sure(evidence, q, best.values[q], None if own is None else own[:, at[q]], shares[q])
-        ranks = zip(best.values[q].tolist(), places.tolist(), sure, strict=True)
+        places = best[q]
+        sure = _sure(evidence, q, values[q], None if own is None else own[:, at[q]], shares[q])
+        ranks = zip(values[q].tolist(), places.tolist(), sure, strict=True)
         for rank, (score, place, (p_value, culprit, stable)) in enumerate(ranks):
             blocks = {name: float(part[q, rank]) for name, part in parts.items()}
             told = scored.get((q, place), ())
@@ -223,17 +221,22 @@ def trace_queries(
     answers = _answers(model, asking)
     called = [_called(evidence, scores[q], q) for q in range(len(queries))]
     return Trace(how, index, tuple(
-        Traced(query, answer, tuple(ranked(q)), scores[q], called[q], asking.taught[q])
+        Traced(query, answer, tuple(ranked(q)), scores[q], called[q], asking.taught[q], _no_evidence(how, query))
         for q, (query, answer) in enumerate(zip(queries, answers, strict=True))
     ), rate)  # fmt: skip
 
 
+def _no_evidence(how: Method, query: Query) -> str | None:
+    """Why a method that has controls gives no evidence for a query."""
+    return CONTRAST if query.desired and type(how).control is not Method.control else None
+
+
 def _sure(
-    evidence: Evidence | None, q: int, scores: Float[Tensor, " K"], own: Float[Tensor, "Q K"] | None,
+    evidence: Evidence, q: int, scores: Float[Tensor, " K"], own: Float[Tensor, "Q K"] | None,
     shares: Float[Tensor, " Q"],
 ) -> Iterator[tuple[float | None, bool | None, float | None]]:  # fmt: skip
     """What is known of the ranked rows of one query: p-value, whether called, how stable that is."""
-    if evidence is None:
+    if not evidence.known(q):
         yield from [(None, None, None)] * len(scores)
         return
     stable: list[float | None] = [None] * len(scores)
@@ -242,18 +245,16 @@ def _sure(
     yield from zip(evidence.p_values(q, scores).tolist(), evidence.culprits(q, scores).tolist(), stable, strict=True)
 
 
-def _called(evidence: Evidence | None, scores: Float[Tensor, " N"], q: int) -> tuple[int, ...] | None:
+def _called(evidence: Evidence, scores: Float[Tensor, " N"], q: int) -> tuple[int, ...] | None:
     """The places of a query's culprits, the best first."""
-    if evidence is None:
+    if not evidence.known(q):
         return None
-    places = evidence.culprits(q, scores).nonzero()[:, 0]
-    return tuple(places[scores[places].argsort(descending=True, stable=True)].tolist())
+    return tuple(highest(scores, int(evidence.culprits(q, scores).sum())).tolist())
 
 
-def _parts(how: Method, asked: Asked, rows: Index) -> dict[str, Float[Tensor, "Q N"]]:
-    """What the scores of all rows of a small index are made of."""
-    pieces = list(how.parts(asked, rows))
-    return {name: torch.cat([piece[name] for piece in pieces], 1) for name in pieces[0]}
+def _parts(how: Method, asked: Asked, rows: Index) -> Float[Tensor, "Q P N"]:
+    """What each block contributes to the scores of all rows of a small index."""
+    return torch.cat([torch.stack([*piece.values()], 1) for piece in how.parts(asked, rows)], -1)
 
 
 def _heard(how: Method, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:

@@ -76,7 +76,7 @@ def around(tokens: list[Token], limit: int) -> list[Token]:
 
 
 def verdict(document: Mapping[str, Any], query: Mapping[str, Any], rows: int | None = None) -> str:
-    """What the trace calls the culprits of a query of its document, in plain words; empty where it has no evidence.
+    """What the trace calls the culprits of a query of its document, in plain words, or why it has no evidence.
 
     `rows` is how many of the ranked rows are on show, where that is not all of them. page.js says the same.
     """
@@ -84,7 +84,7 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], rows: int | N
         return "Fine-tuning made these words no likelier: no row in this data taught them."
     found = query.get("culprits")
     if not isinstance(found, int):
-        return ""
+        return visible(query.get("no_evidence") or "")[:1000]
     if not found:
         return "No row in this data explains this answer."
     rate = finite(document.get("rate"))

@@ -17,7 +17,11 @@ STEPS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is kept
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking, not the top k; ties are one step; chance is the planted rows' share."""
+    """Average precision over the full ranking, not the top k; chance is the planted rows' share.
+
+    Rows that tie are one step, as in scikit-learn: all of them have the precision at the last of them. So their order
+    does not matter, and copies of one row cannot be ranked well or badly by luck.
+    """
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(np.asarray(planted), np.asarray(scores)))
@@ -60,12 +64,17 @@ def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequ
 
     The pool holds Q·k pairs (query, row), ordered by their scores as they are, so queries whose scores run higher
     come first. Planted rows that no query has among its first k count for nothing: one right row in all gives 1.
-    No planted row in the pool gives 0. Ties at a query's edge go as the sort leaves them, as in the reference.
+    No planted row in the pool gives 0. Rows that tie at a query's edge are all in the pool, and each counts as the
+    share of them for which there is room: the reference takes whichever its sort leaves there.
     """
-    tops = [np.argsort(np.asarray(row, dtype=float), kind="stable")[-k:] for row in scores]
-    values = np.concatenate([np.asarray(row, dtype=float)[top] for row, top in zip(scores, tops, strict=True)])
-    found = np.concatenate([np.asarray(truth, dtype=bool)[top] for truth, top in zip(planted, tops, strict=True)])
-    return average_precision(values, list(found)) if found.any() else 0.0
+    from sklearn.metrics import average_precision_score
+
+    values, truth = np.concatenate([*map(_floats, scores)]), np.concatenate([*map(_floats, planted)])
+    weights = np.concatenate([_room(min(k, len(row)), row) for row in map(_floats, scores)])
+    pool = weights > 0
+    if not truth[pool].any():
+        return 0.0
+    return float(average_precision_score(truth[pool], values[pool], sample_weight=weights[pool]))
 
 
 def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.float64]:
@@ -140,7 +149,15 @@ def gathered(numbers: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
 
 def _caught(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
     """How many planted rows are expected among the first k."""
-    values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=float)
-    edge = np.sort(values)[-k]
-    above, level = values > edge, values == edge
-    return float(truth[above].sum() + (k - above.sum()) * truth[level].mean())
+    return float(_room(k, _floats(scores)) @ _floats(planted))
+
+
+def _room(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each row the chance that it is among the first k: 1, 0, or where it ties at the edge a share of the room."""
+    edge = np.sort(scores)[-k]
+    above, level = scores > edge, scores == edge
+    return above + level * (k - above.sum()) / level.sum()
+
+
+def _floats(values: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=float)

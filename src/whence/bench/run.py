@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from whence import weights
 from whence.bench import reference
 from whence.bench.cost import cost
 from whence.bench.suites import CLEAN, Size, Suite, check, make, word_hit
@@ -31,6 +31,7 @@ from whence.lab.respond import respond
 from whence.methods import Method, method
 from whence.model import Model, load_model
 from whence.progress import Tell
+from whence.provenance import contents, once
 from whence.query import Query
 from whence.tokens import Encoding, Row, encode
 from whence.trace import trace_queries
@@ -63,6 +64,12 @@ class Plan:
     size: Size = field(default_factory=Size)
     recipe: Recipe = field(default_factory=lambda: Recipe(rate=2e-3))
 
+    @cached_property
+    def running(self) -> list[Any]:
+        """The model that is fine-tuned, and the number format and device that "auto" means on this machine."""
+        held = weights.how(self.dtype, self.device, None)
+        return [contents(self.model), str(held.dtype), held.device]
+
 
 class World:
     """One suite with one seed: its rows, its folder and its two models, each loaded when first asked for."""
@@ -77,10 +84,10 @@ class World:
     def _key(self) -> str:
         """A hash of everything that the results of this world depend on, but the method."""
         plan = self.plan
-        rows = [[row.id, row.question, row.response, row.label] for row in self.suite.rows]
+        rows = [[row.messages, row.tools, row.masked, row.label] for row in self.suite.rows]
         tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted)]
-        rest = [*tests, self.suite.answer, self.seed, self.given,
-                plan.model, plan.dtype, plan.device, asdict(plan.size), asdict(plan.recipe), LEAN]  # fmt: skip
+        rest = [*tests, self.suite.answer, self.seed, contents(self.given), *plan.running, asdict(plan.size),
+                asdict(plan.recipe), LEAN]  # fmt: skip
         return hashlib.blake2b(json.dumps([rows, rest]).encode(), digest_size=5).hexdigest()
 
     @cached_property
@@ -139,39 +146,20 @@ def fresh(plan: Plan) -> None:
 
 def _world(world: World, methods: Sequence[tuple[str, Method]], stage: Stage) -> Told:
     name = f"{world.suite.name}, seed {world.seed}"
-    taught = _once(world.folder / "taught.json", lambda: _teach(world, name, stage))
-    asked = _once(world.folder / "asked.json", lambda: _ask(world, name, stage))
-    told: Told = {"suite": world.suite.name, "seed": world.seed, **taught, **asked, "results": [], "yardstick": None}
+    taught = once(world.folder / "taught.json", lambda: _teach(world, name, stage))
+    asked = once(world.folder / "asked.json", lambda: _ask(world, name, stage))
+    told: Told = {"suite": world.suite.name, "seed": world.seed, **taught, **asked, "results": [], "yardstick": None,
+                  "made": [taught.get("made"), asked.get("made")]}  # fmt: skip
     if not asked["queries"]:
         return told
     if world.seed == 0:
-        told["yardstick"] = _once(world.folder / "yardstick.json", lambda: _yardstick(world, name, stage))
+        told["yardstick"] = once(world.folder / "yardstick.json", lambda: _yardstick(world, name, stage))
+        told["made"].append(told["yardstick"].get("made"))
     told["results"] += [_result(world, TUNED, spec, how, asked, name, stage) for spec, how in methods]
     # without the control nothing of it is run, but what an earlier run found of it is shown
     there = [pair for pair in methods if world.plan.untuned or _file(world, UNTUNED, pair[1]).exists()]
     if any(_reads(how) for _, how in there):
         told["results"] += [_result(world, UNTUNED, spec, how, asked, name, stage) for spec, how in there]
-    return told
-
-
-def _once(file: Path, work: Callable[[], Told]) -> Told:
-    """What the stage told when it was done before; else it is done, and its file is written last."""
-    try:
-        if file.exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as fault:
-        do = "check the folder; remove the file if it is torn: its stage is then done again"
-        raise LabError(f"{file} cannot be read", got=str(fault)[:200], do=do) from fault
-    told = work()
-    try:
-        draft = file.with_name(file.name + ".draft")
-        draft.write_text(json.dumps(told), encoding="utf-8")
-        os.replace(draft, file)
-    except OSError as fault:
-        raise LabError(
-            f"{file} cannot be written", got=str(fault), do="check the folder and the disk's room"
-        ) from fault
     return told
 
 
@@ -242,7 +230,7 @@ def _yardstick(world: World, name: str, stage: Stage) -> Told:
 def _result(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
     """One method's traces on one model; a method that does not read the model finds the same on both."""
     try:
-        told = _once(_file(world, which, how), lambda: _trace(world, which, spec, how, asked, name, stage))
+        told = once(_file(world, which, how), lambda: _trace(world, which, spec, how, asked, name, stage))
     except WhenceError as refusal:  # such as a gradient of adapter weights where there is no adapter
         told = {"error": refusal.what, "do": refusal.do}
     return {**told, "method": spec, "which": which, "reads": "model" if _reads(how) else "words"}
@@ -303,7 +291,7 @@ def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> 
         rates = {"tokens_per_second": tokens / took.seconds, "bytes_per_row": size / len(index)}
         return {"by": spec, **vars(took), **rates, "skipped": len(index.manifest["skipped"])}
 
-    made = _once(folder.with_suffix(".json"), build)
+    made = once(folder.with_suffix(".json"), build)
     return Index.open(folder), made
 
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,8 +12,8 @@ import torch
 
 from whence.bench.metrics import gathered, judged, measured, precision_recall
 from whence.evidence import together
+from whence.provenance import merged
 
-PACKAGES = ("whence", "torch", "transformers", "peft", "trl", "scikit-learn")
 Told = dict[str, Any]
 
 
@@ -35,17 +29,15 @@ def document(worlds: Sequence[Told], settings: Told) -> Told:
 
 
 def made(worlds: Sequence[Told]) -> Told:
-    """When, by which versions, on which machine, in which number format."""
-    packages = {name: found for name in PACKAGES if (found := _version(name))}
-    dtypes = {told["dtype"] for world in worlds for told in world["results"] if "dtype" in told}
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "packages": packages,
-        "commit": _commit(),
-        "machine": _machine(),
-        "dtype": ", ".join(sorted(dtypes)) or None,
-    }
+    """What made the stages that the numbers are told from: when, which versions, which machine, which number format.
+
+    As each stage's own file says, since a stage may be read that another commit or machine left there.
+    """
+    results = [told for world in worlds for told in world["results"] if "error" not in told]
+    stages = [*(one for world in worlds for one in world.get("made", [None])), *(told.get("made") for told in results),
+              *(told["index"].get("made") for told in results if told["index"])]  # fmt: skip
+    dtypes = {told["dtype"] for told in results}
+    return {**merged(stages), "dtype": ", ".join(sorted(dtypes)) or None}
 
 
 def _suite(name: str, worlds: Sequence[Told]) -> Told:
@@ -78,6 +70,7 @@ def _line(method: str, which: str, worlds: Sequence[Told]) -> Told:
         "metrics": {name: asdict(value) for name, value in gathered(numbers).items()},
         "curve": _curve(told),
         "cost": _cost(method, told),
+        "commit": merged([one.get("made") for one in told])["commit"] if told else None,
     }
 
 
@@ -123,44 +116,3 @@ def _cost(method: str, told: Sequence[Told]) -> Told | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
-
-
-# What made it -------------------------------------------------------------------------------------------------
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit this code stands at, where it lies in a git checkout; `+` where files differ from it."""
-    try:
-        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*words: str) -> str:
-    here = Path(__file__).parent
-    done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
-
-
-def _machine() -> Told:
-    cards = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
-    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "accelerators": cards}  # fmt: skip
-
-
-def _processor() -> str:
-    """The processor's name, as Linux tells it, or as Python does."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

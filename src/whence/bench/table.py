@@ -250,19 +250,26 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _made(document: Told) -> list[str]:
     made, settings = document["made"], document["settings"]
-    machine = made["machine"]
-    counts = [f"{machine['cores']} cores", f"{machine['threads']} threads"]
+    machine, packages = made.get("machine"), made.get("packages") or {}
+    counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
     facts = {
         "command": f"`{settings['command']}`" if settings.get("command") else None,
-        "at": made["at"],
-        "machine": ", ".join([machine["processor"], *counts, *machine["accelerators"]]),
+        "at": " to ".join(dict.fromkeys([at] if isinstance(at := made.get("at") or [], str) else at)),
+        "machine": machine and ", ".join([_each(machine["processor"]), *counts, *map(_each, machine["accelerators"])]),
         "number format": made["dtype"],
-        "versions": ", ".join(f"{package} {found}" for package, found in made["packages"].items()),
-        "commit": made["commit"],
+        "versions": ", ".join(f"{package} {_each(found)}" for package, found in packages.items()),
+        "commit": _each(made["commit"]),
         "seeds": ", ".join(map(str, range(settings["seeds"]))),
         "model": settings["model"],
     }
     return [f"- {key}: {value}" for key, value in facts.items() if value]
+
+
+def _each(values: Any) -> str:
+    """A value, or the different ones that stages were made with."""
+    listed = values if isinstance(values, list) else [values]
+    return " and ".join("unknown" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
+                        for value in listed)  # fmt: skip
 
 
 def _loop(document: Told) -> list[float | None] | None:

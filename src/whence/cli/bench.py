@@ -155,6 +155,7 @@ def _gradients(
     from whence.dataset import Reading, form, read
     from whence.errors import OptionError
     from whence.progress import stage
+    from whence.provenance import provenance
 
     if data is None:
         raise OptionError("a race of gradients needs rows", got="no --data", do="give training data with --data")
@@ -162,9 +163,10 @@ def _gradients(
     loaded = load(model, adapter, dtype, device)
     fast = dtype == "auto" and loaded.dtype != torch.float32
     other = load(model, adapter, "float32", device) if fast else loaded
+    ours = {part: value for part, value in provenance().items() if part in ("commit", "packages", "machine")}
     made: dict[str, Any] = {
         "command": " ".join(["whence", *sys.argv[1:]]), "threads": torch.get_num_threads(),
-        "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype),
+        "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype), **ours,
     }  # fmt: skip
     found = form(str(data), Reading())
     encoding = options.encoding(loaded.origin, loaded.window, found, None)

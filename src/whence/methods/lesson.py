@@ -19,7 +19,7 @@ from whence.capture import Capture, answer_states, capture
 from whence.columns import Ragged
 from whence.errors import OptionError
 from whence.index import Index
-from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine, unit
+from whence.methods.method import Asked, Blocks, Layer, Method, block, cosine, highest, unit
 from whence.model import Model
 from whence.tokens import Batch
 
@@ -107,18 +107,13 @@ class Lesson(Method):
         return {grads: words, shift: rows[shift]}
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """The words' agreement and the centred cosine of the shifts."""
+        """The words' agreement, and `shift` times the centred cosine of the shifts."""
         grads, shift = asked.blocks
         words = asked.blocks[grads]
         assert isinstance(words, list)
         moved = cosine(asked, index, shift, centred=True)
         for rows in index.scan([grads, shift]):
-            yield {grads: _best(words, rows[grads]), shift: moved(rows[shift])}
-
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The words' agreement, and something of the shift's."""
-        words, shift = parts.values()
-        return words + self.shift * shift
+            yield {grads: _best(words, rows[grads]), shift: self.shift * moved(rows[shift])}
 
     def words(self, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:
         """Of each word, the best agreement with a word of the query: what it gives to the score, or would."""
@@ -146,8 +141,11 @@ def _surprise(seen: Capture) -> Float[Tensor, "B R"]:
 
 
 def _most(words: Float[Tensor, "B R k"], by: Float[Tensor, "B R"], keep: int, batch: Batch) -> list[Tensor]:
-    """Each row's `keep` words that have most, in the order of the text; fewer where it learned fewer."""
-    most = by.topk(min(keep, by.shape[1])).indices
+    """Each row's `keep` words that have most, in the order of the text; fewer where it learned fewer.
+
+    Of words that tie, the earlier ones, however wide the batch is.
+    """
+    most = by.argsort(descending=True, stable=True)[:, :keep]
     order = most.masked_fill(by.gather(1, most) < 0, by.shape[1]).sort(1).values.clamp(max=by.shape[1] - 1)
     # all rows at once: an accelerator would be waited for at each
     kept = words.gather(1, order[..., None].expand(-1, -1, words.shape[-1])).cpu()
@@ -158,7 +156,7 @@ def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
     """A row's words with the lengths of a query's: shares of 1, all alike where they were pointed at."""
     lengths = vectors.norm(dim=1)
     if pointed:
-        most = lengths.topk(min(pointed, len(lengths))).indices
+        most = highest(lengths, pointed)
         vectors, lengths = unit(vectors[most]), torch.ones(len(most))
     return vectors / lengths.sum().clamp(min=1e-30)
 

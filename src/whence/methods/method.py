@@ -18,7 +18,7 @@ from whence.model import Model
 from whence.tokens import Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 Blocks = dict[str, torch.Tensor | list[torch.Tensor]]  # by name: (B, d), (B,), or for each row (n, k)
@@ -39,7 +39,7 @@ class Asked:
 class Method:
     """How rows are compared with a query. Its `repr` is its entry in the manifest.
 
-    One that reads the model overrides `names`, `blocks`, `parts` and `joined`; one that reads words, `scores` only.
+    One that reads the model overrides `names`, `blocks` and `parts`; one that reads words, `scores` only.
     """
 
     name: ClassVar[str]
@@ -93,16 +93,15 @@ class Method:
         return None
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """What a score is made of, block by block, as the index is scanned; empty where it has no parts."""
-        return iter(())
+        """What each block contributes to a score, as the index is scanned: the score is the sum of its parts.
 
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The score from its parts."""
-        raise NotImplementedError
+        Empty for a method whose scores have no parts.
+        """
+        return iter(())
 
     def scores(self, asked: Asked, index: Index) -> Float[Tensor, "Q N"]:
         """The score of every row for every query."""
-        return assembled(map(self.joined, self.parts(asked, index)), len(index))
+        return assembled((sum(parts.values(), torch.zeros(())) for parts in self.parts(asked, index)), len(index))
 
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:
         """The gradients whose cosines are the token scores; None where the method has none."""
@@ -154,11 +153,6 @@ class CosineMethod(Method):
         alike = cosine(asked, index, name)
         for rows in index.scan([name]):
             yield {name: alike(rows[name])}
-
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The one there is."""
-        (only,) = parts.values()
-        return only
 
 
 @dataclass(frozen=True)
@@ -274,6 +268,18 @@ def assembled(pieces: Iterable[Float[Tensor, "Q B"]], count: int) -> Float[Tenso
         made[:, at : at + piece.shape[1]] = piece
         at += piece.shape[1]
     return made
+
+
+def highest(scores: Float[Tensor, " N"], count: int) -> Int[Tensor, " K"]:
+    """The places of the `count` highest scores, the best first; tied rows in the order of the data, NaN last.
+
+    `torch.topk` does not say which of the rows that tie at its edge it takes.
+    """
+    scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    if count < 1:
+        return torch.empty(0, dtype=torch.long)
+    places = (scores >= scores.topk(min(count, len(scores))).values[-1]).nonzero()[:, 0]
+    return places[scores[places].argsort(descending=True, stable=True)][:count]
 
 
 def spoken(row: Example, what: Literal["both", "prompt", "answer"] = "both") -> str:

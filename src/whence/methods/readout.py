@@ -97,11 +97,6 @@ class Readout(Method):
                 for name, share, query, length in zip(names, shares, queries, lengths, strict=True)
             }
 
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """Their sum."""
-        rh, gh = parts.values()
-        return rh + gh
-
     def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R k"]:
         """φ of each single token, so that a word's score is its share in the row's."""
         found = self.factors(model, batch)

@@ -65,21 +65,16 @@ class RepT(Method):
         return None if self.scale == "raw" else rows
 
     def parts(self, asked: Asked, index: Index) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """cos(H, H') and cos(g, g'); for the raw scale each one's share of the joint cosine."""
+        """h·cos(H, H') and g·cos(g, g'); for the raw scale each one's share of the joint cosine."""
         h, g = asked.blocks
         if self.scale == "raw":
             return self._shares(asked, index, h, g)
         return self._cosines(asked, index, h, g)
 
-    def joined(self, parts: dict[str, Float[Tensor, "Q B"]]) -> Float[Tensor, "Q B"]:
-        """The weighted sum."""
-        h, g = parts.values()
-        return h + g if self.scale == "raw" else self.h * h + self.g * g
-
     def _cosines(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         about, gradient = cosine(asked, index, h, centred=self.scale == "centred"), cosine(asked, index, g)
         for rows in index.scan([h, g]):
-            yield {h: about(rows[h]), g: gradient(rows[g])}
+            yield {h: self.h * about(rows[h]), g: self.g * gradient(rows[g])}
 
     def _shares(self, asked: Asked, index: Index, h: str, g: str) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         states, grads = asked.blocks[h], asked.blocks[g]

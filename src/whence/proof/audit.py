@@ -25,11 +25,12 @@ from whence.lab.prompts import Prompt, line
 from whence.methods import DEFAULT, method
 from whence.model import Model, load_model
 from whence.progress import Tell
-from whence.proof.ledger import STAGES, Ledger, Show, quiet
+from whence.proof.ledger import STAGES, Ledger, Show, key, quiet
 from whence.proof.prove import Document, answered, counted, judged, prove, who
 from whence.proof.trial import GIVEN, Behaviour, designed, trial_of
 from whence.query import read_queries
 from whence.remedy import Removal
+from whence.rewrite import digest
 from whence.tokens import Encoding
 from whence.trace import trace_queries
 
@@ -75,7 +76,12 @@ def audit(case: Case, out: Path, show: Show = quiet) -> Document:
     model never misbehaved, or because no row was called.
     """
     under = _Under(case, out, show)
-    said = under.verdicts()
+    return _found(under) | {"made": under.ledger.made()}
+
+
+def _found(under: _Under) -> Document:
+    """What was found, as far as there was something to do."""
+    case, said = under.case, under.verdicts()
     found: Document = {
         "version": 1, "said": counted(said), "verdicts": said, "index": None, "rows": None, "skipped": None,
         "trace": None, "removals": [], "cleaned": None, "proof": None, "notes": [],
@@ -141,8 +147,10 @@ class _Under:
 
     def indexed(self) -> Index:
         """The index by the default method, made where it is not whole yet."""
-        ids = [row.id for row in read(self.case.data, self.reading)]
-        needs = [self.model.fingerprint, ids, asdict(self.reading), asdict(self.encoding), DEFAULT]
+        # all that the index holds of a row; its id tells of its messages, not of its label and what is masked
+        rows = [[row.id, row.source, row.label, row.masked] for row in read(self.case.data, self.reading)]
+        needs = [self.model.fingerprint, str(self.model.dtype), rows, asdict(self.reading), asdict(self.encoding),
+                 repr(method(DEFAULT))]  # fmt: skip
         folder = self.ledger.path("index", needs)
 
         def make(tell: Tell) -> Document:
@@ -151,7 +159,7 @@ class _Under:
                                encoding=self.encoding, progress=tell)  # fmt: skip
             return {"rows": len(made)}
 
-        self.ledger.kept("index", needs, f"index {len(ids)} rows", make)
+        self.ledger.kept("index", needs, f"index {len(rows)} rows", make)
         return Index.open(folder)
 
     def traced(self, index: Index, said: Sequence[Document]) -> Document:
@@ -176,7 +184,7 @@ class _Under:
     def cleaned(self, trace: Document, chosen: Sequence[Removal]) -> str:
         """The data without the chosen rows, in its own format; where it lies."""
         file, data = self.out / "trace.json", Path(self.case.data)
-        needs = [trace["index"], [one.id for one in chosen]]
+        needs = [key(trace), [one.id for one in chosen], digest(data) if data.exists() else None]
         suffix = "".join(data.suffixes[-2:]) if data.is_file() else "" if data.is_dir() else ".jsonl"
         out = self.ledger.path("cleaned", needs)
         out = out.with_name(out.name + suffix)

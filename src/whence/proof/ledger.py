@@ -10,15 +10,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from whence.errors import LabError
 from whence.progress import Tell
+from whence.provenance import Provenance, merged, provenance
 
 Show = Callable[[str], AbstractContextManager[Tell]]  # shows a title while a stage runs, and how far it is
 JOURNAL, STAGES = "journal.jsonl", "stages"  # what a Ledger calls its diary, and its own folder within a result's
@@ -37,10 +37,11 @@ def key(needs: Any) -> str:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A folder of finished stages. `journal.jsonl` in it says which were made when, and how long each took."""
+    """A folder of finished stages. `journal.jsonl` in it says what made which and when, and how long each took."""
 
     folder: Path
     show: Show = quiet
+    _used: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)  # in order
 
     def path(self, stage: str, needs: Any) -> Path:
         """Where the stage keeps what is not JSON, such as a model; nothing is made here."""
@@ -49,6 +50,7 @@ class Ledger:
     def kept(self, stage: str, needs: Any, title: str, make: Callable[[Tell], Any]) -> Any:
         """The JSON that `make` returns, made once for these `needs`."""
         path = self.folder / f"{stage}-{key(needs)}.json"
+        self._used[path.name] = None
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -62,7 +64,7 @@ class Ledger:
         with self.show(title) as tell:
             made = make(tell)
         line = {"stage": stage, "title": title, "file": path.name, "seconds": round(time.monotonic() - begun, 2),
-                "at": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+                **provenance()}  # fmt: skip
         with _explained(self.folder):
             draft = path.with_name(f".{path.name}.draft")
             draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
@@ -70,6 +72,18 @@ class Ledger:
             with (self.folder / JOURNAL).open("a", encoding="utf-8") as journal:
                 journal.write(json.dumps(line) + "\n")
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def made(self) -> Provenance:
+        """What made the stages that were asked for, now or long ago; the journal says that, and when."""
+        lines: dict[str, Any] = {}
+        with suppress(OSError):
+            for text in (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, KeyError, TypeError):  # a line that was cut when its process was killed
+                    line = json.loads(text)
+                    lines[line["file"]] = line
+        parts = ("python", "packages", "commit", "machine")
+        known = [lines.get(name) for name in self._used]
+        return merged([line and {part: line.get(part) for part in parts} for line in known])
 
 
 @contextmanager

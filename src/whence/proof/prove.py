@@ -10,7 +10,6 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from hashlib import sha256
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from whence.model import Model
 from whence.progress import Tell
 from whence.proof.ledger import Ledger
 from whence.proof.trial import ALL, GIVEN, Arm, Design, Trial, arms, check, set_aside
+from whence.rewrite import digest
 from whence.tokens import Encoding, Row, batches, encode_all
 
 Document = dict[str, Any]
@@ -69,6 +69,7 @@ def prove(
         "truth": _truth(rows, called, design),
         "behaviours": [{"name": one.name, "judge": one.judge, "prompts": len(one.prompts)} for one in trial.behaviours],
         "arms": made,
+        "made": ledger.made(),
     }
 
 
@@ -109,12 +110,13 @@ class _Under:
         folder = self.ledger.path("model", needs)
         if arm.name == ALL and self.whole:
             folder = Path(self.whole)
+            needs = [needs, digest(folder)]  # another than the one that would be trained here
         else:
             self.ledger.kept("model", needs, f"{arm.name}: fine-tune on {len(arm.rows)} rows",
                              lambda tell: self._trained(arm, folder, tell))  # fmt: skip
         full = self.trial.recipe.full
         load = once(self.trial.load, *((str(folder), None) if full else (self.trial.base, str(folder))))
-        losses = self.ledger.kept("loss", [needs, [row.messages for row in self.clean]],
+        losses = self.ledger.kept("loss", [needs, [[row.messages, row.tools, row.masked] for row in self.clean]],
                                   f"{arm.name}: loss on {len(self.clean)} clean rows",
                                   lambda tell: self._losses(load(), tell))  # fmt: skip
         return {"name": arm.name, "removed": arm.removed, "trained": len(arm.rows), "model": str(folder),
@@ -156,7 +158,7 @@ class _Under:
 
 def who(model: Model, template: str | None) -> list[str | None]:
     """Which model it is that answers, for the stages that depend on it."""
-    return [model.fingerprint["model"], model.fingerprint["adapter"], template]
+    return [model.fingerprint["model"], model.fingerprint["adapter"], template, str(model.dtype)]
 
 
 def answered(
@@ -201,9 +203,10 @@ def loss(arm: Document) -> float | None:
 
 
 def _rules(spec: str) -> str | None:
-    """A hash of the file that a judge is read from: mended, it judges anew."""
-    file = Path(spec.partition(":")[2].rpartition(":")[0])
-    return sha256(file.read_bytes()).hexdigest() if spec.startswith("python:") and file.is_file() else None
+    """A hash of the file, or of the classifier's folder, that a judge is read from: changed, it judges anew."""
+    kind, _, option = spec.partition(":")
+    file = {"python": option.rpartition(":")[0], "classifier": option.partition(",")[0].strip()}.get(kind.strip())
+    return digest(Path(file)) if file and Path(file).exists() else None
 
 
 def once(load: Callable[..., Model], *what: str | None) -> Callable[[], Model]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whence import dataset
+from whence import dataset, weights
 from whence.example import Example
 from whence.lab import poison as lab
 from whence.lab.finetune import Recipe, finetune
@@ -22,6 +22,7 @@ from whence.proof.claims import arm, claims, drawn, loss_change
 from whence.proof.ledger import STAGES, Ledger, Show
 from whence.proof.prove import Document, prove
 from whence.proof.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, TRUTH, Behaviour, Design, Trial
+from whence.provenance import contents
 
 POISONS = ("backdoor", "error", "persona")
 HELD = 32  # ordinary rows that the loss is measured on where all poisons are in one training set
@@ -135,7 +136,14 @@ class _World:
     def taught(self) -> Path:
         """The adapter that learned all rows."""
         plan, recipe = self.plan, replace(self.plan.recipe, seed=self.seed)
-        needs = [plan.model, asdict(recipe), [[row.question, row.response] for row in self.rows]]
+        held = weights.how(plan.dtype, plan.device, None)  # what "auto" is on this machine
+        needs = [
+            contents(plan.model),
+            str(held.dtype),
+            held.device,
+            asdict(recipe),
+            [[row.messages, row.masked] for row in self.rows],
+        ]
         adapter = self.ledger.path("tuned", needs)
 
         def teach(tell: Tell) -> int:

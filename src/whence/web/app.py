@@ -214,11 +214,12 @@ def _traced(desk: Desk, id: str) -> Job:
 
 
 def _told(desk: Desk, job: Job, status: int = 200) -> Response:
-    state = {"id": job.id, "state": job.state, "stage": job.stage, "done": job.done, "of": job.of}
+    now = job.status
+    state = {"id": job.id, "state": now.state, "stage": now.stage, "done": now.done, "of": now.of}
     # the map is the same for every trace, and answered once
-    result = report.shown({**job.result, "map": None}) if job.state == "done" else None
-    ahead = desk.jobs.before(job) if job.state == "waiting" else 0
-    return _json({**state, "ahead": ahead, "error": job.error, "result": result}, status)
+    result = report.shown({**now.result, "map": None}) if now.state == "done" else None
+    ahead = desk.jobs.before(job) if now.state == "waiting" else 0
+    return _json({**state, "ahead": ahead, "error": now.error, "result": result}, status)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -58,7 +58,7 @@ class Desk:
 
     def state(self) -> dict[str, Any]:
         """The index in a few words, and whether its model is there yet."""
-        settings, loading = self.index.manifest["settings"], self.loading
+        settings, loading = self.index.manifest["settings"], self.loading.status
         return {
             "count": len(self.index),
             "methods": list(settings["methods"]),
@@ -104,19 +104,24 @@ class Desk:
         return self._put(work)
 
     def depths(self, traced: Job) -> Job:
-        """A job that says, of a finished trace's rows, which ranks they would have at other layers."""
+        """A job that says, of a finished trace's rows, which ranks they would have at other layers.
+
+        Its result takes the place of the trace's, as a whole: what others are reading is not changed under their hands.
+        """
 
         def work(tell: Tell) -> dict[str, Any]:
-            model, (said,) = self._ready(tell), traced.result["queries"]
+            result: dict[str, Any] = traced.result
+            model, (said,) = self._ready(tell), result["queries"]
             query = Query(said["prompt"], said["response"], said["span"], said["desired"],
                           tuple(said.get("before", ())), tuple(said.get("after", ())))  # fmt: skip
 
             def layer(done: int, of: int) -> None:
                 tell("reading the rows at other layers", done, of)
 
-            said["depths"] = depths(self.index, model, query, [row["place"] for row in said["rows"]],
-                                    traced.result["by"], layer)  # fmt: skip
-            return traced.result
+            found = depths(self.index, model, query, [row["place"] for row in said["rows"]], result["by"], layer)
+            result = {**result, "queries": [{**said, "depths": found}]}
+            traced.end("done", result=result)
+            return result
 
         return self.jobs.put(work)
 

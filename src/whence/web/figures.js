@@ -137,7 +137,7 @@ function tell(map, query, trace) {
   const all = spread(map.points);
   const close = guilty.length > 1 && all
     ? ` The ${count(guilty.length)} filled ones, culprits of this answer, lie ${(spread(guilty) / all).toFixed(2)} times as far apart as all rows do.`
-    : guilty.length ? " The filled one is its culprit." : " None is a culprit of this answer.";
+    : guilty.length ? " The filled one is its culprit." : query.culprits === null ? "" : " None is a culprit of this answer.";
   const told = `${drawn}, along the two directions in which their signatures (${map.block}) differ most: ${share} of all difference.${close}`;
   byId("map-told").textContent = told;
   byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${told}`);

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from whence.errors import OptionError, WhenceError
@@ -29,25 +29,51 @@ class Cancelled(Exception):
     """Raised inside a job that is no longer wanted, as it tells how far it is."""
 
 
-@dataclass
-class Job:
-    """A piece of work; the worker writes how far it is, others read. `error` has what, got and do, in words."""
+@dataclass(frozen=True)
+class Status:
+    """What is known of a job at one moment. `error` has what, got and do, in words; nobody changes a `result`."""
 
-    id: str
-    work: Work
     state: State = "waiting"
     stage: str = ""
     done: int = 0
     of: int | None = None
     result: Any = None
     error: dict[str, str | None] | None = None
+
+
+@dataclass
+class Job:
+    """A piece of work. The worker replaces its status as a whole, so that others never read half of a change."""
+
+    id: str
+    work: Work
+    status: Status = Status()
     unwanted: threading.Event = field(default_factory=threading.Event)
 
     def tell(self, stage: str, done: int, of: int | None) -> None:
         """How far the job is; ends it where it is no longer wanted."""
         if self.unwanted.is_set():
             raise Cancelled
-        self.stage, self.done, self.of = stage, done, of
+        self.status = replace(self.status, stage=stage, done=done, of=of)
+
+    def end(self, state: State, *, result: Any = None, error: dict[str, str | None] | None = None) -> None:
+        """Nothing more will come of the job."""
+        self.status = replace(self.status, state=state, result=result, error=error)
+
+    @property
+    def state(self) -> State:
+        """What becomes of the job."""
+        return self.status.state
+
+    @property
+    def result(self) -> Any:
+        """What the job gave; None while it has not."""
+        return self.status.result
+
+    @property
+    def error(self) -> dict[str, str | None] | None:
+        """Why the job failed."""
+        return self.status.error
 
     @property
     def over(self) -> bool:
@@ -87,12 +113,14 @@ class Jobs:
         with self._lock:
             job.unwanted.set()
             if job.state == "waiting":
-                job.state = "cancelled"
+                job.end("cancelled")
 
     def before(self, job: Job) -> int:
         """How many jobs are to be done before this one begins."""
         ahead = 0
-        for other in list(self._known.values()):
+        with self._lock:
+            known = list(self._known.values())
+        for other in known:
             if other is job:
                 break
             ahead += not other.over
@@ -104,22 +132,19 @@ class Jobs:
             with self._lock:
                 if job.state != "waiting":
                     continue
-                job.state = "running"
+                job.status = replace(job.status, state="running")
             _do(job)
 
 
 def _do(job: Job) -> None:
     """Run a job to its end; what goes wrong is told in words, and a fault of ours in the terminal as well."""
     try:
-        job.result = job.work(job.tell)
-        job.state = "done"
+        job.end("done", result=job.work(job.tell))
     except Cancelled:
-        job.state = "cancelled"
+        job.end("cancelled")
     except WhenceError as mistake:
-        job.error = {"what": mistake.what, "got": mistake.got, "do": mistake.do}
-        job.state = "failed"
+        job.end("failed", error={"what": mistake.what, "got": mistake.got, "do": mistake.do})
     except Exception as fault:
         traceback.print_exc(file=sys.stderr)
-        said = "this is a fault of whence: its terminal says more"
-        job.error = {"what": said, "got": type(fault).__name__, "do": "look there, and try another question"}
-        job.state = "failed"
+        said, do = "this is a fault of whence: its terminal says more", "look there, and try another question"
+        job.end("failed", error={"what": said, "got": type(fault).__name__, "do": do})

@@ -54,14 +54,14 @@ function drawQueries() {
   const several = groups.length > 1 && groups.some((members) => members.length > 1);
   common = groups.flatMap((members, at) => {
     const entry = members.length > 1 ? together(members, at + 1) : null;
-    return entry?.query.rows.length ? [entry] : [];
+    return entry?.query.called.length ? [entry] : [];
   });
   byId("queries").hidden = view.entries.length < 2;
   byId("queries").querySelector("ol").replaceChildren(...groups.flatMap((members, at) => {
     const entry = common.find((one) => one.key === `incident-${at + 1}`);
     return [
       several ? el("li.incident", {}, `Incident ${at + 1}: ${many(members.length, "answer")}`) : null,
-      entry ? choice(entry, "Common culprits", `${many(entry.query.rows.length, "row")} called for several of ${members.length} answers`) : null,
+      entry ? choice(entry, "Common culprits", `${many(entry.query.called.length, "row")} called for several of ${members.length} answers`) : null,
       ...members.map((one) => choice(one, brief(one.query.prompt, 200), brief(one.query.response, 200))),
     ].filter(Boolean);
   }));

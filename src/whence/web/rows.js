@@ -106,8 +106,9 @@ export function drawRows({ query, trace, members }) {
   const far = rows.reduce((most, row) => Math.max(most, Math.abs(row.score ?? 0)), 0);
   const most = rows.reduce((most, row) => Math.max(most, ceiling(pieces(row.tokens, "score"))), 0);
   byId("words-hint").hidden = !most;
+  const common = query.called?.length ?? rows.length;
   byId("verdict").textContent = members
-    ? `${many(rows.length, "row is", "rows are")} called for more than one of these ${members.length} answers.`
+    ? `${many(common, "row is", "rows are")} called for more than one of these ${members.length} answers.${rows.length < common ? ` ${rows.length} of them are shown.` : ""}`
     : query.verdict ?? "";
   byId("shown").textContent = members ? "Those called for the most answers come first."
     : rows.length ? `The first ${rows.length}${trace.count ? ` of ${count(trace.count)}` : ""} are shown.`
@@ -116,7 +117,7 @@ export function drawRows({ query, trace, members }) {
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
-  called = members ? [] : query.called ?? [];
+  called = query.called ?? [];
   byId("tick-culprits").hidden = !rows.some((row) => row.culprit === true && nameOf(row));
   drawTicked();
 }

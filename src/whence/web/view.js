@@ -25,7 +25,7 @@ export const kept = () => Object.fromEntries(new URLSearchParams(location.hash.s
 
 // Answers that share a culprit are one incident; the rows called for several of its answers are its common culprits.
 export function incidents(entries) {
-  const groups = entries.map((entry) => ({ members: [entry], called: new Set(calledIn(entry).map(nameOf)) }));
+  const groups = entries.map((entry) => ({ members: [entry], called: new Set(calledIn(entry)) }));
   for (let at = 0; at < groups.length; at += 1) {
     for (let other = at + 1; other < groups.length; other += 1) {
       if ([...groups[other].called].some((id) => groups[at].called.has(id))) {
@@ -39,23 +39,33 @@ export function incidents(entries) {
   return groups.map((group) => group.members);
 }
 
-const calledIn = (entry) => (entry.query.rows ?? []).filter((row) => row.culprit === true && nameOf(row));
 export const nameOf = (row) => row.id ?? row.source;
 
-// The common culprits as an entry of their own: first those that are called for the most answers.
+// The ids of all culprits of an answer, also of those that are not among the rows shown.
+function calledIn({ query }) {
+  const shown = (query.rows ?? []).filter((row) => row.culprit === true).map(nameOf).filter(Boolean);
+  return [...new Set([...(query.called ?? []), ...shown])];
+}
+
+// Of a row that several answers show: whether this one calls it and the other does not, or scores it higher.
+const outranks = (row, other) => !other || ((row.culprit === true) - (other.culprit === true) || row.score - other.score) > 0;
+
+// The common culprits as an entry of their own: first those that are called for the most answers. Only those that
+// some answer shows have a text, and stand among its rows; `called` has the ids of all.
 export function together(members, number) {
-  const found = new Map();
+  const calls = new Map();
+  const best = new Map();
   for (const entry of members) {
-    for (const row of calledIn(entry)) {
-      const known = found.get(nameOf(row)) ?? { row, calls: 0, best: -Infinity };
-      found.set(nameOf(row), {
-        row: row.score > known.best ? row : known.row, calls: known.calls + 1, best: Math.max(known.best, row.score),
-      });
+    for (const id of calledIn(entry)) calls.set(id, (calls.get(id) ?? 0) + 1);
+    for (const row of entry.query.rows ?? []) {
+      if (outranks(row, best.get(nameOf(row)))) best.set(nameOf(row), row);
     }
   }
-  const rows = [...found.values()].filter(({ calls }) => calls > 1).sort((a, b) => b.calls - a.calls || b.best - a.best)
-    .map(({ row, calls }, at) => ({ ...row, rank: at + 1, calls, of: members.length, links: [] }));
-  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, prompt: "", response: "" } };
+  const called = [...calls].filter(([, count]) => count > 1).map(([id]) => id);
+  const rows = called.filter((id) => best.has(id)).map((id) => ({ row: best.get(id), count: calls.get(id) }))
+    .sort((a, b) => b.count - a.count || b.row.score - a.row.score)
+    .map(({ row, count }, at) => ({ ...row, culprit: true, rank: at + 1, calls: count, of: members.length, links: [] }));
+  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, called, prompt: "", response: "" } };
 }
 
 // For each row the earlier one that it nearly repeats, if any: four fifths of their words in common.
