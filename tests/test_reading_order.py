@@ -14,7 +14,8 @@ ORDER = (
     "errors", "example", "forms", "records", "dataset", "sources", "spans", "rewrite", "template", "tokens",
     "fingerprint", "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns",
     "place", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify", "query",
-    "words", "survey", "sheet", "notebook", "evidence", "check", "trace", "progress", "provenance", "callback", "lab", "report",
+    "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
+    "progress", "provenance", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip
 # a folder whose rooms are read in an order of their own
