@@ -14,7 +14,7 @@ ORDER = (
     "errors", "example", "forms", "records", "dataset", "spans", "rewrite", "template", "tokens", "fingerprint",
     "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index",
     "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
-    "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
+    "phrases", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip

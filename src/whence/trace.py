@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from whence.index import Index, Stored
 from whence.methods import Asked, Method, chosen
 from whence.model import Model
 from whence.notebook import cell, table
-from whence.query import Asking, Query, ask
+from whence.phrases import aligned
+from whence.query import Asking, Query, ambiguous, ask
 from whence.tokens import Batch, Encoding, Row, batches, encode, texts
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Trace:
             "index": str(self.index.path),
             "count": len(self.index),
             "rate": self.rate,
-            "warnings": warnings(self.index, self.method),
+            "warnings": [*warnings(self.index, self.method), *ambiguous([one.query for one in self.queries])],
             "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
             "queries": [_query_json(traced, ids) for traced, ids in zip(self.queries, self._called(), strict=True)],
         }
@@ -120,15 +121,17 @@ class Trace:
 
 
 def _query_json(traced: Traced, called: list[str] | None) -> dict[str, Any]:
-    query = traced.query
+    query, place = traced.query, traced.query.place()
     around = {"before": query.before, "after": query.after, "tools": query.tools}
     return {
         "prompt": query.prompt,
         "response": query.response,
         **{name: list(said) for name, said in around.items() if said},
-        "span": query.span,
+        "span": place and query.response[slice(*place)],
+        "span_range": place,
         "desired": query.desired,
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
+        "answer_begin": aligned("".join(token.text for token in traced.answer), query.response),
         "taught": traced.taught,
         "culprits": None if traced.culprits is None else len(traced.culprits),
         "called": called,
@@ -173,8 +176,7 @@ def trace_queries(
     asking = ask(model, how, queries, encoding)
     wanted, contrasted = None, [q for q, query in enumerate(queries) if query.desired]
     if contrasted:
-        instead = [replace(queries[q], response=str(queries[q].desired), span=None) for q in contrasted]
-        wanted = ask(model, how, instead, encoding).asked
+        wanted = ask(model, how, [queries[q].instead() for q in contrasted], encoding).asked
 
     def compared(rows: Index) -> Float[Tensor, "Q N"]:
         found = how.scores(asking.asked, rows)
@@ -190,7 +192,7 @@ def trace_queries(
             some.copy_(shares @ some)
     taught = torch.tensor(asking.taught)
     counts = [int((weights > 0).sum()) for weights in asking.weights]
-    null = controls(how, index, model.depth, round(median(counts)) if all(query.span for query in queries) else 0)
+    null = controls(how, index, model.depth, round(median(counts)) if all(query.points for query in queries) else 0)
     evidence = None if null is None else weigh(scores, null, taught, rate)
     best = scores.topk(min(top, len(index)), dim=1)
     some, at = best.indices.unique(return_inverse=True)
