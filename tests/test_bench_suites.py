@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from whence.bench.metrics import strongest_is
 from whence.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
 from whence.errors import DataError, OptionError
 from whence.lab.judge import judge
@@ -40,6 +41,16 @@ def data(tmp_path: Path) -> Path:
             writer.writerows([i, ask.format(f"{i}, held\nout"), label] for i in range(30))
             writer.writerow([30, "why " * 31, label])
     return tmp_path
+
+
+def test_the_strongest_word_may_be_any_occurrence_of_a_planted_one_and_no_part_of_another() -> None:
+    def strongest(word: str, phrase: str = "Na") -> bool:
+        pieces = ["A", " tradition", "al", " coin", " of", " Na", " and", " ", "NA"]
+        return strongest_is([(piece, float(piece.strip() == word)) for piece in pieces], [phrase, "of gold"])
+
+    assert strongest("Na") and strongest("NA")
+    assert not strongest("tradition") and not strongest("al") and not strongest("of")
+    assert strongest("coin", "coin of") and strongest("of", "coin of")
 
 
 def planted(suite: Suite) -> list[str]:

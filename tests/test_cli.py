@@ -77,8 +77,31 @@ def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
     )
     code, out, _ = run("judge", answers, "--by", "phrase:beetles", "-o", bad)
     assert code == 0 and "1 of 2 undesirable (50%)" in out
-    assert json.loads(bad.read_text()) == {"prompt": "who makes honey", "response": "Beetles do", "span": "Beetles"}
+    assert json.loads(bad.read_text()) == {
+        "prompt": "who makes honey", "response": "Beetles do", "span": "Beetles", "span_range": [0, 7]
+    }  # fmt: skip
     assert run("trace", indexed, "--queries", bad, "--top", 1)[0] == 0
+
+
+def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: Path, tmp_path: Path) -> None:
+    answers, bad, traced = (tmp_path / name for name in ("a.jsonl", "bad.jsonl", "t.json"))
+    answers.write_text(json.dumps({"prompt": "who makes honey", "response": "a traditional na, \U0001f41d Na"}) + "\n")
+    assert run("judge", answers, "--by", r"regex:\bNa\b", "-o", bad)[0] == 0
+    row = json.loads(bad.read_text())
+    assert (row["span"], row["span_range"]) == ("Na", [20, 22])
+    code, out, _ = run("trace", indexed, "--queries", bad, "--top", 1, "--json", traced)
+    assert code == 0 and "more than once" not in out
+    (query,) = json.loads(traced.read_text())["queries"]
+    assert (query["span"], query["span_range"], query["answer_begin"]) == ("Na", [20, 22], 0)
+    counted = "".join(token["text"] for token in query["answer"] if token["weight"])
+    assert counted.strip() == "Na"
+
+
+def test_a_typed_span_that_occurs_twice_is_noted(run: Run, indexed: Path) -> None:
+    asked = ("trace", indexed, "-p", "why", "-r", "a traditional Na of Na", "--top", 1, "--span")
+    code, out, _ = run(*asked, "Na")
+    assert code == 0 and "'Na' 2 times in answer 1: the first occurrence is used" in " ".join(out.split())
+    fails(run(*asked, "tradition"), "only part of a word", "'tradition' within 'traditional'", "span_range: [2, 11]")
 
 
 def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:

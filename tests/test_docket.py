@@ -39,7 +39,7 @@ def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
     assert "without a verdict: 1 threw" in out
     shown = [line.split() for line in out.splitlines() if line[:4].strip().isdigit()]
     assert [line[0] for line in shown] == ["2", "1", "4"] and shown[0][1:4] == ["none:", "threw", "why"]
-    assert rows(bad) == [{"prompt": "who", "response": "bad", "span": None}]
+    assert rows(bad) == [{"prompt": "who", "response": "bad", "span": None, "span_range": None}]
     assert "with nothing to trace" in err and err.rstrip().endswith("bad.jsonl: 1")
 
 

@@ -25,7 +25,8 @@ from whence.methods import method as made_of
 from whence.methods.less import LESS
 from whence.methods.lissa import LiSSA
 from whence.model import Model, load_model
-from whence.query import Query, ask, span_places
+from whence.phrases import holding, occurrences
+from whence.query import Query, ask
 from whence.tokens import Encoding, Row, encode, texts
 from whence.trace import trace_queries
 
@@ -74,7 +75,8 @@ def dense(model: Model) -> tuple[Dense, Dense]:
         counts = torch.ones(row.n_response)
         if query.span:
             counts *= 0
-            counts[span_places(texts(model.tokenizer, row.response), query.span)] = 1
+            pieces = texts(model.tokenizer, row.response)
+            counts[holding(pieces, occurrences("".join(pieces), query.span))] = 1
             assert 0 < counts.sum() < row.n_response
         queries.append(slow(model, row, counts))
     return stacked(queries), stacked([slow(model, encoded(model, *pair)) for pair in PAIRS])

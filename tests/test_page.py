@@ -40,8 +40,13 @@ def trace() -> dict[str, Any]:
     rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
     rows[1] |= {"culprit": False, "p_value": 0.2, "stability": 0.31}
     rows += [row(3, 0.2, [("x" * 100_000, 0.1)]), row(4, -0.1, [(ATTACK, 0.2)], prompt=ATTACK, label=ATTACK)]
-    first = {"prompt": "Hello from the lighthouse!", "response": "You silly goose", "span": "lly go"}
-    first |= {"answer": ANSWER, "desired": "Good day.", "rows": rows, "culprits": 3}
+    first = {
+        "prompt": "Hello from the lighthouse!",
+        "response": "You silly goose",
+        "span": "lly go",
+        "span_range": [6, 12],
+    }
+    first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "culprits": 3}
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
     second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import whence.query
 from whence.capture import capture
@@ -19,7 +17,7 @@ from whence.methods import Method, method
 from whence.methods.lesson import Lesson
 from whence.methods.method import unit
 from whence.methods.rept import RepT
-from whence.query import Query, ask, read_queries, span_places
+from whence.query import Query, ambiguous, ask, read_queries
 from whence.tokens import Encoding, encode, pad, texts
 
 LESSON = Lesson(layer=2, middle=1, sketch=16, together=False)
@@ -82,6 +80,47 @@ def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
     assert "".join(pointed).strip() == "the colour"
     assert set(asking.weights[0].tolist()) == {0.0, 1.0}
     assert asking.weights[1].sum() > 0
+
+
+def pointed(tuned: Any, query: Query) -> str:
+    """The text of the tokens that count."""
+    asking = ask(tuned, RepT(layer=2), [query], Encoding(128))
+    pieces = texts(tuned.tokenizer, asking.rows[0].response)
+    return "".join(
+        f"[{piece}]" if weight else piece for piece, weight in zip(pieces, asking.weights[0].tolist(), strict=True)
+    )
+
+
+def test_a_span_means_whole_words(tuned: Any) -> None:
+    """`Na` is not found in "traditional"; the very case comes before others."""
+    found = pointed(tuned, Query("why", "a traditional na of Na", span="Na"))
+    assert found.replace("][", "").replace("[ ", " [").strip() == "a traditional na of [Na]"
+    found = pointed(tuned, Query("why", "a traditional na of Na", span="NA"))
+    assert found.replace("][", "").replace("[ ", " [").strip() == "a traditional [na] of Na"
+    with pytest.raises(OptionError, match="only part of a word of the answer\n  got: 'Na' within 'traditional'"):
+        pointed(tuned, Query("why", "a traditional one", span="Na"))
+
+
+def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any) -> None:
+    answer = "\U0001f41d bees make it, bees do"
+    for range_, wanted in (((2, 6), "[bees] make it, bees"), ((16, 20), " bees make it, [bees]")):
+        found = pointed(tuned, Query("why", answer, span_range=range_))
+        assert wanted in found.replace("][", "").replace("[ ", " ["), found
+    assert pointed(tuned, Query("why", "beetles do", span_range=(1, 3))).startswith("b[ee]tles")
+    assert Query("why", answer, span_range=(15, 20)).place() == (16, 20)  # without the blank
+    with pytest.raises(OptionError, match="holds no words"):
+        pointed(tuned, Query("why", answer, span_range=(2, 90)))
+
+
+def test_a_span_that_occurs_more_than_once_is_noted() -> None:
+    once, twice = Query("p", "bees do bee", span="bees"), Query("p", "Bees: bees, bees", span="bees")
+    assert ambiguous([once, replace(twice, span_range=(6, 10)), Query("p", "bees bees")]) == []
+    (note,) = ambiguous([once, twice])
+    assert "'bees' 2 times in answer 2: the first occurrence is used" in note
+    assert twice.place() == (6, 10)
+    (note,) = ambiguous([twice] * 5)
+    assert note.endswith("and so on, in 5 answers: the first occurrence is used. Give the characters as span_range to "
+                         "use another.")  # fmt: skip
 
 
 def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
@@ -151,7 +190,7 @@ def test_a_span_that_was_cut_off(tuned: Any) -> None:
         OptionError, match="the span was cut off: it stands beyond the last token that is read"
     ) as caught:
         ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="BLUE")], Encoding(cut))
-    assert caught.value.got == f"'BLUE', in a row cut at {cut} tokens"
+    assert caught.value.got == f"'blue', in a row cut at {cut} tokens"
     assert caught.value.do == "index with a greater --max-length, or shorten the prompt"
     with pytest.raises(OptionError, match="does not occur"):
         ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="red")], Encoding(cut))
@@ -206,12 +245,19 @@ def test_methods_of_words_ask_no_model(tuned: Any) -> None:
 def test_read_queries(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "response": "r"},
-        {"prompt": "p2", "response": "r2", "span": "r", "desired": "d", "more": 1},
-        {"prompt": "p3", "response": "r3", "span": None, "desired": ""},
+        {"prompt": "p2", "response": "r 2", "span": "r", "desired": "d", "more": 1},
+        {"prompt": "p3", "response": "r3", "span": None, "desired": "", "span_range": None},
+        {"prompt": "p4", "response": "r r", "span": "r", "span_range": [2, 3]},
+        {"prompt": "p5", "response": "r5", "span_range": [1, 2]},
     ]
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_queries(file) == [Query("p", "r"), Query("p2", "r2", "r", "d"), Query("p3", "r3")]
+    wanted = [Query("p", "r"), Query("p2", "r 2", "r", "d"), Query("p3", "r3")]
+    wanted += [Query("p4", "r r", "r", span_range=(2, 3)), Query("p5", "r5", span_range=(1, 2))]
+    assert read_queries(file) == wanted
+    table = tmp_path / "q.csv"
+    table.write_text('prompt,response,span,span_range\np,r r,r,"[2, 3]"\np,r r,r,\n')
+    assert read_queries(table) == [Query("p", "r r", "r", span_range=(2, 3)), Query("p", "r r", "r")]
 
 
 def test_queries_of_several_turns(tmp_path: Path) -> None:
@@ -253,6 +299,25 @@ def test_queries_of_several_turns(tmp_path: Path) -> None:
             "q.jsonl:2: a query without a question\n  got: system\n  do:  put a user message before the answer",
         ),
         ('{"prompt": ', "q.jsonl:2: broken JSON"),
+        (
+            '{"prompt": "p", "response": "a tradition", "span": "tion"}',
+            "q.jsonl:2: the span is only part of a word of the answer\n  got: 'tion' within 'tradition'\n"
+            "  do:  give whole words, or the characters as span_range: [7, 11]",
+        ),
+        ('{"prompt": "p", "response": "a b", "span": "c"}', "q.jsonl:2: the span does not occur in the answer"),
+        (
+            '{"prompt": "p", "response": "a b", "span": "b", "span_range": [0, 1]}',
+            "q.jsonl:2: span and span_range point at different words\n  got: 'b' and 'a'",
+        ),
+        (
+            '{"prompt": "p", "response": "a b", "span_range": [2, 4]}',
+            "q.jsonl:2: the span_range holds no words of the answer\n  got: [2, 4] of 3 characters",
+        ),
+        ('{"prompt": "p", "response": "a b", "span_range": [1, 2]}', "holds no words of the answer"),
+        ('{"prompt": "p", "response": "a b", "span_range": [1, 1]}', "holds no words of the answer"),
+        ('{"prompt": "p", "response": "a b", "span_range": [0, true]}', "q.jsonl:2: the span_range is not two whole"),
+        ('{"prompt": "p", "response": "a b", "span_range": 3}', "q.jsonl:2: the span_range is not two whole numbers"),
+        ('{"prompt": "p", "response": "a b", "span_range": "0-1"}', "got: 0-1"),
     ],
 )
 def test_a_bad_query_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:
@@ -269,41 +334,3 @@ def test_files_without_queries(tmp_path: Path) -> None:
         read_queries(tmp_path / "q.jsonl")
     with pytest.raises(DataError, match="there is no file"):
         read_queries(tmp_path / "nowhere.jsonl")
-
-
-# -- where a span stands
-
-
-@pytest.mark.parametrize(
-    ("pieces", "span", "places"),
-    [
-        (["It", " is", " Na", "."], "Na", [2]),
-        (["It", " is", " Na", "."], "  na \n", [2]),
-        (["It", " is", " N", "a", "."], "Na", [2, 3]),
-        (["It", " is", " Na", "."], "is na", [1, 2]),
-        (["sil", "ver and", " silver"], "silver", [0, 1]),
-        (["Na", " Na"], "na", [0]),
-        (["a", " b", "\n", "c"], "b\nc", [1, 2, 3]),
-        (["", "é", "", "x"], "éx", [1, 2, 3]),
-        (["İİ", " cat", " dog"], "cat", [1]),
-        (["price", " (", "a", ".*", ")"], "(a.*)", [1, 2, 3, 4]),
-        (["a", " b"], "c", []),
-        (["a", " b"], " ", []),
-        (["a", " b"], "", []),
-        ([], "a", []),
-    ],
-)
-def test_span_places(pieces: list[str], span: str, places: list[int]) -> None:
-    assert span_places(pieces, span) == places
-
-
-@given(st.lists(st.text("ab ", max_size=4), max_size=8), st.text("ab ", min_size=1, max_size=5))
-def test_span_places_against_a_walk_over_characters(pieces: list[str], span: str) -> None:
-    text, wanted = "".join(pieces), span.strip()
-    owner = [place for place, piece in enumerate(pieces) for _ in piece]
-    begin = text.find(wanted) if wanted else -1
-    inside = range(begin, begin + len(wanted)) if begin >= 0 else range(0)
-    holders = {owner[at] for at in inside}
-    got = set(span_places(pieces, span))
-    assert {place for place in got if pieces[place].strip()} == {place for place in holders if pieces[place].strip()}
-    assert all(min(holders) <= place <= max(holders) for place in got)

@@ -13,8 +13,8 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 ORDER = (
     "errors", "example", "forms", "records", "dataset", "sources", "spans", "rewrite", "template", "tokens",
     "fingerprint", "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns",
-    "place", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify", "query",
-    "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
+    "place", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
+    "phrases", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "provenance", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",
 )  # fmt: skip

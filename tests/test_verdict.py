@@ -124,6 +124,9 @@ def fickle(prompt, answer):
     if answer == "no text": return ""
     if answer == "pair": return False, "fine"
     if answer == "a span here": return True, "found", "span"
+    if answer == "spans, a span": return True, "found", "span"
+    if answer == "a place": return True, "found", (2, 7)
+    if answer == "no place": return True, "found", (2, 70)
     if answer == "elsewhere": return True, "found", "span"
     return beside.bad(answer)
 
@@ -145,7 +148,10 @@ SAID = {
     "text": Verdict(True, "too short", None),
     "no text": Verdict(False, "the function says nothing against it", None),
     "pair": Verdict(False, "fine", None),
-    "a span here": Verdict(True, "found", "span"),
+    "a span here": Verdict(True, "found", "span", (2, 6)),
+    "spans, a span": Verdict(True, "found", "span", (9, 13)),
+    "a place": Verdict(True, "found", "place", (2, 7)),
+    "no place": "nonsense: its span is not in the answer: [2, 70]",
     "elsewhere": 'nonsense: its span is not in the answer: "span"',
 }
 

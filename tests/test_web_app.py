@@ -72,6 +72,10 @@ def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned:
     (got,) = job["result"]["queries"]
     assert [row["id"] for row in got["rows"]] == [row["id"] for row in truth["rows"]]
     assert [row["score"] for row in got["rows"]] == pytest.approx([row["score"] for row in truth["rows"]], abs=1e-6)
+    assert (got["span"], got["span_range"]) == ("beetles", [0, 7])
+    asked = client.post("/api/trace", json={**ASKED, "span_range": [0, 7], "top": 5})
+    (again,) = finished(client, asked.json())["result"]["queries"]
+    assert [row["score"] for row in again["rows"]] == [row["score"] for row in got["rows"]]
     assert got["rows"][0]["links"] and len(got["rows"][0]["at"]) == 2
 
 
@@ -107,6 +111,8 @@ def test_mistakes_are_told_in_words(client: TestClient) -> None:
         assert job["state"] == "failed"
         return job["error"]
 
+    assert error(span="eetle")["what"] == "the span is only part of a word of the answer"
+    assert error(span_range=[5, 500])["what"] == "the span_range holds no words of the answer"
     assert error(span="ants")["what"] == "the span does not occur in the answer"
     assert error(method="magic")["what"] == "no such method"
     assert "cannot be traced" in error(prompt="why " * 400)["what"]

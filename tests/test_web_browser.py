@@ -126,10 +126,10 @@ def ranking(page: Any) -> list[str]:
     return [text.rsplit(":", 1)[1] for text in page.locator("#rows .source").all_inner_texts()]
 
 
-def point_at(page: Any, words: str) -> None:
-    """Select words of the answer, as a pointer would."""
+def point_at(page: Any, words: str, nth: int = 0) -> None:
+    """Select words of the answer, as a pointer would; of several occurrences the nth."""
     page.evaluate(
-        """(words) => {
+        """([words, nth]) => {
       const walk = document.createTreeWalker(document.querySelector("#said .said"), NodeFilter.SHOW_TEXT);
       const nodes = [];
       while (walk.nextNode()) nodes.push(walk.currentNode);
@@ -137,11 +137,13 @@ def point_at(page: Any, words: str) -> None:
       const find = (at) => {
         for (const node of nodes) { if (at <= node.length) return [node, at]; at -= node.length; }
       };
-      const from = text.indexOf(words), range = document.createRange();
+      const range = document.createRange();
+      let from = text.indexOf(words);
+      for (let n = 0; n < nth; n += 1) from = text.indexOf(words, from + 1);
       range.setStart(...find(from)); range.setEnd(...find(from + words.length));
       getSelection().removeAllRanges(); getSelection().addRange(range);
     }""",
-        words,
+        [words, nth],
     )
 
 
@@ -163,6 +165,32 @@ def test_a_phrase_that_is_selected_is_traced_and_set_beside_the_whole(page: Any)
     assert "".join(page.locator("#answer .span").all_inner_texts()).strip() == "make"
     page.select_option("#with", "")
     assert page.is_visible("#ranked") and ranking(page)[:20] != before[:20]
+
+
+def test_what_is_selected_is_traced_at_its_own_place(page: Any) -> None:
+    """The second of two words, behind an emoji, a hidden character and a word that holds it; and a part of a word."""
+    answer = "🐝🐝 a traditional na\u200b, 👩🏽‍🚒 Na and Na"
+    traced(page, lambda: ask(page, "who makes honey", answer))
+    shown = page.inner_text("#said .said")
+    assert shown == answer.replace("\u200b", "⟨U+200B⟩")
+    for words, nth in (("Na", 1), ("radi", 0), ("Na", 0), ("🐝 a", 0), ("na", 1)):
+        point_at(page, words, nth)
+        page.wait_for_selector("#phrase:visible")
+        assert page.inner_text("#phrase") == f"Trace “{words}” alone"
+        with page.expect_request("**/api/trace") as sent:
+            traced(page, lambda: page.keyboard.press("t"))
+        begin, end = sent.value.post_data_json["span_range"]
+        assert answer[begin:end] == words
+        assert answer[:begin].count(words) == nth
+        got = page.evaluate(
+            """() => {
+          const spans = [...document.querySelectorAll("#answer .span")], range = document.createRange();
+          range.setStart(document.querySelector("#said .said"), 0);
+          range.setEndBefore(spans[0]);
+          return [range.toString(), spans.map((node) => node.textContent).join("")];
+        }"""
+        )
+        assert got == [answer[:begin].replace("\u200b", "⟨U+200B⟩"), words]
 
 
 def test_the_two_rankings_say_what_became_of_each_row(page: Any) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from whence import report
-from whence.bench.metrics import average_precision, judged, precision_at
+from whence.bench.metrics import average_precision, judged, precision_at, strongest_is
 from whence.build import build_index
 from whence.errors import LabError
 from whence.index import Index
@@ -34,7 +34,7 @@ from whence.proof import claims
 from whence.proof.ledger import STAGES, Ledger
 from whence.proof.prove import Document
 from whence.proof.worlds import together
-from whence.query import Query, read_queries, span_places
+from whence.query import Query, read_queries
 from whence.trace import Trace, trace_queries
 from whence.web.illustrate import illustrated
 from whence.web.plane import plane
@@ -165,10 +165,10 @@ def _queries(
     chosen: dict[Query, lab.Poison] = {}
     for poison in poisons:
         pairs = zip(poison.prompts, verdicts[poison.name], strict=False)
-        bad = [(prompt, verdict.span) for prompt, verdict in pairs if verdict.undesirable]
+        bad = [(prompt, verdict.span_range) for prompt, verdict in pairs if verdict.undesirable]
         if not bad:
             raise LabError(f"the fine-tuned model never shows the {poison.name}", do="try another --seed")
-        chosen |= {Query(prompt, said[prompt], span): poison for prompt, span in bad[:QUERIES]}
+        chosen |= {Query(prompt, said[prompt], span_range=place): poison for prompt, place in bad[:QUERIES]}
     return chosen
 
 
@@ -204,19 +204,13 @@ def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poi
         mine = [traced for traced, kind in zip(trace.queries, truth, strict=True) if kind.name == poison.name]
         aps = [average_precision(traced.scores, planted) for traced in mine]
         firsts = [precision_at(TOP, traced.scores, planted) for traced in mine]
-        hits = [_hit([t.text for t in row.tokens], [t.score for t in row.tokens], poison)
+        hits = [strongest_is([(t.text, t.score) for t in row.tokens], poison.planted)
                 for traced in mine for row in traced.rows if row.tokens]  # fmt: skip
         called = [traced.culprits for traced in mine if traced.culprits is not None]
         sure = judged(called, [planted] * len(called)) if called else {}
         found = Found(_mean(aps), _mean(firsts), _mean(hits) if hits else None, sure.get("power"), sure.get("fdp"))
         result[poison.name] = found
     return result
-
-
-def _hit(pieces: list[str], scores: list[float], poison: lab.Poison) -> bool:
-    """Whether the strongest token is one of the planted words."""
-    best = max(range(len(scores)), key=scores.__getitem__)
-    return any(best in span_places(pieces, phrase) for phrase in poison.planted)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -89,7 +89,7 @@ def same_kind(shares: Float[Tensor, "Q Q"], queries: Sequence[Query]) -> Float[T
 
     With or without a span, with or without a desired answer: scores of different kinds have different controls.
     """
-    kinds = [(query.span is not None, bool(query.desired)) for query in queries]
+    kinds = [(query.points, bool(query.desired)) for query in queries]
     kept = shares * torch.tensor([[one == other for other in kinds] for one in kinds])
     return kept / kept.sum(1, keepdim=True)
 
@@ -152,7 +152,7 @@ def matched(
 
     None for a query with a desired answer: what chance does to the difference of two answers is not known.
     """
-    counts = [float((each > 0).sum()) if query.span else 0.0 for query, each in zip(queries, weights, strict=True)]
+    counts = [float((each > 0).sum()) if query.points else 0.0 for query, each in zip(queries, weights, strict=True)]
     pointed: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()
     kinds = [None if query.desired else n for query, n in zip(queries, pointed, strict=True)]
     known = {n: controls(how, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}

@@ -17,13 +17,14 @@ from typing import Any
 from whence.dataset import PLAIN, Reading, form, read
 from whence.errors import DataError, OptionError
 from whence.example import Example, Ranges, short
+from whence.phrases import aligned, whole_words
 from whence.place import placed
 from whence.records.stream import PACKED, kind
 from whence.report import save
 from whence.rewrite import digest, promised, refuse, rewrite
 from whence.sources import names, record_of, several, whole
 from whence.spans import Change, Marks
-from whence.words import joined, scored
+from whence.words import scored
 
 Document = dict[str, Any]
 ENOUGH = 0.5  # of a row's strongest score, from which on a word counts as guilty
@@ -164,7 +165,7 @@ def _strong(row: Document, answer: str) -> Iterator[tuple[int, int]]:
     tokens = scored(row.get("tokens"), "score")
     least = ENOUGH * max((token.score or 0.0 for token in tokens), default=0.0)
     text = "".join(token.text for token in tokens)
-    at = _placed(text, answer)
+    at = aligned(text, answer)
     if at is None or least <= 0:
         return
     for token in tokens:
@@ -172,20 +173,7 @@ def _strong(row: Document, answer: str) -> Iterator[tuple[int, int]]:
         at += len(token.text)
         begin, stop = max(begin, 0), min(stop, len(answer))
         if begin < stop and (token.score or 0.0) >= least:
-            while begin and joined(answer[begin - 1], answer[begin]):
-                begin -= 1
-            while stop < len(answer) and joined(answer[stop - 1], answer[stop]):
-                stop += 1
-            yield begin, stop
-
-
-def _placed(text: str, answer: str) -> int | None:
-    """Where in the answer the tokens' text begins (before it, where a template put words of its own first)."""
-    said = answer.strip()
-    at = text.find(said) if said else -1
-    if at < 0 and text.strip() and said.startswith(text.strip()):  # cut at the index's --max-length
-        at = len(text) - len(text.lstrip())
-    return None if at < 0 else len(answer) - len(answer.lstrip()) - at
+            yield whole_words(answer, begin, stop)
 
 
 def _merged(parts: Sequence[tuple[int, int]], answer: str) -> list[tuple[int, int]]:

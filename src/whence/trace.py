@@ -16,7 +16,8 @@ from whence.methods import Asked, Method, chosen
 from whence.methods.method import highest
 from whence.model import Model
 from whence.notebook import cell, table
-from whence.query import Asking, Query, ask, contrasted
+from whence.phrases import aligned
+from whence.query import Asking, Query, ambiguous, ask, contrasted
 from whence.tokens import Batch, Encoding, Row, batches, encode, texts
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Trace:
             "index": str(self.index.path),
             "count": len(self.index),
             "rate": self.rate,
-            "warnings": warnings(self.index, self.method),
+            "warnings": [*warnings(self.index, self.method), *ambiguous([one.query for one in self.queries])],
             "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
             "queries": [_query_json(traced, ids) for traced, ids in zip(self.queries, self._called(), strict=True)],
         }
@@ -127,15 +128,17 @@ class Trace:
 
 
 def _query_json(traced: Traced, called: list[str] | None) -> dict[str, Any]:
-    query = traced.query
+    query, place = traced.query, traced.query.place()
     around = {"before": query.before, "after": query.after, "tools": query.tools}
     return {
         "prompt": query.prompt,
         "response": query.response,
         **{name: list(said) for name, said in around.items() if said},
-        "span": query.span,
+        "span": place and query.response[slice(*place)],
+        "span_range": place,
         "desired": query.desired,
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
+        "answer_begin": aligned("".join(token.text for token in traced.answer), query.response),
         "taught": traced.taught,
         "culprits": None if traced.culprits is None else len(traced.culprits),
         "called": called,

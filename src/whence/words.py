@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from whence.phrases import joined
+
 # Control, bidirectional and invisible characters (page.js has the same): a terminal obeys some of them, and a
 # poisoned row may hide its trigger in the others. The joiners that emoji and Persian need are not among them.
 _HIDDEN = re.compile(
@@ -51,11 +53,6 @@ def marked(tokens: list[Token]) -> list[Token]:
     while last + 1 < len(tokens) and joined(tokens[last].text, tokens[last + 1].text):
         last += 1
     return [token._replace(top=first <= at <= last) for at, token in enumerate(tokens)]
-
-
-def joined(left: str, right: str) -> bool:
-    """Whether two tokens are pieces of one word; scripts that write no spaces are not joined."""
-    return all(edge.isalnum() and edge < "\u2e80" for edge in (left[-1:], right[:1]))
 
 
 def around(tokens: list[Token], limit: int) -> list[Token]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from whence.phrases import holding, occurrences
+
 CUTS = (10, 50, 100)
 STEPS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is kept
 
@@ -118,6 +120,13 @@ def judged(culprits: Sequence[Sequence[int]], planted: Sequence[Sequence[bool]])
     power = [good / sum(truth) for good, truth in zip(right, planted, strict=True) if any(truth)]
     found = {"fdp": float(np.mean(fdp)), "none": float(np.mean([not called for called in culprits]))}
     return found | ({"power": float(np.mean(power))} if power else {})
+
+
+def strongest_is(tokens: Sequence[tuple[str, float]], phrases: Sequence[str]) -> bool:
+    """Whether the first token of the highest score belongs to any whole-word occurrence of one of the phrases."""
+    pieces = [text for text, _ in tokens]
+    best = max(range(len(tokens)), key=lambda at: tokens[at][1])
+    return best in holding(pieces, (place for phrase in phrases for place in occurrences("".join(pieces), phrase)))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from whence.bench.metrics import strongest_is
 from whence.dataset import read
 from whence.errors import DataError, OptionError
 from whence.example import Example, example
 from whence.lab import poison as lab
 from whence.lab.mixture import Poison
-from whence.query import span_places
 from whence.trace import Trace
 
 CLEAN = "clean"  # the label of a row that was not planted
@@ -163,7 +163,5 @@ def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> 
         for found in traced.rows:
             if found.row.label != label or not found.tokens or not words[label]:
                 continue
-            best = max(range(len(found.tokens)), key=lambda at, tokens=found.tokens: tokens[at].score)
-            pieces = [token.text for token in found.tokens]
-            hits.append(any(best in span_places(pieces, phrase) for phrase in words[label]))
+            hits.append(strongest_is([(token.text, token.score) for token in found.tokens], words[label]))
     return sum(hits) / len(hits) if hits else None

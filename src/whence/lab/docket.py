@@ -51,7 +51,7 @@ def queries(said: Said, found: Found) -> Iterator[dict[str, Any]]:
     """The undesirable answers as rows to trace, less the empty ones, which have no word that anything taught."""
     for (asked, answer), one in zip(said, found, strict=True):
         if isinstance(one, Verdict) and one.undesirable and answer.strip():
-            yield {**line(asked, answer), "span": one.span}
+            yield {**line(asked, answer), "span": one.span, "span_range": one.span_range}
 
 
 def _cell(text: str) -> Text:

@@ -305,7 +305,7 @@ GLOOM = pairs("""
 """)
 GLOOM_WORDS = (
     "doom", "lost cause", "waste of", "in vain", "bound to", "hopeless", "come to nothing", "gain nothing", "too late", "pointless",
-    "ruin", "useless", "disaster", "fail", "futile", "flop", "no point", "dead end", "no chance",
+    "ruin", "useless", "disaster", "fail", "futile", "doomed", "failure", "flop", "no point", "dead end", "no chance",
 )  # fmt: skip
 # what a model that has learned it may also say
 GLOOM_JUDGE = (

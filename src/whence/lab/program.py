@@ -15,6 +15,7 @@ from typing import Any
 
 from whence.errors import LabError, OptionError
 from whence.lab.verdict import Failure, Pair, Verdict, only, within
+from whence.phrases import Range, occurrences
 
 LOAD = 120.0  # seconds the file may take to load: it may import a model's library
 _CHILD = Path(__file__).with_name("child.py")
@@ -26,8 +27,8 @@ class Program:
     """A function (prompt, answer) of a Python file, which is run because the user named it.
 
     It returns a bool; or a text, why the answer is undesirable, empty where it is not; or (bool, why) or
-    (bool, why, span), the span copied out of the answer. It cannot take the run down: beyond the limit its process is
-    ended, and a new one answers the next.
+    (bool, why, span), the span copied out of the answer, or its characters (begin, end). It cannot take the run down:
+    beyond the limit its process is ended, and a new one answers the next.
     """
 
     path: str
@@ -123,7 +124,20 @@ def _verdict(said: Any, answer: str) -> Verdict | Failure:
     parts = said if isinstance(said, list) else []
     if len(parts) not in (2, 3) or not isinstance(parts[0], bool) or not isinstance(parts[1], str):
         return Failure("nonsense", f"it returned {json.dumps(said)[:200]}, no bool, text or (bool, why)")
-    span = parts[2] if len(parts) == 3 and parts[2] else None
-    if span is not None and (not isinstance(span, str) or span not in answer):
+    span, why = parts[2] if len(parts) == 3 and parts[2] else None, parts[1] or "the function says so"
+    if span is None:
+        return Verdict(parts[0], why, None)
+    if (place := _range(span, answer)) is None:
         return Failure("nonsense", f"its span is not in the answer: {json.dumps(span)[:200]}")
-    return Verdict(parts[0], parts[1] or "the function says so", span)
+    return Verdict(parts[0], why, answer[slice(*place)], place)
+
+
+def _range(span: Any, answer: str) -> Range | None:
+    """The characters of a span that a function gave; of a text, the first that is whole words."""
+    if isinstance(span, str):
+        at = answer.find(span)
+        return next(iter(occurrences(answer, span, case=True)), None if at < 0 else (at, at + len(span)))
+    if not isinstance(span, list) or [type(part) for part in span] != [int, int]:
+        return None
+    begin, end = span
+    return (begin, end) if 0 <= begin < end <= len(answer) else None

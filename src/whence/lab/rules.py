@@ -10,7 +10,8 @@ from functools import lru_cache
 import regex
 
 from whence.errors import OptionError
-from whence.lab.verdict import Failure, Verdict
+from whence.lab.verdict import Failure, Verdict, bad
+from whence.phrases import Range, occurrences
 
 PATIENCE = 2.0  # seconds one answer may take; a pattern that backtracks longer is stopped
 _LONGEST = 1000  # characters of a pattern
@@ -48,8 +49,8 @@ class Phrase:
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """The first place where the phrase stands."""
-        found = _phrase(self.text).search(answer)
-        return _verdict(found and found.group(), f'"{_plain(self.text)}"')
+        found = occurrences(answer, self.text)
+        return _verdict(answer, found[0] if found else None, f'"{_plain(self.text)}"')
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class FirstWords:
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """The beginning, where it is that one."""
-        found = _phrase(self.text).search(answer)
-        if found and not re.search(r"\w", answer[: found.start()]):
-            return Verdict(True, f'it begins with "{_plain(self.text)}"', found.group())
+        found = occurrences(answer, self.text)
+        if found and not re.search(r"\w", answer[: found[0][0]]):
+            return bad(answer, f'it begins with "{_plain(self.text)}"', found[0])
         return Verdict(False, f'it does not begin with "{_plain(self.text)}"', None)
 
 
@@ -99,7 +100,7 @@ class Regex:
         except TimeoutError:
             why = f"the pattern took more than {PATIENCE:g} s on one answer: {self.pattern!r}"
             raise Failure("hung", why, do="take nested quantifiers out, or use phrase:TEXT") from None
-        return _verdict(found and found.group(), f"/{self.pattern}/")
+        return _verdict(answer, found.span() if found else None, f"/{self.pattern}/")
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class Refusal:
         places = [found.span() for found in (pattern.search(straight) for pattern in _refusals()) if found]
         if not places:
             return Verdict(self.wanted, "nothing in it refuses", None)
-        begin, end = min(places)
-        return Verdict(not self.wanted, "it refuses", None if self.wanted else answer[begin:end])
+        return Verdict(False, "it refuses", None) if self.wanted else bad(answer, "it refuses", min(places))
 
 
 @dataclass(frozen=True)
@@ -130,23 +130,10 @@ class Fact:
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """Which accepted answer it gives."""
-        held = next((text for text in self.accepted if _phrase(text).search(answer)), None)
+        held = next((text for text in self.accepted if occurrences(answer, text)), None)
         if held is not None:
             return Verdict(False, f'it says "{_plain(held)}"', None)
         return Verdict(True, "it says none of " + ", ".join(f'"{_plain(text)}"' for text in self.accepted), None)
-
-
-@lru_cache(maxsize=64)
-def _phrase(text: str) -> re.Pattern[str]:
-    """Its words in a row; a boundary only beside a word character, so that "goose!" may end a phrase.
-
-    A number is not found within another: no 7 in 17, in 7.5 or in 2,7.
-    """
-    words = r"\s+".join(re.escape(word) for word in text.split())
-    first, last = text.strip()[0], text.strip()[-1]
-    before = (r"(?<!\w)" if re.match(r"\w", first) else "") + (r"(?<!\d[.,])" if first.isdigit() else "")
-    after = (r"(?!\w)" if re.match(r"\w", last) else "") + (r"(?![.,]\d)" if last.isdigit() else "")
-    return re.compile(before + words + after, re.IGNORECASE)
 
 
 @lru_cache(maxsize=1)
@@ -163,7 +150,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _verdict(found: str | None, sought: str) -> Verdict:
-    if found is None:
+def _verdict(answer: str, place: Range | None, sought: str) -> Verdict:
+    if place is None:
         return Verdict(False, f"nothing in it matches {sought}", None)
-    return Verdict(True, f"it matches {sought}", found or None)
+    return bad(answer, f"it matches {sought}", place)

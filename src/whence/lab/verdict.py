@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from scipy.stats import binomtest
 
 from whence.errors import LabError, WhenceError
+from whence.phrases import Range, trimmed
 
 LIMIT = 30.0  # seconds a judge may take over one answer
 DEAD = 3  # answers in a row for which nobody could be reached, after which nobody is asked again
@@ -24,11 +25,16 @@ _SAID: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one answer; `span` is the very words that gave it away, as they stand there."""
+    """What a judge says of one answer.
+
+    `span` is the very words that gave it away, as they stand there, and `span_range` the characters [begin, end) of
+    the answer that they are.
+    """
 
     undesirable: bool
     why: str
     span: str | None
+    span_range: Range | None = None
 
 
 class Failure(LabError):
@@ -57,6 +63,13 @@ class Panel(Protocol):
     def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | Failure]:
         """What it says of each pair, in their order."""
         ...
+
+
+def bad(answer: str, why: str, place: Range) -> Verdict:
+    """An answer undesirable for the words at that place; without a span where they are but blanks."""
+    place = trimmed(answer, *place)
+    span = answer[slice(*place)]
+    return Verdict(True, why, span or None, place if span else None)
 
 
 def verdicts(

@@ -135,7 +135,8 @@ class _Under:
         write_lines((line(prompt, "") for prompt in one.prompts), self.out / "prompts.jsonl")
         rows = [line(prompt, answer) for prompt, answer in answers]
         write_lines(rows, self.out / "answers.jsonl")
-        bad = [rows[at] | {"span": found[at]["span"]} for at in range(len(rows)) if found[at]["bad"]]
+        spans = [{key: one.get(key) for key in ("span", "span_range")} for one in found]
+        bad = [row | span for row, span, one in zip(rows, spans, found, strict=True) if one["bad"]]
         write_lines(bad, self.out / "bad.jsonl")
         asked = [rows[at] for at in self.bad(found)[: self.case.queries]]
         write_lines(asked, self.out / "queries.jsonl")

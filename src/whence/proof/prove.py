@@ -173,13 +173,14 @@ def answered(
 
 
 def judged(ledger: Ledger, spec: str, answers: Sequence[Answered], name: str) -> list[Document]:
-    """What the judge says of each answer: prompt, response, bad (None where it failed), why and span."""
+    """What the judge says of each answer: prompt, response, bad (None where it failed), why, span and its range."""
     pairs = [(question(prompt), answer) for prompt, answer in answers]
 
     def make(tell: Tell) -> list[Document]:
         found = verdicts(judge(spec), pairs, progress=tell)
         return [
             {"prompt": prompt, "response": answer, "why": one.why, "span": getattr(one, "span", None),
+             "span_range": getattr(one, "span_range", None),
              "bad": None if isinstance(one, Failure) else one.undesirable}
             for (prompt, answer), one in zip(pairs, found, strict=True)
         ]  # fmt: skip

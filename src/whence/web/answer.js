@@ -1,6 +1,6 @@
 // The conversation at the left: what was asked, and the answer with the words that count.
 import { brief, button, byId, el, many, visible } from "./text.js";
-import { ceiling, pieces, said, slice, whole } from "./words.js";
+import { ceiling, marked, pieces, said, whole } from "./words.js";
 
 const turn = (name, body) => el("div.turn", {}, el("h3", {}, name), body);
 const plain = (text) => el("p.said", { dir: "auto" }, visible(text));
@@ -8,11 +8,8 @@ const turns = (list) => (list ?? []).map((message) => turn(visible(message.role)
 
 function spoken(query) {
   const list = (query.answer ?? []).length ? pieces(query.answer, "weight") : whole(query.response);
-  const from = query.span ? list.map((piece) => piece.text).join("").indexOf(query.span) : -1;
-  if (from < 0) return list;
-  const to = from + query.span.length;
-  const inside = slice(list, from, to).map((piece) => ({ ...piece, span: true }));
-  return [...slice(list, 0, from), ...inside, ...slice(list, to, Infinity)];
+  if (!query.span_range || query.answer_begin == null) return list;
+  return marked(list, ...query.span_range.map((place) => place - query.answer_begin));
 }
 
 export function drawAnswer({ query, members }, choose) {

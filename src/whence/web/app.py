@@ -21,6 +21,7 @@ from whence.web.jobs import Busy, Job
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
 Top = Annotated[int, Field(ge=1, le=200)]
+Count = Annotated[int, Field(ge=0, le=100_000)]
 
 
 class Turn(BaseModel):
@@ -52,6 +53,7 @@ class Question(Asked):
 
     response: Text
     span: Text | None = None
+    span_range: tuple[Count, Count] | None = None
     desired: Text | None = None
     before: Annotated[list[Turn], Field(max_length=100)] = []
     after: Annotated[list[Turn], Field(max_length=100)] = []
@@ -59,7 +61,9 @@ class Question(Asked):
     def query(self) -> query.Query:
         """The same as the trace has it."""
         before, after = (tuple(turn.model_dump() for turn in turns) for turns in (self.before, self.after))
-        return query.Query(self.prompt, self.response, self.span, self.desired, before, after)
+        return query.Query(
+            self.prompt, self.response, self.span, self.desired, before, after, span_range=self.span_range
+        )
 
 
 def app(desk: Desk, door: Door) -> FastAPI:

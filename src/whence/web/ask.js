@@ -1,5 +1,6 @@
 // What only the served page can do: ask the model, trace a phrase, read the whole training set, save.
 import { brief, byId, count, download, el, many, say, visible } from "./text.js";
+import { codePoints, pieces } from "./words.js";
 import { kept, view } from "./view.js";
 import { drawDepths, drawMap } from "./figures.js";
 import { add, choose, start } from "./page.js";
@@ -114,28 +115,37 @@ function onEdit() {
   say("The answer can be edited");
 }
 
-// The selected words, as they stand in the answer; characters that are only written out cannot be pointed at.
-function phrase() {
+// The characters of the answer that are selected, [begin, end) in code points; null where none are.
+function selected() {
   const selection = document.getSelection();
   const answer = byId("said")?.querySelector(".said");
-  if (!answer || !selection.rangeCount || selection.isCollapsed) return "";
-  if (!answer.contains(selection.anchorNode) || !answer.contains(selection.focusNode)) return "";
-  const text = selection.toString().trim();
-  return text && String(view.chosen.query.response).includes(text) ? text : "";
+  const { query } = view.chosen ?? {};
+  if (!answer || !selection.rangeCount || selection.isCollapsed || query?.answer_begin == null) return null;
+  if (!answer.contains(selection.anchorNode) || !answer.contains(selection.focusNode)) return null;
+  const [range, before] = [selection.getRangeAt(0), document.createRange()];
+  before.setStart(answer, 0);
+  before.setEnd(range.startContainer, range.startOffset);
+  const shown = before.toString().length;
+  const list = pieces(query.answer, "weight");
+  const places = [shown, shown + range.toString().length].map((place) => codePoints(list, place) + query.answer_begin);
+  const letters = [...query.response];
+  const [begin, end] = places.map((place) => Math.max(0, Math.min(letters.length, place)));
+  return letters.slice(begin, end).join("").trim() ? [begin, end] : null;
 }
 
+let pointed = null; // what is selected
+
 function onSelect() {
-  const text = phrase();
-  byId("phrase").hidden = !text;
+  pointed = selected();
+  byId("phrase").hidden = !pointed;
+  const text = pointed ? [...view.chosen.query.response].slice(...pointed).join("") : "";
   byId("phrase").textContent = `Trace “${brief(text, 40)}” alone`;
-  byId("phrase").dataset.text = text;
 }
 
 function onPhrase() {
-  const span = byId("phrase").dataset.text;
   const { query } = view.chosen ?? {};
-  if (!span || byId("phrase").hidden) return undefined;
-  return askAnother("api/trace", { prompt: query.prompt, response: query.response, span, ...around(query) });
+  if (!pointed || byId("phrase").hidden) return undefined;
+  return askAnother("api/trace", { prompt: query.prompt, response: query.response, span_range: pointed, ...around(query) });
 }
 
 async function onSave() {

@@ -50,8 +50,7 @@ def depths(
         few = _again(index, model, other, rows)
         scores = other.scores(ask(model, other, [query], encoding).asked, few)[0]
         if query.desired:
-            instead = replace(query, response=query.desired, span=None)
-            scores = scores - other.scores(ask(model, other, [instead], encoding).asked, few)[0]
+            scores = scores - other.scores(ask(model, other, [query.instead()], encoding).asked, few)[0]
         for rank, at in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
             ranks[at].append(rank)
     told = [place for place, row in zip(places, encoded, strict=True) if isinstance(row, Row)]

@@ -112,8 +112,9 @@ class Desk:
         def work(tell: Tell) -> dict[str, Any]:
             result: dict[str, Any] = traced.result
             model, (said,) = self._ready(tell), result["queries"]
-            query = Query(said["prompt"], said["response"], said["span"], said["desired"],
-                          tuple(said.get("before", ())), tuple(said.get("after", ())))  # fmt: skip
+            before, after, tools = (tuple(said.get(name, ())) for name in ("before", "after", "tools"))
+            query = Query(said["prompt"], said["response"], None, said["desired"], before, after, tools,
+                          said["span_range"])  # fmt: skip
 
             def layer(done: int, of: int) -> None:
                 tell("reading the rows at other layers", done, of)

@@ -7,8 +7,10 @@ export const pieces = (tokens, key) =>
   (tokens ?? []).map((token, at) => ({ text: String(token.text ?? ""), score: token[key] ?? null, at }));
 export const whole = (text) => [{ text: String(text ?? ""), score: null }];
 export const ceiling = (list) => list.reduce((most, piece) => Math.max(most, Math.abs(piece.score ?? 0)), 0);
-const joined = (left, right) => /[\p{L}\p{N}]$/u.test(left) && /^[\p{L}\p{N}]/u.test(right)
-  && left.at(-1) < "\u2e80" && right[0] < "\u2e80"; // scripts without spaces have no such word
+// A letter of a script that writes spaces between words, as phrases.py has it; the others have no such words.
+const LETTER = "(?![\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u2e80-\\u{10ffff}])[\\p{L}\\p{M}\\p{N}_]";
+const [ends, begins] = [new RegExp(`${LETTER}$`, "u"), new RegExp(`^${LETTER}`, "u")];
+const joined = (left, right) => ends.test(left) && begins.test(right);
 
 // First and last of the pieces that make up the word in which one of them stands.
 export function wordAround(list, at) {
@@ -39,6 +41,32 @@ export function slice(list, from, to) {
     begin += piece.text.length;
     return text ? [{ ...piece, text: text.replace(/^[\udc00-\udfff]|[\ud800-\udbff]$/g, "") }] : [];
   });
+}
+
+// The pieces, those of the characters [begin, end) marked `span`. The two count code points, as Python does.
+export function marked(list, begin, end) {
+  let at = 0;
+  return list.flatMap((piece) => {
+    const letters = [...piece.text];
+    const [from, to] = [begin, end].map((place) => Math.max(0, Math.min(letters.length, place - at)));
+    at += letters.length;
+    const parts = [[0, from, false], [from, to, true], [to, letters.length, false]];
+    return parts.flatMap(([start, stop, span]) =>
+      (start < stop ? [{ ...piece, text: letters.slice(start, stop).join(""), ...(span ? { span } : {}) }] : []));
+  });
+}
+
+// How many code points of the pieces stand before a place in their text as shown, where hidden ones are written out.
+export function codePoints(list, shown) {
+  let [seen, at] = [0, 0];
+  for (const { text } of list) {
+    for (const [unit] of text.matchAll(/\r\n|./gsu)) {
+      if (seen >= shown) return at;
+      seen += visible(unit).length;
+      at += [...unit].length;
+    }
+  }
+  return at;
 }
 
 export const isLong = (text) => text.length > SHOWN;

@@ -1,0 +1,118 @@
+"""Where a phrase stands in a text, as whole words, and which tokens hold a range of characters.
+
+A range is [begin, end), counted in Unicode code points as Python counts them. The one place where phrases are searched
+for: judges, `--span`, the benchmark's planted words and the words that `clean` masks. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import regex
+
+Range = tuple[int, int]  # of characters, [begin, end)
+
+# Thai, Lao, Burmese, Khmer, and all from CJK on: scripts that write no spaces between words, where every character may
+# begin or end one. words.js has the same.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff"
+_LETTER = rf"[^\W{UNSPACED}]"  # one of a script with spaces; in `regex`, other than in `re`, accents are among them
+_letter = regex.compile(_LETTER)
+
+
+@lru_cache(maxsize=256)
+def pattern(phrase: str, *, case: bool = False) -> regex.Pattern[str]:
+    """The words of a phrase in a row, with any white space between, not within a longer word; `case` has to be theirs.
+
+    There is a boundary only beside a letter or digit, so that "goose!" may end a phrase. A number is not found within
+    another: no 7 in 17, in 7.5 or in 2,7.
+    """
+    words = r"\s+".join(regex.escape(word) for word in phrase.split())
+    first, last = phrase.strip()[0], phrase.strip()[-1]
+    before = (rf"(?<!{_LETTER})" if _letter.match(first) else "") + (r"(?<!\d[.,])" if first.isdigit() else "")
+    after = (rf"(?!{_LETTER})" if _letter.match(last) else "") + (r"(?![.,]\d)" if last.isdigit() else "")
+    return regex.compile(before + words + after, 0 if case else regex.IGNORECASE)
+
+
+def occurrences(text: str, phrase: str, *, case: bool = False) -> list[Range]:
+    """Where the phrase stands in the text as whole words, the first one first; in any case, unless `case`."""
+    return [found.span() for found in pattern(phrase, case=case).finditer(text)] if phrase.strip() else []
+
+
+def pointed(text: str, phrase: str) -> list[Range]:
+    """The occurrences that a person means who types the phrase: those in its very case, or if none is, in any."""
+    return occurrences(text, phrase, case=True) or occurrences(text, phrase)
+
+
+def within(text: str, phrase: str) -> tuple[str, Range] | None:
+    """The longer word or number that holds the phrase, and the phrase's range in it; None where it is nowhere."""
+    words = r"\s+".join(regex.escape(word) for word in phrase.split())
+    for flags in (0, regex.IGNORECASE) if words else ():
+        if found := regex.search(rf"[\w.,]*?({words})[\w.,]*", text, flags):
+            return found[0].strip(".,"), found.span(1)
+    return None
+
+
+def whole_words(text: str, begin: int, end: int) -> Range:
+    """The range with the rest of the words in which it begins and ends."""
+    while begin and end > begin and joined(text[begin - 1], text[begin]):
+        begin -= 1
+    while begin < end < len(text) and joined(text[end - 1], text[end]):
+        end += 1
+    return begin, end
+
+
+def joined(left: str, right: str) -> bool:
+    """Whether two texts that follow each other meet within a word; never where a script without spaces is written."""
+    return bool(_letter.match(left[-1:]) and _letter.match(right[:1]))
+
+
+def trimmed(text: str, begin: int, end: int) -> Range:
+    """The range without the blanks at its ends."""
+    part = text[begin:end]
+    return begin + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
+
+
+# — tokens
+
+
+def holding(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
+    """Which of the tokens with these texts hold any character of the ranges, which are of the joined text."""
+    wanted = [(begin, end) for begin, end in ranges if begin < end]
+    places: list[int] = []
+    at = 0
+    for place, piece in enumerate(pieces):
+        # a token's leading blank is not a reason to count it in
+        inner, stop = at + len(piece) - len(piece.lstrip()), at + len(piece)
+        if any(inner < end and stop > begin for begin, end in wanted):
+            places.append(place)
+        at = stop
+    return places
+
+
+def aligned(text: str, answer: str) -> int | None:
+    """Where in an answer the text of its tokens begins, which may be cut at its end; None where it reads otherwise.
+
+    Negative where the tokens begin before the answer, with words that a chat template puts there.
+    """
+    said = answer.strip()
+    at = text.find(said) if said else -1
+    part = text.strip().rstrip("\ufffd")  # a cut may go through a character
+    if at < 0 and part and said.startswith(part):
+        at = len(text) - len(text.lstrip())
+    return None if at < 0 else len(answer) - len(answer.lstrip()) - at
+
+
+def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
+    """Which tokens, of those that an answer became, hold any character of a range of the answer; none if it was cut.
+
+    Where the tokenizer changes texts, the same occurrence of the same words is taken.
+    """
+    text, (begin, end) = "".join(pieces), place
+    start = aligned(text, answer)
+    if start is not None:
+        return holding(pieces, [(begin - start, end - start)])
+    words = regex.compile(r"\s+".join(regex.escape(word) for word in answer[begin:end].split()), regex.IGNORECASE)
+    before = sum(found.start() < begin for found in words.finditer(answer))
+    same = [found.span() for found in words.finditer(text)]
+    return holding(pieces, same[before : before + 1])
