@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from whence.errors import OptionError, WhenceError
+from whence.text import visible
 
 WAITING = 32  # jobs in the queue
 KEPT = 200  # jobs whose results are remembered
@@ -119,7 +120,7 @@ def _do(job: Job) -> None:
         job.error = {"what": mistake.what, "got": mistake.got, "do": mistake.do}
         job.state = "failed"
     except Exception as fault:
-        traceback.print_exc(file=sys.stderr)
+        print(visible(traceback.format_exc()), file=sys.stderr)
         said = "this is a fault of whence: its terminal says more"
         job.error = {"what": said, "got": type(fault).__name__, "do": "look there, and try another question"}
         job.state = "failed"
