@@ -106,18 +106,8 @@ def markdown(document: Told) -> str:
         told += [f"## {suite['name']}", "", prose(said[suite["name"]]), ""]
         told += _grid(["method", *(METRICS[key] for key in shown)], rows)
     heads, rows = costs(document)
-    told += [
-        EXPLAINED,
-        "",
-        "## Cost",
-        "",
-        *_grid(heads, [[prose(cell) for cell in row] for row in rows]),
-        COSTS,
-        "",
-        "## Made",
-        "",
-        *_made(document),
-    ]
+    cost = _grid(heads, [[prose(cell) for cell in row] for row in rows])
+    told += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Made", "", *_made(document)]
     return "\n".join(told) + "\n"
 
 
