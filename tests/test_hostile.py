@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -237,3 +238,43 @@ def test_any_name_that_means_nothing_is_told_as_it_was_given(run: Run, house: Pa
         code, out, err = run(*args)
         assert code in (1, 2), (args, err)
         assert not {"\x1b", "\u202e"} & set(out + err), args
+
+
+@pytest.mark.parametrize("name", ['say "x\\y" [a].jsonl', "50% off #1?.jsonl"])
+def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str) -> None:
+    """The index holds texts as JSON and sources as they are."""
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from whence.index import Index
+    from whence.web.shelf import Shelf
+
+    lines([{"prompt": p, "response": r} for p, r in PAIRS], house / name)
+    code, _, err = run("index", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
+    assert code == 0, err
+    shelf = Shelf(Index.open(house / "idx"))
+    assert shelf.page(0, 20, find=name)["count"] == len(PAIRS)
+    assert shelf.page(0, 20, find=f"no {name}")["count"] == 0
+
+
+def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run, house: Path) -> None:
+    """Its name stands in the model's card, which may come from anywhere."""
+    (house / "model" / "README.md").write_text("---\nbase_model: x; touch owned\n---\n")
+    _, _, err = run("index", "model", "data #{0}.jsonl", "-o", "idx", *SHORT)
+    assert "--base 'x; touch owned', as its folder has it" in err
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_a_conversion_that_is_offered_holds_any_path(run: Run, tmp_path: Path, model_folder: Path, kind: str) -> None:
+    """As one argument of `python -c`, and in it as one string."""
+    name = 'it\'s $(touch owned) "{0}"'
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / ("config.json" if kind == "model" else "adapter_config.json")).write_text("{}")
+    (folder / ("pytorch_model.bin" if kind == "model" else "adapter_model.bin")).write_bytes(b"")
+    given = (folder,) if kind == "model" else (model_folder, "-a", folder)
+    (tmp_path / "p.txt").write_text("why\n")
+    code, _, err = run("respond", given[0], tmp_path / "p.txt", "-o", tmp_path / "x", *given[1:])
+    assert code == 1
+    offered = re.findall(r"(python -c .*)", err)[0]
+    _, _, program = shlex.split(offered)
+    called = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+    assert any(str(folder) in str(value) for value in called)

@@ -143,8 +143,7 @@ def markdown(table: dict[str, Any]) -> str:
 def show(proof: Document, console: Console) -> None:
     """Print a proof's tables, and the sentence of each behaviour."""
     for made in tables(proof):
-        title = Text(visible(made["title"]))
-        grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        grid = Table(title=made["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
         for at, name in enumerate(made["columns"]):
             grid.add_column(Text(visible(name)), justify="right" if at == 1 else "left", overflow="fold")
         for line in made["rows"]:
