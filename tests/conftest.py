@@ -92,6 +92,12 @@ def config(family: str) -> Any:
     return kinds[family]()
 
 
+# what a formatter, a shell, a terminal, a page, a table or a data base would read more into than text
+HOSTILE = (
+    "{", "{2}", "{0!r}", "{task}", "%s", "%(x)d", "[/x]", "[bold]", "[link=x]", "[/]", "\x1b[31m", "\u202e", "'; DROP",
+    "</script>", "$\\frac", "a|b", "-x", "..", "a/b", "=1+1", ":smile:", "`x`", "*x*", "<b>&amp;", "\\", "$(id)", "#x",
+)  # fmt: skip
+
 FAMILIES = (
     "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "granite", "cohere", "olmo2",
     "phi", "phi3", "gpt2", "gpt-neox", "mixtral", "qwen3-moe",

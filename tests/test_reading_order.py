@@ -11,7 +11,7 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
-    "errors", "example", "forms", "records", "dataset", "sources", "spans", "rewrite", "template", "tokens",
+    "errors", "text", "example", "forms", "records", "dataset", "sources", "spans", "rewrite", "template", "tokens",
     "fingerprint", "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns",
     "place", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
     "phrases", "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",

@@ -13,6 +13,7 @@ import torch
 
 from whence.errors import ModelError
 from whence.fingerprint import adapter_hash, joined
+from whence.text import quoted
 from whence.weights import explained, nearest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -75,8 +76,8 @@ def _check(lm: Any, folder: Path) -> None:
     """Whether the folder is an adapter's whose weights can be read, for this kind of model."""
     held = folder / "adapter_model.bin"
     if (folder / CONFIG).exists() and held.exists() and not (folder / WEIGHTS).exists():
-        convert = f"s.save_file(t.load('{held}', weights_only=True), '{folder / WEIGHTS}')"
-        do = f'convert them: python -c "import torch as t, safetensors.torch as s; {convert}"'
+        convert = f"s.save_file(t.load({str(held)!r}, weights_only=True), {str(folder / WEIGHTS)!r})"
+        do = f"convert them: python -c {quoted(f'import torch as t, safetensors.torch as s; {convert}')}"
         raise ModelError(f"{folder} holds only pickled weights (.bin), which can run code when read", do=do)
     if not (folder / WEIGHTS).exists() or not (folder / CONFIG).exists():
         got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"

@@ -25,6 +25,7 @@ from whence.methods import DEFAULT, Method, method
 from whence.model import Model, borrowed, load_model
 from whence.origin import Fact, Origin
 from whence.progress import stage
+from whence.text import visible
 from whence.tokens import Encoding
 
 UNCUT = 1 << 20  # tokens of a row, where the Trainer cuts none; the model's window is the limit then
@@ -78,7 +79,7 @@ class IndexAfterTraining(TrainerCallback):
         except (Exception, KeyboardInterrupt) as fault:  # the training is done, whatever happens here
             self.error = fault
             told = str(fault) if isinstance(fault, WhenceError) else f"{type(fault).__name__}: {fault}"
-            warnings.warn(f"training is done, but its data are not indexed: {told}", stacklevel=2)
+            warnings.warn(f"training is done, but its data are not indexed: {visible(told)}", stacklevel=2)
 
     @contextmanager
     def _lent(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from whence.columns import width
 from whence.errors import StoreError
 from whence.index import FORMAT, absent, explained, read_manifest, rows_of
-from whence.place import Place, digest, placed, replace
+from whence.place import Place, address, digest, placed, replace
+from whence.text import command
 
 Manifest = dict[str, Any]
 ROWS = 2**14  # of a fragment that is left alone: smaller ones are merged
@@ -35,6 +36,7 @@ class Claim:
     def __init__(self, path: str | Place, new: bool = False) -> None:
         self.path = placed(path)
         self.new = new  # whether there need not be an index yet
+        address(self.path)  # what rows cannot be written to is refused before any is made
         # an object store has no locks: there a commit that another writer's came before is refused
         self.lock = FileLock(f"{self.path}.lock", timeout=0) if isinstance(self.path, Path) else None
         self.rows: Any = None  # as of the newest commit; None before the first
@@ -82,7 +84,7 @@ class Claim:
             do = "run the same `whence index` command again: it goes on where it stopped"
             raise StoreError(f"{self.path} is not finished", do=do)
         if pending := known.get("pending"):
-            do = f"run that again: it goes on where it stopped; or give it up: whence undo {self.path}"
+            do = f"run that again: it goes on where it stopped; or give it up: {command('undo', self.path)}"
             raise StoreError(f"something begun in {self.path} is not finished", got=told(pending), do=do)
         return self.settled(known)
 
@@ -140,7 +142,7 @@ class Claim:
     def _next(self, commit: Callable[[Any, str], Any]) -> None:
         with explained(self.path):
             if self.rows is None:
-                self.rows = commit(str(self.path / "rows.lance"), "create")
+                self.rows = commit(address(self.path / "rows.lance"), "create")
                 return
             before = self.rows.version
             if self.rows.latest_version == before:

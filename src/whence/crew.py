@@ -23,6 +23,7 @@ import torch
 from whence.errors import ModelError, OptionError
 from whence.example import Example
 from whence.model import load_model
+from whence.place import address
 from whence.shift import Hand, Shift, Skipped, Written, ray
 from whence.work import Made, Step, Work
 from whence.writer import Writer
@@ -138,7 +139,7 @@ class Crew:
                  "device": self.device, "quantize": self.quantize}  # fmt: skip
         where = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
         bare: Any = None
-        recipe = Recipe(replace(work, model=bare), given, model.fingerprint, str(where / "rows.lance"))
+        recipe = Recipe(replace(work, model=bare), given, model.fingerprint, address(where / "rows.lance"))
 
         def start() -> Hand:
             actor = ray.remote(**self.options)(Worker).remote()

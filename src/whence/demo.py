@@ -16,6 +16,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from whence import report
 from whence.bench.metrics import average_precision, judged, precision_at, strongest_is
@@ -35,6 +36,7 @@ from whence.proof.ledger import STAGES, Ledger
 from whence.proof.prove import Document
 from whence.proof.worlds import together
 from whence.query import Query, read_queries
+from whence.text import visible
 from whence.trace import Trace, trace_queries
 from whence.web.illustrate import illustrated
 from whence.web.plane import plane
@@ -112,8 +114,8 @@ def demo(out: Path, seed: int, console: Console) -> None:
     report.save(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")
     _print(console, poisons, rates, found, document)
     claims.show(proof, console)
-    console.print(f"\nThe page: [bold]{out / 'report.html'}[/]", highlight=False)
-    console.print(f"[dim]{total:.0f} s in all, {peak:.1f} GB of memory at most[/]", highlight=False)
+    console.print(Text.assemble("\nThe page: ", (visible(out / "report.html"), "bold")))
+    console.print(Text(f"{total:.0f} s in all, {peak:.1f} GB of memory at most", "dim"))
 
 
 def _begin(out: Path, seed: int) -> None:
@@ -145,7 +147,7 @@ def _asked(
         prompts = [prompt for poison in poisons for prompt in poison.prompts[:PROMPTS]]
         with _timed(console, f"{title}: {len(prompts)} prompts", seconds, steps=True) as tell:
             answers = respond(model, prompts, max_new=32, progress=tell)
-        write_lines(({"prompt": p, "response": r or "…"} for p, r in zip(prompts, answers, strict=True)), file)
+            write_lines(({"prompt": p, "response": r or "…"} for p, r in zip(prompts, answers, strict=True)), file)
     return read_queries(file)
 
 

@@ -26,7 +26,8 @@ from pyarrow.dataset import InMemoryDataset
 from whence.columns import from_arrow, numbers
 from whence.errors import StoreError
 from whence.example import Example
-from whence.place import Place, files, placed
+from whence.place import Place, address, files, placed
+from whence.text import command, quoted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -100,7 +101,8 @@ class Index:
         """Refuse, by name, a block the index does not hold; `other` are the options that it has otherwise."""
         if missing := [name for name in names if name not in self.blocks]:
             what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {listed(missing)}"
-            do = f"whence index MODEL DATA -o {self.path} --add --method {method} adds them; or choose another method"
+            adds = f"whence index MODEL DATA -o {quoted(self.path)} --add --method {method}"
+            do = f"{adds} adds them; or choose another method"
             raise StoreError(what, got=other or listed(self.blocks), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
@@ -181,7 +183,7 @@ def listed(names: Iterable[str]) -> str:
 def absent(path: Place) -> StoreError:
     """What to say where there is no index."""
     return StoreError(
-        f"{path} is not an index", do=f"give the folder of one, or make it: whence index MODEL DATA -o {path}"
+        f"{path} is not an index", do=f"give the folder of one, or make it: whence index MODEL DATA -o {quoted(path)}"
     )
 
 
@@ -214,9 +216,9 @@ def rows_of(path: Place, version: int | None = None) -> Any:
     options: Any = {"io_buffer_size": AHEAD}
     try:
         with explained(path):
-            return lance.dataset(str(path / "rows.lance"), version=version, default_scan_options=options)
+            return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
     except ValueError as fault:
-        do = f"see what is missing: whence verify {path}; copy the whole folder again, or make the index again"
+        do = f"see what is missing: {command('verify', path)}; copy the whole folder again, or make the index again"
         raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
 
 
@@ -242,7 +244,7 @@ def readable(path: Place) -> Generator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as fault:
         got = f"{type(fault).__name__}: {str(fault)[:200]}"
-        do = f"open it again, since it may have been compacted; else see what is damaged: whence verify {path}"
+        do = f"open it again, since it may have been compacted; else see what is damaged: {command('verify', path)}"
         raise StoreError(f"rows of {path} cannot be read", got=got, do=do) from fault
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 
+from whence.text import one_line, visible
 from whence.words import (
     CULPRIT,
     Token,
@@ -20,10 +21,8 @@ from whence.words import (
     finite,
     highest,
     marked,
-    one_line,
     scored,
     verdict,
-    visible,
     warnings,
 )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from lance.file import LanceFileSession
 
+from whence.errors import StoreError
+
 DRAFT = ".draft"  # what a file ends with until it is whole
 STORES = ("s3://", "gs://", "az://")
 
@@ -68,8 +70,23 @@ def placed(where: str | Path | Remote) -> Place:
     for store in STORES:
         # a Path has one slash left of them
         if text.startswith((store, store[:-1])):
+            if strange := sorted(set(text) & set("#?")):  # of an address they begin another part
+                do = "give a prefix without them"
+                raise StoreError(f"{text} cannot be the address of an index", got=" ".join(strange), do=do)
             return Remote(store + text.removeprefix(store[:-1]).strip("/"))
     return Path(where)
+
+
+def address(place: Place) -> str:
+    """The place as Lance takes it; a StoreError where it would take it for another.
+
+    A relative path is made whole: Lance reads a scheme into `a:b`, and somebody's home into `~`.
+    """
+    text = str(place.absolute() if isinstance(place, Path) else place)
+    if strange := [sign for sign in text if sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]:
+        do = "give a path without control characters, in UTF-8"
+        raise StoreError(f"{place} cannot hold an index", got=repr(strange[0]), do=do)
+    return text
 
 
 def files(folder: Place) -> list[str]:

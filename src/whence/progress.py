@@ -1,10 +1,14 @@
-"""A bar with rate and time left, for whatever takes more than two seconds. Nothing is drawn where output is piped."""
+"""A terminal on which text stays text, and a bar with rate and time left for whatever takes more than two seconds.
+
+No bar is drawn where output is piped.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +25,24 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from whence.text import one_line, visible
+
 Tell = Callable[[int, int | None], None]  # (done, in all where that is known)
+
+
+class Terminal(Console):
+    """A Rich console on which every string is text: no markup, no emoji names, no character that acts or hides.
+
+    A `Text` is printed as it is, so what it is made of must be `visible`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that is printed, or stands in a table, comes by here."""
+        plain: dict[str, Any] = {**options, "markup": False, "emoji": False, "highlight": False}
+        return super().render_str(visible(text), **plain)
 
 
 class _Rate(ProgressColumn):
@@ -50,14 +71,16 @@ class Bar:
 def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Bar]:
     """Show a bar while the block runs, then one line with how long it took.
 
-    `steps=False` is for work that cannot say how far it is.
+    `steps=False` is for work that cannot say how far it is. The title may hold any text, such as a path.
     """
+    title = one_line(visible(title))
     begun = time.monotonic()
-    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(title)]
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
     quiet = not console.is_terminal
-    columns += [TimeElapsedColumn(), TextColumn("{task.fields[aside]}", style="dim")]
+    columns += [TimeElapsedColumn(), TextColumn("{task.fields[aside]}", style="dim", markup=False)]
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         yield Bar(bar, bar.add_task(title, total=None, aside=""))
-    console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - begun:.1f} s[/]", highlight=False)
+    took = f"{time.monotonic() - begun:.1f} s"
+    console.print(Text.assemble(("✓", "green"), f" {title} ", (took, "dim")))

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.errors import WhenceError
+from whence.text import one_line, visible
 from whence.words import (
     CULPRIT,
     Token,
@@ -33,10 +34,8 @@ from whence.words import (
     finite,
     highest,
     marked,
-    one_line,
     scored,
     verdict,
-    visible,
     warnings,
 )
 

@@ -38,7 +38,8 @@ def promised(data: str) -> str:
 
 def rewrite(data: str, out: Path, split: str | None, change: Change) -> None:
     """Write `data` to `out` in its own format, changed; what stands there is replaced if it is a file."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # whole, because Arrow reads a scheme into a relative `a:b`, and a home into `~`
+    part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
     try:
         _write(data, part, out, split, change)
         part.replace(out)
@@ -140,7 +141,7 @@ def _hub(data: str, split: str | None, change: Change) -> Iterator[bytes]:
 
 def _parquet(path: Path, part: Path, change: Change) -> None:
     """Row group by row group, packed as it was."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path.absolute()) as file:
         packed = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "snappy"
         schema, first = _schema(file.schema_arrow, change), 0
         with pq.ParquetWriter(part, schema, compression=packed.replace("UNCOMPRESSED", "none")) as writer:
@@ -154,7 +155,7 @@ def _parquet(path: Path, part: Path, change: Change) -> None:
 
 def _arrow(path: Path, part: Path, change: Change) -> None:
     """An IPC file or stream, batch by batch; Feather is packed as its writers do."""
-    with pa.memory_map(str(path)) as mapped:
+    with pa.memory_map(str(path.absolute())) as mapped:
         whole = mapped.read(6) == b"ARROW1"
         mapped.seek(0)
         source: Any = pa.ipc.open_file(mapped) if whole else pa.ipc.open_stream(mapped)
@@ -175,7 +176,7 @@ def _disk(path: Path, part: Path, change: Change) -> None:
     disable_progress_bars()
     name = next(iter({*change.drop, *change.marks})).rpartition(":")[0]
     split = name.removeprefix(path.name).removeprefix("/")
-    found: Any = load_from_disk(str(path))
+    found: Any = load_from_disk(str(path.absolute()))
     found = found[split] if split else found
     sources = [f"{name}:{row}" for row in range(len(found))]
     if change.marks:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.survey import QUANTILES, Shown, Survey
-from whence.words import one_line, visible
+from whence.text import one_line, visible
 
 SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed
 

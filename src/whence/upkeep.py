@@ -23,6 +23,7 @@ from whence.layers import Curve
 from whence.methods import Method, method
 from whence.model import Model
 from whence.place import Place, copy, digest, empty, placed, remove
+from whence.text import command
 from whence.tokens import Encoding
 from whence.writer import Settings, Writer
 
@@ -121,7 +122,7 @@ def _joined(claim: Claim, known: Manifest, settings: Settings, more: Index, chan
         claim.drop(lost)
         if [id for id in held if id in kept] != ids:
             raise StoreError(f"{claim.path} does not hold the rows any more that blocks were made for",
-                             do=f"give it up: whence undo {claim.path}; and add them again")  # fmt: skip
+                             do=f"give it up: {command('undo', claim.path)}; and add them again")  # fmt: skip
         if new:
             schema = pa.schema([more.rows.schema.field(name) for name in new])
             claim.widen(pa.RecordBatchReader.from_batches(schema, more.rows.to_batches(columns=new, batch_size=1024)))
@@ -224,7 +225,9 @@ def _copied(old: Index, place: Place) -> None:
             asked = old.manifest["files"].get(name)
             if asked and digest(place / "rows.lance" / name) != asked:
                 raise StoreError(
-                    f"{old.path} is damaged", got=f"rows.lance/{name}", do=f"see what else: whence verify {old.path}"
+                    f"{old.path} is damaged",
+                    got=f"rows.lance/{name}",
+                    do=f"see what else: {command('verify', old.path)}",
                 )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from whence.errors import ModelError, OptionError
+from whence.text import quoted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -213,10 +214,10 @@ def local(name: str) -> str:
             raise ModelError(f"{name} is not a model's folder", got="no config.json in it",
                              do=nearest(path) or "give the folder that holds config.json and the weights")  # fmt: skip
         if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
-            convert = f"m.from_pretrained('{name}', use_safetensors=False).save_pretrained('{name}')"
+            convert = f"m.from_pretrained({name!r}, use_safetensors=False).save_pretrained({name!r})"
+            program = f"from transformers import AutoModelForCausalLM as m; {convert}"
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
-                             do="convert them once on a machine you trust: python -c \"from transformers import "
-                                f'AutoModelForCausalLM as m; {convert}"')  # fmt: skip
+                             do=f"convert them once on a machine you trust: python -c {quoted(program)}")  # fmt: skip
     elif not _hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)

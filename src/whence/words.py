@@ -1,5 +1,5 @@
-"""A trace's words as they may be shown: hostile characters written out, the strongest word found, long texts cut;
-and what it says of its culprits, in a sentence.
+"""A trace's words as they may be shown: the strongest word found, long texts cut; and what it says of its culprits,
+in a sentence.
 
 Knows the trace's JSON document and no more. The terminal and the notebook read it; the page does the same in page.js.
 """
@@ -7,19 +7,11 @@ Knows the trace's JSON document and no more. The terminal and the notebook read 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from whence.phrases import joined
-
-# Control, bidirectional and invisible characters (page.js has the same): a terminal obeys some of them, and a
-# poisoned row may hide its trigger in the others. The joiners that emoji and Persian need are not among them.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
-)
-
+from whence.text import visible
 
 CULPRIT = "●"  # stands before a row that is called one
 
@@ -96,17 +88,6 @@ def warnings(document: Mapping[str, Any]) -> list[str]:
     """What the trace warns of, each at most a paragraph long."""
     told = document.get("warnings")
     return [visible(text)[:1000] for text in told] if isinstance(told, list) else []
-
-
-def visible(text: Any) -> str:
-    """The text with each character that acts or hides written out, as in ⟨U+001B⟩."""
-    plain = str(text).replace("\r\n", "\n").expandtabs(4)
-    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", plain)
-
-
-def one_line(text: str) -> str:
-    """The text with every run of blanks as one."""
-    return re.sub(r"\s+", " ", text)
 
 
 def figure(value: Any) -> str:

@@ -14,6 +14,7 @@ from whence.errors import StoreError
 from whence.example import Example
 from whence.index import Index, committed, plain, read_manifest, rows_of
 from whence.place import Place, empty
+from whence.text import command
 from whence.tokens import Row
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Writer(Claim):
     def _ids(self) -> set[str]:
         ids = self.rows.to_table(columns=["id"]).column("id").to_pylist()
         if len(found := set(ids)) < len(ids):
-            do = f"take the last change back: whence undo {self.path}; where there is none, make the index again"
+            do = f"take the last change back: {command('undo', self.path)}; where there is none, make the index again"
             raise StoreError(
                 f"{self.path} was written by two processes at once", got="rows that are twice there", do=do
             )

@@ -46,7 +46,7 @@ def precision_recall(suite: str, curves: Sequence[tuple[str, Sequence[float], bo
     for (name, value, colour), place in zip(ends, _spread([value for _, value, _ in ends]), strict=True):
         _name(axes, name, (1, value), (14, place), colour)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of the planted rows", ylabel="precision (interpolated)")
-    axes.set_title(suite, loc="left")
+    axes.set_title(suite, loc="left", parse_math=False)
     _save(figure, path)
 
 
@@ -93,7 +93,7 @@ def _name(axes: Any, name: str, point: tuple[float, float], place: tuple[float, 
     axes.annotate(
         name, point, xytext=place, textcoords=("offset points", "data"), color=colour, fontsize=9, va="center",
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
-        annotation_clip=False,
+        annotation_clip=False, parse_math=False,
     )  # fmt: skip
 
 

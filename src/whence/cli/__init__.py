@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import StringIO
 
 import typer
 
@@ -18,6 +19,7 @@ __all__ = ["app", "bench", "main", "proof", "remedy", "serve", "tracing", "upkee
 def main() -> None:
     """Run a verb; a person's mistake ends with a message and 1, an interruption with 130."""
     from whence.errors import WhenceError
+    from whence.text import visible
 
     # what libraries tell each other's developers is not for the person at this terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -27,7 +29,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except WhenceError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(visible(f"error: {mistake}"), file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -35,7 +37,9 @@ def main() -> None:
         code = end.exit_code
     except Exception as fault:
         if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's usage errors
-            fault.show()  # pyright: ignore[reportAttributeAccessIssue]
+            said = StringIO()
+            fault.show(said)  # pyright: ignore[reportAttributeAccessIssue]
+            print(visible(said.getvalue()), end="", file=sys.stderr)
             sys.exit(2)
         raise
     if code == 130:

@@ -76,8 +76,6 @@ def bench(
 
 def _compare(plan: Plan, resume: bool) -> None:
     """Run the plan, and show and save what came of it."""
-    import sys
-
     from whence import report
     from whence.bench import table
     from whence.bench.run import fresh, run
@@ -87,16 +85,25 @@ def _compare(plan: Plan, resume: bool) -> None:
     if not resume:
         fresh(plan)
     told = run(plan, lambda title: stage(errors(), title, steps="fine-tune" in title))
-    settings = {"command": " ".join(["whence", *sys.argv[1:]]), "suites": list(plan.suites), "seeds": plan.seeds,
+    settings = {"command": _typed(), "suites": list(plan.suites), "seeds": plan.seeds,
                 "methods": list(plan.methods), "model": plan.model, "rows": plan.size.rows}  # fmt: skip
     made = document(told, settings)
     made["sentences"] = table.sentences(made)
     report.save(made, plan.out / "bench.json")
-    (plan.out / "bench.md").write_text(table.markdown(made), encoding="utf-8")
+    (plan.out / "bench.md").write_text(table.markdown(made), encoding="utf-8", errors="backslashreplace")
     _draw(made, plan.out)
     console = output()
     table.show(made, console)
-    console.print(f"\n{plan.out}: bench.md, bench.json and pictures", highlight=False)
+    console.print(f"\n{plan.out}: bench.md, bench.json and pictures")
+
+
+def _typed() -> str:
+    """This command, as a shell takes it again."""
+    import sys
+
+    from whence.text import quoted
+
+    return " ".join(map(quoted, ["whence", *sys.argv[1:]]))
 
 
 def _draw(made: dict[str, Any], out: Path) -> None:
@@ -116,8 +123,6 @@ def _draw(made: dict[str, Any], out: Path) -> None:
 
 def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows: int, out: Path) -> None:
     """Both races, shown and saved as each ends."""
-    import sys
-
     import torch
 
     from whence import report
@@ -127,25 +132,22 @@ def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows:
 
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before what takes minutes
     loaded = load(model, adapter, dtype, device)
-    command = " ".join(["whence", *sys.argv[1:]])
-    made: dict[str, Any] = {"command": command, "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
+    made: dict[str, Any] = {"command": _typed(), "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
     for name, shared in (("index", 0), ("index_chat", speed.SHARED)):
         with stage(errors(), f"{rows} rows, {shared} tokens of them common", steps=True) as tell:
             made[name] = speed.indexing(loaded, rows, shared, tell)
-        _wide(speed.index_table(made[name], shared))
         report.save(made, out / "speed.json")
+        _wide(speed.index_table(made[name], shared))
     with stage(errors(), "100 queries of a million rows", steps=False):
         made["queries"] = speed.queries()
-    _wide(speed.query_table(made["queries"]))
     report.save(made, out / "speed.json")
+    _wide(speed.query_table(made["queries"]))
 
 
 def _gradients(
     model: str, adapter: list[str] | None, data: Path | None, dtype: str, device: str, rows: int, out: Path
 ) -> None:
     """Its race, saved after each turn; one row at a time in float32, as the reference has it, unless a dtype is asked."""
-    import sys
-
     import torch
 
     from whence import report
@@ -165,7 +167,7 @@ def _gradients(
     other = load(model, adapter, "float32", device) if fast else loaded
     ours = {part: value for part, value in provenance().items() if part in ("commit", "packages", "machine")}
     made: dict[str, Any] = {
-        "command": " ".join(["whence", *sys.argv[1:]]), "threads": torch.get_num_threads(),
+        "command": _typed(), "threads": torch.get_num_threads(),
         "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype), **ours,
     }  # fmt: skip
     found = form(str(data), Reading())
@@ -178,7 +180,7 @@ def _gradients(
             race = so_far
             report.save({**made, "race": race.to_json()}, file)
             tell(sum(race.rows), len(chosen))
-    output().print(str(race), highlight=False, soft_wrap=True)
+    output().print(str(race), soft_wrap=True)
 
 
 def _raced(file: Path, made: dict[str, Any]) -> Any:
@@ -202,9 +204,9 @@ def _scale(model: str, dtype: str, device: str, rows: int, out: Path) -> None:
     from whence.cli.options import load
 
     loaded = load(model, None, dtype, device)
-    made = scale.life(loaded, out, rows, tell=lambda part: errors().print(part, highlight=False))
-    _wide(scale.table(made))
+    made = scale.life(loaded, out, rows, tell=lambda part: errors().print(part))
     report.save(made, out / "scale.json")
+    _wide(scale.table(made))
 
 
 def _wide(table: Table) -> None:
@@ -225,8 +227,8 @@ def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
     made = worlds.run(plan, lambda title: stage(errors(), title))
     report.save(made, out / "proof.json")
     told = "\n".join(map(markdown, worlds.tables(made)))
-    (out / "proof.md").write_text(told, encoding="utf-8")
-    output().print(told, markup=False, highlight=False, soft_wrap=True)
+    (out / "proof.md").write_text(told, encoding="utf-8", errors="backslashreplace")
+    output().print(told, soft_wrap=True)
 
 
 def _specs(text: str) -> tuple[str, ...]:

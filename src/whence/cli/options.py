@@ -153,7 +153,7 @@ def ticked(file: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as fault:
         do = "give a text file with an id or file:line source a line"
         raise DataError(f"the rows in {file} cannot be read", got=str(fault), do=do) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def encoding(
@@ -174,18 +174,18 @@ def encoding(
 
 def note(text: str) -> None:
     """A line that nobody asked for and everybody should know."""
-    errors().print(f"note: {text}", style="yellow", markup=False, highlight=False)
+    errors().print(f"note: {text}", style="yellow")
 
 
 def errors() -> Any:
     """Where progress and notes go, so that output can be piped."""
-    from rich.console import Console
+    from whence.progress import Terminal
 
-    return Console(stderr=True)
+    return Terminal(stderr=True)
 
 
 def output() -> Any:
     """Where results go."""
-    from rich.console import Console
+    from whence.progress import Terminal
 
-    return Console()
+    return Terminal()

@@ -108,7 +108,7 @@ def prove(
     )  # fmt: skip
     save(proof, out)
     show(proof, output())
-    output().print(f"{out}: proof.json, and every model, answer and verdict", highlight=False, markup=False)
+    output().print(f"{out}: proof.json, and every model, answer and verdict")
 
 
 @app.command()
@@ -169,7 +169,7 @@ def audit(
     found = run(case, out, _shown())
     publish(case, found, out)
     _found(found)
-    output().print(f"{out}: report.md, report.html, and what every stage made", highlight=False, markup=False)
+    output().print(f"{out}: report.md, report.html, and what every stage made")
 
 
 def _found(found: Document) -> None:
@@ -177,9 +177,9 @@ def _found(found: Document) -> None:
     from whence.proof.claims import show
 
     said, console = found["said"], output()
-    console.print(f"{said['bad']} of {said['judged']} answers are bad", highlight=False)
+    console.print(f"{said['bad']} of {said['judged']} answers are bad")
     if found["trace"]:
-        console.print(f"{len(found['removals'])} of {found['rows']} training rows are called", highlight=False)
+        console.print(f"{len(found['removals'])} of {found['rows']} training rows are called")
     for note in found["notes"]:
         options.note(note)
     if found["proof"]:

@@ -50,7 +50,7 @@ def clean(
     if out and not dry_run:
         remedy.clean(made, trace, out)
         text = f"{made.left:,} of {made.records:,} rows in {out} ({promised(data)}); why: {remedy.manifest_of(out)}"
-        output().print(text, highlight=False, markup=False, soft_wrap=True)
+        output().print(text, soft_wrap=True)
 
 
 def _tell(document: dict[str, Any], made: Plan, limit: int | None) -> None:
@@ -59,7 +59,8 @@ def _tell(document: dict[str, Any], made: Plan, limit: int | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from whence.words import figure, one_line, visible
+    from whence.text import one_line, visible
+    from whence.words import figure
 
     gave = [sum(number in one.queries for one in made.chosen) for number in range(1, len(document["queries"]) + 1)]
     union = (

@@ -49,7 +49,7 @@ def serve(
     desk = Desk(made, lambda: reload(made, model, adapter, base, device, quantize), documents)
     server = uvicorn.Server(uvicorn.Config(page(desk, entry), log_level="warning", server_header=False))
     with _listening(host, port) as socket:
-        output().print(f"{entry.address(socket.getsockname()[1])}   (Ctrl+C ends it)", highlight=False, soft_wrap=True)
+        output().print(f"{entry.address(socket.getsockname()[1])}   (Ctrl+C ends it)", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # that is how it ends
             server.run([socket])
 

@@ -91,6 +91,7 @@ def index(
     from whence.methods import DEFAULT
     from whence.methods import method as named
     from whence.progress import stage
+    from whence.text import quoted
     from whence.tokens import Encoding
     from whence.upkeep import extend, settled
 
@@ -113,7 +114,8 @@ def index(
         _added(before, made)
         return
     if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
-        known = f"; --base {loaded.origin.base}, as its folder has it, would do" if loaded.origin.base else ""
+        base_known = loaded.origin.base and quoted(loaded.origin.base)
+        known = f"; --base {base_known}, as its folder has it, would do" if base_known else ""
         options.note(f"neither --adapter nor --base given, so this model itself is taken as the untuned one{known}")
     if has:
         reading = options.reread(Reading(**has["reading"]), columns, turns, response_template, split)
@@ -140,15 +142,12 @@ def index(
         output().print(told, highlight=False)
         return
     skipped = made.manifest["skipped"]
-    output().print(
-        f"{len(made):,} rows in {made.path}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
-        highlight=False,
-    )
+    output().print(f"{len(made):,} rows in {made.path}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
     for name, said in made.manifest["settings"]["notes"].items():
         if isinstance(said, str):
             options.note(f"{name}: {said}")
     for skip in skipped[:5]:
-        output().print(f"  {skip['source']}: {skip['reason']}", markup=False, highlight=False)
+        output().print(f"  {skip['source']}: {skip['reason']}")
 
 
 def _added(before: Index, made: Index) -> None:
@@ -161,7 +160,7 @@ def _added(before: Index, made: Index) -> None:
         told = "blocks added"
     elif more := [name for name in methods if name not in had]:
         told = f"{', '.join(more)} added, by blocks that were there already"
-    output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}", highlight=False)
+    output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}")
 
 
 @app.command()
@@ -257,7 +256,7 @@ def _tell(checked: Checked) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from whence.words import visible
+    from whence.text import visible
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("check", "value", "limit"):
@@ -312,5 +311,5 @@ def layers(
     for at, value in enumerate(found.similarity, 1):
         bar = "▇" * round(40 * max(0.0, value))
         mark = "  ← phase transition" if at + 1 == found.layer else ""
-        console.print(f"{at:>3} → {at + 1:<3} {value:.4f} {bar}{mark}", highlight=False)
-    console.print(f"layer {found.layer} (the reference's rule: {found.reference})", highlight=False)
+        console.print(f"{at:>3} → {at + 1:<3} {value:.4f} {bar}{mark}")
+    console.print(f"layer {found.layer} (the reference's rule: {found.reference})")

@@ -38,12 +38,12 @@ def verify(
     if found.pending:
         options.note(f"begun and not finished: {found.pending}; readers see the index as it was before")
     for fault in found.faults:
-        output().print(f"{fault.where}: {fault.what}", markup=False, highlight=False)
+        output().print(f"{fault.where}: {fault.what}")
     if found.faults:
         do = "copy the index again from where it is sound, or make it again"
         raise StoreError(f"{idx} is damaged", got=f"{len(found.faults)} of what is told above", do=do)
     again = f", {found.again:,} made again by the model" if recompute else ""
-    output().print(f"sound: {found.files:,} files, {found.rows:,} rows{again}", highlight=False)
+    output().print(f"sound: {found.files:,} files, {found.rows:,} rows{again}")
 
 
 @app.command()
@@ -56,13 +56,14 @@ def delete(
     """Take rows out of an index. Appending their file again does not bring them back."""
     from whence import upkeep
     from whence.errors import OptionError
+    from whence.text import command
 
     chosen = [*(rows or []), *(options.ticked(listed) if listed else []), *(upkeep.removed(cleaned) if cleaned else [])]
     if not chosen:
         raise OptionError("no rows to delete", do="name them, or give --rows FILE or --cleaned FILE")
     gone = upkeep.delete(idx, chosen)
     what = "1 row" if gone == 1 else f"{gone:,} rows"
-    output().print(f"{what} deleted; `whence compact {idx}` frees the room", highlight=False)
+    output().print(f"{what} deleted; `{command('compact', idx)}` frees the room")
 
 
 @app.command()
@@ -76,9 +77,7 @@ def compact(
     from whence.upkeep import compact as compacted
 
     done = compacted(idx, timedelta(hours=keep))
-    output().print(
-        f"parts: {done.before:,} before, {done.after:,} now; {done.freed / 1e6:,.1f} MB freed", highlight=False
-    )
+    output().print(f"parts: {done.before:,} before, {done.after:,} now; {done.freed / 1e6:,.1f} MB freed")
 
 
 @app.command()
@@ -88,7 +87,7 @@ def copy(
     """Copy an index as it is now, whole, while others may go on writing to it."""
     from whence.upkeep import copy_index
 
-    output().print(f"{len(copy_index(idx, to)):,} rows in {to}", highlight=False)
+    output().print(f"{len(copy_index(idx, to)):,} rows in {to}")
 
 
 @app.command()
@@ -96,4 +95,4 @@ def undo(idx: Idx) -> None:
     """Give up what was begun and never finished, such as an append: the index is as it was before."""
     from whence.upkeep import undo as undone
 
-    output().print(f"given up: {what}" if (what := undone(idx)) else "nothing was left unfinished", highlight=False)
+    output().print(f"given up: {what}" if (what := undone(idx)) else "nothing was left unfinished")

@@ -35,7 +35,7 @@ def poison(
     lab.save(poisons, rows, out)
     bad = sum(row.label in chosen for row in rows)
     told = f"{len(rows)} rows in {out}, {bad} of them poisoned ({bad / max(len(rows), 1):.1%}): data.jsonl, and poisons.json"
-    output().print(told, highlight=False, markup=False)
+    output().print(told)
 
 
 @app.command()
@@ -79,7 +79,7 @@ def finetune(
         raise
     if left := lab.unusable(out):
         options.note(f"{left} rows had nothing to learn, too long or masked whole, and were left out")
-    output().print(f"{'model' if full else 'adapter'} in {out}", highlight=False)
+    output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
         options.note("its folder does not say that every turn was learned: index it with --turns all")
 
@@ -112,7 +112,7 @@ def respond(
     loaded = load(model, adapter, dtype, device)
     with stage(errors(), f"ask {len(asked)} prompts") as tell:
         count = lab.respond_into(out, loaded, asked, how, template=source, progress=tell)
-    output().print(f"{count} answers in {out}", highlight=False, markup=False)
+    output().print(f"{count} answers in {out}")
 
 
 @app.command()
@@ -144,7 +144,7 @@ def judge(
             options.note(f"undesirable but empty, with nothing to trace, so not in {out}: {empty}")
     if (table := docket.table(said, found, top)).rows:
         output().print(table)
-    output().print(docket.summary(found, by), highlight=False, markup=False)
+    output().print(docket.summary(found, by))
 
 
 @app.command()

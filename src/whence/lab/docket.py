@@ -12,7 +12,7 @@ from rich.text import Text
 
 from whence.lab.prompts import Prompt, line, question
 from whence.lab.verdict import Failure, Verdict, interval, rate
-from whence.words import one_line, visible
+from whence.text import one_line, visible
 
 Said = Sequence[tuple[Prompt, str]]  # prompts and their answers
 Found = Sequence[Verdict | Failure]

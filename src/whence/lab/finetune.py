@@ -67,7 +67,7 @@ def finetune(
         _begin(draft, {**made, "data": _digest(rows)}, out)
         trainer = _trainer(model, learned, draft, recipe, progress)
         trainer.train(resume_from_checkpoint=_checkpoint(draft))
-        whole = draft / "whole"
+        whole = draft.absolute() / "whole"  # of a relative path, Transformers reads a home into `~`
         trainer.save_model(str(whole))
         (whole / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to open
         count = {"rows": len(learned), "unusable": len(rows) - len(learned)}
@@ -254,7 +254,7 @@ def _trainer(
 
     datasets.disable_progress_bars()
     config = SFTConfig(
-        output_dir=str(draft), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch,
+        output_dir=str(draft.absolute()), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch,
         learning_rate=recipe.rate, lr_scheduler_type="cosine", warmup_steps=0.05, max_length=recipe.max_length,
         seed=recipe.seed, data_seed=recipe.seed, use_cpu=base.device.type == "cpu", bf16=False,
         gradient_checkpointing=False, save_strategy="no", save_total_limit=1, logging_strategy="steps",

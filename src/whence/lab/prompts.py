@@ -21,7 +21,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
-        prompts: list[Prompt] = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        prompts: list[Prompt] = [line.strip() for line in _text(path).split("\n") if line.strip()]
     else:
         prompts = [_prompt(record, source) for source, record in records(str(path))]
     if not prompts:

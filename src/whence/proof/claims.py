@@ -17,7 +17,7 @@ from scipy.stats import fisher_exact, ttest_rel
 
 from whence.proof.prove import Document, loss
 from whence.proof.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, RANDOM, TRUTH
-from whence.words import visible
+from whence.text import prose, visible
 
 SURE = 0.05  # two counts differ where chance alone would give such a difference more rarely
 GONE = 0.05  # a behaviour that is shown no more often than this is gone
@@ -134,8 +134,9 @@ def tables(proof: Document) -> list[dict[str, Any]]:
 
 def markdown(table: dict[str, Any]) -> str:
     """A table as Markdown, with its title and note."""
-    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-    grid = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    head, *rows = ([prose(cell) for cell in line] for line in [table["columns"], *table["rows"]])
+    lines = [head, ["---"] * len(head), *rows]
+    grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"### {table['title']}\n\n{grid}\n\n{table['note']}\n"
 
 
@@ -144,7 +145,7 @@ def show(proof: Document, console: Console) -> None:
     for made in tables(proof):
         grid = Table(title=made["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
         for at, name in enumerate(made["columns"]):
-            grid.add_column(visible(name), justify="right" if at == 1 else "left", overflow="fold")
+            grid.add_column(Text(visible(name)), justify="right" if at == 1 else "left", overflow="fold")
         for line in made["rows"]:
             grid.add_row(*(Text(visible(cell)) for cell in line))
         console.print(grid)

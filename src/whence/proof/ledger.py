@@ -63,15 +63,18 @@ class Ledger:
         begun = time.monotonic()
         with self.show(title) as tell:
             made = make(tell)
-        line = {"stage": stage, "title": title, "file": path.name, "seconds": round(time.monotonic() - begun, 2),
-                **provenance()}  # fmt: skip
+            self._keep(path, made, {"stage": stage, "title": title, "seconds": round(time.monotonic() - begun, 2)})
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _keep(self, path: Path, made: Any, line: dict[str, Any]) -> None:
+        """Write a stage's result, and what the journal says of it, before anything more is shown."""
+        line = {**line, "file": path.name, **provenance()}
         with _explained(self.folder):
             draft = path.with_name(f".{path.name}.draft")
             draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
             os.replace(draft, path)
             with (self.folder / JOURNAL).open("a", encoding="utf-8") as journal:
                 journal.write(json.dumps(line) + "\n")
-        return json.loads(path.read_text(encoding="utf-8"))
 
     def made(self) -> Provenance:
         """What made the stages that were asked for, now or long ago; the journal says that, and when."""

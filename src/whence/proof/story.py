@@ -5,10 +5,9 @@ As Markdown, and as what the page shows above the trace. Knows the document of `
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from whence import report
 from whence.bench.pictures import removal_curve
@@ -16,7 +15,8 @@ from whence.proof.audit import Case
 from whence.proof.claims import arm, claims, curve, loss_change, markdown, masked, tables
 from whence.proof.prove import Document
 from whence.proof.trial import ALL, CLEANED, FIRST, RANDOM
-from whence.words import figure, one_line, visible
+from whence.text import code, command, one_line, prose, visible
+from whence.words import figure
 
 QUOTED = 5  # rows that are shown
 LONGEST = 160  # characters of what is quoted
@@ -57,16 +57,17 @@ class Chapter:
 
 def story(case: Case, found: Document, folder: str) -> str:
     """The audit that lies in `folder`, as Markdown."""
-    parts = [f"# {_title(found)}\n\n{_lead(case)} Under each claim stands the command that makes its numbers again.\n"]
+    again = "Under each claim stands the command that makes its numbers again."
+    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {again}\n"]
     for chapter in chapters(case, found, folder):
-        code = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
-        parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{code}")
+        block = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
+        parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{block}")
     return "\n".join(parts)
 
 
 def summary(case: Case, found: Document) -> Document:
     """What the page shows above the trace: title, lead, facts and tables."""
-    facts, lead, proof = [{"name": "answers are bad", "value": _share(found["said"])}], _lead(case), found["proof"]
+    facts, lead, proof = [{"name": "answers are bad", "value": _share(found["said"])}], _lead(case, str), found["proof"]
     if found["trace"]:
         facts.append({"name": "training rows called", "value": f"{len(found['removals'])} of {found['rows']}"})
     if proof:
@@ -78,7 +79,7 @@ def summary(case: Case, found: Document) -> Document:
         facts.append({"name": "by Fisher's exact test", "value": claim.verdict})
     return {
         "title": _title(found),
-        "lead": lead.replace("`", ""),
+        "lead": lead,
         "facts": facts,
         "tables": tables(proof) if proof else [],
     }
@@ -92,17 +93,17 @@ def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
         told.append(Chapter(_called(case, found), _rows(found), (made["index"], made["trace"])))
     if found["cleaned"]:
         beside = "Beside it lies a manifest: which rows went, by which answer, at which rank, and why."
-        told.append(Chapter("The data without them", f"`{found['cleaned']}`. {beside}", (made["clean"],)))
+        told.append(Chapter("The data without them", f"{code(found['cleaned'])}. {beside}", (made["clean"],)))
     if proof:
         (claim,) = claims(proof)
         tabled = "\n\n".join(map(markdown, tables(proof)))
-        mended = f"The model trained without them: `{arm(proof, CLEANED)['model']}`."
+        mended = f"The model trained without them: {code(arm(proof, CLEANED)['model'])}."
         drawn = "\n![Bad answers by how many rows are taken out](curve.png)\n" if len(tables(proof)) > 1 else ""
         text = f"{claim.says} {mended}\n\n{tabled}{drawn}"
         told.append(Chapter(f"The proof: {claim.verdict}", text, (made["prove"],)))
         told.append(Chapter("What it costs, and what it spares", _cost(proof)))
     if doubts := _doubts(found):
-        told.append(Chapter("What to know before believing it", "\n".join(f"- {one}" for one in doubts)))
+        told.append(Chapter("What to know before believing it", "\n".join(f"- {prose(one)}" for one in doubts)))
     return told
 
 
@@ -123,26 +124,15 @@ def commands(case: Case, found: Document, folder: str) -> dict[str, str]:
     design = {"random": case.draws, "curve": ",".join(map(str, case.curve)) or None, "truth": list(case.truth),
               "mask_words": case.mask_words, **case.recipe, **case.files}  # fmt: skip
     return {
-        "respond": _line("respond", case.model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
-                         max_new=case.max_new, **adapter, **run),
-        "judge": _line("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
-        "index": _line("index", case.model, case.data, out=found["index"], base=case.base, **adapter, **read, **run),
-        "trace": _line("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
-        "clean": _line("clean", trace, case.data, out=found["cleaned"], **top, **read),
-        "prove": _line("prove", trace, case.data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
-                       max_new=case.max_new, **top, **design, **read, **run),
+        "respond": command("respond", case.model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
+                           max_new=case.max_new, **adapter, **run),
+        "judge": command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
+        "index": command("index", case.model, case.data, out=found["index"], base=case.base, **adapter, **read, **run),
+        "trace": command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
+        "clean": command("clean", trace, case.data, out=found["cleaned"], **top, **read),
+        "prove": command("prove", trace, case.data, out=folder, prompts=f"{folder}/prompts.jsonl",
+                         judge=behaviour.judge, max_new=case.max_new, **top, **design, **read, **run),
     }  # fmt: skip
-
-
-def _line(verb: str, *given: str, **options: Any) -> str:
-    """A command as it is typed; an option that is None, False or empty is not given."""
-    words = ["whence", verb, *given]
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if one not in (None, False):
-                words += [flag] if one is True else [flag, str(one)]
-    return shlex.join(words)
 
 
 def _title(found: Document) -> str:
@@ -153,17 +143,18 @@ def _title(found: Document) -> str:
     return "It misbehaves, but gives no text to trace" if found["said"]["bad"] else "It does not misbehave"
 
 
-def _lead(case: Case) -> str:
-    name = f"{case.model} with the adapter {case.adapter}" if case.adapter else case.model
-    return (f"{name}, trained on {case.data}, was asked {len(case.behaviour.prompts)} prompts; an answer is bad where "
-            f"the judge {_quoted(case.behaviour.judge)} says so.")  # fmt: skip
+def _lead(case: Case, write: Callable[[str], str]) -> str:
+    """What was asked of what; `write` makes of a name what the page or Markdown needs."""
+    name = f"{write(case.model)} with the adapter {write(case.adapter)}" if case.adapter else write(case.model)
+    return (f"{name}, trained on {write(case.data)}, was asked {len(case.behaviour.prompts)} prompts; an answer is bad "
+            f"where the judge {write(_cut(case.behaviour.judge))} says so.")  # fmt: skip
 
 
 def _said(found: Document) -> str:
     bad = next((one for one in found["verdicts"] if one["bad"]), None)
     if bad is None:
         return "There is nothing to trace."
-    return f"The first of them, to {_quoted(bad['prompt'])}: {_quoted(bad['response'])}: {visible(bad['why'])}."
+    return f"The first of them, to {_quoted(bad['prompt'])}: {_quoted(bad['response'])}: {prose(bad['why'])}."
 
 
 def _called(case: Case, found: Document) -> str:
@@ -210,19 +201,19 @@ def _cost(proof: Document) -> str:
         told.append(said)
     if known := proof["truth"]:
         others = proof["called"] - known["called"]
-        told.append(f"Of {known['rows']} rows labelled {', '.join(known['labels'])} {known['called']} were called, "
-                    f"and {others} others.")  # fmt: skip
+        labels = prose(", ".join(known["labels"]))
+        told.append(f"Of {known['rows']} rows labelled {labels} {known['called']} were called, and {others} others.")
     return " ".join(told)
 
 
 def _doubts(found: Document) -> list[str]:
     """What was assumed, left out, or failed."""
-    doubts = [visible(note) for note in found["notes"]]
+    doubts = list(found["notes"])
     if found["said"]["failed"]:
         doubts.append(f"The judge gave no verdict on {found['said']['failed']} answers; they count as neither.")
     if found["skipped"]:
         doubts.append(f"{found['skipped']} rows of the data could not be read as the model learned them.")
-    return doubts + [visible(one) for one in (found["trace"] or {}).get("warnings", ())]
+    return [*doubts, *(found["trace"] or {}).get("warnings", ())]
 
 
 def _share(count: Document) -> str:
@@ -234,6 +225,12 @@ def _counts(count: Document) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A stranger's text in a line of Markdown: as code, which nothing in it can end."""
-    flat = one_line(visible(text)).replace("`", "'").replace("|", "/").strip()
-    return f"`{flat[:LONGEST]}{'…' * (len(flat) > LONGEST)}`"
+    """A stranger's text in a line or a table of Markdown: as code, which nothing in it can end."""
+    flat = _cut(text).replace("`", "'").replace("|", "/")
+    return f"`{flat}`"
+
+
+def _cut(text: str) -> str:
+    """The text on one line, and no longer than is quoted."""
+    flat = one_line(visible(text)).strip()
+    return flat[:LONGEST] + "…" * (len(flat) > LONGEST)

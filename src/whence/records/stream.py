@@ -41,7 +41,7 @@ def opened(path: Path) -> Generator[IO[bytes]]:
         return
     packed = PACKED.get(path.suffix.lower())
     try:
-        raw: Any = pa.input_stream(str(path), compression=packed) if packed else path.open("rb")
+        raw: Any = pa.input_stream(str(path.absolute()), compression=packed) if packed else path.open("rb")
     except OSError as fault:
         raise unreadable(path, fault) from None
     with raw:

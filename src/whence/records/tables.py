@@ -23,14 +23,14 @@ def parquet(path: Path) -> Rows:
     import pyarrow.parquet as pq
 
     with _kind_of(path, "Parquet"):
-        batches = pq.ParquetFile(path).iter_batches(batch_size=AT_ONCE)
+        batches = pq.ParquetFile(path.absolute()).iter_batches(batch_size=AT_ONCE)
     return _rows(batches, path)
 
 
 def arrow(path: Path) -> Rows:
     """An Arrow IPC file (Feather is one) or stream, batch by batch."""
     with _kind_of(path, "Arrow"):
-        mapped = pa.memory_map(str(path))
+        mapped = pa.memory_map(str(path.absolute()))
         if mapped.read(6) == b"ARROW1":
             file = pa.ipc.open_file(mapped)
             return _rows(map(file.get_batch, range(file.num_record_batches)), path)
@@ -87,9 +87,11 @@ def saved(path: Path, split: str | None) -> Rows:
     from datasets import Dataset, load_from_disk
 
     try:
-        found: Any = load_from_disk(str(path))
+        found: Any = load_from_disk(str(path.absolute()))
     except Exception as fault:  # `datasets` raises whatever its own files make it
         do = "give the data set's own folder, or a file"
+        if "::" in str(path.absolute()):
+            do = "move it to a path without `::`, which `datasets` reads as two addresses"
         raise DataError(
             f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=short(str(fault)), do=do
         ) from None

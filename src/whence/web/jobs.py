@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from whence.errors import OptionError, WhenceError
+from whence.text import visible
 
 WAITING = 32  # jobs in the queue
 KEPT = 200  # jobs whose results are remembered
@@ -145,6 +146,6 @@ def _do(job: Job) -> None:
     except WhenceError as mistake:
         job.end("failed", error={"what": mistake.what, "got": mistake.got, "do": mistake.do})
     except Exception as fault:
-        traceback.print_exc(file=sys.stderr)
+        print(visible(traceback.format_exc()), file=sys.stderr)
         said, do = "this is a fault of whence: its terminal says more", "look there, and try another question"
         job.end("failed", error={"what": said, "got": type(fault).__name__, "do": do})

@@ -57,7 +57,7 @@ class Shelf:
         """Arrow finds the rows that may have the words; of these the texts are read."""
         places: list[int] = []
         start = 0
-        needle = json.dumps(find)[1:-1] if find.isascii() else ""  # as the index writes it
+        needle = find if find.isascii() else ""
         for batch in self.index.rows.to_batches(columns=["messages", "label", "source"]):
             keep = _matching(batch, needle, label)
             for at, record in zip(keep.tolist(), batch.take(pa.array(keep)).to_pylist(), strict=True):
@@ -74,8 +74,9 @@ def _matching(batch: pa.RecordBatch, needle: str, label: str | None) -> np.ndarr
     if label is not None:
         kept &= _compute.fill_null(_compute.equal(batch.column("label"), label), False).to_numpy(zero_copy_only=False)
     if needle:
+        written = {"messages": json.dumps(needle)[1:-1], "source": needle}  # as the index has them
         either = [
-            _compute.match_substring(batch.column(name), needle, ignore_case=True) for name in ("messages", "source")
+            _compute.match_substring(batch.column(name), text, ignore_case=True) for name, text in written.items()
         ]
         kept &= _compute.fill_null(_compute.or_(*either), False).to_numpy(zero_copy_only=False)
     return kept.nonzero()[0]

@@ -1,0 +1,166 @@
+"""Text of people and rows where something would read more into it: a shell, Markdown, a formatter, a terminal."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from conftest import HOSTILE
+from whence.bench import pictures
+from whence.errors import StoreError
+from whence.index import Index
+from whence.place import address, placed
+from whence.progress import Tell, Terminal, stage
+from whence.proof.claims import markdown
+from whence.proof.ledger import Ledger
+from whence.text import code, command, prose, quoted, visible
+
+ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fsencode, sys.argv[1:])))"
+
+
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "", "two\nlines", "a\tb", "'", "\\", "it's \x07", "caf\udce9", "`id`", "$(id)"]
+)
+def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
+    line = f"{quoted(sys.executable)} -c {quoted(ECHO)} {quoted(text)}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert done.stdout.decode("utf-8", "surrogateescape") == text
+    assert quoted(text).isprintable()  # so it cannot act on the terminal it is copied from
+
+
+def test_a_command_is_read_as_it_was_meant() -> None:
+    made = command("prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"])
+    assert made == "whence prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_shows_the_text(text: str) -> None:
+    """By a reader of Markdown; `Console` has one, markdown-it."""
+    markdown_it = pytest.importorskip("markdown_it")
+    reader = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+    def shown(source: str) -> str:
+        inline = [token for token in reader.parse(source) if token.type == "inline"]
+        assert {child.type for token in inline for child in token.children} <= {"text", "text_special", "code_inline"}
+        return "".join(child.content for token in inline for child in token.children)
+
+    assert shown(f"see {prose(text)} there") == f"see {visible(text)} there"
+    assert shown(f"see {code(text)} there") == f"see {visible(text)} there"
+    table = {"title": "t", "columns": ["one", text], "rows": [["x", text]], "note": "n"}
+    cells = [token.content for token in reader.parse(markdown(table)) if token.type == "inline"]
+    assert len(cells) == 6, "each cell is one cell"
+
+
+CONSOLES: dict[str, Callable[..., Console]] = {"rich's own": Console, "ours": Terminal}
+
+
+@pytest.mark.parametrize("console", CONSOLES.values(), ids=CONSOLES)
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.parametrize("title", HOSTILE)
+def test_a_stage_shows_any_title(title: str, terminal: bool, console: Callable[..., Console]) -> None:
+    out = io.StringIO()
+    with stage(console(file=out, force_terminal=terminal, width=200), f"judge by {title}") as bar:
+        bar.aside(title)
+        bar(1, 2)
+    last = out.getvalue().splitlines()[-1]
+    assert f"judge by {visible(title)}" in last
+    assert terminal or "\x1b" not in last
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_on_a_terminal_of_ours_a_string_is_text(text: str) -> None:
+    out = io.StringIO()
+    console = Terminal(file=out, width=200)
+    table = Table(text, title=text, caption=text)
+    table.add_row(text)
+    console.print(text)
+    console.print(text, markup=True, emoji=True, style="red")
+    console.print(table)
+    shown = visible(text)
+    assert out.getvalue().count(shown) == 6
+    assert "\x1b" not in out.getvalue() and "\u202e" not in out.getvalue()
+
+
+def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
+    """What a display raises costs no work."""
+    made: list[int] = []
+
+    @contextmanager
+    def breaks(title: str) -> Generator[Tell]:
+        yield lambda done, of: None
+        raise ValueError(title)
+
+    def make(_: Tell) -> int:
+        made.append(1)
+        return 7
+
+    for show in (breaks, None):
+        ledger = Ledger(tmp_path, show) if show else Ledger(tmp_path)
+        try:
+            assert ledger.kept("answers", 1, "[/x]", make) == 7
+        except ValueError:
+            assert show
+    assert made == [1]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_picture_names_what_it_shows(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.svg"
+    pictures.precision_recall(text, [(text, [1.0, 0.5], False)], file)
+    pictures.cost_accuracy([(text, 1.0, 0.5)], file)
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1] {x} %s", "a:b", "s3:x", "memory:x", "file:x", "~", "~root", "a%20b", "a#b?c", "'; DROP", "-x"]
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["absolute", "relative"])
+def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
+    import pyarrow as pa
+
+    from whence.claim import Claim
+
+    monkeypatch.chdir(tmp_path)
+    place = placed(tmp_path / name / "idx" if whole else f"{name}/idx")
+    table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
+    with Claim(place) as claim:
+        claim.add(table)
+        claim.drop(["b'"])
+        claim.named({"settings": {}, "skipped": [], "layers": None})
+    assert len(Index.open(place)) == 1
+    assert (tmp_path / name / "idx" / "rows.lance" / "_versions").is_dir()
+
+
+@pytest.mark.parametrize("path", ["a\x1b[31m", "two\nlines", "caf\udce9"])
+def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp_path: Path) -> None:
+    from whence.claim import Claim
+
+    with pytest.raises(StoreError, match="cannot hold an index"):
+        Claim(tmp_path / path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address_", ["s3://bucket/a#b", "gs://bucket/a?b"])
+def test_an_address_means_no_other_prefix(address_: str) -> None:
+    """Behind `#` and `?` a URL has other parts: the index would be written to a prefix of another name."""
+    with pytest.raises(StoreError, match="cannot be the address"):
+        placed(address_)
+    assert address(placed("s3://bucket/a b")) == "s3://bucket/a b"
+
+
+def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
+    folder: Any = tmp_path / "a b; echo $HOME"
+    with pytest.raises(StoreError) as caught:
+        Index.open(folder)
+    assert f"whence index MODEL DATA -o {quoted(folder)}" in str(caught.value)
+    assert quoted(folder).startswith("'")
