@@ -18,7 +18,7 @@ from whence.build import BUDGET, FASTER, Progress, check_model, fill, titled
 from whence.claim import Claim, Manifest, told, tracked
 from whence.errors import DataError, OptionError, StoreError
 from whence.index import Index, explained, read_manifest, rows_of
-from whence.layers import Curve
+from whence.layers import stored
 from whence.methods import Method, method
 from whence.model import Model
 from whence.place import Place, copy, digest, empty, placed, remove
@@ -63,9 +63,7 @@ def extend(
         known = read_manifest(claim.path)
         if known is None or not known["complete"]:
             known = claim.finished()  # which says what is missing
-        layers = known["layers"]
-        curve = Curve(tuple(layers["similarity"])) if layers and "similarity" in layers else None
-        methods = [how.resolved(model.depth, curve) for how in methods]
+        methods = [how.resolved(model.depth, stored(known["layers"])) for how in methods]
         settings = _with(known["settings"], methods, model, claim.path)
         specs = {key: spec for key, spec in settings["methods"].items() if key not in known["settings"]["methods"]}
         if not specs and not known.get("pending"):

@@ -27,12 +27,19 @@ class Writer(Claim):
 
     Opening a folder that holds the same settings goes on with it: `done` has the ids that were there already, and
     does not grow. Settings that differ are refused by name. One writer at a time. With `change`, which says what is
-    appended (`did`, `data`, `digest`), a finished index grows; readers see it as it was until `finish`.
+    appended (`did`, `data`, `digest`), a finished index grows; readers see it as it was until `finish`. `layers` is
+    the layer curve that the settings' layers were chosen by, kept for a run that goes on.
     """
 
-    def __init__(self, path: str | Place, settings: Settings, change: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Place,
+        settings: Settings,
+        change: dict[str, Any] | None = None,
+        layers: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(path)
-        self.settings, self.change = settings, change
+        self.settings, self.change, self.layers = settings, change, layers
         self.done: set[str] = set()
         self.complete = False
         self.known: dict[str, Any] = {}
@@ -44,6 +51,8 @@ class Writer(Claim):
             if not empty(self.path):
                 raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
             self.known = {"settings": self.settings, "complete": False}
+            if self.layers:
+                self.known["layers"] = self.layers
             self.publish(self.known)
         elif known is None or not known["complete"]:
             if known is None or self.change:
