@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record, checked
+from whence.example import Example, Message, Record, checked, nested, tools_of
 from whence.methods import Asked, Blocks, Method
 from whence.methods.method import gathered, unit
 from whence.model import Model
@@ -68,14 +68,19 @@ def read_queries(path: str | Path) -> list[Query]:
 
 
 def _query(record: Record, source: str) -> Query:
+    with nested(source):
+        return _read(record, source)
+
+
+def _read(record: Record, source: str) -> Query:
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
+    tools = tools_of(record, source)
     if record.get("messages"):
         *turns, answer = checked(record["messages"], source)
         at = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=None)
         if at is None:
             raise DataError(f"{source}: a query without a question", got=", ".join(turn["role"] for turn in turns),
                             do="put a user message before the answer")  # fmt: skip
-        tools = tuple(record.get("tools") or ())
         if not answer["content"]:
             raise DataError(f"{source}: the answer of a query has no text", got="tool calls alone", do="give it a text")
         before, after = tuple(turns[:at]), tuple(turns[at + 1 :])
@@ -87,7 +92,7 @@ def _query(record: Record, source: str) -> Query:
                 got=", ".join(map(str, record)) or "no columns",
                 do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like',
             )
-    return Query(record["prompt"], record["response"], span, desired)
+    return Query(record["prompt"], record["response"], span, desired, tools=tools)
 
 
 def ask(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding) -> Asking:

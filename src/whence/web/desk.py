@@ -109,7 +109,7 @@ class Desk:
         def work(tell: Tell) -> dict[str, Any]:
             model, (said,) = self._ready(tell), traced.result["queries"]
             query = Query(said["prompt"], said["response"], said["span"], said["desired"],
-                          tuple(said.get("before", ())), tuple(said.get("after", ())))  # fmt: skip
+                          *(tuple(said.get(name, ())) for name in ("before", "after", "tools")))  # fmt: skip
 
             def layer(done: int, of: int) -> None:
                 tell("reading the rows at other layers", done, of)
