@@ -23,7 +23,7 @@ import torch
 from whence.errors import ModelError, OptionError
 from whence.example import Example
 from whence.model import load_model
-from whence.shift import Hand, Shift, Skipped, Written, ray
+from whence.shift import Hand, Home, Shift, Skipped, Written, ray
 from whence.work import Made, Step, Work
 from whence.writer import Writer
 
@@ -43,15 +43,15 @@ class Recipe:
 class Worker:
     """The part that runs elsewhere: it loads the model once, and captures the windows it is given."""
 
-    def load(self, recipe: Recipe) -> tuple[int, str]:
-        """Be ready; its process and node, by which it can be ended."""
+    def load(self, recipe: Recipe) -> Home:
+        """Be ready; the process by which it can be ended."""
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray's word for its share of the cores
         model = load_model(**recipe.model)
         if model.fingerprint != recipe.fingerprint:
             do = "let its folder be the same on every node, or give a hub id"
             raise ModelError(f"a worker finds another model at {model.name}", got=str(model.fingerprint), do=do)
         self.recipe, self.work = recipe, replace(recipe.work, model=model)
-        return os.getpid(), ray.get_runtime_context().get_node_id()
+        return Home.here()
 
     def window(self, rows: Sequence[Example]) -> Iterator[Step | Written]:
         """Each step as it begins, and at last what was written."""
