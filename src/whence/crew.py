@@ -20,7 +20,7 @@ from typing import Any, Self
 import lance.fragment
 import torch
 
-from whence.errors import ModelError, OptionError
+from whence.errors import ModelError, OptionError, machine_fault
 from whence.example import Example
 from whence.model import load_model
 from whence.shift import Hand, Home, Shift, Skipped, Written, ray
@@ -124,8 +124,11 @@ class Crew:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # that Lance does not survive forks
                 ray.init(self.address, **quiet)
         except (OSError, RuntimeError, ValueError) as fault:
+            what = f"no Ray cluster at {self.address}"
             do = "give auto on a node of a cluster that runs (ray status), HOST:PORT, or nothing for one of its own"
-            raise OptionError(f"no Ray cluster at {self.address}", got=str(fault)[:300], do=do) from fault
+            if lack := machine_fault(fault):
+                what, do = f"{what}: {lack[0]}", lack[1]
+            raise OptionError(what, got=str(fault)[:300], do=do) from fault
         self.stack.callback(ray.shutdown)
 
     def fill(

@@ -24,7 +24,7 @@ import torch
 from pyarrow.dataset import InMemoryDataset
 
 from whence.columns import from_arrow, numbers
-from whence.errors import StoreError
+from whence.errors import StoreError, machine_fault
 from whence.example import Example
 from whence.place import Place, files, placed
 
@@ -233,10 +233,12 @@ def readable(path: Place) -> Generator[None]:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as fault:
-        got = f"{type(fault).__name__}: {str(fault)[:200]}"
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
+        what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
         do = f"open it again, since it may have been compacted; else see what is damaged: whence verify {path}"
-        raise StoreError(f"rows of {path} cannot be read", got=got, do=do) from fault
+        if lack := machine_fault(fault):
+            what, do = f"{what}: {lack[0]}", lack[1]
+        raise StoreError(what, got=got, do=do) from fault
 
 
 def plain(text: str) -> str:

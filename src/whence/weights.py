@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from whence.errors import ModelError, OptionError
+from whence.errors import ModelError, OptionError, WhenceError, machine_fault
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -69,7 +69,7 @@ def how(dtype: str, device: str, quantize: str | None) -> How:
 
 def _format(device: str) -> torch.dtype:
     """The fastest number format that the device computes in."""
-    if device.startswith("cuda") or (device == "map" and torch.cuda.is_available()):
+    if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # without instructions for it a CPU is many times slower in bfloat16 than in float32
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -83,14 +83,33 @@ def _check_rounding(what: str) -> None:
         raise OptionError(f"{what} need bitsandbytes", got="not installed", do="pip install 'whence[quantized]'")
 
 
+def _check_device(name: str) -> None:
+    """Refuse a device that PyTorch does not know, or that this machine does not have."""
+    if name == "map":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError("no such device", got=name, do="give cpu, cuda, cuda:1, auto or map") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        do = f"give cuda:0 to cuda:{count - 1}, or auto" if count else "give --device cpu, or auto"
+        raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
+
+
 @contextlib.contextmanager
 def explained(what: str, do: str) -> Generator[None]:
-    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one."""
+    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
+
+    What the machine lacks is no mistake in the input, and is told as what it is.
+    """
     try:
         yield
-    except ModelError:
+    except WhenceError:
         raise
     except Exception as fault:
+        if lack := machine_fault(fault):
+            what, do = f"{what}: {lack[0]}", lack[1]
         raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
 
 
@@ -101,6 +120,7 @@ def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
 
     logging.disable_progress_bar()
     path = local(name)
+    _check_device(how.device)
     with _loading(name), _ALONE:
         stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -113,7 +133,8 @@ def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
                          do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
     lm = lm.eval().requires_grad_(False)
     if "device_map" not in how.options and not stored:
-        lm = lm.to(how.device)
+        with _loading(name):
+            lm = lm.to(how.device)
     rounded = how.quantize or stored
     return lm, (f"{name}: {ROUNDED.format(rounded)}",) if rounded else ()
 
@@ -250,15 +271,20 @@ def _hub_file(name: str, file: str) -> str | None:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return None
         # at once: the loaders would ask again for file after file, and wait long each time
+        what = f"{name} is no folder here, and the hub does not give it"
         do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
+        if lack := machine_fault(fault):
+            what, do = f"{name} cannot be fetched from the hub: {lack[0]}", lack[1]
         got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:300]}"
-        raise ModelError(f"{name} is no folder here, and the hub does not give it", got=got, do=do) from fault
+        raise ModelError(what, got=got, do=do) from fault
 
 
 def _on_hub(name: str) -> bool:
     try:
         return _hub_id(name) and _hub_file(name, "config.json") is not None
-    except ModelError:
+    except ModelError as fault:
+        if machine_fault(fault):
+            raise
         return False
 
 

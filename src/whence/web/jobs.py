@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from whence.errors import OptionError, WhenceError
+from whence.errors import OptionError, WhenceError, machine_fault
 
 WAITING = 32  # jobs in the queue
 KEPT = 200  # jobs whose results are remembered
@@ -120,6 +120,7 @@ def _do(job: Job) -> None:
         job.state = "failed"
     except Exception as fault:
         traceback.print_exc(file=sys.stderr)
-        said = "this is a fault of whence: its terminal says more"
-        job.error = {"what": said, "got": type(fault).__name__, "do": "look there, and try another question"}
+        said, do = "this is a fault of whence: its terminal says more", "look there, and try another question"
+        said, do = machine_fault(fault) or (said, do)
+        job.error = {"what": said, "got": type(fault).__name__, "do": do}
         job.state = "failed"
