@@ -89,7 +89,7 @@ def machine_fault(fault: BaseException) -> tuple[str, str] | None:
             return _MEMORY
         if isinstance(one, OSError) and one.errno in _NUMBERS:
             return _NUMBERS[one.errno]
-        if isinstance(one, OSError | RuntimeError | AssertionError) and not isinstance(one, WhenceError):
+        if isinstance(one, OSError | RuntimeError | AssertionError) or type(one).__name__ == "SafetensorError":
             said = str(one).lower()
             if found := next((told for text, told in _TEXTS.items() if text in said), None):
                 return found

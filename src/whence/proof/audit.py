@@ -20,6 +20,7 @@ from whence.example import Example
 from whence.habits import habits
 from whence.index import Index
 from whence.lab.answers import write_lines
+from whence.lab.finetune import refuse_several
 from whence.lab.judge import judge
 from whence.lab.prompts import Prompt, line
 from whence.methods import DEFAULT, method
@@ -101,6 +102,7 @@ class _Under:
         if case.adapter is None and case.base is None:
             do = "give its --adapter, or as --base the model that it was trained from"
             raise OptionError("it is not known what the model was trained from", got=case.model, do=do)
+        refuse_several()
         judge(case.behaviour.judge)
         self.case, self.out, self.ledger = case, out, Ledger(out / STAGES, show)
 

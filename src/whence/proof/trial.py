@@ -14,7 +14,7 @@ from typing import Any
 
 from whence.errors import DataError, LabError, OptionError
 from whence.example import Example, Ranges
-from whence.lab.finetune import Recipe
+from whence.lab.finetune import Recipe, refuse_several
 from whence.lab.judge import judge
 from whence.lab.prompts import Prompt
 from whence.model import Model, load_model
@@ -125,6 +125,7 @@ def set_aside(
 
 def check(trial: Trial, rows: Sequence[Example], called: Sequence[str], design: Design) -> None:
     """Refuse, before hours of training, what cannot be proved."""
+    refuse_several()
     known = {row.id for row in rows}
     if not called:
         raise LabError("there is nothing to prove: no row is called", do="trace other answers, or choose rows by --top")
