@@ -59,10 +59,13 @@ def same(index: Index, other: Index) -> None:
     assert said(index) == said(other)
 
 
+KEYS = ("version", "files", "seal", "history", "home")
+
+
 def said(index: Index) -> dict[str, Any]:
     """What a manifest says, less when it was written and how the files came out."""
     events = [{key: value for key, value in event.items() if key != "at"} for event in index.manifest["history"]]
-    other = {key: value for key, value in index.manifest.items() if key not in ("version", "files", "seal", "history")}
+    other = {key: value for key, value in index.manifest.items() if key not in KEYS}
     return {**other, "history": events}
 
 

@@ -19,6 +19,7 @@ from whence.habits import habits
 from whence.index import Index, read_manifest
 from whence.methods import Method
 from whence.model import Model
+from whence.paths import absolute
 from whence.place import Place, placed
 from whence.tokens import Encoding, Row, Skip, encode, encode_all
 from whence.work import Step, Work
@@ -77,7 +78,7 @@ def build_index(
         curve = _planned(out, model.depth)
         curve = curve or whence.layers.curve(model, probe(model, data, reading, encoding, count))
     methods = [method.resolved(model.depth, curve) for method in methods]
-    change = {"did": "append", "data": str(data), "digest": digest} if append else None
+    change = {"did": "append", "data": absolute(str(data)), "digest": digest} if append else None
     settings, measured = _settings(model, data, digest, methods, reading, encoding), curve and curve.to_json()
     with Writer(out, settings, change, measured) as writer:
         if writer.complete:
@@ -148,11 +149,11 @@ def _settings(
 ) -> Settings:
     template = encoding.template or model.tokenizer.chat_template or "plain"
     return {
-        "model": model.name,
+        "model": absolute(model.name),
         "adapter": model.adapter,
-        "base": model.base,
+        "base": model.base and absolute(model.base),
         "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
-        "data": str(data),
+        "data": absolute(str(data)),
         "methods": titled(methods),
         "notes": {key: note for method in methods for key, note in method.notes(model).items()},
         # as JSON has it, with lists for pairs, or a second run would find it different

@@ -26,6 +26,8 @@ from whence.index import Index
 from whence.methods import DEFAULT, Method, method
 from whence.model import Model, borrowed, load_model
 from whence.origin import Fact, Origin
+from whence.paths import absolute, address
+from whence.place import placed
 from whence.progress import stage
 from whence.tokens import Encoding
 
@@ -54,7 +56,8 @@ class IndexAfterTraining(TrainerCallback):
         encoding: Encoding | None = None,
         budget: int | None = None,
     ) -> None:
-        self.data, self.out = data, Path(out)
+        # a script may change its working directory before training ends
+        self.data, self.out = absolute(str(data)), Path(address(placed(out)))
         self.methods = [method(how) if isinstance(how, str) else how for how in methods]
         self.reading, self.encoding, self.budget = reading, encoding, budget
         form(data, reading or Reading())  # refuses what cannot be read

@@ -23,6 +23,7 @@ import torch
 from whence.errors import ModelError, OptionError, machine_fault
 from whence.example import Example
 from whence.model import load_model
+from whence.paths import absolute
 from whence.shift import Hand, Home, Shift, Skipped, Written, ray
 from whence.work import Made, Step, Work
 from whence.writer import Writer
@@ -136,8 +137,8 @@ class Crew:
     ) -> Skipped:
         """Give the writer what it has not yet of these windows, in their order; the rows that were skipped."""
         model = work.model
-        given = {"name": _absolute(model.name), "adapter": [_absolute(one) for one in model.adapters] or None,
-                 "base": model.base and _absolute(model.base), "dtype": str(model.dtype).removeprefix("torch."),
+        given = {"name": absolute(model.name), "adapter": [absolute(one) for one in model.adapters] or None,
+                 "base": model.base and absolute(model.base), "dtype": str(model.dtype).removeprefix("torch."),
                  "device": self.device, "quantize": self.quantize}  # fmt: skip
         where = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
         bare: Any = None
@@ -157,11 +158,6 @@ class Crew:
 def _part(whole: int, workers: int) -> float:
     """What each of the workers gets of some devices: so many whole ones, or a part of one."""
     return whole // workers or int(10_000 * whole / workers) / 10_000
-
-
-def _absolute(name: str) -> str:
-    """A folder's path as another process finds it; a hub id stays as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _hush() -> None:

@@ -16,6 +16,7 @@ from whence.index import Index, Stored
 from whence.methods import Asked, Method, chosen
 from whence.model import Model
 from whence.notebook import cell, table
+from whence.paths import address
 from whence.query import Asking, Query, ask
 from whence.tokens import Batch, Encoding, Row, batches, encode, texts
 
@@ -95,14 +96,17 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """The document that scripts and the page read."""
-        settings, curve = self.index.manifest["settings"], self.index.manifest["layers"]
+        settings, curve, located = self.index.manifest["settings"], self.index.manifest["layers"], self.index.located
+        adapter = settings["adapter"]
+        if adapter:
+            adapter = located(adapter) if isinstance(adapter, str) else [located(one) for one in adapter]
         used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "middle")})
         return {
             "version": 1,
             "method": repr(self.method),
-            "model": settings["model"],
-            "adapter": settings["adapter"],
-            "index": str(self.index.path),
+            "model": located(settings["model"]),
+            "adapter": adapter,
+            "index": address(self.index.path),
             "count": len(self.index),
             "rate": self.rate,
             "warnings": warnings(self.index, self.method),

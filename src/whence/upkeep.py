@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from whence.build import BUDGET, FASTER, Progress, check_model, fill, titled
-from whence.claim import Claim, Manifest, told, tracked
+from whence.claim import Claim, Manifest, same_change, told, tracked
 from whence.errors import DataError, OptionError, StoreError
 from whence.index import Index, explained, read_manifest, rows_of
 from whence.layers import stored
 from whence.methods import Method, method
 from whence.model import Model
+from whence.paths import absolute, located
 from whence.place import Place, copy, digest, empty, placed, remove
 from whence.tokens import Encoding
 from whence.writer import Settings, Writer
@@ -40,10 +41,11 @@ class Compacted:
 
 def settled(out: str | Place, why: str) -> Settings:
     """The settings of the finished index that is to grow."""
-    known = read_manifest(placed(out))
+    known = read_manifest(here := placed(out))
     if known is None or not known["complete"]:
         raise StoreError(f"there is no finished index at {out}", do=f"make it first, without {why}")
-    return known["settings"]
+    settings: Settings = known["settings"]
+    return {**settings, "base": settings["base"] and located(settings["base"], known.get("home"), here)}
 
 
 def extend(
@@ -69,11 +71,12 @@ def extend(
         if not specs and not known.get("pending"):
             return Index.open(claim.path)
         change = {"did": "add", "methods": specs, "base": settings["base"]}
-        if known.get("pending") != change:
+        if not same_change(known.get("pending"), change):
             remove(claim.path / ASIDE)
         known = claim.begun(known, change)
         old = Index.open(claim.path)
-        with Writer(claim.path / ASIDE, {"model": settings["model"], "data": str(old), **change}) as aside:
+        made = {"data": f"version {known['version']}", "methods": specs, "fingerprint": settings["fingerprint"]}
+        with Writer(claim.path / ASIDE, made) as aside:
             if not aside.complete:
                 encoding, most = Encoding(**settings["encoding"]), FASTER if model.device.type != "cpu" else 1
                 budget = budget or BUDGET * most
@@ -88,7 +91,11 @@ def _with(has: Settings, methods: Sequence[Method], model: Model, path: Place) -
     """The settings of an index with these methods too; a model that is not the one it was made with is refused."""
     fingerprint = dict(model.fingerprint)
     if has["fingerprint"]["base"] is None:
-        has = {**has, "base": model.base, "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]}}
+        has = {
+            **has,
+            "base": model.base and absolute(model.base),
+            "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]},
+        }
     check_model(has, model, path)
     if (dtype := str(model.dtype).removeprefix("torch.")) != has["dtype"]:
         raise StoreError(f"{path} was made in another precision", got=f"dtype: index has {has['dtype']}, asked {dtype}",

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from whence.errors import ModelError, OptionError, WhenceError, machine_fault
+from whence.paths import candidates, hub_id
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -178,7 +179,7 @@ def _stored(config: Any, name: str) -> str | None:
 def is_adapter(name: str) -> bool:
     """Whether the name is a PEFT adapter's; Axolotl's has the base's config.json in it too."""
     if not Path(name).is_dir():
-        return _hub_id(name) and _hub_file(name, "adapter_config.json") is not None
+        return hub_id(name) and _hub_file(name, "adapter_config.json") is not None
     if not (Path(name) / "adapter_config.json").exists():
         return False
     if any(Path(name).glob("model*.safetensors")) and any(Path(name).glob("adapter_model.*")):
@@ -188,7 +189,7 @@ def is_adapter(name: str) -> bool:
 
 def adapter_folder(name: str) -> Path:
     """The folder of an adapter, fetched from the hub where the name is a hub id."""
-    if Path(name).is_dir() or not _hub_id(name) or _hub_file(name, "adapter_config.json") is None:
+    if Path(name).is_dir() or not hub_id(name) or _hub_file(name, "adapter_config.json") is None:
         return Path(name)
     from huggingface_hub import snapshot_download
 
@@ -202,8 +203,9 @@ def base_of(adapter: Path) -> tuple[str, tuple[str, ...]]:
     said = [(file, _json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("whence.json", "base"))]  # fmt: skip
     named = [(file, base) for file, base in said if isinstance(base, str) and base]
+    home = _json(adapter / "whence.json").get("home")
     for _, base in named:
-        for path in (Path(base), adapter / base):
+        for path in map(Path, [*candidates(base, home, adapter), base, adapter / base]):
             if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
                 return str(path), ()
         if base == "smollm2" or _on_hub(base):
@@ -238,7 +240,7 @@ def local(name: str) -> str:
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
                              do="convert them once on a machine you trust: python -c \"from transformers import "
                                 f'AutoModelForCausalLM as m; {convert}"')  # fmt: skip
-    elif not _hub_id(name):
+    elif not hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)
     return name
@@ -252,10 +254,6 @@ def nearest(folder: Path) -> str | None:
     steps = {int(number): path for path in whole if (number := path.name.rpartition("checkpoint-")[2]).isdigit()}
     chosen = steps[max(steps)] if steps else min(whole)
     return f"give {chosen}{', its newest checkpoint' if steps else ', which lies in it'}"
-
-
-def _hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf")
 
 
 def _hub_file(name: str, file: str) -> str | None:
@@ -281,7 +279,7 @@ def _hub_file(name: str, file: str) -> str | None:
 
 def _on_hub(name: str) -> bool:
     try:
-        return _hub_id(name) and _hub_file(name, "config.json") is not None
+        return hub_id(name) and _hub_file(name, "config.json") is not None
     except ModelError as fault:
         if machine_fault(fault):
             raise

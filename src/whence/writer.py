@@ -13,6 +13,7 @@ from whence.columns import to_arrow
 from whence.errors import StoreError
 from whence.example import Example
 from whence.index import Index, committed, plain, read_manifest, rows_of
+from whence.paths import address
 from whence.place import Place, empty
 from whence.tokens import Row
 
@@ -50,7 +51,7 @@ class Writer(Claim):
         if known is None and self.change is None:
             if not empty(self.path):
                 raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
-            self.known = {"settings": self.settings, "complete": False}
+            self.known = {"settings": self.settings, "home": address(self.path), "complete": False}
             if self.layers:
                 self.known["layers"] = self.layers
             self.publish(self.known)
@@ -140,7 +141,14 @@ def _of_data(asked: Settings, has: Settings) -> Settings:
     return {**asked, **same}
 
 
+def _named_alike(asked: Settings, has: Settings) -> Settings:
+    """The settings asked, with the names that the index has for what is the same by its fingerprint: files may move."""
+    known, wanted = has.get("fingerprint", {}), asked.get("fingerprint", {})
+    return {**asked, **{part: has[part] for part in known if part in has and known[part] == wanted.get(part)}}
+
+
 def _refuse_difference(path: Place, has: Settings, asked: Settings, grows: bool = False) -> None:
+    asked = _named_alike(asked, has)
     have, want = dict(_flat(has)), dict(_flat(asked))
     different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
                  for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip

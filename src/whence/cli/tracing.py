@@ -137,7 +137,7 @@ def index(
         return
     skipped = made.manifest["skipped"]
     output().print(
-        f"{len(made):,} rows in {made.path}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
+        f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
         highlight=False,
     )
     for name, said in made.manifest["settings"]["notes"].items():
@@ -176,7 +176,7 @@ def trace(
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that taught an answer, and the words in them."""
-    from whence import report
+    from whence import remedy, report
     from whence.errors import OptionError
     from whence.index import Index
     from whence.lab.respond import respond
@@ -203,7 +203,7 @@ def trace(
         found = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell)
     document = found.to_json()
     if json:
-        report.save(document, json)
+        remedy.keep(document, json)
     if html:
         with stage(errors(), "draw the page") as tell:
             report.save_page(illustrated(found, loaded, plane(made), tell), html)

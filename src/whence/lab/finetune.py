@@ -72,7 +72,8 @@ def finetune(
         trainer.save_model(str(whole))
         (whole / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to open
         count = {"rows": len(learned), "unusable": len(rows) - len(learned)}
-        (whole / "whence.json").write_text(json.dumps({**made, **count}, indent=1))
+        home = {"home": str(out.resolve())}  # by which the base is found again where both have moved
+        (whole / "whence.json").write_text(json.dumps({**made, **home, **count}, indent=1))
         (whole / "curve.json").write_text(_curve(trainer.state.log_history))
         if not recipe.full:
             _save_moments(trainer, whole)
@@ -151,8 +152,7 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
     file = draft / "plan.json"
     if _checkpoint(draft):
         known = json.loads(file.read_text())
-        if known != plan:
-            differ = (key for key in plan if known.get(key) != plan[key])
+        if differ := [key for key in plan if key != "base" and known.get(key) != plan[key]]:
             other = ", ".join(f"{key}: {known.get(key)}, asked {plan[key]}" for key in differ)
             do = f"ask for the same, give another folder than {out}, or remove {draft}"
             raise LabError(f"{draft} holds an unfinished training of another kind", got=other, do=do)

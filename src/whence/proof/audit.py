@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from whence import remedy, report
+from whence import remedy
 from whence.build import build_index
 from whence.dataset import Reading, form, read
 from whence.errors import OptionError
@@ -168,7 +168,9 @@ class _Under:
 
         needs = [index.path.name, [str(query) for query in asked], self.case.top, self.case.curve]
         trace = self.ledger.kept("trace", needs, f"trace {len(asked)} bad answers", make)
-        report.save(trace, self.out / "trace.json")
+        # the folder may have moved since, and the model
+        trace |= {"model": self.model.name, "adapter": self.model.adapter, "index": str(index.path)}
+        remedy.keep(trace, self.out / "trace.json")
         return trace
 
     def calls(self, trace: Document) -> bool:
@@ -178,7 +180,7 @@ class _Under:
     def cleaned(self, trace: Document, chosen: Sequence[Removal]) -> str:
         """The data without the chosen rows, in its own format; where it lies."""
         file, data = self.out / "trace.json", Path(self.case.data)
-        needs = [trace["index"], [one.id for one in chosen]]
+        needs = [Path(trace["index"]).name, [one.id for one in chosen]]
         suffix = "".join(data.suffixes[-2:]) if data.is_file() else "" if data.is_dir() else ".jsonl"
         out = self.ledger.path("cleaned", needs)
         out = out.with_name(out.name + suffix)
@@ -187,9 +189,10 @@ class _Under:
             if not (out.is_dir() and remedy.manifest_of(out).exists()):
                 plan = remedy.plan(trace, self.case.data, chosen, reading=self.reading)
                 remedy.clean(plan, file, out)
-            return str(out)
+            return out.name
 
-        return self.ledger.kept("clean", needs, f"clean the data of {len(chosen)} rows", make)
+        self.ledger.kept("clean", needs, f"clean the data of {len(chosen)} rows", make)
+        return str(out)
 
     def proved(self, trace: Document, chosen: Sequence[Removal]) -> tuple[Document, list[str]]:
         """The proof, and what had to be assumed for it."""

@@ -57,7 +57,8 @@ class Chapter:
 
 def story(case: Case, found: Document, folder: str) -> str:
     """The audit that lies in `folder`, as Markdown."""
-    parts = [f"# {_title(found)}\n\n{_lead(case)} Under each claim stands the command that makes its numbers again.\n"]
+    told = f"Under each claim stands the command that makes its numbers again, if it is run in `{Path.cwd()}`."
+    parts = [f"# {_title(found)}\n\n{_lead(case)} {told}\n"]
     for chapter in chapters(case, found, folder):
         code = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
         parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{code}")
