@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import whence.build
+import whence.layers
 from conftest import PAIRS
 from whence.build import build_index, check_model, probe
 from whence.capture import capture
@@ -24,6 +25,7 @@ from whence.dataset import Reading
 from whence.errors import DataError, OptionError, StoreError
 from whence.example import example
 from whence.index import SAID, Index
+from whence.layers import Curve
 from whence.methods import METHODS, method
 from whence.methods.lesson import Lesson
 from whence.methods.rept import RepT
@@ -57,10 +59,13 @@ def same(index: Index, other: Index) -> None:
     assert said(index) == said(other)
 
 
+KEYS = ("version", "files", "seal", "history", "home")
+
+
 def said(index: Index) -> dict[str, Any]:
     """What a manifest says, less when it was written and how the files came out."""
     events = [{key: value for key, value in event.items() if key != "at"} for event in index.manifest["history"]]
-    other = {key: value for key, value in index.manifest.items() if key not in ("version", "files", "seal", "history")}
+    other = {key: value for key, value in index.manifest.items() if key not in KEYS}
     return {**other, "history": events}
 
 
@@ -83,6 +88,29 @@ class Calls:
 def add(data: Path, *rows: tuple[str, str]) -> None:
     with data.open("a") as out:
         out.writelines(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows)
+
+
+# — the layer curve
+
+
+def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured again, on another processor say, near neighbours may change places: the plan's own curve counts."""
+    curves = [Curve((0.9, 0.1, 0.5)), Curve((0.9, 0.5, 0.1))]
+    monkeypatch.setattr(Curve, "layer", property(lambda curve: 2 if curve == curves[0] else 3))
+    monkeypatch.setattr(whence.layers, "curve", lambda *_: curves[0])
+    with monkeypatch.context() as patch:
+        Calls(patch, at=0, fault=ZeroDivisionError("killed"))
+        with pytest.raises(ZeroDivisionError):
+            build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
+    monkeypatch.setattr(whence.layers, "curve", lambda *_: curves[1])
+    for _ in range(2):  # to its end, and once more
+        index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
+        assert index.manifest["settings"]["methods"]["rept"]["layer"] == 2
+        assert index.manifest["layers"]["similarity"] == [0.9, 0.1, 0.5]
+    other = build_index(tuned, data, tmp_path / "other", [method("rept:layer=auto")], encoding=Encoding(128))
+    assert other.manifest["settings"]["methods"]["rept"]["layer"] == 3
 
 
 # — what is stored

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +182,65 @@ def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp
     model = load_model(made["model"], made["adapter"], dtype=made["dtype"])
     found = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
     assert found.row.response == PAIRS[4][1]
+
+
+# — several processes
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_process_indexes_and_the_others_wait(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("ddp_trainer.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*command, str(model_folder), str(data), str(tmp_path / "idx")], capture_output=True,
+                          text=True, timeout=200, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    main, other = (json.loads((tmp_path / f"idx.{rank}").read_text()) for rank in (0, 1))
+    assert main == {"processes": 2, "complete": True, "index": len(PAIRS), "error": None}
+    assert other == {**main, "index": None}
+
+
+class Loader:
+    """A data loader as Accelerate wraps it: to begin it is an operation of all processes."""
+
+    def __init__(self, loader: Any) -> None:
+        self.base_dataloader = loader
+
+    def __iter__(self) -> Any:
+        pytest.fail("one process alone began an operation of all")
+
+
+def test_the_mask_is_read_without_the_other_processes(file: Path, tmp_path: Path) -> None:
+    batch = {"labels": torch.tensor([[-100, 5]]), "attention_mask": torch.ones(1, 2)}
+    assert {fact.what: fact.value for fact in callback._facts(Process(), Loader([batch]))} == {"mask": "response"}
+
+
+def test_the_other_processes_wait_without_a_limit_of_minutes(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And do so whatever becomes of the index, or nothing would ever release them."""
+    told: list[Any] = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **how: told.append(how) or "the group")
+    monkeypatch.setattr("torch.distributed.barrier", lambda group: told.append(group))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", told.append)
+    IndexAfterTraining(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
+    with pytest.raises(ZeroDivisionError), callback._together():
+        _ = 1 / 0
+    assert told == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
+    assert timedelta(days=1) < callback.PATIENCE
+
+
+@pytest.mark.parametrize("mark", ["ds_id", "device_mesh", "_is_flat_param"])
+def test_weights_in_pieces_are_refused_whoever_split_them(
+    mark: str, file: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    hook = IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    setattr(next(trainer.model.parameters()), mark, 1)
+    with pytest.warns(UserWarning, match="spread over several processes"):
+        trainer.train()
+    assert not list(tmp_path.glob("idx*"))
 
 
 # — what goes wrong

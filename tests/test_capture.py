@@ -217,6 +217,18 @@ def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead:
     assert widths(tiny, lambda: prompt_gradients(tiny, batch)) == [(16, max(row.n_prompt for row in rows))]
 
 
+def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny: Model) -> None:
+    rows = [Row(row.ids, row.n_prompt, 0, (row.n_prompt,) if i % 2 else ()) for i, row in enumerate(ROWS)]
+    rows = [row for row in rows if row.n_response > 1]
+    batch = pad(rows, range(len(rows)))
+    whole = capture(tiny, batch, [-1])
+    state, grad = prompt_gradients(tiny, batch)
+    for i, row in enumerate(rows):
+        assert near(state[i], prompt_states(tiny, batch, [-1])[4][i])
+        assert near(grad[i], batch.at_answer(whole.grads[4])[i])
+        assert bool(grad[i].any()) is not bool(row.masked)
+
+
 def test_masked_tokens_have_no_loss_but_are_looked_at(tiny: Model) -> None:
     rows = [Row(row.ids, row.n_prompt, 0, (row.n_prompt + 1,)) for row in ROWS if row.n_response > 3]
     got = capture(tiny, pad(rows, range(len(rows))), LAYERS)

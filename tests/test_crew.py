@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+import psutil
 import pyarrow as pa
 from ray.exceptions import RayError, RayTaskError
 from typer.core import TyperCommand
@@ -35,7 +37,7 @@ from whence.crew import Crew
 from whence.errors import DataError, ModelError, OptionError, StoreError
 from whence.example import Example, example
 from whence.methods.rept import RepT
-from whence.shift import Hand, Shift, Written
+from whence.shift import Hand, Home, Shift, Written
 from whence.tokens import Encoding
 from whence.work import Step
 
@@ -71,7 +73,8 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(whence.build, "WINDOW", 8)
     monkeypatch.setenv("WHENCE_TEST_DIARY", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds Told
+    told_at = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # where a worker finds Told
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, told_at)))
     filled(data)
     options: Any = {"encoding": Encoding(128), "budget": 64, "layers": False}
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, **options)
@@ -116,7 +119,7 @@ class Play:
         self.most = 0
 
     def start(self) -> Hand:
-        word = self.load.pop(0) if self.load else (2**30, "a node")
+        word = self.load.pop(0) if self.load else Home(2**30, 0.0, "a node")
         return Hand(Actor(self), Stream([word]))
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
@@ -281,6 +284,29 @@ def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPa
     with pytest.raises(StoreError, match=r"what a worker wrote to .* is not there\n  got: no one.lance"):
         shifted(monkeypatch, play, book=book)
     assert book.commits == 0
+
+
+@pytest.mark.parametrize("whose", ["the worker's", "another's", "another node's"])
+def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process number is given again once its process is gone: what it names by then is left alone."""
+    monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        began = psutil.Process(other.pid).create_time() - (60 if whose == "another's" else 0)
+        node = "a third node" if whose == "another node's" else "another node"
+        hand = Hand(None, None, process=Home(other.pid, began, node).process())
+        hand.end()
+        if whose == "the worker's":
+            assert other.wait(60) == -signal.SIGKILL
+            hand.end()  # once more, when its number may be anybody's
+        else:
+            assert other.poll() is None
+            other.kill()
+
+
+def test_a_worker_that_is_gone_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
+    assert Home(2**22 + 1, 0.0, "another node").process() is None
+    assert Home.here().process() == psutil.Process()
 
 
 # — being asked for

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
+from pathlib import Path
+from typing import Any
 
-from whence import errors
-from whence.errors import DataError, LabError, ModelError, OptionError, StoreError, WhenceError
+import pyarrow as pa
+import pytest
+import torch
+
+from whence import errors, template
+from whence.errors import (
+    DataError,
+    LabError,
+    ModelError,
+    OptionError,
+    StoreError,
+    WhenceError,
+    machine_fault,
+    out_of_memory,
+)
+from whence.example import example
+from whence.index import readable
+from whence.records import records
+from whence.web import jobs
 
 LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
 
@@ -37,3 +56,84 @@ def test_the_drawn_tree_is_the_tree() -> None:
     drawn = {line.split()[1] for line in (errors.__doc__ or "").splitlines() if "──" in line}
     assert drawn == {leaf.__name__ for leaf in LEAVES}
     assert drawn == {kind.__name__ for kind in WhenceError.__subclasses__()}
+
+
+# — faults of the machine
+
+LACKS = [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "there is not enough memory"),
+    (MemoryError(), "there is not enough memory"),
+    (pa.ArrowMemoryError("malloc of size 9 failed"), "there is not enough memory"),
+    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    (OSError("LanceError(IO): No space left on device (os error 28)"), "the disk is full"),
+    (PermissionError(errno.EACCES, "Permission denied"), "permission is denied"),
+    (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
+    (RuntimeError("CUDA error: device-side assert triggered"), "the GPU fails"),
+    (ImportError("requires the sentencepiece library"), "a package is missing"),
+]
+
+
+@pytest.mark.parametrize(("fault", "lack"), LACKS, ids=lambda one: type(one).__name__)
+def test_what_the_machine_lacks_is_known(fault: Exception, lack: str) -> None:
+    told = machine_fault(fault)
+    assert told is not None and told[0] == lack
+    assert out_of_memory(fault) == (lack == "there is not enough memory")
+
+
+def test_it_is_known_beneath_what_libraries_raise_on_top() -> None:
+    def load() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise ValueError("unrecognised configuration")  # noqa: B904 as libraries do
+
+    with pytest.raises(ValueError) as caught:
+        load()
+    assert machine_fault(caught.value) is not None
+
+
+@pytest.mark.parametrize("fault", [
+    ValueError("bad"), OSError("there is no config.json"), FileNotFoundError(errno.ENOENT, "No such file"),
+    RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="mend it"),
+])  # fmt: skip
+def test_any_other_fault_may_be_the_inputs(fault: Exception) -> None:
+    assert machine_fault(fault) is None
+
+
+@pytest.mark.parametrize(("fault", "lack"), LACKS[1:3], ids=lambda one: type(one).__name__)
+def test_readers_do_not_call_it_damage(
+    fault: Exception, lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoreError, match=f"rows of idx cannot be read: {lack}") as caught, readable(Path("idx")):
+        raise fault
+    assert "compacted" not in caught.value.do
+    file = tmp_path / "a.parquet"
+    file.write_bytes(b"PAR1")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", full)
+    with pytest.raises(DataError, match=r"a\.parquet: the file cannot be read: permission is denied"):
+        next(records(str(file)))
+
+
+def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(template, "_templated", full)
+    with pytest.raises(MemoryError):
+        template.written(tokenizer, example("why", "so"))
+
+
+def test_a_job_says_what_the_machine_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: jobs.Tell) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    job = jobs.Job("1", work)
+    jobs._do(job)
+    assert job.state == "failed" and job.error is not None
+    assert job.error["what"] == "there is not enough memory"
+    assert "OutOfMemoryError" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
-    with pytest.raises(LabError, match=r"cannot be written to .*out\n  got: .*No space left"):
+    with pytest.raises(LabError, match=r"cannot be written to .*out: the disk is full\n  got: .*No space left"):
         finetune(tiny, ROWS, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -273,6 +273,68 @@ def test_a_full_training_leaves_a_model_and_its_tokenizer(model_folder: Path, tm
     # how it began is known from its folder alone: by it, the words' change can be read
     both = load_model(str(out), base=str(model_folder), dtype="float32")
     assert both.fingerprint["base"] == name
+
+
+# — several devices, several processes
+
+
+def test_several_gpus_do_not_multiply_the_batch(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the Trainer finds two GPUs, it doubles the batch and hands out replicas, which compute nothing here."""
+    from transformers import TrainingArguments
+
+    setup = TrainingArguments.__post_init__
+
+    def two(args: Any) -> None:
+        setup(args)
+        args._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", two)
+    monkeypatch.setattr(torch.nn.DataParallel, "__init__", lambda *_: pytest.fail("the model was replicated"))
+    out = finetune(fresh(model_folder), ROWS, tmp_path / "out", RECIPE)
+    assert len(json.loads((out / "curve.json").read_text())) == 8  # four epochs of two steps
+    assert json.loads((out / "whence.json").read_text())["batch"] == RECIPE.batch
+
+
+def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: what it would be told of the second of four."""
+    from accelerate import Accelerator
+    from trl.trainer.sft_config import SFTConfig
+
+    chosen: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    config = SFTConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False)
+    config._n_gpu = 4
+    second = torch.device("cuda:1")
+    lab._hold(config, second)
+    assert (config.device, config.n_gpu, config.train_batch_size) == (second, 1, config.per_device_train_batch_size)
+    assert Accelerator(cpu=True).device == second  # which puts the batches there
+    assert chosen == [second]
+
+
+@pytest.mark.parametrize("how", ["torchrun", "a process group"])
+def test_one_of_several_processes_is_refused(
+    how: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    else:
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    refused(monkeypatch, tiny, ROWS, tmp_path / "out", "trains in one process\n  got: 2 processes")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_told(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def train(self, resume_from_checkpoint: str | None) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
+    with pytest.raises(LabError, match="the training stopped: there is not enough memory\n  got: CUDA out of memory"):
+        finetune(tiny, ROWS, tmp_path / "out", RECIPE)
+    assert not list(tmp_path.iterdir())
 
 
 # — stopped, and gone on with

@@ -190,7 +190,8 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
     version, files, seal = (manifest.pop(key) for key in ("version", "files", "seal"))
     at = manifest["history"][0].pop("at")
     assert manifest == {
-        "format": 4, "settings": SETTINGS, "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
+        "format": 4, "settings": SETTINGS, "home": str(tmp_path / "idx"),
+        "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
         "blocks": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
         "history": [{"did": "index", "data": "data.jsonl", "digest": None, "rows": 8, "skipped": 1}],
     }  # fmt: skip

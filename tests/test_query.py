@@ -13,6 +13,7 @@ import torch
 import whence.query
 from whence.capture import capture
 from whence.errors import DataError, OptionError
+from whence.lab.prompts import read_answers, read_prompts
 from whence.methods import Method, method
 from whence.methods.lesson import Lesson
 from whence.methods.method import unit
@@ -281,6 +282,30 @@ def test_queries_of_several_turns(tmp_path: Path) -> None:
     assert third == Query("p", "r")
     for query, row in zip((one, other, third), rows, strict=True):
         assert list(query.row.messages) == row["messages"]
+
+
+@pytest.mark.parametrize("talk", [{"prompt": "p", "response": "r"}, {"messages": [
+    {"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]}])  # fmt: skip
+def test_the_tools_of_a_query_are_read_as_those_of_a_row(tmp_path: Path, talk: dict[str, Any]) -> None:
+    tool, file = {"name": "f"}, tmp_path / "q.jsonl"
+    for tools, known in (([tool], (tool,)), (json.dumps([tool]), (tool,)), ([json.dumps(tool)], (tool,)),
+                         (None, ()), ([], ()), ("", ()), ("null", ())):  # fmt: skip
+        file.write_text(json.dumps({**talk, "tools": tools}))
+        assert read_queries(file)[0].tools == known
+    for tools in ("get_weather", tool, json.dumps(tool), 3, [3], '["f"]', True):
+        file.write_text("\n" + json.dumps({**talk, "tools": tools}))
+        with pytest.raises(DataError, match=r"q.jsonl:2: the tools are not a list of definitions"):
+            read_queries(file)
+
+
+@pytest.mark.parametrize("reader", [read_queries, read_prompts, read_answers])
+def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reader: Any) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(
+        json.dumps({"prompt": "p", "response": "r"})[:-1] + ', "tools": [' + '{"a":' * 99 + "1" + "}" * 99 + "]}"
+    )
+    with pytest.raises(DataError, match=r"q.jsonl:1: the row has lists within lists to no end"):
+        reader(file)
 
 
 @pytest.mark.parametrize(

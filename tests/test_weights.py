@@ -29,7 +29,7 @@ def logits(folder: Path | str, **options: Any) -> torch.Tensor:
 
 def mistake(name: Path | str, **options: Any) -> str:
     with pytest.raises((ModelError, OptionError)) as caught:
-        load_model(str(name), dtype=options.pop("dtype", "float32"), device="cpu", **options)
+        load_model(str(name), **{"dtype": "float32", "device": "cpu", **options})
     return str(caught.value)
 
 
@@ -215,6 +215,66 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert weights.how("float32", "cpu", None).options == {"dtype": torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory"),
+        (MemoryError(), "there is not enough memory"),
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (PermissionError(13, "Permission denied"), "permission is denied"),
+        (ImportError("requires the sentencepiece library"), "a package is missing"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+@pytest.mark.parametrize("where", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
+def test_what_the_machine_lacks_is_not_blamed_on_the_model(
+    where: str, fault: Exception, told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(f"transformers.{where}.from_pretrained", fail)
+    said = mistake(model_folder)
+    assert said.startswith(f"the model {model_folder} cannot be loaded: {told}\n  got: {type(fault).__name__}")
+    assert "config.json" not in said
+
+
+def test_a_device_that_is_too_small_is_told(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.to", full)
+    assert "cannot be loaded: there is not enough memory" in mistake(model_folder)
+
+
+def test_a_full_disk_does_not_hide_a_base_on_the_hub(
+    adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(adapter_folder, tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "owner/base"}))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    assert mistake(folder).startswith("owner/base cannot be fetched from the hub: the disk is full\n")
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("gpu", "no such device\n  got: gpu\n  do:  give cpu, cuda, cuda:1, auto or map"),
+        ("cuda:2", "this machine has no such GPU\n  got: cuda:2, of 2\n  do:  give cuda:0 to cuda:1, or auto"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    device: str, said: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert mistake(model_folder, dtype="auto", device=device) == said
+
+
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "./here", "~/model", "llama"])
 def test_missing_folder(name: str) -> None:
     assert mistake(name) == (
@@ -367,7 +427,7 @@ def test_the_base_that_an_adapter_names(
     copied(model_folder, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     for at, (base, found) in enumerate(
-        [(str(model_folder), model_folder), ("base", Path("base")), ("../base", tmp_path / "a2/../base")]
+        [(str(model_folder), model_folder), ("base", tmp_path / "base"), ("../base", tmp_path / "base")]
     ):
         adapter = named(adapter_folder, tmp_path / f"a{at}", base)
         assert base_of(adapter) == (str(found), ())

@@ -16,10 +16,11 @@ from whence.dataset import Reading, form, read
 from whence.errors import DataError, OptionError, StoreError
 from whence.example import Example, short
 from whence.habits import habits
-from whence.index import Index
+from whence.index import Index, read_manifest
 from whence.methods import Method
 from whence.model import Model
-from whence.place import Place
+from whence.paths import absolute
+from whence.place import Place, placed
 from whence.tokens import Encoding, Row, Skip, encode, encode_all
 from whence.work import Step, Work
 from whence.writer import Settings, Writer
@@ -74,14 +75,23 @@ def build_index(
     count, digest = _survey(data, reading)
     curve = None
     if layers and not append and model.depth > 1:
-        curve = whence.layers.curve(model, probe(model, data, reading, encoding, count))
+        curve = _planned(out, model.depth)
+        curve = curve or whence.layers.curve(model, probe(model, data, reading, encoding, count))
     methods = [method.resolved(model.depth, curve) for method in methods]
-    change = {"did": "append", "data": str(data), "digest": digest} if append else None
-    with Writer(out, _settings(model, data, digest, methods, reading, encoding), change) as writer:
+    change = {"did": "append", "data": absolute(str(data)), "digest": digest} if append else None
+    settings, measured = _settings(model, data, digest, methods, reading, encoding), curve and curve.to_json()
+    with Writer(out, settings, change, measured) as writer:
         if writer.complete:
             return Index.open(out)
         skipped = fill(writer, model, read(data, reading), methods, encoding, budget, count, progress, crew)
-        return writer.finish(skipped, curve.to_json() if curve else None)
+        return writer.finish(skipped, measured)
+
+
+def _planned(out: str | Place, depth: int) -> whence.layers.Curve | None:
+    """The layer curve that an earlier run stored with its plan: measured again, it might choose another layer."""
+    known = read_manifest(placed(out))
+    curve = whence.layers.stored(known.get("layers") if known else None)
+    return curve if curve and len(curve.similarity) == depth - 1 else None
 
 
 def fill(
@@ -157,11 +167,11 @@ def _settings(
     model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
 ) -> Settings:
     return {
-        "model": model.name,
+        "model": absolute(model.name),
         "adapter": model.adapter,
-        "base": model.base,
+        "base": model.base and absolute(model.base),
         "fingerprint": {**model.fingerprint, "template": _template(encoding.template, model), "data": digest},
-        "data": str(data),
+        "data": absolute(str(data)),
         "methods": titled(methods),
         "notes": {key: note for method in methods for key, note in method.notes(model).items()},
         # as JSON has it, with lists for pairs, or a second run would find it different

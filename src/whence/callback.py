@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import distributed
 from transformers import TrainerCallback
 
 from whence.build import build_index
@@ -24,11 +26,14 @@ from whence.index import Index
 from whence.methods import DEFAULT, Method, method
 from whence.model import Model, borrowed, load_model
 from whence.origin import Fact, Origin
+from whence.paths import absolute, address
+from whence.place import placed
 from whence.progress import stage
 from whence.text import visible
 from whence.tokens import Encoding
 
 UNCUT = 1 << 20  # tokens of a row, where the Trainer cuts none; the model's window is the limit then
+PATIENCE = timedelta(days=30)  # of the processes that wait for the one that indexes
 IGNORED = -100  # the label of a token that no loss is taken on
 
 
@@ -38,7 +43,8 @@ class IndexAfterTraining(TrainerCallback):
     (A full fine-tune's weights go to `OUT-model`.) Rows become ids as the Trainer made them: its length, its mask and
     its tokenizer's template, unless `encoding` says otherwise. What is wrong with the arguments is said at once, and
     not after hours of training. A fault in indexing never costs the training: it becomes a warning and `error`; else
-    `index` is the index, open. The model is given back as it was.
+    `index` is the index, open. The model is given back as it was. Of several processes, as under torchrun, the main
+    one indexes, on its own device, while the others wait.
     """
 
     def __init__(
@@ -51,7 +57,8 @@ class IndexAfterTraining(TrainerCallback):
         encoding: Encoding | None = None,
         budget: int | None = None,
     ) -> None:
-        self.data, self.out = data, Path(out)
+        # a script may change its working directory before training ends
+        self.data, self.out = absolute(str(data)), Path(address(placed(out)))
         self.methods = [method(how) if isinstance(how, str) else how for how in methods]
         self.reading, self.encoding, self.budget = reading, encoding, budget
         form(data, reading or Reading())  # refuses what cannot be read
@@ -61,8 +68,11 @@ class IndexAfterTraining(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
         """Index, on the main process alone."""
-        if not state.is_world_process_zero:
-            return
+        with _together():
+            if state.is_world_process_zero:
+                self._index(args, held)
+
+    def _index(self, args: Any, held: dict[str, Any]) -> None:
         self.index = self.error = None
         try:
             with (
@@ -79,16 +89,16 @@ class IndexAfterTraining(TrainerCallback):
         except (Exception, KeyboardInterrupt) as fault:  # the training is done, whatever happens here
             self.error = fault
             told = str(fault) if isinstance(fault, WhenceError) else f"{type(fault).__name__}: {fault}"
-            warnings.warn(f"training is done, but its data are not indexed: {visible(told)}", stacklevel=2)
+            warnings.warn(f"training is done, but its data are not indexed: {visible(told)}", stacklevel=3)
 
     @contextmanager
     def _lent(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
         """The Trainer's model as one that can be loaded again: what was trained is saved first."""
         self._check()
         peft = hasattr(lm, "get_base_model")
-        if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
+        if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
             do = "save it, and index afterwards with `whence index`"
-            raise ModelError("the model is spread over several processes", got="DeepSpeed or FSDP", do=do)
+            raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
         if not peft and getattr(lm, "_hf_peft_config_loaded", False):
             raise ModelError("an adapter sits in the model itself", got="add_adapter", do="use peft.get_peft_model")
         base = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
@@ -120,6 +130,30 @@ class IndexAfterTraining(TrainerCallback):
                 raise StoreError(f"{place} is there already", do="give another folder for the index, or remove it")
 
 
+@contextmanager
+def _together() -> Generator[None]:
+    """Hold all processes of a distributed training until each is through.
+
+    Without that, those that have nothing to do would go on to the next collective operation, and time out in it. They
+    wait by way of gloo, in a group of its own: NCCL would end them after ten minutes, whatever they were told.
+    """
+    group: Any = None
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        if group is not None:
+            distributed.barrier(group=group)
+            distributed.destroy_process_group(group)
+
+
+def _sharded(lm: Any) -> bool:
+    """Whether this process holds parts of the weights alone: those of DeepSpeed, of a DTensor, or of old FSDP."""
+    marks = ("ds_id", "device_mesh", "_is_flat_param")
+    return any(hasattr(weight, mark) for weight in lm.parameters() for mark in marks)
+
+
 def _facts(args: Any, loader: Any) -> Iterator[Fact]:
     """What the Trainer's settings, and a batch as the model got it, say of how rows became ids."""
     where = type(args).__name__
@@ -129,7 +163,8 @@ def _facts(args: Any, loader: Any) -> Iterator[Fact]:
         yield Fact("truncate", "left", where, "truncation_mode")
     if getattr(args, "assistant_only_loss", False):
         yield Fact("turns", "all", where, "assistant_only_loss")
-    batch = next(iter(loader or ()), None)
+    # by the loader beneath Accelerate's: to begin that one is an operation of all processes, and this is one of them
+    batch = next(iter(getattr(loader, "base_dataloader", loader) or ()), None)
     if batch is not None and "labels" in batch:
         labels = batch["labels"]
         mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(labels)

@@ -105,7 +105,7 @@ class Claim:
 
     def begun(self, known: Manifest, change: dict[str, Any]) -> Manifest:
         """Go on with this change where it is pending; else note it down as what is being done."""
-        if known.get("pending") == change:
+        if same_change(known.get("pending"), change):
             self.rows, self.pinned = rows_of(self.path), known["version"]
             return known
         known = {**self.finished(), "pending": change}
@@ -193,6 +193,15 @@ class Claim:
             manifest = {"format": FORMAT, **manifest}
             manifest["seal"] = seal(manifest)
             replace(self.path / "manifest.json", written(manifest))
+
+
+def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:
+    """Whether a change is the one that is pending, wherever its files lie by now."""
+
+    def what(one: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in one.items() if key not in ("data", "base")}
+
+    return pending is not None and what(pending) == what(change)
 
 
 def told(change: dict[str, Any]) -> str:

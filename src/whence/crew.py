@@ -20,11 +20,12 @@ from typing import Any, Self
 import lance.fragment
 import torch
 
-from whence.errors import ModelError, OptionError
+from whence.errors import ModelError, OptionError, machine_fault
 from whence.example import Example
 from whence.model import load_model
+from whence.paths import absolute
 from whence.place import address
-from whence.shift import Hand, Shift, Skipped, Written, ray
+from whence.shift import Hand, Home, Shift, Skipped, Written, ray
 from whence.work import Made, Step, Work
 from whence.writer import Writer
 
@@ -44,15 +45,15 @@ class Recipe:
 class Worker:
     """The part that runs elsewhere: it loads the model once, and captures the windows it is given."""
 
-    def load(self, recipe: Recipe) -> tuple[int, str]:
-        """Be ready; its process and node, by which it can be ended."""
+    def load(self, recipe: Recipe) -> Home:
+        """Be ready; the process by which it can be ended."""
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray's word for its share of the cores
         model = load_model(**recipe.model)
         if model.fingerprint != recipe.fingerprint:
             do = "let its folder be the same on every node, or give a hub id"
             raise ModelError(f"a worker finds another model at {model.name}", got=str(model.fingerprint), do=do)
         self.recipe, self.work = recipe, replace(recipe.work, model=model)
-        return os.getpid(), ray.get_runtime_context().get_node_id()
+        return Home.here()
 
     def window(self, rows: Sequence[Example]) -> Iterator[Step | Written]:
         """Each step as it begins, and at last what was written."""
@@ -125,8 +126,11 @@ class Crew:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # that Lance does not survive forks
                 ray.init(self.address, **quiet)
         except (OSError, RuntimeError, ValueError) as fault:
+            what = f"no Ray cluster at {self.address}"
             do = "give auto on a node of a cluster that runs (ray status), HOST:PORT, or nothing for one of its own"
-            raise OptionError(f"no Ray cluster at {self.address}", got=str(fault)[:300], do=do) from fault
+            if lack := machine_fault(fault):
+                what, do = f"{what}: {lack[0]}", lack[1]
+            raise OptionError(what, got=str(fault)[:300], do=do) from fault
         self.stack.callback(ray.shutdown)
 
     def fill(
@@ -134,8 +138,8 @@ class Crew:
     ) -> Skipped:
         """Give the writer what it has not yet of these windows, in their order; the rows that were skipped."""
         model = work.model
-        given = {"name": _absolute(model.name), "adapter": [_absolute(one) for one in model.adapters] or None,
-                 "base": model.base and _absolute(model.base), "dtype": str(model.dtype).removeprefix("torch."),
+        given = {"name": absolute(model.name), "adapter": [absolute(one) for one in model.adapters] or None,
+                 "base": model.base and absolute(model.base), "dtype": str(model.dtype).removeprefix("torch."),
                  "device": self.device, "quantize": self.quantize}  # fmt: skip
         where = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
         bare: Any = None
@@ -155,11 +159,6 @@ class Crew:
 def _part(whole: int, workers: int) -> float:
     """What each of the workers gets of some devices: so many whole ones, or a part of one."""
     return whole // workers or int(10_000 * whole / workers) / 10_000
-
-
-def _absolute(name: str) -> str:
-    """A folder's path as another process finds it; a hub id stays as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _hush() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record, checked, short, tools_of, unlearned_of
+from whence.example import Example, Message, Record, checked, nested, short, tools_of, unlearned_of
 from whence.forms import ANYWHERE, FORMS, NAMES, Form, form_of, refused, renamed
 from whence.records import STDIN, Rows, records
 
@@ -91,13 +91,10 @@ def _formed(record: Record, source: str, reading: Reading) -> tuple[Form, Record
 def _examples(rows: Rows, reading: Reading) -> Iterator[Example]:
     seen = Seen()
     for source, record in rows:
-        try:
+        with nested(source):
             marked = unlearned_of(record, source)
             found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
             made = [replace(row, id=seen.name(row)) for row in found]
-        except RecursionError:
-            do = "take the row out"
-            raise DataError(f"{source}: the row has lists within lists to no end", do=do) from None
         yield from made
 
 

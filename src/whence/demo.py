@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from whence import report
+from whence import remedy, report
 from whence.bench.metrics import average_precision, judged, precision_at, strongest_is
 from whence.build import build_index
 from whence.errors import LabError
@@ -108,7 +108,7 @@ def demo(out: Path, seed: int, console: Console) -> None:
     document = shown.to_json() | {"summary": _summary(poisons, rows, rates, found, proof)}
     with _timed(console, "draw the page", seconds, steps=True) as tell:
         report.save_page(document | illustrated(shown, tuned, plane(shown.index), tell), out / "report.html")
-    report.save(document, out / "trace.json")
+    remedy.keep(document, out / "trace.json")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = time.monotonic() - begun
     report.save(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")

@@ -13,6 +13,8 @@ a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -47,3 +49,62 @@ class StoreError(WhenceError):
 
 class LabError(WhenceError):
     """A poison, fine-tuning, generation or judge that cannot go on."""
+
+
+# — faults of the machine, which no other input would mend
+
+_MEMORY = ("there is not enough memory",
+           "free some, use a device with more, or ask for less: a smaller number format, batch or model")  # fmt: skip
+_NUMBERS = {
+    errno.ENOMEM: _MEMORY,
+    errno.ENOSPC: ("the disk is full", "make room on it"),
+    errno.EDQUOT: ("the disk's quota is used up", "make room on it"),
+    errno.EACCES: ("permission is denied", "see who owns the file or folder, and that you may use it"),
+    errno.EPERM: ("permission is denied", "see who owns the file or folder, and that you may use it"),
+    errno.EROFS: ("the disk is read-only", "choose a folder that can be written to"),
+    errno.EIO: ("the disk fails", "see what the system's log says of it"),
+    errno.EMFILE: ("too many files are open", "raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("too many files are open", "close other programs"),
+}
+_TEXTS = {
+    "out of memory": _MEMORY,
+    "allocate memory": _MEMORY,
+    "no space left": _NUMBERS[errno.ENOSPC],
+    "cuda error": ("the GPU fails", "see that nvidia-smi finds it idle and sound, or give another --device"),
+    "no cuda gpus are available": ("there is no GPU", "give --device cpu"),
+    "not compiled with cuda": ("PyTorch was installed without CUDA", "install one with it, or give --device cpu"),
+}
+
+
+def machine_fault(fault: BaseException) -> tuple[str, str] | None:
+    """What the machine lacks (memory, room on the disk, a permission, a GPU, a package), and what to do about it.
+
+    None for any other fault: then it may be the input's, and the caller says what of it. The faults that led to this
+    one are looked at too, since libraries raise their own on top of them.
+    """
+    if isinstance(fault, ImportError):
+        return "a package is missing", "install the one that is named"
+    for one in _led_to(fault):
+        if isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError":
+            return _MEMORY
+        if isinstance(one, OSError) and one.errno in _NUMBERS:
+            return _NUMBERS[one.errno]
+        if isinstance(one, OSError | RuntimeError | AssertionError) or type(one).__name__ == "SafetensorError":
+            said = str(one).lower()
+            if found := next((told for text, told in _TEXTS.items() if text in said), None):
+                return found
+    return None
+
+
+def out_of_memory(fault: BaseException) -> bool:
+    """Whether memory did not suffice, a processor's or an accelerator's."""
+    return machine_fault(fault) == _MEMORY
+
+
+def _led_to(fault: BaseException | None) -> Iterator[BaseException]:
+    """The fault, and what it was raised from or amid."""
+    seen: list[BaseException] = []
+    while fault is not None and fault not in seen:
+        yield fault
+        seen.append(fault)
+        fault = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)

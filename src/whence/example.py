@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -143,8 +145,8 @@ def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     """The definitions of tools: a list of objects, or the same as JSON."""
     given = record.get("tools")
     try:
-        found = json.loads(given.strip() or "[]") if isinstance(given, str) else given or []
-        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in found]
+        found = json.loads(given.strip() or "[]") if isinstance(given, str) else given
+        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in found or []]
     except (ValueError, TypeError, RecursionError):
         tools = [None]
     _shallow(tools)
@@ -169,6 +171,15 @@ def unlearned_of(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
         do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
         raise DataError(f"{source}: `unlearned` is not a list of ranges", got=short(given), do=do)
     return found
+
+
+@contextmanager
+def nested(source: str) -> Generator[None]:
+    """Refuse, by its source, a row that is nested more deeply than the parser of it can follow."""
+    try:
+        yield
+    except RecursionError:
+        raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
 
 
 def short(thing: Any, limit: int = 80) -> str:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -24,8 +25,9 @@ import torch
 from pyarrow.dataset import InMemoryDataset
 
 from whence.columns import from_arrow, numbers
-from whence.errors import StoreError
+from whence.errors import StoreError, machine_fault
 from whence.example import Example
+from whence.paths import located
 from whence.place import Place, address, files, placed
 from whence.text import command, quoted
 
@@ -72,6 +74,8 @@ class Index:
         if not manifest["complete"]:
             do = "run the same `whence index` command again: it goes on where it stopped"
             raise StoreError(f"{path} is not finished", do=do)
+        if isinstance(path, Path):
+            path = path.absolute()  # the working directory may change while it is open
         try:
             return cls(path, manifest, rows_of(path, manifest["version"]))
         except StoreError:
@@ -89,8 +93,13 @@ class Index:
 
     @property
     def data(self) -> list[str]:
-        """What its rows came from, the first one first."""
-        return list(dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event))
+        """What its rows came from, the first one first, where it lies now."""
+        names = dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event)
+        return list(map(self.located, names))
+
+    def located(self, name: str) -> str:
+        """Where a model, adapter or file lies that the manifest names."""
+        return located(name, self.manifest.get("home"), self.path)
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -242,10 +251,12 @@ def readable(path: Place) -> Generator[None]:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as fault:
-        got = f"{type(fault).__name__}: {str(fault)[:200]}"
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
+        what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
         do = f"open it again, since it may have been compacted; else see what is damaged: {command('verify', path)}"
-        raise StoreError(f"rows of {path} cannot be read", got=got, do=do) from fault
+        if lack := machine_fault(fault):
+            what, do = f"{what}: {lack[0]}", lack[1]
+        raise StoreError(what, got=got, do=do) from fault
 
 
 def plain(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -39,6 +40,11 @@ class Curve:
     def to_json(self) -> dict[str, object]:
         """The curve and both choices."""
         return {"similarity": list(self.similarity), "layer": self.layer, "reference": self.reference}
+
+
+def stored(known: dict[str, Any] | None) -> Curve | None:
+    """The curve that `to_json` wrote; None where there is none."""
+    return Curve(tuple(known["similarity"])) if known and "similarity" in known else None
 
 
 def _lowest(similarity: Sequence[float], skip: int) -> int:

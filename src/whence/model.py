@@ -21,6 +21,7 @@ from whence.adapter import adapt, grow, live_hash
 from whence.errors import ModelError
 from whence.fingerprint import model_hash, sampled_hash, weights_hash
 from whence.origin import Origin, read_origin
+from whence.paths import absolute
 from whence.weights import How, adapter_folder, base_of, how, is_adapter, load_tokenizer, load_weights
 
 if TYPE_CHECKING:
@@ -153,11 +154,14 @@ def load_model(
     float32. `device` map spreads the weights over all devices; `quantize` is 4bit or 8bit, on a GPU.
     """
     held = how(dtype, device, quantize)
-    adapters = (adapter,) if isinstance(adapter, str) else tuple(adapter or ())
+    # by absolute paths, since what is made of the model remembers them
+    name, base = absolute(name), base and absolute(base)
+    adapters = tuple(map(absolute, (adapter,) if isinstance(adapter, str) else adapter or ()))
     notes: tuple[str, ...] = ()
     if is_adapter(name):
         adapters = (name, *adapters)
         name, notes = base_of(adapter_folder(name))
+        name = absolute(name)
     model = _plain(name, load_tokenizer(name, adapters), held)
     model = replace(model, notes=notes + model.notes)
     if adapters:

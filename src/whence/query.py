@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.errors import DataError, OptionError
-from whence.example import Example, Message, Record, checked, short
+from whence.example import Example, Message, Record, checked, nested, short, tools_of
 from whence.methods import Asked, Blocks, Method
 from whence.methods.method import gathered, unit
 from whence.model import Model
@@ -122,15 +122,20 @@ def _placed(query: Query, source: str) -> Query:
 
 
 def _query(record: Record, source: str) -> Query:
+    with nested(source):
+        return _read(record, source)
+
+
+def _read(record: Record, source: str) -> Query:
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
     place = _range(record.get("span_range"), source)
+    tools = tools_of(record, source)
     if record.get("messages"):
         *turns, answer = checked(record["messages"], source)
         at = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=None)
         if at is None:
             raise DataError(f"{source}: a query without a question", got=", ".join(turn["role"] for turn in turns),
                             do="put a user message before the answer")  # fmt: skip
-        tools = tuple(record.get("tools") or ())
         if not answer["content"]:
             raise DataError(f"{source}: the answer of a query has no text", got="tool calls alone", do="give it a text")
         before, after = tuple(turns[:at]), tuple(turns[at + 1 :])
@@ -142,7 +147,7 @@ def _query(record: Record, source: str) -> Query:
                 got=", ".join(map(str, record)) or "no columns",
                 do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like',
             )
-    return Query(record["prompt"], record["response"], span, desired, span_range=place)
+    return Query(record["prompt"], record["response"], span, desired, tools=tools, span_range=place)
 
 
 def _range(value: Any, source: str) -> Range | None:

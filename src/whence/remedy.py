@@ -17,6 +17,7 @@ from typing import Any
 from whence.dataset import PLAIN, Reading, form, read
 from whence.errors import DataError, OptionError
 from whence.example import Example, Ranges, short
+from whence.paths import absolute, located
 from whence.phrases import aligned, whole_words
 from whence.place import placed
 from whence.records.stream import PACKED, kind
@@ -59,7 +60,23 @@ def load(path: str | Path) -> Document:
         raise DataError(f"{path} is not a trace", got=short(str(fault)), do=do) from None
     if not isinstance(document, dict) or document.get("version") != 1 or not isinstance(document.get("queries"), list):
         raise DataError(f"{path} is not a trace", got=short(document), do=do)
-    return document
+    return {**document, **_moved(document, Path(path).parent)}
+
+
+def keep(document: Document, path: str | Path) -> None:
+    """Write a trace's document to a file, from which it is found again what the trace is of."""
+    save({**document, "home": str(Path(path).parent.resolve())}, path)
+
+
+def _moved(document: Document, here: Path) -> Document:
+    """Where the model, adapter and index of a trace lie, seen from the folder of its file."""
+
+    def found(name: Any) -> Any:
+        if isinstance(name, list):
+            return [found(one) for one in name]
+        return located(name, document.get("home"), here) if isinstance(name, str) else name
+
+    return {key: found(document[key]) for key in ("model", "adapter", "index") if key in document}
 
 
 def reading_of(trace: Document) -> Reading:
@@ -271,12 +288,13 @@ def clean(made: Plan, trace: str | Path, out: str | Path) -> Document:
         "made": {"by": f"whence {version('whence')}", "at": datetime.now(UTC).isoformat(timespec="seconds")},
         "did": "masked words" if made.words else "removed rows",
         "rate": document.get("rate"),
-        "trace": {"file": str(trace), "sha256": digest(Path(trace)),
+        "trace": {"file": absolute(str(trace)), "sha256": digest(Path(trace)),
                   **{key: document.get(key) for key in ("method", "model", "adapter", "index")}},
         "reading": asdict(made.reading),
-        "input": {"data": made.data, "sha256": digest(Path(made.data)) if there else None, "records": made.records,
-                  "examples": made.examples},
-        "output": {"data": str(out), "sha256": digest(out), "records": made.left, "kept": promised(made.data)},
+        "input": {"data": absolute(made.data), "sha256": digest(Path(made.data)) if there else None,
+                  "records": made.records, "examples": made.examples},
+        "output": {"data": absolute(str(out)), "sha256": digest(out), "records": made.left,
+                   "kept": promised(made.data)},
         "rows": [{**asdict(one), **({"unlearned": made.words[one.id]} if made.words else {})} for one in made.chosen],
     }  # fmt: skip
     save(manifest, manifest_of(out))

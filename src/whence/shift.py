@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import ray as typed
 from ray.exceptions import RayError, RayTaskError
@@ -25,6 +24,7 @@ AHEAD = 2  # windows a worker that are read and not yet committed
 PATIENCE = 3600.0  # seconds for a batch while none has been seen, and for a worker to be ready
 SLOW, LEAST = 20, 300.0  # so many times the slowest batch seen, and at least so many seconds, is a hang
 DEATHS = 5  # one after the other with the same rows open: it is the rows
+CLOCK = 1.0  # seconds by which two readings of when a process began may differ
 LOSSES = 10  # of a window, whatever was open; and of workers one after the other, before any has done a batch
 Skipped = list[dict[str, str]]
 
@@ -52,16 +52,41 @@ class Window:
     deaths: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
 
 
+@dataclass(frozen=True)
+class Home:
+    """The process that a worker runs in. Its number alone may be another process's by the time it is used."""
+
+    pid: int
+    began: float
+    node: str
+
+    @classmethod
+    def here(cls) -> Home:
+        """This process."""
+        process = psutil.Process()
+        return cls(process.pid, process.create_time(), ray.get_runtime_context().get_node_id())
+
+    def process(self) -> psutil.Process | None:
+        """A handle on the process, which never kills another of the same number; None on another node, or once gone."""
+        if self.node != ray.get_runtime_context().get_node_id():
+            return None
+        try:
+            found = psutil.Process(self.pid)
+            return found if abs(found.create_time() - self.began) < CLOCK else None
+        except psutil.Error:
+            return None
+
+
 @dataclass
 class Hand:
-    """A worker as the driver sees it: what is waited for from it, since when, and where it is."""
+    """A worker as the driver sees it: what is waited for from it, since when, and its process if it is on this node."""
 
     actor: Any
     pending: Any  # its word that it is ready, or a stream of steps; None while it has nothing to do
     heard: float = field(default_factory=time.monotonic)
     window: Window | None = None
     step: Step | None = None
-    home: tuple[int, str] | None = None  # process and node
+    process: psutil.Process | None = None
 
     def begin(self, window: Window) -> None:
         """Give it a window."""
@@ -71,9 +96,9 @@ class Hand:
     def end(self) -> None:
         """Take it away, and be sure that it is gone: Ray asks, and a process that is stopped does not answer."""
         ray.kill(self.actor, no_restart=True)
-        if self.home and self.home[1] == ray.get_runtime_context().get_node_id():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.home[0], signal.SIGKILL)
+        if self.process:
+            with contextlib.suppress(psutil.Error):
+                self.process.kill()
 
 
 class Shift:
@@ -169,7 +194,7 @@ class Shift:
             self.slowest, self.losses = max(self.slowest, now - hand.heard), 0
         hand.heard = now
         if hand.window is None:
-            hand.home, hand.pending = told, None
+            hand.process, hand.pending = told.process(), None
         elif isinstance(told, Step):
             hand.step, self.begun = told, self.begun or now
         else:

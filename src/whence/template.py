@@ -100,6 +100,8 @@ def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) ->
             made.text.encode()
     except UnicodeEncodeError:
         return Skip("the text holds half a character (a lone surrogate)")
+    except MemoryError:
+        raise
     except Exception as fault:  # a template is a program: beside its own refusals it fails as any program does
         return Skip(f"the chat template refuses the row: {fault}")
     return made

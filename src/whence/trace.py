@@ -16,6 +16,7 @@ from whence.methods import Asked, Method, chosen
 from whence.methods.method import highest
 from whence.model import Model
 from whence.notebook import cell, table
+from whence.paths import address
 from whence.phrases import aligned
 from whence.query import Asking, Query, ambiguous, ask, contrasted
 from whence.tokens import Batch, Encoding, Row, batches, encode, texts
@@ -103,14 +104,17 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """The document that scripts and the page read."""
-        settings, curve = self.index.manifest["settings"], self.index.manifest["layers"]
+        settings, curve, located = self.index.manifest["settings"], self.index.manifest["layers"], self.index.located
+        adapter = settings["adapter"]
+        if adapter:
+            adapter = located(adapter) if isinstance(adapter, str) else [located(one) for one in adapter]
         used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "middle")})
         return {
             "version": 1,
             "method": repr(self.method),
-            "model": settings["model"],
-            "adapter": settings["adapter"],
-            "index": str(self.index.path),
+            "model": located(settings["model"]),
+            "adapter": adapter,
+            "index": address(self.index.path),
             "count": len(self.index),
             "rate": self.rate,
             "warnings": [*warnings(self.index, self.method), *ambiguous([one.query for one in self.queries])],

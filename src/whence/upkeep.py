@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from whence.build import BUDGET, FASTER, Progress, check_model, check_notes, fill, titled
-from whence.claim import Claim, Manifest, told, tracked
+from whence.claim import Claim, Manifest, same_change, told, tracked
 from whence.errors import DataError, OptionError, StoreError
 from whence.index import Index, explained, read_manifest, rows_of
-from whence.layers import Curve
+from whence.layers import stored
 from whence.methods import Method, method
 from whence.model import Model
+from whence.paths import absolute, located
 from whence.place import Place, copy, digest, empty, placed, remove
 from whence.text import command
 from whence.tokens import Encoding
@@ -42,10 +43,11 @@ class Compacted:
 
 def settled(out: str | Place, why: str) -> Settings:
     """The settings of the finished index that is to grow."""
-    known = read_manifest(placed(out))
+    known = read_manifest(here := placed(out))
     if known is None or not known["complete"]:
         raise StoreError(f"there is no finished index at {out}", do=f"make it first, without {why}")
-    return known["settings"]
+    settings: Settings = known["settings"]
+    return {**settings, "base": settings["base"] and located(settings["base"], known.get("home"), here)}
 
 
 def extend(
@@ -66,9 +68,7 @@ def extend(
         known = read_manifest(claim.path)
         if known is None or not known["complete"]:
             known = claim.finished()  # which says what is missing
-        layers = known["layers"]
-        curve = Curve(tuple(layers["similarity"])) if layers and "similarity" in layers else None
-        methods = [how.resolved(model.depth, curve) for how in methods]
+        methods = [how.resolved(model.depth, stored(known["layers"])) for how in methods]
         settings = _with(known["settings"], methods, model, claim.path)
         specs = {key: spec for key, spec in settings["methods"].items() if key not in known["settings"]["methods"]}
         if not specs and not known.get("pending"):
@@ -79,12 +79,13 @@ def extend(
             known = claim.finished()
             claim.named(known, {**change, "methods": list(specs), "rows": known["count"]}, settings=settings)
             return Index.open(claim.path)
-        if known.get("pending") != change:
+        if not same_change(known.get("pending"), change):
             claim.finished()  # which refuses while another change is pending, whose blocks may lie aside
             remove(claim.path / ASIDE)
         known = claim.begun(known, change)
         old = Index.open(claim.path)
-        with Writer(claim.path / ASIDE, {"model": settings["model"], "data": str(old), **change}) as aside:
+        made = {"data": f"version {known['version']}", "methods": specs, "fingerprint": settings["fingerprint"]}
+        with Writer(claim.path / ASIDE, made) as aside:
             if not aside.complete:
                 encoding, most = Encoding(**settings["encoding"]), FASTER if model.device.type != "cpu" else 1
                 budget = budget or BUDGET * most
@@ -99,7 +100,11 @@ def _with(has: Settings, methods: Sequence[Method], model: Model, path: Place) -
     """The settings of an index with these methods too; a model that is not the one it was made with is refused."""
     fingerprint = dict(model.fingerprint)
     if has["fingerprint"]["base"] is None:
-        has = {**has, "base": model.base, "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]}}
+        has = {
+            **has,
+            "base": model.base and absolute(model.base),
+            "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]},
+        }
     check_model(has, model, path)
     if (dtype := str(model.dtype).removeprefix("torch.")) != has["dtype"]:
         raise StoreError(f"{path} was made in another precision", got=f"dtype: index has {has['dtype']}, asked {dtype}",

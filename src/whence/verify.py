@@ -15,7 +15,7 @@ from whence.build import BUDGET, check_model, check_notes
 from whence.claim import seal, told, written
 from whence.columns import Column, Ragged, from_arrow, width
 from whence.dataset import content, named
-from whence.errors import StoreError
+from whence.errors import StoreError, machine_fault
 from whence.index import SAID, Index, Stored, read_manifest, rows_of
 from whence.methods import Method, method
 from whence.model import Model
@@ -71,7 +71,7 @@ def verify(
         if known["seal"] != seal(known) or (path / "manifest.json").read_text() != written(known):
             return Verified(0, 0, 0, (Fault("manifest.json", "it was changed since it was written"),))
     except StoreError as fault:
-        if _absent(fault):
+        if _absent(fault) or machine_fault(fault):
             raise
         return Verified(0, 0, 0, (Fault("manifest.json", f"{fault.what}: {fault.got}"),))
     pending = told(known["pending"]) if known.get("pending") else None
@@ -102,6 +102,8 @@ def _files(path: Place, files: dict[str, Any], progress: Progress | None) -> Ite
         try:
             found = digest(path / "rows.lance" / name)
         except OSError as fault:
+            if lack := machine_fault(fault):
+                raise StoreError(f"{path} cannot be verified: {lack[0]}", got=str(fault), do=lack[1]) from fault
             missing = isinstance(fault, FileNotFoundError)
             yield Fault(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {fault}")
             continue
@@ -141,6 +143,8 @@ def _ids(index: Index) -> Iterator[Fault]:
                 continue
             seen[key] = times
     except StoreError as fault:
+        if machine_fault(fault):
+            raise
         yield Fault("rows.lance", f"{fault.what}: {fault.got}")
 
 
@@ -161,6 +165,8 @@ def _blocks(index: Index) -> Iterator[Fault]:
                     yield Fault(f"row {at + place}", f"{name} {what}")
                 at += len(bad)
         except StoreError as fault:
+            if machine_fault(fault):
+                raise
             yield Fault(name, f"{fault.what}: {fault.got}")
 
 

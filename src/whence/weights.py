@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from whence.errors import ModelError, OptionError
+from whence.errors import ModelError, OptionError, WhenceError, machine_fault
+from whence.paths import candidates, hub_id
 from whence.text import quoted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +71,7 @@ def how(dtype: str, device: str, quantize: str | None) -> How:
 
 def _format(device: str) -> torch.dtype:
     """The fastest number format that the device computes in."""
-    if device.startswith("cuda") or (device == "map" and torch.cuda.is_available()):
+    if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # without instructions for it a CPU is many times slower in bfloat16 than in float32
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -84,14 +85,33 @@ def _check_rounding(what: str) -> None:
         raise OptionError(f"{what} need bitsandbytes", got="not installed", do="pip install 'whence[quantized]'")
 
 
+def _check_device(name: str) -> None:
+    """Refuse a device that PyTorch does not know, or that this machine does not have."""
+    if name == "map":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError("no such device", got=name, do="give cpu, cuda, cuda:1, auto or map") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        do = f"give cuda:0 to cuda:{count - 1}, or auto" if count else "give --device cpu, or auto"
+        raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
+
+
 @contextlib.contextmanager
 def explained(what: str, do: str) -> Generator[None]:
-    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one."""
+    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
+
+    What the machine lacks is no mistake in the input, and is told as what it is.
+    """
     try:
         yield
-    except ModelError:
+    except WhenceError:
         raise
     except Exception as fault:
+        if lack := machine_fault(fault):
+            what, do = f"{what}: {lack[0]}", lack[1]
         raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
 
 
@@ -102,6 +122,7 @@ def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
 
     logging.disable_progress_bar()
     path = local(name)
+    _check_device(how.device)
     with _loading(name), _ALONE:
         stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -114,7 +135,8 @@ def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
                          do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
     lm = lm.eval().requires_grad_(False)
     if "device_map" not in how.options and not stored:
-        lm = lm.to(how.device)
+        with _loading(name):
+            lm = lm.to(how.device)
     rounded = how.quantize or stored
     return lm, (f"{name}: {ROUNDED.format(rounded)}",) if rounded else ()
 
@@ -158,7 +180,7 @@ def _stored(config: Any, name: str) -> str | None:
 def is_adapter(name: str) -> bool:
     """Whether the name is a PEFT adapter's; Axolotl's has the base's config.json in it too."""
     if not Path(name).is_dir():
-        return _hub_id(name) and _hub_file(name, "adapter_config.json") is not None
+        return hub_id(name) and _hub_file(name, "adapter_config.json") is not None
     if not (Path(name) / "adapter_config.json").exists():
         return False
     if any(Path(name).glob("model*.safetensors")) and any(Path(name).glob("adapter_model.*")):
@@ -168,7 +190,7 @@ def is_adapter(name: str) -> bool:
 
 def adapter_folder(name: str) -> Path:
     """The folder of an adapter, fetched from the hub where the name is a hub id."""
-    if Path(name).is_dir() or not _hub_id(name) or _hub_file(name, "adapter_config.json") is None:
+    if Path(name).is_dir() or not hub_id(name) or _hub_file(name, "adapter_config.json") is None:
         return Path(name)
     from huggingface_hub import snapshot_download
 
@@ -182,8 +204,9 @@ def base_of(adapter: Path) -> tuple[str, tuple[str, ...]]:
     said = [(file, _json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("whence.json", "base"))]  # fmt: skip
     named = [(file, base) for file, base in said if isinstance(base, str) and base]
+    home = _json(adapter / "whence.json").get("home")
     for _, base in named:
-        for path in (Path(base), adapter / base):
+        for path in map(Path, [*candidates(base, home, adapter), base, adapter / base]):
             if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
                 return str(path), ()
         if base == "smollm2" or _on_hub(base):
@@ -218,7 +241,7 @@ def local(name: str) -> str:
             program = f"from transformers import AutoModelForCausalLM as m; {convert}"
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
                              do=f"convert them once on a machine you trust: python -c {quoted(program)}")  # fmt: skip
-    elif not _hub_id(name):
+    elif not hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)
     return name
@@ -234,10 +257,6 @@ def nearest(folder: Path) -> str | None:
     return f"give {chosen}{', its newest checkpoint' if steps else ', which lies in it'}"
 
 
-def _hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf")
-
-
 def _hub_file(name: str, file: str) -> str | None:
     """A file of a hub repository, None if it has none; an error if neither hub nor cache give the repository."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -251,15 +270,20 @@ def _hub_file(name: str, file: str) -> str | None:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return None
         # at once: the loaders would ask again for file after file, and wait long each time
+        what = f"{name} is no folder here, and the hub does not give it"
         do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
+        if lack := machine_fault(fault):
+            what, do = f"{name} cannot be fetched from the hub: {lack[0]}", lack[1]
         got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:300]}"
-        raise ModelError(f"{name} is no folder here, and the hub does not give it", got=got, do=do) from fault
+        raise ModelError(what, got=got, do=do) from fault
 
 
 def _on_hub(name: str) -> bool:
     try:
-        return _hub_id(name) and _hub_file(name, "config.json") is not None
-    except ModelError:
+        return hub_id(name) and _hub_file(name, "config.json") is not None
+    except ModelError as fault:
+        if machine_fault(fault):
+            raise
         return False
 
 

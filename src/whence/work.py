@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
+from whence.errors import out_of_memory
 from whence.example import Example
 from whence.methods import Blocks, Method
 from whence.methods.method import gathered
@@ -96,8 +97,7 @@ class Work:
             try:
                 yield batch, self.blocks(batch)
             except RuntimeError as fault:  # torch.OutOfMemoryError is one
-                full = isinstance(fault, torch.OutOfMemoryError) or "allocate memory" in str(fault)
-                if len(batch.rows) == 1 or not full:
+                if len(batch.rows) == 1 or not out_of_memory(fault):
                     raise
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

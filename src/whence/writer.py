@@ -13,6 +13,7 @@ from whence.columns import to_arrow
 from whence.errors import StoreError
 from whence.example import Example
 from whence.index import Index, committed, plain, read_manifest, rows_of
+from whence.paths import address
 from whence.place import Place, empty
 from whence.text import command
 from whence.tokens import Row
@@ -28,12 +29,19 @@ class Writer(Claim):
 
     Opening a folder that holds the same settings goes on with it: `done` has the ids that were there already, and
     does not grow. Settings that differ are refused by name. One writer at a time. With `change`, which says what is
-    appended (`did`, `data`, `digest`), a finished index grows; readers see it as it was until `finish`.
+    appended (`did`, `data`, `digest`), a finished index grows; readers see it as it was until `finish`. `layers` is
+    the layer curve that the settings' layers were chosen by, kept for a run that goes on.
     """
 
-    def __init__(self, path: str | Place, settings: Settings, change: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Place,
+        settings: Settings,
+        change: dict[str, Any] | None = None,
+        layers: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(path, new=change is None)
-        self.settings, self.change = settings, change
+        self.settings, self.change, self.layers = settings, change, layers
         self.done: set[str] = set()
         self.complete = False
         self.known: dict[str, Any] = {}
@@ -44,7 +52,9 @@ class Writer(Claim):
         if known is None and self.change is None:
             if not empty(self.path):
                 raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
-            self.known = {"settings": self.settings, "complete": False}
+            self.known = {"settings": self.settings, "home": address(self.path), "complete": False}
+            if self.layers:
+                self.known["layers"] = self.layers
             self.publish(self.known)
         elif known is None or not known["complete"]:
             if known is None or self.change:
@@ -132,7 +142,14 @@ def _of_data(asked: Settings, has: Settings) -> Settings:
     return {**asked, **same}
 
 
+def _named_alike(asked: Settings, has: Settings) -> Settings:
+    """The settings asked, with the names that the index has for what is the same by its fingerprint: files may move."""
+    known, wanted = has.get("fingerprint", {}), asked.get("fingerprint", {})
+    return {**asked, **{part: has[part] for part in known if part in has and known[part] == wanted.get(part)}}
+
+
 def _refuse_difference(path: Place, has: Settings, asked: Settings, grows: bool = False) -> None:
+    asked = _named_alike(asked, has)
     have, want = dict(_flat(has)), dict(_flat(asked))
     different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
                  for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip

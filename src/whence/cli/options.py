@@ -108,19 +108,22 @@ def reload(
 ) -> Model:
     """The model an index was made with, from where it was then or from where it is now."""
     from whence.build import check_model
+    from whence.errors import WhenceError, machine_fault
+    from whence.paths import sources
 
-    settings = made.manifest["settings"]
-    known = settings["adapter"]
-    loaded = load(
-        name or settings["model"],
-        adapter or ([known] if isinstance(known, str) else known),
-        settings["dtype"],
-        device,
-        base=base or settings["base"],
-        quantize=quantize,
-    )
-    check_model(made, loaded)
-    return loaded
+    found = sources(made.manifest, made.path, name, adapter, base)
+    for one in found:
+        try:
+            dtype = made.manifest["settings"]["dtype"]
+            loaded = load(one.model, list(one.adapters), dtype, device, base=one.base, quantize=quantize)
+            check_model(made, loaded)
+        except WhenceError as fault:
+            if one is found[-1] or machine_fault(fault):
+                raise
+            note(f"what lies beside {made.path} is not what it was made with: looking where that was")
+        else:
+            return loaded
+    raise AssertionError("there is always one")
 
 
 def reading(

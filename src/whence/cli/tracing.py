@@ -142,7 +142,7 @@ def index(
         output().print(told, highlight=False)
         return
     skipped = made.manifest["skipped"]
-    output().print(f"{len(made):,} rows in {made.path}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
+    output().print(f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
     for name, said in made.manifest["settings"]["notes"].items():
         if isinstance(said, str):
             options.note(f"{name}: {said}")
@@ -183,7 +183,7 @@ def trace(
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that taught an answer, and the words in them."""
-    from whence import report
+    from whence import remedy, report
     from whence.errors import OptionError
     from whence.index import Index
     from whence.lab.respond import respond
@@ -210,7 +210,7 @@ def trace(
         found = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell)
     document = found.to_json()
     if json:
-        report.save(document, json)
+        remedy.keep(document, json)
     if html:
         with stage(errors(), "draw the page") as tell:
             report.save_page(illustrated(found, loaded, plane(made), tell), html)

@@ -8,6 +8,7 @@ from typing import Any
 
 from whence.errors import ModelError, OptionError
 from whence.lab.verdict import Failure, Verdict
+from whence.weights import explained
 
 _FORM = "classifier:MODEL,label=NAME,threshold=0.5"
 
@@ -67,14 +68,12 @@ def _loaded(name: str) -> Any:
     """The pipeline that gives every label its probability."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    try:
+    do = "give the folder or hub id of a Transformers sequence classifier with safetensors"
+    with explained(f"the classifier {name} cannot be loaded", do):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         lm, told = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as fault:
-        do = "give the folder or hub id of a Transformers sequence classifier with safetensors"
-        raise ModelError(f"the classifier {name} cannot be loaded", got=str(fault).splitlines()[0], do=do) from fault
     if told["missing_keys"]:
         raise ModelError(f"{name} is no classifier", got=f"no weights for {min(told['missing_keys'])}",
                          do="give a model that was trained as a sequence classifier")  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from whence.errors import LabError
+from whence.errors import LabError, WhenceError, machine_fault
 from whence.example import Example
 from whence.model import Model
 from whence.tokens import Encoding, Row, encode_all
@@ -56,8 +56,9 @@ def finetune(
     """Train an adapter, or with `full` the model, on `rows` and write it to the folder `out`, whole or not at all.
 
     Stopped, the same call goes on from the last checkpoint, and ends with what it would have ended with; another call
-    is refused. `model` is spent: its weights are the trained ones afterwards. `whence.json` in the folder names the
-    model's fingerprint, so that an adapter is never put on another one. Returns `out`.
+    is refused. It trains on the device that `model` is on, in this process alone: one of several, as torchrun starts
+    them, is refused. `model` is spent: its weights are the trained ones afterwards. `whence.json` in the folder
+    names the model's fingerprint, so that an adapter is never put on another one. Returns `out`.
     """
     recipe, out = recipe or Recipe(), Path(out)
     _check(model, rows, out, recipe)
@@ -71,18 +72,19 @@ def finetune(
         trainer.save_model(str(whole))
         (whole / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to open
         count = {"rows": len(learned), "unusable": len(rows) - len(learned)}
-        (whole / "whence.json").write_text(json.dumps({**made, **count}, indent=1))
+        home = {"home": str(out.resolve())}  # by which the base is found again where both have moved
+        (whole / "whence.json").write_text(json.dumps({**made, **home, **count}, indent=1))
         (whole / "curve.json").write_text(_curve(trainer.state.log_history))
         if not recipe.full:
             _save_moments(trainer, whole)
         whole.replace(out)
         shutil.rmtree(draft)
-    except OSError as fault:
-        raise LabError(
-            f"the {'model' if recipe.full else 'adapter'} cannot be written to {out}",
-            got=str(fault),
-            do="check the folder and the disk's room",
-        ) from fault
+    except WhenceError:
+        raise
+    except Exception as fault:
+        if told := _told(fault, f"the {'model' if recipe.full else 'adapter'} cannot be written to {out}"):
+            raise told from fault
+        raise
     finally:
         if not reached(out):
             shutil.rmtree(draft, ignore_errors=True)
@@ -100,11 +102,39 @@ def unusable(out: str | Path) -> int:
     return int(json.loads((Path(out) / "whence.json").read_text())["unusable"])
 
 
+def refuse_several() -> None:
+    """Refuse to be one of several processes, each of which would train, by itself, and write to the same folder."""
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    said = os.environ.get("WORLD_SIZE", "1")
+    count = torch.distributed.get_world_size() if many else int(said) if said.isdecimal() else 1
+    if count > 1:
+        raise LabError(
+            "whence trains in one process", got=f"{count} processes, as torchrun or accelerate start them",
+            do="start it without them: --device cuda:1 chooses a GPU, --device map spreads a large model over all",
+        )  # fmt: skip
+
+
+def _told(fault: Exception, what: str) -> LabError | None:
+    """What to say of a fault of the machine while it trains, or while it writes; None for any other fault."""
+    lack, do = machine_fault(fault), "check the folder and the disk's room"
+    if not isinstance(fault, OSError):
+        what = "the training stopped"
+        if lack is None:
+            return None
+    if lack:
+        what, do = f"{what}: {lack[0]}", lack[1]
+    return LabError(what, got=str(fault)[:300], do=do)
+
+
 def _draft(out: Path) -> Path:
     return out.with_name(f".{out.name}.draft")
 
 
 def _check(model: Model, rows: Sequence[Example], out: Path, recipe: Recipe) -> None:
+    refuse_several()
+    if any(weight.is_meta for weight in model.lm.parameters()):
+        raise LabError("a model that does not fit onto its devices cannot be trained",
+                       got="weights put off to the CPU or the disk", do="use more or larger devices")  # fmt: skip
     if model.peft is not None:
         raise LabError("this model carries an adapter already", got=str(model.adapter), do="give the base model alone")
     if recipe.full and getattr(model.lm, "is_quantized", False):
@@ -122,8 +152,7 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
     file = draft / "plan.json"
     if _checkpoint(draft):
         known = json.loads(file.read_text())
-        if known != plan:
-            differ = (key for key in plan if known.get(key) != plan[key])
+        if differ := [key for key in plan if key != "base" and known.get(key) != plan[key]]:
             other = ", ".join(f"{key}: {known.get(key)}, asked {plan[key]}" for key in differ)
             do = f"ask for the same, give another folder than {out}, or remove {draft}"
             raise LabError(f"{draft} holds an unfinished training of another kind", got=other, do=do)
@@ -166,6 +195,18 @@ def _curve(history: Sequence[dict[str, Any]]) -> str:
     names = {"step": "step", "loss": "loss", "rate": "learning_rate", "seconds": "seconds"}
     steps = [json.dumps({name: said[key] for name, key in names.items()}) for said in history if "loss" in said]
     return "[\n" + ",\n".join(steps) + "\n]\n"
+
+
+def _hold(config: Any, device: torch.device) -> None:
+    """Let the Trainer, and Accelerate beneath it, use that device alone.
+
+    They would take the first GPU whichever was chosen; and all of them, each with a batch of its own, of which none
+    but the first would do anything here, since the loss is computed by the model itself and not by its replicas.
+    """
+    config.__dict__["_setup_devices"] = config.distributed_state.device = device  # the former is a cached property
+    config._n_gpu = min(config.n_gpu, 1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _save_moments(trainer: Any, out: Path) -> None:
@@ -224,8 +265,10 @@ def _trainer(
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             learned = inputs["labels"][:, 1:] != -100
             seen = base.decoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-            logits = base.head(seen.last_hidden_state[:, :-1][learned]).float()
-            return torch.nn.functional.cross_entropy(logits, inputs["labels"][:, 1:][learned])
+            last = seen.last_hidden_state[:, :-1]
+            logits = base.head(last[learned.to(last.device)]).float()  # a model may be spread over several devices
+            targets = inputs["labels"][:, 1:][learned].to(logits.device)
+            return torch.nn.functional.cross_entropy(logits, targets).to(learned.device)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return _Orders(super()._get_train_sampler(train_dataset), lambda: self.state)
@@ -261,6 +304,7 @@ def _trainer(
         logging_steps=1, report_to=[], disable_tqdm=True, completion_only_loss=True,
         train_sampling_strategy="group_by_length",
     )  # fmt: skip
+    _hold(config, base.device)
     lora = LoraConfig(r=recipe.rank, lora_alpha=4 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     lm = base.lm.float().requires_grad_(True) if recipe.full else base.lm
     trainer = Answers(

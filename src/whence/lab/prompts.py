@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whence.errors import DataError
-from whence.example import Example, Message, Record, checked, short, tools_of
+from whence.example import Example, Message, Record, checked, nested, short, tools_of
 from whence.forms import form_of
 from whence.records import records
 
@@ -33,15 +33,19 @@ def read_answers(path: str | Path) -> list[tuple[Prompt, str]]:
     """Prompts and what was answered, which may be nothing, from the rows of any file."""
     found: list[tuple[Prompt, str]] = []
     for source, record in records(str(path)):
-        turns = _turns(record, source)
-        if turns[-1]["role"] != "assistant":
-            do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
-            raise DataError(f"{source}: the row has no answer", got=f"last message: {turns[-1]['role']}", do=do)
-        answer = Example(tuple(turns)).response
-        found.append((_asked(turns[:-1], record, source), answer))
+        with nested(source):
+            found.append(_answered(record, source))
     if not found:
         raise DataError(f"{path} has no answers", do="give at least one prompt and response")
     return found
+
+
+def _answered(record: Record, source: str) -> tuple[Prompt, str]:
+    turns = _turns(record, source)
+    if turns[-1]["role"] != "assistant":
+        do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
+        raise DataError(f"{source}: the row has no answer", got=f"last message: {turns[-1]['role']}", do=do)
+    return _asked(turns[:-1], record, source), Example(tuple(turns)).response
 
 
 def question(prompt: Prompt) -> str:
@@ -58,6 +62,11 @@ def line(prompt: Prompt, answer: str) -> dict[str, Any]:
 
 
 def _prompt(record: Record, source: str) -> Prompt:
+    with nested(source):
+        return _unanswered(record, source)
+
+
+def _unanswered(record: Record, source: str) -> Prompt:
     try:
         form_of(record, source)
     except DataError as fault:

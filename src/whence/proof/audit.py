@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from whence import remedy, report
+from whence import remedy
 from whence.build import build_index
 from whence.dataset import Reading, form, read
 from whence.errors import OptionError
@@ -20,6 +20,7 @@ from whence.example import Example
 from whence.habits import habits
 from whence.index import Index
 from whence.lab.answers import write_lines
+from whence.lab.finetune import refuse_several
 from whence.lab.judge import judge
 from whence.lab.prompts import Prompt, line
 from whence.methods import DEFAULT, method
@@ -107,6 +108,7 @@ class _Under:
         if case.adapter is None and case.base is None:
             do = "give its --adapter, or as --base the model that it was trained from"
             raise OptionError("it is not known what the model was trained from", got=case.model, do=do)
+        refuse_several()
         judge(case.behaviour.judge)
         self.case, self.out, self.ledger = case, out, Ledger(out / STAGES, show)
 
@@ -175,7 +177,9 @@ class _Under:
 
         needs = [index.path.name, [str(query) for query in asked], self.case.top, self.case.curve]
         trace = self.ledger.kept("trace", needs, f"trace {len(asked)} bad answers", make)
-        report.save(trace, self.out / "trace.json")
+        # the folder may have moved since, and the model
+        trace |= {"model": self.model.name, "adapter": self.model.adapter, "index": str(index.path)}
+        remedy.keep(trace, self.out / "trace.json")
         return trace
 
     def calls(self, trace: Document) -> bool:
@@ -194,9 +198,10 @@ class _Under:
             if not (out.is_dir() and remedy.manifest_of(out).exists()):
                 plan = remedy.plan(trace, self.case.data, chosen, reading=self.reading)
                 remedy.clean(plan, file, out)
-            return str(out)
+            return out.name
 
-        return self.ledger.kept("clean", needs, f"clean the data of {len(chosen)} rows", make)
+        self.ledger.kept("clean", needs, f"clean the data of {len(chosen)} rows", make)
+        return str(out)
 
     def proved(self, trace: Document, chosen: Sequence[Removal]) -> tuple[Document, list[str]]:
         """The proof, and what had to be assumed for it."""

@@ -44,8 +44,8 @@ class Ledger:
     _used: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)  # in order
 
     def path(self, stage: str, needs: Any) -> Path:
-        """Where the stage keeps what is not JSON, such as a model; nothing is made here."""
-        return self.folder / f"{stage}-{key(needs)}"
+        """Where the stage keeps what is not JSON, such as a model, as an absolute path; nothing is made here."""
+        return self.folder.resolve() / f"{stage}-{key(needs)}"
 
     def kept(self, stage: str, needs: Any, title: str, make: Callable[[Tell], Any]) -> Any:
         """The JSON that `make` returns, made once for these `needs`."""

@@ -57,8 +57,8 @@ class Chapter:
 
 def story(case: Case, found: Document, folder: str) -> str:
     """The audit that lies in `folder`, as Markdown."""
-    again = "Under each claim stands the command that makes its numbers again."
-    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {again}\n"]
+    told = f"Under each claim stands the command that makes its numbers again, if it is run in {code(str(Path.cwd()))}."
+    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {told}\n"]
     for chapter in chapters(case, found, folder):
         block = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
         parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{block}")

@@ -14,11 +14,12 @@ from typing import Any
 
 from whence.errors import DataError, LabError, OptionError
 from whence.example import Example, Ranges
-from whence.lab.finetune import Recipe
+from whence.lab.finetune import Recipe, refuse_several
 from whence.lab.judge import judge
 from whence.lab.prompts import Prompt
 from whence.model import Model, load_model
 from whence.origin import read_origin
+from whence.paths import absolute, located
 from whence.place import placed
 from whence.remedy import Removal, guilty, removals
 from whence.template import AS_IS
@@ -125,6 +126,7 @@ def set_aside(
 
 def check(trial: Trial, rows: Sequence[Example], called: Sequence[str], design: Design) -> None:
     """Refuse, before hours of training, what cannot be proved."""
+    refuse_several()
     known = {row.id for row in rows}
     if not called:
         raise LabError("there is nothing to prove: no row is called", do="trace other answers, or choose rows by --top")
@@ -156,7 +158,7 @@ def trial_of(
     if isinstance(adapter, list):
         raise OptionError("several adapters cannot be trained again as one", got=", ".join(adapter), do="merge them")
     said = _settings(trace)
-    start = base or (name if adapter else said.get("base"))
+    start = absolute(base) if base else name if adapter else said.get("base")
     if start is None:
         do = "give as --base the model that it was trained from"
         raise OptionError("it is not known what the model was trained from", got=name, do=do)
@@ -189,7 +191,10 @@ def matched(folder: str | Path | None, asked: Mapping[str, Any]) -> tuple[Recipe
 def _settings(trace: Mapping[str, Any]) -> dict[str, Any]:
     """What the traced index was made with, if it is still there."""
     try:
-        return json.loads((placed(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        here = placed(str(trace.get("index")))
+        manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+        base = manifest["settings"]["base"]
+        return {**manifest["settings"], "base": base and located(base, manifest.get("home"), here)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

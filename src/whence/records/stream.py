@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from whence.errors import DataError
+from whence.errors import DataError, machine_fault
 from whence.example import Record, short
 
 Rows = Iterator[tuple[str, Record]]  # (source, record)
@@ -50,9 +50,11 @@ def opened(path: Path) -> Generator[IO[bytes]]:
 
 
 def unreadable(source: object, fault: Exception) -> DataError:
-    """What to say of a file that the system, or its own format, cannot read on."""
-    do = "copy or download it again, and see that you may read it"
-    return DataError(f"{source}: the file is damaged or cannot be read", got=short(str(fault), 160), do=do)
+    """What to say of a file that the machine, or its own format, does not let be read on."""
+    what, do = "the file is damaged or cannot be read", "copy or download it again"
+    if lack := machine_fault(fault):
+        what, do = f"the file cannot be read: {lack[0]}", lack[1]
+    return DataError(f"{source}: {what}", got=short(str(fault), 160), do=do)
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from whence.errors import DataError, OptionError
+from whence.errors import DataError, OptionError, machine_fault
 from whence.example import Record, short
 from whence.records.stream import KINDS, Rows, unreadable
 
@@ -43,6 +43,8 @@ def _kind_of(path: Path, name: str) -> Generator[None]:
     try:
         yield
     except _FAULTS as fault:
+        if machine_fault(fault):
+            raise unreadable(path, fault) from None
         do = "write the file again, or name it by what it is"
         raise DataError(f"{path}: not a file of {name}", got=short(str(fault), 160), do=do) from None
 
@@ -89,6 +91,8 @@ def saved(path: Path, split: str | None) -> Rows:
     try:
         found: Any = load_from_disk(str(path.absolute()))
     except Exception as fault:  # `datasets` raises whatever its own files make it
+        if machine_fault(fault):
+            raise unreadable(path, fault) from None
         do = "give the data set's own folder, or a file"
         if "::" in str(path.absolute()):
             do = "move it to a path without `::`, which `datasets` reads as two addresses"
@@ -126,7 +130,9 @@ def hub(data: str, split: str | None) -> Rows:
     except Exception as fault:  # the hub's client raises whatever its transport raises
         what = f"{data} is neither a file here nor a data set that can be had from the hub"
         do = f"give one of: {KINDS}"
-        if "split" in str(fault).lower():
+        if lack := machine_fault(fault):
+            what, do = f"{data} cannot be fetched from the hub: {lack[0]}", lack[1]
+        elif "split" in str(fault).lower():
             what, do = f"{data} has no split {split or 'train'}", "choose one with --split"
         elif "config name" in str(fault).lower():
             what, do = f"{data} has several configurations", f"choose one: {name}:CONFIG"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from whence.errors import OptionError, WhenceError
+from whence.errors import OptionError, WhenceError, machine_fault
 from whence.text import visible
 
 WAITING = 32  # jobs in the queue
@@ -148,4 +148,5 @@ def _do(job: Job) -> None:
     except Exception as fault:
         print(visible(traceback.format_exc()), file=sys.stderr)
         said, do = "this is a fault of whence: its terminal says more", "look there, and try another question"
+        said, do = machine_fault(fault) or (said, do)
         job.end("failed", error={"what": said, "got": type(fault).__name__, "do": do})
