@@ -94,7 +94,7 @@ def _contenders(index: Index, folder: Path, vectors: Float[Tensor, "Q d"], top: 
         scores = HOW.scores(asked, index)
         null = controls(HOW, index, DEPTH)
         assert null is not None
-        weigh(scores, null, torch.ones(len(scores), dtype=torch.bool))
+        weigh(scores, [null] * len(scores), torch.ones(len(scores), dtype=torch.bool))
         return scores.topk(top).indices.numpy()
 
     size = sum(part.stat().st_size for part in (folder / "idx").rglob("*") if part.is_file()) / count
