@@ -157,7 +157,7 @@ def _gradients(
     from whence.dataset import Reading, form, read
     from whence.errors import OptionError
     from whence.progress import stage
-    from whence.provenance import provenance
+    from whence.provenance import contents, provenance
 
     if data is None:
         raise OptionError("a race of gradients needs rows", got="no --data", do="give training data with --data")
@@ -165,7 +165,8 @@ def _gradients(
     loaded = load(model, adapter, dtype, device)
     fast = dtype == "auto" and loaded.dtype != torch.float32
     other = load(model, adapter, "float32", device) if fast else loaded
-    ours = {part: value for part, value in provenance().items() if part in ("commit", "packages", "machine")}
+    ours: dict[str, Any] = {part: provenance()[part] for part in ("commit", "packages", "machine")}
+    ours["inputs"] = [contents(name)[1] for name in (model, *(adapter or ()), str(data))]  # a race of others is another
     made: dict[str, Any] = {
         "command": _typed(), "threads": torch.get_num_threads(),
         "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype), **ours,
