@@ -118,7 +118,9 @@ def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, sma
                 for _ in range(3):
                     page = browser.new_page()
                     got: list[int] = []
-                    page.on("response", lambda answer, got=got: got.append(int(answer.headers.get("content-length", 0))))
+                    page.on(
+                        "response", lambda answer, got=got: got.append(int(answer.headers.get("content-length", 0)))
+                    )
                     begun = time.monotonic()
                     page.goto(url)
                     page.wait_for_selector("#rows > li")
