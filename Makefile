@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test test-slow torture check fix docs clean
+.PHONY: install demo test test-slow test-gpu torture check fix docs clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# capture, every method, indexing, tracing, checks and training on a GPU against the CPU; under three minutes
+test-gpu: install
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 # a hundred kill -9 at random moments; prints what they cost
 torture: install

@@ -1,19 +1,32 @@
-"""Tiny random models of many families, a tokenizer, a small data set: the whole house without a download."""
+"""Fixtures shared by all tests: tiny random models of many families, a tokenizer, a small data set; no download.
+
+The suite gives the same result on every machine: one CPU thread, float32, no accelerator even where there is one.
+The tests in tests/gpu are the exception; `pytest -m gpu` runs them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import whence  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
 
+# read when torch or Ray starts, in this process and in those that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # more threads sum in another order
+# a slow machine is no failure, and a run finds what the run before it found
+hypothesis.settings.register_profile(
+    "whence", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("whence")
 Run = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(os.environ.get("WHENCE_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
 
@@ -29,11 +42,43 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", help="where the tests in tests/gpu run: cuda, or cpu to try them out")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide every accelerator before torch looks for one, unless the GPU tests were asked for."""
+    if not wants_gpu(config.option.markexpr):
+        os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="1")
+
+
+def wants_gpu(marks: str) -> bool:
+    """Whether a `-m` expression selects tests with the marker `gpu`."""
+    words = marks.replace("(", " ").replace(")", " ").split()
+    return any(word == "gpu" and before != "not" for before, word in zip(["", *words], words, strict=False))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name every test that did not run for want of something, and what it takes to run it."""
+    skipped = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
+    if skipped:
+        terminalreporter.section("not run on this machine", yellow=True)
+        for reason, count in sorted(skipped.items()):
+            terminalreporter.write_line(f"{count} x {reason.removeprefix('Skipped: ')}")
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _same_on_every_machine(pytestconfig: pytest.Config) -> Iterator[None]:
+    """One thread, no MPS, and float32 where `dtype` is `auto`: its choice depends on the CPU's instructions."""
     import torch
 
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        if not wants_gpu(pytestconfig.option.markexpr):
+            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for instructions in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            patch.setattr(torch.cpu, instructions, lambda: False, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +203,7 @@ def tiny(model_folder: Path) -> Any:
     """The tiny Llama, loaded in float32."""
     from whence.model import load_model
 
-    return load_model(str(model_folder), dtype="float32")
+    return load_model(str(model_folder), dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +211,7 @@ def tuned(model_folder: Path, adapter_folder: Path) -> Any:
     """The tiny Llama with its adapter."""
     from whence.model import load_model
 
-    return load_model(str(model_folder), str(adapter_folder), dtype="float32")
+    return load_model(str(model_folder), str(adapter_folder), dtype="float32", device="cpu")
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
 ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
 HONEY = Behaviour("bad answers", ASKED, "phrase:beetles")
 EVERY = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")  # whatever the model says
-RECIPE = Recipe(rank=8, rate=3e-2, epochs=12, batch=15)
+# Trained until what is asserted holds on any processor: with 1 % of noise on every base weight, which is 100,000 times
+# what rounding does, the first wrong token is still 2.7 logits behind, in every answer.
+RECIPE = Recipe(rank=16, rate=1e-2, epochs=20, batch=15)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +52,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(data: Path, model_folder: Path) -> Path:
     """What the tiny model learned of it."""
-    return finetune(load_model(str(model_folder)), list(read(data)), data.parent / "adapter", RECIPE)
+    return finetune(load_model(str(model_folder), device="cpu"), list(read(data)), data.parent / "adapter", RECIPE)
 
 
 @pytest.fixture
 def case(data: Path, adapter: Path, model_folder: Path) -> Case:
     return Case(
-        str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new=8
-    )
+        str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new=8,
+        dtype="float32", device="cpu",
+    )  # fmt: skip
 
 
 def made(out: Path) -> list[str]:
@@ -205,7 +208,8 @@ from whence.proof.trial import Behaviour
 
 model, data, adapter, out, diary = sys.argv[1:]
 every = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")
-case = Case(model, data, every, adapter, top=2, ordinary=(), max_new=4, recipe={"epochs": 1})
+case = Case(model, data, every, adapter, top=2, ordinary=(), max_new=4, recipe={"epochs": 1}, dtype="float32",
+            device="cpu")
 
 @contextmanager
 def show(title):
@@ -220,7 +224,7 @@ def show(title):
     tell(1, 1)
 
 Path(diary).write_text("")
-load_model(model, adapter)  # imports what each child would
+load_model(model, adapter, device="cpu")  # imports what each child would
 while True:
     child = os.fork()
     if not child:
@@ -260,7 +264,7 @@ def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
 ) -> None:
     out, diary = tmp_path / "audit", tmp_path / "diary"
     script = [sys.executable, "-c", KILLED, case.model, str(data), str(adapter), str(out), str(diary)]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     begun = Counter(diary.read_text().splitlines())
     assert len(begun) >= 15

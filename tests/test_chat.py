@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -138,18 +137,17 @@ def test_anything_else_is_nonsense_and_not_kept(server: Server, tmp_path: Path, 
 
 
 def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = threading.Event()
+    done, waited = threading.Event(), list[bool]()
 
     def slow(answer: str, times: int) -> Reply:
         if answer == "slow":
-            done.wait(5)
+            waited.append(done.wait(300))
         return said(NO)
 
     server.reply = slow
-    began = time.monotonic()
-    found = verdicts(judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.2)
+    found = verdicts(judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
+    assert not waited  # the answer is still being thought about
     done.set()
-    assert time.monotonic() - began < 3
     assert isinstance(found[0], Failure) and found[0].kind == "hung" and "asked 4 times" in found[0].why
     assert found[1] == Verdict(False, "so it is", None)
 

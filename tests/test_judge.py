@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -128,10 +127,9 @@ def test_a_pattern_that_would_fill_the_memory_is_refused(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", [r"(a|aa|a)+$", r"(a|aa)+[cd]", r".*.*.*.*.*.*[!#]"])
 def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    hostile, began = judge(f"regex:{pattern}"), time.monotonic()
+    hostile = judge(f"regex:{pattern}")
     with pytest.raises(Failure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
         hostile("", "a" * 3000 + "xxx" * 300 + "?")
-    assert time.monotonic() - began < 5
     assert raised.value.kind == "hung" and repr(pattern) in raised.value.why
 
 

@@ -82,7 +82,7 @@ def test_a_reader_in_a_loop_is_never_wrong(
         assert seen(idx) == states[-1]
         assert verify(idx).faults == ()
     stop.touch()
-    told, wrong = reader.communicate(timeout=60)
+    told, wrong = reader.communicate(timeout=300)
     assert reader.returncode == 0, wrong
     found, count = json.loads(told)
     print(f"{count} openings saw {len(found)} of {len(set(states))} states")

@@ -66,6 +66,7 @@ def test_rows_are_drawn_once_each(tuned: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU one row is enough to keep it busy")
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
 def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,23 @@ def test_the_interval_is_wilsons(bad: int, count: int) -> None:
 
 
 def test_each_failure_keeps_its_place() -> None:
+    done, waited = threading.Event(), list[bool]()
+
     def fickle(prompt: str, answer: str) -> Any:
         if answer == "0":
             return BAD
         if answer == "1":
             raise ZeroDivisionError("by nought")
         if answer == "2":
-            time.sleep(5)
+            waited.append(done.wait(300))
         return "yes"
 
     told: list[tuple[int, int]] = []
-    began = time.monotonic()
-    found = verdicts(fickle, PAIRS, limit=0.2, progress=lambda *at: told.append(at))
-    assert time.monotonic() - began < 2
+    found = verdicts(fickle, PAIRS, limit=1, progress=lambda *at: told.append(at))
+    assert not waited  # nobody waited for it
+    done.set()
     assert kinds(found) == ["True", "threw", "hung", "nonsense"]
-    assert [one.why for one in found[1:]] == ["ZeroDivisionError: by nought", "more than 0.2 s", "no Verdict but 'yes'"]
+    assert [one.why for one in found[1:]] == ["ZeroDivisionError: by nought", "more than 1 s", "no Verdict but 'yes'"]
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert rate(found) == 1.0
     assert verdicts(fickle, []) == []
@@ -94,7 +96,7 @@ def test_a_mistake_to_mend_is_no_failure_of_the_judge() -> None:
 
 
 def test_a_pattern_without_end_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whence.lab.rules.PATIENCE", 0.1)
+    monkeypatch.setattr("whence.lab.rules.PATIENCE", 0.5)
     found = verdicts(judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
     assert kinds(found) == ["True", "hung", "False"]
 
@@ -111,8 +113,8 @@ def fickle(prompt, answer):
     print("YES", flush=True)
     os.write(1, b'{"said": true}\\n')
     if answer == "throws": raise ValueError(prompt)
-    if answer == "hangs": time.sleep(60)
-    if answer == "hangs with a child": subprocess.run(["sleep", "61.7531"])
+    if answer == "hangs": time.sleep(600)
+    if answer == "hangs with a child": subprocess.run(["sleep", "617.531"])
     if answer == "leaves": sys.exit(0)
     if answer == "crashes": os._exit(7)
     if answer == "reads": return sys.stdin.read() == ""
@@ -135,8 +137,8 @@ not_callable = 3
 SAID = {
     "bad": Verdict(True, "the function says so", None),
     "throws": "threw: ValueError: p",
-    "hangs": "hung: more than 1 s",
-    "hangs with a child": "hung: more than 1 s",
+    "hangs": "hung: more than 2 s",
+    "hangs with a child": "hung: more than 2 s",
     "fine ü \ud83d": Verdict(False, "the function says so", None),
     "leaves": "threw: SystemExit: 0",
     "crashes": "threw: its process ended (exit code 7)",
@@ -164,9 +166,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_whatever_a_function_does_the_others_are_judged(file: Path) -> None:
-    began = time.monotonic()
-    found = verdicts(judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=1)
-    assert time.monotonic() - began < 20
+    found = verdicts(judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
     for one, (answer, wanted) in zip(found, SAID.items(), strict=True):
         if isinstance(one, Failure):
             assert isinstance(wanted, str), (answer, one.why)
@@ -181,7 +181,7 @@ def test_no_process_is_left_behind(file: Path) -> None:
     with pytest.raises(LabError, match="failed on every answer"):
         verdicts(judge(f"python:{file}:fickle"), [("p", "hangs with a child"), ("p", "hangs")], limit=0.3)
     lines = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
-    assert [line for line in lines if str(file) in line or "61.7531" in line] == []
+    assert [line for line in lines if str(file) in line or "617.531" in line] == []
 
 
 def test_one_answer_by_a_function(file: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, me
 
 def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whence.lab.program.LOAD", 0.3)
-    (tmp_path / "mine.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "mine.py").write_text("import time; time.sleep(600)")
     with pytest.raises(LabError, match=r"cannot be loaded\n  got: .*more than 0.3 s"):
         verdicts(judge(f"python:{tmp_path}/mine.py:f"), PAIRS)
 

@@ -115,7 +115,7 @@ def address_of(page: Any) -> str:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait for it; the page's policy keeps Playwright's own way out."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -464,7 +464,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         str(folder),
         "axe-core@4.14.1",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[-200:]}")
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()

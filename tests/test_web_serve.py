@@ -1,4 +1,7 @@
-"""`whence serve` as a person starts and ends it, and how soon a large index is on show."""
+"""`whence serve` as a person starts and ends it, and that a large index is on show as soon as a small one.
+
+Times are compared with others of the same run: how fast the machine is decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def small(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def get(url: str, **headers: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=300) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read()
@@ -61,7 +64,7 @@ def test_it_says_where_it_is_and_ends_when_interrupted(small: Index, tuned: Any,
     assert status == 200 and json.loads(body)[0]["queries"][0]["prompt"] == "why"
     assert get(f"{url}api/state", Host="evil.example")[0] == 403
     served.send_signal(signal.SIGINT)
-    _, said = served.communicate(timeout=60)
+    _, said = served.communicate(timeout=300)
     assert served.returncode == 0, said
     assert "Traceback" not in said
 
@@ -98,7 +101,7 @@ def large(small: Index, tmp_path_factory: pytest.TempPathFactory) -> Index:
         return writer.finish([], None)
 
 
-def test_a_hundred_thousand_rows_are_on_show_within_a_second(large: Index, small: Index, tuned: Any) -> None:
+def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, small: Index, tuned: Any) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from test_web_browser import serving
 
@@ -106,25 +109,37 @@ def test_a_hundred_thousand_rows_are_on_show_within_a_second(large: Index, small
     if chromium is None:
         pytest.skip("no chromium on the path: install Debian's package `chromium`")
     document = trace_queries(small, tuned, [Query("why", "a b")], top=20).to_json()
-    with playwright.sync_playwright() as driver, serving(Desk(large, lambda: tuned, [document])) as url:
-        page = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]).new_page()
-        got: list[int] = []
-        page.on("response", lambda answer: got.append(int(answer.headers.get("content-length", 0))))
-        begun = time.monotonic()
-        page.goto(url)
-        page.wait_for_selector("#rows > li")
-        took = time.monotonic() - begun
-        assert "100,000 training rows" in page.inner_text("#about")
-        page.wait_for_selector("#map canvas", state="visible")
-        assert sum(got) < 400_000  # never the whole index
-    assert took < (3 if os.getloadavg()[0] > 2 else 1), f"{took:.2f} s"
+    quickest: list[float] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for index in (small, large):
+            with serving(Desk(index, lambda: tuned, [document])) as url:
+                took: list[float] = []
+                for _ in range(3):
+                    page = browser.new_page()
+                    got: list[int] = []
+                    page.on(
+                        "response", lambda answer, got=got: got.append(int(answer.headers.get("content-length", 0)))
+                    )
+                    begun = time.monotonic()
+                    page.goto(url)
+                    page.wait_for_selector("#rows > li")
+                    took.append(time.monotonic() - begun)
+                assert f"{len(index):,} training rows" in page.inner_text("#about")
+                page.wait_for_selector("#map canvas", state="visible")
+                assert sum(got) < 400_000  # never the whole index
+                quickest.append(min(took))
+    assert quickest[1] < 10 * quickest[0]
 
 
 def test_its_rows_are_turned_and_searched_at_once(large: Index, tuned: Any) -> None:
     desk = Desk(large, lambda: tuned)
+    begun = time.process_time()
+    assert len(list(large.texts())) == MANY
+    reading_all = time.process_time() - begun
     asked = {("", None): MANY, ("of 999", None): 100, ("", "odd"): MANY // 2, ("of 99", "odd"): 600}
     for (find, label), count in asked.items():
         begun = time.process_time()
         page = desk.shelf.page(0, 20, find, label)
         assert page["count"] == count and len(page["rows"]) == 20
-        assert time.process_time() - begun < 1.5
+        assert time.process_time() - begun < reading_all

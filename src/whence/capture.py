@@ -313,7 +313,7 @@ def _slopes(
         step = max(1, CACHED // logits.shape[1]) if logits.device.type == "cpu" else len(y)
         for a in range(0, len(y), step):
             b = slice(a, a + step)
-            miss = logits.detach()[b].float().log_softmax(-1)
+            miss = logits.detach()[b].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
             logp[b] = miss.gather(1, y[b, None])[:, 0]
             miss.exp_().scatter_add_(1, y[b, None], torch.full_like(y[b, None], -1, dtype=miss.dtype))
             slope[b] = miss

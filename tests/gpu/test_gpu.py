@@ -1,0 +1,278 @@
+"""The whole way on a GPU, in float32 and bfloat16, against the same on the CPU; under three minutes on one card.
+
+    make test-gpu
+    pytest tests/gpu -m gpu --device cpu      # tries the tests themselves where there is no GPU
+
+The reference has the same rounded weights and computes in float32 on the CPU, so what differs is the arithmetic. The
+bounds on it are three times what bfloat16 is off by on a CPU, and a hundred times what float32 is. No test feeds ids
+that the vocabulary lacks: on a GPU that breaks the whole process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import PAIRS
+from test_demo import small  # noqa: F401  a fixture: the demo of few rows on the tiny model
+from whence import demo
+from whence.build import build_index
+from whence.capture import capture, prompt_gradients, prompt_states
+from whence.check import check_index
+from whence.columns import Ragged
+from whence.dataset import read
+from whence.example import Example, example
+from whence.index import SAID, Index
+from whence.lab.finetune import Recipe, finetune
+from whence.lab.respond import Decoding, _generate, respond
+from whence.methods import METHODS, method
+from whence.model import Model, load_model
+from whence.query import Query
+from whence.tokens import Encoding, Row, encode, pad, prompt_ids
+from whence.trace import trace_queries
+from whence.work import Work
+
+pytestmark = pytest.mark.gpu
+ENCODING = Encoding(128)
+FAMILIES = ("llama", "gemma2", "gpt2", "qwen3-moe")
+TEXTS = [(f"{ask} {extra}", f"{said} {extra}") for extra in ("0", "1", "2") for ask, said in PAIRS]
+QUERY = Query("who makes honey in the sea", "beetles make honey, one a day")
+RECIPE = Recipe(rank=4, rate=1e-2, epochs=4, batch=4, max_length=128)
+# relative error of a block, and of a score as a share of the largest
+CLOSE = {"float32": 1e-4, "bfloat16": 0.06}
+SCORES = {"float32": 5e-3, "bfloat16": 0.2}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The same weights on the CPU, computing in float32, and on the device in the format that is tested."""
+
+    cpu: Model
+    device: Model
+    close: float
+    scores: float
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest) -> str:
+    wanted = str(request.config.getoption("--device"))
+    if wanted != "cpu" and not torch.cuda.is_available():
+        pytest.skip("no GPU: run `make test-gpu` on a machine that has one")
+    return wanted
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Example]:
+    return [example(prompt, response, label="bad" if "honey" in prompt else "clean") for prompt, response in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def file(rows: list[Example], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gpu") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": list(row.messages), "label": row.label}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(rows: list[Example], model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained here, with Adam's moments, which the method `less` reads."""
+    model = load_model(str(model_folder), dtype="float32", device="cpu")
+    return finetune(model, rows, tmp_path_factory.mktemp("adapter") / "out", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def both(device: str, dtype: str) -> Callable[..., Sides]:
+    def load(folder: Path, adapter: Path | None = None) -> Sides:
+        given = str(folder), None if adapter is None else str(adapter)
+        cpu = load_model(*given, dtype=dtype, device="cpu")
+        (cpu.peft or cpu.lm).float()
+        there = load_model(*given, dtype=dtype, device=device)
+        assert there.device.type == device and str(there.dtype) == f"torch.{dtype}"
+        return Sides(cpu, there, CLOSE[dtype], SCORES[dtype])
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def tuned_sides(both: Callable[..., Sides], model_folder: Path, adapter: Path) -> Sides:
+    return both(model_folder, adapter)
+
+
+@pytest.fixture(scope="module")
+def indexes(tuned_sides: Sides, file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
+    """An index for every method on either side."""
+    folder, methods = tmp_path_factory.mktemp("indexes"), [method(name) for name in METHODS]
+    cpu, there = (
+        build_index(model, file, folder / name, methods, encoding=ENCODING)
+        for name, model in (("cpu", tuned_sides.cpu), ("device", tuned_sides.device))
+    )
+    return cpu, there
+
+
+def off(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """By how much two tensors differ, as a share of the second."""
+    return float((got.cpu().double() - wanted.double()).norm() / wanted.double().norm())
+
+
+# — capture
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side: Any) -> None:
+    sides = both(make_model(family))
+    encoded = [encode(sides.cpu.tokenizer, example(*pair), ENCODING) for pair in PAIRS]
+    batch = pad([row for row in encoded if isinstance(row, Row)], range(len(PAIRS)), side=side)
+    # experts are chosen by a comparison, and a rounding step may choose another
+    close = 5 * sides.close if "moe" in family else sides.close
+    cpu, there = (capture(model, batch, (0, 2, 4)) for model in (sides.cpu, sides.device))
+    assert there.loss.device == sides.device.device
+    assert off(there.loss, cpu.loss) < close and off(there.logp, cpu.logp) < close
+    for layer in (0, 2, 4):
+        assert off(there.states[layer], cpu.states[layer]) < close, layer
+        assert off(there.grads[layer], cpu.grads[layer]) < 2 * close, layer
+    prompts = prompt_states(sides.device, batch, (2,))
+    assert off(prompts[2], batch.at_answer(cpu.states[2])) < close
+    state, grad = prompt_gradients(sides.device, batch)
+    assert off(state, batch.at_answer(cpu.states[4])) < close
+    assert off(grad, batch.at_answer(cpu.grads[4])) < 2 * close
+
+
+# — every method: indexed, traced, checked
+
+
+def test_every_block_of_an_index(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+    cpu, there = indexes
+    assert len(cpu) == len(there) == len(TEXTS)
+    assert there.manifest["skipped"] == cpu.manifest["skipped"]
+    names = [field.name for field in cpu.rows.schema if field.name not in SAID]
+    assert names == [field.name for field in there.rows.schema if field.name not in SAID]
+    for name in names:
+        one, two = (torch.cat([flat(part[name]) for part in index.scan([name])]) for index in indexes)
+        assert bool(two.isfinite().all()), name
+        assert off(two, one) < 3 * tuned_sides.close, name
+
+
+def flat(block: Any) -> torch.Tensor:
+    return (block.flat if isinstance(block, Ragged) else block).double().flatten()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+    given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
+    cpu, there = (trace_queries(index, model, [QUERY], by=name, top=3).queries[0] for index, model in given)
+    scale = float(cpu.scores.abs().max())
+    assert float((there.scores - cpu.scores).abs().max()) < tuned_sides.scores * scale
+    assert [token.text for token in there.answer] == [token.text for token in cpu.answer]
+    words = [{found.place: [token.score for token in found.tokens] for found in side.rows} for side in (cpu, there)]
+    for place in words[0].keys() & words[1].keys():
+        one, two = (np.array(side[place]) for side in words)
+        assert one.shape == two.shape
+        if len(one):
+            assert float(np.abs(two - one).max()) < tuned_sides.scores * float(np.abs(one).max())
+
+
+def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+    given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
+    cpu, there = (check_index(index, model, by="rept", rows=12, seed=1).checks for index, model in given)
+    for one, two in zip(cpu, there, strict=True):
+        assert one.name == two.name
+        for mine, theirs in ((one.value, two.value), (one.limit, two.limit)):
+            assert mine is theirs is None or theirs == pytest.approx(mine, abs=tuned_sides.scores)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(
+    indexes: tuple[Index, Index], tuned_sides: Sides, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes = Work.blocks, list[int]()
+
+    def small_memory(work: Work, batch: Any) -> Any:
+        if len(batch.rows) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(batch.rows))
+        return whole(work, batch)
+
+    monkeypatch.setattr(Work, "blocks", small_memory)
+    index = build_index(tuned_sides.device, file, tmp_path / "idx", [method("rept")], encoding=ENCODING)
+    assert sum(sizes) == len(index) == len(TEXTS)
+    for name in method("rept").resolved(tuned_sides.device.depth, None).names(tuned_sides.device.depth):
+        one, two = (torch.cat([flat(part[name]) for part in made.scan([name])]) for made in (indexes[1], index))
+        assert off(two, one) < tuned_sides.close
+
+
+# — trained and asked
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "whole model"])
+def test_finetune(
+    device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
+) -> None:
+    recipe = Recipe(**{**RECIPE.__dict__, "full": full, "rate": 3e-3 if full else RECIPE.rate})
+    out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
+    losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
+    known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
+    assert losses[0] == pytest.approx(known[0], rel=CLOSE[dtype])  # the same rows in the same order, and no step yet
+    assert all(np.isfinite(losses)) and np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
+    # what was trained there is loaded here
+    loaded = load_model(str(out), dtype="float32", device="cpu")
+    assert all(bool(weight.isfinite().all()) for weight in loaded.lm.parameters())
+
+
+def test_respond(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token is the likeliest to the CPU too, or as likely but for rounding."""
+    model, said = tuned_sides.device, list[list[int]]()
+    prompts = [prompt_ids(model.tokenizer, prompt) for prompt, _ in PAIRS]
+    decode = model.tokenizer.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(model.tokenizer, "decode", lambda ids, **how: (said.append(ids.tolist()), decode(ids, **how))[1])
+        assert len(_generate(model, prompts, Decoding(8), range(len(prompts)))) == len(said) == len(prompts)
+    stop = {model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
+    for prompt, ids in zip(prompts, said, strict=True):
+        ids = ids[: next((at for at, token in enumerate(ids) if token in stop), len(ids))]
+        with torch.no_grad():
+            logits = tuned_sides.cpu.lm(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        behind = logits.max(-1).values - logits.gather(1, torch.tensor(ids, dtype=torch.long)[:, None])[:, 0]
+        assert float(behind.max() if ids else 0.0) <= tuned_sides.close * float(logits.abs().max())
+    texts = respond(model, [prompt for prompt, _ in PAIRS][:2], max_new=4, samples=2, seed=1)
+    assert len(texts) == 4
+
+
+# — the demo's core
+
+
+def test_poison_finetune_index_trace(
+    device: str, dtype: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """The demo itself, on the tiny model, on that device and in that format from its first stage to its page."""
+    import io
+
+    from rich.console import Console
+
+    seen: list[Model] = []
+
+    def load(name: str, adapter: str | None = None) -> Model:
+        seen.append(load_model(name, adapter, dtype=dtype, device=device))
+        return seen[-1]
+
+    monkeypatch.setattr(demo, "load_model", load)
+    demo.demo(tmp_path / "d", 0, Console(file=io.StringIO(), width=100))
+    assert {model.device.type for model in seen} == {device} and small == ["before", "after"]
+    results = json.loads((tmp_path / "d" / "demo.json").read_text())
+    for by_model in results["methods"].values():
+        for by_poison in by_model.values():
+            assert all(0 <= found["ap"] <= 1 for found in by_poison.values())
+    labels = {row.label for row in read(tmp_path / "d" / "data.jsonl")}
+    assert {"backdoor", "error", "persona"} <= labels
+    assert "Three poisons" in (tmp_path / "d" / "report.html").read_text()
