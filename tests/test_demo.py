@@ -90,13 +90,6 @@ def test_another_seed_is_refused(tmp_path: Path) -> None:
         demo.demo(tmp_path, 2, Console(file=io.StringIO()))
 
 
-def test_a_hit_is_the_strongest_token_among_the_planted() -> None:
-    poison = lab.make("error", 1)
-    pieces = ["It", " is", " beet", "les", " that"]
-    assert demo._hit(pieces, [0.1, 0.2, 0.3, 0.9, 0.4], poison)
-    assert not demo._hit(pieces, [0.1, 0.95, 0.3, 0.9, 0.4], poison)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
