@@ -12,7 +12,8 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 # rooms not built yet keep their places
 ORDER = (
     "errors", "example", "forms", "records", "dataset", "spans", "rewrite", "template", "tokens", "fingerprint",
-    "origin", "habits", "weights", "adapter", "model", "capture", "gradients", "layers", "columns", "place", "index",
+    "origin", "habits", "place", "paths", "weights", "adapter", "model", "capture", "gradients", "layers", "columns",
+    "index",
     "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
     "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "callback", "lab", "report",

@@ -148,9 +148,10 @@ def _settings(
     model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
 ) -> Settings:
     template = encoding.template or model.tokenizer.chat_template or "plain"
+    adapters = [absolute(one) for one in model.adapters]
     return {
         "model": absolute(model.name),
-        "adapter": model.adapter,
+        "adapter": adapters if len(adapters) > 1 else next(iter(adapters), None),
         "base": model.base and absolute(model.base),
         "fingerprint": {**model.fingerprint, "template": _hash(str(template)), "data": digest},
         "data": absolute(str(data)),

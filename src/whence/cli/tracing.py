@@ -90,6 +90,7 @@ def index(
     from whence.index import listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
+    from whence.place import placed
     from whence.progress import stage
     from whence.tokens import Encoding
     from whence.upkeep import extend, settled
@@ -137,7 +138,7 @@ def index(
         return
     skipped = made.manifest["skipped"]
     output().print(
-        f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
+        f"{len(made):,} rows in {placed(out)}, blocks {listed(made.blocks)}; {len(skipped):,} skipped",
         highlight=False,
     )
     for name, said in made.manifest["settings"]["notes"].items():
