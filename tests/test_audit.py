@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -190,6 +191,39 @@ def test_a_strangers_text_stays_a_text(case: Case) -> None:
     text = story.story(case, found, "out")
     assert "`a'b</script>`: `x' / **y** # head" in text
     assert "\x1b" not in text
+
+
+# — from another folder
+
+
+def test_an_audit_that_has_moved_is_not_made_again(
+    case: Case, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that is asked for from another folder, by other names for the same."""
+
+    def named(out: Path) -> tuple[Case, Path]:
+        model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))
+        more: Any = {"behaviour": EVERY, "top": 2, "ordinary": (), "max_new": 4, "recipe": {"epochs": 1}}
+        return replace(case, model=model, data=rows, adapter=tuned, **more), Path(to)
+
+    def told(found: Any) -> Any:
+        del found["proof"]["held_out"]["sources"]  # rows are called by the name of their file as it was given
+        return found
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = told(audit(*named(tmp_path / "here/out")))
+    stages = made(Path("out"))
+    assert all(Path(found[name]).is_absolute() for name in ("index", "cleaned"))
+    monkeypatch.chdir(tmp_path)
+    assert told(audit(*named(tmp_path / "here/out"))) == found
+    (tmp_path / "here").rename(tmp_path / "there")
+    again, out = named(tmp_path / "there/out")
+    moved = told(audit(again, out))
+    assert made(out) == stages
+    assert json.dumps(moved).replace("/there/", "/here/") == json.dumps(found)
+    commands = story.commands(again, moved, str(out.resolve()))
+    assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
 
 
 # — killed

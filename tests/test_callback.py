@@ -184,6 +184,20 @@ def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp
     assert found.row.response == PAIRS[4][1]
 
 
+def test_a_script_that_changes_its_folder_while_it_trains(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hook = IndexAfterTraining(file.name, "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    trainer.train()
+    assert hook.error is None and hook.index is not None
+    assert hook.index.path == tmp_path / "idx"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 # — several processes
 
 

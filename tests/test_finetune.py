@@ -351,12 +351,14 @@ def stopping(step: int) -> Any:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """By name; of the moments, whose file has its entries in no order, each by its own."""
+    """By name; of the moments, whose file has its entries in no order, each by its own; not where the folder lies."""
     found = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "curve.json"}
     if found.pop("optimizer.safetensors", None):
         moments = load_file(folder / "optimizer.safetensors")
         found |= {name: moment.numpy().tobytes() for name, moment in moments.items()}
-    return found
+    said = json.loads(found["whence.json"])
+    assert said.pop("home") == str(folder.resolve())
+    return {**found, "whence.json": json.dumps(said).encode()}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from whence.errors import ModelError
+from whence.errors import ModelError, explained
 from whence.fingerprint import adapter_hash, joined
 from whence.text import quoted
-from whence.weights import explained, nearest
+from whence.weights import nearest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers"}

@@ -166,9 +166,10 @@ def check_notes(settings: Settings, methods: Iterable[Method], model: Model, pat
 def _settings(
     model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
 ) -> Settings:
+    adapters = [absolute(one) for one in model.adapters]
     return {
         "model": absolute(model.name),
-        "adapter": model.adapter,
+        "adapter": adapters if len(adapters) > 1 else next(iter(adapters), None),
         "base": model.base and absolute(model.base),
         "fingerprint": {**model.fingerprint, "template": _template(encoding.template, model), "data": digest},
         "data": absolute(str(data)),

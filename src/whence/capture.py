@@ -104,12 +104,8 @@ def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int
 
 
 def prompt_gradients(model: Model, batch: Batch) -> tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]:
-    """(H, g_1) at the last layer, from the prompts alone: there g_1 is a function of H, y_1 and n.
-
-    Where y_1 is masked the loss does not depend on H, and g_1 is zero.
-    """
-    state = prompt_states(model, batch, [-1])[model.depth]
-    following = batch.last[:, None] + 1
+    """(H, g_1) at the last layer, from the prompts alone: g_1 follows from H, y_1 and n; zero where y_1 is masked."""
+    state, following = prompt_states(model, batch, [-1])[model.depth], batch.last[:, None] + 1
     y = batch.ids.gather(1, following)[:, 0].to(model.device)
     slopes, _ = _slopes(model, state.to(model.dtype), y)
     share = ~batch.masked.gather(1, following) / batch.valid.sum(1, keepdim=True).clamp(min=1)

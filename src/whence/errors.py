@@ -14,7 +14,8 @@ a fault of ours and keeps its traceback.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -99,6 +100,22 @@ def machine_fault(fault: BaseException) -> tuple[str, str] | None:
 def out_of_memory(fault: BaseException) -> bool:
     """Whether memory did not suffice, a processor's or an accelerator's."""
     return machine_fault(fault) == _MEMORY
+
+
+@contextmanager
+def explained(what: str, do: str) -> Generator[None]:
+    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
+
+    What the machine lacks is no mistake in the input, and is told as what it is.
+    """
+    try:
+        yield
+    except WhenceError:
+        raise
+    except Exception as fault:
+        if lack := machine_fault(fault):
+            what, do = f"{what}: {lack[0]}", lack[1]
+        raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
 
 
 def _led_to(fault: BaseException | None) -> Iterator[BaseException]:

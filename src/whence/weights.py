@@ -11,14 +11,13 @@ import importlib.util
 import json
 import os
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whence.errors import ModelError, OptionError, WhenceError, machine_fault
+from whence.errors import ModelError, OptionError, explained, machine_fault
 from whence.paths import candidates, hub_id
 from whence.text import quoted
 
@@ -97,22 +96,6 @@ def _check_device(name: str) -> None:
     if device.type == "cuda" and (device.index or 0) >= count:
         do = f"give cuda:0 to cuda:{count - 1}, or auto" if count else "give --device cpu, or auto"
         raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
-
-
-@contextlib.contextmanager
-def explained(what: str, do: str) -> Generator[None]:
-    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
-
-    What the machine lacks is no mistake in the input, and is told as what it is.
-    """
-    try:
-        yield
-    except WhenceError:
-        raise
-    except Exception as fault:
-        if lack := machine_fault(fault):
-            what, do = f"{what}: {lack[0]}", lack[1]
-        raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
 
 
 def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:

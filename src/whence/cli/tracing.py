@@ -90,6 +90,7 @@ def index(
     from whence.index import Index, listed
     from whence.methods import DEFAULT
     from whence.methods import method as named
+    from whence.place import placed
     from whence.progress import stage
     from whence.text import quoted
     from whence.tokens import Encoding
@@ -142,7 +143,7 @@ def index(
         output().print(told, highlight=False)
         return
     skipped = made.manifest["skipped"]
-    output().print(f"{len(made):,} rows in {out}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
+    output().print(f"{len(made):,} rows in {placed(out)}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
     for name, said in made.manifest["settings"]["notes"].items():
         if isinstance(said, str):
             options.note(f"{name}: {said}")

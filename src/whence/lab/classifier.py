@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from whence.errors import ModelError, OptionError
+from whence.errors import ModelError, OptionError, explained
 from whence.lab.verdict import Failure, Verdict
-from whence.weights import explained
 
 _FORM = "classifier:MODEL,label=NAME,threshold=0.5"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from whence import report
 from whence.bench.pictures import removal_curve
+from whence.paths import absolute
 from whence.proof.audit import Case
 from whence.proof.claims import arm, claims, curve, loss_change, markdown, masked, tables
 from whence.proof.prove import Document
@@ -34,7 +35,9 @@ def publish(case: Case, found: Document, folder: Path) -> None:
         save(found["proof"], folder)
     page = found["trace"] or {"version": 1, "queries": []}
     report.save_page({**page, "summary": summary(case, found)}, folder / "report.html")
-    (folder / "report.md").write_text(story(case, found, str(folder)), encoding="utf-8", errors="backslashreplace")
+    (folder / "report.md").write_text(
+        story(case, found, str(folder.resolve())), encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def save(proof: Document, folder: Path) -> None:
@@ -57,8 +60,8 @@ class Chapter:
 
 def story(case: Case, found: Document, folder: str) -> str:
     """The audit that lies in `folder`, as Markdown."""
-    told = f"Under each claim stands the command that makes its numbers again, if it is run in {code(str(Path.cwd()))}."
-    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {told}\n"]
+    again = "Under each claim stands the command that makes its numbers again."
+    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {again}\n"]
     for chapter in chapters(case, found, folder):
         block = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
         parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{block}")
@@ -108,7 +111,9 @@ def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
 
 
 def commands(case: Case, found: Document, folder: str) -> dict[str, str]:
-    """The command of each stage, over the files in the audit's folder."""
+    """The command of each stage, over the files in the audit's folder; to be run from anywhere."""
+    model, data = absolute(case.model), absolute(case.data)
+    adapter, base = (name and absolute(name) for name in (case.adapter, case.base))
     reading, behaviour = case.reading, case.behaviour
     read = {} if reading is None else {
         "columns": ",".join(f"{what}={name}" for what, name in reading.columns) or None,
@@ -119,19 +124,20 @@ def commands(case: Case, found: Document, folder: str) -> dict[str, str]:
         "dtype": case.dtype if case.dtype != "auto" else None,
         "device": case.device if case.device != "auto" else None,
     }
+    files = {name: absolute(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in found["trace"]["queries"]), default=1) if found["trace"] else 1
-    trace, adapter, top = f"{folder}/trace.json", {"adapter": case.adapter}, {"top": case.top}
+    trace, above, top = f"{folder}/trace.json", {"adapter": adapter}, {"top": case.top}
     design = {"random": case.draws, "curve": ",".join(map(str, case.curve)) or None, "truth": list(case.truth),
-              "mask_words": case.mask_words, **case.recipe, **case.files}  # fmt: skip
+              "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
-        "respond": command("respond", case.model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
-                           max_new=case.max_new, **adapter, **run),
+        "respond": command("respond", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
+                           max_new=case.max_new, **above, **run),
         "judge": command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
-        "index": command("index", case.model, case.data, out=found["index"], base=case.base, **adapter, **read, **run),
+        "index": command("index", model, data, out=found["index"], base=base, **above, **read, **run),
         "trace": command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
-        "clean": command("clean", trace, case.data, out=found["cleaned"], **top, **read),
-        "prove": command("prove", trace, case.data, out=folder, prompts=f"{folder}/prompts.jsonl",
-                         judge=behaviour.judge, max_new=case.max_new, **top, **design, **read, **run),
+        "clean": command("clean", trace, data, out=found["cleaned"], **top, **read),
+        "prove": command("prove", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
+                         max_new=case.max_new, **top, **design, **read, **run),
     }  # fmt: skip
 
 
