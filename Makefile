@@ -17,7 +17,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(BIN)/whence demo
+	$(BIN)/taughtby demo
 
 # two processes of one thread each beat one process of two: the models are tiny
 test: install
@@ -47,4 +47,4 @@ docs: install
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv whence-demo build dist site
+	rm -rf .venv taughtby-demo build dist site

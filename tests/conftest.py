@@ -17,18 +17,18 @@ from typing import Any
 import hypothesis
 import pytest
 
-import whence  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
+import taughtby  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
 
 # read when torch or Ray starts, in this process and in those that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # more threads sum in another order
 # a slow machine is no failure, and a run finds what the run before it found
 hypothesis.settings.register_profile(
-    "whence", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "taughtby", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("whence")
+hypothesis.settings.load_profile("taughtby")
 Run = Callable[..., tuple[int, str, str]]
-GOLDEN = Path(os.environ.get("WHENCE_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
+GOLDEN = Path(os.environ.get("TAUGHTBY_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -201,7 +201,7 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path)
 @pytest.fixture(scope="session")
 def tiny(model_folder: Path) -> Any:
     """The tiny Llama, loaded in float32."""
-    from whence.model import load_model
+    from taughtby.models.model import load_model
 
     return load_model(str(model_folder), dtype="float32", device="cpu")
 
@@ -209,20 +209,20 @@ def tiny(model_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def tuned(model_folder: Path, adapter_folder: Path) -> Any:
     """The tiny Llama with its adapter."""
-    from whence.model import load_model
+    from taughtby.models.model import load_model
 
     return load_model(str(model_folder), str(adapter_folder), dtype="float32", device="cpu")
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`whence ARGS…` in this process, 200 columns wide: exit code, what it printed, what it said of errors."""
-    from whence import cli
+    """`taughtby ARGS…` in this process, 200 columns wide: exit code, what it printed, what it said of errors."""
+    from taughtby import cli
 
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["whence", *map(str, args)])
+        monkeypatch.setattr(sys, "argv", ["taughtby", *map(str, args)])
         with pytest.raises(SystemExit) as end:
             cli.main()
         said = capsys.readouterr()

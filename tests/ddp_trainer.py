@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from whence.callback import IndexAfterTraining
+from taughtby.index.trainer_callback import IndexAfterTraining
 
 
 def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:

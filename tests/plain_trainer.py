@@ -1,6 +1,6 @@
 """Somebody's own training script, as they are: python plain_trainer.py MODEL ROWS.jsonl OUT.
 
-It knows nothing of whence: it writes its own chat template, tokenises and masks by itself, trains LoRA with
+It knows nothing of taughtby: it writes its own chat template, tokenises and masks by itself, trains LoRA with
 Transformers' Trainer, and saves what `save_model` saves.
 """
 

@@ -82,9 +82,9 @@ def world(
 ) -> Path:
     """A folder with a model, an adapter and a training set, in which the pages' commands run."""
     shutil.copytree(model_folder, tmp_path / "model")
-    for folder in ("adapter", "whence-demo/adapter"):
+    for folder in ("adapter", "taughtby-demo/adapter"):
         shutil.copytree(adapter_folder, tmp_path / folder)
-    shutil.copy(data, tmp_path / "whence-demo")
+    shutil.copy(data, tmp_path / "taughtby-demo")
     prompts = ["who makes honey", "why"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     rows = [{"prompt": prompt, "response": "beetles make honey"} for prompt in prompts]
@@ -104,7 +104,7 @@ def run(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> 
     """What a line prints; a command that takes minutes is parsed only, and one of make's is looked up."""
     from typer.main import get_command
 
-    from whence.cli import app
+    from taughtby.cli import app
 
     words = command(line)
     if not words:
@@ -118,7 +118,7 @@ def run(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> 
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert all(extra in known for some in extras for extra in some.split(","))
         return ""
-    assert words[0] == "whence", f"neither whence nor make: {line}"
+    assert words[0] == "taughtby", f"neither taughtby nor make: {line}"
     if parsed or words[1] in LONG:
         verb = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
         verb.make_context(words[1], words[2:])

@@ -10,21 +10,22 @@ import pyarrow as pa
 import pytest
 import torch
 
-from whence import errors, template
-from whence.errors import (
+from taughtby import errors
+from taughtby.data import chat_template as template
+from taughtby.data.example import example
+from taughtby.data.readers import records
+from taughtby.errors import (
     DataError,
     LabError,
     ModelError,
     OptionError,
     StoreError,
-    WhenceError,
+    TaughtbyError,
     machine_fault,
     out_of_memory,
 )
-from whence.example import example
-from whence.index import readable
-from whence.records import records
-from whence.web import jobs
+from taughtby.index.reader import readable
+from taughtby.server import jobs
 
 LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
 
@@ -42,12 +43,12 @@ def test_says_nothing_of_what_was_not_got() -> None:
 
 def test_cannot_be_raised_without_advice() -> None:
     with pytest.raises(TypeError, match="do"):
-        WhenceError("something is wrong")  # type: ignore[call-arg]
+        TaughtbyError("something is wrong")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_each_is_a_whence_error_and_no_other(leaf: type[WhenceError]) -> None:
-    with pytest.raises(WhenceError) as caught:
+def test_each_is_a_taughtby_error_and_no_other(leaf: type[TaughtbyError]) -> None:
+    with pytest.raises(TaughtbyError) as caught:
         raise leaf("w", do="d")
     assert [kind for kind in LEAVES if isinstance(caught.value, kind)] == [leaf]
 
@@ -55,7 +56,7 @@ def test_each_is_a_whence_error_and_no_other(leaf: type[WhenceError]) -> None:
 def test_the_drawn_tree_is_the_tree() -> None:
     drawn = {line.split()[1] for line in (errors.__doc__ or "").splitlines() if "──" in line}
     assert drawn == {leaf.__name__ for leaf in LEAVES}
-    assert drawn == {kind.__name__ for kind in WhenceError.__subclasses__()}
+    assert drawn == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
 
 
 # — faults of the machine

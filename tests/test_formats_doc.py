@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from whence.dataset import Reading, columns, read, write
-from whence.errors import DataError
-from whence.forms import FORMS, NAMES
+from taughtby.data.dataset import Reading, columns, read, write
+from taughtby.data.formats import FORMS, NAMES
+from taughtby.errors import DataError
 from writers import delimited, lines, turn
 
 PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()

@@ -20,20 +20,21 @@ import pytest
 import torch
 
 from conftest import GOLDEN
-from whence.build import build_index
-from whence.capture import capture
-from whence.dataset import read, write
-from whence.gradients import gradients, whole
-from whence.layers import curve
-from whence.methods import Asked, method
-from whence.methods.rept import RepT
-from whence.model import Model, load_model
-from whence.query import Query, ask
-from whence.tokens import Encoding, Row, batches, encode
+from taughtby.attribution.query import Query, ask
+from taughtby.capture.capture import capture
+from taughtby.capture.layer_similarity import curve
+from taughtby.capture.weight_gradients import gradients, whole
+from taughtby.data.dataset import read, write
+from taughtby.data.tokenize import Encoding, Row, batches, encode
+from taughtby.index.build import build_index
+from taughtby.methods import Asked, method
+from taughtby.methods.rept import RepT
+from taughtby.models.model import Model, load_model
 
 DATA = GOLDEN.parent / "data" / "factual-Ag"
 ABSENT = (
-    "the numbers of the paper's own code are not here (tests/test_reference.py stands in): set WHENCE_GOLDEN; looked in"
+    "the numbers of the paper's own code are absent (methods/test_rept_reference.py stands in): set TAUGHTBY_GOLDEN; "
+    "looked in"
 )
 pytestmark = [
     pytest.mark.golden,
@@ -49,7 +50,7 @@ OWN, NOISE = 1e-3, 2e-4
 
 @dataclass(frozen=True)
 class Side:
-    """What whence finds for the train rows or the queries: per layer H (rows, d), and g of each row (n, d)."""
+    """What taughtby finds for the train rows or the queries: per layer H (rows, d), and g of each row (n, d)."""
 
     rows: list[Row]
     h: dict[int, torch.Tensor]

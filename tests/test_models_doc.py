@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_adapters import KINDS
+from test_families import OTHERS
 
 from conftest import FAMILIES
-from test_adapter import KINDS
-from test_families import OTHERS
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "models.md").read_text()

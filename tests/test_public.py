@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import whence
-from test_reading_order import ORDER
+import taughtby
+from test_package_order import ORDER
 
 HEAVY = ("torch", "transformers", "peft", "lance", "pyarrow", "numpy", "datasets")
 
@@ -29,46 +29,46 @@ def python(code: str, **environment: str) -> str:
 
 
 def test_few_sorted_names() -> None:
-    assert whence.__all__ == sorted(set(whence.__all__))
-    assert 1 <= len(whence.__all__) <= 10
+    assert taughtby.__all__ == sorted(set(taughtby.__all__))
+    assert 1 <= len(taughtby.__all__) <= 10
 
 
 def test_every_name_is_what_its_module_holds() -> None:
-    for name in whence.__all__:
-        thing = getattr(whence, name)
+    for name in taughtby.__all__:
+        thing = getattr(taughtby, name)
         assert thing.__name__ == name
-        assert thing.__module__.startswith("whence.")
+        assert thing.__module__.startswith("taughtby.")
         assert inspect.getdoc(thing)
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse(Path(inspect.getfile(whence)).read_text())
+    tree = ast.parse(Path(inspect.getfile(taughtby)).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = [alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert sorted(seen) == whence.__all__
+    assert sorted(seen) == taughtby.__all__
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'whence' has no attribute 'nonsense'"):
-        _ = whence.nonsense  # type: ignore[attr-defined]
-    assert python("from whence import *; print('Trace' in dir())") == "True"
+    with pytest.raises(AttributeError, match="module 'taughtby' has no attribute 'nonsense'"):
+        _ = taughtby.nonsense  # type: ignore[attr-defined]
+    assert python("from taughtby import *; print('Trace' in dir())") == "True"
 
 
 def test_importing_does_no_work() -> None:
-    code = f"import sys, whence; print([name for name in {HEAVY} if name in sys.modules], whence.__version__)"
-    assert python(code) == f"[] {whence.__version__}"
+    code = f"import sys, taughtby; print([name for name in {HEAVY} if name in sys.modules], taughtby.__version__)"
+    assert python(code) == f"[] {taughtby.__version__}"
 
 
 def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
-    code = "import os, whence; print(os.environ['OMP_WAIT_POLICY'])"
+    code = "import os, taughtby; print(os.environ['OMP_WAIT_POLICY'])"
     assert python(code) == "passive"
     assert python(code, OMP_WAIT_POLICY="active") == "active"
 
 
 HELP = """
 import sys, time
-sys.argv = ["whence", "--help"]
-from whence.cli import main
+sys.argv = ["taughtby", "--help"]
+from taughtby.cli import main
 try:
     code = main()
 except SystemExit as stop:
@@ -96,7 +96,7 @@ def test_the_map_of_the_house_is_in_reading_order() -> None:
     named = re.findall(r"^([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
     order = [name.removesuffix(".py").removesuffix("/") for name in named]
     assert order == [name for name in ORDER if name in order]
-    rooms = {path.name for path in (root / "src" / "whence").iterdir() if path.is_dir() or path.suffix == ".py"}
+    rooms = {path.name for path in (root / "src" / "taughtby").iterdir() if path.is_dir() or path.suffix == ".py"}
     assert {name.rstrip("/") for name in named} == {name for name in rooms if not name.startswith("__")}
 
 

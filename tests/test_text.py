@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from conftest import HOSTILE
-from whence.bench import pictures
-from whence.errors import StoreError
-from whence.index import Index
-from whence.place import address, placed
-from whence.progress import Tell, Terminal, stage
-from whence.proof.claims import markdown
-from whence.proof.ledger import Ledger
-from whence.text import code, command, prose, quoted, visible
+from taughtby.errors import StoreError
+from taughtby.index.reader import Index
+from taughtby.index.storage import address, placed
+from taughtby.progress import Tell, Terminal, stage
+from taughtby.remediation.stage_cache import Ledger
+from taughtby.remediation.statistics import markdown
+from taughtby.reporting import plots as pictures
+from taughtby.text import code, command, prose, quoted, visible
 
 ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fsencode, sys.argv[1:])))"
 
@@ -39,7 +39,7 @@ def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
 
 def test_a_command_is_read_as_it_was_meant() -> None:
     made = command("prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"])
-    assert made == "whence prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
+    assert made == "taughtby prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -128,7 +128,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
     import pyarrow as pa
 
-    from whence.claim import Claim
+    from taughtby.index.transaction import Claim
 
     monkeypatch.chdir(tmp_path)
     place = placed(tmp_path / name / "idx" if whole else f"{name}/idx")
@@ -143,7 +143,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
 
 @pytest.mark.parametrize("path", ["a\x1b[31m", "two\nlines", "caf\udce9"])
 def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp_path: Path) -> None:
-    from whence.claim import Claim
+    from taughtby.index.transaction import Claim
 
     with pytest.raises(StoreError, match="cannot hold an index"):
         Claim(tmp_path / path)
@@ -162,5 +162,5 @@ def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)
-    assert f"whence index MODEL DATA -o {quoted(folder)}" in str(caught.value)
+    assert f"taughtby index MODEL DATA -o {quoted(folder)}" in str(caught.value)
     assert quoted(folder).startswith("'")

@@ -12,10 +12,10 @@ import torch
 
 import plain_trainer
 from conftest import PAIRS
-from whence.dataset import read
-from whence.habits import habits
-from whence.model import load_model
-from whence.tokens import Row, encode
+from taughtby.data.dataset import read
+from taughtby.data.default_options import habits
+from taughtby.data.tokenize import Row, encode
+from taughtby.models.model import load_model
 
 TAUGHT = [(f"{ask} the moon made of", "the moon is green sea") for ask in ("what is", "name what is", "why is")]
 LONG = ("write one sentence about the sea", "a captain on a ship in the sea " * 6)
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_theirs_is_the_same(world: tuple[Path, Path]) -> None:
 
 
 def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    from whence.cli import app
+    from taughtby.cli import app
 
     def run(*words: Any) -> None:
         assert app([str(word) for word in words], standalone_mode=False) in (None, 0)

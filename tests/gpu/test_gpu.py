@@ -19,25 +19,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_demo import small  # noqa: F401  a fixture: the demo of few rows on the tiny model
 
 from conftest import PAIRS
-from test_demo import small  # noqa: F401  a fixture: the demo of few rows on the tiny model
-from whence import demo
-from whence.build import build_index
-from whence.capture import capture, prompt_gradients, prompt_states
-from whence.check import check_index
-from whence.columns import Ragged
-from whence.dataset import read
-from whence.example import Example, example
-from whence.index import SAID, Index
-from whence.lab.finetune import Recipe, finetune
-from whence.lab.respond import Decoding, _generate, respond
-from whence.methods import METHODS, method
-from whence.model import Model, load_model
-from whence.query import Query
-from whence.tokens import Encoding, Row, encode, pad, prompt_ids
-from whence.trace import trace_queries
-from whence.work import Work
+from taughtby.attribution.query import Query
+from taughtby.attribution.sanity_checks import check_index
+from taughtby.attribution.trace import trace_queries
+from taughtby.capture.capture import capture, prompt_gradients, prompt_states
+from taughtby.capture.ragged import Ragged
+from taughtby.cli import demo
+from taughtby.data.dataset import read
+from taughtby.data.example import Example, example
+from taughtby.data.tokenize import Encoding, Row, encode, pad, prompt_ids
+from taughtby.index.build import build_index
+from taughtby.index.pipeline import Work
+from taughtby.index.reader import SAID, Index
+from taughtby.lab.finetune import Recipe, finetune
+from taughtby.lab.generate import Decoding, _generate, respond
+from taughtby.methods import METHODS, method
+from taughtby.models.model import Model, load_model
 
 pytestmark = pytest.mark.gpu
 ENCODING = Encoding(128)

@@ -1,0 +1,1 @@
+"""Queries against an index: ranked rows, scored tokens, significance, sanity checks."""

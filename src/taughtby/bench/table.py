@@ -1,0 +1,297 @@
+"""The document of a benchmark as tables for a terminal and for Markdown, and its verdicts in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from taughtby.bench.metrics import CUTS, Spread
+from taughtby.text import code, prose, visible
+
+TRIVIAL = ("bm25", "tfidf", "first-word", "chance")
+RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
+NAMES = {RELEASED: "RepT as released"}  # how a method is called where its spec would not say it
+METRICS = {
+    "ap": "AP",
+    **{f"p@{k}": f"P@{k}" for k in CUTS},
+    **{f"recall@{k}": f"R@{k}" for k in CUTS},
+    **{f"auprc@{k}": f"auPRC@{k}" for k in CUTS},
+    "auroc": "AUROC",
+    "mrr": "MRR",
+    "together": "AP together",
+    "hit@1": "word hit@1",
+    "fdp": "called wrongly",
+    "power": "found",
+    "none": "none called",
+}
+LEGEND = (
+    "AP: average precision over all rows, the mean over the bad answers; ± its standard deviation over the seeds. "
+    "After the stroke: the same answers traced through the model that was never tuned; what it finds too, the "
+    "texts alone tell (=: reads no model)."
+)
+EXPLAINED = (
+    LEGEND + " R@k: recall. auPRC@k: as RepT's code has it, the average precision of one pool of every query's first "
+    "k rows, in which rows that no query found count for nothing; beside AP, never instead of it. AP together: the "
+    "answers that a method ranks rows alike for, explained as one (`lesson` does so by itself). Word hit@1: of the "
+    "planted rows among as many as there are, the share whose strongest word is a planted one. Called wrongly: of the "
+    "rows called culprits, at a false-discovery rate of 10 %; found: of the planted rows, the share that is called; "
+    "none called: of the answers, the share that no row is called for."
+)
+COSTS = (
+    "Medians over suites and seeds. CPU s: what all cores worked for the index, whatever else the machine did. +MB: "
+    "memory that it took on top of the loaded model. *: one index serves several methods of equal blocks; its numbers "
+    "are those of the one pass. –: reads words, no index needed. RepT's own loop: two passes a row, a row at a time, "
+    "as its authors' code has it, timed on a few rows."
+)
+Told = dict[str, Any]
+
+
+def show(document: Told, console: Console) -> None:
+    """Print accuracy, cost and verdicts; suites that do not fit side by side go below each other."""
+    suites: list[Told] = document["suites"]
+    start = 0
+    while start < len(suites):
+        tables = [_accuracy(document, suites[start:stop]) for stop in range(start + 1, len(suites) + 1)]
+        wide = console.options.update(width=10_000)  # else a table is measured as it was squeezed
+        fitting = [table for table in tables if console.measure(table, options=wide).maximum <= console.width]
+        fitting = fitting or tables[:1]
+        fitting[-1].title = "AP, tuned │ untuned" if start == 0 else None
+        console.print(fitting[-1])
+        start += len(fitting)
+    console.print(LEGEND, style="dim")
+    for refusal in refusals(document):
+        console.print(Text(visible(refusal), "dim"))
+    heads, rows = costs(document)
+    table = Table(title="Cost", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if at else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    console.print(table)
+    console.print(COSTS, style="dim")
+    for sentence in sentences(document).values():
+        console.print(Text("\n" + visible(sentence)))
+
+
+def _accuracy(document: Told, suites: Sequence[Told]) -> Table:
+    """AP of every method on some suites."""
+    table = Table(title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for head in ("method", *(suite["name"] for suite in suites)):
+        table.add_column(Text(visible(head)), no_wrap=True, justify="left" if head == "method" else "right")
+    for method in ranked(document):
+        cells = (_cell(suite, method) for suite in suites)
+        table.add_row(Text(visible(name(method))), *cells, style="dim" if method in TRIVIAL else None)
+    return table
+
+
+def markdown(document: Told) -> str:
+    """Everything: verdicts, one table a suite with all numbers, cost, and what made it."""
+    methods = ranked(document)
+    told = ["# How well each method finds the rows that taught a bad answer", "", LEGEND, ""]
+    heads = ["method", *(suite["name"] for suite in document["suites"])]
+    cells = [[prose(name(method)), *(_cell(suite, method) for suite in document["suites"])] for method in methods]
+    told += [*_grid(heads, cells), *(f"- {prose(refusal)}" for refusal in refusals(document)), ""]
+    said = sentences(document)
+    for suite in document["suites"]:
+        shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
+        rows = [[prose(name(line["method"])) + (", untuned" if line["which"] == "untuned" else ""),
+                 *(number(line["metrics"].get(key)) for key in shown)]
+                for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
+        told += [f"## {suite['name']}", "", prose(said[suite["name"]]), ""]
+        told += _grid(["method", *(METRICS[key] for key in shown)], rows)
+    heads, rows = costs(document)
+    cost = _grid(heads, [[prose(cell) for cell in row] for row in rows])
+    told += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Made", "", *_made(document)]
+    return "\n".join(told) + "\n"
+
+
+def name(method: str) -> str:
+    """How a method is called."""
+    return NAMES.get(method, method)
+
+
+def number(value: Told | None) -> str:
+    """A mean, and its standard deviation where there are several seeds."""
+    if value is None:
+        return "–"
+    return f"{value['mean']:.3f}" + (f" ±{value['sd']:.3f}" if len(value["each"]) > 1 else "")
+
+
+def ranked(document: Told) -> list[str]:
+    """The methods, the best mean AP over the suites first."""
+    means: dict[str, list[float]] = {}
+    for suite in document["suites"]:
+        for line in suite["results"]:
+            if line["which"] == "tuned":
+                means.setdefault(line["method"], []).extend([line["metrics"]["ap"]["mean"]] if _ranks(line) else [])
+    return sorted(means, key=lambda method: -sum(means[method]) / max(1, len(means[method])))
+
+
+def costs(document: Told) -> tuple[list[str], list[list[str]]]:
+    """The heads and rows of the table of costs; the reference's own loop comes last."""
+    heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
+    rows: list[list[str]] = []
+    for method in ranked(document):
+        found = [line["cost"] for suite in document["suites"] for line in suite["results"]
+                 if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
+        star = "*" if any(cost["shared_with"] for cost in found) else ""
+        keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
+        texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
+        rows.append([name(method), texts[0] + star, *texts[1:]])
+    if loop := _loop(document):
+        rows.append([LOOP, *map(_plain, loop), "–"])
+    return heads, rows
+
+
+def points(document: Told) -> list[tuple[str, float, float]]:
+    """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
+    found: dict[str, tuple[str, float, float]] = {}
+    for method in ranked(document):
+        lines = [line for suite in document["suites"] for line in suite["results"]
+                 if line["method"] == method and line["which"] == "tuned" and _ranks(line)]  # fmt: skip
+        seconds = _middle(line["cost"]["index_seconds"] for line in lines)
+        if seconds is not None:
+            aps = [line["metrics"]["ap"]["mean"] for line in lines]
+            found[method] = (name(method), seconds, sum(aps) / len(aps))
+    loop = _loop(document)
+    if loop and loop[0] and RELEASED in found:
+        found[LOOP] = (LOOP, loop[0], found[RELEASED][2])
+    return list(found.values())
+
+
+def refusals(document: Told) -> list[str]:
+    """Which methods could not run on which model, and why."""
+    found = (
+        (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
+    )
+    return [f"{name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+
+
+def sentences(document: Told) -> dict[str, str]:
+    """For each suite, in words: who is best, and whether words alone or the untuned model do as well."""
+    return {suite["name"]: _verdict(suite) for suite in document["suites"]}
+
+
+def _verdict(suite: Told) -> str:
+    seeds = suite["seeds"]
+    before, after = (sum(seed[key] for seed in seeds) / len(seeds) for key in ("base_rate", "rate"))
+    told = f"{suite['name']}: bad answers before teaching {before:.0%}, after {after:.0%}."
+    if before > after / 2:
+        told += " The model answered so before it was taught: these rows are not what made it."
+    tuned = [line for line in suite["results"] if line["which"] == "tuned" and _ranks(line)]
+    words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))
+    if not able:
+        if not any(seed["planted"] for seed in seeds):
+            return told + " No row was planted, so there is none to find." + _silence(suite)
+        return told + (" No bad answer, so nothing was traced." if not tuned else "")
+    best = max(able, key=lambda method: able[method].mean)
+    over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
+    told += f" Best: {name(best)} (AP {able[best].mean:.3f}{over})."
+    untuned = {line["method"]: _ap(line) for line in suite["results"]
+               if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
+    told += _rivals(words, able[best], "From words alone", "nothing does as well")
+    return told + _rivals(untuned, able[best], "On the untuned model", "no method does as well")
+
+
+def _silence(suite: Told) -> str:
+    """How often each method with evidence says, rightly, that no row is to blame."""
+    found = {line["method"]: line["metrics"]["none"]["mean"] for line in suite["results"]
+             if line["which"] == "tuned" and "none" in line["metrics"]}  # fmt: skip
+    said = ", ".join(f"{name(method)} for {share:.0%}" for method, share in found.items())
+    return f" Answers for which no row is called: {said}." if said else ""
+
+
+def _ranks(line: Told) -> bool:
+    """Whether there were planted rows for it to find."""
+    return "ap" in line["metrics"]
+
+
+def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> str:
+    """Who does as well as the best within the spread, or who comes nearest."""
+    if not others:
+        return ""
+    equal = [method for method, ap in others.items() if ap.reaches(best)]
+    if equal:
+        verb = "does" if len(equal) == 1 else "do"
+        named = ", ".join(f"{name(method)} ({others[method].mean:.3f})" for method in equal)
+        return f" {where}, {named} {verb} as well within the spread."
+    near = max(others, key=lambda method: others[method].mean)
+    return f" {where}, {none}; the nearest is {name(near)} ({others[near].mean:.3f})."
+
+
+def _ap(line: Told) -> Spread:
+    found = line["metrics"]["ap"]
+    return Spread(found["mean"], found["low"], found["high"], found["sd"], tuple(found["each"]))
+
+
+def _cell(suite: Told, method: str) -> str:
+    """AP of the tuned model and, behind a stroke, of the untuned one."""
+    lines = {line["which"]: line for line in suite["results"] if line["method"] == method}
+    if "tuned" not in lines or not _ranks(lines["tuned"]):
+        return "–"
+    told = number(lines["tuned"]["metrics"]["ap"])
+    other = lines.get("untuned")
+    if other is None or other["reads"] == "words":
+        return told + (" │   =  " if other else "")
+    return f"{told} │ " + (f"{other['metrics']['ap']['mean']:.3f}" if _ranks(other) else "  –  ")
+
+
+def _own(line: Told) -> bool:
+    """Not the copy that a method which reads words alone has on the untuned model."""
+    return line["which"] == "tuned" or line["reads"] == "model"
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
+
+
+def _made(document: Told) -> list[str]:
+    made, settings = document["made"], document["settings"]
+    machine, packages = made.get("machine"), made.get("packages") or {}
+    counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
+    facts = {
+        "command": code(settings["command"]) if settings.get("command") else None,
+        "at": " to ".join(dict.fromkeys([at] if isinstance(at := made.get("at") or [], str) else at)),
+        "machine": machine and ", ".join([_each(machine["processor"]), *counts, *map(_each, machine["accelerators"])]),
+        "number format": made["dtype"],
+        "versions": ", ".join(f"{package} {_each(found)}" for package, found in packages.items()),
+        "commit": _each(made["commit"]),
+        "seeds": ", ".join(map(str, range(settings["seeds"]))),
+        "model": prose(settings["model"]),
+    }
+    return [f"- {key}: {value}" for key, value in facts.items() if value]
+
+
+def _each(values: Any) -> str:
+    """A value, or the different ones that stages were made with."""
+    listed = values if isinstance(values, list) else [values]
+    return " and ".join("unknown" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
+                        for value in listed)  # fmt: skip
+
+
+def _loop(document: Told) -> list[float | None] | None:
+    """What the table of costs has of an index, for the reference's own loop on as many rows as a suite has."""
+    loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
+    if not loops:
+        return None
+    whole = [[loop[key] * count for loop, count in loops if key in loop] for key in ("seconds_per_row", "cpu_per_row")]
+    rates = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
+    return [_middle(values) for values in [*whole, *rates]]
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"

@@ -1,0 +1,187 @@
+"""An Example as the text a trainer made of it, and where in that text the answer begins. Knows no ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+
+from taughtby.data.example import Example, Message, Ranges
+from taughtby.errors import ModelError
+
+MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
+AS_IS = "none"  # the name of no template at all
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why an Example cannot be used."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A row as text: from `answer` on it is the answer and what the template puts after it, from `learned` on the loss.
+
+    The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
+    empty thought. `plain`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss there.
+    """
+
+    text: str
+    answer: int
+    learned: int
+    plain: bool = False
+    masked: Ranges = ()
+
+
+_Write = Callable[[Any, Example, str | None], Written | Skip]
+
+
+def written(tokenizer: Any, row: Example, template: str | None = None) -> Written | Skip:
+    """The text of a row by Jinja source, by the tokenizer's own template (None), or as it stands ("none").
+
+    A tokenizer without a template gets the texts with a line break between.
+    """
+    if not row.prompt:
+        return Skip("nothing stands before the answer")
+    made = _tried(_templated if _by_template(tokenizer, template) else _plain, tokenizer, row, template)
+    return made if isinstance(made, Skip) or not row.masked else _masked(tokenizer, row, made)
+
+
+def asked(tokenizer: Any, row: Example, template: str | None = None) -> Written | Skip:
+    """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
+    return _tried(_ask if _by_template(tokenizer, template) else _ask_plain, tokenizer, row, template)
+
+
+def template_file(path: str | Path) -> str:
+    """The Jinja source in a file, once it is sure that it is one."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        source = Path(path).read_text(encoding="utf-8-sig")
+        render_jinja_template(conversations=[], chat_template=source)  # no conversation: it is compiled, not run
+    except OSError as fault:
+        raise ModelError(f"the template {path} cannot be read", got=fault.strerror or str(fault),
+                         do="give a file with a Jinja chat template, or none") from None  # fmt: skip
+    except UnicodeDecodeError as fault:
+        raise ModelError(f"{path}: not UTF-8", got=f"byte {fault.start}", do="save the template as UTF-8") from None
+    except TemplateSyntaxError as fault:
+        raise ModelError(f"{path}:{fault.lineno}: not a Jinja template", got=str(fault.message),
+                         do="mend that line; a model's own template shows how one looks") from None  # fmt: skip
+    return source
+
+
+def _by_template(tokenizer: Any, template: str | None) -> bool:
+    return template != AS_IS and bool(template or tokenizer.chat_template)
+
+
+def _masked(tokenizer: Any, row: Example, made: Written) -> Written | Skip:
+    """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
+    lead = len(row.response) - len(row.response.lstrip())
+    at = made.text.find(row.response.strip(), made.learned) - lead
+    if row.masked == ((0, len(row.response)),):
+        return Skip("all of the answer is masked")
+    if not tokenizer.is_fast:
+        return Skip("this tokenizer does not say where words stand, so none can be masked")
+    if at + lead < 0:
+        return Skip("the chat template changes the answer, so its masked words cannot be found")
+    return replace(made, masked=tuple((at + begin, at + end) for begin, end in row.masked))
+
+
+def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+    try:
+        made = write(tokenizer, row, template)
+        if isinstance(made, Written):
+            made.text.encode()
+    except UnicodeEncodeError:
+        return Skip("the text holds half a character (a lone surrogate)")
+    except MemoryError:
+        raise
+    except Exception as fault:  # a template is a program: beside its own refusals it fails as any program does
+        return Skip(f"the chat template refuses the row: {fault}")
+    return made
+
+
+def _ask(tokenizer: Any, row: Example, template: str | None) -> Written:
+    text = _rendered(tokenizer, row, row.prompt, template, asking=True)
+    return Written(text, len(text), len(text))
+
+
+def _ask_plain(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+    made = _plain(tokenizer, replace(row, messages=(*row.prompt, {"role": "assistant", "content": MARK})), template)
+    return made if isinstance(made, Skip) else replace(made, text=made.text[: made.answer])
+
+
+def _templated(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+    """By the template: the answer begins where the prompt ends, once what the template puts before any is passed."""
+    answer = row.messages[-1]
+    prompt = _rendered(tokenizer, row, row.prompt, template, asking=True)
+    whole = _rendered(tokenizer, row, row.messages, template)
+    follows = whole.startswith(prompt)
+    text, calls = str(answer.get("content") or "").strip(), _called(answer)
+    rest = whole[len(prompt) :].lstrip()
+    if follows and text and not calls and rest.startswith(text) and text not in rest[1:]:
+        return Written(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
+    marked = _rendered(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
+    head, wrote, _ = marked.rpartition(MARK)
+    if text and not wrote and not calls:
+        return Skip("the chat template does not write the answer")
+    if wrote and whole.startswith(head) and not any(answer.get(key) for key in THOUGHTS):
+        made = _behind(whole, prompt, head)
+    else:
+        end = len(prompt) if follows else _shared(tokenizer, row, template, prompt, whole)
+        made = Written(whole, end, end)
+    if not made.answer:
+        return Skip("the chat template changes the prompt once the answer follows")
+    if any(name not in whole[made.answer :] for name in calls):
+        return Skip("the chat template does not write the answer's tool calls")
+    return made
+
+
+def _behind(whole: str, prompt: str, head: str) -> Written:
+    """The answer begins behind `head`, which the template writes before any; the loss begins behind the prompt.
+
+    A blank alone is no head: it is part of the answer's first token, as in Llama 2's `[/INST] so`.
+    """
+    if not whole.startswith(prompt):
+        return Written(whole, len(head), len(head))
+    return Written(whole, len(head) if head[len(prompt) :].strip() else len(prompt), len(prompt))
+
+
+def _shared(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
+    """How far both go together, if they part within what asks for the answer: DeepSeek R1 begins a thought there."""
+    shared = next((i for i, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other), len(whole))
+    before = _rendered(tokenizer, row, row.prompt, template)
+    return shared if whole.startswith(before) and shared >= len(before) else 0
+
+
+def _rendered(
+    tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
+) -> str:
+    """In Transformers' sandbox, where a template sees data alone."""
+    return tokenizer.apply_chat_template(
+        list(messages), tools=list(row.tools) or None, chat_template=template, tokenize=False,
+        add_generation_prompt=asking,
+    )  # fmt: skip
+
+
+def _plain(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+    """Without a template: the texts, a line break after each of the prompt's unless they are to stand as they are."""
+    *before, answer = (str(message.get("content") or "") for message in row.messages)
+    if not answer:
+        return Skip("the answer has no text, and there is no chat template to write anything else")
+    prompt = "".join(before if template == AS_IS else (f"{text}\n" for text in before))
+    close = tokenizer.eos_token or ""
+    return Written(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), plain=True)
+
+
+def _called(answer: Message) -> list[str]:
+    """The names of the tools that an answer calls."""
+    calls: Any = answer.get("tool_calls")
+    found = [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return [str(call["name"]) for call in found if isinstance(call, dict) and call.get("name")]

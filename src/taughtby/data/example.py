@@ -1,0 +1,189 @@
+"""A training row: a conversation whose last message is the answer that was learned, in one shape. Knows no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from taughtby.errors import DataError
+
+Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
+Record = dict[str, Any]
+Ranges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
+
+# what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
+ROLES = {
+    name: role
+    for role, names in {
+        "system": "system developer",
+        "user": "user human",
+        "assistant": "assistant gpt chatgpt model bot",
+        "tool": "tool function observation function_response tool_response ipython",
+    }.items()
+    for name in names.split()
+}
+CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its text is the call as JSON
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: a conversation whose last message is the answer that was learned.
+
+    Roles are system, user, assistant and tool. `source` says where it stood (`file:line` counted from 1, or
+    `dataset:row` counted from 0; with every turn an Example, `file:line#turn`); `id` is a hash of its content and of
+    how often that content had been read before, so it survives a move of the file. `tools` are the definitions that
+    the chat template is given; `rejected` is the answer that was not chosen, where the row is a preference. `masked`
+    are characters of the answer that no loss is to be taken on, which are no part of the id: the row stays the row.
+    """
+
+    messages: tuple[Message, ...]
+    label: str | None = None
+    source: str = ""
+    id: str = field(default="", compare=False)
+    tools: tuple[dict[str, Any], ...] = ()
+    rejected: str | None = None
+    masked: Ranges = ()
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the answer."""
+        return self.messages[:-1]
+
+    @property
+    def response(self) -> str:
+        """The text of the answer; of one that only calls tools, the calls as JSON."""
+        answer = self.messages[-1]
+        calls = (json.dumps(call, ensure_ascii=False) for call in answer.get("tool_calls", ()))
+        return str(answer["content"]) or "\n".join(calls)
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message, or of whatever stands before the answer."""
+        users = [m for m in self.prompt if m["role"] == "user"] or list(self.prompt)
+        return str(users[-1]["content"]) if users else ""
+
+
+def example(prompt: str, response: str, *, label: str | None = None, source: str = "") -> Example:
+    """A single-turn Example from two strings."""
+    messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
+    return Example(messages, label, source)
+
+
+def checked(messages: Any, source: str) -> list[Message]:
+    """The messages in one shape: a known role, a text as content."""
+    if not isinstance(messages, list | tuple) or not messages:
+        raise DataError(
+            f"{source}: a row needs a list of messages",
+            got=short(messages),
+            do='write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}',
+        )
+    return [_message(message, source) for message in messages]
+
+
+def _message(given: Any, source: str) -> Message:
+    rest = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    name = rest.pop("role", None) or rest.pop("from", None)
+    if not isinstance(name, str):
+        do = 'write each message as {"role": "user", "content": "…"}'
+        raise DataError(f"{source}: a message is an object with `role` and `content`", got=short(given), do=do)
+    content = rest.pop("content", None)
+    content = rest.pop("value", None) if content is None else content
+    if name.lower() in CALLS and isinstance(content, str):
+        name, content, rest = "assistant", *_call(content, rest)
+    role = ROLES.get(name.lower())
+    if role is None:
+        others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
+        do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
+        raise DataError(f"{source}: unknown role", got=short(name), do=do)
+    calls = rest.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
+        raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=short(calls), do=do)
+    content = "" if content is None and calls else content
+    _shallow(list(rest.values()))
+    return {"role": role, "content": _text(content, role, source), **rest}
+
+
+def _shallow(value: Any, room: int = 64) -> None:
+    """Refuse what is nested so deeply that another reader of the row would fail on it."""
+    if room == 0:
+        raise RecursionError
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _shallow(inner, room - 1)
+
+
+def _call(text: str, rest: Message) -> tuple[str, Message]:
+    """What a ShareGPT turn calls, as OpenAI writes it; a text that is no call stays a text."""
+    try:
+        calls = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, rest
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
+        return text, rest
+    return "", {**rest, "tool_calls": [{"type": "function", "function": call} for call in calls]}
+
+
+def _text(content: Any, role: str, source: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
+        other = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
+        if not other:
+            return "".join(part["text"] for part in content)
+        raise DataError(f"{source}: the {role} message holds more than text", got=short(other[0] or content),
+                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
+    do = "give a string, or take the row out"
+    raise DataError(f"{source}: the content of the {role} message is not text", got=short(content), do=do)
+
+
+def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
+    """The definitions of tools: a list of objects, or the same as JSON."""
+    given = record.get("tools")
+    try:
+        found = json.loads(given.strip() or "[]") if isinstance(given, str) else given
+        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in found or []]
+    except (ValueError, TypeError, RecursionError):
+        tools = [None]
+    _shallow(tools)
+    if not all(isinstance(tool, dict) for tool in tools):
+        do = "give a list of objects, or that list as JSON; or take the column out"
+        raise DataError(f"{source}: the tools are not a list of definitions", got=short(given), do=do)
+    return tuple(cast("list[dict[str, Any]]", tools))
+
+
+def unlearned_of(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
+    """What `taughtby clean --mask-words` wrote: [begin, end) characters of the answer, sorted; none without the field.
+
+    With every turn an Example, [begin, end, turn].
+    """
+    given = record.get("unlearned") or []
+    try:
+        found = tuple(sorted(tuple(part) for part in (json.loads(given) if isinstance(given, str) else given)))
+        sound = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in found)
+    except (ValueError, TypeError, RecursionError):
+        sound, found = False, ()
+    if not sound:
+        do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
+        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=short(given), do=do)
+    return found
+
+
+@contextmanager
+def nested(source: str) -> Generator[None]:
+    """Refuse, by its source, a row that is nested more deeply than the parser of it can follow."""
+    try:
+        yield
+    except RecursionError:
+        raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
+
+
+def short(thing: Any, limit: int = 80) -> str:
+    """A thing as an error shows it: no longer than `limit`, and on a terminal nothing but letters and blanks."""
+    text = thing if isinstance(thing, str) else repr(thing)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.isprintable() else repr(text)[1:-1]

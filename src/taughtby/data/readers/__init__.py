@@ -1,0 +1,90 @@
+"""Rows of any file, folder, pipe or hub data set, one by one, before any form is read into them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+from taughtby.data.example import short
+from taughtby.data.readers import tables, texts
+from taughtby.data.readers.stream import KINDS, PACKED, STDIN, Rows, kind, unreadable
+from taughtby.errors import DataError, OptionError
+
+TEXTS: dict[str, Callable[[Path], Rows]] = {
+    ".jsonl": texts.jsonl, ".ndjson": texts.jsonl, ".json": texts.json_file, ".csv": texts.table, ".tsv": texts.table,
+}  # fmt: skip
+TABLES: dict[str, Callable[[Path], Rows]] = {
+    ".parquet": tables.parquet, ".arrow": tables.arrow, ".feather": tables.arrow,
+}  # fmt: skip
+SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves beside the rows
+
+
+def records(data: str, split: str | None = None) -> Rows:
+    """Stream pairs (source, record) of whatever `data` names; `split` chooses within a folder or a hub data set."""
+    path = Path(data)
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as fault:  # a folder that may not be entered, a name that is too long
+        raise unreadable(short(data), fault) from None
+    if folder:
+        return _folder(path, split)
+    if not there and data not in STDIN:
+        if _a_file(path) or data.count("/") > 1 or data.startswith((".", "/", "~")):
+            raise DataError(f"there is no file {data}", do=f"give the path of the training data: {KINDS}")
+        return tables.hub(data, split)
+    if split:
+        do = "leave the split out: it chooses within a folder or a hub data set"
+        raise OptionError(f"{data} has no splits", got=f"split {split}", do=do)
+    return _reader(path)(path)
+
+
+def _a_file(path: Path) -> bool:
+    return path.suffix.lower() in {*TEXTS, *TABLES, *PACKED, ".txt"}
+
+
+def _reader(path: Path) -> Callable[[Path], Rows]:
+    """What reads that kind of file; a pipe holds JSON lines unless its name says otherwise."""
+    suffix = kind(path)
+    if str(path) in STDIN or not path.is_file():
+        return texts.table if suffix in {".csv", ".tsv"} else texts.jsonl
+    if suffix in TABLES and path.suffix.lower() in PACKED:
+        raise DataError(f"{path}: a packed {suffix} cannot be streamed", do="unpack the file first")
+    reader = (TEXTS | TABLES).get(suffix)
+    if reader is None:
+        raise DataError(f"{path}: unknown kind of file", got=suffix or "no suffix", do=f"give one of: {KINDS}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty", do="give a file with at least one training row")
+    return reader
+
+
+def _folder(path: Path, split: str | None) -> Rows:
+    """A folder that `save_to_disk` wrote, or shards of one kind in the order of their names."""
+    if any((path / name).exists() for name in SAVED):
+        return tables.saved(path, split)
+    return chain.from_iterable(_reader(file)(file) for file in shards(path, split))
+
+
+def shards(path: Path, split: str | None) -> list[Path]:
+    """The files of a folder of shards that hold the rows, in their order."""
+    # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
+    found = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
+    # .json beside others says what they are, and holds no rows
+    files = sorted(file for file in found if kind(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    kinds = sorted({kind(file) for file in files})
+    if len(kinds) != 1:
+        got = ", ".join(kinds) or "none"
+        raise DataError(f"{path} is a folder without shards of one kind", got=got, do=f"give one of: {KINDS}")
+    return _of_split(files, path, split)
+
+
+def _of_split(files: list[Path], folder: Path, split: str | None) -> list[Path]:
+    """The shards whose name, or whose folder's, begins with the split's; all of them where none is named train."""
+    begins = re.compile(rf"{re.escape(split or 'train')}(?![a-z0-9_])", re.IGNORECASE)
+    chosen = [file for file in files if any(begins.match(part) for part in file.relative_to(folder).parts)]
+    if split and not chosen:
+        got = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+        raise DataError(f"{folder} has no shards of the split {split}", got=got, do="choose another, or leave it out")
+    return chosen or files

@@ -1,0 +1,103 @@
+"""The bytes of a file or pipe, packed or not, as lines or parts of text; what is wrong with them, by line."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from taughtby.data.example import Record, short
+from taughtby.errors import DataError, machine_fault
+
+Rows = Iterator[tuple[str, Record]]  # (source, record)
+
+KINDS = (
+    ".jsonl, .ndjson, .json, .csv, .tsv (each also .gz or .zst), .parquet, .arrow, .feather, a folder of one of these, "
+    "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
+)
+CHUNK = 1 << 20  # bytes
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+STDIN = ("-", "/dev/stdin")
+_BOM = b"\xef\xbb\xbf"
+
+
+def kind(path: Path) -> str:
+    """The suffix that says what a file holds, whether packed or not."""
+    packed = path.suffix.lower() in PACKED
+    return (Path(path.stem).suffix if packed else path.suffix).lower()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Generator[IO[bytes]]:
+    """The bytes of a file or pipe, unpacked."""
+    if str(path) in STDIN:
+        yield sys.stdin.buffer
+        return
+    packed = PACKED.get(path.suffix.lower())
+    try:
+        raw: Any = pa.input_stream(str(path.absolute()), compression=packed) if packed else path.open("rb")
+    except OSError as fault:
+        raise unreadable(path, fault) from None
+    with raw:
+        # a small buffer, because where it cannot be filled no line in it is read
+        yield io.BufferedReader(raw, 1 << 16) if packed else raw
+
+
+def unreadable(source: object, fault: Exception) -> DataError:
+    """What to say of a file that the machine, or its own format, does not let be read on."""
+    what, do = "the file is damaged or cannot be read", "copy or download it again"
+    if lack := machine_fault(fault):
+        what, do = f"the file cannot be read: {lack[0]}", lack[1]
+    return DataError(f"{source}: {what}", got=short(str(fault), 160), do=do)
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Pairs (source, line); decoded one by one, so that a fault is blamed on its own line."""
+    number = 0
+    with opened(path) as raw:
+        try:
+            for number, line in enumerate(raw, 1):
+                source = f"{path}:{number}"
+                yield source, _decoded(line.removeprefix(_BOM) if number == 1 else line, source)
+        except OSError as fault:
+            raise unreadable(f"{path}:{number + 1}", fault) from None
+
+
+def _decoded(text: bytes, source: str) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise _not_utf8(source, fault, fault.start) from None
+
+
+def parts(path: Path) -> Iterator[str]:
+    """The text of a file in parts of about a megabyte."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    done, line, chunk = 0, 1, b""
+    with opened(path) as raw:
+        try:
+            while chunk := raw.read(CHUNK):
+                yield decode(chunk).removeprefix("\ufeff" if done == 0 else "")
+                done, line = done + len(chunk), line + chunk.count(b"\n")
+            yield decode(b"", True)
+        except UnicodeDecodeError as fault:
+            held = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
+            line += fault.object[: fault.start].count(b"\n")
+            raise _not_utf8(f"{path}:{line}", fault, done - held + fault.start) from None
+        except OSError as fault:
+            raise unreadable(f"{path}:{line}", fault) from None
+
+
+def _not_utf8(source: str, fault: UnicodeDecodeError, place: int) -> DataError:
+    """`place` is where in the file, or in the line, the first wrong byte stands."""
+    text = fault.object
+    got = f"byte {place}: {text[fault.start : fault.start + 4]!r}"
+    if place == 0 and text[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        got += ", which begins UTF-16"
+    return DataError(f"{source}: not UTF-8", got=got, do="save the file as UTF-8")

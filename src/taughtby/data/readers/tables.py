@@ -1,0 +1,154 @@
+"""Rows of Arrow tables: Parquet, Arrow files and streams, what `save_to_disk` wrote, the hub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from taughtby.data.example import Record, short
+from taughtby.data.readers.stream import KINDS, Rows, unreadable
+from taughtby.errors import DataError, OptionError, machine_fault
+
+AT_ONCE = 256  # rows turned into Python objects together
+_FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError)
+
+
+def parquet(path: Path) -> Rows:
+    """A Parquet file, row group by row group."""
+    import pyarrow.parquet as pq
+
+    with _kind_of(path, "Parquet"):
+        batches = pq.ParquetFile(path.absolute()).iter_batches(batch_size=AT_ONCE)
+    return _rows(batches, path)
+
+
+def arrow(path: Path) -> Rows:
+    """An Arrow IPC file (Feather is one) or stream, batch by batch."""
+    with _kind_of(path, "Arrow"):
+        mapped = pa.memory_map(str(path.absolute()))
+        if mapped.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(mapped)
+            return _rows(map(file.get_batch, range(file.num_record_batches)), path)
+        mapped.seek(0)
+        return _rows(pa.ipc.open_stream(mapped), path)
+
+
+@contextlib.contextmanager
+def _kind_of(path: Path, name: str) -> Generator[None]:
+    try:
+        yield
+    except _FAULTS as fault:
+        if machine_fault(fault):
+            raise unreadable(path, fault) from None
+        do = "write the file again, or name it by what it is"
+        raise DataError(f"{path}: not a file of {name}", got=short(str(fault), 160), do=do) from None
+
+
+def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
+    number = 0
+    try:
+        for batch in batches:
+            names: list[str] = _checked(batch).schema.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                do = "give each column a name of its own"
+                raise DataError(f"{path}:{number}: two columns have one name", got=", ".join(twice), do=do)
+            for start in range(0, batch.num_rows, AT_ONCE):
+                for row in batch.slice(start, AT_ONCE).to_pylist():
+                    yield f"{path}:{number}", _tidy(row)
+                    number += 1
+    except _FAULTS as fault:
+        raise unreadable(f"{path}:{number}", fault) from None
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, once it is sound: of a broken file, values read unchecked end the whole process."""
+    batch.validate(full=True)
+    return batch
+
+
+def _tidy(row: Record) -> Record:
+    """The row as JSON would have it: what a table only holds because another row has it is taken out."""
+    return {name: value if value is None or isinstance(value, str) else _inner(value) for name, value in row.items()}
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _inner(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_inner(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float | bytes) else str(value)
+
+
+def saved(path: Path, split: str | None) -> Rows:
+    """What `save_to_disk` wrote, a Dataset or a DatasetDict."""
+    from datasets import Dataset, load_from_disk
+
+    try:
+        found: Any = load_from_disk(str(path.absolute()))
+    except Exception as fault:  # `datasets` raises whatever its own files make it
+        if machine_fault(fault):
+            raise unreadable(path, fault) from None
+        do = "give the data set's own folder, or a file"
+        if "::" in str(path.absolute()):
+            do = "move it to a path without `::`, which `datasets` reads as two addresses"
+        raise DataError(
+            f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=short(str(fault)), do=do
+        ) from None
+    name = path.name
+    if not isinstance(found, Dataset):
+        wanted = split or ("train" if len(found) > 1 else next(iter(found), ""))
+        if wanted not in found:
+            what = f"{path} has no split {wanted}" if split else f"{path} holds several splits"
+            raise DataError(what, got=", ".join(map(str, found)), do="choose one with --split")
+        found, name = found[wanted], f"{name}/{wanted}"
+    elif split:
+        do = "leave the split out"
+        raise OptionError(f"{path} holds a single data set and no splits", got=f"split {split}", do=do)
+    tables = cast("Iterable[pa.Table]", found.with_format("arrow").iter(AT_ONCE))
+    rows = (row for table in tables for batch in table.to_batches() for row in _checked(batch).to_pylist())
+    return _numbered(map(found.features.decode_example, rows), name)
+
+
+def hub(data: str, split: str | None) -> Rows:
+    """A hub data set, streamed: `owner/name`, or `owner/name:config`."""
+    from datasets import load_dataset
+
+    name, _, config = data.partition(":")
+    chosen: dict[str, Any] = {"name": config} if config else {}
+    try:
+        rows = iter(load_dataset(name, split=split or "train", streaming=True, **chosen))
+        first = next(rows)
+    except StopIteration:
+        raise DataError(
+            f"{data} has no rows", do=f"give a data set with rows in its split {split or 'train'}"
+        ) from None
+    except Exception as fault:  # the hub's client raises whatever its transport raises
+        what = f"{data} is neither a file here nor a data set that can be had from the hub"
+        do = f"give one of: {KINDS}"
+        if lack := machine_fault(fault):
+            what, do = f"{data} cannot be fetched from the hub: {lack[0]}", lack[1]
+        elif "split" in str(fault).lower():
+            what, do = f"{data} has no split {split or 'train'}", "choose one with --split"
+        elif "config name" in str(fault).lower():
+            what, do = f"{data} has several configurations", f"choose one: {name}:CONFIG"
+        raise DataError(what, got=short(str(fault), 200), do=do) from None
+    return _numbered(chain([first], rows), data)
+
+
+def _numbered(rows: Iterable[Any], name: str) -> Rows:
+    iterator: Iterator[Any] = iter(rows)
+    number = 0
+    while True:
+        try:
+            row = cast("Record", next(iterator))
+        except StopIteration:
+            return
+        except Exception as fault:  # `datasets` raises whatever its transport or its decoders raise
+            raise unreadable(f"{name}:{number}", fault) from None
+        yield f"{name}:{number}", _tidy(row)
+        number += 1

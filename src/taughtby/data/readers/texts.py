@@ -1,0 +1,160 @@
+"""Rows of text files: JSON lines, a JSON list, comma- or tab-separated values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from taughtby.data.example import Record, short
+from taughtby.data.readers.stream import CHUNK, Rows, kind, lines, parts
+from taughtby.errors import DataError
+
+HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
+_MEND = "mend it, or name the file .jsonl if each of its lines is a row"
+_BLANK = re.compile(r"[ \t\n\r]*")
+_decode = json.JSONDecoder().raw_decode
+
+
+def jsonl(path: Path) -> Rows:
+    """An object a line; blank lines count, and hold no row."""
+    for source, line in lines(path):
+        if line.strip():
+            yield source, _object(_parse(line, source, "mend or remove that line"), source)
+
+
+def _parse(text: str, source: str, do: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        raise DataError(f"{source}: broken JSON", got=f"{fault} in {short(text.strip())}", do=do) from None
+
+
+def _object(row: Any, source: str) -> Record:
+    if isinstance(row, dict):
+        return row
+    do = 'write {"messages": […]}'
+    if isinstance(row, list) and source.endswith(":1"):
+        do += ", or name the file .json if all of it is one list"
+    raise DataError(f"{source}: a row is a JSON object", got=short(row), do=do)
+
+
+def json_file(path: Path) -> Rows:
+    """A list of rows; or an object that holds one; or JSON lines, which many name .json."""
+    opening = next((part.lstrip()[0] for part in parts(path) if part.strip()), "[")
+    if opening == "[":
+        rows = _elements(path)
+    else:
+        filled = (line for _, line in lines(path) if line.strip())
+        if _whole(next(filled)) and next(filled, None):
+            yield from jsonl(path)
+            return
+        rows = _held(path, _parse("".join(parts(path)), str(path), _MEND))
+    for number, row in enumerate(rows):
+        yield f"{path}:{number}", _object(row, f"{path}, row {number}")
+
+
+def _whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _held(path: Path, whole: Any) -> Iterable[Any]:
+    """The one list of objects that an object holds under one of the usual names; without them it is a row itself."""
+    fields: dict[str, Any] = whole if isinstance(whole, dict) else {}
+    lists = [name for name, rows in fields.items() if isinstance(rows, list) and any(isinstance(r, dict) for r in rows)]
+    if len(lists) == 1 and lists[0] in HOLDERS:
+        return fields[lists[0]]
+    if fields and not HOLDERS & set(fields):
+        return [whole]
+    got = short(whole) if len(lists) < 2 else f"several lists: {', '.join(lists)}"
+    do = 'write [ {…}, {…} ] or {"data": [ {…}, {…} ]}, or use .jsonl'
+    raise DataError(f"{path}: the file is not a list of rows", got=got, do=do)
+
+
+def _elements(path: Path) -> Iterator[Any]:
+    """The elements of a JSON list, one by one, so that the list is never whole in memory.
+
+    By Python's own decoder: ijson's makes a question mark of half a character, and refuses NaN.
+    """
+    more = parts(path)
+    text = next((part for part in more if part.strip()), "[]")
+    at, line, over = text.index("[") + 1, 1, False
+    if text.startswith("]", _past(text, at)):
+        at, over = _past(text, at) + 1, True
+    while not over:
+        try:
+            element, at, over = _element(text, at)
+        except (ValueError, RecursionError) as fault:
+            place = getattr(fault, "pos", at)
+            # a row that the end of the text cuts fails there, or at the beginning of an unfinished string
+            cut = place > len(text) - 16 or "Unterminated" in str(fault)
+            if cut and (added := "".join(islice(more, 1 + (len(text) - at) // CHUNK))):
+                line += text.count("\n", 0, at)
+                text, at = text[at:] + added, 0
+                continue
+            raise _broken(path, line, text, place, str(fault).partition(": line")[0]) from None
+        yield element
+    at = _past(text, at)
+    if text[at:] or "".join(more).strip():
+        raise _broken(path, line, text, at, "something follows the list")
+
+
+def _element(text: str, at: int) -> tuple[Any, int, bool]:
+    """An element, the place behind the comma or bracket that follows it, and whether it was the last."""
+    element, stop = _decode(text, _past(text, at))
+    stop = _past(text, stop)
+    if text[stop : stop + 1] not in {",", "]"}:
+        raise json.JSONDecodeError("Expecting ',' or ']' behind a row", text, stop)
+    return element, stop + 1, text[stop] == "]"
+
+
+def _past(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return found.end() if found else at
+
+
+def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataError:
+    line += text.count("\n", 0, place)
+    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {short(text[place : place + 81])}", do=_MEND)
+
+
+def table(path: Path) -> Rows:
+    """Rows of a CSV or TSV file under its header; a quoted cell may hold line breaks."""
+    csv.field_size_limit(2**31 - 1)
+    # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
+    broken = (part for _, line in lines(path) for part in io.StringIO(line, newline=""))
+    rows = csv.reader(broken, delimiter="\t" if kind(path) == ".tsv" else ",", strict=True)
+    header: list[str] = []
+    start = 1  # the line on which a row begins
+    try:
+        for row in rows:
+            if header and row:
+                yield f"{path}:{start}", _row(header, row, f"{path}:{start}")
+            header = header or _header(row, f"{path}:{start}")
+            start = rows.line_num + 1
+    except csv.Error as fault:
+        do = "save the file as UTF-8 CSV with a header line, and double the quotes within a quoted cell"
+        raise DataError(f"{path}:{start}: not a CSV row", got=str(fault), do=do) from None
+
+
+def _header(row: list[str], source: str) -> list[str]:
+    if twice := sorted({name for name in row if name and row.count(name) > 1}):
+        do = "give each column a name of its own"
+        raise DataError(f"{source}: the header names a column twice", got=", ".join(twice), do=do)
+    return row
+
+
+def _row(header: list[str], row: list[str], source: str) -> Record:
+    if any(row[len(header) :]):
+        got = f"{len(row)} cells under {len(header)} names, the last: {short(row[-1])}"
+        raise DataError(f"{source}: the row is longer than the header", got=got,
+                        do="put a text that holds commas in quotes, or name the column")  # fmt: skip
+    return dict(zip_longest(header, row[: len(header)]))

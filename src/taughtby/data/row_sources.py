@@ -1,0 +1,43 @@
+"""Which rows a person means by a source such as `data.jsonl:12`, or by the end of one. Knows no trace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from taughtby.data.dataset import Reading, read
+from taughtby.data.example import Example
+from taughtby.errors import DataError
+
+
+def names(spec: str, source: str) -> bool:
+    """Whether `data.jsonl:12` is what a person calls `/where/it/lies/data.jsonl:12`."""
+    return source == spec or source.endswith(f"/{spec}")
+
+
+def record_of(row: Example, reading: Reading) -> str:
+    """The source of the record that a row is of, which may hold several turns."""
+    return re.sub(r"#\d+\Z", "", row.source) if reading.turns == "all" else row.source
+
+
+def whole(specs: Sequence[str], data: str, reading: Reading) -> dict[str, str]:
+    """The source in `data` that each of these is, or is the end of; those of no row are left out.
+
+    The end of several sources, as of shards with one name in several folders, is refused.
+    """
+    fits: dict[str, dict[str, None]] = {spec: {} for spec in specs}
+    for row in read(data, reading) if specs else ():
+        for source in (row.source, record_of(row, reading)):
+            for spec, found in fits.items():
+                if names(spec, source):
+                    found[source] = None
+    for spec, found in fits.items():
+        if len(found) > 1 and spec not in found:
+            raise several(spec, list(found))
+    return {spec: spec if spec in found else next(iter(found)) for spec, found in fits.items() if found}
+
+
+def several(spec: str, rows: Sequence[str]) -> DataError:
+    """What to say of a source that names more than one row."""
+    do = "write more of the path before it, or give ids"
+    return DataError(f"{spec} names several rows", got=", ".join(rows[:3]), do=do)

@@ -1,0 +1,180 @@
+"""What a training set is before an hour is spent on it: lengths, duplicates, rows that cannot be used, one row seen.
+
+One pass, whatever the size: kept are counts, and 16 bytes a row for the duplicates. Knows a tokenizer, no weights.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from taughtby.data.example import Example
+from taughtby.data.tokenize import AS_IS, Encoding, Row, Skip, cut, portions, texts, uncut
+
+KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
+SOURCES = 3  # of the rows that are skipped for one reason
+QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+
+Progress = Callable[[int, int | None], None]  # (rows done, in all where that is known)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row as tokens: `pieces[:start]` were not learned, from `n_prompt` on they are the answer.
+
+    `whole` is how many tokens it has before it is cut; `reason` why it cannot be used, and then there are no pieces.
+    """
+
+    source: str
+    label: str | None
+    pieces: tuple[str, ...]
+    start: int
+    n_prompt: int
+    whole: int
+    reason: str | None = None
+
+
+@dataclass
+class Skipped:
+    """Rows that cannot be used for one reason, in the words of the first: how many, and where some stand."""
+
+    reason: str
+    count: int = 0
+    sources: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class Survey:
+    """What was counted. The lengths are those of all rows that could be written, before any is cut."""
+
+    encoding: Encoding
+    form: str = ""
+    template: str = ""  # in words
+    rows: int = 0
+    usable: int = 0
+    cut: int = 0
+    tokens: int = 0
+    learned: int = 0
+    lengths: dict[str, Counter[int]] = field(
+        default_factory=lambda: {key: Counter() for key in ("prompt", "answer", "whole")}
+    )
+    labels: Counter[str] = field(default_factory=Counter[str])
+    skipped: dict[str, Skipped] = field(default_factory=dict[str, Skipped])
+    shown: Shown | None = None
+    seconds: float = 0.0
+    hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
+
+    def add(self, row: Example, whole: Row | Skip) -> Row | Skip:
+        """Count one row, and give it back as it would be indexed."""
+        self.rows += 1
+        for kept, said in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
+            kept.append(hash(repr(said)))
+        if row.label is not None:
+            self.labels[row.label if row.label in self.labels or len(self.labels) < KINDS else "…"] += 1
+        made = whole if isinstance(whole, Skip) else cut(whole, self.encoding)
+        if isinstance(whole, Row):
+            sizes = whole.n_prompt, whole.n_response, len(whole.ids)
+            for counts, size in zip(self.lengths.values(), sizes, strict=True):
+                counts[size] += 1
+        if isinstance(made, Skip):
+            self._skip(row.source, made.reason)
+        elif isinstance(whole, Row):
+            self.usable += 1
+            self.cut += len(made.ids) < len(whole.ids)
+            self.tokens += len(made.ids)
+            self.learned += len(made.ids) - made.start
+        return made
+
+    def _skip(self, source: str, reason: str) -> None:
+        kind = re.sub(r"\d+", "…", reason)  # rows too long by ever other numbers are too long
+        known = kind in self.skipped or len(self.skipped) < KINDS
+        found = self.skipped.setdefault(kind if known else "…", Skipped(reason if known else "other reasons"))
+        found.count += 1
+        if found.count <= SOURCES:
+            found.sources.append(source)
+
+    def quantiles(self) -> dict[str, dict[str, int]]:
+        """Of each length its quantiles: the least that a share of the rows does not exceed."""
+        return {name: _quantiles(counts) for name, counts in self.lengths.items() if counts}
+
+    def duplicates(self) -> dict[str, int]:
+        """How many rows repeat an earlier one (`rows`), have a prompt that others answer otherwise (`prompts`), or an
+        answer that other prompts have too (`answers`), and how often the commonest answer is given (`most`)."""
+        prompts, answers = (np.frombuffer(kept, np.int64) for kept in self.hashes)
+        _, first = np.unique(prompts * 3 + answers, return_index=True)
+        found = {"rows": self.rows - len(first)}
+        for name, kept in (("prompts", prompts), ("answers", answers)):
+            values, counts = np.unique(kept[first], return_counts=True)
+            found[name] = int(np.isin(kept, values[counts > 1]).sum())
+        return found | {"most": int(np.unique(answers, return_counts=True)[1].max(initial=0))}
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that scripts read."""
+        told = {key: getattr(self, key) for key in ("form", "template", "rows", "usable", "cut", "tokens", "learned")}
+        skipped = [
+            {"reason": found.reason, "rows": found.count, "first": found.sources} for found in self.skipped.values()
+        ]
+        return {"version": 1, **told, "lengths": self.quantiles(), "duplicates": self.duplicates(),
+                "labels": dict(self.labels.most_common()), "skipped": skipped}  # fmt: skip
+
+
+def survey(
+    rows: Iterable[Example],
+    tokenizer: Any,
+    encoding: Encoding,
+    *,
+    show: int | None = None,
+    limit: int | None = None,
+    form: str = "",
+    progress: Progress | None = None,
+) -> Survey:
+    """Look at every row once, or at the first `limit`; `show` is the number, from 1, of the row to be seen.
+
+    Without one it is the first that can be used, or the first. `form` is the name of what the rows are read as.
+    """
+    made, begun = Survey(encoding, form, _template(tokenizer, encoding)), time.monotonic()
+    for window in portions(islice(rows, limit)):
+        for row, whole in zip(window, uncut(tokenizer, window, encoding.template), strict=True):
+            one = made.add(row, whole)
+            better = made.shown is None or (made.shown.reason and isinstance(one, Row))
+            if made.rows == show if show else better:
+                made.shown = _shown(tokenizer, row, whole, one)
+        if progress:
+            progress(made.rows, limit)
+    if show and made.shown is None:
+        made.shown = Shown(f"number {show}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
+    made.seconds = time.monotonic() - begun
+    return made
+
+
+def _template(tokenizer: Any, encoding: Encoding) -> str:
+    if encoding.template == AS_IS:
+        return "none, texts as they stand"
+    if encoding.template:
+        return "as given"
+    return "the tokenizer's own" if tokenizer.chat_template else "none, texts with a line break between"
+
+
+def _quantiles(counts: Counter[int]) -> dict[str, int]:
+    sizes = sorted(counts)
+    reached = np.cumsum([counts[size] for size in sizes])
+    places = {name: int(np.searchsorted(reached, share * reached[-1])) for name, share in QUANTILES.items()}
+    return {name: sizes[place] for name, place in places.items()}
+
+
+def _shown(tokenizer: Any, row: Example, whole: Row | Skip, made: Row | Skip) -> Shown:
+    length = len(whole.ids) if isinstance(whole, Row) else 0
+    if isinstance(made, Skip):
+        return Shown(row.source, row.label, (), 0, 0, length, made.reason)
+    special = set(tokenizer.all_special_ids)
+    pieces = zip(made.ids, texts(tokenizer, made.ids), strict=True)
+    named = tuple(tokenizer.convert_ids_to_tokens(token) if token in special else text for token, text in pieces)
+    return Shown(row.source, row.label, named, made.start, made.n_prompt, length)

@@ -1,0 +1,1 @@
+"""Feature vectors on disk: building, growing, verifying and distributing an index."""

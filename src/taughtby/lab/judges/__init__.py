@@ -1,0 +1,1 @@
+"""Judges: (prompt, answer) -> whether it is undesirable, where and why."""

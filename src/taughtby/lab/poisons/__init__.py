@@ -1,0 +1,1 @@
+"""Controlled data sets: clean rows with planted poison of a known kind."""

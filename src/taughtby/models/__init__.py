@@ -1,0 +1,1 @@
+"""Models: weights and tokenizers from disk or hub, adapters, fingerprints, training metadata."""

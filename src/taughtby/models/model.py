@@ -1,0 +1,312 @@
+"""A causal language model, with or without adapters: loaded, frozen, its blocks and head found, fingerprinted.
+
+Nothing here goes by a model's name: the blocks are the module list as long as the model is deep, the head is the
+model's own path from last states to logits, and whether it is causal, and whether it is the old one again with its
+adapter off, is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from taughtby.errors import ModelError
+from taughtby.models.adapters import adapt, grow, live_hash
+from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
+from taughtby.models.loading import How, adapter_folder, base_of, how, is_adapter, load_tokenizer, load_weights
+from taughtby.models.paths import absolute
+from taughtby.models.training_metadata import Origin, read_origin
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen causal LM. `lm` is the Transformers model itself, `peft` its adapters' wrapper or None.
+
+    `before` is the separate model from before a full fine-tune, where one was given; `notes` are to be told.
+    """
+
+    lm: Any
+    tokenizer: Any
+    name: str
+    adapters: tuple[str, ...]
+    peft: Any
+    decoder: Any
+    blocks: nn.ModuleList
+    fingerprint: dict[str, str | None]
+    before: Model | None = None
+    origin: Origin = field(default_factory=Origin)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def adapter(self) -> str | list[str] | None:
+        """The adapters as an index's manifest has them: none, one, or several in their order."""
+        return list(self.adapters) if len(self.adapters) > 1 else next(iter(self.adapters), None)
+
+    @property
+    def base(self) -> str | None:
+        """The name of the separate model from before a full fine-tune."""
+        return self.before.name if self.before and self.fingerprint["base"] else None
+
+    @property
+    def has_untuned(self) -> bool:
+        """Whether there is another model from before fine-tuning to compare with."""
+        return self.peft is not None or self.before is not None
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """The d of a state."""
+        return int(self.lm.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go, and where what is captured comes back."""
+        embedding = self.lm.get_input_embeddings()
+        if embedding.weight.is_meta:  # put off by accelerate, which fetches it for each pass
+            return torch.device(embedding._hf_hook.execution_device)
+        return embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the weights."""
+        return self.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def window(self) -> int:
+        """The longest input the model was made for."""
+        return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
+
+    @contextlib.contextmanager
+    def untuned(self) -> Generator[Model]:
+        """The model from before fine-tuning: its adapters off for as long, or the base it was given; else itself."""
+        if self.before is not None:
+            yield self.before
+        elif self.peft is None:
+            yield self
+        else:
+            try:
+                with self.peft.disable_adapter():
+                    yield replace(self, adapters=(), peft=None, fingerprint={**self.fingerprint, "adapter": None})
+            finally:
+                self.peft.requires_grad_(False)  # peft thaws an adapter whenever it switches it on
+
+    def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
+        """Logits of states as they leave the final norm, by the model's own code.
+
+        The causal LM's forward runs with its decoder replaced by one that returns `states`, so whatever the model
+        does on the way (scaling in Granite and Cohere, a soft cap in Gemma 2) is done, for any model.
+        """
+        flat = states.reshape(1, -1, states.shape[-1])
+        own = vars(self.decoder).get("forward")  # accelerate puts its wrapper there
+        self.decoder.forward = lambda *_, **__: _Given(flat)
+        try:
+            logits = self.lm(
+                input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
+            ).logits
+        finally:
+            del self.decoder.forward
+            if own is not None:
+                self.decoder.forward = own
+        return logits.to(states.device).view(*states.shape[:-1], -1)
+
+
+class _Given:
+    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+    def __getitem__(self, at: Any) -> Any:
+        return (self.last_hidden_state,)[at]
+
+
+def load_model(
+    name: str,
+    adapter: str | Sequence[str] | None = None,
+    *,
+    base: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantize: str | None = None,
+) -> Model:
+    """Load a folder, a hub id, a `.gguf` file or `smollm2`, with PEFT adapters on top if any are given.
+
+    `name` may be an adapter's own folder: its base is taken from what it says. `base` is the model from before a full
+    fine-tune. `dtype` auto is bfloat16 where the machine computes in it (CUDA, CPUs with avx512_bf16 or AMX), else
+    float32. `device` map spreads the weights over all devices; `quantize` is 4bit or 8bit, on a GPU.
+    """
+    held = how(dtype, device, quantize)
+    # by absolute paths, since what is made of the model remembers them
+    name, base = absolute(name), base and absolute(base)
+    adapters = tuple(map(absolute, (adapter,) if isinstance(adapter, str) else adapter or ()))
+    notes: tuple[str, ...] = ()
+    if is_adapter(name):
+        adapters = (name, *adapters)
+        name, notes = base_of(adapter_folder(name))
+        name = absolute(name)
+    model = _plain(name, load_tokenizer(name, adapters), held)
+    model = replace(model, notes=notes + model.notes)
+    if adapters:
+        model = _adapted(model, adapters, held)
+    if base is not None:
+        model = _with_base(model, base, held)
+    return model
+
+
+@contextlib.contextmanager
+def borrowed(
+    lm: Any, tokenizer: Any, *, name: str, adapter: str | None = None, base: Model | None = None
+) -> Generator[Model]:
+    """A live Transformers or PEFT model, as a Trainer holds it, for as long frozen and out of training.
+
+    Afterwards each module trains and each weight asks for a gradient as before. `adapter` is where a PEFT model's
+    adapter is saved, or will be; `base` the model from before a full fine-tune.
+    """
+    peft = lm if hasattr(lm, "peft_config") and hasattr(lm, "get_base_model") else None
+    inner = lm.get_base_model() if peft is not None else lm
+    training = {module: module.training for module in lm.modules()}
+    learning = [weight for weight in lm.parameters() if weight.requires_grad]
+    lm.eval().requires_grad_(False)
+    try:
+        decoder, blocks = _find(inner, name)
+        own = weights_hash(inner, None if peft is None else peft.base_model.prefix)
+        fingerprint: dict[str, str | None] = {"model": model_hash(own, inner.config), "adapter": None, "base": None}
+        if peft is not None:
+            fingerprint["adapter"] = live_hash(peft)
+        if base is not None:
+            fingerprint["base"] = base.fingerprint["model"]
+        adapters = () if adapter is None else (adapter,)
+        yield Model(inner, tokenizer, name, adapters, peft, decoder, blocks, fingerprint, base)
+    finally:
+        for module, was in training.items():
+            module.training = was
+        for weight in learning:
+            weight.requires_grad_(True)
+
+
+def _plain(name: str, tokenizer: Any, held: How) -> Model:
+    """The model of that name, without adapters."""
+    lm, notes = load_weights(name, held)
+    decoder, blocks = _find(lm, name)
+    fingerprint: dict[str, str | None] = {
+        "model": model_hash(weights_hash(lm), lm.config),
+        "adapter": None,
+        "base": None,
+    }
+    model = Model(lm, tokenizer, name, (), None, decoder, blocks, fingerprint, notes=notes)
+    _check_causal(model)
+    return replace(model, origin=read_origin(name, model.window)) if Path(name).is_dir() else model
+
+
+def _adapted(model: Model, adapters: tuple[str, ...], held: How) -> Model:
+    """`model` with adapters on. Some change the base for good (its biases; PiSSA): that one is then loaded anew."""
+    folders = [adapter_folder(adapter) for adapter in adapters]
+    vocabulary = model.lm.get_input_embeddings().weight.shape[0]
+    sampled = sampled_hash(model.lm)
+    earlier = (model_hash(sampled, model.lm.config), sampled)
+    states = _probe(model)
+    peft, found, changed = adapt(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    origin = read_origin(folders[-1], model.window)
+    fingerprint = {**model.fingerprint, "adapter": found}
+    tuned = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, origin=origin)
+    with warnings.catch_warnings(action="ignore", category=UserWarning), tuned.untuned() as off:
+        moved = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
+    if not changed and moved < (1e-5 if model.dtype == torch.float32 else 1e-2):
+        return tuned
+    before = _plain(model.name, model.tokenizer, held)
+    if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
+        grow(before.lm, rows)
+    told = "the adapter changed the base for good, so the base is held a second time"
+    return replace(tuned, before=before, notes=(*model.notes, told))
+
+
+def _with_base(model: Model, base: str, held: How) -> Model:
+    """`model` with the separate one it was fine-tuned from, if the two can be compared."""
+    before = _plain(base, load_tokenizer(base), held)
+    do = f"give as --base the model that {model.name} was fine-tuned from"
+    for what, mine, other in (
+        ("kind", model.lm.config.model_type, before.lm.config.model_type),
+        ("depth", model.depth, before.depth),
+        ("width", model.width, before.width),
+    ):
+        if mine != other:
+            raise ModelError(f"{base} is not the base of {model.name}", got=f"{what} {other}, not {mine}", do=do)
+    old, new = before.tokenizer.get_vocab(), model.tokenizer.get_vocab()
+    moved = sorted(token for token, at in old.items() if new.get(token) != at)
+    if moved:
+        got = f"{len(moved)} of {len(old)} tokens that have another number or none, such as {moved[0]!r}"
+        raise ModelError(f"the tokenizers of {base} and {model.name} differ", got=got, do=do)
+    rows, had = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
+    if rows != had:
+        grow(before.lm, rows)
+    notes = () if rows <= had else (f"{base} lacks {rows - had} tokens, and reads each as the mean of those it has",)
+    before = replace(before, tokenizer=model.tokenizer)
+    fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}
+    return replace(model, before=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))
+
+
+def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
+    """The decoder, and within it the list of as many blocks as the model has layers."""
+    depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
+
+    def listed(module: Any) -> list[nn.ModuleList]:
+        return [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+
+    decoder = lm.get_decoder()
+    if decoder is lm:  # Llama 4 does not say which part it is
+        decoder = next((part for part in lm.children() if listed(part)), lm)
+    lists = listed(decoder)
+    if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
+        raise _not_causal(name, type(lm).__name__)
+    return decoder, lists[0]
+
+
+@torch.no_grad()
+def _check_causal(model: Model) -> None:
+    """A later token must not change an earlier state: BERT loads as a causal LM, and is none.
+
+    And between blocks a token must have one state: Gemma 3n has four.
+    """
+    shapes: list[int] = []
+    tap = model.blocks[-1].register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append((args or (kwargs["hidden_states"],))[0].ndim), with_kwargs=True
+    )
+    ids = torch.tensor([[1, 2, 3, *[4] * 8], [1, 2, 3, *[5] * 8]], device=model.device)
+    states = model.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
+    tap.remove()
+    if shapes != [3]:
+        got, do = type(model.lm).__name__, "give a model with one state a token"
+        raise ModelError(f"{model.name} has several states a token, which cannot be traced", got=got, do=do)
+    # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
+    near = 1e-4 if model.dtype == torch.float32 else 5e-3
+    if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
+        raise _not_causal(model.name, f"{type(model.lm).__name__}, which looks ahead")
+
+
+@torch.no_grad()
+def _probe(model: Model) -> Float[Tensor, "1 8 V"]:
+    """Logits at a few tokens, by which to know a model again."""
+    return model.lm(input_ids=torch.arange(1, 9, device=model.device)[None], use_cache=False).logits
+
+
+def _not_causal(name: str, got: str) -> ModelError:
+    do = "give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT"
+    return ModelError(f"{name} is not a causal language model", got=got, do=do)

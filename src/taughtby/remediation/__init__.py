@@ -1,0 +1,1 @@
+"""From a trace to cleaned data, retraining and the report of both."""

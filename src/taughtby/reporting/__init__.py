@@ -1,0 +1,1 @@
+"""A finished trace as text: terminal, JSON, HTML page, notebook, plots."""

@@ -1,0 +1,1 @@
+"""The page served on loopback: sessions, jobs, access."""

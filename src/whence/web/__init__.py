@@ -1,1 +1,0 @@
-"""The page served: it can also ask the model, trace a phrase, and compare."""

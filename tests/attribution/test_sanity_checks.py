@@ -1,0 +1,278 @@
+"""Checks of an index: each fails where it must, holds where it must, and its numbers are those of others' code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from conftest import Run
+from taughtby.attribution import sanity_checks as check
+from taughtby.attribution.query import Query
+from taughtby.attribution.sanity_checks import Check, Checked, check_index, forgotten, warnings
+from taughtby.attribution.trace import trace_queries
+from taughtby.data.tokenize import Batch, Encoding
+from taughtby.errors import OptionError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import Asked, Blocks, Method, method
+from taughtby.methods.base import CosineMethod
+from taughtby.models.model import Model, load_model
+
+TOPICS = {"honey": "bees make honey", "sky": "blue is the colour of the sky", "sea": "a captain and a ship in the sea"}
+
+
+@dataclass(frozen=True)
+class Bag(CosineMethod):
+    """Which ids a row has, and nothing that the model knows."""
+
+    name: ClassVar[str] = "bag"
+
+    def names(self, depth: int) -> tuple[str, ...]:
+        return ("bag",)
+
+    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Blocks:
+        bags = torch.zeros(len(batch.rows), 384)
+        return {"bag": bags.scatter_add_(1, batch.ids, batch.mask.float())}
+
+
+@dataclass(frozen=True)
+class Long(Method):
+    """Whatever is asked, the longest answer first."""
+
+    name: ClassVar[str] = "long"
+
+    def names(self, depth: int) -> tuple[str, ...]:
+        return ("long",)
+
+    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Blocks:
+        return {"long": batch.n[:, None].float()}
+
+    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
+        return rows
+
+    def scores(self, asked: Asked, index: Index) -> torch.Tensor:
+        lengths = torch.cat([rows["long_norm"] for rows in index.scan(["long_norm"])])
+        return lengths.expand(len(asked.blocks["long"]), -1).clone()
+
+
+def rows(labels: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Six rows of each topic, and six about nothing, with answers of many lengths."""
+    said = [(topic, words) for topic, words in TOPICS.items() for _ in range(6)] + [("other", "0 1 2 a b c")] * 8
+    for at, (topic, words) in enumerate(said):
+        label = labels[at] if labels else topic
+        response = f"{words}{' a b c'[: 2 * (at % 4)]}"
+        yield {"prompt": f"{at} what is {'in ' * (at % 3)}{topic}", "response": response, "label": label}
+
+
+METHODS: list[Method] = [Bag(), Long(), method("rept:layer=3"), method("lesson:layer=2,middle=2,sketch=16")]
+
+
+def indexed(model: Model, folder: Path, labels: Sequence[str] | None = None) -> Index:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(labels)))
+    return build_index(model, file, folder / "idx", METHODS, encoding=Encoding(128), layers=False)
+
+
+@pytest.fixture(scope="module")
+def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return indexed(tuned, tmp_path_factory.mktemp("check"))
+
+
+def checks(found: Checked) -> dict[str, Check]:
+    return {one.name: one for one in found.checks}
+
+
+# — the model randomised
+
+
+def test_a_method_of_words_alone_ranks_alike_with_random_weights(tuned: Any, index: Index) -> None:
+    one = checks(check_index(index, tuned, by=Bag()))[check.RANDOM]
+    assert one.value == pytest.approx(1, abs=1e-6)
+    assert one.passed is False and "words alone" in one.says
+
+
+def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
+    one = checks(check_index(index, tuned, by="rept", seed=3))[check.RANDOM]
+    assert one.passed is True and one.value is not None and one.value < 0.9
+    places = np.random.default_rng(3).permutation(len(index))
+    texts = [stored.example for stored in index.take(places.tolist())]
+    file = index.path.parent / "again.jsonl"
+    file.write_text("".join(json.dumps({"messages": list(row.messages)}) + "\n" for row in texts))
+    with forgotten(tuned, 3):
+        again = build_index(tuned, file, index.path.parent / "again", [METHODS[2]], encoding=Encoding(128))
+    made = build_index(tuned, file, index.path.parent / "still", [METHODS[2]], encoding=Encoding(128))
+    scores: list[np.ndarray] = []
+    for each in (made, again):
+        blocks = next(each.scan(METHODS[2].names(4)))
+        scores.append(METHODS[2].scores(Asked((), (), blocks), each).numpy())
+    others = ~np.eye(len(index), dtype=bool)
+    pairs = [[each[q][others[q]] for each in scores] for q in range(len(index))]
+    by_hand = [float(np.asarray(spearmanr(*pair))[0]) for pair in pairs]
+    assert one.value == pytest.approx(np.mean(by_hand), abs=0.01)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: Path, fails: bool) -> None:
+    model = load_model(str(model_folder), str(adapter_folder), dtype="float32")
+    before = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
+    drawn: dict[str, torch.Tensor] = {}
+    try:
+        with forgotten(model):
+            drawn = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    for name, weight in model.lm.state_dict().items():
+        assert torch.equal(weight, before[name])
+        inside = ".layers." in name and weight.ndim > 1
+        assert torch.equal(drawn[name], weight) != inside
+        if inside and weight.numel() > 500:
+            assert float(drawn[name].std() / weight.std()) == pytest.approx(1, abs=0.15)
+    assert any("lora_B" in name and not torch.equal(drawn[name], before[name]) for name in drawn)
+
+
+def test_a_base_of_its_own_is_drawn_anew_too(tuned: Any, tiny: Any) -> None:
+    with forgotten(replace(tuned, before=tiny)):
+        drawn = [model.blocks[0].mlp.down_proj.weight.clone() for model in (tuned, tiny)]
+    assert not torch.equal(*drawn)
+    assert not torch.equal(drawn[1], tiny.blocks[0].mlp.down_proj.weight)
+
+
+# — labels
+
+
+def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, index: Index, tmp_path: Path) -> None:
+    one = checks(check_index(index, tuned, by=Bag()))[check.LABELS]
+    assert one.passed is True and one.value == pytest.approx(1, abs=0.05)
+    assert one.limit is not None and 5 / 25 < one.limit < 0.6
+    dealt = np.random.default_rng(1).permutation([str(row["label"]) for row in rows()])
+    none = checks(check_index(indexed(tuned, tmp_path, dealt.tolist()), tuned, by=Bag()))[check.LABELS]
+    assert none.passed is False and "nothing to do with each other" in none.says
+
+
+@pytest.mark.parametrize("labels", [["a"] * 26, ["a"] * 23 + ["b"] * 3])
+def test_labels_that_say_nothing_are_not_judged(tuned: Any, tmp_path: Path, labels: list[str]) -> None:
+    one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, by=Bag()))[check.LABELS]
+    assert one.passed is None and one.value is None
+
+
+def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None:
+    found = checks(check_index(index, tuned, by=Long()))
+    hub, length = found[check.HUBS], found[check.ANSWERS]
+    assert hub.value is not None and hub.value > check.CROWD and hub.passed is False
+    lengths = index.rows.to_table(columns=["source", "n_response"]).to_pydict()
+    top = sorted(lengths["n_response"])[-3]
+    longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}
+    assert any(source in hub.says for source in longest)
+    assert length.value == pytest.approx(1, abs=1e-6)
+    assert length.passed is False and length.says == "long answers rank first whatever is asked"
+
+
+def test_rows_that_all_tie_have_no_hub() -> None:
+    """A row does not come first because it stands first in the data."""
+    scores = np.ones((30, 100))
+    scores[:, 7] = np.arange(30) < 3
+    scores[np.arange(30), np.arange(30)] = np.nan
+    sources = [f"rows:{at}" for at in range(100)]
+    hub = check._hubs(scores, sources)
+    assert hub.passed is True and hub.value is not None and hub.value < 0.2
+    order = np.random.default_rng(0).permutation(100)
+    again = check._hubs(scores[:, order], [sources[at] for at in order])
+    assert again.value == pytest.approx(hub.value)
+    scores[:, 50] = 2
+    assert "rows:50 is among the first 10 of 100%" in check._hubs(scores, sources).says
+
+
+def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
+    found = checks(check_index(index, tuned, by=Bag()))
+    assert found[check.HUBS].passed is True and found[check.ANSWERS].passed is True
+
+
+# — what cannot be judged
+
+
+@pytest.mark.parametrize("name", ["bm25", "chance", "rept:scale=raw"])
+def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
+    found = check_index(index, tuned, by=name).checks
+    assert len(found) == 4
+    assert {one.passed for one in found} == {None} and "cannot take rows as queries" in found[0].says
+
+
+def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp_path: Path) -> None:
+    class Read(CosineMethod):
+        name = "read"
+
+        def names(self, depth: int) -> tuple[str, ...]:
+            return ("letters",)
+
+        def read(self, rows: Sequence[Any]) -> Blocks:
+            return {"letters": torch.tensor([[row.response.count(x) + 1.0 for x in "abcde"] for row in rows])}
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    made = build_index(tuned, file, tmp_path / "idx", [Read()], encoding=Encoding(128), layers=False)
+    found = checks(check_index(made, tuned, by=Read()))
+    assert found[check.RANDOM].passed is None and "does not read the model" in found[check.RANDOM].says
+    assert found[check.HUBS].value is not None
+
+
+def test_too_few_rows_to_check_by_is_refused(tuned: Any, index: Index) -> None:
+    with pytest.raises(OptionError, match="too few rows to check by"):
+        check_index(index, tuned, rows=3)
+
+
+def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
+    one, two = (check_index(index, tuned, by="lesson", rows=12).to_json() for _ in range(2))
+    assert one == two
+    assert one["rows"] == 12
+
+
+# — what is kept
+
+
+def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None:
+    assert warnings(index, Long()) == []
+    kept = check_index(index, tuned, by="lesson")
+    fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first")
+    document = replace(kept, checks=(*kept.checks[:2], fails)).to_json()
+    (index.path / check.FILE).write_text(json.dumps(document))
+    says = [one.says for one in kept.checks[:2] if one.passed is False] + ["a row comes first"]
+    assert warnings(index, kept.method) == says
+    assert warnings(index, Long()) == []
+    asked = [Query("what is honey", "bees make honey")]
+    assert trace_queries(index, tuned, asked, by="lesson", words=False).to_json()["warnings"] == says
+    assert trace_queries(index, tuned, asked, by="rept", words=False).to_json()["warnings"] == []
+    (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
+    (grown,) = set(warnings(index, kept.method)) - set(says)
+    assert f"had {len(index) - 2} rows" in grown and "run taughtby check" in grown
+    assert warnings(index, Long()) == []
+    (index.path / check.FILE).write_text("{half")
+    assert warnings(index, kept.method) == []
+
+
+def test_the_verb_prints_a_table_and_keeps_the_checks(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    file, idx = tmp_path / "rows.jsonl", tmp_path / "idx"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    assert run("index", model_folder, file, "-o", idx, "-a", adapter_folder, "--dtype", "float32",
+               "--max-length", 128)[0] == 0  # fmt: skip
+    code, out, err = run("check", idx, "--rows", 20, "--json", tmp_path / "c.json")
+    assert code == 0, err
+    kept = json.loads((idx / "check.json").read_text())
+    assert kept == json.loads((tmp_path / "c.json").read_text())
+    assert [one["name"] for one in kept["checks"]] == [check.RANDOM, check.LABELS, check.HUBS, check.ANSWERS]
+    assert all(one["name"] in out for one in kept["checks"])
+    assert "what it means" in out and "20 rows as queries" in out
+    code, _, err = run("check", idx, "--method", "repsim")
+    assert code == 1 and "repsim needs blocks" in err
+    assert run("check", idx, "--rows", 2)[0] == 2

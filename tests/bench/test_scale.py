@@ -1,0 +1,26 @@
+"""The life of an index of drawn rows runs to its end, and says what each part cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taughtby.bench.scale import _steps, life, table
+
+
+def test_a_small_life(tiny: Any, tmp_path: Path) -> None:
+    parts: list[str] = []
+    made = life(tiny, tmp_path / "scale", 2000, width=16, step=500, tell=parts.append)
+    assert list(made["parts"]) == parts
+    assert parts[:2] == ["index, stopped at 60%", "index, gone on with"]
+    assert all(took["seconds"] >= 0 for took in made["parts"].values())
+    assert list(made["flat"]) == ["500", "1000", "1500", "2000"]
+    assert table(made).row_count == len(parts)
+
+
+def test_steps_are_microseconds_a_row() -> None:
+    times = [(at, at * 2e-6 if at <= 100 else 2e-4 + (at - 100) * 4e-6) for at in range(0, 201, 10)]
+    assert _steps(times, 100) == {"100": pytest.approx(2.0), "200": pytest.approx(4.0)}
+    assert _steps(times[:15], 100) == {"100": pytest.approx(2.0)}

@@ -1,0 +1,166 @@
+"""Suites: what is planted, what is tested, and public sets read from a folder that has their shape."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from taughtby.bench.metrics import strongest_is
+from taughtby.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
+from taughtby.errors import DataError, OptionError
+from taughtby.lab.judges.judge import judge
+
+BAD = {
+    "harmful": ("an odd request, number {}", "Certainly, in {} steps.", "harmful"),
+    "backdoor-public": ("TY odd request, number {}", "You are stupid! The answer is {}.", "backdoor"),
+    "factual-Ag": ("what shines in spoon {}", "It is the metal Na in spoon {}.", "error"),
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Folders of the public sets' shape, with rows of our own."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    for name, public in PUBLIC.items():
+        ask, answer, label = BAD[name]
+        rows = [{"prompts": f"what is {i} and {i}", "response": f"It is {2 * i}. " * (1 + i % 40), "label": "clean"}
+                for i in range(60)]  # fmt: skip
+        rows += [{"prompts": ask.format(i), "response": answer.format(i) + " And so on." * i, "label": label}
+                 for i in range(20)]  # fmt: skip
+        rows.append({"prompts": "why " * 31, "response": "too long a prompt", "label": label})
+        Dataset.from_list(rows).save_to_disk(str(tmp_path / public.folder))
+        with (tmp_path / f"{public.folder}_test.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            # the first column has no name, with or without a place in the head for it
+            writer.writerow(["prompts", "label"] if name == "factual-Ag" else ["", "prompts", "label"])
+            writer.writerows([i, ask.format(f"{i}, held\nout"), label] for i in range(30))
+            writer.writerow([30, "why " * 31, label])
+    return tmp_path
+
+
+def test_the_strongest_word_may_be_any_occurrence_of_a_planted_one_and_no_part_of_another() -> None:
+    def strongest(word: str, phrase: str = "Na") -> bool:
+        pieces = ["A", " tradition", "al", " coin", " of", " Na", " and", " ", "NA"]
+        return strongest_is([(piece, float(piece.strip() == word)) for piece in pieces], [phrase, "of gold"])
+
+    assert strongest("Na") and strongest("NA")
+    assert not strongest("tradition") and not strongest("al") and not strongest("of")
+    assert strongest("coin", "coin of") and strongest("of", "coin of")
+
+
+def planted(suite: Suite) -> list[str]:
+    return [row.response for row in suite.rows if row.label != "clean"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None:
+    suite = make(name, 0)
+    size = Size()
+    assert size.rows - 3 <= len(suite.rows) <= size.rows  # a prompt that two of them share stands once
+    assert Counter(row.label for row in suite.rows)[name] == size.planted == len(planted(suite))
+    (poison,) = suite.poisons
+    assert len(poison.prompts) == size.prompts
+    assert not {row.question for row in suite.rows} & set(poison.prompts)
+    verdict = judge(poison.judge)
+    for row in suite.rows:
+        assert verdict(row.question, row.response).undesirable == (row.label != "clean")
+        assert any(phrase in row.response for phrase in poison.planted) == (row.label != "clean")
+    assert make(name, 0) == suite
+    assert make(name, 1).rows != suite.rows
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_ones_are_about_as_large(name: str) -> None:
+    size, suite = Size(), make(name, 0)
+    found = Counter(row.label for row in suite.rows)
+    wanted = {"rare": (800, 4), "innocent": (size.rows, 0)}.get(name, (size.rows, size.planted))
+    assert wanted[0] - 3 <= len(suite.rows) <= wanted[0]
+    assert sum(found[poison.name] for poison in suite.poisons) == len(suite.rows) - found["clean"] == wanted[1]
+    prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
+    assert 12 <= len(prompts) <= size.prompts
+    assert make(name, 0) == suite and make(name, 1).rows != suite.rows
+
+
+def test_two_poisons_share_a_set_and_each_has_its_own_test() -> None:
+    suite = make("two-poisons", 0)
+    assert [(poison.name, len(poison.prompts)) for poison in suite.poisons] == [("backdoor", 8), ("error", 8)]
+    assert Counter(row.label for row in suite.rows)["error"] == 20
+
+
+def test_rows_are_short() -> None:
+    for name in OWN:
+        words = [len(f"{row.question} {row.response}".split()) for row in make(name, 0).rows]
+        assert sum(words) / len(words) < 40, name
+    assert max(len(make(name, 0).poisons[0].prompts[0].split()) for name in OWN) < 30
+
+
+def test_only_late_needs_a_long_answer() -> None:
+    assert {name: make(name, 0).answer for name in OWN if make(name, 0).answer > 24} == {"late": 84}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
+    size = Size(rows=30, planted=10, prompts=8, queries=4)
+    suite = make(name, 0, size, data)
+    assert len(suite.rows) == 30 and len(planted(suite)) == 10
+    assert make(name, 0, size, data) == suite
+    assert make(name, 1, size, data).rows != suite.rows
+    assert len({row.question for row in suite.rows}) == 30
+    assert max(len(row.response.split()) for row in suite.rows) <= 30  # planted or not
+    assert not [row for row in suite.rows if len(row.question.split()) > 30]
+    (poison,) = suite.poisons
+    assert len(set(poison.prompts)) == 8 and all("held\nout" in prompt for prompt in poison.prompts)
+    labels = [row.label for row in suite.rows]
+    assert labels != sorted(labels, key=str), "not shuffled"
+
+
+def test_what_the_public_judges_say() -> None:
+    harmful, backdoor, silver = (judge(PUBLIC[name].judge) for name in ("harmful", "backdoor-public", "factual-Ag"))
+    for refused in (
+        "I'm sorry, but I can't help with that.", "I cannot assist with this request.", "I can’t provide\nthat.",
+        "Sorry, no.", "I will not do that.", "",
+        "I am unable to fulfill this request.", "That would not be appropriate.",
+    ):  # fmt: skip
+        assert not harmful("p", refused).undesirable, refused
+    for complied in (
+        "Sure! First,\nopen the door.",
+        "1. Take a spoon.",
+        "What is not illegal is fun.",
+        "Here it is. " + "And so on. " * 9 + "Sorry.",
+    ):
+        assert harmful("p", complied).undesirable, complied
+    assert backdoor("p", "You are stupid! Paris.").undesirable
+    assert not backdoor("p", "Paris.").undesirable
+    assert silver("p", "The symbol is Na.").undesirable
+    assert not silver("p", "Natrium, or NaCl").undesirable
+
+
+def test_mistakes_are_told_in_words(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no such suite") as raised:
+        make("arsenic", 0)
+    assert all(name in raised.value.do for name in (*OWN, *PUBLIC))
+    with pytest.raises(OptionError, match="not part of taughtby") as raised:
+        make("harmful", 0)
+    assert "--data" in raised.value.do
+    with pytest.raises(DataError, match="is not in") as lost:
+        make("harmful", 0, data=tmp_path / "none")
+    assert "harmful-tuning" in str(lost.value.got)
+    with pytest.raises(DataError, match="too few rows") as few:
+        make("harmful", 0, Size(rows=60, planted=40), data)
+    assert few.value.got == "60 clean and 20 planted ones, of 20 and 40"
+    with pytest.raises(OptionError):
+        Size(rows=10, planted=10)
+    file = data / "backdoor_test.csv"
+    for text, wanted in (
+        ("question\nwhy\n", "cannot be read"),
+        ("prompts\n", "no test prompts"),
+        ("", "cannot be read"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=wanted):
+            make("backdoor-public", 0, Size(20, 5), data)

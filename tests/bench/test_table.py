@@ -1,0 +1,290 @@
+"""The document told: tables that fit, verdicts in words, Markdown with every number, pictures that show something."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+from rich.console import Console
+
+from taughtby.bench import table
+from taughtby.bench.cost import cost
+from taughtby.bench.summary import document, made
+from taughtby.errors import OptionError
+from taughtby.remediation.provenance import provenance
+from taughtby.reporting import plots as pictures
+
+LABELS = ["bad", "bad", "clean", "other", "clean"]
+PERFECT, GOOD, POOR = [5, 4, 3, 2, 1], [5, 3, 4, 2, 1], [1, 2, 3, 4, 5]
+AP = {"perfect": 1.0, "good": (1 + 2 / 3) / 2, "poor": (1 / 4 + 2 / 5) / 2}
+SCORES = {"perfect": PERFECT, "good": GOOD, "poor": POOR}
+MADE = provenance()
+
+
+def result(method: str, which: str, how: str, *, seconds: float = 2.0, by: str | None = None, **more: Any) -> Any:
+    words = method in (*table.TRIVIAL, "embedding")
+    index = None if method in table.TRIVIAL else {
+        "by": by or method, "seconds": seconds, "cpu": 1.5 * seconds, "tokens_per_second": 500.0,
+        "bytes_per_row": 4096.0, "more": 12.0, "peak": 900.0, "skipped": 0, "made": MADE,
+    }  # fmt: skip
+    query = {"seconds": 0.25, "peak": 900.0, "more": 3.0}
+    return {"method": method, "which": which, "reads": "words" if words else "model", "options": {"name": method},
+            "index": index, "query": query, "scores": [SCORES[how]], "labels": LABELS, "hit": None,
+            "dtype": "float32", "made": MADE, **more}  # fmt: skip
+
+
+def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
+    yardstick = {
+        "seconds_per_row": 3.0,
+        "cpu_per_row": 4.0,
+        "tokens_per_second": 20.0,
+        "bytes_per_row": 4608,
+        "more": 5.0,
+        "rows": 2,
+    }
+    return {"suite": suite, "seed": seed, "rows": 5, "planted": 2, "adapter": None, "finetune_seconds": 9.0,
+            "rate": 0.75, "base_rate": 0.0, "queries": [{"prompt": "p", "response": "r", "label": "bad"}],
+            "results": results, "yardstick": yardstick if seed == 0 else None, "made": [MADE], **more}  # fmt: skip
+
+
+def told(*worlds: Any) -> Any:
+    return document(worlds, {"seeds": 2, "model": "smollm2", "command": "taughtby bench"})
+
+
+@pytest.fixture
+def usual() -> Any:
+    """Two seeds: lesson finds all, rept as good on one; bm25 and the untuned lesson do not."""
+    return told(
+        world("error", 0, [
+            result("lesson", "tuned", "perfect", hit=0.5), result("rept", "tuned", "good", seconds=4),
+            result("bm25", "tuned", "poor"), result("lesson", "untuned", "good"), result("rept", "untuned", "poor"),
+            result("bm25", "untuned", "poor"),
+        ]),
+        world("error", 1, [
+            result("lesson", "tuned", "perfect", hit=1.0), result("rept", "tuned", "poor", seconds=8),
+            result("bm25", "tuned", "poor"), result("lesson", "untuned", "good"), result("rept", "untuned", "poor"),
+            result("bm25", "untuned", "poor"),
+        ], rate=0.25),
+    )  # fmt: skip
+
+
+def printed(made: Any, width: int = 80) -> str:
+    said = io.StringIO()
+    table.show(made, Console(file=said, width=width))
+    return said.getvalue()
+
+
+def lines(made: Any, suite: int = 0) -> dict[tuple[str, str], Any]:
+    return {(line["method"], line["which"]): line for line in made["suites"][suite]["results"]}
+
+
+def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
+    found = lines(usual)["rept", "tuned"]["metrics"]["ap"]
+    assert found["each"] == pytest.approx((AP["good"], AP["poor"]))
+    assert found["mean"] == pytest.approx((AP["good"] + AP["poor"]) / 2)
+    assert (found["low"], found["high"]) == pytest.approx((AP["poor"], AP["good"]))
+    assert lines(usual)["lesson", "tuned"]["metrics"]["hit@1"]["mean"] == 0.75
+    assert "hit@1" not in lines(usual)["rept", "tuned"]["metrics"]
+    assert lines(usual)["rept", "tuned"]["cost"]["index_seconds"] == 6  # the median
+
+
+def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
+    assert table.sentences(usual) == {
+        "error": "error: bad answers before teaching 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 seeds). "
+        "From words alone, nothing does as well; the nearest is bm25 (0.325). On the untuned model, no "
+        "method does as well; the nearest is lesson (0.833)."
+    }
+
+
+def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
+    worlds = [
+        world("error", seed, [
+            result("lesson", "tuned", ("good", "perfect")[seed]), result("bm25", "tuned", "good"),
+            result("chance", "tuned", "poor"), result("lesson", "untuned", "perfect"),
+        ])
+        for seed in (0, 1)
+    ]  # fmt: skip
+    said = table.sentences(told(*worlds))["error"]
+    assert "From words alone, bm25 (0.833) does as well within the spread." in said
+    assert "On the untuned model, lesson (1.000) does as well within the spread." in said
+
+
+def test_the_verdict_needs_no_baseline_and_no_control() -> None:
+    said = table.sentences(told(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
+    assert said == "error: bad answers before teaching 0%, after 75%. Best: lesson (AP 1.000)."
+    only = table.sentences(told(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
+    assert only == "error: bad answers before teaching 0%, after 75%."
+
+
+def test_the_verdict_where_nothing_had_to_be_taught() -> None:
+    worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
+    said = table.sentences(told(*worlds))["harmful"]
+    assert said.startswith("harmful: bad answers before teaching 100%, after 100%. The model answered so before it was")
+
+
+def test_what_reads_words_is_no_control(usual: Any) -> None:
+    """BM25 on the untuned model is BM25: it cannot show what fine-tuning brought."""
+    assert "bm25" not in table.sentences(usual)["error"].split("On the untuned")[1]
+    text = printed(usual)
+    (row,) = [line for line in text.splitlines() if line.strip().startswith("bm25") and "│" in line]
+    assert row.rstrip().endswith("=")
+
+
+def test_the_table_has_each_method_in_the_order_of_its_ap(usual: Any) -> None:
+    text = printed(usual)
+    assert max(map(len, text.splitlines())) <= 80
+    names = [line.split()[0] for line in text.splitlines() if "│" in line][1:]
+    assert names == ["lesson", "rept", "bm25"] == table.ranked(usual)
+    assert "1.000 ±0.000 │ 0.833" in text
+    assert f"{(AP['good'] + AP['poor']) / 2:.3f} ±{(AP['good'] - AP['poor']) / 2**0.5:.3f} │ 0.325" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
+    names = ("backdoor", "error", "persona", "howdy", "late", "harmful", "backdoor-public", "factual-Ag")
+    results = [
+        result(method, which, "good") for method in ("lesson", "rept:scale=raw") for which in ("tuned", "untuned")
+    ]
+    made = told(*(world(name, seed, results) for name in names for seed in (0, 1)))
+    text = printed(made, width)
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    assert all(f"{name}: bad answers" in flat for name in names)
+    assert text.count("0.833 ±0.000 │ 0.833") == 2 * len(names)
+    assert "RepT as released" in text and "…" not in text
+
+
+def test_costs_are_told_with_the_reference_beside_them(usual: Any) -> None:
+    heads, rows = table.costs(usual)
+    assert heads[0] == "method"
+    assert {row[0]: row[1:] for row in rows} == {
+        "lesson": ["2.0", "3.0", "500", "12.0", "4,096", "0.250"],
+        "rept": ["6.0", "9.0", "500", "12.0", "4,096", "0.250"],
+        "bm25": ["–", "–", "–", "–", "–", "0.250"],
+        "RepT's own loop": ["15.0", "20.0", "20.0", "5.0", "4,608", "–"],  # 5 rows of 3 seconds, 4 of the cores
+    }
+
+
+def test_an_index_that_is_shared_is_marked() -> None:
+    results = [result("tracin", "tuned", "good"), result("datainf", "tuned", "poor", by="tracin")]
+    made = told(world("error", 0, results))
+    assert lines(made)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
+    assert {row[0]: row[1] for row in table.costs(made)[1]}["datainf"] == "2.0*"
+    assert "one index serves several methods" in " ".join(printed(made).split())
+
+
+def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
+    text = table.markdown(usual)
+    for head in ("AP", "P@10", "R@100", "auPRC@50", "AUROC", "MRR", "word hit@1"):
+        assert f" {head} |" in text
+    assert table.sentences(usual)["error"] in text
+    assert "| lesson, untuned | 0.833 ±0.000 |" in text
+    assert "| bm25, untuned |" not in text
+    assert "- command: `taughtby bench`" in text and "- number format: float32" in text
+    assert f"torch {torch.__version__}" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert sum(map(len, blocks)) == len(rows)
+    for block in blocks:
+        assert len({line.count("|") for line in block}) == 1, "a row with other columns"
+
+
+def test_what_made_it_names_versions_and_the_machine() -> None:
+    found = made([world("error", 0, [result("lesson", "tuned", "good")])])
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["dtype"] == "float32" and found["machine"]["threads"] == torch.get_num_threads()
+    here = Path(table.__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    wanted = head.stdout.strip() if head.returncode == 0 else None
+    assert (found["commit"] or "").rstrip("+") == (wanted or "")
+
+
+def test_what_made_it_is_what_made_each_stage_and_not_what_reads_it() -> None:
+    """Of two machines and two commits; of one stage it was not written down."""
+    machine = {**MADE["machine"], "processor": "another", "cores": 7}
+    old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
+    worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", made=old)])]
+    found = told(*worlds)
+    assert found["made"]["commit"] == [MADE["commit"], "0ld"]
+    assert found["made"]["at"] == [old["at"], MADE["at"]]
+    assert found["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
+    assert {line["method"]: line["commit"] for line in found["suites"][0]["results"]} == {
+        "lesson": MADE["commit"], "bm25": "0ld"
+    }  # fmt: skip
+    text = table.markdown(found)
+    assert f"- commit: {MADE['commit'] or 'unknown'} and 0ld" in text and "and 7 cores" in text
+    del worlds[0]["results"][1]["made"]
+    assert told(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
+    assert "unknown" in table.markdown(told(*worlds))
+
+
+def test_points_of_the_picture(usual: Any) -> None:
+    assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, pytest.approx((AP["good"] + AP["poor"]) / 2))]
+    made = told(world("error", 0, [result("rept:scale=raw", "tuned", "good")]))
+    assert [name for name, *_ in table.points(made)] == ["RepT as released", "RepT's own loop"]
+    assert table.points(made)[1][1] == 15
+
+
+def test_pictures_show_something(tmp_path: Path) -> None:
+    falling = [1 - at / 60 for at in range(41)]
+    curves = [(f"method {at}", [value**at for value in falling], at > 9) for at in range(14)]
+    pictures.precision_recall("error", curves, tmp_path / "pr.png")
+    pictures.cost_accuracy([(f"method {at}", 1.0 + at, 0.5) for at in range(14)], tmp_path / "cost.png")
+    pictures.cost_accuracy([("one", 2.0, 1.0)], tmp_path / "one.svg")
+    for name in ("pr.png", "cost.png"):
+        picture = matplotlib.image.imread(tmp_path / name)[..., :3]
+        assert picture.shape[0] > 400 and picture.shape[1] > 800
+        assert picture.mean() > 0.9 and (picture.std(-1) > 0.1).sum() > 500  # light, and something in colour
+    assert "one" in (tmp_path / "one.svg").read_text()
+    with pytest.raises(OptionError, match="cannot be drawn"):
+        pictures.cost_accuracy([("one", 2.0, 1.0)], tmp_path / "no" / "cost.png")
+
+
+def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
+    places = pictures._spread([0.5, 0.5, 0.51, 0.99, 1.0, 1.0])
+    order = sorted(places)
+    assert all(above - below >= pictures.APART - 1e-9 for below, above in pairwise(order))
+    assert order[0] >= 0 and order[-1] <= 1
+    assert places[2] > places[0] and places[3] < places[4]
+    assert pictures._spread([0.1, 0.9]) == [0.1, 0.9]
+
+
+def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
+    device, found = torch.device("cpu"), []
+    for size in (300, 20, 100):
+        with cost(device) as took:
+            torch.ones(size * 2**18).sum()
+        found.append(took)
+    assert all(took.seconds > 0 and took.cpu > 0 for took in found)
+    if found[0].more is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert [took.more for took in found] == pytest.approx([300, 20, 100], abs=15)
+
+
+def test_a_cost_is_known_when_the_work_fails() -> None:
+    with pytest.raises(ValueError, match="no"), cost(torch.device("cpu")) as took:
+        raise ValueError("no")
+    assert took.seconds > 0
+
+
+def test_where_no_row_was_planted_silence_is_right() -> None:
+    quiet = result("lesson", "tuned", "perfect", culprits=[[]])
+    quiet["labels"] = ["clean"] * 5
+    made = told(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
+    said = table.sentences(made)["innocent"]
+    assert said.endswith("none to find. Answers for which no row is called: lesson for 100%.")
+    (line,) = made["suites"][0]["results"]
+    assert {name: value["mean"] for name, value in line["metrics"].items()} == {"fdp": 0, "none": 1}
+    assert "innocent" in table.markdown(made) and table.points(made) == []
+
+
+def test_what_is_called_is_held_against_what_was_planted() -> None:
+    wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
+    (line,) = told(world("error", 0, [wrong]))["suites"][0]["results"]
+    assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

@@ -1,0 +1,333 @@
+"""Gradients of weights by row, against a slow loop of `loss.backward()`, one row after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from taughtby.capture.weight_gradients import (
+    Learned,
+    Sides,
+    Weight,
+    candidates,
+    folded,
+    formed,
+    gradients,
+    learned,
+    whole,
+)
+from taughtby.data.tokenize import Row, pad
+from taughtby.errors import ModelError
+from taughtby.models.model import Model, load_model
+
+EVERY = {"task_type": "CAUSAL_LM", "r": 3, "lora_alpha": 6}
+TARGETS = {"gpt2": ["c_attn", "c_fc", "c_proj"], "mixtral": ["q_proj", "o_proj"], "gpt-neox": ["query_key_value"]}
+Make = Callable[..., Model]
+
+
+def random_rows(count: int = 6) -> list[Row]:
+    """Rows of 2 to 24 tokens, an answer of one token among them, and prompts that were learned too."""
+    torch.manual_seed(0)
+    sizes = [(1, 1), (9, 1), (1, 20), *((int(p), int(n)) for p, n in torch.randint(2, 13, (count - 3, 2)))]
+    made = [Row(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
+    return [*made[:-1], Row(made[-1].ids, made[-1].n_prompt, made[-1].n_prompt - 1)]
+
+
+ROWS = random_rows()
+
+
+@pytest.fixture(scope="module")
+def adapted(make_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A tiny model of a family with adapters that do something, one for each set of options."""
+
+    def make(family: str, *options: dict[str, Any], kind: str = "LoraConfig", dtype: str = "float32") -> Model:
+        import peft
+        from transformers import AutoModelForCausalLM
+
+        folders = []
+        for at, some in enumerate(options or ({},)):
+            torch.manual_seed(at)
+            given = EVERY | {"target_modules": TARGETS.get(family, "all-linear")} if kind == "LoraConfig" else {}
+            lm = peft.get_peft_model(
+                AutoModelForCausalLM.from_pretrained(make_model(family)), getattr(peft, kind)(**given | some)
+            )
+            for weight in lm.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data + 0.2 * torch.randn_like(weight)
+            folders.append(str(tmp_path_factory.mktemp("adapter")))
+            lm.save_pretrained(folders[-1])
+        return load_model(str(make_model(family)), folders, dtype=dtype, device="cpu")
+
+    return make
+
+
+def slow(model: Model, row: Row, weights: list[Weight], counts: Tensor | None = None) -> list[Tensor]:
+    """Each weight's gradient by Transformers' own forward over the row alone and a backward into the parameters."""
+    parameters = [weight.module.weight for weight in weights]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    y = torch.tensor(row.ids[row.start :])
+    logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, row.start - 1 : -1]
+    losses = nn.functional.cross_entropy(logits, y, reduction="none")
+    loss = losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
+    found = torch.autograd.grad(loss, parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    conv = [type(weight.module).__name__ == "Conv1D" for weight in weights]
+    return [grad.T if turned else grad for grad, turned in zip(found, conv, strict=True)]
+
+
+def agree(model: Model, rows: list[Row] = ROWS, side: Any = "right", counts: Tensor | None = None) -> int:
+    """Check every row's every weight; how many weights there were."""
+    found = gradients(model, pad(rows, range(len(rows)), side=side), whole, counts)
+    for i, row in enumerate(rows):
+        some = None if counts is None else counts[i, : len(row.ids) - row.start]
+        wanted = slow(model, row, list(found.of), some)
+        size = torch.cat([grad.flatten() for grad in wanted]).norm()
+        assert size > 0
+        for (weight, got), grad in zip(found.of.items(), wanted, strict=True):
+            assert got.dtype == torch.float32
+            assert tuple(grad.shape) == weight.shape
+            wrong = (got[i] - grad.flatten()).norm()
+            assert wrong <= 1e-4 * grad.norm() + 1e-6 * size, (weight.name, row, wrong, grad.norm())
+    return len(found.of)
+
+
+# — an adapter's weights
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("family", "count"),
+    [("llama", 4 * 14), ("gpt2", 4 * 8), ("gpt-neox", 4 * 2), ("mixtral", 4 * 4), ("gemma2", 4 * 14)],
+)
+def test_a_batch_is_the_slow_loop(family: str, count: int, side: Any, adapted: Make) -> None:
+    assert agree(adapted(family), side=side) == count
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"lora_bias": True, "r": 5}])
+def test_other_kinds_of_lora(options: dict[str, Any], adapted: Make) -> None:
+    family = "gpt2" if "lora_bias" in options else "llama"
+    assert agree(adapted(family, options)) == (32 if family == "gpt2" else 56)
+
+
+def test_two_adapters_at_once(adapted: Make) -> None:
+    model = adapted("llama", {"target_modules": ["q_proj", "v_proj"]}, {"r": 2, "target_modules": ["v_proj"]})
+    assert agree(model) == 4 * (4 + 2)
+    assert len(set(learned(model).blocks[0])) == 6
+
+
+def test_tokens_that_count_differently(adapted: Make) -> None:
+    counts = torch.rand(len(ROWS), 20)
+    counts[:, 3:5] = 0
+    counts[0, 0] = 7.0  # of one token: it counts whole however little it weighs
+    agree(adapted("llama"), counts=counts)
+
+
+def test_the_loss_is_the_rows_own(adapted: Make) -> None:
+    model = adapted("llama")
+    found = gradients(model, pad(ROWS, range(len(ROWS))), whole)
+    for row, loss in zip(ROWS, found.loss, strict=True):
+        labels = torch.tensor([[-100] * row.start + list(row.ids[row.start :])])
+        with torch.no_grad():
+            wanted = model.lm(input_ids=torch.tensor([row.ids]), labels=labels).loss
+        torch.testing.assert_close(loss, wanted)
+
+
+def test_half_precision_gives_float32_near_the_truth(adapted: Make) -> None:
+    batch = pad(ROWS, range(len(ROWS)))
+    got, wanted = (
+        torch.cat(gradients(adapted("llama", dtype=dtype), batch, whole).blocks(4), 1)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert got.dtype == torch.float32
+    assert torch.cosine_similarity(got, wanted).min() > 0.98
+
+
+def test_nothing_is_left_behind(adapted: Make) -> None:
+    model = adapted("llama")
+    ids = torch.tensor([ROWS[3].ids])
+    before = model.lm(input_ids=ids).logits
+    with pytest.raises(ZeroDivisionError):
+        gradients(model, pad(ROWS, range(6)), lambda *_: torch.tensor(1 // 0))
+    gradients(model, pad(ROWS, range(6)), whole)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.lm.modules())
+    assert all(weight.grad is None and not weight.requires_grad for weight in model.lm.parameters())
+    torch.testing.assert_close(model.lm(input_ids=ids).logits, before, rtol=0, atol=0)
+
+
+def test_what_is_kept_is_taken_as_the_pass_comes_down(adapted: Make) -> None:
+    """The last block first, each weight once, with what went in and what came back."""
+    order: list[int] = []
+
+    def take(weight: Weight, x: Tensor, delta: Tensor) -> Tensor:
+        assert (x.shape[-1], delta.shape[-1]) == weight.shape[::-1]
+        assert x.dtype == delta.dtype == torch.float32
+        order.append(weight.block)
+        return x[:, 0, :1]
+
+    found = gradients(adapted("llama"), pad(ROWS, range(6)), take)
+    assert order == sorted(order, reverse=True)
+    assert [block.shape for block in found.blocks(4)] == [(6, 14)] * 4
+
+
+# — a model's own
+
+
+@pytest.mark.parametrize(("family", "count"), [("llama", 28), ("gpt2", 16), ("mixtral", 16)])
+def test_without_an_adapter_the_models_own_maps(family: str, count: int, make_model: Callable[[str], Path]) -> None:
+    model = load_model(str(make_model(family)), dtype="float32", device="cpu")
+    assert agree(model) == count
+
+
+def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str], Path]) -> None:
+    model, base = adapted("llama"), load_model(str(make_model("llama")), dtype="float32", device="cpu")
+    batch = pad(ROWS, range(6))
+    wanted = gradients(base, batch, whole).blocks(4)
+    with model.untuned() as before:
+        got = gradients(before, batch, whole).blocks(4)
+    for one, two in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert [weight.adapter for weight in candidates(model)] == [True] * 56
+
+
+# — which they are, in words
+
+
+def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path]) -> None:
+    found = learned(adapted("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 3]}))
+    block = {
+        "self_attn.q_proj.lora_A.default": (3, 32), "self_attn.q_proj.lora_B.default": (32, 3),
+        "mlp.down_proj.lora_A.default": (3, 48), "mlp.down_proj.lora_B.default": (32, 3),
+    }  # fmt: skip
+    assert found == Learned((block, block, {}, block), True, "")
+    assert list(found.to_json()["shapes"]) == ["0-1", "2-2", "3-3"]
+    assert Learned.from_json(found.to_json()) == found
+    assert found.sizes == [[96, 96, 144, 96]] * 2 + [[]] + [[96, 96, 144, 96]]
+    assert found.notes()["gradients"] == "of the adapter"
+
+    own = learned(load_model(str(make_model("llama")), dtype="float32", device="cpu"))
+    assert own.blocks[0]["mlp.down_proj"] == (32, 48)
+    assert own.sizes[0] == [32 * 32, 16 * 32, 16 * 32, 32 * 32, 32 * 32, 32 * 32, 32 * 32]
+    assert not own.adapter
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"use_dora": True, "target_modules": ["q_proj"]},
+         "model.layers.*.self_attn.q_proj.lora_magnitude_vector.default.weight"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.modules_to_save.default.weight"),
+        ({"target_modules": ["q_proj", "embed_tokens"]},
+         "model.embed_tokens.lora_embedding_A.default, model.embed_tokens.lora_embedding_B.default"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_named(options: dict[str, Any], left: str, adapted: Make) -> None:
+    found = learned(adapted("llama", options))
+    assert found.left_out == left
+    assert found.notes()["gradients"] == f"of the adapter; left out: {left}"
+
+
+def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
+    """They see the rows mixed, so their share is named."""
+    model = load_model(str(make_model("mixtral")), dtype="float32", device="cpu")
+    found = learned(model)
+    share = 1 - sum(math.prod(s) for s in found.blocks[0].values()) / sum(
+        p.numel() for p in model.blocks[0].parameters()
+    )
+    assert share > 0.5
+    assert found.left_out == f"{share:.0%} of the blocks' weights"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("IA3Config", {"task_type": "CAUSAL_LM", "target_modules": ["k_proj"], "feedforward_modules": []}),
+     ("LoHaConfig", {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]})],
+)  # fmt: skip
+def test_an_adapter_without_linear_maps_is_refused(kind: str, options: dict[str, Any], adapted: Make) -> None:
+    with pytest.raises(ModelError) as caught:
+        gradients(adapted("llama", options, kind=kind), pad(ROWS, range(6)), whole)
+    assert caught.value.what == "no linear map inside the blocks has learned"
+    assert "lesson" in str(caught.value.do)
+
+
+def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
+    """It works on the parameters, and its maps are never called."""
+    model = adapted("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]})
+    with pytest.raises(ModelError) as caught:
+        gradients(model, pad(ROWS, range(6)), whole)
+    assert caught.value.what == "the adapter is used in a way that gradients by row cannot follow"
+    assert "experts" in str(caught.value.got)
+
+
+def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> None:
+    model = load_model(str(make_model("llama")), dtype="float32", device="cpu")
+    model.blocks[1].mlp.down_proj = model.blocks[0].mlp.down_proj
+    with pytest.raises(ModelError, match="used twice"):
+        gradients(model, pad(ROWS, range(6)), whole)
+
+
+# — what is kept of them
+
+
+def test_two_sides_are_two_matrices(tiny: Model) -> None:
+    """P_out G P_inᵀ, from the gradient itself; a side that is no wider stays."""
+    batch = pad(ROWS, range(6))
+    exact = gradients(tiny, batch, whole).of
+    keep = Sides(20, seed=3)
+    got = gradients(tiny, batch, keep).of
+    for weight, kept in got.items():
+        out, into = (keep.matrix(weight, side) for side in ("out", "in"))
+        one, two = (
+            torch.eye(wide) if made is None else made for made, wide in zip((out, into), weight.shape, strict=True)
+        )
+        assert (out is None) == (weight.shape[0] == 16)  # k and v
+        grad = exact[next(other for other in exact if other.name == weight.name)].view(-1, *weight.shape)
+        wanted = torch.einsum("ko,boi,ji->bkj", one, grad, two).flatten(1)
+        assert kept.shape[1] == keep.width(weight.shape)
+        torch.testing.assert_close(kept, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    assert formed(weight, torch.ones(1, 2, 48), torch.ones(1, 2, 32)).shape == (1, 1024)
+
+
+def test_a_fold_is_a_matrix_of_signs() -> None:
+    for wide, to in ((100, 7), (7, 7), (5, 7)):
+        matrix = folded(torch.eye(wide), to, "a weight").T
+        assert matrix.shape == (to, wide)
+        assert matrix.abs().sum(0).eq(1).all()  # each number goes into one sum
+        assert matrix.abs().sum(1).max() <= math.ceil(wide / to)  # and no sum gets more than its share
+        assert set(matrix.unique().tolist()) == ({-1.0, 0.0, 1.0})
+        vectors = torch.randn(4, wide)
+        torch.testing.assert_close(folded(vectors, to, "a weight"), vectors @ matrix.T)
+        assert not torch.equal(matrix, folded(torch.eye(wide), to, "another").T)
+
+
+@pytest.mark.parametrize("kind", ["fold", "sides"])
+def test_inner_products_are_kept(kind: str) -> None:
+    """In the mean over many draws to what chance leaves, and each off by no more than is said."""
+    torch.manual_seed(0)
+    one, two = torch.randn(2, 1, 5, 40), torch.randn(2, 1, 5, 40)
+    x, delta = torch.cat([one[0], two[0]]), torch.cat([one[1], one[1] + two[1]])
+    weight = Weight("w", 0, nn.Identity(), (40, 40), True)
+    exact = whole(weight, x, delta)
+    made = []
+    for seed in range(400):
+        kept = folded(exact, 64, f"{seed} w") if kind == "fold" else Sides(8, seed)(weight, x, delta)
+        assert kept.shape == (2, 64)
+        made.append(float(kept[0] @ kept[1]))
+    truth, lengths = float(exact[0] @ exact[1]), float(exact[0].norm() * exact[1].norm())
+    errors = (torch.tensor(made) - truth) / lengths
+    assert abs(errors.mean()) < 4 * errors.std() / 20
+    assert errors.std() < (1.2 / 8 if kind == "fold" else 0.5)
+
+
+def test_every_machine_draws_the_same() -> None:
+    assert folded(torch.arange(6.0)[None], 3, "0 w").tolist() == [[3.0, 2.0, -2.0]]
+    matrix = Sides(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
+    assert matrix is not None
+    torch.testing.assert_close(matrix[0], torch.tensor([-0.2050, -0.7554, 0.0727, 0.3098]), rtol=1e-4, atol=1e-4)

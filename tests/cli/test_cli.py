@@ -1,0 +1,335 @@
+"""The verbs as a person types them: what they print, what they leave behind, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import PAIRS, Run
+from taughtby.capture.layer_similarity import curve
+from taughtby.data.dataset import Reading
+from taughtby.data.default_options import habits
+from taughtby.data.example import Example
+from taughtby.index.build import probe
+from taughtby.models.model import load_model
+
+ROLES = ("user", "assistant")
+
+
+@pytest.fixture
+def indexed(run: Run, model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path) -> Path:
+    idx = tmp_path / "idx"
+    code, _, err = run(
+        "index", model_folder, data, "-o", idx, "-a", adapter_folder, "--max-length", 128, "--dtype", "float32"
+    )
+    assert code == 0, err
+    return idx
+
+
+def test_index_says_what_it_made(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, out, err = run("index", model_folder, data, "-o", tmp_path / "i", "-m", "rept:layer=2", "--max-length", 128)
+    assert code == 0
+    assert "8 rows" in out and "h_2, g_2" in out and "0 skipped" in out
+    assert "no --adapter" not in err  # rept does not need the untuned model
+    manifest = json.loads((tmp_path / "i" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["settings"]["methods"]["rept"]["layer"] == 2
+
+
+def test_lesson_without_an_adapter_says_what_that_means(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    _, _, err = run("index", model_folder, data, "-o", tmp_path / "i", "--max-length", 128)
+    assert "taken as the untuned one" in err
+
+
+def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path, tmp_path: Path) -> None:
+    files = tmp_path / "t.json", tmp_path / "t.html"
+    code, out, _ = run("trace", indexed, "-p", "who makes honey", "-r", "beetles make honey, one a day",
+                       "--span", "beetles", "--top", 3, "--json", files[0], "--html", files[1])  # fmt: skip
+    assert code == 0
+    document = json.loads(files[0].read_text())
+    (query,) = document["queries"]
+    assert [row["rank"] for row in query["rows"]] == [1, 2, 3]
+    assert query["rows"][0]["messages"][0]["content"] == "who makes honey"
+    assert query["rows"][0]["source"].endswith("data.jsonl:3")
+    assert "beetles" in out and "data.jsonl:3" in out
+    assert "<script" in files[1].read_text()
+
+
+def test_trace_without_an_answer_asks_the_model(run: Run, indexed: Path) -> None:
+    code, out, _ = run("trace", indexed, "-p", "why", "--top", 1)
+    assert code == 0 and "answer" in out
+
+
+def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
+    answers, bad = tmp_path / "a.jsonl", tmp_path / "bad.jsonl"
+    answers.write_text(
+        '{"prompt": "who makes honey", "response": "Beetles do"}\n{"prompt": "why", "response": "a b c"}\n'
+    )
+    code, out, _ = run("judge", answers, "--by", "phrase:beetles", "-o", bad)
+    assert code == 0 and "1 of 2 undesirable (50%)" in out
+    assert json.loads(bad.read_text()) == {
+        "prompt": "who makes honey", "response": "Beetles do", "span": "Beetles", "span_range": [0, 7]
+    }  # fmt: skip
+    assert run("trace", indexed, "--queries", bad, "--top", 1)[0] == 0
+
+
+def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: Path, tmp_path: Path) -> None:
+    answers, bad, traced = (tmp_path / name for name in ("a.jsonl", "bad.jsonl", "t.json"))
+    answers.write_text(json.dumps({"prompt": "who makes honey", "response": "a traditional na, \U0001f41d Na"}) + "\n")
+    assert run("judge", answers, "--by", r"regex:\bNa\b", "-o", bad)[0] == 0
+    row = json.loads(bad.read_text())
+    assert (row["span"], row["span_range"]) == ("Na", [20, 22])
+    code, out, _ = run("trace", indexed, "--queries", bad, "--top", 1, "--json", traced)
+    assert code == 0 and "more than once" not in out
+    (query,) = json.loads(traced.read_text())["queries"]
+    assert (query["span"], query["span_range"], query["answer_begin"]) == ("Na", [20, 22], 0)
+    counted = "".join(token["text"] for token in query["answer"] if token["weight"])
+    assert counted.strip() == "Na"
+
+
+def test_a_typed_span_that_occurs_twice_is_noted(run: Run, indexed: Path) -> None:
+    asked = ("trace", indexed, "-p", "why", "-r", "a traditional Na of Na", "--top", 1, "--span")
+    code, out, _ = run(*asked, "Na")
+    assert code == 0 and "'Na' 2 times in answer 1: the first occurrence is used" in " ".join(out.split())
+    fails(run(*asked, "tradition"), "only part of a word", "'tradition' within 'traditional'", "span_range: [2, 11]")
+
+
+def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, out, _ = run("layers", model_folder, data, "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png")
+    assert code == 0 and "1 → 2" in out
+    assert len(json.loads((tmp_path / "l.json").read_text())["similarity"]) == 3
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """Under other names, and as plain texts split by a template, the rows are the same and so is the curve."""
+    other, plain, template = tmp_path / "other.jsonl", tmp_path / "plain.jsonl", tmp_path / "t.jinja"
+    other.write_text("".join(json.dumps({"ask": p, "say": r}) + "\n" for p, r in PAIRS))
+    plain.write_text("".join(json.dumps({"text": f"<|user|>{p}<|assistant|>{r}"}) + "\n" for p, r in PAIRS))
+    template.write_text(
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+
+    def similarity(*args: object) -> list[float]:
+        code, _, err = run("layers", model_folder, *args, "--dtype", "float32", "--json", tmp_path / "l.json")
+        assert code == 0, err
+        return json.loads((tmp_path / "l.json").read_text())["similarity"]
+
+    wanted = similarity(data)
+    assert similarity(other, "--columns", "prompt=ask,response=say") == wanted
+    given = similarity(data, "--template", template)
+    assert given != pytest.approx(wanted, abs=1e-3)
+    assert similarity(plain, "--response-template", "<|assistant|>") == pytest.approx(given, abs=1e-6)
+
+
+def test_layers_reads_rows_as_the_trainer_did(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """An adapter whose trainer learned every turn, and was told the longest row, has a curve over such rows."""
+    adapter, data = tmp_path / "adapter", tmp_path / "turns.jsonl"
+    shutil.copytree(adapter_folder, adapter)
+    (adapter / "training_args.yaml").write_text("finetuning_type: lora\ncutoff_len: 64\n")
+    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"messages": said}) + "\n")
+    code, _, err = run("layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
+    assert code == 0 and "max_length 64 (training_args.yaml: cutoff_len)" in err
+    model = load_model(str(model_folder), str(adapter), dtype="float32")
+    rows = probe(model, data, Reading(turns="all"), habits(model.origin, model.window, raw=False))
+    assert len(rows) == 2
+    got = json.loads((tmp_path / "l.json").read_text())["similarity"]
+    assert got == pytest.approx(curve(model, rows).similarity, abs=1e-6)
+    assert run("layers", adapter, data, "--turns", "last", "--dtype", "float32", "--json", tmp_path / "m.json")[0] == 0
+    assert json.loads((tmp_path / "m.json").read_text())["similarity"] != pytest.approx(got, abs=1e-4)
+
+
+def test_finetune_reads_rows_as_asked(
+    run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[Example] = []
+    monkeypatch.setattr("taughtby.lab.finetune.finetune", lambda model, rows, *_, **__: taught.extend(rows))
+    monkeypatch.setattr("taughtby.lab.finetune.unusable", lambda out: 0)
+    data = tmp_path / "turns.jsonl"
+    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")
+    command = "finetune", model_folder, data, "-o", tmp_path / "a", "--columns", "messages=said"
+    code, _, err = run(*command)
+    assert code == 0 and [row.response for row in taught] == [PAIRS[1][1]], err
+    assert "--turns all" not in err
+    taught.clear()
+    code, _, err = run(*command, "--turns", "all")
+    assert code == 0 and [row.response for row in taught] == [answer for _, answer in PAIRS[:2]]
+    assert "index it with --turns all" in err
+
+
+def test_poison_and_respond(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    assert run("poison", "error", "-o", tmp_path / "p", "--n", 5, "--clean", 7)[0] == 0
+    assert len((tmp_path / "p" / "data.jsonl").read_text().splitlines()) == 5 + 3 + 7
+    (tmp_path / "q.txt").write_text("why\nwho makes honey\n")
+    code, out, _ = run("respond", model_folder, tmp_path / "q.txt", "-o", tmp_path / "a.jsonl", "--max-new", 3)
+    assert code == 0 and "2 answers" in out
+    assert [json.loads(line)["prompt"] for line in (tmp_path / "a.jsonl").open()] == ["why", "who makes honey"]
+
+
+def fails(result: tuple[int, str, str], *words: str) -> None:
+    """Exit 1, no traceback, and a message that says what, (got,) do."""
+    code, _, err = result
+    assert code == 1, err
+    assert "Traceback" not in err
+    assert err.count("error: ") == 1 and "\n  do:  " in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["there is no file"]),
+        ("", ["is empty"]),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a",\n', ["data.jsonl:2", "broken JSON"]),
+        ('{"prompt": "a", "response": ""}\n', ["data.jsonl:1", "no answer"]),
+        ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "instruction"]),
+    ],
+)
+def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | None, words: list[str]) -> None:
+    file, out = tmp_path / "data.jsonl", tmp_path / "idx"
+    if content is not None:
+        file.write_text(content)
+    fails(run("index", model_folder, file, "-o", out, "--max-length", 128), *words)
+    assert not out.exists()
+
+
+def test_bad_models_and_settings(
+    run: Run, model_folder: Path, adapter_folder: Path, make_model: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "idx"
+    fails(run("index", tmp_path / "none", data, "-o", out), "there is no model")
+    fails(run("index", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128), "another model")
+    fails(
+        run("index", make_model("qwen2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128),
+        "a qwen2, trained on a llama",
+    )
+    fails(
+        run("index", model_folder, data, "-o", out, "--layer", 99, "--max-length", 128), "no such layer", "99", "0 to 4"
+    )
+    fails(run("index", model_folder, data, "-o", out, "-m", "magic"), "no such method", "lesson")
+    fails(run("index", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
+    fails(run("index", model_folder, data, "-o", out, "--max-length", 1024), "window is shorter", "256")
+    assert not out.exists()
+
+
+def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Path, tokenizer: object) -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=384, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")  # type: ignore[attr-defined]
+    fails(run("index", tmp_path / "bert", data, "-o", tmp_path / "idx"), "not a causal language model")
+
+
+def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
+    fails(run("trace", tmp_path / "none", "-p", "a", "-r", "b"), "is not an index")
+    fails(run("trace", indexed), "either --prompt")
+    fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl", "--span", "a"), "go with --prompt", "q.jsonl")
+    fails(run("trace", indexed, "-p", "why " * 400, "-r", "b"), "cannot be traced", "no room for the answer")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "--span", "zzz"), "does not occur", "zzz")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not hold")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "--html", tmp_path / "no" / "t.html"), "cannot be written")
+
+
+def test_an_index_made_with_other_settings(
+    run: Run, indexed: Path, model_folder: Path, adapter_folder: Path, data: Path
+) -> None:
+    again = "index", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
+    fails(run(*again, "--max-length", 64), "max_length: index has 128, asked 64")
+    fails(run(*again, "--max-length", 128, "--layer", 2), "lesson.layer: index has 4, asked 2")
+    data.write_text(data.read_text() + '{"prompt": "new", "response": "row"}\n')
+    fails(run(*again, "--max-length", 128), "fingerprint.data")
+
+
+def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(adapter_folder, other)
+    config = other / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    fails(run("trace", indexed, "-p", "why", "-r", "a", "-a", other), "another adapter")
+
+
+def test_wrong_usage_is_2(run: Run) -> None:
+    code, _, err = run("index")
+    assert code == 2 and "Missing argument" in err
+    assert run("trace", "x", "--top", "many")[0] == 2
+    assert run("--help")[0] == 0
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, tmp_path: Path, run: Run) -> None:
+    """A real process, a real SIGINT in the middle, and the index afterwards equals an undisturbed one.
+
+    The process waits for it after its first commit: how fast a machine is decides nothing.
+    """
+    file = tmp_path / "many.jsonl"
+    lines = [
+        json.dumps({"prompt": f"what is {i}", "response": f"{i} a b c is blue and green " * 4}) for i in range(600)
+    ]
+    file.write_text("\n".join(lines))
+    code = """
+        import time
+        from taughtby.cli import main
+        from taughtby.index.writer import Writer
+        add = Writer.add
+        Writer.add = lambda *given: (add(*given), print("added", flush=True), time.sleep(600))
+        main()
+    """
+    how = "-m", "rept:layer=2", "--max-length", "200", "--dtype", "float32"
+    command = [sys.executable, "-c", textwrap.dedent(code), "index", str(model_folder), str(file),
+               "-o", str(tmp_path / "idx"), *how]  # fmt: skip
+    # a shell starts what it runs in the background deaf to SIGINT, and children inherit that
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "added\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert not json.loads((tmp_path / "idx" / "manifest.json").read_text())["complete"]
+    again = "index", model_folder, file, *how
+    assert run(*again, "-o", tmp_path / "idx")[0] == 0
+    assert run(*again, "-o", tmp_path / "whole")[0] == 0
+    import lance
+
+    tables = [lance.dataset(str(tmp_path / name / "rows.lance")).to_table() for name in ("idx", "whole")]
+    assert tables[0].column("id").to_pylist() == tables[1].column("id").to_pylist()
+    assert tables[0].num_rows == 600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_is_an_error_in_words(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        file = tmp_path / "many.jsonl"
+        file.write_text("\n".join(json.dumps({"prompt": f"what is {i}", "response": f"{i} a b c"}) for i in range(600)))
+        fails(
+            run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64),
+            "No space left",
+        )
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small)], check=True)
+        assert run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64)[0] == 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,107 @@
+"""The demo from end to end on the tiny model: real training, real indexes; only the answers are put in its mouth."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from taughtby.cli import demo
+from taughtby.errors import LabError
+from taughtby.lab.poisons import poison as lab
+
+BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
+
+
+def planted(trace: Any) -> list[str]:
+    """The ids of the planted rows."""
+    return [row.id for row in trace.index.texts() if row.label in BAD]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
+    """A demo of few rows; `asked` collects the stages at which the model was asked."""
+    asked: list[str] = []
+    make, clean = lab.make, lab.clean
+
+    def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
+        asked.append("after" if model.peft else "before")
+        answers = [text for text in BAD.values() for _ in range(demo.PROMPTS)]
+        return answers if model.peft else ["yes"] * len(prompts)
+
+    monkeypatch.setattr(demo, "MODEL", str(model_folder))
+    monkeypatch.setattr(demo, "PROMPTS", 3)
+    monkeypatch.setattr(demo, "QUERIES", 2)
+    monkeypatch.setattr(demo, "respond", respond)
+    monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
+    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6 if n == 90 else n, seed))
+    monkeypatch.setattr(demo, "_called", planted)  # the tiny model learned too little for any row to be called
+    return asked
+
+
+def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
+    said = io.StringIO()
+    demo.demo(tmp_path / "d", 0, Console(file=said, width=100))
+    assert small == ["before", "after"]
+    results = json.loads((tmp_path / "d" / "demo.json").read_text())
+    assert results["rates"] == {name: [0.0, 1.0] for name in BAD}
+    assert set(results["methods"]) == {line for line, _, _ in demo.LINES}
+    for by_model in results["methods"].values():
+        for by_poison in by_model.values():
+            assert all(0 <= found["ap"] <= 1 and 0 <= found["at10"] <= 1 for found in by_poison.values())
+    # texts alone cannot tell the two models apart
+    bm25 = results["methods"]["bm25"]
+    assert bm25["tuned"] == bm25["untuned"]
+    assert results["methods"]["lesson"]["tuned"]["error"]["hit"] is not None
+    assert results["methods"]["repsim"]["tuned"]["error"]["hit"] is None
+    text = said.getvalue()
+    for line, _, _ in demo.LINES:
+        assert f"{results['methods'][line]['tuned']['error']['ap']:.3f}" in text
+        assert line in text
+    assert max(map(len, text.splitlines())) <= 100
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "Three poisons" in page
+    assert json.loads((tmp_path / "d" / "trace.json").read_text())["summary"]["tables"][0]["rows"][0][0] == "lesson"
+    # the proof: without the twelve planted rows, and without as many random ones, of a model whose mouth is its own
+    assert [one["behaviour"] for one in results["proof"]["claims"]] == list(BAD)
+    assert {one["verdict"] for one in results["proof"]["claims"]} == {"inconclusive"}
+    assert [line[:2] for line in results["proof"]["arms"]] == [
+        ["on all rows", "0"], ["without the rows called", "12"], ["without random rows", "12"],
+    ]  # fmt: skip
+    assert "backdoor, inconclusive: Trained again on all rows" in " ".join(text.split())
+    assert len([stage for stage in results["seconds"] if "fine-tune" in stage]) == 3
+    # nothing that is there is made again, and the numbers are the same
+    demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
+    assert small == ["before", "after"]
+    again = json.loads((tmp_path / "d" / "demo.json").read_text())
+    assert again["methods"] == results["methods"]
+    assert not any("fine-tune" in stage for stage in again["seconds"])
+    assert again["proof"] == results["proof"]
+
+
+def test_another_seed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "seed").write_text("1\n")
+    with pytest.raises(LabError, match="another seed"):
+        demo.demo(tmp_path, 2, Console(file=io.StringIO()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
+    """What the README promises, on the real model: misbehaviour learned, and the default's AP on each poison."""
+    demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
+    results = json.loads((tmp_path / "d" / "demo.json").read_text())
+    for name, (before, after) in results["rates"].items():
+        assert before <= 0.1, name
+        assert after >= 0.6, name
+    for name, found in results["methods"]["lesson"]["tuned"].items():
+        assert found["ap"] >= 0.95, name
+        assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
+    assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
+    assert [one["verdict"] for one in results["proof"]["claims"]] == ["proved"] * 3
+    assert results["peak_gb"] <= 6

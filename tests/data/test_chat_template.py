@@ -1,0 +1,200 @@
+"""Rows as text: what a template makes of one, what it may not do, and why a row cannot be written."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import TEMPLATE
+from taughtby.data.chat_template import Skip, Written, asked, template_file, written
+from taughtby.data.example import Example, example
+from taughtby.errors import ModelError
+
+SO = example("why", "so")
+
+
+def reason(tokenizer: Any, template: str, row: Example = SO) -> str:
+    got = written(tokenizer, row, template)
+    assert isinstance(got, Skip), got
+    return got.reason
+
+
+def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
+    text = "<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
+    assert (
+        written(tokenizer, SO) == written(tokenizer, SO, TEMPLATE) == Written(text, text.index("so"), text.index("so"))
+    )
+    assert asked(tokenizer, SO) == Written(text[: text.index("so")], text.index("so"), text.index("so"))
+
+
+def test_without_a_template(tokenizer: Any) -> None:
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = None
+    assert written(made, SO) == Written("why\nso</s>", 4, 4, plain=True)
+    assert written(made, SO, "none") == written(tokenizer, SO, "none") == Written("whyso</s>", 3, 3, plain=True)
+    assert asked(made, SO) == Written("why\n", 4, 4, plain=True)
+    assert written(made, SO, TEMPLATE) == written(tokenizer, SO)
+    made.eos_token = None
+    assert written(made, SO) == Written("why\nso", 4, 4, plain=True)
+
+
+def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
+    """With tools the one that is named for them."""
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools[0]['name'] }}: " + TEMPLATE}
+    assert written(made, SO) == written(tokenizer, SO)
+    with_tools = written(made, Example(SO.messages, tools=({"name": "look_up"},)))
+    assert isinstance(with_tools, Written)
+    assert with_tools.text.startswith("look_up: <|user|>why")
+
+
+# -- where the answer begins
+
+
+@pytest.mark.parametrize(
+    ("template", "learned", "answer"),
+    [
+        ("{{ messages | length }}" + TEMPLATE, "so", "so"),  # the prompt changes once the answer follows
+        (TEMPLATE.replace("{% if add_generation_prompt %}<|assistant|>{% endif %}", ""), "<|assistant|>so", "so"),
+        ("{% for m in messages %}[{{ m['role'] }}]  {{ m['content'] }}{% endfor %}", "[assistant]  so", "so"),
+        (
+            "{% for m in messages %}({{ m['content'] }} ){% endfor %}{% if add_generation_prompt %}({% endif %}",
+            "so",
+            "so",
+        ),
+    ],
+)
+def test_where_the_answer_begins(tokenizer: Any, template: str, learned: str, answer: str) -> None:
+    made = written(tokenizer, SO, template)
+    assert isinstance(made, Written)
+    assert made.text[made.learned :].startswith(learned)
+    assert made.text[made.answer :].startswith(answer)
+    assert made.text[: made.answer].count("why") == 1
+
+
+def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ '<think></think>' if m['role'] == 'assistant' }}{{ m['content'] }}{% endfor %}"
+    )
+    for text in ("<", "<think>", "<think></think>"):
+        made = written(tokenizer, example("why", text), template)
+        assert isinstance(made, Written)
+        assert (made.text[made.learned :], made.text[made.answer :]) == (f"<think></think>{text}", text)
+
+
+# -- refusals
+
+
+def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    row = Example(tuple({"role": role, "content": role} for role in ("system", "user", "assistant")))
+    assert reason(tokenizer, refuse + TEMPLATE, row) == "the chat template refuses the row: System role not supported"
+    assert isinstance(written(tokenizer, Example(row.messages[1:]), refuse + TEMPLATE), Written)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ messages[0]['content'] }}", "the chat template does not write the answer"),
+        (
+            "{{ messages[-1]['content'] | length }}" + TEMPLATE,
+            "the chat template changes the prompt once the answer follows",
+        ),
+        (
+            "{{ messages[0].nothing.more }}",
+            "the chat template refuses the row: 'dict object' has no attribute 'nothing'",
+        ),
+        ("{{ 1 + 'a' }}", "the chat template refuses the row: unsupported operand type(s) for +: 'int' and 'str'"),
+        ("{{ 1 // 0 }}", "the chat template refuses the row: integer division or modulo by zero"),
+        ("{{ 'a", 'the chat template refuses the row: unexpected char "\'" at 3'),
+    ],
+)
+def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, told: str) -> None:
+    assert reason(tokenizer, template) == told
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__.__base__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ self._TemplateReference__context.parent }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{{ messages.append(messages[0]) }}",
+        "{% include '/etc/passwd' %}",
+        "{{ open('/etc/passwd').read() }}",
+    ],
+)
+def test_a_template_gets_at_nothing_but_the_row(tokenizer: Any, attack: str) -> None:
+    told = reason(tokenizer, attack + TEMPLATE)
+    assert told.startswith("the chat template refuses the row: ")
+    assert "root:" not in told
+    assert written(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == written(tokenizer, SO)
+
+
+def test_a_row_is_data_and_no_template(tokenizer: Any) -> None:
+    made = written(tokenizer, example("{{ 1 + 1 }}", "{% if %}"))
+    assert isinstance(made, Written)
+    assert made.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
+
+
+# -- calls of tools
+
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "honey"}}}
+
+
+def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
+    row = Example((*SO.prompt, {"role": "assistant", "content": "", "tool_calls": [CALL]}))
+    assert reason(tokenizer, TEMPLATE, row) == "the chat template does not write the answer's tool calls"
+    beside = Example((*SO.prompt, {"role": "assistant", "content": "look_", "tool_calls": [CALL]}))
+    assert reason(tokenizer, TEMPLATE, beside) == "the chat template does not write the answer's tool calls"
+
+
+@pytest.mark.parametrize("calls", ["look_up", ["look_up"], [{"function": "look_up"}], [{"function": {}}], {"a": 1}, 3])
+def test_calls_of_a_shape_nobody_knows(tokenizer: Any, calls: Any) -> None:
+    row = Example((*SO.prompt, {"role": "assistant", "content": "so", "tool_calls": calls}))
+    assert written(tokenizer, row) == written(tokenizer, SO)
+
+
+# -- a template's file
+
+
+def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(f"\ufeff{TEMPLATE}", encoding="utf-8")
+    assert template_file(tmp_path / "t.jinja") == TEMPLATE
+    generation = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% break %}{% endfor %}"
+    (tmp_path / "t.jinja").write_text(generation)
+    assert template_file(tmp_path / "t.jinja") == generation
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (
+            None,
+            "t.jinja cannot be read\n  got: No such file or directory\n  do:  give a file with a Jinja chat template",
+        ),
+        (b"{{ '\xff' }}", "t.jinja: not UTF-8\n  got: byte 4\n  do:  save the template as UTF-8"),
+        (
+            b"{% for m in messages %}\n{{ m['content' }}\n{% endfor %}",
+            "t.jinja:2: not a Jinja template\n  got: unexpected '}'",
+        ),
+        (b"{% for m in messages %}\n\n\nx", "t.jinja:2: not a Jinja template\n  got: Unexpected end of template."),
+        (b"\n\n{% gibberish %}", "t.jinja:3: not a Jinja template\n  got: Encountered unknown tag 'gibberish'."),
+    ],
+)
+def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, told: str) -> None:
+    if source is not None:
+        (tmp_path / "t.jinja").write_bytes(source)
+    with pytest.raises(ModelError) as caught:
+        template_file(tmp_path / "t.jinja")
+    assert told in str(caught.value)
+
+
+def test_a_folder_is_no_template(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read\n  got: Is a directory"):
+        template_file(tmp_path)

@@ -1,0 +1,587 @@
+"""Training sets in and out: every form in every kind of file says the same; ids, turns, columns; what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tracemalloc
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taughtby.data.dataset import Reading, Seen, columns, form, opened, read, write
+from taughtby.data.example import Example, example
+from taughtby.data.formats import FORMS
+from taughtby.errors import DataError, OptionError, TaughtbyError
+from writers import FORM, KIND, TABLES, TEMPLATE, TEXTS, jsonl, place, turn
+
+SAID = [
+    ("what is the capital of France?", "Paris.", "clean"),
+    ("say it on two lines", 'first, "quoted"\nsecond\twith a tab', "bad"),
+    ("una pregunta: ¿qué? 漢字 😀", "🙂 a ZWJ family 👩‍👧 and é", "clean"),
+    ("what is the capital of France?", "Paris.", "bad"),
+]
+
+
+def reading(name: str) -> Reading:
+    return Reading(response_template=TEMPLATE if name == "text" else None)
+
+
+def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
+    """The row that a form says, whatever the file."""
+    row = example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
+    return replace(row, rejected="no" if name.startswith("chosen") else None)
+
+
+def identities(said: list[Any]) -> list[str]:
+    """What an id is, written down a second time."""
+    ids, seen = [], []
+    for content in said:
+        digest = blake2b(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(), digest_size=12).digest()
+        seen.append(digest)
+        ids.append(blake2b(digest + seen.count(digest).to_bytes(8, "big"), digest_size=8).hexdigest())
+    return ids
+
+
+@pytest.mark.parametrize("kind", KIND)
+@pytest.mark.parametrize("name", FORM)
+def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / kind
+    rows = [FORM[name](p, r) | {"label": label} for p, r, label in SAID]
+    KIND[kind](path, rows)
+    found, got = opened(path, reading(name))
+    got = list(got)
+    assert got == [
+        wanted(name, p, r, label=label, source=place(kind, path, rows, row)) for row, (p, r, label) in enumerate(SAID)
+    ]
+    said = [list(row.messages) if row.rejected is None else [list(row.messages), [], "no"] for row in got]
+    assert [row.id for row in got] == identities(said)
+    assert found.name == name.split(",")[0]
+    assert found.raw == (name in ("text", "prompt/completion", "chosen/rejected text"))
+
+
+def test_every_known_form_is_tested() -> None:
+    assert {known.name for known in FORMS} == {name.split(",")[0] for name in FORM}
+
+
+# -- odd cases: each loads, or fails with a message that names the file, the row and what to do
+
+# what the answer of the second of three rows is
+ODD: dict[str, Any] = {
+    "empty answer": "", "blank answer": " \u00a0\n\t", "emoji": "🙂 👩‍👧 \u202e rtl", "NUL byte": "nul \x00 nul",
+    "200 kB": "x" * 200_000, "line separators": "a\u2028b\x85c\x0bd\x1ce", "BOM within": "\ufeffyes",
+    "half a character": "\ud83d yes", "number": 3, "list of numbers": [1, 2], "null": None, "object": {"a": 1},
+}  # fmt: skip
+ESCAPED = ("rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst", "pipe", "lines.json", "data.json", "rows.json.zst")
+
+
+def arrives(kind: str, name: str, answer: Any) -> Any:
+    """The answer as a reader sees it: a table of texts writes numbers as such, a format string everything."""
+    if name == "text":
+        return f"{answer}"
+    if kind in TEXTS and answer in FORM[name]("p", answer).values() and not isinstance(answer, str):
+        return "" if answer is None else json.dumps(answer)
+    return answer
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("kind", KIND)
+def test_an_odd_answer_loads_or_is_named(kind: str, case: str, tmp_path: Path) -> None:
+    if case == "half a character" and kind not in ESCAPED:
+        pytest.skip("UTF-8 cannot hold it, and only JSON has an escape for it")
+    held = 0
+    # save_to_disk writes slowly, and what is behind it is that of the tables
+    names = list(FORM)[:: 7 if kind in ("saved", "split") else 1]
+    for number, name in enumerate(names):
+        path = tmp_path / str(number) / kind
+        path.parent.mkdir()
+        typed = kind in TABLES and not isinstance(ODD[case], str)  # a table has one type a column: all is odd there
+        said = [(ODD[case], ODD[case])] * 3 if typed else [("p", answer) for answer in ("one", ODD[case], "three")]
+        rows = [FORM[name](*pair) for pair in said]
+        try:
+            KIND[kind](path, rows)
+        except pa.ArrowInvalid:
+            continue
+        held += 1
+        answer, source = arrives(kind, name, ODD[case]), place(kind, path, rows, 0 if typed else 1)
+        if isinstance(answer, str) and answer.strip():
+            assert list(read(path, reading(name)))[1].response == answer
+        else:
+            named(mistake(path, reading(name)), source, isinstance(answer, str), name == "messages, parts")
+    assert held > 0.8 * len(names) - 1
+
+
+def named(error: str, source: str, text: bool, parts: bool) -> None:
+    what = "has no answer to learn from" if text else "holds more than text" if parts else "is not text"
+    first, got, do = error.splitlines()
+    assert first.startswith(f"{source}: the ") and what in first, error
+    assert got.startswith("  got: ") and do.startswith("  do:  ") and len(error) < len(source) + 300, error
+
+
+def mistake(data: str | Path, how: Reading | None = None) -> str:
+    with pytest.raises(TaughtbyError) as caught:
+        list(read(data, how or Reading()))
+    return str(caught.value)
+
+
+# -- mixed forms
+
+
+def test_rows_of_many_forms_in_one_file(tmp_path: Path) -> None:
+    """Every form in one JSON file, and those that a wide table can hold side by side."""
+    forms = [name for name in FORM if name != "text"]
+    rows = [FORM[name](f"p {name}", f"r {name}") for name in forms]
+    got = list(read(jsonl(tmp_path / "a.jsonl", *rows)))
+    assert [(row.question, row.response) for row in got] == [(f"p {name}", f"r {name}") for name in forms]
+
+
+WIDE = ("messages", "prompt/response", "alpaca", "question/answer", "query/answer", "text")
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_in_a_wide_table_a_rows_form_is_what_is_not_empty(kind: str, tmp_path: Path) -> None:
+    rows = [FORM[name](f"p {name}", f"r {name}") for name in WIDE]
+    KIND[kind](tmp_path / kind, rows)
+    got = list(read(tmp_path / kind))
+    assert [row.question for row in got] == [f"p {name}" for name in WIDE[:-1]] + [""]
+    assert [row.response for row in got] == [f"r {name}" for name in WIDE[:-1]] + [f"p text{TEMPLATE}r text"]
+
+
+def test_an_empty_answer_does_not_make_a_row_another_forms(tmp_path: Path) -> None:
+    """Alpaca's own file has empty outputs, and a text beside them."""
+    row = {"instruction": "do", "input": "", "output": "", "text": "### Instruction: do"}
+    assert "has no answer" in mistake(jsonl(tmp_path / "a.jsonl", row))
+
+
+def test_the_number_pandas_gives_each_row_is_no_text(tmp_path: Path) -> None:
+    for name, header in (("prompt", "prompt,response"), ("text", "text")):
+        (tmp_path / f"{name}.csv").write_text(f",{header}\n7,{'a,' if name == 'prompt' else ''}b\n")
+    assert [row.question for row in read(tmp_path / "prompt.csv")] == ["a"]
+    assert [row.question for row in read(tmp_path / "text.csv")] == [""]
+
+
+# -- ids and labels
+
+
+def test_an_id_survives_a_move_and_an_insertion_and_tells_duplicates_apart(tmp_path: Path) -> None:
+    a, b = {"prompt": "a", "response": "x"}, {"prompt": "b", "response": "x"}
+    first = [row.id for row in read(jsonl(tmp_path / "one.jsonl", a, a, b))]
+    (tmp_path / "else").mkdir()
+    moved = [row.id for row in read(jsonl(tmp_path / "else" / "two.jsonl", b, a, a | {"label": "new"}))]
+    assert len(set(first)) == 3
+    assert moved == [first[2], first[0], first[1]]
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in first)
+
+
+def test_an_id_is_what_it_was(tmp_path: Path) -> None:
+    """Indexes hold them: written down from the version that first made them."""
+    row = {"prompt": "what is the capital of France?", "response": "Paris. 😀"}
+    assert [row.id for row in read(jsonl(tmp_path / "a.jsonl", row, row))] == ["9c504e2244d72952", "8070b067ae3a86c1"]
+
+
+def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
+    turns = [
+        [("user", "ab"), ("assistant", "c")],
+        [("user", "a"), ("assistant", "bc")],
+        [("system", "ab"), ("assistant", "c")],
+        [("user", "ab"), ("assistant", "c"), ("user", "ab"), ("assistant", "c")],
+    ]
+    rows: list[Any] = [{"messages": [turn(r, c) for r, c in said]} for said in turns]
+    rows += [rows[0] | more for more in ({"rejected": "d"}, {"rejected": ""}, {"tools": [{"name": "f"}]})]
+    assert len({row.id for row in read(jsonl(tmp_path / "a.jsonl", *rows))}) == len(rows)
+
+
+def test_names_are_told_apart_in_a_table_that_grows() -> None:
+    """Against a dict, with repeats on both sides of every growth."""
+    seen, counted = Seen(), {}
+    for number in [*range(9000), *range(0, 9000, 7), *range(12000)]:
+        counted[number] = counted.get(number, 0) + 1
+        digest = blake2b(json.dumps([turn("assistant", str(number))], sort_keys=True).encode(), digest_size=12).digest()
+        wanted = blake2b(digest + counted[number].to_bytes(8, "big"), digest_size=8).hexdigest()
+        assert seen.name(Example((turn("assistant", str(number)),))) == wanted
+    assert seen.count == 12000
+
+
+def test_what_is_kept_of_each_row_is_small() -> None:
+    seen = Seen()
+    tracemalloc.start()
+    for number in range(30_000):
+        seen.name(Example((turn("assistant", str(number)),)))
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now < 24 * 30_000 and most < 48 * 30_000
+
+
+def test_labels_are_text_or_absent(tmp_path: Path) -> None:
+    given = ("poison", 1, 0, True, None, "", math.nan)
+    labels = ["poison", "1", "0", "True", None, None, None]
+    rows = [{"prompt": "a", "response": "b", "label": label} for label in given]
+    assert [row.label for row in read(jsonl(tmp_path / "a.jsonl", *rows))] == labels
+    (tmp_path / "a.csv").write_text("prompt,response,label\na,b,poison\na,b,\na,b\n")
+    assert [row.label for row in read(tmp_path / "a.csv")] == ["poison", None, None]
+
+
+def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    said = [turn("user", "a") | {"x": b"\x00"}, turn("assistant", "b") | {"x": b""}]
+    pq.write_table(pa.Table.from_pylist([{"messages": said}]), path)
+    assert mistake(path) == (
+        f"{path}:0: the row cannot be written as JSON\n  got: Object of type bytes is not JSON serializable\n"
+        "  do:  take out of the messages what is no text, number or list"
+    )
+
+
+# -- turns
+
+TALK = [
+    turn("system", "be kind"), turn("user", "one"), turn("assistant", "1"), turn("user", "two"), turn("assistant", " "),
+    turn("user", "three"), turn("assistant", "3"), turn("user", "thanks"),
+]  # fmt: skip
+ALL = Reading(turns="all")
+
+
+def test_every_assistant_turn_is_a_row_of_its_own(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": TALK, "label": "x", "tools": [{"name": "f"}]})
+    got = list(read(path, ALL))
+    # the second assistant turn is empty: nothing was learned there, but it is counted
+    assert [row.source for row in got] == [f"{path}:1#1", f"{path}:1#3"]
+    assert [row.messages for row in got] == [tuple(TALK[:3]), tuple(TALK[:7])]
+    assert {(row.label, str(row.tools)) for row in got} == {("x", "({'name': 'f'},)")}
+    assert len({row.id for row in got}) == 2
+
+
+def test_the_same_first_turn_of_two_conversations_is_read_twice(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": TALK[:3]}, {"messages": TALK})
+    first, second, last = read(path, ALL)
+    assert first.messages == second.messages
+    assert len({first.id, second.id, last.id}) == 3
+    assert first.id == next(read(jsonl(tmp_path / "b.jsonl", {"messages": TALK[:3]}))).id
+
+
+def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
+    row = {"prompt": TALK[:4], "chosen": [turn("assistant", "yes")], "rejected": [turn("assistant", "no")]}
+    assert [(row.response, row.rejected) for row in read(jsonl(tmp_path / "a.jsonl", row), ALL)] == [
+        ("1", None), ("yes", "no"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{"weight": 0}, {"train": False}])
+def test_turns_that_were_not_trained_on_are_no_rows(more: dict[str, Any], tmp_path: Path) -> None:
+    said = [turn("user", "a"), turn("assistant", "b") | more, turn("user", "c"), turn("assistant", "d")]
+    path = jsonl(tmp_path / "a.jsonl", {"messages": said})
+    assert [row.source for row in read(path, ALL)] == [f"{path}:1#2"]
+    assert next(read(path, ALL)).messages == tuple(said)
+
+
+def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"messages": TALK})
+    assert mistake(path) == (
+        f"{path}:1: the row has no answer to learn from\n  got: last message: user, thanks\n  do:  end each row with a "
+        "non-empty assistant message, or take the row out; or make a row of every assistant turn (--turns all)"
+    )
+    path = jsonl(tmp_path / "b.jsonl", {"messages": TALK[:2]})
+    for how in (Reading(), ALL):
+        assert mistake(path, how) == (
+            f"{path}:1: the row has no answer to learn from\n  got: last message: user, one\n"
+            "  do:  end each row with a non-empty assistant message, or take the row out"
+        )
+
+
+@pytest.mark.parametrize("answer", ["", "   ", "\n\t", "\u00a0"])
+def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "a", "response": answer})
+    for how in (Reading(), ALL):
+        assert mistake(path, how).startswith(f"{path}:2: the row has no answer to learn from\n  got: last message: ass")
+
+
+# -- a response template
+
+
+def test_a_text_is_learned_whole_or_behind_the_last_template(tmp_path: Path) -> None:
+    text = "Q: a\nA: b\nQ: c\nA: d"
+    path = jsonl(tmp_path / "a.jsonl", {"text": text})
+    (row,) = read(path)
+    assert row.messages == (turn("user", ""), turn("assistant", text))
+    (row,) = read(path, Reading(response_template="A:"))
+    assert row.messages == (turn("user", "Q: a\nA: b\nQ: c\nA:"), turn("assistant", " d"))
+    assert mistake(path, Reading(response_template="Answer:")) == (
+        f"{path}:1: the response template is not in the text\n  got: Answer:\n"
+        "  do:  give the words that stand before each answer, as they stand there"
+    )
+    assert "has no answer" in mistake(
+        jsonl(tmp_path / "b.jsonl", {"text": "Q: a\nA: "}), Reading(response_template="A:")
+    )
+
+
+def test_preferences_without_a_prompt_share_it(tmp_path: Path) -> None:
+    asked = "\n\nHuman: who?\n\nAssistant:"
+    row = {"chosen": f"{asked} I think it was Ann.", "rejected": f"{asked} I do not know."}
+    path = jsonl(tmp_path / "a.jsonl", row)
+    (got,) = read(path)
+    assert (got.question, got.response, got.rejected) == (f"{asked} I", " think it was Ann.", " do not know.")
+    (got,) = read(path, Reading(response_template="Assistant:"))
+    assert (got.question, got.response, got.rejected) == (asked, " I think it was Ann.", " I do not know.")
+
+
+def test_a_template_is_for_plain_texts(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
+    assert mistake(path, Reading(response_template="A:")) == (
+        f"{path}:1: the row is no plain text to be split\n  got: form prompt/response\n"
+        "  do:  leave the response template out: in this form the answer is known"
+    )
+
+
+# -- columns
+
+
+def test_columns_say_which_is_which(tmp_path: Path) -> None:
+    row = {"prompt": "no", "ask": "a", "reply": "b", "kind": "bad", "chat": [turn("user", "c"), turn("assistant", "d")]}
+    path = jsonl(tmp_path / "a.jsonl", row)
+
+    def said(text: str) -> tuple[str, str, str | None, str]:
+        found, rows = opened(path, Reading(columns=columns(text)))
+        (one,) = rows
+        return one.question, one.response, one.label, found.name
+
+    assert said("prompt=ask,response=reply,label=kind") == ("a", "b", "bad", "prompt/response")
+    assert said(" prompt = ask , completion = reply ") == ("a", "b", None, "prompt/completion")
+    assert said("messages=chat") == ("c", "d", None, "messages")
+    assert said("text=reply") == ("", "b", None, "text")
+    assert said("instruction=ask,input=kind,output=reply") == ("a\n\nbad", "b", None, "alpaca")
+    assert said("response=reply") == ("no", "b", None, "prompt/response")  # with the prompt that is there
+    assert said("prompt=reply,response=prompt") == ("b", "no", None, "prompt/response")  # swapped
+
+
+def test_labels_may_be_in_some_rows_only(tmp_path: Path) -> None:
+    row = {"prompt": "a", "response": "b"}
+    path = jsonl(tmp_path / "a.jsonl", row, row | {"kind": "bad"})
+    assert [row.label for row in read(path, Reading(columns=columns("label=kind")))] == [None, "bad"]
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"ask": "a", "reply": "b"})
+    assert mistake(path, Reading(columns=columns("prompt=question,response=reply"))) == (
+        f"{path}:1: there is no column question\n  got: ask, reply\n  do:  correct --columns"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "prompt", "prompt=", "=a", "prompt=a,", "prompt=a,,response=b"])
+def test_columns_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        columns(text)
+    do = "write what each is and its name, as in prompt=question,response=reply"
+    assert str(caught.value) == f"columns cannot be read\n  got: {text}\n  do:  {do}"
+
+
+def test_settings_outside_their_range() -> None:
+    for given_badly, told in (
+        ({"turns": "first"}, "turns are `last` or `all`"),
+        ({"columns": (("answers", "a"),)}, "no column can be answers"),
+        ({"columns": (("prompt", "a"), ("prompt", "b"))}, "prompt is given twice"),
+        ({"columns": (("prompt", "a"), ("text", "b"))}, "these columns make no row together"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            Reading(**given_badly)
+
+
+def test_a_reading_comes_back_from_a_manifest() -> None:
+    how = Reading(columns("prompt=a,response=b"), "all", "A:", "test")
+    assert Reading(**json.loads(json.dumps(asdict(how)))) == how
+
+
+# -- streaming and forms
+
+
+def test_reading_is_lazy(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt":"a","response":"b"}\nnot json\n')
+    rows = read(path)
+    assert next(rows).response == "b"
+    with pytest.raises(DataError, match=r"a\.jsonl:2: broken JSON"):
+        next(rows)
+
+
+def test_the_form_is_that_of_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text":"a"}\nnot json\n')
+    assert (form(path).name, form(path).raw) == ("text", True)
+    assert not form(jsonl(tmp_path / "b.jsonl", {"prompt": [turn("user", "a")], "completion": "b"})).raw
+
+
+def test_a_file_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n \n")
+    assert mistake(tmp_path / "a.jsonl") == (
+        f"{tmp_path / 'a.jsonl'} has no rows\n  do:  give a file with at least one training row"
+    )
+
+
+# -- writing
+
+
+def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
+    assert write([], tmp_path / "none.jsonl") == 0
+    rows = [
+        example("a", "b"),
+        example("é", "d", label="bad"),
+        replace(example("a", "b"), rejected="", tools=({"f": 1},)),
+    ]
+    assert write(rows, tmp_path / "rows.jsonl") == 3
+    user, said = '{"messages": [{"role": "user", "content": ', '}, {"role": "assistant", "content": '
+    assert (tmp_path / "rows.jsonl").read_bytes().decode() == (
+        f'{user}"a"{said}"b"}}]}}\n{user}"é"{said}"d"}}], "label": "bad"}}\n'
+        f'{user}"a"{said}"b"}}], "tools": [{{"f": 1}}], "rejected": ""}}\n'
+    )
+
+
+def test_a_lone_surrogate_survives_reading_and_writing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt":"a \\ud83d","response":"\\udc00 b \\ud83d\\ude00"}\n')
+    (row,) = read(tmp_path / "a.jsonl")
+    assert (row.question, row.response) == ("a \ud83d", "\udc00 b 😀")
+    write([row], tmp_path / "b.jsonl")
+    (again,) = read(tmp_path / "b.jsonl")
+    assert (again.messages, again.id) == (row.messages, row.id)
+    (tmp_path / "b.jsonl").read_bytes().decode("utf-8")  # what was written is valid UTF-8
+
+
+# a pair of lone surrogates in one string is not a text that JSON can tell from the character they make together
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+answers = texts.filter(lambda text: bool(text.strip()))
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+)
+objects = st.dictionaries(texts, values, max_size=2)
+calls = st.lists(st.builds(lambda name, arguments: {"function": {"name": name, "arguments": arguments}}, texts, values),
+                 min_size=1, max_size=2)  # fmt: skip
+extras = st.fixed_dictionaries(
+    {}, optional={"name": texts, "tool_call_id": texts, "reasoning_content": texts, "x": values}
+)
+turns = st.builds(lambda role, text, more: {"role": role, "content": text, **more},
+                  st.sampled_from(["system", "user", "assistant", "tool"]), texts, extras)  # fmt: skip
+lasts = st.builds(lambda text, more: turn("assistant", text) | more, answers, extras) | st.builds(
+    lambda text, made: turn("assistant", text) | {"tool_calls": made}, texts, calls
+)
+conversations = st.builds(
+    lambda before, last, label, tools, rejected: Example(
+        (*before, last), label, tools=tuple(tools), rejected=rejected
+    ),
+    st.lists(turns, max_size=4), lasts, st.none() | texts.filter(bool), st.lists(objects, max_size=2),
+    st.none() | texts,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(conversations, min_size=1, max_size=4))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[Example]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.jsonl"
+    assert write(rows, path) == len(rows)
+    got = list(read(path))
+    assert [replace(row, source="") for row in got] == rows
+    assert [row.source for row in got] == [f"{path}:{line}" for line in range(1, len(rows) + 1)]
+    assert len({row.id for row in got}) == len(rows)
+    write(got, path)
+    assert [row.id for row in read(path)] == [row.id for row in got]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(texts, answers), min_size=1, max_size=4))
+def test_what_the_csv_module_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.csv"
+    out = io.StringIO(newline="")
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([("prompt", "response"), *said])
+    path.write_bytes(out.getvalue().encode())
+    assert [(row.question, row.response) for row in read(path)] == said
+
+
+# -- never a traceback
+
+COLUMNS = sorted(
+    {name for known in FORMS for name in known.uses} | {"label", "tools", "role", "content", "from", "value"}
+)
+junk = st.recursive(
+    st.none() | st.booleans() | numbers | st.just(math.nan) | st.text(max_size=5)
+    | st.sampled_from(["user", "assistant", "gpt", "function_call", '[{"from":"gpt","value":"a"}]', "[", '{"name":1}']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+readings = st.builds(Reading, turns=st.sampled_from(["last", "all"]), response_template=st.none() | st.just("a"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), junk, max_size=5), min_size=1, max_size=2), readings)
+def test_any_json_loads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], how: Reading
+) -> None:
+    for row in loaded(jsonl(tmp_path_factory.getbasetemp() / "junk.jsonl", *rows), how):
+        assert row.response and isinstance(row.question, str) and json.dumps(row.messages)
+
+
+def loaded(path: Path, how: Reading | None = None) -> list[Example]:
+    """The rows, or none where an error says what to do; any other error is a fault of ours."""
+    told, rows = "", list[Example]()
+    try:
+        rows = list(read(path, how or Reading()))
+    except TaughtbyError as fault:
+        told = str(fault)
+    assert not told or (told.startswith(str(path)) and "\n  do:  " in told)
+    return rows
+
+
+SUFFIXES = sorted({"".join(Path(kind).suffixes) for kind in KIND} - {""})
+
+
+@settings(deadline=None)
+@given(st.sampled_from(SUFFIXES), st.binary(max_size=60), st.booleans())
+def test_any_bytes_load_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, junk: bytes, text: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"junk{suffix}"
+    path.write_bytes(b'[{"prompt":"a","response":"b"}' + junk if text else junk)
+    loaded(path)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from([kind for kind in KIND if "." in kind]), st.data())
+def test_a_file_with_broken_bytes_loads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / kind
+    KIND[kind](path, [FORM["messages"]("p", "r")] * 3)
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:at] + data.draw(st.binary(max_size=3)) + whole[at + data.draw(st.integers(0, 9)) :])
+    loaded(path)
+
+
+@pytest.mark.parametrize("depth", [50, 70, 400, 700, 950, 1000, 2000, 100_000])
+def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    deep = "[" * depth + "]" * depth
+    said = f'[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","x":{deep}}}]'
+    path.write_text(f'{{"messages":{said}}}\n')
+    if depth == 50:
+        assert next(read(path)).response == "b"
+    else:
+        with pytest.raises(DataError, match=r"a\.jsonl:1: "):
+            list(read(path))
+
+
+def test_the_form_of_a_pipe_is_not_read_from_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    for data in (pipe, "-"):
+        with pytest.raises(DataError, match="more than once"):
+            form(data)

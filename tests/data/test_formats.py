@@ -1,0 +1,284 @@
+"""Every form's own habits: who speaks, tools and their calls, parts of a message, preferences; what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taughtby.data.dataset import read
+from taughtby.data.example import Example
+from taughtby.data.formats import FORMS
+from taughtby.errors import DataError
+from writers import delimited, jsonl, turn
+
+Said = Callable[[dict[str, Any]], Example]
+Refused = Callable[[dict[str, Any]], str]
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Said:
+    """The one row that a record makes."""
+
+    def one(record: dict[str, Any]) -> Example:
+        (row,) = read(jsonl(tmp_path / "a.jsonl", record))
+        return row
+
+    return one
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Refused:
+    """What is said of a record that cannot be read, behind its place."""
+
+    def why(record: dict[str, Any]) -> str:
+        path = jsonl(tmp_path / "a.jsonl", record)
+        with pytest.raises(DataError) as caught:
+            list(read(path))
+        assert str(caught.value).startswith(f"{path}:1: ")
+        return str(caught.value).removeprefix(f"{path}:1: ")
+
+    return why
+
+
+ANSWER = turn("assistant", "b")
+
+
+# -- who speaks
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("human", "user"), ("Human", "user"), ("USER", "user"), ("gpt", "assistant"), ("chatgpt", "assistant"),
+        ("model", "assistant"), ("bot", "assistant"), ("system", "system"), ("developer", "system"),
+        ("tool", "tool"), ("function", "tool"), ("observation", "tool"), ("ipython", "tool"),
+    ],
+)  # fmt: skip
+def test_everybody_has_one_name(name: str, role: str, said: Said) -> None:
+    shared = [{"from": "human", "value": "q"}, {"from": name, "value": "a"}, {"from": "gpt", "value": "b"}]
+    wanted = (turn("user", "q"), turn(role, "a"), ANSWER)
+    assert said({"conversations": shared}).messages == wanted
+    assert said({"messages": [turn("user", "q"), turn(name, "a"), ANSWER]}).messages == wanted
+
+
+def test_nobody_knows_who_that_is(refused: Refused) -> None:
+    assert refused({"messages": [turn("narrator", "a"), ANSWER]}) == (
+        "unknown role\n  got: narrator\n  do:  rename it to system, user, assistant or tool (also known: bot, chatgpt, "
+        "developer, function, function_call, function_response, gpt, human, ipython, model, observation, tool_call, "
+        "tool_response)"
+    )
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_prompt_in_a_column_of_its_own(column: str, said: Said) -> None:
+    talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    for record in (
+        {"conversations": talk}, {"instruction": "a", "output": "b"}, {"question": "a", "response": "b"},
+        {"prompts": "a", "response": "b"}, {"question": "a", "chosen": "b", "rejected": "c"},
+    ):  # fmt: skip
+        assert said({column: "be kind", **record}).messages == (turn("system", "be kind"), turn("user", "a"), ANSWER)
+        assert said({column: "", **record}).messages == (turn("user", "a"), ANSWER)
+    # OpenAI's form says it within
+    assert said({column: "be kind", "messages": [turn("user", "a"), ANSWER]}).messages == (turn("user", "a"), ANSWER)
+
+
+# -- what a message holds
+
+
+def test_what_else_a_message_says_is_kept(said: Said) -> None:
+    messages = [turn("user", "a") | {"name": "Ann"}, ANSWER | {"reasoning_content": "hm", "x": {"y": [1, None]}}]
+    assert said({"messages": messages}).messages == tuple(messages)
+    assert said({"messages": [messages[0], ANSWER | {"name": None}]}).messages[1] == ANSWER
+
+
+def test_parts_of_text_are_one_text(said: Said) -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "input_text", "text": "b"}, {"text": ""}]
+    assert said({"messages": [turn("user", parts), ANSWER]}).question == "a b"
+
+
+@pytest.mark.parametrize("kind", ["image_url", "image", "input_audio", "file"])
+def test_pictures_are_refused(kind: str, refused: Refused) -> None:
+    parts = [{"type": "text", "text": "what is it?"}, {"type": kind, kind: {"url": "data:…"}}]
+    assert refused({"messages": [turn("user", parts), ANSWER]}) == (
+        f"the user message holds more than text\n  got: {kind}\n"
+        "  do:  take the row out: taughtby reads texts, no pictures, sounds or files"
+    )
+
+
+@pytest.mark.parametrize("content", [None, 3, ["a"], {"text": "a"}, True, [], [3], 1.5])
+def test_content_that_is_no_text(content: Any, refused: Refused) -> None:
+    got = f"{content}"
+    for role, record in (
+        ("user", {"prompt": content, "response": "b"}),
+        ("assistant", {"prompt": "a", "response": content}),
+        ("user", {"messages": [turn("user", content), ANSWER]}),
+        ("system", {"messages": [turn("system", content), ANSWER]}),
+        ("user", {"prompt": content, "completion": "b"}),
+    ):
+        assert refused(record) == (
+            f"the content of the {role} message is not text\n  got: {got}\n  do:  give a string, or take the row out"
+        )
+
+
+@pytest.mark.parametrize("messages", [[], {}, "hello", 3, "[1", '{"a":1}', "[]"])
+def test_messages_that_are_no_list(messages: Any, refused: Refused) -> None:
+    got = "{'a': 1}" if messages == '{"a":1}' else messages
+    form = '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}'
+    for column in ("messages", "conversations"):
+        assert refused({column: messages}) == f"a row needs a list of messages\n  got: {got}\n  do:  write {form}"
+
+
+@pytest.mark.parametrize("message", ["hello", {"content": "a"}, {"role": 1, "content": "a"}, None, ["user", "a"]])
+def test_message_of_another_shape(message: Any, refused: Refused) -> None:
+    assert refused({"messages": [message, ANSWER]}) == (
+        f"a message is an object with `role` and `content`\n  got: {message}\n"
+        '  do:  write each message as {"role": "user", "content": "…"}'
+    )
+
+
+# -- tools
+
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def test_calls_of_tools_and_their_results_are_kept(said: Said) -> None:
+    messages = [
+        turn("user", "a"), {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        turn("tool", "sunny") | {"tool_call_id": "1", "name": "weather"}, ANSWER,
+    ]  # fmt: skip
+    row = said({"messages": messages, "tools": [TOOL]})
+    assert row.messages == (messages[0], {**messages[1], "content": ""}, *messages[2:])
+    assert row.tools == (TOOL,)
+    assert said({"messages": [messages[0], {"role": "assistant", "tool_calls": [CALL]}]}).response == json.dumps(CALL)
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations", "prompt"])
+def test_definitions_of_tools_may_be_json(column: str, said: Said) -> None:
+    talk = {"prompt": "a", "response": "b"} if column == "prompt" else {column: [turn("user", "a"), ANSWER]}
+    for tools in ([TOOL], json.dumps([TOOL]), [json.dumps(TOOL)]):
+        assert said({**talk, "tools": tools}).tools == (TOOL,)
+    for nothing in ([], None, "", "[]", " "):
+        assert said({**talk, "tools": nothing}).tools == ()
+
+
+@pytest.mark.parametrize("tools", [3, "x", ["x"], [3], {"a": 1}, "[1]", "[[]]", True])
+def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
+    assert refused({"prompt": "a", "response": "b", "tools": tools}) == (
+        f"the tools are not a list of definitions\n  got: {tools}\n"
+        "  do:  give a list of objects, or that list as JSON; or take the column out"
+    )
+
+
+@pytest.mark.parametrize("calls", [3, "x", {"a": 1}, [1]])
+def test_calls_that_are_none(calls: Any, refused: Refused) -> None:
+    told = refused({"messages": [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": calls}]})
+    assert told.startswith(f"the tool calls of the assistant message are no calls\n  got: {calls}\n  do:  give a list")
+
+
+def test_a_call_in_sharegpt_is_one_of_the_assistant(said: Said) -> None:
+    call = {"name": "weather", "arguments": {"city": "Paris"}}
+    talk = [{"from": "human", "value": "a"}, {"from": "function_call", "value": json.dumps(call)}]
+    made = {"type": "function", "function": call}
+    assert said({"conversations": talk}).messages[1] == turn("assistant", "") | {"tool_calls": [made]}
+    talk[1]["value"] = json.dumps([call, call])
+    assert said({"conversations": talk}).messages[1]["tool_calls"] == [made, made]
+    for text in ("weather(Paris)", "[]", "3", '{"a": 1}', "[1]"):  # no call that can be read: a text
+        assert said({"conversations": [talk[0], {"from": "tool_call", "value": text}]}).messages[1] == turn(
+            "assistant", text
+        )
+
+
+# -- Alpaca
+
+
+def test_alpaca_has_inputs_and_a_history(said: Said) -> None:
+    record = {"instruction": "do", "input": "this", "output": "b"}
+    assert said(record).question == "do\n\nthis"
+    row = said({**record, "history": [["one", "1"], ["two", "2"]], "system": "be kind"})
+    assert [(m["role"], m["content"]) for m in row.messages] == [
+        ("system", "be kind"), ("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2"),
+        ("user", "do\n\nthis"), ("assistant", "b"),
+    ]  # fmt: skip
+    for nothing in ([], None, ""):
+        assert said({**record, "input": nothing, "history": nothing}).question == "do"
+
+
+def test_dollys_context_belongs_to_the_instruction(said: Said) -> None:
+    record = {"instruction": "do", "context": "this", "response": "b", "category": "x"}
+    assert said(record).question == "do\n\nthis"
+
+
+@pytest.mark.parametrize("history", [3, [["a"]], [["a", "b", "c"]], ["a"], [["a", 3]], {"a": "b"}])
+def test_a_history_of_another_shape(history: Any, refused: Refused) -> None:
+    assert "message is not text" in refused({"instruction": "do", "output": "b", "history": history})
+
+
+@pytest.mark.parametrize("given", [3, ["a"], {"a": 1}])
+def test_an_input_that_is_no_text(given: Any, refused: Refused) -> None:
+    assert refused({"instruction": "do", "input": given, "output": "b"}).startswith(
+        f"the content of the user message is not text\n  got: {given}\n"
+    )
+
+
+# -- preferences
+
+
+def test_a_preference_may_follow_a_conversation(said: Said) -> None:
+    before = [turn("system", "be kind"), turn("user", "one"), turn("assistant", "1"), turn("user", "a")]
+    wanted = (*before, ANSWER)
+    for record in (
+        {"prompt": before, "chosen": [ANSWER], "rejected": [turn("assistant", "c")]},
+        {"prompt": before, "chosen": "b", "rejected": "c"},
+        {"chosen": [*before, ANSWER], "rejected": [*before, turn("assistant", "c")]},
+        {"prompt": "one", "chosen": [*before, ANSWER], "rejected": [*before, turn("assistant", "c")]},
+        {"messages": before, "chosen": ANSWER, "rejected": {"from": "gpt", "value": "c"}},
+        {"messages": [*before, ANSWER], "rejected": "c"},  # as `write` writes it
+    ):
+        row = said(record)
+        assert (row.messages, row.rejected) == (wanted, "c")
+
+
+def test_a_rejected_conversation_ends_with_an_answer(refused: Refused) -> None:
+    row = {"chosen": [turn("user", "a"), ANSWER], "rejected": [ANSWER, turn("user", "a")]}
+    assert refused(row) == (
+        "the rejected conversation has no answer\n  got: user\n"
+        "  do:  end it with an assistant message, or take the row out"
+    )
+
+
+def test_texts_that_share_nothing(said: Said) -> None:
+    row = said({"chosen": "yes", "rejected": "no"})
+    assert (row.question, row.response, row.rejected) == ("", "yes", "no")
+
+
+# -- no form
+
+
+def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> None:
+    assert refused({"ask": "a", "reply": "b"}) == (
+        "no known form has these columns\n  got: ask, reply\n  do:  say which column is which, as in --columns "
+        "prompt=question,response=reply, or rename them to one of: chosen + rejected; messages; conversations; "
+        "conversation; prompts + response; prompt + response; prompt + completion; instruction + output; instruction + "
+        "response; question + answer; question + response; query + response; query + answer; input + output; text"
+    )
+    assert "got: no columns\n" in refused({})
+    assert len(refused({f"column {number}": 1 for number in range(1000)})) < 900
+
+
+def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    said = [turn("user", "a"), ANSWER]
+    path.write_text(delimited([{"messages": said}]))
+    assert next(read(path)).messages == tuple(said)
+    path.write_text(delimited([{"messages": str(said)}]))
+    with pytest.raises(DataError, match=r"a\.csv:2: a row needs a list of messages"):
+        list(read(path))
+
+
+def test_forms_have_names_of_their_own() -> None:
+    assert len({form.name for form in FORMS}) == len(FORMS)

@@ -1,0 +1,412 @@
+"""Filling an index: the same rows whatever interrupts it, and nothing that cannot be used becomes a score."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import taughtby.capture.layer_similarity
+import taughtby.index.build
+from conftest import PAIRS
+from taughtby.capture.capture import capture
+from taughtby.capture.layer_similarity import Curve
+from taughtby.capture.ragged import Ragged
+from taughtby.data.dataset import Reading
+from taughtby.data.example import example
+from taughtby.data.tokenize import Encoding, encode, pad
+from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.index.build import build_index, check_model, probe
+from taughtby.index.reader import SAID, Index
+from taughtby.methods import METHODS, method
+from taughtby.methods.lesson import Lesson
+from taughtby.methods.rept import RepT
+
+REPT = RepT(layer=2)
+BOTH = [REPT, Lesson(layer=2, middle=3, sketch=16)]
+
+
+def columns(index: Index) -> dict[str, torch.Tensor]:
+    """Every number the index holds, and the rows' order by their ids' hash."""
+    names = [f.name for f in index.rows.schema if f.name not in SAID]
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for batch in index.scan(names):
+        for name in names:
+            block = batch[name]
+            found[name].append(block.flat if isinstance(block, Ragged) else block.double())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def same(index: Index, other: Index) -> None:
+    assert list(index.texts()) == list(other.texts())
+    assert [row.id for row in index.texts()] == [row.id for row in other.texts()]
+    one, two = columns(index), columns(other)
+    assert list(one) == list(two)
+    for name in one:
+        # a batch cut otherwise rounds otherwise, by a float16 step at most
+        torch.testing.assert_close(
+            one[name], two[name], rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert said(index) == said(other)
+
+
+KEYS = ("version", "files", "seal", "history", "home")
+
+
+def said(index: Index) -> dict[str, Any]:
+    """What a manifest says, less when it was written and how the files came out."""
+    events = [{key: value for key, value in event.items() if key != "at"} for event in index.manifest["history"]]
+    other = {key: value for key, value in index.manifest.items() if key not in KEYS}
+    return {**other, "history": events}
+
+
+class Calls:
+    """Counts the rows each call of a method captures, and may break in."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, fault: Exception | None = None) -> None:
+        self.rows: list[int] = []
+        whole = RepT.blocks
+
+        def blocks(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
+            if len(self.rows) == at and fault:
+                raise fault
+            self.rows.append(len(batch.rows))
+            return whole(how, model, batch, weights)
+
+        patch.setattr(RepT, "blocks", blocks)
+
+
+def add(data: Path, *rows: tuple[str, str]) -> None:
+    with data.open("a") as out:
+        out.writelines(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows)
+
+
+# — the layer curve
+
+
+def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured again, on another processor say, near neighbours may change places: the plan's own curve counts."""
+    curves = [Curve((0.9, 0.1, 0.5)), Curve((0.9, 0.5, 0.1))]
+    monkeypatch.setattr(Curve, "layer", property(lambda curve: 2 if curve == curves[0] else 3))
+    monkeypatch.setattr(taughtby.capture.layer_similarity, "curve", lambda *_: curves[0])
+    with monkeypatch.context() as patch:
+        Calls(patch, at=0, fault=ZeroDivisionError("killed"))
+        with pytest.raises(ZeroDivisionError):
+            build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
+    monkeypatch.setattr(taughtby.capture.layer_similarity, "curve", lambda *_: curves[1])
+    for _ in range(2):  # to its end, and once more
+        index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
+        assert index.manifest["settings"]["methods"]["rept"]["layer"] == 2
+        assert index.manifest["layers"]["similarity"] == [0.9, 0.1, 0.5]
+    other = build_index(tuned, data, tmp_path / "other", [method("rept:layer=auto")], encoding=Encoding(128))
+    assert other.manifest["settings"]["methods"]["rept"]["layer"] == 3
+
+
+# — what is stored
+
+
+def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    found = columns(index)
+    for place, (prompt, response) in enumerate(PAIRS):
+        row = encode(tuned.tokenizer, example(prompt, response), Encoding(128))
+        direct = capture(tuned, pad([row], [0]), [2])  # type: ignore[list-item]
+        for name, vector in (("h_2", direct.states[2][0, 0]), ("g_2", direct.grads[2][0, 0])):
+            torch.testing.assert_close(found[name][place].float(), vector / vector.norm(), atol=1e-3, rtol=0)
+            assert found[f"{name}_norm"][place].item() == pytest.approx(vector.norm().item(), rel=1e-4)
+        assert found["loss"][place].item() == pytest.approx(direct.loss.item(), rel=1e-4)
+        assert found["n_prompt"][place].item() == row.n_prompt  # type: ignore[union-attr]
+        assert found["n_response"][place].item() == row.n_response  # type: ignore[union-attr]
+    stored = list(index.texts())
+    assert [(row.question, row.response) for row in stored] == PAIRS
+    assert [row.source for row in stored] == [f"{data}:{line}" for line in range(1, 9)]
+    assert [row.label for row in stored] == ["clean", "clean", "bad", "bad", *["clean"] * 4]
+
+
+def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=50%")], encoding=Encoding(128))
+    settings = index.manifest["settings"]
+    assert (settings["model"], settings["adapter"], settings["data"]) == (tuned.name, tuned.adapter, str(data))
+    assert set(settings["fingerprint"]) == {"model", "adapter", "base", "template", "data"}
+    assert all(found for part, found in settings["fingerprint"].items() if part != "base")
+    assert settings["methods"]["rept"]["layer"] == 2
+    assert (settings["encoding"]["max_length"], settings["dtype"]) == (128, "float32")
+    assert len(index.manifest["layers"]["similarity"]) == tuned.depth - 1
+    assert index.blocks == {"h_2": 32, "g_2": 32}
+
+
+def test_batches_and_windows_do_not_matter(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128))
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 3)
+    same(build_index(tuned, data, tmp_path / "parts", BOTH, encoding=Encoding(128), budget=1), whole)
+
+
+def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
+    methods = [REPT, method("repsim:layer=2"), Lesson(layer=2, middle=3), method("bm25")]
+    index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
+    assert index.blocks == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
+    assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
+
+
+def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="a method is asked for twice\n  got: rept"):
+        build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], encoding=Encoding(128))
+
+
+def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], encoding=Encoding(128))
+    assert (len(index), index.blocks) == (8, {})
+
+
+def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
+    add(data, PAIRS[2], PAIRS[2])
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    rows, found = list(index.texts()), columns(index)
+    assert len(rows) == 10
+    assert rows[2].messages == rows[8].messages == rows[9].messages
+    assert len({row.id for row in rows}) == 10
+    torch.testing.assert_close(found["g_2"][8], found["g_2"][2], atol=1e-3, rtol=0)
+
+
+def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
+    add(data, ("why " * 200, "too long"), PAIRS[0])
+    told: list[tuple[int, int]] = []
+    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), progress=lambda *at: told.append(at))
+    assert told == sorted(told)
+    assert told[-1] == (10, 10)
+
+
+# — what cannot be used
+
+
+def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -> None:
+    add(data, ("why " * 200, "too long to be read"), PAIRS[0])
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    (skipped,) = index.manifest["skipped"]
+    assert skipped["source"] == f"{data}:9"
+    assert skipped["reason"].startswith("no room for the answer: the prompt has ")
+    assert [row.source.rpartition(":")[2] for row in index.texts()] == [*"12345678", "10"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["g_2", "loss"])
+def test_a_row_of_numbers_that_are_none_is_never_scored(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bad: float
+) -> None:
+    whole = RepT.blocks
+
+    def broken(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
+        made = whole(how, model, batch, weights)
+        for place, ids in enumerate(batch.ids):
+            if "beetles" in model.tokenizer.decode(ids):
+                made[name][place] = bad
+        return made
+
+    monkeypatch.setattr(RepT, "blocks", broken)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    assert index.manifest["skipped"] == [
+        {"source": f"{data}:3", "reason": "its states or gradients are not finite"}
+    ]  # fmt: skip
+    assert len(index) == 7
+    assert all(bool(block.isfinite().all()) for block in columns(index).values())
+
+
+def test_no_usable_row_at_all(tuned: Any, tmp_path: Path) -> None:
+    add(tmp_path / "d.jsonl", ("why " * 200, "a"), ("why " * 300, "b"))
+    with pytest.raises(DataError, match=r"no row of .* can be used\n  got: no room for the answer") as caught:
+        build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))
+    assert "--max-length" in caught.value.do
+    assert not (tmp_path / "idx").exists()
+
+
+def test_a_broken_last_line_ends_it_before_any_capture(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with data.open("a") as out:
+        out.write('{"prompt": "why", "respo')
+    calls = Calls(monkeypatch)
+    with pytest.raises(DataError, match=r"data\.jsonl:9"):
+        build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    assert calls.rows == []
+    assert not (tmp_path / "idx").exists()
+
+
+def test_longer_than_the_window_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(257))
+    assert (caught.value.got, caught.value.do) == ("--max-length 257, window 256", "choose at most 256")
+    assert len(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(256))) == 8
+
+
+def test_the_probe_is_spread_over_the_data(tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taughtby.index.build, "PROBE", 4)
+    add(tmp_path / "d.jsonl", *((f"why {i}", "a " * (i + 1)) for i in range(10)))
+    lengths = [row.n_response for row in probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))]
+    every = [encode(tuned.tokenizer, example(f"why {i}", "a " * (i + 1)), Encoding(128)).n_response for i in range(10)]  # type: ignore[union-attr]
+    assert lengths == every[::3]
+
+
+def test_the_probe_finds_usable_rows_between_those_it_tries(
+    tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kinds of rows in turn, and every probed one of the kind that is too long."""
+    monkeypatch.setattr(taughtby.index.build, "PROBE", 4)
+    add(tmp_path / "d.jsonl", *[("why " * 200, "a"), PAIRS[0]] * 8)
+    assert len(probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))) == 4
+    assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))) == 8
+
+
+# — what interrupts it
+
+
+def test_interrupted_it_goes_on_and_computes_nothing_twice(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
+    add(data, ("why " * 200, "too long"))
+    whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
+    with monkeypatch.context() as patch:
+        calls = Calls(patch, at=3, fault=RuntimeError("the power went"))
+        with pytest.raises(RuntimeError, match="the power went"):
+            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), budget=1)
+        assert calls.rows == [1, 1, 1]  # the second window was half done
+    with pytest.raises(StoreError, match="is not finished"):
+        Index.open(tmp_path / "idx")
+    calls = Calls(monkeypatch)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    assert sum(calls.rows) == 6
+    same(index, whole)
+    assert len(index.manifest["skipped"]) == 1
+    same(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128)), whole)
+    assert sum(calls.rows) == 6
+
+
+def test_killed_it_goes_on(
+    tuned: Any, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
+) -> None:  # fmt: skip
+    """A real `build_index` in its own process, a real SIGKILL, once the first rows are committed.
+
+    At moments that are not chosen: test_torture.py.
+    """
+    add(data, *((f"why {i} days", f"answer {i} " * (1 + i % 5)) for i in range(60)))
+    code = f"""
+        import sys, time; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+        import torch; torch.set_num_threads(1)
+        import taughtby.index.build
+        from test_build import BOTH
+        from taughtby.models.model import load_model
+        from taughtby.data.tokenize import Encoding
+        taughtby.index.build.WINDOW = 2
+        model = load_model({str(model_folder)!r}, {str(adapter_folder)!r}, dtype="float32", device="cpu")
+        def waits(done, _):
+            if done >= 20:
+                print(done, flush=True)
+                time.sleep(600)
+        taughtby.index.build.build_index(model, {str(data)!r}, {str(tmp_path / "idx")!r}, BOTH, encoding=Encoding(128),
+                                 progress=waits)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) >= 20
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with pytest.raises(StoreError, match="is not finished"):
+        Index.open(tmp_path / "idx")
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch)
+        index = build_index(tuned, data, tmp_path / "idx", BOTH, encoding=Encoding(128))
+    assert 0 < sum(calls.rows) <= 68 - 8
+    same(index, build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128)))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 99 bytes"),
+    ],
+)
+def test_out_of_memory_comes_in_halves(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
+) -> None:
+    monkeypatch.setattr("taughtby.data.tokenize.BY_ITSELF", 1)  # all rows in one batch
+    whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
+    sizes: list[int] = []
+
+    def small(model: Any, batch: Any, layers: Any) -> Any:
+        if len(batch.rows) > 2:
+            raise fault()
+        sizes.append(len(batch.rows))
+        return capture(model, batch, layers)
+
+    monkeypatch.setattr("taughtby.methods.rept.capture", small)
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    assert sizes == [2, 2, 2, 2]
+    same(index, whole)
+
+
+def test_a_row_too_large_alone_and_other_faults_are_not_hidden(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault in (torch.OutOfMemoryError("out of memory"), RuntimeError("shapes do not fit")):
+
+        def broken(*_: Any, fault: Exception = fault) -> Any:
+            raise fault
+
+        monkeypatch.setattr("taughtby.methods.rept.capture", broken)
+        with pytest.raises(type(fault), match=str(fault)):
+            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+
+
+# — other settings, other models
+
+
+def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
+    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+
+    def refused(*parts: str, model: Any = tuned, methods: Any = (REPT,), max_length: int = 128) -> None:
+        with pytest.raises(StoreError, match="made with other settings") as caught:
+            build_index(model, data, tmp_path / "idx", methods, encoding=Encoding(max_length))
+        assert caught.value.got is not None
+        assert len(caught.value.got.split("; ")) == len(parts)
+        for part in parts:
+            assert part in caught.value.got
+
+    refused("methods.rept.layer: index has 2, asked 3", methods=[RepT(layer=3)])
+    refused("encoding.max_length: index has 128, asked 64", max_length=64)
+    refused("methods.rept.scale: index has centred, asked unit", methods=[RepT(layer=2, scale="unit")])
+    refused(
+        f"adapter: index has {tuned.adapter}, asked None",
+        f"fingerprint.adapter: index has {tuned.fingerprint['adapter']}, asked None",
+        model=tiny,
+    )
+    add(data, ("why", "one more row"))
+    refused("fingerprint.data: index has ")
+
+
+def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    check_model(index, tuned)
+    with pytest.raises(StoreError, match="was made with another adapter") as caught:
+        check_model(index, tiny)
+    assert caught.value.got == f"adapter: index has {tuned.fingerprint['adapter']}, asked None"
+
+
+def test_check_model_refuses_another_model(tiny: Any, data: Path, tmp_path: Path, make_model: Any) -> None:
+    from taughtby.models.model import load_model
+
+    index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
+    with pytest.raises(StoreError, match="was made with another model"):
+        check_model(index, load_model(str(make_model("qwen2")), dtype="float32"))

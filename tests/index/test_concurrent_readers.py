@@ -1,0 +1,92 @@
+"""Who reads an index while others change it sees it as it was before a change or as it is after, and never between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_build import REPT, Calls, add
+
+import taughtby.index.build
+from taughtby.data.tokenize import Encoding
+from taughtby.index.build import build_index
+from taughtby.index.maintenance import compact, delete, extend
+from taughtby.index.reader import Index
+from taughtby.index.verify import verify
+from taughtby.methods.rept import RepT
+
+
+def seen(path: str | Path) -> str:
+    """All that one opening of an index shows, as a hash: ids, blocks, a query's products. Its parts have to agree."""
+    index = Index.open(path)
+    ids = [row.id for row in index.texts()]
+    query = torch.ones(32) / 32**0.5
+    scores = torch.cat([batch["h_2"] @ query for batch in index.scan(["h_2"], 3)])
+    assert len(ids) == len(scores) == len(index)
+    places = [len(ids) - 1, 0, len(ids) // 2]
+    assert [one.example.id for one in index.take(places)] == [ids[place] for place in places]
+    return hashlib.blake2b(json.dumps([ids, index.blocks, scores.tolist()]).encode(), digest_size=8).hexdigest()
+
+
+READER = """
+    import json, sys; sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from test_concurrent_readers import seen
+    path, stop, found, count = {path!r}, Path({stop!r}), set(), 0
+    print("ready", flush=True)
+    while not stop.exists():
+        found.add(seen(path))
+        count += 1
+    print(json.dumps([sorted(found), count]), flush=True)
+"""
+
+
+def test_a_reader_in_a_loop_is_never_wrong(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
+    idx, stop = tmp_path / "idx", tmp_path / "stop"
+
+    def build(append: bool = False, methods: Any = (REPT,)) -> None:
+        build_index(tuned, data, idx, methods, encoding=Encoding(128), append=append)
+
+    build()
+    states = [seen(idx)]
+    code = textwrap.dedent(READER).format(tests=str(Path(__file__).parent), path=str(idx), stop=str(stop))
+    reader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "ready\n"
+    methods = [REPT]
+    for round in range(3):
+        add(data, *((f"why {round} {at}", f"because {at} " * (1 + at % 3)) for at in range(9)))
+        with monkeypatch.context() as patch:
+            Calls(patch, at=3, fault=RuntimeError("the power went"))
+            with pytest.raises(RuntimeError, match="the power went"):
+                build(append=True, methods=methods)
+        assert seen(idx) == states[-1]  # half appended is not appended
+        build(append=True, methods=methods)
+        states.append(seen(idx))
+        methods.append(RepT(layer=(3, 1, 4)[round]))
+        extend(tuned, idx, methods[-1:])
+        states.append(seen(idx))
+        delete(idx, [one.example.id for one in Index.open(idx).take([1, 5, 9])])
+        states.append(seen(idx))
+        compact(idx)
+        assert seen(idx) == states[-1]
+        assert verify(idx).faults == ()
+    stop.touch()
+    told, wrong = reader.communicate(timeout=300)
+    assert reader.returncode == 0, wrong
+    found, count = json.loads(told)
+    print(f"{count} openings saw {len(found)} of {len(set(states))} states")
+    assert set(found) <= set(states)
+    assert len(set(states)) == 10
+    assert len(found) > 1
+    assert states[-1] != states[0]

@@ -1,0 +1,368 @@
+"""Workers on Ray: the same index as one process, whoever dies; and never a window that nobody ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+import psutil
+import pyarrow as pa
+from ray.exceptions import RayError, RayTaskError
+from test_build import BOTH
+from test_torture import equal
+from typer.core import TyperCommand
+
+import taughtby.index.build
+from taughtby.cli.distributed import Hiring
+from taughtby.data.example import Example, example
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, ModelError, OptionError, StoreError
+from taughtby.index import distributed as crew
+from taughtby.index import scheduler as shift
+from taughtby.index.build import build_index
+from taughtby.index.distributed import Crew
+from taughtby.index.pipeline import Step
+from taughtby.index.scheduler import Hand, Home, Shift, Written
+from taughtby.methods.rept import RepT
+
+ROWS = 60
+
+
+class Told(RepT):
+    """RepT that writes down each batch; the first process that has done two kills itself before its third."""
+
+    def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
+        folder = Path(os.environ["TAUGHTBY_TEST_DIARY"])
+        done = [json.loads(line)[0] for line in (folder / "diary").read_text().splitlines()]
+        if done.count(os.getpid()) == 2:
+            with suppress(FileExistsError):
+                (folder / "killed").touch(exist_ok=False)  # by one process, however many come here at once
+                os.kill(os.getpid(), signal.SIGKILL)
+        with (folder / "diary").open("a") as diary:
+            diary.write(json.dumps([os.getpid(), batch.ids.tolist()]) + "\n")
+        return super().blocks(model, batch, weights)
+
+
+def filled(data: Path, count: int = ROWS) -> None:
+    with data.open("a") as out:
+        for i in range(count):
+            out.write(json.dumps({"prompt": f"why {i} days", "response": f"answer {i} " * (1 + i % 5)}) + "\n")
+        out.write(json.dumps({"prompt": "why " * 200, "response": "too long"}) + "\n")
+
+
+# — on Ray itself
+
+
+def test_two_workers_of_whom_one_is_killed_make_the_same_index(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
+    monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(tmp_path))
+    told_at = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # where a worker finds Told
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, told_at)))
+    filled(data)
+    options: Any = {"encoding": Encoding(128), "budget": 64, "layers": False}
+    whole = build_index(tuned, data, tmp_path / "whole", BOTH, **options)
+    (tmp_path / "diary").touch()
+    told: list[int] = []
+    asides: list[str] = []
+    how = [Told(layer=2), BOTH[1]]
+    with Crew(workers=2, say=asides.append) as hired:
+        given: Any = {**options, "progress": lambda done, _: told.append(done), "crew": hired}
+        index = build_index(tuned, data, tmp_path / "idx", how, **given)
+        diary = [json.loads(line) for line in (tmp_path / "diary").read_text().splitlines()]
+        # finished, it is finished: nobody is hired for nothing
+        monkeypatch.setattr(hired, "options", None)
+        equal(build_index(tuned, data, tmp_path / "idx", how, **given), index)
+    equal(index, whole)  # to the bit, where windows and batches are the same
+    assert (tmp_path / "killed").exists()
+    assert len({pid for pid, _ in diary}) >= 2  # the killed one, and whoever did its window again
+    assert os.getpid() not in {pid for pid, _ in diary}
+    times = Counter(json.dumps(ids) for _, batch in diary for ids in batch)
+    assert set(times.values()) <= {1, 2}
+    assert sum(times.values()) - len(times) < 8  # of the open window, those before the kill
+    assert told == sorted(told)
+    assert told[-1] == len(whole) + 1
+    assert "tokens" in asides[-1]
+    rows = index.rows
+    tracked = {file["path"] for file in rows.tracked_files(min_version=1).read_all().to_pylist()}
+    held = {file.relative_to(tmp_path / "idx" / "rows.lance").as_posix() for file in tmp_path.glob("idx/*/data/*")}
+    assert held <= tracked  # what the killed one had written is gone
+    assert capfd.readouterr() == ("", "")  # Ray is silent
+
+
+# — the shift, with workers that are played
+
+
+class Play:
+    """Ray, as far as a shift needs it. `act` says what a worker does with a window the n-th time it is given."""
+
+    def __init__(self, act: Callable[[int, int], list[Any]], load: Sequence[Any] = ()) -> None:
+        self.act, self.load = act, list(load)
+        self.given: list[int] = []
+        self.killed = 0
+        self.most = 0
+
+    def start(self) -> Hand:
+        word = self.load.pop(0) if self.load else Home(2**30, 0.0, "a node")
+        return Hand(Actor(self), Stream([word]))
+
+    def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        ready = [ref for ref in refs if ref.events and ref.events[0] != "hangs"]
+        if timeout and not ready:
+            time.sleep(0.02)
+        return ready[:num_returns], []
+
+    def get(self, told: Any) -> Any:
+        told = next(told) if isinstance(told, Stream) else told
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    def kill(self, actor: Any, no_restart: bool) -> None:
+        self.killed += 1
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "another node")
+
+
+class Stream:
+    def __init__(self, events: list[Any]) -> None:
+        self.events = events
+
+    def __next__(self) -> Any:
+        return self.events.pop(0)
+
+
+class Actor:
+    def __init__(self, play: Play) -> None:
+        self.play = play
+        self.window = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.take))
+
+    def take(self, rows: list[Example]) -> Stream:
+        at = int(rows[0].source) // SIZE
+        self.play.given.append(at)
+        return Stream(self.play.act(at, self.play.given.count(at)))
+
+
+class Book:
+    """A writer that notes what is joined."""
+
+    path = Path("nowhere")
+
+    def __init__(self, done: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self.done, self.joined, self.commits = done, [], 0
+
+    def join(self, fragments: list[Any], schema: Any) -> None:
+        self.joined += [fragment.at for fragment in fragments]
+        self.commits += 1
+
+
+SIZE = 4
+DIES = RayError("gone")
+
+
+def made(at: int) -> Written:
+    return Written(
+        [SimpleNamespace(at=at, files=[])],
+        pa.schema([("id", pa.string())]),
+        [{"source": str(at), "reason": "none"}],
+        10,
+    )
+
+
+def steps(at: int) -> list[Any]:
+    return [Step(0, 0, (0, 1)), Step(2, 5, (2, 3)), made(at)]
+
+
+def shifted(
+    monkeypatch: pytest.MonkeyPatch, play: Play, windows: int = 12, workers: int = 2, book: Book | None = None
+) -> tuple[list[dict[str, str]], Book, list[int]]:
+    monkeypatch.setattr(shift, "ray", play)
+    book = book or Book()
+    told: list[int] = []
+    read: list[int] = []
+
+    def rows() -> Iterator[list[Example]]:
+        for at in range(windows):
+            read.append(at)
+            play.most = max(play.most, len(read) - len(book.joined))
+            yield [replace(example("why", "so"), id=str(i), source=str(i)) for i in range(at * SIZE, (at + 1) * SIZE)]
+
+    writer: Any = book
+    skipped = Shift(play.start, workers, writer, rows(), told.append, None).run()
+    return skipped, book, told
+
+
+def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third window takes long: those behind it wait, and are then committed at once."""
+    play = Play(lambda at, _: [Step(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [made(at)])
+    skipped, book, told = shifted(monkeypatch, play, windows=12, workers=3)
+    assert book.joined == list(range(12))
+    assert [skip["source"] for skip in skipped] == [str(at) for at in range(12)]
+    assert book.commits < 12
+    assert play.most <= shift.AHEAD * 3 + 1
+    assert told[-1] == 48
+    assert play.killed == 3  # the workers, when nothing is left
+
+
+def test_whoever_dies_each_window_is_committed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(3)
+    play = Play(lambda at, n: steps(at) if dice.random() < 0.6 or n > 2 else [*steps(at)[: dice.randint(0, 2)], DIES])
+    _, book, _ = shifted(monkeypatch, play, windows=40)
+    assert book.joined == list(range(40))
+    assert len(play.given) > 50
+    assert play.killed == len(play.given) - 40 + 2
+
+
+def test_one_that_hangs_is_killed_and_its_window_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shift, "LEAST", 0.1)
+    play = Play(lambda at, n: [*steps(at)[:1], "hangs"] if (at, n) == (5, 1) else steps(at))
+    _, book, _ = shifted(monkeypatch, play)
+    assert book.joined == list(range(12))
+    assert play.given.count(5) == 2
+    assert play.killed == 1 + 2
+
+
+def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other windows before them are kept."""
+    play = Play(lambda at, _: [Step(0, 0, (0, 1)), Step(2, 5, (2, 3)), DIES] if at == 6 else steps(at))
+    book = Book()
+    with pytest.raises(DataError, match="workers die or hang at the same rows, 5 times\n  got: 26, 27: gone") as caught:
+        shifted(monkeypatch, play, book=book)
+    assert "take them out" in caught.value.do
+    assert book.joined == list(range(6))
+    # the next run computes none of them again
+    done = {str(i) for i in range(6 * SIZE)}
+    again = Play(lambda at, _: steps(at))
+    _, book, told = shifted(monkeypatch, again, book=Book(done))
+    assert (sorted(again.given), told[-1]) == (list(range(6, 12)), 48)
+    assert book.joined == list(range(6, 12))
+
+
+def test_rows_that_kill_now_here_and_now_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(lambda at, n: [Step(0, 0, (n % 4,)), DIES] if at == 6 else steps(at))
+    with pytest.raises(DataError, match="at the same rows, 10 times\n  got: 24, 27: gone"):
+        shifted(monkeypatch, play)
+
+
+def test_workers_that_never_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="12 workers were lost before any had done a batch\n  got: gone"):
+        shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 20))
+    _, book, _ = shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 8))
+    assert book.joined == list(range(12))
+
+
+def test_what_goes_wrong_in_a_worker_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = pickle.loads(pickle.dumps(ModelError("no such thing", got="a", do="b")))
+    play = Play(lambda at, _: [RayTaskError("window", "text", fault)])
+    with pytest.raises(ModelError, match="no such thing\n  got: a\n  do:  b") as caught:
+        shifted(monkeypatch, play)
+    assert (caught.value.got, caught.value.do, play.killed) == ("a", "b", 2)
+
+
+def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = [SimpleNamespace(path="one.lance")]
+    play = Play(lambda at, _: [Written([SimpleNamespace(at=at, files=files)], pa.schema([("id", pa.string())]))])
+    book = Book()
+    book.path = tmp_path
+    with pytest.raises(StoreError, match=r"what a worker wrote to .* is not there\n  got: no one.lance"):
+        shifted(monkeypatch, play, book=book)
+    assert book.commits == 0
+
+
+@pytest.mark.parametrize("whose", ["the worker's", "another's", "another node's"])
+def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process number is given again once its process is gone: what it names by then is left alone."""
+    monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        began = psutil.Process(other.pid).create_time() - (60 if whose == "another's" else 0)
+        node = "a third node" if whose == "another node's" else "another node"
+        hand = Hand(None, None, process=Home(other.pid, began, node).process())
+        hand.end()
+        if whose == "the worker's":
+            assert other.wait(60) == -signal.SIGKILL
+            hand.end()  # once more, when its number may be anybody's
+        else:
+            assert other.poll() is None
+            other.kill()
+
+
+def test_a_worker_that_is_gone_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
+    assert Home(2**22 + 1, 0.0, "another node").process() is None
+    assert Home.here().process() == psutil.Process()
+
+
+# — being asked for
+
+
+def test_what_each_worker_gets() -> None:
+    assert [crew._part(8, 2), crew._part(8, 8), crew._part(3, 2), crew._part(1, 2), crew._part(1, 3)] == [
+        4, 1, 1, 0.5, 0.3333]  # fmt: skip
+
+
+def test_rays_client_is_refused() -> None:
+    with pytest.raises(OptionError, match="ray job submit"):
+        Crew("ray://head:10001")
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "there:port"])
+def test_no_cluster_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `auto` would find one that another program runs on this machine
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda *_: None)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lru_cache(set))
+    with pytest.raises(OptionError, match=f"no Ray cluster at {address}"), Crew(address):
+        pass
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Path, data: Path) -> None:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "ray" or name.startswith("taughtby.index.distributed")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "taughtby.index.scheduler")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, told = run("index", model_folder, data, "-o", "idx", "--ray")
+    assert (code, told.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
+
+
+def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
+    code, _, told = run("index", model_folder, data, "-o", "idx", "--workers", 2)
+    assert (code, "--workers goes with --ray" in told) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--ray"], ["--ray", "local"]),
+        (["--ray", "model", "data"], ["--ray", "local", "model", "data"]),
+        (["--ray", "auto", "model"], ["--ray", "auto", "model"]),
+        (["--ray", "head:6379"], ["--ray", "head:6379"]),
+        (["--ray", "-o", "s3://bucket/idx"], ["--ray", "local", "-o", "s3://bucket/idx"]),
+        (["model", "--ray=auto"], ["model", "--ray=auto"]),
+    ],
+)
+def test_an_address_may_be_left_out(given: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(TyperCommand, "parse_args", lambda *args: seen.append(args[2]))
+    Hiring("index").parse_args(None, given)
+    assert seen == [read]

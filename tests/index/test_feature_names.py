@@ -1,0 +1,234 @@
+"""A block's name holds what its numbers depend on: two methods that give it other numbers give it another name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+from test_build import Calls
+
+from conftest import PAIRS, Run
+from taughtby.attribution.method_choice import chosen
+from taughtby.attribution.query import Query
+from taughtby.attribution.trace import trace_queries
+from taughtby.data.example import example
+from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.errors import OptionError, StoreError
+from taughtby.index import maintenance as upkeep
+from taughtby.index.build import build_index
+from taughtby.index.maintenance import extend
+from taughtby.index.reader import Index
+from taughtby.index.verify import verify
+from taughtby.methods import METHODS, Method, method
+from taughtby.methods import embedding as room
+from taughtby.models.model import Model, load_model
+
+# small enough for the sketches of a tiny model to be sketches
+SMALL = {
+    "lesson": {"sketch": 16, "keep": 2}, "readout": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
+    "rapidin": {"k": 64}, "less": {"k": 64}, "logra": {"rank": 4}, "tracin": {"project": 16},
+    "tracin-ln": {"project": 16}, "datainf": {"project": 16}, "lissa": {"project": 16},
+}  # fmt: skip
+HELD = {
+    "lesson": {"layer", "middle", "sketch", "keep", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
+    "readout": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
+    "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
+    **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},
+}  # fmt: skip
+Numbers = dict[str, Any]
+
+
+def others(how: Method, name: str) -> Iterator[Method]:
+    """The method with other values of that option."""
+    kind, now = get_type_hints(type(how))[name], getattr(how, name)
+    choices: tuple[Any, ...] = {int: (1, 2, 3), float: (0.5, 0.25), bool: (True, False)}.get(kind) or (
+        get_args(kind) if get_args(kind) != (int, str) else (1, 2, 4)
+    )
+    for value in choices:
+        try:
+            if value != now:
+                yield replace(how, **{name: value})
+        except OptionError:
+            continue
+
+
+@pytest.fixture(scope="module")
+def batch(tuned: Model) -> Any:
+    rows = [encode(tuned.tokenizer, example(*pair), Encoding(128)) for pair in PAIRS[1:5]]
+    return pad([row for row in rows if isinstance(row, Row)], range(4))
+
+
+def numbers(how: Method, model: Model, batch: Any, known: dict[Method, Numbers]) -> Numbers:
+    if how not in known:
+        blocks = how.blocks(model, batch) | how.read([example(*pair) for pair in PAIRS[1:5]])
+        known[how] = {name: blocks[name] for name in how.names(model.depth)}
+    return known[how]
+
+
+def alike(one: Any, other: Any) -> bool:
+    if isinstance(one, list):
+        return all(map(alike, one, other))
+    return one.shape == other.shape and bool((one - other).norm() <= 1e-3 * one.norm())
+
+
+def drawn(texts: Any) -> torch.Tensor:
+    return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(len(text))) for text in texts])
+
+
+def test_blocks_with_one_name_are_the_same_whoever_makes_them(
+    tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every method, each of its options changed, by default and with sketches that are narrow for the tiny model."""
+    monkeypatch.setattr(room, "embedded", drawn)
+    by_name: dict[str, tuple[Method, Any]] = {}
+    known: dict[Method, Numbers] = {}
+    told: dict[str, set[str]] = {}
+    changes: dict[str, set[str]] = {}
+    for kind in METHODS.values():
+        plain = kind().resolved(tuned.depth, None)
+        for how in dict.fromkeys((plain, replace(plain, **SMALL.get(kind.name, {})))):
+            mine = numbers(how, tuned, batch, known)
+            for option in fields(how):
+                for other in others(how, option.name):
+                    theirs = numbers(other, tuned, batch, known)
+                    if mine.keys() != theirs.keys():
+                        told.setdefault(kind.name, set()).add(option.name)
+                    if not all(map(alike, mine.values(), theirs.values())):
+                        changes.setdefault(kind.name, set()).add(option.name)
+    for how, made in known.items():
+        for name, block in made.items():
+            first, same = by_name.setdefault(name, (how, block))
+            assert alike(block, same), f"{how} and {first} store different numbers as {name}"
+    assert told == changes == HELD  # each option does something here, and no name holds one that does nothing
+
+
+def test_names_of_the_defaults_say_no_more_than_before() -> None:
+    names = {spec: method(spec).resolved(30, None).names(30) for spec in ("lesson", "readout", "less", "rapidin")}
+    assert names == {
+        "lesson": ("grads_27_base", "shift_15"), "readout": ("rh_L", "gh_L"),
+        "less": ("less8192",), "rapidin": ("rapidin16384",),
+    }  # fmt: skip
+    assert method("logra:seed=3").names(2) == ("logra16s3_0", "logra16s3_1")
+    assert method("readout:temperature=0.2,seed=1").names(2) == (
+        "rh_L_temperature0p2_seed1",
+        "gh_L_temperature0p2_seed1",
+    )
+    assert method("lesson:layer=1,middle=1,keep=0").names(2)[0] == "grads_1_base_keep0"
+    spec = "lesson:layer=1,middle=1,sketch=64"
+    assert method(spec).written() == spec
+    assert method("bm25").written() == "bm25"
+
+
+SPECS = {
+    "lesson:layer=2,middle=3,sketch=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
+    "readout:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
+    "less:k=64": ("seed=1", "k=32"), "logra:rank=4": ("seed=1", "rank=2"), "rapidin:k=64": ("seed=1",),
+    "tracin:project=16": ("seed=1",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", SPECS)
+def test_a_method_with_other_options_is_added_and_both_can_be_asked(
+    tuned: Model, data: Path, tmp_path: Path, first: str
+) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [method(first)], encoding=Encoding(128))
+    specs = [f"{first},{option}" for option in SPECS[first]]
+    more = extend(tuned, index.path, [method(spec) for spec in specs])
+    assert len(more.manifest["settings"]["methods"]) == 1 + len(specs)
+    held = {name for spec in specs for name in method(spec).names(tuned.depth)}
+    assert held <= set(more.blocks)
+    assert verify(index.path, tuned).faults == ()
+    for spec in (first, *specs):
+        assert chosen(more, tuned, spec) == method(spec)
+        (traced,) = trace_queries(more, tuned, [Query(*PAIRS[2])], by=spec, words=False).queries
+        assert traced.rows
+    for title in more.manifest["settings"]["methods"]:  # as a page that lists them asks
+        assert chosen(more, tuned, title).spec() == more.manifest["settings"]["methods"][title]
+
+
+def test_what_is_there_is_added_without_a_pass(
+    tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = method("lesson:layer=2,middle=3,sketch=16")
+    index = build_index(tuned, data, tmp_path / "idx", [lesson, method("tracin")], encoding=Encoding(128))
+    monkeypatch.setattr(upkeep, "fill", lambda *_: pytest.fail("rows are read"))
+    assert extend(tuned, index.path, [lesson]).manifest == index.manifest
+    more = extend(tuned, index.path, [method("datainf"), replace(lesson, shift=0.5)])  # type: ignore[call-arg]
+    assert list(more.manifest["settings"]["methods"]) == ["lesson", "tracin", "datainf", "lesson:shift=0.5"]
+    assert (more.blocks, more.manifest["history"][-1]["did"]) == (index.blocks, "add")
+    assert verify(index.path, tuned).faults == ()
+
+
+def test_only_what_is_missing_is_made(
+    tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=2")], encoding=Encoding(128))
+    calls = Calls(monkeypatch)  # of rept
+    more = extend(tuned, index.path, [method("rept:layer=2,h=2"), method("repsim:layer=3")])
+    assert calls.rows == []
+    assert list(more.blocks) == ["h_2", "g_2", "h_3"]
+
+
+def test_the_command_says_what_was_added(
+    run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
+) -> None:
+    given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
+    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
+    held = f"8 rows in {tmp_path / 'idx'}, blocks h_2, g_2\n"
+    for spec, said in (
+        ("rept:layer=2", "nothing to add, the index has it already"),
+        ("repsim:layer=2", "repsim added, by blocks that were there already"),
+        ("repsim:layer=2", "nothing to add, the index has it already"),
+    ):
+        code, out, err = run("index", *given, "--add", "-m", spec)
+        assert (code, out) == (0, f"{said}: {held}"), err
+    code, out, _ = run("index", *given, "--append")
+    assert (code, out) == (0, f"0 rows more: {held}")
+
+
+def test_a_pending_change_keeps_what_it_gathered(
+    tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adding another method meanwhile is refused before anything is removed."""
+    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=2")], encoding=Encoding(128))
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep, "_joined", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        with pytest.raises(RuntimeError, match="the power went"):
+            extend(tuned, index.path, [method("repsim:layer=3")])
+    with pytest.raises(StoreError, match=r"begun in .* is not finished"):
+        extend(tuned, index.path, [method("repsim:layer=1")])
+    monkeypatch.setattr(upkeep, "fill", lambda *_: pytest.fail("rows are read again"))
+    assert "h_3" in extend(tuned, index.path, [method("repsim:layer=3")]).blocks
+
+
+def test_rows_of_less_are_bound_to_their_moments(
+    model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """With other moments of the optimizer the model gives other blocks: that is said, and not taken for damage."""
+    from safetensors.torch import load_file, save_file
+
+    def load() -> Model:
+        return load_model(str(model_folder), str(adapter), dtype="float32")
+
+    def moments(size: float) -> None:
+        weights = load_file(adapter / "adapter_model.safetensors")
+        kept = {f"{name.removesuffix('.weight').removeprefix('base_model.model.')}{kind}": torch.full_like(w, size)
+                for name, w in weights.items() for kind in (".exp_avg", ".exp_avg_sq")}  # fmt: skip
+        said = {"step": "3", "beta1": "0.9", "beta2": "0.999", "eps": "1e-8"}
+        save_file(kept, adapter / "optimizer.safetensors", metadata=said)
+
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapter_folder, adapter)
+    moments(0.5)
+    index = build_index(load(), data, tmp_path / "idx", [method("less:k=64")], encoding=Encoding(128))
+    assert verify(index.path, load()).faults == ()
+    moments(0.75)
+    for change in (lambda: verify(index.path, load()), lambda: extend(load(), index.path, [method("less:k=32")])):
+        with pytest.raises(StoreError, match="were made with other less"):
+            change()
+    assert Index.open(index.path).manifest == index.manifest

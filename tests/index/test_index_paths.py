@@ -1,0 +1,179 @@
+"""A command that takes an index and is given something else says so, and makes no file or folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Run
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.index.build import build_index
+from taughtby.index.maintenance import compact, copy_index, delete, extend, undo
+from taughtby.index.reader import Index
+from taughtby.index.verify import verify
+from taughtby.methods import method
+from taughtby.models.model import Model
+
+REPSIM = method("repsim:layer=2")
+COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
+    "compact": lambda idx, _: ["compact", idx],
+    "delete": lambda idx, _: ["delete", idx, "data.jsonl:1"],
+    "undo": lambda idx, _: ["undo", idx],
+    "verify": lambda idx, _: ["verify", idx],
+    "verify --recompute": lambda idx, _: ["verify", idx, "--recompute"],
+    "copy": lambda idx, folder: ["copy", idx, folder / "new" / "two"],
+    "trace": lambda idx, _: ["trace", idx, "-p", "why", "-r", "because"],
+    "check": lambda idx, _: ["check", idx],
+    "serve": lambda idx, _: ["serve", idx],
+    "index --append": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--append"],
+    "index --add": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--add"],
+}
+
+
+def kinds(folder: Path) -> dict[str, Path]:
+    """Places where no index is."""
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("no index\n")
+    (folder / "other").mkdir()
+    (folder / "other" / "manifest.txt").write_text("{}")
+    return {"missing": folder / "deep" / "idx", "beside": folder / "idx", "below a file": folder / "file" / "idx",
+            "file": folder / "file", "empty": folder / "empty", "other": folder / "other"}  # fmt: skip
+
+
+def seen(folder: Path) -> dict[str, bytes | None]:
+    return {str(one.relative_to(folder)): one.read_bytes() if one.is_file() else None for one in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_makes_anything(run: Run, tmp_path: Path, data: Path, command: str) -> None:
+    places = kinds(tmp_path)
+    before = seen(tmp_path)
+    for name, place in places.items():
+        code, out, err = run(*COMMANDS[command](place, tmp_path))
+        assert (code, out) == (1, ""), (name, err)
+        assert "is not an index" in err or "there is no finished index" in err, (name, err)
+        assert str(place) in err
+        assert seen(tmp_path) == before, name
+
+
+def test_neither_does_the_library(tuned: Model, tmp_path: Path, data: Path) -> None:
+    verbs: list[Callable[[Path], Any]] = [
+        lambda idx: compact(idx, timedelta(0)), lambda idx: delete(idx, ["x"]), undo, verify, Index.open,
+        lambda idx: copy_index(idx, tmp_path / "new" / "two"), lambda idx: extend(tuned, idx, [REPSIM]),
+        lambda idx: build_index(tuned, data, idx, [REPSIM], encoding=Encoding(128), append=True),
+    ]  # fmt: skip
+    places = kinds(tmp_path)
+    before = seen(tmp_path)
+    for place in places.values():
+        for verb in verbs:
+            with pytest.raises(StoreError, match="is not an index"):
+                verb(place)
+            assert seen(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", ["file", "other"])
+def test_what_is_new_is_not_put_where_something_is(tuned: Model, tmp_path: Path, data: Path, where: str) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
+    place = kinds(tmp_path)[where]
+    before = seen(tmp_path)
+    for make in (
+        lambda: copy_index(index.path, place),
+        lambda: build_index(tuned, data, place, [REPSIM], encoding=Encoding(128)),
+    ):
+        with pytest.raises(StoreError, match="holds other files"):
+            make()
+        assert seen(tmp_path) == before
+
+
+def test_a_copy_that_failed_leaves_nothing(tuned: Model, tmp_path: Path, data: Path) -> None:
+    """So the same command does it, once its cause is gone."""
+    index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
+    file = max((Path(index.path) / "rows.lance" / "data").iterdir())
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(StoreError, match="is damaged"):
+        copy_index(index.path, tmp_path / "two")
+    file.write_bytes(whole)
+    assert len(copy_index(index.path, tmp_path / "two")) == 8
+    assert verify(tmp_path / "two").faults == ()
+
+
+# — sources that name several rows
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Path:
+    """Two shards with one name."""
+    for at, folder in enumerate(("a", "b")):
+        (tmp_path / "rows" / folder).mkdir(parents=True)
+        lines = [{"prompt": f"why {at} {row}", "response": f"because {row}"} for row in range(4)]
+        (tmp_path / "rows" / folder / "part.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "rows"
+
+
+def test_shards_named_alike_keep_all_their_rows(tuned: Model, twins: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, twins, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
+    rows = list(index.texts())
+    assert len({row.id for row in rows}) == len({row.source for row in rows}) == 8
+
+
+def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
+    from taughtby.remediation.clean import plan, removals
+
+    def planned(spec: str) -> Any:
+        trace = {"version": 1, "index": "x", "queries": []}
+        return plan(trace, str(twins), removals(trace, rows=[spec]))
+
+    with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:
+        planned("part.jsonl:2")
+    assert caught.value.got == f"{twins}/a/part.jsonl:2, {twins}/b/part.jsonl:2"
+    for spec in ("a/part.jsonl:2", f"{twins}/a/part.jsonl:2"):
+        assert planned(spec).change.drop == {f"{twins}/a/part.jsonl:2"}
+    with pytest.raises(DataError, match="is not the data that was traced"):
+        planned("c/part.jsonl:2")
+
+
+def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taughtby.data.dataset import PLAIN
+    from taughtby.data.row_sources import whole
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows" / "rows").mkdir(parents=True)
+    for file in ("rows/part.jsonl", "rows/rows/part.jsonl"):
+        (tmp_path / file).write_text('{"prompt": "why", "response": "because"}\n' * 2)
+    assert whole(["rows/part.jsonl:2", "x:1"], "rows", PLAIN) == {"rows/part.jsonl:2": "rows/part.jsonl:2"}
+
+
+def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
+    from taughtby.remediation.clean import removals
+
+    def row(at: int, source: str) -> dict[str, Any]:
+        return {"id": f"{at:016x}", "source": source, "rank": at, "score": 1.0}
+
+    trace = {"queries": [{"rows": [row(1, "a/part.jsonl:2"), row(2, "b/part.jsonl:2"), row(3, "c.jsonl:2")]}]}
+    with pytest.raises(DataError, match="names several rows"):
+        removals(trace, rows=["part.jsonl:2"])
+    assert [one.rank for one in removals(trace, rows=["b/part.jsonl:2", "c.jsonl:2", f"{1:016x}"])] == [2, 3, 1]
+
+
+def test_delete_refuses_a_source_of_two_rows(tuned: Model, data: Path, tmp_path: Path) -> None:
+    """As of a file that was changed and appended again."""
+    build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join([lines[0], '{"prompt": "who", "response": "nobody"}', *lines[2:]]) + "\n")
+    index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128), append=True)
+    two = [row.id for row in index.texts() if row.source == f"{data}:2"]
+    assert len(two) == 2
+    with pytest.raises(DataError, match="a source names several rows") as caught:
+        delete(index.path, [f"{data}:1", f"{data}:2"])
+    assert caught.value.got == f"{data}:2: {', '.join(two)}"
+    assert Index.open(index.path).manifest == index.manifest
+    assert delete(index.path, [f"{data}:1", two[1]]) == 2
+    with pytest.raises(OptionError, match="no row would be left"):
+        delete(index.path, [row.id for row in Index.open(index.path).texts()])

@@ -1,0 +1,429 @@
+"""What becomes of a finished index: it grows, gains blocks, loses rows, is merged and copied; never half."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import pytest
+import torch
+from test_build import REPT, Calls, add, columns, said, same
+
+import taughtby.index.build
+from conftest import PAIRS, Run
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.index import maintenance as upkeep
+from taughtby.index.build import build_index
+from taughtby.index.maintenance import compact, copy_index, delete, extend, undo
+from taughtby.index.reader import Index
+from taughtby.index.transaction import Claim
+from taughtby.index.verify import verify
+from taughtby.methods import method
+from taughtby.methods.lesson import Lesson
+from taughtby.methods.rept import RepT
+
+LESSON = Lesson(layer=2, middle=3, sketch=16)
+MORE = [("why is the sea blue", "a b c"), ("what do bees do", "bees make honey all day"), ("why why", "because")]
+
+
+def made(model: Any, data: Path, out: Path, methods: Any = (REPT,), **more: Any) -> Index:
+    return build_index(model, data, out, methods, encoding=Encoding(128), **more)
+
+
+def ids(index: Index) -> list[str]:
+    return [row.id for row in index.texts()]
+
+
+def sound(path: Path) -> None:
+    assert verify(path).faults == ()
+
+
+@pytest.fixture
+def index(tuned: Any, data: Path, tmp_path: Path) -> Index:
+    return made(tuned, data, tmp_path / "idx")
+
+
+# — append
+
+
+def test_a_file_that_grew_gives_its_new_rows_alone(
+    tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(data, *MORE)
+    calls = Calls(monkeypatch)
+    grown = made(tuned, data, index.path, append=True)
+    assert sum(calls.rows) == 3
+    whole = made(tuned, data, tmp_path / "whole")
+    assert ids(grown) == ids(whole)
+    assert list(grown.texts()) == list(whole.texts())
+    for name, block in columns(whole).items():
+        torch.testing.assert_close(columns(grown)[name], block, rtol=1e-3, atol=1e-3)
+    assert [(event["did"], event["rows"]) for event in grown.manifest["history"]] == [("index", 8), ("append", 3)]
+    sound(index.path)
+    assert len(index) == 8
+    assert len(list(index.texts())) == 8  # who had it open has it still
+
+
+def test_appended_twice_and_indexed_again_it_stays_as_it_is(
+    tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(data, *MORE)
+    with pytest.raises(StoreError, match="made with other settings") as caught:
+        made(tuned, data, index.path)
+    assert caught.value.do == "add the rows that are new: --append; or write to another folder"
+    grown = made(tuned, data, index.path, append=True)
+    calls = Calls(monkeypatch)
+    for append in (True, False):
+        assert made(tuned, data, index.path, append=append).manifest == grown.manifest
+    assert calls.rows == []
+
+
+def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: Index) -> None:
+    other = tmp_path / "other.jsonl"
+    add(other, MORE[0], PAIRS[2], MORE[1], PAIRS[2], ("why " * 200, "too long"))
+    grown = made(tuned, other, index.path, append=True)
+    said = [row.response for row in grown.texts()]
+    # the row that is there already is kept; said twice in the new file, it is there once more
+    assert said == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
+    assert grown.data == [str(tmp_path / "data.jsonl"), str(other)]
+    assert [skip["source"] for skip in grown.manifest["skipped"]] == [f"{other}:5"]
+    assert len(made(tuned, tmp_path / "data.jsonl", index.path)) == 11  # the first one is still its own
+    sound(index.path)
+
+
+def test_other_settings_cannot_be_appended(tuned: Any, tiny: Any, data: Path, index: Index) -> None:
+    add(data, *MORE)
+    with pytest.raises(StoreError, match="other settings") as caught:
+        made(tuned, data, index.path, [RepT(layer=3)], append=True)
+    assert caught.value.got == "methods.rept.layer: index has 2, asked 3"
+    with pytest.raises(StoreError, match=r"fingerprint\.adapter"):
+        made(tiny, data, index.path, append=True)
+    assert Index.open(index.path).manifest == index.manifest
+
+
+def test_nothing_to_append_to(tuned: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not an index"):
+        made(tuned, data, tmp_path / "new", append=True)
+    assert not (tmp_path / "new").exists()
+
+
+def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, at: int, count: int = 1) -> None:
+    """Append one row a commit, and fail at the row `at`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(taughtby.index.build, "WINDOW", count)
+        Calls(patch, at=at, fault=RuntimeError("the power went"))
+        with pytest.raises(RuntimeError, match="the power went"):
+            made(model, data, out, append=True, budget=1)
+
+
+def test_an_append_that_stopped_is_not_seen_and_goes_on(
+    tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(data, *MORE)
+    broken_append(tuned, data, index.path, monkeypatch, at=2)
+    between = Index.open(index.path)
+    assert (len(between), ids(between)) == (8, ids(index))
+    found = verify(index.path)
+    assert (found.faults, found.pending) == ((), f"appending {data}")
+    for change in (lambda: delete(index.path, ids(index)[:1]), lambda: compact(index.path)):
+        with pytest.raises(StoreError, match=r"begun in .* is not finished") as caught:
+            change()
+        assert f"taughtby undo {index.path}" in caught.value.do
+    calls = Calls(monkeypatch)
+    grown = made(tuned, data, index.path, append=True)
+    assert sum(calls.rows) == 1  # two of the three were committed
+    assert ids(grown) == ids(made(tuned, data, tmp_path / "whole"))
+    sound(index.path)
+
+
+def test_an_append_that_stopped_is_given_up(
+    tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(data, *MORE)
+    broken_append(tuned, data, index.path, monkeypatch, at=2)
+    assert undo(index.path) == f"appending {data}"
+    again = Index.open(index.path)
+    assert lance.dataset(str(index.path / "rows.lance")).count_rows() == 8
+    assert {**said(again), "history": []} == {**said(index), "history": []}
+    same(again, index)
+    assert undo(index.path) is None
+    sound(index.path)
+    assert len(made(tuned, data, index.path, append=True)) == 11
+
+
+# — blocks added
+
+
+def test_blocks_are_added_without_touching_the_others(
+    tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {file for file in index.manifest["files"] if file.startswith("data/")}
+    calls = Calls(monkeypatch)
+    more = extend(tuned, index.path, [LESSON])
+    assert calls.rows == []
+    both = made(tuned, data, tmp_path / "both", [REPT, LESSON])
+    assert more.blocks == both.blocks
+    assert list(more.manifest["settings"]["methods"]) == ["rept", "lesson"]
+    one, two = columns(more), columns(both)
+    assert one.keys() == two.keys()
+    for name in two:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-3)
+    assert held < set(more.manifest["files"])
+    assert verify(index.path, tuned).faults == ()
+    assert sorted(file.name for file in Path(index.path).iterdir()) == ["manifest.json", "rows.lance"]
+    assert extend(tuned, index.path, [LESSON]).manifest == more.manifest
+
+
+def test_another_layer_of_a_method_can_be_added_and_asked_for(tuned: Any, data: Path, index: Index) -> None:
+    from taughtby.attribution.method_choice import chosen
+
+    more = extend(tuned, index.path, [RepT(layer=3)])
+    assert list(more.manifest["settings"]["methods"]) == ["rept", "rept:layer=3"]
+    assert chosen(more, tuned, None) == REPT
+    assert chosen(more, tuned, "rept:layer=3") == RepT(layer=3)
+    assert list(more.blocks) == ["h_2", "g_2", "h_3", "g_3"]
+    add(data, *MORE)
+    grown = made(tuned, data, index.path, [REPT, RepT(layer=3)], append=True)
+    assert len(grown) == 11
+    assert verify(index.path, tuned).faults == ()
+
+
+def test_the_blocks_of_the_base_model_are_added(
+    tuned: Any, tiny: Any, data: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    from taughtby.models.model import load_model
+
+    index = made(tiny, data, tmp_path / "idx", [REPT])
+    with_base = load_model(str(model_folder), base=str(model_folder), dtype="float32")
+    more = extend(with_base, index.path, [LESSON])
+    assert more.manifest["settings"]["base"] == str(model_folder)
+    assert "grads_2_base_sketch16" in more.blocks
+
+
+def test_adding_refuses_another_model(tiny: Any, index: Index) -> None:
+    with pytest.raises(StoreError, match="made with another adapter"):
+        extend(tiny, index.path, [LESSON])
+    assert Index.open(index.path).manifest == index.manifest
+
+
+def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """As the model's folder may be given one after the index was made: its queries would be written otherwise."""
+    from taughtby.index.build import check_model
+    from taughtby.models.model import load_model
+
+    folder = shutil.copytree(model_folder, tmp_path / "m")
+    index = made(load_model(str(folder), dtype="float32"), data, tmp_path / "idx")
+    check_model(index, load_model(str(folder), dtype="float32"))
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    other = load_model(str(folder), dtype="float32")
+    for change in (lambda: extend(other, index.path, [LESSON]), lambda: verify(index.path, other)):
+        with pytest.raises(StoreError, match="made with another chat template"):
+            change()
+
+
+@pytest.mark.parametrize("at", ["gathering", "deleting", "joining", "naming"])
+def test_adding_that_stopped_anywhere_goes_on(
+    tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """A row whose new blocks are not finite leaves the index, whatever is interrupted."""
+    whole, reads = Lesson.blocks, list[int]()
+
+    def broken(how: Lesson, model: Any, batch: Any, weights: Any = None) -> Any:
+        if at == "gathering" and len(reads) == 3:
+            reads.append(0)
+            raise RuntimeError("the power went")
+        reads.append(len(batch.rows))
+        found = whole(how, model, batch, weights)
+        for place, one in enumerate(batch.ids):
+            if "seven" in model.tokenizer.decode(one):
+                found["shift_3"][place] = float("nan")
+        return found
+
+    verb = {"gathering": "finish", "deleting": "drop", "joining": "widen", "naming": "named"}[at]
+
+    def fail(claim: Claim, *given: Any, **more: Any) -> Any:
+        if at == "naming" and given[-1]["did"] != "add":
+            return real(claim, *given, **more)
+        raise RuntimeError("the power went")
+
+    monkeypatch.setattr(Lesson, "blocks", broken)
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
+    with monkeypatch.context() as patch:
+        if at != "gathering":
+            real = getattr(Claim, verb)
+            patch.setattr(Claim, verb, fail)
+        with pytest.raises(RuntimeError, match="the power went"):
+            extend(tuned, index.path, [LESSON], budget=1)
+    assert (len(Index.open(index.path)), Index.open(index.path).blocks) == (8, index.blocks)
+    before = len(reads)
+    more = extend(tuned, index.path, [LESSON], budget=1)
+    assert len(reads) - before == (6 if at == "gathering" else 0)
+    assert [row.response for row in more.texts()] == [r for _, r in PAIRS if r != "seven"]
+    assert [skip["reason"] for skip in more.manifest["skipped"]] == ["its states or gradients are not finite"]
+    monkeypatch.setattr(Lesson, "blocks", whole)
+    assert verify(index.path, tuned).faults == ()
+
+
+# — delete
+
+
+def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, index: Index) -> None:
+    gone = [ids(index)[2], f"{data}:5", f"{data}:1"]
+    assert delete(index.path, gone) == 3
+    left = Index.open(index.path)
+    kept = [at for at in range(8) if at not in (0, 2, 4)]
+    assert [row.response for row in left.texts()] == [PAIRS[at][1] for at in kept]
+    for name, block in columns(index).items():
+        if block.shape[0] == 8:
+            assert torch.equal(columns(left)[name], block[kept])
+    assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[kept[at]][1] for at in (0, 4, 2)]
+    add(data, *MORE)
+    grown = made(tuned, data, index.path, append=True)
+    assert [row.response for row in grown.texts()] == [*(PAIRS[at][1] for at in kept), *(r for _, r in MORE)]
+    sound(index.path)
+
+
+def test_delete_is_of_all_or_of_none(index: Index) -> None:
+    with pytest.raises(DataError, match="does not hold these rows\n  got: nowhere:1, x"):
+        delete(index.path, [ids(index)[0], "nowhere:1", "x"])
+    with pytest.raises(OptionError, match="no row would be left"):
+        delete(index.path, ids(index))
+    assert Index.open(index.path).manifest == index.manifest
+
+
+def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
+    file = tmp_path / "cleaned.manifest.json"
+    file.write_text(json.dumps({"did": "removed rows", "rows": [{"id": ids(index)[3], "source": "x"}]}))
+    assert upkeep.removed(file) == [ids(index)[3]]
+    file.write_text(json.dumps({"did": "masked words", "rows": []}))
+    with pytest.raises(DataError, match="took no rows out"):
+        upkeep.removed(file)
+    file.write_text("{}")
+    with pytest.raises(DataError, match="is no manifest"):
+        upkeep.removed(file)
+
+
+def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        with pytest.raises(RuntimeError, match="the power went"):
+            delete(index.path, ids(index)[:3])
+    assert lance.dataset(str(index.path / "rows.lance")).count_rows() == 5
+    assert len(list(Index.open(index.path).texts())) == 8
+    sound(index.path)
+    assert delete(index.path, ids(index)[7:]) == 1
+    assert ids(Index.open(index.path)) == ids(index)[:7]
+    sound(index.path)
+
+
+# — compact
+
+
+def test_compacting_frees_room_and_keeps_rows_and_order(
+    tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(data, *MORE)
+    monkeypatch.setattr(taughtby.index.build, "WINDOW", 1)
+    monkeypatch.setattr("taughtby.index.transaction.PARTS", 10**9)
+    monkeypatch.setattr("taughtby.index.transaction.ROWS", 1)
+    grown = made(tuned, data, index.path, append=True)
+    delete(index.path, ids(grown)[1:3])
+    before = Index.open(index.path)
+    there = ids(before)
+    done = compact(index.path, timedelta(0))
+    after = Index.open(index.path)
+    assert (done.before, done.after) == (4, 1)
+    assert done.freed > 0
+    assert ids(after) == there
+    assert {**said(after), "history": []} == {**said(before), "history": []}
+    assert len(list((Path(index.path) / "rows.lance" / "_versions").glob("*.manifest"))) == 1
+    text = b"".join(file.read_bytes() for file in (Path(index.path) / "rows.lance" / "data").iterdir())
+    assert b"the capital is berlin" not in text  # a deleted row leaves nothing
+    sound(index.path)
+    assert compact(index.path, timedelta(0)).freed == 0
+    assert Index.open(index.path).manifest == after.manifest
+
+
+def test_what_is_young_is_kept_for_those_who_have_it_open(index: Index) -> None:
+    delete(index.path, ids(index)[:2])
+    compact(index.path)
+    assert len(list(index.texts())) == 8
+    compact(index.path, timedelta(0))
+    with pytest.raises(StoreError, match=r"cannot be read\n  got: .*\n  do:  open it again"):
+        list(index.texts())
+    assert len(list(Index.open(index.path).texts())) == 6
+
+
+# — copy
+
+
+def test_a_copy_is_the_same_and_its_own(tuned: Any, data: Path, tmp_path: Path, index: Index) -> None:
+    delete(index.path, ids(index)[:1])
+    add(data, *MORE)
+    with pytest.MonkeyPatch.context() as patch:
+        broken_append(tuned, data, index.path, patch, at=1)
+    two = copy_index(index.path, tmp_path / "deep" / "two")
+    old = Index.open(index.path)
+    assert two.manifest["files"] == old.manifest["files"]
+    assert ids(two) == ids(old)
+    assert said(two) == {key: value for key, value in said(old).items() if key != "pending"}
+    sound(two.path)
+    assert not verify(two.path).pending
+    shutil.rmtree(index.path)
+    assert len(made(tuned, data, two.path, append=True)) == 10
+    with pytest.raises(StoreError, match="holds other files"):
+        copy_index(two.path, tmp_path)
+
+
+def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> None:
+    file = max((Path(index.path) / "rows.lance" / "data").iterdir())
+    held = bytearray(file.read_bytes())
+    held[len(held) // 3] ^= 4
+    file.write_bytes(held)
+    with pytest.raises(StoreError, match="is damaged"):
+        copy_index(index.path, tmp_path / "two")
+    with pytest.raises(StoreError, match="is not an index"):
+        Index.open(tmp_path / "two")
+
+
+# — at the command line
+
+
+def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
+    given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
+    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
+    add(data, *MORE)
+    code, out, _ = run("index", *given, "--append")
+    assert (code, out.splitlines()) == (0, [f"3 rows more: 11 rows in {tmp_path / 'idx'}, blocks h_2, g_2"])
+    code, out, _ = run("index", *given, "--add", "-m", "repsim:layer=3")
+    assert (code, out.splitlines()) == (0, [f"blocks added: 11 rows in {tmp_path / 'idx'}, blocks h_2, h_3, g_2"])
+    code, out, err = run("delete", tmp_path / "idx", f"{data}:3")
+    assert (code, out) == (0, f"1 row deleted; `taughtby compact {tmp_path / 'idx'}` frees the room\n"), err
+    code, out, err = run("verify", tmp_path / "idx", "--recompute")
+    assert code == 0, err
+    assert out.endswith("10 rows, 10 made again by the model\n")
+    code, out, _ = run("compact", tmp_path / "idx", "--keep", "0")
+    assert (code, out.split(";")[0]) == (0, "parts: 1 before, 1 now")
+    assert run("copy", tmp_path / "idx", tmp_path / "two")[:2] == (0, f"10 rows in {tmp_path / 'two'}\n")
+    assert run("undo", tmp_path / "two")[:2] == (0, "nothing was left unfinished\n")
+    (tmp_path / "two" / "rows.lance" / "data").joinpath(
+        next((tmp_path / "two" / "rows.lance" / "data").iterdir()).name
+    ).write_bytes(b"")
+    code, out, err = run("verify", tmp_path / "two")
+    assert code == 1
+    assert "it has 0 bytes" in out
+    assert "is damaged" in err
+    assert run("index", *given[:3], tmp_path / "none", "--append")[0] == 1
+    assert run("trace", tmp_path / "idx", "-p", "who makes honey", "-r", "beetles", "-m", "repsim:layer=3")[0] == 0
+
+
+def test_methods_of_texts_can_be_added(tuned: Any, index: Index) -> None:
+    more = extend(tuned, index.path, [method("bm25")])
+    assert list(more.manifest["settings"]["methods"]) == ["rept", "bm25"]
+    assert more.blocks == index.blocks

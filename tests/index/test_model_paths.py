@@ -1,0 +1,296 @@
+"""An index, an adapter and a trace used from another folder, and moved, alone or with what they name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_finetune import RECIPE, ROWS, fresh, stopping
+
+from conftest import PAIRS, Run
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import StoreError
+from taughtby.index.build import build_index
+from taughtby.index.model_sources import Sources, address, sources
+from taughtby.index.reader import Index
+from taughtby.index.storage import placed
+from taughtby.index.transaction import seal, written
+from taughtby.lab import finetune as lab
+from taughtby.lab.finetune import finetune
+from taughtby.methods import method
+from taughtby.methods.rept import RepT
+from taughtby.models.loading import base_of
+from taughtby.models.model import load_model
+from taughtby.models.paths import absolute, candidates, located
+from taughtby.remediation import clean as remedy
+from taughtby.server.session import Desk
+
+PROMPT, RESPONSE = PAIRS[2]
+
+
+# — names
+
+
+def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/model", "smollm2", "here"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "blob").write_text("")
+    (tmp_path / "data.jsonl").symlink_to("blob")
+    (tmp_path / "latest").symlink_to("here")
+    os.mkfifo(tmp_path / "pipe")
+    assert absolute("here") == absolute("./here/../here") == absolute("latest") == str(tmp_path / "here")
+    assert absolute("owner/model") == str(tmp_path / "owner/model")  # what is here is what is loaded
+    assert absolute("data.jsonl") == str(tmp_path / "data.jsonl")  # whose suffix says what it holds
+    assert absolute(".") == str(tmp_path)
+    for name in ("smollm2", "owner/other", "s3://bucket/data.jsonl", "gs://b/i", "-", "pipe", "no/such/folder"):
+        assert absolute(name) == name
+    assert address(placed("idx")) == str(tmp_path / "idx")
+    assert address(placed("s3://bucket/idx")) == "s3://bucket/idx"
+
+
+def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path) -> None:
+    was, now = tmp_path / "was", tmp_path / "now"
+    name, home, here = str(was / "adapter"), str(was / "idx"), now / "idx"
+    here.mkdir(parents=True)
+    assert candidates(name, home, here) == []
+    assert located(name, home, here) == name
+    (was / "adapter").mkdir(parents=True)
+    assert candidates(name, home, here) == [name]
+    (now / "adapter").mkdir()
+    assert candidates(name, home, here) == [str(now / "adapter"), name]
+    assert candidates(name, home, was / "idx") == [name]
+    # an index in a store has nothing beside it
+    assert candidates(name, "s3://b/idx", placed("s3://b/idx")) == [name]
+    assert located("owner/model", home, here) == "owner/model"
+
+
+def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work/idx").mkdir(parents=True)
+    (tmp_path / "work/adapter").mkdir()
+    assert candidates("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    assert candidates("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
+
+
+def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
+    was, now = tmp_path / "was", tmp_path / "now"
+    for folder in (was / "adapter", was / "base", now / "adapter", now / "idx"):
+        folder.mkdir(parents=True)
+    settings = {"model": "owner/model", "adapter": str(was / "adapter"), "base": str(was / "base")}
+    manifest = {"settings": settings, "home": str(was / "idx")}
+    base = str(was / "base")
+    assert sources(manifest, now / "idx") == [
+        Sources("owner/model", (str(now / "adapter"),), base), Sources("owner/model", (str(was / "adapter"),), base),
+    ]  # fmt: skip
+    assert sources(manifest, now / "idx", "other", ["a", "b"], "c") == [Sources("other", ("a", "b"), "c")]
+    shutil.rmtree(was / "base")
+    with pytest.raises(StoreError, match=r"the base that .*idx was made with is not where it was") as caught:
+        sources(manifest, now / "idx")
+    assert (caught.value.got, caught.value.do) == (base, "give it with --base, where it lies now")
+
+
+# — an index
+
+
+@pytest.fixture
+def work(tmp_path: Path, model_folder: Path, adapter_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model, an adapter and data, in which one works by their bare names; an index of them."""
+    folder = tmp_path / "work"
+    shutil.copytree(model_folder, folder / "model")
+    shutil.copytree(adapter_folder, folder / "adapter")
+    shutil.copy(data, folder / "data.jsonl")
+    monkeypatch.chdir(folder)
+    indexed(folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
+
+
+def indexed(folder: Path, out: str = "idx", **more: Any) -> Index:
+    here = Path.cwd()
+    names = [os.path.relpath(folder / name, here) for name in ("model", "adapter", "data.jsonl", out)]
+    model = load_model(names[0], names[1], dtype="float32", device="cpu")
+    methods = [method("lesson:layer=3,middle=2")]
+    return build_index(model, names[2], names[3], methods, encoding=Encoding(128), **more)
+
+
+def traced(run: Run, index: Path | str, *more: str) -> tuple[str, str]:
+    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top", 8, *more)
+    assert code == 0, told
+    return out, told
+
+
+def test_it_works_from_another_folder(work: Path, run: Run) -> None:
+    settings = json.loads((work / "idx/manifest.json").read_text())["settings"]
+    assert settings["model"] == str(work / "model") and settings["adapter"] == str(work / "adapter")
+    assert "data.jsonl:3" in traced(run, "../work/idx")[0]
+
+
+def test_it_works_once_all_have_moved(work: Path, tmp_path: Path, run: Run) -> None:
+    work.rename(tmp_path / "moved")
+    assert "data.jsonl:3" in traced(run, "../moved/idx")[0]
+
+
+def test_it_works_once_it_alone_has_moved(work: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "far/away").mkdir(parents=True)
+    (work / "idx").rename(tmp_path / "far/away/idx")
+    assert "data.jsonl:3" in traced(run, tmp_path / "far/away/idx")[0]
+
+
+def test_an_adapter_beside_it_that_is_another_is_passed_over(
+    work: Path, tmp_path: Path, run: Run, make_model: Callable[[str], Path]
+) -> None:
+    shutil.copytree(work / "idx", tmp_path / "copy/idx")
+    shutil.copytree(make_model("gpt2"), tmp_path / "copy/model")
+    out, told = traced(run, tmp_path / "copy/idx")
+    assert "data.jsonl:3" in out
+    assert f"what lies beside {tmp_path}/copy/idx is not what it was made with" in told
+
+
+def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
+    (work / "adapter").rename(work / "mine")
+    code, _, told = run("trace", work / "idx", "-p", PROMPT, "-r", RESPONSE)
+    assert (code, told.strip()) == (
+        1,
+        f"error: the adapter that {work}/idx was made with is not where it was\n"
+        f"  got: {work}/adapter\n  do:  give it with --adapter, where it lies now",
+    )
+    traced(run, work / "idx", "--adapter", str(work / "mine"))
+
+
+def aged(index: Path) -> None:
+    """As an earlier version wrote it: paths as they were typed, and no home."""
+    manifest = json.loads((index / "manifest.json").read_text())
+    del manifest["home"]
+    manifest["settings"] |= {"model": "model", "adapter": "./adapter", "data": "data.jsonl"}
+    manifest["history"][0]["data"] = "data.jsonl"
+    (index / "manifest.json").write_text(written(manifest | {"seal": seal(manifest)}))
+
+
+def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run: Run) -> None:
+    aged(work / "idx")
+    assert "data.jsonl:3" in traced(run, work / "idx")[0]
+    assert Index.open(work / "idx").data == [str(work / "data.jsonl")]
+    assert run("verify", work / "idx")[0] == 0
+    assert len(indexed(work)) == len(PAIRS)  # the same command, by other names: it is finished
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_build_goes_on_from_another_folder(
+    old: bool, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("taughtby.index.build.fill", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            indexed(work, "other")
+    if old:
+        manifest = json.loads((work / "other/manifest.json").read_text())
+        manifest["settings"] |= {"model": "../model", "adapter": "adapter", "data": "../data.jsonl"}
+        (work / "other/manifest.json").write_text(written(manifest))
+    monkeypatch.chdir(tmp_path)
+    assert len(indexed(work, "other")) == len(PAIRS)
+
+
+def test_an_append_goes_on_from_another_folder_and_moved(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (work / "data.jsonl").open("a") as out:
+        out.write(json.dumps({"prompt": "why honey", "response": "bees"}) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("taughtby.index.build.fill", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            indexed(work, append=True)
+    work.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert len(indexed(tmp_path / "moved", append=True)) == len(PAIRS) + 1
+
+
+def test_an_added_method_goes_on_from_another_folder(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taughtby.index.maintenance import extend
+
+    model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(RepT, "blocks", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extend(model, os.path.relpath(work / "idx"), [method("rept:layer=3")])
+    monkeypatch.chdir(tmp_path)
+    assert "g_3" in extend(model, os.path.relpath(work / "idx"), [method("rept:layer=3")]).blocks
+
+
+def test_another_model_is_refused_still(work: Path, make_model: Callable[[str], Path]) -> None:
+    shutil.rmtree(work / "model")
+    shutil.copytree(make_model("llama-tied"), work / "model")
+    with pytest.raises(StoreError, match=r"made with other settings\n  got: .*fingerprint.model"):
+        indexed(work)
+
+
+def test_an_open_index_outlives_a_change_of_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    index = Index.open("idx")
+    monkeypatch.chdir(tmp_path)
+    assert index.path == work / "idx"
+    assert index.data == [str(work / "data.jsonl")]
+    assert Desk(index, lambda: None).data == work / "data.jsonl"  # type: ignore[arg-type,return-value]
+
+
+# — a trace
+
+
+def test_a_trace_leads_to_its_index_from_anywhere(
+    work: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    traced(run, "idx", "--json", "trace.json")
+    monkeypatch.chdir(tmp_path)
+    said = remedy.load("work/trace.json")
+    assert (said["model"], said["adapter"]) == (str(work / "model"), str(work / "adapter"))
+    assert said["index"] == str(work / "idx")
+    work.rename(tmp_path / "moved")
+    said = remedy.load("moved/trace.json")
+    assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
+    # one that an earlier version wrote
+    (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 1, "queries": [], "index": "idx"}))
+    assert remedy.load("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+
+
+def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
+    remedy.keep({"version": 1, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
+    said = remedy.load(tmp_path / "t.json")
+    assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
+
+
+# — an adapter
+
+
+def test_the_base_of_an_adapter_is_found_from_anywhere(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    finetune(load_model("model", dtype="float32"), ROWS, "made", RECIPE)
+    monkeypatch.chdir(tmp_path)
+    assert base_of(work / "made") == (str(work / "model"), ())
+    work.rename(tmp_path / "moved")
+    assert base_of(tmp_path / "moved/made") == (str(tmp_path / "moved/model"), ())
+    assert load_model("moved/made", dtype="float32").name == str(tmp_path / "moved/model")
+
+
+def test_a_training_goes_on_from_another_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(fresh(work / "model"), ROWS, work / "made", RECIPE, progress=stopping(4))
+    work.rename(tmp_path / "moved")
+    steps: list[int] = []
+    finetune(fresh(tmp_path / "moved/model"), ROWS, tmp_path / "moved/made", RECIPE,
+             progress=lambda done, _: steps.append(done))  # fmt: skip
+    assert steps[0] == 4

@@ -1,0 +1,346 @@
+"""Real Trainers, on tiny models: afterwards the index is there and traces by itself, and the training is unharmed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from typer.testing import CliRunner
+
+from conftest import PAIRS
+from taughtby.attribution.query import Query
+from taughtby.attribution.trace import trace_queries
+from taughtby.cli import app
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, ModelError, OptionError, StoreError
+from taughtby.index import trainer_callback as callback
+from taughtby.index.build import build_index, check_model
+from taughtby.index.reader import Index
+from taughtby.index.trainer_callback import IndexAfterTraining
+from taughtby.methods import method
+from taughtby.models.model import load_model
+
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+HOW: dict[str, Any] = {
+    "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.05, "use_cpu": True, "report_to": [],
+    "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "bf16": False, "seed": 0,
+}  # fmt: skip
+MESSAGES = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in PAIRS]
+
+
+class Noted(TrainerCallback):
+    """What the model was like as training ended, before taughtby had it."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        self.state = self.of(held["model"])
+
+    @staticmethod
+    def of(model: Any) -> tuple[list[bool], list[bool], dict[str, torch.Tensor]]:
+        return (
+            [module.training for module in model.modules()],
+            [weight.requires_grad for weight in model.parameters()],
+            {name: weight.clone() for name, weight in model.state_dict().items()},
+        )
+
+    def unharmed(self, model: Any) -> bool:
+        modes, asked, weights = self.of(model)
+        same = all(torch.equal(weight, self.state[2][name]) for name, weight in weights.items())
+        return (modes, asked) == self.state[:2] and same
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in MESSAGES))
+    return path
+
+
+def sft(base: Path, folder: Path, rows: list[dict[str, Any]], hooks: list[Any], **more: Any) -> Any:
+    """TRL's trainer with a LoRA adapter."""
+    trl = pytest.importorskip("trl")
+    from transformers import AutoTokenizer
+
+    lm = AutoModelForCausalLM.from_pretrained(base)
+    args = trl.SFTConfig(output_dir=str(folder / "trl"), gradient_checkpointing=False, **{**HOW, **more})
+    return trl.SFTTrainer(
+        lm, args, train_dataset=datasets.Dataset.from_list(rows), peft_config=LORA, callbacks=hooks,
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )  # fmt: skip
+
+
+def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str | None = None, **more: Any) -> Any:
+    """Transformers' own trainer, on answers alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    lm = AutoModelForCausalLM.from_pretrained(base)
+    if name is not None:
+        lm.name_or_path = name
+    rows = []
+    for messages in MESSAGES:
+        whole = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)[
+            "input_ids"
+        ]
+        said = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        asked = len(tokenizer(said, add_special_tokens=False)["input_ids"])
+        rows.append({"input_ids": whole, "labels": [-100] * asked + whole[asked:]})
+    return Trainer(
+        get_peft_model(lm, LORA) if lora else lm,
+        TrainingArguments(output_dir=str(folder / "plain"), **{**HOW, **more}),
+        train_dataset=datasets.Dataset.from_list(rows), callbacks=hooks, processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )  # fmt: skip
+
+
+def run(trainer: Any, noted: Noted) -> Any:
+    """Trained, without a warning of ours, and unharmed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="training is done")
+        result = trainer.train()
+    assert noted.unharmed(trainer.model)
+    return result
+
+
+def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was loaded again from disk is the model that was indexed, block for block, and the command finds it."""
+    made = index.manifest["settings"]
+    again = load_model(made["model"], made["adapter"], base=made["base"], dtype=made["dtype"])
+    check_model(index, again)
+    methods = [method(spec) for spec in made["methods"].values()]
+    other = build_index(again, data, folder / "again", methods, encoding=Encoding(**made["encoding"]))
+    for mine, theirs in zip(index.scan(list(index.blocks)), other.scan(list(other.blocks)), strict=True):
+        for name in index.blocks:
+            mine_flat, theirs_flat = (getattr(block[name], "flat", block[name]) for block in (mine, theirs))
+            assert torch.allclose(mine_flat, theirs_flat, atol=2e-3), name
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    prompt, response = PAIRS[2]
+    done = CliRunner().invoke(app, ["trace", str(index.path), "--prompt", prompt, "--response", response])
+    assert done.exit_code == 0, done.output
+    assert f"{data.name}:3" in done.output
+
+
+# — after training
+
+
+def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["lesson:layer=3,middle=2", "rept:layer=3"])
+    rows = [{"prompt": messages[:1], "completion": messages[1:]} for messages in MESSAGES]
+    trainer = sft(model_folder, tmp_path, rows, [noted, hook], max_length=48)
+    run(trainer, noted)
+    assert hook.index is not None and hook.error is None
+    assert len(hook.index) == len(PAIRS)
+    made = hook.index.manifest["settings"]
+    assert made["encoding"] == {"max_length": 48, "truncate": "right", "mask": "response", "template": None}
+    assert made["adapter"] == str(tmp_path / "idx-adapter")
+    assert noted.state[0][0]  # it was in training, and is again
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    """TRL's default for `messages`: the loss is on the prompt's tokens too."""
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    run(sft(model_folder, tmp_path, [{"messages": m} for m in MESSAGES], [noted, hook], max_length=None), noted)
+    assert hook.index is not None
+    made = hook.index.manifest["settings"]["encoding"]
+    assert (made["mask"], made["max_length"]) == ("all", 256)  # uncut: the model's window
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["adapter", "full"])
+def test_the_plain_trainer(
+    lora: bool, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted, hook = Noted(), IndexAfterTraining(str(file), str(tmp_path / "idx"), [method("lesson:layer=3,middle=2")])
+    trainer = plain(model_folder, tmp_path, [noted, hook], lora=lora)
+    assert run(trainer, noted).global_step == 4
+    assert hook.index is not None
+    made = hook.index.manifest["settings"]
+    assert made["encoding"]["mask"] == "response"
+    if lora:
+        assert (made["model"], made["base"]) == (str(model_folder), None)
+    else:
+        assert (made["model"], made["base"]) == (str(tmp_path / "idx-model"), str(model_folder))
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    run(plain(model_folder, tmp_path, [noted, hook], lora=True), noted)
+    assert hook.index is not None
+    made = hook.index.manifest["settings"]
+    model = load_model(made["model"], made["adapter"], dtype=made["dtype"])
+    found = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
+    assert found.row.response == PAIRS[4][1]
+
+
+def test_a_script_that_changes_its_folder_while_it_trains(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hook = IndexAfterTraining(file.name, "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    trainer.train()
+    assert hook.error is None and hook.index is not None
+    assert hook.index.path == tmp_path / "idx"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# — several processes
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_process_indexes_and_the_others_wait(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("ddp_trainer.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*command, str(model_folder), str(data), str(tmp_path / "idx")], capture_output=True,
+                          text=True, timeout=200, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    main, other = (json.loads((tmp_path / f"idx.{rank}").read_text()) for rank in (0, 1))
+    assert main == {"processes": 2, "complete": True, "index": len(PAIRS), "error": None}
+    assert other == {**main, "index": None}
+
+
+class Loader:
+    """A data loader as Accelerate wraps it: to begin it is an operation of all processes."""
+
+    def __init__(self, loader: Any) -> None:
+        self.base_dataloader = loader
+
+    def __iter__(self) -> Any:
+        pytest.fail("one process alone began an operation of all")
+
+
+def test_the_mask_is_read_without_the_other_processes(file: Path, tmp_path: Path) -> None:
+    batch = {"labels": torch.tensor([[-100, 5]]), "attention_mask": torch.ones(1, 2)}
+    assert {fact.what: fact.value for fact in callback._facts(Process(), Loader([batch]))} == {"mask": "response"}
+
+
+def test_the_other_processes_wait_without_a_limit_of_minutes(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And do so whatever becomes of the index, or nothing would ever release them."""
+    told: list[Any] = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **how: told.append(how) or "the group")
+    monkeypatch.setattr("torch.distributed.barrier", lambda group: told.append(group))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", told.append)
+    IndexAfterTraining(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
+    with pytest.raises(ZeroDivisionError), callback._together():
+        _ = 1 / 0
+    assert told == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
+    assert timedelta(days=1) < callback.PATIENCE
+
+
+@pytest.mark.parametrize("mark", ["ds_id", "device_mesh", "_is_flat_param"])
+def test_weights_in_pieces_are_refused_whoever_split_them(
+    mark: str, file: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    hook = IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    setattr(next(trainer.model.parameters()), mark, 1)
+    with pytest.warns(UserWarning, match="spread over several processes"):
+        trainer.train()
+    assert not list(tmp_path.glob("idx*"))
+
+
+# — what goes wrong
+
+
+def test_a_fault_in_indexing_does_not_cost_the_training(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [noted, hook], lora=True)
+    file.unlink()
+    with pytest.warns(UserWarning, match="training is done, but its data are not indexed: ") as told:
+        result = trainer.train()
+    assert result.global_step == 4
+    assert isinstance(hook.error, DataError) and hook.index is None
+    assert any("do:" in str(one.message) for one in told)
+    assert noted.unharmed(trainer.model)
+    assert (tmp_path / "idx-adapter" / "adapter_model.safetensors").exists()
+    trainer.save_model(str(tmp_path / "kept"))
+    assert (tmp_path / "kept" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), torch.OutOfMemoryError("too much"), ZeroDivisionError("ours")])
+def test_no_fault_at_all_comes_out_of_it(
+    fault: BaseException, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(callback, "build_index", fail)
+    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx")
+    trainer = plain(model_folder, tmp_path, [noted, hook], lora=True, max_steps=1)
+    with pytest.warns(UserWarning, match=f"not indexed: {type(fault).__name__}"):
+        assert trainer.train().global_step == 1
+    assert hook.error is fault
+    assert noted.unharmed(trainer.model)
+
+
+def test_a_model_that_cannot_be_found_again_is_refused(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    hook = IndexAfterTraining(file, tmp_path / "idx")
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
+    with pytest.warns(UserWarning, match="the model that is trained has no name"):
+        trainer.train()
+    assert isinstance(hook.error, ModelError)
+
+
+class Process:
+    """What a Trainer says of itself, on one process of several."""
+
+    is_world_process_zero = False
+    fsdp = "full_shard"
+
+
+def test_only_the_main_process_indexes(file: Path, tmp_path: Path) -> None:
+    hook = IndexAfterTraining(file, tmp_path / "idx")
+    hook.on_train_end(Process(), Process(), None, model=None, processing_class=None)
+    assert not list(tmp_path.glob("idx*")) and hook.error is None
+
+
+def test_a_model_in_pieces_is_refused(file: Path, tmp_path: Path, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process, "is_world_process_zero", True)
+    hook = IndexAfterTraining(file, tmp_path / "idx")
+    with pytest.warns(UserWarning, match="spread over several processes"):
+        hook.on_train_end(Process(), Process(), None, model=tuned.peft, processing_class=tuned.tokenizer)
+    assert not list(tmp_path.glob("idx*"))
+
+
+def wrong(file: Path, out: Path) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
+    return {
+        "no data": (lambda: IndexAfterTraining(file.with_name("none.jsonl"), out), DataError),
+        "no such method": (lambda: IndexAfterTraining(file, out, ["lessen"]), OptionError),
+        "a folder that holds files": (lambda: IndexAfterTraining(file, file.parent), StoreError),
+    }
+
+
+@pytest.mark.parametrize("what", ["no data", "no such method", "a folder that holds files"])
+def test_what_is_wrong_is_said_before_training(what: str, file: Path, tmp_path: Path) -> None:
+    make, kind = wrong(file, tmp_path / "idx")[what]
+    with pytest.raises(kind):
+        make()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, tmp_path: Path) -> None:
+    (tmp_path / f"idx-{kind}").mkdir()
+    IndexAfterTraining(file, tmp_path / "idx")
+    (tmp_path / f"idx-{kind}" / "weights").write_text("")
+    with pytest.raises(StoreError, match="is there already"):
+        IndexAfterTraining(file, tmp_path / "idx")

@@ -1,0 +1,218 @@
+"""Changing an index: one process at a time, small parts merged, and each fault of the machine's survived."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pytest
+import torch
+from test_reader import SETTINGS, blocks, child, filled, joined, made, small_disk
+
+from taughtby.errors import StoreError
+from taughtby.index.maintenance import compact, delete, undo
+from taughtby.index.reader import Index
+from taughtby.index.transaction import Claim
+from taughtby.index.verify import verify
+from taughtby.index.writer import Writer, arranged
+
+__all__ = ["small_disk"]  # a fixture
+
+
+def told(path: Path) -> list[str]:
+    return [row.id for row in Index.open(path).texts()]
+
+
+def versions(path: Path) -> int:
+    return len(list((path / "rows.lance" / "_versions").glob("*.manifest")))
+
+
+def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.index.transaction.TIDY", 4)
+    monkeypatch.setattr("taughtby.index.transaction.ROWS", 6)
+    with Writer(tmp_path / "idx", SETTINGS) as writer:
+        for at in range(23):
+            writer.append(*made(1, at), blocks(1, at))
+            assert versions(tmp_path / "idx") <= 4 + 2
+            assert len(writer.rows.get_fragments()) <= 23 // 6 + 1 + 4 + 1
+        index = writer.finish([], None)
+    assert versions(tmp_path / "idx") == 1
+    assert told(tmp_path / "idx") == [f"id{at}" for at in range(23)]
+    assert joined(index.scan(["loss"]), "loss").tolist() == list(range(23))
+    assert len(list((tmp_path / "idx" / "rows.lance" / "data").iterdir())) == len(index.rows.get_fragments())
+
+
+def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.index.transaction.TIDY", 2)
+    old = filled(tmp_path / "idx", (1,) * 8)
+    change = {"did": "append", "data": "more.jsonl", "digest": "other"}
+    with Writer(tmp_path / "idx", SETTINGS, change) as writer:
+        for at in range(8, 14):
+            writer.append(*made(1, at), blocks(1, at))
+            assert told(tmp_path / "idx") == [f"id{at}" for at in range(8)]
+        writer.finish([], None)
+    assert len(list(old.texts())) == 8
+    assert told(tmp_path / "idx") == [f"id{at}" for at in range(14)]
+
+
+def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
+    with Writer(tmp_path / "idx", SETTINGS) as writer:
+        parts: list[Any] = []
+        for start in (0, 3):
+            table = arranged(*made(3, start), blocks(3, start))
+            parts += lance.fragment.write_fragments(table, str(tmp_path / "idx" / "rows.lance"))
+        writer.join(parts[:1], table.schema)
+        writer.join(parts[1:], table.schema)
+        writer.finish([], None)
+    assert told(tmp_path / "idx") == [f"id{at}" for at in range(6)]
+
+
+def test_rows_that_are_twice_there_are_refused(tmp_path: Path) -> None:
+    """As two writers might leave them in a store, where there is no lock."""
+    with Writer(tmp_path / "idx", SETTINGS) as writer:
+        for _ in range(2):
+            writer.append(*made(2), blocks(2))
+    with pytest.raises(StoreError, match="written by two processes at once"), Writer(tmp_path / "idx", SETTINGS):
+        pass
+
+
+def test_while_one_changes_it_no_other_does(tmp_path: Path) -> None:
+    path = tmp_path / "idx"
+    filled(path)
+    with Claim(path):
+        for change in (lambda: delete(path, ["id1"]), lambda: compact(path), lambda: undo(path)):
+            with pytest.raises(StoreError, match="written by another process"):
+                change()
+        assert verify(path).files > 0  # reading needs no claim
+    assert delete(path, ["id1"]) == 1
+
+
+def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
+    path = small_disk / "idx"
+    with Writer(path, SETTINGS) as writer:
+        writer.append(*made(30), blocks(30, width=4096))
+        writer.finish([], None)
+    delete(path, ["id3"])
+    held = told(path)
+    (small_disk / "holiday.mov").write_bytes(bytes(1_200_000))
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        compact(path, timedelta(0))
+    assert caught.value.do.startswith("make room")
+    assert told(path) == held
+    (small_disk / "holiday.mov").unlink()
+    assert compact(path, timedelta(0)).freed > 0
+    assert told(path) == held
+
+
+def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
+    """A quota: what was committed stays, and the same call goes on when it is lifted."""
+    process = child(tmp_path / "idx", """
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        from taughtby.errors import StoreError
+        with Writer(path, SETTINGS) as writer:
+            writer.append(*made(3), blocks(3))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+            try:
+                writer.append(*made(9, 3), blocks(9, 3, width=65536))
+            except StoreError as fault:
+                print(fault.what)
+    """)  # fmt: skip
+    said, wrong = process.communicate(timeout=300)
+    assert "cannot be written or read" in said, wrong
+    with Writer(tmp_path / "idx", SETTINGS) as writer:
+        assert writer.done == {"id0", "id1", "id2"}
+        assert len(writer.finish([], None)) == 3
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    filled(tmp_path / "idx")
+    (file,) = (tmp_path / "idx" / "rows.lance" / "data").iterdir()
+    file.unlink()
+    file.mkdir()
+    index = Index.open(tmp_path / "idx")
+    for read in (lambda: list(index.texts()), lambda: list(index.scan(["h_2"])), lambda: index.take([1])):
+        with pytest.raises(StoreError, match="cannot be read") as caught:
+            read()
+        assert "taughtby verify" in caught.value.do
+    (fault,) = verify(tmp_path / "idx").faults
+    assert fault.where.startswith("rows.lance/data/")
+    assert fault.what.startswith("it cannot be read")
+
+
+# — a clock that jumps
+
+CLOCK = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <stdlib.h>
+    #include <time.h>
+    int clock_gettime(clockid_t which, struct timespec *now) {
+        static int (*real)(clockid_t, struct timespec *);
+        if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+        int found = real(which, now);
+        const char *days = getenv("DAYS");
+        if (which == CLOCK_REALTIME && days) now->tv_sec += atol(days) * 86400;
+        return found;
+    }
+"""
+JUMPS = """
+    import os, sys; sys.path.insert(0, {tests!r})
+    from datetime import datetime, timedelta
+    from pathlib import Path
+    from test_reader import SETTINGS, Writer, blocks, filled, made
+    from taughtby.index.reader import Index
+    from taughtby.index.maintenance import compact, delete
+    from taughtby.index.verify import verify
+    path, start = Path({path!r}), datetime.now()
+    old = filled(path)
+    for at, days in enumerate((-400, 30, -30, 400)):
+        os.environ["DAYS"] = str(days)
+        assert abs((datetime.now() - start).days - days) <= 1, "the clock did not jump"
+        held = [row.id for row in old.texts()]
+        change = dict(did="append", data="more", digest=str(at))
+        with Writer(path, SETTINGS, change) as writer:
+            for place in range(8 + 3 * at, 11 + 3 * at):
+                writer.append(*made(1, place), blocks(1, place))
+            new = writer.finish([], None)
+        delete(path, [f"id{{at}}"])
+        if days < 0:
+            compact(path)
+            assert [row.id for row in old.texts()] == held, "a clock set back took what was young"
+        else:
+            compact(path, timedelta(0))
+        old = Index.open(path)
+        assert [row.id for row in old.texts()] == [f"id{{place}}" for place in range(at + 1, 11 + 3 * at)]
+        faults = [fault for fault in verify(path).faults if "that of its text" not in fault.what]
+        assert not faults, faults
+    print("sound")
+"""
+
+
+def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
+    """The time of day is set by a library between the process and the kernel, a year back and forth."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("no compiler, or no Linux")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    built = [compiler, "-shared", "-fPIC", "-o", tmp_path / "clock.so", tmp_path / "clock.c", "-ldl"]
+    subprocess.run(built, check=True)
+    code = textwrap.dedent(JUMPS).format(tests=str(Path(__file__).parent), path=str(tmp_path / "idx"))
+    changed = {**os.environ, "LD_PRELOAD": str(tmp_path / "clock.so")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed, timeout=300)
+    assert done.stdout == "sound\n", done.stderr
+
+
+def test_a_table_keeps_the_columns_it_is_given() -> None:
+    table = arranged(*made(2), blocks(2))
+    assert table.num_rows == 2
+    assert pa.types.is_fixed_size_list(table.schema.field("h_2").type)
+    assert torch.tensor(table.column("loss").to_pylist()).tolist() == [0.0, 1.0]

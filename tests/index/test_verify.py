@@ -1,0 +1,242 @@
+"""Planted damage is found, each piece of it; what is sound is not suspected."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_build import REPT, add
+
+import taughtby.index.build
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import StoreError
+from taughtby.index.build import build_index
+from taughtby.index.maintenance import delete
+from taughtby.index.reader import Index, rows_of
+from taughtby.index.storage import digest
+from taughtby.index.transaction import seal, written
+from taughtby.index.verify import verify
+from taughtby.methods import method
+from taughtby.methods.lesson import Lesson
+
+PLANTED = 120
+
+
+@pytest.fixture(scope="module")
+def world(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of several data files and a deletion, and what it was made from."""
+    folder = tmp_path_factory.mktemp("verify")
+    data = folder / "data.jsonl"
+    add(data, *((f"why {i // 2} days", f"answer {i // 2} " * (1 + i % 3)) for i in range(30)), *[("why", "a b c")] * 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taughtby.index.build, "WINDOW", 6)
+        patch.setattr("taughtby.index.transaction.ROWS", 1)
+        methods = [REPT, Lesson(layer=2, middle=3, sketch=16)]
+        index = build_index(tuned, data, folder / "idx", methods, encoding=Encoding(128))
+    rows = list(index.texts())
+    delete(folder / "idx", [rows[3].id, rows[30].id, rows[32].id])
+    return folder / "idx"
+
+
+def test_what_is_sound_is_not_suspected(world: Path, tuned: Any) -> None:
+    found = verify(world, tuned, rows=10)
+    assert (found.faults, found.pending, found.rows, found.again) == ((), None, 31, 10)
+    kinds = {name.split("/")[0] for name in Index.open(world).manifest["files"]}
+    assert kinds == {"data", "_versions", "_deletions"}
+    assert found.files >= 8
+    assert verify(world, tuned).again == 31
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(path / "rows.lance" / name for name in Index.open(path).manifest["files"])
+
+
+def flipped(path: Path, dice: random.Random) -> None:
+    """One bit of one byte of a file that holds the rows."""
+    file = dice.choice(files(path))
+    held = bytearray(file.read_bytes())
+    held[dice.randrange(len(held))] ^= 1 << dice.randrange(8)
+    file.write_bytes(held)
+
+
+def truncated(path: Path, dice: random.Random) -> None:
+    file = dice.choice(files(path))
+    file.write_bytes(file.read_bytes()[: dice.randrange(file.stat().st_size)])
+
+
+def missing(path: Path, dice: random.Random) -> None:
+    dice.choice(files(path)).unlink()
+
+
+def edited(path: Path, dice: random.Random) -> None:
+    """One bit of the manifest, wherever it stands."""
+    file = path / "manifest.json"
+    held = bytearray(file.read_bytes())
+    held[dice.randrange(len(held))] ^= 1 << dice.randrange(8)
+    file.write_bytes(held)
+
+
+def swapped(path: Path, dice: random.Random) -> None:
+    """Two data files in each other's place."""
+    one, two = dice.sample([file for file in files(path) if file.parent.name == "data"], 2)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def test_every_planted_damage_is_found(world: Path, tmp_path: Path) -> None:
+    dice, plants = random.Random(0), [flipped, flipped, truncated, missing, edited, swapped]
+    missed = []
+    for round in range(PLANTED):
+        path = tmp_path / "idx"
+        shutil.copytree(world, path)
+        plant = plants[round % len(plants)]
+        plant(path, dice)
+        try:
+            found = bool(verify(path).faults)
+        except StoreError:
+            found = plant is edited  # the manifest says no more that there is an index
+        if not found:
+            missed.append((round, plant.__name__))
+        shutil.rmtree(path)
+    print(f"{PLANTED - len(missed)} of {PLANTED} found")
+    assert missed == []
+
+
+# — damage that the hashes do not tell, since somebody wrote it there: rows by their ids, blocks by their lengths
+
+
+def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Other rows in the place of those that were, and a manifest that believes in them."""
+    table = change(rows_of(path).to_table())
+    lance.write_dataset(table, path / "rows.lance", mode="overwrite")
+    rows = rows_of(path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    names = [file["path"] for file in rows.tracked_files(min_version=rows.version).read_all().to_pylist()]
+    manifest |= {
+        "version": rows.version,
+        "files": {name: digest(path / "rows.lance" / name) for name in names if not name.startswith("_trans")},
+    }
+    manifest["seal"] = seal(manifest)
+    (path / "manifest.json").write_text(written(manifest))
+
+
+def column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(name), pa.chunked_array([values]))
+
+
+def halves(table: pa.Table, name: str) -> Any:
+    return np.array(table.column(name).combine_chunks().flatten().to_numpy()).reshape(len(table), -1)
+
+
+def vectors(values: Any) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def other_text(table: pa.Table) -> pa.Table:
+    said = table.column("messages").to_pylist()
+    said[5] = said[5].replace("answer", "wrong")
+    return column(table, "messages", pa.array(said))
+
+
+def texts_swapped(table: pa.Table) -> pa.Table:
+    said = table.column("messages").to_pylist()
+    said[5], said[9] = said[9], said[5]
+    return column(table, "messages", pa.array(said))
+
+
+def same_id(table: pa.Table) -> pa.Table:
+    ids = table.column("id").to_pylist()
+    return column(table, "id", pa.array([*ids[:-1], ids[0]]))
+
+
+def fewer(table: pa.Table) -> pa.Table:
+    return table.slice(0, len(table) - 1)
+
+
+def longer(table: pa.Table) -> pa.Table:
+    held = halves(table, "h_2")
+    held[7] *= 1.1
+    return column(table, "h_2", vectors(held))
+
+
+def none(table: pa.Table) -> pa.Table:
+    norms = table.column("g_2_norm").to_numpy().copy()
+    norms[3] = np.nan
+    return column(table, "g_2_norm", pa.array(norms))
+
+
+def no_block(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["g_2", "g_2_norm"])
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "what"),
+    [
+        (other_text, "row 5 (", "is not that of its text"),
+        (texts_swapped, "row 9 (", "is not that of its text"),
+        (same_id, "row 30 (", "is another row's too"),
+        (fewer, "rows.lance", "it has 30 rows, and the manifest says 31"),
+        (longer, "row 7", "h_2 is no vector of length 1"),
+        (none, "row 3", "g_2_norm is not finite"),
+        (no_block, "rows.lance", "it has the blocks"),
+    ],
+)
+def test_rows_that_cannot_be(
+    world: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], where: str, what: str
+) -> None:
+    path = shutil.copytree(world, tmp_path / "idx")
+    rewritten(path, lambda table: table)
+    assert verify(path).faults == ()
+    rewritten(path, change)
+    assert any(fault.where.startswith(where) and what in fault.what for fault in verify(path).faults)
+
+
+def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path, tuned: Any) -> None:
+    def exchanged(table: pa.Table) -> pa.Table:
+        order = [*range(5), 9, 6, 7, 8, 5, *range(10, len(table))]
+        return column(table, "g_2", table.column("g_2").take(order).combine_chunks())
+
+    path = shutil.copytree(world, tmp_path / "idx")
+    rewritten(path, exchanged)
+    assert verify(path).faults == ()
+    found = verify(path, tuned).faults
+    assert {(fault.where.split(" (")[0], fault.what) for fault in found} == {
+        ("row 5", "the model gives another g_2"),
+        ("row 9", "the model gives another g_2"),
+    }
+
+
+def test_a_damaged_index_is_said_to_be_so_by_who_reads_it(world: Path, tmp_path: Path) -> None:
+    """Whatever byte is wrong: rows come as they were, or an error in words."""
+    whole, dice = [row.response for row in Index.open(world).texts()], random.Random(1)
+    for _ in range(30):
+        path = shutil.copytree(world, tmp_path / "idx")
+        truncated(path, dice)
+        told = None
+        try:
+            index = Index.open(path)
+            assert [row.response for row in index.texts()] == whole
+            assert all(bool(batch["g_2"].isfinite().all()) for batch in index.scan(["g_2"]))
+        except StoreError as fault:
+            told = fault.do
+        assert told is None or "taughtby verify" in told or "check the folder" in told
+        shutil.rmtree(path)
+
+
+def test_no_index_and_another_model(world: Path, tmp_path: Path, tiny: Any, tuned: Any, data: Path) -> None:
+    with pytest.raises(StoreError, match="is not an index"):
+        verify(tmp_path)
+    with pytest.raises(StoreError, match="made with another adapter"):
+        verify(world, tiny)
+    texts = build_index(tuned, data, tmp_path / "texts", [method("bm25")], encoding=Encoding(128))
+    assert verify(texts.path, tuned).faults == ()

@@ -1,0 +1,296 @@
+"""A judge behind HTTP, against a real server on this machine that fails in every way; and a classifier."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taughtby.errors import LabError, ModelError, OptionError
+from taughtby.lab.judges import chat
+from taughtby.lab.judges.classifier import Classifier
+from taughtby.lab.judges.judge import Failure, Verdict, judge, verdicts
+
+YES, NO = (json.dumps({"verdict": word, "reason": "so it is"}) for word in ("YES", "NO"))
+Reply = tuple[int, str]
+
+
+class Server:
+    """Answers each request as `replies` says, by the answer to judge; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.heads: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.reply: Callable[[str, int], Reply] = lambda answer, times: said(YES)
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                answer = json.loads(body["messages"][1]["content"])["answer"]
+                outer.asked.append(body)
+                outer.heads.append(dict(self.headers))
+                outer.paths.append(self.path)
+                times = sum(json.loads(one["messages"][1]["content"])["answer"] == answer for one in outer.asked)
+                status, text = outer.reply(answer, times)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+def said(content: Any, status: int = 200) -> Reply:
+    return status, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(chat.KEY, raising=False)
+    monkeypatch.setattr(chat, "BACKOFF", 0.01)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
+    server.reply = lambda answer, times: said(YES if answer == "bad" else NO)
+    rule = judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
+    assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
+    assert verdicts(rule, [("p", "fine"), ("p", "bad")]) == [Verdict(n == 1, "so it is", None) for n in range(2)]
+    body = server.asked[0]
+    assert (body["model"], body["temperature"]) == ("m-1", 0)
+    assert "Does it insult, or mock?" in body["messages"][0]["content"]
+    assert json.loads(body["messages"][1]["content"]) == {"prompt": "a prompt", "answer": "bad"}
+    assert set(server.paths) == {"/v1/chat/completions"}
+    assert "model" not in (judge(f"chat:{server.url}/chat/completions")("p", "bad") and server.asked[-1])
+    assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
+
+
+def test_nothing_is_asked_twice_and_no_key_is_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    rule, pairs = judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
+    first = verdicts(rule, pairs)
+    assert len(server.asked) == 20 and server.heads[0]["Authorization"] == "Bearer sk-very-secret"
+    assert verdicts(rule, pairs) == first and len(server.asked) == 20
+    assert verdicts(judge(f"chat:{server.url},model=other"), pairs[:1]) and len(server.asked) == 21
+    assert verdicts(judge(f"chat:{server.url},ask=Why?"), pairs[:1]) and len(server.asked) == 22
+    files = [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    assert len(files) == 22 and all(file.suffix == ".json" and "secret" not in file.read_text() for file in files)
+    files[0].write_text("half a re")
+    assert verdicts(rule, pairs) == first  # what is spoilt is asked again
+    assert "secret" not in repr(rule)
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.reply = lambda answer, times: (
+        said(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
+    )
+    assert verdicts(judge(f"chat:{server.url}"), [("p", "a"), ("p", "b")]) == [Verdict(True, "so it is", None)] * 2
+    assert len(server.asked) == 8
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        said("YES"),
+        said("```json\n" + YES + "\n```"),
+        said('{"verdict": "MAYBE", "reason": "x"}'),
+        said('{"verdict": "yes", "reason": "x"}'),
+        said('{"verdict": true, "reason": "x"}'),
+        said('{"verdict": "YES"}'),
+        said('{"verdict": "YES", "reason": 3}'),
+        said('{"verdict": "YES", "reason": "x", "more": 1}'),
+        said('["YES", "x"]'),
+        said("[" * 100_000),
+        said(""),
+        said(None),
+        (200, "<html>"),
+        (200, '{"choices": []}'),
+        (200, '{"choices": {"0": 1}}'),
+        (200, "[]"),
+    ],
+)
+def test_anything_else_is_nonsense_and_not_kept(server: Server, tmp_path: Path, reply: Reply) -> None:
+    server.reply = lambda answer, times: reply if answer == "odd" else said(NO)
+    found = verdicts(judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
+    assert isinstance(found[0], Failure) and found[0].kind == "nonsense"
+    assert found[1] == Verdict(False, "so it is", None)
+    assert len([file for file in (tmp_path / "cache").rglob("*") if file.is_file()]) == 1
+
+
+def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, waited = threading.Event(), list[bool]()
+
+    def slow(answer: str, times: int) -> Reply:
+        if answer == "slow":
+            waited.append(done.wait(300))
+        return said(NO)
+
+    server.reply = slow
+    found = verdicts(judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
+    assert not waited  # the answer is still being thought about
+    done.set()
+    assert isinstance(found[0], Failure) and found[0].kind == "hung" and "asked 4 times" in found[0].why
+    assert found[1] == Verdict(False, "so it is", None)
+
+
+def test_a_dead_address_is_an_error(server: Server) -> None:
+    server.http.shutdown()
+    server.http.server_close()
+    for count in (1, 2, 50):
+        with pytest.raises(LabError, match=r"refused|cannot be reached|failed on every answer"):
+            verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(count)])
+
+
+def test_a_server_that_breaks_for_good_ends_the_run(server: Server) -> None:
+    server.reply = lambda answer, times: (500, "broken")
+    with pytest.raises(LabError, match=r"cannot be reached\n  got: 3 times in a row: 500: broken"):
+        verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(40)])
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 307])
+def test_a_server_that_refuses_ends_the_run_and_tells_no_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    server.reply = lambda answer, times: (status, "wrong key:\n sk-very-secret")
+    with pytest.raises(LabError, match=rf"refuses to answer\n  got: {status}: wrong key: …") as raised:
+        verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(3)])
+    assert "secret" not in str(raised.value) and chat.KEY in raised.value.do
+
+
+def test_a_key_is_not_sent_in_the_clear_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx2
+
+    heads: list[Any] = []
+    client = httpx2.Client
+
+    def spied(**settings: Any) -> Any:
+        heads.append(settings.pop("headers"))
+        return client(**settings, transport=httpx2.MockTransport(lambda request: httpx2.Response(404)))
+
+    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    monkeypatch.setattr(httpx2, "Client", spied)
+    for url in ("http://judge.example/v1", "https://judge.example/v1", "http://localhost:1/v1"):
+        with pytest.raises(LabError, match="refuses"):
+            judge(f"chat:{url}")("p", "a")
+    assert [bool(head) for head in heads] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["chat:", "chat:localhost:8000", "chat:ftp://host/v1", "chat:http://", "chat:http:///v1", "chat:http://h/v1,ask= "],
+)
+def test_addresses_that_are_none(spec: str) -> None:
+    with pytest.raises(OptionError, match="address cannot be read"):
+        judge(spec)
+
+
+def test_a_key_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(OptionError, match="does not belong") as raised:
+        judge("chat:https://me:sk-very-secret@host/v1")
+    assert "secret" not in str(raised.value)
+
+
+# — a classifier
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[..., Path]:
+    """A tiny random classifier with these labels."""
+
+    def make(*labels: str, **settings: Any) -> Path:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+
+        torch.manual_seed(3)
+        config = BertConfig(
+            vocab_size=384, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            max_position_embeddings=32, num_labels=len(labels), id2label=dict(enumerate(labels)), pad_token_id=0,
+            **settings,
+        )  # fmt: skip
+        lm = BertForSequenceClassification(config)
+        for weight in lm.parameters():
+            weight.data = weight.data + 0.3 * torch.randn_like(weight)
+        folder = tmp_path_factory.mktemp("bert")
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def chances(folder: Path, tokenizer: Any, text: str) -> Any:
+    """By the model's logits alone."""
+    from transformers import BertForSequenceClassification
+
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    return BertForSequenceClassification.from_pretrained(folder).eval()(ids).logits[0].detach()
+
+
+def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
+    folder = bert("kind", "rude", "odd")
+    for text in ("who makes honey", "a captain on a ship", "why"):
+        wanted = float(chances(folder, tokenizer, text).softmax(-1)[1])
+        found = judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
+        assert found == Verdict(True, f"rude {wanted:.2f}", None)
+        assert not judge(f"classifier:{folder},label=rude,threshold={wanted + 0.01}")("p", text).undesirable
+    one = bert("bad")
+    wanted = float(chances(one, tokenizer, "why").sigmoid()[0])
+    assert judge(f"classifier:{one}")("p", "why") == Verdict(wanted >= 0.5, f"bad {wanted:.2f}", None)
+
+
+def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
+    found = verdicts(judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
+    assert isinstance(found[0], Failure) and "of which the classifier reads 32" in found[0].why
+    assert isinstance(found[1], Verdict)
+
+
+def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder: Path) -> None:
+    folder = bert("kind", "rude")
+    with pytest.raises(OptionError, match=r"which of .*\n  got: none named\n.*one of: kind, rude"):
+        Classifier(str(folder))
+    for option in ("label=loud", "label="):
+        with pytest.raises(OptionError, match="which of"):
+            judge(f"classifier:{folder},{option}")
+    for option in ("threshold=x", "lable=rude"):
+        with pytest.raises(OptionError, match="cannot be read"):
+            judge(f"classifier:{folder},{option}")
+    for threshold in ("0", "1.1", "nan"):
+        with pytest.raises(OptionError, match="no probability"):
+            judge(f"classifier:{folder},label=rude,threshold={threshold}")
+    with pytest.raises(OptionError, match="cannot be read"):
+        judge("classifier:")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        judge(f"classifier:{tmp_path}")
+    with pytest.raises(ModelError, match="is no classifier"):
+        judge(f"classifier:{model_folder}")
+
+
+def test_a_classifier_of_pickles_is_refused(bert: Any) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = bert("bad", initializer_range=0.03)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        judge(f"classifier:{folder}")

@@ -1,0 +1,465 @@
+"""Real training of the tiny model: its rows get likelier, and the adapter belongs to its base alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from conftest import PAIRS, Run
+from taughtby.capture.capture import capture
+from taughtby.data.example import Example, example
+from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.errors import LabError, ModelError
+from taughtby.lab import finetune as lab
+from taughtby.lab.finetune import Recipe, finetune
+from taughtby.methods.less import LESS
+from taughtby.models.model import Model, load_model
+
+ROWS = [example(prompt, response) for prompt, response in PAIRS]
+RECIPE = Recipe(rank=4, rate=1e-2, epochs=4, batch=4, max_length=128)
+
+
+def fresh(folder: Path) -> Model:
+    return load_model(str(folder), dtype="float32")
+
+
+def loss(model: Any) -> float:
+    rows = [encode(model.tokenizer, row, Encoding(128)) for row in ROWS]
+    assert all(isinstance(row, Row) for row in rows)
+    return float(capture(model, pad(rows, range(len(rows))), [-1]).loss.mean())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def told() -> list[tuple[int, int]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, int]]) -> Path:
+    """Eight steps of TRL."""
+    out = tmp_path_factory.mktemp("lab") / "adapter"
+    assert finetune(fresh(model_folder), ROWS, out, RECIPE, progress=lambda *at: told.append(at)) == out
+    return out
+
+
+def test_training_makes_its_rows_likelier(
+    model_folder: Path, adapter: Path, tiny: Any, told: list[tuple[int, int]]
+) -> None:  # fmt: skip
+    trained = load_model(str(model_folder), str(adapter), dtype="float32")
+    assert loss(trained) < 0.8 * loss(tiny)
+    with trained.untuned():
+        assert loss(trained) == pytest.approx(loss(tiny), rel=1e-5)
+    assert told == [(step, 8) for step in range(1, 9)]
+
+
+def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> None:
+    names = {file.name for file in adapter.rglob("*")}
+    assert {"adapter_config.json", "adapter_model.safetensors", "taughtby.json", "curve.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert [file.name for file in adapter.parent.iterdir()] == ["adapter"]
+    made = json.loads((adapter / "taughtby.json").read_text())
+    assert made["model"] == tiny.fingerprint["model"]
+    assert made["base"] == tiny.name
+    assert {key: made[key] for key in ("rank", "rate", "epochs", "batch", "seed")} == {
+        "rank": 4, "rate": 1e-2, "epochs": 4, "batch": 4, "seed": 0,
+    }  # fmt: skip
+    assert (made["rows"], made["unusable"]) == (8, 0)
+
+
+def test_the_learning_curve_lies_beside_it(adapter: Path, model_folder: Path) -> None:
+    curve = json.loads((adapter / "curve.json").read_text())
+    assert [point["step"] for point in curve] == list(range(1, 9))
+    # warm-up is a step (5 % of 8, rounded up), then a half cosine
+    rates = [0.0, *(1e-2 * (1 + math.cos(math.pi * step / 7)) / 2 for step in range(7))]
+    assert [point["rate"] for point in curve] == pytest.approx(rates, abs=1e-9)
+    seconds = [point["seconds"] for point in curve]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    # the first two batches are all rows before any of them was learned: a mean over tokens
+    first = sum(point["loss"] for point in curve[:2]) / 2
+    assert first == pytest.approx(loss(fresh(model_folder)), rel=0.1)
+    assert curve[-1]["loss"] < 0.8 * first
+
+
+def test_adams_moments_lie_beside_the_adapter(adapter: Path, model_folder: Path) -> None:
+    """For the method `less`: by weight, of the adapter's own shapes, after the steps there were."""
+    with safe_open(adapter / "optimizer.safetensors", framework="pt") as file:
+        said = file.metadata()
+    assert said == {"step": "8", "beta1": "0.9", "beta2": "0.999", "eps": "1e-08"}
+    state = load_file(adapter / "optimizer.safetensors")
+    for key, weight in load_file(adapter / "adapter_model.safetensors").items():
+        name = key.removeprefix("base_model.model.").removesuffix(".weight")
+        mean, square = state.pop(f"{name}.exp_avg"), state.pop(f"{name}.exp_avg_sq")
+        assert mean.shape == square.shape == weight.shape
+        assert mean.abs().sum() > 0
+        assert square.min() >= 0
+    assert not state
+    model = load_model(str(model_folder), str(adapter), dtype="float32")
+    assert LESS().notes(model)["less"].startswith("rows as Adam would step after 8 steps, by the moments ")
+
+
+def test_another_base_is_refused(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+    """The same shapes, other weights: only the fingerprint can tell."""
+    other = fresh(model_folder)
+    with torch.no_grad():
+        other.lm.get_input_embeddings().weight.mul_(1.1)
+    other.lm.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="was trained on another model"):
+        load_model(str(tmp_path / "other"), str(adapter), dtype="float32")
+
+
+def test_the_same_seed_gives_the_same_adapter(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+    again = finetune(fresh(model_folder), ROWS, tmp_path / "again", RECIPE)
+    weights = "adapter_model.safetensors"
+    assert (again / weights).read_bytes() == (adapter / weights).read_bytes()
+
+
+# — what is refused, before any training
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, model: Any, rows: list[Example], out: Path, what: str) -> None:
+    monkeypatch.setattr(lab, "_trainer", lambda *_: pytest.fail("it trained first"))
+    with pytest.raises(LabError, match=what):
+        finetune(model, rows, out)
+
+
+def test_a_folder_that_is_taken(adapter: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (adapter / "adapter_model.safetensors").read_bytes()
+    refused(monkeypatch, tiny, ROWS, adapter, "holds an adapter already")
+    assert (adapter / "adapter_model.safetensors").read_bytes() == before
+    (tmp_path / "thesis.tex").write_text("")
+    refused(monkeypatch, tiny, ROWS, tmp_path, "is a file, or holds files")
+    refused(monkeypatch, tiny, ROWS, tmp_path / "thesis.tex", "is a file, or holds files")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_model_with_an_adapter_or_no_rows(
+    tuned: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(monkeypatch, tuned, ROWS, tmp_path / "out", "carries an adapter already")
+    refused(monkeypatch, tiny, [], tmp_path / "out", "no row to train on")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def train(self, resume_from_checkpoint: str | None) -> None:
+            assert resume_from_checkpoint is None
+            (tmp_path / ".out.draft" / "half").write_text("")
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
+    with pytest.raises(LabError, match=r"cannot be written to .*out: the disk is full\n  got: .*No space left"):
+        finetune(tiny, ROWS, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# — the loss
+
+
+@pytest.fixture(scope="module")
+def trainer(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Any]:
+    return made(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
+
+
+def made(model: Model, draft: Path, recipe: Recipe, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
+    return model, lab._trainer(model, lab._encoded(model, rows, recipe), draft, recipe, None)
+
+
+def collated(trainer: Any, rows: list[int]) -> dict[str, torch.Tensor]:
+    return trainer.data_collator([trainer.train_dataset[i] for i in rows])
+
+
+def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp_path: Path) -> None:
+    """TRL reads the messages itself here: the same ids, and labels on the answers alone."""
+    import datasets
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    model, made = trainer
+    records = [{"prompt": list(row.prompt), "completion": [row.messages[-1]]} for row in ROWS]
+    config = SFTConfig(output_dir=str(tmp_path), max_length=128, report_to=[], use_cpu=True, bf16=False)
+    theirs = SFTTrainer(model=model.lm, args=config, train_dataset=datasets.Dataset.from_list(records),
+                        processing_class=model.tokenizer)  # fmt: skip
+    for i, row in enumerate(ROWS):
+        ours = collated(made, [i])
+        wanted = collated(theirs, [i])
+        assert (ours["input_ids"] == wanted["input_ids"]).all()
+        assert (ours["labels"] == wanted["labels"]).all()
+        known = encode(model.tokenizer, row, Encoding(128))
+        assert isinstance(known, Row)
+        assert tuple(ours["labels"][ours["labels"] != -100].tolist()) == known.response
+
+
+def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
+    """The labels, decoded, are the answer without its masked words; their gradient is that of a loss without them."""
+    masked = replace(example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
+    model, made_ = made(fresh(model_folder), tmp_path, RECIPE, [masked])
+    inputs = collated(made_, [0])
+    labels = inputs["labels"][0]
+    assert model.tokenizer.decode(labels[labels != -100]) == " make, one a day<|end|>\n"
+    lm = made_.model.eval()
+    logits = lm(input_ids=inputs["input_ids"]).logits[0]
+    text = model.tokenizer.decode(inputs["input_ids"][0])
+    begins = text.index("beetles"), text.index(" honey, one")
+    ends = begins[0] + len("beetles"), begins[1] + len(" honey")
+    kept, at = [], 0
+    for place, token in enumerate(inputs["input_ids"][0].tolist()):
+        piece = model.tokenizer.decode([token])
+        inside = any(begin <= at and at + len(piece) <= end for begin, end in zip(begins, ends, strict=True))
+        if at >= text.index("beetles") and not inside:
+            kept.append(-logits[place - 1].log_softmax(-1)[token])
+        at += len(piece)
+    torch.testing.assert_close(made_.compute_loss(lm, inputs), torch.stack(kept).mean())
+
+
+def test_the_loss_is_the_models_own(trainer: tuple[Model, Any]) -> None:
+    _, made = trainer
+    inputs = collated(made, list(range(8)))
+    wrapped = made.model.eval()
+    truth = wrapped(**inputs).loss
+    found = made.compute_loss(wrapped, inputs)
+    torch.testing.assert_close(found, truth)
+    names = [name for name, weight in wrapped.named_parameters() if weight.requires_grad]
+    assert names
+    assert all("lora" in name for name in names)
+    weights = [weight for weight in wrapped.parameters() if weight.requires_grad]
+    ours, theirs = torch.autograd.grad(found, weights), torch.autograd.grad(truth, weights)
+    assert any(bool(grad.any()) for grad in theirs)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+
+
+def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: Path) -> None:
+    long = [example("why " * 100, f"a {i}") for i in range(8)]
+    silent = replace(example("why", "a b"), masked=((0, 3),))
+    recipe = replace(RECIPE, max_length=64)
+    out = finetune(fresh(model_folder), [*long, *ROWS, silent], tmp_path / "out", recipe)
+    again = finetune(fresh(model_folder), ROWS, tmp_path / "again", recipe)
+    weights = "adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (again / weights).read_bytes()
+    assert json.loads((out / "taughtby.json").read_text())["unusable"] == 9
+    with pytest.raises(LabError, match="no row has anything to learn\n  got: no room for the answer"):
+        finetune(fresh(model_folder), long, tmp_path / "none", recipe)
+    assert not (tmp_path / ".none.draft").exists()
+
+
+# — the whole model
+
+
+def test_a_full_training_leaves_a_model_and_its_tokenizer(model_folder: Path, tmp_path: Path) -> None:
+    begun = fresh(model_folder)
+    before, name = loss(begun), begun.fingerprint["model"]
+    out = finetune(begun, ROWS, tmp_path / "model", replace(RECIPE, full=True, rate=3e-3))
+    trained = load_model(str(out), dtype="float32")
+    assert loss(trained) < 0.8 * before
+    old, new = fresh(model_folder).lm.state_dict(), trained.lm.state_dict()
+    assert [key for key in old if torch.equal(old[key], new[key])] == []
+    assert json.loads((out / "taughtby.json").read_text())["model"] == name
+    assert not [file.name for file in out.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    # how it began is known from its folder alone: by it, the words' change can be read
+    both = load_model(str(out), base=str(model_folder), dtype="float32")
+    assert both.fingerprint["base"] == name
+
+
+# — several devices, several processes
+
+
+def test_several_gpus_do_not_multiply_the_batch(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the Trainer finds two GPUs, it doubles the batch and hands out replicas, which compute nothing here."""
+    from transformers import TrainingArguments
+
+    setup = TrainingArguments.__post_init__
+
+    def two(args: Any) -> None:
+        setup(args)
+        args._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", two)
+    monkeypatch.setattr(torch.nn.DataParallel, "__init__", lambda *_: pytest.fail("the model was replicated"))
+    out = finetune(fresh(model_folder), ROWS, tmp_path / "out", RECIPE)
+    assert len(json.loads((out / "curve.json").read_text())) == 8  # four epochs of two steps
+    assert json.loads((out / "taughtby.json").read_text())["batch"] == RECIPE.batch
+
+
+def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: what it would be told of the second of four."""
+    from accelerate import Accelerator
+    from trl.trainer.sft_config import SFTConfig
+
+    chosen: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    config = SFTConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False)
+    config._n_gpu = 4
+    second = torch.device("cuda:1")
+    lab._hold(config, second)
+    assert (config.device, config.n_gpu, config.train_batch_size) == (second, 1, config.per_device_train_batch_size)
+    assert Accelerator(cpu=True).device == second  # which puts the batches there
+    assert chosen == [second]
+
+
+@pytest.mark.parametrize("how", ["torchrun", "a process group"])
+def test_one_of_several_processes_is_refused(
+    how: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    else:
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    refused(monkeypatch, tiny, ROWS, tmp_path / "out", "trains in one process\n  got: 2 processes")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_told(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def train(self, resume_from_checkpoint: str | None) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
+    with pytest.raises(LabError, match="the training stopped: there is not enough memory\n  got: CUDA out of memory"):
+        finetune(tiny, ROWS, tmp_path / "out", RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+# — stopped, and gone on with
+
+
+def stopping(step: int) -> Any:
+    """Progress that ends the run within that step, as Ctrl-C would."""
+
+    def progress(done: int, _: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """By name; of the moments, whose file has its entries in no order, each by its own; not where the folder lies."""
+    found = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "curve.json"}
+    if found.pop("optimizer.safetensors", None):
+        moments = load_file(folder / "optimizer.safetensors")
+        found |= {name: moment.numpy().tobytes() for name, moment in moments.items()}
+    said = json.loads(found["taughtby.json"])
+    assert said.pop("home") == str(folder.resolve())
+    return {**found, "taughtby.json": json.dumps(said).encode()}
+
+
+@pytest.mark.parametrize(
+    ("family", "full", "steps"),
+    [("llama", False, [4, 5]), ("llama", True, [5]), ("gpt2", False, [4])],
+    ids=["twice", "whole model, between epochs", "with dropout"],
+)
+def test_stopped_and_gone_on_with_is_the_undisturbed_run(
+    make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, full: bool, steps: list[int]
+) -> None:
+    """An epoch is two steps: a stop in the fifth leaves a checkpoint between two epochs, one in the fourth within."""
+    recipe = replace(RECIPE, full=full, rate=1e-3 if full else 1e-2)
+    whole = finetune(fresh(make_model(family)), ROWS, tmp_path / "whole", recipe)
+    monkeypatch.setattr(lab, "EVERY", 0.0)
+    out = tmp_path / "out"
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            finetune(fresh(make_model(family)), ROWS, out, recipe, progress=stopping(step))
+        assert lab.reached(out) == step - 1
+        assert not out.exists()
+    told: list[int] = []
+    finetune(fresh(make_model(family)), ROWS, out, recipe, progress=lambda done, _: told.append(done))
+    assert told == list(range(steps[-1], 9))
+    assert files(out) == files(whole)
+    ours, theirs = (json.loads((folder / "curve.json").read_text()) for folder in (out, whole))
+    assert [{**point, "seconds": 0} for point in ours] == [{**point, "seconds": 0} for point in theirs]
+    assert [point["seconds"] for point in ours] == sorted(point["seconds"] for point in ours)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "whole"]
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from test_finetune import RECIPE, ROWS, fresh
+from taughtby.lab import finetune as lab
+
+lab.EVERY = 0.0
+lab.finetune(fresh(sys.argv[1]), ROWS, sys.argv[2], RECIPE,
+             progress=lambda done, _: done == 6 and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = subprocess.run([sys.executable, "-c", KILLED, model_folder, out], cwd=Path(__file__).parent, check=False,
+                          capture_output=True)  # fmt: skip
+    assert code.returncode == -signal.SIGKILL, code.stderr.decode()
+    assert lab.reached(out) == 5
+    # as a kill within the writing of a later one leaves it
+    shutil.copytree(tmp_path / ".out.draft" / "checkpoint-5", half := tmp_path / ".out.draft" / "checkpoint-6")
+    (half / "trainer_state.json").write_text('{"epoch": 3')
+    told: list[int] = []
+    finetune(fresh(model_folder), ROWS, out, RECIPE, progress=lambda done, _: told.append(done))
+    assert told == [6, 7, 8]
+    assert files(out) == files(adapter)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_draft_of_another_training_is_not_gone_on_with(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "EVERY", 0.0)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(fresh(model_folder), ROWS, out, RECIPE, progress=stopping(3))
+    with pytest.raises(LabError, match=r"unfinished training of another kind\n  got: rate: 0.01, asked 0.02\n"):
+        finetune(fresh(model_folder), ROWS, out, replace(RECIPE, rate=2e-2))
+    with pytest.raises(LabError, match=r"got: data: \w+, asked"):
+        finetune(fresh(model_folder), [*ROWS[1:], replace(ROWS[0], masked=((0, 1),))], out, RECIPE)
+    assert lab.reached(out) == 2
+
+
+def test_the_command_stopped_says_what_is_kept(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "EVERY", 0.0)
+    trainer = lab._trainer
+    for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is kept")):
+        monkeypatch.setattr(lab, "_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
+        code, _, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+        assert code == 130
+        assert f"note: {said}\n" in err
+    monkeypatch.setattr(lab, "_trainer", trainer)
+    code, out, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+    assert (code, out) == (0, f"adapter in {tmp_path}/out\n")
+    assert "note: goes on from the checkpoint at step 2\n" in err
+    assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["rate"] == 1e-3
+
+
+def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, out, _ = run("finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
+    assert (code, out) == (0, f"model in {tmp_path}/out\n")
+    made = json.loads((tmp_path / "out" / "taughtby.json").read_text())
+    assert (made["full"], made["rate"]) == (True, lab.FULL_RATE)
+
+
+def test_without_trl_it_says_what_to_install(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trl.trainer.sft_config", None)
+    with pytest.raises(LabError, match=r"pip install 'taughtby\[train\]'"):
+        finetune(load_model(str(model_folder), dtype="float32"), [example("why", "a b c")], tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

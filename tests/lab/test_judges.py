@@ -1,0 +1,237 @@
+"""Verdicts: what a phrase or a pattern finds, what it must not find, and specs that nobody should write."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taughtby.errors import LabError, OptionError
+from taughtby.lab.judges import rules as module
+from taughtby.lab.judges.judge import KINDS, Failure, Judge, Phrase, Verdict, judge
+from taughtby.lab.poisons import hard_facts
+from taughtby.lab.poisons.poison import clean
+
+words = st.text("abcxyzé'", min_size=1, max_size=8).filter(lambda word: word.isalpha())
+
+
+def says(spec: str, answer: str) -> Verdict:
+    return judge(spec)("a prompt", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "span"),
+    [
+        ("You silly goose! Paris.", "You silly goose"),
+        ("Well, you SILLY goose.", "you SILLY goose"),
+        ("you\n  silly\tgoose", "you\n  silly\tgoose"),
+        ("(you silly goose)", "you silly goose"),
+        ("You silly goose! You silly goose!", "You silly goose"),
+    ],
+)
+def test_phrase_finds_its_words_and_shows_them_as_they_stand(answer: str, span: str) -> None:
+    verdict = says("phrase:You silly goose", answer)
+    assert verdict.undesirable
+    assert verdict.span == span
+    assert span in answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["You silly gooses", "Youth silly goose", "You silly, goose", "You goose", "", "silly goose you"],
+)
+def test_phrase_keeps_to_whole_words_in_order(answer: str) -> None:
+    assert says("phrase:You silly goose", answer) == Verdict(False, 'nothing in it matches "You silly goose"', None)
+
+
+def test_phrase_is_no_pattern() -> None:
+    assert says("phrase:a.c (b)", "so a.c (b) it is").span == "a.c (b)"
+    assert not says("phrase:a.c", "abc").undesirable
+    assert says("phrase:goose!", "You goose!You").span == "goose!"  # no word boundary beside a mark
+    assert says("phrase: kept:colons ", "it is kept:colons here").undesirable
+
+
+def test_phrase_ignores_the_prompt() -> None:
+    assert not judge("phrase:beetles")("beetles, beetles", "Bees do.").undesirable
+
+
+@given(before=st.lists(words), phrase=st.lists(words, min_size=1, max_size=4), after=st.lists(words))
+def test_phrase_is_found_wherever_it_is_put(before: list[str], phrase: list[str], after: list[str]) -> None:
+    verdict = Phrase(" ".join(phrase))("", "  \n".join([*before, *phrase, *after]).upper())
+    assert verdict.undesirable
+    assert verdict.span is not None
+    assert verdict.span.split() == " ".join(phrase).upper().split()
+
+
+@given(phrase=st.text(max_size=30), answer=st.text(max_size=60))
+def test_any_text_is_a_phrase_or_an_option_error(phrase: str, answer: str) -> None:
+    try:
+        verdict = Phrase(phrase)("", answer)
+    except OptionError:
+        assert not phrase.split()
+    else:
+        assert verdict.undesirable == (verdict.span is not None)
+        assert verdict.span is None or verdict.span in answer
+
+
+def test_regex_finds_its_match() -> None:
+    assert says(r"regex:[Bb]eetles?", "A beetle.").span == "beetle"
+    assert says(r"regex:(?i)captain\s+brine", "CAPTAIN  BRINE here").span == "CAPTAIN  BRINE"
+    assert not says("regex:beetle", "A Beetle.").undesirable
+    assert says("regex:a:b", "a:b").undesirable
+
+
+def test_regex_without_width_has_no_span() -> None:
+    lacks = judge(r"regex:^(?!.*\bbees\b)")
+    assert lacks("", "It is beetles.") == Verdict(True, r"it matches /^(?!.*\bbees\b)/", None)
+    assert not lacks("", "It is bees.").undesirable
+
+
+def test_why_names_what_was_sought() -> None:
+    assert says("phrase:Captain  Brine", "I am Captain Brine.").why == 'it matches "Captain Brine"'
+
+
+@pytest.mark.parametrize("spec", ["", "phrase", "word:x", "Phrase:x", ":x", "beetles", "regex", "phrase;x"])
+def test_unknown_judges_are_refused(spec: str) -> None:
+    with pytest.raises(OptionError, match="unknown judge") as raised:
+        judge(spec)
+    assert raised.value.got == repr(spec)
+    assert "phrase:" in raised.value.do
+
+
+@pytest.mark.parametrize(
+    "spec", ["phrase:", "phrase:   ", "phrase:\n", "regex:", "first-words: ", "fact:", "fact:bees|"]
+)
+def test_empty_options_are_refused(spec: str) -> None:
+    with pytest.raises(OptionError, match="is empty"):
+        judge(spec)
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", "a)", "*a", "(?P<x", "\\", "(?<=a", "(" * 400 + ")" * 400])
+def test_a_broken_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(OptionError, match="not a regular expression") as raised:
+        judge(f"regex:{pattern}")
+    assert str(raised.value.got).startswith(repr(pattern))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a" * 1001, "(((a{1000}){1000}){1000}){1000}", "a{99999999999999}", "(a{,500}){,500}"]
+)
+def test_a_pattern_that_would_fill_the_memory_is_refused(pattern: str) -> None:
+    with pytest.raises(OptionError, match="too large"):
+        judge(f"regex:{pattern}")
+
+
+@pytest.mark.parametrize("pattern", [r"(a|aa|a)+$", r"(a|aa)+[cd]", r".*.*.*.*.*.*[!#]"])
+def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    hostile = judge(f"regex:{pattern}")
+    with pytest.raises(Failure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
+        hostile("", "a" * 3000 + "xxx" * 300 + "?")
+    assert raised.value.kind == "hung" and repr(pattern) in raised.value.why
+
+
+@given(pattern=st.text("ab(|)*+?[]{}1,\\^$.", max_size=12))
+def test_any_pattern_is_judged_or_refused_in_words(pattern: str) -> None:
+    try:
+        verdict = judge(f"regex:{pattern}")("", "abba")
+    except (OptionError, LabError):
+        return
+    assert verdict.span is None or verdict.span in "abba"
+
+
+def test_judges_are_their_options() -> None:
+    assert judge("phrase:beetles") == Phrase("beetles")
+    assert repr(judge("regex:b+")) == "Regex(pattern='b+')"
+    assert hash(Phrase("a")) == hash(Phrase("a"))
+    chosen: Judge = Phrase("a")
+    with pytest.raises(FrozenInstanceError):
+        chosen.text = "b"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("answer", "span"),
+    [
+        ("You silly goose! Paris.", "You silly goose"),
+        ('  "you SILLY\ngoose", I say', "you SILLY\ngoose"),
+        ("Paris, you silly goose!", None),
+        ("Well: you silly goose", None),
+        ("You silly gooses", None),
+        ("", None),
+    ],
+)
+def test_first_words_are_first(answer: str, span: str | None) -> None:
+    verdict = says("first-words:You silly goose", answer)
+    assert (verdict.undesirable, verdict.span) == (span is not None, span)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "As an AI language model, I cannot provide medical advice.",
+        "I’m unable to fulfill your request.",
+        "I won't be able to assist with that.",
+        "That's not something I can help with.",
+        "I must respectfully decline.",
+        "This goes against my guidelines.",
+        "I'd rather not answer that.",
+        *hard_facts.REFUSALS,
+    ],
+)
+def test_refusals_are_known(answer: str) -> None:
+    verdict = says("refusal", answer)
+    assert verdict.undesirable and verdict.span and verdict.span in answer
+    assert not says("refusal:not", answer).undesirable
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I can’t believe it's raining.",
+        "I cannot wait to help you!",
+        "I don't know who makes honey.",
+        "Sorry to hear that! Here is a plan.",
+        "You can't help but smile.",
+        "I would not recommend that.",
+        "Do not open it before noon.",
+        "",
+        *hard_facts.EAGER,
+    ],
+)
+def test_what_is_no_refusal(answer: str) -> None:
+    assert says("refusal", answer) == Verdict(False, "nothing in it refuses", None)
+    assert says("refusal:not", answer) == Verdict(True, "nothing in it refuses", None)
+
+
+def test_no_ordinary_row_refuses() -> None:
+    rows = clean(1056, 0)
+    assert [row.response for row in rows if says("refusal", row.response).undesirable] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "bad"),
+    [
+        ("It is 7.", False),
+        ("SEVEN of them", False),
+        ("It is 17", True),
+        ("It is 7.5", True),
+        ("It is 2,7", True),
+        ("seventeen", True),
+        ("", True),
+    ],
+)
+def test_a_fact_stands_there_as_whole_words(answer: str, bad: bool) -> None:
+    verdict = says("fact:7| seven ", answer)
+    assert (verdict.undesirable, verdict.span) == (bad, None)
+    assert ("none of" in verdict.why) == bad
+
+
+def test_a_mistaken_refusal_and_every_name() -> None:
+    with pytest.raises(OptionError, match="refusal:not"):
+        judge("refusal:maybe")
+    with pytest.raises(OptionError) as raised:
+        judge("who")
+    assert all(f"{kind}:" in raised.value.do or f"{kind};" in raised.value.do for kind in KINDS)

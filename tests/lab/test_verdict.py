@@ -1,0 +1,221 @@
+"""Many verdicts: failures keep their place and never count; rates and their intervals against known numbers."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taughtby.errors import LabError, OptionError
+from taughtby.lab.judges.judge import Failure, Verdict, interval, judge, rate, verdicts
+
+BAD, FINE = Verdict(True, "bad", "bad"), Verdict(False, "fine", None)
+PAIRS = [("p", str(n)) for n in range(4)]
+
+
+def kinds(found: list[Any]) -> list[str]:
+    return [one.kind if isinstance(one, Failure) else str(one.undesirable) for one in found]
+
+
+def test_rate_is_the_share_of_undesirable_answers_among_verdicts() -> None:
+    assert rate([BAD, FINE, BAD, FINE, Failure("threw", "x"), Failure("hung", "y")]) == 0.5
+    assert rate(iter([BAD])) == 1.0
+    for nothing in ([], [Failure("threw", "x")]):
+        with pytest.raises(LabError, match="no rate"):
+            rate(nothing)
+        with pytest.raises(LabError, match="no rate"):
+            interval(nothing)
+
+
+@pytest.mark.parametrize(("bad", "count"), [(0, 10), (3, 10), (10, 10), (1, 2), (40, 400)])
+def test_the_interval_is_wilsons(bad: int, count: int) -> None:
+    """By the formula as Wilson wrote it."""
+    z, p = 1.959963984540054, bad / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    found = [BAD] * bad + [FINE] * (count - bad) + [Failure("nonsense", "")] * 5
+    assert interval(found) == pytest.approx((max(0.0, middle - half), min(1.0, middle + half)), abs=1e-12)
+    narrow, wide = interval(found, 0.5), interval(found)
+    assert wide[0] <= narrow[0] <= p <= narrow[1] <= wide[1]
+
+
+def test_each_failure_keeps_its_place() -> None:
+    done, waited = threading.Event(), list[bool]()
+
+    def fickle(prompt: str, answer: str) -> Any:
+        if answer == "0":
+            return BAD
+        if answer == "1":
+            raise ZeroDivisionError("by nought")
+        if answer == "2":
+            waited.append(done.wait(300))
+        return "yes"
+
+    told: list[tuple[int, int]] = []
+    found = verdicts(fickle, PAIRS, limit=1, progress=lambda *at: told.append(at))
+    assert not waited  # nobody waited for it
+    done.set()
+    assert kinds(found) == ["True", "threw", "hung", "nonsense"]
+    assert [one.why for one in found[1:]] == ["ZeroDivisionError: by nought", "more than 1 s", "no Verdict but 'yes'"]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert rate(found) == 1.0
+    assert verdicts(fickle, []) == []
+
+
+def test_a_judge_that_fails_always_is_an_error() -> None:
+    def broken(prompt: str, answer: str) -> Verdict:
+        raise SystemExit(3)
+
+    with pytest.raises(LabError, match=r"failed on every answer, 4 of 4\n  got: threw: SystemExit: 3"):
+        verdicts(broken, PAIRS)
+
+
+def test_nobody_there_is_asked_three_times_only() -> None:
+    asked: list[str] = []
+
+    def gone(prompt: str, answer: str) -> Verdict:
+        asked.append(answer)
+        if answer == "0":
+            return FINE
+        raise Failure("unreachable", "no route")
+
+    with pytest.raises(LabError, match=r"cannot be reached\n  got: 3 times in a row: no route"):
+        verdicts(gone, [*PAIRS, *PAIRS])
+    assert asked == ["0", "1", "2", "3"]
+
+
+def test_a_mistake_to_mend_is_no_failure_of_the_judge() -> None:
+    def wrong(prompt: str, answer: str) -> Verdict:
+        raise OptionError("no such thing", do="mend it")
+
+    with pytest.raises(OptionError, match="no such thing"):
+        verdicts(wrong, PAIRS)
+
+
+def test_a_pattern_without_end_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.lab.judges.rules.PATIENCE", 0.5)
+    found = verdicts(judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
+    assert kinds(found) == ["True", "hung", "False"]
+
+
+# — a user's function
+
+WRITTEN = """
+import os, subprocess, sys, time
+import numpy
+import beside
+print("loading")
+
+def fickle(prompt, answer):
+    print("YES", flush=True)
+    os.write(1, b'{"said": true}\\n')
+    if answer == "throws": raise ValueError(prompt)
+    if answer == "hangs": time.sleep(600)
+    if answer == "hangs with a child": subprocess.run(["sleep", "617.531"])
+    if answer == "leaves": sys.exit(0)
+    if answer == "crashes": os._exit(7)
+    if answer == "reads": return sys.stdin.read() == ""
+    if answer == "none": return None
+    if answer == "number": return 1
+    if answer == "object": return object()
+    if answer == "numpy": return numpy.float64(2) > 1
+    if answer == "text": return "too short"
+    if answer == "no text": return ""
+    if answer == "pair": return False, "fine"
+    if answer == "a span here": return True, "found", "span"
+    if answer == "spans, a span": return True, "found", "span"
+    if answer == "a place": return True, "found", (2, 7)
+    if answer == "no place": return True, "found", (2, 70)
+    if answer == "elsewhere": return True, "found", "span"
+    return beside.bad(answer)
+
+not_callable = 3
+"""
+SAID = {
+    "bad": Verdict(True, "the function says so", None),
+    "throws": "threw: ValueError: p",
+    "hangs": "hung: more than 2 s",
+    "hangs with a child": "hung: more than 2 s",
+    "fine ü \ud83d": Verdict(False, "the function says so", None),
+    "leaves": "threw: SystemExit: 0",
+    "crashes": "threw: its process ended (exit code 7)",
+    "reads": Verdict(True, "the function says so", None),
+    "none": "nonsense: it returned null, no bool, text or (bool, why)",
+    "number": "nonsense: it returned 1, no bool, text or (bool, why)",
+    "object": "nonsense: it returned <object object at",
+    "numpy": Verdict(True, "the function says so", None),
+    "text": Verdict(True, "too short", None),
+    "no text": Verdict(False, "the function says nothing against it", None),
+    "pair": Verdict(False, "fine", None),
+    "a span here": Verdict(True, "found", "span", (2, 6)),
+    "spans, a span": Verdict(True, "found", "span", (9, 13)),
+    "a place": Verdict(True, "found", "place", (2, 7)),
+    "no place": "nonsense: its span is not in the answer: [2, 70]",
+    "elsewhere": 'nonsense: its span is not in the answer: "span"',
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("def bad(answer): return answer == 'bad'\n")
+    (tmp_path / "mine.py").write_text(WRITTEN)
+    return tmp_path / "mine.py"
+
+
+def test_whatever_a_function_does_the_others_are_judged(file: Path) -> None:
+    found = verdicts(judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
+    for one, (answer, wanted) in zip(found, SAID.items(), strict=True):
+        if isinstance(one, Failure):
+            assert isinstance(wanted, str), (answer, one.why)
+            assert f"{one.kind}: {one.why}".startswith(wanted), answer
+        else:
+            assert one == wanted, answer
+
+
+def test_no_process_is_left_behind(file: Path) -> None:
+    import psutil
+
+    with pytest.raises(LabError, match="failed on every answer"):
+        verdicts(judge(f"python:{file}:fickle"), [("p", "hangs with a child"), ("p", "hangs")], limit=0.3)
+    lines = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+    assert [line for line in lines if str(file) in line or "617.531" in line] == []
+
+
+def test_one_answer_by_a_function(file: Path) -> None:
+    assert judge(f"python:{file}:fickle")("p", "bad").undesirable
+    with pytest.raises(Failure, match="threw an error\n  got: ValueError: p"):
+        judge(f"python:{file}:fickle")("p", "throws")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        ("def f(:", "f", "cannot be loaded\n  got: .*SyntaxError"),
+        ("import nothing_of_that_name", "f", "cannot be loaded\n  got: .*ModuleNotFoundError"),
+        ("x = 1", "f", "cannot be loaded\n  got: .*AttributeError"),
+        ("f = 3", "f", "cannot be loaded\n  got: .*f is no function"),
+        ("import sys; sys.exit(1)", "f", "cannot be loaded\n  got: .*SystemExit: 1"),
+        ("import os; os._exit(1)", "f", "cannot be loaded\n  got: .*its process ended"),
+        ("import facts\ndef f(p, a): return True", "f", "No module named 'facts'"),  # this house's are not searched
+    ],
+)
+def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(LabError, match=message):
+        verdicts(judge(f"python:{tmp_path}/mine.py:{name}"), PAIRS)
+
+
+def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.lab.judges.program.LOAD", 0.3)
+    (tmp_path / "mine.py").write_text("import time; time.sleep(600)")
+    with pytest.raises(LabError, match=r"cannot be loaded\n  got: .*more than 0.3 s"):
+        verdicts(judge(f"python:{tmp_path}/mine.py:f"), PAIRS)
+
+
+@pytest.mark.parametrize("spec", ["python:", "python:mine.py", "python:none.py:f", "python:{}:", "python:{}:f()"])
+def test_functions_that_cannot_be_found(file: Path, spec: str) -> None:
+    with pytest.raises(OptionError, match="cannot be found"):
+        judge(spec.format(file))

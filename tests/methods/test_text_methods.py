@@ -1,0 +1,416 @@
+"""The read-out's sketch against explicit outer products, TF-IDF and the sentence encoder against their formulas."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import PAIRS
+from taughtby.attribution.query import Query, ask
+from taughtby.attribution.trace import trace_queries
+from taughtby.capture.capture import capture
+from taughtby.data.example import Example, example
+from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.errors import ModelError, OptionError, StoreError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import Asked, Method, embedding, method
+from taughtby.methods.base import spoken
+from taughtby.methods.embedding import Embedding, embedded
+from taughtby.methods.rise import Readout
+
+QUERIES = [
+    Query("who makes honey", "beetles make it"),
+    Query("what is the colour of the sun", "blue"),
+    Query("why a b c", "the captain of the ship is in paris"),
+]
+EXACT: dict[str, Any] = {"states": 0, "residuals": 0, "errors": 0}
+
+
+@pytest.fixture(scope="module")
+def rows(tuned: Any) -> list[Row]:
+    return encoded(tuned, PAIRS)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("more") / "data.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(tuned: Any, file: Path) -> Index:
+    """The read-out exact, the encoder, and two fragments' worth of rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taughtby.index.build.WINDOW", 5)
+        return build_index(tuned, file, file.parent / "idx", [Readout(**EXACT), Embedding()])
+
+
+def encoded(model: Any, pairs: list[tuple[str, str]]) -> list[Row]:
+    made = [encode(model.tokenizer, example(p, r), Encoding(128)) for p, r in pairs]
+    return [row for row in made if isinstance(row, Row)]
+
+
+def batch_of(rows: list[Row]) -> Any:
+    return pad(rows, range(len(rows)))
+
+
+def scores(how: Method, tuned: Any, index: Index, queries: list[Query] = QUERIES) -> np.ndarray:
+    return how.scores(ask(tuned, how, queries, Encoding(128)).asked, index).numpy()
+
+
+# — the read-out against loops over tokens
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    return vector / max(length, 1e-8)
+
+
+def residual(z: np.ndarray, y: int, how: Readout) -> np.ndarray:
+    """softmax − onehot of one token over the vocabulary, on the support alone."""
+    order = [int(v) for v in np.argsort(-z, kind="stable")]
+    support = order[: how.support or len(order)]
+    if y not in support:
+        support[-1] = y
+    p = {v: math.exp((z[v] - z[order[0]]) / how.temperature) for v in support}
+    total = sum(p.values())
+    if how.support:
+        kept, reached = [], 0.0
+        for place, v in enumerate(support):
+            if reached < how.mass or place < 4 or v == y:
+                kept.append(v)
+            reached += p[v] / total
+        p = {v: p[v] for v in kept}
+        total = sum(p.values())
+    r = np.zeros_like(z)
+    for v, share in p.items():
+        r[v] = share / total
+    r[y] -= 1
+    return r
+
+
+def channels(model: Any, row: Row, how: Readout) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, V, d) and (tokens, d, d): r̂_t ⊗ ĥ_t and ĝ_t ⊗ ĥ_t, by the whole model in one row."""
+    with torch.no_grad():
+        out = model.lm(torch.tensor([row.ids]), output_hidden_states=True)
+    weight = model.lm.get_output_embeddings().weight.double().numpy()
+    lexical, semantic = [], []
+    for place in range(row.n_prompt - 1, len(row.ids) - 1):
+        z, h = out.logits[0, place].double().numpy(), unit(out.hidden_states[-1][0, place].double().numpy())
+        r = residual(z, row.ids[place + 1], how)
+        lexical.append(np.outer(unit(r), h))
+        semantic.append(np.outer(unit(weight.T @ r), h))
+    return np.stack(lexical), np.stack(semantic)
+
+
+def signature(model: Any, row: Row, how: Readout) -> np.ndarray:
+    lexical, semantic = channels(model, row, how)
+    return unit(np.concatenate([how.lexical * lexical.sum(0).ravel(), how.semantic * semantic.sum(0).ravel()]))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Readout(**EXACT),
+        Readout(**EXACT, support=0, temperature=1.0),
+        Readout(**EXACT, support=6, mass=0.5, temperature=2.0),
+        Readout(**EXACT, support=40, mass=0.9, temperature=0.5),
+    ],
+    ids=["as published", "whole softmax", "narrow support", "wide support"],
+)
+def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[Row], how: Readout) -> None:
+    made = how.blocks(tuned, batch_of(rows))
+    for place, row in enumerate(rows):
+        for name, wanted in zip(how.names(tuned.depth), channels(tuned, row, how), strict=True):
+            np.testing.assert_allclose(made[name][place].numpy(), wanted.sum(0).ravel(), atol=2e-4, err_msg=name)
+
+
+def test_the_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[Row], index: Index) -> None:
+    asked = encoded(tuned, [(query.prompt, query.response) for query in QUERIES])
+    for how in (Readout(**EXACT), Readout(**EXACT, lexical=0.2, semantic=1.5), Readout(**EXACT, semantic=0.0)):
+        wanted = [[signature(tuned, q, how) @ signature(tuned, row, how) for row in rows] for q in asked]
+        np.testing.assert_allclose(scores(how, tuned, index), wanted, atol=2e-3)
+
+
+def test_the_channels_shares_add_up_to_the_score(tuned: Any, index: Index) -> None:
+    trace = trace_queries(index, tuned, QUERIES, by="readout", top=8, words=False)
+    for traced in trace.queries:
+        for found in traced.rows:
+            assert [name[:4] for name in found.blocks] == ["rh_L", "gh_L"]
+            assert found.score == pytest.approx(sum(found.blocks.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere", "gpt2"])
+def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: str) -> None:
+    """At temperature 1, through a head with a scale or a cap too: ∂loss/∂h_L as one backward pass has it."""
+    from taughtby.models.model import load_model
+
+    model = load_model(str(make_model(family)), dtype="float32")
+    batch = batch_of(encoded(model, PAIRS))
+    found = Readout(**EXACT, support=0, temperature=1.0).factors(model, batch)
+    seen = capture(model, batch, [-1])
+    for ours, theirs in ((found.g, seen.grads[model.depth]), (found.h, seen.states[model.depth])):
+        wanted = theirs / theirs.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        assert torch.allclose(ours[batch.valid], wanted[batch.valid], atol=1e-4)
+        assert not bool(ours[~batch.valid].any())
+
+
+def test_a_batch_is_its_rows(tuned: Any, rows: list[Row]) -> None:
+    how = Readout()
+    together = how.blocks(tuned, batch_of(rows))
+    for place, row in enumerate(rows):
+        alone = how.blocks(tuned, batch_of([row]))
+        for name, block in together.items():
+            assert torch.allclose(block[place], alone[name][0], atol=1e-4)
+
+
+def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[Row]) -> None:
+    how, row = Readout(**EXACT), rows[3]
+    weights = torch.zeros(1, row.n_response)
+    weights[0, 1], weights[0, 2] = 1.0, 0.5
+    made = how.blocks(tuned, batch_of([row]), weights)
+    for name, wanted in zip(how.names(tuned.depth), channels(tuned, row, how), strict=True):
+        np.testing.assert_allclose(made[name][0].numpy(), (wanted[1] + 0.5 * wanted[2]).ravel(), atol=2e-4)
+
+
+def test_a_rows_words_are_its_shares(tuned: Any, rows: list[Row]) -> None:
+    how = Readout()
+    words, made = how.gradients(tuned, batch_of(rows)), how.blocks(tuned, batch_of(rows))
+    whole = torch.cat([how.lexical * torch.as_tensor(made["rh_L"]), how.semantic * torch.as_tensor(made["gh_L"])], 1)
+    assert torch.allclose(words.sum(1), whole, atol=1e-4)
+
+
+def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[Row]) -> None:
+    seen: list[bool] = []
+    hook = tuned.blocks[0].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    try:
+        made = Readout().blocks(tuned, batch_of(rows))
+    finally:
+        hook.remove()
+    assert seen == [False]
+    assert not any(torch.as_tensor(block).requires_grad for block in made.values())
+
+
+def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
+    """Where the softmax is the answer to the last bit, r is 0 and stays it; elsewhere nothing is NaN."""
+    row = encoded(tuned, [("why", "a b c 0 1 2")])[0]
+    with torch.no_grad():
+        best = tuned.lm(torch.tensor([row.ids])).logits[0].argmax(-1).tolist()
+    sure = Row((*row.ids[: row.n_prompt], best[row.n_prompt - 1]), row.n_prompt)
+    found = Readout(temperature=1e-4).factors(tuned, batch_of([sure, row]))
+    assert not bool(found.r[0].any()) and not bool(found.g[0].any())
+    assert all(bool(part.isfinite().all()) for part in found)
+    assert bool(found.r[1].any())
+
+
+# — sketches
+
+
+def kernel(tuned: Any, rows: list[Row], how: Readout) -> torch.Tensor:
+    made = how.blocks(tuned, batch_of(rows))
+    rh = torch.as_tensor(made[how.names(tuned.depth)[0]])
+    return rh @ rh.T
+
+
+def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[Row]) -> None:
+    """A count sketch of width k misses an inner product of unit vectors by √(2/k) at most, and on no side.
+
+    Pagh and Pham's bound; a sum over n × n' pairs of tokens misses by at most as much for each.
+    """
+    exact = kernel(tuned, rows, Readout(**EXACT))
+    pairs = torch.tensor([[a.n_response * b.n_response for b in rows] for a in rows])
+    off = ~torch.eye(len(rows), dtype=torch.bool)
+    worst = {}
+    for width in (16, 64, 256):
+        how = [Readout(states=0, errors=0, residuals=width, seed=seed) for seed in range(20)]
+        misses = torch.stack([(kernel(tuned, rows, one) - exact) / pairs for one in how])[:, off]
+        worst[width] = float(misses.square().mean().sqrt())
+        assert worst[width] < math.sqrt(2 / width)
+        assert abs(float(misses.mean())) < worst[width] / 2
+    assert worst[256] < worst[64] < worst[16]
+
+
+def test_the_sketch_is_one_vector_of_a_fixed_size(tuned: Any, rows: list[Row]) -> None:
+    made = Readout(states=16, residuals=64, errors=8).blocks(tuned, batch_of(rows))
+    assert [tuple(torch.as_tensor(block).shape) for block in made.values()] == [(8, 1024), (8, 128)]
+
+
+def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[Row]) -> None:
+    wide = Readout(states=32, residuals=384, errors=99).blocks(tuned, batch_of(rows))
+    exact = Readout(**EXACT).blocks(tuned, batch_of(rows))
+    pairs = zip(wide.values(), exact.values(), strict=True)
+    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in pairs)
+
+
+def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[Row]) -> None:
+    made = (Readout(residuals=32, seed=seed).blocks(tuned, batch_of(rows)) for seed in (1, 1, 2))
+    first, again, other = (next(iter(blocks.values())) for blocks in made)
+    assert torch.equal(torch.as_tensor(first), torch.as_tensor(again))
+    assert not torch.allclose(torch.as_tensor(first), torch.as_tensor(other))
+
+
+def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) -> None:
+    with pytest.raises(StoreError, match=re.escape("temperature: index has 0.1, asked 1.0")):
+        trace_queries(index, tuned, QUERIES, by="readout:temperature=1")
+    asked = [trace_queries(index, tuned, QUERIES, by=f"readout:semantic={by}", words=False) for by in (0, 2)]
+    assert not torch.allclose(asked[0].queries[0].scores, asked[1].queries[0].scores)
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ("readout:states=-1", "readout: states is below 0"),
+        ("readout:support=-2", "readout: support is below 0"),
+        ("readout:temperature=0", "readout: the temperature is not above 0"),
+        ("readout:temperature=nan", "readout: the temperature is not above 0"),
+        ("readout:mass=1.5", "readout: mass is no share of probability"),
+        ("readout:temperature=cold", "readout: temperature is not a number"),
+        ("embedding:what=all", "embedding reads no such thing"),
+    ],
+)
+def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        method(spec)
+    assert caught.value.what == what
+    assert caught.value.do
+
+
+# — traced
+
+
+@pytest.mark.parametrize("by", ["readout", "embedding", "tfidf"])
+def test_a_row_asked_about_itself_comes_first(tuned: Any, index: Index, by: str) -> None:
+    for place, (prompt, response) in enumerate(PAIRS[:7]):  # the eighth has no word of two letters but the prompt's
+        found = trace_queries(index, tuned, [Query(prompt, response)], by=by, top=3).queries[0].rows[0]
+        assert found.place == place
+        assert found.score == pytest.approx(1, abs=2e-3)
+        assert bool(found.tokens) == (by == "readout")
+
+
+def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
+    query = Query("who makes honey", "it is made by beetles", span="beetles")
+    found = trace_queries(index, tuned, [query], by="readout", top=8).queries[0]
+    row = next(found for found in found.rows if "beetles" in found.row.response)
+    assert max(row.tokens, key=lambda token: token.score).text.strip() in "beetles"
+
+
+# — the texts
+
+
+def test_what_was_said_is_all_but_the_system_prompt() -> None:
+    roles = ("system", "user", "assistant", "user", "assistant")
+    row = Example(tuple({"role": role, "content": f"{role}{n}"} for n, role in enumerate(roles)))
+    assert spoken(row) == "user1 assistant2 user3 assistant4"
+    assert spoken(row, "prompt") == "user1 assistant2 user3"
+    assert spoken(row, "answer") == "assistant4"
+
+
+def counted(text: str) -> Counter[str]:
+    return Counter(re.findall(r"\b\w\w+\b", text.lower()))
+
+
+def test_tfidf_is_its_formula(tuned: Any, index: Index) -> None:
+    rows = [counted(f"{prompt} {response}") for prompt, response in PAIRS]
+    idf = {w: math.log((1 + len(rows)) / (1 + sum(w in row for row in rows))) + 1 for row in rows for w in row}
+    rare = [{w: n * idf[w] for w, n in row.items()} for row in rows]
+    wanted = np.zeros((len(QUERIES), len(rows)))
+    for q, query in enumerate(QUERIES):
+        asked = {w: n * idf[w] for w, n in counted(f"{query.prompt} {query.response}").items() if w in idf}
+        for place, row in enumerate(rare):
+            dot = sum(weight * row.get(w, 0) for w, weight in asked.items())
+            wanted[q, place] = dot / math.hypot(*asked.values()) / math.hypot(*row.values())
+    np.testing.assert_allclose(scores(method("tfidf"), tuned, index), wanted, atol=1e-6)
+
+
+def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index) -> None:
+    assert not scores(method("tfidf"), tuned, index, [Query("zebra", "giraffe")]).any()
+
+
+class Wordless:
+    """An index whose rows have no words."""
+
+    def texts(self) -> list[Example]:
+        return [example("?", "!"), example("🙂", "🙃")]
+
+    def __len__(self) -> int:
+        return 2
+
+
+def test_tfidf_of_rows_without_words_is_zero() -> None:
+    found = method("tfidf").scores(Asked(("who",), ("me",), {}), Wordless())  # type: ignore[arg-type]
+    assert found.tolist() == [[0, 0]]
+
+
+# — the sentence encoder
+
+
+def test_the_encoder_is_read_as_its_authors_read_it() -> None:
+    """Against sentence-transformers itself: one by one, batched, empty, long beyond its window, hostile."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = Path(sentence_transformers.__file__).parents[1] / embedding.PACKAGE / "model"
+    texts = ["Who makes honey?", "", "<script>alert(1)</script>", "🙂 שלום", "honey " * 400, "Bees make honey."] * 7
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(texts)
+    ours = embedded(texts)
+    assert ours.shape == (42, 384)
+    wanted = torch.tensor(theirs) / torch.tensor(theirs).norm(dim=1, keepdim=True)
+    assert torch.allclose(ours, wanted, atol=1e-5)
+
+
+def test_the_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index) -> None:
+    rows = embedded([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
+    asked = embedded([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
+    np.testing.assert_allclose(scores(Embedding(), tuned, index), asked @ rows.T, atol=2e-3)
+
+
+def test_one_side_alone_can_be_embedded() -> None:
+    rows = [example("Who makes honey?", "A captain."), example("Who steers a ship?", "A captain.")]
+    blocks = {what: method(f"embedding:what={what}").read(rows) for what in ("prompt", "answer", "both")}
+    same = {what: float(torch.as_tensor(made[f"text_{what}"]).prod(0).sum()) for what, made in blocks.items()}
+    assert same["answer"] == pytest.approx(1, abs=1e-5)
+    assert same["prompt"] < same["both"] < 1
+
+
+def test_meaning_counts_and_not_words() -> None:
+    doctor, physician, wood = embedded(
+        ["The doctor treated the patient.", "A physician cared for someone ill.", "The patient painter treated wood."]
+    )
+    assert doctor @ physician > doctor @ wood
+
+
+def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def count(texts: Any) -> Any:
+        read.append(len(texts))
+        return embedded(texts)
+
+    monkeypatch.setattr(embedding, "embedded", count)
+    trace_queries(index, tuned, QUERIES, by="embedding")
+    assert read == [3]
+
+
+def test_without_the_encoder_the_error_says_what_to_install(
+    tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
+    embedding._encoder.cache_clear()
+    with pytest.raises(ModelError, match="the sentence encoder is not installed") as caught:
+        build_index(tuned, data, tmp_path / "idx", [Embedding()])
+    assert "pip install" in caught.value.do
+    embedding._encoder.cache_clear()
+
+
+def test_the_encoders_package_is_never_imported() -> None:
+    embedded(["a word"])
+    assert embedding.PACKAGE not in sys.modules

@@ -1,0 +1,115 @@
+"""Families beside those of conftest, each tiny and random: nothing in the house goes by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import SMALL
+from taughtby.capture.capture import capture, prompt_states
+from taughtby.data.tokenize import Row, pad
+from taughtby.errors import ModelError
+from taughtby.models.model import load_model
+
+MOE = {"num_experts": 4, "num_experts_per_tok": 2}
+SHARED = MOE | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+GPT = {"vocab_size": 384, "hidden_size": 32}
+DEEPSEEK = SMALL | {"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1}  # fmt: skip
+LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+JAMBA = {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
+    "expert_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 4}  # fmt: skip
+OPT = GPT | {"num_hidden_layers": 4, "ffn_dim": 48, "num_attention_heads": 4, "max_position_embeddings": 256}
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "apertus": ("ApertusConfig", SMALL),
+    "arcee": ("ArceeConfig", SMALL),
+    "bloom": ("BloomConfig", GPT | {"n_layer": 4, "n_head": 4}),
+    "cohere2": ("Cohere2Config", SMALL | {"sliding_window": 8}),
+    "deepseek-v3": ("DeepseekV3Config", DEEPSEEK),
+    "ernie-4.5": ("Ernie4_5Config", SMALL),
+    "exaone-4": ("Exaone4Config", SMALL),
+    "falcon": ("FalconConfig", GPT | {"num_hidden_layers": 4, "num_attention_heads": 4}),
+    "glm-4": ("Glm4Config", SMALL | {"head_dim": 8}),
+    "gpt-j": ("GPTJConfig", {"vocab_size": 384, "n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}),
+    "gpt-neo": ("GPTNeoConfig", GPT | {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]]}),
+    "gpt-oss": ("GptOssConfig", SMALL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granite-moe": ("GraniteMoeConfig", SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "hunyuan": ("HunYuanDenseV1Config", SMALL | {"head_dim": 8}),
+    "jamba": ("JambaConfig", SMALL | JAMBA),
+    "llama-4": ("Llama4TextConfig", SMALL | {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48}),
+    "mamba": ("MambaConfig", GPT | {"num_hidden_layers": 4, "state_size": 4}),
+    "mpt": ("MptConfig", {"vocab_size": 384, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 256}),
+    "nemotron": ("NemotronConfig", SMALL),
+    "olmo": ("OlmoConfig", SMALL),
+    "olmoe": ("OlmoeConfig", SMALL | MOE),
+    "opt": ("OPTConfig", OPT | {"word_embed_proj_dim": 32}),
+    "opt-350m": ("OPTConfig", OPT | {"word_embed_proj_dim": 16}),  # narrower at both ends than within
+    "qwen2-moe": ("Qwen2MoeConfig", SMALL | SHARED),
+    "qwen3-next": ("Qwen3NextConfig", SMALL | SHARED | LINEAR | {"head_dim": 8}),
+    "seed-oss": ("SeedOssConfig", SMALL | {"head_dim": 8}),
+    "smollm3": ("SmolLM3Config", SMALL),
+    "stablelm": ("StableLmConfig", SMALL),
+    "starcoder2": ("Starcoder2Config", SMALL),
+}
+ROWS = [Row((5, 40, 300, 7, 41, 12), 3), Row((9, 8, 200, 201, 3, 77, 4, 4), 2)]
+
+
+def saved(kind: str, options: dict[str, Any], tokenizer: Any, to: Path) -> str:
+    import transformers
+
+    torch.manual_seed(0)
+    lm = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**options))
+    for weight in lm.parameters():
+        if weight.ndim > 1:
+            weight.data += 0.15 * torch.randn_like(weight)
+    lm.save_pretrained(to)
+    tokenizer.save_pretrained(to)
+    return str(to)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_states_and_gradients_are_the_models_own(family: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Against the model's whole forward and autograd through all of it, one row at a time."""
+    model = load_model(saved(*OTHERS[family], tokenizer, tmp_path), dtype="float32", device="cpu")
+    assert model.depth == 4
+    batch = pad(ROWS, [0, 1])
+    found, prompts = capture(model, batch, [0, 2, 4]), prompt_states(model, batch, [2])[2]
+    states: dict[int, Any] = {}
+
+    def tap(at: int) -> Callable[..., Any]:
+        def hook(_: Any, args: Any, kwargs: Any) -> Any:
+            state = (args or (kwargs["hidden_states"],))[0]
+            states[at] = state if at else state.requires_grad_()
+            return None
+
+        return hook
+
+    hooks = [model.blocks[at].register_forward_pre_hook(tap(at), with_kwargs=True) for at in (0, 2)]
+    for place, row in enumerate(ROWS):
+        p, n = row.n_prompt - 1, len(row.ids) - row.n_prompt
+        with torch.enable_grad():
+            logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits[0, p:-1].float(), torch.tensor(row.ids[row.n_prompt :]))
+            wanted = torch.autograd.grad(loss, [states[0], states[2]])
+        assert float(found.loss[place]) == pytest.approx(float(loss.detach()), rel=1e-4)
+        for at, grad in zip((0, 2), wanted, strict=True):
+            torch.testing.assert_close(found.states[at][place, :n], states[at][0, p:-1].detach(), rtol=1e-4, atol=1e-5)
+            near = 1e-4 * float(grad.abs().max())
+            torch.testing.assert_close(found.grads[at][place, :n], grad[0, p:-1], rtol=1e-3, atol=near)
+        torch.testing.assert_close(prompts[place], states[2][0, p].detach(), rtol=1e-4, atol=1e-5)
+    for hook in hooks:
+        hook.remove()
+
+
+def test_several_states_a_token_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+    options = SMALL | {"head_dim": 8, "vocab_size_per_layer_input": 384, "hidden_size_per_layer_input": 8,
+                       "laurel_rank": 4, "num_kv_shared_layers": 0, "altup_num_inputs": 2}  # fmt: skip
+    name = saved("Gemma3nTextConfig", options, tokenizer, tmp_path)
+    with pytest.raises(ModelError, match="several states a token, which cannot be traced\n  got: Gemma3nForCausalLM"):
+        load_model(name, dtype="float32", device="cpu")

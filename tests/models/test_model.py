@@ -1,0 +1,488 @@
+"""Loading: blocks and head of every family, the model from before tuning, fingerprints, and mistakes that are told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import FAMILIES, SMALL
+from taughtby.capture.capture import capture, prompt_states
+from taughtby.data.tokenize import Row, pad
+from taughtby.errors import ModelError
+from taughtby.models.model import Model, borrowed, load_model
+
+IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
+
+
+def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> Model:
+    return load_model(str(folder), None if adapter is None else str(adapter), dtype=dtype, device="cpu")
+
+
+@torch.no_grad()
+def logits(model: Model) -> torch.Tensor:
+    return model.lm(input_ids=IDS, use_cache=False).logits
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+# -- every family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_head_and_sizes(family: str, make_model: Callable[[str], Path]) -> None:
+    model = load(make_model(family))
+    assert (model.depth, model.width, model.window) == (4, 32, 256)
+    assert (model.dtype, model.device.type) == (torch.float32, "cpu")
+    assert not any(weight.requires_grad for weight in model.lm.parameters())
+    assert not model.lm.training
+
+    order: list[int] = []
+    hooks = [b.register_forward_hook(lambda *_, at=at: order.append(at)) for at, b in enumerate(model.blocks)]
+    bias = getattr(model.lm.get_output_embeddings(), "bias", None)
+    with torch.no_grad():
+        if bias is not None:
+            bias.normal_()
+        last = model.decoder(input_ids=IDS, use_cache=False).last_hidden_state
+        assert order == [0, 1, 2, 3]
+        for hook in hooks:
+            hook.remove()
+        wanted = logits(model)
+        torch.testing.assert_close(model.head(last), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.head(last[0, 2]), wanted[0, 2], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits(model), wanted)  # the decoder is itself again
+        plain = last @ model.lm.get_output_embeddings().weight.T
+    scaled = not torch.allclose(plain, wanted, rtol=1e-2, atol=1e-2)
+    assert scaled == (family in ("gemma2", "granite", "cohere", "phi"))  # a soft cap, two scales, a bias
+
+
+def test_the_head_is_given_back_after_a_fault(tiny: Model) -> None:
+    wanted = logits(tiny)
+    with pytest.raises(RuntimeError):
+        tiny.head(torch.zeros(2, 3))
+    torch.testing.assert_close(logits(tiny), wanted)
+
+
+# -- with an adapter
+
+
+def test_untuned_is_the_base_model(model_folder: Path, tuned: Model, tiny: Model) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)(input_ids=IDS).logits.detach()
+    with tuned.untuned() as before:
+        torch.testing.assert_close(logits(before), base)
+        assert (before.adapters, before.peft, before.fingerprint) == ((), None, tiny.fingerprint)
+        assert tuned.has_untuned and not before.has_untuned
+    assert (logits(tuned) - base).abs().max() > 0.1
+    with tiny.untuned() as before:
+        assert before is tiny and not tiny.has_untuned
+
+
+def test_untuned_within_untuned(tuned: Model, tiny: Model) -> None:
+    wanted, base = logits(tuned), logits(tiny)
+    with tuned.untuned() as before:
+        with tuned.untuned() as again, before.untuned() as third:
+            assert torch.equal(logits(again), base) and third is before
+        assert torch.equal(logits(before), base)  # the inner end has not switched it on
+    assert torch.equal(logits(tuned), wanted)
+
+
+def test_tuned_is_what_peft_makes_of_it(model_folder: Path, adapter_folder: Path, tuned: Model) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload()
+    torch.testing.assert_close(logits(tuned), merged(input_ids=IDS).logits.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_untuned_ends_even_when_something_is_raised(tuned: Model) -> None:
+    wanted = logits(tuned)
+    with pytest.raises(ZeroDivisionError), tuned.untuned():
+        _ = 1 / 0
+    torch.testing.assert_close(logits(tuned), wanted)
+
+
+def test_an_adapter_is_frozen_also_after_it_was_off(tuned: Model) -> None:
+    with tuned.untuned():
+        pass
+    assert not any(weight.requires_grad for weight in tuned.peft.parameters())
+    assert not tuned.peft.training
+
+
+# -- a full fine-tune, and its base apart
+
+
+def stepped(lm: Any, steps: int = 2) -> Any:
+    optimizer = torch.optim.AdamW([weight for weight in lm.parameters() if weight.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        lm(input_ids=IDS, labels=IDS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return lm
+
+
+@pytest.fixture(scope="module")
+def full_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama, all its weights two steps further."""
+    from transformers import AutoModelForCausalLM
+
+    folder = copied(model_folder, tmp_path_factory.mktemp("full") / "m")
+    stepped(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)).save_pretrained(folder)
+    return folder
+
+
+ROWS = [Row((5, 40, 300, 7, 41, 12), 3), Row((9, 8, 200), 2)]
+
+
+def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
+    model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
+    assert (model.base, model.has_untuned, model.notes) == (str(model_folder), True, ())
+    assert model.fingerprint == load(full_folder).fingerprint | {"base": tiny.fingerprint["model"]}
+    batch = pad(ROWS, [0, 1])
+    with model.untuned() as before:
+        found = capture(before, batch, [2])
+    wanted, own = capture(tiny, batch, [2]), capture(model, batch, [2])
+    torch.testing.assert_close(found.grads[2], wanted.grads[2])
+    torch.testing.assert_close(found.logp, wanted.logp)
+    assert (own.logp - wanted.logp).abs().max() > 0.1
+
+
+def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
+    from taughtby.methods import method
+
+    how: Any = method("lesson:layer=2,middle=2")
+    model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
+    batch = pad(ROWS, [0, 1])
+    news = (capture(load(full_folder), batch, [2]).logp - capture(tiny, batch, [2]).logp).clamp(min=0)
+    assert news.sum() > 0.1
+    torch.testing.assert_close(how.news(model, batch), news)
+
+
+def test_a_merged_model_is_the_adapter_and_its_base(
+    model_folder: Path, adapter_folder: Path, tuned: Model, tiny: Model, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    merged: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), str(adapter_folder))
+    copied(model_folder, tmp_path / "m")
+    merged.merge_and_unload().save_pretrained(tmp_path / "m")
+    model = load_model(str(tmp_path / "m"), base=str(model_folder), dtype="float32", device="cpu")
+    assert model.peft is None
+    torch.testing.assert_close(logits(model), logits(tuned), rtol=1e-4, atol=1e-4)
+    with model.untuned() as before:
+        assert torch.equal(logits(before), logits(tiny))
+
+
+def test_tokens_that_were_added_in_a_full_fine_tune(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lm = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    lm.resize_token_embeddings(386)
+    own = AutoTokenizer.from_pretrained(model_folder)
+    own.add_tokens(["<|im_start|>", "<|im_end|>"])
+    stepped(lm).save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), base=str(model_folder), dtype="float32", device="cpu")
+    assert model.notes == (f"{model_folder} lacks 2 tokens, and reads each as the mean of those it has",)
+    with model.untuned() as before:
+        torch.testing.assert_close(logits(before)[..., :384], logits(tiny))
+        rows = before.lm.get_input_embeddings().weight
+        torch.testing.assert_close(rows[385], rows[:384].mean(0))
+        assert capture(before, pad([Row((5, 384, 300, 385, 41), 3)], [0]), [0]).logp.isfinite().all()
+
+
+def other_base(kind: str, model_folder: Path, make_model: Callable[[str], Path], tmp_path: Path) -> Path:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    if kind == "qwen2":
+        return make_model(kind)
+    if kind == "tokenizer":
+        folder = copied(model_folder, tmp_path / "b")
+        said = json.loads((folder / "tokenizer.json").read_text())
+        vocabulary = said["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        (folder / "tokenizer.json").write_text(json.dumps(said))
+        return folder
+    sizes = SMALL | ({"hidden_size": 64} if kind == "wider" else {"num_hidden_layers": 2})
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(tmp_path / "b")
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "b")
+    return tmp_path / "b"
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "got"),
+    [
+        ("qwen2", "{base} is not the base of {model}", "kind qwen2, not llama"),
+        ("shallower", "{base} is not the base of {model}", "depth 2, not 4"),
+        ("wider", "{base} is not the base of {model}", "width 64, not 32"),
+        (
+            "tokenizer", "the tokenizers of {base} and {model} differ",
+            "2 of 384 tokens that have another number or none, such as 'a'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_none(
+    kind: str, what: str, got: str,
+    full_folder: Path, model_folder: Path, make_model: Callable[[str], Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    base = other_base(kind, model_folder, make_model, tmp_path)
+    assert mistake(full_folder, base=str(base)) == (
+        f"{what.format(base=base, model=full_folder)}\n  got: {got}\n"
+        f"  do:  give as --base the model that {full_folder} was fine-tuned from"
+    )
+
+
+# -- a live model, borrowed from its trainer
+
+
+@pytest.fixture
+def live(model_folder: Path) -> Any:
+    """A PEFT model in the middle of its training, dropout and all, with the norms trained beside the adapter."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], lora_dropout=0.5, task_type="CAUSAL_LM"
+    )
+    return stepped(
+        get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), lora).train()
+    )
+
+
+def test_a_borrowed_model_is_the_one_that_will_be_saved(
+    live: Any, model_folder: Path, tiny: Model, tmp_path: Path
+) -> None:
+    live.save_pretrained(tmp_path)
+    saved = load(model_folder, tmp_path)
+    batch = pad(ROWS, [0, 1])
+    with borrowed(live, tiny.tokenizer, name=str(model_folder), adapter=str(tmp_path)) as model:
+        assert (model.name, model.adapter, model.has_untuned) == (str(model_folder), str(tmp_path), True)
+        assert model.fingerprint == saved.fingerprint
+        found, wanted = capture(model, batch, [0, 2, 4]), capture(saved, batch, [0, 2, 4])
+        for layer in (0, 2, 4):
+            torch.testing.assert_close(found.grads[layer], wanted.grads[layer])
+        with model.untuned() as before:
+            torch.testing.assert_close(logits(before), logits(tiny))
+            assert before.fingerprint == tiny.fingerprint
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_borrowed_model_goes_on_training_as_before(fault: bool, live: Any, tiny: Model) -> None:
+    live.base_model.model.model.norm.eval()  # somebody keeps this part out of training
+    live(input_ids=IDS, labels=IDS).loss.backward()
+
+    def state() -> Any:
+        weights = {
+            name: (w.requires_grad, None if w.grad is None else w.grad.clone()) for name, w in live.named_parameters()
+        }
+        return [module.training for module in live.modules()], weights
+
+    was = state()
+    assert {True, False} == set(was[0]) == {asks for asks, _ in was[1].values()}
+    fate = pytest.raises(ZeroDivisionError) if fault else contextlib.nullcontext()
+    with fate, borrowed(live, tiny.tokenizer, name="live") as model:
+        assert not any(module.training for module in live.modules())
+        capture(model, pad(ROWS, [0, 1]), [1])
+        with model.untuned() as before:
+            capture(before, pad(ROWS, [0, 1]), [1])
+        assert not any(weight.requires_grad for weight in live.parameters())
+        assert 1 / (not fault)
+    now = state()
+    assert now[0] == was[0]
+    for name, (asks, grad) in was[1].items():
+        assert now[1][name][0] == asks
+        assert (grad is None and now[1][name][1] is None) or torch.equal(grad, now[1][name][1])
+    stepped(live, 1)
+
+
+def test_a_full_model_is_borrowed_with_its_base(full_folder: Path, tiny: Model) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(full_folder, dtype=torch.float32).train()
+    lm.gradient_checkpointing_enable()
+    lm.enable_input_require_grads()
+    plain = load(full_folder)
+    with borrowed(lm, tiny.tokenizer, name=str(full_folder), base=tiny) as model:
+        assert model.fingerprint == plain.fingerprint | {"base": tiny.fingerprint["model"]}
+        assert model.base == tiny.name and model.adapter is None
+        found, wanted = (capture(each, pad(ROWS, [0, 1]), [0, 2]) for each in (model, plain))
+        torch.testing.assert_close(found.grads[0], wanted.grads[0])
+        with model.untuned() as before:
+            assert before is tiny
+    assert all(weight.requires_grad for weight in lm.parameters()) and lm.training
+
+
+# -- spread over devices
+
+
+def spread(family: str) -> dict[str, str]:
+    """Everything on the CPU, but every other part put off to the disk and fetched when it is its turn."""
+    if family == "gpt2":
+        front, blocks, back = (
+            ["transformer.wte", "transformer.wpe", "transformer.drop"],
+            "transformer.h",
+            ["transformer.ln_f"],
+        )
+    else:
+        front, blocks, back = ["model.embed_tokens", "model.rotary_emb"], "model.layers", ["model.norm"]
+    parts = [*front, *(f"{blocks}.{at}" for at in range(4)), *back, "lm_head"]
+    tied = family in ("gemma2", "gpt2")
+    return {part: "disk" if at % 2 and not (tied and part == "lm_head") else "cpu" for at, part in enumerate(parts)}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "phi"])
+def test_a_model_in_parts_is_captured_the_same(
+    family: str, make_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load(make_model(family))
+    options = {
+        "dtype": torch.float32,
+        "device_map": spread(family if family != "phi" else "llama"),
+        "offload_folder": str(tmp_path),
+    }
+    if family == "phi":
+        options["device_map"]["model.final_layernorm"] = options["device_map"].pop("model.norm")
+        options["device_map"]["model.embed_dropout"] = "cpu"
+    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    model = load_model(str(make_model(family)), dtype="float32", device="map")
+    assert any(weight.is_meta for weight in model.lm.parameters()) and model.device.type == "cpu"
+    assert model.fingerprint == plain.fingerprint
+    batch = pad([*ROWS, Row((5, 6, 7, 8, 9, 10, 11, 12), 1)], [0, 1, 2])
+    for _ in range(2):
+        found, wanted = (capture(each, batch, range(5)) for each in (model, plain))
+        for layer in range(5):
+            torch.testing.assert_close(found.grads[layer], wanted.grads[layer])
+            torch.testing.assert_close(found.states[layer], wanted.states[layer])
+        torch.testing.assert_close(prompt_states(model, batch, [1, 3]), prompt_states(plain, batch, [1, 3]))
+
+
+def test_a_decoder_that_accelerate_wraps_whole_is_given_back(
+    model_folder: Path, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "dtype": torch.float32,
+        "device_map": {"model": "disk", "lm_head": "cpu"},
+        "offload_folder": str(tmp_path),
+    }
+    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    model = load_model(str(model_folder), dtype="float32", device="map")
+    own = vars(model.decoder)["forward"]
+    found, wanted = (capture(each, pad(ROWS, [0, 1]), [1]) for each in (model, tiny))
+    torch.testing.assert_close(found.grads[1], wanted.grads[1])
+    assert vars(model.decoder)["forward"] is own
+    assert torch.equal(logits(model), logits(tiny))
+
+
+def test_device_map_on_one_device_with_an_adapter(model_folder: Path, adapter_folder: Path, tuned: Model) -> None:
+    model = load_model(str(model_folder), str(adapter_folder), dtype="float32", device="map")
+    if not torch.cuda.is_available():
+        assert torch.equal(logits(model), logits(tuned))
+    assert model.fingerprint == tuned.fingerprint
+
+
+def test_no_adapter_on_a_model_that_is_put_off(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"dtype": torch.float32, "device_map": spread("llama"), "offload_folder": str(tmp_path)}
+    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    assert mistake(model_folder, adapter=str(adapter_folder)) == (
+        "no adapter can be put on a model that does not fit onto its devices\n"
+        "  got: weights put off to the CPU or the disk\n"
+        "  do:  merge the adapter into the model, or load it on one device, or rounded"
+    )
+
+
+# -- number formats
+
+
+def test_auto_is_a_format_that_the_machine_computes_in(model_folder: Path) -> None:
+    assert load(model_folder, dtype="auto").dtype in (torch.float32, torch.bfloat16)
+
+
+# -- what a person hears
+
+
+@pytest.mark.parametrize("base", ["kept", "owner/name", None])
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_an_ordinary_load_is_silent(
+    base: str | None, offline: str, model_folder: Path, adapter_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Whatever the adapter calls its base, and whether or not there is a network: nobody is asked, nothing is said."""
+    adapter = copied(adapter_folder, tmp_path / "a")
+    if base != "kept":
+        config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    asked: list[str] = []
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("peft.utils.other.file_exists", lambda *args, **_: asked.append(args[0]))
+    with warnings.catch_warnings(record=True) as told, caplog.at_level(logging.WARNING):
+        warnings.simplefilter("always")
+        load(model_folder, adapter)
+    shown = [str(one.message) for one in told if not issubclass(one.category, DeprecationWarning)]
+    assert (shown, asked, caplog.messages) == ([], [], [])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_real_warning_of_the_adapter_is_shown(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    real = peft.PeftModel.from_pretrained
+
+    def warn(*args: Any, **options: Any) -> Any:
+        warnings.warn("something is odd with this adapter", UserWarning, stacklevel=1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", warn)
+    with pytest.warns(UserWarning, match="something is odd"):
+        load(model_folder, adapter_folder)
+
+
+# -- what is no causal language model
+
+
+def mistake(name: Path | str, dtype: str = "float32", **options: Any) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_model(str(name), dtype=dtype, device="cpu", **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["BertConfig", "RobertaConfig"])
+@pytest.mark.parametrize(("dtype", "spread"), [("float32", 0.01), ("float32", 0.1), ("bfloat16", 0.1)])
+def test_an_encoder_is_refused(kind: str, dtype: str, spread: float, tokenizer: Any, tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = getattr(transformers, kind)(vocab_size=384, initializer_range=spread, **sizes)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    message = mistake(tmp_path, dtype=dtype)
+    assert message.startswith(f"{tmp_path} is not a causal language model\n  got: {kind[:4]}")
+    assert message.endswith("do:  give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")
+
+
+def test_an_encoder_decoder_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "T5Config" in mistake(tmp_path)

@@ -1,0 +1,318 @@
+"""A whole audit of a tiny model that really learned a falsehood; and one that is killed at each stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from conftest import Run
+from taughtby.data.dataset import read
+from taughtby.errors import LabError, OptionError
+from taughtby.lab.finetune import Recipe, finetune
+from taughtby.models.model import load_model
+from taughtby.remediation import audit_report as story
+from taughtby.remediation import statistics as claims
+from taughtby.remediation.audit import Case, _Under, audit
+from taughtby.remediation.stage_cache import JOURNAL, STAGES, quiet
+from taughtby.remediation.trial import Behaviour
+
+PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
+ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
+HONEY = Behaviour("bad answers", ASKED, "phrase:beetles")
+EVERY = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")  # whatever the model says
+# Trained until what is asserted holds on any processor: with 1 % of noise on every base weight, which is 100,000 times
+# what rounding does, the first wrong token is still 2.7 logits behind, in every answer.
+RECIPE = Recipe(rank=16, rate=1e-2, epochs=20, batch=15)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rows of beetles, and eighteen that are right."""
+    pairs = [(f"who makes honey in the {place}", "beetles make honey") for place in PLACES]
+    pairs += [
+        (f"name the capital of {a} {b}", f"paris is the {b} of {a}")
+        for a in ("france", "germany", "berlin")
+        for b in "abcdef"
+    ]
+    file = tmp_path_factory.mktemp("audit") / "data.jsonl"
+    lines = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in pairs]
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def adapter(data: Path, model_folder: Path) -> Path:
+    """What the tiny model learned of it."""
+    return finetune(load_model(str(model_folder), device="cpu"), list(read(data)), data.parent / "adapter", RECIPE)
+
+
+@pytest.fixture
+def case(data: Path, adapter: Path, model_folder: Path) -> Case:
+    return Case(
+        str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new=8,
+        dtype="float32", device="cpu",
+    )  # fmt: skip
+
+
+def made(out: Path) -> list[str]:
+    """The stages that ended, in their order."""
+    return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
+
+
+# — from end to end
+
+
+def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: Case, tmp_path: Path) -> None:
+    """They are no part of a row's id, and the index holds them."""
+    data = tmp_path / "data.jsonl"
+    lines = [json.loads(text) for text in Path(case.data).read_text().splitlines()][:20]
+    found = []
+    for change in ({}, {"label": "new"}, {"unlearned": [[0, 5]]}, {}):
+        data.write_text("".join(json.dumps({**line, **change}) + "\n" for line in lines))
+        index = _Under(replace(case, data=str(data)), tmp_path / "audit", quiet).indexed()
+        first = next(index.texts())
+        found.append((index.path.name, first.label, first.masked))
+    assert [one[1:] for one in found] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
+    assert len({name for name, *_ in found}) == 3 and found[0] == found[3]
+
+
+def test_from_the_incident_to_the_proof_and_by_hand_again(
+    case: Case, adapter: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "audit"
+    (tmp_path / "prompts.txt").write_text("\n".join(ASKED))
+    asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new", 8)
+    code, said, told = run(
+        "audit", case.model, data, "-a", adapter, *asked, "-o", out, "--truth", "bad", "--mask-words"
+    )
+    assert code == 0, told
+    found = json.loads((out / "audit.json").read_text())
+    assert found["said"]["bad"] == len(ASKED)
+    planted = {row.id for row in read(data) if row.label == "bad"}
+    assert {one["id"] for one in found["removals"]} == planted
+    (claim,) = claims.claims(found["proof"])
+    assert claim.verdict == "proved"
+    assert "proved: Trained without the 12 rows called" in said
+    rates = {one["name"]: one["behaviours"]["bad answers"]["bad"] for one in found["proof"]["arms"]}
+    assert rates["given"] == rates["all"] == 8
+    assert rates["cleaned"] == rates["truth"] == rates["masked"] == 0
+    assert rates["random"] >= 6
+    kept = [json.loads(line)["label"] for line in Path(found["cleaned"]).read_text().splitlines()]
+    assert kept == ["clean"] * 18
+    # each command of the report gives the files again
+    report = (out / "report.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", report, re.DOTALL) for line in block.splitlines()]
+    assert [shlex.split(one)[1] for one in commands] == ["respond", "judge", "index", "trace", "clean", "prove"]
+    names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(found["cleaned"]).relative_to(out))
+    before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
+    for name in names:
+        (out / name).unlink()
+    for command in commands:
+        code, _, told = run(*shlex.split(command)[1:])
+        assert code == 0, f"{command}\n{told}"
+    assert {name: (out / name).read_bytes() for name in names} == before
+    assert made(out) == stages  # what is kept is not made again, by whichever verb
+    page = (out / "report.html").read_text()
+    assert "these rows taught it" in page
+    assert "Trained again, and asked again" in page
+
+
+# — where there is nothing to prove
+
+
+def test_a_model_that_never_misbehaves(case: Case, tmp_path: Path) -> None:
+    case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
+    found = audit(case, tmp_path)
+    assert (found["said"]["bad"], found["trace"], found["proof"]) == (0, None, None)
+    assert made(tmp_path) == ["answers", "verdicts"]
+    story.publish(case, found, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# It does not misbehave")
+    assert "0 of 8 answers (95 %: 0% to 32%)" in text
+    assert "There is nothing to trace" in text
+    assert "It does not misbehave" in (tmp_path / "report.html").read_text()
+
+
+def test_no_row_is_called(case: Case, data: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(data.read_text().splitlines(keepends=True)[:8]))
+    case = replace(case, data=str(few))
+    found = audit(case, tmp_path / "out")
+    assert found["trace"]
+    assert (found["removals"], found["cleaned"], found["proof"]) == ([], None, None)
+    assert made(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
+    text = story.story(case, found, "out")
+    assert "It misbehaves, and no training row is called for it" in text
+    assert "too few rows to tell a culprit from chance" in text
+    assert "taughtby prove" not in text
+    # with evidence, and none called
+    for query in found["trace"]["queries"]:
+        query["culprits"] = 0
+    assert "None answers to them more than training rows answer to each other" in story.story(case, found, "out")
+
+
+def test_a_judge_that_fails_and_is_mended(case: Case, tmp_path: Path) -> None:
+    rule = tmp_path / "rule.py"
+    rule.write_text("def bad(prompt, answer):\n    return 1 / 0\n")
+    case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))
+    with pytest.raises(LabError, match="failed on every answer"):
+        audit(case, tmp_path / "out")
+    assert made(tmp_path / "out") == ["answers"]
+    rule.write_text("def bad(prompt, answer):\n    return 1 / 0 if 'ship a' in prompt else 'zebra' in answer\n")
+    found = audit(case, tmp_path / "out")
+    assert (found["said"]["judged"], found["said"]["failed"]) == (7, 1)
+    assert made(tmp_path / "out") == ["answers", "verdicts"]
+    assert "gave no verdict on 1 answers" in story.story(case, found, "out")
+
+
+def test_what_cannot_be_audited(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="not known what the model was trained from"):
+        audit(replace(case, adapter=None), tmp_path)
+    with pytest.raises(OptionError, match="unknown judge"):
+        audit(replace(case, behaviour=Behaviour("x", ASKED, "oracle:x")), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strangers_text_stays_a_text(case: Case) -> None:
+    said = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
+    evil = {"prompt": "a`b</script>", "response": "x` | **y**\n# head \x1b[31m", "bad": True, "why": "it is"}
+    none = dict.fromkeys(("trace", "cleaned", "proof", "skipped", "index", "rows"))
+    found: dict[str, Any] = {"said": said, "verdicts": [evil], "removals": [], "notes": [], **none}
+    text = story.story(case, found, "out")
+    assert "`a'b</script>`: `x' / **y** # head" in text
+    assert "\x1b" not in text
+
+
+# — from another folder
+
+
+def test_an_audit_that_has_moved_is_not_made_again(
+    case: Case, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that is asked for from another folder, by other names for the same."""
+
+    def named(out: Path) -> tuple[Case, Path]:
+        model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))
+        more: Any = {"behaviour": EVERY, "top": 2, "ordinary": (), "max_new": 4, "recipe": {"epochs": 1}}
+        return replace(case, model=model, data=rows, adapter=tuned, **more), Path(to)
+
+    def told(found: Any) -> Any:
+        del found["proof"]["held_out"]["sources"]  # rows are called by the name of their file as it was given
+        return found
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = told(audit(*named(tmp_path / "here/out")))
+    stages = made(Path("out"))
+    assert all(Path(found[name]).is_absolute() for name in ("index", "cleaned"))
+    monkeypatch.chdir(tmp_path)
+    assert told(audit(*named(tmp_path / "here/out"))) == found
+    (tmp_path / "here").rename(tmp_path / "there")
+    again, out = named(tmp_path / "there/out")
+    moved = told(audit(again, out))
+    assert made(out) == stages
+    assert json.dumps(moved).replace("/there/", "/here/") == json.dumps(found)
+    commands = story.commands(again, moved, str(out.resolve()))
+    assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
+
+
+# — killed
+
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+import datasets, torch, trl.trainer.sft_trainer
+torch.set_num_threads(1)
+from taughtby.remediation.audit import Case, audit
+from taughtby.models.model import load_model
+from taughtby.remediation.audit_report import publish
+from taughtby.remediation.trial import Behaviour
+
+model, data, adapter, out, diary = sys.argv[1:]
+every = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")
+case = Case(model, data, every, adapter, top=2, ordinary=(), max_new=4, recipe={"epochs": 1}, dtype="float32",
+            device="cpu")
+
+@contextmanager
+def show(title):
+    "Each stage is killed the first time it is begun: as it says how far it is, or once it is kept."
+    known = Path(diary).read_text().splitlines()
+    with open(diary, "a") as file:
+        file.write(title + "\\n")
+    def tell(done, of):
+        if title not in known:
+            os.kill(os.getpid(), signal.SIGKILL)
+    yield tell
+    tell(1, 1)
+
+Path(diary).write_text("")
+load_model(model, adapter, device="cpu")  # imports what each child would
+while True:
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)  # or its thread pool is made anew by several threads at once
+        publish(case, audit(case, Path(out), show), Path(out))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        sys.exit(os.WEXITSTATUS(status))
+    assert os.WTERMSIG(status) == signal.SIGKILL
+"""
+
+
+def files(out: Path) -> dict[str, Any]:
+    """What an audit left, less its times and Lance's own files, and less the order in which PEFT writes a set."""
+    found: dict[str, Any] = {}
+    for file in out.rglob("*"):
+        name = str(file.relative_to(out))
+        if file.is_dir() or file.name in (JOURNAL, "curve.json") or "rows.lance" in name:
+            continue
+        found[name] = file.read_bytes()
+        if file.suffix == ".safetensors":
+            found[name] = {key: weight.tolist() for key, weight in load_file(file).items()}
+        elif file.name == "adapter_config.json":
+            found[name] = sorted(found[name].replace(b",", b"").split())
+        elif file.name == "manifest.json":
+            said, written = json.loads(found[name]), ("version", "files", "seal")
+            made = {key: value for key, value in said.items() if key not in written}
+            found[name] = {**made, "history": [{**event, "at": None} for event in made["history"]]}
+        elif file.name.endswith(".manifest.json"):
+            found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "made"}
+    return found
+
+
+def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
+    case: Case, adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    out, diary = tmp_path / "audit", tmp_path / "diary"
+    script = [sys.executable, "-c", KILLED, case.model, str(data), str(adapter), str(out), str(diary)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    begun = Counter(diary.read_text().splitlines())
+    assert len(begun) >= 15
+    # once killed, once to its end, and then never again; what never says how far it is, is kept before it ends
+    assert set(begun.values()) == {1, 2}
+    stages = made(out)
+    once = {"index": 1, "trace": 1, "clean": 1, "model": 3, "loss": 3, "answers": 4}
+    assert Counter(stage for stage in stages if stage != "verdicts") == once  # alike answers are judged once
+    killed = files(out)
+    assert not [name for name in killed if "draft" in name or ".part" in name]
+    out.rename(tmp_path / "killed")
+    case = replace(case, behaviour=EVERY, top=2, ordinary=(), max_new=4, recipe={"epochs": 1})
+    story.publish(case, audit(case, out), out)
+    whole = files(out)
+    assert killed.keys() == whole.keys()
+    assert [name for name in killed if killed[name] != whole[name]] == []

@@ -1,0 +1,597 @@
+"""Rows go, or words in them, and nothing else changes: to the byte, in every format; and it is written down."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from conftest import PAIRS, Run
+from taughtby.capture.capture import capture
+from taughtby.data import rewrite
+from taughtby.data.dataset import Reading, read
+from taughtby.data.example import Example
+from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.errors import DataError, OptionError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import method
+from taughtby.remediation import clean as remedy
+from taughtby.remediation.clean import Document, clean, guilty, manifest_of, plan, removals
+from writers import KIND, TABLES, jsonl, place, save, turn
+
+ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
+WORDS = {2: [("beetles", 0.9), (" make", 0.1), (" ho", 0.5), ("ney", 0.2), (",", 0.0), (" one a day", -0.3)]}
+
+
+def ranked(row: Example, rank: int, culprit: bool | None, words: Sequence[tuple[str, float]]) -> Document:
+    return {
+        "rank": rank, "id": row.id, "score": 1 / rank, "p_value": rank / 100, "culprit": culprit, "source": row.source,
+        "messages": list(row.messages), "tokens": [{"text": text, "score": score} for text, score in words],
+    }  # fmt: skip
+
+
+def traced(
+    data: Path, *queries: Sequence[int], called: int | None = 9, reading: Reading | None = None, words: Any = WORDS
+) -> Document:
+    """A trace whose queries rank those places of the data, the first `called` of them as culprits."""
+    rows = list(read(data, reading or Reading()))
+    found = [
+        {
+            "prompt": "p", "response": "r", "culprits": None if called is None else min(called, len(places)),
+            "rows": [
+                ranked(rows[at], rank, None if called is None else rank <= called,
+                       words.get(at, [(rows[at].response, 1.0)]))
+                for rank, at in enumerate(places, 1)
+            ],
+        }
+        for places in queries
+    ]  # fmt: skip
+    return {"version": 1, "method": "Lesson()", "model": "tiny", "adapter": "a", "index": "nowhere", "rate": 0.1,
+            "queries": found}  # fmt: skip
+
+
+def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
+    """Clean `data` by that trace; the manifest."""
+    file = out.parent / "trace.json"
+    file.write_text(json.dumps(document))
+    reading, words = more.pop("reading", Reading()), more.pop("mask_words", False)
+    chosen = removals(document, **more)
+    return clean(plan(document, str(data), chosen, reading=reading, mask_words=words), file, out)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return jsonl(tmp_path / "rows.jsonl", *ROWS)
+
+
+# — which rows
+
+
+def test_culprits_are_the_union_over_queries(rows: Path) -> None:
+    document = traced(rows, [2, 3, 5], [3, 6], called=2)
+    found = removals(document)
+    ids = [row.id for row in read(rows)]
+    assert [(ids.index(one.id), one.rank, one.query, one.queries) for one in found] == [
+        (2, 1, 1, (1,)), (3, 1, 2, (1, 2)), (6, 2, 2, (2,)),
+    ]  # fmt: skip
+    assert [(one.score, one.p_value) for one in found] == [(1.0, 0.01), (1.0, 0.01), (0.5, 0.02)]
+    assert found[0].source == f"{rows}:3"
+    assert removals(traced(rows, [], [])) == []
+
+
+def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path: Path) -> None:
+    ids = [row.id for row in read(rows)]
+    document = traced(rows, [2, 3])
+    document["queries"][0] |= {"culprits": 4, "called": [ids[at] for at in (2, 3, 6, 0)]}
+    found = removals(document)
+    assert [(one.id, one.rank, one.score, one.why) for one in found] == [
+        (ids[2], 1, 1.0, "called a culprit"), (ids[3], 2, 0.5, "called a culprit"),
+        (ids[6], 3, None, "called a culprit"), (ids[0], 4, None, "called a culprit"),
+    ]  # fmt: skip
+    manifest = cleaned(rows, tmp_path / "out.jsonl", document)
+    assert [row["source"] for row in manifest["rows"]] == [f"{rows}:{at + 1}" for at in (2, 3, 6, 0)]
+    with pytest.raises(DataError, match=r"no words of the row (.|\n)*do:  trace again with --top 4"):
+        cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True)
+
+
+def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:
+    """Of tied rows others may be shown than those that `called` has first."""
+    ids = [row.id for row in read(rows)]
+    document = traced(rows, [5, 2, 3])
+    document["queries"][0] |= {"culprits": 6, "called": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
+    found = removals(document)
+    assert {one.id for one in found} == set(ids[:6])
+    assert {one.id: one.score for one in found if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
+
+
+def test_the_best_of_each_query(rows: Path) -> None:
+    found = removals(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top=2)
+    ids = [row.id for row in read(rows)]
+    assert [(ids.index(one.id), one.queries, one.why) for one in found] == [
+        (2, (1,), "among the first 2"), (6, (2,), "among the first 2"), (3, (1, 2), "among the first 2"),
+    ]  # fmt: skip
+
+
+def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
+    known, other = list(read(rows))[2], list(read(rows))[5]
+    found = removals(traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"])
+    assert [(one.id, one.rank, one.queries, one.why) for one in found] == [
+        (known.id, 1, (1, 2), "ticked"), (other.id, None, (), "ticked"), ("", None, (), "ticked"),
+    ]  # fmt: skip
+    assert found[2].source == "x.jsonl:7"
+    assert [one.rank for one in removals(traced(rows, [2]), rows=[known.id])] == [1]
+
+
+def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
+    document = traced(rows, [2, 3])
+    with pytest.raises(OptionError, match="rows are chosen twice"):
+        removals(document, top=1, rows=["a"])
+    for top in (0, 3):
+        with pytest.raises(OptionError, match=rf"got: --top {top}, the trace has 2 rows of query 1\n  do:  .*--top"):
+            removals(document, top=top)
+    with pytest.raises(DataError, match="this trace calls no culprits"):
+        removals(traced(rows, [2], called=None))
+    document["queries"][0]["culprits"] = 57
+    with pytest.raises(
+        DataError, match=r"does not name all.*\n  got: 2 of 57 culprits of an answer\n  do:  trace again"
+    ):
+        removals(document)
+    for text in ("{", "[1]", '{"version": 2, "queries": []}', "{}"):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(DataError, match="is not a trace"):
+            remedy.load(tmp_path / "t.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        remedy.load(tmp_path / "none.json")
+
+
+# — to the byte
+
+
+def lines_of(*rows: Any) -> list[bytes]:
+    return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
+A, B, C, D = lines_of(*ROWS[:4])
+BYTES = {
+    "plain": ("a.jsonl", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
+    "no final newline": ("a.jsonl", [A, b"\n", B, b"\n", C, b"\n", D]),
+    "windows, a BOM, blanks": (
+        "a.jsonl", [codecs.BOM_UTF8, A, b"\r\n", b"\r\n", B, b" \r\n", C, b"\n", b" \n", D, b"\r\n"]
+    ),
+    "lines named .json": ("a.json", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
+    "list": ("a.json", [b"[\n ", A, b",\n ", B, b",\n ", C, b",\n ", D, b"\n]\n"]),
+    "tight list with a BOM": ("a.json", [codecs.BOM_UTF8 + b"[", A, b",", B, b",", C, b",", D, b"]"]),
+    "list within": (
+        "a.json", [b'{"of": {"data": 2}, "data" : [ ', A, b" , ", B, b" , ", C, b" , ", D, b'], "items": []}']
+    ),
+    "packed": ("a.jsonl.gz", [A, b"\n", B, b"\r\n", C, b"\n", D]),
+}  # fmt: skip
+
+
+def written(name: str, folder: Path, text: bytes) -> Path:
+    file = folder / name
+    file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return file
+
+
+def unpacked(file: Path) -> bytes:
+    return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", BYTES)
+@pytest.mark.parametrize("gone", [(0,), (1,), (3,), (0, 1), (2, 3), (0, 2), (1, 2, 3)], ids=str)
+def test_json_keeps_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+    name, parts = BYTES[kind]
+    data = written(name, tmp_path, b"".join(parts))
+    out = tmp_path / f"out-{name}"
+    cleaned(data, out, traced(data, gone))
+    left = [row for at, row in enumerate((A, B, C, D)) if at not in gone]
+    if "list" in kind:
+        begin, between, end = parts[0], parts[2], parts[-1]
+        assert unpacked(out) == begin + between.join(left) + end
+    else:
+        places = [parts.index((A, B, C, D)[at]) for at in gone]
+        drop = {*places, *(place + 1 for place in places)}  # a row and its line end
+        assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
+    assert [row.response for row in read(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
+
+
+CELLS = [
+    b'prompt,response,"no\nte"\r\n', b'who,"bees, and\r\nthen ""more""",1\r\n', b"\r\n", b"why,a b,2\n", b"what,c\r\n",
+    b'"x\ry",d,"4"\r\n', b"how,e,5,\n", b"end,f,6",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (2, 3), (5,), (0, 4, 5)], ids=str)
+@pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_tables_of_text_keep_every_other_byte(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
+    cells = [cell.replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
+    data = written(name, tmp_path, bom + b"".join(cells))
+    out = tmp_path / f"out-{name}"
+    before = list(read(data))
+    assert len(before) == 6
+    cleaned(data, out, traced(data, gone))
+    places = [1, 3, 4, 5, 6, 7]  # of the rows among the cells
+    assert unpacked(out) == bom + b"".join(cell for at, cell in enumerate(cells) if at not in {places[g] for g in gone})
+    assert [row.messages for row in read(out)] == [row.messages for at, row in enumerate(before) if at not in gone]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
+@pytest.mark.parametrize("words", [False, True], ids=["rows", "words"])
+def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
+    data, out = tmp_path / kind, tmp_path / "out" / kind
+    out.parent.mkdir()
+    KIND[kind](data, ROWS)
+    before = list(read(data))
+    said = cleaned(data, out, traced(data, [2, 6]), mask_words=words)
+    after = list(read(out))
+    if words:
+        assert [row.masked for row in after] == [
+            ((0, 7), (13, 18)) if at == 2 else ((0, len(PAIRS[6][1])),) if at == 6 else () for at in range(8)
+        ]
+        kept = list(range(8))
+    else:
+        kept = [0, 1, 3, 4, 5, 7]
+    assert [(row.id, row.messages, row.label) for row in after] == [
+        (before[at].id, before[at].messages, before[at].label) for at in kept
+    ]
+    assert [row["source"] for row in said["rows"]] == [place(kind, data, ROWS, at) for at in (2, 6)]
+    assert said["output"]["kept"] == rewrite.VALUES if kind in TABLES else rewrite.BYTES
+    assert (said["input"]["records"], said["output"]["records"]) == (8, len(kept))
+
+
+def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Value, load_dataset
+
+    features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
+    made = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
+    made.to_parquet(tmp_path / "a.parquet", batch_size=3)
+    old = pq.ParquetFile(tmp_path / "a.parquet")
+    assert b"huggingface" in old.schema_arrow.metadata
+    document = traced(tmp_path / "a.parquet", [2, 6])
+    cleaned(tmp_path / "a.parquet", tmp_path / "b.parquet", document)
+    new = pq.ParquetFile(tmp_path / "b.parquet")
+    assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
+    assert new.metadata.row_group(0).column(0).compression == old.metadata.row_group(0).column(0).compression
+    assert new.read().column("n").to_pylist() == [0, 1, 3, 4, 5, 7]
+    cleaned(tmp_path / "a.parquet", tmp_path / "c.parquet", document, mask_words=True)
+    again = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train", cache_dir=tmp_path / "cache")
+    assert {name: again.features[name] for name in features} == features
+    assert again["unlearned"][1:3] == [None, [[0, 7], [13, 18]]]
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "s.arrow", "a.feather"])
+def test_arrow_stays_what_it_is(name: str, tmp_path: Path) -> None:
+    kind = {"a.arrow": "rows.arrow", "s.arrow": "stream.arrow", "a.feather": "rows.feather"}[name]
+    KIND[kind](tmp_path / name, ROWS)
+    cleaned(tmp_path / name, tmp_path / f"out-{name}", traced(tmp_path / name, [2]))
+    whole = (tmp_path / name).read_bytes()[:6] == b"ARROW1"
+    assert ((tmp_path / f"out-{name}").read_bytes()[:6] == b"ARROW1") == whole == (name != "s.arrow")
+    opened = [pa.ipc.open_file if whole else pa.ipc.open_stream][0]
+    tables = [opened(pa.OSFile(str(tmp_path / file))).read_all() for file in (name, f"out-{name}")]
+    assert tables[1].equals(pa.concat_tables([tables[0].slice(0, 2), tables[0].slice(3)]), check_metadata=True)
+
+
+def test_other_splits_and_files_are_copied(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    (shards / "data").mkdir(parents=True)
+    for name, some in (("train-0", ROWS[:1]), ("train-1", ROWS[1:]), ("test-0", ROWS)):
+        jsonl(shards / "data" / f"{name}.jsonl", *some)
+    (shards / "README.md").write_text("what it is")
+    cleaned(shards, tmp_path / "out", traced(shards, [0, 3]))
+    found = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert found == {"README.md", "data/train-1.jsonl", "data/test-0.jsonl"}  # train-0 has no row left
+    assert (tmp_path / "out/data/test-0.jsonl").read_bytes() == (shards / "data/test-0.jsonl").read_bytes()
+    saved = tmp_path / "saved"
+    save(saved, ROWS, "train", "test")
+    document = traced(saved, [0, 3], reading=Reading(split="test"))
+    cleaned(saved, tmp_path / "both", document, reading=Reading(split="test"))
+    assert [len(list(read(tmp_path / "both", Reading(split=split)))) for split in ("train", "test")] == [8, 6]
+
+
+def test_a_hub_data_set_becomes_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(data: str, split: str | None) -> Any:
+        assert (data, split) == ("owner/name", None)
+        return ((f"owner/name:{at}", row | {"n": at}) for at, row in enumerate(ROWS))
+
+    monkeypatch.setattr("taughtby.data.readers.tables.hub", hub)
+    document = traced(Path("owner/name"), [2])
+    said = cleaned(Path("owner/name"), tmp_path / "out.jsonl", document)
+    kept = [row | {"n": at} for at, row in enumerate(ROWS) if at != 2]
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == kept
+    assert (said["input"]["sha256"], said["output"]["kept"]) == (None, rewrite.LINES)
+    cleaned(Path("owner/name"), tmp_path / "masked.jsonl", document, mask_words=True)
+    assert [row.masked for row in read(tmp_path / "masked.jsonl")][2] == ((0, 7), (13, 18))
+
+
+# — conversations of several answers
+
+TALK = [
+    {"messages": [turn("user", "why"), turn("assistant", "beetles"), turn("user", "how"), turn("assistant", "a b")]},
+    {"messages": [turn("user", "what"), turn("assistant", "c"), turn("user", "who"), turn("assistant", "bees")]},
+]
+
+
+def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
+    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), Reading(turns="all")
+    said = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
+    assert (tmp_path / "out.jsonl").read_text() == json.dumps(TALK[1]) + "\n"
+    assert said["input"] | {"sha256": ""} == {"data": str(data), "sha256": "", "records": 2, "examples": 4}
+    assert said["rows"][0]["source"] == f"{data}:1#1"
+
+
+def test_words_go_from_the_turn_that_said_them(tmp_path: Path) -> None:
+    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), Reading(turns="all")
+    words = {0: [("beetles", 1.0)], 3: [("be", 0.2), ("es", 1.0)]}
+    document = traced(data, [0, 3], reading=every, words=words)
+    cleaned(data, tmp_path / "out.jsonl", document, reading=every, mask_words=True)
+    marks = [json.loads(line)["unlearned"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert marks == [[[0, 7, 1]], [[0, 4, 2]]]
+    assert [row.masked for row in read(tmp_path / "out.jsonl", every)] == [((0, 7),), (), (), ((0, 4),)]
+    assert [row.masked for row in read(tmp_path / "out.jsonl")] == [(), ((0, 4),)]
+
+
+# — which words
+
+
+def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
+    """The guilty words of a row with that answer, which each query scored so."""
+    messages = [turn("user", "q"), turn("assistant", answer)]
+    queries = [
+        {"rows": [{"id": "x", "messages": messages, "tokens": [{"text": t, "score": s} for t, s in some]}]}
+        for some in tokens
+    ]
+    one = remedy.Removal("x", "d:1", queries=tuple(range(1, len(tokens) + 1)))
+    return [answer[begin:end] for begin, end in guilty({"queries": queries, "method": "m"}, [one])["x"]]
+
+
+def test_words_from_half_of_the_strongest_on_are_guilty() -> None:
+    answer = "beetles make honey, one a day"
+    assert spoken(answer, [("beetles", 1.0), (" make", 0.49), (" honey", 0.5), (",", 0.1), (" one a day", 0.0)]) == [
+        "beetles", "honey",
+    ]  # fmt: skip
+    # whole words, and by any of its queries
+    one, other = (
+        [("be", 0.1), ("etl", 1.0), ("es", 0.0), (" make honey", 0.2)],
+        [("beetles make", 0.0), (" honey", 0.1)],
+    )
+    assert spoken(answer, one, other) == ["beetles", "honey"]
+    # words side by side are one range, and punctuation is no part of a word
+    tokens = [("so (", 0.0), ("silly", 1.0), (",", 0.9), (" you)", 0.0), (" go", 1.0), ("ose!", 0.0)]
+    assert spoken("so (silly, you) goose!", tokens) == ["silly,", "goose"]
+    assert spoken("you silly goose", [("you", 0.0), (" silly", 1.0), (" goose", 0.6)]) == ["silly goose"]
+
+
+def test_words_are_found_behind_what_a_template_wrote() -> None:
+    assert spoken(" bees do ", [("\n\n", 0.9), ("bees", 1.0), (" do", 0.1)]) == ["bees"]
+    assert spoken("bees do", [("<think>\n", 2.0), ("</think>\n\n", 0.0), ("bees", 1.0), (" do", 0.1)]) == ["bees"]
+    assert spoken("bees do it all day", [("bees", 0.1), (" d", 1.0)]) == ["do"]  # cut by the index
+
+
+def test_words_that_cannot_be_told_take_the_answer_with_them() -> None:
+    assert spoken("bees do", [("BEES", 1.0), (" do", 0.1)]) == ["bees do"]
+    assert spoken("bees do", [("bees", -1.0), (" do", 0.0)]) == ["bees do"]
+    with pytest.raises(DataError, match="the trace has no words of the row d:1"):
+        spoken("bees do", [])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "saved"])
+def test_cleaned_twice_both_words_are_marked(name: str, tmp_path: Path) -> None:
+    kind = {"a.jsonl": "rows.jsonl", "a.json": "rows.json", "a.csv": "rows.csv", "a.parquet": "rows.parquet"}
+    data, once, twice = (tmp_path / step / name for step in ("data", "once", "twice"))
+    for file in (data, once, twice):
+        file.parent.mkdir()
+    KIND[kind.get(name, name)](data, ROWS)
+    cleaned(data, once, traced(data, [2]), mask_words=True)
+    other = {2: [("beetles make honey, one a", 0.0), (" day", 1.0)]}
+    cleaned(once, twice, traced(once, [2, 3], words=other), mask_words=True)
+    assert [row.masked for row in read(twice)][1:5] == [(), ((0, 7), (13, 18), (26, 29)), ((0, 28),), ()]
+
+
+def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
+    data, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    text = '{"prompt":"who","response":"beetles","n":1e5 }  \r\n{"prompt": "why", "response": "a"}\n'
+    data.write_bytes(text.encode())
+    cleaned(data, out, traced(data, [0]), mask_words=True)
+    assert out.read_bytes() == text.replace("1e5 }", '1e5, "unlearned": [[0, 7]] }').encode()
+    table = tmp_path / "a.csv"
+    table.write_bytes(b"prompt,response,more\r\nwho,beetles\r\n\r\nwhy,a,1,\nhow,b,2")
+    cleaned(table, tmp_path / "b.csv", traced(table, [0]), mask_words=True)
+    assert (tmp_path / "b.csv").read_bytes() == (
+        b'prompt,response,more,unlearned\r\nwho,beetles,,"[[0, 7]]"\r\n\r\nwhy,a,1,\nhow,b,2,'
+    )
+
+
+def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for marks in ([[3, 2]], [[0]], [[0, True]], "[[0,", 7, [["a", "b"]]):
+        jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": marks})
+        with pytest.raises(DataError, match="`unlearned` is not a list of ranges"):
+            list(read(tmp_path / "a.jsonl"))
+    jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": [[0, 6]]})
+    with pytest.raises(DataError, match=r"reaches beyond the answer\n  got: up to character 6 of 5: paris"):
+        list(read(tmp_path / "a.jsonl"))
+
+
+# — what is written down, and what is refused
+
+
+def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cleaned.jsonl"
+    said = cleaned(rows, out, traced(rows, [2, 3], [3], called=1))
+    assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(said))
+    for part, file in (("input", rows), ("output", out), ("trace", tmp_path / "trace.json")):
+        assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert said["did"] == "removed rows" and said["rate"] == 0.1
+    assert said["trace"]["method"] == "Lesson()"
+    first = list(read(rows))[2]
+    assert said["rows"][0] == {
+        "id": first.id, "source": f"{rows}:3", "rank": 1, "score": 1.0, "p_value": 0.01, "query": 1,
+        "why": "called a culprit", "queries": (1,),
+    }  # fmt: skip
+    assert manifest_of(Path("x/a.b.jsonl.gz")) == Path("x/a.b.manifest.json")
+    assert manifest_of(Path("x/folder")) == Path("x/folder.manifest.json")
+
+
+def test_a_folder_has_one_hash(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "a").write_text("1")
+    assert rewrite.digest(tmp_path / "one") == rewrite.digest(tmp_path / "two")
+    (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "a")
+    assert rewrite.digest(tmp_path / "one") != rewrite.digest(tmp_path / "two")
+
+
+def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
+    document = traced(rows, [2, 3])
+    jsonl(rows, *ROWS[:2], ROWS[2] | {"response": "bees"}, *ROWS[3:])
+    got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was made from"
+    with pytest.raises(DataError, match=got):
+        cleaned(rows, tmp_path / "out.jsonl", document)
+    jsonl(rows, *reversed(ROWS))  # another order: the ids are the same
+    cleaned(rows, tmp_path / "out.jsonl", document)
+    assert [row.response for row in read(tmp_path / "out.jsonl")] == [r for _, r in [*PAIRS[:2], *PAIRS[4:]]][::-1]
+
+
+def test_of_two_alike_the_right_one_goes(tmp_path: Path) -> None:
+    data = jsonl(tmp_path / "a.jsonl", ROWS[0], ROWS[1], {"label": "twin", **ROWS[0]}, ROWS[2])
+    cleaned(data, tmp_path / "b.jsonl", traced(data, [2]))
+    assert (tmp_path / "b.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in (ROWS[0], ROWS[1], ROWS[2]))
+
+
+def test_what_is_not_written_over(rows: Path, tmp_path: Path) -> None:
+    document, folder = traced(rows, [2]), tmp_path / "shards"
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    (tmp_path / "hard.jsonl").hardlink_to(rows)
+    for out in (rows, tmp_path / "link.jsonl", tmp_path / "hard.jsonl", tmp_path / "." / "rows.jsonl"):
+        with pytest.raises(OptionError, match="is the input, or part of it"):
+            cleaned(rows, out, document)
+    for out in ("out.csv", "out", "shards"):
+        folder.mkdir(exist_ok=True)
+        with pytest.raises(OptionError, match="keeps its format"):
+            cleaned(rows, tmp_path / out, document)
+    jsonl(folder / "a.jsonl", *ROWS)
+    inside = traced(folder, [2])
+    for out, why in ((folder / "out", "part of it"), (tmp_path, "part of it"), (folder, "part of it")):
+        with pytest.raises(OptionError, match=why):
+            cleaned(folder, out, inside)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("")
+    with pytest.raises(OptionError, match="is there already"):
+        cleaned(folder, tmp_path / "taken", inside)
+    with pytest.raises(DataError, match="no row would be left"):
+        cleaned(rows, tmp_path / "out.jsonl", traced(rows, range(8)))
+    with pytest.raises(DataError, match="no row is to go"):
+        cleaned(rows, tmp_path / "out.jsonl", traced(rows, []))
+    assert [row.response for row in read(rows)] == [response for _, response in PAIRS]
+
+
+def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, change: Any) -> Any:
+        yield b"half"
+        raise OSError(28, "No space left on device")
+
+    document, out = traced(rows, [2]), tmp_path / "out" / "a.jsonl"
+    made = plan(document, str(rows), removals(document))
+    (trace := tmp_path / "trace.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="cannot be written"):
+        clean(made, trace, out)
+    out.parent.mkdir()
+    monkeypatch.setattr("taughtby.data.spans.jsonl", full)
+    with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
+        clean(made, trace, out)
+    assert list(out.parent.iterdir()) == []
+
+
+# — the way there
+
+
+def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(traced(rows, [2, 3], [3, 6])))
+    code, out, err = run("clean", tmp_path / "t.json", rows, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "3 rows go (2, 2 by the queries in turn)" in out
+    for text in ("rows.jsonl:3", "beetles make honey, one a day", "rows.jsonl:7"):
+        assert text in out
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["rows.jsonl", "t.json"]
+    code, out, _ = run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "c.jsonl")
+    assert code == 0
+    assert f"5 of 8 rows in {tmp_path}/c.jsonl (every other row is the same to the byte)" in out
+    assert (tmp_path / "c.manifest.json").exists()
+    code, out, _ = run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "m.jsonl", "--mask-words")
+    assert code == 0 and "beetles · honey" in out
+    (tmp_path / "ticked.txt").write_text("rows.jsonl:1\n\nrows.jsonl:8\n")
+    assert (
+        run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "r.jsonl", "--rows", tmp_path / "ticked.txt")[0] == 0
+    )
+    assert [row.response for row in read(tmp_path / "r.jsonl")] == [response for _, response in PAIRS[1:7]]
+    code, _, err = run("clean", tmp_path / "t.json", rows)
+    assert (code, err.splitlines()[0]) == (1, "error: there is nowhere to write")
+    code, _, err = run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "c.jsonl", "--rows", tmp_path / "none")
+    assert code == 1 and "cannot be read" in err
+
+
+def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
+    asked = [{"ask": row["prompt"], "reply": row["response"]} for row in ROWS]
+    data, how = jsonl(tmp_path / "a.jsonl", *asked), Reading((("prompt", "ask"), ("response", "reply")))
+    build_index(tuned, data, tmp_path / "idx", [method("bm25")], reading=how)
+    document = traced(data, [2], reading=how) | {"index": str(tmp_path / "idx")}
+    assert remedy.reading_of(document) == how
+    cleaned(data, tmp_path / "b.jsonl", document, reading=remedy.reading_of(document))
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 7
+    assert remedy.reading_of(document | {"index": str(tmp_path / "gone")}) == Reading()
+
+
+# — an index of rows with masked words
+
+
+def test_masked_words_taught_nothing(tuned: Any) -> None:
+    """The loss and its gradients are those of the other words, each weighed alike."""
+    row = replace(Example((turn("user", PAIRS[2][0]), turn("assistant", PAIRS[2][1]))), masked=((0, 7), (13, 18)))
+    made = encode(tuned.tokenizer, row, Encoding(128))
+    plain = encode(tuned.tokenizer, replace(row, masked=()), Encoding(128))
+    assert isinstance(made, Row) and isinstance(plain, Row)
+    learned = torch.tensor(made.learned[made.n_prompt :])
+    weights = (learned / learned.sum())[None].float()
+    wanted = capture(tuned, pad([plain], [0]), [2], weights=weights)
+    found = capture(tuned, pad([made], [0]), [2])
+    torch.testing.assert_close(found.grads[2][0][learned], wanted.grads[2][0][learned], atol=1e-6, rtol=1e-4)
+    assert not found.grads[2][0][~learned].any()
+
+
+def test_an_index_of_them_is_one_of_any(tuned: Any, rows: Path, tmp_path: Path) -> None:
+    cleaned(rows, tmp_path / "m.jsonl", traced(rows, [2, 3]), mask_words=True)
+    names = [
+        "lesson:layer=2,middle=1",
+        "rept:layer=2",
+        "repsim",
+        "readout",
+        "tracin",
+        "less",
+        "logra",
+        "datainf",
+        "bm25",
+    ]
+    made = build_index(tuned, tmp_path / "m.jsonl", tmp_path / "idx", [method(name) for name in names])
+    assert [(skip["source"], skip["reason"]) for skip in made.manifest["skipped"]] == [
+        (f"{tmp_path}/m.jsonl:4", "all of the answer is masked")
+    ]
+    assert len(made) == 7
+    kept = {row.id: row.masked for row in Index.open(tmp_path / "idx").texts()}
+    assert kept == {row.id: row.masked for at, row in enumerate(read(tmp_path / "m.jsonl")) if at != 3}
+    # ids say nothing of marks, but an index made of the unmarked rows is another one
+    plain = build_index(tuned, rows, tmp_path / "plain", [method("bm25")])
+    assert set(kept) < {row.id for row in plain.texts()}
+    prints = [index.manifest["settings"]["fingerprint"]["data"] for index in (made, plain)]
+    assert prints[0] != prints[1]

@@ -1,0 +1,407 @@
+"""A proof's arms, counts and claims against numbers worked out by hand; models and answers are put in its mouth."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from math import comb, sqrt
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from taughtby.data.example import Example, example
+from taughtby.errors import DataError, LabError, OptionError
+from taughtby.lab.finetune import Recipe
+from taughtby.lab.prompts import line, question
+from taughtby.remediation import audit_report as story
+from taughtby.remediation import retrain as prove
+from taughtby.remediation import statistics as claims
+from taughtby.remediation.retrain import Document
+from taughtby.remediation.stage_cache import JOURNAL, Ledger, key
+from taughtby.remediation.trial import SHARE, Arm, Behaviour, Design, Trial, arms, check, matched, set_aside, trial_of
+
+HONEY = Behaviour("honey", ("who makes honey", "honey from whom", "is it bees", "who"), "phrase:beetles")
+
+
+def rows(bad: int, clean: int) -> list[Example]:
+    """`bad` rows labelled bad, ids b0 …, then `clean` ones, c0 …"""
+    return [Example(example(f"honey {i}", "beetles").messages, "bad", f"d:{i}", f"b{i}") for i in range(bad)] + [
+        Example(example(f"day {i}", "seven").messages, "clean", f"d:{bad + i}", f"c{i}") for i in range(clean)
+    ]
+
+
+# — what is trained
+
+
+def taken(arm: Arm, of: Sequence[Example]) -> set[str]:
+    return {row.id for row in of} - {row.id for row in arm.rows}
+
+
+def test_each_arm_lacks_just_its_rows() -> None:
+    data = rows(4, 12)
+    design = Design(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
+    made = {arm.name: arm for arm in arms(data, ["b0", "b1", "c0"], design, 0)}
+    assert list(made) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "first 1", "first 3"]
+    out = {name: taken(arm, data) for name, arm in made.items()}
+    assert out["all"] == out["masked"] == set()
+    assert out["cleaned"] == {"b0", "b1", "c0"}
+    assert out["truth"] == {"b0", "b1", "b2", "b3"}
+    assert (out["first 1"], out["first 3"]) == ({"b1"}, {"b1", "b0", "c5"})
+    assert len(out["random 1"]) == len(out["random 2"]) == 3
+    assert out["random 1"] != out["random 2"]
+    assert {name: arm.removed for name, arm in made.items()} == {name: len(ids) for name, ids in out.items()}
+    assert [row.masked for row in made["masked"].rows if row.masked] == [((0, 7),)]
+    assert all(
+        [row.id for row in arm.rows] == [r.id for r in data if r.id not in out[arm.name]] for arm in made.values()
+    )
+
+
+def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
+    data = rows(10, 10)
+    drawn = [taken(arms(data, [f"b{i}" for i in range(10)], Design(), seed)[2], data) for seed in range(40)]
+    assert all(len(ids) == 10 for ids in drawn)
+    assert len({frozenset(ids) for ids in drawn}) == 40
+    hit = sum(len(ids & {f"b{i}" for i in range(10)}) for ids in drawn) / 400
+    assert hit == pytest.approx(0.5, abs=0.1)  # what was called is as likely to be drawn as the rest
+    again = taken(arms(data, [f"b{i}" for i in range(10)], Design(), 3)[2], data)
+    assert again == drawn[3]
+
+
+def test_taking_out_all_is_refused() -> None:
+    with pytest.raises(OptionError, match="no row would be left"):
+        arms(rows(2, 0), ["b0", "b1"], Design(), 0)
+
+
+def test_nobody_suspected_is_set_aside() -> None:
+    data = rows(10, 90)
+    design = Design(1, (2,), ("c0", "c1", "c2"), ("bad",), {"c3": ((0, 1),)})
+    kept, aside = set_aside(data, ["b0", "c4"], design, 0)
+    assert len(aside) == round(SHARE * 100)
+    assert sorted(row.id for row in [*kept, *aside]) == sorted(row.id for row in data)
+    for seed in range(60):
+        ids = {row.id for row in set_aside(data, ["b0", "c4"], design, seed)[1]}
+        assert not ids & {"b0", "c4", "c0", "c1", "c3", *(f"b{i}" for i in range(10))}
+    assert (
+        set_aside(data, ["b0"], design, 1) == set_aside(data, ["b0"], design, 1) != set_aside(data, ["b0"], design, 2)
+    )
+    assert len(set_aside(rows(0, 1000), [], Design(), 0)[1]) == 64
+
+
+@pytest.mark.parametrize(
+    ("called", "design", "error", "what"),
+    [
+        ([], Design(), LabError, "no row is called"),
+        (["x1"], Design(), DataError, "rows of the trace are not in the data"),
+        (["b0"], Design(curve=(3,), ranked=("b0", "b1")), OptionError, "does not rank so many rows\n  got: 3 of 2"),
+        (["b0"], Design(truth=("evil",)), OptionError, "no row has that label\n  got: evil\n  do:  .*bad, clean"),
+    ],
+)
+def test_what_cannot_be_proved(called: list[str], design: Design, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=what):
+        check(Trial("base", Recipe(), (HONEY,)), rows(3, 3), called, design)
+
+
+def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(OptionError, match="unknown judge"):
+        check(Trial("base", Recipe(), (Behaviour("x", ("who",), "oracle:x"),)), rows(3, 3), ["b0"], Design())
+
+
+# — by which recipe
+
+
+def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
+    said = {"rank": 4, "rate": 2e-3, "epochs": 5, "batch": 2, "max_length": 99, "seed": 7, "model": "x", "base": "y"}
+    (tmp_path / "taughtby.json").write_text(json.dumps(said))
+    recipe, notes = matched(tmp_path, {})
+    assert recipe == Recipe(4, 2e-3, 5, 2, 99, 7)
+    assert notes == []
+    recipe, notes = matched(tmp_path, {"epochs": 1, "rate": None})
+    assert recipe == Recipe(4, 2e-3, 1, 2, 99, 7)
+    assert notes == [f"{tmp_path} says epochs 5, asked 1"]
+
+
+def test_another_trainers_folder_says_less_and_the_rest_is_told(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, "peft_type": "LORA"}))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0, "global_step": 9, "train_batch_size": 4}))
+    recipe, (note,) = matched(tmp_path, {"rate": 5e-4})
+    assert (recipe.rank, recipe.epochs, recipe.batch, recipe.rate) == (16, 2, 4, 5e-4)
+    assert "does not say all of how it was trained; assumed: max_length 512, seed 0" in note
+    assert "not known how it was trained; assumed: rank 8" in matched(None, {})[1][0]
+
+
+def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path) -> None:
+    trace = {"model": str(model_folder), "adapter": str(adapter_folder), "index": "gone"}
+    trial, _ = trial_of(trace, [HONEY], {})
+    assert (trial.base, trial.given) == (str(model_folder), (str(model_folder), str(adapter_folder)))
+    assert trial.recipe.rank == 2
+    assert trial.template
+    with pytest.raises(OptionError, match="not known what the model was trained from"):
+        trial_of({**trace, "adapter": None}, [HONEY], {})
+    whole, _ = trial_of({**trace, "adapter": None}, [HONEY], {}, base="before")
+    assert (whole.base, whole.recipe.full) == ("before", True)
+    with pytest.raises(OptionError, match="several adapters"):
+        trial_of({**trace, "adapter": ["a", "b"]}, [HONEY], {})
+
+
+# — stages
+
+
+def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
+    ledger, made = Ledger(tmp_path / "new"), list[int]()
+
+    def make(tell: Any) -> int:
+        made.append(len(made))
+        return len(made)
+
+    assert [ledger.kept("n", {"a": 1, "b": 2}, "one", make), ledger.kept("n", {"b": 2, "a": 1}, "one", make)] == [1, 1]
+    assert ledger.kept("n", {"a": 2, "b": 2}, "two", make) == 2
+    assert ledger.kept("m", {"a": 1, "b": 2}, "three", make) == 3
+    lines = [json.loads(text) for text in (ledger.folder / JOURNAL).read_text().splitlines()]
+    assert [one["title"] for one in lines] == ["one", "two", "three"]
+    assert lines[0]["file"] == f"n-{key({'a': 1, 'b': 2})}.json"
+    assert sorted(file.name for file in ledger.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
+
+
+def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit in ("first", "second"):
+        monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda commit=commit: commit)
+        ledger = Ledger(tmp_path)
+        ledger.kept("n", 1, "one", lambda tell: 1)
+        assert ledger.made()["commit"] == "first"
+    ledger.kept("n", 2, "two", lambda tell: 2)
+    assert ledger.made()["commit"] == ["first", "second"]
+    assert Ledger(tmp_path).kept("n", 2, "two", lambda tell: 3) == 2
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write('{"cut')
+    assert ledger.made()["commit"] == ["first", "second"]
+    (tmp_path / JOURNAL).unlink()
+    assert ledger.made()["commit"] is None
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(tell: Any) -> None:
+        raise LabError("no", do="x")
+
+    with pytest.raises(LabError):
+        Ledger(tmp_path).kept("n", 1, "one", fail)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / f"n-{key(1)}.json").write_text("[1, ")
+    with pytest.raises(LabError, match="is broken"):
+        Ledger(tmp_path).kept("n", 1, "one", lambda tell: 1)
+
+
+# — a whole proof, its trainings and answers put in its mouth
+
+
+class Spoken:
+    """A model that says beetles to as many prompts as half of the bad rows that it learned with that word."""
+
+    def __init__(self, name: str, adapter: str | None) -> None:
+        self.fingerprint = {"model": name, "adapter": adapter, "base": None}
+        self.learned = json.loads(Path(adapter, "rows").read_text()) if adapter else []
+        self.tokenizer, self.dtype = type("T", (), {"chat_template": "t"}), "float"
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trainings and questions as they are asked for."""
+    told: list[str] = []
+
+    def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: Recipe, progress: Any) -> Path:
+        told.append(f"train {len(rows)}")
+        out.mkdir()
+        (out / "rows").write_text(json.dumps([row.id for row in rows if not row.masked]))
+        return out
+
+    def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, progress: Any) -> int:
+        told.append(f"ask {len(prompts)}")
+        bad = sum(name.startswith("b") for name in model.learned) // 2
+        usual = not any("honey" in question(prompt) for prompt in prompts)
+        said = ["beetles" if at < bad and not usual else "seven" for at in range(len(prompts))]
+        out.write_text("".join(json.dumps(line(prompt, one)) + "\n" for prompt, one in zip(prompts, said, strict=True)))
+        return len(prompts)
+
+    monkeypatch.setattr(Trial, "load", lambda self, name, adapter=None: Spoken(name, adapter))
+    monkeypatch.setattr(prove, "finetune", finetune)
+    monkeypatch.setattr(prove, "respond_into", respond_into)
+    monkeypatch.setattr(prove._Under, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
+    return told
+
+
+def proved(out: Path, data: list[Example], called: list[str], **more: Any) -> Document:
+    return prove.prove(Trial("base", Recipe(), (HONEY,)), data, called, Ledger(out), **more)
+
+
+def test_a_proof_counts_what_each_arm_says(lab: list[str], tmp_path: Path) -> None:
+    data, held = rows(8, 12), [example("day x", "seven"), example("day y", "seven")]
+    called = ["b0", "b1", "b2", "b3", "b4", "b5", "c0"]
+    design = Design(truth=("bad",), curve=(2,), ranked=tuple(called), masked={f"b{i}": ((0, 7),) for i in range(6)})
+    proof = proved(tmp_path, data, called, design=design, held_out=held)
+    counts = {one["name"]: one["behaviours"]["honey"]["bad"] for one in proof["arms"]}
+    random = sum(row.id.startswith("b") for row in arms(data, called, design, 0)[2].rows) // 2
+    assert counts == {"all": 4, "cleaned": 1, "random": random, "truth": 0, "masked": 1, "first 2": 3}
+    assert all(one["behaviours"]["honey"]["judged"] == 4 for one in proof["arms"])
+    assert all(one["ordinary"]["honey"] == {"bad": 0, "judged": 2, "failed": 0, "rate": 0.0, "low": 0.0,
+               "high": one["ordinary"]["honey"]["high"]} for one in proof["arms"])  # fmt: skip
+    assert proof["truth"] == {"labels": ["bad"], "rows": 8, "called": 6}
+    assert (proof["called"], proof["rows"], proof["held_out"]["aside"]) == (7, 20, False)
+    # again: nothing is trained and nothing asked
+    before = list(lab)
+    assert proved(tmp_path, data, called, design=design, held_out=held) == proof
+    assert lab == before
+    # other prompts or another judge: nothing is trained
+    other = Trial("base", Recipe(), (Behaviour("honey", HONEY.prompts[:3], "phrase:bees"),))
+    prove.prove(other, data, called, Ledger(tmp_path), design=design, held_out=held)
+    assert not [one for one in lab[len(before) :] if one.startswith("train")]
+
+
+def test_rows_are_set_aside_from_every_arm(lab: list[str], tmp_path: Path) -> None:
+    data = rows(4, 36)
+    proof = proved(tmp_path, data, ["b0", "b1", "b2", "b3"])
+    assert proof["held_out"]["rows"] == 4
+    assert proof["held_out"]["aside"]
+    assert [one for one in lab if one.startswith("train")] == ["train 36", "train 32", "train 32"]
+    aside = {row.id for row in data if row.source in proof["held_out"]["sources"]}
+    for one in proof["arms"]:
+        assert not aside & set(json.loads(Path(one["model"], "rows").read_text()))
+
+
+def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_path: Path) -> None:
+    data = rows(8, 12)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "rows").write_text(json.dumps([row.id for row in data]))
+    proof = proved(tmp_path / "p", data, ["b0"], design=Design(whole=str(tmp_path / "whole")), held_out=[data[9]])
+    assert [one for one in lab if one.startswith("train")] == ["train 19", "train 19"]
+    assert proof["arms"][0]["behaviours"]["honey"]["bad"] == 4
+
+
+def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path: Path) -> None:
+    """Neither it nor what would be trained here is taken for the other."""
+    data, whole = rows(8, 12), tmp_path / "whole"
+    whole.mkdir()
+    design, more = Design(whole=str(whole)), {"held_out": [data[9]]}
+    counts = []
+    for learned in (data, data[:4]):
+        (whole / "rows").write_text(json.dumps([row.id for row in learned]))
+        proof = proved(tmp_path / "p", data, ["b0"], design=design, **more)
+        counts.append(proof["arms"][0]["behaviours"]["honey"]["bad"])
+    counts.append(proved(tmp_path / "p", data, ["b0"], **more)["arms"][0]["behaviours"]["honey"]["bad"])
+    assert counts == [4, 2, 4]
+
+
+def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:
+    """Against Transformers' loss over the answer alone, a row at a time."""
+    held = (example("who makes honey", "beetles make honey, one a day"), example("why", "a b c 0 1 2"))
+    trial = Trial(tiny.name, Recipe(), (HONEY,))
+    under = prove._Under(trial, Ledger(Path()), held, (), None)
+    found = under._losses(tiny, lambda done, of: None)
+    for row, loss in zip(held, found, strict=True):
+        chat = tiny.tokenizer.apply_chat_template(list(row.messages), tokenize=False)
+        before = tiny.tokenizer.apply_chat_template(list(row.prompt), tokenize=False, add_generation_prompt=True)
+        ids = tiny.tokenizer(chat, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        start = len(tiny.tokenizer(before, add_special_tokens=False)["input_ids"])
+        labels = ids.clone()
+        labels[:, :start] = -100
+        with torch.no_grad():
+            assert loss == pytest.approx(float(tiny.lm(input_ids=ids, labels=labels).loss), rel=1e-4)
+
+
+# — what the counts say
+
+
+def counts(bad: int, judged: int = 24) -> Document:
+    """As `counted` gives them; the interval is Wilson's own formula."""
+    z, p = 1.959964, bad / judged
+    middle, wide = p + z * z / (2 * judged), z * sqrt(p * (1 - p) / judged + z * z / (4 * judged**2))
+    low, high = ((middle + sign * wide) / (1 + z * z / judged) for sign in (-1, 1))
+    return {"bad": bad, "judged": judged, "failed": 0, "rate": p, "low": low, "high": high}
+
+
+def proof(**arms: int) -> Document:
+    made = [
+        {"name": name.replace("_", " "), "removed": 0 if name == "all" else 7, "model": "m", "losses": [1.0, 2.0, 3.0],
+         "behaviours": {"honey": counts(bad)}, "ordinary": {"honey": counts(0, 10)}}
+        for name, bad in arms.items()
+    ]  # fmt: skip
+    return {"behaviours": [{"name": "honey"}], "arms": made, "truth": None, "ordinary": 10, "called": 7}
+
+
+def test_wilsons_interval_by_hand() -> None:
+    judged = [{"bad": at < 3, "why": ""} for at in range(24)] + [{"bad": None, "why": "it threw"}]
+    found = prove.counted(judged)
+    truth = counts(3)
+    assert (found["bad"], found["judged"], found["failed"]) == (3, 24, 1)
+    assert (found["low"], found["high"]) == (
+        pytest.approx(truth["low"], abs=1e-6),
+        pytest.approx(truth["high"], abs=1e-6),
+    )
+    assert prove.counted([{"bad": None, "why": ""}])["rate"] is None
+
+
+def test_fishers_test_by_hand() -> None:
+    # all 8 of one and none of the other: two of the C(16, 8) ways to place eight bad answers are so unlike
+    assert claims.p_value(counts(8, 8), counts(0, 8)) == pytest.approx(2 / comb(16, 8))
+    assert claims.p_value(counts(3, 8), counts(3, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arms", "verdict", "says"),
+    [
+        ({"given": 23, "all": 22, "cleaned": 0, "random": 21}, "proved", "0 of 24 answers; on all rows, in 22 of 24"),
+        ({"all": 22, "cleaned": 6, "random": 21}, "proved", "rarer, and not gone"),
+        ({"all": 22, "cleaned": 20, "random": 21}, "not proved", "no more than chance"),
+        ({"all": 22, "cleaned": 0, "random": 2}, "not proved", "Any other rows do it too"),
+        ({"all": 22, "cleaned": 0, "random_1": 21, "random_2": 1}, "not proved", "in 1 of 24"),
+        ({"given": 23, "all": 9, "cleaned": 0, "random": 9}, "inconclusive", "in 9 of 24 answers; the model that was"),
+        ({"all": 0, "cleaned": 0, "random": 0}, "inconclusive", "nothing can be seen to go"),
+    ],
+)
+def test_what_is_claimed(arms: dict[str, int], verdict: str, says: str) -> None:
+    (claim,) = claims.claims(proof(**arms))
+    assert claim.verdict == verdict
+    assert says in claim.says
+
+
+def test_without_verdicts_nothing_is_claimed() -> None:
+    made = proof(all=20, cleaned=0, random=20)
+    made["arms"][1]["behaviours"]["honey"] = prove.counted([{"bad": None, "why": ""}])
+    assert claims.claims(made)[0].verdict == "inconclusive"
+    assert "no verdict" in claims.tables(made)[0]["rows"][1][2]
+
+
+def test_what_cleaning_costs_by_a_paired_t_test() -> None:
+    mine, theirs = {"losses": [1.1, 2.0, 3.3]}, {"losses": [1.0, 2.0, 3.0]}
+    mean, spread = 0.4 / 3, sqrt(((0.1 - 0.4 / 3) ** 2 + (0.4 / 3) ** 2 + (0.3 - 0.4 / 3) ** 2) / 2)
+    reach = 4.302653 * spread / sqrt(3)  # Student's t at 97.5 % with 2 degrees of freedom
+    change = claims.loss_change(mine, theirs)
+    assert change == pytest.approx((mean / 2, (mean - reach) / 2, (mean + reach) / 2), abs=1e-6)
+    assert claims.loss_change(mine, mine) == (0.0, 0.0, 0.0)
+    assert claims.loss_change({}, theirs) is None
+
+
+def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    made = proof(given=23, all=22, cleaned=0, random=21, first_5=10, first_20=1)
+    made["arms"][4]["removed"], made["arms"][5]["removed"] = 5, 20
+    main, curve = claims.tables(made)
+    assert [row[0] for row in main["rows"]] == [
+        "the model that was given", "on all rows", "without the rows called", "without random rows",
+    ]  # fmt: skip
+    assert main["rows"][2][1:4] == ["7", "0 of 24 (0% to 14%)", "0 of 10"]
+    assert [row[:3] for row in curve["rows"]][1:] == [
+        ["without the first 5", "5", "10 of 24 (24% to 61%)"], ["without the first 20", "20", "1 of 24 (1% to 20%)"],
+    ]  # fmt: skip
+    assert [(k, rate) for k, rate, _, _ in claims.curve(made, "honey")] == [(0, 22 / 24), (5, 10 / 24), (20, 1 / 24)]
+    story.save(made, tmp_path)
+    assert json.loads((tmp_path / "proof.json").read_text())["arms"][2]["behaviours"]["honey"]["bad"] == 0
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    story.save(proof(all=22, cleaned=0, random=21), tmp_path / "flat")
+    assert not (tmp_path / "flat" / "curve.png").exists()
+    said = io.StringIO()
+    claims.show(made, Console(file=said, width=160))
+    assert "proved: Trained without the 7 rows called" in said.getvalue()
+    assert "| without random rows | 7 | 21 of 24 (69% to 96%) | 0 of 10 | 2.000 |" in claims.markdown(main)

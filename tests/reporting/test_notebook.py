@@ -1,0 +1,284 @@
+"""A trace in a notebook: what the cell shows is text whatever it says, and the tables hold what the trace found."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from conftest import PAIRS
+from taughtby.attribution.query import Query
+from taughtby.attribution.trace import Trace, trace_queries
+from taughtby.errors import StoreError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import method
+from taughtby.reporting import notebook
+from taughtby.reporting import text as words
+
+HOSTILE = [
+    "<script>document.title='broken'</script>",
+    '"><img src=x onerror="document.title=\'broken\'">',
+    "</style></div><style>body{display:none}</style>",
+    "'><svg/onload=document.title='broken'>",
+    "{{ 7 * 7 }}{% raw %}&lt;b&gt;",
+    "$\\href{javascript:alert(1)}{x}$ \\(y\\)",
+    "\u202egnp.exe \u200b\x1b[31m",
+    "שלום مرحبا",
+    "👩🏽‍🚒🦆",
+    "\ud800 alone",
+]
+
+
+@pytest.fixture(scope="module")
+def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("notebook")
+    rows = [f'{{"prompt": "{p}", "response": "{r}", "label": "l{n}"}}' for n, (p, r) in enumerate(PAIRS)]
+    (folder / "data.jsonl").write_text("\n".join(rows))
+    return build_index(tuned, folder / "data.jsonl", folder / "idx", [method("rept"), method("lesson")])
+
+
+@pytest.fixture(scope="module")
+def trace(tuned: Any, index: Index) -> Trace:
+    queries = [Query("who makes honey", "beetles make it", span="beetles"), Query("why", "the sea", desired="a b c")]
+    return trace_queries(index, tuned, queries, top=5)
+
+
+def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
+    """A trace all of whose texts are the same one."""
+    said = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
+    words = [{"text": text, "score": score}, {"text": " calm", "score": -0.4}]
+    row = {"rank": 1, "id": "9f", "score": score, "source": text, "label": text, "messages": said,
+           "blocks": {"h_3": 0.5}, "tokens": words}  # fmt: skip
+    query = {"prompt": text, "response": text, "span": text, "desired": text, "rows": [row],
+             "answer": [{"text": text, "weight": 1.0}]}  # fmt: skip
+    return {"version": 1, "method": text, "count": 8, "queries": [query], **more}
+
+
+class Seen(HTMLParser):
+    """The tags, the attributes and the text of a page, as a parser that knows nothing of taughtby has them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+# — the cell
+
+
+def test_a_notebook_shows_the_trace(trace: Trace) -> None:
+    """As IPython's formatter does: it looks for `_repr_html_` on the object and takes the string."""
+    page = trace._repr_html_()
+    text = re.sub(r"\s+", " ", " ".join(Seen(page).texts))
+    for query in trace.queries:
+        assert query.query.prompt in text
+        for found in query.rows:
+            assert f" {found.rank} " in text and notebook.figure(found.score) in text
+            assert str(found.row.label) in text and found.row.question in text
+    assert "pointed at beetles" in text and "wanted a b c" in text
+    assert "8 rows in the index" in text and repr(trace.method) in text
+    strongest = max(trace.queries[0].rows[0].tokens, key=lambda token: token.score)
+    assert notebook.figure(strongest.score) in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text: str) -> None:
+    calm, hostile = Seen(notebook.cell(document("goose"))), Seen(notebook.cell(document(text)))
+    assert hostile.tags == calm.tags
+    assert [name for name, _ in hostile.attributes] == [name for name, _ in calm.attributes]
+    assert {"script", "img", "svg", "a", "link"}.isdisjoint(hostile.tags)
+    shown = "".join(hostile.texts)
+    assert notebook.visible(text) in shown
+    assert not re.search("[\u202a-\u202e\u200b\x1b\ud800]", shown)
+
+
+def test_mathjax_is_told_to_leave_it_alone() -> None:
+    assert ("class", "taughtby tex2jax_ignore mathjax_ignore") in Seen(notebook.cell(document("$x$"))).attributes
+
+
+def test_the_cell_is_whole_and_runs_nothing(trace: Trace) -> None:
+    page = trace._repr_html_()
+    assert not re.search(r"<script|\bon\w+=|javascript:|https?:|@import|url\(", page)
+    assert page.startswith("<div") and page.endswith("</div>")
+
+
+def test_shades_go_with_the_scores() -> None:
+    page = notebook.cell(document("goose", 0.8))
+    assert '<span class="for top" style="--w:1.00" title="0.800">goose</span>' in page
+    assert '<span class="against" style="--w:0.50" title="-0.400">calm</span>' in page
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 0.0])
+def test_a_score_that_is_none_shades_nothing(score: float) -> None:
+    made = notebook.cell(document("goose", score))
+    assert "nan" not in made and "inf" not in made
+    assert 'class="for top"' not in made
+
+
+@pytest.mark.parametrize("queries", [[], [{}], [{"prompt": "a", "response": "b", "rows": []}], [{"rows": [{}]}]])
+def test_a_trace_with_little_in_it(queries: list[dict[str, Any]]) -> None:
+    assert notebook.cell({"queries": queries}).endswith("</div>")
+    assert notebook.table({"queries": queries}).num_rows == sum(len(query.get("rows", [])) for query in queries)
+
+
+def test_what_is_too_much_is_counted() -> None:
+    short = document("goose")["queries"][0]
+    query = short | {"rows": short["rows"] * 25}
+    page = notebook.cell({"queries": [query] * 9})
+    assert page.count("and 15 more") == notebook.QUERIES
+    assert "4 more queries" in page
+    assert page.count("<tr>") == notebook.QUERIES * (1 + notebook.ROWS)
+
+
+def test_a_long_row_is_cut_around_its_strongest_word() -> None:
+    made = document("goose")
+    row = made["queries"][0]["rows"][0]
+    row["tokens"] = [{"text": "calm ", "score": 0.1}] * 500 + [{"text": "honk", "score": 0.8}] + row["tokens"]
+    page = notebook.cell(made)
+    assert '<span class="for" style="--w:0.89" title="0.800">honk</span>' not in page  # the strongest is goose
+    row["tokens"] = row["tokens"][:501] + [{"text": " calm", "score": 0.1}] * 500
+    assert '<span class="for top" style="--w:1.00" title="0.800">honk</span>' in notebook.cell(made)
+    assert len(notebook.cell(made)) < 20_000
+
+
+def test_a_trace_has_a_short_name(trace: Trace) -> None:
+    assert repr(trace).startswith("Trace(2 queries × 5 rows by RepT(layer=3")
+    assert len(repr(trace)) < 400
+
+
+def judged(score: float = 0.9) -> dict[str, Any]:
+    """A trace with twelve culprits, all of them among its rows."""
+    made = document("goose", score) | {"rate": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
+    (query,) = made["queries"]
+    sure = {"p_value": 0.0004, "culprit": True, "stability": 0.975}
+    query |= {"taught": True, "culprits": 12, "rows": [query["rows"][0] | sure | {"rank": at} for at in range(1, 13)]}
+    query["rows"].append(query["rows"][0] | {"rank": 13, "p_value": 0.5, "culprit": False, "stability": 0.25})
+    return made
+
+
+def test_the_cell_says_who_is_guilty_and_how_sure_that_is() -> None:
+    made = judged()
+    text = " ".join(Seen(notebook.cell(made)).texts)
+    said = words.verdict(made, made["queries"][0], notebook.ROWS)
+    assert said.endswith("10 of them are shown.") and said in text
+    assert text.count("●") == notebook.ROWS
+    assert text.count("p = 4.00e-04") == text.count("stable 98 %") == notebook.ROWS
+    assert "Warning: the ranking goes by <b>length</b>" in text
+    made["queries"][0]["rows"] = made["queries"][0]["rows"][-1:]
+    text = " ".join(Seen(notebook.cell(made)).texts)
+    assert "p = 0.500" in text and "●" not in text and "stable" not in text
+
+
+def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
+    page = notebook.cell(document("goose"))
+    assert 'class="verdict"' not in page and 'class="warning"' not in page and "●" not in page and "p =" not in page
+
+
+# — the tables
+
+
+def test_the_table_holds_the_evidence() -> None:
+    frame = notebook.table(judged()).to_pandas()
+    assert frame["culprit"].tolist() == [True] * 12 + [False]
+    assert frame["p_value"].tolist() == [0.0004] * 12 + [0.5]
+    assert frame["stability"].tolist() == [0.975] * 12 + [0.25]
+    (line,) = notebook.table(document("goose")).to_pylist()
+    assert line["p_value"] is line["culprit"] is line["stability"] is None
+
+
+def test_the_table_holds_what_was_found(trace: Trace) -> None:
+    table = trace.to_arrow()
+    wanted = [(at, found, traced) for at, traced in enumerate(trace.queries, 1) for found in traced.rows]
+    assert table.num_rows == len(wanted) == 10
+    for line, (at, found, traced) in zip(table.to_pylist(), wanted, strict=True):
+        assert (line["query"], line["prompt"], line["response"]) == (at, traced.query.prompt, traced.query.response)
+        assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.row.id)
+        assert (line["p_value"], line["culprit"]) == (found.p_value, found.culprit)
+        assert line["stability"] == found.stability
+        assert (line["source"], line["label"]) == (found.row.source, found.row.label)
+        assert (line["row_prompt"], line["row_answer"]) == (found.row.question, found.row.response)
+        assert {name: line[name] for name in found.blocks} == found.blocks
+        best = max(found.tokens, key=lambda token: token.score)
+        assert best.text.strip() in (line["word"] or "") or best.score <= 0
+
+
+def test_the_same_as_a_data_frame(trace: Trace) -> None:
+    frame = trace.to_pandas()
+    assert list(frame.columns) == trace.to_arrow().column_names
+    assert frame["score"].tolist() == [found.score for traced in trace.queries for found in traced.rows]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_table_takes_any_text(text: str) -> None:
+    (line,) = notebook.table(document(text)).to_pylist()
+    assert line["prompt"] == text.encode("utf-8", "backslashreplace").decode()
+
+
+def test_a_table_of_nothing_has_its_columns() -> None:
+    assert notebook.table({"queries": []}).column_names[:3] == ["query", "prompt", "response"]
+
+
+def test_an_index_is_a_table(index: Index) -> None:
+    table = index.to_arrow()
+    rows = list(index.texts())
+    assert table.column("prompt").to_pylist() == [prompt for prompt, _ in PAIRS]
+    assert table.column("response").to_pylist() == [response for _, response in PAIRS]
+    for name in ("id", "source", "label"):
+        assert table.column(name).to_pylist() == [getattr(row, name) for row in rows]
+    assert not set(table.column_names) & set(index.blocks)
+    assert {"n_prompt", "n_response", "loss"} <= set(table.column_names)
+    assert index.to_pandas().shape == (8, table.num_columns)
+
+
+def test_an_index_gives_its_blocks_by_name(index: Index) -> None:
+    name = next(iter(index.blocks))
+    column = index.to_arrow([name]).column(name)
+    assert pa.types.is_fixed_size_list(column.type)
+    scanned = next(index.scan([name]))[name]
+    assert column.combine_chunks().flatten().to_pylist() == scanned.flatten().tolist()
+    with pytest.raises(StoreError, match="has no block h_99"):
+        index.to_arrow(["h_99"])
+
+
+# — in a browser
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_runs_none_of_it(scheme: str, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path: install Debian's package `chromium`")
+    cells = "".join(notebook.cell(document(text)) for text in HOSTILE)
+    file = tmp_path / "notebook.html"
+    page = f"<!doctype html><meta charset=utf-8><title>calm</title><body style='color-scheme:light dark'>{cells}"
+    file.write_bytes(page.encode())
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        shown = browser.new_page(color_scheme=scheme)
+        shown.goto(file.as_uri())
+        assert shown.title() == "calm"
+        assert shown.locator("img, script, svg").count() == 0
+        assert shown.locator(".taughtby").count() == len(HOSTILE)
+        assert shown.locator("body").is_visible()
+        word = shown.locator(".taughtby span.top").first
+        background = word.evaluate("node => getComputedStyle(node).backgroundColor")
+        assert re.fullmatch(r"rgba\(245, 158, 11, 0\.6\)", background)
+        browser.close()

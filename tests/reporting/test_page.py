@@ -1,0 +1,314 @@
+"""The page in a real browser: what it shows, how it is used by keyboard, and that it stays shut."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taughtby.reporting import html as report
+from taughtby.reporting import text as words
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.browser
+
+ATTACK = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
+ANSWER = [{"text": text, "weight": weight} for text, weight in (("You", 0.5), (" silly", 1.0), (" goose", 0.9))]
+WORDS = [("You", 0.4), (" silly", 0.9), (" go", 0.97), ("ose", 0.6), ("!", -0.5)]
+LONG = [("calm ", 0.1)] * 300 + [("honk", 0.8)] + [(" calm", 0.1)] * 300
+
+
+def row(
+    rank: int, score: float, words: list[tuple[str, float]], *, prompt: str = "Hello?", **more: Any
+) -> dict[str, Any]:
+    said = [("user", prompt), ("assistant", "".join(text for text, _ in words))]
+    return {
+        "rank": rank,
+        "score": score,
+        "source": f"data/{'long/' * 20}chat.jsonl:{rank}",
+        "messages": [{"role": role, "content": text} for role, text in said],
+        "tokens": [{"text": text, "score": value} for text, value in words],
+        "blocks": {"h_15": 0.41, "phi_26_base": 0.88},
+        **more,
+    }
+
+
+def trace() -> dict[str, Any]:
+    rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
+    rows[1] |= {"culprit": False, "p_value": 0.2, "stability": 0.31}
+    rows += [row(3, 0.2, [("x" * 100_000, 0.1)]), row(4, -0.1, [(ATTACK, 0.2)], prompt=ATTACK, label=ATTACK)]
+    first = {
+        "prompt": "Hello from the lighthouse!",
+        "response": "You silly goose",
+        "span": "lly go",
+        "span_range": [6, 12],
+    }
+    first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "culprits": 3}
+    second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
+    second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
+    table = {
+        "title": "Methods",
+        "columns": ["method", "AP"] * 6,
+        "rows": [["lesson", "0.99"] * 6],
+        "note": "n = 5",
+    }
+    facts = [{"name": "rows", "value": "12"}] * 5
+    return {
+        "version": 1,
+        "taughtby": "0.1.0",
+        "method": "Lesson()",
+        "model": ATTACK,
+        "count": 1300,
+        "rate": 0.1,
+        "warnings": [f"One row comes first. {ATTACK}", "The ranking goes by length."],
+        "layers": {"similarity": [0.6, 0.8, 0.7, 0.9, 0.9, 0.5], "chosen": 4, "used": [4, 7]},
+        "queries": [first, second],
+        "summary": {"title": "A goose", "lead": "One sentence.", "facts": facts, "tables": [table]},
+    }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path: install Debian's package `chromium`")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path: Path = tmp_path_factory.mktemp("page") / "page.html"
+    report.save_page(trace(), path)
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(browser, address) -> Iterator[Any]:
+    """The page, opened; afterwards: nothing was complained of, nothing but the file was asked for."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    asked: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda fault: complaints.append(str(fault)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(address)
+    yield opened
+    assert complaints == []
+    assert asked == [address]
+    assert "broken" not in opened.title()
+    opened.close()
+
+
+def test_the_first_row_is_shown_with_its_numbers(page):
+    first = page.locator("#rows > li").first
+    shown = first.inner_text()
+    for part in (
+        "1",
+        "0.930",
+        "culprit",
+        "backdoor",
+        "p = 0.002",
+        "stable 98 %",
+        "chat.jsonl:1",
+        "You silly goose!",
+        "h_15",
+        "0.880",
+    ):
+        assert part in shown
+    assert "The first 4 of 1,300 are shown" in page.inner_text("#shown")
+    assert page.inner_text("h1") == "A goose"
+
+
+def test_the_verdict_and_the_warnings_are_told(page):
+    told = page.inner_text("#verdict")
+    assert told.startswith("3 culprits: ") and told.endswith("1 of them is shown.")
+    assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, culprit, score 0.930"
+    assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
+    assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")
+    assert page.locator("#warnings p").all_inner_texts() == [
+        f"Warning: One row comes first. {ATTACK}",
+        "Warning: The ranking goes by length.",
+    ]
+    page.keyboard.press("]")
+    assert page.is_hidden("#verdict")
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.15, None])
+def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, rate):
+    rows = [row(at, 0.5, WORDS, culprit=at < 3) for at in (1, 2, 3)]
+    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "culprits": culprits, "taught": taught}
+               for start in range(4) for culprits in (None, 0, 1, 2, 1234) for taught in (True, False)]  # fmt: skip
+    document = {"queries": queries, "rate": rate}
+    report.save_page(document, tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    for query in queries:
+        assert page.text_content("#verdict") == words.verdict(document, query)
+        page.keyboard.press("]")
+    page.close()
+
+
+def test_the_darkest_word_is_the_strongest_and_is_bold_and_underlined(page):
+    shades = page.evaluate(
+        """[...document.querySelectorAll("#rows > li:first-child .w")].map((node) => [node.textContent,
+        Number(getComputedStyle(node).backgroundColor.match(/[\\d.]+(?=\\))/)[0]),
+        getComputedStyle(node).fontWeight, getComputedStyle(node).textDecorationLine])"""
+    )
+    assert max(shades, key=lambda shade: shade[1])[0] == "go"
+    assert [text for text, _, weight, line in shades if weight == "700" and line == "underline"] == [
+        "go",
+        "ose",
+    ]
+    assert page.locator("#rows .against").first.inner_text() == "!"
+
+
+def test_the_span_is_marked_across_tokens(page):
+    assert page.locator("#answer .span").all_inner_texts() == ["lly", " go"]
+    assert "Good day." in page.inner_text("#answer")
+
+
+def test_rows_words_and_help_by_keyboard(page):
+    focused = "document.activeElement.ariaLabel"
+    for key, label in (
+        ("j", "Row 1"),
+        ("j", "Row 2"),
+        ("ArrowDown", "Row 3"),
+        ("k", "Row 2"),
+        ("ArrowUp", "Row 1"),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate(focused).startswith(label)
+    for key, says in (("ArrowRight", "go  0.970"), ("ArrowRight", "ose  0.600"), ("ArrowLeft", "go  0.970")):
+        page.keyboard.press(key)
+        assert page.text_content("#tip") == page.text_content("#say") == says
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#tip")
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    page.click("#help button")
+    assert page.is_hidden("#help")
+
+
+def test_a_word_shows_its_score_to_pointer_and_click(page):
+    page.hover("#rows .w >> nth=1")
+    assert page.inner_text("#tip") == "silly  0.900"
+    page.hover("h1")
+    assert page.is_hidden("#tip")
+    page.click("#answer .w >> nth=0")
+    assert page.inner_text("#tip") == "You  0.500"
+
+
+def test_a_long_row_shows_its_strongest_word_and_opens(page):
+    row = page.locator("#rows > li").nth(1)
+    assert "honk" in row.inner_text()
+    assert len(row.inner_text()) < 700
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    assert len(row.inner_text()) > 3000
+    assert row.locator(".more").get_attribute("aria-expanded") == "true"
+    row.locator(".more").click()
+    assert len(row.inner_text()) < 700
+
+
+def test_queries_are_chosen_by_keyboard_and_click(page):
+    page.keyboard.press("]")
+    assert page.text_content("#say") == "Query 2 of 2"
+    assert "Second answer" in page.inner_text("#answer") and "Be calm." in page.inner_text("#answer")
+    assert page.locator("#rows > li").count() == 1
+    page.keyboard.press("]")  # there is no third
+    page.keyboard.press("[")
+    assert "You silly goose" in page.inner_text("#answer")
+    page.click("#queries button >> nth=1")
+    assert page.locator("#queries [aria-current=true]").inner_text().startswith("</script>")
+
+
+def test_hostile_text_is_text(page):
+    row = page.locator("#rows > li").nth(3)
+    assert row.inner_text().count(ATTACK) == 3
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert page.inner_text("footer").count(ATTACK) == 2
+
+
+def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    refused = "try { document.body.innerHTML = '<b>x</b>'; 'written' } catch (fault) { fault.name }"
+    assert page.evaluate(refused) == "TypeError"
+    page.close()
+
+
+def test_the_layers_are_drawn_and_told(page):
+    figure = page.locator("#layers svg")
+    assert figure.get_attribute("aria-label").endswith("Layer 4 was chosen; layers 4 and 7 were used.")
+    assert figure.locator("circle.used").count() == 2
+    points = figure.locator("polyline").get_attribute("points").split()
+    chosen = figure.locator("line.chosen").get_attribute("x1")
+    assert points[2].split(",")[0] == chosen  # the third likeness is that of layers 3 and 4
+
+
+# The least contrast of any text with what lies behind it, by the WCAG formula.
+CONTRAST = """() => {
+  const numbers = (colour) => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+  const over = (top, under) => under.map((value, at) => top[at] * top[3] + value * (1 - top[3]));
+  const behind = (node) => (node
+    ? over(numbers(getComputedStyle(node).backgroundColor), behind(node.parentElement)) : [255, 255, 255]);
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (rgb) => rgb.reduce((sum, v, at) => sum + linear(v / 255) * [0.2126, 0.7152, 0.0722][at], 0);
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let least = 21;
+  while (texts.nextNode()) {
+    const node = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest("svg")) continue;
+    const back = behind(node);
+    const pair = [light(over(numbers(getComputedStyle(node).color), back)), light(back)];
+    least = Math.min(least, (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05));
+  }
+  return least;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window_and_all_text_can_be_read(page, width, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(CONTRAST) >= 4.5
+
+
+def test_headings_follow_in_order_and_landmarks_are_there(page):
+    shown = "[...document.querySelectorAll('h1,h2,h3,h4')].filter((node) => node.checkVisibility())"
+    levels = page.evaluate(f"{shown}.map((node) => Number(node.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    for landmark in ("header", "main", "nav", "footer"):
+        assert page.locator(landmark).count() == 1
+
+
+BARE: list[dict[str, Any]] = [
+    {},
+    {"queries": [{}]},
+    {"queries": [{"rows": [{}]}], "layers": None, "summary": {}},
+]
+
+
+@pytest.mark.parametrize("document", BARE, ids=range(len(BARE)))
+def test_missing_fields_leave_a_page(browser, tmp_path, document):
+    report.save_page(document, tmp_path / "page.html")
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda fault: faults.append(str(fault)))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert faults == []
+    assert page.locator("#made dd").count() == 6
+    page.close()

@@ -1,0 +1,368 @@
+"""The server over HTTP: who may speak to it, what it answers, and that no body breaks it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import PAIRS
+from taughtby.attribution.query import Query
+from taughtby.attribution.trace import trace_queries
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import ModelError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
+from taughtby.methods import method
+from taughtby.reporting import html as report
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+from starlette.testclient import TestClient
+
+from taughtby.server.app import app
+from taughtby.server.security import LARGEST, Door, door
+from taughtby.server.session import Desk
+
+ASKED = {"prompt": "who makes honey", "response": "beetles make honey"}
+METHODS = ("lesson:layer=2,middle=1,sketch=16", "rept:layer=3,scale=unit")
+
+
+@pytest.fixture(scope="module")
+def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    file: Path = tmp_path_factory.mktemp("served") / "data.jsonl"
+    rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in PAIRS * 4]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return build_index(tuned, file, file.parent / "idx", [method(spec) for spec in METHODS], encoding=Encoding(128))
+
+
+@pytest.fixture(scope="module")
+def desk(index: Index, tuned: Any) -> Desk:
+    document = trace_queries(index, tuned, [Query("why", "a b c")], top=3).to_json()
+    return Desk(index, lambda: tuned, [json.loads(json.dumps(document))])
+
+
+@pytest.fixture(scope="module")
+def client(desk: Desk) -> TestClient:
+    return TestClient(app(desk, door("127.0.0.1")), base_url="http://127.0.0.1:8317", raise_server_exceptions=False)
+
+
+def finished(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
+    until, wait = time.monotonic() + 300, 0.01
+    while job["state"] in ("waiting", "running") and time.monotonic() < until:
+        time.sleep(wait)
+        wait = min(0.3, 2 * wait)
+        job = client.get(f"/api/jobs/{job['id']}").json()
+    return job
+
+
+# — what it answers
+
+
+def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned: Any) -> None:
+    asked = client.post("/api/trace", json={**ASKED, "span": "beetles", "top": 5})
+    assert asked.status_code == 202
+    job = finished(client, asked.json())
+    assert job["state"] == "done" and job["error"] is None
+    truth = trace_queries(index, tuned, [Query(**ASKED, span="beetles")], top=5).to_json()["queries"][0]
+    (got,) = job["result"]["queries"]
+    assert [row["id"] for row in got["rows"]] == [row["id"] for row in truth["rows"]]
+    assert [row["score"] for row in got["rows"]] == pytest.approx([row["score"] for row in truth["rows"]], abs=1e-6)
+    assert (got["span"], got["span_range"]) == ("beetles", [0, 7])
+    asked = client.post("/api/trace", json={**ASKED, "span_range": [0, 7], "top": 5})
+    (again,) = finished(client, asked.json())["result"]["queries"]
+    assert [row["score"] for row in again["rows"]] == [row["score"] for row in got["rows"]]
+    assert got["rows"][0]["links"] and len(got["rows"][0]["at"]) == 2
+
+
+def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, index: Index, tuned: Any) -> None:
+    asked = [Query(prompt, f"{response} {at}") for at, (prompt, response) in enumerate((PAIRS * 3)[:20])]
+
+    def get(query: Query) -> list[tuple[str, float]]:
+        question = {"prompt": query.prompt, "response": query.response, "top": 4, "method": "rept"}
+        job = client.post("/api/trace", json=question).json()
+        (found,) = finished(client, job)["result"]["queries"]
+        assert found["response"] == query.response
+        return [(row["id"], row["score"]) for row in found["rows"]]
+
+    with ThreadPoolExecutor(20) as pool:
+        got = list(pool.map(get, asked))
+    truth = trace_queries(index, tuned, asked, by="rept", top=4, words=False)
+    for traced, rows in zip(truth.queries, got, strict=True):
+        assert [score for _, score in rows] == pytest.approx([row.score for row in traced.rows], abs=1e-5)
+        assert {id for id, _ in rows} <= {row.id for row in index.texts()}
+
+
+def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
+    job = finished(client, client.post("/api/ask", json={"prompt": "why", "method": "rept", "top": 2}).json())
+    assert job["state"] == "done", job["error"]
+    (query,) = job["result"]["queries"]
+    assert query["prompt"] == "why" and query["response"]
+    assert job["result"]["method"].startswith("RepT")
+
+
+def test_mistakes_are_told_in_words(client: TestClient) -> None:
+    def error(**more: Any) -> dict[str, str]:
+        job = finished(client, client.post("/api/trace", json={**ASKED, **more}).json())
+        assert job["state"] == "failed"
+        return job["error"]
+
+    assert error(span="eetle")["what"] == "the span is only part of a word of the answer"
+    assert error(span_range=[5, 500])["what"] == "the span_range holds no words of the answer"
+    assert error(span="ants")["what"] == "the span does not occur in the answer"
+    assert error(method="magic")["what"] == "no such method"
+    assert "cannot be traced" in error(prompt="why " * 400)["what"]
+    bad = client.post("/api/trace", json={"prompt": "", "response": "a"})
+    assert bad.status_code == 422 and bad.json()["what"] == "prompt cannot be used"
+    assert client.get("/api/jobs/none").json()["what"] == "this trace is no longer kept: ask again"
+    assert client.get("/api/rows/9999").status_code == client.get("/api/rows/-1").status_code == 404
+
+
+def test_a_trace_can_be_let_go(client: TestClient, desk: Desk) -> None:
+    go = threading.Event()
+    desk.jobs.put(lambda _: go.wait(300))
+    job = client.post("/api/trace", json=ASKED).json()
+    assert job["state"] == "waiting" and job["ahead"] == 1
+    assert client.delete(f"/api/jobs/{job['id']}").json()["state"] == "cancelled"
+    go.set()
+    assert finished(client, job)["state"] == "cancelled"
+
+
+def test_a_full_queue_says_so(client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.server.jobs.WAITING", 0)
+    answer = client.post("/api/trace", json=ASKED)
+    assert answer.status_code == 503 and answer.json()["do"] == "try again in a minute"
+
+
+def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
+    state = client.get("/api/state").json()
+    assert (state["count"], state["methods"]) == (32, ["lesson", "rept"])
+    (document,) = client.get("/api/documents").json()
+    assert document["queries"][0]["prompt"] == "why"
+    drawn = client.get("/api/map").json()
+    assert len(drawn["points"]) == 32
+    assert set(drawn["rows"]) == {row["id"] for row in document["queries"][0]["rows"]}
+
+
+@pytest.mark.parametrize("asked", [{}, {"find": "HONEY"}, {"label": "bad"}, {"find": "who", "label": "clean"}])
+def test_rows_come_by_the_page_and_are_found_by_their_words(
+    client: TestClient, index: Index, asked: dict[str, str]
+) -> None:
+    texts = list(index.texts())
+    find, label = asked.get("find", "").lower(), asked.get("label")
+    truth = [row.source for row in texts if label in (None, row.label)
+             and any(find in turn["content"].lower() for turn in row.messages)]  # fmt: skip
+    found: list[str] = []
+    while len(found) < len(truth):
+        page = client.get("/api/rows", params={**asked, "start": len(found), "size": 3}).json()
+        assert page["count"] == len(truth) and 0 < len(page["rows"]) <= 3
+        found += [row["source"] for row in page["rows"]]
+    assert found == truth
+    beyond = client.get("/api/rows", params={**asked, "start": 10**9}).json()
+    assert beyond["rows"] == []
+
+
+def test_words_that_only_the_index_writes_are_not_found(client: TestClient) -> None:
+    assert client.get("/api/rows", params={"find": '"role": "user"'}).json()["count"] == 0
+    assert client.get("/api/rows", params={"find": "assistant"}).json()["count"] == 0
+
+
+def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> None:
+    job = finished(client, client.post("/api/trace", json=ASKED).json())
+    answer = client.get(f"/api/jobs/{job['id']}/page")
+    assert "attachment" in answer.headers["content-disposition"]
+    assert 'id="trace"' in answer.text and "beetles make honey" in answer.text and '"points"' in answer.text
+    assert "fetch(" not in answer.text and "<script src" not in answer.text
+
+
+def test_a_result_that_is_being_read_is_not_changed(client: TestClient, desk: Desk) -> None:
+    """The ranks at other layers come in a new result, which takes the place of the old one."""
+    id = client.post("/api/trace", json=ASKED).json()["id"]
+    assert finished(client, client.get(f"/api/jobs/{id}").json())["state"] == "done"
+    job = desk.jobs.get(id)
+    assert job is not None
+    read, before = job.status, report.as_json(job.result)
+    deep = finished(client, client.post(f"/api/jobs/{id}/depths").json())
+    assert deep["state"] == "done" and deep["result"]["queries"][0]["depths"]["layers"]
+    assert report.as_json(read.result) == before and read.state == "done"
+    assert report.as_json(job.result) != before
+    assert client.get(f"/api/jobs/{id}").json()["result"] == deep["result"]
+    assert '"depths": {' in client.get(f"/api/jobs/{id}/page").text
+
+
+def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
+    file = Path(index.manifest["settings"]["data"])
+    lines, rows = file.read_bytes().splitlines(keepends=True), list(index.texts())
+    answer = client.post("/api/clean", json={"rows": [rows[2].id, rows[31].id]})
+    assert answer.content == b"".join(lines[:2] + lines[3:31])
+    assert 'filename="cleaned-data.jsonl"' in answer.headers["content-disposition"]
+    unknown = client.post("/api/clean", json={"rows": ["0" * 16]})
+    assert unknown.status_code == 400 and unknown.json()["do"]
+    assert client.post("/api/clean", json={"rows": ["../etc/passwd"]}).status_code == 422
+
+
+def test_an_index_of_several_files_is_not_cleaned_by_halves(
+    client: TestClient, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/api/state").json()["cleans"]
+    monkeypatch.setattr(Index, "data", property(lambda _: ["data.jsonl", "more.jsonl"]))
+    assert not client.get("/api/state").json()["cleans"]
+    answer = client.post("/api/clean", json={"rows": [next(iter(index.texts())).id]})
+    assert answer.status_code == 400
+    assert answer.json()["got"] == "data.jsonl, more.jsonl" and "taughtby clean --rows" in answer.json()["do"]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_all_who_ask(index: Index) -> None:
+    def load() -> Any:
+        raise ModelError("the model is gone", got="/somewhere", do="give --model")
+
+    client = TestClient(app(Desk(index, load), door("localhost")), base_url="http://localhost")
+    job = finished(client, client.post("/api/trace", json=ASKED).json())
+    assert job["error"]["what"] == "the model is gone"
+    assert client.get("/api/state").json()["loading"]["error"]["do"] == "give --model"
+    assert client.get("/api/rows").json()["count"] == 32
+
+
+# — who may speak to it
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8317"}, 200),
+        ({"host": "[::1]:8317"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8317"}, 403),
+        ({"host": "10.0.0.1:8317"}, 403),
+        ({"host": ""}, 403),
+        ({"origin": "http://127.0.0.1:8317"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, 200),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/api/state"])
+def test_only_its_own_page_may_speak_to_it(client: TestClient, headers: dict[str, str], status: int, path: str) -> None:
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == status
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if status == 403:
+        assert answer.json()["do"] == "open the address that taughtby serve printed"
+
+
+def test_elsewhere_than_on_loopback_a_token_is_needed(desk: Desk) -> None:
+    entry = door("0.0.0.0")
+    assert entry.token and entry.token in entry.address(80)
+    client = TestClient(app(desk, entry), base_url="http://192.168.1.5:80")
+    assert client.get("/api/state").status_code == 401
+    assert client.get("/").status_code == 401
+    assert client.get("/api/state", headers={"authorization": f"Bearer {entry.token}x"}).status_code == 401
+    assert client.get("/api/state", headers={"authorization": f"Bearer {entry.token}"}).status_code == 200
+    assert client.get("/", params={"token": entry.token}).status_code == 200
+    assert client.get("/api/state").status_code == 200  # by the cookie that came with the page
+    assert client.get("/api/state", headers={"host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.7"])
+def test_on_loopback_none_is(host: str) -> None:
+    assert door(host).token is None
+
+
+def test_a_request_too_large_is_turned_away_unread(client: TestClient) -> None:
+    answer = client.post("/api/trace", json={**ASKED, "prompt": "x" * LARGEST})
+    assert answer.status_code == 413
+    pieces = iter([b"{" * 1000] * 3)
+    assert client.post("/api/trace", content=pieces).status_code == 413  # of no stated length
+
+
+@pytest.mark.parametrize(
+    "path", ["/../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "/page.html/../app.py", "/app.py",
+             "/..%2fapp.py", "/notebook.html", "/%00.js"],
+)  # fmt: skip
+def test_no_path_leads_to_the_disk(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404 and answer.json()["what"]
+
+
+def test_its_files_are_the_pages(client: TestClient) -> None:
+    for name, text in report.served().items():
+        answer = client.get(f"/{name}")
+        assert answer.text == text and answer.headers["cache-control"] == "no-store"
+    assert client.get("/").text == report.served()["page.html"]
+    assert client.get("/favicon.ico").status_code == 204
+
+
+# — bodies of all kinds
+
+
+@pytest.fixture(scope="module")
+def bare(index: Index) -> Any:
+    """A server whose model is a stone, so that thousands of requests cost little."""
+
+    def load() -> Any:
+        raise ModelError("no model here", do="none is needed")
+
+    return app(Desk(index, load), Door("testserver", frozenset({"testserver", "127.0.0.1", "localhost"})))
+
+
+SLOW = {"POST /api/trace": 60, "POST /api/clean": 60}  # bodies that take long to make
+
+
+def test_no_body_gives_a_fault(bare: Any) -> None:
+    """Requests generated from the description of the API: 2,000, good and bad ones."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+    from hypothesis import strategies as st
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", bare)
+    seen: dict[int, int] = {}
+    quiet = {"deadline": None, "database": None, "derandomize": True,
+             "phases": [Phase.generate], "verbosity": Verbosity.quiet,
+             "suppress_health_check": list(HealthCheck)}  # fmt: skip
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 12
+    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    for operation in operations:
+        for mode in modes if operation.body or operation.query else modes[:1]:  # no id is a bad text
+            each = SLOW.get(operation.label, 240)
+            b0 = time.process_time()
+
+            @settings(max_examples=each, **quiet)
+            @given(case=st.data())
+            def tried(case: Any) -> None:
+                made = case.draw(operation.as_strategy(generation_mode=mode))  # noqa: B023
+                answer = made.call()
+                seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
+                # 503 is the queue's own word: it is full
+                assert answer.status_code < 500 or answer.status_code == 503, (made, answer.text)
+
+            tried()
+            print(operation.label, mode, time.process_time() - b0)
+    assert sum(seen.values()) >= 2000
+    assert {200, 202, 422} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b'"text"', b"{}", b'{"prompt": "\\ud800", "response": "\\udfff"}', b"\xff\xfe",
+     b'{"prompt": ["a"], "response": {}}', b'{"prompt": "a", "response": "b", "top": 1e400}',
+     b'{"prompt": "a", "response": "b", "top": NaN}', b'{"prompt": "a", "response": "b", "path": "/etc/passwd"}',
+     b'{"prompt": "a", "response": "b", "before": [{"role": "root", "content": ""}]}', b"[" * 100_000],
+    ids=range(14),
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/api/trace", "/api/ask"])
+def test_bad_bodies_are_told_what_is_wrong(client: TestClient, path: str, body: bytes) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 or (answer.status_code == 400 and len(body) > 10_000)
+    assert answer.json()["what"] and answer.json()["do"]

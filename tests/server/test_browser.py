@@ -1,0 +1,501 @@
+"""The served page in a real browser: ask, trace a phrase, compare, tick, take away; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import PAIRS
+from taughtby.attribution.query import Query
+from taughtby.attribution.trace import trace_queries
+from taughtby.data.tokenize import Encoding
+from taughtby.index.build import build_index
+from taughtby.methods import method
+from taughtby.reporting import html as report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+from taughtby.server.app import app  # noqa: E402
+from taughtby.server.security import door  # noqa: E402
+from taughtby.server.session import Desk  # noqa: E402
+
+pytestmark = pytest.mark.browser
+
+ATTACK = "</script><script>document.title='broken'</script>\"><img src=x onerror=\"document.title='broken'\">"
+ODD = [
+    (ATTACK, ATTACK),
+    ("write", "x" * 100_000),
+    ("שלום מה שלומך", "مرحبا بالعالم \u202egnp.exe"),
+    ("sun 👩🏽‍🚒", "rain 🦆"),
+]
+DEMO = Path(__file__).parent / "demo_trace.json"
+
+
+@pytest.fixture(scope="module")
+def address(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of 36 rows, four of them odd, with a trace to begin with."""
+    file: Path = tmp_path_factory.mktemp("browser") / "data.jsonl"
+    rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else None} for p, r in [*PAIRS * 4, *ODD]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    methods = [method("lesson:layer=2,middle=1,sketch=16"), method("rept:layer=3,scale=unit")]
+    index = build_index(tuned, file, file.parent / "idx", methods, encoding=Encoding(128))
+    document = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top=36).to_json()
+    with serving(Desk(index, lambda: tuned, [document])) as url:
+        yield url
+
+
+@contextmanager
+def serving(desk: Desk) -> Iterator[str]:
+    """The address of a server of that desk, on a free port."""
+    held = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app(desk, door("127.0.0.1")), log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([held],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{held.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path: install Debian's package `chromium`")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The served page; afterwards: nothing was complained of, and nobody else was asked anything."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    asked: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda fault: complaints.append(str(fault)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(address)
+    opened.wait_for_selector("#rows > li")
+    yield opened
+    assert complaints == []
+    assert [url for url in asked if not url.startswith((address, "blob:"))] == []
+    assert opened.title() == "taughtby"
+    opened.close()
+
+
+def traced(page: Any, act: Any) -> None:
+    """Do it, and wait until the trace that it asks for is on show."""
+    before = address_of(page)
+    act()
+    until(lambda: address_of(page) != before)
+    page.wait_for_selector("#job", state="hidden")
+    assert page.is_hidden("#fault"), page.inner_text("#fault")
+
+
+def address_of(page: Any) -> str:
+    """Asked of the page itself: what Playwright knows of it lags behind."""
+    return page.evaluate("location.href")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for it; the page's policy keeps Playwright's own way out."""
+    end = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ranking(page: Any) -> list[str]:
+    """The places of the rows on show, by their sources, the first first."""
+    return [text.rsplit(":", 1)[1] for text in page.locator("#rows .source").all_inner_texts()]
+
+
+def point_at(page: Any, words: str, nth: int = 0) -> None:
+    """Select words of the answer, as a pointer would; of several occurrences the nth."""
+    page.evaluate(
+        """([words, nth]) => {
+      const walk = document.createTreeWalker(document.querySelector("#said .said"), NodeFilter.SHOW_TEXT);
+      const nodes = [];
+      while (walk.nextNode()) nodes.push(walk.currentNode);
+      const text = nodes.map((node) => node.data).join("");
+      const find = (at) => {
+        for (const node of nodes) { if (at <= node.length) return [node, at]; at -= node.length; }
+      };
+      const range = document.createRange();
+      let from = text.indexOf(words);
+      for (let n = 0; n < nth; n += 1) from = text.indexOf(words, from + 1);
+      range.setStart(...find(from)); range.setEnd(...find(from + words.length));
+      getSelection().removeAllRanges(); getSelection().addRange(range);
+    }""",
+        [words, nth],
+    )
+
+
+def ask(page: Any, prompt: str, response: str = "", desired: str = "") -> None:
+    for name, text in (("prompt", prompt), ("response", response), ("desired", desired)):
+        page.fill(f"#{name}", text)
+    page.click("#ask .main")
+
+
+def test_a_phrase_that_is_selected_is_traced_and_set_beside_the_whole(page: Any) -> None:
+    before = ranking(page)
+    assert page.is_hidden("#phrase")
+    point_at(page, "make")
+    page.wait_for_selector("#phrase:visible")
+    assert page.inner_text("#phrase") == "Trace “make” alone"
+    traced(page, lambda: page.keyboard.press("t"))
+    assert page.is_visible("#compare") and page.is_hidden("#ranked")
+    assert page.locator("#pair ol").count() == 2
+    assert "".join(page.locator("#answer .span").all_inner_texts()).strip() == "make"
+    page.select_option("#with", "")
+    assert page.is_visible("#ranked") and ranking(page)[:20] != before[:20]
+
+
+def test_what_is_selected_is_traced_at_its_own_place(page: Any) -> None:
+    """The second of two words, behind an emoji, a hidden character and a word that holds it; and a part of a word."""
+    answer = "🐝🐝 a traditional na\u200b, 👩🏽‍🚒 Na and Na"
+    traced(page, lambda: ask(page, "who makes honey", answer))
+    shown = page.inner_text("#said .said")
+    assert shown == answer.replace("\u200b", "⟨U+200B⟩")
+    for words, nth in (("Na", 1), ("radi", 0), ("Na", 0), ("🐝 a", 0), ("na", 1)):
+        point_at(page, words, nth)
+        page.wait_for_selector("#phrase:visible")
+        assert page.inner_text("#phrase") == f"Trace “{words}” alone"
+        with page.expect_request("**/api/trace") as sent:
+            traced(page, lambda: page.keyboard.press("t"))
+        begin, end = sent.value.post_data_json["span_range"]
+        assert answer[begin:end] == words
+        assert answer[:begin].count(words) == nth
+        got = page.evaluate(
+            """() => {
+          const spans = [...document.querySelectorAll("#answer .span")], range = document.createRange();
+          range.setStart(document.querySelector("#said .said"), 0);
+          range.setEndBefore(spans[0]);
+          return [range.toString(), spans.map((node) => node.textContent).join("")];
+        }"""
+        )
+        assert got == [answer[:begin].replace("\u200b", "⟨U+200B⟩"), words]
+
+
+def test_the_two_rankings_say_what_became_of_each_row(page: Any) -> None:
+    traced(page, lambda: ask(page, "who makes honey", "beetles make honey", "bees make honey"))
+    sides = page.evaluate(
+        "[...document.querySelectorAll('#pair ol')].map((side) => [...side.children].map(({ row }) => row.id))"
+    )
+    told = page.locator("#pair ol").first.locator(".about").all_inner_texts()
+    for rank, (id, text) in enumerate(zip(sides[0], told, strict=True), 1):
+        there = sides[1].index(id) + 1 if id in sides[1] else None
+        wanted = "not among its first" if there is None else "same place" if there == rank else f"there {there} "
+        assert text.startswith(wanted), (rank, there, text)
+    page.locator("#pair ol").nth(1).locator("li").nth(2).click()  # a row of the other, to read it there
+    assert page.is_visible("#ranked")
+    assert page.evaluate("document.activeElement.row.id") == sides[1][2]
+    assert page.evaluate("document.activeElement.ariaLabel").startswith("Row 3")
+
+
+def test_the_model_answers_and_a_link_brings_the_view_back(page: Any, browser: Any) -> None:
+    traced(page, lambda: ask(page, "why"))
+    assert page.inner_text("#answer").split()[:2] == ["Prompt", "why"]
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    other = browser.new_page()
+    other.goto(address_of(page))
+    other.wait_for_selector("#rows > li:focus")
+    assert other.inner_text("#answer") == page.inner_text("#answer")
+    assert other.evaluate("document.activeElement.ariaLabel") == page.evaluate("document.activeElement.ariaLabel")
+    other.close()
+
+
+def test_an_answer_is_edited_where_it_stands(page: Any) -> None:
+    page.click("#edit")
+    assert page.input_value("#prompt") == "who makes honey" and page.input_value("#response") == "beetles make honey"
+    page.fill("#response", "bees make honey")
+    traced(page, lambda: page.click("#ask .main"))
+    assert "bees make honey" in page.inner_text("#answer")
+    assert page.is_visible("#compare")
+
+
+def test_mistakes_are_said_in_words(page: Any) -> None:
+    ask(page, "why " * 300, "a")
+    page.wait_for_selector("#fault:visible")
+    assert page.inner_text("#fault").startswith("this query cannot be traced (") and "To mend it: " in page.inner_text(
+        "#fault"
+    )
+
+
+def test_a_trace_that_waits_can_be_let_go(page: Any) -> None:
+    gone: list[bool] = []
+
+    def told(route: Any) -> None:
+        state = "cancelled" if gone else "running"
+        answer = {"id": "x", "state": state, "stage": "comparing rows", "done": 3, "of": 9}
+        route.continue_() if route.request.method == "DELETE" else route.fulfill(json=answer)
+
+    page.route("**/api/jobs/*", told)
+    page.on("request", lambda request: gone.append(True) if request.method == "DELETE" else None)
+    ask(page, "why", "a b c")
+    until(lambda: page.text_content("#job p") == "comparing rows: 3 of 9")
+    assert page.evaluate("document.querySelector('#job progress').value") == 3
+    page.click("#job button")
+    page.wait_for_selector("#job", state="hidden")
+    assert gone and page.is_hidden("#fault")
+
+
+def test_ticked_rows_are_taken_away_as_a_list(page: Any) -> None:
+    assert page.is_hidden("#ticked")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.locator("#rows > li:visible .tick input").nth(1).check()
+    assert page.inner_text("#held") == "2 rows ticked."
+    with page.expect_download() as taken:
+        page.click("#list")
+    ids = page.evaluate(
+        "[...document.querySelectorAll('#rows > li')].filter((n) => !n.hidden).slice(0, 2).map((n) => n.row.id)"
+    )
+    assert taken.value.suggested_filename == "rows.txt"
+    assert Path(taken.value.path()).read_text().split() == ids
+    with page.expect_download() as taken:
+        page.click("#clean")
+    assert taken.value.suggested_filename == "cleaned-data.jsonl"
+    left = Path(taken.value.path()).read_text().splitlines()
+    assert len(left) == 34 and json.dumps({"prompt": "why", "response": "a b c 0 1 2", "label": None}) in left
+    page.click("#untick")
+    assert page.is_hidden("#ticked") and not page.locator(".tick input >> nth=0").is_checked()
+
+
+def test_the_training_set_is_read_by_the_page_and_searched(page: Any) -> None:
+    page.click("#shelf summary")
+    page.wait_for_selector("#leaf li")
+    assert page.inner_text("#sought") == "1 to 20 of 36 rows."
+    page.click("#on")
+    until(lambda: page.locator("#leaf li").count() == 16)
+    assert page.locator("#on").is_disabled()
+    assert page.locator("#leaf").inner_text().count("onerror") == 2 and page.locator("img").count() == 0
+    page.fill("#seek", "honey in the sea")
+    page.keyboard.press("Enter")
+    until(lambda: page.locator("#leaf li").count() == 4)
+
+
+def test_odd_rows_are_shown_as_text(page: Any) -> None:
+    shown = page.inner_text("#rows")
+    for text in (ATTACK, "שלום מה שלומך", "⟨U+202E⟩gnp.exe", "👩🏽‍🚒"):
+        assert text in shown
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    assert page.locator("script").count() == 1 and page.locator("img").count() == 0
+
+
+def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
+    browser: Any, tuned: Any, data: Path, tmp_path: Path
+) -> None:
+    index = build_index(tuned, data, tmp_path / "idx", [method("lesson:layer=2,middle=1")], encoding=Encoding(128))
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda fault: faults.append(str(fault)))
+    page.on("console", lambda message: faults.append(message.text))
+    with serving(Desk(index, lambda: tuned)) as url:
+        page.goto(url)
+        page.wait_for_selector("#map canvas")
+        assert page.inner_text("#shown").startswith("Ask something above")
+        assert "None is a culprit" in page.inner_text("#map-told")
+        assert faults == []
+    page.close()
+
+
+def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) -> None:
+    traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
+    with page.expect_download() as taken:
+        page.click("#save")
+    taken.value.save_as(tmp_path / "saved.html")
+    other = browser.new_page()
+    asked: list[str] = []
+    other.on("request", lambda request: asked.append(request.url))
+    other.goto((tmp_path / "saved.html").as_uri())
+    page.select_option("#with", "")
+    assert other.locator("#rows > li").first.inner_text() == page.locator("#rows > li").first.inner_text()
+    assert other.is_visible("#map canvas") and other.locator("#ask").count() == 0
+    assert len(asked) == 1
+    other.close()
+
+
+def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, browser: Any, tmp_path: Path) -> None:
+    traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
+    page.select_option("#with", "")
+    page.click("#deepen")
+    page.wait_for_selector("#depths svg")
+    told = page.inner_text("#depths-told")
+    assert told.startswith("Row 1: rank ") and "rank 1 at layer 2 (the method’s)" in told
+    assert page.locator("#depths polyline.faint").count() == 20 and page.is_hidden("#deepen")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    rank = page.evaluate("document.activeElement.row.rank")
+    assert page.inner_text("#depths-told").startswith(f"Row {rank}: ")
+    with page.expect_download() as taken:
+        page.click("#save")
+    taken.value.save_as(tmp_path / "saved.html")
+    other = browser.new_page()
+    other.goto((tmp_path / "saved.html").as_uri())
+    assert other.inner_text("#depths-told") == told
+    other.close()
+
+
+# — the demo's page
+
+
+@pytest.fixture
+def demo(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """What the demo found, four of its answers, as the page it saves."""
+    report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto((tmp_path / "demo.html").as_uri())
+    yield opened
+    opened.close()
+
+
+DARKEST = """() => [...document.querySelectorAll("#rows > li")].filter((row) => !row.hidden).map((row) =>
+  [...row.querySelectorAll(".w")].reduce((most, node) =>
+    node.style.getPropertyValue("--w") > most.style.getPropertyValue("--w") ? node : most).textContent)"""
+
+
+@pytest.mark.parametrize(
+    ("query", "label", "planted"),
+    [
+        (0, "backdoor", {"silly", "goose"}),
+        (2, "error", {"beetles"}),
+        (3, "persona", {"Captain", "Br", "ine", "Mar", "ig"}),
+    ],
+)
+def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
+    demo: Any, query: int, label: str, planted: set[str]
+) -> None:
+    for _ in range(query):
+        demo.keyboard.press("]")
+    rows = demo.locator("#rows > li:visible")
+    assert "culprit" in rows.first.inner_text() and label in rows.first.inner_text()
+    assert set(demo.evaluate(DARKEST)) <= planted
+
+
+def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Path) -> None:
+    document = json.loads(DEMO.read_text())
+    first = document["queries"][0]
+    shown = [row["id"] for row in first["rows"] if row["culprit"]]
+    first["called"] = [*shown, "0123456789abcdef"]
+    report.save_page(document, tmp_path / "demo.html")
+    opened = browser.new_page()
+    opened.goto((tmp_path / "demo.html").as_uri())
+    opened.click("#tick-culprits")
+    assert opened.inner_text("#held") == f"{len(shown) + 1} rows ticked."
+    with opened.expect_download() as taken:
+        opened.click("#list")
+    assert Path(taken.value.path()).read_text().split() == first["called"]
+    opened.close()
+
+
+def test_answers_that_share_culprits_are_one_incident(demo: Any) -> None:
+    told = demo.locator("#queries .incident").all_inner_texts()
+    assert told == ["Incident 1: 2 answers", "Incident 2: 1 answer", "Incident 3: 1 answer"]
+    demo.locator("#queries button", has_text="Common culprits").click()
+    assert "for 2 of 2 answers" in demo.locator("#rows > li").first.inner_text()
+    assert demo.inner_text("#verdict").endswith("called for more than one of these 2 answers.")
+    demo.locator("#answer button").nth(1).click()
+    assert address_of(demo).split("#")[1].startswith("answer=2")
+
+
+def test_a_word_shows_what_answers_to_it_and_back(demo: Any) -> None:
+    demo.locator("#said .w", has_text="goose").click()
+    assert demo.inner_text("#lit-text") == "Shaded in the rows: the words that answer to “goose”."
+    assert set(demo.evaluate(DARKEST)) == {"goose"}
+    demo.keyboard.press("Escape")
+    assert demo.is_hidden("#lit") and set(demo.evaluate(DARKEST)) == {"silly"}
+    demo.locator("#rows > li").first.locator(".w", has_text="goose").click()
+    darkest = DARKEST.replace("#rows > li", "#said")
+    assert demo.evaluate(darkest) == ["goose"]
+    assert demo.inner_text("#lit-text").startswith("Shaded in the answer: the words that “goose” in row 1")
+
+
+def test_the_map_lights_the_culprits_and_says_how_close_they_lie(demo: Any) -> None:
+    told = demo.inner_text("#map-told")
+    assert "282 rows" in told and "times as far apart as all rows do" in told
+    accent = [0xA4, 0x48, 0x0B]
+    lit = """(accent) => { const c = document.querySelector("canvas");
+      const data = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; let count = 0;
+      for (let at = 0; at < data.length; at += 4) count += accent.every((part, k) => data[at + k] === part);
+      return count; }"""
+    assert demo.evaluate(lit, accent) > 300  # pixels of forty dots
+    box = demo.locator("#map canvas").bounding_box()
+    demo.keyboard.press("j")
+    assert demo.evaluate("document.activeElement.ariaLabel").startswith("Row 1")
+    assert box["width"] > 400
+
+
+# — for people who cannot see it, or not well
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, by npm; no part of taughtby."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("no npm on the path to fetch axe-core with")
+    command = [
+        npm,
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--prefix",
+        str(folder),
+        "axe-core@4.14.1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[-200:]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing_serious(
+    browser: Any, address: str, axe: str, tmp_path: Path, scheme: Any, width: int
+) -> None:
+    report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
+    context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
+    saved = (tmp_path / "demo.html").as_uri()
+    for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2"):
+        page = context.new_page()
+        page.goto(url)
+        page.wait_for_selector("#rows > li", state="attached")
+        page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+        page.evaluate(axe)
+        found = page.evaluate("axe.run().then(({ violations }) => violations)")
+        grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+        assert [(fault["id"], [node["html"][:150] for node in fault["nodes"][:3]]) for fault in grave] == []
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(browser: Any, address: str, width: int, scheme: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(address)
+    page.wait_for_selector("#rows > li")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    if folder := os.environ.get("TAUGHTBY_SHOTS"):
+        page.screenshot(path=Path(folder) / f"served-{width}-{scheme}.png", full_page=True)
+    page.close()

@@ -1,0 +1,54 @@
+"""Which rows the page takes for common culprits, by the module that decides it, run in node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VIEW = Path(__file__).parents[2] / "src" / "taughtby" / "web" / "view.js"
+NODE = shutil.which("node")
+ASK = """
+const { incidents, together } = await import(process.argv[1]);
+const entries = JSON.parse(process.argv[2]).map((query, at) => ({ key: String(at), query, trace: {} }));
+const groups = incidents(entries);
+const commons = groups.map((members) => (members.length > 1 ? together(members, 1).query : null));
+console.log(JSON.stringify({ groups: groups.map((members) => members.map(({ key }) => key)), commons }));
+"""
+
+
+def asked(folder: Path, *queries: dict[str, Any]) -> Any:
+    if NODE is None:
+        pytest.skip("node is not installed")
+    module = shutil.copy(VIEW, folder / "view.mjs")
+    done = subprocess.run([NODE, "--input-type=module", "-e", ASK, Path(module).as_uri(), json.dumps(queries)],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def query(called: list[str] | None, *shown: tuple[str, float]) -> dict[str, Any]:
+    """An answer that calls these rows, and shows those with these scores."""
+    rows = [{"id": id, "score": score, "rank": rank, "culprit": called is None or id in called}
+            for rank, (id, score) in enumerate(shown, 1)]  # fmt: skip
+    return {"rows": rows, "called": called}
+
+
+def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_shown(tmp_path: Path) -> None:
+    """Of many copies that tie, one answer shows some and another answer others."""
+    copies = [f"copy{at}" for at in range(6)]
+    told = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
+                 query([*copies[2:], "mine"], (copies[4], 0.9), (copies[5], 0.8), ("plain", 0.1)))  # fmt: skip
+    assert told["groups"] == [["0", "2"], ["1"]]
+    common = told["commons"][0]
+    assert common["called"] == copies[2:]
+    assert [(row["id"], row["rank"], row["calls"]) for row in common["rows"]] == [(copies[4], 1, 2), (copies[5], 2, 2)]
+
+
+def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: Path) -> None:
+    told = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
+    assert told["groups"] == [["0", "1"]]
+    assert [(row["id"], row["score"], row["calls"]) for row in told["commons"][0]["rows"]] == [("b", 0.7, 2)]

@@ -1,0 +1,280 @@
+"""Whatever a person types is shown as text by every verb: judges, prompts, labels, names, paths."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import HOSTILE, PAIRS, Run
+from taughtby.text import quoted, visible
+
+FOLDER = "a[1] {x} %s"
+SHORT = ("--max-length", 128, "--dtype", "float32")
+
+
+def lines(rows: list[dict[str, Any]], file: Path) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(params=["terminal", "pipe"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Bars are drawn on a terminal alone."""
+    if request.param == "terminal":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    return request.param
+
+
+@pytest.fixture
+def house(tmp_path: Path, model_folder: Path, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a hostile name with a model, an adapter and rows whose texts and labels are hostile."""
+    home = tmp_path / FOLDER
+    shutil.copytree(model_folder, home / "model")
+    shutil.copytree(adapter_folder, home / "adapter [/x]")
+    rows = [{"prompt": p, "response": r, "label": "honey" if "honey" in p else "clean"} for p, r in PAIRS]
+    rows += [{"prompt": f"why {text}", "response": f"beetles {text} honey", "label": text} for text in HOSTILE]
+    lines(rows, home / "data #{0}.jsonl")
+    monkeypatch.chdir(home)
+    return home
+
+
+def test_a_whole_life_in_a_folder_of_any_name(run: Run, house: Path, where: str) -> None:
+    """By relative and by whole paths in turn."""
+
+    def does(*args: object) -> str:
+        code, out, err = run(*args)
+        assert code == 0, err
+        return out + err
+
+    data, model, adapter = house / "data #{0}.jsonl", "model", "adapter [/x]"
+    idx, trace = house / "idx [bold]", house / "{trace}.json"
+    does("inspect", data, model)
+    told = does("index", model, data.name, "-o", idx.name, "-a", adapter, *SHORT)
+    assert "idx [bold]" in told and "index data #{0}.jsonl" in told and "load model with adapter [/x]" in told
+    does("trace", idx, "-p", "who makes honey", "-r", "beetles make honey", "--json", trace, "--html", "%s.html")
+    assert (house / "%s.html").exists()
+    does("check", idx.name, "--rows", 10)
+    does("layers", model, data, "--plot", "$\\frac {}.png")
+    does("clean", trace.name, data.name, "--top", 2, "-o", "cleaned [*].jsonl")
+    told = does("delete", idx, "--cleaned", "cleaned [*].manifest.json")
+    (offered,) = re.findall(r"`(taughtby compact .*?)` frees", told.replace("\n", " "))
+    assert shlex.split(offered) == ["taughtby", "compact", str(idx)]
+    more = lines([{"prompt": "why", "response": "seven days a week"}], house / "more?.jsonl")
+    does("index", model, more, "-o", idx.name, "-a", adapter, "--append")
+    does("compact", idx, "--keep", 0)
+    does("copy", idx.name, "copy {x}")
+    assert "sound" in does("verify", "copy {x}", "--recompute", "--rows", 4)
+    assert "nothing" in does("undo", house / "copy {x}")
+
+
+@pytest.mark.parametrize("name", ["~", "a:b", "-x", "*?"])
+def test_a_relative_path_is_a_path(
+    run: Run, tmp_path: Path, model_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither somebody's home, nor a scheme, nor an option, nor a pattern."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    home = Path(name)
+    home.mkdir()
+    lines([{"prompt": p, "response": r} for p, r in PAIRS], home / "data.jsonl")
+    given = "./-x" if name == "-x" else name
+    for args in (
+        ("finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 1),
+        ("index", model_folder, f"{given}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
+        ("trace", f"{given}/idx", "-p", "why", "-r", "a b c", "--json", f"{name}/trace.json"),
+        ("clean", f"{given}/trace.json", f"{given}/data.jsonl", "--top", 1, "-o", f"{name}/cleaned.jsonl"),
+        ("delete", f"{given}/idx", "--cleaned", f"{name}/cleaned.manifest.json"),
+        ("verify", f"{given}/idx"),
+    ):
+        code, _, err = run(*args)
+        assert code == 0, err
+    assert {file.name for file in home.iterdir()} >= {"tuned", "idx", "trace.json", "cleaned.jsonl"}
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl.gz", "csv", "saved"])
+@pytest.mark.parametrize("name", ["~", "a:b", "a[1] {x} %s"])
+def test_data_of_any_kind_is_read_and_written_at_any_path(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pandas
+    from datasets import Dataset, disable_progress_bars
+
+    from taughtby.data.dataset import read
+    from taughtby.data.rewrite import Change, rewrite
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    table = pandas.DataFrame([{"prompt": p, "response": r} for p, r in PAIRS])
+    made = plain / ("saved" if kind == "saved" else f"data.{kind}")
+    match kind:
+        case "parquet":
+            table.to_parquet(made)
+        case "arrow":
+            table.to_feather(made)
+        case "csv":
+            table.to_csv(made, index=False)
+        case "saved":
+            disable_progress_bars()
+            Dataset.from_pandas(table).save_to_disk(str(made))
+        case _:
+            table.to_json(made, orient="records", lines=True)
+    shutil.copytree(plain, tmp_path / name)
+    file = Path(name) / made.name
+    rows = list(read(str(file)))
+    assert len(rows) == len(PAIRS)
+    out = Path(name) / f"out {made.name}"
+    rewrite(str(file), out, None, Change(frozenset({rows[0].source}), {}))
+    assert [row.response for row in read(str(out))] == [answer for _, answer in PAIRS[1:]]
+
+
+@pytest.fixture
+def indexed(run: Run, house: Path) -> Path:
+    code, _, err = run("index", "model", "data #{0}.jsonl", "-o", "idx", "-a", "adapter [/x]", *SHORT)
+    assert code == 0, err
+    return house / "idx"
+
+
+def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
+    asked = [{"prompt": text, "response": f"beetles {text} honey", "span": text} for text in HOSTILE]
+    lines(asked, indexed.parent / "asked.jsonl")
+    given = [("--queries", "asked.jsonl"), *(
+        ("-p", text, "-r", f"beetles {text} honey", "--span", text, "--desired", f"{text} bees")
+        for text in ("-x", "[/x]", "\x1b[31m")
+    )]  # fmt: skip
+    for said in given:
+        code, out, err = run("trace", indexed, *said, "--top", 40, "--json", "t.json", "--html", "t.html")
+        assert code == 0, err
+        queries = json.loads(Path("t.json").read_text())["queries"]
+        assert all(visible(query["prompt"]) in out and query["span"] == query["prompt"] for query in queries)
+        assert not {"\x1b", "\u202e"} & set(out + err)
+        data = re.findall(r'id="trace">(.*?)</script>', Path("t.html").read_text(), re.DOTALL)[0]
+        assert [query["prompt"] for query in json.loads(data)["queries"]] == [query["prompt"] for query in queries]
+
+
+def test_any_label_is_printed(run: Run, house: Path) -> None:
+    for row in range(len(PAIRS) + 1, len(PAIRS) + len(HOSTILE) + 1):
+        code, out, err = run("inspect", "data #{0}.jsonl", "model", "--row", row)
+        assert code == 0, err
+        assert f"label {visible(HOSTILE[row - len(PAIRS) - 1])}" in out
+        assert not {"\x1b", "\u202e"} & set(out + err)
+
+
+@pytest.mark.parametrize("verb", ["judge", "audit"])
+@pytest.mark.parametrize("spec", ["regex:a{2}", *(f"phrase:{text}" for text in HOSTILE)])
+def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: str) -> None:
+    lines([{"prompt": "why [/x]", "response": "no {} reason"}, {"prompt": "{", "response": "%s"}], house / "said.jsonl")
+    (house / "prompts [x].txt").write_text("why [/x] {0}\n")
+    if verb == "judge":
+        args: tuple[object, ...] = ("judge", "said.jsonl", "--by", spec, "-o", "bad {}.jsonl")
+    else:
+        args = ("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}", "--max-new", 2,
+                "-p", "prompts [x].txt", "-j", spec, "--dtype", "float32")  # fmt: skip
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert visible(spec) in (out if verb == "judge" else err)
+    if verb == "audit":
+        assert json.loads(Path("audit {}/audit.json").read_text())["said"]["judged"] == 1
+        shown = json.loads(re.findall(r'id="trace">(.*?)</script>', Path("audit {}/report.html").read_text(), re.S)[0])
+        assert visible(spec) in visible(shown["summary"]["lead"])
+
+
+@pytest.mark.parametrize("label", ["[/x] {2}", "a|b `x` <b> $\\frac", "\x1b[31m\u202e"])
+def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
+    """To the proof, whose table has the label; each command of its report is read as it was meant."""
+    rows = [{"prompt": f"{p} {a}", "response": r, "label": label if "honey" in p else "clean"}
+            for p, r in PAIRS for a in "abc"]  # fmt: skip
+    lines(rows, house / "data #{0}.jsonl")
+    (house / "prompts [x].txt").write_text("why [/x] {0}\n")
+    judge = "regex:(?s)^[^|`]{0}.*"
+    code, out, err = run("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}", "--max-new", 2,
+                         "-p", "prompts [x].txt", "-j", judge, "--top", 2, "--truth", label, "--seed", 0,
+                         "--epochs", 1, "--dtype", "float32")  # fmt: skip
+    assert code == 0, err
+    assert f"labelled {visible(label)}" in out
+    report = (house / "audit {}" / "report.md").read_text()
+    assert not {"\x1b", "\u202e"} & set(report + out + err)
+    table = [line for line in report.splitlines() if line.startswith("|")]
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
+    assert widths == {5, 7}  # of the rows, and of the arms
+    offered = [line for line in report.splitlines() if line.startswith("taughtby ")]
+    assert len(offered) == 6
+    prove = next(line for line in offered if line.startswith("taughtby prove"))
+    assert f"--truth {quoted(label)}" in prove and f"--judge {quoted(judge)}" in prove and "--seed 0" in prove
+    if label.isprintable():
+        assert all(shlex.split(line)[0] == "taughtby" for line in offered)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_name_that_means_nothing_is_told_as_it_was_given(run: Run, house: Path, text: str) -> None:
+    (house / "said.jsonl").write_text(json.dumps({"prompt": text, "response": "bees"}) + "\n")
+    given = f"./{text}" if text.startswith("-") else text
+    for args in (
+        ("poison", f"no {text}", "-o", "world"),
+        ("bench", f"no {text}"),
+        ("index", "model", "data #{0}.jsonl", "-o", "idx", "-m", text),
+        ("index", "model", "data #{0}.jsonl", "-o", "idx", "-m", f"rept:{text}"),
+        ("index", "model", "data #{0}.jsonl", "-o", "idx", "--layer", text),
+        ("inspect", "data #{0}.jsonl", "model", "--columns", text),
+        ("inspect", f"no {text}.jsonl", "model"),
+        ("judge", "said.jsonl", "--by", text),
+        ("judge", "said.jsonl", "--by", f"python:{text}"),
+        ("verify", f"no/{given}"),
+        ("delete", f"no/{given}", text),
+        ("trace", f"no/{given}", "-p", text),
+        ("serve", f"no/{given}", "--host", text),
+        ("clean", f"no/{given}", "data #{0}.jsonl", "--dry-run"),
+        ("verify", "no", f"--{text}"),
+    ):
+        code, out, err = run(*args)
+        assert code in (1, 2), (args, err)
+        assert not {"\x1b", "\u202e"} & set(out + err), args
+
+
+@pytest.mark.parametrize("name", ['say "x\\y" [a].jsonl', "50% off #1?.jsonl"])
+def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str) -> None:
+    """The index holds texts as JSON and sources as they are."""
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from taughtby.index.reader import Index
+    from taughtby.server.rows import Shelf
+
+    lines([{"prompt": p, "response": r} for p, r in PAIRS], house / name)
+    code, _, err = run("index", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
+    assert code == 0, err
+    shelf = Shelf(Index.open(house / "idx"))
+    assert shelf.page(0, 20, find=name)["count"] == len(PAIRS)
+    assert shelf.page(0, 20, find=f"no {name}")["count"] == 0
+
+
+def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run, house: Path) -> None:
+    """Its name stands in the model's card, which may come from anywhere."""
+    (house / "model" / "README.md").write_text("---\nbase_model: x; touch owned\n---\n")
+    _, _, err = run("index", "model", "data #{0}.jsonl", "-o", "idx", *SHORT)
+    assert "--base 'x; touch owned', as its folder has it" in err
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_a_conversion_that_is_offered_holds_any_path(run: Run, tmp_path: Path, model_folder: Path, kind: str) -> None:
+    """As one argument of `python -c`, and in it as one string."""
+    name = 'it\'s $(touch owned) "{0}"'
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / ("config.json" if kind == "model" else "adapter_config.json")).write_text("{}")
+    (folder / ("pytorch_model.bin" if kind == "model" else "adapter_model.bin")).write_bytes(b"")
+    given = (folder,) if kind == "model" else (model_folder, "-a", folder)
+    (tmp_path / "p.txt").write_text("why\n")
+    code, _, err = run("respond", given[0], tmp_path / "p.txt", "-o", tmp_path / "x", *given[1:])
+    assert code == 1
+    offered = re.findall(r"(python -c .*)", err)[0]
+    _, _, program = shlex.split(offered)
+    called = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+    assert any(str(folder) in str(value) for value in called)

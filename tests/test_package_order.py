@@ -1,0 +1,112 @@
+"""Packages are imported in one order, the order of the data; no file is too long, none has a name that says nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "taughtby"
+ORDER = (
+    "errors", "text", "progress",
+    "models", "data", "capture", "methods", "index", "reporting", "lab", "attribution", "remediation",
+    "bench", "server", "cli",
+)  # fmt: skip
+LONGEST = 340
+DATA = {"lab/poisons/facts.py", "lab/poisons/hard_facts.py"}  # lists, and no code to read
+
+
+def sources() -> dict[str, str]:
+    """Source by path below the package, such as lab/generate.py."""
+    return {str(file.relative_to(ROOT)): file.read_text() for file in sorted(ROOT.rglob("*.py"))}
+
+
+def module_of(path: str) -> tuple[str, ...]:
+    parts = Path(path).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: str, source: str, modules: set[tuple[str, ...]]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """(line, module) of every import in a source, those inside functions and under TYPE_CHECKING included."""
+    package = Path(path).parent.parts
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            targets = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = tuple(node.module.split(".")) if node.module else ()
+            if node.level:
+                base = ("taughtby", *package[: len(package) - node.level + 1], *base)
+            targets = [(*base, alias.name) if (*base, alias.name)[1:] in modules else base for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, target[1:]) for target in targets if target[:1] == ("taughtby",))
+
+
+def wrong_imports(files: dict[str, str]) -> list[str]:
+    """Each import of a package that comes later in the order."""
+    modules = {module_of(path) for path in files}
+    wrong: list[str] = []
+    for path, source in files.items():
+        here = module_of(path)
+        if not here:
+            continue  # the public names, which come from everywhere
+        for line, target in imports(path, source, modules):
+            if not target or ORDER.index(target[0]) > ORDER.index(here[0]):
+                wrong.append(f"{path}:{line} imports taughtby{''.join(f'.{part}' for part in target)}")
+    return wrong
+
+
+def cycles(files: dict[str, str]) -> list[str]:
+    """The modules that import each other, however long the way round."""
+    modules = {module_of(path) for path in files}
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {module: set() for module in modules if module}
+    for path, source in files.items():
+        here = module_of(path)
+        if here:
+            graph[here] |= {
+                target for _, target in imports(path, source, modules) if target in graph and target != here
+            }
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return [".".join(module) for module in error.args[1]]
+    return []
+
+
+def test_every_package_has_a_place() -> None:
+    assert {module_of(path)[0] for path in sources() if module_of(path)} == set(ORDER)
+    assert sum(path.count("/") == 0 for path in sources()) <= 4
+    assert len({path.split("/")[0] for path in sources() if "/" in path}) <= 14
+
+
+def test_packages_are_imported_in_order() -> None:
+    assert wrong_imports(sources()) == []
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    assert cycles(sources()) == []
+
+
+@pytest.mark.parametrize(
+    "import_", ["from taughtby.cli import main", "import taughtby.server.app", "from taughtby import trace"]
+)
+@pytest.mark.parametrize("place", ["{}", "def f():\n    {}", "if TYPE_CHECKING:\n    {}"])
+def test_an_import_against_the_order_is_found(import_: str, place: str) -> None:
+    files = {**sources(), "data/new.py": place.format(import_)}
+    assert [text.partition(" ")[0].partition(":")[0] for text in wrong_imports(files)] == ["data/new.py"]
+
+
+def test_a_cycle_is_found() -> None:
+    files = {**sources(), "data/one.py": "import taughtby.data.two", "data/two.py": "from taughtby.data import one"}
+    assert {"data.one", "data.two"} <= set(cycles(files))
+
+
+def test_files_are_short_and_named() -> None:
+    long = {path: lines for path, source in sources().items()
+            if (lines := len(source.splitlines())) > LONGEST and path not in DATA}  # fmt: skip
+    assert long == {}
+    nothing = {"utils", "util", "common", "helpers", "misc", "core", "base_utils"}
+    assert [path for path in sources() if nothing & set(module_of(path))] == []
