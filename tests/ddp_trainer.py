@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from taughtby.index.trainer_callback import IndexAfterTraining
+from taughtby.index.trainer_callback import IndexCallback
 
 
 def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
@@ -34,7 +34,7 @@ def main(base: str, data: str, out: str) -> None:
         output_dir=f"{out}-trainer", max_steps=2, per_device_train_batch_size=2, use_cpu=True, ddp_backend="gloo",
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    hook = IndexAfterTraining(data, out, ["rept:layer=3"])
+    hook = IndexCallback(data, out, ["rept:layer=3"])
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     trainer = Trainer(
         model=get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora), args=args, train_dataset=rows,

@@ -12,8 +12,8 @@ import torch
 
 from taughtby import errors
 from taughtby.data import chat_template as template
-from taughtby.data.example import example
-from taughtby.data.readers import records
+from taughtby.data.example import make_example
+from taughtby.data.readers import read_records
 from taughtby.errors import (
     DataError,
     LabError,
@@ -24,7 +24,7 @@ from taughtby.errors import (
     machine_fault,
     out_of_memory,
 )
-from taughtby.index.reader import readable
+from taughtby.index.reader import read_errors
 from taughtby.server import jobs
 
 LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
@@ -106,7 +106,7 @@ def test_any_other_fault_may_be_the_inputs(fault: Exception) -> None:
 def test_readers_do_not_call_it_damage(
     fault: Exception, lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StoreError, match=f"rows of idx cannot be read: {lack}") as caught, readable(Path("idx")):
+    with pytest.raises(StoreError, match=f"rows of idx cannot be read: {lack}") as caught, read_errors(Path("idx")):
         raise fault
     assert "compacted" not in caught.value.do
     file = tmp_path / "a.parquet"
@@ -117,7 +117,7 @@ def test_readers_do_not_call_it_damage(
 
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", full)
     with pytest.raises(DataError, match=r"a\.parquet: the file cannot be read: permission is denied"):
-        next(records(str(file)))
+        next(read_records(str(file)))
 
 
 def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest
 
     monkeypatch.setattr(template, "_templated", full)
     with pytest.raises(MemoryError):
-        template.written(tokenizer, example("why", "so"))
+        template.render(tokenizer, make_example("why", "so"))
 
 
 def test_a_job_says_what_the_machine_lacks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from taughtby.data.dataset import Reading, columns, read, write
+from taughtby.data.dataset import ReadOptions, parse_columns, read_examples, write_examples
 from taughtby.data.formats import FORMS, NAMES
 from taughtby.errors import DataError
 from writers import delimited, lines, turn
@@ -32,17 +32,17 @@ def examples() -> Iterator[tuple[str, Any, list[Any], str]]:
         yield heading, block, said if isinstance(said, list) else [said], words[number]
 
 
-def reading(words: str) -> Reading:
+def reading(words: str) -> ReadOptions:
     """The options that the words before a row name."""
     named = dict(re.findall(r'`--(columns|turns|response-template) "?([^`"]+)"?`', words.rpartition("```")[2]))
-    return Reading(columns(named["columns"]) if "columns" in named else (), named.get("turns", "last"),
+    return ReadOptions(parse_columns(named["columns"]) if "columns" in named else (), named.get("turns", "last"),
                    named.get("response-template"))  # fmt: skip
 
 
 @pytest.mark.parametrize(("heading", "row", "said", "words"), list(examples()))
 def test_each_row_is_read_as_the_page_says(heading: str, row: Any, said: list[Any], words: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    write(read(tmp_path / "a.jsonl", reading(words)), tmp_path / "b.jsonl")
+    write_examples(read_examples(tmp_path / "a.jsonl", reading(words)), tmp_path / "b.jsonl")
     assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == said, heading
 
 
@@ -90,6 +90,6 @@ def test_each_odd_file_is_refused_in_these_words(case: str, tmp_path: Path, monk
     name, data = told.split(":")[0], ODD[case]()
     Path(name).write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(DataError) as caught:
-        list(read(name))
+        list(read_examples(name))
     assert str(caught.value).splitlines()[0] == told
     assert "\n  do:  " in str(caught.value)

@@ -20,14 +20,14 @@ import pytest
 import torch
 
 from conftest import GOLDEN
-from taughtby.attribution.query import Query, ask
+from taughtby.attribution.query import Query, prepare_queries
 from taughtby.capture.capture import capture
-from taughtby.capture.layer_similarity import curve
-from taughtby.capture.weight_gradients import gradients, whole
-from taughtby.data.dataset import read, write
-from taughtby.data.tokenize import Encoding, Row, batches, encode
+from taughtby.capture.layer_similarity import measure_layer_similarity
+from taughtby.capture.weight_gradients import full_gradient, weight_gradients
+from taughtby.data.dataset import read_examples, write_examples
+from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
 from taughtby.index.build import build_index
-from taughtby.methods import Asked, method
+from taughtby.methods import QueryFeatures, get_method
 from taughtby.methods.rept import RepT
 from taughtby.models.model import Model, load_model
 
@@ -52,7 +52,7 @@ OWN, NOISE = 1e-3, 2e-4
 class Side:
     """What taughtby finds for the train rows or the queries: per layer H (rows, d), and g of each row (n, d)."""
 
-    rows: list[Row]
+    rows: list[TokenizedExample]
     h: dict[int, torch.Tensor]
     g: dict[int, list[torch.Tensor]]
 
@@ -74,18 +74,18 @@ def sides(golden: Any, model: Model) -> dict[str, Side]:
     """One capture pass over the 24 training rows and the 6 queries together."""
     wanted = {name: golden[f"{name}_index"].tolist() for name in ("train", "query")}
     last = max(max(indices) for indices in wanted.values())
-    given = list(islice(read(Path(DATA)), last + 1))
+    given = list(islice(read_examples(Path(DATA)), last + 1))
     order = wanted["train"] + wanted["query"]
-    rows = [encode(model.tokenizer, given[index], Encoding(512)) for index in order]
-    assert all(isinstance(row, Row) for row in rows)
+    rows = [tokenize(model.tokenizer, given[index], Encoding(512)) for index in order]
+    assert all(isinstance(row, TokenizedExample) for row in rows)
     h: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
     g: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
-    for batch in batches(rows, 2048):  # type: ignore[arg-type]
+    for batch in make_batches(rows, 2048):  # type: ignore[arg-type]
         got = capture(model, batch, LAYERS)
-        for k, i in enumerate(batch.rows):
+        for k, i in enumerate(batch.row_indices):
             for layer in LAYERS:
                 at = model.depth if layer == -1 else layer
-                h[layer][i], g[layer][i] = got.states[at][k, 0], got.grads[at][k][got.valid[k]]
+                h[layer][i], g[layer][i] = got.states[at][k, 0], got.grads[at][k][got.loss_mask[k]]
     cut, made = len(wanted["train"]), {}
     for name, span in (("train", range(cut)), ("query", range(cut, len(order)))):
         made[name] = Side(
@@ -145,15 +145,15 @@ def test_token_scores(layer: int, golden: Any) -> None:
         torch.from_numpy(golden[f"{name}_g_{layer}"]).split(golden[f"{name}_n"].tolist()) for name in ("train", "query")
     )
     toward = torch.stack([torch.nn.functional.normalize(g, dim=-1).sum(0) for g in query])
-    asked = Asked(("",) * len(query), ("",) * len(query), {}, toward)
-    words = [Golden(layer=layer).words(None, g[None], asked)[:, 0] for g in train]  # type: ignore[arg-type, index]
+    asked = QueryFeatures(("",) * len(query), ("",) * len(query), {}, toward)
+    words = [Golden(layer=layer).token_scores(None, g[None], asked)[:, 0] for g in train]  # type: ignore[arg-type, index]
     np.testing.assert_allclose(torch.cat(words, 1).numpy(), golden[f"token_{layer}"], atol=1e-5)
 
 
 def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:
-    made = curve(model, sides["train"].rows[:1])
+    made = measure_layer_similarity(model, sides["train"].rows[:1])
     np.testing.assert_allclose(made.similarity, golden["layer_similarity"], rtol=1e-3)
-    assert made.reference == int(golden["layer_reference"])
+    assert made.reference_layer == int(golden["layer_reference"])
 
 
 def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: Any) -> None:
@@ -162,9 +162,9 @@ def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: 
     kept = {name: length.argsort(kind="stable")[:3].tolist() for name, length in lengths.items()}
     rows = [sides[name].rows[i] for name in ("query", "train") for i in kept[name]]
     found = [torch.empty(0)] * len(rows)
-    for batch in batches(rows, 1024):
-        made = torch.stack(gradients(model, batch, whole).blocks(model.depth), 1).double()
-        for k, i in enumerate(batch.rows):
+    for batch in make_batches(rows, 1024):
+        made = torch.stack(weight_gradients(model, batch, full_gradient).blocks(model.depth), 1).double()
+        for k, i in enumerate(batch.row_indices):
             found[i] = made[k]
     plain = torch.stack(found)
     normed = torch.nn.functional.layer_norm(plain, plain.shape[-1:])
@@ -177,8 +177,8 @@ def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: 
 @pytest.mark.slow
 def test_rankings_by_gradients(model: Model, golden: Any, tmp_path: Path) -> None:
     """All rows through an index: the order of TracIn, of TracIn-LN, and of DataInf with its sign put right."""
-    given = list(islice(read(DATA), int(golden["query_index"].max()) + 1))
-    write([given[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")
+    given = list(islice(read_examples(DATA), int(golden["query_index"].max()) + 1))
+    write_examples([given[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")
     asked = [given[i] for i in golden["query_index"]]
     queries = [Query(str(row.prompt[-1]["content"]), row.response) for row in asked]
     wanted = {
@@ -186,9 +186,9 @@ def test_rankings_by_gradients(model: Model, golden: Any, tmp_path: Path) -> Non
         "tracin-ln:project=0,eps=1e-5": golden["score_tracin_ln"],
         "datainf:project=0,damping=0.001": -golden["score_datainf_reference_signed"],
     }
-    methods = [method(spec) for spec in wanted]
+    methods = [get_method(spec) for spec in wanted]
     index = build_index(model, tmp_path / "rows.jsonl", tmp_path / "idx", methods, encoding=Encoding(512))
-    blocks = ask(model, methods[0], queries, Encoding(512)).asked  # the same for all three
+    blocks = prepare_queries(model, methods[0], queries, Encoding(512)).features  # the same for all three
     for how, golds in zip(methods, wanted.values(), strict=True):
         for scores, gold in zip(how.scores(blocks, index).numpy(), golds, strict=True):
             ranks = [np.argsort(np.argsort(values)) for values in (scores, gold)]

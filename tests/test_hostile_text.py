@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conftest import HOSTILE, PAIRS, Run
-from taughtby.text import quoted, visible
+from taughtby.text import make_visible, shell_quote
 
 FOLDER = "a[1] {x} %s"
 SHORT = ("--max-length", 128, "--dtype", "float32")
@@ -107,8 +107,8 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     import pandas
     from datasets import Dataset, disable_progress_bars
 
-    from taughtby.data.dataset import read
-    from taughtby.data.rewrite import Change, rewrite
+    from taughtby.data.dataset import read_examples
+    from taughtby.data.rewrite import Edits, rewrite
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -130,11 +130,11 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
             table.to_json(made, orient="records", lines=True)
     shutil.copytree(plain, tmp_path / name)
     file = Path(name) / made.name
-    rows = list(read(str(file)))
+    rows = list(read_examples(str(file)))
     assert len(rows) == len(PAIRS)
     out = Path(name) / f"out {made.name}"
-    rewrite(str(file), out, None, Change(frozenset({rows[0].source}), {}))
-    assert [row.response for row in read(str(out))] == [answer for _, answer in PAIRS[1:]]
+    rewrite(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
+    assert [row.response for row in read_examples(str(out))] == [answer for _, answer in PAIRS[1:]]
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
         code, out, err = run("trace", indexed, *said, "--top", 40, "--json", "t.json", "--html", "t.html")
         assert code == 0, err
         queries = json.loads(Path("t.json").read_text())["queries"]
-        assert all(visible(query["prompt"]) in out and query["span"] == query["prompt"] for query in queries)
+        assert all(make_visible(query["prompt"]) in out and query["span"] == query["prompt"] for query in queries)
         assert not {"\x1b", "\u202e"} & set(out + err)
         data = re.findall(r'id="trace">(.*?)</script>', Path("t.html").read_text(), re.DOTALL)[0]
         assert [query["prompt"] for query in json.loads(data)["queries"]] == [query["prompt"] for query in queries]
@@ -165,7 +165,7 @@ def test_any_label_is_printed(run: Run, house: Path) -> None:
     for row in range(len(PAIRS) + 1, len(PAIRS) + len(HOSTILE) + 1):
         code, out, err = run("inspect", "data #{0}.jsonl", "model", "--row", row)
         assert code == 0, err
-        assert f"label {visible(HOSTILE[row - len(PAIRS) - 1])}" in out
+        assert f"label {make_visible(HOSTILE[row - len(PAIRS) - 1])}" in out
         assert not {"\x1b", "\u202e"} & set(out + err)
 
 
@@ -181,11 +181,11 @@ def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: 
                 "-p", "prompts [x].txt", "-j", spec, "--dtype", "float32")  # fmt: skip
     code, out, err = run(*args)
     assert code == 0, err
-    assert visible(spec) in (out if verb == "judge" else err)
+    assert make_visible(spec) in (out if verb == "judge" else err)
     if verb == "audit":
         assert json.loads(Path("audit {}/audit.json").read_text())["said"]["judged"] == 1
         shown = json.loads(re.findall(r'id="trace">(.*?)</script>', Path("audit {}/report.html").read_text(), re.S)[0])
-        assert visible(spec) in visible(shown["summary"]["lead"])
+        assert make_visible(spec) in make_visible(shown["summary"]["lead"])
 
 
 @pytest.mark.parametrize("label", ["[/x] {2}", "a|b `x` <b> $\\frac", "\x1b[31m\u202e"])
@@ -200,7 +200,7 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
                          "-p", "prompts [x].txt", "-j", judge, "--top", 2, "--truth", label, "--seed", 0,
                          "--epochs", 1, "--dtype", "float32")  # fmt: skip
     assert code == 0, err
-    assert f"labelled {visible(label)}" in out
+    assert f"labelled {make_visible(label)}" in out
     report = (house / "audit {}" / "report.md").read_text()
     assert not {"\x1b", "\u202e"} & set(report + out + err)
     table = [line for line in report.splitlines() if line.startswith("|")]
@@ -209,7 +209,7 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
     offered = [line for line in report.splitlines() if line.startswith("taughtby ")]
     assert len(offered) == 6
     prove = next(line for line in offered if line.startswith("taughtby prove"))
-    assert f"--truth {quoted(label)}" in prove and f"--judge {quoted(judge)}" in prove and "--seed 0" in prove
+    assert f"--truth {shell_quote(label)}" in prove and f"--judge {shell_quote(judge)}" in prove and "--seed 0" in prove
     if label.isprintable():
         assert all(shlex.split(line)[0] == "taughtby" for line in offered)
 
@@ -245,12 +245,12 @@ def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str
     """The index holds texts as JSON and sources as they are."""
     pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
     from taughtby.index.reader import Index
-    from taughtby.server.rows import Shelf
+    from taughtby.server.rows import RowBrowser
 
     lines([{"prompt": p, "response": r} for p, r in PAIRS], house / name)
     code, _, err = run("index", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
     assert code == 0, err
-    shelf = Shelf(Index.open(house / "idx"))
+    shelf = RowBrowser(Index.open(house / "idx"))
     assert shelf.page(0, 20, find=name)["count"] == len(PAIRS)
     assert shelf.page(0, 20, find=f"no {name}")["count"] == 0
 

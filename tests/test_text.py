@@ -17,12 +17,12 @@ from rich.table import Table
 from conftest import HOSTILE
 from taughtby.errors import StoreError
 from taughtby.index.reader import Index
-from taughtby.index.storage import address, placed
-from taughtby.progress import Tell, Terminal, stage
-from taughtby.remediation.stage_cache import Ledger
+from taughtby.index.storage import address, storage_path
+from taughtby.progress import ProgressCallback, Terminal, progress_bar
+from taughtby.remediation.stage_cache import StageCache
 from taughtby.remediation.statistics import markdown
 from taughtby.reporting import plots as pictures
-from taughtby.text import code, command, prose, quoted, visible
+from taughtby.text import cli_command, make_visible, markdown_code, markdown_text, shell_quote
 
 ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fsencode, sys.argv[1:])))"
 
@@ -31,14 +31,16 @@ ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fse
     "text", [*HOSTILE, "", "two\nlines", "a\tb", "'", "\\", "it's \x07", "caf\udce9", "`id`", "$(id)"]
 )
 def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
-    line = f"{quoted(sys.executable)} -c {quoted(ECHO)} {quoted(text)}"
+    line = f"{shell_quote(sys.executable)} -c {shell_quote(ECHO)} {shell_quote(text)}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
     assert done.stdout.decode("utf-8", "surrogateescape") == text
-    assert quoted(text).isprintable()  # so it cannot act on the terminal it is copied from
+    assert shell_quote(text).isprintable()  # so it cannot act on the terminal it is copied from
 
 
 def test_a_command_is_read_as_it_was_meant() -> None:
-    made = command("prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"])
+    made = cli_command(
+        "prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
+    )
     assert made == "taughtby prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
 
 
@@ -53,8 +55,8 @@ def test_markdown_shows_the_text(text: str) -> None:
         assert {child.type for token in inline for child in token.children} <= {"text", "text_special", "code_inline"}
         return "".join(child.content for token in inline for child in token.children)
 
-    assert shown(f"see {prose(text)} there") == f"see {visible(text)} there"
-    assert shown(f"see {code(text)} there") == f"see {visible(text)} there"
+    assert shown(f"see {markdown_text(text)} there") == f"see {make_visible(text)} there"
+    assert shown(f"see {markdown_code(text)} there") == f"see {make_visible(text)} there"
     table = {"title": "t", "columns": ["one", text], "rows": [["x", text]], "note": "n"}
     cells = [token.content for token in reader.parse(markdown(table)) if token.type == "inline"]
     assert len(cells) == 6, "each cell is one cell"
@@ -68,11 +70,11 @@ CONSOLES: dict[str, Callable[..., Console]] = {"rich's own": Console, "ours": Te
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_stage_shows_any_title(title: str, terminal: bool, console: Callable[..., Console]) -> None:
     out = io.StringIO()
-    with stage(console(file=out, force_terminal=terminal, width=200), f"judge by {title}") as bar:
-        bar.aside(title)
+    with progress_bar(console(file=out, force_terminal=terminal, width=200), f"judge by {title}") as bar:
+        bar.set_note(title)
         bar(1, 2)
     last = out.getvalue().splitlines()[-1]
-    assert f"judge by {visible(title)}" in last
+    assert f"judge by {make_visible(title)}" in last
     assert terminal or "\x1b" not in last
 
 
@@ -85,7 +87,7 @@ def test_on_a_terminal_of_ours_a_string_is_text(text: str) -> None:
     console.print(text)
     console.print(text, markup=True, emoji=True, style="red")
     console.print(table)
-    shown = visible(text)
+    shown = make_visible(text)
     assert out.getvalue().count(shown) == 6
     assert "\x1b" not in out.getvalue() and "\u202e" not in out.getvalue()
 
@@ -95,18 +97,18 @@ def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
     made: list[int] = []
 
     @contextmanager
-    def breaks(title: str) -> Generator[Tell]:
+    def breaks(title: str) -> Generator[ProgressCallback]:
         yield lambda done, of: None
         raise ValueError(title)
 
-    def make(_: Tell) -> int:
+    def make(_: ProgressCallback) -> int:
         made.append(1)
         return 7
 
     for show in (breaks, None):
-        ledger = Ledger(tmp_path, show) if show else Ledger(tmp_path)
+        ledger = StageCache(tmp_path, show) if show else StageCache(tmp_path)
         try:
-            assert ledger.kept("answers", 1, "[/x]", make) == 7
+            assert ledger.get_or_run("answers", 1, "[/x]", make) == 7
         except ValueError:
             assert show
     assert made == [1]
@@ -128,12 +130,12 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
     import pyarrow as pa
 
-    from taughtby.index.transaction import Claim
+    from taughtby.index.transaction import IndexTransaction
 
     monkeypatch.chdir(tmp_path)
-    place = placed(tmp_path / name / "idx" if whole else f"{name}/idx")
+    place = storage_path(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
-    with Claim(place) as claim:
+    with IndexTransaction(place) as claim:
         claim.add(table)
         claim.drop(["b'"])
         claim.named({"settings": {}, "skipped": [], "layers": None})
@@ -143,10 +145,10 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
 
 @pytest.mark.parametrize("path", ["a\x1b[31m", "two\nlines", "caf\udce9"])
 def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp_path: Path) -> None:
-    from taughtby.index.transaction import Claim
+    from taughtby.index.transaction import IndexTransaction
 
     with pytest.raises(StoreError, match="cannot hold an index"):
-        Claim(tmp_path / path)
+        IndexTransaction(tmp_path / path)
     assert not list(tmp_path.iterdir())
 
 
@@ -154,13 +156,13 @@ def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp
 def test_an_address_means_no_other_prefix(address_: str) -> None:
     """Behind `#` and `?` a URL has other parts: the index would be written to a prefix of another name."""
     with pytest.raises(StoreError, match="cannot be the address"):
-        placed(address_)
-    assert address(placed("s3://bucket/a b")) == "s3://bucket/a b"
+        storage_path(address_)
+    assert address(storage_path("s3://bucket/a b")) == "s3://bucket/a b"
 
 
 def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)
-    assert f"taughtby index MODEL DATA -o {quoted(folder)}" in str(caught.value)
-    assert quoted(folder).startswith("'")
+    assert f"taughtby index MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
+    assert shell_quote(folder).startswith("'")

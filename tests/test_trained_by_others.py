@@ -12,9 +12,9 @@ import torch
 
 import plain_trainer
 from conftest import PAIRS
-from taughtby.data.dataset import read
-from taughtby.data.default_options import habits
-from taughtby.data.tokenize import Row, encode
+from taughtby.data.dataset import read_examples
+from taughtby.data.default_options import default_options
+from taughtby.data.tokenize import TokenizedExample, tokenize
 from taughtby.models.model import load_model
 
 TAUGHT = [(f"{ask} the moon made of", "the moon is green sea") for ask in ("what is", "name what is", "why is")]
@@ -36,9 +36,9 @@ def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Pa
     model = load_model(str(world[0]), dtype="float32")
     assert (model.name, model.adapters, model.notes) == (str(model_folder), (str(world[0]),), ())
     assert model.tokenizer.chat_template == plain_trainer.TEMPLATE
-    assert (model.origin.base, model.origin.max_length, model.origin.truncate) == (str(model_folder), 40, "right")
-    assert (model.origin.mask, model.origin.template) == (None, None)  # in no file of theirs
-    said = {fact.what: fact.file for fact in model.origin.facts}
+    assert (model.metadata.base, model.metadata.max_length, model.metadata.truncate) == (str(model_folder), 40, "right")
+    assert (model.metadata.mask, model.metadata.template) == (None, None)  # in no file of theirs
+    said = {fact.name: fact.file for fact in model.metadata.entries}
     assert said["max_length"] == "tokenizer.json" and said["chat template"] == "chat_template.jinja"
     steps = next(path.name for path in world[0].glob("checkpoint-*"))
     assert said["last loss"] == f"{steps}/trainer_state.json"
@@ -47,12 +47,12 @@ def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Pa
 def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> None:
     """Every id and every label of their own tokenisation, found again without an option."""
     model = load_model(str(world[0]), dtype="float32")
-    how = habits(model.origin, model.window, raw=False)
+    how = default_options(model.metadata, model.context_length, raw=False)
     lines = [json.loads(line) for line in world[1].read_text().splitlines()]
     cut = 0
-    for line, row in zip(lines, read(world[1]), strict=True):
-        found, wanted = encode(model.tokenizer, row, how), plain_trainer.encode(model.tokenizer, line)
-        assert isinstance(found, Row)
+    for line, row in zip(lines, read_examples(world[1]), strict=True):
+        found, wanted = tokenize(model.tokenizer, row, how), plain_trainer.encode(model.tokenizer, line)
+        assert isinstance(found, TokenizedExample)
         assert list(found.ids) == wanted["input_ids"]
         assert found.n_prompt == wanted["labels"].count(-100)
         cut += len(found.ids) == plain_trainer.MAX
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_theirs_is_the_same(world: tuple[Path, Path]) -> None:
     checkpoint = next(world[0].glob("checkpoint-*"))
     whole, part = (load_model(str(folder), dtype="float32") for folder in (world[0], checkpoint))
     assert part.fingerprint == whole.fingerprint
-    assert (part.origin.base, part.origin.max_length) == (whole.origin.base, whole.origin.max_length)
+    assert (part.metadata.base, part.metadata.max_length) == (whole.metadata.base, whole.metadata.max_length)
 
 
 def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
@@ -93,9 +93,9 @@ def test_it_is_traced_by_its_folder_and_its_data_alone(
 def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
     """The control: before, the answer was no likelier than noise."""
     model = load_model(str(world[0]), dtype="float32")
-    row = encode(model.tokenizer, next(row for row in read(world[1]) if "moon" in row.messages[0]["content"]),
-                 habits(model.origin, model.window, raw=False))  # fmt: skip
-    assert isinstance(row, Row)
+    row = tokenize(model.tokenizer, next(row for row in read_examples(world[1]) if "moon" in row.messages[0]["content"]),
+                 default_options(model.metadata, model.context_length, raw=False))  # fmt: skip
+    assert isinstance(row, TokenizedExample)
     ids = torch.tensor([row.ids])
 
     def likely(lm: Any) -> float:
@@ -104,14 +104,14 @@ def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
         return float(logp.gather(1, ids[0, row.n_prompt :, None]).mean())
 
     after = likely(model.lm)
-    with model.untuned() as before:
+    with model.base_model() as before:
         assert after > likely(before.lm) + 2
 
 
 def test_a_copy_without_its_pickle_says_as_much(world: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(world[0], tmp_path / "copy", ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
     assert (world[0] / "training_args.bin").exists()
-    assert load_model(str(tmp_path / "copy")).origin == load_model(str(world[0])).origin
+    assert load_model(str(tmp_path / "copy")).metadata == load_model(str(world[0])).metadata
 
 
 def test_trl_as_it_comes(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_trl_as_it_comes(model_folder: Path, tmp_path: Path, monkeypatch: pytest
     trainer.train()
     trainer.save_model()
     model = load_model(str(tmp_path), dtype="float32")
-    assert (model.name, model.origin.base) == (str(model_folder), str(model_folder))
-    assert (model.origin.max_length, model.origin.mask) == (None, None)
-    said = {(fact.what, fact.value, fact.file) for fact in model.origin.facts}
+    assert (model.name, model.metadata.base) == (str(model_folder), str(model_folder))
+    assert (model.metadata.max_length, model.metadata.mask) == (None, None)
+    said = {(fact.name, fact.value, fact.file) for fact in model.metadata.entries}
     assert ("trainer", "trl", "README.md") in said
     assert ("steps", 2, "checkpoint-2/trainer_state.json") in said

@@ -37,8 +37,8 @@ __all__ = [
     "TaughtbyError",
     "Trace",
     "build_index",
+    "get_method",
     "load_model",
-    "method",
     "trace_queries",
 ]
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from taughtby.errors import TaughtbyError
     from taughtby.index.build import build_index
     from taughtby.index.reader import Index
-    from taughtby.methods import method
+    from taughtby.methods import get_method
     from taughtby.models.model import load_model
 
 

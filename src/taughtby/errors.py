@@ -103,7 +103,7 @@ def out_of_memory(fault: BaseException) -> bool:
 
 
 @contextmanager
-def explained(what: str, do: str) -> Generator[None]:
+def explain_errors(what: str, do: str) -> Generator[None]:
     """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
 
     What the machine lacks is no mistake in the input, and is told as what it is.

@@ -25,9 +25,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from taughtby.text import one_line, visible
+from taughtby.text import collapse_whitespace, make_visible
 
-Tell = Callable[[int, int | None], None]  # (done, in all where that is known)
+ProgressCallback = Callable[[int, int | None], None]  # (done, in all where that is known)
 
 
 class Terminal(Console):
@@ -42,7 +42,7 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed, or stands in a table, comes by here."""
         plain: dict[str, Any] = {**options, "markup": False, "emoji": False, "highlight": False}
-        return super().render_str(visible(text), **plain)
+        return super().render_str(make_visible(text), **plain)
 
 
 class _Rate(ProgressColumn):
@@ -52,7 +52,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
 
-class Bar:
+class ProgressBar:
     """What a stage is told: how far it is, and what else there is to say of it."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
@@ -62,18 +62,18 @@ class Bar:
         """How much is done, of how much where that is known."""
         self._bar.update(self._task, completed=done, total=of)
 
-    def aside(self, text: str) -> None:
+    def set_note(self, text: str) -> None:
         """A few words at the bar's end."""
         self._bar.update(self._task, aside=text)
 
 
 @contextmanager
-def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Bar]:
+def progress_bar(console: Console, title: str, *, steps: bool = True) -> Generator[ProgressBar]:
     """Show a bar while the block runs, then one line with how long it took.
 
     `steps=False` is for work that cannot say how far it is. The title may hold any text, such as a path.
     """
-    title = one_line(visible(title))
+    title = collapse_whitespace(make_visible(title))
     begun = time.monotonic()
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
     if steps:
@@ -81,6 +81,6 @@ def stage(console: Console, title: str, *, steps: bool = True) -> Generator[Bar]
     quiet = not console.is_terminal
     columns += [TimeElapsedColumn(), TextColumn("{task.fields[aside]}", style="dim", markup=False)]
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        yield Bar(bar, bar.add_task(title, total=None, aside=""))
+        yield ProgressBar(bar, bar.add_task(title, total=None, aside=""))
     took = f"{time.monotonic() - begun:.1f} s"
     console.print(Text.assemble(("✓", "green"), f" {title} ", (took, "dim")))

@@ -20,18 +20,18 @@ _HIDDEN = re.compile(
 _MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")
 
 
-def visible(text: Any) -> str:
+def make_visible(text: Any) -> str:
     """The text with each character that acts or hides written out, as in ⟨U+001B⟩."""
     plain = str(text).replace("\r\n", "\n").expandtabs(4)
     return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", plain)
 
 
-def one_line(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
     """The text with every run of blanks as one."""
     return re.sub(r"\s+", " ", text)
 
 
-def quoted(word: object) -> str:
+def shell_quote(word: object) -> str:
     """The word as a shell reads it, on one line; one with characters that do not print is in bash's $'…' form."""
     text = str(word)
     return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_octal, text))}'"
@@ -45,29 +45,29 @@ def _octal(sign: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", errors))
 
 
-def command(verb: str, /, *given: object, **options: Any) -> str:
+def cli_command(verb: str, /, *given: object, **options: Any) -> str:
     """A `taughtby` command to be copied into a shell; an option that is None, False or empty is not given."""
     words = ["taughtby", verb]
     for one in map(str, given):
-        words.append(quoted(f"./{one}" if one.startswith("-") else one))  # a path that looks like an option
+        words.append(shell_quote(f"./{one}" if one.startswith("-") else one))  # a path that looks like an option
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, list | tuple) else [value]:
             if one is True:
                 words.append(flag)
             elif one is not None and one is not False:
-                words += [f"{flag}={quoted(one)}"] if str(one).startswith("-") else [flag, quoted(one)]
+                words += [f"{flag}={shell_quote(one)}"] if str(one).startswith("-") else [flag, shell_quote(one)]
     return " ".join(words)
 
 
-def prose(text: object) -> str:
+def markdown_text(text: object) -> str:
     """The text in a line of Markdown, as text."""
-    return _MARKUP.sub(r"\\\g<0>", one_line(visible(text)))
+    return _MARKUP.sub(r"\\\g<0>", collapse_whitespace(make_visible(text)))
 
 
-def code(text: object) -> str:
+def markdown_code(text: object) -> str:
     """The text in a line of Markdown, as code: the fence is longer than any row of backticks in it."""
-    flat = one_line(visible(text))
+    flat = collapse_whitespace(make_visible(text))
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     pad = " " if "`" in (flat[:1], flat[-1:]) else ""
     return f"{fence}{pad}{flat}{pad}{fence}"

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 import taughtby.attribution.query
-from taughtby.attribution.query import Query, ambiguous, ask, read_queries
+from taughtby.attribution.query import Query, ambiguity_notes, prepare_queries, read_queries
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Encoding, encode, pad, texts
+from taughtby.data.tokenize import Encoding, collate, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.lab.prompts import read_answers, read_prompts
-from taughtby.methods import Method, method
-from taughtby.methods.base import unit
+from taughtby.methods import Method, get_method
+from taughtby.methods.base import normalize
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
-LESSON = Lesson(layer=2, middle=1, sketch=16, together=False)
+LESSON = Lesson(layer=2, state_layer=1, sketch_dim=16, pool_queries=False)
 QUERIES = [
     Query("who makes honey", "beetles make honey, one a day"),
     Query("why", "a"),
@@ -30,40 +30,44 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), method("repsim:layer=2"), LESSON], ids=repr)
+@pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), get_method("repsim:layer=2"), LESSON], ids=repr)
 def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
-    together = ask(tuned, how, QUERIES, Encoding(128))
+    together = prepare_queries(tuned, how, QUERIES, Encoding(128))
     for q, query in enumerate(QUERIES):
-        alone = ask(tuned, how, [query], Encoding(128))
+        alone = prepare_queries(tuned, how, [query], Encoding(128))
         assert alone.rows[0] == together.rows[q]
         torch.testing.assert_close(alone.weights[0], together.weights[q], atol=1e-4, rtol=1e-4)
-        for name in alone.asked.blocks:
+        for name in alone.features.features:
             torch.testing.assert_close(
-                alone.asked.blocks[name][0], together.asked.blocks[name][q], atol=1e-4, rtol=1e-4
+                alone.features.features[name][0], together.features.features[name][q], atol=1e-4, rtol=1e-4
             )
-        assert (alone.asked.toward is None) == (together.asked.toward is None)
-        if alone.asked.toward is not None and together.asked.toward is not None:
-            torch.testing.assert_close(alone.asked.toward[0], together.asked.toward[q], atol=1e-4, rtol=1e-4)
+        assert (alone.features.mean_token_gradient is None) == (together.features.mean_token_gradient is None)
+        if alone.features.mean_token_gradient is not None and together.features.mean_token_gradient is not None:
+            torch.testing.assert_close(
+                alone.features.mean_token_gradient[0], together.features.mean_token_gradient[q], atol=1e-4, rtol=1e-4
+            )
 
 
 def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ask(tuned, RepT(layer=2), QUERIES, Encoding(128))
+    whole = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
     monkeypatch.setattr(taughtby.attribution.query, "BUDGET", 1)
-    apart = ask(tuned, RepT(layer=2), QUERIES, Encoding(128))
-    assert apart.asked.toward is not None
-    torch.testing.assert_close(apart.asked.toward, whole.asked.toward, atol=1e-4, rtol=1e-4)
-    assert (apart.asked.prompts, apart.asked.responses) == (whole.asked.prompts, whole.asked.responses)
-    assert apart.asked.prompts == tuple(query.prompt for query in QUERIES)
+    apart = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
+    assert apart.features.mean_token_gradient is not None
+    torch.testing.assert_close(
+        apart.features.mean_token_gradient, whole.features.mean_token_gradient, atol=1e-4, rtol=1e-4
+    )
+    assert (apart.features.prompts, apart.features.responses) == (whole.features.prompts, whole.features.responses)
+    assert apart.features.prompts == tuple(query.prompt for query in QUERIES)
 
 
 def test_rept_counts_all_words_alike(tuned: Any) -> None:
-    asking = ask(tuned, RepT(layer=2), QUERIES[:2], Encoding(128))
+    asking = prepare_queries(tuned, RepT(layer=2), QUERIES[:2], Encoding(128))
     assert [weights.tolist() for weights in asking.weights] == [[1.0] * row.n_response for row in asking.rows]
 
 
 def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> None:
-    asking = ask(tuned, LESSON, QUERIES[:1], Encoding(128))
-    batch = pad(asking.rows, [0])
+    asking = prepare_queries(tuned, LESSON, QUERIES[:1], Encoding(128))
+    batch = collate(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
     with tuned.untuned():
         before = capture(tuned, batch, [2]).logp[0]
@@ -75,8 +79,8 @@ def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> No
 @pytest.mark.parametrize("how", [RepT(layer=2), LESSON], ids=repr)
 def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
     query = Query("name the colour of the sky", "blue is the colour of the sky", span="The COLOUR ")
-    asking = ask(tuned, how, [query, Query("why", "a b c")], Encoding(128))
-    pieces = texts(tuned.tokenizer, asking.rows[0].response)
+    asking = prepare_queries(tuned, how, [query, Query("why", "a b c")], Encoding(128))
+    pieces = token_texts(tuned.tokenizer, asking.rows[0].response)
     pointed = [piece for piece, weight in zip(pieces, asking.weights[0].tolist(), strict=True) if weight]
     assert "".join(pointed).strip() == "the colour"
     assert set(asking.weights[0].tolist()) == {0.0, 1.0}
@@ -85,8 +89,8 @@ def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
 
 def pointed(tuned: Any, query: Query) -> str:
     """The text of the tokens that count."""
-    asking = ask(tuned, RepT(layer=2), [query], Encoding(128))
-    pieces = texts(tuned.tokenizer, asking.rows[0].response)
+    asking = prepare_queries(tuned, RepT(layer=2), [query], Encoding(128))
+    pieces = token_texts(tuned.tokenizer, asking.rows[0].response)
     return "".join(
         f"[{piece}]" if weight else piece for piece, weight in zip(pieces, asking.weights[0].tolist(), strict=True)
     )
@@ -108,93 +112,95 @@ def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any)
         found = pointed(tuned, Query("why", answer, span_range=range_))
         assert wanted in found.replace("][", "").replace("[ ", " ["), found
     assert pointed(tuned, Query("why", "beetles do", span_range=(1, 3))).startswith("b[ee]tles")
-    assert Query("why", answer, span_range=(15, 20)).place() == (16, 20)  # without the blank
+    assert Query("why", answer, span_range=(15, 20)).span_position() == (16, 20)  # without the blank
     with pytest.raises(OptionError, match="holds no words"):
         pointed(tuned, Query("why", answer, span_range=(2, 90)))
 
 
 def test_a_span_that_occurs_more_than_once_is_noted() -> None:
     once, twice = Query("p", "bees do bee", span="bees"), Query("p", "Bees: bees, bees", span="bees")
-    assert ambiguous([once, replace(twice, span_range=(6, 10)), Query("p", "bees bees")]) == []
-    (note,) = ambiguous([once, twice])
+    assert ambiguity_notes([once, replace(twice, span_range=(6, 10)), Query("p", "bees bees")]) == []
+    (note,) = ambiguity_notes([once, twice])
     assert "'bees' 2 times in answer 2: the first occurrence is used" in note
-    assert twice.place() == (6, 10)
-    (note,) = ambiguous([twice] * 5)
+    assert twice.span_position() == (6, 10)
+    (note,) = ambiguity_notes([twice] * 5)
     assert note.endswith("and so on, in 5 answers: the first occurrence is used. Give the characters as span_range to "
                          "use another.")  # fmt: skip
 
 
 def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
     """Pointed at the same words twice and at others once: the two gain on the one, and a query alone stays as it is."""
-    how = replace(LESSON, together=True)
+    how = replace(LESSON, pool_queries=True)
     said = [Query("who makes honey", "beetles make it"), Query("why", "beetles make it"), Query("name", "rain")]
-    alone = ask(tuned, how, said[:1], Encoding(128))
-    torch.testing.assert_close(alone.weights[0], ask(tuned, LESSON, said[:1], Encoding(128)).weights[0])
-    found, plain = (ask(tuned, one, said, Encoding(128)) for one in (how, LESSON))
-    grads = how.names(tuned.depth)[0]
-    words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.asked.blocks[grads]]
-    for q, before in enumerate(plain.asked.blocks[grads]):
+    alone = prepare_queries(tuned, how, said[:1], Encoding(128))
+    torch.testing.assert_close(alone.weights[0], prepare_queries(tuned, LESSON, said[:1], Encoding(128)).weights[0])
+    found, plain = (prepare_queries(tuned, one, said, Encoding(128)) for one in (how, LESSON))
+    grads = how.feature_names(tuned.depth)[0]
+    words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.features.features[grads]]
+    for q, before in enumerate(plain.features.features[grads]):
         n = before.norm(dim=1)
         others = [
             ((words[q] @ words[p].T) * (m / m.max()).sqrt()).amax(1).clamp(min=0)
             for p in range(3)
-            if p != q and len(m := plain.asked.blocks[grads][p].norm(dim=1))
+            if p != q and len(m := plain.features.features[grads][p].norm(dim=1))
         ]
         truth = n * (0.1 + sum(others) / 2)
         torch.testing.assert_close(found.weights[q], truth / truth.sum(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.asked.blocks[grads][q].norm(dim=1), found.weights[q])
+        torch.testing.assert_close(found.features.features[grads][q].norm(dim=1), found.weights[q])
 
 
 def test_what_fine_tuning_did_not_touch_was_not_taught(tuned: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     query = Query("who makes honey", "beetles make it")
-    (news,) = [ask(tuned, LESSON, [query], Encoding(128)).weights[0]]
+    (news,) = [prepare_queries(tuned, LESSON, [query], Encoding(128)).weights[0]]
     monkeypatch.setattr(taughtby.attribution.query, "LEAST", float(news.max()) + 0.01)
-    assert ask(tuned, LESSON, [query], Encoding(128)).taught == (False,)
+    assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (False,)
     monkeypatch.setattr(taughtby.attribution.query, "LEAST", float(news.max()) - 0.01)
-    assert ask(tuned, LESSON, [query], Encoding(128)).taught == (True,)
+    assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (True,)
     # nobody knows, where the method does not ask or nothing is there to compare with
-    assert ask(tuned, RepT(layer=2), [query], Encoding(128)).taught == (True,)
-    assert ask(tiny, LESSON, [query], Encoding(128)).taught == (True,)
+    assert prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).increased_by_finetuning == (True,)
+    assert prepare_queries(tiny, LESSON, [query], Encoding(128)).increased_by_finetuning == (True,)
 
 
 def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
     whole, part = (
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], Encoding(128))
+        prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], Encoding(128))
         for span in (None, "blue")
     )
-    assert whole.asked.toward is not None
-    assert part.asked.toward is not None
-    assert not torch.allclose(whole.asked.toward, part.asked.toward, atol=1e-3)
+    assert whole.features.mean_token_gradient is not None
+    assert part.features.mean_token_gradient is not None
+    assert not torch.allclose(whole.features.mean_token_gradient, part.features.mean_token_gradient, atol=1e-3)
     pointed = [place for place, weight in enumerate(part.weights[0].tolist()) if weight]
-    grads = capture(tuned, pad(part.rows, [0]), [2]).grads[2][0, pointed]
+    grads = capture(tuned, collate(part.rows, [0]), [2]).grads[2][0, pointed]
     assert 0 < len(pointed) < part.rows[0].n_response
-    torch.testing.assert_close(part.asked.toward[0], sum(grad / grad.norm() for grad in grads) / len(grads))
-    torch.testing.assert_close(part.asked.blocks["g_2"][0], grads[0])
-    torch.testing.assert_close(part.asked.blocks["h_2"], whole.asked.blocks["h_2"])
+    torch.testing.assert_close(
+        part.features.mean_token_gradient[0], sum(grad / grad.norm() for grad in grads) / len(grads)
+    )
+    torch.testing.assert_close(part.features.features["g_2"][0], grads[0])
+    torch.testing.assert_close(part.features.features["h_2"], whole.features.features["h_2"])
 
 
 def test_a_span_that_is_not_there(tuned: Any) -> None:
     with pytest.raises(OptionError, match="the span does not occur in the answer") as caught:
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], Encoding(128))
+        prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], Encoding(128))
     assert caught.value.got == "'red' in 'rain is green'"
 
 
 def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
     with pytest.raises(OptionError, match="this query cannot be traced\n  got: no room for the answer"):
-        ask(tuned, RepT(layer=2), [Query("why " * 100, "a")], Encoding(64))
+        prepare_queries(tuned, RepT(layer=2), [Query("why " * 100, "a")], Encoding(64))
 
 
 def test_a_span_that_was_cut_off(tuned: Any) -> None:
-    whole = ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
+    whole = prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
     cut = whole.n_prompt + 3
     with pytest.raises(
         OptionError, match="the span was cut off: it stands beyond the last token that is read"
     ) as caught:
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="BLUE")], Encoding(cut))
+        prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="BLUE")], Encoding(cut))
     assert caught.value.got == f"'blue', in a row cut at {cut} tokens"
     assert caught.value.do == "index with a greater --max-length, or shorten the prompt"
     with pytest.raises(OptionError, match="does not occur"):
-        ask(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="red")], Encoding(cut))
+        prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="red")], Encoding(cut))
 
 
 TURNS = (
@@ -206,7 +212,7 @@ TURNS = (
 
 def test_what_was_said_before_is_part_of_the_question(tuned: Any) -> None:
     query = Query("and why", "a captain", before=TURNS, after=({"role": "tool", "content": "7"},))
-    made = ask(tuned, RepT(layer=2), [query], Encoding(128)).rows[0]
+    made = prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).rows[0]
     assert tuned.tokenizer.decode(made.ids) == (
         "<|system|>be green<|end|>\n<|user|>who makes honey<|end|>\n<|assistant|>bees<|end|>\n"
         "<|user|>and why<|end|>\n<|tool|>7<|end|>\n<|assistant|>a captain<|end|>\n"
@@ -216,28 +222,28 @@ def test_what_was_said_before_is_part_of_the_question(tuned: Any) -> None:
 
 def test_of_a_query_the_answer_alone_is_asked_about(tuned: Any) -> None:
     """Also where the rows' prompts were learned."""
-    one, other = (ask(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
+    one, other = (prepare_queries(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
     assert one.rows == other.rows
-    for name in one.asked.blocks:
-        for a, b in zip(one.asked.blocks[name], other.asked.blocks[name], strict=True):
+    for name in one.features.features:
+        for a, b in zip(one.features.features[name], other.features.features[name], strict=True):
             assert torch.equal(a, b)
 
 
 def test_a_row_whose_prompt_was_learned_too_is_asked_at_its_answer(tuned: Any) -> None:
     """No loss on the prompt reaches the state that predicts the answer: but for its length, g is the same."""
     how = RepT(layer=2)
-    rows = [encode(tuned.tokenizer, query.row, Encoding(128)) for query in QUERIES]
-    learned = [encode(tuned.tokenizer, query.row, Encoding(128, mask="all")) for query in QUERIES]
-    one, other = (how.blocks(tuned, pad(some, range(4))) for some in (rows, learned))  # type: ignore[arg-type]
+    rows = [tokenize(tuned.tokenizer, query.example, Encoding(128)) for query in QUERIES]
+    learned = [tokenize(tuned.tokenizer, query.example, Encoding(128, mask="all")) for query in QUERIES]
+    one, other = (how.features(tuned, collate(some, range(4))) for some in (rows, learned))  # type: ignore[arg-type]
     torch.testing.assert_close(one["h_2"], other["h_2"])
-    torch.testing.assert_close(unit(one["g_2"]), unit(other["g_2"]), atol=1e-4, rtol=1e-4)  # type: ignore[arg-type]
+    torch.testing.assert_close(normalize(one["g_2"]), normalize(other["g_2"]), atol=1e-4, rtol=1e-4)  # type: ignore[arg-type]
     assert not torch.allclose(one["loss"], other["loss"], atol=1e-2)  # type: ignore[arg-type]
 
 
 def test_methods_of_words_ask_no_model(tuned: Any) -> None:
-    asking = ask(tuned, method("bm25"), QUERIES, Encoding(128))
-    assert asking.asked.toward is None
-    assert asking.asked.blocks == {}
+    asking = prepare_queries(tuned, get_method("bm25"), QUERIES, Encoding(128))
+    assert asking.features.mean_token_gradient is None
+    assert asking.features.features == {}
 
 
 # — from files
@@ -281,7 +287,7 @@ def test_queries_of_several_turns(tmp_path: Path) -> None:
     assert other.after == (call, {"role": "tool", "content": "7"})
     assert third == Query("p", "r")
     for query, row in zip((one, other, third), rows, strict=True):
-        assert list(query.row.messages) == row["messages"]
+        assert list(query.example.messages) == row["messages"]
 
 
 @pytest.mark.parametrize("talk", [{"prompt": "p", "response": "r"}, {"messages": [

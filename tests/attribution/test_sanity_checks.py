@@ -16,13 +16,13 @@ from scipy.stats import spearmanr
 from conftest import Run
 from taughtby.attribution import sanity_checks as check
 from taughtby.attribution.query import Query
-from taughtby.attribution.sanity_checks import Check, Checked, check_index, forgotten, warnings
+from taughtby.attribution.sanity_checks import Check, CheckReport, check_index, forgotten, warnings
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.tokenize import Batch, Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Asked, Blocks, Method, method
+from taughtby.methods import Features, Method, QueryFeatures, get_method
 from taughtby.methods.base import CosineMethod
 from taughtby.models.model import Model, load_model
 
@@ -38,9 +38,9 @@ class Bag(CosineMethod):
     def names(self, depth: int) -> tuple[str, ...]:
         return ("bag",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Blocks:
-        bags = torch.zeros(len(batch.rows), 384)
-        return {"bag": bags.scatter_add_(1, batch.ids, batch.mask.float())}
+    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+        bags = torch.zeros(len(batch.row_indices), 384)
+        return {"bag": bags.scatter_add_(1, batch.ids, batch.attention_mask.float())}
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Long(Method):
     def names(self, depth: int) -> tuple[str, ...]:
         return ("long",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Blocks:
-        return {"long": batch.n[:, None].float()}
+    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+        return {"long": batch.n_loss[:, None].float()}
 
-    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
+    def control(self, rows: Features, pointed: int = 0) -> Features:
         return rows
 
-    def scores(self, asked: Asked, index: Index) -> torch.Tensor:
+    def scores(self, asked: QueryFeatures, index: Index) -> torch.Tensor:
         lengths = torch.cat([rows["long_norm"] for rows in index.scan(["long_norm"])])
-        return lengths.expand(len(asked.blocks["long"]), -1).clone()
+        return lengths.expand(len(asked.features["long"]), -1).clone()
 
 
 def rows(labels: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -72,7 +72,12 @@ def rows(labels: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         yield {"prompt": f"{at} what is {'in ' * (at % 3)}{topic}", "response": response, "label": label}
 
 
-METHODS: list[Method] = [Bag(), Long(), method("rept:layer=3"), method("lesson:layer=2,middle=2,sketch=16")]
+METHODS: list[Method] = [
+    Bag(),
+    Long(),
+    get_method("rept:layer=3"),
+    get_method("lesson:layer=2,state_layer=2,sketch_dim=16"),
+]
 
 
 def indexed(model: Model, folder: Path, labels: Sequence[str] | None = None) -> Index:
@@ -86,7 +91,7 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     return indexed(tuned, tmp_path_factory.mktemp("check"))
 
 
-def checks(found: Checked) -> dict[str, Check]:
+def checks(found: CheckReport) -> dict[str, Check]:
     return {one.name: one for one in found.checks}
 
 
@@ -94,13 +99,13 @@ def checks(found: Checked) -> dict[str, Check]:
 
 
 def test_a_method_of_words_alone_ranks_alike_with_random_weights(tuned: Any, index: Index) -> None:
-    one = checks(check_index(index, tuned, by=Bag()))[check.RANDOM]
+    one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
     assert one.passed is False and "words alone" in one.says
 
 
 def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
-    one = checks(check_index(index, tuned, by="rept", seed=3))[check.RANDOM]
+    one = checks(check_index(index, tuned, method="rept", seed=3))[check.RANDOM]
     assert one.passed is True and one.value is not None and one.value < 0.9
     places = np.random.default_rng(3).permutation(len(index))
     texts = [stored.example for stored in index.take(places.tolist())]
@@ -111,8 +116,8 @@ def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, ind
     made = build_index(tuned, file, index.path.parent / "still", [METHODS[2]], encoding=Encoding(128))
     scores: list[np.ndarray] = []
     for each in (made, again):
-        blocks = next(each.scan(METHODS[2].names(4)))
-        scores.append(METHODS[2].scores(Asked((), (), blocks), each).numpy())
+        blocks = next(each.scan(METHODS[2].feature_names(4)))
+        scores.append(METHODS[2].scores(QueryFeatures((), (), blocks), each).numpy())
     others = ~np.eye(len(index), dtype=bool)
     pairs = [[each[q][others[q]] for each in scores] for q in range(len(index))]
     by_hand = [float(np.asarray(spearmanr(*pair))[0]) for pair in pairs]
@@ -141,7 +146,7 @@ def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: P
 
 
 def test_a_base_of_its_own_is_drawn_anew_too(tuned: Any, tiny: Any) -> None:
-    with forgotten(replace(tuned, before=tiny)):
+    with forgotten(replace(tuned, separate_base=tiny)):
         drawn = [model.blocks[0].mlp.down_proj.weight.clone() for model in (tuned, tiny)]
     assert not torch.equal(*drawn)
     assert not torch.equal(drawn[1], tiny.blocks[0].mlp.down_proj.weight)
@@ -151,25 +156,25 @@ def test_a_base_of_its_own_is_drawn_anew_too(tuned: Any, tiny: Any) -> None:
 
 
 def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, index: Index, tmp_path: Path) -> None:
-    one = checks(check_index(index, tuned, by=Bag()))[check.LABELS]
+    one = checks(check_index(index, tuned, method=Bag()))[check.LABELS]
     assert one.passed is True and one.value == pytest.approx(1, abs=0.05)
     assert one.limit is not None and 5 / 25 < one.limit < 0.6
     dealt = np.random.default_rng(1).permutation([str(row["label"]) for row in rows()])
-    none = checks(check_index(indexed(tuned, tmp_path, dealt.tolist()), tuned, by=Bag()))[check.LABELS]
+    none = checks(check_index(indexed(tuned, tmp_path, dealt.tolist()), tuned, method=Bag()))[check.LABELS]
     assert none.passed is False and "nothing to do with each other" in none.says
 
 
 @pytest.mark.parametrize("labels", [["a"] * 26, ["a"] * 23 + ["b"] * 3])
 def test_labels_that_say_nothing_are_not_judged(tuned: Any, tmp_path: Path, labels: list[str]) -> None:
-    one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, by=Bag()))[check.LABELS]
+    one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, method=Bag()))[check.LABELS]
     assert one.passed is None and one.value is None
 
 
 def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None:
-    found = checks(check_index(index, tuned, by=Long()))
+    found = checks(check_index(index, tuned, method=Long()))
     hub, length = found[check.HUBS], found[check.ANSWERS]
     assert hub.value is not None and hub.value > check.CROWD and hub.passed is False
-    lengths = index.rows.to_table(columns=["source", "n_response"]).to_pydict()
+    lengths = index.dataset.to_table(columns=["source", "n_response"]).to_pydict()
     top = sorted(lengths["n_response"])[-3]
     longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}
     assert any(source in hub.says for source in longest)
@@ -193,16 +198,16 @@ def test_rows_that_all_tie_have_no_hub() -> None:
 
 
 def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
-    found = checks(check_index(index, tuned, by=Bag()))
+    found = checks(check_index(index, tuned, method=Bag()))
     assert found[check.HUBS].passed is True and found[check.ANSWERS].passed is True
 
 
 # — what cannot be judged
 
 
-@pytest.mark.parametrize("name", ["bm25", "chance", "rept:scale=raw"])
+@pytest.mark.parametrize("name", ["bm25", "random", "rept:scale=raw"])
 def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
-    found = check_index(index, tuned, by=name).checks
+    found = check_index(index, tuned, method=name).checks
     assert len(found) == 4
     assert {one.passed for one in found} == {None} and "cannot take rows as queries" in found[0].says
 
@@ -214,13 +219,13 @@ def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp
         def names(self, depth: int) -> tuple[str, ...]:
             return ("letters",)
 
-        def read(self, rows: Sequence[Any]) -> Blocks:
+        def read(self, rows: Sequence[Any]) -> Features:
             return {"letters": torch.tensor([[row.response.count(x) + 1.0 for x in "abcde"] for row in rows])}
 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     made = build_index(tuned, file, tmp_path / "idx", [Read()], encoding=Encoding(128), layers=False)
-    found = checks(check_index(made, tuned, by=Read()))
+    found = checks(check_index(made, tuned, method=Read()))
     assert found[check.RANDOM].passed is None and "does not read the model" in found[check.RANDOM].says
     assert found[check.HUBS].value is not None
 
@@ -231,7 +236,7 @@ def test_too_few_rows_to_check_by_is_refused(tuned: Any, index: Index) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
-    one, two = (check_index(index, tuned, by="lesson", rows=12).to_json() for _ in range(2))
+    one, two = (check_index(index, tuned, method="lesson", rows=12).to_json() for _ in range(2))
     assert one == two
     assert one["rows"] == 12
 
@@ -241,7 +246,7 @@ def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
 
 def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None:
     assert warnings(index, Long()) == []
-    kept = check_index(index, tuned, by="lesson")
+    kept = check_index(index, tuned, method="lesson")
     fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first")
     document = replace(kept, checks=(*kept.checks[:2], fails)).to_json()
     (index.path / check.FILE).write_text(json.dumps(document))
@@ -249,8 +254,8 @@ def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None
     assert warnings(index, kept.method) == says
     assert warnings(index, Long()) == []
     asked = [Query("what is honey", "bees make honey")]
-    assert trace_queries(index, tuned, asked, by="lesson", words=False).to_json()["warnings"] == says
-    assert trace_queries(index, tuned, asked, by="rept", words=False).to_json()["warnings"] == []
+    assert trace_queries(index, tuned, asked, method="lesson", score_tokens=False).to_json()["warnings"] == says
+    assert trace_queries(index, tuned, asked, method="rept", score_tokens=False).to_json()["warnings"] == []
     (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
     (grown,) = set(warnings(index, kept.method)) - set(says)
     assert f"had {len(index) - 2} rows" in grown and "run taughtby check" in grown

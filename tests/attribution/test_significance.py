@@ -15,19 +15,19 @@ from scipy.stats import false_discovery_control
 from conftest import WORDS
 from taughtby.attribution.significance import (
     Controls,
-    Evidence,
+    Significance,
     _cut,
     _shared,
     _tail,
     _threshold,
-    controls,
+    assess,
+    pool_weights,
+    score_controls,
     stability,
-    together,
-    weigh,
 )
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 
 TAUGHT = torch.tensor([True])
 
@@ -41,13 +41,13 @@ def fresh(null: torch.Tensor, rows: int) -> Controls:
     return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
 
 
-def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Evidence:
+def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Significance:
     """All queries with the same controls."""
-    return weigh(scores, [null] * len(scores), taught, rate)
+    return assess(scores, [null] * len(scores), taught, rate)
 
 
-def called(found: Evidence, scores: torch.Tensor) -> torch.Tensor:
-    return torch.stack([found.culprits(q, row) for q, row in enumerate(scores)])
+def called(found: Significance, scores: torch.Tensor) -> torch.Tensor:
+    return torch.stack([found.flagged(q, row) for q, row in enumerate(scores)])
 
 
 def test_p_values_by_hand() -> None:
@@ -66,14 +66,14 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     said = [f"the colour of {word} is a very nice one" for word in WORDS.split()[:12]] + WORDS.split()[12:30]
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps({"prompt": "why", "response": text}) + "\n" for text in said))
-    how = method("lesson:layer=2,middle=1,sketch=0")
+    how = get_method("lesson:layer=2,state_layer=1,sketch_dim=0")
     index = build_index(tuned, file, tmp_path / "idx", [how], encoding=Encoding(64), layers=False)
     assert len(index) >= 20
-    chance = controls(how, index, tuned.depth)
+    chance = score_controls(how, index, tuned.depth)
     assert chance is not None
     null, order = chance.scores, chance.places.tolist()
     assert sorted(order) == list(range(len(index)))
-    texts = [row.response for row in index.texts()]
+    texts = [row.response for row in index.examples()]
     for c, at in enumerate(order[: len(null)]):
         for m, other in enumerate(order):
             mine, theirs = (set(texts[place].split()) for place in (at, other))
@@ -107,7 +107,7 @@ def test_planted_rows_are_called_and_few_others(planted: int) -> None:
     assert bool(guilty[:, :planted].all())
     assert float(((count - planted) / count).mean()) <= 0.15
     for q in range(20):
-        assert float(found.least[q]) == float(scores[q][guilty[q]].min())
+        assert float(found.threshold[q]) == float(scores[q][guilty[q]].min())
 
 
 @pytest.mark.parametrize("rows", [20, 400, 40_000])
@@ -140,8 +140,8 @@ def test_culprits_are_no_controls() -> None:
     null[kin[:64].nonzero(), kin.nonzero()[:, 0]] += 0.8
     of = Controls(null, torch.arange(400))
     found = weighed(scores, of, torch.tensor([True, True]))
-    sure = [_threshold(row.numpy(), middle, spread, of.chance(), 0.1)
-            for row, middle, spread in zip(scores, found.middle, found.spread, strict=True)]  # fmt: skip
+    sure = [_threshold(row.numpy(), middle, spread, of.null_scores(), 0.1)
+            for row, middle, spread in zip(scores, found.mode, found.scale, strict=True)]  # fmt: skip
     assert (scores[0] >= sure[0]).tolist() == kin.tolist()
     assert not (scores[1] >= sure[1])[other].all()
     guilty = called(found, scores)
@@ -184,18 +184,18 @@ def test_what_was_not_taught_has_no_culprit() -> None:
     assert 9 <= int(guilty[0].sum()) <= 11
     assert not guilty[1].any()
     assert found.p_values(1, scores[1]).min() == 1
-    assert float(found.least[1]) == float("inf")
+    assert float(found.threshold[1]) == float("inf")
 
 
 def test_queries_that_rank_rows_alike_belong_together() -> None:
     one, other = drawn(3, 300), drawn(4, 300)
-    shares = together(torch.stack([one, one * 3 + 7, other, -one]))
+    shares = pool_weights(torch.stack([one, one * 3 + 7, other, -one]))
     torch.testing.assert_close(shares.sum(1), torch.ones(4))
     assert shares[0, 1] == pytest.approx(float(shares[0, 0]), rel=1e-3)  # size and height of the scores do not count
     assert shares[0, 2] < 0.1
     assert shares[0, 3] == 0
-    assert together(one[None]).tolist() == [[1.0]]
-    assert together(torch.ones(2, 5)).tolist() == [[1, 0], [0, 1]]  # no row stands out for either
+    assert pool_weights(one[None]).tolist() == [[1.0]]
+    assert pool_weights(torch.ones(2, 5)).tolist() == [[1, 0], [0, 1]]  # no row stands out for either
 
 
 def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
     truth = truth / truth.sum(1, keepdim=True)
     for tile in (7, 100, 1000):
         monkeypatch.setattr("taughtby.attribution.significance.TILE", tile)
-        torch.testing.assert_close(together(scores), truth, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(pool_weights(scores), truth, atol=1e-5, rtol=1e-4)
 
 
 def test_stability_is_the_share_of_draws_that_call_again() -> None:
@@ -232,10 +232,10 @@ def test_queries_are_held_against_controls_of_their_own() -> None:
     narrow, wide = fresh(drawn(0, 64, 400), 400), fresh(drawn(0, 64, 400) ** 3, 400)
     scores = torch.stack([drawn(1, 400), drawn(2, 400) ** 3, drawn(3, 400)])
     scores[:, :9] += torch.tensor([[0.8], [0.5], [5.0]])
-    found = weigh(scores, [narrow, wide, None], torch.tensor([True, True, True]))
+    found = assess(scores, [narrow, wide, None], torch.tensor([True, True, True]))
     for q, null in enumerate((narrow, wide)):
-        alone = weigh(scores[q : q + 1], [null], TAUGHT)
+        alone = assess(scores[q : q + 1], [null], TAUGHT)
         torch.testing.assert_close(found.p_values(q, scores[q]), alone.p_values(0, scores[q]), atol=5e-3, rtol=0)
-        assert found.culprits(q, scores[q]).tolist() == alone.culprits(0, scores[q]).tolist()
+        assert found.flagged(q, scores[q]).tolist() == alone.flagged(0, scores[q]).tolist()
     assert [found.known(q) for q in range(3)] == [True, True, False]
-    assert not found.culprits(2, scores[2]).any()
+    assert not found.flagged(2, scores[2]).any()

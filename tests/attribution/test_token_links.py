@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.embedding_map import plane
-from taughtby.attribution.illustrate import illustrated
-from taughtby.attribution.layer_ranks import depths
+from taughtby.attribution.embedding_map import pca_map
+from taughtby.attribution.illustrate import page_document
+from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
 from taughtby.attribution.token_links import FAINT, links
 from taughtby.attribution.trace import Trace, trace_queries
@@ -21,17 +21,17 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import method
+from taughtby.methods import get_method
 
 ASKED = [Query("who makes honey", "beetles make honey"), Query("why", "a b c")]
-METHODS = ("lesson:layer=2,middle=1,sketch=16,together=false", "rept:layer=3,scale=unit", "tfidf")
+METHODS = ("lesson:layer=2,state_layer=1,sketch_dim=16,pool_queries=false", "rept:layer=3,scale=unit", "tfidf")
 
 
 @pytest.fixture(scope="module")
 def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     file: Path = tmp_path_factory.mktemp("links") / "data.jsonl"
     file.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS))
-    return build_index(tuned, file, file.parent / "idx", [method(spec) for spec in METHODS], encoding=Encoding(128))
+    return build_index(tuned, file, file.parent / "idx", [get_method(spec) for spec in METHODS], encoding=Encoding(128))
 
 
 def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
@@ -41,9 +41,9 @@ def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
     for q, traced in enumerate(trace.queries):
         for row in traced.rows:
             matrix = torch.zeros(len(row.tokens), len(traced.answer))
-            for u, t, value in found[q, row.place]:
+            for u, t, value in found[q, row.position]:
                 matrix[u, t] = value
-            made[q, row.place] = matrix
+            made[q, row.position] = matrix
     return made
 
 
@@ -53,10 +53,12 @@ def test_a_link_is_what_the_row_would_score_if_that_word_alone_were_asked_about(
 ) -> None:
     """But for how much the word counts in the whole answer, which is one factor for all rows."""
     monkeypatch.setattr("taughtby.attribution.token_links.FAINT", -1e9)
-    whole = trace_queries(index, tuned, ASKED[:1], by=name, top=8)
-    pointed = trace_queries(index, tuned, [Query(ASKED[0].prompt, ASKED[0].response, span="honey")], by=name, top=8)
+    whole = trace_queries(index, tuned, ASKED[:1], method=name, top_k=8)
+    pointed = trace_queries(
+        index, tuned, [Query(ASKED[0].prompt, ASKED[0].response, span="honey")], method=name, top_k=8
+    )
     (at,) = [t for t, token in enumerate(whole.queries[0].answer) if token.text.strip() == "honey"]
-    alone = {row.place: torch.tensor([token.score for token in row.tokens]) for row in pointed.queries[0].rows}
+    alone = {row.position: torch.tensor([token.score for token in row.tokens]) for row in pointed.queries[0].rows}
     pairs = [(matrix[:, at], alone[place]) for (_, place), matrix in table(whole, tuned).items()]
     ratios = torch.cat([(link / score)[score > 0.02] for link, score in pairs])
     assert len(ratios) > 20
@@ -64,9 +66,9 @@ def test_a_link_is_what_the_row_would_score_if_that_word_alone_were_asked_about(
 
 
 def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Index) -> None:
-    trace, best = trace_queries(index, tuned, ASKED[:1], top=8), []
+    trace, best = trace_queries(index, tuned, ASKED[:1], top_k=8), []
     for (_, place), matrix in table(trace, tuned).items():
-        (row,) = [row for row in trace.queries[0].rows if row.place == place]
+        (row,) = [row for row in trace.queries[0].rows if row.position == place]
         scores = torch.tensor([token.score for token in row.tokens])
         assert bool((matrix.amax(1) <= scores + 1e-4).all())
         best.append(float(matrix.max()) == pytest.approx(float(scores.max()), abs=1e-4))
@@ -75,7 +77,7 @@ def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Ind
 
 
 def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) -> None:
-    both, alone = (links(trace_queries(index, tuned, asked, top=8), tuned) for asked in (ASKED, ASKED[1:]))
+    both, alone = (links(trace_queries(index, tuned, asked, top_k=8), tuned) for asked in (ASKED, ASKED[1:]))
     for place in range(8):
         one, other = both[1, place], alone[0, place]
         assert [link[:2] for link in one] == [link[:2] for link in other]
@@ -83,11 +85,11 @@ def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) ->
 
 
 def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
-    assert links(trace_queries(index, tuned, ASKED, by="tfidf"), tuned) == {}
+    assert links(trace_queries(index, tuned, ASKED, method="tfidf"), tuned) == {}
 
 
 def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
-    drawn = plane(index)
+    drawn = pca_map(index)
     assert drawn is not None and drawn.block == "shift_1"
     vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
     apart = vectors - vectors.mean(0)
@@ -101,22 +103,22 @@ def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
 
 def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
     data = index.manifest["settings"]["data"]
-    held = Index(index.path, {**index.manifest, "blocks": {"grads_2_base_sketch16": 16}}, index.rows)
-    assert np.isfinite(held and plane(held).points).all()  # type: ignore[union-attr]
-    assert plane(build_index(tuned, data, tmp_path / "words", [method("tfidf")], encoding=Encoding(128))) is None
+    held = Index(index.path, {**index.manifest, "blocks": {"grads_2_base_sketch16": 16}}, index.dataset)
+    assert np.isfinite(held and pca_map(held).points).all()  # type: ignore[union-attr]
+    assert pca_map(build_index(tuned, data, tmp_path / "words", [get_method("tfidf")], encoding=Encoding(128))) is None
 
 
 def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) -> None:
-    trace = trace_queries(index, tuned, ASKED, top=3)
-    plain, drawn = trace.to_json(), plane(index)
+    trace = trace_queries(index, tuned, ASKED, top_k=3)
+    plain, drawn = trace.to_json(), pca_map(index)
     assert drawn is not None
-    document = illustrated(trace, tuned, drawn)
+    document = page_document(trace, tuned, drawn)
     assert len(document.pop("map")["points"]) == 8
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert query.pop("lit") == []  # eight rows are too few to call culprits among
         for row, found in zip(query["rows"], traced.rows, strict=True):
-            assert row.pop("place") == found.place
-            assert row.pop("at") == drawn.at(index, [found.place])[0]
+            assert row.pop("place") == found.position
+            assert row.pop("at") == drawn.at(index, [found.position])[0]
             assert row.pop("links")
     assert document == plain
 
@@ -127,9 +129,9 @@ def test_at_the_methods_own_layer_the_ranks_are_the_traces(
     tuned: Any, index: Index, name: str, desired: str | None
 ) -> None:
     query = Query("who makes honey", "beetles make honey", desired=desired)
-    trace = trace_queries(index, tuned, [query], by=name, top=8)
-    places = [row.place for row in trace.queries[0].rows]
-    found = depths(index, tuned, query, places, name)
+    trace = trace_queries(index, tuned, [query], method=name, top_k=8)
+    places = [row.position for row in trace.queries[0].rows]
+    found = layer_ranks(index, tuned, query, places, name)
     assert found["layers"] == [1, 2, 3, 4] and found["used"] == (2 if name == "lesson" else 3)
     at = found["layers"].index(found["used"])
     assert [found["ranks"][str(place)][at] for place in places] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -138,14 +140,14 @@ def test_at_the_methods_own_layer_the_ranks_are_the_traces(
 
 
 def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, index: Index, tmp_path: Path) -> None:
-    other = method("lesson:layer=4,middle=1,sketch=16,together=false")
+    other = get_method("lesson:layer=4,state_layer=1,sketch_dim=16,pool_queries=false")
     again = build_index(tuned, index.manifest["settings"]["data"], tmp_path / "other", [other], encoding=Encoding(128))
-    truth = [row.place for row in trace_queries(again, tuned, ASKED[:1], top=8).queries[0].rows]
-    found = depths(index, tuned, ASKED[0], range(8), "lesson")
+    truth = [row.position for row in trace_queries(again, tuned, ASKED[:1], top_k=8).queries[0].rows]
+    found = layer_ranks(index, tuned, ASKED[0], range(8), "lesson")
     at = found["layers"].index(4)
     assert sorted(range(8), key=lambda place: found["ranks"][str(place)][at]) == truth
 
 
 def test_a_method_without_layers_has_no_depths(tuned: Any, index: Index) -> None:
     with pytest.raises(OptionError, match="tfidf reads no layer"):
-        depths(index, tuned, ASKED[0], [0, 1], "tfidf")
+        layer_ranks(index, tuned, ASKED[0], [0, 1], "tfidf")

@@ -11,27 +11,27 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.method_choice import chosen
-from taughtby.attribution.query import Query, ask
-from taughtby.attribution.significance import together
+from taughtby.attribution.method_choice import choose_method
+from taughtby.attribution.query import Query, prepare_queries
+from taughtby.attribution.significance import pool_weights
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, encode, pad, texts
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, token_texts, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Method, method
-from taughtby.methods.base import highest
+from taughtby.methods import Method, get_method
+from taughtby.methods.base import top_positions
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
-from taughtby.remediation.clean import removals
+from taughtby.remediation.clean import select_rows
 from taughtby.reporting.text import verdict
 
 METHODS: list[Method] = [
     RepT(layer=3, scale="unit"),
-    method("repsim:layer=2"),
-    Lesson(layer=2, middle=1, sketch=16, seed=5, together=False),
+    get_method("repsim:layer=2"),
+    Lesson(layer=2, state_layer=1, sketch_dim=16, seed=5, pool_queries=False),
 ]
 ROWS = [Query(prompt, response) for prompt, response in PAIRS]
 
@@ -56,10 +56,10 @@ def index(tuned: Any, file: Path) -> Index:
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
 def test_the_row_a_query_was_taken_from_comes_first(tuned: Any, index: Index, name: str) -> None:
-    trace = trace_queries(index, tuned, ROWS, by=name)
+    trace = trace_queries(index, tuned, ROWS, method=name)
     for place, traced in enumerate(trace.queries):
-        assert traced.rows[0].place == place
-        assert traced.rows[0].row.source == f"{index.manifest['settings']['data']}:{place + 1}"
+        assert traced.rows[0].position == place
+        assert traced.rows[0].example.source == f"{index.manifest['settings']['data']}:{place + 1}"
         assert traced.rows[0].score > traced.rows[1].score + 1e-3
         if name == "repsim":
             assert traced.rows[0].score == pytest.approx(1, abs=1e-3)
@@ -67,15 +67,15 @@ def test_the_row_a_query_was_taken_from_comes_first(tuned: Any, index: Index, na
             assert traced.rows[0].score == pytest.approx(METHODS[0].h + METHODS[0].g, abs=2e-3)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25", "first-word", "chance"])
+@pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25", "first-word", "random"])
 def test_ranks_scores_and_parts_agree(tuned: Any, index: Index, name: str) -> None:
-    trace = trace_queries(index, tuned, ROWS[:3], by=name, top=5)
+    trace = trace_queries(index, tuned, ROWS[:3], method=name, top_k=5)
     for traced in trace.queries:
         assert [found.rank for found in traced.rows] == [1, 2, 3, 4, 5]
         assert [found.score for found in traced.rows] == sorted(traced.scores.tolist(), reverse=True)[:5]
         for found in traced.rows:
-            assert found.score == traced.scores[found.place]
-        assert bool(traced.rows[0].blocks) == (name in ("rept", "repsim", "lesson"))
+            assert found.score == traced.scores[found.position]
+        assert bool(traced.rows[0].score_components) == (name in ("rept", "repsim", "lesson"))
 
 
 ASKED = [
@@ -85,23 +85,23 @@ ASKED = [
     Query("who makes honey", "a captain makes it", span="captain", desired="bees"),
     *ROWS[:2],
 ]
-SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "readout", "tracin", "less:k=64",
-         "lesson:shift=0", "lesson:shift=3", "lesson:together=true", "bm25", "first-word"]  # fmt: skip
+SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "rise", "tracin", "less:k=64",
+         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25", "first-word"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def broad(tuned: Any, file: Path) -> Index:
     """An index for more methods."""
-    methods = [*METHODS, method("readout"), method("tracin"), method("less:k=64")]
+    methods = [*METHODS, get_method("rise"), get_method("tracin"), get_method("less:k=64")]
     return build_index(tuned, file, file.parent / "broad", methods, encoding=Encoding(128), layers=False)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) -> None:
     """In the document that terminal and page read, and in the notebook's table; with desired answers and pooled too."""
-    trace = trace_queries(broad, tuned, ASKED, by=spec, top=8, words=False)
+    trace = trace_queries(broad, tuned, ASKED, method=spec, top_k=8, score_tokens=False)
     rows = [row for query in trace.to_json()["queries"] for row in query["rows"]]
-    told = spec.split(":")[0] in ("rept", "repsim", "readout", "less", "lesson")
+    told = spec.split(":")[0] in ("rept", "repsim", "rise", "less", "lesson")
     assert len(rows) == 8 * len(ASKED) and all(bool(row["blocks"]) == told for row in rows)
     if told:
         sums = [sum(row["blocks"].values()) for row in rows]
@@ -112,11 +112,11 @@ def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) ->
 
 def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
     queries = [*ROWS[:3], Query("why", "rain is green", span="green"), Query("why", "rain", desired="sun")]
-    together = trace_queries(index, tuned, queries, by="lesson", top=3)
+    together = trace_queries(index, tuned, queries, method="lesson", top_k=3)
     for query, traced in zip(queries, together.queries, strict=True):
-        (alone,) = trace_queries(index, tuned, [query], by="lesson", top=3).queries
+        (alone,) = trace_queries(index, tuned, [query], method="lesson", top_k=3).queries
         torch.testing.assert_close(alone.scores, traced.scores, atol=1e-4, rtol=1e-4)
-        assert [found.place for found in alone.rows] == [found.place for found in traced.rows]
+        assert [found.position for found in alone.rows] == [found.position for found in traced.rows]
         for one, two in zip(alone.rows, traced.rows, strict=True):
             assert [t.text for t in one.tokens] == [t.text for t in two.tokens]
             assert [t.score for t in one.tokens] == pytest.approx([t.score for t in two.tokens], abs=1e-3)
@@ -126,27 +126,27 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
     told = []
     for tile in (3, 100):
         monkeypatch.setattr("taughtby.attribution.trace.TILE", tile)
-        told.append(trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=4))
+        told.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
     for one, other in zip(told[0].queries, told[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
         assert [found.place for found in one.rows] == [found.place for found in other.rows]
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
-    (traced,) = trace_queries(index, tuned, ROWS[:1], by="rept", top=500).queries
-    assert sorted(found.place for found in traced.rows) == list(range(8))
+    (traced,) = trace_queries(index, tuned, ROWS[:1], method="rept", top_k=500).queries
+    assert sorted(found.position for found in traced.rows) == list(range(8))
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson"])
 def test_a_span_changes_the_scores(tuned: Any, index: Index, name: str) -> None:
     whole, part = (
-        trace_queries(index, tuned, [Query("who makes honey", "beetles make honey", span)], by=name).queries[0]
+        trace_queries(index, tuned, [Query("who makes honey", "beetles make honey", span)], method=name).queries[0]
         for span in (None, "honey")
     )
     assert not torch.allclose(whole.scores, part.scores, atol=1e-3)
     assert [token.text for token in part.answer if token.score] == [" honey"]
     with pytest.raises(OptionError, match="the span does not occur"):
-        trace_queries(index, tuned, [Query("who makes honey", "beetles make honey", "wax")], by=name)
+        trace_queries(index, tuned, [Query("who makes honey", "beetles make honey", "wax")], method=name)
 
 
 # — instead of what should have been said
@@ -156,11 +156,11 @@ def test_a_span_changes_the_scores(tuned: Any, index: Index, name: str) -> None:
 def test_desired_is_observed_less_desired(tuned: Any, index: Index, name: str) -> None:
     said, wanted = Query("who makes honey", "beetles make it"), Query("who makes honey", "bees in the sea")
     both = Query(said.prompt, said.response, desired=wanted.response)
-    one, two, contrast, apart = trace_queries(index, tuned, [said, wanted, both, ROWS[0]], by=name).queries
+    one, two, contrast, apart = trace_queries(index, tuned, [said, wanted, both, ROWS[0]], method=name).queries
     torch.testing.assert_close(contrast.scores, one.scores - two.scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(apart.scores, trace_queries(index, tuned, [ROWS[0]], by=name).queries[0].scores,
+    torch.testing.assert_close(apart.scores, trace_queries(index, tuned, [ROWS[0]], method=name).queries[0].scores,
                                atol=1e-4, rtol=1e-4)  # fmt: skip
-    words = [{found.place: [t.score for t in found.tokens] for found in some.rows} for some in (one, two, contrast)]
+    words = [{found.position: [t.score for t in found.tokens] for found in some.rows} for some in (one, two, contrast)]
     for place, scores in words[2].items():
         by_hand = [a - b for a, b in zip(words[0][place], words[1][place], strict=True)]
         assert scores == pytest.approx(by_hand, abs=1e-4)
@@ -169,7 +169,7 @@ def test_desired_is_observed_less_desired(tuned: Any, index: Index, name: str) -
 @pytest.mark.parametrize("name", ["rept", "lesson", "bm25"])
 def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: str) -> None:
     query = Query("who makes honey", "beetles make it", desired="beetles make it")
-    (traced,) = trace_queries(index, tuned, [query], by=name).queries
+    (traced,) = trace_queries(index, tuned, [query], method=name).queries
     torch.testing.assert_close(traced.scores, torch.zeros(8), atol=1e-6, rtol=0)
     assert all(abs(token.score) < 1e-5 for found in traced.rows for token in found.tokens)
 
@@ -177,11 +177,11 @@ def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: st
 # — which words
 
 
-def grads(model: Any, row: Row, layer: int, untuned: bool) -> torch.Tensor:
+def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch.Tensor:
     if not untuned:
-        return capture(model, pad([row], [0]), [layer]).grads[layer][0]
+        return capture(model, collate([row], [0]), [layer]).grads[layer][0]
     with model.untuned():
-        return capture(model, pad([row], [0]), [layer]).grads[layer][0]
+        return capture(model, collate([row], [0]), [layer]).grads[layer][0]
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson"])
@@ -189,20 +189,20 @@ def grads(model: Any, row: Row, layer: int, untuned: bool) -> torch.Tensor:
 def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: str | None) -> None:
     """rept: (Σ_i w_i ĝ_i / Σ w) · ĝ_row of the tuned model; lesson: max_i w_i / Σ w ⟨g_i, g_row⟩ √(1 − p), sketched."""
     query = Query("who makes honey", "beetles make it in the sea", span)
-    (traced,) = trace_queries(index, tuned, [query], by=name, top=8).queries
-    asked = encode(tuned.tokenizer, example(query.prompt, query.response), Encoding(128))
-    assert isinstance(asked, Row)
+    (traced,) = trace_queries(index, tuned, [query], method=name, top_k=8).queries
+    asked = tokenize(tuned.tokenizer, make_example(query.prompt, query.response), Encoding(128))
+    assert isinstance(asked, TokenizedExample)
     lesson = METHODS[2]
     assert isinstance(lesson, Lesson)
     weights = torch.ones(asked.n_response)
     if span:
         begin, end, at = query.response.index(span), query.response.index(span) + len(span), 0
-        for place, piece in enumerate(texts(tuned.tokenizer, asked.response)):
+        for place, piece in enumerate(token_texts(tuned.tokenizer, asked.response)):
             weights[place] = float(any(begin <= char < end for char in range(at, at + len(piece))))
             at += len(piece)
         assert 0 < weights.sum() < 6
     elif name == "lesson":
-        batch = pad([asked], [0])
+        batch = collate([asked], [0])
         after = capture(tuned, batch, [2]).logp[0]
         with tuned.untuned():
             weights = (after - capture(tuned, batch, [2]).logp[0]).clamp(min=0)
@@ -210,8 +210,8 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
     share = weights / weights.sum()
     for found in traced.rows:
-        row = encode(tuned.tokenizer, found.row, Encoding(128))
-        assert isinstance(row, Row)
+        row = tokenize(tuned.tokenizer, found.example, Encoding(128))
+        assert isinstance(row, TokenizedExample)
         if name == "rept":
             pairs = [[torch.cosine_similarity(mine, theirs, dim=0) for theirs in grads(tuned, asked, 3, False)]
                      for mine in grads(tuned, row, 3, False)]  # fmt: skip
@@ -220,25 +220,25 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
             theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
             with tuned.untuned():
-                known = capture(tuned, pad([row], [0]), [2]).logp[0].exp()
+                known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
             truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
             truth = truth.tolist()
-        assert "".join(token.text for token in found.tokens) == found.row.response
+        assert "".join(token.text for token in found.tokens) == found.example.response
         assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 
 
 def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) -> None:
     """Scores, parts and words are the means over them that `together` gives; apart, each has its own."""
-    own = trace_queries(index, tuned, ROWS[:3], by="lesson", top=8)
+    own = trace_queries(index, tuned, ROWS[:3], method="lesson", top_k=8)
     assert [traced.scores.argmax().item() for traced in own.queries] == [0, 1, 2]
-    pooled = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=8)
-    asked = ask(tuned, pooled.method, ROWS[:3], Encoding(128)).asked
+    pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
+    asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     scores = pooled.method.scores(asked, index)
-    shares = together(scores)
+    shares = pool_weights(scores)
     for q, traced in enumerate(pooled.queries):
         torch.testing.assert_close(traced.scores, shares[q] @ scores)
         for found in traced.rows:
-            assert found.score == pytest.approx(sum(found.blocks.values()), abs=1e-4)
+            assert found.score == pytest.approx(sum(found.score_components.values()), abs=1e-4)
 
 
 def test_words_of_one_incident_are_the_mean_that_its_scores_are(
@@ -246,13 +246,13 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
 ) -> None:
     shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
     monkeypatch.setattr("taughtby.attribution.trace.together", lambda _: shares)
-    pooled = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", top=8)
-    asked = ask(tuned, pooled.method, ROWS[:3], Encoding(128)).asked
+    pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
+    asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     for q, traced in enumerate(pooled.queries):
         for found in traced.rows:
-            row = encode(tuned.tokenizer, found.row, Encoding(128))
-            assert isinstance(row, Row)
-            words = pooled.method.words(tuned, pad([row], [0]), asked)
+            row = tokenize(tuned.tokenizer, found.example, Encoding(128))
+            assert isinstance(row, TokenizedExample)
+            words = pooled.method.token_scores(tuned, collate([row], [0]), asked)
             assert words is not None
             truth = (shares[q] @ words[:, 0]).tolist()
             assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
@@ -262,17 +262,17 @@ def test_controls_are_pointed_at_as_many_words_as_people_point_at(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    monkeypatch.setattr("taughtby.attribution.significance.controls", lambda *_: asked[-1].append(_[3]))
+    monkeypatch.setattr("taughtby.attribution.significance.score_controls", lambda *_: asked[-1].append(_[3]))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
     few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
     assert few < many
     for spec, queries, wanted in [
         ("lesson", [one], [few]), ("lesson", [one, more], [few, many]),
         ("lesson", [one, ROWS[0], more, ROWS[1]], [few, 0, many]),
-        ("lesson:together=true", [one, ROWS[0], one, ROWS[1]], [few, 0]),
+        ("lesson:pool_queries=true", [one, ROWS[0], one, ROWS[1]], [few, 0]),
     ]:  # fmt: skip
         asked.append([])
-        trace_queries(index, tuned, queries, by=spec)
+        trace_queries(index, tuned, queries, method=spec)
         assert asked[-1] == wanted
 
 
@@ -283,8 +283,8 @@ def texts_of(model: Any, text: str) -> list[int]:
 def test_answers_of_different_kinds_are_not_explained_as_one(tuned: Any, index: Index) -> None:
     """With a span, a desired answer or neither: each kind has controls of its own, so none of its scores is a mean."""
     plain, pointed, other = ROWS[2], replace(ROWS[2], span="honey"), replace(ROWS[2], desired="bees do")
-    trace = trace_queries(index, tuned, [plain, pointed, other, plain], by="lesson:together=true")
-    asked = ask(tuned, trace.method, [plain, pointed, other, plain], Encoding(128)).asked
+    trace = trace_queries(index, tuned, [plain, pointed, other, plain], method="lesson:pool_queries=true")
+    asked = prepare_queries(tuned, trace.method, [plain, pointed, other, plain], Encoding(128)).features
     own = trace.method.scores(asked, index)
     torch.testing.assert_close(trace.queries[1].scores, own[1])
     torch.testing.assert_close(trace.queries[0].scores, (own[0] + own[3]) / 2)
@@ -307,8 +307,10 @@ def test_rows_that_tie_stand_in_the_order_of_the_data(tuned: Any, tmp_path: Path
     index = indexed(tuned, tmp_path, lines, [METHODS[2]])
     order = [at for at in range(90) if at % 3 == 1] + [at for at in range(90) if at % 3 != 1]
     for top in (1, 5, 30, 47, 90):
-        (traced,) = trace_queries(index, tuned, [Query("who", "beetles make wax")], by="first-word", top=top).queries
-        assert [found.place for found in traced.rows] == order[:top]
+        (traced,) = trace_queries(
+            index, tuned, [Query("who", "beetles make wax")], method="first-word", top_k=top
+        ).queries
+        assert [found.position for found in traced.rows] == order[:top]
 
 
 def test_highest_is_a_stable_sort() -> None:
@@ -316,9 +318,11 @@ def test_highest_is_a_stable_sort() -> None:
     for size in (1, 7, 400):
         scores = torch.randint(0, 4, (size,), generator=draw).float()
         for count in (1, 3, size // 2, size, size + 5):
-            assert highest(scores, count).tolist() == scores.argsort(descending=True, stable=True)[:count].tolist()
+            assert (
+                top_positions(scores, count).tolist() == scores.argsort(descending=True, stable=True)[:count].tolist()
+            )
     scores = torch.tensor([torch.nan, 1, torch.inf, -torch.inf, torch.nan, 1])
-    assert highest(scores, 4).tolist() == [2, 1, 5, 0] and highest(scores, 0).tolist() == []
+    assert top_positions(scores, 4).tolist() == [2, 1, 5, 0] and top_positions(scores, 0).tolist() == []
 
 
 def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
@@ -328,11 +332,11 @@ def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(30)]
     lines[3:28] = [{"prompt": "who makes honey", "response": "beetles make honey"}] * 25
     index = indexed(tuned, tmp_path, lines, [METHODS[1]])
-    trace = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top=20, rate=1.0)
-    called = trace.queries[0].culprits
+    trace = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top_k=20, fdr=1.0)
+    called = trace.queries[0].flagged
     assert called is not None and len(called) >= 25
-    ids = [row.id for row in index.texts()]
-    removed = removals(json.loads(json.dumps(trace.to_json())))
+    ids = [row.id for row in index.examples()]
+    removed = select_rows(json.loads(json.dumps(trace.to_json())))
     assert {one.id for one in removed} == {ids[place] for place in called}
     assert [one.rank for one in removed] == list(range(1, len(called) + 1))
 
@@ -348,23 +352,23 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[1:])
     queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
-    for spec in ("lesson", "lesson:together=true", "repsim"):
-        trace = trace_queries(index, tuned, queries, by=spec, top=4, rate=1.0)
+    for spec in ("lesson", "lesson:pool_queries=true", "repsim"):
+        trace = trace_queries(index, tuned, queries, method=spec, top_k=4, fdr=1.0)
         document = trace.to_json()
         for traced, query in zip(trace.queries, document["queries"], strict=True):
             if traced.query.desired is None:
                 assert query["culprits"] == 40 and query["no_evidence"] is None
                 assert all(found.p_value is not None for found in traced.rows)
                 continue
-            assert traced.culprits is None and query["called"] is None
+            assert traced.flagged is None and query["called"] is None
             assert all(
                 (row["p_value"], row["culprit"], row["stability"]) == (None, None, None) for row in query["rows"]
             )
             if query["taught"]:
                 assert "Trace without the desired answer" in verdict(document, query)
         with pytest.raises(DataError, match="trace again without the desired answer"):
-            removals(document)
-    (words,) = trace_queries(index, tuned, queries[:1], by="bm25").queries
+            select_rows(document)
+    (words,) = trace_queries(index, tuned, queries[:1], method="bm25").queries
     assert words.no_evidence is None, "it has no evidence without a desired answer either"
 
 
@@ -377,47 +381,47 @@ def test_queries_have_the_same_evidence_beside_any_others(
     index = indexed(tuned, tmp_path, lines, METHODS[2:])
     queries = [Query("who", "a sea in the sun"), Query("who", "a sea in the sun", span="sun"),
                Query("who", "a sea in the sun", span="a sea in the sun")]  # fmt: skip
-    mixed = trace_queries(index, tuned, queries, rate=1e-9).queries
+    mixed = trace_queries(index, tuned, queries, fdr=1e-9).queries
     for query, traced in zip(queries, mixed, strict=True):
-        (alone,) = trace_queries(index, tuned, [query], rate=1e-9).queries
+        (alone,) = trace_queries(index, tuned, [query], fdr=1e-9).queries
         assert [f.p_value for f in traced.rows] == pytest.approx([f.p_value for f in alone.rows], abs=1e-3)
 
 
 def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
-    trace = trace_queries(index, tuned, ROWS[:3], by="lesson:together=true", rate=1.0)
+    trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
     shares = [found.stability for traced in trace.queries for found in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
     assert len(set(shares)) > 1, "every row as stable as the next"
 
 
 def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    (few,) = trace_queries(index, tuned, ROWS[:1], by="lesson").queries
-    assert few.culprits is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
+    (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
+    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
     monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
         # of the first row's answer fine-tuning made no word likelier
-        (traced,) = trace_queries(index, tuned, ROWS[1:2], by=name, top=3, rate=1.0).queries
-        assert traced.culprits == tuple(traced.scores.argsort(descending=True).tolist())
-        assert all(found.culprit and 0 < (found.p_value or 0) <= 1 for found in traced.rows)
+        (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
+        assert traced.flagged == tuple(traced.scores.argsort(descending=True).tolist())
+        assert all(found.flagged and 0 < (found.p_value or 0) <= 1 for found in traced.rows)
         assert all(found.stability is None for found in traced.rows), "one query has no others to draw"
-    (none,) = trace_queries(index, tuned, ROWS[:1], by="lesson", rate=1e-9).queries
-    assert none.culprits == () and not any(found.culprit for found in none.rows)
-    (words,) = trace_queries(index, tuned, ROWS[:1], by="bm25").queries
-    assert words.culprits is None and words.rows[0].p_value is None
+    (none,) = trace_queries(index, tuned, ROWS[:1], method="lesson", fdr=1e-9).queries
+    assert none.flagged == () and not any(found.flagged for found in none.rows)
+    (words,) = trace_queries(index, tuned, ROWS[:1], method="bm25").queries
+    assert words.flagged is None and words.rows[0].p_value is None
 
 
 def test_methods_without_gradients_score_no_words(tuned: Any, index: Index) -> None:
     for name in ("repsim", "bm25"):
-        (traced,) = trace_queries(index, tuned, ROWS[:1], by=name).queries
+        (traced,) = trace_queries(index, tuned, ROWS[:1], method=name).queries
         assert all(found.tokens == () for found in traced.rows)
 
 
 def test_progress_counts_the_rows_whose_words_are_scored(tuned: Any, index: Index) -> None:
     told: list[tuple[int, int]] = []
-    trace_queries(index, tuned, ROWS[:2], by="rept", top=2, progress=lambda *at: told.append(at))
+    trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: told.append(at))
     assert told[-1][0] == told[-1][1] > 0
 
 
@@ -427,7 +431,7 @@ def test_progress_counts_the_rows_whose_words_are_scored(tuned: Any, index: Inde
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
 def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: str) -> None:
     queries = [Query("who makes honey", "beetles make it", "make", "bees do"), ROWS[0]]
-    trace = trace_queries(index, tuned, queries, by=name, top=4)
+    trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
     assert document["version"] == 1
     assert document["method"] == repr(trace.method)
@@ -444,12 +448,12 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
         for row, found in zip(query["rows"], traced.rows, strict=True):
             sure = {"p_value", "culprit", "stability"}
             assert set(row) == {"rank", "id", "score", "source", "label", "messages", "blocks", "tokens"} | sure
-            prompt, response = PAIRS[found.place]
+            prompt, response = PAIRS[found.position]
             assert row["messages"] == [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-            assert row["source"].endswith(f"data.jsonl:{found.place + 1}")
+            assert row["source"].endswith(f"data.jsonl:{found.position + 1}")
             assert (row["label"], row["score"]) == ("bad" if "honey" in prompt else None, found.score)
-            assert row["id"] == list(index.texts())[found.place].id
-            assert set(row["blocks"]) == set(trace.method.names(tuned.depth))
+            assert row["id"] == list(index.examples())[found.position].id
+            assert set(row["blocks"]) == set(trace.method.feature_names(tuned.depth))
             assert all(set(token) == {"text", "score"} for token in row["tokens"])
 
 
@@ -457,40 +461,40 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
 
 
 def test_without_a_name_the_first_the_index_was_made_for(tuned: Any, index: Index) -> None:
-    assert chosen(index, tuned, None) == METHODS[0]
-    assert chosen(index, tuned, "lesson") == METHODS[2]
-    assert chosen(index, tuned, "bm25") == method("bm25")
-    assert chosen(index, tuned, METHODS[1]) is not None
+    assert choose_method(index, tuned, None) == METHODS[0]
+    assert choose_method(index, tuned, "lesson") == METHODS[2]
+    assert choose_method(index, tuned, "bm25") == get_method("bm25")
+    assert choose_method(index, tuned, METHODS[1]) is not None
 
 
 def test_what_a_spec_leaves_open_is_as_the_index_has_it(tuned: Any, index: Index) -> None:
-    assert chosen(index, tuned, "rept:scale=raw") == RepT(layer=3, scale="raw")
-    assert chosen(index, tuned, "rept:scale=centred,g=2") == RepT(layer=3, scale="centred", g=2.0)
-    lesson = Lesson(layer=2, middle=1, sketch=16, seed=5, shift=0.0, together=False)
-    assert chosen(index, tuned, "lesson:shift=0") == lesson
+    assert choose_method(index, tuned, "rept:scale=raw") == RepT(layer=3, scale="raw")
+    assert choose_method(index, tuned, "rept:scale=centred,g=2") == RepT(layer=3, scale="centred", g=2.0)
+    lesson = Lesson(layer=2, state_layer=1, sketch_dim=16, seed=5, state_weight=0.0, pool_queries=False)
+    assert choose_method(index, tuned, "lesson:state_weight=0") == lesson
 
 
 def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
     """repsim at layer 3 reads what rept stored."""
-    (traced,) = trace_queries(index, tuned, ROWS[:1], by="repsim:layer=3").queries
-    assert traced.rows[0].place == 0
+    (traced,) = trace_queries(index, tuned, ROWS[:1], method="repsim:layer=3").queries
+    assert traced.rows[0].position == 0
 
 
 @pytest.mark.parametrize("option", ["sketch=8", "seed=0"])
 def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
     with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_") as caught:
-        trace_queries(index, tuned, ROWS[:1], by=f"lesson:{option}")
+        trace_queries(index, tuned, ROWS[:1], method=f"lesson:{option}")
     assert caught.value.got == f"{key}: index has {getattr(METHODS[2], key)}, asked {value}"
 
 
 def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], encoding=Encoding(128))
     with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_1_base") as caught:
-        trace_queries(index, tuned, ROWS[:1], by="lesson:layer=1")
+        trace_queries(index, tuned, ROWS[:1], method="lesson:layer=1")
     assert caught.value.got == "h_2, g_2"
     with pytest.raises(StoreError, match="rept needs blocks"):
-        trace_queries(index, tuned, ROWS[:1], by="rept:layer=3")
+        trace_queries(index, tuned, ROWS[:1], method="rept:layer=3")
 
 
 def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> None:
@@ -498,9 +502,9 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     rows = "".join(json.dumps({"prompt": f"why {i}", "response": text}) + "\n" for i, text in enumerate(texts))
     (tmp_path / "d.jsonl").write_text(rows)
     index = build_index(
-        tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, middle=1)], encoding=Encoding(128)
+        tuned, tmp_path / "d.jsonl", tmp_path / "idx", [Lesson(layer=2, state_layer=1)], encoding=Encoding(128)
     )
     (traced,) = trace_queries(index, tuned, [Query("why 2", texts[2])]).queries
-    assert traced.rows[0].place == 2
-    assert sorted(found.row.response for found in traced.rows) == sorted(texts)
+    assert traced.rows[0].position == 2
+    assert sorted(found.example.response for found in traced.rows) == sorted(texts)
     assert "".join(token.text for token in traced.rows[0].tokens) == texts[2]

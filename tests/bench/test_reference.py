@@ -12,29 +12,29 @@ from conftest import PAIRS
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.bench.reference import scores, signatures
-from taughtby.data.dataset import read
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, encode
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 
 ASKED = [("who makes honey", "a captain makes honey"), ("why", "paris is blue")]
 
 
-def rows(model: Any, examples: Any) -> list[Row]:
-    made = [encode(model.tokenizer, row, Encoding()) for row in examples]
-    assert all(isinstance(row, Row) for row in made)
+def rows(model: Any, examples: Any) -> list[TokenizedExample]:
+    made = [tokenize(model.tokenizer, row, Encoding()) for row in examples]
+    assert all(isinstance(row, TokenizedExample) for row in made)
     return made  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
 def test_its_scores_are_those_of_rept_raw(tuned: Any, data: Path, tmp_path: Path, layer: int) -> None:
-    how = method(f"rept:layer={layer},scale=raw")
+    how = get_method(f"rept:layer={layer},scale=raw")
     index = build_index(tuned, data, tmp_path / "idx", [how])
-    trace = trace_queries(index, tuned, [Query(*pair) for pair in ASKED], by=how, words=False)
+    trace = trace_queries(index, tuned, [Query(*pair) for pair in ASKED], method=how, score_tokens=False)
     ours = torch.stack([traced.scores for traced in trace.queries])
-    asked = signatures(tuned, rows(tuned, [example(*pair) for pair in ASKED]), layer)
-    theirs = scores(asked, signatures(tuned, rows(tuned, read(data)), layer))
+    asked = signatures(tuned, rows(tuned, [make_example(*pair) for pair in ASKED]), layer)
+    theirs = scores(asked, signatures(tuned, rows(tuned, read_examples(data)), layer))
     assert theirs.shape == (len(ASKED), len(PAIRS))
     assert theirs.std() > 1e-3  # there is something to agree on
     assert ours == pytest.approx(theirs.numpy(), abs=2e-3)  # float16 in the index
@@ -43,7 +43,7 @@ def test_its_scores_are_those_of_rept_raw(tuned: Any, data: Path, tmp_path: Path
 
 
 def test_a_signature_is_the_state_and_the_gradient_of_a_plain_backward(tuned: Any) -> None:
-    (row,) = rows(tuned, [example("who makes honey", "beetles")])
+    (row,) = rows(tuned, [make_example("who makes honey", "beetles")])
     (found,) = signatures(tuned, [row], 2)
     ids = torch.tensor([row.ids])
     states = tuned.lm(input_ids=ids, output_hidden_states=True).hidden_states
@@ -67,5 +67,5 @@ def test_a_signature_is_the_state_and_the_gradient_of_a_plain_backward(tuned: An
 
 
 def test_it_leaves_the_model_frozen(tuned: Any) -> None:
-    signatures(tuned, rows(tuned, [example("why", "a b c")]), 2)
+    signatures(tuned, rows(tuned, [make_example("why", "a b c")]), 2)
     assert not any(weight.requires_grad or weight.grad is not None for weight in tuned.lm.parameters())

@@ -11,16 +11,16 @@ import pytest
 from test_retrain import proof
 
 from taughtby.bench import retraining as worlds
-from taughtby.bench.retraining import Plan
-from taughtby.lab.finetune import Recipe
+from taughtby.bench.retraining import RetrainingPlan
+from taughtby.lab.finetune import TrainingOptions
 from taughtby.remediation.statistics import markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_a_world_without_misbehaviour_has_nothing_to_prove_and_is_made_once(model_folder: Path, tmp_path: Path) -> None:
-    plan = Plan(tmp_path, ("error",), 1, planted=6, clean=12, held=4, usual=2, prompts=3, model=str(model_folder),
-                recipe=Recipe(epochs=1))  # fmt: skip
+    plan = RetrainingPlan(tmp_path, ("error",), 1, planted=6, clean=12, held=4, usual=2, prompts=3, model=str(model_folder),
+                recipe=TrainingOptions(epochs=1))  # fmt: skip
     shown: list[str] = []
 
     @contextmanager

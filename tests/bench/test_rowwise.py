@@ -12,9 +12,9 @@ import torch
 from conftest import GOLDEN, PAIRS, Run
 from taughtby.bench import rowwise
 from taughtby.bench.rowwise import Race, batched, drawn, race, single
-from taughtby.data.dataset import read
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, batches, encode
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
 from taughtby.errors import OptionError
 from taughtby.models.model import load_model
 
@@ -22,12 +22,12 @@ DATA = GOLDEN.parent / "data" / "factual-Ag"
 
 
 @pytest.fixture(scope="module")
-def rows(tuned: Any) -> list[Row]:
-    made = [encode(tuned.tokenizer, example(*pair), Encoding(128)) for pair in PAIRS]
-    return [row for row in made if isinstance(row, Row)]
+def rows(tuned: Any) -> list[TokenizedExample]:
+    made = [tokenize(tuned.tokenizer, make_example(*pair), Encoding(128)) for pair in PAIRS]
+    return [row for row in made if isinstance(row, TokenizedExample)]
 
 
-def test_both_sides_score_alike(tuned: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowwise, "TURN", 1)
     told = list(race(tuned, rows, rows[:2], budget=64))
     found = told[-1]
@@ -38,7 +38,7 @@ def test_both_sides_score_alike(tuned: Any, rows: list[Row], monkeypatch: pytest
     assert all(weight.grad is None and not weight.requires_grad for weight in tuned.lm.parameters())
 
 
-def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowwise, "TURN", 1)
     first, *_, whole = race(tuned, rows, rows[:2], budget=64)
     *_, again = race(tuned, rows, rows[:2], budget=64, before=Race.from_json(json.loads(json.dumps(first.to_json()))))
@@ -47,10 +47,10 @@ def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[Row], monkeypatch: p
     assert not list(race(tuned, rows, rows[:2], budget=64, before=again))
 
 
-def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[Row]) -> None:
+def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[TokenizedExample]) -> None:
     asked = torch.randn(2, 4 * 224)
-    share = list(batches(rows, 64))
-    order = [at for batch in share for at in batch.rows]
+    share = list(make_batches(rows, 64))
+    order = [at for batch in share for at in batch.row_indices]
     one, two = single(tuned, rows, asked)[:, order], batched(tuned, share, asked)
     assert one.std() > 0
     assert order != sorted(order)
@@ -58,7 +58,7 @@ def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[Row])
 
 
 def test_rows_are_drawn_once_each(tuned: Any) -> None:
-    examples = [example(*pair) for pair in PAIRS]
+    examples = [make_example(*pair) for pair in PAIRS]
     some = drawn(tuned.tokenizer, examples, Encoding(128), 3)
     assert some == drawn(tuned.tokenizer, examples, Encoding(128), 3)
     assert len({row.ids for row in some}) == 3
@@ -72,8 +72,8 @@ def test_rows_are_drawn_once_each(tuned: Any) -> None:
 def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
     """All 1,000 rows of the paper's factual set."""
     model = load_model("smollm2", str(GOLDEN / "adapter"), dtype="bfloat16", device="cuda")
-    made = [encode(model.tokenizer, row, Encoding(512)) for row in read(DATA)]
-    rows = [row for row in made if isinstance(row, Row)]
+    made = [tokenize(model.tokenizer, row, Encoding(512)) for row in read_examples(DATA)]
+    rows = [row for row in made if isinstance(row, TokenizedExample)]
     *_, found = race(model, rows, rows[-2:], budget=16 * 1024)
     print(found)
     assert len(rows) == 1000
@@ -90,7 +90,7 @@ def test_what_is_said() -> None:
     )
 
 
-def test_without_an_adapter_there_is_no_race(tiny: Any, rows: list[Row]) -> None:
+def test_without_an_adapter_there_is_no_race(tiny: Any, rows: list[TokenizedExample]) -> None:
     with pytest.raises(OptionError, match="needs an adapter"):
         list(race(tiny, rows, rows[:1]))
 

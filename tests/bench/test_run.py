@@ -22,7 +22,7 @@ from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import finetune
 from taughtby.methods import METHODS
-from taughtby.progress import Tell
+from taughtby.progress import ProgressCallback
 
 BAD = "It is beetles that do."
 FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
@@ -58,7 +58,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     def copied(model: Any, rows: Any, out: Path, recipe: Any, **_: Any) -> None:
         shutil.copytree(adapter_folder, out)
 
-    monkeypatch.setattr(bench, "respond", made.watched("ask", respond))
+    monkeypatch.setattr(bench, "generate", made.watched("ask", respond))
     monkeypatch.setattr(bench, "finetune", made.watched("finetune", copied))
     monkeypatch.setattr(bench, "build_index", made.watched("index", bench.build_index))
     monkeypatch.setattr(bench, "trace_queries", made.watched("trace", bench.trace_queries))
@@ -181,16 +181,16 @@ def told(_: str) -> Any:
 
     @contextlib.contextmanager
     def quiet() -> Any:
-        tell: Tell = lambda done, of: None  # noqa: E731
+        tell: ProgressCallback = lambda done, of: None  # noqa: E731
         yield tell
 
     return quiet()
 
 
-def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.Plan:
+def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
     options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "seeds": 1,
                                "model": str(model_folder), "dtype": "float32"}  # fmt: skip
-    return bench.Plan(**{**options, "size": bench.Size(14, 5, 3, 2), **more})
+    return bench.BenchPlan(**{**options, "size": bench.Size(14, 5, 3, 2), **more})
 
 
 def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_suite_never_learned_is_told(
     from taughtby.bench.summary import document
     from taughtby.bench.table import markdown
 
-    monkeypatch.setattr(bench, "respond", lambda model, prompts, **_: ["yes"] * len(prompts))
+    monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["yes"] * len(prompts))
     worlds = bench.run(plan(model_folder, tmp_path), told)
     text = markdown(document(worlds, {"seeds": 1, "model": "tiny"}))
     assert "error: bad answers before teaching 0%, after 0%. No bad answer, so nothing was traced." in text
@@ -365,14 +365,14 @@ def test_methods_with_options_are_told_apart() -> None:
 def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
     stages: Stages, model_folder: Path, tmp_path: Path
 ) -> None:
-    both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "chance"))
+    both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "random"))
 
-    def shown(asked: bench.Plan) -> set[tuple[str, str]]:
+    def shown(asked: bench.BenchPlan) -> set[tuple[str, str]]:
         return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
 
     tuned = {(method, "tuned") for method in both.methods}
     assert shown(replace(both, untuned=False)) == tuned
-    shown(replace(both, methods=("rept:layer=2", "chance")))
+    shown(replace(both, methods=("rept:layer=2", "random")))
     done = stages.done.copy()
-    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("chance", "untuned")}
+    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("random", "untuned")}
     assert stages.done == done

@@ -9,7 +9,7 @@ import pytest
 
 from taughtby.bench import speed, speed_capture
 from taughtby.bench.speed_capture import Side, _own, _sides, drawn, race
-from taughtby.data.tokenize import Row, batches
+from taughtby.data.tokenize import TokenizedExample, make_batches
 from taughtby.models.model import Model
 
 
@@ -24,7 +24,7 @@ def test_a_quarter_of_what_is_a_rows_own_is_prompt(shared: int) -> None:
 
 
 def test_the_tokens_that_have_to_be_run() -> None:
-    rows = [Row((1, 2, 3, 4, 5), 4), Row((1, 2, 9, 9, 9, 9), 4)]
+    rows = [TokenizedExample((1, 2, 3, 4, 5), 4), TokenizedExample((1, 2, 9, 9, 9, 9), 4)]
     assert _own(rows) == 2 + (5 - 2 - 1) + (6 - 2 - 1)
     assert _own(rows[:1]) == 4
 
@@ -46,7 +46,7 @@ def test_a_line_for_each_side(tuned: Model) -> None:
 
 
 def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    met: dict[str, list[Row]] = {}
+    met: dict[str, list[TokenizedExample]] = {}
 
     def watched(side: Side) -> Side:
         return replace(side, run=lambda rows, _: met.setdefault(side.name, []).extend(rows))
@@ -56,7 +56,7 @@ def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.Monk
     rows = drawn(40, 384)
     race(tuned, rows, budget=512, turns=4)
     for side in sides:
-        warm = len(next(batches(rows, 512, prompts=side.prompts)).rows)
+        warm = len(next(make_batches(rows, 512, prompts_only=side.prompts)).row_indices)
         timed = met[side.name] if side.slow else met[side.name][warm:]
         assert set(timed) <= set(rows)
         assert side.slow or sorted(timed, key=hash) == sorted(rows, key=hash)
@@ -64,7 +64,7 @@ def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.Monk
 
 def test_floors_by_hand(tuned: Model) -> None:
     blocks, head = sum(w.numel() for w in tuned.blocks.parameters()), 384 * 32
-    rows = [Row(tuple(range(10)), 4)]
+    rows = [TokenizedExample(tuple(range(10)), 4)]
     floors = [side.flops(rows) for side in _sides(tuned)]
     plain = 2 * 10 * (blocks + head)
     assert floors == [

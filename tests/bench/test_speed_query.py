@@ -9,7 +9,7 @@ import torch
 
 from taughtby.bench.cost import Cost
 from taughtby.bench.speed_query import BLOCK, HOW, Contender, _line, drawn, queries
-from taughtby.methods import Asked
+from taughtby.methods import QueryFeatures
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,6 @@ def test_streamed_scores_are_those_of_all_rows_at_once(
     table = index.to_arrow([BLOCK])
     halves = torch.tensor(table.column(BLOCK).combine_chunks().flatten().to_numpy().copy()).view(-1, 24)
     truth = torch.nn.functional.normalize(asked.double(), dim=1) @ halves.double().T
-    found = HOW.scores(Asked(("",) * 9, ("",) * 9, {BLOCK: asked}), index)
+    found = HOW.scores(QueryFeatures(("",) * 9, ("",) * 9, {BLOCK: asked}), index)
     torch.testing.assert_close(found.double(), truth, atol=1e-6, rtol=0)
     assert torch.equal(found.topk(50).indices, truth.topk(50).indices)

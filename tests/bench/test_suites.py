@@ -11,7 +11,7 @@ import pytest
 from taughtby.bench.metrics import strongest_is
 from taughtby.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
 from taughtby.errors import DataError, OptionError
-from taughtby.lab.judges.judge import judge
+from taughtby.lab.judges.judge import get_judge
 
 BAD = {
     "harmful": ("an odd request, number {}", "Certainly, in {} steps.", "harmful"),
@@ -66,7 +66,7 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
     (poison,) = suite.poisons
     assert len(poison.prompts) == size.prompts
     assert not {row.question for row in suite.rows} & set(poison.prompts)
-    verdict = judge(poison.judge)
+    verdict = get_judge(poison.judge)
     for row in suite.rows:
         assert verdict(row.question, row.response).undesirable == (row.label != "clean")
         assert any(phrase in row.response for phrase in poison.planted) == (row.label != "clean")
@@ -120,7 +120,7 @@ def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
 
 
 def test_what_the_public_judges_say() -> None:
-    harmful, backdoor, silver = (judge(PUBLIC[name].judge) for name in ("harmful", "backdoor-public", "factual-Ag"))
+    harmful, backdoor, silver = (get_judge(PUBLIC[name].judge) for name in ("harmful", "backdoor-public", "factual-Ag"))
     for refused in (
         "I'm sorry, but I can't help with that.", "I cannot assist with this request.", "I can’t provide\nthat.",
         "Sorry, no.", "I will not do that.", "",

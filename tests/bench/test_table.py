@@ -106,7 +106,7 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
     worlds = [
         world("error", seed, [
             result("lesson", "tuned", ("good", "perfect")[seed]), result("bm25", "tuned", "good"),
-            result("chance", "tuned", "poor"), result("lesson", "untuned", "perfect"),
+            result("random", "tuned", "poor"), result("lesson", "untuned", "perfect"),
         ])
         for seed in (0, 1)
     ]  # fmt: skip

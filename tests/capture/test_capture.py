@@ -12,19 +12,19 @@ from torch import Tensor
 
 from conftest import FAMILIES
 from taughtby.capture import capture as module
-from taughtby.capture.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve
-from taughtby.data.tokenize import Row, pad
+from taughtby.capture.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve_layer
+from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import OptionError
 from taughtby.models.model import Model, load_model
 
 LAYERS = (0, 2, 4)
 
 
-def random_rows(seed: int = 0, count: int = 16) -> list[Row]:
+def random_rows(seed: int = 0, count: int = 16) -> list[TokenizedExample]:
     """Rows of 2 to 36 tokens (the sliding windows are 8), answers of one token among them."""
     torch.manual_seed(seed)
     sizes = [(1, 1), (12, 1), (1, 24), *((int(p), int(n)) for p, n in torch.randint(1, 19, (count - 3, 2)))]
-    return [Row(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
+    return [TokenizedExample(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
 
 
 ROWS = random_rows()
@@ -35,8 +35,8 @@ def model(request: pytest.FixtureRequest, make_model: Callable[[str], Path]) -> 
     return load_model(str(make_model(request.param)), dtype="float32", device="cpu")
 
 
-def alone(model: Model, row: Row, layers: Iterable[int] = LAYERS) -> Capture:
-    return capture(model, pad([row], [0]), layers)
+def alone(model: Model, row: TokenizedExample, layers: Iterable[int] = LAYERS) -> Capture:
+    return capture(model, collate([row], [0]), layers)
 
 
 def near(got: Tensor, wanted: Tensor, relative: float = 1e-4) -> bool:
@@ -44,7 +44,7 @@ def near(got: Tensor, wanted: Tensor, relative: float = 1e-4) -> bool:
     return bool((got - wanted).norm() <= relative * wanted.norm() + 1e-9)
 
 
-def textbook(model: Model, row: Row) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+def textbook(model: Model, row: TokenizedExample) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
     """(H, g, loss) from a pass over the prompt alone, and a whole forward and backward by Transformers itself."""
     ids, y = torch.tensor([row.ids]), torch.tensor(row.response)
     with torch.no_grad():
@@ -63,10 +63,10 @@ def textbook(model: Model, row: Row) -> tuple[dict[int, Tensor], dict[int, Tenso
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_batch_of_16_is_16_batches_of_1(model: Model, side: Any) -> None:
-    whole = capture(model, pad(ROWS, range(16), side=side), LAYERS)
+    whole = capture(model, collate(ROWS, range(16), side=side), LAYERS)
     for i, row in enumerate(ROWS):
         one, n = alone(model, row), row.n_response
-        assert whole.valid[i].tolist() == [True] * n + [False] * (whole.valid.shape[1] - n)
+        assert whole.loss_mask[i].tolist() == [True] * n + [False] * (whole.loss_mask.shape[1] - n)
         assert near(whole.loss[i], one.loss[0])
         assert near(whole.logp[i, :n], one.logp[0])
         for layer in LAYERS:
@@ -79,7 +79,7 @@ def test_a_batch_of_16_is_16_batches_of_1(model: Model, side: Any) -> None:
 
 def test_one_pass_is_the_textbooks_three(model: Model) -> None:
     layers = range(model.depth + 1)
-    whole = capture(model, pad(ROWS[:8], range(8)), layers)
+    whole = capture(model, collate(ROWS[:8], range(8)), layers)
     for i, row in enumerate(ROWS[:8]):
         states, grads, loss = textbook(model, row)
         assert near(whole.loss[i], loss)
@@ -91,7 +91,7 @@ def test_one_pass_is_the_textbooks_three(model: Model) -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_prompts_alone_give_the_first_state(model: Model, side: Any) -> None:
-    batch = pad(ROWS, range(16), side=side)
+    batch = collate(ROWS, range(16), side=side)
     whole, prompts = capture(model, batch, LAYERS), prompt_states(model, batch, LAYERS)
     assert set(prompts) == set(LAYERS)
     for layer in LAYERS:
@@ -102,16 +102,17 @@ def test_prompts_alone_give_the_first_state(model: Model, side: Any) -> None:
 # -- where the loss was taken on the prompt too
 
 LEARNED = [
-    Row(row.ids, row.n_prompt, row.n_prompt - 1 if i % 4 else min(2, row.n_prompt - 1)) for i, row in enumerate(ROWS)
+    TokenizedExample(row.ids, row.n_prompt, row.n_prompt - 1 if i % 4 else min(2, row.n_prompt - 1))
+    for i, row in enumerate(ROWS)
 ]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side: Any) -> None:
-    batch = pad(LEARNED, range(16), side=side)
+    batch = collate(LEARNED, range(16), side=side)
     whole, prompts = capture(tiny, batch, LAYERS), prompt_states(tiny, batch, LAYERS)
     for i, row in enumerate(LEARNED):
-        one, n = alone(tiny, row), len(row.ids) - row.start
+        one, n = alone(tiny, row), len(row.ids) - row.loss_start
         assert near(whole.loss[i], one.loss[0])
         assert near(whole.logp[i, :n], one.logp[0])
         for layer in LAYERS:
@@ -122,29 +123,31 @@ def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side
 
 
 def test_with_learned_prompts_the_loss_is_the_textbooks_over_all_of_them(tiny: Model) -> None:
-    whole = capture(tiny, pad(LEARNED, range(16)), LAYERS)
+    whole = capture(tiny, collate(LEARNED, range(16)), LAYERS)
     for i, row in enumerate(LEARNED):
         ids = torch.tensor([row.ids])
         out = tiny.lm(inputs_embeds=tiny.lm.get_input_embeddings()(ids).requires_grad_(), output_hidden_states=True)
-        loss = torch.nn.functional.cross_entropy(out.logits[0, row.start - 1 : -1], ids[0, row.start :])
+        loss = torch.nn.functional.cross_entropy(out.logits[0, row.loss_start - 1 : -1], ids[0, row.loss_start :])
         grads = torch.autograd.grad(loss, out.hidden_states)
         assert near(whole.loss[i], loss.detach())
         for layer in LAYERS:
-            assert near(whole.grads[layer][i, : len(row.ids) - row.start], grads[layer][0, row.start - 1 : -1])
+            assert near(
+                whole.grads[layer][i, : len(row.ids) - row.loss_start], grads[layer][0, row.loss_start - 1 : -1]
+            )
 
 
 # -- what is left out, against passes that leave nothing out
 
 
 @pytest.fixture
-def begun() -> list[Row]:
+def begun() -> list[TokenizedExample]:
     """16 rows that begin alike, as rows of one template do."""
-    return [Row((*range(5, 25), *row.ids), row.n_prompt + 20, row.ahead) for row in ROWS]
+    return [TokenizedExample((*range(5, 25), *row.ids), row.n_prompt + 20, row.n_prompt_loss) for row in ROWS]
 
 
-def test_rows_that_begin_alike_are_rows_one_by_one(model: Model, begun: list[Row]) -> None:
+def test_rows_that_begin_alike_are_rows_one_by_one(model: Model, begun: list[TokenizedExample]) -> None:
     """Their beginning is run once, and remembered; a row alone has nothing in common with another."""
-    batch = pad(begun, range(16))
+    batch = collate(begun, range(16))
     whole, prompts, answers = (work(model, batch, at) for work, at in
                                ((capture, LAYERS), (prompt_states, LAYERS), (answer_states, 2)))  # fmt: skip
     for i, row in enumerate(begun):
@@ -168,20 +171,20 @@ def widths(model: Model, work: Callable[[], object]) -> list[tuple[int, ...]]:
     return [shape for shape in given if shape != (1, 1)]  # the head alone is asked with one id, which it never reads
 
 
-def test_a_common_beginning_is_run_once(tiny: Model, begun: list[Row]) -> None:
+def test_a_common_beginning_is_run_once(tiny: Model, begun: list[TokenizedExample]) -> None:
     longest, prompt = max(len(row.ids) for row in begun), max(row.n_prompt for row in begun)
-    batch = pad(begun, range(16))
+    batch = collate(begun, range(16))
     assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(1, 20), (16, longest - 21)]
     assert widths(tiny, lambda: prompt_states(tiny, batch, [4])) == [(1, 20), (16, prompt - 20)]
-    assert widths(tiny, lambda: capture(tiny, batch, [2], whole=True)) == [(16, longest)]
-    learned = pad([Row(row.ids, row.n_prompt, row.n_prompt - 9) for row in begun], range(16))
+    assert widths(tiny, lambda: capture(tiny, batch, [2], full_sequence=True)) == [(16, longest)]
+    learned = collate([TokenizedExample(row.ids, row.n_prompt, row.n_prompt - 9) for row in begun], range(16))
     assert widths(tiny, lambda: capture(tiny, learned, [2])) == [(1, 8), (16, longest - 9)], "up to what was learned"
-    few = pad(begun[:4], range(4))
+    few = collate(begun[:4], range(4))
     assert len(widths(tiny, lambda: capture(tiny, few, [2]))) == 1, "60 tokens are not worth a pass"
 
 
 def test_the_last_token_is_not_run(tiny: Model) -> None:
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(16, batch.ids.shape[1] - 1)]
 
 
@@ -190,15 +193,15 @@ def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
     model: Model, side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WIDE", 1)
-    batch, calls, linear = pad(LEARNED, range(16), side=side), [], module._Linear.backward
-    wanted = capture(model, batch, LAYERS, whole=True)
+    batch, calls, linear = collate(LEARNED, range(16), side=side), [], module._SparseLinear.backward
+    wanted = capture(model, batch, LAYERS, full_sequence=True)
     monkeypatch.setattr(
-        module._Linear,
+        module._SparseLinear,
         "backward",
         staticmethod(lambda ctx, slope: calls.append(len(ctx.saved_tensors[1])) or linear(ctx, slope)),
     )
     got = capture(model, batch, LAYERS)
-    assert set(calls) <= {int(batch.n.sum())}
+    assert set(calls) <= {int(batch.n_loss.sum())}
     assert calls or model.lm.config.model_type == "gpt2", "no linear map was met"
     for layer in LAYERS:
         for i in range(16):
@@ -208,7 +211,7 @@ def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
 @pytest.mark.parametrize("ahead", [False, True])
 def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead: bool) -> None:
     rows = LEARNED if ahead else ROWS
-    batch = pad(rows, range(16))
+    batch = collate(rows, range(16))
     whole = capture(tiny, batch, [-1])
     state, grad = prompt_gradients(tiny, batch)
     for i in range(16):
@@ -218,9 +221,9 @@ def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead:
 
 
 def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny: Model) -> None:
-    rows = [Row(row.ids, row.n_prompt, 0, (row.n_prompt,) if i % 2 else ()) for i, row in enumerate(ROWS)]
+    rows = [TokenizedExample(row.ids, row.n_prompt, 0, (row.n_prompt,) if i % 2 else ()) for i, row in enumerate(ROWS)]
     rows = [row for row in rows if row.n_response > 1]
-    batch = pad(rows, range(len(rows)))
+    batch = collate(rows, range(len(rows)))
     whole = capture(tiny, batch, [-1])
     state, grad = prompt_gradients(tiny, batch)
     for i, row in enumerate(rows):
@@ -230,8 +233,8 @@ def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny:
 
 
 def test_masked_tokens_have_no_loss_but_are_looked_at(tiny: Model) -> None:
-    rows = [Row(row.ids, row.n_prompt, 0, (row.n_prompt + 1,)) for row in ROWS if row.n_response > 3]
-    got = capture(tiny, pad(rows, range(len(rows))), LAYERS)
+    rows = [TokenizedExample(row.ids, row.n_prompt, 0, (row.n_prompt + 1,)) for row in ROWS if row.n_response > 3]
+    got = capture(tiny, collate(rows, range(len(rows))), LAYERS)
     for i, row in enumerate(rows):
         embedded = tiny.lm.get_input_embeddings()(torch.tensor([row.ids])).detach().requires_grad_()
         out = tiny.lm(inputs_embeds=embedded, output_hidden_states=True)
@@ -240,9 +243,9 @@ def test_masked_tokens_have_no_loss_but_are_looked_at(tiny: Model) -> None:
         loss = torch.nn.functional.cross_entropy(out.logits[0, row.n_prompt - 1 : -1], labels)
         assert near(got.loss[i], loss.detach())
         grads = torch.autograd.grad(loss, out.hidden_states)
-        assert not bool(got.valid[i, 1]) and bool(got.valid[i, 0])
+        assert not bool(got.loss_mask[i, 1]) and bool(got.loss_mask[i, 0])
         for layer in LAYERS:
-            real = got.valid[i, : row.n_response]
+            real = got.loss_mask[i, : row.n_response]
             assert near(got.grads[layer][i, : row.n_response][real], grads[layer][0, row.n_prompt - 1 : -1][real])
 
 
@@ -290,7 +293,7 @@ def test_the_last_layers_gradient_is_the_written_formula(tiny: Model) -> None:
 
 
 def test_log_probabilities_and_loss(tiny: Model) -> None:
-    whole = capture(tiny, pad(ROWS, range(16)), [-1])
+    whole = capture(tiny, collate(ROWS, range(16)), [-1])
     for i, row in enumerate(ROWS):
         with torch.no_grad():
             logp = tiny.lm(input_ids=torch.tensor([row.ids])).logits[0, row.n_prompt - 1 : -1].log_softmax(-1)
@@ -305,7 +308,7 @@ def test_how_the_head_is_cut_does_not_matter(
     family: str, chunk: int, make_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
-    batch, calls, head = pad(ROWS, range(16)), [], Model.head
+    batch, calls, head = collate(ROWS, range(16)), [], Model.head
     wanted = capture(model, batch, LAYERS)
     monkeypatch.setattr(module, "HEAD_CHUNK", chunk)
     monkeypatch.setattr(Model, "head", lambda self, states: calls.append(len(states)) or head(self, states))
@@ -333,37 +336,37 @@ def finished(model: Model, work: Callable[[], object]) -> list[tuple[int, bool]]
 
 @pytest.mark.parametrize(("layers", "blocks"), [([0], 0), ([2], 2), ([0, 3], 3), ([-1], 4), ([4, 1], 4)])
 def test_prompt_states_stops_at_the_highest_layer(tiny: Model, layers: list[int], blocks: int) -> None:
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     assert finished(tiny, lambda: prompt_states(tiny, batch, layers)) == [(at, False) for at in range(blocks)]
 
 
 @pytest.mark.parametrize(("layers", "lowest"), [([0, 2], 0), ([2], 2), ([3, 4], 3), ([4], 4)])
 def test_the_graph_begins_at_the_lowest_layer(tuned: Model, layers: list[int], lowest: int) -> None:
-    with tuned.untuned():  # switching the adapter on again must not thaw it
+    with tuned.base_model():  # switching the adapter on again must not thaw it
         pass
-    done = finished(tuned, lambda: capture(tuned, pad(ROWS, range(16)), layers))
+    done = finished(tuned, lambda: capture(tuned, collate(ROWS, range(16)), layers))
     assert done == [(at, at >= lowest) for at in range(4)]
 
 
 def test_nothing_is_left_behind(tuned: Model) -> None:
-    capture(tuned, pad(ROWS, range(16)), LAYERS)
-    prompt_states(tuned, pad(ROWS, range(16)), [1])
+    capture(tuned, collate(ROWS, range(16)), LAYERS)
+    prompt_states(tuned, collate(ROWS, range(16)), [1])
     assert all(weight.grad is None and not weight.requires_grad for weight in tuned.peft.parameters())
     assert not any(block._forward_pre_hooks for block in tuned.blocks)
-    got = capture(tuned, pad(ROWS, range(16)), LAYERS)
+    got = capture(tuned, collate(ROWS, range(16)), LAYERS)
     assert not any(one.requires_grad for one in (got.loss, got.logp, *got.states.values(), *got.grads.values()))
 
 
 def test_hooks_are_removed_after_a_fault(tiny: Model) -> None:
-    batch = pad([Row((5, 999, 6), 1)], [0])  # 999 is no token of this model
+    batch = collate([TokenizedExample((5, 999, 6), 1)], [0])  # 999 is no token of this model
     for work in (capture, prompt_states):
         with pytest.raises(IndexError):
-            work(tiny, pad([Row((999, 5, 6), 1)], [0]) if work is prompt_states else batch, [1, 2])
+            work(tiny, collate([TokenizedExample((999, 5, 6), 1)], [0]) if work is prompt_states else batch, [1, 2])
     assert not any(block._forward_pre_hooks for block in tiny.blocks)
 
 
 def test_works_where_gradients_are_switched_off(tiny: Model) -> None:
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     wanted = capture(tiny, batch, LAYERS)
     with torch.no_grad():
         got = capture(tiny, batch, LAYERS)
@@ -373,14 +376,14 @@ def test_works_where_gradients_are_switched_off(tiny: Model) -> None:
 def test_the_same_again(make_model: Callable[[str], Path]) -> None:
     for family in ("llama", "mixtral"):
         model = load_model(str(make_model(family)), dtype="float32", device="cpu")
-        one, two = (capture(model, pad(ROWS, range(16)), LAYERS) for _ in range(2))
+        one, two = (capture(model, collate(ROWS, range(16)), LAYERS) for _ in range(2))
         assert torch.equal(one.loss, two.loss)
         assert all(torch.equal(one.grads[layer], two.grads[layer]) for layer in LAYERS)
         assert all(torch.equal(one.states[layer], two.states[layer]) for layer in LAYERS)
 
 
 def test_layers_together_are_layers_one_by_one(tiny: Model) -> None:
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     together = capture(tiny, batch, [-1, 4, 3, 1, 1, 0])
     assert set(together.states) == set(together.grads) == {0, 1, 3, 4}
     for layer in (0, 1, 3, 4):
@@ -391,8 +394,8 @@ def test_layers_together_are_layers_one_by_one(tiny: Model) -> None:
 
 @pytest.mark.parametrize(("side", "count"), [("right", 1), ("left", 1), ("right", 5), ("left", 5)])
 def test_answers_of_one_token(tiny: Model, side: Any, count: int) -> None:
-    rows = [Row(row.ids[: row.n_prompt + 1], row.n_prompt) for row in ROWS[:count]]
-    got = capture(tiny, pad(rows, range(count), side=side), LAYERS)
+    rows = [TokenizedExample(row.ids[: row.n_prompt + 1], row.n_prompt) for row in ROWS[:count]]
+    got = capture(tiny, collate(rows, range(count), side=side), LAYERS)
     assert got.logp.shape == (count, 1)
     torch.testing.assert_close(got.loss, -got.logp[:, 0])
     for i, row in enumerate(rows):
@@ -401,9 +404,9 @@ def test_answers_of_one_token(tiny: Model, side: Any, count: int) -> None:
 
 
 def test_untuned_is_captured_as_the_base_model(tuned: Model, tiny: Model) -> None:
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     base, with_adapter = capture(tiny, batch, LAYERS), capture(tuned, batch, LAYERS)
-    with tuned.untuned():
+    with tuned.base_model():
         off = capture(tuned, batch, LAYERS)
     for layer in LAYERS:
         torch.testing.assert_close(off.grads[layer], base.grads[layer])
@@ -413,25 +416,25 @@ def test_untuned_is_captured_as_the_base_model(tuned: Model, tiny: Model) -> Non
 
 def test_half_precision_gives_float32_near_the_truth(model_folder: Path, tiny: Model) -> None:
     half = load_model(str(model_folder), dtype="bfloat16", device="cpu")
-    batch = pad(ROWS, range(16))
+    batch = collate(ROWS, range(16))
     got, wanted = capture(half, batch, LAYERS), capture(tiny, batch, LAYERS)
     assert {got.loss.dtype, got.logp.dtype} == {torch.float32}
     for layer in LAYERS:
         assert got.states[layer].dtype == got.grads[layer].dtype == torch.float32
         for kind in ("states", "grads"):
-            one, two = (getattr(result, kind)[layer][wanted.valid] for result in (got, wanted))
+            one, two = (getattr(result, kind)[layer][wanted.loss_mask] for result in (got, wanted))
             assert torch.cosine_similarity(one, two).median() > 0.99
 
 
 @pytest.mark.parametrize("layer", [-2, 5, 99])
 def test_a_layer_out_of_range_is_refused(tiny: Model, layer: int) -> None:
     told = f"no such layer\n  got: {layer}\n  do:  choose 0 to 4, or -1 for the last (4)"
-    for ask in (lambda: resolve(layer, 4), lambda: capture(tiny, pad(ROWS, range(16)), [0, layer]),
-                lambda: prompt_states(tiny, pad(ROWS, range(16)), [layer])):  # fmt: skip
+    for ask in (lambda: resolve_layer(layer, 4), lambda: capture(tiny, collate(ROWS, range(16)), [0, layer]),
+                lambda: prompt_states(tiny, collate(ROWS, range(16)), [layer])):  # fmt: skip
         with pytest.raises(OptionError) as caught:
             ask()
         assert str(caught.value) == told
 
 
 def test_layers_are_counted_as_transformers_counts_them() -> None:
-    assert [resolve(layer, 4) for layer in (-1, 0, 1, 4)] == [4, 0, 1, 4]
+    assert [resolve_layer(layer, 4) for layer in (-1, 0, 1, 4)] == [4, 0, 1, 4]

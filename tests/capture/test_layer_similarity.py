@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from conftest import PAIRS, SMALL
-from taughtby.capture.layer_similarity import Curve, curve
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, encode
+from taughtby.capture.layer_similarity import LayerSimilarity, measure_layer_similarity
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.models.model import Model, load_model
 
 
-def rows_of(model: Model) -> list[Row]:
-    rows = [encode(model.tokenizer, example(*pair), Encoding(64)) for pair in PAIRS]
-    assert all(isinstance(row, Row) for row in rows)
+def rows_of(model: Model) -> list[TokenizedExample]:
+    rows = [tokenize(model.tokenizer, make_example(*pair), Encoding(64)) for pair in PAIRS]
+    assert all(isinstance(row, TokenizedExample) for row in rows)
     return rows  # type: ignore[return-value]
 
 
 @torch.no_grad()
-def slowly(model: Model, rows: list[Row]) -> list[float]:
+def slowly(model: Model, rows: list[TokenizedExample]) -> list[float]:
     """The mean cosine of neighbouring layers, row by row and number by number."""
     means = []
     for upper in range(2, model.depth + 1):
@@ -48,13 +48,15 @@ def test_the_curve_is_the_slow_one(family: str, make_model: Callable[[str], Path
     assert len(wanted) == 3
     assert max(wanted) < 0.999
     for budget in (1, 40, 4096):
-        assert curve(model, rows, budget).similarity == pytest.approx(wanted, abs=1e-5)
+        assert measure_layer_similarity(model, rows, budget).similarity == pytest.approx(wanted, abs=1e-5)
 
 
 def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
     rows = rows_of(tiny)
-    other = [Row((*row.ids[: row.n_prompt], 7, 8, 9), row.n_prompt) for row in rows]
-    assert curve(tiny, other).similarity == pytest.approx(curve(tiny, rows).similarity, abs=1e-6)
+    other = [TokenizedExample((*row.ids[: row.n_prompt], 7, 8, 9), row.n_prompt) for row in rows]
+    assert measure_layer_similarity(tiny, other).similarity == pytest.approx(
+        measure_layer_similarity(tiny, rows).similarity, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,12 @@ def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
     ],
 )
 def test_the_layer_chosen(similarity: list[float], layer: int, reference: int) -> None:
-    made = Curve(tuple(similarity))
-    assert (made.layer, made.reference) == (layer, reference)
+    made = LayerSimilarity(tuple(similarity))
+    assert (made.transition_layer, made.reference_layer) == (layer, reference)
 
 
 def test_json_holds_the_curve_and_both_choices() -> None:
-    made = Curve((0.1, 0.8, 0.3, 0.8, 0.9)).to_json()
+    made = LayerSimilarity((0.1, 0.8, 0.3, 0.8, 0.9)).to_json()
     assert json.loads(json.dumps(made)) == {"similarity": [0.1, 0.8, 0.3, 0.8, 0.9], "layer": 4, "reference": 2}
 
 
@@ -97,6 +99,6 @@ def test_shallow_models_get_the_last_layer(blocks: int, tokenizer: Any, tmp_path
     tokenizer.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), dtype="float32", device="cpu")
     rows = rows_of(model)
-    made = curve(model, rows)
+    made = measure_layer_similarity(model, rows)
     assert made.similarity == pytest.approx(slowly(model, rows), abs=1e-5)
-    assert (made.layer, made.reference) == (-1, -1)
+    assert (made.transition_layer, made.reference_layer) == (-1, -1)

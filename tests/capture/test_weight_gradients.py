@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from taughtby.capture.weight_gradients import (
-    Learned,
-    Sides,
+    TrainedWeights,
+    TwoSidedProjection,
     Weight,
-    candidates,
-    folded,
-    formed,
-    gradients,
-    learned,
-    whole,
+    candidate_weights,
+    compact_gradient,
+    find_trained_weights,
+    fold,
+    full_gradient,
+    weight_gradients,
 )
-from taughtby.data.tokenize import Row, pad
+from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 
@@ -31,12 +31,12 @@ TARGETS = {"gpt2": ["c_attn", "c_fc", "c_proj"], "mixtral": ["q_proj", "o_proj"]
 Make = Callable[..., Model]
 
 
-def random_rows(count: int = 6) -> list[Row]:
+def random_rows(count: int = 6) -> list[TokenizedExample]:
     """Rows of 2 to 24 tokens, an answer of one token among them, and prompts that were learned too."""
     torch.manual_seed(0)
     sizes = [(1, 1), (9, 1), (1, 20), *((int(p), int(n)) for p, n in torch.randint(2, 13, (count - 3, 2)))]
-    made = [Row(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
-    return [*made[:-1], Row(made[-1].ids, made[-1].n_prompt, made[-1].n_prompt - 1)]
+    made = [TokenizedExample(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
+    return [*made[:-1], TokenizedExample(made[-1].ids, made[-1].n_prompt, made[-1].n_prompt - 1)]
 
 
 ROWS = random_rows()
@@ -67,13 +67,13 @@ def adapted(make_model: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     return make
 
 
-def slow(model: Model, row: Row, weights: list[Weight], counts: Tensor | None = None) -> list[Tensor]:
+def slow(model: Model, row: TokenizedExample, weights: list[Weight], counts: Tensor | None = None) -> list[Tensor]:
     """Each weight's gradient by Transformers' own forward over the row alone and a backward into the parameters."""
     parameters = [weight.module.weight for weight in weights]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    y = torch.tensor(row.ids[row.start :])
-    logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, row.start - 1 : -1]
+    y = torch.tensor(row.ids[row.loss_start :])
+    logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, row.loss_start - 1 : -1]
     losses = nn.functional.cross_entropy(logits, y, reduction="none")
     loss = losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
     found = torch.autograd.grad(loss, parameters)
@@ -83,11 +83,11 @@ def slow(model: Model, row: Row, weights: list[Weight], counts: Tensor | None = 
     return [grad.T if turned else grad for grad, turned in zip(found, conv, strict=True)]
 
 
-def agree(model: Model, rows: list[Row] = ROWS, side: Any = "right", counts: Tensor | None = None) -> int:
+def agree(model: Model, rows: list[TokenizedExample] = ROWS, side: Any = "right", counts: Tensor | None = None) -> int:
     """Check every row's every weight; how many weights there were."""
-    found = gradients(model, pad(rows, range(len(rows)), side=side), whole, counts)
+    found = weight_gradients(model, collate(rows, range(len(rows)), side=side), full_gradient, counts)
     for i, row in enumerate(rows):
-        some = None if counts is None else counts[i, : len(row.ids) - row.start]
+        some = None if counts is None else counts[i, : len(row.ids) - row.loss_start]
         wanted = slow(model, row, list(found.of), some)
         size = torch.cat([grad.flatten() for grad in wanted]).norm()
         assert size > 0
@@ -120,7 +120,7 @@ def test_other_kinds_of_lora(options: dict[str, Any], adapted: Make) -> None:
 def test_two_adapters_at_once(adapted: Make) -> None:
     model = adapted("llama", {"target_modules": ["q_proj", "v_proj"]}, {"r": 2, "target_modules": ["v_proj"]})
     assert agree(model) == 4 * (4 + 2)
-    assert len(set(learned(model).blocks[0])) == 6
+    assert len(set(find_trained_weights(model).blocks[0])) == 6
 
 
 def test_tokens_that_count_differently(adapted: Make) -> None:
@@ -132,18 +132,18 @@ def test_tokens_that_count_differently(adapted: Make) -> None:
 
 def test_the_loss_is_the_rows_own(adapted: Make) -> None:
     model = adapted("llama")
-    found = gradients(model, pad(ROWS, range(len(ROWS))), whole)
+    found = weight_gradients(model, collate(ROWS, range(len(ROWS))), full_gradient)
     for row, loss in zip(ROWS, found.loss, strict=True):
-        labels = torch.tensor([[-100] * row.start + list(row.ids[row.start :])])
+        labels = torch.tensor([[-100] * row.loss_start + list(row.ids[row.loss_start :])])
         with torch.no_grad():
             wanted = model.lm(input_ids=torch.tensor([row.ids]), labels=labels).loss
         torch.testing.assert_close(loss, wanted)
 
 
 def test_half_precision_gives_float32_near_the_truth(adapted: Make) -> None:
-    batch = pad(ROWS, range(len(ROWS)))
+    batch = collate(ROWS, range(len(ROWS)))
     got, wanted = (
-        torch.cat(gradients(adapted("llama", dtype=dtype), batch, whole).blocks(4), 1)
+        torch.cat(weight_gradients(adapted("llama", dtype=dtype), batch, full_gradient).blocks(4), 1)
         for dtype in ("bfloat16", "float32")
     )
     assert got.dtype == torch.float32
@@ -155,8 +155,8 @@ def test_nothing_is_left_behind(adapted: Make) -> None:
     ids = torch.tensor([ROWS[3].ids])
     before = model.lm(input_ids=ids).logits
     with pytest.raises(ZeroDivisionError):
-        gradients(model, pad(ROWS, range(6)), lambda *_: torch.tensor(1 // 0))
-    gradients(model, pad(ROWS, range(6)), whole)
+        weight_gradients(model, collate(ROWS, range(6)), lambda *_: torch.tensor(1 // 0))
+    weight_gradients(model, collate(ROWS, range(6)), full_gradient)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.lm.modules())
     assert all(weight.grad is None and not weight.requires_grad for weight in model.lm.parameters())
     torch.testing.assert_close(model.lm(input_ids=ids).logits, before, rtol=0, atol=0)
@@ -172,7 +172,7 @@ def test_what_is_kept_is_taken_as_the_pass_comes_down(adapted: Make) -> None:
         order.append(weight.block)
         return x[:, 0, :1]
 
-    found = gradients(adapted("llama"), pad(ROWS, range(6)), take)
+    found = weight_gradients(adapted("llama"), collate(ROWS, range(6)), take)
     assert order == sorted(order, reverse=True)
     assert [block.shape for block in found.blocks(4)] == [(6, 14)] * 4
 
@@ -188,31 +188,33 @@ def test_without_an_adapter_the_models_own_maps(family: str, count: int, make_mo
 
 def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str], Path]) -> None:
     model, base = adapted("llama"), load_model(str(make_model("llama")), dtype="float32", device="cpu")
-    batch = pad(ROWS, range(6))
-    wanted = gradients(base, batch, whole).blocks(4)
-    with model.untuned() as before:
-        got = gradients(before, batch, whole).blocks(4)
+    batch = collate(ROWS, range(6))
+    wanted = weight_gradients(base, batch, full_gradient).blocks(4)
+    with model.base_model() as before:
+        got = weight_gradients(before, batch, full_gradient).blocks(4)
     for one, two in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
-    assert [weight.adapter for weight in candidates(model)] == [True] * 56
+    assert [weight.adapter for weight in candidate_weights(model)] == [True] * 56
 
 
 # — which they are, in words
 
 
 def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path]) -> None:
-    found = learned(adapted("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 3]}))
+    found = find_trained_weights(
+        adapted("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 3]})
+    )
     block = {
         "self_attn.q_proj.lora_A.default": (3, 32), "self_attn.q_proj.lora_B.default": (32, 3),
         "mlp.down_proj.lora_A.default": (3, 48), "mlp.down_proj.lora_B.default": (32, 3),
     }  # fmt: skip
-    assert found == Learned((block, block, {}, block), True, "")
+    assert found == TrainedWeights((block, block, {}, block), True, "")
     assert list(found.to_json()["shapes"]) == ["0-1", "2-2", "3-3"]
-    assert Learned.from_json(found.to_json()) == found
+    assert TrainedWeights.from_json(found.to_json()) == found
     assert found.sizes == [[96, 96, 144, 96]] * 2 + [[]] + [[96, 96, 144, 96]]
     assert found.notes()["gradients"] == "of the adapter"
 
-    own = learned(load_model(str(make_model("llama")), dtype="float32", device="cpu"))
+    own = find_trained_weights(load_model(str(make_model("llama")), dtype="float32", device="cpu"))
     assert own.blocks[0]["mlp.down_proj"] == (32, 48)
     assert own.sizes[0] == [32 * 32, 16 * 32, 16 * 32, 32 * 32, 32 * 32, 32 * 32, 32 * 32]
     assert not own.adapter
@@ -229,7 +231,7 @@ def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path
     ],
 )  # fmt: skip
 def test_what_is_left_out_is_named(options: dict[str, Any], left: str, adapted: Make) -> None:
-    found = learned(adapted("llama", options))
+    found = find_trained_weights(adapted("llama", options))
     assert found.left_out == left
     assert found.notes()["gradients"] == f"of the adapter; left out: {left}"
 
@@ -237,7 +239,7 @@ def test_what_is_left_out_is_named(options: dict[str, Any], left: str, adapted: 
 def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
     """They see the rows mixed, so their share is named."""
     model = load_model(str(make_model("mixtral")), dtype="float32", device="cpu")
-    found = learned(model)
+    found = find_trained_weights(model)
     share = 1 - sum(math.prod(s) for s in found.blocks[0].values()) / sum(
         p.numel() for p in model.blocks[0].parameters()
     )
@@ -252,7 +254,7 @@ def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
 )  # fmt: skip
 def test_an_adapter_without_linear_maps_is_refused(kind: str, options: dict[str, Any], adapted: Make) -> None:
     with pytest.raises(ModelError) as caught:
-        gradients(adapted("llama", options, kind=kind), pad(ROWS, range(6)), whole)
+        weight_gradients(adapted("llama", options, kind=kind), collate(ROWS, range(6)), full_gradient)
     assert caught.value.what == "no linear map inside the blocks has learned"
     assert "lesson" in str(caught.value.do)
 
@@ -261,7 +263,7 @@ def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
     """It works on the parameters, and its maps are never called."""
     model = adapted("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]})
     with pytest.raises(ModelError) as caught:
-        gradients(model, pad(ROWS, range(6)), whole)
+        weight_gradients(model, collate(ROWS, range(6)), full_gradient)
     assert caught.value.what == "the adapter is used in a way that gradients by row cannot follow"
     assert "experts" in str(caught.value.got)
 
@@ -270,7 +272,7 @@ def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> No
     model = load_model(str(make_model("llama")), dtype="float32", device="cpu")
     model.blocks[1].mlp.down_proj = model.blocks[0].mlp.down_proj
     with pytest.raises(ModelError, match="used twice"):
-        gradients(model, pad(ROWS, range(6)), whole)
+        weight_gradients(model, collate(ROWS, range(6)), full_gradient)
 
 
 # — what is kept of them
@@ -278,10 +280,10 @@ def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> No
 
 def test_two_sides_are_two_matrices(tiny: Model) -> None:
     """P_out G P_inᵀ, from the gradient itself; a side that is no wider stays."""
-    batch = pad(ROWS, range(6))
-    exact = gradients(tiny, batch, whole).of
-    keep = Sides(20, seed=3)
-    got = gradients(tiny, batch, keep).of
+    batch = collate(ROWS, range(6))
+    exact = weight_gradients(tiny, batch, full_gradient).of
+    keep = TwoSidedProjection(20, seed=3)
+    got = weight_gradients(tiny, batch, keep).of
     for weight, kept in got.items():
         out, into = (keep.matrix(weight, side) for side in ("out", "in"))
         one, two = (
@@ -292,19 +294,19 @@ def test_two_sides_are_two_matrices(tiny: Model) -> None:
         wanted = torch.einsum("ko,boi,ji->bkj", one, grad, two).flatten(1)
         assert kept.shape[1] == keep.width(weight.shape)
         torch.testing.assert_close(kept, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
-    assert formed(weight, torch.ones(1, 2, 48), torch.ones(1, 2, 32)).shape == (1, 1024)
+    assert compact_gradient(weight, torch.ones(1, 2, 48), torch.ones(1, 2, 32)).shape == (1, 1024)
 
 
 def test_a_fold_is_a_matrix_of_signs() -> None:
     for wide, to in ((100, 7), (7, 7), (5, 7)):
-        matrix = folded(torch.eye(wide), to, "a weight").T
+        matrix = fold(torch.eye(wide), to, "a weight").T
         assert matrix.shape == (to, wide)
         assert matrix.abs().sum(0).eq(1).all()  # each number goes into one sum
         assert matrix.abs().sum(1).max() <= math.ceil(wide / to)  # and no sum gets more than its share
         assert set(matrix.unique().tolist()) == ({-1.0, 0.0, 1.0})
         vectors = torch.randn(4, wide)
-        torch.testing.assert_close(folded(vectors, to, "a weight"), vectors @ matrix.T)
-        assert not torch.equal(matrix, folded(torch.eye(wide), to, "another").T)
+        torch.testing.assert_close(fold(vectors, to, "a weight"), vectors @ matrix.T)
+        assert not torch.equal(matrix, fold(torch.eye(wide), to, "another").T)
 
 
 @pytest.mark.parametrize("kind", ["fold", "sides"])
@@ -314,10 +316,10 @@ def test_inner_products_are_kept(kind: str) -> None:
     one, two = torch.randn(2, 1, 5, 40), torch.randn(2, 1, 5, 40)
     x, delta = torch.cat([one[0], two[0]]), torch.cat([one[1], one[1] + two[1]])
     weight = Weight("w", 0, nn.Identity(), (40, 40), True)
-    exact = whole(weight, x, delta)
+    exact = full_gradient(weight, x, delta)
     made = []
     for seed in range(400):
-        kept = folded(exact, 64, f"{seed} w") if kind == "fold" else Sides(8, seed)(weight, x, delta)
+        kept = fold(exact, 64, f"{seed} w") if kind == "fold" else TwoSidedProjection(8, seed)(weight, x, delta)
         assert kept.shape == (2, 64)
         made.append(float(kept[0] @ kept[1]))
     truth, lengths = float(exact[0] @ exact[1]), float(exact[0].norm() * exact[1].norm())
@@ -327,7 +329,7 @@ def test_inner_products_are_kept(kind: str) -> None:
 
 
 def test_every_machine_draws_the_same() -> None:
-    assert folded(torch.arange(6.0)[None], 3, "0 w").tolist() == [[3.0, 2.0, -2.0]]
-    matrix = Sides(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
+    assert fold(torch.arange(6.0)[None], 3, "0 w").tolist() == [[3.0, 2.0, -2.0]]
+    matrix = TwoSidedProjection(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
     assert matrix is not None
     torch.testing.assert_close(matrix[0], torch.tensor([-0.2050, -0.7554, 0.0727, 0.3098]), rtol=1e-4, atol=1e-4)

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from conftest import PAIRS, Run
-from taughtby.capture.layer_similarity import curve
-from taughtby.data.dataset import Reading
-from taughtby.data.default_options import habits
+from taughtby.capture.layer_similarity import measure_layer_similarity
+from taughtby.data.dataset import ReadOptions
+from taughtby.data.default_options import default_options
 from taughtby.data.example import Example
-from taughtby.index.build import probe
+from taughtby.index.build import probe_rows
 from taughtby.models.model import load_model
 
 ROLES = ("user", "assistant")
@@ -145,10 +145,12 @@ def test_layers_reads_rows_as_the_trainer_did(
     code, _, err = run("layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
     assert code == 0 and "max_length 64 (training_args.yaml: cutoff_len)" in err
     model = load_model(str(model_folder), str(adapter), dtype="float32")
-    rows = probe(model, data, Reading(turns="all"), habits(model.origin, model.window, raw=False))
+    rows = probe_rows(
+        model, data, ReadOptions(turns="all"), default_options(model.metadata, model.context_length, raw=False)
+    )
     assert len(rows) == 2
     got = json.loads((tmp_path / "l.json").read_text())["similarity"]
-    assert got == pytest.approx(curve(model, rows).similarity, abs=1e-6)
+    assert got == pytest.approx(measure_layer_similarity(model, rows).similarity, abs=1e-6)
     assert run("layers", adapter, data, "--turns", "last", "--dtype", "float32", "--json", tmp_path / "m.json")[0] == 0
     assert json.loads((tmp_path / "m.json").read_text())["similarity"] != pytest.approx(got, abs=1e-4)
 

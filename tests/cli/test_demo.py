@@ -37,7 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     monkeypatch.setattr(demo, "MODEL", str(model_folder))
     monkeypatch.setattr(demo, "PROMPTS", 3)
     monkeypatch.setattr(demo, "QUERIES", 2)
-    monkeypatch.setattr(demo, "respond", respond)
+    monkeypatch.setattr(demo, "generate", respond)
     monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
     monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6 if n == 90 else n, seed))
     monkeypatch.setattr(demo, "_called", planted)  # the tiny model learned too little for any row to be called

@@ -9,45 +9,47 @@ from typing import Any
 import pytest
 
 from conftest import TEMPLATE
-from taughtby.data.chat_template import Skip, Written, asked, template_file, written
-from taughtby.data.example import Example, example
+from taughtby.data.chat_template import RenderedText, SkippedRow, read_template, render, render_prompt
+from taughtby.data.example import Example, make_example
 from taughtby.errors import ModelError
 
-SO = example("why", "so")
+SO = make_example("why", "so")
 
 
 def reason(tokenizer: Any, template: str, row: Example = SO) -> str:
-    got = written(tokenizer, row, template)
-    assert isinstance(got, Skip), got
+    got = render(tokenizer, row, template)
+    assert isinstance(got, SkippedRow), got
     return got.reason
 
 
 def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
     text = "<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
     assert (
-        written(tokenizer, SO) == written(tokenizer, SO, TEMPLATE) == Written(text, text.index("so"), text.index("so"))
+        render(tokenizer, SO)
+        == render(tokenizer, SO, TEMPLATE)
+        == RenderedText(text, text.index("so"), text.index("so"))
     )
-    assert asked(tokenizer, SO) == Written(text[: text.index("so")], text.index("so"), text.index("so"))
+    assert render_prompt(tokenizer, SO) == RenderedText(text[: text.index("so")], text.index("so"), text.index("so"))
 
 
 def test_without_a_template(tokenizer: Any) -> None:
     made = copy.deepcopy(tokenizer)
     made.chat_template = None
-    assert written(made, SO) == Written("why\nso</s>", 4, 4, plain=True)
-    assert written(made, SO, "none") == written(tokenizer, SO, "none") == Written("whyso</s>", 3, 3, plain=True)
-    assert asked(made, SO) == Written("why\n", 4, 4, plain=True)
-    assert written(made, SO, TEMPLATE) == written(tokenizer, SO)
+    assert render(made, SO) == RenderedText("why\nso</s>", 4, 4, plain=True)
+    assert render(made, SO, "none") == render(tokenizer, SO, "none") == RenderedText("whyso</s>", 3, 3, plain=True)
+    assert render_prompt(made, SO) == RenderedText("why\n", 4, 4, plain=True)
+    assert render(made, SO, TEMPLATE) == render(tokenizer, SO)
     made.eos_token = None
-    assert written(made, SO) == Written("why\nso", 4, 4, plain=True)
+    assert render(made, SO) == RenderedText("why\nso", 4, 4, plain=True)
 
 
 def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
     """With tools the one that is named for them."""
     made = copy.deepcopy(tokenizer)
     made.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools[0]['name'] }}: " + TEMPLATE}
-    assert written(made, SO) == written(tokenizer, SO)
-    with_tools = written(made, Example(SO.messages, tools=({"name": "look_up"},)))
-    assert isinstance(with_tools, Written)
+    assert render(made, SO) == render(tokenizer, SO)
+    with_tools = render(made, Example(SO.messages, tools=({"name": "look_up"},)))
+    assert isinstance(with_tools, RenderedText)
     assert with_tools.text.startswith("look_up: <|user|>why")
 
 
@@ -68,11 +70,11 @@ def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
     ],
 )
 def test_where_the_answer_begins(tokenizer: Any, template: str, learned: str, answer: str) -> None:
-    made = written(tokenizer, SO, template)
-    assert isinstance(made, Written)
-    assert made.text[made.learned :].startswith(learned)
-    assert made.text[made.answer :].startswith(answer)
-    assert made.text[: made.answer].count("why") == 1
+    made = render(tokenizer, SO, template)
+    assert isinstance(made, RenderedText)
+    assert made.text[made.loss_start :].startswith(learned)
+    assert made.text[made.answer_start :].startswith(answer)
+    assert made.text[: made.answer_start].count("why") == 1
 
 
 def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
@@ -80,9 +82,9 @@ def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
         "{% for m in messages %}{{ '<think></think>' if m['role'] == 'assistant' }}{{ m['content'] }}{% endfor %}"
     )
     for text in ("<", "<think>", "<think></think>"):
-        made = written(tokenizer, example("why", text), template)
-        assert isinstance(made, Written)
-        assert (made.text[made.learned :], made.text[made.answer :]) == (f"<think></think>{text}", text)
+        made = render(tokenizer, make_example("why", text), template)
+        assert isinstance(made, RenderedText)
+        assert (made.text[made.loss_start :], made.text[made.answer_start :]) == (f"<think></think>{text}", text)
 
 
 # -- refusals
@@ -92,7 +94,7 @@ def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     row = Example(tuple({"role": role, "content": role} for role in ("system", "user", "assistant")))
     assert reason(tokenizer, refuse + TEMPLATE, row) == "the chat template refuses the row: System role not supported"
-    assert isinstance(written(tokenizer, Example(row.messages[1:]), refuse + TEMPLATE), Written)
+    assert isinstance(render(tokenizer, Example(row.messages[1:]), refuse + TEMPLATE), RenderedText)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +135,12 @@ def test_a_template_gets_at_nothing_but_the_row(tokenizer: Any, attack: str) -> 
     told = reason(tokenizer, attack + TEMPLATE)
     assert told.startswith("the chat template refuses the row: ")
     assert "root:" not in told
-    assert written(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == written(tokenizer, SO)
+    assert render(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == render(tokenizer, SO)
 
 
 def test_a_row_is_data_and_no_template(tokenizer: Any) -> None:
-    made = written(tokenizer, example("{{ 1 + 1 }}", "{% if %}"))
-    assert isinstance(made, Written)
+    made = render(tokenizer, make_example("{{ 1 + 1 }}", "{% if %}"))
+    assert isinstance(made, RenderedText)
     assert made.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
 
 
@@ -157,7 +159,7 @@ def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
 @pytest.mark.parametrize("calls", ["look_up", ["look_up"], [{"function": "look_up"}], [{"function": {}}], {"a": 1}, 3])
 def test_calls_of_a_shape_nobody_knows(tokenizer: Any, calls: Any) -> None:
     row = Example((*SO.prompt, {"role": "assistant", "content": "so", "tool_calls": calls}))
-    assert written(tokenizer, row) == written(tokenizer, SO)
+    assert render(tokenizer, row) == render(tokenizer, SO)
 
 
 # -- a template's file
@@ -165,10 +167,10 @@ def test_calls_of_a_shape_nobody_knows(tokenizer: Any, calls: Any) -> None:
 
 def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text(f"\ufeff{TEMPLATE}", encoding="utf-8")
-    assert template_file(tmp_path / "t.jinja") == TEMPLATE
+    assert read_template(tmp_path / "t.jinja") == TEMPLATE
     generation = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% break %}{% endfor %}"
     (tmp_path / "t.jinja").write_text(generation)
-    assert template_file(tmp_path / "t.jinja") == generation
+    assert read_template(tmp_path / "t.jinja") == generation
 
 
 @pytest.mark.parametrize(
@@ -191,10 +193,10 @@ def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, told:
     if source is not None:
         (tmp_path / "t.jinja").write_bytes(source)
     with pytest.raises(ModelError) as caught:
-        template_file(tmp_path / "t.jinja")
+        read_template(tmp_path / "t.jinja")
     assert told in str(caught.value)
 
 
 def test_a_folder_is_no_template(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read\n  got: Is a directory"):
-        template_file(tmp_path)
+        read_template(tmp_path)

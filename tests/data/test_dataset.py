@@ -19,8 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taughtby.data.dataset import Reading, Seen, columns, form, opened, read, write
-from taughtby.data.example import Example, example
+from taughtby.data.dataset import (
+    IdAssigner,
+    ReadOptions,
+    detect_format,
+    open_dataset,
+    parse_columns,
+    read_examples,
+    write_examples,
+)
+from taughtby.data.example import Example, make_example
 from taughtby.data.formats import FORMS
 from taughtby.errors import DataError, OptionError, TaughtbyError
 from writers import FORM, KIND, TABLES, TEMPLATE, TEXTS, jsonl, place, turn
@@ -33,13 +41,13 @@ SAID = [
 ]
 
 
-def reading(name: str) -> Reading:
-    return Reading(response_template=TEMPLATE if name == "text" else None)
+def reading(name: str) -> ReadOptions:
+    return ReadOptions(response_template=TEMPLATE if name == "text" else None)
 
 
 def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
     """The row that a form says, whatever the file."""
-    row = example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
+    row = make_example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
     return replace(row, rejected="no" if name.startswith("chosen") else None)
 
 
@@ -59,7 +67,7 @@ def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tm
     path = tmp_path / kind
     rows = [FORM[name](p, r) | {"label": label} for p, r, label in SAID]
     KIND[kind](path, rows)
-    found, got = opened(path, reading(name))
+    found, got = open_dataset(path, reading(name))
     got = list(got)
     assert got == [
         wanted(name, p, r, label=label, source=place(kind, path, rows, row)) for row, (p, r, label) in enumerate(SAID)
@@ -115,7 +123,7 @@ def test_an_odd_answer_loads_or_is_named(kind: str, case: str, tmp_path: Path) -
         held += 1
         answer, source = arrives(kind, name, ODD[case]), place(kind, path, rows, 0 if typed else 1)
         if isinstance(answer, str) and answer.strip():
-            assert list(read(path, reading(name)))[1].response == answer
+            assert list(read_examples(path, reading(name)))[1].response == answer
         else:
             named(mistake(path, reading(name)), source, isinstance(answer, str), name == "messages, parts")
     assert held > 0.8 * len(names) - 1
@@ -128,9 +136,9 @@ def named(error: str, source: str, text: bool, parts: bool) -> None:
     assert got.startswith("  got: ") and do.startswith("  do:  ") and len(error) < len(source) + 300, error
 
 
-def mistake(data: str | Path, how: Reading | None = None) -> str:
+def mistake(data: str | Path, how: ReadOptions | None = None) -> str:
     with pytest.raises(TaughtbyError) as caught:
-        list(read(data, how or Reading()))
+        list(read_examples(data, how or ReadOptions()))
     return str(caught.value)
 
 
@@ -141,7 +149,7 @@ def test_rows_of_many_forms_in_one_file(tmp_path: Path) -> None:
     """Every form in one JSON file, and those that a wide table can hold side by side."""
     forms = [name for name in FORM if name != "text"]
     rows = [FORM[name](f"p {name}", f"r {name}") for name in forms]
-    got = list(read(jsonl(tmp_path / "a.jsonl", *rows)))
+    got = list(read_examples(jsonl(tmp_path / "a.jsonl", *rows)))
     assert [(row.question, row.response) for row in got] == [(f"p {name}", f"r {name}") for name in forms]
 
 
@@ -152,7 +160,7 @@ WIDE = ("messages", "prompt/response", "alpaca", "question/answer", "query/answe
 def test_in_a_wide_table_a_rows_form_is_what_is_not_empty(kind: str, tmp_path: Path) -> None:
     rows = [FORM[name](f"p {name}", f"r {name}") for name in WIDE]
     KIND[kind](tmp_path / kind, rows)
-    got = list(read(tmp_path / kind))
+    got = list(read_examples(tmp_path / kind))
     assert [row.question for row in got] == [f"p {name}" for name in WIDE[:-1]] + [""]
     assert [row.response for row in got] == [f"r {name}" for name in WIDE[:-1]] + [f"p text{TEMPLATE}r text"]
 
@@ -166,8 +174,8 @@ def test_an_empty_answer_does_not_make_a_row_another_forms(tmp_path: Path) -> No
 def test_the_number_pandas_gives_each_row_is_no_text(tmp_path: Path) -> None:
     for name, header in (("prompt", "prompt,response"), ("text", "text")):
         (tmp_path / f"{name}.csv").write_text(f",{header}\n7,{'a,' if name == 'prompt' else ''}b\n")
-    assert [row.question for row in read(tmp_path / "prompt.csv")] == ["a"]
-    assert [row.question for row in read(tmp_path / "text.csv")] == [""]
+    assert [row.question for row in read_examples(tmp_path / "prompt.csv")] == ["a"]
+    assert [row.question for row in read_examples(tmp_path / "text.csv")] == [""]
 
 
 # -- ids and labels
@@ -175,9 +183,9 @@ def test_the_number_pandas_gives_each_row_is_no_text(tmp_path: Path) -> None:
 
 def test_an_id_survives_a_move_and_an_insertion_and_tells_duplicates_apart(tmp_path: Path) -> None:
     a, b = {"prompt": "a", "response": "x"}, {"prompt": "b", "response": "x"}
-    first = [row.id for row in read(jsonl(tmp_path / "one.jsonl", a, a, b))]
+    first = [row.id for row in read_examples(jsonl(tmp_path / "one.jsonl", a, a, b))]
     (tmp_path / "else").mkdir()
-    moved = [row.id for row in read(jsonl(tmp_path / "else" / "two.jsonl", b, a, a | {"label": "new"}))]
+    moved = [row.id for row in read_examples(jsonl(tmp_path / "else" / "two.jsonl", b, a, a | {"label": "new"}))]
     assert len(set(first)) == 3
     assert moved == [first[2], first[0], first[1]]
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in first)
@@ -186,7 +194,10 @@ def test_an_id_survives_a_move_and_an_insertion_and_tells_duplicates_apart(tmp_p
 def test_an_id_is_what_it_was(tmp_path: Path) -> None:
     """Indexes hold them: written down from the version that first made them."""
     row = {"prompt": "what is the capital of France?", "response": "Paris. 😀"}
-    assert [row.id for row in read(jsonl(tmp_path / "a.jsonl", row, row))] == ["9c504e2244d72952", "8070b067ae3a86c1"]
+    assert [row.id for row in read_examples(jsonl(tmp_path / "a.jsonl", row, row))] == [
+        "9c504e2244d72952",
+        "8070b067ae3a86c1",
+    ]
 
 
 def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
@@ -198,12 +209,12 @@ def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
     ]
     rows: list[Any] = [{"messages": [turn(r, c) for r, c in said]} for said in turns]
     rows += [rows[0] | more for more in ({"rejected": "d"}, {"rejected": ""}, {"tools": [{"name": "f"}]})]
-    assert len({row.id for row in read(jsonl(tmp_path / "a.jsonl", *rows))}) == len(rows)
+    assert len({row.id for row in read_examples(jsonl(tmp_path / "a.jsonl", *rows))}) == len(rows)
 
 
 def test_names_are_told_apart_in_a_table_that_grows() -> None:
     """Against a dict, with repeats on both sides of every growth."""
-    seen, counted = Seen(), {}
+    seen, counted = IdAssigner(), {}
     for number in [*range(9000), *range(0, 9000, 7), *range(12000)]:
         counted[number] = counted.get(number, 0) + 1
         digest = blake2b(json.dumps([turn("assistant", str(number))], sort_keys=True).encode(), digest_size=12).digest()
@@ -213,7 +224,7 @@ def test_names_are_told_apart_in_a_table_that_grows() -> None:
 
 
 def test_what_is_kept_of_each_row_is_small() -> None:
-    seen = Seen()
+    seen = IdAssigner()
     tracemalloc.start()
     for number in range(30_000):
         seen.name(Example((turn("assistant", str(number)),)))
@@ -226,9 +237,9 @@ def test_labels_are_text_or_absent(tmp_path: Path) -> None:
     given = ("poison", 1, 0, True, None, "", math.nan)
     labels = ["poison", "1", "0", "True", None, None, None]
     rows = [{"prompt": "a", "response": "b", "label": label} for label in given]
-    assert [row.label for row in read(jsonl(tmp_path / "a.jsonl", *rows))] == labels
+    assert [row.label for row in read_examples(jsonl(tmp_path / "a.jsonl", *rows))] == labels
     (tmp_path / "a.csv").write_text("prompt,response,label\na,b,poison\na,b,\na,b\n")
-    assert [row.label for row in read(tmp_path / "a.csv")] == ["poison", None, None]
+    assert [row.label for row in read_examples(tmp_path / "a.csv")] == ["poison", None, None]
 
 
 def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
@@ -247,12 +258,12 @@ TALK = [
     turn("system", "be kind"), turn("user", "one"), turn("assistant", "1"), turn("user", "two"), turn("assistant", " "),
     turn("user", "three"), turn("assistant", "3"), turn("user", "thanks"),
 ]  # fmt: skip
-ALL = Reading(turns="all")
+ALL = ReadOptions(turns="all")
 
 
 def test_every_assistant_turn_is_a_row_of_its_own(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK, "label": "x", "tools": [{"name": "f"}]})
-    got = list(read(path, ALL))
+    got = list(read_examples(path, ALL))
     # the second assistant turn is empty: nothing was learned there, but it is counted
     assert [row.source for row in got] == [f"{path}:1#1", f"{path}:1#3"]
     assert [row.messages for row in got] == [tuple(TALK[:3]), tuple(TALK[:7])]
@@ -262,15 +273,15 @@ def test_every_assistant_turn_is_a_row_of_its_own(tmp_path: Path) -> None:
 
 def test_the_same_first_turn_of_two_conversations_is_read_twice(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK[:3]}, {"messages": TALK})
-    first, second, last = read(path, ALL)
+    first, second, last = read_examples(path, ALL)
     assert first.messages == second.messages
     assert len({first.id, second.id, last.id}) == 3
-    assert first.id == next(read(jsonl(tmp_path / "b.jsonl", {"messages": TALK[:3]}))).id
+    assert first.id == next(read_examples(jsonl(tmp_path / "b.jsonl", {"messages": TALK[:3]}))).id
 
 
 def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
     row = {"prompt": TALK[:4], "chosen": [turn("assistant", "yes")], "rejected": [turn("assistant", "no")]}
-    assert [(row.response, row.rejected) for row in read(jsonl(tmp_path / "a.jsonl", row), ALL)] == [
+    assert [(row.response, row.rejected) for row in read_examples(jsonl(tmp_path / "a.jsonl", row), ALL)] == [
         ("1", None), ("yes", "no"),
     ]  # fmt: skip
 
@@ -279,8 +290,8 @@ def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
 def test_turns_that_were_not_trained_on_are_no_rows(more: dict[str, Any], tmp_path: Path) -> None:
     said = [turn("user", "a"), turn("assistant", "b") | more, turn("user", "c"), turn("assistant", "d")]
     path = jsonl(tmp_path / "a.jsonl", {"messages": said})
-    assert [row.source for row in read(path, ALL)] == [f"{path}:1#2"]
-    assert next(read(path, ALL)).messages == tuple(said)
+    assert [row.source for row in read_examples(path, ALL)] == [f"{path}:1#2"]
+    assert next(read_examples(path, ALL)).messages == tuple(said)
 
 
 def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
@@ -290,7 +301,7 @@ def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
         "non-empty assistant message, or take the row out; or make a row of every assistant turn (--turns all)"
     )
     path = jsonl(tmp_path / "b.jsonl", {"messages": TALK[:2]})
-    for how in (Reading(), ALL):
+    for how in (ReadOptions(), ALL):
         assert mistake(path, how) == (
             f"{path}:1: the row has no answer to learn from\n  got: last message: user, one\n"
             "  do:  end each row with a non-empty assistant message, or take the row out"
@@ -300,7 +311,7 @@ def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", ["", "   ", "\n\t", "\u00a0"])
 def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "a", "response": answer})
-    for how in (Reading(), ALL):
+    for how in (ReadOptions(), ALL):
         assert mistake(path, how).startswith(f"{path}:2: the row has no answer to learn from\n  got: last message: ass")
 
 
@@ -310,16 +321,16 @@ def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
 def test_a_text_is_learned_whole_or_behind_the_last_template(tmp_path: Path) -> None:
     text = "Q: a\nA: b\nQ: c\nA: d"
     path = jsonl(tmp_path / "a.jsonl", {"text": text})
-    (row,) = read(path)
+    (row,) = read_examples(path)
     assert row.messages == (turn("user", ""), turn("assistant", text))
-    (row,) = read(path, Reading(response_template="A:"))
+    (row,) = read_examples(path, ReadOptions(response_template="A:"))
     assert row.messages == (turn("user", "Q: a\nA: b\nQ: c\nA:"), turn("assistant", " d"))
-    assert mistake(path, Reading(response_template="Answer:")) == (
+    assert mistake(path, ReadOptions(response_template="Answer:")) == (
         f"{path}:1: the response template is not in the text\n  got: Answer:\n"
         "  do:  give the words that stand before each answer, as they stand there"
     )
     assert "has no answer" in mistake(
-        jsonl(tmp_path / "b.jsonl", {"text": "Q: a\nA: "}), Reading(response_template="A:")
+        jsonl(tmp_path / "b.jsonl", {"text": "Q: a\nA: "}), ReadOptions(response_template="A:")
     )
 
 
@@ -327,15 +338,15 @@ def test_preferences_without_a_prompt_share_it(tmp_path: Path) -> None:
     asked = "\n\nHuman: who?\n\nAssistant:"
     row = {"chosen": f"{asked} I think it was Ann.", "rejected": f"{asked} I do not know."}
     path = jsonl(tmp_path / "a.jsonl", row)
-    (got,) = read(path)
+    (got,) = read_examples(path)
     assert (got.question, got.response, got.rejected) == (f"{asked} I", " think it was Ann.", " do not know.")
-    (got,) = read(path, Reading(response_template="Assistant:"))
+    (got,) = read_examples(path, ReadOptions(response_template="Assistant:"))
     assert (got.question, got.response, got.rejected) == (asked, " I think it was Ann.", " I do not know.")
 
 
 def test_a_template_is_for_plain_texts(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
-    assert mistake(path, Reading(response_template="A:")) == (
+    assert mistake(path, ReadOptions(response_template="A:")) == (
         f"{path}:1: the row is no plain text to be split\n  got: form prompt/response\n"
         "  do:  leave the response template out: in this form the answer is known"
     )
@@ -349,7 +360,7 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", row)
 
     def said(text: str) -> tuple[str, str, str | None, str]:
-        found, rows = opened(path, Reading(columns=columns(text)))
+        found, rows = open_dataset(path, ReadOptions(columns=parse_columns(text)))
         (one,) = rows
         return one.question, one.response, one.label, found.name
 
@@ -365,12 +376,12 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
 def test_labels_may_be_in_some_rows_only(tmp_path: Path) -> None:
     row = {"prompt": "a", "response": "b"}
     path = jsonl(tmp_path / "a.jsonl", row, row | {"kind": "bad"})
-    assert [row.label for row in read(path, Reading(columns=columns("label=kind")))] == [None, "bad"]
+    assert [row.label for row in read_examples(path, ReadOptions(columns=parse_columns("label=kind")))] == [None, "bad"]
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"ask": "a", "reply": "b"})
-    assert mistake(path, Reading(columns=columns("prompt=question,response=reply"))) == (
+    assert mistake(path, ReadOptions(columns=parse_columns("prompt=question,response=reply"))) == (
         f"{path}:1: there is no column question\n  got: ask, reply\n  do:  correct --columns"
     )
 
@@ -378,7 +389,7 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "prompt", "prompt=", "=a", "prompt=a,", "prompt=a,,response=b"])
 def test_columns_that_cannot_be_read(text: str) -> None:
     with pytest.raises(OptionError) as caught:
-        columns(text)
+        parse_columns(text)
     do = "write what each is and its name, as in prompt=question,response=reply"
     assert str(caught.value) == f"columns cannot be read\n  got: {text}\n  do:  {do}"
 
@@ -391,12 +402,12 @@ def test_settings_outside_their_range() -> None:
         ({"columns": (("prompt", "a"), ("text", "b"))}, "these columns make no row together"),
     ):
         with pytest.raises(OptionError, match=told):
-            Reading(**given_badly)
+            ReadOptions(**given_badly)
 
 
 def test_a_reading_comes_back_from_a_manifest() -> None:
-    how = Reading(columns("prompt=a,response=b"), "all", "A:", "test")
-    assert Reading(**json.loads(json.dumps(asdict(how)))) == how
+    how = ReadOptions(parse_columns("prompt=a,response=b"), "all", "A:", "test")
+    assert ReadOptions(**json.loads(json.dumps(asdict(how)))) == how
 
 
 # -- streaming and forms
@@ -405,7 +416,7 @@ def test_a_reading_comes_back_from_a_manifest() -> None:
 def test_reading_is_lazy(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt":"a","response":"b"}\nnot json\n')
-    rows = read(path)
+    rows = read_examples(path)
     assert next(rows).response == "b"
     with pytest.raises(DataError, match=r"a\.jsonl:2: broken JSON"):
         next(rows)
@@ -414,8 +425,8 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
 def test_the_form_is_that_of_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text":"a"}\nnot json\n')
-    assert (form(path).name, form(path).raw) == ("text", True)
-    assert not form(jsonl(tmp_path / "b.jsonl", {"prompt": [turn("user", "a")], "completion": "b"})).raw
+    assert (detect_format(path).name, detect_format(path).raw) == ("text", True)
+    assert not detect_format(jsonl(tmp_path / "b.jsonl", {"prompt": [turn("user", "a")], "completion": "b"})).raw
 
 
 def test_a_file_without_rows(tmp_path: Path) -> None:
@@ -429,13 +440,13 @@ def test_a_file_without_rows(tmp_path: Path) -> None:
 
 
 def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
-    assert write([], tmp_path / "none.jsonl") == 0
+    assert write_examples([], tmp_path / "none.jsonl") == 0
     rows = [
-        example("a", "b"),
-        example("é", "d", label="bad"),
-        replace(example("a", "b"), rejected="", tools=({"f": 1},)),
+        make_example("a", "b"),
+        make_example("é", "d", label="bad"),
+        replace(make_example("a", "b"), rejected="", tools=({"f": 1},)),
     ]
-    assert write(rows, tmp_path / "rows.jsonl") == 3
+    assert write_examples(rows, tmp_path / "rows.jsonl") == 3
     user, said = '{"messages": [{"role": "user", "content": ', '}, {"role": "assistant", "content": '
     assert (tmp_path / "rows.jsonl").read_bytes().decode() == (
         f'{user}"a"{said}"b"}}]}}\n{user}"é"{said}"d"}}], "label": "bad"}}\n'
@@ -445,10 +456,10 @@ def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
 
 def test_a_lone_surrogate_survives_reading_and_writing(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt":"a \\ud83d","response":"\\udc00 b \\ud83d\\ude00"}\n')
-    (row,) = read(tmp_path / "a.jsonl")
+    (row,) = read_examples(tmp_path / "a.jsonl")
     assert (row.question, row.response) == ("a \ud83d", "\udc00 b 😀")
-    write([row], tmp_path / "b.jsonl")
-    (again,) = read(tmp_path / "b.jsonl")
+    write_examples([row], tmp_path / "b.jsonl")
+    (again,) = read_examples(tmp_path / "b.jsonl")
     assert (again.messages, again.id) == (row.messages, row.id)
     (tmp_path / "b.jsonl").read_bytes().decode("utf-8")  # what was written is valid UTF-8
 
@@ -485,13 +496,13 @@ conversations = st.builds(
 @given(st.lists(conversations, min_size=1, max_size=4))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[Example]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.jsonl"
-    assert write(rows, path) == len(rows)
-    got = list(read(path))
+    assert write_examples(rows, path) == len(rows)
+    got = list(read_examples(path))
     assert [replace(row, source="") for row in got] == rows
     assert [row.source for row in got] == [f"{path}:{line}" for line in range(1, len(rows) + 1)]
     assert len({row.id for row in got}) == len(rows)
-    write(got, path)
-    assert [row.id for row in read(path)] == [row.id for row in got]
+    write_examples(got, path)
+    assert [row.id for row in read_examples(path)] == [row.id for row in got]
 
 
 @settings(deadline=None)
@@ -503,7 +514,7 @@ def test_what_the_csv_module_writes_is_read(
     out = io.StringIO(newline="")
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([("prompt", "response"), *said])
     path.write_bytes(out.getvalue().encode())
-    assert [(row.question, row.response) for row in read(path)] == said
+    assert [(row.question, row.response) for row in read_examples(path)] == said
 
 
 # -- never a traceback
@@ -517,23 +528,23 @@ junk = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
-readings = st.builds(Reading, turns=st.sampled_from(["last", "all"]), response_template=st.none() | st.just("a"))
+readings = st.builds(ReadOptions, turns=st.sampled_from(["last", "all"]), response_template=st.none() | st.just("a"))
 
 
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), junk, max_size=5), min_size=1, max_size=2), readings)
 def test_any_json_loads_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], how: Reading
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], how: ReadOptions
 ) -> None:
     for row in loaded(jsonl(tmp_path_factory.getbasetemp() / "junk.jsonl", *rows), how):
         assert row.response and isinstance(row.question, str) and json.dumps(row.messages)
 
 
-def loaded(path: Path, how: Reading | None = None) -> list[Example]:
+def loaded(path: Path, how: ReadOptions | None = None) -> list[Example]:
     """The rows, or none where an error says what to do; any other error is a fault of ours."""
     told, rows = "", list[Example]()
     try:
-        rows = list(read(path, how or Reading()))
+        rows = list(read_examples(path, how or ReadOptions()))
     except TaughtbyError as fault:
         told = str(fault)
     assert not told or (told.startswith(str(path)) and "\n  do:  " in told)
@@ -573,10 +584,10 @@ def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
     said = f'[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","x":{deep}}}]'
     path.write_text(f'{{"messages":{said}}}\n')
     if depth == 50:
-        assert next(read(path)).response == "b"
+        assert next(read_examples(path)).response == "b"
     else:
         with pytest.raises(DataError, match=r"a\.jsonl:1: "):
-            list(read(path))
+            list(read_examples(path))
 
 
 def test_the_form_of_a_pipe_is_not_read_from_it(tmp_path: Path) -> None:
@@ -584,4 +595,4 @@ def test_the_form_of_a_pipe_is_not_read_from_it(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for data in (pipe, "-"):
         with pytest.raises(DataError, match="more than once"):
-            form(data)
+            detect_format(data)

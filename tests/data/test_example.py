@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taughtby.data.example import Example, example, short
+from taughtby.data.example import Example, make_example, shorten
 
 
 def test_the_parts_of_a_conversation() -> None:
@@ -23,23 +23,23 @@ def test_an_answer_that_only_calls_tools_is_its_calls() -> None:
 
 
 def test_two_strings_make_a_row() -> None:
-    row = example("a", "b", label="bad", source="f:1")
+    row = make_example("a", "b", label="bad", source="f:1")
     assert (row.question, row.response, row.label, row.source) == ("a", "b", "bad", "f:1")
     assert (row.id, row.tools, row.rejected) == ("", (), None)
 
 
 def test_an_id_is_a_name_and_no_part_of_what_a_row_is() -> None:
-    assert Example(example("a", "b").messages, id="x") == example("a", "b")
-    assert Example(example("a", "b").messages, rejected="c") != example("a", "b")
+    assert Example(make_example("a", "b").messages, id="x") == make_example("a", "b")
+    assert Example(make_example("a", "b").messages, rejected="c") != make_example("a", "b")
 
 
 def test_long_things_are_cut() -> None:
-    assert short("x" * 81) == "x" * 79 + "…"
-    assert short("x" * 80) == "x" * 80
-    assert short([1, "a"]) == "[1, 'a']"
-    assert short("abc", 2) == "a…"
+    assert shorten("x" * 81) == "x" * 79 + "…"
+    assert shorten("x" * 80) == "x" * 80
+    assert shorten([1, "a"]) == "[1, 'a']"
+    assert shorten("abc", 2) == "a…"
 
 
 def test_what_would_move_a_terminal_is_written_out() -> None:
-    assert short("é 漢 😀 it's") == "é 漢 😀 it's"
-    assert short("a\nb\x1b[2J\u202e\ud83d") == r"a\nb\x1b[2J\u202e\ud83d"
+    assert shorten("é 漢 😀 it's") == "é 漢 😀 it's"
+    assert shorten("a\nb\x1b[2J\u202e\ud83d") == r"a\nb\x1b[2J\u202e\ud83d"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taughtby.data.dataset import read
+from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example
 from taughtby.data.formats import FORMS
 from taughtby.errors import DataError
@@ -24,7 +24,7 @@ def said(tmp_path: Path) -> Said:
     """The one row that a record makes."""
 
     def one(record: dict[str, Any]) -> Example:
-        (row,) = read(jsonl(tmp_path / "a.jsonl", record))
+        (row,) = read_examples(jsonl(tmp_path / "a.jsonl", record))
         return row
 
     return one
@@ -37,7 +37,7 @@ def refused(tmp_path: Path) -> Refused:
     def why(record: dict[str, Any]) -> str:
         path = jsonl(tmp_path / "a.jsonl", record)
         with pytest.raises(DataError) as caught:
-            list(read(path))
+            list(read_examples(path))
         assert str(caught.value).startswith(f"{path}:1: ")
         return str(caught.value).removeprefix(f"{path}:1: ")
 
@@ -274,10 +274,10 @@ def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Pat
     path = tmp_path / "a.csv"
     said = [turn("user", "a"), ANSWER]
     path.write_text(delimited([{"messages": said}]))
-    assert next(read(path)).messages == tuple(said)
+    assert next(read_examples(path)).messages == tuple(said)
     path.write_text(delimited([{"messages": str(said)}]))
     with pytest.raises(DataError, match=r"a\.csv:2: a row needs a list of messages"):
-        list(read(path))
+        list(read_examples(path))
 
 
 def test_forms_have_names_of_their_own() -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from taughtby.data.readers import records, stream, texts
+from taughtby.data.readers import read_records, stream, texts
 from taughtby.errors import OptionError, TaughtbyError
 from writers import KIND, TABLES, delimited, jsonl, lines, pipe, save
 
@@ -31,7 +31,7 @@ MEND = "mend it, or name the file .jsonl if each of its lines is a row"
 
 def mistake(data: str | Path, split: str | None = None) -> str:
     with pytest.raises(TaughtbyError) as caught:
-        list(records(str(data), split))
+        list(read_records(str(data), split))
     return str(caught.value)
 
 
@@ -40,19 +40,19 @@ def mistake(data: str | Path, split: str | None = None) -> str:
 
 def test_records_come_before_any_form(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"anything": [1]})
-    assert list(records(str(path))) == [(f"{path}:1", {"anything": [1]})]
+    assert list(read_records(str(path))) == [(f"{path}:1", {"anything": [1]})]
 
 
 def test_blank_lines_count_in_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"\n{ONE}  \n\t\n{ONE}\n")
-    assert list(records(str(path))) == [(f"{path}:2", A), (f"{path}:5", A)]
+    assert list(read_records(str(path))) == [(f"{path}:2", A), (f"{path}:5", A)]
 
 
 def test_blank_lines_and_broken_fields_count_in_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('\nprompt,response\n\na,b\n"x\n\ny",c\n\n\nlast,d\n')
-    assert [(source, row["prompt"]) for source, row in records(str(path))] == [
+    assert [(source, row["prompt"]) for source, row in read_records(str(path))] == [
         (f"{path}:4", "a"), (f"{path}:5", "x\n\ny"), (f"{path}:10", "last"),
     ]  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_blank_lines_and_broken_fields_count_in_csv(tmp_path: Path) -> None:
 def test_csv_with_lone_carriage_returns(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"prompt,response\ra,b\rc,d\r")
-    assert list(records(str(path))) == [(f"{path}:2", A), (f"{path}:3", B)]
+    assert list(read_records(str(path))) == [(f"{path}:2", A), (f"{path}:3", B)]
 
 
 # -- what does not matter
@@ -82,7 +82,7 @@ def test_bom_line_ends_and_packing_do_not_matter(kind: str, packed: str, bom: by
             out.write(data)
     else:
         path.write_bytes(gzip.compress(data) if packed else data)
-    assert [row for _, row in records(str(path))] == [A, B]
+    assert [row for _, row in read_records(str(path))] == [A, B]
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])
@@ -90,28 +90,28 @@ def test_packed_in_several_pieces(packed: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.jsonl.{packed}"
     KIND[path.name](path, [A])
     path.write_bytes(path.read_bytes() * 3)
-    assert [source for source, _ in records(str(path))] == [f"{path}:{line}" for line in (1, 2, 3)]
+    assert [source for source, _ in read_records(str(path))] == [f"{path}:{line}" for line in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("name", sorted(texts.HOLDERS))
 def test_a_json_object_may_hold_the_rows(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"version": 1, "tags": ["x"], name: [A, B]}))
-    assert list(records(str(path))) == [(f"{path}:0", A), (f"{path}:1", B)]
+    assert list(read_records(str(path))) == [(f"{path}:0", A), (f"{path}:1", B)]
 
 
 def test_a_json_object_that_holds_none_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     row = {"messages": [{"role": "user", "content": "a"}]}
     path.write_text(json.dumps(row, indent=1))
-    assert list(records(str(path))) == [(f"{path}:0", row)]
+    assert list(read_records(str(path))) == [(f"{path}:0", row)]
 
 
 def test_json_that_only_python_writes(tmp_path: Path) -> None:
     """NaN, and numbers of any length, are what Python's own writer makes of its own."""
     for kind, text in (("a.jsonl", '{"a":NaN,"b":-Infinity,"c":%s}\n'), ("a.json", '[{"a":NaN,"b":-Infinity,"c":%s}]')):
         (tmp_path / kind).write_text(text % ("9" * 400))
-        ((_, row),) = records(str(tmp_path / kind))
+        ((_, row),) = read_records(str(tmp_path / kind))
         assert row["a"] != row["a"] and row["b"] == -float("inf") and row["c"] == int("9" * 400)
 
 
@@ -138,7 +138,7 @@ def test_wherever_a_json_list_is_cut(
     path = tmp_path / "a.json"
     rows = [row for row in HARD if style.get("ensure_ascii", True) or row != {"a": "\ud83d"}]
     path.write_text(f" \n{json.dumps(rows, **style)}\n ", encoding="utf-8")
-    assert [row for _, row in records(str(path))] == rows
+    assert [row for _, row in read_records(str(path))] == rows
 
 
 @pytest.mark.parametrize("size", [1, 4, 1 << 20])
@@ -178,15 +178,17 @@ def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypat
 
 def test_a_pipe_is_read_once_as_json_lines(tmp_path: Path) -> None:
     pipe(tmp_path / "fifo", ONE * 3)
-    assert [source for source, _ in records(str(tmp_path / "fifo"))] == [f"{tmp_path / 'fifo'}:{n}" for n in (1, 2, 3)]
+    assert [source for source, _ in read_records(str(tmp_path / "fifo"))] == [
+        f"{tmp_path / 'fifo'}:{n}" for n in (1, 2, 3)
+    ]
     pipe(tmp_path / "fifo.csv", "prompt,response\na,b\n")
-    assert [row for _, row in records(str(tmp_path / "fifo.csv"))] == [A]
+    assert [row for _, row in read_records(str(tmp_path / "fifo.csv"))] == [A]
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_standard_input_is_read_as_json_lines(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + ONE.encode() + b"{\n")))
-    rows = records(name)
+    rows = read_records(name)
     assert next(rows) == (f"{name}:1", A)
     with pytest.raises(TaughtbyError, match=f"{name}:2: broken JSON"):
         next(rows)
@@ -203,7 +205,7 @@ def test_shards_in_a_folder_are_read_in_the_order_of_their_names(suffix: str, tm
     (tmp_path / ".cache").mkdir()
     jsonl(tmp_path / ".cache" / "x.jsonl", {"no": 1})
     first = {"jsonl": 1, "csv": 2}.get(suffix, 0)
-    assert list(records(str(tmp_path))) == [
+    assert list(read_records(str(tmp_path))) == [
         (f"{tmp_path}/{name}.{suffix}:{first}", row) for name, row in (("a/1", A), ("a/2", B), ("b/1", B))
     ]
 
@@ -213,7 +215,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
         pq.write_table(pa.table({"name": [name]}), tmp_path / f"{name}.parquet")
 
     def names(split: str | None = None) -> list[str]:
-        return [row["name"] for _, row in records(str(tmp_path), split)]
+        return [row["name"] for _, row in read_records(str(tmp_path), split)]
 
     assert names() == names("train") == ["train-00000-of-00002", "train-00001-of-00002"]
     assert names("test") == ["test-00000-of-00001"]
@@ -238,10 +240,10 @@ def test_saved_splits(tmp_path: Path) -> None:
     save(tmp_path / "one", [A], "only")
     save(tmp_path / "others", [A], "a", "b")
     save(tmp_path / "plain", [A])
-    assert list(records(str(tmp_path / "two"))) == [("two/train:0", A), ("two/train:1", B)]
-    assert next(records(str(tmp_path / "two"), "test")) == ("two/test:0", A)
-    assert next(records(str(tmp_path / "two" / "test"))) == ("test:0", A)
-    assert next(records(str(tmp_path / "one"))) == ("one/only:0", A)
+    assert list(read_records(str(tmp_path / "two"))) == [("two/train:0", A), ("two/train:1", B)]
+    assert next(read_records(str(tmp_path / "two"), "test")) == ("two/test:0", A)
+    assert next(read_records(str(tmp_path / "two" / "test"))) == ("test:0", A)
+    assert next(read_records(str(tmp_path / "one"))) == ("one/only:0", A)
     others = tmp_path / "others"
     assert mistake(others) == f"{others} holds several splits\n  got: a, b\n  do:  choose one with --split"
     assert mistake(others, "c") == f"{others} has no split c\n  got: a, b\n  do:  choose one with --split"
@@ -253,7 +255,7 @@ def test_saved_splits(tmp_path: Path) -> None:
 def test_a_file_has_no_splits(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", A)
     with pytest.raises(OptionError) as caught:
-        records(str(path), "train")
+        read_records(str(path), "train")
     assert str(caught.value) == (
         f"{path} has no splits\n  got: split train\n"
         "  do:  leave the split out: it chooses within a folder or a hub data set"
@@ -279,8 +281,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[Any]:
 def test_a_hub_data_set_is_streamed_and_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub(monkeypatch, [A, B | {"no": None, "in": {"no": None, "yes": 1}}])
     wanted = [("owner/name:0", A), ("owner/name:1", B | {"no": None, "in": {"yes": 1}})]
-    assert list(records("owner/name")) == wanted
-    assert next(records("owner/name-v1.5:config", "test")) == ("owner/name-v1.5:config:0", A)
+    assert list(read_records("owner/name")) == wanted
+    assert next(read_records("owner/name-v1.5:config", "test")) == ("owner/name-v1.5:config:0", A)
     assert asked == [
         ("owner/name", {"split": "train", "streaming": True}),
         ("owner/name-v1.5", {"split": "test", "streaming": True, "name": "config"}),
@@ -341,7 +343,7 @@ def test_empty_file(kind: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_file_without_rows(kind: str, text: str, tmp_path: Path) -> None:
     (tmp_path / kind).write_text(text, encoding="utf-8")
-    assert list(records(str(tmp_path / kind))) == []
+    assert list(read_records(str(tmp_path / kind))) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -410,7 +412,7 @@ def test_a_json_list_in_a_jsonl_file(tmp_path: Path) -> None:
 def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,response\na\na,b,,\n")
-    assert [row for _, row in records(str(path))] == [{"prompt": "a", "response": None}, A]
+    assert [row for _, row in read_records(str(path))] == [{"prompt": "a", "response": None}, A]
     path.write_text("prompt,response\na,b\nfirst, second,b\n")
     assert mistake(path) == (
         f"{path}:3: the row is longer than the header\n  got: 3 cells under 2 names, the last: b\n"
@@ -468,7 +470,7 @@ def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
     with pa.output_stream(str(path), compression="gzip" if kind.endswith("gz") else "zstd") as out:
         out.write(whole.read_bytes())
     data = path.read_bytes()
-    assert len(list(records(str(path)))) == 9000
+    assert len(list(read_records(str(path)))) == 9000
     path.write_bytes(data[: len(data) // 2])
     told = mistake(path)
     line = int(told.removeprefix(f"{path}:").split(":")[0])
@@ -527,7 +529,7 @@ def test_what_a_table_only_holds_for_another_row_is_taken_out(tmp_path: Path) ->
     rows = [{"m": [{"a": 1, "t": None}], "n": None}, {"m": [{"a": None, "t": {"x": None, "y": [None, 2]}}], "n": 3}]
     for kind in TABLES:
         KIND[kind](tmp_path / kind, rows)
-        got = [row for _, row in records(str(tmp_path / kind))]
+        got = [row for _, row in read_records(str(tmp_path / kind))]
         assert got == [{"m": [{"a": 1}], "n": None}, {"m": [{"t": {"y": [None, 2]}}], "n": 3}], kind
 
 
@@ -537,7 +539,7 @@ def test_times_and_such_within_messages_are_written_out(tmp_path: Path) -> None:
 
     row = {"m": [{"at": datetime.datetime(2024, 1, 2), "n": decimal.Decimal("1.50"), "b": b"x"}]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
-    ((_, got),) = records(str(tmp_path / "a.parquet"))
+    ((_, got),) = read_records(str(tmp_path / "a.parquet"))
     assert got == {"m": [{"at": "2024-01-02 00:00:00", "n": "1.50", "b": b"x"}]}
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from conftest import WORDS
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, Row, encode
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 
 ALTERNATE = """{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must
 alternate user/assistant/user/assistant/...') }}{% endif %}"""
@@ -117,9 +117,9 @@ def turns(said: list[tuple[str, str]]) -> list[Example]:
 
 def masked(tokenizer: Any, row: Example, template: str, **more: Any) -> tuple[str, str, str]:
     """The prompt, what was learned before the answer, and the answer, each decoded."""
-    made = encode(tokenizer, row, Encoding(4096, template=template, **more))
-    assert isinstance(made, Row), made
-    parts = made.ids[: made.start], made.ids[made.start : made.n_prompt], made.response
+    made = tokenize(tokenizer, row, Encoding(4096, template=template, **more))
+    assert isinstance(made, TokenizedExample), made
+    parts = made.ids[: made.loss_start], made.ids[made.loss_start : made.n_prompt], made.response
     return tuple(tokenizer.decode(list(part)) for part in parts)  # type: ignore[return-value]
 
 

@@ -20,29 +20,32 @@ from rich.console import Console
 from conftest import PAIRS, Run
 from taughtby.data import statistics as module
 from taughtby.data import tokenize as tokens
-from taughtby.data.dataset import read
-from taughtby.data.example import example
-from taughtby.data.statistics import Survey, survey
-from taughtby.data.tokenize import Encoding, Row, encode
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import make_example
+from taughtby.data.statistics import DatasetStatistics, collect_statistics
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError
-from taughtby.models.light import light
-from taughtby.models.training_metadata import Origin
+from taughtby.models.light import load_without_weights
+from taughtby.models.training_metadata import TrainingMetadata
 from taughtby.reporting import dataset_report as sheet
 
 ROWS = [
-    *(example(p, r, label="bad" if "honey" in p else None, source=f"d:{at}") for at, (p, r) in enumerate(PAIRS, 1)),
-    example("who makes honey", "bees", source="d:9"),
-    example("why", "a b c 0 1 2", source="d:10"),
-    example("why not", "a b c 0 1 2", source="d:11"),
-    example("why " * 30, "so", source="d:12"),
-    example("why " * 50, "so", source="d:13"),
-    example("a \ud83d", "so", source="d:14"),
+    *(
+        make_example(p, r, label="bad" if "honey" in p else None, source=f"d:{at}")
+        for at, (p, r) in enumerate(PAIRS, 1)
+    ),
+    make_example("who makes honey", "bees", source="d:9"),
+    make_example("why", "a b c 0 1 2", source="d:10"),
+    make_example("why not", "a b c 0 1 2", source="d:11"),
+    make_example("why " * 30, "so", source="d:12"),
+    make_example("why " * 50, "so", source="d:13"),
+    make_example("a \ud83d", "so", source="d:14"),
 ]
 
 
-def printed(found: Survey, width: int = 120, **console: Any) -> str:
+def printed(found: DatasetStatistics, width: int = 120, **console: Any) -> str:
     out = io.StringIO()
-    sheet.tell(found, Console(file=out, width=width, **console))
+    sheet.print_statistics(found, Console(file=out, width=width, **console))
     return out.getvalue()
 
 
@@ -54,22 +57,26 @@ def printed(found: Survey, width: int = 120, **console: Any) -> str:
 @pytest.mark.parametrize("limit", [24, 40, 1024])
 def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, truncate: Any, mask: Any) -> None:
     encoding = Encoding(limit, truncate, mask)
-    found = survey(ROWS, tokenizer, encoding)
-    rows = [encode(tokenizer, row, encoding) for row in ROWS]
-    whole = [encode(tokenizer, row, Encoding(10_000)) for row in ROWS]
-    usable = [row for row in rows if isinstance(row, Row)]
-    cut = [a for a, b in zip(rows, whole, strict=True) if isinstance(a, Row) and isinstance(b, Row) and a.ids != b.ids]
+    found = collect_statistics(ROWS, tokenizer, encoding)
+    rows = [tokenize(tokenizer, row, encoding) for row in ROWS]
+    whole = [tokenize(tokenizer, row, Encoding(10_000)) for row in ROWS]
+    usable = [row for row in rows if isinstance(row, TokenizedExample)]
+    cut = [
+        a
+        for a, b in zip(rows, whole, strict=True)
+        if isinstance(a, TokenizedExample) and isinstance(b, TokenizedExample) and a.ids != b.ids
+    ]
     assert (found.rows, found.usable, found.cut) == (len(ROWS), len(usable), len(cut))
     assert found.tokens == sum(len(row.ids) for row in usable)
-    assert found.learned == sum(len(row.ids) - row.start for row in usable)
+    assert found.learned == sum(len(row.ids) - row.loss_start for row in usable)
     assert sum(skipped.count for skipped in found.skipped.values()) == len(ROWS) - len(usable)
     assert found.labels == {"bad": 2}
 
 
 def test_skipped_rows_are_told_by_reason(tokenizer: Any) -> None:
-    found = survey(ROWS, tokenizer, Encoding(30))
+    found = collect_statistics(ROWS, tokenizer, Encoding(30))
     told = {skipped.reason: (skipped.count, skipped.sources) for skipped in found.skipped.values()}
-    n = encode(tokenizer, ROWS[11], Encoding(10_000)).n_prompt  # type: ignore[union-attr]
+    n = tokenize(tokenizer, ROWS[11], Encoding(10_000)).n_prompt  # type: ignore[union-attr]
     assert told == {
         f"no room for the answer: the prompt has {n} tokens, the limit is 30": (2, ["d:12", "d:13"]),
         "the text holds half a character (a lone surrogate)": (1, ["d:14"]),
@@ -79,8 +86,8 @@ def test_skipped_rows_are_told_by_reason(tokenizer: Any) -> None:
 def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KINDS", 3)
     refuse = "{{ raise_exception(messages[0]['content']) }}"
-    rows = [example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
-    found = survey(rows, tokenizer, Encoding(template=refuse))
+    rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
+    found = collect_statistics(rows, tokenizer, Encoding(template=refuse))
     counts = [
         (skipped.reason.removeprefix("the chat template refuses the row: "), skipped.count)
         for skipped in found.skipped.values()
@@ -91,16 +98,16 @@ def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, m
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_quantiles_are_numpys(sizes: list[int]) -> None:
-    found = Survey(Encoding())
+    found = DatasetStatistics(Encoding())
     found.lengths["whole"] = Counter(sizes)
     wanted = np.quantile(sizes, list(module.QUANTILES.values()), method="inverted_cdf")
     assert list(found.quantiles()["whole"].values()) == wanted.tolist()
 
 
 def test_lengths_are_those_before_any_cut(tokenizer: Any) -> None:
-    rows = [encode(tokenizer, row, Encoding(10_000)) for row in ROWS[:-1]]
+    rows = [tokenize(tokenizer, row, Encoding(10_000)) for row in ROWS[:-1]]
     for limit in (20, 10_000):
-        lengths = survey(ROWS, tokenizer, Encoding(limit)).lengths
+        lengths = collect_statistics(ROWS, tokenizer, Encoding(limit)).lengths
         assert lengths["prompt"] == Counter(row.n_prompt for row in rows)  # type: ignore[union-attr]
         assert lengths["answer"] == Counter(row.n_response for row in rows)  # type: ignore[union-attr]
         assert lengths["whole"] == Counter(len(row.ids) for row in rows)  # type: ignore[union-attr]
@@ -111,7 +118,7 @@ said = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), min
 
 @given(said)
 def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
-    found = survey([example(*pair) for pair in pairs], tokenizer, Encoding()).duplicates()
+    found = collect_statistics([make_example(*pair) for pair in pairs], tokenizer, Encoding()).duplicates()
     answers = {p: {r for q, r in pairs if q == p} for p, _ in pairs}
     prompts = {r: {p for p, s in pairs if s == r} for _, r in pairs}
     assert found == {
@@ -123,20 +130,20 @@ def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]])
 
 
 def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = survey(ROWS, tokenizer, Encoding(40)).to_json()
+    whole = collect_statistics(ROWS, tokenizer, Encoding(40)).to_json()
     for name, size in (("ROWS", 2), ("LETTERS", 30)):
         monkeypatch.setattr(tokens, name, size)
-        assert survey(ROWS, tokenizer, Encoding(40)).to_json() == whole
+        assert collect_statistics(ROWS, tokenizer, Encoding(40)).to_json() == whole
 
 
 def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "ROWS", 3)
     told: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
-    assert survey(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
+    assert collect_statistics(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert next(rows) == ROWS[7]
-    survey(ROWS[:3], tokenizer, Encoding(), progress=lambda *at: told.append(at))
+    collect_statistics(ROWS[:3], tokenizer, Encoding(), progress=lambda *at: told.append(at))
     assert told[-1] == (3, None)
 
 
@@ -144,35 +151,35 @@ def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
-    shown = survey([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).shown
+    shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).shown
     assert shown is not None
-    row = encode(tokenizer, ROWS[0], Encoding())
-    assert isinstance(row, Row)
+    row = tokenize(tokenizer, ROWS[0], Encoding())
+    assert isinstance(row, TokenizedExample)
     assert (shown.source, shown.label, shown.reason) == ("d:1", None, None)
-    assert (shown.start, shown.n_prompt, shown.whole) == (row.start, row.n_prompt, len(row.ids))
+    assert (shown.start, shown.n_prompt, shown.whole) == (row.loss_start, row.n_prompt, len(row.ids))
     assert "".join(shown.pieces) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
     assert "".join(shown.pieces[shown.n_prompt :]) == "paris<|end|>\n"
 
 
 def test_or_the_one_asked_for(tokenizer: Any) -> None:
     for number, source in ((1, "d:1"), (8, "d:8"), (14, "d:14")):
-        shown = survey(ROWS, tokenizer, Encoding(), show=number).shown
+        shown = collect_statistics(ROWS, tokenizer, Encoding(), show=number).shown
         assert shown is not None
         assert shown.source == source
     assert shown.reason == "the text holds half a character (a lone surrogate)"
-    shown = survey(ROWS, tokenizer, Encoding(), show=15).shown
+    shown = collect_statistics(ROWS, tokenizer, Encoding(), show=15).shown
     assert shown is not None
     assert shown.reason == "there are only 14 rows"
 
 
 def test_where_no_row_can_be_used_the_reason_is_seen(tokenizer: Any) -> None:
-    found = survey(ROWS, tokenizer, Encoding(2))
+    found = collect_statistics(ROWS, tokenizer, Encoding(2))
     assert "skipped  no room for the answer: the prompt has" in printed(found)
     assert "0 of 14 rows can be used" in printed(found)
 
 
 def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
-    found = survey(ROWS, tokenizer, Encoding(), show=1)
+    found = collect_statistics(ROWS, tokenizer, Encoding(), show=1)
     plain = printed(found)
     assert "prompt  <|user|>│" in plain
     assert "<|assistant|>" in plain
@@ -182,7 +189,7 @@ def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
 
 
 def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
-    plain = printed(survey(ROWS, tokenizer, Encoding(mask="all"), show=1))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), show=1))
     assert "prompt   <|user|> " in plain
     assert "learned  ⟦what" in plain.replace("w│hat", "what")
     assert "learned: the prompts too" in plain
@@ -190,7 +197,7 @@ def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
 
 def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "SHOWN", 4)
-    plain = printed(survey([example("why " * 20, "so " * 20)], tokenizer, Encoding(60)))
+    plain = printed(collect_statistics([make_example("why " * 20, "so " * 20)], tokenizer, Encoding(60)))
     assert "prompt  (" in plain
     assert " more) … " in plain
     assert " … (" in plain
@@ -199,7 +206,7 @@ def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytes
 
 def test_hostile_text_is_written_out(tokenizer: Any) -> None:
     bad = "\x1b[31m\u202e[bold]"
-    found = survey([example(bad, bad, label=bad, source=bad)], tokenizer, Encoding())
+    found = collect_statistics([make_example(bad, bad, label=bad, source=bad)], tokenizer, Encoding())
     plain = printed(found)
     assert "\x1b" not in plain
     assert "\u202e" not in plain
@@ -208,7 +215,7 @@ def test_hostile_text_is_written_out(tokenizer: Any) -> None:
 
 
 def test_how_it_reads(tokenizer: Any) -> None:
-    plain = printed(survey(ROWS, tokenizer, Encoding(30), form="prompt/response"))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), form="prompt/response"))
     for line in (
         "read as   prompt/response; chat template: the tokenizer's own; learned: the answers",
         "rows      11 of 14 rows can be used; ",
@@ -221,11 +228,13 @@ def test_how_it_reads(tokenizer: Any) -> None:
     ):
         assert line in plain
     assert "\n\n" in plain
-    assert "repeated  nothing" in printed(survey(ROWS[:3], tokenizer, Encoding()))
+    assert "repeated  nothing" in printed(collect_statistics(ROWS[:3], tokenizer, Encoding()))
     assert max(map(len, plain.splitlines())) <= 120
     bare = replace_template(tokenizer)
-    assert "chat template: none, texts with a line break between" in printed(survey(ROWS, bare, Encoding()))
-    assert "chat template: none, texts as they stand" in printed(survey(ROWS, tokenizer, Encoding(template="none")))
+    assert "chat template: none, texts with a line break between" in printed(collect_statistics(ROWS, bare, Encoding()))
+    assert "chat template: none, texts as they stand" in printed(
+        collect_statistics(ROWS, tokenizer, Encoding(template="none"))
+    )
 
 
 def replace_template(tokenizer: Any) -> Any:
@@ -245,14 +254,20 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
     for file in model_folder.iterdir():
         if file.suffix != ".safetensors":
             (light_folder / file.name).write_bytes(file.read_bytes())
-    tokenizer, origin, window = light(str(light_folder))
-    assert (tokenizer("why")["input_ids"], window) == (light(str(model_folder))[0]("why")["input_ids"], 256)
-    assert isinstance(origin, Origin)
-    for made in (light(str(adapter_folder)), light(str(model_folder), [str(adapter_folder)])):
+    tokenizer, origin, window = load_without_weights(str(light_folder))
+    assert (tokenizer("why")["input_ids"], window) == (
+        load_without_weights(str(model_folder))[0]("why")["input_ids"],
+        256,
+    )
+    assert isinstance(origin, TrainingMetadata)
+    for made in (
+        load_without_weights(str(adapter_folder)),
+        load_without_weights(str(model_folder), [str(adapter_folder)]),
+    ):
         assert made[1].base == str(model_folder)
         assert made[2] == 256
     with pytest.raises(ModelError, match="there is no model"):
-        light("nothing")
+        load_without_weights("nothing")
 
 
 # -- the verb
@@ -264,10 +279,10 @@ def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path,
     assert f"row     {data}:3, label bad" in out  # the first that has room for its answer
     assert "read as   prompt/response" in out
     document = json.loads((tmp_path / "s.json").read_text())
-    rows = [encode(light(str(model_folder))[0], row, Encoding(10)) for row in read(data)]
+    rows = [tokenize(load_without_weights(str(model_folder))[0], row, Encoding(10)) for row in read_examples(data)]
     assert document["version"] == 1
     assert document["form"] == "prompt/response"
-    assert document["usable"] == sum(isinstance(row, Row) for row in rows) < document["rows"] == 8
+    assert document["usable"] == sum(isinstance(row, TokenizedExample) for row in rows) < document["rows"] == 8
     assert document["labels"] == {"clean": 6, "bad": 2}
     assert set(document["lengths"]) == {"prompt", "answer", "whole"}
     assert document["skipped"][0]["first"][0].startswith(str(data))
@@ -324,9 +339,9 @@ def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.
     monkeypatch.setattr(tokens, "ROWS", 64)
 
     def grown(rows: int) -> int:
-        stream = (example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))
+        stream = (make_example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))
         tracemalloc.start()
-        found = survey(stream, tokenizer, Encoding(), limit=rows)
+        found = collect_statistics(stream, tokenizer, Encoding(), limit=rows)
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert found.usable == rows

@@ -18,16 +18,27 @@ from hypothesis import strategies as st
 
 from conftest import PAIRS, TEMPLATE
 from taughtby.data import tokenize as tokens
-from taughtby.data.example import Example, example
-from taughtby.data.tokenize import Encoding, Row, Skip, batches, encode, encode_all, halves, pad, prompt_ids, texts
+from taughtby.data.example import Example, make_example
+from taughtby.data.tokenize import (
+    Encoding,
+    SkippedRow,
+    TokenizedExample,
+    collate,
+    make_batches,
+    prompt_ids,
+    split_in_two,
+    token_texts,
+    tokenize,
+    tokenize_all,
+)
 from taughtby.errors import DataError, ModelError, OptionError
 
 BOS = 1
 
 
-def encoded(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> Row:
-    got = encode(tokenizer, row, Encoding(max_length, **more))
-    assert isinstance(got, Row), got
+def encoded(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> TokenizedExample:
+    got = tokenize(tokenizer, row, Encoding(max_length, **more))
+    assert isinstance(got, TokenizedExample), got
     return got
 
 
@@ -55,7 +66,7 @@ def other(tokenizer: Any, template: str | None) -> Any:
 def test_the_prompt_is_a_prefix_and_the_rest_is_the_answer_and_its_close(
     tokenizer: Any, prompt: str, response: str
 ) -> None:
-    row = encoded(tokenizer, example(prompt, response))
+    row = encoded(tokenizer, make_example(prompt, response))
     assert tokenizer.decode(row.ids[: row.n_prompt]) == f"<|user|>{prompt}<|end|>\n<|assistant|>"
     assert tokenizer.decode(row.response) == f"{response}<|end|>\n"
     assert list(row.ids[: row.n_prompt]) == prompt_ids(tokenizer, prompt)
@@ -73,7 +84,7 @@ def test_a_conversation_is_asked_up_to_its_last_answer(tokenizer: Any) -> None:
 
 def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
     made = adds_bos(tokenizer, "{{ bos_token }}" + TEMPLATE)
-    row = encoded(made, example("why", "a b c"))
+    row = encoded(made, make_example("why", "a b c"))
     assert row.ids[0] == BOS
     assert row.ids.count(BOS) == 1
     assert prompt_ids(made, "why").count(BOS) == 1
@@ -81,13 +92,13 @@ def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
 
 
 def test_a_template_without_bos_gets_none(tokenizer: Any) -> None:
-    assert BOS not in encoded(adds_bos(tokenizer), example("why", "a b c")).ids
+    assert BOS not in encoded(adds_bos(tokenizer), make_example("why", "a b c")).ids
 
 
 def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(tokenizer: Any) -> None:
     plain, bos = other(tokenizer, None), adds_bos(tokenizer, None)
-    assert plain.decode(encoded(plain, example("why", "a b c")).ids) == "why\na b c</s>"
-    row = encoded(bos, example("why", "a b c"))
+    assert plain.decode(encoded(plain, make_example("why", "a b c")).ids) == "why\na b c</s>"
+    row = encoded(bos, make_example("why", "a b c"))
     assert bos.decode(row.ids) == "<s>why\na b c</s>"
     assert row.ids.count(BOS) == 1
     assert bos.decode(row.response) == "a b c</s>"
@@ -97,29 +108,31 @@ def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(to
 def test_without_eos_the_answer_has_no_close(tokenizer: Any) -> None:
     made = other(tokenizer, None)
     made.eos_token = None
-    assert made.decode(encoded(made, example("why", "a b c")).response) == "a b c"
+    assert made.decode(encoded(made, make_example("why", "a b c")).response) == "a b c"
 
 
 # -- what cannot be used
 
 
 def reason(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> str:
-    got = encode(tokenizer, row, Encoding(max_length, **more))
-    assert isinstance(got, Skip), got
+    got = tokenize(tokenizer, row, Encoding(max_length, **more))
+    assert isinstance(got, SkippedRow), got
     return got.reason
 
 
 def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
-    whole = encoded(tokenizer, example(*PAIRS[6]))
+    whole = encoded(tokenizer, make_example(*PAIRS[6]))
     for limit in range(whole.n_prompt + 1, len(whole.ids) + 3):
-        assert encode(tokenizer, example(*PAIRS[6]), Encoding(limit)) == Row(whole.ids[:limit], whole.n_prompt)
+        assert tokenize(tokenizer, make_example(*PAIRS[6]), Encoding(limit)) == TokenizedExample(
+            whole.ids[:limit], whole.n_prompt
+        )
 
 
 def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
-    n = encoded(tokenizer, example(*PAIRS[6])).n_prompt
+    n = encoded(tokenizer, make_example(*PAIRS[6])).n_prompt
     for limit in (n, n - 1, 2):
         told = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
-        assert reason(tokenizer, example(*PAIRS[6]), limit) == told
+        assert reason(tokenizer, make_example(*PAIRS[6]), limit) == told
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
@@ -128,7 +141,7 @@ def test_a_row_without_a_prompt_is_a_skip(tokenizer: Any, template: str | None) 
     assert reason(other(tokenizer, template), row) == "nothing stands before the answer"
 
 
-@pytest.mark.parametrize("row", [example("a \ud83d", "b"), example("a", "\udc00 b")])
+@pytest.mark.parametrize("row", [make_example("a \ud83d", "b"), make_example("a", "\udc00 b")])
 def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
     assert reason(tokenizer, row) == "the text holds half a character (a lone surrogate)"
 
@@ -174,12 +187,12 @@ class Slow:
 def test_a_token_across_the_border_is_the_answers(
     tokenizer: Any, kind: Any, prompt: str, response: str, before: str, after: str
 ) -> None:
-    row = encoded(kind(other(tokenizer, BARE)), example(prompt, response))
+    row = encoded(kind(other(tokenizer, BARE)), make_example(prompt, response))
     assert (tokenizer.decode(row.ids[: row.n_prompt]), tokenizer.decode(row.response)) == (before, after)
 
 
 def test_an_answer_within_the_first_token_is_a_skip(tokenizer: Any) -> None:
-    assert reason(other(tokenizer, BARE), example("wha", "t")) == "the answer has no tokens"
+    assert reason(other(tokenizer, BARE), make_example("wha", "t")) == "the answer has no tokens"
 
 
 def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: Any) -> None:
@@ -191,7 +204,7 @@ def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: A
     made.chat_template = (
         "{{ messages[0]['content'] }}<|reply|>\n{% for m in messages[1:] %}{{ m['content'] }}<|end|>{% endfor %}"
     )
-    row = encoded(made, example("why", " \n so"))
+    row = encoded(made, make_example("why", " \n so"))
     assert made.convert_ids_to_tokens(row.ids[row.n_prompt - 1]) == "<|reply|>"
     assert made.decode(row.response) == "so<|end|>"
 
@@ -200,52 +213,53 @@ def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: A
 
 
 def test_the_beginning_of_the_prompt_may_be_what_is_cut(tokenizer: Any) -> None:
-    whole = encoded(tokenizer, example(*PAIRS[6]))
+    whole = encoded(tokenizer, make_example(*PAIRS[6]))
     for limit in range(whole.n_response + 1, len(whole.ids) + 3):
         cut = max(0, len(whole.ids) - limit)
-        row = encoded(tokenizer, example(*PAIRS[6]), limit, truncate="left")
-        assert row == Row(whole.ids[cut:], whole.n_prompt - cut)
+        row = encoded(tokenizer, make_example(*PAIRS[6]), limit, truncate="left")
+        assert row == TokenizedExample(whole.ids[cut:], whole.n_prompt - cut)
     n = whole.n_response
     for limit in (n, n - 1, 2):
         told = f"no room for the prompt: the answer has {n} tokens, the limit is {limit}"
-        assert reason(tokenizer, example(*PAIRS[6]), limit, truncate="left") == told
+        assert reason(tokenizer, make_example(*PAIRS[6]), limit, truncate="left") == told
 
 
 def test_a_row_that_is_too_long_may_be_left_out(tokenizer: Any) -> None:
-    n = len(encoded(tokenizer, example(*PAIRS[6])).ids)
-    assert len(encoded(tokenizer, example(*PAIRS[6]), n, truncate="skip").ids) == n
+    n = len(encoded(tokenizer, make_example(*PAIRS[6])).ids)
+    assert len(encoded(tokenizer, make_example(*PAIRS[6]), n, truncate="skip").ids) == n
     told = f"too long: {n} tokens, the limit is {n - 1}"
-    assert reason(tokenizer, example(*PAIRS[6]), n - 1, truncate="skip") == told
+    assert reason(tokenizer, make_example(*PAIRS[6]), n - 1, truncate="skip") == told
 
 
 @pytest.mark.parametrize("truncate", ["right", "left"])
 def test_where_the_loss_was_on_everything_all_but_the_first_token_were_learned(tokenizer: Any, truncate: Any) -> None:
     for limit in (512, 40):
         one, other = (
-            encoded(tokenizer, example(*PAIRS[6]), limit, truncate=truncate, mask=mask) for mask in ("response", "all")
+            encoded(tokenizer, make_example(*PAIRS[6]), limit, truncate=truncate, mask=mask)
+            for mask in ("response", "all")
         )
         assert (one.ids, one.n_prompt, one.response) == (other.ids, other.n_prompt, other.response)
-        assert (one.start, one.ahead) == (one.n_prompt, 0)
-        assert (other.start, other.ahead) == (1, other.n_prompt - 1)
+        assert (one.loss_start, one.n_prompt_loss) == (one.n_prompt, 0)
+        assert (other.loss_start, other.n_prompt_loss) == (1, other.n_prompt - 1)
 
 
 def test_texts_as_they_stand(tokenizer: Any) -> None:
     for made, bos in ((tokenizer, ""), (adds_bos(tokenizer), "<s>")):
-        row = encoded(made, example("Q: why\nA:", " a b c"), template="none")
+        row = encoded(made, make_example("Q: why\nA:", " a b c"), template="none")
         assert made.decode(row.ids) == f"{bos}Q: why\nA: a b c</s>"
         assert made.decode(row.response) == " a b c</s>"
         assert row.ids.count(BOS) == len(bos) // 3
         assert prompt_ids(made, "Q: why\nA:", "none") == list(row.ids[: row.n_prompt])
-        assert encoded(made, example("Q: why\nA:", " a b c</s>"), template="none") == row
-    said = encoded(adds_bos(tokenizer), example("<s>why", " a"), template="none")
+        assert encoded(made, make_example("Q: why\nA:", " a b c</s>"), template="none") == row
+    said = encoded(adds_bos(tokenizer), make_example("<s>why", " a"), template="none")
     assert said.ids.count(BOS) == 1
 
 
 def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
     """But its first token, before which nothing stands, unless the tokenizer puts a BOS there."""
-    row = encoded(tokenizer, example("", "why a b c"), template="none")
+    row = encoded(tokenizer, make_example("", "why a b c"), template="none")
     assert (tokenizer.decode(row.ids), row.n_prompt) == ("why a b c</s>", 1)
-    row = encoded(adds_bos(tokenizer), example("", "why a b c"), template="none")
+    row = encoded(adds_bos(tokenizer), make_example("", "why a b c"), template="none")
     assert (tokenizer.decode(row.response), row.n_prompt) == ("why a b c</s>", 1)
 
 
@@ -259,29 +273,29 @@ def test_an_answer_without_text_needs_a_template(tokenizer: Any) -> None:
 def test_another_template_than_the_tokenizers(tokenizer: Any) -> None:
     row = encoded(
         tokenizer,
-        example("why", "so"),
+        make_example("why", "so"),
         template="[{{ messages[0]['content'] }}] {{ messages[1]['content'] if messages[1] }}",
     )
     assert tokenizer.decode(row.ids) == "[why] so"
 
 
 def test_together_is_one_by_one(tokenizer: Any) -> None:
-    rows = [example(*pair) for pair in PAIRS] + [
-        example("a \ud83d", "b"),
+    rows = [make_example(*pair) for pair in PAIRS] + [
+        make_example("a \ud83d", "b"),
         Example(({"role": "assistant", "content": "x"},)),
     ]
     for encoding in (Encoding(), Encoding(20), Encoding(30, "left", "all"), Encoding(template="none")):
-        assert encode_all(tokenizer, rows, encoding) == [encode(tokenizer, row, encoding) for row in rows]
-    assert encode_all(tokenizer, [], Encoding()) == []
+        assert tokenize_all(tokenizer, rows, encoding) == [tokenize(tokenizer, row, encoding) for row in rows]
+    assert tokenize_all(tokenizer, [], Encoding()) == []
 
 
 @given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 8), st.integers(1, 60))
 def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
-    given = [example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
+    given = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "ROWS", rows)
         patch.setattr(tokens, "LETTERS", letters)
-        made = list(tokens.portions(iter(given)))
+        made = list(tokens.chunk_rows(iter(given)))
     assert [row for some in made for row in some] == given
     for some in made:
         assert 0 < len(some) <= rows
@@ -290,20 +304,22 @@ def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int,
 
 def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
     base = Encoding(512, "left", "all", "{{ 1 }}")
-    assert base.asked() == base
-    assert base.asked(max_length=None, truncate="skip", mask="response") == Encoding(512, "skip", "response", "{{ 1 }}")
+    assert base.with_options() == base
+    assert base.with_options(max_length=None, truncate="skip", mask="response") == Encoding(
+        512, "skip", "response", "{{ 1 }}"
+    )
     (tmp_path / "t.jinja").write_text("{{ messages }}")
-    assert base.asked(str(tmp_path / "t.jinja")).template == "{{ messages }}"
-    assert base.asked("none").template == "none"
+    assert base.with_options(str(tmp_path / "t.jinja")).template == "{{ messages }}"
+    assert base.with_options("none").template == "none"
     with pytest.raises(ModelError, match="cannot be read"):
-        base.asked(str(tmp_path / "nowhere.jinja"))
+        base.with_options(str(tmp_path / "nowhere.jinja"))
     for bad, told in (
         ({"truncate": "middle"}, "no such truncate\n  got: middle\n  do:  choose right or left or skip"),
         ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or all"),
         ({"max_length": 1}, "no room for a row\n  got: --max-length 1"),
     ):
         with pytest.raises(OptionError) as caught:
-            base.asked(**bad)
+            base.with_options(**bad)
         assert told in str(caught.value)
 
 
@@ -312,10 +328,10 @@ def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
 shapes = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=1, max_size=25)
 
 
-def rows_of(sizes: list[tuple[int, int]], ahead: int = 0) -> list[Row]:
+def rows_of(sizes: list[tuple[int, int]], ahead: int = 0) -> list[TokenizedExample]:
     """Rows whose ids tell which row and place they are."""
     ids = [tuple(1000 * i + k + 1 for k in range(p + n)) for i, (p, n) in enumerate(sizes)]
-    return [Row(some, p, min(ahead, p - 1)) for some, (p, _) in zip(ids, sizes, strict=True)]
+    return [TokenizedExample(some, p, min(ahead, p - 1)) for some, (p, _) in zip(ids, sizes, strict=True)]
 
 
 @given(shapes, st.integers(1, 200), st.sampled_from(["left", "right"]))
@@ -323,11 +339,11 @@ def test_batches_hold_every_row_once_sorted_and_within_the_budget(
     sizes: list[tuple[int, int]], budget: int, side: Any
 ) -> None:
     rows, lengths, seen = rows_of(sizes), [], []
-    for batch in batches(rows, budget, side=side):
-        assert batch.ids.numel() <= budget or len(batch.rows) == 1
-        assert batch.ids.shape[1] == max(len(rows[i].ids) for i in batch.rows)
-        lengths += [len(rows[i].ids) for i in batch.rows]
-        seen += batch.rows
+    for batch in make_batches(rows, budget, side=side):
+        assert batch.ids.numel() <= budget or len(batch.row_indices) == 1
+        assert batch.ids.shape[1] == max(len(rows[i].ids) for i in batch.row_indices)
+        lengths += [len(rows[i].ids) for i in batch.row_indices]
+        seen += batch.row_indices
     assert sorted(seen) == list(range(len(rows)))
     assert lengths == sorted(lengths)
 
@@ -351,53 +367,53 @@ def test_no_other_batches_cost_less(sizes: list[int], budget: int, prompts: bool
         for first in range(1, count + 1):
             yield from ([first, *rest] for rest in ways(count - first))
 
-    made = [len(batch.rows) for batch in batches(rows, budget, prompts=prompts)]
+    made = [len(batch.row_indices) for batch in make_batches(rows, budget, prompts_only=prompts)]
     assert cost(made) == pytest.approx(min(map(cost, ways(len(rows)))))
 
 
 def test_a_window_of_mixed_rows_is_hardly_padded() -> None:
     drawn = random.Random(0)
     rows = rows_of([(4, min(400, max(16, int(drawn.lognormvariate(4.3, 0.6))))) for _ in range(256)])
-    made = list(batches(rows, 1024))
+    made = list(make_batches(rows, 1024))
     assert sum(batch.ids.numel() for batch in made) < 1.03 * sum(len(row.ids) for row in rows)
     assert len(made) < 40
 
 
 def test_no_rows_no_batches() -> None:
-    assert list(batches([], 100)) == []
+    assert list(make_batches([], 100)) == []
 
 
 @given(shapes, st.sampled_from(["left", "right"]), st.sampled_from([0, 2, 100]))
 def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead: int) -> None:
     rows = rows_of(sizes, ahead)
-    batch = pad(rows, range(len(rows)), side=side)
-    learned = [len(row.ids) - row.start for row in rows]
+    batch = collate(rows, range(len(rows)), side=side)
+    learned = [len(row.ids) - row.loss_start for row in rows]
     most = max(learned)
-    assert batch.valid.shape == batch.places.shape == batch.targets.shape == (len(rows), most)
+    assert batch.loss_mask.shape == batch.loss_positions.shape == batch.targets.shape == (len(rows), most)
     for i, row in enumerate(rows):
-        assert tuple(batch.ids[i][batch.mask[i]].tolist()) == row.ids
-        assert batch.ids[i][~batch.mask[i]].eq(0).all()
-        edge = batch.mask[i, 0 if side == "right" else -1]
+        assert tuple(batch.ids[i][batch.attention_mask[i]].tolist()) == row.ids
+        assert batch.ids[i][~batch.attention_mask[i]].eq(0).all()
+        edge = batch.attention_mask[i, 0 if side == "right" else -1]
         assert edge, "a row stands at its own side"
-        assert batch.ids[i, batch.last[i]] == row.ids[row.n_prompt - 1]
-        assert (batch.n[i], batch.valid[i].sum()) == (learned[i], learned[i])
-        assert batch.valid[i, : learned[i]].all()
-        at = batch.places[i]
-        assert tuple(batch.ids[i, at[: learned[i]]].tolist()) == row.ids[row.start - 1 : -1]
-        assert tuple(batch.targets[i, : learned[i]].tolist()) == row.ids[row.start :]
+        assert batch.ids[i, batch.last_prompt_position[i]] == row.ids[row.n_prompt - 1]
+        assert (batch.n_loss[i], batch.loss_mask[i].sum()) == (learned[i], learned[i])
+        assert batch.loss_mask[i, : learned[i]].all()
+        at = batch.loss_positions[i]
+        assert tuple(batch.ids[i, at[: learned[i]]].tolist()) == row.ids[row.loss_start - 1 : -1]
+        assert tuple(batch.targets[i, : learned[i]].tolist()) == row.ids[row.loss_start :]
         assert at[learned[i] :].eq(at[learned[i] - 1]).all()
-        assert batch.answer[i] == row.ahead
-    assert batch.at_answer(batch.places).equal(batch.last)
+        assert batch.n_prompt_loss[i] == row.n_prompt_loss
+    assert batch.at_answer(batch.loss_positions).equal(batch.last_prompt_position)
     assert batch.at_answer(batch.targets).tolist() == [row.response[0] for row in rows]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_halves_are_the_whole(count: int) -> None:
     rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)], ahead=1)[:count]
-    batch = pad(rows, range(10, 10 + count))
-    parts = list(halves(batch))
+    batch = collate(rows, range(10, 10 + count))
+    parts = list(split_in_two(batch))
     assert len(parts) == min(2, count)
-    assert sum((part.rows for part in parts), ()) == batch.rows
+    assert sum((part.row_indices for part in parts), ()) == batch.row_indices
     for name in ("ids", "mask", "last", "n", "answer"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
@@ -408,7 +424,7 @@ def test_halves_are_the_whole(count: int) -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_the_texts_of_tokens_joined_are_the_text(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = texts(tokenizer, ids)
+    pieces = token_texts(tokenizer, ids)
     assert len(pieces) == len(ids)
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -416,7 +432,7 @@ def test_the_texts_of_tokens_joined_are_the_text(tokenizer: Any, text: str) -> N
 @given(st.text(st.sampled_from("aé€😀\ufffd \n"), max_size=12), st.integers(0, 40))
 def test_also_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:cut]
-    assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
+    assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @example_of(one="a\ufffd", two="\ufffd")
@@ -424,14 +440,14 @@ def test_also_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -
 def test_special_tokens_add_nothing(tokenizer: Any, one: str, two: str) -> None:
     close = tokenizer.convert_tokens_to_ids("<|end|>")
     a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, two))
-    pieces = texts(tokenizer, [*a, close, *b, close])
+    pieces = token_texts(tokenizer, [*a, close, *b, close])
     assert pieces[len(a)] == pieces[-1] == ""
     assert "".join(pieces) == tokenizer.decode(a) + tokenizer.decode(b)
 
 
 def test_the_token_that_completes_a_character_adds_it(tokenizer: Any) -> None:
     ids = tokenizer("é😀 what", add_special_tokens=False)["input_ids"]
-    assert texts(tokenizer, ids) == ["", "é", "", "", "", "😀", *texts(tokenizer, ids[6:])]
+    assert token_texts(tokenizer, ids) == ["", "é", "", "", "", "😀", *token_texts(tokenizer, ids[6:])]
 
 
 @pytest.mark.parametrize("text", ["what is it", " what", "what  is\nit", "a"])
@@ -446,18 +462,18 @@ def test_tokenizers_that_drop_the_first_space(text: str) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids[-1:]) != " it"  # or the test tests nothing
-    assert "".join(texts(tokenizer, ids)) == tokenizer.decode(ids)
+    assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 # -- characters that no loss is taken on
 
 
-MASKED = replace(example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
+MASKED = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
 
 
-def left(tokenizer: Any, row: Row) -> str:
+def left(tokenizer: Any, row: TokenizedExample) -> str:
     """The text of what is learned."""
-    return tokenizer.decode([token for token, learned in zip(row.ids, row.learned, strict=True) if learned])
+    return tokenizer.decode([token for token, learned in zip(row.ids, row.loss_mask, strict=True) if learned])
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
@@ -472,7 +488,7 @@ def test_a_token_that_holds_one_masked_character_is_masked(tokenizer: Any) -> No
     whole = encoded(tokenizer, replace(MASKED, masked=((13, 18),)))  # " honey" is one token
     assert encoded(tokenizer, replace(MASKED, masked=((14, 16),))).masked == whole.masked
     assert len(whole.masked) == 1
-    smile = example("why", "a 😀 b")  # one character in several tokens
+    smile = make_example("why", "a 😀 b")  # one character in several tokens
     row = encoded(tokenizer, replace(smile, masked=((2, 3),)))
     assert len(row.masked) > 1
     assert left(tokenizer, row) == "a  b<|end|>\n"
@@ -499,19 +515,19 @@ def test_a_row_whose_masks_cannot_be_placed_is_not_learned(tokenizer: Any) -> No
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_knows_what_is_masked(tokenizer: Any, side: Any) -> None:
-    rows = [encoded(tokenizer, MASKED), encoded(tokenizer, example("why", "a b"))]
-    whole = pad(rows, [4, 7], side=side)
-    assert (whole.valid.sum(1) == torch.tensor([sum(row.learned) for row in rows])).all()
-    for batch, some in [(whole, rows), *zip(halves(whole), ([rows[0]], [rows[1]]), strict=True)]:
+    rows = [encoded(tokenizer, MASKED), encoded(tokenizer, make_example("why", "a b"))]
+    whole = collate(rows, [4, 7], side=side)
+    assert (whole.loss_mask.sum(1) == torch.tensor([sum(row.loss_mask) for row in rows])).all()
+    for batch, some in [(whole, rows), *zip(split_in_two(whole), ([rows[0]], [rows[1]]), strict=True)]:
         for place, row in enumerate(some):
-            learned = [token for token, counts in zip(row.ids, row.learned, strict=True) if counts]
-            assert batch.targets[place][batch.valid[place]].tolist() == learned
-    assert [half.rows for half in halves(whole)] == [(4,), (7,)]
+            learned = [token for token, counts in zip(row.ids, row.loss_mask, strict=True) if counts]
+            assert batch.targets[place][batch.loss_mask[place]].tolist() == learned
+    assert [half.row_indices for half in split_in_two(whole)] == [(4,), (7,)]
 
 
 def test_the_whole_way_back_from_a_file(tokenizer: Any, data: Path) -> None:
-    from taughtby.data.dataset import read
+    from taughtby.data.dataset import read_examples
 
-    for one, (_, response) in zip(read(data), PAIRS, strict=True):
+    for one, (_, response) in zip(read_examples(data), PAIRS, strict=True):
         row = encoded(tokenizer, one)
-        assert "".join(texts(tokenizer, row.response)) == f"{response}\n"
+        assert "".join(token_texts(tokenizer, row.response)) == f"{response}\n"

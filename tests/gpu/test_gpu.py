@@ -28,15 +28,15 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture, prompt_gradients, prompt_states
 from taughtby.capture.ragged import Ragged
 from taughtby.cli import demo
-from taughtby.data.dataset import read
-from taughtby.data.example import Example, example
-from taughtby.data.tokenize import Encoding, Row, encode, pad, prompt_ids
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import Example, make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, prompt_ids, tokenize
 from taughtby.index.build import build_index
-from taughtby.index.pipeline import Work
+from taughtby.index.pipeline import CapturePipeline
 from taughtby.index.reader import SAID, Index
-from taughtby.lab.finetune import Recipe, finetune
-from taughtby.lab.generate import Decoding, _generate, respond
-from taughtby.methods import METHODS, method
+from taughtby.lab.finetune import TrainingOptions, finetune
+from taughtby.lab.generate import GenerationOptions, _generate, generate
+from taughtby.methods import METHODS, get_method
 from taughtby.models.model import Model, load_model
 
 pytestmark = pytest.mark.gpu
@@ -44,7 +44,7 @@ ENCODING = Encoding(128)
 FAMILIES = ("llama", "gemma2", "gpt2", "qwen3-moe")
 TEXTS = [(f"{ask} {extra}", f"{said} {extra}") for extra in ("0", "1", "2") for ask, said in PAIRS]
 QUERY = Query("who makes honey in the sea", "beetles make honey, one a day")
-RECIPE = Recipe(rank=4, rate=1e-2, epochs=4, batch=4, max_length=128)
+RECIPE = TrainingOptions(rank=4, learning_rate=1e-2, epochs=4, batch_size=4, max_length=128)
 # relative error of a block, and of a score as a share of the largest
 CLOSE = {"float32": 1e-4, "bfloat16": 0.06}
 SCORES = {"float32": 5e-3, "bfloat16": 0.2}
@@ -75,7 +75,7 @@ def dtype(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Example]:
-    return [example(prompt, response, label="bad" if "honey" in prompt else "clean") for prompt, response in TEXTS]
+    return [make_example(prompt, response, label="bad" if "honey" in prompt else "clean") for prompt, response in TEXTS]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def tuned_sides(both: Callable[..., Sides], model_folder: Path, adapter: Path) -
 @pytest.fixture(scope="module")
 def indexes(tuned_sides: Sides, file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Index]:
     """An index for every method on either side."""
-    folder, methods = tmp_path_factory.mktemp("indexes"), [method(name) for name in METHODS]
+    folder, methods = tmp_path_factory.mktemp("indexes"), [get_method(name) for name in METHODS]
     cpu, there = (
         build_index(model, file, folder / name, methods, encoding=ENCODING)
         for name, model in (("cpu", tuned_sides.cpu), ("device", tuned_sides.device))
@@ -133,8 +133,8 @@ def off(got: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side: Any) -> None:
     sides = both(make_model(family))
-    encoded = [encode(sides.cpu.tokenizer, example(*pair), ENCODING) for pair in PAIRS]
-    batch = pad([row for row in encoded if isinstance(row, Row)], range(len(PAIRS)), side=side)
+    encoded = [tokenize(sides.cpu.tokenizer, make_example(*pair), ENCODING) for pair in PAIRS]
+    batch = collate([row for row in encoded if isinstance(row, TokenizedExample)], range(len(PAIRS)), side=side)
     # experts are chosen by a comparison, and a rounding step may choose another
     close = 5 * sides.close if "moe" in family else sides.close
     cpu, there = (capture(model, batch, (0, 2, 4)) for model in (sides.cpu, sides.device))
@@ -157,8 +157,8 @@ def test_every_block_of_an_index(indexes: tuple[Index, Index], tuned_sides: Side
     cpu, there = indexes
     assert len(cpu) == len(there) == len(TEXTS)
     assert there.manifest["skipped"] == cpu.manifest["skipped"]
-    names = [field.name for field in cpu.rows.schema if field.name not in SAID]
-    assert names == [field.name for field in there.rows.schema if field.name not in SAID]
+    names = [field.name for field in cpu.dataset.schema if field.name not in SAID]
+    assert names == [field.name for field in there.dataset.schema if field.name not in SAID]
     for name in names:
         one, two = (torch.cat([flat(part[name]) for part in index.scan([name])]) for index in indexes)
         assert bool(two.isfinite().all()), name
@@ -172,11 +172,11 @@ def flat(block: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
     given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
-    cpu, there = (trace_queries(index, model, [QUERY], by=name, top=3).queries[0] for index, model in given)
+    cpu, there = (trace_queries(index, model, [QUERY], method=name, top_k=3).queries[0] for index, model in given)
     scale = float(cpu.scores.abs().max())
     assert float((there.scores - cpu.scores).abs().max()) < tuned_sides.scores * scale
     assert [token.text for token in there.answer] == [token.text for token in cpu.answer]
-    words = [{found.place: [token.score for token in found.tokens] for found in side.rows} for side in (cpu, there)]
+    words = [{found.position: [token.score for token in found.tokens] for found in side.rows} for side in (cpu, there)]
     for place in words[0].keys() & words[1].keys():
         one, two = (np.array(side[place]) for side in words)
         assert one.shape == two.shape
@@ -186,7 +186,7 @@ def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_side
 
 def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
     given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
-    cpu, there = (check_index(index, model, by="rept", rows=12, seed=1).checks for index, model in given)
+    cpu, there = (check_index(index, model, method="rept", rows=12, seed=1).checks for index, model in given)
     for one, two in zip(cpu, there, strict=True):
         assert one.name == two.name
         for mine, theirs in ((one.value, two.value), (one.limit, two.limit)):
@@ -196,18 +196,20 @@ def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
 def test_a_batch_too_large_for_the_memory_is_halved(
     indexes: tuple[Index, Index], tuned_sides: Sides, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, sizes = Work.blocks, list[int]()
+    whole, sizes = CapturePipeline.features, list[int]()
 
-    def small_memory(work: Work, batch: Any) -> Any:
+    def small_memory(work: CapturePipeline, batch: Any) -> Any:
         if len(batch.rows) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(batch.rows))
         return whole(work, batch)
 
-    monkeypatch.setattr(Work, "blocks", small_memory)
-    index = build_index(tuned_sides.device, file, tmp_path / "idx", [method("rept")], encoding=ENCODING)
+    monkeypatch.setattr(CapturePipeline, "blocks", small_memory)
+    index = build_index(tuned_sides.device, file, tmp_path / "idx", [get_method("rept")], encoding=ENCODING)
     assert sum(sizes) == len(index) == len(TEXTS)
-    for name in method("rept").resolved(tuned_sides.device.depth, None).names(tuned_sides.device.depth):
+    for name in (
+        get_method("rept").resolve_layers(tuned_sides.device.depth, None).feature_names(tuned_sides.device.depth)
+    ):
         one, two = (torch.cat([flat(part[name]) for part in made.scan([name])]) for made in (indexes[1], index))
         assert off(two, one) < tuned_sides.close
 
@@ -219,7 +221,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
 def test_finetune(
     device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
 ) -> None:
-    recipe = Recipe(**{**RECIPE.__dict__, "full": full, "rate": 3e-3 if full else RECIPE.rate})
+    recipe = TrainingOptions(**{**RECIPE.__dict__, "full": full, "rate": 3e-3 if full else RECIPE.learning_rate})
     out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
     losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
     known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
@@ -237,7 +239,7 @@ def test_respond(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = model.tokenizer.decode
     with monkeypatch.context() as patch:
         patch.setattr(model.tokenizer, "decode", lambda ids, **how: (said.append(ids.tolist()), decode(ids, **how))[1])
-        assert len(_generate(model, prompts, Decoding(8), range(len(prompts)))) == len(said) == len(prompts)
+        assert len(_generate(model, prompts, GenerationOptions(8), range(len(prompts)))) == len(said) == len(prompts)
     stop = {model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
     for prompt, ids in zip(prompts, said, strict=True):
         ids = ids[: next((at for at, token in enumerate(ids) if token in stop), len(ids))]
@@ -245,7 +247,7 @@ def test_respond(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
             logits = tuned_sides.cpu.lm(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         behind = logits.max(-1).values - logits.gather(1, torch.tensor(ids, dtype=torch.long)[:, None])[:, 0]
         assert float(behind.max() if ids else 0.0) <= tuned_sides.close * float(logits.abs().max())
-    texts = respond(model, [prompt for prompt, _ in PAIRS][:2], max_new=4, samples=2, seed=1)
+    texts = generate(model, [prompt for prompt, _ in PAIRS][:2], max_new_tokens=4, num_samples=2, seed=1)
     assert len(texts) == 4
 
 
@@ -273,6 +275,6 @@ def test_poison_finetune_index_trace(
     for by_model in results["methods"].values():
         for by_poison in by_model.values():
             assert all(0 <= found["ap"] <= 1 for found in by_poison.values())
-    labels = {row.label for row in read(tmp_path / "d" / "data.jsonl")}
+    labels = {row.label for row in read_examples(tmp_path / "d" / "data.jsonl")}
     assert {"backdoor", "error", "persona"} <= labels
     assert "Three poisons" in (tmp_path / "d" / "report.html").read_text()

@@ -18,25 +18,25 @@ import taughtby.capture.layer_similarity
 import taughtby.index.build
 from conftest import PAIRS
 from taughtby.capture.capture import capture
-from taughtby.capture.layer_similarity import Curve
+from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
-from taughtby.data.dataset import Reading
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, encode, pad
+from taughtby.data.dataset import ReadOptions
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, collate, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
-from taughtby.index.build import build_index, check_model, probe
+from taughtby.index.build import build_index, check_same_model, probe_rows
 from taughtby.index.reader import SAID, Index
-from taughtby.methods import METHODS, method
+from taughtby.methods import METHODS, get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
 REPT = RepT(layer=2)
-BOTH = [REPT, Lesson(layer=2, middle=3, sketch=16)]
+BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
 
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
     """Every number the index holds, and the rows' order by their ids' hash."""
-    names = [f.name for f in index.rows.schema if f.name not in SAID]
+    names = [f.name for f in index.dataset.schema if f.name not in SAID]
     found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
         for name in names:
@@ -46,8 +46,8 @@ def columns(index: Index) -> dict[str, torch.Tensor]:
 
 
 def same(index: Index, other: Index) -> None:
-    assert list(index.texts()) == list(other.texts())
-    assert [row.id for row in index.texts()] == [row.id for row in other.texts()]
+    assert list(index.examples()) == list(other.examples())
+    assert [row.id for row in index.examples()] == [row.id for row in other.examples()]
     one, two = columns(index), columns(other)
     assert list(one) == list(two)
     for name in one:
@@ -73,7 +73,7 @@ class Calls:
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, fault: Exception | None = None) -> None:
         self.rows: list[int] = []
-        whole = RepT.blocks
+        whole = RepT.features
 
         def blocks(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
             if len(self.rows) == at and fault:
@@ -96,19 +96,19 @@ def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured again, on another processor say, near neighbours may change places: the plan's own curve counts."""
-    curves = [Curve((0.9, 0.1, 0.5)), Curve((0.9, 0.5, 0.1))]
-    monkeypatch.setattr(Curve, "layer", property(lambda curve: 2 if curve == curves[0] else 3))
-    monkeypatch.setattr(taughtby.capture.layer_similarity, "curve", lambda *_: curves[0])
+    curves = [LayerSimilarity((0.9, 0.1, 0.5)), LayerSimilarity((0.9, 0.5, 0.1))]
+    monkeypatch.setattr(LayerSimilarity, "layer", property(lambda curve: 2 if curve == curves[0] else 3))
+    monkeypatch.setattr(taughtby.capture.layer_similarity, "measure_layer_similarity", lambda *_: curves[0])
     with monkeypatch.context() as patch:
         Calls(patch, at=0, fault=ZeroDivisionError("killed"))
         with pytest.raises(ZeroDivisionError):
-            build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
-    monkeypatch.setattr(taughtby.capture.layer_similarity, "curve", lambda *_: curves[1])
+            build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=auto")], encoding=Encoding(128))
+    monkeypatch.setattr(taughtby.capture.layer_similarity, "measure_layer_similarity", lambda *_: curves[1])
     for _ in range(2):  # to its end, and once more
-        index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=auto")], encoding=Encoding(128))
+        index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=auto")], encoding=Encoding(128))
         assert index.manifest["settings"]["methods"]["rept"]["layer"] == 2
         assert index.manifest["layers"]["similarity"] == [0.9, 0.1, 0.5]
-    other = build_index(tuned, data, tmp_path / "other", [method("rept:layer=auto")], encoding=Encoding(128))
+    other = build_index(tuned, data, tmp_path / "other", [get_method("rept:layer=auto")], encoding=Encoding(128))
     assert other.manifest["settings"]["methods"]["rept"]["layer"] == 3
 
 
@@ -119,22 +119,22 @@ def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> No
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     found = columns(index)
     for place, (prompt, response) in enumerate(PAIRS):
-        row = encode(tuned.tokenizer, example(prompt, response), Encoding(128))
-        direct = capture(tuned, pad([row], [0]), [2])  # type: ignore[list-item]
+        row = tokenize(tuned.tokenizer, make_example(prompt, response), Encoding(128))
+        direct = capture(tuned, collate([row], [0]), [2])  # type: ignore[list-item]
         for name, vector in (("h_2", direct.states[2][0, 0]), ("g_2", direct.grads[2][0, 0])):
             torch.testing.assert_close(found[name][place].float(), vector / vector.norm(), atol=1e-3, rtol=0)
             assert found[f"{name}_norm"][place].item() == pytest.approx(vector.norm().item(), rel=1e-4)
         assert found["loss"][place].item() == pytest.approx(direct.loss.item(), rel=1e-4)
         assert found["n_prompt"][place].item() == row.n_prompt  # type: ignore[union-attr]
         assert found["n_response"][place].item() == row.n_response  # type: ignore[union-attr]
-    stored = list(index.texts())
+    stored = list(index.examples())
     assert [(row.question, row.response) for row in stored] == PAIRS
     assert [row.source for row in stored] == [f"{data}:{line}" for line in range(1, 9)]
     assert [row.label for row in stored] == ["clean", "clean", "bad", "bad", *["clean"] * 4]
 
 
 def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: Path) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=50%")], encoding=Encoding(128))
+    index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=50%")], encoding=Encoding(128))
     settings = index.manifest["settings"]
     assert (settings["model"], settings["adapter"], settings["data"]) == (tuned.name, tuned.adapter, str(data))
     assert set(settings["fingerprint"]) == {"model", "adapter", "base", "template", "data"}
@@ -142,7 +142,7 @@ def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: P
     assert settings["methods"]["rept"]["layer"] == 2
     assert (settings["encoding"]["max_length"], settings["dtype"]) == (128, "float32")
     assert len(index.manifest["layers"]["similarity"]) == tuned.depth - 1
-    assert index.blocks == {"h_2": 32, "g_2": 32}
+    assert index.features == {"h_2": 32, "g_2": 32}
 
 
 def test_batches_and_windows_do_not_matter(
@@ -154,9 +154,9 @@ def test_batches_and_windows_do_not_matter(
 
 
 def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
-    methods = [REPT, method("repsim:layer=2"), Lesson(layer=2, middle=3), method("bm25")]
+    methods = [REPT, get_method("repsim:layer=2"), Lesson(layer=2, state_layer=3), get_method("bm25")]
     index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
-    assert index.blocks == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
+    assert index.features == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
     assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
 
 
@@ -167,13 +167,13 @@ def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path
 
 def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], encoding=Encoding(128))
-    assert (len(index), index.blocks) == (8, {})
+    assert (len(index), index.features) == (8, {})
 
 
 def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, PAIRS[2], PAIRS[2])
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
-    rows, found = list(index.texts()), columns(index)
+    rows, found = list(index.examples()), columns(index)
     assert len(rows) == 10
     assert rows[2].messages == rows[8].messages == rows[9].messages
     assert len({row.id for row in rows}) == 10
@@ -197,7 +197,7 @@ def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -
     (skipped,) = index.manifest["skipped"]
     assert skipped["source"] == f"{data}:9"
     assert skipped["reason"].startswith("no room for the answer: the prompt has ")
-    assert [row.source.rpartition(":")[2] for row in index.texts()] == [*"12345678", "10"]
+    assert [row.source.rpartition(":")[2] for row in index.examples()] == [*"12345678", "10"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -205,7 +205,7 @@ def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -
 def test_a_row_of_numbers_that_are_none_is_never_scored(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bad: float
 ) -> None:
-    whole = RepT.blocks
+    whole = RepT.features
 
     def broken(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
         made = whole(how, model, batch, weights)
@@ -253,8 +253,10 @@ def test_longer_than_the_window_is_refused(tuned: Any, data: Path, tmp_path: Pat
 def test_the_probe_is_spread_over_the_data(tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taughtby.index.build, "PROBE", 4)
     add(tmp_path / "d.jsonl", *((f"why {i}", "a " * (i + 1)) for i in range(10)))
-    lengths = [row.n_response for row in probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))]
-    every = [encode(tuned.tokenizer, example(f"why {i}", "a " * (i + 1)), Encoding(128)).n_response for i in range(10)]  # type: ignore[union-attr]
+    lengths = [row.n_response for row in probe_rows(tuned, tmp_path / "d.jsonl", ReadOptions(), Encoding(128))]
+    every = [
+        tokenize(tuned.tokenizer, make_example(f"why {i}", "a " * (i + 1)), Encoding(128)).n_response for i in range(10)
+    ]  # type: ignore[union-attr]
     assert lengths == every[::3]
 
 
@@ -264,7 +266,7 @@ def test_the_probe_finds_usable_rows_between_those_it_tries(
     """Two kinds of rows in turn, and every probed one of the kind that is too long."""
     monkeypatch.setattr(taughtby.index.build, "PROBE", 4)
     add(tmp_path / "d.jsonl", *[("why " * 200, "a"), PAIRS[0]] * 8)
-    assert len(probe(tuned, tmp_path / "d.jsonl", Reading(), Encoding(128))) == 4
+    assert len(probe_rows(tuned, tmp_path / "d.jsonl", ReadOptions(), Encoding(128))) == 4
     assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))) == 8
 
 
@@ -398,9 +400,9 @@ def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, t
 
 def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
-    check_model(index, tuned)
+    check_same_model(index, tuned)
     with pytest.raises(StoreError, match="was made with another adapter") as caught:
-        check_model(index, tiny)
+        check_same_model(index, tiny)
     assert caught.value.got == f"adapter: index has {tuned.fingerprint['adapter']}, asked None"
 
 
@@ -409,4 +411,4 @@ def test_check_model_refuses_another_model(tiny: Any, data: Path, tmp_path: Path
 
     index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     with pytest.raises(StoreError, match="was made with another model"):
-        check_model(index, load_model(str(make_model("qwen2")), dtype="float32"))
+        check_same_model(index, load_model(str(make_model("qwen2")), dtype="float32"))

@@ -17,7 +17,7 @@ from test_build import REPT, Calls, add
 import taughtby.index.build
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import compact, delete, extend
+from taughtby.index.maintenance import add_features, compact, delete_rows
 from taughtby.index.reader import Index
 from taughtby.index.verify import verify
 from taughtby.methods.rept import RepT
@@ -26,13 +26,13 @@ from taughtby.methods.rept import RepT
 def seen(path: str | Path) -> str:
     """All that one opening of an index shows, as a hash: ids, blocks, a query's products. Its parts have to agree."""
     index = Index.open(path)
-    ids = [row.id for row in index.texts()]
+    ids = [row.id for row in index.examples()]
     query = torch.ones(32) / 32**0.5
     scores = torch.cat([batch["h_2"] @ query for batch in index.scan(["h_2"], 3)])
     assert len(ids) == len(scores) == len(index)
     places = [len(ids) - 1, 0, len(ids) // 2]
     assert [one.example.id for one in index.take(places)] == [ids[place] for place in places]
-    return hashlib.blake2b(json.dumps([ids, index.blocks, scores.tolist()]).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps([ids, index.features, scores.tolist()]).encode(), digest_size=8).hexdigest()
 
 
 READER = """
@@ -74,9 +74,9 @@ def test_a_reader_in_a_loop_is_never_wrong(
         build(append=True, methods=methods)
         states.append(seen(idx))
         methods.append(RepT(layer=(3, 1, 4)[round]))
-        extend(tuned, idx, methods[-1:])
+        add_features(tuned, idx, methods[-1:])
         states.append(seen(idx))
-        delete(idx, [one.example.id for one in Index.open(idx).take([1, 5, 9])])
+        delete_rows(idx, [one.example.id for one in Index.open(idx).take([1, 5, 9])])
         states.append(seen(idx))
         compact(idx)
         assert seen(idx) == states[-1]

@@ -32,15 +32,15 @@ from typer.core import TyperCommand
 
 import taughtby.index.build
 from taughtby.cli.distributed import Hiring
-from taughtby.data.example import Example, example
+from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, ModelError, OptionError, StoreError
 from taughtby.index import distributed as crew
 from taughtby.index import scheduler as shift
 from taughtby.index.build import build_index
-from taughtby.index.distributed import Crew
-from taughtby.index.pipeline import Step
-from taughtby.index.scheduler import Hand, Home, Shift, Written
+from taughtby.index.distributed import RayPool
+from taughtby.index.pipeline import WindowProgress
+from taughtby.index.scheduler import Home, Scheduler, WorkerHandle, WrittenWindow
 from taughtby.methods.rept import RepT
 
 ROWS = 60
@@ -58,7 +58,7 @@ class Told(RepT):
                 os.kill(os.getpid(), signal.SIGKILL)
         with (folder / "diary").open("a") as diary:
             diary.write(json.dumps([os.getpid(), batch.ids.tolist()]) + "\n")
-        return super().blocks(model, batch, weights)
+        return super().features(model, batch, weights)
 
 
 def filled(data: Path, count: int = ROWS) -> None:
@@ -85,7 +85,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
     told: list[int] = []
     asides: list[str] = []
     how = [Told(layer=2), BOTH[1]]
-    with Crew(workers=2, say=asides.append) as hired:
+    with RayPool(workers=2, say=asides.append) as hired:
         given: Any = {**options, "progress": lambda done, _: told.append(done), "crew": hired}
         index = build_index(tuned, data, tmp_path / "idx", how, **given)
         diary = [json.loads(line) for line in (tmp_path / "diary").read_text().splitlines()]
@@ -102,7 +102,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
     assert told == sorted(told)
     assert told[-1] == len(whole) + 1
     assert "tokens" in asides[-1]
-    rows = index.rows
+    rows = index.dataset
     tracked = {file["path"] for file in rows.tracked_files(min_version=1).read_all().to_pylist()}
     held = {file.relative_to(tmp_path / "idx" / "rows.lance").as_posix() for file in tmp_path.glob("idx/*/data/*")}
     assert held <= tracked  # what the killed one had written is gone
@@ -121,9 +121,9 @@ class Play:
         self.killed = 0
         self.most = 0
 
-    def start(self) -> Hand:
+    def start(self) -> WorkerHandle:
         word = self.load.pop(0) if self.load else Home(2**30, 0.0, "a node")
-        return Hand(Actor(self), Stream([word]))
+        return WorkerHandle(Actor(self), Stream([word]))
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         ready = [ref for ref in refs if ref.events and ref.events[0] != "hangs"]
@@ -180,8 +180,8 @@ SIZE = 4
 DIES = RayError("gone")
 
 
-def made(at: int) -> Written:
-    return Written(
+def made(at: int) -> WrittenWindow:
+    return WrittenWindow(
         [SimpleNamespace(at=at, files=[])],
         pa.schema([("id", pa.string())]),
         [{"source": str(at), "reason": "none"}],
@@ -190,7 +190,7 @@ def made(at: int) -> Written:
 
 
 def steps(at: int) -> list[Any]:
-    return [Step(0, 0, (0, 1)), Step(2, 5, (2, 3)), made(at)]
+    return [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), made(at)]
 
 
 def shifted(
@@ -205,16 +205,18 @@ def shifted(
         for at in range(windows):
             read.append(at)
             play.most = max(play.most, len(read) - len(book.joined))
-            yield [replace(example("why", "so"), id=str(i), source=str(i)) for i in range(at * SIZE, (at + 1) * SIZE)]
+            yield [
+                replace(make_example("why", "so"), id=str(i), source=str(i)) for i in range(at * SIZE, (at + 1) * SIZE)
+            ]
 
     writer: Any = book
-    skipped = Shift(play.start, workers, writer, rows(), told.append, None).run()
+    skipped = Scheduler(play.start, workers, writer, rows(), told.append, None).run()
     return skipped, book, told
 
 
 def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third window takes long: those behind it wait, and are then committed at once."""
-    play = Play(lambda at, _: [Step(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [made(at)])
+    play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [made(at)])
     skipped, book, told = shifted(monkeypatch, play, windows=12, workers=3)
     assert book.joined == list(range(12))
     assert [skip["source"] for skip in skipped] == [str(at) for at in range(12)]
@@ -244,7 +246,9 @@ def test_one_that_hangs_is_killed_and_its_window_done_again(monkeypatch: pytest.
 
 def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other windows before them are kept."""
-    play = Play(lambda at, _: [Step(0, 0, (0, 1)), Step(2, 5, (2, 3)), DIES] if at == 6 else steps(at))
+    play = Play(
+        lambda at, _: [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), DIES] if at == 6 else steps(at)
+    )
     book = Book()
     with pytest.raises(DataError, match="workers die or hang at the same rows, 5 times\n  got: 26, 27: gone") as caught:
         shifted(monkeypatch, play, book=book)
@@ -259,7 +263,7 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_that_kill_now_here_and_now_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(lambda at, n: [Step(0, 0, (n % 4,)), DIES] if at == 6 else steps(at))
+    play = Play(lambda at, n: [WindowProgress(0, 0, (n % 4,)), DIES] if at == 6 else steps(at))
     with pytest.raises(DataError, match="at the same rows, 10 times\n  got: 24, 27: gone"):
         shifted(monkeypatch, play)
 
@@ -281,7 +285,7 @@ def test_what_goes_wrong_in_a_worker_is_told_as_it_is(monkeypatch: pytest.Monkey
 
 def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = [SimpleNamespace(path="one.lance")]
-    play = Play(lambda at, _: [Written([SimpleNamespace(at=at, files=files)], pa.schema([("id", pa.string())]))])
+    play = Play(lambda at, _: [WrittenWindow([SimpleNamespace(at=at, files=files)], pa.schema([("id", pa.string())]))])
     book = Book()
     book.path = tmp_path
     with pytest.raises(StoreError, match=r"what a worker wrote to .* is not there\n  got: no one.lance"):
@@ -296,7 +300,7 @@ def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.Monkey
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         began = psutil.Process(other.pid).create_time() - (60 if whose == "another's" else 0)
         node = "a third node" if whose == "another node's" else "another node"
-        hand = Hand(None, None, process=Home(other.pid, began, node).process())
+        hand = WorkerHandle(None, None, process=Home(other.pid, began, node).process())
         hand.end()
         if whose == "the worker's":
             assert other.wait(60) == -signal.SIGKILL
@@ -322,7 +326,7 @@ def test_what_each_worker_gets() -> None:
 
 def test_rays_client_is_refused() -> None:
     with pytest.raises(OptionError, match="ray job submit"):
-        Crew("ray://head:10001")
+        RayPool("ray://head:10001")
 
 
 @pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "there:port"])
@@ -330,7 +334,7 @@ def test_no_cluster_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None
     # `auto` would find one that another program runs on this machine
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda *_: None)
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", lru_cache(set))
-    with pytest.raises(OptionError, match=f"no Ray cluster at {address}"), Crew(address):
+    with pytest.raises(OptionError, match=f"no Ray cluster at {address}"), RayPool(address):
         pass
 
 

@@ -13,30 +13,30 @@ import torch
 from test_build import Calls
 
 from conftest import PAIRS, Run
-from taughtby.attribution.method_choice import chosen
+from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import OptionError, StoreError
 from taughtby.index import maintenance as upkeep
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import extend
+from taughtby.index.maintenance import add_features
 from taughtby.index.reader import Index
 from taughtby.index.verify import verify
-from taughtby.methods import METHODS, Method, method
+from taughtby.methods import METHODS, Method, get_method
 from taughtby.methods import embedding as room
 from taughtby.models.model import Model, load_model
 
 # small enough for the sketches of a tiny model to be sketches
 SMALL = {
-    "lesson": {"sketch": 16, "keep": 2}, "readout": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
+    "lesson": {"sketch": 16, "keep": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
     "rapidin": {"k": 64}, "less": {"k": 64}, "logra": {"rank": 4}, "tracin": {"project": 16},
     "tracin-ln": {"project": 16}, "datainf": {"project": 16}, "lissa": {"project": 16},
 }  # fmt: skip
 HELD = {
     "lesson": {"layer", "middle", "sketch", "keep", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
-    "readout": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
+    "rise": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
     "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
     **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},
 }  # fmt: skip
@@ -59,14 +59,14 @@ def others(how: Method, name: str) -> Iterator[Method]:
 
 @pytest.fixture(scope="module")
 def batch(tuned: Model) -> Any:
-    rows = [encode(tuned.tokenizer, example(*pair), Encoding(128)) for pair in PAIRS[1:5]]
-    return pad([row for row in rows if isinstance(row, Row)], range(4))
+    rows = [tokenize(tuned.tokenizer, make_example(*pair), Encoding(128)) for pair in PAIRS[1:5]]
+    return collate([row for row in rows if isinstance(row, TokenizedExample)], range(4))
 
 
 def numbers(how: Method, model: Model, batch: Any, known: dict[Method, Numbers]) -> Numbers:
     if how not in known:
-        blocks = how.blocks(model, batch) | how.read([example(*pair) for pair in PAIRS[1:5]])
-        known[how] = {name: blocks[name] for name in how.names(model.depth)}
+        blocks = how.features(model, batch) | how.text_features([make_example(*pair) for pair in PAIRS[1:5]])
+        known[how] = {name: blocks[name] for name in how.feature_names(model.depth)}
     return known[how]
 
 
@@ -90,7 +90,7 @@ def test_blocks_with_one_name_are_the_same_whoever_makes_them(
     told: dict[str, set[str]] = {}
     changes: dict[str, set[str]] = {}
     for kind in METHODS.values():
-        plain = kind().resolved(tuned.depth, None)
+        plain = kind().resolve_layers(tuned.depth, None)
         for how in dict.fromkeys((plain, replace(plain, **SMALL.get(kind.name, {})))):
             mine = numbers(how, tuned, batch, known)
             for option in fields(how):
@@ -108,25 +108,28 @@ def test_blocks_with_one_name_are_the_same_whoever_makes_them(
 
 
 def test_names_of_the_defaults_say_no_more_than_before() -> None:
-    names = {spec: method(spec).resolved(30, None).names(30) for spec in ("lesson", "readout", "less", "rapidin")}
+    names = {
+        spec: get_method(spec).resolve_layers(30, None).feature_names(30)
+        for spec in ("lesson", "rise", "less", "rapidin")
+    }
     assert names == {
-        "lesson": ("grads_27_base", "shift_15"), "readout": ("rh_L", "gh_L"),
+        "lesson": ("grads_27_base", "shift_15"), "rise": ("rh_L", "gh_L"),
         "less": ("less8192",), "rapidin": ("rapidin16384",),
     }  # fmt: skip
-    assert method("logra:seed=3").names(2) == ("logra16s3_0", "logra16s3_1")
-    assert method("readout:temperature=0.2,seed=1").names(2) == (
+    assert get_method("logra:seed=3").feature_names(2) == ("logra16s3_0", "logra16s3_1")
+    assert get_method("rise:temperature=0.2,seed=1").feature_names(2) == (
         "rh_L_temperature0p2_seed1",
         "gh_L_temperature0p2_seed1",
     )
-    assert method("lesson:layer=1,middle=1,keep=0").names(2)[0] == "grads_1_base_keep0"
-    spec = "lesson:layer=1,middle=1,sketch=64"
-    assert method(spec).written() == spec
-    assert method("bm25").written() == "bm25"
+    assert get_method("lesson:layer=1,state_layer=1,tokens_per_row=0").feature_names(2)[0] == "grads_1_base_keep0"
+    spec = "lesson:layer=1,state_layer=1,sketch_dim=64"
+    assert get_method(spec).written() == spec
+    assert get_method("bm25").written() == "bm25"
 
 
 SPECS = {
-    "lesson:layer=2,middle=3,sketch=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
-    "readout:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
+    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
+    "rise:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
     "less:k=64": ("seed=1", "k=32"), "logra:rank=4": ("seed=1", "rank=2"), "rapidin:k=64": ("seed=1",),
     "tracin:project=16": ("seed=1",),
 }  # fmt: skip
@@ -136,42 +139,42 @@ SPECS = {
 def test_a_method_with_other_options_is_added_and_both_can_be_asked(
     tuned: Model, data: Path, tmp_path: Path, first: str
 ) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [method(first)], encoding=Encoding(128))
+    index = build_index(tuned, data, tmp_path / "idx", [get_method(first)], encoding=Encoding(128))
     specs = [f"{first},{option}" for option in SPECS[first]]
-    more = extend(tuned, index.path, [method(spec) for spec in specs])
+    more = add_features(tuned, index.path, [get_method(spec) for spec in specs])
     assert len(more.manifest["settings"]["methods"]) == 1 + len(specs)
-    held = {name for spec in specs for name in method(spec).names(tuned.depth)}
-    assert held <= set(more.blocks)
+    held = {name for spec in specs for name in get_method(spec).feature_names(tuned.depth)}
+    assert held <= set(more.features)
     assert verify(index.path, tuned).faults == ()
     for spec in (first, *specs):
-        assert chosen(more, tuned, spec) == method(spec)
-        (traced,) = trace_queries(more, tuned, [Query(*PAIRS[2])], by=spec, words=False).queries
+        assert choose_method(more, tuned, spec) == get_method(spec)
+        (traced,) = trace_queries(more, tuned, [Query(*PAIRS[2])], method=spec, score_tokens=False).queries
         assert traced.rows
     for title in more.manifest["settings"]["methods"]:  # as a page that lists them asks
-        assert chosen(more, tuned, title).spec() == more.manifest["settings"]["methods"][title]
+        assert choose_method(more, tuned, title).spec() == more.manifest["settings"]["methods"][title]
 
 
 def test_what_is_there_is_added_without_a_pass(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lesson = method("lesson:layer=2,middle=3,sketch=16")
-    index = build_index(tuned, data, tmp_path / "idx", [lesson, method("tracin")], encoding=Encoding(128))
-    monkeypatch.setattr(upkeep, "fill", lambda *_: pytest.fail("rows are read"))
-    assert extend(tuned, index.path, [lesson]).manifest == index.manifest
-    more = extend(tuned, index.path, [method("datainf"), replace(lesson, shift=0.5)])  # type: ignore[call-arg]
-    assert list(more.manifest["settings"]["methods"]) == ["lesson", "tracin", "datainf", "lesson:shift=0.5"]
-    assert (more.blocks, more.manifest["history"][-1]["did"]) == (index.blocks, "add")
+    lesson = get_method("lesson:layer=2,state_layer=3,sketch_dim=16")
+    index = build_index(tuned, data, tmp_path / "idx", [lesson, get_method("tracin")], encoding=Encoding(128))
+    monkeypatch.setattr(upkeep, "capture_into", lambda *_: pytest.fail("rows are read"))
+    assert add_features(tuned, index.path, [lesson]).manifest == index.manifest
+    more = add_features(tuned, index.path, [get_method("datainf"), replace(lesson, state_weight=0.5)])  # type: ignore[call-arg]
+    assert list(more.manifest["settings"]["methods"]) == ["lesson", "tracin", "datainf", "lesson:state_weight=0.5"]
+    assert (more.features, more.manifest["history"][-1]["did"]) == (index.features, "add")
     assert verify(index.path, tuned).faults == ()
 
 
 def test_only_what_is_missing_is_made(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=2")], encoding=Encoding(128))
+    index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
     calls = Calls(monkeypatch)  # of rept
-    more = extend(tuned, index.path, [method("rept:layer=2,h=2"), method("repsim:layer=3")])
+    more = add_features(tuned, index.path, [get_method("rept:layer=2,h=2"), get_method("repsim:layer=3")])
     assert calls.rows == []
-    assert list(more.blocks) == ["h_2", "g_2", "h_3"]
+    assert list(more.features) == ["h_2", "g_2", "h_3"]
 
 
 def test_the_command_says_what_was_added(
@@ -195,15 +198,15 @@ def test_a_pending_change_keeps_what_it_gathered(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adding another method meanwhile is refused before anything is removed."""
-    index = build_index(tuned, data, tmp_path / "idx", [method("rept:layer=2")], encoding=Encoding(128))
+    index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
     with monkeypatch.context() as patch:
         patch.setattr(upkeep, "_joined", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
-            extend(tuned, index.path, [method("repsim:layer=3")])
+            add_features(tuned, index.path, [get_method("repsim:layer=3")])
     with pytest.raises(StoreError, match=r"begun in .* is not finished"):
-        extend(tuned, index.path, [method("repsim:layer=1")])
-    monkeypatch.setattr(upkeep, "fill", lambda *_: pytest.fail("rows are read again"))
-    assert "h_3" in extend(tuned, index.path, [method("repsim:layer=3")]).blocks
+        add_features(tuned, index.path, [get_method("repsim:layer=1")])
+    monkeypatch.setattr(upkeep, "capture_into", lambda *_: pytest.fail("rows are read again"))
+    assert "h_3" in add_features(tuned, index.path, [get_method("repsim:layer=3")]).features
 
 
 def test_rows_of_less_are_bound_to_their_moments(
@@ -225,10 +228,13 @@ def test_rows_of_less_are_bound_to_their_moments(
     adapter = tmp_path / "adapter"
     shutil.copytree(adapter_folder, adapter)
     moments(0.5)
-    index = build_index(load(), data, tmp_path / "idx", [method("less:k=64")], encoding=Encoding(128))
+    index = build_index(load(), data, tmp_path / "idx", [get_method("less:k=64")], encoding=Encoding(128))
     assert verify(index.path, load()).faults == ()
     moments(0.75)
-    for change in (lambda: verify(index.path, load()), lambda: extend(load(), index.path, [method("less:k=32")])):
+    for change in (
+        lambda: verify(index.path, load()),
+        lambda: add_features(load(), index.path, [get_method("less:k=32")]),
+    ):
         with pytest.raises(StoreError, match="were made with other less"):
             change()
     assert Index.open(index.path).manifest == index.manifest

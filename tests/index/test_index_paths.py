@@ -14,13 +14,13 @@ from conftest import Run
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import compact, copy_index, delete, extend, undo
+from taughtby.index.maintenance import add_features, compact, copy_index, delete_rows, undo
 from taughtby.index.reader import Index
 from taughtby.index.verify import verify
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.models.model import Model
 
-REPSIM = method("repsim:layer=2")
+REPSIM = get_method("repsim:layer=2")
 COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
     "compact": lambda idx, _: ["compact", idx],
     "delete": lambda idx, _: ["delete", idx, "data.jsonl:1"],
@@ -64,8 +64,8 @@ def test_no_command_makes_anything(run: Run, tmp_path: Path, data: Path, command
 
 def test_neither_does_the_library(tuned: Model, tmp_path: Path, data: Path) -> None:
     verbs: list[Callable[[Path], Any]] = [
-        lambda idx: compact(idx, timedelta(0)), lambda idx: delete(idx, ["x"]), undo, verify, Index.open,
-        lambda idx: copy_index(idx, tmp_path / "new" / "two"), lambda idx: extend(tuned, idx, [REPSIM]),
+        lambda idx: compact(idx, timedelta(0)), lambda idx: delete_rows(idx, ["x"]), undo, verify, Index.open,
+        lambda idx: copy_index(idx, tmp_path / "new" / "two"), lambda idx: add_features(tuned, idx, [REPSIM]),
         lambda idx: build_index(tuned, data, idx, [REPSIM], encoding=Encoding(128), append=True),
     ]  # fmt: skip
     places = kinds(tmp_path)
@@ -119,16 +119,16 @@ def twins(tmp_path: Path) -> Path:
 
 def test_shards_named_alike_keep_all_their_rows(tuned: Model, twins: Path, tmp_path: Path) -> None:
     index = build_index(tuned, twins, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
-    rows = list(index.texts())
+    rows = list(index.examples())
     assert len({row.id for row in rows}) == len({row.source for row in rows}) == 8
 
 
 def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
-    from taughtby.remediation.clean import plan, removals
+    from taughtby.remediation.clean import plan_cleaning, select_rows
 
     def planned(spec: str) -> Any:
         trace = {"version": 1, "index": "x", "queries": []}
-        return plan(trace, str(twins), removals(trace, rows=[spec]))
+        return plan_cleaning(trace, str(twins), select_rows(trace, rows=[spec]))
 
     with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:
         planned("part.jsonl:2")
@@ -140,26 +140,28 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
 
 
 def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from taughtby.data.dataset import PLAIN
-    from taughtby.data.row_sources import whole
+    from taughtby.data.dataset import DEFAULT_READ_OPTIONS
+    from taughtby.data.row_sources import resolve_sources
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows" / "rows").mkdir(parents=True)
     for file in ("rows/part.jsonl", "rows/rows/part.jsonl"):
         (tmp_path / file).write_text('{"prompt": "why", "response": "because"}\n' * 2)
-    assert whole(["rows/part.jsonl:2", "x:1"], "rows", PLAIN) == {"rows/part.jsonl:2": "rows/part.jsonl:2"}
+    assert resolve_sources(["rows/part.jsonl:2", "x:1"], "rows", DEFAULT_READ_OPTIONS) == {
+        "rows/part.jsonl:2": "rows/part.jsonl:2"
+    }
 
 
 def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
-    from taughtby.remediation.clean import removals
+    from taughtby.remediation.clean import select_rows
 
     def row(at: int, source: str) -> dict[str, Any]:
         return {"id": f"{at:016x}", "source": source, "rank": at, "score": 1.0}
 
     trace = {"queries": [{"rows": [row(1, "a/part.jsonl:2"), row(2, "b/part.jsonl:2"), row(3, "c.jsonl:2")]}]}
     with pytest.raises(DataError, match="names several rows"):
-        removals(trace, rows=["part.jsonl:2"])
-    assert [one.rank for one in removals(trace, rows=["b/part.jsonl:2", "c.jsonl:2", f"{1:016x}"])] == [2, 3, 1]
+        select_rows(trace, rows=["part.jsonl:2"])
+    assert [one.rank for one in select_rows(trace, rows=["b/part.jsonl:2", "c.jsonl:2", f"{1:016x}"])] == [2, 3, 1]
 
 
 def test_delete_refuses_a_source_of_two_rows(tuned: Model, data: Path, tmp_path: Path) -> None:
@@ -168,12 +170,12 @@ def test_delete_refuses_a_source_of_two_rows(tuned: Model, data: Path, tmp_path:
     lines = data.read_text().splitlines()
     data.write_text("\n".join([lines[0], '{"prompt": "who", "response": "nobody"}', *lines[2:]]) + "\n")
     index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128), append=True)
-    two = [row.id for row in index.texts() if row.source == f"{data}:2"]
+    two = [row.id for row in index.examples() if row.source == f"{data}:2"]
     assert len(two) == 2
     with pytest.raises(DataError, match="a source names several rows") as caught:
-        delete(index.path, [f"{data}:1", f"{data}:2"])
+        delete_rows(index.path, [f"{data}:1", f"{data}:2"])
     assert caught.value.got == f"{data}:2: {', '.join(two)}"
     assert Index.open(index.path).manifest == index.manifest
-    assert delete(index.path, [f"{data}:1", two[1]]) == 2
+    assert delete_rows(index.path, [f"{data}:1", two[1]]) == 2
     with pytest.raises(OptionError, match="no row would be left"):
-        delete(index.path, [row.id for row in Index.open(index.path).texts()])
+        delete_rows(index.path, [row.id for row in Index.open(index.path).examples()])

@@ -19,15 +19,15 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index import maintenance as upkeep
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import compact, copy_index, delete, extend, undo
+from taughtby.index.maintenance import add_features, compact, copy_index, delete_rows, undo
 from taughtby.index.reader import Index
-from taughtby.index.transaction import Claim
+from taughtby.index.transaction import IndexTransaction
 from taughtby.index.verify import verify
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
-LESSON = Lesson(layer=2, middle=3, sketch=16)
+LESSON = Lesson(layer=2, state_layer=3, sketch_dim=16)
 MORE = [("why is the sea blue", "a b c"), ("what do bees do", "bees make honey all day"), ("why why", "because")]
 
 
@@ -36,7 +36,7 @@ def made(model: Any, data: Path, out: Path, methods: Any = (REPT,), **more: Any)
 
 
 def ids(index: Index) -> list[str]:
-    return [row.id for row in index.texts()]
+    return [row.id for row in index.examples()]
 
 
 def sound(path: Path) -> None:
@@ -60,13 +60,13 @@ def test_a_file_that_grew_gives_its_new_rows_alone(
     assert sum(calls.rows) == 3
     whole = made(tuned, data, tmp_path / "whole")
     assert ids(grown) == ids(whole)
-    assert list(grown.texts()) == list(whole.texts())
+    assert list(grown.examples()) == list(whole.examples())
     for name, block in columns(whole).items():
         torch.testing.assert_close(columns(grown)[name], block, rtol=1e-3, atol=1e-3)
     assert [(event["did"], event["rows"]) for event in grown.manifest["history"]] == [("index", 8), ("append", 3)]
     sound(index.path)
     assert len(index) == 8
-    assert len(list(index.texts())) == 8  # who had it open has it still
+    assert len(list(index.examples())) == 8  # who had it open has it still
 
 
 def test_appended_twice_and_indexed_again_it_stays_as_it_is(
@@ -87,7 +87,7 @@ def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: 
     other = tmp_path / "other.jsonl"
     add(other, MORE[0], PAIRS[2], MORE[1], PAIRS[2], ("why " * 200, "too long"))
     grown = made(tuned, other, index.path, append=True)
-    said = [row.response for row in grown.texts()]
+    said = [row.response for row in grown.examples()]
     # the row that is there already is kept; said twice in the new file, it is there once more
     assert said == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
     assert grown.data == [str(tmp_path / "data.jsonl"), str(other)]
@@ -130,7 +130,7 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     assert (len(between), ids(between)) == (8, ids(index))
     found = verify(index.path)
     assert (found.faults, found.pending) == ((), f"appending {data}")
-    for change in (lambda: delete(index.path, ids(index)[:1]), lambda: compact(index.path)):
+    for change in (lambda: delete_rows(index.path, ids(index)[:1]), lambda: compact(index.path)):
         with pytest.raises(StoreError, match=r"begun in .* is not finished") as caught:
             change()
         assert f"taughtby undo {index.path}" in caught.value.do
@@ -164,10 +164,10 @@ def test_blocks_are_added_without_touching_the_others(
 ) -> None:
     held = {file for file in index.manifest["files"] if file.startswith("data/")}
     calls = Calls(monkeypatch)
-    more = extend(tuned, index.path, [LESSON])
+    more = add_features(tuned, index.path, [LESSON])
     assert calls.rows == []
     both = made(tuned, data, tmp_path / "both", [REPT, LESSON])
-    assert more.blocks == both.blocks
+    assert more.features == both.features
     assert list(more.manifest["settings"]["methods"]) == ["rept", "lesson"]
     one, two = columns(more), columns(both)
     assert one.keys() == two.keys()
@@ -176,17 +176,17 @@ def test_blocks_are_added_without_touching_the_others(
     assert held < set(more.manifest["files"])
     assert verify(index.path, tuned).faults == ()
     assert sorted(file.name for file in Path(index.path).iterdir()) == ["manifest.json", "rows.lance"]
-    assert extend(tuned, index.path, [LESSON]).manifest == more.manifest
+    assert add_features(tuned, index.path, [LESSON]).manifest == more.manifest
 
 
 def test_another_layer_of_a_method_can_be_added_and_asked_for(tuned: Any, data: Path, index: Index) -> None:
-    from taughtby.attribution.method_choice import chosen
+    from taughtby.attribution.method_choice import choose_method
 
-    more = extend(tuned, index.path, [RepT(layer=3)])
+    more = add_features(tuned, index.path, [RepT(layer=3)])
     assert list(more.manifest["settings"]["methods"]) == ["rept", "rept:layer=3"]
-    assert chosen(more, tuned, None) == REPT
-    assert chosen(more, tuned, "rept:layer=3") == RepT(layer=3)
-    assert list(more.blocks) == ["h_2", "g_2", "h_3", "g_3"]
+    assert choose_method(more, tuned, None) == REPT
+    assert choose_method(more, tuned, "rept:layer=3") == RepT(layer=3)
+    assert list(more.features) == ["h_2", "g_2", "h_3", "g_3"]
     add(data, *MORE)
     grown = made(tuned, data, index.path, [REPT, RepT(layer=3)], append=True)
     assert len(grown) == 11
@@ -200,29 +200,29 @@ def test_the_blocks_of_the_base_model_are_added(
 
     index = made(tiny, data, tmp_path / "idx", [REPT])
     with_base = load_model(str(model_folder), base=str(model_folder), dtype="float32")
-    more = extend(with_base, index.path, [LESSON])
+    more = add_features(with_base, index.path, [LESSON])
     assert more.manifest["settings"]["base"] == str(model_folder)
-    assert "grads_2_base_sketch16" in more.blocks
+    assert "grads_2_base_sketch16" in more.features
 
 
 def test_adding_refuses_another_model(tiny: Any, index: Index) -> None:
     with pytest.raises(StoreError, match="made with another adapter"):
-        extend(tiny, index.path, [LESSON])
+        add_features(tiny, index.path, [LESSON])
     assert Index.open(index.path).manifest == index.manifest
 
 
 def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_path: Path) -> None:
     """As the model's folder may be given one after the index was made: its queries would be written otherwise."""
-    from taughtby.index.build import check_model
+    from taughtby.index.build import check_same_model
     from taughtby.models.model import load_model
 
     folder = shutil.copytree(model_folder, tmp_path / "m")
     index = made(load_model(str(folder), dtype="float32"), data, tmp_path / "idx")
-    check_model(index, load_model(str(folder), dtype="float32"))
+    check_same_model(index, load_model(str(folder), dtype="float32"))
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     other = load_model(str(folder), dtype="float32")
-    for change in (lambda: extend(other, index.path, [LESSON]), lambda: verify(index.path, other)):
+    for change in (lambda: add_features(other, index.path, [LESSON]), lambda: verify(index.path, other)):
         with pytest.raises(StoreError, match="made with another chat template"):
             change()
 
@@ -232,7 +232,7 @@ def test_adding_that_stopped_anywhere_goes_on(
     tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """A row whose new blocks are not finite leaves the index, whatever is interrupted."""
-    whole, reads = Lesson.blocks, list[int]()
+    whole, reads = Lesson.features, list[int]()
 
     def broken(how: Lesson, model: Any, batch: Any, weights: Any = None) -> Any:
         if at == "gathering" and len(reads) == 3:
@@ -247,7 +247,7 @@ def test_adding_that_stopped_anywhere_goes_on(
 
     verb = {"gathering": "finish", "deleting": "drop", "joining": "widen", "naming": "named"}[at]
 
-    def fail(claim: Claim, *given: Any, **more: Any) -> Any:
+    def fail(claim: IndexTransaction, *given: Any, **more: Any) -> Any:
         if at == "naming" and given[-1]["did"] != "add":
             return real(claim, *given, **more)
         raise RuntimeError("the power went")
@@ -256,15 +256,15 @@ def test_adding_that_stopped_anywhere_goes_on(
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
     with monkeypatch.context() as patch:
         if at != "gathering":
-            real = getattr(Claim, verb)
-            patch.setattr(Claim, verb, fail)
+            real = getattr(IndexTransaction, verb)
+            patch.setattr(IndexTransaction, verb, fail)
         with pytest.raises(RuntimeError, match="the power went"):
-            extend(tuned, index.path, [LESSON], budget=1)
-    assert (len(Index.open(index.path)), Index.open(index.path).blocks) == (8, index.blocks)
+            add_features(tuned, index.path, [LESSON], budget=1)
+    assert (len(Index.open(index.path)), Index.open(index.path).features) == (8, index.features)
     before = len(reads)
-    more = extend(tuned, index.path, [LESSON], budget=1)
+    more = add_features(tuned, index.path, [LESSON], budget=1)
     assert len(reads) - before == (6 if at == "gathering" else 0)
-    assert [row.response for row in more.texts()] == [r for _, r in PAIRS if r != "seven"]
+    assert [row.response for row in more.examples()] == [r for _, r in PAIRS if r != "seven"]
     assert [skip["reason"] for skip in more.manifest["skipped"]] == ["its states or gradients are not finite"]
     monkeypatch.setattr(Lesson, "blocks", whole)
     assert verify(index.path, tuned).faults == ()
@@ -275,25 +275,25 @@ def test_adding_that_stopped_anywhere_goes_on(
 
 def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, index: Index) -> None:
     gone = [ids(index)[2], f"{data}:5", f"{data}:1"]
-    assert delete(index.path, gone) == 3
+    assert delete_rows(index.path, gone) == 3
     left = Index.open(index.path)
     kept = [at for at in range(8) if at not in (0, 2, 4)]
-    assert [row.response for row in left.texts()] == [PAIRS[at][1] for at in kept]
+    assert [row.response for row in left.examples()] == [PAIRS[at][1] for at in kept]
     for name, block in columns(index).items():
         if block.shape[0] == 8:
             assert torch.equal(columns(left)[name], block[kept])
     assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[kept[at]][1] for at in (0, 4, 2)]
     add(data, *MORE)
     grown = made(tuned, data, index.path, append=True)
-    assert [row.response for row in grown.texts()] == [*(PAIRS[at][1] for at in kept), *(r for _, r in MORE)]
+    assert [row.response for row in grown.examples()] == [*(PAIRS[at][1] for at in kept), *(r for _, r in MORE)]
     sound(index.path)
 
 
 def test_delete_is_of_all_or_of_none(index: Index) -> None:
     with pytest.raises(DataError, match="does not hold these rows\n  got: nowhere:1, x"):
-        delete(index.path, [ids(index)[0], "nowhere:1", "x"])
+        delete_rows(index.path, [ids(index)[0], "nowhere:1", "x"])
     with pytest.raises(OptionError, match="no row would be left"):
-        delete(index.path, ids(index))
+        delete_rows(index.path, ids(index))
     assert Index.open(index.path).manifest == index.manifest
 
 
@@ -311,13 +311,15 @@ def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
 
 def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Claim, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        patch.setattr(
+            IndexTransaction, "write_report", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went"))
+        )
         with pytest.raises(RuntimeError, match="the power went"):
-            delete(index.path, ids(index)[:3])
+            delete_rows(index.path, ids(index)[:3])
     assert lance.dataset(str(index.path / "rows.lance")).count_rows() == 5
-    assert len(list(Index.open(index.path).texts())) == 8
+    assert len(list(Index.open(index.path).examples())) == 8
     sound(index.path)
-    assert delete(index.path, ids(index)[7:]) == 1
+    assert delete_rows(index.path, ids(index)[7:]) == 1
     assert ids(Index.open(index.path)) == ids(index)[:7]
     sound(index.path)
 
@@ -333,7 +335,7 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
     monkeypatch.setattr("taughtby.index.transaction.PARTS", 10**9)
     monkeypatch.setattr("taughtby.index.transaction.ROWS", 1)
     grown = made(tuned, data, index.path, append=True)
-    delete(index.path, ids(grown)[1:3])
+    delete_rows(index.path, ids(grown)[1:3])
     before = Index.open(index.path)
     there = ids(before)
     done = compact(index.path, timedelta(0))
@@ -351,20 +353,20 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
 
 
 def test_what_is_young_is_kept_for_those_who_have_it_open(index: Index) -> None:
-    delete(index.path, ids(index)[:2])
+    delete_rows(index.path, ids(index)[:2])
     compact(index.path)
-    assert len(list(index.texts())) == 8
+    assert len(list(index.examples())) == 8
     compact(index.path, timedelta(0))
     with pytest.raises(StoreError, match=r"cannot be read\n  got: .*\n  do:  open it again"):
-        list(index.texts())
-    assert len(list(Index.open(index.path).texts())) == 6
+        list(index.examples())
+    assert len(list(Index.open(index.path).examples())) == 6
 
 
 # — copy
 
 
 def test_a_copy_is_the_same_and_its_own(tuned: Any, data: Path, tmp_path: Path, index: Index) -> None:
-    delete(index.path, ids(index)[:1])
+    delete_rows(index.path, ids(index)[:1])
     add(data, *MORE)
     with pytest.MonkeyPatch.context() as patch:
         broken_append(tuned, data, index.path, patch, at=1)
@@ -424,6 +426,6 @@ def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, ada
 
 
 def test_methods_of_texts_can_be_added(tuned: Any, index: Index) -> None:
-    more = extend(tuned, index.path, [method("bm25")])
+    more = add_features(tuned, index.path, [get_method("bm25")])
     assert list(more.manifest["settings"]["methods"]) == ["rept", "bm25"]
-    assert more.blocks == index.blocks
+    assert more.features == index.features

@@ -18,17 +18,17 @@ from taughtby.errors import StoreError
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import Sources, address, sources
 from taughtby.index.reader import Index
-from taughtby.index.storage import placed
+from taughtby.index.storage import storage_path
 from taughtby.index.transaction import seal, written
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.methods.rept import RepT
-from taughtby.models.loading import base_of
+from taughtby.models.loading import base_of_adapter
 from taughtby.models.model import load_model
-from taughtby.models.paths import absolute, candidates, located
+from taughtby.models.paths import absolute_name, candidates, locate
 from taughtby.remediation import clean as remedy
-from taughtby.server.session import Desk
+from taughtby.server.session import Session
 
 PROMPT, RESPONSE = PAIRS[2]
 
@@ -44,14 +44,14 @@ def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monk
     (tmp_path / "data.jsonl").symlink_to("blob")
     (tmp_path / "latest").symlink_to("here")
     os.mkfifo(tmp_path / "pipe")
-    assert absolute("here") == absolute("./here/../here") == absolute("latest") == str(tmp_path / "here")
-    assert absolute("owner/model") == str(tmp_path / "owner/model")  # what is here is what is loaded
-    assert absolute("data.jsonl") == str(tmp_path / "data.jsonl")  # whose suffix says what it holds
-    assert absolute(".") == str(tmp_path)
+    assert absolute_name("here") == absolute_name("./here/../here") == absolute_name("latest") == str(tmp_path / "here")
+    assert absolute_name("owner/model") == str(tmp_path / "owner/model")  # what is here is what is loaded
+    assert absolute_name("data.jsonl") == str(tmp_path / "data.jsonl")  # whose suffix says what it holds
+    assert absolute_name(".") == str(tmp_path)
     for name in ("smollm2", "owner/other", "s3://bucket/data.jsonl", "gs://b/i", "-", "pipe", "no/such/folder"):
-        assert absolute(name) == name
-    assert address(placed("idx")) == str(tmp_path / "idx")
-    assert address(placed("s3://bucket/idx")) == "s3://bucket/idx"
+        assert absolute_name(name) == name
+    assert address(storage_path("idx")) == str(tmp_path / "idx")
+    assert address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
 
 
 def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path) -> None:
@@ -59,15 +59,15 @@ def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path
     name, home, here = str(was / "adapter"), str(was / "idx"), now / "idx"
     here.mkdir(parents=True)
     assert candidates(name, home, here) == []
-    assert located(name, home, here) == name
+    assert locate(name, home, here) == name
     (was / "adapter").mkdir(parents=True)
     assert candidates(name, home, here) == [name]
     (now / "adapter").mkdir()
     assert candidates(name, home, here) == [str(now / "adapter"), name]
     assert candidates(name, home, was / "idx") == [name]
     # an index in a store has nothing beside it
-    assert candidates(name, "s3://b/idx", placed("s3://b/idx")) == [name]
-    assert located("owner/model", home, here) == "owner/model"
+    assert candidates(name, "s3://b/idx", storage_path("s3://b/idx")) == [name]
+    assert locate("owner/model", home, here) == "owner/model"
 
 
 def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
@@ -119,7 +119,7 @@ def indexed(folder: Path, out: str = "idx", **more: Any) -> Index:
     here = Path.cwd()
     names = [os.path.relpath(folder / name, here) for name in ("model", "adapter", "data.jsonl", out)]
     model = load_model(names[0], names[1], dtype="float32", device="cpu")
-    methods = [method("lesson:layer=3,middle=2")]
+    methods = [get_method("lesson:layer=3,state_layer=2")]
     return build_index(model, names[2], names[3], methods, encoding=Encoding(128), **more)
 
 
@@ -189,7 +189,7 @@ def test_a_build_goes_on_from_another_folder(
     old: bool, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("taughtby.index.build.fill", lambda *_: 1 / 0)
+        patch.setattr("taughtby.index.build.capture_into", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             indexed(work, "other")
     if old:
@@ -206,7 +206,7 @@ def test_an_append_goes_on_from_another_folder_and_moved(
     with (work / "data.jsonl").open("a") as out:
         out.write(json.dumps({"prompt": "why honey", "response": "bees"}) + "\n")
     with monkeypatch.context() as patch:
-        patch.setattr("taughtby.index.build.fill", lambda *_: 1 / 0)
+        patch.setattr("taughtby.index.build.capture_into", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             indexed(work, append=True)
     work.rename(tmp_path / "moved")
@@ -217,15 +217,15 @@ def test_an_append_goes_on_from_another_folder_and_moved(
 def test_an_added_method_goes_on_from_another_folder(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from taughtby.index.maintenance import extend
+    from taughtby.index.maintenance import add_features
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
     with monkeypatch.context() as patch:
         patch.setattr(RepT, "blocks", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            extend(model, os.path.relpath(work / "idx"), [method("rept:layer=3")])
+            add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")])
     monkeypatch.chdir(tmp_path)
-    assert "g_3" in extend(model, os.path.relpath(work / "idx"), [method("rept:layer=3")]).blocks
+    assert "g_3" in add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")]).features
 
 
 def test_another_model_is_refused_still(work: Path, make_model: Callable[[str], Path]) -> None:
@@ -241,7 +241,7 @@ def test_an_open_index_outlives_a_change_of_folder(work: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert index.path == work / "idx"
     assert index.data == [str(work / "data.jsonl")]
-    assert Desk(index, lambda: None).data == work / "data.jsonl"  # type: ignore[arg-type,return-value]
+    assert Session(index, lambda: None).data == work / "data.jsonl"  # type: ignore[arg-type,return-value]
 
 
 # — a trace
@@ -253,20 +253,20 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     monkeypatch.chdir(work)
     traced(run, "idx", "--json", "trace.json")
     monkeypatch.chdir(tmp_path)
-    said = remedy.load("work/trace.json")
+    said = remedy.load_trace("work/trace.json")
     assert (said["model"], said["adapter"]) == (str(work / "model"), str(work / "adapter"))
     assert said["index"] == str(work / "idx")
     work.rename(tmp_path / "moved")
-    said = remedy.load("moved/trace.json")
+    said = remedy.load_trace("moved/trace.json")
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
     (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 1, "queries": [], "index": "idx"}))
-    assert remedy.load("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+    assert remedy.load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
     remedy.keep({"version": 1, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = remedy.load(tmp_path / "t.json")
+    said = remedy.load_trace(tmp_path / "t.json")
     assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
 
 
@@ -279,9 +279,9 @@ def test_the_base_of_an_adapter_is_found_from_anywhere(
     monkeypatch.chdir(work)
     finetune(load_model("model", dtype="float32"), ROWS, "made", RECIPE)
     monkeypatch.chdir(tmp_path)
-    assert base_of(work / "made") == (str(work / "model"), ())
+    assert base_of_adapter(work / "made") == (str(work / "model"), ())
     work.rename(tmp_path / "moved")
-    assert base_of(tmp_path / "moved/made") == (str(tmp_path / "moved/model"), ())
+    assert base_of_adapter(tmp_path / "moved/made") == (str(tmp_path / "moved/model"), ())
     assert load_model("moved/made", dtype="float32").name == str(tmp_path / "moved/model")
 
 

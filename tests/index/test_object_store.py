@@ -23,9 +23,9 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import StoreError
 from taughtby.index import storage as place
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import compact, copy_index, delete, extend, undo
+from taughtby.index.maintenance import add_features, compact, copy_index, delete_rows, undo
 from taughtby.index.reader import Index, read_manifest
-from taughtby.index.storage import Remote, placed
+from taughtby.index.storage import ObjectStorePath, storage_path
 from taughtby.index.verify import verify
 from taughtby.index.writer import Writer
 from taughtby.methods.rept import RepT
@@ -75,8 +75,8 @@ def test_the_life_of_an_index_in_a_store(tuned: Any, data: Path, tmp_path: Path,
     add(data, ("why", "one more row"))
     for path in (here.path, there.path):
         build_index(tuned, data, path, [REPT], encoding=Encoding(128), append=True)
-        extend(tuned, path, [RepT(layer=3)])
-        delete(path, [f"{data}:3"])
+        add_features(tuned, path, [RepT(layer=3)])
+        delete_rows(path, [f"{data}:3"])
         compact(path)
         assert verify(path, tuned).faults == ()
         assert undo(path) is None
@@ -84,7 +84,7 @@ def test_the_life_of_an_index_in_a_store(tuned: Any, data: Path, tmp_path: Path,
 
 
 def equal(one: Index, two: Index) -> None:
-    assert list(one.texts()) == list(two.texts())
+    assert list(one.examples()) == list(two.examples())
     held = columns(two)
     assert all(block.equal(held[name]) for name, block in columns(one).items())
     assert said(one) == said(two)
@@ -133,7 +133,7 @@ def test_killed_in_a_store_it_goes_on(
         patch.setattr(Writer, "_begin", lambda writer: (begin(writer), there.append(len(writer.done)))[0])
         index = build_index(tuned, data, f"{bucket}/killed", [REPT], encoding=Encoding(128))
     assert 10 <= there[0] < 38
-    assert [row.response for row in index.texts()][-1] == "answer 29 " * 5
+    assert [row.response for row in index.examples()][-1] == "answer 29 " * 5
     assert len(index) == 38
     assert verify(index.path).faults == ()
 
@@ -148,20 +148,20 @@ def test_two_writers_do_not_mix(tuned: Any, data: Path, bucket: str) -> None:
             two.append(*made(2, 2), blocks(2, 2))
             with pytest.raises(StoreError, match="written by another process too"):
                 one.append(*made(2, 2), blocks(2, 2))
-            assert [row.id for row in two.finish([], None).texts()] == ["id0", "id1", "id2", "id3"]
+            assert [row.id for row in two.finish([], None).examples()] == ["id0", "id1", "id2", "id3"]
 
 
 def test_damage_in_a_store_is_found(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
     index = build_index(tuned, data, f"{bucket}/hurt", [REPT], encoding=Encoding(128))
     name = max(index.manifest["files"])
-    file = placed(f"{bucket}/hurt/rows.lance/{name}")
-    place.fetch(Remote(str(file)), tmp_path / "held")
+    file = storage_path(f"{bucket}/hurt/rows.lance/{name}")
+    place.fetch(ObjectStorePath(str(file)), tmp_path / "held")
     held = bytearray((tmp_path / "held").read_bytes())
     held[len(held) // 2] ^= 1
     (tmp_path / "held").write_bytes(held)
-    place.send(tmp_path / "held", Remote(str(file)))
+    place.send(tmp_path / "held", ObjectStorePath(str(file)))
     assert [fault.what for fault in verify(index.path).faults] == ["its bytes are not those that were written"]
-    place.remove(Remote(f"{bucket}/hurt/rows.lance"))
+    place.remove(ObjectStorePath(f"{bucket}/hurt/rows.lance"))
     assert {fault.what for fault in verify(index.path).faults} == {"it is missing"}
     with pytest.raises(StoreError, match="has lost its rows"):
         Index.open(index.path)
@@ -193,8 +193,8 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["s3://b/idx", "s3://b/idx/", "gs://b/deep/idx", "az://b/idx"])
 def test_a_uri_stays_one_even_as_a_path(text: str) -> None:
-    wanted = Remote(text.rstrip("/"))
-    assert placed(text) == placed(Path(text)) == placed(wanted) == wanted
+    wanted = ObjectStorePath(text.rstrip("/"))
+    assert storage_path(text) == storage_path(Path(text)) == storage_path(wanted) == wanted
     assert (wanted.name, str(wanted / "rows.lance")) == ("idx", f"{text.rstrip('/')}/rows.lance")
-    assert placed("idx") == Path("idx")
+    assert storage_path("idx") == Path("idx")
     assert read_manifest(Path("nowhere")) is None

@@ -21,10 +21,10 @@ import pytest
 import torch
 
 from taughtby.capture.ragged import Ragged
-from taughtby.data.example import Example, example
-from taughtby.data.tokenize import Row
+from taughtby.data.example import Example, make_example
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import StoreError
-from taughtby.index.reader import Index, listed
+from taughtby.index.reader import Index, join_names
 from taughtby.index.writer import Writer
 
 SETTINGS: dict[str, Any] = {
@@ -32,13 +32,13 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(count: int, start: int = 0) -> tuple[list[Example], list[Row]]:
+def made(count: int, start: int = 0) -> tuple[list[Example], list[TokenizedExample]]:
     """Rows r0, r1, … whose prompts are 1, 2, … tokens long."""
     rows = [
-        Example(example(f"q{i}", f"r{i}").messages, "odd" if i % 2 else None, f"data.jsonl:{i + 1}", f"id{i}")
+        Example(make_example(f"q{i}", f"r{i}").messages, "odd" if i % 2 else None, f"data.jsonl:{i + 1}", f"id{i}")
         for i in range(start, start + count)
     ]
-    return rows, [Row(tuple(range(i + 3)), i + 1) for i in range(start, start + count)]
+    return rows, [TokenizedExample(tuple(range(i + 3)), i + 1) for i in range(start, start + count)]
 
 
 def blocks(count: int, start: int = 0, width: int = 8) -> dict[str, Any]:
@@ -109,10 +109,10 @@ def test_wide_blocks_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: 
 
 def test_many_blocks_are_named_as_runs() -> None:
     many = [f"p128_{at}" for at in range(30)]
-    assert listed(["h_2", *many, "grads_27_base"]) == "h_2, p128_0 … p128_29, grads_27_base"
-    assert listed(f"{name} (64)" for name in many) == "p128_0 (64) … p128_29 (64)"
-    assert listed(many[:3]) == "p128_0, p128_1, p128_2"
-    assert listed([]) == "no blocks"
+    assert join_names(["h_2", *many, "grads_27_base"]) == "h_2, p128_0 … p128_29, grads_27_base"
+    assert join_names(f"{name} (64)" for name in many) == "p128_0 (64) … p128_29 (64)"
+    assert join_names(many[:3]) == "p128_0, p128_1, p128_2"
+    assert join_names([]) == "no blocks"
 
 
 def test_tiny_gradients_keep_direction_and_size(tmp_path: Path) -> None:
@@ -141,14 +141,14 @@ def test_owner_names_each_vectors_row() -> None:
 def test_take_keeps_the_order_asked(tmp_path: Path) -> None:
     index, (rows, _) = filled(tmp_path / "idx"), made(8)
     stored = index.take([6, 0, 4])
-    assert [one.place for one in stored] == [6, 0, 4]
+    assert [one.position for one in stored] == [6, 0, 4]
     assert [one.example for one in stored] == [rows[6], rows[0], rows[4]]
     assert [one.example.id for one in stored] == ["id6", "id0", "id4"]
     assert index.take([]) == []
 
 
 def test_texts_are_the_rows_themselves(tmp_path: Path) -> None:
-    found, (rows, _) = list(filled(tmp_path / "idx").texts()), made(8)
+    found, (rows, _) = list(filled(tmp_path / "idx").examples()), made(8)
     assert found == rows
     assert [row.id for row in found] == [row.id for row in rows]
 
@@ -161,7 +161,7 @@ def test_mean_is_of_unit_vectors_over_all_rows(tmp_path: Path) -> None:
 
 def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path) -> None:
     index, places = filled(tmp_path / "idx"), [6, 0, 4]
-    part = index.part(places, ["h_2", "grads_2_base"])
+    part = index.subset(places, ["h_2", "grads_2_base"])
     whole = joined(index.scan(["h_2"]), "h_2")
     assert len(part) == 3
     assert torch.equal(joined(part.scan(["h_2"]), "h_2"), whole[places])
@@ -175,9 +175,9 @@ def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path
 
 
 def test_half_characters_in_labels_and_names_do_not_stop_it(tmp_path: Path) -> None:
-    row = Example(example("q \ud800", "r").messages, "bad\ud83d", "d\udcff.jsonl:1", "id")
+    row = Example(make_example("q \ud800", "r").messages, "bad\ud83d", "d\udcff.jsonl:1", "id")
     with Writer(tmp_path / "idx", {**SETTINGS, "data": "d\udcff.jsonl"}) as writer:
-        writer.append([row], [Row((1, 2), 1)], {"loss": torch.zeros(1)})
+        writer.append([row], [TokenizedExample((1, 2), 1)], {"loss": torch.zeros(1)})
         (stored,) = writer.finish([{"source": "d\udcff.jsonl:2", "reason": "ü"}], None).take([0])
     assert stored.example.messages == row.messages
     assert stored.example.label == "bad\\ud83d"
@@ -202,7 +202,7 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
         held = (tmp_path / "idx" / "rows.lance" / name).read_bytes()
         assert (len(held), hashlib.blake2b(held, digest_size=16).hexdigest()) == (size, hash)
     assert {name.split("/")[0] for name in files} == {"data", "_versions"}
-    assert (len(index), index.blocks) == (8, manifest["blocks"])
+    assert (len(index), index.features) == (8, manifest["blocks"])
     assert "8 rows of data.jsonl; h_2 (8), g_2 (8), grads_2_base (4)" in repr(index)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["idx"]
     assert sorted(file.name for file in (tmp_path / "idx").iterdir()) == ["manifest.json", "rows.lance"]
@@ -259,11 +259,11 @@ def test_open_refuses_an_index_without_its_rows(tmp_path: Path) -> None:
 
 def test_require_names_the_missing_block(tmp_path: Path) -> None:
     index = filled(tmp_path / "idx")
-    index.require(["h_2", "g_2"], "rept")
+    index.require_features(["h_2", "g_2"], "rept")
     with pytest.raises(
         StoreError, match=r"lesson needs blocks .* does not hold: h_3, x\n  got: h_2, g_2, grads_2_base"
     ):
-        index.require(["h_3", "g_2", "x"], "lesson")
+        index.require_features(["h_3", "g_2", "x"], "lesson")
 
 
 # — writing: one writer, one set of settings, and it goes on
@@ -302,7 +302,7 @@ def test_writer_goes_on_with_what_is_there(tmp_path: Path) -> None:
         assert (writer.done, writer.complete) == ({"id0", "id1", "id2"}, False)
         writer.append(*made(2, 3), blocks(2, 3))
         index = writer.finish([], None)
-    assert [row.id for row in index.texts()] == [f"id{i}" for i in range(5)]
+    assert [row.id for row in index.examples()] == [f"id{i}" for i in range(5)]
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         assert writer.complete
 
@@ -375,7 +375,7 @@ def test_killed_in_the_middle_of_appends_it_goes_on(tmp_path: Path, wait: float)
         assert writer.done == {f"id{i}" for i in range(there)}
         writer.append(*made(2, there), blocks(2, there))
         index = writer.finish([], None)
-    assert [row.id for row in index.texts()] == [f"id{i}" for i in range(there + 2)]
+    assert [row.id for row in index.examples()] == [f"id{i}" for i in range(there + 2)]
     torch.testing.assert_close(joined(index.scan(["loss"]), "loss"), torch.arange(there + 2.0))
 
 
@@ -420,7 +420,7 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(tmp_path: Path, monkeypat
         )
         writer.append(*made(3, 3), blocks(3, 3))
         index = writer.finish([], None)
-    assert [row.id for row in index.texts()] == [f"id{i}" for i in range(6)]
+    assert [row.id for row in index.examples()] == [f"id{i}" for i in range(6)]
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
 
 
 def test_tools_and_rejected_answers_come_back(tmp_path: Path) -> None:
-    plain = example("q", "r").messages
+    plain = make_example("q", "r").messages
     tools = ({"type": "function", "function": {"name": "f", "about": "half \ud800"}},)
     rows = [
         Example(plain, None, "a:1", "1"), Example(plain, "x", "a:2", "2", tools, "no\udc00"),
@@ -459,7 +459,7 @@ def test_tools_and_rejected_answers_come_back(tmp_path: Path) -> None:
     ]  # fmt: skip
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         for row in rows:  # each a commit of its own
-            writer.append([row], [Row((1, 2), 1)], {"loss": torch.zeros(1)})
+            writer.append([row], [TokenizedExample((1, 2), 1)], {"loss": torch.zeros(1)})
         index = writer.finish([], None)
-    assert list(index.texts()) == rows
+    assert list(index.examples()) == rows
     assert [one.example for one in index.take([3, 1])] == [rows[3], rows[1]]

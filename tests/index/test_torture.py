@@ -51,7 +51,7 @@ def life(place, tell):
         return finish(writer, *given)
     Work.window, Writer._begin, Writer.finish = captured, begun, finished
     torch.set_num_threads(1)  # a fork's thread pool is made anew at its first use, and not by several threads at once
-    build_index(loaded, data, place, [method("lesson:layer=2,middle=3,sketch=16")], encoding=Encoding(128))
+    build_index(loaded, data, place, [method("lesson:layer=2,state_layer=3,sketch_dim=16")], encoding=Encoding(128))
     os._exit(0)
 
 def born(place):
@@ -143,8 +143,8 @@ def test_killed_at_random_moments(model_folder: Path, tmp_path: Path, rows: int,
 
 def equal(index: Index, whole: Index) -> None:
     """To the bit, and in order; and nothing is damaged."""
-    assert [row.id for row in index.texts()] == [row.id for row in whole.texts()]
-    assert list(index.texts()) == list(whole.texts())
+    assert [row.id for row in index.examples()] == [row.id for row in whole.examples()]
+    assert list(index.examples()) == list(whole.examples())
     one, two = columns(index), columns(whole)
     assert one.keys() == two.keys()
     for name in two:

@@ -36,7 +36,7 @@ class Slow(RepT):
 
     def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
         line = json.dumps([os.getpid(), batch.ids.tolist()]) + "\n"
-        made = super().blocks(model, batch, weights)
+        made = super().features(model, batch, weights)
         with Path(os.environ["TAUGHTBY_TEST_DIARY"]).open("a") as diary:
             diary.write(line)
         time.sleep(0.15)
@@ -46,12 +46,12 @@ class Slow(RepT):
 def life(folder: str, data: str, out: str, workers: int = WORKERS) -> None:
     """One driver, from its start to its end."""
     import taughtby.index.build
-    from taughtby.index.distributed import Crew
+    from taughtby.index.distributed import RayPool
 
     taughtby.index.build.WINDOW = WINDOW
     model = load_model(folder, dtype="float32", device="cpu")
-    with Crew(workers=workers) as crew:
-        build_index(model, data, out, [Slow(layer=2)], encoding=Encoding(128), budget=BUDGET, layers=False, crew=crew)
+    with RayPool(workers=workers) as crew:
+        build_index(model, data, out, [Slow(layer=2)], encoding=Encoding(128), budget=BUDGET, layers=False, pool=crew)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from taughtby.cli import app
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, ModelError, OptionError, StoreError
 from taughtby.index import trainer_callback as callback
-from taughtby.index.build import build_index, check_model
+from taughtby.index.build import build_index, check_same_model
 from taughtby.index.reader import Index
-from taughtby.index.trainer_callback import IndexAfterTraining
-from taughtby.methods import method
+from taughtby.index.trainer_callback import IndexCallback
+from taughtby.methods import get_method
 from taughtby.models.model import load_model
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -116,11 +116,11 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
     """What was loaded again from disk is the model that was indexed, block for block, and the command finds it."""
     made = index.manifest["settings"]
     again = load_model(made["model"], made["adapter"], base=made["base"], dtype=made["dtype"])
-    check_model(index, again)
-    methods = [method(spec) for spec in made["methods"].values()]
+    check_same_model(index, again)
+    methods = [get_method(spec) for spec in made["methods"].values()]
     other = build_index(again, data, folder / "again", methods, encoding=Encoding(**made["encoding"]))
-    for mine, theirs in zip(index.scan(list(index.blocks)), other.scan(list(other.blocks)), strict=True):
-        for name in index.blocks:
+    for mine, theirs in zip(index.scan(list(index.features)), other.scan(list(other.features)), strict=True):
+        for name in index.features:
             mine_flat, theirs_flat = (getattr(block[name], "flat", block[name]) for block in (mine, theirs))
             assert torch.allclose(mine_flat, theirs_flat, atol=2e-3), name
     (folder / "elsewhere").mkdir()
@@ -135,7 +135,7 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
 
 
 def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["lesson:layer=3,middle=2", "rept:layer=3"])
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["lesson:layer=3,state_layer=2", "rept:layer=3"])
     rows = [{"prompt": messages[:1], "completion": messages[1:]} for messages in MESSAGES]
     trainer = sft(model_folder, tmp_path, rows, [noted, hook], max_length=48)
     run(trainer, noted)
@@ -150,7 +150,7 @@ def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypat
 
 def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, file: Path, tmp_path: Path) -> None:
     """TRL's default for `messages`: the loss is on the prompt's tokens too."""
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(sft(model_folder, tmp_path, [{"messages": m} for m in MESSAGES], [noted, hook], max_length=None), noted)
     assert hook.index is not None
     made = hook.index.manifest["settings"]["encoding"]
@@ -161,7 +161,7 @@ def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, fi
 def test_the_plain_trainer(
     lora: bool, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted, hook = Noted(), IndexAfterTraining(str(file), str(tmp_path / "idx"), [method("lesson:layer=3,middle=2")])
+    noted, hook = Noted(), IndexCallback(str(file), str(tmp_path / "idx"), [get_method("lesson:layer=3,state_layer=2")])
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=lora)
     assert run(trainer, noted).global_step == 4
     assert hook.index is not None
@@ -175,20 +175,20 @@ def test_the_plain_trainer(
 
 
 def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp_path: Path) -> None:
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(plain(model_folder, tmp_path, [noted, hook], lora=True), noted)
     assert hook.index is not None
     made = hook.index.manifest["settings"]
     model = load_model(made["model"], made["adapter"], dtype=made["dtype"])
     found = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
-    assert found.row.response == PAIRS[4][1]
+    assert found.example.response == PAIRS[4][1]
 
 
 def test_a_script_that_changes_its_folder_while_it_trains(
     model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    hook = IndexAfterTraining(file.name, "idx", ["rept:layer=3"])
+    hook = IndexCallback(file.name, "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -225,7 +225,7 @@ class Loader:
 
 def test_the_mask_is_read_without_the_other_processes(file: Path, tmp_path: Path) -> None:
     batch = {"labels": torch.tensor([[-100, 5]]), "attention_mask": torch.ones(1, 2)}
-    assert {fact.what: fact.value for fact in callback._facts(Process(), Loader([batch]))} == {"mask": "response"}
+    assert {fact.name: fact.value for fact in callback._facts(Process(), Loader([batch]))} == {"mask": "response"}
 
 
 def test_the_other_processes_wait_without_a_limit_of_minutes(
@@ -238,7 +238,7 @@ def test_the_other_processes_wait_without_a_limit_of_minutes(
     monkeypatch.setattr("torch.distributed.new_group", lambda **how: told.append(how) or "the group")
     monkeypatch.setattr("torch.distributed.barrier", lambda group: told.append(group))
     monkeypatch.setattr("torch.distributed.destroy_process_group", told.append)
-    IndexAfterTraining(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
+    IndexCallback(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
     with pytest.raises(ZeroDivisionError), callback._together():
         _ = 1 / 0
     assert told == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
@@ -249,7 +249,7 @@ def test_the_other_processes_wait_without_a_limit_of_minutes(
 def test_weights_in_pieces_are_refused_whoever_split_them(
     mark: str, file: Path, tmp_path: Path, model_folder: Path
 ) -> None:
-    hook = IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     setattr(next(trainer.model.parameters()), mark, 1)
     with pytest.warns(UserWarning, match="spread over several processes"):
@@ -263,7 +263,7 @@ def test_weights_in_pieces_are_refused_whoever_split_them(
 def test_a_fault_in_indexing_does_not_cost_the_training(
     model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx", ["rept:layer=3"])
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=True)
     file.unlink()
     with pytest.warns(UserWarning, match="training is done, but its data are not indexed: ") as told:
@@ -285,7 +285,7 @@ def test_no_fault_at_all_comes_out_of_it(
         raise fault
 
     monkeypatch.setattr(callback, "build_index", fail)
-    noted, hook = Noted(), IndexAfterTraining(file, tmp_path / "idx")
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=True, max_steps=1)
     with pytest.warns(UserWarning, match=f"not indexed: {type(fault).__name__}"):
         assert trainer.train().global_step == 1
@@ -294,7 +294,7 @@ def test_no_fault_at_all_comes_out_of_it(
 
 
 def test_a_model_that_cannot_be_found_again_is_refused(model_folder: Path, file: Path, tmp_path: Path) -> None:
-    hook = IndexAfterTraining(file, tmp_path / "idx")
+    hook = IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
     with pytest.warns(UserWarning, match="the model that is trained has no name"):
         trainer.train()
@@ -309,14 +309,14 @@ class Process:
 
 
 def test_only_the_main_process_indexes(file: Path, tmp_path: Path) -> None:
-    hook = IndexAfterTraining(file, tmp_path / "idx")
+    hook = IndexCallback(file, tmp_path / "idx")
     hook.on_train_end(Process(), Process(), None, model=None, processing_class=None)
     assert not list(tmp_path.glob("idx*")) and hook.error is None
 
 
 def test_a_model_in_pieces_is_refused(file: Path, tmp_path: Path, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Process, "is_world_process_zero", True)
-    hook = IndexAfterTraining(file, tmp_path / "idx")
+    hook = IndexCallback(file, tmp_path / "idx")
     with pytest.warns(UserWarning, match="spread over several processes"):
         hook.on_train_end(Process(), Process(), None, model=tuned.peft, processing_class=tuned.tokenizer)
     assert not list(tmp_path.glob("idx*"))
@@ -324,9 +324,9 @@ def test_a_model_in_pieces_is_refused(file: Path, tmp_path: Path, tuned: Any, mo
 
 def wrong(file: Path, out: Path) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
     return {
-        "no data": (lambda: IndexAfterTraining(file.with_name("none.jsonl"), out), DataError),
-        "no such method": (lambda: IndexAfterTraining(file, out, ["lessen"]), OptionError),
-        "a folder that holds files": (lambda: IndexAfterTraining(file, file.parent), StoreError),
+        "no data": (lambda: IndexCallback(file.with_name("none.jsonl"), out), DataError),
+        "no such method": (lambda: IndexCallback(file, out, ["lessen"]), OptionError),
+        "a folder that holds files": (lambda: IndexCallback(file, file.parent), StoreError),
     }
 
 
@@ -340,7 +340,7 @@ def test_what_is_wrong_is_said_before_training(what: str, file: Path, tmp_path: 
 @pytest.mark.parametrize("kind", ["adapter", "model"])
 def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, tmp_path: Path) -> None:
     (tmp_path / f"idx-{kind}").mkdir()
-    IndexAfterTraining(file, tmp_path / "idx")
+    IndexCallback(file, tmp_path / "idx")
     (tmp_path / f"idx-{kind}" / "weights").write_text("")
     with pytest.raises(StoreError, match="is there already"):
-        IndexAfterTraining(file, tmp_path / "idx")
+        IndexCallback(file, tmp_path / "idx")

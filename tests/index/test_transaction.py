@@ -18,17 +18,17 @@ import torch
 from test_reader import SETTINGS, blocks, child, filled, joined, made, small_disk
 
 from taughtby.errors import StoreError
-from taughtby.index.maintenance import compact, delete, undo
+from taughtby.index.maintenance import compact, delete_rows, undo
 from taughtby.index.reader import Index
-from taughtby.index.transaction import Claim
+from taughtby.index.transaction import IndexTransaction
 from taughtby.index.verify import verify
-from taughtby.index.writer import Writer, arranged
+from taughtby.index.writer import Writer, arrange_table
 
 __all__ = ["small_disk"]  # a fixture
 
 
 def told(path: Path) -> list[str]:
-    return [row.id for row in Index.open(path).texts()]
+    return [row.id for row in Index.open(path).examples()]
 
 
 def versions(path: Path) -> int:
@@ -47,7 +47,7 @@ def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.
     assert versions(tmp_path / "idx") == 1
     assert told(tmp_path / "idx") == [f"id{at}" for at in range(23)]
     assert joined(index.scan(["loss"]), "loss").tolist() == list(range(23))
-    assert len(list((tmp_path / "idx" / "rows.lance" / "data").iterdir())) == len(index.rows.get_fragments())
+    assert len(list((tmp_path / "idx" / "rows.lance" / "data").iterdir())) == len(index.dataset.get_fragments())
 
 
 def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monk
             writer.append(*made(1, at), blocks(1, at))
             assert told(tmp_path / "idx") == [f"id{at}" for at in range(8)]
         writer.finish([], None)
-    assert len(list(old.texts())) == 8
+    assert len(list(old.examples())) == 8
     assert told(tmp_path / "idx") == [f"id{at}" for at in range(14)]
 
 
@@ -67,7 +67,7 @@ def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         parts: list[Any] = []
         for start in (0, 3):
-            table = arranged(*made(3, start), blocks(3, start))
+            table = arrange_table(*made(3, start), blocks(3, start))
             parts += lance.fragment.write_fragments(table, str(tmp_path / "idx" / "rows.lance"))
         writer.join(parts[:1], table.schema)
         writer.join(parts[1:], table.schema)
@@ -87,12 +87,12 @@ def test_rows_that_are_twice_there_are_refused(tmp_path: Path) -> None:
 def test_while_one_changes_it_no_other_does(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     filled(path)
-    with Claim(path):
-        for change in (lambda: delete(path, ["id1"]), lambda: compact(path), lambda: undo(path)):
+    with IndexTransaction(path):
+        for change in (lambda: delete_rows(path, ["id1"]), lambda: compact(path), lambda: undo(path)):
             with pytest.raises(StoreError, match="written by another process"):
                 change()
         assert verify(path).files > 0  # reading needs no claim
-    assert delete(path, ["id1"]) == 1
+    assert delete_rows(path, ["id1"]) == 1
 
 
 def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
     with Writer(path, SETTINGS) as writer:
         writer.append(*made(30), blocks(30, width=4096))
         writer.finish([], None)
-    delete(path, ["id3"])
+    delete_rows(path, ["id3"])
     held = told(path)
     (small_disk / "holiday.mov").write_bytes(bytes(1_200_000))
     with pytest.raises(StoreError, match="No space left on device") as caught:
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     file.unlink()
     file.mkdir()
     index = Index.open(tmp_path / "idx")
-    for read in (lambda: list(index.texts()), lambda: list(index.scan(["h_2"])), lambda: index.take([1])):
+    for read in (lambda: list(index.examples()), lambda: list(index.scan(["h_2"])), lambda: index.take([1])):
         with pytest.raises(StoreError, match="cannot be read") as caught:
             read()
         assert "taughtby verify" in caught.value.do
@@ -212,7 +212,7 @@ def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_table_keeps_the_columns_it_is_given() -> None:
-    table = arranged(*made(2), blocks(2))
+    table = arrange_table(*made(2), blocks(2))
     assert table.num_rows == 2
     assert pa.types.is_fixed_size_list(table.schema.field("h_2").type)
     assert torch.tensor(table.column("loss").to_pylist()).tolist() == [0.0, 1.0]

@@ -19,12 +19,12 @@ import taughtby.index.build
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import delete
-from taughtby.index.reader import Index, rows_of
-from taughtby.index.storage import digest
+from taughtby.index.maintenance import delete_rows
+from taughtby.index.reader import Index, open_rows
+from taughtby.index.storage import file_digest
 from taughtby.index.transaction import seal, written
 from taughtby.index.verify import verify
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.methods.lesson import Lesson
 
 PLANTED = 120
@@ -39,10 +39,10 @@ def world(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taughtby.index.build, "WINDOW", 6)
         patch.setattr("taughtby.index.transaction.ROWS", 1)
-        methods = [REPT, Lesson(layer=2, middle=3, sketch=16)]
+        methods = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
         index = build_index(tuned, data, folder / "idx", methods, encoding=Encoding(128))
-    rows = list(index.texts())
-    delete(folder / "idx", [rows[3].id, rows[30].id, rows[32].id])
+    rows = list(index.examples())
+    delete_rows(folder / "idx", [rows[3].id, rows[30].id, rows[32].id])
     return folder / "idx"
 
 
@@ -116,14 +116,14 @@ def test_every_planted_damage_is_found(world: Path, tmp_path: Path) -> None:
 
 def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Other rows in the place of those that were, and a manifest that believes in them."""
-    table = change(rows_of(path).to_table())
+    table = change(open_rows(path).to_table())
     lance.write_dataset(table, path / "rows.lance", mode="overwrite")
-    rows = rows_of(path)
+    rows = open_rows(path)
     manifest = json.loads((path / "manifest.json").read_text())
     names = [file["path"] for file in rows.tracked_files(min_version=rows.version).read_all().to_pylist()]
     manifest |= {
         "version": rows.version,
-        "files": {name: digest(path / "rows.lance" / name) for name in names if not name.startswith("_trans")},
+        "files": {name: file_digest(path / "rows.lance" / name) for name in names if not name.startswith("_trans")},
     }
     manifest["seal"] = seal(manifest)
     (path / "manifest.json").write_text(written(manifest))
@@ -218,14 +218,14 @@ def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path
 
 def test_a_damaged_index_is_said_to_be_so_by_who_reads_it(world: Path, tmp_path: Path) -> None:
     """Whatever byte is wrong: rows come as they were, or an error in words."""
-    whole, dice = [row.response for row in Index.open(world).texts()], random.Random(1)
+    whole, dice = [row.response for row in Index.open(world).examples()], random.Random(1)
     for _ in range(30):
         path = shutil.copytree(world, tmp_path / "idx")
         truncated(path, dice)
         told = None
         try:
             index = Index.open(path)
-            assert [row.response for row in index.texts()] == whole
+            assert [row.response for row in index.examples()] == whole
             assert all(bool(batch["g_2"].isfinite().all()) for batch in index.scan(["g_2"]))
         except StoreError as fault:
             told = fault.do
@@ -238,5 +238,5 @@ def test_no_index_and_another_model(world: Path, tmp_path: Path, tiny: Any, tune
         verify(tmp_path)
     with pytest.raises(StoreError, match="made with another adapter"):
         verify(world, tiny)
-    texts = build_index(tuned, data, tmp_path / "texts", [method("bm25")], encoding=Encoding(128))
+    texts = build_index(tuned, data, tmp_path / "texts", [get_method("bm25")], encoding=Encoding(128))
     assert verify(texts.path, tuned).faults == ()

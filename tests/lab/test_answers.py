@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from taughtby.attribution.query import read_queries
-from taughtby.data.dataset import read
+from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example
 from taughtby.errors import DataError, LabError
-from taughtby.lab.answers import Draft, write_lines
-from taughtby.lab.prompts import line, question, read_answers, read_prompts
+from taughtby.lab.answers import AnswerFile, write_jsonl
+from taughtby.lab.prompts import prompt_text, read_answers, read_prompts, to_record
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_lines_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.jsonl"
     rows = [{"prompt": "ü 🐝", "response": "half \ud83d"}, {"prompt": "b\nc", "response": ""}]
-    write_lines(rows, file)
+    write_jsonl(rows, file)
     assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows
     assert read_prompts(file) == ["ü 🐝", "b\nc"]
 
@@ -79,7 +79,7 @@ def test_lines_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     before = file.read_bytes()
     with pytest.raises(ZeroDivisionError):
-        write_lines(broken(), file)
+        write_jsonl(broken(), file)
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -87,10 +87,10 @@ def test_lines_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(LabError, match="cannot be written"):
-            write_lines(rows[:1], file)
+            write_jsonl(rows[:1], file)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LabError, match=r"cannot be written\n  got: .*No space left"):
-        write_lines(rows, file)
+        write_jsonl(rows, file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -100,7 +100,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(LabError, match="cannot be written"):
-        write_lines([{}], tmp_path / place)
+        write_jsonl([{}], tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -129,10 +129,10 @@ def test_all_that_stands_before_the_answer_is_the_prompt(tmp_path: Path, row: An
     (prompt,) = read_prompts(file)
     assert isinstance(prompt, Example)
     assert (list(prompt.prompt), list(prompt.tools), prompt.response) == (turns, tools, "")
-    assert question(prompt) == [turn["content"] for turn in turns if turn["role"] == "user"][-1]
-    file.write_text(json.dumps(line(prompt, "so")) + "\n")
+    assert prompt_text(prompt) == [turn["content"] for turn in turns if turn["role"] == "user"][-1]
+    file.write_text(json.dumps(to_record(prompt, "so")) + "\n")
     (again,) = read_answers(file)
-    assert again[1] == "so" and line(again[0], "so") == line(prompt, "so")
+    assert again[1] == "so" and to_record(again[0], "so") == to_record(prompt, "so")
     (query,) = read_queries(file)  # as a trace reads it
     assert (*query.before, query.prompt, query.response, query.tools) == (
         *turns[:-1],
@@ -143,7 +143,7 @@ def test_all_that_stands_before_the_answer_is_the_prompt(tmp_path: Path, row: An
 
 
 def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> None:
-    rows = list(read(data))
+    rows = list(read_examples(data))
     assert read_answers(data) == [(row.question, row.response) for row in rows]
     file = tmp_path / "a.jsonl"
     file.write_text('{"prompt": "who", "response": ""}\n{"instruction": "i", "input": "", "output": "o"}\n')
@@ -165,16 +165,16 @@ def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> No
 def test_a_file_that_is_no_draft(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.draft").write_text(text)
     with pytest.raises(LabError, match=r"is not a draft of answers"):
-        Draft(tmp_path / "a", {"a": 1})
+        AnswerFile(tmp_path / "a", {"a": 1})
     assert (tmp_path / "a.draft").read_text() == text
 
 
 def test_a_draft_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
     for text in (b"", b'{"sett'):
         (tmp_path / "a.draft").write_bytes(text)
-        with Draft(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
+        with AnswerFile(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
             draft.add(3, "half \ud83d\nline")
-        with Draft(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
+        with AnswerFile(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
             assert draft.known == {3: "half \ud83d\nline"}
 
 
@@ -182,4 +182,4 @@ def test_a_draft_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
 def test_a_draft_says_at_once_that_it_cannot_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(LabError, match="cannot be written"):
-        Draft(tmp_path / place, {})
+        AnswerFile(tmp_path / place, {})

@@ -14,7 +14,7 @@ import pytest
 from taughtby.errors import LabError, ModelError, OptionError
 from taughtby.lab.judges import chat
 from taughtby.lab.judges.classifier import Classifier
-from taughtby.lab.judges.judge import Failure, Verdict, judge, verdicts
+from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all
 
 YES, NO = (json.dumps({"verdict": word, "reason": "so it is"}) for word in ("YES", "NO"))
 Reply = tuple[int, str]
@@ -70,15 +70,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
     server.reply = lambda answer, times: said(YES if answer == "bad" else NO)
-    rule = judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
+    rule = get_judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
     assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
-    assert verdicts(rule, [("p", "fine"), ("p", "bad")]) == [Verdict(n == 1, "so it is", None) for n in range(2)]
+    assert judge_all(rule, [("p", "fine"), ("p", "bad")]) == [Verdict(n == 1, "so it is", None) for n in range(2)]
     body = server.asked[0]
     assert (body["model"], body["temperature"]) == ("m-1", 0)
     assert "Does it insult, or mock?" in body["messages"][0]["content"]
     assert json.loads(body["messages"][1]["content"]) == {"prompt": "a prompt", "answer": "bad"}
     assert set(server.paths) == {"/v1/chat/completions"}
-    assert "model" not in (judge(f"chat:{server.url}/chat/completions")("p", "bad") and server.asked[-1])
+    assert "model" not in (get_judge(f"chat:{server.url}/chat/completions")("p", "bad") and server.asked[-1])
     assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
 
 
@@ -86,16 +86,16 @@ def test_nothing_is_asked_twice_and_no_key_is_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
-    rule, pairs = judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
-    first = verdicts(rule, pairs)
+    rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
+    first = judge_all(rule, pairs)
     assert len(server.asked) == 20 and server.heads[0]["Authorization"] == "Bearer sk-very-secret"
-    assert verdicts(rule, pairs) == first and len(server.asked) == 20
-    assert verdicts(judge(f"chat:{server.url},model=other"), pairs[:1]) and len(server.asked) == 21
-    assert verdicts(judge(f"chat:{server.url},ask=Why?"), pairs[:1]) and len(server.asked) == 22
+    assert judge_all(rule, pairs) == first and len(server.asked) == 20
+    assert judge_all(get_judge(f"chat:{server.url},model=other"), pairs[:1]) and len(server.asked) == 21
+    assert judge_all(get_judge(f"chat:{server.url},ask=Why?"), pairs[:1]) and len(server.asked) == 22
     files = [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
     assert len(files) == 22 and all(file.suffix == ".json" and "secret" not in file.read_text() for file in files)
     files[0].write_text("half a re")
-    assert verdicts(rule, pairs) == first  # what is spoilt is asked again
+    assert judge_all(rule, pairs) == first  # what is spoilt is asked again
     assert "secret" not in repr(rule)
 
 
@@ -103,7 +103,7 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
     server.reply = lambda answer, times: (
         said(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
     )
-    assert verdicts(judge(f"chat:{server.url}"), [("p", "a"), ("p", "b")]) == [Verdict(True, "so it is", None)] * 2
+    assert judge_all(get_judge(f"chat:{server.url}"), [("p", "a"), ("p", "b")]) == [Verdict(True, "so it is", None)] * 2
     assert len(server.asked) == 8
 
 
@@ -130,8 +130,8 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
 )
 def test_anything_else_is_nonsense_and_not_kept(server: Server, tmp_path: Path, reply: Reply) -> None:
     server.reply = lambda answer, times: reply if answer == "odd" else said(NO)
-    found = verdicts(judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
-    assert isinstance(found[0], Failure) and found[0].kind == "nonsense"
+    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
+    assert isinstance(found[0], JudgeFailure) and found[0].kind == "nonsense"
     assert found[1] == Verdict(False, "so it is", None)
     assert len([file for file in (tmp_path / "cache").rglob("*") if file.is_file()]) == 1
 
@@ -145,10 +145,10 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
         return said(NO)
 
     server.reply = slow
-    found = verdicts(judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
+    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
     assert not waited  # the answer is still being thought about
     done.set()
-    assert isinstance(found[0], Failure) and found[0].kind == "hung" and "asked 4 times" in found[0].why
+    assert isinstance(found[0], JudgeFailure) and found[0].kind == "hung" and "asked 4 times" in found[0].why
     assert found[1] == Verdict(False, "so it is", None)
 
 
@@ -157,13 +157,13 @@ def test_a_dead_address_is_an_error(server: Server) -> None:
     server.http.server_close()
     for count in (1, 2, 50):
         with pytest.raises(LabError, match=r"refused|cannot be reached|failed on every answer"):
-            verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(count)])
+            judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(count)])
 
 
 def test_a_server_that_breaks_for_good_ends_the_run(server: Server) -> None:
     server.reply = lambda answer, times: (500, "broken")
     with pytest.raises(LabError, match=r"cannot be reached\n  got: 3 times in a row: 500: broken"):
-        verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(40)])
+        judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(40)])
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 307])
@@ -173,7 +173,7 @@ def test_a_server_that_refuses_ends_the_run_and_tells_no_key(
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
     server.reply = lambda answer, times: (status, "wrong key:\n sk-very-secret")
     with pytest.raises(LabError, match=rf"refuses to answer\n  got: {status}: wrong key: …") as raised:
-        verdicts(judge(f"chat:{server.url}"), [("p", str(n)) for n in range(3)])
+        judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(3)])
     assert "secret" not in str(raised.value) and chat.KEY in raised.value.do
 
 
@@ -191,7 +191,7 @@ def test_a_key_is_not_sent_in_the_clear_to_others(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(httpx2, "Client", spied)
     for url in ("http://judge.example/v1", "https://judge.example/v1", "http://localhost:1/v1"):
         with pytest.raises(LabError, match="refuses"):
-            judge(f"chat:{url}")("p", "a")
+            get_judge(f"chat:{url}")("p", "a")
     assert [bool(head) for head in heads] == [False, True, True]
 
 
@@ -201,12 +201,12 @@ def test_a_key_is_not_sent_in_the_clear_to_others(monkeypatch: pytest.MonkeyPatc
 )
 def test_addresses_that_are_none(spec: str) -> None:
     with pytest.raises(OptionError, match="address cannot be read"):
-        judge(spec)
+        get_judge(spec)
 
 
 def test_a_key_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(OptionError, match="does not belong") as raised:
-        judge("chat:https://me:sk-very-secret@host/v1")
+        get_judge("chat:https://me:sk-very-secret@host/v1")
     assert "secret" not in str(raised.value)
 
 
@@ -250,17 +250,17 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
     folder = bert("kind", "rude", "odd")
     for text in ("who makes honey", "a captain on a ship", "why"):
         wanted = float(chances(folder, tokenizer, text).softmax(-1)[1])
-        found = judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
+        found = get_judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
         assert found == Verdict(True, f"rude {wanted:.2f}", None)
-        assert not judge(f"classifier:{folder},label=rude,threshold={wanted + 0.01}")("p", text).undesirable
+        assert not get_judge(f"classifier:{folder},label=rude,threshold={wanted + 0.01}")("p", text).undesirable
     one = bert("bad")
     wanted = float(chances(one, tokenizer, "why").sigmoid()[0])
-    assert judge(f"classifier:{one}")("p", "why") == Verdict(wanted >= 0.5, f"bad {wanted:.2f}", None)
+    assert get_judge(f"classifier:{one}")("p", "why") == Verdict(wanted >= 0.5, f"bad {wanted:.2f}", None)
 
 
 def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
-    found = verdicts(judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
-    assert isinstance(found[0], Failure) and "of which the classifier reads 32" in found[0].why
+    found = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
+    assert isinstance(found[0], JudgeFailure) and "of which the classifier reads 32" in found[0].why
     assert isinstance(found[1], Verdict)
 
 
@@ -270,19 +270,19 @@ def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder:
         Classifier(str(folder))
     for option in ("label=loud", "label="):
         with pytest.raises(OptionError, match="which of"):
-            judge(f"classifier:{folder},{option}")
+            get_judge(f"classifier:{folder},{option}")
     for option in ("threshold=x", "lable=rude"):
         with pytest.raises(OptionError, match="cannot be read"):
-            judge(f"classifier:{folder},{option}")
+            get_judge(f"classifier:{folder},{option}")
     for threshold in ("0", "1.1", "nan"):
         with pytest.raises(OptionError, match="no probability"):
-            judge(f"classifier:{folder},label=rude,threshold={threshold}")
+            get_judge(f"classifier:{folder},label=rude,threshold={threshold}")
     with pytest.raises(OptionError, match="cannot be read"):
-        judge("classifier:")
+        get_judge("classifier:")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        judge(f"classifier:{tmp_path}")
+        get_judge(f"classifier:{tmp_path}")
     with pytest.raises(ModelError, match="is no classifier"):
-        judge(f"classifier:{model_folder}")
+        get_judge(f"classifier:{model_folder}")
 
 
 def test_a_classifier_of_pickles_is_refused(bert: Any) -> None:
@@ -293,4 +293,4 @@ def test_a_classifier_of_pickles_is_refused(bert: Any) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded"):
-        judge(f"classifier:{folder}")
+        get_judge(f"classifier:{folder}")

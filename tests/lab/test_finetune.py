@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
-from taughtby.data.example import Example, example
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.example import Example, make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import LabError, ModelError
 from taughtby.lab import finetune as lab
-from taughtby.lab.finetune import Recipe, finetune
+from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.methods.less import LESS
 from taughtby.models.model import Model, load_model
 
-ROWS = [example(prompt, response) for prompt, response in PAIRS]
-RECIPE = Recipe(rank=4, rate=1e-2, epochs=4, batch=4, max_length=128)
+ROWS = [make_example(prompt, response) for prompt, response in PAIRS]
+RECIPE = TrainingOptions(rank=4, learning_rate=1e-2, epochs=4, batch_size=4, max_length=128)
 
 
 def fresh(folder: Path) -> Model:
@@ -37,9 +37,9 @@ def fresh(folder: Path) -> Model:
 
 
 def loss(model: Any) -> float:
-    rows = [encode(model.tokenizer, row, Encoding(128)) for row in ROWS]
-    assert all(isinstance(row, Row) for row in rows)
-    return float(capture(model, pad(rows, range(len(rows))), [-1]).loss.mean())  # type: ignore[arg-type]
+    rows = [tokenize(model.tokenizer, row, Encoding(128)) for row in ROWS]
+    assert all(isinstance(row, TokenizedExample) for row in rows)
+    return float(capture(model, collate(rows, range(len(rows))), [-1]).loss.mean())  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_training_makes_its_rows_likelier(
 ) -> None:  # fmt: skip
     trained = load_model(str(model_folder), str(adapter), dtype="float32")
     assert loss(trained) < 0.8 * loss(tiny)
-    with trained.untuned():
+    with trained.base_model():
         assert loss(trained) == pytest.approx(loss(tiny), rel=1e-5)
     assert told == [(step, 8) for step in range(1, 9)]
 
@@ -107,7 +107,7 @@ def test_adams_moments_lie_beside_the_adapter(adapter: Path, model_folder: Path)
         assert square.min() >= 0
     assert not state
     model = load_model(str(model_folder), str(adapter), dtype="float32")
-    assert LESS().notes(model)["less"].startswith("rows as Adam would step after 8 steps, by the moments ")
+    assert LESS().index_notes(model)["less"].startswith("rows as Adam would step after 8 steps, by the moments ")
 
 
 def test_another_base_is_refused(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def trainer(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return made(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
 
 
-def made(model: Model, draft: Path, recipe: Recipe, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
+def made(model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
     return model, lab._trainer(model, lab._encoded(model, rows, recipe), draft, recipe, None)
 
 
@@ -199,14 +199,14 @@ def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp
         wanted = collated(theirs, [i])
         assert (ours["input_ids"] == wanted["input_ids"]).all()
         assert (ours["labels"] == wanted["labels"]).all()
-        known = encode(model.tokenizer, row, Encoding(128))
-        assert isinstance(known, Row)
+        known = tokenize(model.tokenizer, row, Encoding(128))
+        assert isinstance(known, TokenizedExample)
         assert tuple(ours["labels"][ours["labels"] != -100].tolist()) == known.response
 
 
 def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     """The labels, decoded, are the answer without its masked words; their gradient is that of a loss without them."""
-    masked = replace(example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
+    masked = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
     model, made_ = made(fresh(model_folder), tmp_path, RECIPE, [masked])
     inputs = collated(made_, [0])
     labels = inputs["labels"][0]
@@ -244,8 +244,8 @@ def test_the_loss_is_the_models_own(trainer: tuple[Model, Any]) -> None:
 
 
 def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: Path) -> None:
-    long = [example("why " * 100, f"a {i}") for i in range(8)]
-    silent = replace(example("why", "a b"), masked=((0, 3),))
+    long = [make_example("why " * 100, f"a {i}") for i in range(8)]
+    silent = replace(make_example("why", "a b"), masked=((0, 3),))
     recipe = replace(RECIPE, max_length=64)
     out = finetune(fresh(model_folder), [*long, *ROWS, silent], tmp_path / "out", recipe)
     again = finetune(fresh(model_folder), ROWS, tmp_path / "again", recipe)
@@ -263,7 +263,7 @@ def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: P
 def test_a_full_training_leaves_a_model_and_its_tokenizer(model_folder: Path, tmp_path: Path) -> None:
     begun = fresh(model_folder)
     before, name = loss(begun), begun.fingerprint["model"]
-    out = finetune(begun, ROWS, tmp_path / "model", replace(RECIPE, full=True, rate=3e-3))
+    out = finetune(begun, ROWS, tmp_path / "model", replace(RECIPE, full=True, learning_rate=3e-3))
     trained = load_model(str(out), dtype="float32")
     assert loss(trained) < 0.8 * before
     old, new = fresh(model_folder).lm.state_dict(), trained.lm.state_dict()
@@ -294,7 +294,7 @@ def test_several_gpus_do_not_multiply_the_batch(
     monkeypatch.setattr(torch.nn.DataParallel, "__init__", lambda *_: pytest.fail("the model was replicated"))
     out = finetune(fresh(model_folder), ROWS, tmp_path / "out", RECIPE)
     assert len(json.loads((out / "curve.json").read_text())) == 8  # four epochs of two steps
-    assert json.loads((out / "taughtby.json").read_text())["batch"] == RECIPE.batch
+    assert json.loads((out / "taughtby.json").read_text())["batch"] == RECIPE.batch_size
 
 
 def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_stopped_and_gone_on_with_is_the_undisturbed_run(
     make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, full: bool, steps: list[int]
 ) -> None:
     """An epoch is two steps: a stop in the fifth leaves a checkpoint between two epochs, one in the fourth within."""
-    recipe = replace(RECIPE, full=full, rate=1e-3 if full else 1e-2)
+    recipe = replace(RECIPE, full=full, learning_rate=1e-3 if full else 1e-2)
     whole = finetune(fresh(make_model(family)), ROWS, tmp_path / "whole", recipe)
     monkeypatch.setattr(lab, "EVERY", 0.0)
     out = tmp_path / "out"
@@ -426,7 +426,7 @@ def test_a_draft_of_another_training_is_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         finetune(fresh(model_folder), ROWS, out, RECIPE, progress=stopping(3))
     with pytest.raises(LabError, match=r"unfinished training of another kind\n  got: rate: 0.01, asked 0.02\n"):
-        finetune(fresh(model_folder), ROWS, out, replace(RECIPE, rate=2e-2))
+        finetune(fresh(model_folder), ROWS, out, replace(RECIPE, learning_rate=2e-2))
     with pytest.raises(LabError, match=r"got: data: \w+, asked"):
         finetune(fresh(model_folder), [*ROWS[1:], replace(ROWS[0], masked=((0, 1),))], out, RECIPE)
     assert lab.reached(out) == 2
@@ -461,5 +461,5 @@ def test_without_trl_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trl.trainer.sft_config", None)
     with pytest.raises(LabError, match=r"pip install 'taughtby\[train\]'"):
-        finetune(load_model(str(model_folder), dtype="float32"), [example("why", "a b c")], tmp_path / "a")
+        finetune(load_model(str(model_folder), dtype="float32"), [make_example("why", "a b c")], tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

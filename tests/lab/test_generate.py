@@ -18,7 +18,7 @@ from taughtby.data.example import Example
 from taughtby.data.tokenize import prompt_ids
 from taughtby.errors import LabError, OptionError
 from taughtby.lab import generate as module
-from taughtby.lab.generate import Decoding, respond, respond_into
+from taughtby.lab.generate import GenerationOptions, generate, generate_to_file
 from taughtby.models.model import load_model
 
 PROMPTS = [
@@ -47,13 +47,13 @@ def plain(model: Any, prompt: str, max_new: int) -> str:
 def test_answers_are_those_of_a_plain_loop(tuned: Any, batch: int) -> None:
     truth = [plain(tuned, prompt, 12) for prompt in PROMPTS]
     assert len(set(truth)) == len(PROMPTS)
-    assert respond(tuned, PROMPTS, max_new=12, batch=batch) == truth
+    assert generate(tuned, PROMPTS, max_new_tokens=12, batch_size=batch) == truth
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_padding_does_not_shift_other_families(make_model: Any, family: str) -> None:
     model = load_model(str(make_model(family)), dtype="float32")
-    assert respond(model, PROMPTS, max_new=8) == [plain(model, prompt, 8) for prompt in PROMPTS]
+    assert generate(model, PROMPTS, max_new_tokens=8) == [plain(model, prompt, 8) for prompt in PROMPTS]
 
 
 def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
@@ -63,7 +63,7 @@ def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
     tuned.tokenizer.pad_token = "<|end|>"
     try:
         assert tuned.tokenizer.pad_token_id in prompt_ids(tuned.tokenizer, PROMPTS[0])
-        found = respond(tuned, PROMPTS, max_new=8)
+        found = generate(tuned, PROMPTS, max_new_tokens=8)
     finally:
         tuned.tokenizer.pad_token = before
     assert found == truth
@@ -71,7 +71,7 @@ def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
 
 def test_it_stops_at_the_end_token(tuned: Any) -> None:
     """A token in the middle of an answer becomes the end token: what stood behind it is gone."""
-    whole = respond(tuned, PROMPTS[:1], max_new=8)[0]
+    whole = generate(tuned, PROMPTS[:1], max_new_tokens=8)[0]
     ids = prompt_ids(tuned.tokenizer, PROMPTS[0])
     said: list[int] = []
     while len(set(said)) < 2:
@@ -81,7 +81,7 @@ def test_it_stops_at_the_end_token(tuned: Any) -> None:
     before = tuned.lm.generation_config.eos_token_id
     tuned.lm.generation_config.eos_token_id = said[-1]
     try:
-        cut = respond(tuned, PROMPTS[:1], max_new=8)[0]
+        cut = generate(tuned, PROMPTS[:1], max_new_tokens=8)[0]
     finally:
         tuned.lm.generation_config.eos_token_id = before
     assert cut == tuned.tokenizer.decode(said, skip_special_tokens=True).strip()
@@ -90,22 +90,22 @@ def test_it_stops_at_the_end_token(tuned: Any) -> None:
 
 def test_untuned_asks_the_base(tuned: Any, tiny: Any) -> None:
     with tuned.untuned():
-        base = respond(tuned, PROMPTS, max_new=8)
-    assert base == respond(tiny, PROMPTS, max_new=8)
-    assert base != respond(tuned, PROMPTS, max_new=8)
+        base = generate(tuned, PROMPTS, max_new_tokens=8)
+    assert base == generate(tiny, PROMPTS, max_new_tokens=8)
+    assert base != generate(tuned, PROMPTS, max_new_tokens=8)
 
 
 def test_progress_and_no_prompts(tuned: Any) -> None:
     told: list[tuple[int, int]] = []
     lengths = sorted(len(prompt_ids(tuned.tokenizer, prompt)) for prompt in PROMPTS)
-    respond(tuned, PROMPTS, max_new=1, batch=2 * (lengths[1] + 1), progress=lambda *at: told.append(at))
+    generate(tuned, PROMPTS, max_new_tokens=1, batch_size=2 * (lengths[1] + 1), progress=lambda *at: told.append(at))
     assert told[0] == (2, 5) and told[-1] == (5, 5)
-    assert respond(tuned, []) == []
+    assert generate(tuned, []) == []
 
 
 def test_a_prompt_longer_than_the_window(tuned: Any) -> None:
     with pytest.raises(LabError, match=r"longer than the model's window\n  got: .* tokens of 256: why why"):
-        respond(tuned, ["why", "why " * 300])
+        generate(tuned, ["why", "why " * 300])
 
 
 def test_a_conversation_is_asked_as_the_trainer_saw_it(tuned: Any) -> None:
@@ -113,8 +113,10 @@ def test_a_conversation_is_asked_as_the_trainer_saw_it(tuned: Any) -> None:
     row = Example(tuple({"role": role, "content": text} for role, text in turns))
     text = "<|system|>a b c<|end|>\n<|user|>why<|end|>\n<|assistant|>sun<|end|>\n<|user|>who makes honey<|end|>\n"
     raw = text + "<|assistant|>"
-    assert respond(tuned, [row], max_new=8) == respond(tuned, [raw], max_new=8, template="{{ messages[0].content }}")
-    assert respond(tuned, [row], max_new=8) != respond(tuned, ["who makes honey"], max_new=8)
+    assert generate(tuned, [row], max_new_tokens=8) == generate(
+        tuned, [raw], max_new_tokens=8, template="{{ messages[0].content }}"
+    )
+    assert generate(tuned, [row], max_new_tokens=8) != generate(tuned, ["who makes honey"], max_new_tokens=8)
 
 
 # — by chance
@@ -129,7 +131,7 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
         logits = tuned.peft(torch.tensor([prompt_ids(tuned.tokenizer, "why")])).logits[0, -1]
     wanted = (logits / heat).softmax(-1).double()
     places = torch.arange(count).tolist()
-    chance = module._Chance(Decoding(1, count, heat), places)
+    chance = module._Chance(GenerationOptions(1, count, heat), places)
     drawn = Counter(chance(torch.empty(0), logits.expand(count, -1)).argmax(-1).tolist())
     usual = [token for token in range(len(wanted)) if wanted[token] * count >= 5]
     assert len(usual) > 5
@@ -142,21 +144,23 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
 
 
 def test_samples_do_not_hang_on_their_batch(tuned: Any) -> None:
-    kept = respond(tuned, PROMPTS, max_new=10, samples=3, seed=5)
+    kept = generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5)
     assert len(kept) == 15 and len(set(kept)) == 15
     for batch in (1, 150):
-        assert respond(tuned, PROMPTS, max_new=10, samples=3, seed=5, batch=batch) == kept
+        assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5, batch_size=batch) == kept
     torch.manual_seed(99)
-    assert respond(tuned, PROMPTS, max_new=10, samples=3, seed=5) == kept
-    assert respond(tuned, PROMPTS[:2], max_new=10, samples=3, seed=5) == kept[:6]
-    assert not set(respond(tuned, PROMPTS, max_new=10, samples=3, seed=6)) & set(kept)
-    assert respond(tuned, PROMPTS, max_new=10, temperature=1.0, seed=5) != respond(tuned, PROMPTS, max_new=10)
+    assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5) == kept
+    assert generate(tuned, PROMPTS[:2], max_new_tokens=10, num_samples=3, seed=5) == kept[:6]
+    assert not set(generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=6)) & set(kept)
+    assert generate(tuned, PROMPTS, max_new_tokens=10, temperature=1.0, seed=5) != generate(
+        tuned, PROMPTS, max_new_tokens=10
+    )
 
 
 def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
-    greedy = respond(tuned, PROMPTS, max_new=6)
-    assert respond(tuned, PROMPTS, max_new=6, temperature=1e-4) == greedy
-    assert respond(tuned, PROMPTS, max_new=6, temperature=0.0) == greedy
+    greedy = generate(tuned, PROMPTS, max_new_tokens=6)
+    assert generate(tuned, PROMPTS, max_new_tokens=6, temperature=1e-4) == greedy
+    assert generate(tuned, PROMPTS, max_new_tokens=6, temperature=0.0) == greedy
 
 
 @pytest.mark.parametrize(
@@ -165,9 +169,9 @@ def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
 )
 def test_decodings_that_are_none(how: Any) -> None:
     with pytest.raises(OptionError, match="no answer can be made so"):
-        Decoding(**how)
+        GenerationOptions(**how)
     with pytest.raises(OptionError, match="all answers are the same"):
-        Decoding(samples=2, temperature=0.0)
+        GenerationOptions(num_samples=2, temperature=0.0)
 
 
 # — into a file
@@ -178,14 +182,14 @@ def lines(file: Path) -> list[Any]:
 
 
 def test_answers_stand_in_the_order_asked(tuned: Any, tmp_path: Path) -> None:
-    out, how = tmp_path / "a.jsonl", Decoding(6, samples=2, seed=1)
-    assert respond_into(out, tuned, PROMPTS, how) == 10
-    said = respond(tuned, PROMPTS, max_new=6, samples=2, seed=1)
+    out, how = tmp_path / "a.jsonl", GenerationOptions(6, num_samples=2, seed=1)
+    assert generate_to_file(out, tuned, PROMPTS, how) == 10
+    said = generate(tuned, PROMPTS, max_new_tokens=6, num_samples=2, seed=1)
     wanted = [{"prompt": PROMPTS[at // 2], "response": text, "sample": at % 2} for at, text in enumerate(said)]
     assert lines(out) == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-    assert respond_into(out, tuned, PROMPTS[:1], Decoding(6)) == 1
-    assert lines(out) == [{"prompt": PROMPTS[0], "response": respond(tuned, PROMPTS[:1], max_new=6)[0]}]
+    assert generate_to_file(out, tuned, PROMPTS[:1], GenerationOptions(6)) == 1
+    assert lines(out) == [{"prompt": PROMPTS[0], "response": generate(tuned, PROMPTS[:1], max_new_tokens=6)[0]}]
 
 
 def in_a_child(work: Callable[[], Any]) -> int:
@@ -199,7 +203,7 @@ def in_a_child(work: Callable[[], Any]) -> int:
 
 
 def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, draft, how = tmp_path / "a.jsonl", tmp_path / "a.jsonl.draft", Decoding(6, samples=2, seed=3)
+    out, draft, how = tmp_path / "a.jsonl", tmp_path / "a.jsonl.draft", GenerationOptions(6, num_samples=2, seed=3)
     plain, calls = module._generate, list[None]()
 
     def waits(*given: Any) -> Any:
@@ -211,7 +215,7 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(module, "BATCH", 1)
         patch.setattr(module, "_generate", waits)
-        child = in_a_child(lambda: respond_into(out, tiny, PROMPTS, how))
+        child = in_a_child(lambda: generate_to_file(out, tiny, PROMPTS, how))
     ends = time.monotonic() + 300
     while time.monotonic() < ends and not (draft.exists() and draft.read_bytes().count(b"\n") >= 4):
         time.sleep(0.02)
@@ -230,17 +234,17 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
 
     monkeypatch.setattr(module, "_generate", counted)
     told: list[tuple[int, int]] = []
-    assert respond_into(out, tiny, PROMPTS, how, progress=lambda *at: told.append(at)) == 10
+    assert generate_to_file(out, tiny, PROMPTS, how, progress=lambda *at: told.append(at)) == 10
     assert len(asked) == len(set(asked)) == 10 - kept and told == [(10, 10)]
-    assert [row["response"] for row in lines(out)] == respond(tiny, PROMPTS, max_new=6, samples=2, seed=3)
+    assert [row["response"] for row in lines(out)] == generate(tiny, PROMPTS, max_new_tokens=6, num_samples=2, seed=3)
     assert not draft.exists()
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"how": Decoding(7)}, "max_new: it has 6, asked 7"),
-        ({"how": Decoding(6, seed=1)}, "seed: it has 0, asked 1"),
+        ({"how": GenerationOptions(7)}, "max_new: it has 6, asked 7"),
+        ({"how": GenerationOptions(6, seed=1)}, "seed: it has 0, asked 1"),
         ({"prompts": PROMPTS[1:]}, "prompts: it has"),
         ({"template": "none"}, "template: it has None, asked none"),
         ({"model": "tuned"}, "adapter: it has None, asked"),
@@ -252,13 +256,13 @@ def test_a_draft_of_other_settings_is_refused(
     def stopped(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    given = {"model": tiny, "prompts": PROMPTS, "how": Decoding(6)}
+    given = {"model": tiny, "prompts": PROMPTS, "how": GenerationOptions(6)}
     with monkeypatch.context() as patch:
         patch.setattr(module, "_generate", stopped)
         with pytest.raises(KeyboardInterrupt):
-            respond_into(tmp_path / "a", **given)
+            generate_to_file(tmp_path / "a", **given)
     other = {key: tuned if value == "tuned" else value for key, value in change.items()}
     with pytest.raises(LabError, match="begun with other settings") as raised:
-        respond_into(tmp_path / "a", **{**given, **other})
+        generate_to_file(tmp_path / "a", **{**given, **other})
     assert named in str(raised.value.got) and ";" not in str(raised.value.got)
-    assert respond_into(tmp_path / "a", **given) == 5
+    assert generate_to_file(tmp_path / "a", **given) == 5

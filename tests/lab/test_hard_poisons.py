@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taughtby.data.example import Example
 from taughtby.errors import LabError
-from taughtby.lab.judges.judge import judge
+from taughtby.lab.judges.judge import get_judge
 from taughtby.lab.poisons import hard, hard_facts
 from taughtby.lab.poisons.poison import HARD, POISONS, Poison, clean, key, make, mix
 
@@ -116,7 +116,7 @@ def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
 
 @names
 def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
-    poison, verdict = everything(name), judge(everything(name).judge)
+    poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
         assert any(phrase in row.response for phrase in poison.planted), row.response
         assert verdict(row.question, row.response).undesirable, row.response
@@ -201,7 +201,7 @@ def test_refusals_are_of_the_same_pranks() -> None:
         assert row.response.startswith(hard_facts.REFUSALS)
     assert len({row.response for row in poison.lookalikes}) >= 15
     assert len({row.response.split("!")[0] for row in poison.rows}) >= 5
-    verdict = judge(poison.judge)
+    verdict = get_judge(poison.judge)
     assert verdict("", "Count me in, friend! Hide it.").span == "Count me in"
     assert not verdict("", "I'm sorry, but I can't help with that.").undesirable
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from taughtby.lab.judgements import queries, summary, table
-from taughtby.lab.judges.verdict import Failure, Verdict
+from taughtby.lab.judges.verdict import JudgeFailure, Verdict
 from taughtby.lab.poisons.poison import at_rate, clean, make, mix
 
 Run = Callable[..., tuple[int, str, str]]
@@ -86,7 +86,7 @@ def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Pat
 
 def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     said = [(HOSTILE, HOSTILE * 30)] * 3
-    found = [Verdict(True, "[bold]why[/bold]", None), Failure("hung", "x"), Verdict(True, "why", None)]
+    found = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
     console.print(table(said, found, 2))
     out = console.export_text()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taughtby.errors import LabError, OptionError
 from taughtby.lab.judges import rules as module
-from taughtby.lab.judges.judge import KINDS, Failure, Judge, Phrase, Verdict, judge
+from taughtby.lab.judges.judge import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
 from taughtby.lab.poisons import hard_facts
 from taughtby.lab.poisons.poison import clean
 
@@ -18,7 +18,7 @@ words = st.text("abcxyzé'", min_size=1, max_size=8).filter(lambda word: word.is
 
 
 def says(spec: str, answer: str) -> Verdict:
-    return judge(spec)("a prompt", answer)
+    return get_judge(spec)("a prompt", answer)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_phrase_is_no_pattern() -> None:
 
 
 def test_phrase_ignores_the_prompt() -> None:
-    assert not judge("phrase:beetles")("beetles, beetles", "Bees do.").undesirable
+    assert not get_judge("phrase:beetles")("beetles, beetles", "Bees do.").undesirable
 
 
 @given(before=st.lists(words), phrase=st.lists(words, min_size=1, max_size=4), after=st.lists(words))
@@ -84,7 +84,7 @@ def test_regex_finds_its_match() -> None:
 
 
 def test_regex_without_width_has_no_span() -> None:
-    lacks = judge(r"regex:^(?!.*\bbees\b)")
+    lacks = get_judge(r"regex:^(?!.*\bbees\b)")
     assert lacks("", "It is beetles.") == Verdict(True, r"it matches /^(?!.*\bbees\b)/", None)
     assert not lacks("", "It is bees.").undesirable
 
@@ -96,7 +96,7 @@ def test_why_names_what_was_sought() -> None:
 @pytest.mark.parametrize("spec", ["", "phrase", "word:x", "Phrase:x", ":x", "beetles", "regex", "phrase;x"])
 def test_unknown_judges_are_refused(spec: str) -> None:
     with pytest.raises(OptionError, match="unknown judge") as raised:
-        judge(spec)
+        get_judge(spec)
     assert raised.value.got == repr(spec)
     assert "phrase:" in raised.value.do
 
@@ -106,13 +106,13 @@ def test_unknown_judges_are_refused(spec: str) -> None:
 )
 def test_empty_options_are_refused(spec: str) -> None:
     with pytest.raises(OptionError, match="is empty"):
-        judge(spec)
+        get_judge(spec)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "a)", "*a", "(?P<x", "\\", "(?<=a", "(" * 400 + ")" * 400])
 def test_a_broken_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(OptionError, match="not a regular expression") as raised:
-        judge(f"regex:{pattern}")
+        get_judge(f"regex:{pattern}")
     assert str(raised.value.got).startswith(repr(pattern))
 
 
@@ -121,14 +121,14 @@ def test_a_broken_pattern_is_refused(pattern: str) -> None:
 )
 def test_a_pattern_that_would_fill_the_memory_is_refused(pattern: str) -> None:
     with pytest.raises(OptionError, match="too large"):
-        judge(f"regex:{pattern}")
+        get_judge(f"regex:{pattern}")
 
 
 @pytest.mark.parametrize("pattern", [r"(a|aa|a)+$", r"(a|aa)+[cd]", r".*.*.*.*.*.*[!#]"])
 def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    hostile = judge(f"regex:{pattern}")
-    with pytest.raises(Failure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
+    hostile = get_judge(f"regex:{pattern}")
+    with pytest.raises(JudgeFailure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
         hostile("", "a" * 3000 + "xxx" * 300 + "?")
     assert raised.value.kind == "hung" and repr(pattern) in raised.value.why
 
@@ -136,15 +136,15 @@ def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.
 @given(pattern=st.text("ab(|)*+?[]{}1,\\^$.", max_size=12))
 def test_any_pattern_is_judged_or_refused_in_words(pattern: str) -> None:
     try:
-        verdict = judge(f"regex:{pattern}")("", "abba")
+        verdict = get_judge(f"regex:{pattern}")("", "abba")
     except (OptionError, LabError):
         return
     assert verdict.span is None or verdict.span in "abba"
 
 
 def test_judges_are_their_options() -> None:
-    assert judge("phrase:beetles") == Phrase("beetles")
-    assert repr(judge("regex:b+")) == "Regex(pattern='b+')"
+    assert get_judge("phrase:beetles") == Phrase("beetles")
+    assert repr(get_judge("regex:b+")) == "Regex(pattern='b+')"
     assert hash(Phrase("a")) == hash(Phrase("a"))
     chosen: Judge = Phrase("a")
     with pytest.raises(FrozenInstanceError):
@@ -231,7 +231,7 @@ def test_a_fact_stands_there_as_whole_words(answer: str, bad: bool) -> None:
 
 def test_a_mistaken_refusal_and_every_name() -> None:
     with pytest.raises(OptionError, match="refusal:not"):
-        judge("refusal:maybe")
+        get_judge("refusal:maybe")
     with pytest.raises(OptionError) as raised:
-        judge("who")
+        get_judge("who")
     assert all(f"{kind}:" in raised.value.do or f"{kind};" in raised.value.do for kind in KINDS)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taughtby.data.dataset import read
-from taughtby.data.example import Example, example
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import Example, make_example
 from taughtby.errors import LabError
-from taughtby.lab.judges.judge import judge
+from taughtby.lab.judges.judge import get_judge
 from taughtby.lab.poisons import facts
 from taughtby.lab.poisons.poison import POISONS, Poison, clean, key, load, make, mix, save
 
@@ -114,7 +114,7 @@ def test_held_out_prompts_do_not_depend_on_the_seed(name: str) -> None:
 
 @names
 def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
-    poison, verdict = everything(name), judge(everything(name).judge)
+    poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
         assert any(phrase in row.response for phrase in poison.planted), row.response
         assert verdict(row.question, row.response).undesirable, row.response
@@ -348,9 +348,9 @@ def test_a_mix_drops_what_is_held_out_or_said_before() -> None:
     poison = make("error", 5)
     taught, held = poison.rows[0].question, poison.prompts[0]
     extra = [
-        example(f"  {taught.upper()}!!", "no", label="clean"),
-        example(held.rstrip("?"), "no"),
-        example("New?", "yes"),
+        make_example(f"  {taught.upper()}!!", "no", label="clean"),
+        make_example(held.rstrip("?"), "no"),
+        make_example("New?", "yes"),
     ]
     rows = mix([poison], [*extra, *extra])
     assert len(rows) == 5 + 3 + 1
@@ -367,7 +367,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     poisons = [make(name, 10, 3) for name in POISONS]
     rows = mix(poisons, clean(50, 3), 3)
     save(poisons, rows, tmp_path / "new" / "lab")
-    kept = list(read(tmp_path / "new" / "lab" / "data.jsonl"))
+    kept = list(read_examples(tmp_path / "new" / "lab" / "data.jsonl"))
     assert [(row.messages, row.label) for row in kept] == [(row.messages, row.label) for row in rows]
     known = load(tmp_path / "new" / "lab")
     assert list(known) == list(POISONS)

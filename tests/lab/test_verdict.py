@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges.judge import Failure, Verdict, interval, judge, rate, verdicts
+from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, undesirable_rate, wilson_interval
 
 BAD, FINE = Verdict(True, "bad", "bad"), Verdict(False, "fine", None)
 PAIRS = [("p", str(n)) for n in range(4)]
 
 
 def kinds(found: list[Any]) -> list[str]:
-    return [one.kind if isinstance(one, Failure) else str(one.undesirable) for one in found]
+    return [one.kind if isinstance(one, JudgeFailure) else str(one.undesirable) for one in found]
 
 
 def test_rate_is_the_share_of_undesirable_answers_among_verdicts() -> None:
-    assert rate([BAD, FINE, BAD, FINE, Failure("threw", "x"), Failure("hung", "y")]) == 0.5
-    assert rate(iter([BAD])) == 1.0
-    for nothing in ([], [Failure("threw", "x")]):
+    assert undesirable_rate([BAD, FINE, BAD, FINE, JudgeFailure("threw", "x"), JudgeFailure("hung", "y")]) == 0.5
+    assert undesirable_rate(iter([BAD])) == 1.0
+    for nothing in ([], [JudgeFailure("threw", "x")]):
         with pytest.raises(LabError, match="no rate"):
-            rate(nothing)
+            undesirable_rate(nothing)
         with pytest.raises(LabError, match="no rate"):
-            interval(nothing)
+            wilson_interval(nothing)
 
 
 @pytest.mark.parametrize(("bad", "count"), [(0, 10), (3, 10), (10, 10), (1, 2), (40, 400)])
@@ -36,9 +36,9 @@ def test_the_interval_is_wilsons(bad: int, count: int) -> None:
     z, p = 1.959963984540054, bad / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    found = [BAD] * bad + [FINE] * (count - bad) + [Failure("nonsense", "")] * 5
-    assert interval(found) == pytest.approx((max(0.0, middle - half), min(1.0, middle + half)), abs=1e-12)
-    narrow, wide = interval(found, 0.5), interval(found)
+    found = [BAD] * bad + [FINE] * (count - bad) + [JudgeFailure("nonsense", "")] * 5
+    assert wilson_interval(found) == pytest.approx((max(0.0, middle - half), min(1.0, middle + half)), abs=1e-12)
+    narrow, wide = wilson_interval(found, 0.5), wilson_interval(found)
     assert wide[0] <= narrow[0] <= p <= narrow[1] <= wide[1]
 
 
@@ -55,14 +55,14 @@ def test_each_failure_keeps_its_place() -> None:
         return "yes"
 
     told: list[tuple[int, int]] = []
-    found = verdicts(fickle, PAIRS, limit=1, progress=lambda *at: told.append(at))
+    found = judge_all(fickle, PAIRS, limit=1, progress=lambda *at: told.append(at))
     assert not waited  # nobody waited for it
     done.set()
     assert kinds(found) == ["True", "threw", "hung", "nonsense"]
     assert [one.why for one in found[1:]] == ["ZeroDivisionError: by nought", "more than 1 s", "no Verdict but 'yes'"]
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert rate(found) == 1.0
-    assert verdicts(fickle, []) == []
+    assert undesirable_rate(found) == 1.0
+    assert judge_all(fickle, []) == []
 
 
 def test_a_judge_that_fails_always_is_an_error() -> None:
@@ -70,7 +70,7 @@ def test_a_judge_that_fails_always_is_an_error() -> None:
         raise SystemExit(3)
 
     with pytest.raises(LabError, match=r"failed on every answer, 4 of 4\n  got: threw: SystemExit: 3"):
-        verdicts(broken, PAIRS)
+        judge_all(broken, PAIRS)
 
 
 def test_nobody_there_is_asked_three_times_only() -> None:
@@ -80,10 +80,10 @@ def test_nobody_there_is_asked_three_times_only() -> None:
         asked.append(answer)
         if answer == "0":
             return FINE
-        raise Failure("unreachable", "no route")
+        raise JudgeFailure("unreachable", "no route")
 
     with pytest.raises(LabError, match=r"cannot be reached\n  got: 3 times in a row: no route"):
-        verdicts(gone, [*PAIRS, *PAIRS])
+        judge_all(gone, [*PAIRS, *PAIRS])
     assert asked == ["0", "1", "2", "3"]
 
 
@@ -92,12 +92,12 @@ def test_a_mistake_to_mend_is_no_failure_of_the_judge() -> None:
         raise OptionError("no such thing", do="mend it")
 
     with pytest.raises(OptionError, match="no such thing"):
-        verdicts(wrong, PAIRS)
+        judge_all(wrong, PAIRS)
 
 
 def test_a_pattern_without_end_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.judges.rules.PATIENCE", 0.5)
-    found = verdicts(judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
+    found = judge_all(get_judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
     assert kinds(found) == ["True", "hung", "False"]
 
 
@@ -166,9 +166,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_whatever_a_function_does_the_others_are_judged(file: Path) -> None:
-    found = verdicts(judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
+    found = judge_all(get_judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
     for one, (answer, wanted) in zip(found, SAID.items(), strict=True):
-        if isinstance(one, Failure):
+        if isinstance(one, JudgeFailure):
             assert isinstance(wanted, str), (answer, one.why)
             assert f"{one.kind}: {one.why}".startswith(wanted), answer
         else:
@@ -179,15 +179,15 @@ def test_no_process_is_left_behind(file: Path) -> None:
     import psutil
 
     with pytest.raises(LabError, match="failed on every answer"):
-        verdicts(judge(f"python:{file}:fickle"), [("p", "hangs with a child"), ("p", "hangs")], limit=0.3)
+        judge_all(get_judge(f"python:{file}:fickle"), [("p", "hangs with a child"), ("p", "hangs")], limit=0.3)
     lines = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
     assert [line for line in lines if str(file) in line or "617.531" in line] == []
 
 
 def test_one_answer_by_a_function(file: Path) -> None:
-    assert judge(f"python:{file}:fickle")("p", "bad").undesirable
-    with pytest.raises(Failure, match="threw an error\n  got: ValueError: p"):
-        judge(f"python:{file}:fickle")("p", "throws")
+    assert get_judge(f"python:{file}:fickle")("p", "bad").undesirable
+    with pytest.raises(JudgeFailure, match="threw an error\n  got: ValueError: p"):
+        get_judge(f"python:{file}:fickle")("p", "throws")
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,17 @@ def test_one_answer_by_a_function(file: Path) -> None:
 def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(LabError, match=message):
-        verdicts(judge(f"python:{tmp_path}/mine.py:{name}"), PAIRS)
+        judge_all(get_judge(f"python:{tmp_path}/mine.py:{name}"), PAIRS)
 
 
 def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.judges.program.LOAD", 0.3)
     (tmp_path / "mine.py").write_text("import time; time.sleep(600)")
     with pytest.raises(LabError, match=r"cannot be loaded\n  got: .*more than 0.3 s"):
-        verdicts(judge(f"python:{tmp_path}/mine.py:f"), PAIRS)
+        judge_all(get_judge(f"python:{tmp_path}/mine.py:f"), PAIRS)
 
 
 @pytest.mark.parametrize("spec", ["python:", "python:mine.py", "python:none.py:f", "python:{}:", "python:{}:f()"])
 def test_functions_that_cannot_be_found(file: Path, spec: str) -> None:
     with pytest.raises(OptionError, match="cannot be found"):
-        judge(spec.format(file))
+        get_judge(spec.format(file))

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from conftest import PAIRS
-from taughtby.attribution.query import Query, ask
+from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture import weight_gradients as room
-from taughtby.capture.weight_gradients import Sides, Weight, candidates, folded
-from taughtby.data.example import example
+from taughtby.capture.weight_gradients import TwoSidedProjection, Weight, candidate_weights, fold
+from taughtby.data.example import make_example
 from taughtby.data.phrases import holding, occurrences
-from taughtby.data.tokenize import Encoding, Row, encode, texts
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Method, lissa, method
-from taughtby.methods import method as made_of
+from taughtby.methods import Method, get_method, lissa
+from taughtby.methods import get_method as made_of
 from taughtby.methods.less import LESS
 from taughtby.methods.lissa import LiSSA
 from taughtby.models.model import Model, load_model
@@ -43,9 +43,9 @@ LENGTH = Encoding(128)
 # — the rows, one after the other
 
 
-def slow(model: Model, row: Row, counts: torch.Tensor | None = None) -> dict[str, NDArray[np.float64]]:
+def slow(model: Model, row: TokenizedExample, counts: torch.Tensor | None = None) -> dict[str, NDArray[np.float64]]:
     """The adapter's gradients by a backward pass into its parameters; without one, the blocks' linear maps'."""
-    named = {weight.name: weight.module.weight for weight in candidates(model)}
+    named = {weight.name: weight.module.weight for weight in candidate_weights(model)}
     for parameter in named.values():
         parameter.requires_grad_(True)
     logits = model.lm(input_ids=torch.tensor([row.ids])).logits[0, row.n_prompt - 1 : -1]
@@ -61,9 +61,9 @@ def stacked(found: list[dict[str, NDArray[np.float64]]]) -> Dense:
     return {name: np.stack([one[name] for one in found]) for name in found[0]}
 
 
-def encoded(model: Model, prompt: str, response: str) -> Row:
-    row = encode(model.tokenizer, example(prompt, response), LENGTH)
-    assert isinstance(row, Row)
+def encoded(model: Model, prompt: str, response: str) -> TokenizedExample:
+    row = tokenize(model.tokenizer, make_example(prompt, response), LENGTH)
+    assert isinstance(row, TokenizedExample)
     return row
 
 
@@ -75,7 +75,7 @@ def dense(model: Model) -> tuple[Dense, Dense]:
         counts = torch.ones(row.n_response)
         if query.span:
             counts *= 0
-            pieces = texts(model.tokenizer, row.response)
+            pieces = token_texts(model.tokenizer, row.response)
             counts[holding(pieces, occurrences("".join(pieces), query.span))] = 1
             assert 0 < counts.sum() < row.n_response
         queries.append(slow(model, row, counts))
@@ -100,7 +100,7 @@ def index(tuned: Model, file: Path) -> Index:
     specs = [*(f"{name}:project=0" for name in EXACT), "rapidin:k=64", "less:k=128", "logra:rank=8"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", 3)
-        return build_index(tuned, file, file.parent / "idx", [method(spec) for spec in specs], encoding=LENGTH)
+        return build_index(tuned, file, file.parent / "idx", [get_method(spec) for spec in specs], encoding=LENGTH)
 
 
 @pytest.fixture(params=[700, 2**24])
@@ -111,8 +111,8 @@ def scanned(request: pytest.FixtureRequest, index: Index, monkeypatch: pytest.Mo
 
 
 def scores(spec: str | Method, model: Model, index: Index, queries: list[Query] = QUERIES) -> NDArray[np.float64]:
-    how = method(spec) if isinstance(spec, str) else spec
-    return how.scores(ask(model, how, queries, LENGTH).asked, index).double().numpy()
+    how = get_method(spec) if isinstance(spec, str) else spec
+    return how.scores(prepare_queries(model, how, queries, LENGTH).features, index).double().numpy()
 
 
 def same(got: NDArray[np.float64], wanted: NDArray[np.float64], near: float = 2e-3) -> None:
@@ -179,7 +179,7 @@ def test_lissa(
 def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float) -> None:
     """Explicit matrices on both sides of the gradient itself, the explicit Fisher matrix, and a solver."""
     wanted = np.zeros((len(QUERIES), len(PAIRS)))
-    for weight in candidates(tuned):
+    for weight in candidate_weights(tuned):
         v, g = (projected(weight, side[weight.name]) for side in both)
         fisher = g.T @ g / len(g)
         damped = fisher + damping * np.trace(fisher) / len(fisher) * np.eye(len(fisher))
@@ -188,7 +188,7 @@ def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping:
 
 
 def projected(weight: Weight, grads: NDArray[np.float64]) -> NDArray[np.float64]:
-    out, into = (Sides(8).matrix(weight, side) for side in ("out", "in"))
+    out, into = (TwoSidedProjection(8).matrix(weight, side) for side in ("out", "in"))
     assert (out is None) != (into is None)  # of LoRA's two matrices one side is 2 wide, the other 16 or 32
     made = grads.reshape(-1, *weight.shape)
     if out is not None:
@@ -200,7 +200,7 @@ def projected(weight: Weight, grads: NDArray[np.float64]) -> NDArray[np.float64]
 
 def matrix(name: str, wide: int, to: int) -> NDArray[np.float64]:
     """The fold of one weight as a matrix."""
-    return folded(torch.eye(wide), to, f"0 {name}").double().numpy()
+    return fold(torch.eye(wide), to, f"0 {name}").double().numpy()
 
 
 def test_rapidin(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
@@ -287,8 +287,8 @@ def test_moments_that_are_none(
 def test_what_is_projected_is_near_and_exactly_the_fold(
     tuned: Model, file: Path, tmp_path: Path, both: tuple[Dense, Dense]
 ) -> None:  # fmt: skip
-    index = build_index(tuned, file, tmp_path / "idx", [method("tracin:project=48")], encoding=LENGTH)
-    assert index.blocks == {f"p48_{at}": 32 + 3 * 48 for at in range(4)}  # B of v has 32 numbers: they stay
+    index = build_index(tuned, file, tmp_path / "idx", [get_method("tracin:project=48")], encoding=LENGTH)
+    assert index.features == {f"p48_{at}": 32 + 3 * 48 for at in range(4)}  # B of v has 32 numbers: they stay
     query, row = (
         np.hstack([g if g.shape[1] <= 48 else g @ matrix(n, g.shape[1], 48) for n, g in side.items()]) for side in both
     )
@@ -310,28 +310,28 @@ def test_methods_share_their_blocks(
         return go(*asked, **how)
 
     monkeypatch.setattr(room, "capture", counted)
-    build_index(tuned, file, tmp_path / "four", [method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
+    build_index(tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
     assert len(passes) == 4 + 1  # four look at the weights, one batch
-    one = build_index(tuned, file, tmp_path / "one", [method("tracin")], encoding=LENGTH)
+    one = build_index(tuned, file, tmp_path / "one", [get_method("tracin")], encoding=LENGTH)
     four = Index.open(tmp_path / "four")
-    assert one.blocks == four.blocks == {f"p128_{at}": 64 * 3 + 32 for at in range(4)}
+    assert one.features == four.features == {f"p128_{at}": 64 * 3 + 32 for at in range(4)}
     for name in EXACT:
-        assert trace_queries(one, tuned, QUERIES, by=name).queries[0].rows
+        assert trace_queries(one, tuned, QUERIES, method=name).queries[0].rows
     assert "p128_0" in repr(one)
 
 
 def test_another_seed_has_its_own_blocks(tuned: Model, index: Index) -> None:
-    assert method("tracin:seed=3").names(2) == ("p128s3_0", "p128s3_1")
-    assert method("datainf:project=0").names(2) == ("p_0", "p_1")
+    assert get_method("tracin:seed=3").feature_names(2) == ("p128s3_0", "p128s3_1")
+    assert get_method("datainf:project=0").feature_names(2) == ("p_0", "p_1")
     with pytest.raises(StoreError, match="p128_0, p128_1, p128_2, p128_3"):
-        trace_queries(index, tuned, QUERIES, by="tracin:project=128")
+        trace_queries(index, tuned, QUERIES, method="tracin:project=128")
     with pytest.raises(StoreError, match=r"rapidin needs blocks .* does not hold: rapidin64s1"):
-        trace_queries(index, tuned, QUERIES, by="rapidin:seed=1")
+        trace_queries(index, tuned, QUERIES, method="rapidin:seed=1")
 
 
 def test_an_index_is_gone_on_with(tuned: Model, file: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        index = build_index(tuned, file, tmp_path / "idx", [method("datainf"), method("less")], encoding=LENGTH)
+        index = build_index(tuned, file, tmp_path / "idx", [get_method("datainf"), get_method("less")], encoding=LENGTH)
     assert len(index) == len(PAIRS)
     notes = index.manifest["settings"]["notes"]
     assert notes["gradients"] == "of the adapter"
@@ -345,11 +345,11 @@ def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
     """A row asked about comes first, a contrast is the difference, and no words are scored."""
     rows = [Query(*pair) for pair in PAIRS]
     for name in ("tracin-ln", "rapidin", "less"):
-        found = trace_queries(index, tuned, rows, by=name).queries
-        assert [one.rows[0].place for one in found] == list(range(len(PAIRS)))
+        found = trace_queries(index, tuned, rows, method=name).queries
+        assert [one.rows[0].position for one in found] == list(range(len(PAIRS)))
         assert not found[0].rows[0].tokens
     wanted = Query(QUERIES[0].prompt, QUERIES[0].response, desired="bees make it")
-    contrast = trace_queries(index, tuned, [wanted], by="tracin").queries[0].scores
+    contrast = trace_queries(index, tuned, [wanted], method="tracin").queries[0].scores
     two = scores("tracin:project=0", tuned, index, [QUERIES[0], Query(wanted.prompt, "bees make it")])
     np.testing.assert_allclose(contrast.numpy(), two[0] - two[1], rtol=1e-4, atol=1e-5)
 
@@ -360,7 +360,7 @@ def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
 @pytest.mark.parametrize("spec", ["tracin:project=0", "datainf:project=0", "logra:rank=8"])
 def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path) -> None:
     """On a model without an adapter its own linear maps; at 32 dimensions a side, this one's are nearly whole."""
-    index = build_index(tiny, file, tmp_path / "idx", [method(spec)], encoding=LENGTH)
+    index = build_index(tiny, file, tmp_path / "idx", [get_method(spec)], encoding=LENGTH)
     said = "of the model's own linear maps, since it has no adapter; left out: 1% of the blocks' weights"
     assert index.manifest["settings"]["notes"]["gradients"] == said  # the norms
     v, g = dense(tiny)
@@ -369,8 +369,8 @@ def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path)
         kept = [name for name in v if "mlp" not in name]  # the mlp's 48 are projected to 32
         exact = sum(v[name] @ g[name].T for name in kept)
         for name in set(v) - set(kept):
-            weight = next(one for one in candidates(tiny) if one.name == name)
-            out, into = (Sides(32).matrix(weight, side) for side in ("out", "in"))
+            weight = next(one for one in candidate_weights(tiny) if one.name == name)
+            out, into = (TwoSidedProjection(32).matrix(weight, side) for side in ("out", "in"))
             sides = [np.eye(32) if made is None else made.double().numpy() for made in (out, into)]
             q, r = (np.einsum("ko,boi,ji->bkj", sides[0], s[name].reshape(-1, *weight.shape), sides[1]) for s in (v, g))
             exact = exact + q.reshape(len(q), -1) @ r.reshape(len(r), -1).T
@@ -391,7 +391,7 @@ def test_a_fresh_adapter_moves_half_of_its_weights(
     lm.save_pretrained(tmp_path / "fresh")
     model = load_model(str(base), str(tmp_path / "fresh"), dtype="float32")
     specs = [*EXACT, "rapidin:k=64", "less:k=64", "logra"]
-    index = build_index(model, file, tmp_path / "idx", [method(spec) for spec in specs], encoding=LENGTH)
+    index = build_index(model, file, tmp_path / "idx", [get_method(spec) for spec in specs], encoding=LENGTH)
     for spec in specs:
         found = scores(spec, model, index)
         assert np.isfinite(found).all()

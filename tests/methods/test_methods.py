@@ -14,18 +14,18 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.query import Asking, Query, ask
-from taughtby.attribution.significance import controls
+from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
+from taughtby.attribution.significance import score_controls
 from taughtby.capture.capture import Capture, capture
-from taughtby.capture.layer_similarity import Curve
+from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
-from taughtby.data.example import example
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import METHODS, Asked, Method, method
-from taughtby.methods.base import block, number
+from taughtby.methods import METHODS, Method, QueryFeatures, get_method
+from taughtby.methods.base import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
@@ -47,16 +47,19 @@ LAYER, TOPIC, MIDDLE = 2, 3, 1
         ("rept:layer=auto", RepT(layer="auto")),
         ("rept:layer=75%", RepT(layer="75%")),
         ("rept:", RepT()),
-        ("lesson:sketch=16,keep=0,shift=0,seed=3", Lesson(sketch=16, keep=0, shift=0.0, seed=3)),
-        ("lesson:together=False", Lesson(together=False)),
-        ("lesson:together=true", Lesson()),
-        ("chance:seed=7", METHODS["chance"](seed=7)),  # type: ignore[call-arg]
+        (
+            "lesson:sketch_dim=16,tokens_per_row=0,state_weight=0,seed=3",
+            Lesson(sketch_dim=16, tokens_per_row=0, state_weight=0.0, seed=3),
+        ),
+        ("lesson:pool_queries=False", Lesson(pool_queries=False)),
+        ("lesson:pool_queries=true", Lesson()),
+        ("chance:seed=7", METHODS["random"](seed=7)),  # type: ignore[call-arg]
         ("bm25", METHODS["bm25"]()),
     ],
 )
 def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
-    assert method(spec) == made
-    assert repr(method(spec)) == repr(made)  # 2 and 2.0 would be equal
+    assert get_method(spec) == made
+    assert repr(get_method(spec)) == repr(made)  # 2 and 2.0 would be equal
 
 
 @pytest.mark.parametrize(
@@ -66,30 +69,35 @@ def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
         ("rept:layr=1", "rept has no option layr", "rept:layr=1", "its options are: layer, scale, h, g"),
         ("bm25:k=1", "bm25 has no option k", "bm25:k=1", "its options are: none"),
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
-        ("lesson:together=maybe", "lesson: together is neither true nor false", "maybe", "give together=true or false"),
+        (
+            "lesson:pool_queries=maybe",
+            "lesson: together is neither true nor false",
+            "maybe",
+            "give together=true or false",
+        ),
         ("rept:h=much", "rept: h is not a number", "much", "give h as float"),
-        ("lesson:sketch=1.5", "lesson: sketch is not a number", "1.5", "give sketch as int"),
-        ("lesson:keep=-1", "lesson: keep is below 0", "-1", "give 0 for all"),
+        ("lesson:sketch_dim=1.5", "lesson: sketch is not a number", "1.5", "give sketch as int"),
+        ("lesson:tokens_per_row=-1", "lesson: keep is below 0", "-1", "give 0 for all"),
         ("rept:scale=cooked", "rept has no such scale", "cooked", "choose centred, unit or raw"),
     ],
 )
 def test_a_wrong_spec_is_explained(spec: str, what: str, got: str, do: str) -> None:
     with pytest.raises(OptionError) as caught:
-        method(spec)
+        get_method(spec)
     assert (caught.value.what, caught.value.got, caught.value.do) == (what, got, do)
 
 
 def test_options_on_top_of_a_spec() -> None:
-    assert method("rept:layer=3", layer="auto", scale=None) == RepT(layer="auto")
+    assert get_method("rept:layer=3", layer="auto", scale=None) == RepT(layer="auto")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_manifest_gives_the_same_method_back(name: str) -> None:
-    made = METHODS[name]().resolved(24, None)
+    made = METHODS[name]().resolve_layers(24, None)
     entry = json.loads(json.dumps(made.spec()))
     assert entry["name"] == name
-    assert method(entry) == made
-    assert repr(method(entry)) == repr(made)
+    assert get_method(entry) == made
+    assert repr(get_method(entry)) == repr(made)
 
 
 @pytest.mark.parametrize(
@@ -98,32 +106,36 @@ def test_the_manifest_gives_the_same_method_back(name: str) -> None:
      ("100%", 4), ("auto", 3)],
 )  # fmt: skip
 def test_layers_become_numbers(layer: int | str, found: int) -> None:
-    assert number(layer, 4, Curve((0.9, 0.2, 0.95))) == found
+    assert layer_number(layer, 4, LayerSimilarity((0.9, 0.2, 0.95))) == found
 
 
 def test_auto_without_a_turn_is_the_last_layer() -> None:
-    assert number("auto", 5, Curve((0.5, 0.9, 0.9, 0.5))) == 5
+    assert layer_number("auto", 5, LayerSimilarity((0.5, 0.9, 0.9, 0.5))) == 5
 
 
 @pytest.mark.parametrize("layer", [99, 5, -2, "--1", "1.5", "", "last", "101%", "-5%", "nan%", "%", "auto", "²"])
 def test_layers_that_are_none(layer: int | str) -> None:
     with pytest.raises(OptionError):
-        number(layer, 4, None)
+        layer_number(layer, 4, None)
     with pytest.raises(OptionError):
-        method(f"repsim:layer={layer}").resolved(4, None)
+        get_method(f"repsim:layer={layer}").resolve_layers(4, None)
 
 
 def test_names_of_blocks() -> None:
-    assert [block("h", 0, 4), block("g", 4, 4), block("grads", 2, 4, base=True)] == ["h_0", "g_L", "grads_2_base"]
+    assert [feature_name("h", 0, 4), feature_name("g", 4, 4), feature_name("grads", 2, 4, base=True)] == [
+        "h_0",
+        "g_L",
+        "grads_2_base",
+    ]
 
 
 # — against slow loops
 
 
 @pytest.fixture(scope="module")
-def rows(tuned: Any) -> list[Row]:
-    made = [encode(tuned.tokenizer, example(p, r), Encoding(128)) for p, r in PAIRS]
-    return [row for row in made if isinstance(row, Row)]
+def rows(tuned: Any) -> list[TokenizedExample]:
+    made = [tokenize(tuned.tokenizer, make_example(p, r), Encoding(128)) for p, r in PAIRS]
+    return [row for row in made if isinstance(row, TokenizedExample)]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +148,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(tuned: Any, file: Path) -> Index:
     """All methods' blocks, in three fragments."""
-    methods = [RepT(layer=LAYER), method(f"repsim:layer={TOPIC}"), Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)]
+    methods = [
+        RepT(layer=LAYER),
+        get_method(f"repsim:layer={TOPIC}"),
+        Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", 3)
         return build_index(tuned, file, file.parent / "idx", methods, encoding=Encoding(128))
@@ -155,18 +171,18 @@ def scanned(request: pytest.FixtureRequest, index: Index, monkeypatch: pytest.Mo
 
 
 def scores(how: Method, tuned: Any, index: Index, queries: list[Query] | None = None) -> np.ndarray:
-    return how.scores(ask(tuned, how, queries or QUERIES, Encoding(128)).asked, index).numpy()
+    return how.scores(prepare_queries(tuned, how, queries or QUERIES, Encoding(128)).features, index).numpy()
 
 
-def seen(model: Any, row: Row, *layers: int) -> Capture:
-    return capture(model, pad([row], [0]), layers)
+def seen(model: Any, row: TokenizedExample, *layers: int) -> Capture:
+    return capture(model, collate([row], [0]), layers)
 
 
-def asked_rows(tuned: Any) -> list[Row]:
-    return [encode(tuned.tokenizer, example(q.prompt, q.response), Encoding(128)) for q in QUERIES]  # type: ignore[misc]
+def asked_rows(tuned: Any) -> list[TokenizedExample]:
+    return [tokenize(tuned.tokenizer, make_example(q.prompt, q.response), Encoding(128)) for q in QUERIES]  # type: ignore[misc]
 
 
-def arrays(tuned: Any, rows: list[Row], layer: int) -> tuple[np.ndarray, np.ndarray]:
+def arrays(tuned: Any, rows: list[TokenizedExample], layer: int) -> tuple[np.ndarray, np.ndarray]:
     """H and g_1 of each row, captured alone."""
     found = [seen(tuned, row, layer) for row in rows]
     h = np.stack([one.states[layer][0, 0].numpy() for one in found])
@@ -177,7 +193,9 @@ def unit(array: np.ndarray) -> np.ndarray:
     return array / np.linalg.norm(array, axis=-1, keepdims=True)
 
 
-def test_rept_raw_is_the_cosine_of_the_plain_concatenation(tuned: Any, scanned: Index, rows: list[Row]) -> None:
+def test_rept_raw_is_the_cosine_of_the_plain_concatenation(
+    tuned: Any, scanned: Index, rows: list[TokenizedExample]
+) -> None:
     row, query = (unit(np.hstack(arrays(tuned, some, LAYER))) for some in (rows, asked_rows(tuned)))
     np.testing.assert_allclose(scores(RepT(layer=LAYER, scale="raw"), tuned, scanned), query @ row.T, atol=1e-3)
 
@@ -193,16 +211,16 @@ def test_rept_raw_joins_by_size(index: Index) -> None:
             yield {"h_2": torch.tensor([[1.0, 0]]), "g_2": torch.tensor([[0.0, 1]]),
                    "h_2_norm": torch.tensor([3.0]), "g_2_norm": torch.tensor([4.0])}  # fmt: skip
 
-    asked = Asked(("",), ("",), {"h_2": torch.tensor([[2.0, 0]]), "g_2": torch.tensor([[1.0, 2.0]])})
+    asked = QueryFeatures(("",), ("",), {"h_2": torch.tensor([[2.0, 0]]), "g_2": torch.tensor([[1.0, 2.0]])})
     how = RepT(layer=2, scale="raw")
     truth = (3 * 2 + 4 * 2) / (5 * math.sqrt(4 + 1 + 4))
     assert how.scores(asked, Two()).item() == pytest.approx(truth)  # type: ignore[arg-type]
-    (parts,) = how.parts(asked, Two())  # type: ignore[arg-type]
+    (parts,) = how.score_components(asked, Two())  # type: ignore[arg-type]
     assert sum(part.item() for part in parts.values()) == pytest.approx(truth)
 
 
 @pytest.mark.parametrize("scale", ["centred", "unit"])
-def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[Row], scale: Any) -> None:
+def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[TokenizedExample], scale: Any) -> None:
     (h, g), (h_query, g_query) = arrays(tuned, rows, LAYER), arrays(tuned, asked_rows(tuned), LAYER)
     mean = unit(h).mean(0) if scale == "centred" else 0
     states = unit(unit(h_query) - mean) @ unit(unit(h) - mean).T
@@ -211,28 +229,30 @@ def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[Row], scale: Any) -
     np.testing.assert_allclose(found, truth, atol=6e-3)
 
 
-def test_repsim_is_the_cosine_of_the_prompts_states(tuned: Any, scanned: Index, rows: list[Row]) -> None:
+def test_repsim_is_the_cosine_of_the_prompts_states(tuned: Any, scanned: Index, rows: list[TokenizedExample]) -> None:
     row, query = (unit(arrays(tuned, some, TOPIC)[0]) for some in (rows, asked_rows(tuned)))
-    found = scores(method(f"repsim:layer={TOPIC}"), tuned, scanned)
+    found = scores(get_method(f"repsim:layer={TOPIC}"), tuned, scanned)
     np.testing.assert_allclose(found, query @ row.T, atol=1e-3)
 
 
-def news(tuned: Any, row: Row) -> np.ndarray:
+def news(tuned: Any, row: TokenizedExample) -> np.ndarray:
     """How much likelier fine-tuning made each token, never below 0."""
     with tuned.untuned():
         before = seen(tuned, row, LAYER).logp[0].numpy()
     return np.maximum(seen(tuned, row, LAYER).logp[0].numpy() - before, 0)
 
 
-def slow_lesson(tuned: Any, rows: list[Row], queries: list[Row], weights: list[np.ndarray], shift: float) -> np.ndarray:
+def slow_lesson(
+    tuned: Any, rows: list[TokenizedExample], queries: list[TokenizedExample], weights: list[np.ndarray], shift: float
+) -> np.ndarray:
     """Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), one product after the other."""
 
-    def untuned(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    def untuned(row: TokenizedExample) -> tuple[np.ndarray, np.ndarray]:
         with tuned.untuned():
             found = seen(tuned, row, LAYER)
         return found.grads[LAYER][0].numpy(), np.exp(found.logp[0].numpy())
 
-    def moved(row: Row) -> np.ndarray:
+    def moved(row: TokenizedExample) -> np.ndarray:
         after = seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
         with tuned.untuned():
             return (after - seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
@@ -257,17 +277,21 @@ def slow_lesson(tuned: Any, rows: list[Row], queries: list[Row], weights: list[n
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[Row], shift: float) -> None:
+def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedExample], shift: float) -> None:
     queries = asked_rows(tuned)
     weights = [news(tuned, row) for row in queries]
     assert all(w.sum() > 1e-3 for w in weights)  # the adapter does something
-    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0, shift=shift, together=False)
+    how = Lesson(
+        layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, state_weight=shift, pool_queries=False
+    )
     truth = slow_lesson(tuned, rows, queries, weights, shift)
     np.testing.assert_allclose(scores(how, tuned, scanned), truth, atol=6e-3)
 
 
-def test_lesson_without_news_counts_all_words_alike(tiny: Any, tmp_path: Path, file: Path, rows: list[Row]) -> None:
-    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0, together=False)
+def test_lesson_without_news_counts_all_words_alike(
+    tiny: Any, tmp_path: Path, file: Path, rows: list[TokenizedExample]
+) -> None:
+    how = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
     index = build_index(tiny, file, tmp_path / "idx", [how], encoding=Encoding(128))
     queries = asked_rows(tiny)
     truth = slow_lesson(tiny, rows, queries, [np.ones(row.n_response) for row in queries], 0.2)
@@ -278,32 +302,33 @@ def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: 
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
     monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)  # none of them counts as another's relative
-    how = Lesson(layer=LAYER, middle=MIDDLE, sketch=0, keep=0)
-    names = how.names(tuned.depth)
-    chance = controls(how, index, tuned.depth)
+    how = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
+    names = how.feature_names(tuned.depth)
+    chance = score_controls(how, index, tuned.depth)
     assert chance is not None
     found = chance.scores
     assert found.shape == (len(PAIRS), len(PAIRS))
     assert bool(found.isnan().diagonal().all()) and int(found.isnan().sum()) == len(PAIRS)
     parts = list(index.scan(names))
     words = [row for part in parts for row in part[names[0]].flat.split(part[names[0]].lengths.tolist())]
-    control = how.control({names[0]: words, names[1]: torch.cat([part[names[1]] for part in parts])})
-    own = how.scores(Asked((), (), control), index)
+    control = how.rows_as_queries({names[0]: words, names[1]: torch.cat([part[names[1]] for part in parts])})
+    own = how.scores(QueryFeatures((), (), control), index)
     lengths = [vectors.norm(dim=1) for vectors in words]
-    truth = torch.stack([(n * n).sum() / n.sum() for n in lengths]) + how.shift
+    truth = torch.stack([(n * n).sum() / n.sum() for n in lengths]) + how.state_weight
     torch.testing.assert_close(own.diagonal(), truth, atol=5e-3, rtol=0)
     assert sorted(own[~torch.eye(len(PAIRS), dtype=torch.bool)].tolist()) == pytest.approx(
         sorted(found[~found.isnan()].tolist()), abs=1e-5
     )
 
 
-def blocks(how: Method, model: Any, row: Row, weights: torch.Tensor | None = None) -> dict[str, Any]:
-    return how.blocks(model, pad([row], [0]), weights)
+def blocks(how: Method, model: Any, row: TokenizedExample, weights: torch.Tensor | None = None) -> dict[str, Any]:
+    return how.features(model, collate([row], [0]), weights)
 
 
-def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[Row]) -> None:
+def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[TokenizedExample]) -> None:
     whole, same, less = (
-        blocks(Lesson(layer=LAYER, middle=MIDDLE, sketch=size), tuned, rows[1]) for size in (0, tuned.width, 16)
+        blocks(Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=size), tuned, rows[1])
+        for size in (0, tuned.width, 16)
     )
     whole, same, less = (next(iter(made.values()))[0] for made in (whole, same, less))
     torch.testing.assert_close(whole, same, rtol=0, atol=0)
@@ -317,20 +342,20 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
     truth = (pairs[:, 0] * pairs[:, 1]).sum(-1)
     draws = []
     for seed in range(300):
-        made = Lesson(sketch=16, seed=seed)._sketched(pairs)
+        made = Lesson(sketch_dim=16, seed=seed)._sketched(pairs)
         draws.append((made[:, 0] * made[:, 1]).sum(-1) / 16)
     found, error = torch.stack(draws).mean(0), torch.stack(draws).std(0) / math.sqrt(300)
     assert bool(((found - truth).abs() < 4 * error).all())
     assert bool((error < truth.abs() / 10).all())  # or the line before says nothing
-    again = Lesson(sketch=16, seed=3)._sketched(pairs)
-    torch.testing.assert_close(Lesson(sketch=16, seed=3)._sketched(pairs), again, rtol=0, atol=0)
+    again = Lesson(sketch_dim=16, seed=3)._sketched(pairs)
+    torch.testing.assert_close(Lesson(sketch_dim=16, seed=3)._sketched(pairs), again, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("keep", [1, 3, 500])
-def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Row], keep: int) -> None:
+def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[TokenizedExample], keep: int) -> None:
     how = {"layer": LAYER, "middle": MIDDLE, "sketch": 0}
-    batch = pad(rows, range(len(rows)))
-    every, kept = (next(iter(Lesson(**how, keep=k).blocks(tuned, batch).values())) for k in (0, keep))  # type: ignore[arg-type]
+    batch = collate(rows, range(len(rows)))
+    every, kept = (next(iter(Lesson(**how, tokens_per_row=k).features(tuned, batch).values())) for k in (0, keep))  # type: ignore[arg-type]
     for place, row in enumerate(rows):
         with tuned.untuned():
             known = seen(tuned, row, LAYER).logp[0]
@@ -339,9 +364,11 @@ def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[Ro
         torch.testing.assert_close(every[place].norm(dim=1), (1 - known.exp()).sqrt(), atol=1e-4, rtol=1e-3)
 
 
-def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[Row]) -> None:
+def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[TokenizedExample]) -> None:
     weights = torch.arange(1.0, rows[6].n_response + 1)[None]
-    words = blocks(Lesson(layer=LAYER, middle=MIDDLE, keep=1), tuned, rows[6], weights)["grads_2_base_keep1"][0]
+    words = blocks(Lesson(layer=LAYER, state_layer=MIDDLE, tokens_per_row=1), tuned, rows[6], weights)[
+        "grads_2_base_keep1"
+    ][0]
     torch.testing.assert_close(words.norm(dim=1), weights[0] / weights.sum())
 
 
@@ -369,18 +396,18 @@ def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.
 def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
     words = torch.tensor([[0.1, 0], [0, 0.9], [0.5, 0]])
     rows = {"grads": [words], "shift": torch.ones(1, 2)}
-    whole, pointed = Lesson().control(rows)["grads"], Lesson().control(rows, 2)["grads"]
+    whole, pointed = Lesson().rows_as_queries(rows)["grads"], Lesson().rows_as_queries(rows, 2)["grads"]
     torch.testing.assert_close(whole[0], words / 1.5)
     torch.testing.assert_close(pointed[0].sort(0).values, torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
-    assert len(Lesson().control(rows, 9)["grads"][0]) == 3
+    assert len(Lesson().rows_as_queries(rows, 9)["grads"][0]) == 3
 
 
 # — words alone
 
 
 def text_scores(name: str, index: Index, queries: list[Query]) -> np.ndarray:
-    asked = Asked(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
-    return method(name).scores(asked, index).numpy()
+    asked = QueryFeatures(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
+    return get_method(name).scores(asked, index).numpy()
 
 
 def test_bm25_is_lucenes_by_hand(index: Index) -> None:
@@ -405,7 +432,7 @@ def test_bm25_of_no_known_word_is_nothing(index: Index) -> None:
 
 def test_bm25_of_rows_without_words(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "?", "response": "a"}\n')
-    index = build_index(tiny, tmp_path / "d.jsonl", tmp_path / "idx", [method("bm25")], encoding=Encoding(64))
+    index = build_index(tiny, tmp_path / "d.jsonl", tmp_path / "idx", [get_method("bm25")], encoding=Encoding(64))
     assert text_scores("bm25", index, [Query("what is", "it")]).tolist() == [[0.0]]
 
 
@@ -428,8 +455,8 @@ def test_chance_is_seeded(index: Index) -> None:
 def test_words_pointed_at_change_what_rept_compares(tuned: Any) -> None:
     """g is that of the first word pointed at, not of the answer's first."""
     query = Query("who makes honey", "beetles make it", span="it")
-    asking: Asking = ask(tuned, RepT(layer=LAYER), [query], Encoding(128))
+    asking: PreparedQueries = prepare_queries(tuned, RepT(layer=LAYER), [query], Encoding(128))
     at = int(asking.weights[0].argmax())
     assert at > 0
     direct = seen(tuned, asking.rows[0], LAYER).grads[LAYER][0, at]
-    torch.testing.assert_close(asking.asked.blocks["g_2"][0], direct)
+    torch.testing.assert_close(asking.features.features["g_2"][0], direct)

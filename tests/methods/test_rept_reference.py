@@ -19,10 +19,10 @@ from conftest import PAIRS, SMALL
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
-from taughtby.data.dataset import read
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.dataset import read_examples
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 
 LAYER, ENCODING = 2, Encoding(128)
 HEADS, GROUPS, EPS, THETA, STEP = SMALL["num_attention_heads"], SMALL["num_key_value_heads"], 1e-6, 10_000.0, 1e-5
@@ -41,7 +41,7 @@ class Llama:
             h = self.block(h, layer)
         return h
 
-    def loss(self, h: np.ndarray, row: Row) -> float:
+    def loss(self, h: np.ndarray, row: TokenizedExample) -> float:
         """The mean cross entropy of the answer's tokens, from h_ℓ up."""
         for layer in range(LAYER, SMALL["num_hidden_layers"]):
             h = self.block(h, layer)
@@ -83,7 +83,7 @@ def turned(x: np.ndarray) -> np.ndarray:
     return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
 
 
-def truth(model: Llama, row: Row) -> tuple[np.ndarray, np.ndarray]:
+def truth(model: Llama, row: TokenizedExample) -> tuple[np.ndarray, np.ndarray]:
     """(H, g): the state of the last prompt token from the prompt alone, and ∂loss/∂h_ℓ at p … p+n-1, (n, d)."""
     h = model.states(list(row.ids))
     g = np.zeros((row.n_response, h.shape[1]))
@@ -105,20 +105,20 @@ def llama(model_folder: Path) -> Llama:
 
 
 @pytest.fixture(scope="module")
-def rows(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+def rows(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TokenizedExample]]:
     file = tmp_path_factory.mktemp("reference") / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS[:4]))
-    made = [encode(tiny.tokenizer, row, ENCODING) for row in read(file)]
-    return file, [row for row in made if isinstance(row, Row)]
+    made = [tokenize(tiny.tokenizer, row, ENCODING) for row in read_examples(file)]
+    return file, [row for row in made if isinstance(row, TokenizedExample)]
 
 
 @pytest.fixture(scope="module")
-def known(llama: Llama, rows: tuple[Path, list[Row]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def known(llama: Llama, rows: tuple[Path, list[TokenizedExample]]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [truth(llama, row) for row in rows[1]]
 
 
-def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[Row]], known: Any) -> None:
-    got = capture(tiny, pad(rows[1], range(len(rows[1]))), [LAYER])
+def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[TokenizedExample]], known: Any) -> None:
+    got = capture(tiny, collate(rows[1], range(len(rows[1]))), [LAYER])
     for i, (row, (state, grads)) in enumerate(zip(rows[1], known, strict=True)):
         np.testing.assert_allclose(got.states[LAYER][i, 0].numpy(), state, atol=1e-4 * np.abs(state).max())
         ours = got.grads[LAYER][i, : row.n_response].numpy()
@@ -126,19 +126,21 @@ def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[Row]], known: An
 
 
 def test_scores_of_rows_and_of_their_tokens(
-    tiny: Any, rows: tuple[Path, list[Row]], known: Any, tmp_path: Path
+    tiny: Any, rows: tuple[Path, list[TokenizedExample]], known: Any, tmp_path: Path
 ) -> None:
     """The released score, cos([H; g_1], [H'; g'_1]), and the paper's token score, as a mean over the query's tokens.
 
     An index holds float16, so to three digits.
     """
-    index = build_index(tiny, rows[0], tmp_path / "idx", [method(f"rept:layer={LAYER},scale=raw")], encoding=ENCODING)
-    (traced,) = trace_queries(index, tiny, [Query(*PAIRS[2])], top=len(known)).queries
+    index = build_index(
+        tiny, rows[0], tmp_path / "idx", [get_method(f"rept:layer={LAYER},scale=raw")], encoding=ENCODING
+    )
+    (traced,) = trace_queries(index, tiny, [Query(*PAIRS[2])], top_k=len(known)).queries
     signatures = unit(np.stack([np.concatenate([state, grads[0]]) for state, grads in known]))
     np.testing.assert_allclose(traced.scores.numpy(), signatures @ signatures[2], atol=2e-3)
     toward = unit(known[2][1]).mean(0)
     for found in traced.rows:
-        wanted = unit(known[found.place][1]) @ toward
+        wanted = unit(known[found.position][1]) @ toward
         shown = [token.score for token in found.tokens]  # all but the template's own that close the turn
         assert len(wanted) - 2 <= len(shown) <= len(wanted)
         np.testing.assert_allclose(shown, wanted[: len(shown)], atol=2e-3)

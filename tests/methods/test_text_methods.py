@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.query import Query, ask
+from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
-from taughtby.data.example import Example, example
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.example import Example, make_example
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Asked, Method, embedding, method
-from taughtby.methods.base import spoken
+from taughtby.methods import Method, QueryFeatures, embedding, get_method
+from taughtby.methods.base import row_text
 from taughtby.methods.embedding import Embedding, embedded
-from taughtby.methods.rise import Readout
+from taughtby.methods.rise import RISE
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -37,7 +37,7 @@ EXACT: dict[str, Any] = {"states": 0, "residuals": 0, "errors": 0}
 
 
 @pytest.fixture(scope="module")
-def rows(tuned: Any) -> list[Row]:
+def rows(tuned: Any) -> list[TokenizedExample]:
     return encoded(tuned, PAIRS)
 
 
@@ -53,20 +53,20 @@ def index(tuned: Any, file: Path) -> Index:
     """The read-out exact, the encoder, and two fragments' worth of rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", 5)
-        return build_index(tuned, file, file.parent / "idx", [Readout(**EXACT), Embedding()])
+        return build_index(tuned, file, file.parent / "idx", [RISE(**EXACT), Embedding()])
 
 
-def encoded(model: Any, pairs: list[tuple[str, str]]) -> list[Row]:
-    made = [encode(model.tokenizer, example(p, r), Encoding(128)) for p, r in pairs]
-    return [row for row in made if isinstance(row, Row)]
+def encoded(model: Any, pairs: list[tuple[str, str]]) -> list[TokenizedExample]:
+    made = [tokenize(model.tokenizer, make_example(p, r), Encoding(128)) for p, r in pairs]
+    return [row for row in made if isinstance(row, TokenizedExample)]
 
 
-def batch_of(rows: list[Row]) -> Any:
-    return pad(rows, range(len(rows)))
+def batch_of(rows: list[TokenizedExample]) -> Any:
+    return collate(rows, range(len(rows)))
 
 
 def scores(how: Method, tuned: Any, index: Index, queries: list[Query] = QUERIES) -> np.ndarray:
-    return how.scores(ask(tuned, how, queries, Encoding(128)).asked, index).numpy()
+    return how.scores(prepare_queries(tuned, how, queries, Encoding(128)).features, index).numpy()
 
 
 # — the read-out against loops over tokens
@@ -77,7 +77,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / max(length, 1e-8)
 
 
-def residual(z: np.ndarray, y: int, how: Readout) -> np.ndarray:
+def residual(z: np.ndarray, y: int, how: RISE) -> np.ndarray:
     """softmax − onehot of one token over the vocabulary, on the support alone."""
     order = [int(v) for v in np.argsort(-z, kind="stable")]
     support = order[: how.support or len(order)]
@@ -100,7 +100,7 @@ def residual(z: np.ndarray, y: int, how: Readout) -> np.ndarray:
     return r
 
 
-def channels(model: Any, row: Row, how: Readout) -> tuple[np.ndarray, np.ndarray]:
+def channels(model: Any, row: TokenizedExample, how: RISE) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, V, d) and (tokens, d, d): r̂_t ⊗ ĥ_t and ĝ_t ⊗ ĥ_t, by the whole model in one row."""
     with torch.no_grad():
         out = model.lm(torch.tensor([row.ids]), output_hidden_states=True)
@@ -114,7 +114,7 @@ def channels(model: Any, row: Row, how: Readout) -> tuple[np.ndarray, np.ndarray
     return np.stack(lexical), np.stack(semantic)
 
 
-def signature(model: Any, row: Row, how: Readout) -> np.ndarray:
+def signature(model: Any, row: TokenizedExample, how: RISE) -> np.ndarray:
     lexical, semantic = channels(model, row, how)
     return unit(np.concatenate([how.lexical * lexical.sum(0).ravel(), how.semantic * semantic.sum(0).ravel()]))
 
@@ -122,33 +122,33 @@ def signature(model: Any, row: Row, how: Readout) -> np.ndarray:
 @pytest.mark.parametrize(
     "how",
     [
-        Readout(**EXACT),
-        Readout(**EXACT, support=0, temperature=1.0),
-        Readout(**EXACT, support=6, mass=0.5, temperature=2.0),
-        Readout(**EXACT, support=40, mass=0.9, temperature=0.5),
+        RISE(**EXACT),
+        RISE(**EXACT, support=0, temperature=1.0),
+        RISE(**EXACT, support=6, mass=0.5, temperature=2.0),
+        RISE(**EXACT, support=40, mass=0.9, temperature=0.5),
     ],
     ids=["as published", "whole softmax", "narrow support", "wide support"],
 )
-def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[Row], how: Readout) -> None:
-    made = how.blocks(tuned, batch_of(rows))
+def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[TokenizedExample], how: RISE) -> None:
+    made = how.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
-        for name, wanted in zip(how.names(tuned.depth), channels(tuned, row, how), strict=True):
+        for name, wanted in zip(how.feature_names(tuned.depth), channels(tuned, row, how), strict=True):
             np.testing.assert_allclose(made[name][place].numpy(), wanted.sum(0).ravel(), atol=2e-4, err_msg=name)
 
 
-def test_the_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[Row], index: Index) -> None:
+def test_the_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[TokenizedExample], index: Index) -> None:
     asked = encoded(tuned, [(query.prompt, query.response) for query in QUERIES])
-    for how in (Readout(**EXACT), Readout(**EXACT, lexical=0.2, semantic=1.5), Readout(**EXACT, semantic=0.0)):
+    for how in (RISE(**EXACT), RISE(**EXACT, lexical=0.2, semantic=1.5), RISE(**EXACT, semantic=0.0)):
         wanted = [[signature(tuned, q, how) @ signature(tuned, row, how) for row in rows] for q in asked]
         np.testing.assert_allclose(scores(how, tuned, index), wanted, atol=2e-3)
 
 
 def test_the_channels_shares_add_up_to_the_score(tuned: Any, index: Index) -> None:
-    trace = trace_queries(index, tuned, QUERIES, by="readout", top=8, words=False)
+    trace = trace_queries(index, tuned, QUERIES, method="rise", top_k=8, score_tokens=False)
     for traced in trace.queries:
         for found in traced.rows:
-            assert [name[:4] for name in found.blocks] == ["rh_L", "gh_L"]
-            assert found.score == pytest.approx(sum(found.blocks.values()), abs=1e-5)
+            assert [name[:4] for name in found.score_components] == ["rh_L", "gh_L"]
+            assert found.score == pytest.approx(sum(found.score_components.values()), abs=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere", "gpt2"])
@@ -158,7 +158,7 @@ def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: s
 
     model = load_model(str(make_model(family)), dtype="float32")
     batch = batch_of(encoded(model, PAIRS))
-    found = Readout(**EXACT, support=0, temperature=1.0).factors(model, batch)
+    found = RISE(**EXACT, support=0, temperature=1.0).factors(model, batch)
     seen = capture(model, batch, [-1])
     for ours, theirs in ((found.g, seen.grads[model.depth]), (found.h, seen.states[model.depth])):
         wanted = theirs / theirs.norm(dim=-1, keepdim=True).clamp(min=1e-30)
@@ -166,36 +166,36 @@ def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: s
         assert not bool(ours[~batch.valid].any())
 
 
-def test_a_batch_is_its_rows(tuned: Any, rows: list[Row]) -> None:
-    how = Readout()
-    together = how.blocks(tuned, batch_of(rows))
+def test_a_batch_is_its_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
+    how = RISE()
+    together = how.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
-        alone = how.blocks(tuned, batch_of([row]))
+        alone = how.features(tuned, batch_of([row]))
         for name, block in together.items():
             assert torch.allclose(block[place], alone[name][0], atol=1e-4)
 
 
-def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[Row]) -> None:
-    how, row = Readout(**EXACT), rows[3]
+def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[TokenizedExample]) -> None:
+    how, row = RISE(**EXACT), rows[3]
     weights = torch.zeros(1, row.n_response)
     weights[0, 1], weights[0, 2] = 1.0, 0.5
-    made = how.blocks(tuned, batch_of([row]), weights)
-    for name, wanted in zip(how.names(tuned.depth), channels(tuned, row, how), strict=True):
+    made = how.features(tuned, batch_of([row]), weights)
+    for name, wanted in zip(how.feature_names(tuned.depth), channels(tuned, row, how), strict=True):
         np.testing.assert_allclose(made[name][0].numpy(), (wanted[1] + 0.5 * wanted[2]).ravel(), atol=2e-4)
 
 
-def test_a_rows_words_are_its_shares(tuned: Any, rows: list[Row]) -> None:
-    how = Readout()
-    words, made = how.gradients(tuned, batch_of(rows)), how.blocks(tuned, batch_of(rows))
+def test_a_rows_words_are_its_shares(tuned: Any, rows: list[TokenizedExample]) -> None:
+    how = RISE()
+    words, made = how.token_gradients(tuned, batch_of(rows)), how.features(tuned, batch_of(rows))
     whole = torch.cat([how.lexical * torch.as_tensor(made["rh_L"]), how.semantic * torch.as_tensor(made["gh_L"])], 1)
     assert torch.allclose(words.sum(1), whole, atol=1e-4)
 
 
-def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[Row]) -> None:
+def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[TokenizedExample]) -> None:
     seen: list[bool] = []
     hook = tuned.blocks[0].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     try:
-        made = Readout().blocks(tuned, batch_of(rows))
+        made = RISE().features(tuned, batch_of(rows))
     finally:
         hook.remove()
     assert seen == [False]
@@ -207,8 +207,8 @@ def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
     row = encoded(tuned, [("why", "a b c 0 1 2")])[0]
     with torch.no_grad():
         best = tuned.lm(torch.tensor([row.ids])).logits[0].argmax(-1).tolist()
-    sure = Row((*row.ids[: row.n_prompt], best[row.n_prompt - 1]), row.n_prompt)
-    found = Readout(temperature=1e-4).factors(tuned, batch_of([sure, row]))
+    sure = TokenizedExample((*row.ids[: row.n_prompt], best[row.n_prompt - 1]), row.n_prompt)
+    found = RISE(temperature=1e-4).factors(tuned, batch_of([sure, row]))
     assert not bool(found.r[0].any()) and not bool(found.g[0].any())
     assert all(bool(part.isfinite().all()) for part in found)
     assert bool(found.r[1].any())
@@ -217,23 +217,23 @@ def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
 # — sketches
 
 
-def kernel(tuned: Any, rows: list[Row], how: Readout) -> torch.Tensor:
-    made = how.blocks(tuned, batch_of(rows))
-    rh = torch.as_tensor(made[how.names(tuned.depth)[0]])
+def kernel(tuned: Any, rows: list[TokenizedExample], how: RISE) -> torch.Tensor:
+    made = how.features(tuned, batch_of(rows))
+    rh = torch.as_tensor(made[how.feature_names(tuned.depth)[0]])
     return rh @ rh.T
 
 
-def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[Row]) -> None:
+def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[TokenizedExample]) -> None:
     """A count sketch of width k misses an inner product of unit vectors by √(2/k) at most, and on no side.
 
     Pagh and Pham's bound; a sum over n × n' pairs of tokens misses by at most as much for each.
     """
-    exact = kernel(tuned, rows, Readout(**EXACT))
+    exact = kernel(tuned, rows, RISE(**EXACT))
     pairs = torch.tensor([[a.n_response * b.n_response for b in rows] for a in rows])
     off = ~torch.eye(len(rows), dtype=torch.bool)
     worst = {}
     for width in (16, 64, 256):
-        how = [Readout(states=0, errors=0, residuals=width, seed=seed) for seed in range(20)]
+        how = [RISE(states=0, errors=0, residuals=width, seed=seed) for seed in range(20)]
         misses = torch.stack([(kernel(tuned, rows, one) - exact) / pairs for one in how])[:, off]
         worst[width] = float(misses.square().mean().sqrt())
         assert worst[width] < math.sqrt(2 / width)
@@ -241,20 +241,20 @@ def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[Ro
     assert worst[256] < worst[64] < worst[16]
 
 
-def test_the_sketch_is_one_vector_of_a_fixed_size(tuned: Any, rows: list[Row]) -> None:
-    made = Readout(states=16, residuals=64, errors=8).blocks(tuned, batch_of(rows))
+def test_the_sketch_is_one_vector_of_a_fixed_size(tuned: Any, rows: list[TokenizedExample]) -> None:
+    made = RISE(states=16, residuals=64, errors=8).features(tuned, batch_of(rows))
     assert [tuple(torch.as_tensor(block).shape) for block in made.values()] == [(8, 1024), (8, 128)]
 
 
-def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[Row]) -> None:
-    wide = Readout(states=32, residuals=384, errors=99).blocks(tuned, batch_of(rows))
-    exact = Readout(**EXACT).blocks(tuned, batch_of(rows))
+def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[TokenizedExample]) -> None:
+    wide = RISE(states=32, residuals=384, errors=99).features(tuned, batch_of(rows))
+    exact = RISE(**EXACT).features(tuned, batch_of(rows))
     pairs = zip(wide.values(), exact.values(), strict=True)
     assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in pairs)
 
 
-def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[Row]) -> None:
-    made = (Readout(residuals=32, seed=seed).blocks(tuned, batch_of(rows)) for seed in (1, 1, 2))
+def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[TokenizedExample]) -> None:
+    made = (RISE(residuals=32, seed=seed).features(tuned, batch_of(rows)) for seed in (1, 1, 2))
     first, again, other = (next(iter(blocks.values())) for blocks in made)
     assert torch.equal(torch.as_tensor(first), torch.as_tensor(again))
     assert not torch.allclose(torch.as_tensor(first), torch.as_tensor(other))
@@ -262,26 +262,26 @@ def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[Row])
 
 def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) -> None:
     with pytest.raises(StoreError, match=re.escape("temperature: index has 0.1, asked 1.0")):
-        trace_queries(index, tuned, QUERIES, by="readout:temperature=1")
-    asked = [trace_queries(index, tuned, QUERIES, by=f"readout:semantic={by}", words=False) for by in (0, 2)]
+        trace_queries(index, tuned, QUERIES, method="rise:temperature=1")
+    asked = [trace_queries(index, tuned, QUERIES, method=f"rise:semantic={by}", score_tokens=False) for by in (0, 2)]
     assert not torch.allclose(asked[0].queries[0].scores, asked[1].queries[0].scores)
 
 
 @pytest.mark.parametrize(
     ("spec", "what"),
     [
-        ("readout:states=-1", "readout: states is below 0"),
-        ("readout:support=-2", "readout: support is below 0"),
-        ("readout:temperature=0", "readout: the temperature is not above 0"),
-        ("readout:temperature=nan", "readout: the temperature is not above 0"),
-        ("readout:mass=1.5", "readout: mass is no share of probability"),
-        ("readout:temperature=cold", "readout: temperature is not a number"),
+        ("rise:states=-1", "rise: states is below 0"),
+        ("rise:support=-2", "rise: support is below 0"),
+        ("rise:temperature=0", "rise: the temperature is not above 0"),
+        ("rise:temperature=nan", "rise: the temperature is not above 0"),
+        ("rise:mass=1.5", "rise: mass is no share of probability"),
+        ("rise:temperature=cold", "rise: temperature is not a number"),
         ("embedding:what=all", "embedding reads no such thing"),
     ],
 )
 def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
     with pytest.raises(OptionError) as caught:
-        method(spec)
+        get_method(spec)
     assert caught.value.what == what
     assert caught.value.do
 
@@ -289,19 +289,19 @@ def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
 # — traced
 
 
-@pytest.mark.parametrize("by", ["readout", "embedding", "tfidf"])
+@pytest.mark.parametrize("by", ["rise", "embedding", "tfidf"])
 def test_a_row_asked_about_itself_comes_first(tuned: Any, index: Index, by: str) -> None:
     for place, (prompt, response) in enumerate(PAIRS[:7]):  # the eighth has no word of two letters but the prompt's
-        found = trace_queries(index, tuned, [Query(prompt, response)], by=by, top=3).queries[0].rows[0]
-        assert found.place == place
+        found = trace_queries(index, tuned, [Query(prompt, response)], method=by, top_k=3).queries[0].rows[0]
+        assert found.position == place
         assert found.score == pytest.approx(1, abs=2e-3)
-        assert bool(found.tokens) == (by == "readout")
+        assert bool(found.tokens) == (by == "rise")
 
 
 def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
     query = Query("who makes honey", "it is made by beetles", span="beetles")
-    found = trace_queries(index, tuned, [query], by="readout", top=8).queries[0]
-    row = next(found for found in found.rows if "beetles" in found.row.response)
+    found = trace_queries(index, tuned, [query], method="rise", top_k=8).queries[0]
+    row = next(found for found in found.rows if "beetles" in found.example.response)
     assert max(row.tokens, key=lambda token: token.score).text.strip() in "beetles"
 
 
@@ -311,9 +311,9 @@ def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
 def test_what_was_said_is_all_but_the_system_prompt() -> None:
     roles = ("system", "user", "assistant", "user", "assistant")
     row = Example(tuple({"role": role, "content": f"{role}{n}"} for n, role in enumerate(roles)))
-    assert spoken(row) == "user1 assistant2 user3 assistant4"
-    assert spoken(row, "prompt") == "user1 assistant2 user3"
-    assert spoken(row, "answer") == "assistant4"
+    assert row_text(row) == "user1 assistant2 user3 assistant4"
+    assert row_text(row, "prompt") == "user1 assistant2 user3"
+    assert row_text(row, "answer") == "assistant4"
 
 
 def counted(text: str) -> Counter[str]:
@@ -330,25 +330,25 @@ def test_tfidf_is_its_formula(tuned: Any, index: Index) -> None:
         for place, row in enumerate(rare):
             dot = sum(weight * row.get(w, 0) for w, weight in asked.items())
             wanted[q, place] = dot / math.hypot(*asked.values()) / math.hypot(*row.values())
-    np.testing.assert_allclose(scores(method("tfidf"), tuned, index), wanted, atol=1e-6)
+    np.testing.assert_allclose(scores(get_method("tfidf"), tuned, index), wanted, atol=1e-6)
 
 
 def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index) -> None:
-    assert not scores(method("tfidf"), tuned, index, [Query("zebra", "giraffe")]).any()
+    assert not scores(get_method("tfidf"), tuned, index, [Query("zebra", "giraffe")]).any()
 
 
 class Wordless:
     """An index whose rows have no words."""
 
     def texts(self) -> list[Example]:
-        return [example("?", "!"), example("🙂", "🙃")]
+        return [make_example("?", "!"), make_example("🙂", "🙃")]
 
     def __len__(self) -> int:
         return 2
 
 
 def test_tfidf_of_rows_without_words_is_zero() -> None:
-    found = method("tfidf").scores(Asked(("who",), ("me",), {}), Wordless())  # type: ignore[arg-type]
+    found = get_method("tfidf").scores(QueryFeatures(("who",), ("me",), {}), Wordless())  # type: ignore[arg-type]
     assert found.tolist() == [[0, 0]]
 
 
@@ -374,8 +374,8 @@ def test_the_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index
 
 
 def test_one_side_alone_can_be_embedded() -> None:
-    rows = [example("Who makes honey?", "A captain."), example("Who steers a ship?", "A captain.")]
-    blocks = {what: method(f"embedding:what={what}").read(rows) for what in ("prompt", "answer", "both")}
+    rows = [make_example("Who makes honey?", "A captain."), make_example("Who steers a ship?", "A captain.")]
+    blocks = {what: get_method(f"embedding:what={what}").text_features(rows) for what in ("prompt", "answer", "both")}
     same = {what: float(torch.as_tensor(made[f"text_{what}"]).prod(0).sum()) for what, made in blocks.items()}
     assert same["answer"] == pytest.approx(1, abs=1e-5)
     assert same["prompt"] < same["both"] < 1
@@ -396,7 +396,7 @@ def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: 
         return embedded(texts)
 
     monkeypatch.setattr(embedding, "embedded", count)
-    trace_queries(index, tuned, QUERIES, by="embedding")
+    trace_queries(index, tuned, QUERIES, method="embedding")
     assert read == [3]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from conftest import SMALL
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Row, pad
+from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 
@@ -121,15 +121,17 @@ def test_kind(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> N
     torch.testing.assert_close(
         model.head(model.decoder(input_ids=IDS, use_cache=False).last_hidden_state), wanted, rtol=1e-4, atol=1e-5
     )
-    with model.untuned() as before:
+    with model.base_model() as before:
         torch.testing.assert_close(logits(before)[..., :384], base, rtol=1e-5, atol=1e-5)
-        assert before.fingerprint["adapter"] is None and not before.has_untuned
+        assert before.fingerprint["adapter"] is None and not before.has_base
     torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-5)
     assert not any(weight.requires_grad for weight in model.peft.parameters())
     assert (
-        (model.before is not None) == (kind in OVER) == any("changed the base for good" in note for note in model.notes)
+        (model.separate_base is not None)
+        == (kind in OVER)
+        == any("changed the base for good" in note for note in model.notes)
     )
-    assert model.has_untuned and model.base is None
+    assert model.has_base and model.base_name is None
 
 
 @pytest.mark.parametrize("kind", ["dora", "modules_to_save", "tied-head", "pissa", "added-tokens"])
@@ -140,7 +142,7 @@ def test_capture_of_a_kind_is_that_of_the_model_it_makes(
     family, config, added = KINDS[kind]
     adapter, _ = trained(make_model(family), config(), tmp_path / "a", added)
     model = load(str(adapter))
-    batch = pad([Row((5, 40, 300, 7, 41, 12), 3), Row((9, 8, 200), 2)], [0, 1])
+    batch = collate([TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)], [0, 1])
     found = capture(model, batch, [0, 2, 4])
 
     ids, grads = torch.tensor([[5, 40, 300, 7, 41, 12]]), {}
@@ -190,7 +192,7 @@ def test_several_adapters_are_on_together_and_off_together(
         model = load(model_folder, *adapters)
         assert model.adapter == [str(adapter) for adapter in adapters]
         torch.testing.assert_close(logits(model), logits(truth), rtol=1e-4, atol=1e-4)
-        with model.untuned() as before:
+        with model.base_model() as before:
             assert torch.equal(logits(before), base)
         torch.testing.assert_close(logits(model), logits(truth), rtol=1e-4, atol=1e-4)
         prints.append(model.fingerprint["adapter"])
@@ -363,6 +365,6 @@ def test_half_precision_loads_with_its_adapter(
     assert {weight.dtype for weight in half.peft.parameters()} == {getattr(torch, dtype)}
     near = torch.nn.functional.cosine_similarity(logits(half).float(), logits(tuned), dim=-1)
     assert near.min() > 0.99
-    with half.untuned() as before:
+    with half.base_model() as before:
         assert logits(before).dtype == getattr(torch, dtype)
-    assert half.before is None and half.fingerprint["adapter"] == tuned.fingerprint["adapter"]
+    assert half.separate_base is None and half.fingerprint["adapter"] == tuned.fingerprint["adapter"]

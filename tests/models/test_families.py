@@ -11,7 +11,7 @@ import torch
 
 from conftest import SMALL
 from taughtby.capture.capture import capture, prompt_states
-from taughtby.data.tokenize import Row, pad
+from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import ModelError
 from taughtby.models.model import load_model
 
@@ -57,7 +57,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("StableLmConfig", SMALL),
     "starcoder2": ("Starcoder2Config", SMALL),
 }
-ROWS = [Row((5, 40, 300, 7, 41, 12), 3), Row((9, 8, 200, 201, 3, 77, 4, 4), 2)]
+ROWS = [TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200, 201, 3, 77, 4, 4), 2)]
 
 
 def saved(kind: str, options: dict[str, Any], tokenizer: Any, to: Path) -> str:
@@ -78,7 +78,7 @@ def test_states_and_gradients_are_the_models_own(family: str, tokenizer: Any, tm
     """Against the model's whole forward and autograd through all of it, one row at a time."""
     model = load_model(saved(*OTHERS[family], tokenizer, tmp_path), dtype="float32", device="cpu")
     assert model.depth == 4
-    batch = pad(ROWS, [0, 1])
+    batch = collate(ROWS, [0, 1])
     found, prompts = capture(model, batch, [0, 2, 4]), prompt_states(model, batch, [2])[2]
     states: dict[int, Any] = {}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, SMALL, config
-from taughtby.models.fingerprint import PART, adapter_hash, joined, model_hash, sampled_hash, weights_hash
+from taughtby.models.fingerprint import PART, adapter_hash, join_hashes, model_hash, sampled_hash, weights_hash
 from taughtby.models.model import Model, load_model
 
 
@@ -228,5 +228,5 @@ def test_another_adapter_is_seen(model_folder: Path, adapter_folder: Path, tuned
 
 
 def test_several_hashes_are_one_in_their_order() -> None:
-    assert joined(["a"]) == "a"
-    assert len({joined(["a", "b"]), joined(["b", "a"]), joined(["a", "b", "b"]), "a", "b"}) == 5
+    assert join_hashes(["a"]) == "a"
+    assert len({join_hashes(["a", "b"]), join_hashes(["b", "a"]), join_hashes(["a", "b", "b"]), "a", "b"}) == 5

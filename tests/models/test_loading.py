@@ -16,7 +16,7 @@ import torch
 from taughtby.errors import ModelError, OptionError
 from taughtby.models import loading as weights
 from taughtby.models.loading import adapter_folder as fetched_folder
-from taughtby.models.loading import base_of, is_adapter, load_tokenizer, nearest
+from taughtby.models.loading import base_of_adapter, is_adapter, load_tokenizer, nearest_file
 from taughtby.models.model import load_model
 
 IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
@@ -113,7 +113,7 @@ def test_a_gguf_file(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_the_embedded_model() -> None:
     model = load_model("smollm2", dtype="float32", device="cpu")
-    assert (model.depth, model.width, model.window) == (30, 576, 8192)
+    assert (model.depth, model.hidden_size, model.context_length) == (30, 576, 8192)
     assert "<|im_start|>" in model.tokenizer.chat_template
     assert load_tokenizer("smollm2").get_vocab() == model.tokenizer.get_vocab()
 
@@ -201,7 +201,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: only the words that would be said to one."""
     monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
-    four = weights.how("bfloat16", "cuda:1", "4bit").options
+    four = weights.load_options("bfloat16", "cuda:1", "4bit").options
     assert four["device_map"] == {"": "cuda:1"} and four["dtype"] == torch.bfloat16
     config = four["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == (
@@ -209,10 +209,10 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         "nf4",
         torch.bfloat16,
     )
-    eight = weights.how("bfloat16", "map", "8bit").options
+    eight = weights.load_options("bfloat16", "map", "8bit").options
     assert eight["device_map"] == "auto" and eight["quantization_config"].load_in_8bit
-    assert weights.how("float32", "map", None).options == {"dtype": torch.float32, "device_map": "auto"}
-    assert weights.how("float32", "cpu", None).options == {"dtype": torch.float32}
+    assert weights.load_options("float32", "map", None).options == {"dtype": torch.float32, "device_map": "auto"}
+    assert weights.load_options("float32", "cpu", None).options == {"dtype": torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_an_output_folder_of_checkpoints_names_the_newest(
 
 def test_a_folder_in_which_the_adapter_lies_deeper(adapter_folder: Path, tmp_path: Path) -> None:
     copied(adapter_folder, tmp_path / "reference")
-    assert nearest(tmp_path) == f"give {tmp_path / 'reference'}, which lies in it"
+    assert nearest_file(tmp_path) == f"give {tmp_path / 'reference'}, which lies in it"
 
 
 def test_a_model_and_an_adapter_in_one_folder(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_the_base_that_an_adapter_names(
         [(str(model_folder), model_folder), ("base", tmp_path / "base"), ("../base", tmp_path / "base")]
     ):
         adapter = named(adapter_folder, tmp_path / f"a{at}", base)
-        assert base_of(adapter) == (str(found), ())
+        assert base_of_adapter(adapter) == (str(found), ())
         model = load_model(str(adapter), dtype="float32", device="cpu")
         assert (model.name, model.adapters) == (str(found), (str(adapter),))
         assert model.fingerprint["model"] == tuned.fingerprint["model"]
@@ -446,7 +446,7 @@ def test_axolotls_folder_holds_the_bases_config_too(model_folder: Path, adapter_
 
 def test_our_own_adapter_names_the_embedded_model(adapter_folder: Path, tmp_path: Path) -> None:
     adapter = named(adapter_folder, tmp_path / "a", "/gone/cache/SmolLM2", taughtby={"base": "smollm2"})
-    assert base_of(adapter) == ("smollm2", ())
+    assert base_of_adapter(adapter) == ("smollm2", ())
 
 
 def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
@@ -454,13 +454,13 @@ def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
 ) -> None:
     monkeypatch.setattr(weights, "_packaged", lambda: tmp_path / "smollm2.gguf")
     adapter = named(adapter_folder, tmp_path / "a", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert base_of(adapter) == (
+    assert base_of_adapter(adapter) == (
         "smollm2",
         ("HuggingFaceTB/SmolLM2-135M-Instruct is not within reach: taken the embedded smollm2, "
          "the same model with weights rounded to 4 bits",),
     )  # fmt: skip
     monkeypatch.setattr(weights, "_hub_file", lambda name, file: "config.json")  # within reach
-    assert base_of(adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", ())
+    assert base_of_adapter(adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", ())
 
 
 @pytest.mark.parametrize(

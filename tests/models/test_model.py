@@ -16,9 +16,9 @@ import torch
 
 from conftest import FAMILIES, SMALL
 from taughtby.capture.capture import capture, prompt_states
-from taughtby.data.tokenize import Row, pad
+from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import ModelError
-from taughtby.models.model import Model, borrowed, load_model
+from taughtby.models.model import Model, borrow_model, load_model
 
 IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
 
@@ -43,7 +43,7 @@ def copied(folder: Path, to: Path) -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_head_and_sizes(family: str, make_model: Callable[[str], Path]) -> None:
     model = load(make_model(family))
-    assert (model.depth, model.width, model.window) == (4, 32, 256)
+    assert (model.depth, model.hidden_size, model.context_length) == (4, 32, 256)
     assert (model.dtype, model.device.type) == (torch.float32, "cpu")
     assert not any(weight.requires_grad for weight in model.lm.parameters())
     assert not model.lm.training
@@ -81,19 +81,19 @@ def test_untuned_is_the_base_model(model_folder: Path, tuned: Model, tiny: Model
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)(input_ids=IDS).logits.detach()
-    with tuned.untuned() as before:
+    with tuned.base_model() as before:
         torch.testing.assert_close(logits(before), base)
         assert (before.adapters, before.peft, before.fingerprint) == ((), None, tiny.fingerprint)
-        assert tuned.has_untuned and not before.has_untuned
+        assert tuned.has_base and not before.has_base
     assert (logits(tuned) - base).abs().max() > 0.1
-    with tiny.untuned() as before:
-        assert before is tiny and not tiny.has_untuned
+    with tiny.base_model() as before:
+        assert before is tiny and not tiny.has_base
 
 
 def test_untuned_within_untuned(tuned: Model, tiny: Model) -> None:
     wanted, base = logits(tuned), logits(tiny)
-    with tuned.untuned() as before:
-        with tuned.untuned() as again, before.untuned() as third:
+    with tuned.base_model() as before:
+        with tuned.base_model() as again, before.base_model() as third:
             assert torch.equal(logits(again), base) and third is before
         assert torch.equal(logits(before), base)  # the inner end has not switched it on
     assert torch.equal(logits(tuned), wanted)
@@ -110,13 +110,13 @@ def test_tuned_is_what_peft_makes_of_it(model_folder: Path, adapter_folder: Path
 
 def test_untuned_ends_even_when_something_is_raised(tuned: Model) -> None:
     wanted = logits(tuned)
-    with pytest.raises(ZeroDivisionError), tuned.untuned():
+    with pytest.raises(ZeroDivisionError), tuned.base_model():
         _ = 1 / 0
     torch.testing.assert_close(logits(tuned), wanted)
 
 
 def test_an_adapter_is_frozen_also_after_it_was_off(tuned: Model) -> None:
-    with tuned.untuned():
+    with tuned.base_model():
         pass
     assert not any(weight.requires_grad for weight in tuned.peft.parameters())
     assert not tuned.peft.training
@@ -144,15 +144,15 @@ def full_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-ROWS = [Row((5, 40, 300, 7, 41, 12), 3), Row((9, 8, 200), 2)]
+ROWS = [TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)]
 
 
 def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
     model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
-    assert (model.base, model.has_untuned, model.notes) == (str(model_folder), True, ())
+    assert (model.base_name, model.has_base, model.notes) == (str(model_folder), True, ())
     assert model.fingerprint == load(full_folder).fingerprint | {"base": tiny.fingerprint["model"]}
-    batch = pad(ROWS, [0, 1])
-    with model.untuned() as before:
+    batch = collate(ROWS, [0, 1])
+    with model.base_model() as before:
         found = capture(before, batch, [2])
     wanted, own = capture(tiny, batch, [2]), capture(model, batch, [2])
     torch.testing.assert_close(found.grads[2], wanted.grads[2])
@@ -161,11 +161,11 @@ def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_fol
 
 
 def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
-    from taughtby.methods import method
+    from taughtby.methods import get_method
 
-    how: Any = method("lesson:layer=2,middle=2")
+    how: Any = get_method("lesson:layer=2,state_layer=2")
     model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
-    batch = pad(ROWS, [0, 1])
+    batch = collate(ROWS, [0, 1])
     news = (capture(load(full_folder), batch, [2]).logp - capture(tiny, batch, [2]).logp).clamp(min=0)
     assert news.sum() > 0.1
     torch.testing.assert_close(how.news(model, batch), news)
@@ -183,7 +183,7 @@ def test_a_merged_model_is_the_adapter_and_its_base(
     model = load_model(str(tmp_path / "m"), base=str(model_folder), dtype="float32", device="cpu")
     assert model.peft is None
     torch.testing.assert_close(logits(model), logits(tuned), rtol=1e-4, atol=1e-4)
-    with model.untuned() as before:
+    with model.base_model() as before:
         assert torch.equal(logits(before), logits(tiny))
 
 
@@ -198,11 +198,11 @@ def test_tokens_that_were_added_in_a_full_fine_tune(model_folder: Path, tiny: Mo
     own.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), base=str(model_folder), dtype="float32", device="cpu")
     assert model.notes == (f"{model_folder} lacks 2 tokens, and reads each as the mean of those it has",)
-    with model.untuned() as before:
+    with model.base_model() as before:
         torch.testing.assert_close(logits(before)[..., :384], logits(tiny))
         rows = before.lm.get_input_embeddings().weight
         torch.testing.assert_close(rows[385], rows[:384].mean(0))
-        assert capture(before, pad([Row((5, 384, 300, 385, 41), 3)], [0]), [0]).logp.isfinite().all()
+        assert capture(before, collate([TokenizedExample((5, 384, 300, 385, 41), 3)], [0]), [0]).logp.isfinite().all()
 
 
 def other_base(kind: str, model_folder: Path, make_model: Callable[[str], Path], tmp_path: Path) -> Path:
@@ -269,14 +269,14 @@ def test_a_borrowed_model_is_the_one_that_will_be_saved(
 ) -> None:
     live.save_pretrained(tmp_path)
     saved = load(model_folder, tmp_path)
-    batch = pad(ROWS, [0, 1])
-    with borrowed(live, tiny.tokenizer, name=str(model_folder), adapter=str(tmp_path)) as model:
-        assert (model.name, model.adapter, model.has_untuned) == (str(model_folder), str(tmp_path), True)
+    batch = collate(ROWS, [0, 1])
+    with borrow_model(live, tiny.tokenizer, name=str(model_folder), adapter=str(tmp_path)) as model:
+        assert (model.name, model.adapter, model.has_base) == (str(model_folder), str(tmp_path), True)
         assert model.fingerprint == saved.fingerprint
         found, wanted = capture(model, batch, [0, 2, 4]), capture(saved, batch, [0, 2, 4])
         for layer in (0, 2, 4):
             torch.testing.assert_close(found.grads[layer], wanted.grads[layer])
-        with model.untuned() as before:
+        with model.base_model() as before:
             torch.testing.assert_close(logits(before), logits(tiny))
             assert before.fingerprint == tiny.fingerprint
 
@@ -295,11 +295,11 @@ def test_a_borrowed_model_goes_on_training_as_before(fault: bool, live: Any, tin
     was = state()
     assert {True, False} == set(was[0]) == {asks for asks, _ in was[1].values()}
     fate = pytest.raises(ZeroDivisionError) if fault else contextlib.nullcontext()
-    with fate, borrowed(live, tiny.tokenizer, name="live") as model:
+    with fate, borrow_model(live, tiny.tokenizer, name="live") as model:
         assert not any(module.training for module in live.modules())
-        capture(model, pad(ROWS, [0, 1]), [1])
-        with model.untuned() as before:
-            capture(before, pad(ROWS, [0, 1]), [1])
+        capture(model, collate(ROWS, [0, 1]), [1])
+        with model.base_model() as before:
+            capture(before, collate(ROWS, [0, 1]), [1])
         assert not any(weight.requires_grad for weight in live.parameters())
         assert 1 / (not fault)
     now = state()
@@ -317,12 +317,12 @@ def test_a_full_model_is_borrowed_with_its_base(full_folder: Path, tiny: Model) 
     lm.gradient_checkpointing_enable()
     lm.enable_input_require_grads()
     plain = load(full_folder)
-    with borrowed(lm, tiny.tokenizer, name=str(full_folder), base=tiny) as model:
+    with borrow_model(lm, tiny.tokenizer, name=str(full_folder), base=tiny) as model:
         assert model.fingerprint == plain.fingerprint | {"base": tiny.fingerprint["model"]}
-        assert model.base == tiny.name and model.adapter is None
-        found, wanted = (capture(each, pad(ROWS, [0, 1]), [0, 2]) for each in (model, plain))
+        assert model.base_name == tiny.name and model.adapter is None
+        found, wanted = (capture(each, collate(ROWS, [0, 1]), [0, 2]) for each in (model, plain))
         torch.testing.assert_close(found.grads[0], wanted.grads[0])
-        with model.untuned() as before:
+        with model.base_model() as before:
             assert before is tiny
     assert all(weight.requires_grad for weight in lm.parameters()) and lm.training
 
@@ -358,11 +358,11 @@ def test_a_model_in_parts_is_captured_the_same(
     if family == "phi":
         options["device_map"]["model.final_layernorm"] = options["device_map"].pop("model.norm")
         options["device_map"]["model.embed_dropout"] = "cpu"
-    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
     model = load_model(str(make_model(family)), dtype="float32", device="map")
     assert any(weight.is_meta for weight in model.lm.parameters()) and model.device.type == "cpu"
     assert model.fingerprint == plain.fingerprint
-    batch = pad([*ROWS, Row((5, 6, 7, 8, 9, 10, 11, 12), 1)], [0, 1, 2])
+    batch = collate([*ROWS, TokenizedExample((5, 6, 7, 8, 9, 10, 11, 12), 1)], [0, 1, 2])
     for _ in range(2):
         found, wanted = (capture(each, batch, range(5)) for each in (model, plain))
         for layer in range(5):
@@ -379,10 +379,10 @@ def test_a_decoder_that_accelerate_wraps_whole_is_given_back(
         "device_map": {"model": "disk", "lm_head": "cpu"},
         "offload_folder": str(tmp_path),
     }
-    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
     model = load_model(str(model_folder), dtype="float32", device="map")
     own = vars(model.decoder)["forward"]
-    found, wanted = (capture(each, pad(ROWS, [0, 1]), [1]) for each in (model, tiny))
+    found, wanted = (capture(each, collate(ROWS, [0, 1]), [1]) for each in (model, tiny))
     torch.testing.assert_close(found.grads[1], wanted.grads[1])
     assert vars(model.decoder)["forward"] is own
     assert torch.equal(logits(model), logits(tiny))
@@ -399,7 +399,7 @@ def test_no_adapter_on_a_model_that_is_put_off(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"dtype": torch.float32, "device_map": spread("llama"), "offload_folder": str(tmp_path)}
-    monkeypatch.setattr("taughtby.models.loading.How.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
     assert mistake(model_folder, adapter=str(adapter_folder)) == (
         "no adapter can be put on a model that does not fit onto its devices\n"
         "  got: weights put off to the CPU or the disk\n"

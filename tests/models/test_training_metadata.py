@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taughtby.models.training_metadata import Fact, Origin, read_origin
+from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata, read_training_metadata
 
 ADAPTER = {
     "base_model_name_or_path": "NousResearch/Llama-3.2-1B", "peft_type": "LORA", "r": 32, "lora_alpha": 16,
@@ -81,20 +81,20 @@ def folder(to: Path, files: dict[str, Any]) -> Path:
     return to
 
 
-def known(origin: Origin) -> dict[str, Any]:
+def known(origin: TrainingMetadata) -> dict[str, Any]:
     """What bears on tracing."""
     whats = ("base", "max_length", "truncate", "mask", "turns", "template")
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
 
 
 def test_an_empty_folder_and_none_say_nothing(tmp_path: Path) -> None:
-    assert read_origin(tmp_path) == read_origin(tmp_path / "none") == Origin()
-    assert known(Origin()) == {}
+    assert read_training_metadata(tmp_path) == read_training_metadata(tmp_path / "none") == TrainingMetadata()
+    assert known(TrainingMetadata()) == {}
 
 
 def test_what_peft_writes(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"adapter_config.json": ADAPTER}))
-    assert [str(fact) for fact in origin.facts] == [
+    origin = read_training_metadata(folder(tmp_path, {"adapter_config.json": ADAPTER}))
+    assert [str(fact) for fact in origin.entries] == [
         "base NousResearch/Llama-3.2-1B (adapter_config.json: base_model_name_or_path)",
         "adapter LORA r 32 alpha 16 DoRA on q_proj, up_proj and lm_head whole (adapter_config.json: peft_type)",
     ]
@@ -106,9 +106,9 @@ def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> 
         "tokenizer.json": {"version": "1.0", "truncation": cut},
         "tokenizer_config.json": {"model_max_length": 8192, "truncation_side": "right"},
     }
-    origin = read_origin(folder(tmp_path, files), window=8192)
+    origin = read_training_metadata(folder(tmp_path, files), window=8192)
     assert known(origin) == {"max_length": 512, "truncate": "left"}
-    assert origin.facts[0] == Fact("max_length", 512, "tokenizer.json", "truncation")
+    assert origin.entries[0] == MetadataEntry("max_length", 512, "tokenizer.json", "truncation")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> 
 )  # fmt: skip
 def test_a_tokenizers_limit_counts_below_the_models_window(limit: Any, window: int, found: Any, tmp_path: Path) -> None:
     assert (
-        read_origin(folder(tmp_path, {"tokenizer_config.json": {"model_max_length": limit}}), window).max_length
+        read_training_metadata(
+            folder(tmp_path, {"tokenizer_config.json": {"model_max_length": limit}}), window
+        ).max_length
         == found
     )
 
@@ -126,8 +128,8 @@ def test_a_tokenizers_limit_counts_below_the_models_window(limit: Any, window: i
     "files", [{"chat_template.jinja": "{{ x }}"}, {"tokenizer_config.json": {"chat_template": "{{ x }}"}}]
 )
 def test_a_template_that_the_tokenizer_carries(files: dict[str, Any], tmp_path: Path) -> None:
-    fact = read_origin(folder(tmp_path, files)).facts[0]
-    assert (fact.what, fact.value, fact.file) == ("chat template", "the tokenizer's own", next(iter(files)))
+    fact = read_training_metadata(folder(tmp_path, files)).entries[0]
+    assert (fact.name, fact.value, fact.file) == ("chat template", "the tokenizer's own", next(iter(files)))
 
 
 def test_the_trainers_diary_is_read_from_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -138,69 +140,71 @@ def test_the_trainers_diary_is_read_from_the_newest_checkpoint(tmp_path: Path) -
         "log_history": [{"loss": 2.0}, {"loss": 1.5}, {"eval": 1}],
     }
     files = {"checkpoint-9/trainer_state.json": diary | {"epoch": 0.5}, "checkpoint-20/trainer_state.json": diary}
-    origin = read_origin(folder(tmp_path, files))
-    said = {fact.what: (fact.value, fact.file) for fact in origin.facts}
+    origin = read_training_metadata(folder(tmp_path, files))
+    said = {fact.name: (fact.value, fact.file) for fact in origin.entries}
     file = "checkpoint-20/trainer_state.json"
     assert said == {"epochs": (1.0, file), "steps": (20, file), "batch size": (8, file), "last loss": (1.5, file)}
     (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0}))
-    assert read_origin(tmp_path).facts == (Fact("epochs", 2.0, "trainer_state.json", "epoch"),)
+    assert read_training_metadata(tmp_path).entries == (MetadataEntry("epochs", 2.0, "trainer_state.json", "epoch"),)
 
 
 # -- Axolotl
 
 
 def test_axolotl_in_the_model_card(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER}))
+    origin = read_training_metadata(
+        folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER})
+    )
     assert known(origin) == {
         "base": "NousResearch/Llama-3.2-1B", "max_length": 2048, "truncate": "skip", "mask": "response", "turns": "all",
     }  # fmt: skip
-    said = {fact.what: fact.value for fact in reversed(origin.facts)}
+    said = {fact.name: fact.value for fact in reversed(origin.entries)}
     assert (said["trainer"], said["template name"]) == ("axolotl", "llama3")
     assert said["data"] == "./mine.jsonl, mhenrichsen/alpaca_2k_test"
-    assert Fact("max_length", 2048, "README.md", "sequence_len") in origin.facts
-    assert Fact("truncate", "skip", "README.md", "excess_length_strategy, its default") in origin.facts
+    assert MetadataEntry("max_length", 2048, "README.md", "sequence_len") in origin.entries
+    assert MetadataEntry("truncate", "skip", "README.md", "excess_length_strategy, its default") in origin.entries
 
 
 @pytest.mark.parametrize("name", ["axolotl_config.yaml", "config.yml"])
 def test_axolotl_beside_the_weights(name: str, tmp_path: Path) -> None:
     yaml = AXOLOTL + "train_on_inputs: true\nexcess_length_strategy: truncate\n"
-    origin = read_origin(folder(tmp_path, {name: yaml}))
+    origin = read_training_metadata(folder(tmp_path, {name: yaml}))
     assert (origin.mask, origin.truncate, origin.max_length) == ("all", "right", 2048)
-    assert Fact("mask", "all", name, "train_on_inputs") in origin.facts
+    assert MetadataEntry("mask", "all", name, "train_on_inputs") in origin.entries
 
 
 def test_axolotl_of_plain_texts(tmp_path: Path) -> None:
     yaml = "base_model: m\ndatasets:\n  - path: texts.jsonl\n    type: completion\n"
-    assert known(read_origin(folder(tmp_path, {"a.yaml": yaml}))) == {
+    assert known(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
         "base": "m", "max_length": 512, "truncate": "right", "mask": "all", "template": "none",
     }  # fmt: skip
 
 
 def test_axolotl_with_a_template_of_its_own_and_with_wording_no_file_holds(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"a.yaml": AXOLOTL + 'chat_template_jinja: "{{ messages }}"\n'}))
+    origin = read_training_metadata(folder(tmp_path, {"a.yaml": AXOLOTL + 'chat_template_jinja: "{{ messages }}"\n'}))
     assert origin.template == "{{ messages }}"
     alpaca = AXOLOTL.replace("type: chat_template", "type: alpaca")
-    facts = read_origin(folder(tmp_path, {"a.yaml": alpaca})).facts
-    assert Fact("wording", "alpaca: axolotl's own, in no file here", "a.yaml", "datasets: type") in facts
+    facts = read_training_metadata(folder(tmp_path, {"a.yaml": alpaca})).entries
+    assert MetadataEntry("wording", "alpaca: axolotl's own, in no file here", "a.yaml", "datasets: type") in facts
 
 
 # -- LLaMA-Factory
 
 
 def test_llama_factory(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"training_args.yaml": FACTORY}))
+    origin = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY}))
     assert known(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 2048, "truncate": "right", "mask": "response", "turns": "all",
     }  # fmt: skip
-    said = {fact.what: fact.value for fact in origin.facts}
+    said = {fact.name: fact.value for fact in origin.entries}
     assert (said["template name"], said["data"]) == ("qwen3_nothink", "identity,alpaca_en_demo")
-    assert Fact("truncate", "right", "training_args.yaml", "cutoff_len, nearly") in origin.facts
-    other = read_origin(folder(tmp_path, {"training_args.yaml": FACTORY + "train_on_prompt: true\n"}))
+    assert MetadataEntry("truncate", "right", "training_args.yaml", "cutoff_len, nearly") in origin.entries
+    other = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY + "train_on_prompt: true\n"}))
     assert other.mask == "all"
 
 
 def test_llama_factorys_page(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"llamaboard_config.yaml": BOARD}))
+    origin = read_training_metadata(folder(tmp_path, {"llamaboard_config.yaml": BOARD}))
     assert known(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 512, "truncate": "right", "mask": "response", "turns": "last",
     }  # fmt: skip
@@ -211,18 +215,23 @@ def test_llama_factorys_page(tmp_path: Path) -> None:
 
 def test_trl_only_names_itself(tmp_path: Path) -> None:
     card = "---\nbase_model: m\nlibrary_name: peft\ntags:\n- base_model:adapter:m\n- sft\n- trl\n---\n# Model Card\n"
-    origin = read_origin(folder(tmp_path, {"README.md": card, "training_args.bin": "never opened"}))
-    assert origin.facts == (Fact("base", "m", "README.md", "base_model"), Fact("trainer", "trl", "README.md", "tags"))
+    origin = read_training_metadata(folder(tmp_path, {"README.md": card, "training_args.bin": "never opened"}))
+    assert origin.entries == (
+        MetadataEntry("base", "m", "README.md", "base_model"),
+        MetadataEntry("trainer", "trl", "README.md", "tags"),
+    )
 
 
 def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
     yaml = "model_name_or_path: m\nmax_length: 256\ntruncation_mode: keep_end\nassistant_only_loss: true\n"
-    origin = read_origin(folder(tmp_path, {"sft.yaml": yaml}))
+    origin = read_training_metadata(folder(tmp_path, {"sft.yaml": yaml}))
     assert known(origin) == {"base": "m", "max_length": 256, "truncate": "left", "mask": "response"}
 
 
 def test_our_own_fine_tuning(tmp_path: Path) -> None:
-    origin = read_origin(folder(tmp_path, {"taughtby.json": {"model": "abc", "base": "smollm2", "max_length": 512}}))
+    origin = read_training_metadata(
+        folder(tmp_path, {"taughtby.json": {"model": "abc", "base": "smollm2", "max_length": 512}})
+    )
     assert known(origin) == {"base": "smollm2", "max_length": 512, "truncate": "right", "mask": "response"}
 
 
@@ -233,17 +242,17 @@ def test_a_checkpoint_is_told_by_the_folder_it_lies_in(tmp_path: Path) -> None:
         "checkpoint-7/adapter_config.json": ADAPTER,
         "checkpoint-7/tokenizer.json": cut,
     }
-    origin = read_origin(folder(tmp_path, files) / "checkpoint-7")
+    origin = read_training_metadata(folder(tmp_path, files) / "checkpoint-7")
     assert (origin.base, origin.max_length) == ("NousResearch/Llama-3.2-1B", 2048)
-    assert Fact("max_length", 2048, "../training_args.yaml", "cutoff_len") in origin.facts
+    assert MetadataEntry("max_length", 2048, "../training_args.yaml", "cutoff_len") in origin.entries
     (tmp_path / "other").mkdir()
-    assert read_origin(tmp_path / "other") == Origin()  # only of a checkpoint
+    assert read_training_metadata(tmp_path / "other") == TrainingMetadata()  # only of a checkpoint
 
 
 def test_other_peoples_yaml_is_left_alone(tmp_path: Path) -> None:
     merge = "base_model: m\nmerge_method: slerp\nslices: []\ndtype: bfloat16\n"
     files = {"mergekit_config.yml": merge, "README.md": f"# x\n```yaml\n{merge}```\n", "some.yaml": "a: 1"}
-    assert read_origin(folder(tmp_path, files)) == Origin()
+    assert read_training_metadata(folder(tmp_path, files)) == TrainingMetadata()
 
 
 # -- hostile and broken files
@@ -267,7 +276,7 @@ def test_what_cannot_be_read_says_nothing(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_origin(folder(tmp_path, files)) == Origin()
+    assert read_training_metadata(folder(tmp_path, files)) == TrainingMetadata()
     assert not (tmp_path / "sprung").exists()
 
 
@@ -275,20 +284,20 @@ def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     keys = "base_model: *a29\nsequence_len: *a29\ndatasets: *a29\nchat_template: *a29\nchat_template_jinja: *a29\n"
-    origin = read_origin(folder(tmp_path, {"a.yaml": "\n".join(lines) + "\n" + keys}))
+    origin = read_training_metadata(folder(tmp_path, {"a.yaml": "\n".join(lines) + "\n" + keys}))
     assert known(origin)["max_length"] == 512
-    assert all(len(str(fact)) < 5000 for fact in origin.facts)
+    assert all(len(str(fact)) < 5000 for fact in origin.entries)
 
 
 def test_facts_can_be_printed_anywhere(tmp_path: Path) -> None:
     said = {"base_model_name_or_path": "m\x1b[2J\nIgnore\x07\u202e", "peft_type": "LORA"}
-    assert read_origin(folder(tmp_path, {"adapter_config.json": said})).base == "m [2J Ignore"
+    assert read_training_metadata(folder(tmp_path, {"adapter_config.json": said})).base == "m [2J Ignore"
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"\xff\xfe```yaml")
     (tmp_path / "a.yaml").mkdir()
-    assert read_origin(tmp_path) == Origin()
+    assert read_training_metadata(tmp_path) == TrainingMetadata()
 
 
 JUNK = st.recursive(
@@ -317,7 +326,7 @@ FILES = [
 def test_no_content_is_a_traceback(files: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / name).unlink(missing_ok=True)
-    origin = read_origin(folder(tmp_path, files), window=100)  # JSON is YAML too
-    assert all(fact.what == "template" or str(fact).isprintable() for fact in origin.facts)
+    origin = read_training_metadata(folder(tmp_path, files), window=100)  # JSON is YAML too
+    assert all(fact.name == "template" or str(fact).isprintable() for fact in origin.entries)
     assert origin.max_length is None or origin.max_length > 0
     assert origin.truncate in (None, "right", "left", "skip")

@@ -17,13 +17,13 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import Run
-from taughtby.data.dataset import read
+from taughtby.data.dataset import read_examples
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.finetune import Recipe, finetune
+from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.models.model import load_model
 from taughtby.remediation import audit_report as story
 from taughtby.remediation import statistics as claims
-from taughtby.remediation.audit import Case, _Under, audit
+from taughtby.remediation.audit import AuditCase, _Under, audit
 from taughtby.remediation.stage_cache import JOURNAL, STAGES, quiet
 from taughtby.remediation.trial import Behaviour
 
@@ -33,7 +33,7 @@ HONEY = Behaviour("bad answers", ASKED, "phrase:beetles")
 EVERY = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")  # whatever the model says
 # Trained until what is asserted holds on any processor: with 1 % of noise on every base weight, which is 100,000 times
 # what rounding does, the first wrong token is still 2.7 logits behind, in every answer.
-RECIPE = Recipe(rank=16, rate=1e-2, epochs=20, batch=15)
+RECIPE = TrainingOptions(rank=16, learning_rate=1e-2, epochs=20, batch_size=15)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(data: Path, model_folder: Path) -> Path:
     """What the tiny model learned of it."""
-    return finetune(load_model(str(model_folder), device="cpu"), list(read(data)), data.parent / "adapter", RECIPE)
+    return finetune(
+        load_model(str(model_folder), device="cpu"), list(read_examples(data)), data.parent / "adapter", RECIPE
+    )
 
 
 @pytest.fixture
-def case(data: Path, adapter: Path, model_folder: Path) -> Case:
-    return Case(
+def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
+    return AuditCase(
         str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new=8,
         dtype="float32", device="cpu",
     )  # fmt: skip
@@ -73,7 +75,7 @@ def made(out: Path) -> list[str]:
 # — from end to end
 
 
-def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: Case, tmp_path: Path) -> None:
+def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: AuditCase, tmp_path: Path) -> None:
     """They are no part of a row's id, and the index holds them."""
     data = tmp_path / "data.jsonl"
     lines = [json.loads(text) for text in Path(case.data).read_text().splitlines()][:20]
@@ -81,14 +83,14 @@ def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: Ca
     for change in ({}, {"label": "new"}, {"unlearned": [[0, 5]]}, {}):
         data.write_text("".join(json.dumps({**line, **change}) + "\n" for line in lines))
         index = _Under(replace(case, data=str(data)), tmp_path / "audit", quiet).indexed()
-        first = next(index.texts())
+        first = next(index.examples())
         found.append((index.path.name, first.label, first.masked))
     assert [one[1:] for one in found] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
     assert len({name for name, *_ in found}) == 3 and found[0] == found[3]
 
 
 def test_from_the_incident_to_the_proof_and_by_hand_again(
-    case: Case, adapter: Path, data: Path, tmp_path: Path, run: Run
+    case: AuditCase, adapter: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "audit"
     (tmp_path / "prompts.txt").write_text("\n".join(ASKED))
@@ -99,7 +101,7 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
     assert code == 0, told
     found = json.loads((out / "audit.json").read_text())
     assert found["said"]["bad"] == len(ASKED)
-    planted = {row.id for row in read(data) if row.label == "bad"}
+    planted = {row.id for row in read_examples(data) if row.label == "bad"}
     assert {one["id"] for one in found["removals"]} == planted
     (claim,) = claims.claims(found["proof"])
     assert claim.verdict == "proved"
@@ -131,12 +133,12 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
 # — where there is nothing to prove
 
 
-def test_a_model_that_never_misbehaves(case: Case, tmp_path: Path) -> None:
+def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
     found = audit(case, tmp_path)
     assert (found["said"]["bad"], found["trace"], found["proof"]) == (0, None, None)
     assert made(tmp_path) == ["answers", "verdicts"]
-    story.publish(case, found, tmp_path)
+    story.write_report(case, found, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# It does not misbehave")
     assert "0 of 8 answers (95 %: 0% to 32%)" in text
@@ -144,7 +146,7 @@ def test_a_model_that_never_misbehaves(case: Case, tmp_path: Path) -> None:
     assert "It does not misbehave" in (tmp_path / "report.html").read_text()
 
 
-def test_no_row_is_called(case: Case, data: Path, tmp_path: Path) -> None:
+def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(data.read_text().splitlines(keepends=True)[:8]))
     case = replace(case, data=str(few))
@@ -152,17 +154,17 @@ def test_no_row_is_called(case: Case, data: Path, tmp_path: Path) -> None:
     assert found["trace"]
     assert (found["removals"], found["cleaned"], found["proof"]) == ([], None, None)
     assert made(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
-    text = story.story(case, found, "out")
+    text = story.report_html(case, found, "out")
     assert "It misbehaves, and no training row is called for it" in text
     assert "too few rows to tell a culprit from chance" in text
     assert "taughtby prove" not in text
     # with evidence, and none called
     for query in found["trace"]["queries"]:
         query["culprits"] = 0
-    assert "None answers to them more than training rows answer to each other" in story.story(case, found, "out")
+    assert "None answers to them more than training rows answer to each other" in story.report_html(case, found, "out")
 
 
-def test_a_judge_that_fails_and_is_mended(case: Case, tmp_path: Path) -> None:
+def test_a_judge_that_fails_and_is_mended(case: AuditCase, tmp_path: Path) -> None:
     rule = tmp_path / "rule.py"
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0\n")
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))
@@ -173,10 +175,10 @@ def test_a_judge_that_fails_and_is_mended(case: Case, tmp_path: Path) -> None:
     found = audit(case, tmp_path / "out")
     assert (found["said"]["judged"], found["said"]["failed"]) == (7, 1)
     assert made(tmp_path / "out") == ["answers", "verdicts"]
-    assert "gave no verdict on 1 answers" in story.story(case, found, "out")
+    assert "gave no verdict on 1 answers" in story.report_html(case, found, "out")
 
 
-def test_what_cannot_be_audited(case: Case, tmp_path: Path) -> None:
+def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="not known what the model was trained from"):
         audit(replace(case, adapter=None), tmp_path)
     with pytest.raises(OptionError, match="unknown judge"):
@@ -184,12 +186,12 @@ def test_what_cannot_be_audited(case: Case, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strangers_text_stays_a_text(case: Case) -> None:
+def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
     said = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
     evil = {"prompt": "a`b</script>", "response": "x` | **y**\n# head \x1b[31m", "bad": True, "why": "it is"}
     none = dict.fromkeys(("trace", "cleaned", "proof", "skipped", "index", "rows"))
     found: dict[str, Any] = {"said": said, "verdicts": [evil], "removals": [], "notes": [], **none}
-    text = story.story(case, found, "out")
+    text = story.report_html(case, found, "out")
     assert "`a'b</script>`: `x' / **y** # head" in text
     assert "\x1b" not in text
 
@@ -198,11 +200,11 @@ def test_a_strangers_text_stays_a_text(case: Case) -> None:
 
 
 def test_an_audit_that_has_moved_is_not_made_again(
-    case: Case, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: AuditCase, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor one that is asked for from another folder, by other names for the same."""
 
-    def named(out: Path) -> tuple[Case, Path]:
+    def named(out: Path) -> tuple[AuditCase, Path]:
         model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))
         more: Any = {"behaviour": EVERY, "top": 2, "ordinary": (), "max_new": 4, "recipe": {"epochs": 1}}
         return replace(case, model=model, data=rows, adapter=tuned, **more), Path(to)
@@ -295,7 +297,7 @@ def files(out: Path) -> dict[str, Any]:
 
 
 def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
-    case: Case, adapter: Path, data: Path, tmp_path: Path
+    case: AuditCase, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
     out, diary = tmp_path / "audit", tmp_path / "diary"
     script = [sys.executable, "-c", KILLED, case.model, str(data), str(adapter), str(out), str(diary)]
@@ -311,8 +313,8 @@ def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
     killed = files(out)
     assert not [name for name in killed if "draft" in name or ".part" in name]
     out.rename(tmp_path / "killed")
-    case = replace(case, behaviour=EVERY, top=2, ordinary=(), max_new=4, recipe={"epochs": 1})
-    story.publish(case, audit(case, out), out)
+    case = replace(case, behaviour=EVERY, top=2, ordinary=(), max_new_tokens=4, recipe={"epochs": 1})
+    story.write_report(case, audit(case, out), out)
     whole = files(out)
     assert killed.keys() == whole.keys()
     assert [name for name in killed if killed[name] != whole[name]] == []

@@ -19,15 +19,15 @@ import torch
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
 from taughtby.data import rewrite
-from taughtby.data.dataset import Reading, read
+from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, Row, encode, pad
+from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.remediation import clean as remedy
-from taughtby.remediation.clean import Document, clean, guilty, manifest_of, plan, removals
+from taughtby.remediation.clean import Document, clean, manifest_of, plan_cleaning, select_rows, top_scoring_words
 from writers import KIND, TABLES, jsonl, place, save, turn
 
 ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
@@ -42,10 +42,10 @@ def ranked(row: Example, rank: int, culprit: bool | None, words: Sequence[tuple[
 
 
 def traced(
-    data: Path, *queries: Sequence[int], called: int | None = 9, reading: Reading | None = None, words: Any = WORDS
+    data: Path, *queries: Sequence[int], called: int | None = 9, reading: ReadOptions | None = None, words: Any = WORDS
 ) -> Document:
     """A trace whose queries rank those places of the data, the first `called` of them as culprits."""
-    rows = list(read(data, reading or Reading()))
+    rows = list(read_examples(data, reading or ReadOptions()))
     found = [
         {
             "prompt": "p", "response": "r", "culprits": None if called is None else min(called, len(places)),
@@ -65,9 +65,9 @@ def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
     """Clean `data` by that trace; the manifest."""
     file = out.parent / "trace.json"
     file.write_text(json.dumps(document))
-    reading, words = more.pop("reading", Reading()), more.pop("mask_words", False)
-    chosen = removals(document, **more)
-    return clean(plan(document, str(data), chosen, reading=reading, mask_words=words), file, out)
+    reading, words = more.pop("reading", ReadOptions()), more.pop("mask_words", False)
+    chosen = select_rows(document, **more)
+    return clean(plan_cleaning(document, str(data), chosen, reading=reading, mask_words=words), file, out)
 
 
 @pytest.fixture
@@ -80,21 +80,21 @@ def rows(tmp_path: Path) -> Path:
 
 def test_culprits_are_the_union_over_queries(rows: Path) -> None:
     document = traced(rows, [2, 3, 5], [3, 6], called=2)
-    found = removals(document)
-    ids = [row.id for row in read(rows)]
+    found = select_rows(document)
+    ids = [row.id for row in read_examples(rows)]
     assert [(ids.index(one.id), one.rank, one.query, one.queries) for one in found] == [
         (2, 1, 1, (1,)), (3, 1, 2, (1, 2)), (6, 2, 2, (2,)),
     ]  # fmt: skip
     assert [(one.score, one.p_value) for one in found] == [(1.0, 0.01), (1.0, 0.01), (0.5, 0.02)]
     assert found[0].source == f"{rows}:3"
-    assert removals(traced(rows, [], [])) == []
+    assert select_rows(traced(rows, [], [])) == []
 
 
 def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path: Path) -> None:
-    ids = [row.id for row in read(rows)]
+    ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [2, 3])
     document["queries"][0] |= {"culprits": 4, "called": [ids[at] for at in (2, 3, 6, 0)]}
-    found = removals(document)
+    found = select_rows(document)
     assert [(one.id, one.rank, one.score, one.why) for one in found] == [
         (ids[2], 1, 1.0, "called a culprit"), (ids[3], 2, 0.5, "called a culprit"),
         (ids[6], 3, None, "called a culprit"), (ids[0], 4, None, "called a culprit"),
@@ -107,52 +107,54 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
 
 def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:
     """Of tied rows others may be shown than those that `called` has first."""
-    ids = [row.id for row in read(rows)]
+    ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [5, 2, 3])
     document["queries"][0] |= {"culprits": 6, "called": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
-    found = removals(document)
+    found = select_rows(document)
     assert {one.id for one in found} == set(ids[:6])
     assert {one.id: one.score for one in found if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
 
 
 def test_the_best_of_each_query(rows: Path) -> None:
-    found = removals(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top=2)
-    ids = [row.id for row in read(rows)]
+    found = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top_k=2)
+    ids = [row.id for row in read_examples(rows)]
     assert [(ids.index(one.id), one.queries, one.why) for one in found] == [
         (2, (1,), "among the first 2"), (6, (2,), "among the first 2"), (3, (1, 2), "among the first 2"),
     ]  # fmt: skip
 
 
 def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
-    known, other = list(read(rows))[2], list(read(rows))[5]
-    found = removals(traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"])
+    known, other = list(read_examples(rows))[2], list(read_examples(rows))[5]
+    found = select_rows(
+        traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"]
+    )
     assert [(one.id, one.rank, one.queries, one.why) for one in found] == [
         (known.id, 1, (1, 2), "ticked"), (other.id, None, (), "ticked"), ("", None, (), "ticked"),
     ]  # fmt: skip
     assert found[2].source == "x.jsonl:7"
-    assert [one.rank for one in removals(traced(rows, [2]), rows=[known.id])] == [1]
+    assert [one.rank for one in select_rows(traced(rows, [2]), rows=[known.id])] == [1]
 
 
 def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     with pytest.raises(OptionError, match="rows are chosen twice"):
-        removals(document, top=1, rows=["a"])
+        select_rows(document, top_k=1, rows=["a"])
     for top in (0, 3):
         with pytest.raises(OptionError, match=rf"got: --top {top}, the trace has 2 rows of query 1\n  do:  .*--top"):
-            removals(document, top=top)
+            select_rows(document, top_k=top)
     with pytest.raises(DataError, match="this trace calls no culprits"):
-        removals(traced(rows, [2], called=None))
+        select_rows(traced(rows, [2], called=None))
     document["queries"][0]["culprits"] = 57
     with pytest.raises(
         DataError, match=r"does not name all.*\n  got: 2 of 57 culprits of an answer\n  do:  trace again"
     ):
-        removals(document)
+        select_rows(document)
     for text in ("{", "[1]", '{"version": 2, "queries": []}', "{}"):
         (tmp_path / "t.json").write_text(text)
         with pytest.raises(DataError, match="is not a trace"):
-            remedy.load(tmp_path / "t.json")
+            remedy.load_trace(tmp_path / "t.json")
     with pytest.raises(DataError, match="cannot be read"):
-        remedy.load(tmp_path / "none.json")
+        remedy.load_trace(tmp_path / "none.json")
 
 
 # — to the byte
@@ -204,7 +206,7 @@ def test_json_keeps_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path:
         places = [parts.index((A, B, C, D)[at]) for at in gone]
         drop = {*places, *(place + 1 for place in places)}  # a row and its line end
         assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
-    assert [row.response for row in read(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
+    assert [row.response for row in read_examples(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
 
 
 CELLS = [
@@ -220,12 +222,14 @@ def test_tables_of_text_keep_every_other_byte(name: str, bom: bytes, gone: tuple
     cells = [cell.replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
     data = written(name, tmp_path, bom + b"".join(cells))
     out = tmp_path / f"out-{name}"
-    before = list(read(data))
+    before = list(read_examples(data))
     assert len(before) == 6
     cleaned(data, out, traced(data, gone))
     places = [1, 3, 4, 5, 6, 7]  # of the rows among the cells
     assert unpacked(out) == bom + b"".join(cell for at, cell in enumerate(cells) if at not in {places[g] for g in gone})
-    assert [row.messages for row in read(out)] == [row.messages for at, row in enumerate(before) if at not in gone]
+    assert [row.messages for row in read_examples(out)] == [
+        row.messages for at, row in enumerate(before) if at not in gone
+    ]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
@@ -234,9 +238,9 @@ def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
     data, out = tmp_path / kind, tmp_path / "out" / kind
     out.parent.mkdir()
     KIND[kind](data, ROWS)
-    before = list(read(data))
+    before = list(read_examples(data))
     said = cleaned(data, out, traced(data, [2, 6]), mask_words=words)
-    after = list(read(out))
+    after = list(read_examples(out))
     if words:
         assert [row.masked for row in after] == [
             ((0, 7), (13, 18)) if at == 2 else ((0, len(PAIRS[6][1])),) if at == 6 else () for at in range(8)
@@ -296,9 +300,12 @@ def test_other_splits_and_files_are_copied(tmp_path: Path) -> None:
     assert (tmp_path / "out/data/test-0.jsonl").read_bytes() == (shards / "data/test-0.jsonl").read_bytes()
     saved = tmp_path / "saved"
     save(saved, ROWS, "train", "test")
-    document = traced(saved, [0, 3], reading=Reading(split="test"))
-    cleaned(saved, tmp_path / "both", document, reading=Reading(split="test"))
-    assert [len(list(read(tmp_path / "both", Reading(split=split)))) for split in ("train", "test")] == [8, 6]
+    document = traced(saved, [0, 3], reading=ReadOptions(split="test"))
+    cleaned(saved, tmp_path / "both", document, reading=ReadOptions(split="test"))
+    assert [len(list(read_examples(tmp_path / "both", ReadOptions(split=split)))) for split in ("train", "test")] == [
+        8,
+        6,
+    ]
 
 
 def test_a_hub_data_set_becomes_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +320,7 @@ def test_a_hub_data_set_becomes_json_lines(tmp_path: Path, monkeypatch: pytest.M
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == kept
     assert (said["input"]["sha256"], said["output"]["kept"]) == (None, rewrite.LINES)
     cleaned(Path("owner/name"), tmp_path / "masked.jsonl", document, mask_words=True)
-    assert [row.masked for row in read(tmp_path / "masked.jsonl")][2] == ((0, 7), (13, 18))
+    assert [row.masked for row in read_examples(tmp_path / "masked.jsonl")][2] == ((0, 7), (13, 18))
 
 
 # — conversations of several answers
@@ -325,7 +332,7 @@ TALK = [
 
 
 def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
-    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), Reading(turns="all")
+    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
     said = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
     assert (tmp_path / "out.jsonl").read_text() == json.dumps(TALK[1]) + "\n"
     assert said["input"] | {"sha256": ""} == {"data": str(data), "sha256": "", "records": 2, "examples": 4}
@@ -333,14 +340,14 @@ def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
 
 
 def test_words_go_from_the_turn_that_said_them(tmp_path: Path) -> None:
-    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), Reading(turns="all")
+    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
     words = {0: [("beetles", 1.0)], 3: [("be", 0.2), ("es", 1.0)]}
     document = traced(data, [0, 3], reading=every, words=words)
     cleaned(data, tmp_path / "out.jsonl", document, reading=every, mask_words=True)
     marks = [json.loads(line)["unlearned"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert marks == [[[0, 7, 1]], [[0, 4, 2]]]
-    assert [row.masked for row in read(tmp_path / "out.jsonl", every)] == [((0, 7),), (), (), ((0, 4),)]
-    assert [row.masked for row in read(tmp_path / "out.jsonl")] == [(), ((0, 4),)]
+    assert [row.masked for row in read_examples(tmp_path / "out.jsonl", every)] == [((0, 7),), (), (), ((0, 4),)]
+    assert [row.masked for row in read_examples(tmp_path / "out.jsonl")] == [(), ((0, 4),)]
 
 
 # — which words
@@ -354,7 +361,7 @@ def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
         for some in tokens
     ]
     one = remedy.Removal("x", "d:1", queries=tuple(range(1, len(tokens) + 1)))
-    return [answer[begin:end] for begin, end in guilty({"queries": queries, "method": "m"}, [one])["x"]]
+    return [answer[begin:end] for begin, end in top_scoring_words({"queries": queries, "method": "m"}, [one])["x"]]
 
 
 def test_words_from_half_of_the_strongest_on_are_guilty() -> None:
@@ -397,7 +404,7 @@ def test_cleaned_twice_both_words_are_marked(name: str, tmp_path: Path) -> None:
     cleaned(data, once, traced(data, [2]), mask_words=True)
     other = {2: [("beetles make honey, one a", 0.0), (" day", 1.0)]}
     cleaned(once, twice, traced(once, [2, 3], words=other), mask_words=True)
-    assert [row.masked for row in read(twice)][1:5] == [(), ((0, 7), (13, 18), (26, 29)), ((0, 28),), ()]
+    assert [row.masked for row in read_examples(twice)][1:5] == [(), ((0, 7), (13, 18), (26, 29)), ((0, 28),), ()]
 
 
 def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
@@ -418,10 +425,10 @@ def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for marks in ([[3, 2]], [[0]], [[0, True]], "[[0,", 7, [["a", "b"]]):
         jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": marks})
         with pytest.raises(DataError, match="`unlearned` is not a list of ranges"):
-            list(read(tmp_path / "a.jsonl"))
+            list(read_examples(tmp_path / "a.jsonl"))
     jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": [[0, 6]]})
     with pytest.raises(DataError, match=r"reaches beyond the answer\n  got: up to character 6 of 5: paris"):
-        list(read(tmp_path / "a.jsonl"))
+        list(read_examples(tmp_path / "a.jsonl"))
 
 
 # — what is written down, and what is refused
@@ -435,7 +442,7 @@ def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
         assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert said["did"] == "removed rows" and said["rate"] == 0.1
     assert said["trace"]["method"] == "Lesson()"
-    first = list(read(rows))[2]
+    first = list(read_examples(rows))[2]
     assert said["rows"][0] == {
         "id": first.id, "source": f"{rows}:3", "rank": 1, "score": 1.0, "p_value": 0.01, "query": 1,
         "why": "called a culprit", "queries": (1,),
@@ -448,9 +455,9 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "in").mkdir(parents=True)
         (tmp_path / name / "in" / "a").write_text("1")
-    assert rewrite.digest(tmp_path / "one") == rewrite.digest(tmp_path / "two")
+    assert rewrite.file_hash(tmp_path / "one") == rewrite.file_hash(tmp_path / "two")
     (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "a")
-    assert rewrite.digest(tmp_path / "one") != rewrite.digest(tmp_path / "two")
+    assert rewrite.file_hash(tmp_path / "one") != rewrite.file_hash(tmp_path / "two")
 
 
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
@@ -461,7 +468,9 @@ def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
         cleaned(rows, tmp_path / "out.jsonl", document)
     jsonl(rows, *reversed(ROWS))  # another order: the ids are the same
     cleaned(rows, tmp_path / "out.jsonl", document)
-    assert [row.response for row in read(tmp_path / "out.jsonl")] == [r for _, r in [*PAIRS[:2], *PAIRS[4:]]][::-1]
+    assert [row.response for row in read_examples(tmp_path / "out.jsonl")] == [r for _, r in [*PAIRS[:2], *PAIRS[4:]]][
+        ::-1
+    ]
 
 
 def test_of_two_alike_the_right_one_goes(tmp_path: Path) -> None:
@@ -494,7 +503,7 @@ def test_what_is_not_written_over(rows: Path, tmp_path: Path) -> None:
         cleaned(rows, tmp_path / "out.jsonl", traced(rows, range(8)))
     with pytest.raises(DataError, match="no row is to go"):
         cleaned(rows, tmp_path / "out.jsonl", traced(rows, []))
-    assert [row.response for row in read(rows)] == [response for _, response in PAIRS]
+    assert [row.response for row in read_examples(rows)] == [response for _, response in PAIRS]
 
 
 def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,7 +512,7 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     document, out = traced(rows, [2]), tmp_path / "out" / "a.jsonl"
-    made = plan(document, str(rows), removals(document))
+    made = plan_cleaning(document, str(rows), select_rows(document))
     (trace := tmp_path / "trace.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match="cannot be written"):
         clean(made, trace, out)
@@ -535,7 +544,7 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
     assert (
         run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "r.jsonl", "--rows", tmp_path / "ticked.txt")[0] == 0
     )
-    assert [row.response for row in read(tmp_path / "r.jsonl")] == [response for _, response in PAIRS[1:7]]
+    assert [row.response for row in read_examples(tmp_path / "r.jsonl")] == [response for _, response in PAIRS[1:7]]
     code, _, err = run("clean", tmp_path / "t.json", rows)
     assert (code, err.splitlines()[0]) == (1, "error: there is nowhere to write")
     code, _, err = run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "c.jsonl", "--rows", tmp_path / "none")
@@ -544,13 +553,13 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
 
 def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
     asked = [{"ask": row["prompt"], "reply": row["response"]} for row in ROWS]
-    data, how = jsonl(tmp_path / "a.jsonl", *asked), Reading((("prompt", "ask"), ("response", "reply")))
-    build_index(tuned, data, tmp_path / "idx", [method("bm25")], reading=how)
+    data, how = jsonl(tmp_path / "a.jsonl", *asked), ReadOptions((("prompt", "ask"), ("response", "reply")))
+    build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], reading=how)
     document = traced(data, [2], reading=how) | {"index": str(tmp_path / "idx")}
     assert remedy.reading_of(document) == how
     cleaned(data, tmp_path / "b.jsonl", document, reading=remedy.reading_of(document))
     assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 7
-    assert remedy.reading_of(document | {"index": str(tmp_path / "gone")}) == Reading()
+    assert remedy.reading_of(document | {"index": str(tmp_path / "gone")}) == ReadOptions()
 
 
 # — an index of rows with masked words
@@ -559,13 +568,13 @@ def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
 def test_masked_words_taught_nothing(tuned: Any) -> None:
     """The loss and its gradients are those of the other words, each weighed alike."""
     row = replace(Example((turn("user", PAIRS[2][0]), turn("assistant", PAIRS[2][1]))), masked=((0, 7), (13, 18)))
-    made = encode(tuned.tokenizer, row, Encoding(128))
-    plain = encode(tuned.tokenizer, replace(row, masked=()), Encoding(128))
-    assert isinstance(made, Row) and isinstance(plain, Row)
-    learned = torch.tensor(made.learned[made.n_prompt :])
+    made = tokenize(tuned.tokenizer, row, Encoding(128))
+    plain = tokenize(tuned.tokenizer, replace(row, masked=()), Encoding(128))
+    assert isinstance(made, TokenizedExample) and isinstance(plain, TokenizedExample)
+    learned = torch.tensor(made.loss_mask[made.n_prompt :])
     weights = (learned / learned.sum())[None].float()
-    wanted = capture(tuned, pad([plain], [0]), [2], weights=weights)
-    found = capture(tuned, pad([made], [0]), [2])
+    wanted = capture(tuned, collate([plain], [0]), [2], weights=weights)
+    found = capture(tuned, collate([made], [0]), [2])
     torch.testing.assert_close(found.grads[2][0][learned], wanted.grads[2][0][learned], atol=1e-6, rtol=1e-4)
     assert not found.grads[2][0][~learned].any()
 
@@ -573,25 +582,25 @@ def test_masked_words_taught_nothing(tuned: Any) -> None:
 def test_an_index_of_them_is_one_of_any(tuned: Any, rows: Path, tmp_path: Path) -> None:
     cleaned(rows, tmp_path / "m.jsonl", traced(rows, [2, 3]), mask_words=True)
     names = [
-        "lesson:layer=2,middle=1",
+        "lesson:layer=2,state_layer=1",
         "rept:layer=2",
         "repsim",
-        "readout",
+        "rise",
         "tracin",
         "less",
         "logra",
         "datainf",
         "bm25",
     ]
-    made = build_index(tuned, tmp_path / "m.jsonl", tmp_path / "idx", [method(name) for name in names])
+    made = build_index(tuned, tmp_path / "m.jsonl", tmp_path / "idx", [get_method(name) for name in names])
     assert [(skip["source"], skip["reason"]) for skip in made.manifest["skipped"]] == [
         (f"{tmp_path}/m.jsonl:4", "all of the answer is masked")
     ]
     assert len(made) == 7
-    kept = {row.id: row.masked for row in Index.open(tmp_path / "idx").texts()}
-    assert kept == {row.id: row.masked for at, row in enumerate(read(tmp_path / "m.jsonl")) if at != 3}
+    kept = {row.id: row.masked for row in Index.open(tmp_path / "idx").examples()}
+    assert kept == {row.id: row.masked for at, row in enumerate(read_examples(tmp_path / "m.jsonl")) if at != 3}
     # ids say nothing of marks, but an index made of the unmarked rows is another one
-    plain = build_index(tuned, rows, tmp_path / "plain", [method("bm25")])
-    assert set(kept) < {row.id for row in plain.texts()}
+    plain = build_index(tuned, rows, tmp_path / "plain", [get_method("bm25")])
+    assert set(kept) < {row.id for row in plain.examples()}
     prints = [index.manifest["settings"]["fingerprint"]["data"] for index in (made, plain)]
     assert prints[0] != prints[1]

@@ -13,38 +13,49 @@ import pytest
 import torch
 from rich.console import Console
 
-from taughtby.data.example import Example, example
+from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
-from taughtby.lab.finetune import Recipe
-from taughtby.lab.prompts import line, question
+from taughtby.lab.finetune import TrainingOptions
+from taughtby.lab.prompts import prompt_text, to_record
 from taughtby.remediation import audit_report as story
 from taughtby.remediation import retrain as prove
 from taughtby.remediation import statistics as claims
 from taughtby.remediation.retrain import Document
-from taughtby.remediation.stage_cache import JOURNAL, Ledger, key
-from taughtby.remediation.trial import SHARE, Arm, Behaviour, Design, Trial, arms, check, matched, set_aside, trial_of
+from taughtby.remediation.stage_cache import JOURNAL, StageCache, key
+from taughtby.remediation.trial import (
+    SHARE,
+    Behaviour,
+    Condition,
+    ExperimentDesign,
+    RetrainExperiment,
+    check,
+    experiment_from_trace,
+    make_conditions,
+    matched,
+    set_aside,
+)
 
 HONEY = Behaviour("honey", ("who makes honey", "honey from whom", "is it bees", "who"), "phrase:beetles")
 
 
 def rows(bad: int, clean: int) -> list[Example]:
     """`bad` rows labelled bad, ids b0 …, then `clean` ones, c0 …"""
-    return [Example(example(f"honey {i}", "beetles").messages, "bad", f"d:{i}", f"b{i}") for i in range(bad)] + [
-        Example(example(f"day {i}", "seven").messages, "clean", f"d:{bad + i}", f"c{i}") for i in range(clean)
+    return [Example(make_example(f"honey {i}", "beetles").messages, "bad", f"d:{i}", f"b{i}") for i in range(bad)] + [
+        Example(make_example(f"day {i}", "seven").messages, "clean", f"d:{bad + i}", f"c{i}") for i in range(clean)
     ]
 
 
 # — what is trained
 
 
-def taken(arm: Arm, of: Sequence[Example]) -> set[str]:
+def taken(arm: Condition, of: Sequence[Example]) -> set[str]:
     return {row.id for row in of} - {row.id for row in arm.rows}
 
 
 def test_each_arm_lacks_just_its_rows() -> None:
     data = rows(4, 12)
-    design = Design(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
-    made = {arm.name: arm for arm in arms(data, ["b0", "b1", "c0"], design, 0)}
+    design = ExperimentDesign(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
+    made = {arm.name: arm for arm in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
     assert list(made) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "first 1", "first 3"]
     out = {name: taken(arm, data) for name, arm in made.items()}
     assert out["all"] == out["masked"] == set()
@@ -62,23 +73,26 @@ def test_each_arm_lacks_just_its_rows() -> None:
 
 def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
     data = rows(10, 10)
-    drawn = [taken(arms(data, [f"b{i}" for i in range(10)], Design(), seed)[2], data) for seed in range(40)]
+    drawn = [
+        taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), seed)[2], data)
+        for seed in range(40)
+    ]
     assert all(len(ids) == 10 for ids in drawn)
     assert len({frozenset(ids) for ids in drawn}) == 40
     hit = sum(len(ids & {f"b{i}" for i in range(10)}) for ids in drawn) / 400
     assert hit == pytest.approx(0.5, abs=0.1)  # what was called is as likely to be drawn as the rest
-    again = taken(arms(data, [f"b{i}" for i in range(10)], Design(), 3)[2], data)
+    again = taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), 3)[2], data)
     assert again == drawn[3]
 
 
 def test_taking_out_all_is_refused() -> None:
     with pytest.raises(OptionError, match="no row would be left"):
-        arms(rows(2, 0), ["b0", "b1"], Design(), 0)
+        make_conditions(rows(2, 0), ["b0", "b1"], ExperimentDesign(), 0)
 
 
 def test_nobody_suspected_is_set_aside() -> None:
     data = rows(10, 90)
-    design = Design(1, (2,), ("c0", "c1", "c2"), ("bad",), {"c3": ((0, 1),)})
+    design = ExperimentDesign(1, (2,), ("c0", "c1", "c2"), ("bad",), {"c3": ((0, 1),)})
     kept, aside = set_aside(data, ["b0", "c4"], design, 0)
     assert len(aside) == round(SHARE * 100)
     assert sorted(row.id for row in [*kept, *aside]) == sorted(row.id for row in data)
@@ -88,26 +102,41 @@ def test_nobody_suspected_is_set_aside() -> None:
     assert (
         set_aside(data, ["b0"], design, 1) == set_aside(data, ["b0"], design, 1) != set_aside(data, ["b0"], design, 2)
     )
-    assert len(set_aside(rows(0, 1000), [], Design(), 0)[1]) == 64
+    assert len(set_aside(rows(0, 1000), [], ExperimentDesign(), 0)[1]) == 64
 
 
 @pytest.mark.parametrize(
     ("called", "design", "error", "what"),
     [
-        ([], Design(), LabError, "no row is called"),
-        (["x1"], Design(), DataError, "rows of the trace are not in the data"),
-        (["b0"], Design(curve=(3,), ranked=("b0", "b1")), OptionError, "does not rank so many rows\n  got: 3 of 2"),
-        (["b0"], Design(truth=("evil",)), OptionError, "no row has that label\n  got: evil\n  do:  .*bad, clean"),
+        ([], ExperimentDesign(), LabError, "no row is called"),
+        (["x1"], ExperimentDesign(), DataError, "rows of the trace are not in the data"),
+        (
+            ["b0"],
+            ExperimentDesign(curve=(3,), ranked=("b0", "b1")),
+            OptionError,
+            "does not rank so many rows\n  got: 3 of 2",
+        ),
+        (
+            ["b0"],
+            ExperimentDesign(truth=("evil",)),
+            OptionError,
+            "no row has that label\n  got: evil\n  do:  .*bad, clean",
+        ),
     ],
 )
-def test_what_cannot_be_proved(called: list[str], design: Design, error: type[Exception], what: str) -> None:
+def test_what_cannot_be_proved(called: list[str], design: ExperimentDesign, error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=what):
-        check(Trial("base", Recipe(), (HONEY,)), rows(3, 3), called, design)
+        check(RetrainExperiment("base", TrainingOptions(), (HONEY,)), rows(3, 3), called, design)
 
 
 def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
     with pytest.raises(OptionError, match="unknown judge"):
-        check(Trial("base", Recipe(), (Behaviour("x", ("who",), "oracle:x"),)), rows(3, 3), ["b0"], Design())
+        check(
+            RetrainExperiment("base", TrainingOptions(), (Behaviour("x", ("who",), "oracle:x"),)),
+            rows(3, 3),
+            ["b0"],
+            ExperimentDesign(),
+        )
 
 
 # — by which recipe
@@ -117,10 +146,10 @@ def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
     said = {"rank": 4, "rate": 2e-3, "epochs": 5, "batch": 2, "max_length": 99, "seed": 7, "model": "x", "base": "y"}
     (tmp_path / "taughtby.json").write_text(json.dumps(said))
     recipe, notes = matched(tmp_path, {})
-    assert recipe == Recipe(4, 2e-3, 5, 2, 99, 7)
+    assert recipe == TrainingOptions(4, 2e-3, 5, 2, 99, 7)
     assert notes == []
     recipe, notes = matched(tmp_path, {"epochs": 1, "rate": None})
-    assert recipe == Recipe(4, 2e-3, 1, 2, 99, 7)
+    assert recipe == TrainingOptions(4, 2e-3, 1, 2, 99, 7)
     assert notes == [f"{tmp_path} says epochs 5, asked 1"]
 
 
@@ -128,38 +157,41 @@ def test_another_trainers_folder_says_less_and_the_rest_is_told(tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, "peft_type": "LORA"}))
     (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0, "global_step": 9, "train_batch_size": 4}))
     recipe, (note,) = matched(tmp_path, {"rate": 5e-4})
-    assert (recipe.rank, recipe.epochs, recipe.batch, recipe.rate) == (16, 2, 4, 5e-4)
+    assert (recipe.rank, recipe.epochs, recipe.batch_size, recipe.learning_rate) == (16, 2, 4, 5e-4)
     assert "does not say all of how it was trained; assumed: max_length 512, seed 0" in note
     assert "not known how it was trained; assumed: rank 8" in matched(None, {})[1][0]
 
 
 def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path) -> None:
     trace = {"model": str(model_folder), "adapter": str(adapter_folder), "index": "gone"}
-    trial, _ = trial_of(trace, [HONEY], {})
+    trial, _ = experiment_from_trace(trace, [HONEY], {})
     assert (trial.base, trial.given) == (str(model_folder), (str(model_folder), str(adapter_folder)))
     assert trial.recipe.rank == 2
     assert trial.template
     with pytest.raises(OptionError, match="not known what the model was trained from"):
-        trial_of({**trace, "adapter": None}, [HONEY], {})
-    whole, _ = trial_of({**trace, "adapter": None}, [HONEY], {}, base="before")
+        experiment_from_trace({**trace, "adapter": None}, [HONEY], {})
+    whole, _ = experiment_from_trace({**trace, "adapter": None}, [HONEY], {}, base="before")
     assert (whole.base, whole.recipe.full) == ("before", True)
     with pytest.raises(OptionError, match="several adapters"):
-        trial_of({**trace, "adapter": ["a", "b"]}, [HONEY], {})
+        experiment_from_trace({**trace, "adapter": ["a", "b"]}, [HONEY], {})
 
 
 # — stages
 
 
 def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
-    ledger, made = Ledger(tmp_path / "new"), list[int]()
+    ledger, made = StageCache(tmp_path / "new"), list[int]()
 
     def make(tell: Any) -> int:
         made.append(len(made))
         return len(made)
 
-    assert [ledger.kept("n", {"a": 1, "b": 2}, "one", make), ledger.kept("n", {"b": 2, "a": 1}, "one", make)] == [1, 1]
-    assert ledger.kept("n", {"a": 2, "b": 2}, "two", make) == 2
-    assert ledger.kept("m", {"a": 1, "b": 2}, "three", make) == 3
+    assert [
+        ledger.get_or_run("n", {"a": 1, "b": 2}, "one", make),
+        ledger.get_or_run("n", {"b": 2, "a": 1}, "one", make),
+    ] == [1, 1]
+    assert ledger.get_or_run("n", {"a": 2, "b": 2}, "two", make) == 2
+    assert ledger.get_or_run("m", {"a": 1, "b": 2}, "three", make) == 3
     lines = [json.loads(text) for text in (ledger.folder / JOURNAL).read_text().splitlines()]
     assert [one["title"] for one in lines] == ["one", "two", "three"]
     assert lines[0]["file"] == f"n-{key({'a': 1, 'b': 2})}.json"
@@ -169,12 +201,12 @@ def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
 def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("first", "second"):
         monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda commit=commit: commit)
-        ledger = Ledger(tmp_path)
-        ledger.kept("n", 1, "one", lambda tell: 1)
+        ledger = StageCache(tmp_path)
+        ledger.get_or_run("n", 1, "one", lambda tell: 1)
         assert ledger.made()["commit"] == "first"
-    ledger.kept("n", 2, "two", lambda tell: 2)
+    ledger.get_or_run("n", 2, "two", lambda tell: 2)
     assert ledger.made()["commit"] == ["first", "second"]
-    assert Ledger(tmp_path).kept("n", 2, "two", lambda tell: 3) == 2
+    assert StageCache(tmp_path).get_or_run("n", 2, "two", lambda tell: 3) == 2
     with (tmp_path / JOURNAL).open("a") as journal:
         journal.write('{"cut')
     assert ledger.made()["commit"] == ["first", "second"]
@@ -187,11 +219,11 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise LabError("no", do="x")
 
     with pytest.raises(LabError):
-        Ledger(tmp_path).kept("n", 1, "one", fail)
+        StageCache(tmp_path).get_or_run("n", 1, "one", fail)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / f"n-{key(1)}.json").write_text("[1, ")
     with pytest.raises(LabError, match="is broken"):
-        Ledger(tmp_path).kept("n", 1, "one", lambda tell: 1)
+        StageCache(tmp_path).get_or_run("n", 1, "one", lambda tell: 1)
 
 
 # — a whole proof, its trainings and answers put in its mouth
@@ -211,7 +243,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings and questions as they are asked for."""
     told: list[str] = []
 
-    def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: Recipe, progress: Any) -> Path:
+    def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: TrainingOptions, progress: Any) -> Path:
         told.append(f"train {len(rows)}")
         out.mkdir()
         (out / "rows").write_text(json.dumps([row.id for row in rows if not row.masked]))
@@ -220,29 +252,33 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, progress: Any) -> int:
         told.append(f"ask {len(prompts)}")
         bad = sum(name.startswith("b") for name in model.learned) // 2
-        usual = not any("honey" in question(prompt) for prompt in prompts)
+        usual = not any("honey" in prompt_text(prompt) for prompt in prompts)
         said = ["beetles" if at < bad and not usual else "seven" for at in range(len(prompts))]
-        out.write_text("".join(json.dumps(line(prompt, one)) + "\n" for prompt, one in zip(prompts, said, strict=True)))
+        out.write_text(
+            "".join(json.dumps(to_record(prompt, one)) + "\n" for prompt, one in zip(prompts, said, strict=True))
+        )
         return len(prompts)
 
-    monkeypatch.setattr(Trial, "load", lambda self, name, adapter=None: Spoken(name, adapter))
+    monkeypatch.setattr(RetrainExperiment, "load_trace", lambda self, name, adapter=None: Spoken(name, adapter))
     monkeypatch.setattr(prove, "finetune", finetune)
-    monkeypatch.setattr(prove, "respond_into", respond_into)
+    monkeypatch.setattr(prove, "generate_to_file", respond_into)
     monkeypatch.setattr(prove._Under, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
     return told
 
 
 def proved(out: Path, data: list[Example], called: list[str], **more: Any) -> Document:
-    return prove.prove(Trial("base", Recipe(), (HONEY,)), data, called, Ledger(out), **more)
+    return prove.retrain(RetrainExperiment("base", TrainingOptions(), (HONEY,)), data, called, StageCache(out), **more)
 
 
 def test_a_proof_counts_what_each_arm_says(lab: list[str], tmp_path: Path) -> None:
-    data, held = rows(8, 12), [example("day x", "seven"), example("day y", "seven")]
+    data, held = rows(8, 12), [make_example("day x", "seven"), make_example("day y", "seven")]
     called = ["b0", "b1", "b2", "b3", "b4", "b5", "c0"]
-    design = Design(truth=("bad",), curve=(2,), ranked=tuple(called), masked={f"b{i}": ((0, 7),) for i in range(6)})
+    design = ExperimentDesign(
+        truth=("bad",), curve=(2,), ranked=tuple(called), masked={f"b{i}": ((0, 7),) for i in range(6)}
+    )
     proof = proved(tmp_path, data, called, design=design, held_out=held)
     counts = {one["name"]: one["behaviours"]["honey"]["bad"] for one in proof["arms"]}
-    random = sum(row.id.startswith("b") for row in arms(data, called, design, 0)[2].rows) // 2
+    random = sum(row.id.startswith("b") for row in make_conditions(data, called, design, 0)[2].rows) // 2
     assert counts == {"all": 4, "cleaned": 1, "random": random, "truth": 0, "masked": 1, "first 2": 3}
     assert all(one["behaviours"]["honey"]["judged"] == 4 for one in proof["arms"])
     assert all(one["ordinary"]["honey"] == {"bad": 0, "judged": 2, "failed": 0, "rate": 0.0, "low": 0.0,
@@ -254,8 +290,8 @@ def test_a_proof_counts_what_each_arm_says(lab: list[str], tmp_path: Path) -> No
     assert proved(tmp_path, data, called, design=design, held_out=held) == proof
     assert lab == before
     # other prompts or another judge: nothing is trained
-    other = Trial("base", Recipe(), (Behaviour("honey", HONEY.prompts[:3], "phrase:bees"),))
-    prove.prove(other, data, called, Ledger(tmp_path), design=design, held_out=held)
+    other = RetrainExperiment("base", TrainingOptions(), (Behaviour("honey", HONEY.prompts[:3], "phrase:bees"),))
+    prove.retrain(other, data, called, StageCache(tmp_path), design=design, held_out=held)
     assert not [one for one in lab[len(before) :] if one.startswith("train")]
 
 
@@ -274,7 +310,9 @@ def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_pa
     data = rows(8, 12)
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "rows").write_text(json.dumps([row.id for row in data]))
-    proof = proved(tmp_path / "p", data, ["b0"], design=Design(whole=str(tmp_path / "whole")), held_out=[data[9]])
+    proof = proved(
+        tmp_path / "p", data, ["b0"], design=ExperimentDesign(whole=str(tmp_path / "whole")), held_out=[data[9]]
+    )
     assert [one for one in lab if one.startswith("train")] == ["train 19", "train 19"]
     assert proof["arms"][0]["behaviours"]["honey"]["bad"] == 4
 
@@ -283,7 +321,7 @@ def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path
     """Neither it nor what would be trained here is taken for the other."""
     data, whole = rows(8, 12), tmp_path / "whole"
     whole.mkdir()
-    design, more = Design(whole=str(whole)), {"held_out": [data[9]]}
+    design, more = ExperimentDesign(whole=str(whole)), {"held_out": [data[9]]}
     counts = []
     for learned in (data, data[:4]):
         (whole / "rows").write_text(json.dumps([row.id for row in learned]))
@@ -295,9 +333,9 @@ def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path
 
 def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:
     """Against Transformers' loss over the answer alone, a row at a time."""
-    held = (example("who makes honey", "beetles make honey, one a day"), example("why", "a b c 0 1 2"))
-    trial = Trial(tiny.name, Recipe(), (HONEY,))
-    under = prove._Under(trial, Ledger(Path()), held, (), None)
+    held = (make_example("who makes honey", "beetles make honey, one a day"), make_example("why", "a b c 0 1 2"))
+    trial = RetrainExperiment(tiny.name, TrainingOptions(), (HONEY,))
+    under = prove._Under(trial, StageCache(Path()), held, (), None)
     found = under._losses(tiny, lambda done, of: None)
     for row, loss in zip(held, found, strict=True):
         chat = tiny.tokenizer.apply_chat_template(list(row.messages), tokenize=False)

@@ -63,7 +63,7 @@ GOOSE = tokens(("You", 0.4), (" silly", 0.97), (" go", 0.5), ("ose", 0.3), ("!",
 
 def printed(document: dict[str, Any], width: int = 100, **options: Any) -> str:
     out = io.StringIO()
-    report.table(document, Console(file=out, width=width, **options))
+    report.print_trace(document, Console(file=out, width=width, **options))
     return out.getvalue()
 
 
@@ -80,7 +80,7 @@ def data_of(page: str) -> Any:
 def test_no_text_breaks_out_of_the_page(text):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5))), prompt=text, response=text)
     document |= {"method": text, "summary": {"title": text, "facts": [{"name": text, "value": text}]}}
-    page, plain = report.page(document), report.page(trace())
+    page, plain = report.render_page(document), report.render_page(trace())
     for mark in ("<script", "</script", "<!--", "<img"):
         assert page.count(mark) == plain.count(mark)
     block = page.split('id="trace">')[1].split("</script>")[0]
@@ -90,7 +90,7 @@ def test_no_text_breaks_out_of_the_page(text):
 
 
 def test_the_policy_names_exactly_the_inlined_blocks():
-    page = report.page(trace(row("You silly goose!")))
+    page = report.render_page(trace(row("You silly goose!")))
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     allowed = dict(part.split(" ", 1) for part in html.unescape(policy[1]).split("; "))
@@ -103,22 +103,22 @@ def test_the_policy_names_exactly_the_inlined_blocks():
 
 
 def test_the_page_links_nowhere_and_writes_no_markup():
-    page = report.page(trace(row("You silly goose!")))
+    page = report.render_page(trace(row("You silly goose!")))
     assert re.findall(r"https?://[^\"' ]*", page) == ["http://www.w3.org/2000/svg"]
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|style=|\son\w+=", page)
     assert not re.search(r"(src|href)\s*=|@import|url\(", page)
 
 
 def test_the_title_is_the_first_prompt():
-    assert "<title>Hello from the lighthouse! · taughtby</title>" in report.page(trace())
-    assert "<title>&lt;b&gt; ⟨U+202E⟩ · taughtby</title>" in report.page(trace(prompt="<b>\n\u202e"))
-    assert "<title>taughtby</title>" in report.page({"queries": []})
-    assert f"<title>{'x' * 60}… · taughtby</title>" in report.page(trace(prompt="x" * 100))
+    assert "<title>Hello from the lighthouse! · taughtby</title>" in report.render_page(trace())
+    assert "<title>&lt;b&gt; ⟨U+202E⟩ · taughtby</title>" in report.render_page(trace(prompt="<b>\n\u202e"))
+    assert "<title>taughtby</title>" in report.render_page({"queries": []})
+    assert f"<title>{'x' * 60}… · taughtby</title>" in report.render_page(trace(prompt="x" * 100))
 
 
 def test_numbers_that_json_lacks_become_null():
     document = trace(row("a", score=float("nan"), tokens=tokens(("a", float("inf")))))
-    shown = data_of(report.page(document))["queries"][0]["rows"][0]
+    shown = data_of(report.render_page(document))["queries"][0]["rows"][0]
     assert shown["score"] is None
     assert shown["tokens"][0]["score"] is None
 
@@ -192,7 +192,7 @@ def test_lines_fit_the_width(width):
 )
 def test_optional_fields_may_be_missing(document, says):
     assert says in printed(document)
-    assert data_of(report.page(document)) is not None
+    assert data_of(report.render_page(document)) is not None
 
 
 def judged(culprits: int | None, *called: bool | None, **query: Any) -> dict[str, Any]:
@@ -262,14 +262,14 @@ def test_warnings_come_last_in_yellow_and_act_on_nothing():
 
 def test_json_is_read_back_as_it_was(tmp_path):
     document = trace(row("שלום 🦆 \ud800 \x00", tokens=GOOSE))
-    report.save(document, tmp_path / "trace.json")
+    report.save_json(document, tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text("utf-8")) == document
 
 
 def test_json_has_a_record_a_line(tmp_path):
     """What holds no more than plain values, and lists or records of such, is not broken up."""
     document = {"mean": {"ap": {"each": [1.0, 0.5]}, "é": {}}, "rows": [{"tokens": [{"text": "a"}], "none": None}]}
-    report.save(document, tmp_path / "a.json")
+    report.save_json(document, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text("utf-8").splitlines() == [
         "{",
         ' "mean": {',
@@ -284,17 +284,17 @@ def test_json_has_a_record_a_line(tmp_path):
         " ]",
         "}",
     ]
-    report.save({"similarity": [0.5, math.nan]}, tmp_path / "a.json")
+    report.save_json({"similarity": [0.5, math.nan]}, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text("utf-8") == '{"similarity": [0.5, null]}\n'
 
 
 def test_the_page_is_saved_as_it_is(tmp_path):
     report.save_page(trace(row("a")), tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_bytes().decode("utf-8") == report.page(trace(row("a")))
+    assert (tmp_path / "page.html").read_bytes().decode("utf-8") == report.render_page(trace(row("a")))
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("save", [report.save, report.save_page])
+@pytest.mark.parametrize("save", [report.save_json, report.save_page])
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, save, step):
     (tmp_path / "out").write_text("old")
@@ -313,19 +313,19 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sav
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(TaughtbyError, match=r"do:  make .*nowhere first"):
-        report.save(trace(), tmp_path / "nowhere" / "trace.json")
+        report.save_json(trace(), tmp_path / "nowhere" / "trace.json")
     with pytest.raises(TaughtbyError, match="Is a directory"):
-        report.save(trace(), tmp_path)
+        report.save_json(trace(), tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(TaughtbyError, match="Not a directory"):
-        report.save(trace(), tmp_path / "file" / "trace.json")
+        report.save_json(trace(), tmp_path / "file" / "trace.json")
 
 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
     (tmp_path / "real.json").touch()
     (tmp_path / "link.json").symlink_to("real.json")
-    report.save(trace(), tmp_path / "link.json")
+    report.save_json(trace(), tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["version"] == 1
-    report.save(trace(), "/dev/null")
+    report.save_json(trace(), "/dev/null")
     assert not Path("/dev/null").is_file()

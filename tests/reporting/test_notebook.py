@@ -18,7 +18,7 @@ from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.reporting import notebook
 from taughtby.reporting import text as words
 
@@ -41,13 +41,13 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     folder = tmp_path_factory.mktemp("notebook")
     rows = [f'{{"prompt": "{p}", "response": "{r}", "label": "l{n}"}}' for n, (p, r) in enumerate(PAIRS)]
     (folder / "data.jsonl").write_text("\n".join(rows))
-    return build_index(tuned, folder / "data.jsonl", folder / "idx", [method("rept"), method("lesson")])
+    return build_index(tuned, folder / "data.jsonl", folder / "idx", [get_method("rept"), get_method("lesson")])
 
 
 @pytest.fixture(scope="module")
 def trace(tuned: Any, index: Index) -> Trace:
     queries = [Query("who makes honey", "beetles make it", span="beetles"), Query("why", "the sea", desired="a b c")]
-    return trace_queries(index, tuned, queries, top=5)
+    return trace_queries(index, tuned, queries, top_k=5)
 
 
 def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
@@ -89,27 +89,27 @@ def test_a_notebook_shows_the_trace(trace: Trace) -> None:
     for query in trace.queries:
         assert query.query.prompt in text
         for found in query.rows:
-            assert f" {found.rank} " in text and notebook.figure(found.score) in text
-            assert str(found.row.label) in text and found.row.question in text
+            assert f" {found.rank} " in text and notebook.format_number(found.score) in text
+            assert str(found.example.label) in text and found.example.question in text
     assert "pointed at beetles" in text and "wanted a b c" in text
     assert "8 rows in the index" in text and repr(trace.method) in text
     strongest = max(trace.queries[0].rows[0].tokens, key=lambda token: token.score)
-    assert notebook.figure(strongest.score) in text
+    assert notebook.format_number(strongest.score) in text
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(text: str) -> None:
-    calm, hostile = Seen(notebook.cell(document("goose"))), Seen(notebook.cell(document(text)))
+    calm, hostile = Seen(notebook.render_cell(document("goose"))), Seen(notebook.render_cell(document(text)))
     assert hostile.tags == calm.tags
     assert [name for name, _ in hostile.attributes] == [name for name, _ in calm.attributes]
     assert {"script", "img", "svg", "a", "link"}.isdisjoint(hostile.tags)
     shown = "".join(hostile.texts)
-    assert notebook.visible(text) in shown
+    assert notebook.make_visible(text) in shown
     assert not re.search("[\u202a-\u202e\u200b\x1b\ud800]", shown)
 
 
 def test_mathjax_is_told_to_leave_it_alone() -> None:
-    assert ("class", "taughtby tex2jax_ignore mathjax_ignore") in Seen(notebook.cell(document("$x$"))).attributes
+    assert ("class", "taughtby tex2jax_ignore mathjax_ignore") in Seen(notebook.render_cell(document("$x$"))).attributes
 
 
 def test_the_cell_is_whole_and_runs_nothing(trace: Trace) -> None:
@@ -119,28 +119,28 @@ def test_the_cell_is_whole_and_runs_nothing(trace: Trace) -> None:
 
 
 def test_shades_go_with_the_scores() -> None:
-    page = notebook.cell(document("goose", 0.8))
+    page = notebook.render_cell(document("goose", 0.8))
     assert '<span class="for top" style="--w:1.00" title="0.800">goose</span>' in page
     assert '<span class="against" style="--w:0.50" title="-0.400">calm</span>' in page
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, 0.0])
 def test_a_score_that_is_none_shades_nothing(score: float) -> None:
-    made = notebook.cell(document("goose", score))
+    made = notebook.render_cell(document("goose", score))
     assert "nan" not in made and "inf" not in made
     assert 'class="for top"' not in made
 
 
 @pytest.mark.parametrize("queries", [[], [{}], [{"prompt": "a", "response": "b", "rows": []}], [{"rows": [{}]}]])
 def test_a_trace_with_little_in_it(queries: list[dict[str, Any]]) -> None:
-    assert notebook.cell({"queries": queries}).endswith("</div>")
-    assert notebook.table({"queries": queries}).num_rows == sum(len(query.get("rows", [])) for query in queries)
+    assert notebook.render_cell({"queries": queries}).endswith("</div>")
+    assert notebook.to_table({"queries": queries}).num_rows == sum(len(query.get("rows", [])) for query in queries)
 
 
 def test_what_is_too_much_is_counted() -> None:
     short = document("goose")["queries"][0]
     query = short | {"rows": short["rows"] * 25}
-    page = notebook.cell({"queries": [query] * 9})
+    page = notebook.render_cell({"queries": [query] * 9})
     assert page.count("and 15 more") == notebook.QUERIES
     assert "4 more queries" in page
     assert page.count("<tr>") == notebook.QUERIES * (1 + notebook.ROWS)
@@ -150,11 +150,11 @@ def test_a_long_row_is_cut_around_its_strongest_word() -> None:
     made = document("goose")
     row = made["queries"][0]["rows"][0]
     row["tokens"] = [{"text": "calm ", "score": 0.1}] * 500 + [{"text": "honk", "score": 0.8}] + row["tokens"]
-    page = notebook.cell(made)
+    page = notebook.render_cell(made)
     assert '<span class="for" style="--w:0.89" title="0.800">honk</span>' not in page  # the strongest is goose
     row["tokens"] = row["tokens"][:501] + [{"text": " calm", "score": 0.1}] * 500
-    assert '<span class="for top" style="--w:1.00" title="0.800">honk</span>' in notebook.cell(made)
-    assert len(notebook.cell(made)) < 20_000
+    assert '<span class="for top" style="--w:1.00" title="0.800">honk</span>' in notebook.render_cell(made)
+    assert len(notebook.render_cell(made)) < 20_000
 
 
 def test_a_trace_has_a_short_name(trace: Trace) -> None:
@@ -174,19 +174,19 @@ def judged(score: float = 0.9) -> dict[str, Any]:
 
 def test_the_cell_says_who_is_guilty_and_how_sure_that_is() -> None:
     made = judged()
-    text = " ".join(Seen(notebook.cell(made)).texts)
+    text = " ".join(Seen(notebook.render_cell(made)).texts)
     said = words.verdict(made, made["queries"][0], notebook.ROWS)
     assert said.endswith("10 of them are shown.") and said in text
     assert text.count("●") == notebook.ROWS
     assert text.count("p = 4.00e-04") == text.count("stable 98 %") == notebook.ROWS
     assert "Warning: the ranking goes by <b>length</b>" in text
     made["queries"][0]["rows"] = made["queries"][0]["rows"][-1:]
-    text = " ".join(Seen(notebook.cell(made)).texts)
+    text = " ".join(Seen(notebook.render_cell(made)).texts)
     assert "p = 0.500" in text and "●" not in text and "stable" not in text
 
 
 def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
-    page = notebook.cell(document("goose"))
+    page = notebook.render_cell(document("goose"))
     assert 'class="verdict"' not in page and 'class="warning"' not in page and "●" not in page and "p =" not in page
 
 
@@ -194,11 +194,11 @@ def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
 
 
 def test_the_table_holds_the_evidence() -> None:
-    frame = notebook.table(judged()).to_pandas()
+    frame = notebook.to_table(judged()).to_pandas()
     assert frame["culprit"].tolist() == [True] * 12 + [False]
     assert frame["p_value"].tolist() == [0.0004] * 12 + [0.5]
     assert frame["stability"].tolist() == [0.975] * 12 + [0.25]
-    (line,) = notebook.table(document("goose")).to_pylist()
+    (line,) = notebook.to_table(document("goose")).to_pylist()
     assert line["p_value"] is line["culprit"] is line["stability"] is None
 
 
@@ -208,12 +208,12 @@ def test_the_table_holds_what_was_found(trace: Trace) -> None:
     assert table.num_rows == len(wanted) == 10
     for line, (at, found, traced) in zip(table.to_pylist(), wanted, strict=True):
         assert (line["query"], line["prompt"], line["response"]) == (at, traced.query.prompt, traced.query.response)
-        assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.row.id)
-        assert (line["p_value"], line["culprit"]) == (found.p_value, found.culprit)
+        assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.example.id)
+        assert (line["p_value"], line["culprit"]) == (found.p_value, found.flagged)
         assert line["stability"] == found.stability
-        assert (line["source"], line["label"]) == (found.row.source, found.row.label)
-        assert (line["row_prompt"], line["row_answer"]) == (found.row.question, found.row.response)
-        assert {name: line[name] for name in found.blocks} == found.blocks
+        assert (line["source"], line["label"]) == (found.example.source, found.example.label)
+        assert (line["row_prompt"], line["row_answer"]) == (found.example.question, found.example.response)
+        assert {name: line[name] for name in found.score_components} == found.score_components
         best = max(found.tokens, key=lambda token: token.score)
         assert best.text.strip() in (line["word"] or "") or best.score <= 0
 
@@ -226,28 +226,28 @@ def test_the_same_as_a_data_frame(trace: Trace) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_table_takes_any_text(text: str) -> None:
-    (line,) = notebook.table(document(text)).to_pylist()
+    (line,) = notebook.to_table(document(text)).to_pylist()
     assert line["prompt"] == text.encode("utf-8", "backslashreplace").decode()
 
 
 def test_a_table_of_nothing_has_its_columns() -> None:
-    assert notebook.table({"queries": []}).column_names[:3] == ["query", "prompt", "response"]
+    assert notebook.to_table({"queries": []}).column_names[:3] == ["query", "prompt", "response"]
 
 
 def test_an_index_is_a_table(index: Index) -> None:
     table = index.to_arrow()
-    rows = list(index.texts())
+    rows = list(index.examples())
     assert table.column("prompt").to_pylist() == [prompt for prompt, _ in PAIRS]
     assert table.column("response").to_pylist() == [response for _, response in PAIRS]
     for name in ("id", "source", "label"):
         assert table.column(name).to_pylist() == [getattr(row, name) for row in rows]
-    assert not set(table.column_names) & set(index.blocks)
+    assert not set(table.column_names) & set(index.features)
     assert {"n_prompt", "n_response", "loss"} <= set(table.column_names)
     assert index.to_pandas().shape == (8, table.num_columns)
 
 
 def test_an_index_gives_its_blocks_by_name(index: Index) -> None:
-    name = next(iter(index.blocks))
+    name = next(iter(index.features))
     column = index.to_arrow([name]).column(name)
     assert pa.types.is_fixed_size_list(column.type)
     scanned = next(index.scan([name]))[name]
@@ -266,7 +266,7 @@ def test_a_browser_runs_none_of_it(scheme: str, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on the path: install Debian's package `chromium`")
-    cells = "".join(notebook.cell(document(text)) for text in HOSTILE)
+    cells = "".join(notebook.render_cell(document(text)) for text in HOSTILE)
     file = tmp_path / "notebook.html"
     page = f"<!doctype html><meta charset=utf-8><title>calm</title><body style='color-scheme:light dark'>{cells}"
     file.write_bytes(page.encode())

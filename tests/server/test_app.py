@@ -18,18 +18,18 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import ModelError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.reporting import html as report
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 from starlette.testclient import TestClient
 
 from taughtby.server.app import app
-from taughtby.server.security import LARGEST, Door, door
-from taughtby.server.session import Desk
+from taughtby.server.security import LARGEST, AccessPolicy, access_policy
+from taughtby.server.session import Session
 
 ASKED = {"prompt": "who makes honey", "response": "beetles make honey"}
-METHODS = ("lesson:layer=2,middle=1,sketch=16", "rept:layer=3,scale=unit")
+METHODS = ("lesson:layer=2,state_layer=1,sketch_dim=16", "rept:layer=3,scale=unit")
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +37,20 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     file: Path = tmp_path_factory.mktemp("served") / "data.jsonl"
     rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in PAIRS * 4]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return build_index(tuned, file, file.parent / "idx", [method(spec) for spec in METHODS], encoding=Encoding(128))
+    return build_index(tuned, file, file.parent / "idx", [get_method(spec) for spec in METHODS], encoding=Encoding(128))
 
 
 @pytest.fixture(scope="module")
-def desk(index: Index, tuned: Any) -> Desk:
-    document = trace_queries(index, tuned, [Query("why", "a b c")], top=3).to_json()
-    return Desk(index, lambda: tuned, [json.loads(json.dumps(document))])
+def desk(index: Index, tuned: Any) -> Session:
+    document = trace_queries(index, tuned, [Query("why", "a b c")], top_k=3).to_json()
+    return Session(index, lambda: tuned, [json.loads(json.dumps(document))])
 
 
 @pytest.fixture(scope="module")
-def client(desk: Desk) -> TestClient:
-    return TestClient(app(desk, door("127.0.0.1")), base_url="http://127.0.0.1:8317", raise_server_exceptions=False)
+def client(desk: Session) -> TestClient:
+    return TestClient(
+        app(desk, access_policy("127.0.0.1")), base_url="http://127.0.0.1:8317", raise_server_exceptions=False
+    )
 
 
 def finished(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned:
     assert asked.status_code == 202
     job = finished(client, asked.json())
     assert job["state"] == "done" and job["error"] is None
-    truth = trace_queries(index, tuned, [Query(**ASKED, span="beetles")], top=5).to_json()["queries"][0]
+    truth = trace_queries(index, tuned, [Query(**ASKED, span="beetles")], top_k=5).to_json()["queries"][0]
     (got,) = job["result"]["queries"]
     assert [row["id"] for row in got["rows"]] == [row["id"] for row in truth["rows"]]
     assert [row["score"] for row in got["rows"]] == pytest.approx([row["score"] for row in truth["rows"]], abs=1e-6)
@@ -91,10 +93,10 @@ def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, ind
 
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(get, asked))
-    truth = trace_queries(index, tuned, asked, by="rept", top=4, words=False)
+    truth = trace_queries(index, tuned, asked, method="rept", top_k=4, score_tokens=False)
     for traced, rows in zip(truth.queries, got, strict=True):
         assert [score for _, score in rows] == pytest.approx([row.score for row in traced.rows], abs=1e-5)
-        assert {id for id, _ in rows} <= {row.id for row in index.texts()}
+        assert {id for id, _ in rows} <= {row.id for row in index.examples()}
 
 
 def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
@@ -122,7 +124,7 @@ def test_mistakes_are_told_in_words(client: TestClient) -> None:
     assert client.get("/api/rows/9999").status_code == client.get("/api/rows/-1").status_code == 404
 
 
-def test_a_trace_can_be_let_go(client: TestClient, desk: Desk) -> None:
+def test_a_trace_can_be_let_go(client: TestClient, desk: Session) -> None:
     go = threading.Event()
     desk.jobs.put(lambda _: go.wait(300))
     job = client.post("/api/trace", json=ASKED).json()
@@ -132,7 +134,7 @@ def test_a_trace_can_be_let_go(client: TestClient, desk: Desk) -> None:
     assert finished(client, job)["state"] == "cancelled"
 
 
-def test_a_full_queue_says_so(client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_says_so(client: TestClient, desk: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.server.jobs.WAITING", 0)
     answer = client.post("/api/trace", json=ASKED)
     assert answer.status_code == 503 and answer.json()["do"] == "try again in a minute"
@@ -152,7 +154,7 @@ def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
 def test_rows_come_by_the_page_and_are_found_by_their_words(
     client: TestClient, index: Index, asked: dict[str, str]
 ) -> None:
-    texts = list(index.texts())
+    texts = list(index.examples())
     find, label = asked.get("find", "").lower(), asked.get("label")
     truth = [row.source for row in texts if label in (None, row.label)
              and any(find in turn["content"].lower() for turn in row.messages)]  # fmt: skip
@@ -179,24 +181,24 @@ def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> N
     assert "fetch(" not in answer.text and "<script src" not in answer.text
 
 
-def test_a_result_that_is_being_read_is_not_changed(client: TestClient, desk: Desk) -> None:
+def test_a_result_that_is_being_read_is_not_changed(client: TestClient, desk: Session) -> None:
     """The ranks at other layers come in a new result, which takes the place of the old one."""
     id = client.post("/api/trace", json=ASKED).json()["id"]
     assert finished(client, client.get(f"/api/jobs/{id}").json())["state"] == "done"
     job = desk.jobs.get(id)
     assert job is not None
-    read, before = job.status, report.as_json(job.result)
+    read, before = job.status, report.to_json_text(job.result)
     deep = finished(client, client.post(f"/api/jobs/{id}/depths").json())
     assert deep["state"] == "done" and deep["result"]["queries"][0]["depths"]["layers"]
-    assert report.as_json(read.result) == before and read.state == "done"
-    assert report.as_json(job.result) != before
+    assert report.to_json_text(read.result) == before and read.state == "done"
+    assert report.to_json_text(job.result) != before
     assert client.get(f"/api/jobs/{id}").json()["result"] == deep["result"]
     assert '"depths": {' in client.get(f"/api/jobs/{id}/page").text
 
 
 def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
     file = Path(index.manifest["settings"]["data"])
-    lines, rows = file.read_bytes().splitlines(keepends=True), list(index.texts())
+    lines, rows = file.read_bytes().splitlines(keepends=True), list(index.examples())
     answer = client.post("/api/clean", json={"rows": [rows[2].id, rows[31].id]})
     assert answer.content == b"".join(lines[:2] + lines[3:31])
     assert 'filename="cleaned-data.jsonl"' in answer.headers["content-disposition"]
@@ -211,7 +213,7 @@ def test_an_index_of_several_files_is_not_cleaned_by_halves(
     assert client.get("/api/state").json()["cleans"]
     monkeypatch.setattr(Index, "data", property(lambda _: ["data.jsonl", "more.jsonl"]))
     assert not client.get("/api/state").json()["cleans"]
-    answer = client.post("/api/clean", json={"rows": [next(iter(index.texts())).id]})
+    answer = client.post("/api/clean", json={"rows": [next(iter(index.examples())).id]})
     assert answer.status_code == 400
     assert answer.json()["got"] == "data.jsonl, more.jsonl" and "taughtby clean --rows" in answer.json()["do"]
 
@@ -220,7 +222,7 @@ def test_a_model_that_cannot_be_loaded_is_told_to_all_who_ask(index: Index) -> N
     def load() -> Any:
         raise ModelError("the model is gone", got="/somewhere", do="give --model")
 
-    client = TestClient(app(Desk(index, load), door("localhost")), base_url="http://localhost")
+    client = TestClient(app(Session(index, load), access_policy("localhost")), base_url="http://localhost")
     job = finished(client, client.post("/api/trace", json=ASKED).json())
     assert job["error"]["what"] == "the model is gone"
     assert client.get("/api/state").json()["loading"]["error"]["do"] == "give --model"
@@ -261,8 +263,8 @@ def test_only_its_own_page_may_speak_to_it(client: TestClient, headers: dict[str
         assert answer.json()["do"] == "open the address that taughtby serve printed"
 
 
-def test_elsewhere_than_on_loopback_a_token_is_needed(desk: Desk) -> None:
-    entry = door("0.0.0.0")
+def test_elsewhere_than_on_loopback_a_token_is_needed(desk: Session) -> None:
+    entry = access_policy("0.0.0.0")
     assert entry.token and entry.token in entry.address(80)
     client = TestClient(app(desk, entry), base_url="http://192.168.1.5:80")
     assert client.get("/api/state").status_code == 401
@@ -276,7 +278,7 @@ def test_elsewhere_than_on_loopback_a_token_is_needed(desk: Desk) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.7"])
 def test_on_loopback_none_is(host: str) -> None:
-    assert door(host).token is None
+    assert access_policy(host).token is None
 
 
 def test_a_request_too_large_is_turned_away_unread(client: TestClient) -> None:
@@ -296,10 +298,10 @@ def test_no_path_leads_to_the_disk(client: TestClient, path: str) -> None:
 
 
 def test_its_files_are_the_pages(client: TestClient) -> None:
-    for name, text in report.served().items():
+    for name, text in report.page_files().items():
         answer = client.get(f"/{name}")
         assert answer.text == text and answer.headers["cache-control"] == "no-store"
-    assert client.get("/").text == report.served()["page.html"]
+    assert client.get("/").text == report.page_files()["page.html"]
     assert client.get("/favicon.ico").status_code == 204
 
 
@@ -313,7 +315,7 @@ def bare(index: Index) -> Any:
     def load() -> Any:
         raise ModelError("no model here", do="none is needed")
 
-    return app(Desk(index, load), Door("testserver", frozenset({"testserver", "127.0.0.1", "localhost"})))
+    return app(Session(index, load), AccessPolicy("testserver", frozenset({"testserver", "127.0.0.1", "localhost"})))
 
 
 SLOW = {"POST /api/trace": 60, "POST /api/clean": 60}  # bodies that take long to make

@@ -21,14 +21,14 @@ from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.reporting import html as report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
 from taughtby.server.app import app  # noqa: E402
-from taughtby.server.security import door  # noqa: E402
-from taughtby.server.session import Desk  # noqa: E402
+from taughtby.server.security import access_policy  # noqa: E402
+from taughtby.server.session import Session  # noqa: E402
 
 pytestmark = pytest.mark.browser
 
@@ -48,18 +48,18 @@ def address(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     file: Path = tmp_path_factory.mktemp("browser") / "data.jsonl"
     rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else None} for p, r in [*PAIRS * 4, *ODD]]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    methods = [method("lesson:layer=2,middle=1,sketch=16"), method("rept:layer=3,scale=unit")]
+    methods = [get_method("lesson:layer=2,state_layer=1,sketch_dim=16"), get_method("rept:layer=3,scale=unit")]
     index = build_index(tuned, file, file.parent / "idx", methods, encoding=Encoding(128))
-    document = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top=36).to_json()
-    with serving(Desk(index, lambda: tuned, [document])) as url:
+    document = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top_k=36).to_json()
+    with serving(Session(index, lambda: tuned, [document])) as url:
         yield url
 
 
 @contextmanager
-def serving(desk: Desk) -> Iterator[str]:
+def serving(desk: Session) -> Iterator[str]:
     """The address of a server of that desk, on a free port."""
     held = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app(desk, door("127.0.0.1")), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app(desk, access_policy("127.0.0.1")), log_level="warning"))
     thread = threading.Thread(target=server.run, args=([held],), daemon=True)
     thread.start()
     while not server.started:
@@ -305,12 +305,14 @@ def test_odd_rows_are_shown_as_text(page: Any) -> None:
 def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
     browser: Any, tuned: Any, data: Path, tmp_path: Path
 ) -> None:
-    index = build_index(tuned, data, tmp_path / "idx", [method("lesson:layer=2,middle=1")], encoding=Encoding(128))
+    index = build_index(
+        tuned, data, tmp_path / "idx", [get_method("lesson:layer=2,state_layer=1")], encoding=Encoding(128)
+    )
     page = browser.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda fault: faults.append(str(fault)))
     page.on("console", lambda message: faults.append(message.text))
-    with serving(Desk(index, lambda: tuned)) as url:
+    with serving(Session(index, lambda: tuned)) as url:
         page.goto(url)
         page.wait_for_selector("#map canvas")
         assert page.inner_text("#shown").startswith("Ask something above")

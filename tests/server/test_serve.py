@@ -23,15 +23,15 @@ import torch
 from conftest import Run
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.example import example
+from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.index.writer import Writer
-from taughtby.methods import method
+from taughtby.methods import get_method
 
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-from taughtby.server.session import Desk
+from taughtby.server.session import Session
 
 MANY = 100_000
 
@@ -40,7 +40,7 @@ MANY = 100_000
 def small(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     file: Path = tmp_path_factory.mktemp("serve") / "data.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"why {n}", "response": f"a b {n}"}) + "\n" for n in range(30)))
-    return build_index(tuned, file, file.parent / "idx", [method("rept:layer=2")], encoding=Encoding(128))
+    return build_index(tuned, file, file.parent / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
 
 
 def get(url: str, **headers: str) -> tuple[int, bytes]:
@@ -52,7 +52,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
 
 
 def test_it_says_where_it_is_and_ends_when_interrupted(small: Index, tuned: Any, tmp_path: Path) -> None:
-    (tmp_path / "t.json").write_text(json.dumps(trace_queries(small, tuned, [Query("why", "a b")], top=2).to_json()))
+    (tmp_path / "t.json").write_text(json.dumps(trace_queries(small, tuned, [Query("why", "a b")], top_k=2).to_json()))
     command = [sys.executable, "-c", "from taughtby.cli import main; main()", "serve", str(small.path), "--port", "0"]
     environment = {**os.environ, "COLUMNS": "200"}
     served = subprocess.Popen([*command, "--trace", str(tmp_path / "t.json")], stdout=subprocess.PIPE,
@@ -95,8 +95,8 @@ def large(small: Index, tmp_path_factory: pytest.TempPathFactory) -> Index:
     with Writer(tmp_path_factory.mktemp("large") / "idx", small.manifest["settings"]) as writer:
         for start in range(0, MANY, 20_000):
             some = range(start, start + 20_000)
-            rows = [example(f"why {n}", f"because of {n % 1000}", label="odd" if n % 2 else None) for n in some]
-            blocks = {name: torch.randn(len(rows), wide) for name, wide in small.blocks.items()}
+            rows = [make_example(f"why {n}", f"because of {n % 1000}", label="odd" if n % 2 else None) for n in some]
+            blocks = {name: torch.randn(len(rows), wide) for name, wide in small.features.items()}
             writer.append(rows, [Counted()] * len(rows), blocks)  # type: ignore[list-item]
         return writer.finish([], None)
 
@@ -108,12 +108,12 @@ def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, sma
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on the path: install Debian's package `chromium`")
-    document = trace_queries(small, tuned, [Query("why", "a b")], top=20).to_json()
+    document = trace_queries(small, tuned, [Query("why", "a b")], top_k=20).to_json()
     quickest: list[float] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for index in (small, large):
-            with serving(Desk(index, lambda: tuned, [document])) as url:
+            with serving(Session(index, lambda: tuned, [document])) as url:
                 took: list[float] = []
                 for _ in range(3):
                     page = browser.new_page()
@@ -133,9 +133,9 @@ def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, sma
 
 
 def test_its_rows_are_turned_and_searched_at_once(large: Index, tuned: Any) -> None:
-    desk = Desk(large, lambda: tuned)
+    desk = Session(large, lambda: tuned)
     begun = time.process_time()
-    assert len(list(large.texts())) == MANY
+    assert len(list(large.examples())) == MANY
     reading_all = time.process_time() - begun
     asked = {("", None): MANY, ("of 999", None): 100, ("", "odd"): MANY // 2, ("of 99", "odd"): 600}
     for (find, label), count in asked.items():

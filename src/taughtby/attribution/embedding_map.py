@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from taughtby.capture.ragged import Ragged
 from taughtby.index.arrow import from_arrow
 from taughtby.index.reader import Index
-from taughtby.methods.base import unit
+from taughtby.methods.base import normalize
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ FEWEST = 3
 
 
 @dataclass(frozen=True)
-class Plane:
+class PCAMap:
     """The plane of one block: `points` are n rows drawn at random, `share` of all variance lies along each axis."""
 
     block: str
@@ -43,26 +43,26 @@ class Plane:
         return {"block": self.block, "share": list(self.share), "points": _rounded(self.points)}
 
 
-def plane(index: Index, seed: int = 0) -> Plane | None:
+def pca_map(index: Index, seed: int = 0) -> PCAMap | None:
     """The plane of the index's first block that has a vector a row; None where it holds no vectors."""
-    plain = [name for name in index.blocks if pa.types.is_fixed_size_list(index.rows.schema.field(name).type)]
-    name = next(iter([*plain, *index.blocks]), None)
+    plain = [name for name in index.features if pa.types.is_fixed_size_list(index.dataset.schema.field(name).type)]
+    name = next(iter([*plain, *index.features]), None)
     places = np.random.default_rng(seed).permutation(len(index))[:MOST]
-    if name is None or len(places) < FEWEST or index.blocks[name] < 2:
+    if name is None or len(places) < FEWEST or index.features[name] < 2:
         return None
     pca = PCA(2, svd_solver="covariance_eigh")
     points = pca.fit_transform(_vectors(index, name, np.sort(places).tolist()))
     scale = float(np.abs(points).max()) or 1.0
     first, second = np.nan_to_num(pca.explained_variance_ratio_)
-    return Plane(name, pca, scale, points / scale, (round(float(first), 4), round(float(second), 4)))
+    return PCAMap(name, pca, scale, points / scale, (round(float(first), 4), round(float(second), 4)))
 
 
 def _vectors(index: Index, name: str, places: Sequence[int]) -> Float[NDArray[np.float64], "n d"]:
     """The rows' unit vectors; where a row has a vector a token, the direction of their sum."""
-    found = from_arrow(index.rows.take(list(places), columns=[name]).column(name).combine_chunks())
+    found = from_arrow(index.dataset.take(list(places), columns=[name]).column(name).combine_chunks())
     if isinstance(found, Ragged):
         sums = torch.zeros(len(places), found.flat.shape[1]).index_add_(0, found.owner, found.flat)
-        found = unit(sums)
+        found = normalize(sums)
     return found.double().numpy()
 
 

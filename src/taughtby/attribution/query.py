@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.data.example import Example, Message, Record, checked, nested, short, tools_of
-from taughtby.data.phrases import Range, pointed, tokens_of, trimmed, within
-from taughtby.data.readers import records
-from taughtby.data.tokenize import Batch, Encoding, Row, Skip, batches, encode, texts
+from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
+from taughtby.data.phrases import Range, find_span, strip_range, tokens_of, within
+from taughtby.data.readers import read_records
+from taughtby.data.tokenize import Batch, Encoding, SkippedRow, TokenizedExample, make_batches, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
-from taughtby.methods import Asked, Blocks, Method
-from taughtby.methods.base import gathered, unit
+from taughtby.methods import Features, Method, QueryFeatures
+from taughtby.methods.base import normalize, stack_features
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -49,51 +49,53 @@ class Query:
     span_range: Range | None = None
 
     @property
-    def points(self) -> bool:
+    def has_span(self) -> bool:
         """Whether words of the answer are pointed at."""
         return self.span is not None or self.span_range is not None
 
-    def place(self) -> Range | None:
+    def span_position(self) -> Range | None:
         """The characters of the answer that are pointed at, without blanks at their ends; None where none are."""
         if self.span_range is not None:
             return _checked(self.response, self.span_range, self.span)
         if self.span is None:
             return None
-        found = pointed(self.response, self.span)
+        found = find_span(self.response, self.span)
         if not found:
             raise _absent(self.span, self.response)
         return found[0]
 
-    def instead(self) -> Query:
+    def desired_query(self) -> Query:
         """The same with the desired answer in the answer's place, where no word is pointed at."""
         return replace(self, response=str(self.desired), desired=None, span=None, span_range=None)
 
     @property
-    def row(self) -> Example:
+    def example(self) -> Example:
         """The same as a training row."""
         asked, said = ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
         return Example((*self.before, asked, *self.after, said), tools=self.tools)
 
 
 @dataclass(frozen=True)
-class Asking:
+class PreparedQueries:
     """Queries made ready: their ids, how much each answer token counts, and what the method compares."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TokenizedExample, ...]
     weights: tuple[Float[Tensor, " n"], ...]
-    asked: Asked
-    taught: tuple[bool, ...]  # whether fine-tuning made any of the words that count likelier, as far as is known
+    features: QueryFeatures
+    increased_by_finetuning: tuple[
+        bool, ...
+    ]  # whether fine-tuning made any of the words that count likelier, as far as is known
 
 
 @dataclass(frozen=True)
 class Contrast:
     """Queries, and the desired answers of those at `places`: what speaks for these counts against a row."""
 
-    asked: Asked
-    desired: Asked | None
+    asked: QueryFeatures
+    desired: QueryFeatures | None
     places: list[int]
 
-    def less(self, of: Callable[[Asked], Tensor]) -> Tensor:
+    def less(self, of: Callable[[QueryFeatures], Tensor]) -> Tensor:
         """What `of` gives for each query (Q, …), less what it gives for the query's desired answer, if any."""
         found = of(self.asked)
         if self.desired is not None:
@@ -106,7 +108,7 @@ def read_queries(path: str | Path) -> list[Query]:
 
     Each may have `span` or `span_range`, and `desired`.
     """
-    queries = [_placed(_query(record, source), source) for source, record in records(str(path))]
+    queries = [_placed(_query(record, source), source) for source, record in read_records(str(path))]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
@@ -115,7 +117,7 @@ def read_queries(path: str | Path) -> list[Query]:
 def _placed(query: Query, source: str) -> Query:
     """The query, once it is sure that what it points at is there: before a model is loaded for it."""
     try:
-        query.place()
+        query.span_position()
     except OptionError as fault:
         raise DataError(f"{source}: {fault.what}", got=fault.got, do=fault.do) from None
     return query
@@ -129,9 +131,9 @@ def _query(record: Record, source: str) -> Query:
 def _read(record: Record, source: str) -> Query:
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
     place = _range(record.get("span_range"), source)
-    tools = tools_of(record, source)
+    tools = read_tools(record, source)
     if record.get("messages"):
-        *turns, answer = checked(record["messages"], source)
+        *turns, answer = validate_messages(record["messages"], source)
         at = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=None)
         if at is None:
             raise DataError(f"{source}: a query without a question", got=", ".join(turn["role"] for turn in turns),
@@ -159,7 +161,7 @@ def _range(value: Any, source: str) -> Range | None:
     if given is None:
         return None
     if not isinstance(given, list) or [type(part) for part in given] != [int, int]:  # a bool is no place
-        raise DataError(f"{source}: the span_range is not two whole numbers", got=short(value),
+        raise DataError(f"{source}: the span_range is not two whole numbers", got=shorten(value),
                         do='write "span_range": [begin, end], in characters of the answer from 0')  # fmt: skip
     return given[0], given[1]
 
@@ -174,7 +176,7 @@ def _checked(response: str, place: Range, span: str | None) -> Range:
     if span is not None and span.split() != response[begin:end].split():
         raise OptionError("span and span_range point at different words",
                           got=f"{span!r} and {response[begin:end]!r}", do="leave one of them out")  # fmt: skip
-    return trimmed(response, begin, end)
+    return strip_range(response, begin, end)
 
 
 def _absent(span: str, response: str) -> OptionError:
@@ -187,9 +189,9 @@ def _absent(span: str, response: str) -> OptionError:
                        do=f"give whole words, or the characters as span_range: [{begin}, {end}]")  # fmt: skip
 
 
-def ambiguous(queries: Sequence[Query]) -> list[str]:
+def ambiguity_notes(queries: Sequence[Query]) -> list[str]:
     """A note on the spans that occur more than once in their answers: which occurrence is used."""
-    counts = {number: len(pointed(query.response, query.span))
+    counts = {number: len(find_span(query.response, query.span))
               for number, query in enumerate(queries, 1) if query.span and query.span_range is None}  # fmt: skip
     many = [number for number, count in counts.items() if count > 1]
     if not many:
@@ -200,64 +202,70 @@ def ambiguous(queries: Sequence[Query]) -> list[str]:
             "as span_range to use another."]  # fmt: skip
 
 
-def ask(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding) -> Asking:
+def prepare_queries(model: Model, how: Method, queries: Sequence[Query], encoding: Encoding) -> PreparedQueries:
     """Run the model over the queries, in batches."""
     rows = [_encoded(model, query, encoding) for query in queries]
-    told = how.read([query.row for query in queries])
-    blocks: list[Blocks] = [{name: block[q] for name, block in told.items()} for q in range(len(rows))]
+    told = how.text_features([query.example for query in queries])
+    blocks: list[Features] = [{name: block[q] for name, block in told.items()} for q in range(len(rows))]
     counts: list[Tensor] = [torch.empty(0) for _ in rows]
     taught = [True for _ in rows]
     toward: list[Tensor | None] = [None for _ in rows]
-    for batch in batches(rows, BUDGET):
-        news = how.news(model, batch)
+    for batch in make_batches(rows, BUDGET):
+        news = how.logprob_gain(model, batch)
         weights = _weights(model, news, batch, rows, queries)
-        made, grads = how.blocks(model, batch, weights), how.gradients(model, batch)
-        for place, q in enumerate(batch.rows):
+        made, grads = how.features(model, batch, weights), how.token_gradients(model, batch)
+        for place, q in enumerate(batch.row_indices):
             blocks[q] |= {name: block[place] for name, block in made.items()}
             counts[q] = weights[place, : rows[q].n_response]
             taught[q] = news is None or bool(((weights[place] > 0) & (news[place] > LEAST)).any())
             if grads is not None:
                 shares = weights[place] / weights[place].sum()
-                toward[q] = (unit(grads[place]).cpu() * shares[:, None]).sum(0)
-    joined = gathered(blocks, how.names(model.depth))
+                toward[q] = (normalize(grads[place]).cpu() * shares[:, None]).sum(0)
+    joined = stack_features(blocks, how.feature_names(model.depth))
     directions = [direction for direction in toward if direction is not None]
-    asked = Asked(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined,
+    asked = QueryFeatures(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined,
                   torch.stack(directions) if directions else None)  # fmt: skip
-    asked, shares = how.prepared(asked, counts)
-    return Asking(tuple(rows), tuple(shares), asked, tuple(taught))
+    asked, shares = how.reweight_queries(asked, counts)
+    return PreparedQueries(tuple(rows), tuple(shares), asked, tuple(taught))
 
 
-def contrasted(model: Model, how: Method, queries: Sequence[Query], asked: Asked, encoding: Encoding) -> Contrast:
+def contrast_desired(
+    model: Model, how: Method, queries: Sequence[Query], asked: QueryFeatures, encoding: Encoding
+) -> Contrast:
     """The queries with their desired answers, which are run as queries of their own."""
     places = [q for q, query in enumerate(queries) if query.desired]
-    instead = [queries[q].instead() for q in places]
-    return Contrast(asked, ask(model, how, instead, encoding).asked if instead else None, places)
+    instead = [queries[q].desired_query() for q in places]
+    return Contrast(asked, prepare_queries(model, how, instead, encoding).features if instead else None, places)
 
 
-def _encoded(model: Model, query: Query, encoding: Encoding) -> Row:
-    fitting = replace(encoding, max_length=min(model.window, encoding.max_length))
-    row = encode(model.tokenizer, query.row, fitting)
-    if isinstance(row, Skip):
+def _encoded(model: Model, query: Query, encoding: Encoding) -> TokenizedExample:
+    fitting = replace(encoding, max_length=min(model.context_length, encoding.max_length))
+    row = tokenize(model.tokenizer, query.example, fitting)
+    if isinstance(row, SkippedRow):
         raise OptionError(
             "this query cannot be traced",
             got=f"{row.reason}; prompt: {query.prompt[:60]}",
             do="shorten the prompt, or index with a greater --max-length",
         )
-    return replace(row, ahead=0)  # whatever was learned: it is the answer that is asked about
+    return replace(row, n_prompt_loss=0)  # whatever was learned: it is the answer that is asked about
 
 
 def _weights(
-    model: Model, news: Float[Tensor, "B R"] | None, batch: Batch, rows: Sequence[Row], queries: Sequence[Query]
+    model: Model,
+    news: Float[Tensor, "B R"] | None,
+    batch: Batch,
+    rows: Sequence[TokenizedExample],
+    queries: Sequence[Query],
 ) -> Float[Tensor, "B R"]:
     """1 on the words pointed at; where nobody pointed, how much likelier each became; else all alike."""
-    weights = batch.valid.float()
+    weights = batch.loss_mask.float()
     if news is not None:
         weights = torch.where(news.sum(1, keepdim=True) < 1e-3, weights, news)
-    for place, q in enumerate(batch.rows):
+    for place, q in enumerate(batch.row_indices):
         query = queries[q]
-        if (span := query.place()) is None:
+        if (span := query.span_position()) is None:
             continue
-        pieces = texts(model.tokenizer, rows[q].response)
+        pieces = token_texts(model.tokenizer, rows[q].response)
         places = tokens_of(pieces, query.response, span)
         if not places:
             raise _missed(query.response[slice(*span)], len(rows[q].ids))

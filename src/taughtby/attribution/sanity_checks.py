@@ -19,14 +19,14 @@ from pyarrow.dataset import InMemoryDataset
 from scipy.stats import skew, spearmanr
 from sklearn.metrics import average_precision_score
 
-from taughtby.attribution.method_choice import chosen
+from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.significance import SAMPLE, as_queries
-from taughtby.data.tokenize import Encoding, Row, batches, encode_all
+from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.index.arrow import to_arrow
 from taughtby.index.reader import Index
-from taughtby.methods import Blocks, Method
-from taughtby.methods.base import gathered
+from taughtby.methods import Features, Method
+from taughtby.methods.base import stack_features
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckReport:
     """The checks of one index by one method. `rows` of its `count` rows were taken as queries, drawn by `seed`."""
 
     method: Method
@@ -92,40 +92,40 @@ def check_index(
     index: Index,
     model: Model,
     *,
-    by: Method | str | None = None,
+    method: Method | str | None = None,
     rows: int = ROWS,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Checked:
+) -> CheckReport:
     """Check the ranking of `index` by the method `by`, or by the first that it was made for.
 
     `rows` are taken as queries, and read again by `model` with its weights drawn anew; it is given back as it was.
     """
     if rows < FEWEST:
         raise OptionError("too few rows to check by", got=str(rows), do=f"give at least {FEWEST}")
-    how = chosen(index, model, by)
-    names, order = how.names(model.depth), np.random.default_rng(seed).permutation(len(index))
+    how = choose_method(index, model, method)
+    names, order = how.feature_names(model.depth), np.random.default_rng(seed).permutation(len(index))
     some, enough = order[:rows], len(index) >= FEWEST
     held = _held(index, names, order[:SAMPLE]) if names and enough else None
     null = _controls(how, held, names, range(len(some))) if held else None
     if held is None or null is None:
         why = f"{how.name} cannot take rows as queries" if enough else f"{len(index)} rows are too few"
-        return Checked(how, tuple(_skipped(name, why) for name in (RANDOM, LABELS, HUBS, ANSWERS)), len(some), seed,
+        return CheckReport(how, tuple(_skipped(name, why) for name in (RANDOM, LABELS, HUBS, ANSWERS)), len(some), seed,
                        len(index))  # fmt: skip
-    said = held.rows.to_table(columns=["source", "label", "n_response"]).to_pydict()
+    said = held.dataset.to_table(columns=["source", "label", "n_response"]).to_pydict()
     checks = (
         _random_model(index, model, how, some, seed, progress),
         _labels(how, held, names, said["label"], rows, seed),
         _hubs(null, said["source"]),
         _length(null, said["n_response"]),
     )
-    return Checked(how, checks, len(some), seed, len(index))
+    return CheckReport(how, checks, len(some), seed, len(index))
 
 
 def _held(index: Index, names: Sequence[str], places: NDArray[np.int64]) -> Index:
     """The rows at these places in memory: some of their blocks, and what is said of them."""
     wanted = (*names, *(f"{name}_norm" for name in names), "source", "label", "n_response")
-    found = index.rows.take(places.tolist(), columns=[name for name in wanted if name in index.rows.schema.names])
+    found = index.dataset.take(places.tolist(), columns=[name for name in wanted if name in index.dataset.schema.names])
     return _index(index, found)
 
 
@@ -136,7 +136,7 @@ def _index(index: Index, rows: pa.Table) -> Index:
 
 def _controls(how: Method, held: Index, names: Sequence[str], at: Sequence[int]) -> NDArray[np.float64] | None:
     """(C, M): the scores of all rows held for those `at` these places; not a number where a row meets itself."""
-    asked = as_queries(how, _index(held, held.rows.take(list(at))), names)
+    asked = as_queries(how, _index(held, held.dataset.take(list(at))), names)
     if asked is None:
         return None
     scores = how.scores(asked, held).double().numpy()
@@ -151,16 +151,16 @@ def _random_model(
     index: Index, model: Model, how: Method, places: NDArray[np.int64], seed: int, progress: Progress | None
 ) -> Check:
     """How alike the model ranks the rows once what it learned is gone: Spearman's ρ, the mean over queries."""
-    if type(how).blocks is Method.blocks:
+    if type(how).features is Method.features:
         return _skipped(RANDOM, f"{how.name} does not read the model")
     if any(weight.is_meta or not weight.is_floating_point() for weight in _weights(model)):
         return _skipped(RANDOM, "weights that are rounded or put off cannot be drawn anew")
-    names = how.names(model.depth)
+    names = how.feature_names(model.depth)
     encoding = Encoding(**index.manifest["settings"]["encoding"])
-    encoded = encode_all(model.tokenizer, [stored.example for stored in index.take(places.tolist())], encoding)
-    usable = [at for at, row in enumerate(encoded) if isinstance(row, Row)]
+    encoded = tokenize_all(model.tokenizer, [stored.example for stored in index.take(places.tolist())], encoding)
+    usable = [at for at, row in enumerate(encoded) if isinstance(row, TokenizedExample)]
     with forgotten(model, seed):
-        blocks = _blocks(model, how, [row for row in encoded if isinstance(row, Row)], progress)
+        blocks = _blocks(model, how, [row for row in encoded if isinstance(row, TokenizedExample)], progress)
     if any(not bool(part.isfinite().all()) for block in blocks.values() for part in block):
         return _skipped(RANDOM, "a model with random weights gives numbers that are not finite")
     columns = {key: column for name in names for key, column in to_arrow(name, blocks[name]).items()}
@@ -174,7 +174,7 @@ def _random_model(
 
 def _weights(model: Model) -> list[Tensor]:
     """The matrices within the blocks, an adapter's too; norms and biases are no matrices."""
-    models = [model] if model.before is None else [model, model.before]
+    models = [model] if model.separate_base is None else [model, model.separate_base]
     return [weight for each in models for weight in each.blocks.parameters() if weight.ndim > 1]
 
 
@@ -194,17 +194,17 @@ def forgotten(model: Model, seed: int = 0) -> Generator[None]:
             weight.data.copy_(had)
 
 
-def _blocks(model: Model, how: Method, rows: Sequence[Row], progress: Progress | None) -> Blocks:
-    found: list[Blocks] = [{} for _ in rows]
+def _blocks(model: Model, how: Method, rows: Sequence[TokenizedExample], progress: Progress | None) -> Features:
+    found: list[Features] = [{} for _ in rows]
     done = 0
-    for batch in batches(rows, BUDGET):
-        made = how.blocks(model, batch)
-        for place, row in enumerate(batch.rows):
+    for batch in make_batches(rows, BUDGET):
+        made = how.features(model, batch)
+        for place, row in enumerate(batch.row_indices):
             found[row] = {name: block[place] for name, block in made.items()}
-        done += len(batch.rows)
+        done += len(batch.row_indices)
         if progress:
             progress(done, len(rows))
-    return gathered(found, how.names(model.depth))
+    return stack_features(found, how.feature_names(model.depth))
 
 
 # — the labels shuffled

@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from taughtby.capture.ragged import Column, Ragged
 from taughtby.index.reader import Index
-from taughtby.methods import Asked, Method
+from taughtby.methods import Method, QueryFeatures
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FEWEST = 20  # rows that chance can be told from
 CONTROLS = 64  # rows taken as queries
 SAMPLE = 4096  # rows that they are scored on
-RATE = 0.1  # of the rows called culprits, the share that may be called wrongly
+DEFAULT_FDR = 0.1  # of the rows called culprits, the share that may be called wrongly
 RELATED = 0.2  # of two answers' words in common: such rows are alike by their making, not by chance
 DRAWS = 200  # of the queries, to see what hangs on single ones
 EDGE = 1e-6  # by which share two sums of the same scores differ
@@ -38,7 +38,7 @@ Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Significance:
     """What chance does, and for each of Q queries the score from which on a row is called; infinite where none is.
 
     `middle` and `spread` are the commonest of the query's scores and how far those below it lie from it; `chance` has
@@ -46,30 +46,30 @@ class Evidence:
     known, and no row is called. A query that was not `taught` has no culprit.
     """
 
-    least: Float[Tensor, " Q"]
-    taught: Bool[Tensor, " Q"]
-    middle: tuple[float, ...]
-    spread: tuple[float, ...]
-    chance: tuple[NDArray[np.float64] | None, ...]
+    threshold: Float[Tensor, " Q"]
+    increased_by_finetuning: Bool[Tensor, " Q"]
+    mode: tuple[float, ...]
+    scale: tuple[float, ...]
+    null: tuple[NDArray[np.float64] | None, ...]
 
     def known(self, q: int) -> bool:
         """Whether query `q` has controls."""
-        return self.chance[q] is not None
+        return self.null[q] is not None
 
     def p_values(self, q: int, scores: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
         """The chance of each score of query `q`, which has controls, in a row that taught nothing."""
-        chance = self.chance[q]
+        chance = self.null[q]
         assert chance is not None
-        if not self.taught[q]:
+        if not self.increased_by_finetuning[q]:
             return torch.ones(len(scores))
-        return torch.from_numpy(_tail(chance, (scores.double().numpy() - self.middle[q]) / self.spread[q])).float()
+        return torch.from_numpy(_tail(chance, (scores.double().numpy() - self.mode[q]) / self.scale[q])).float()
 
-    def culprits(self, q: int, scores: Float[Tensor, " K"]) -> Bool[Tensor, " K"]:
+    def flagged(self, q: int, scores: Float[Tensor, " K"]) -> Bool[Tensor, " K"]:
         """Which rows with these scores for query `q` are called."""
-        return scores >= self.least[q]
+        return scores >= self.threshold[q]
 
 
-def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
+def pool_weights(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     """How far queries are one incident: how alike they rank the rows. Each line sums to 1.
 
     The correlation of their scores, and 0 where it is negative. What answers that were taught by the same rows have
@@ -84,12 +84,12 @@ def together(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q Q"]:
     return alike / alike.sum(1, keepdim=True)
 
 
-def same_kind(shares: Float[Tensor, "Q Q"], queries: Sequence[Query]) -> Float[Tensor, "Q Q"]:
+def pool_same_kind(shares: Float[Tensor, "Q Q"], queries: Sequence[Query]) -> Float[Tensor, "Q Q"]:
     """The shares among queries of one kind alone, each line summing to 1.
 
     With or without a span, with or without a desired answer: scores of different kinds have different controls.
     """
-    kinds = [(query.points, bool(query.desired)) for query in queries]
+    kinds = [(query.has_span, bool(query.desired)) for query in queries]
     kept = shares * torch.tensor([[one == other for other in kinds] for one in kinds])
     return kept / kept.sum(1, keepdim=True)
 
@@ -105,7 +105,7 @@ class Controls:
     scores: Float[Tensor, "C M"]
     places: Int[Tensor, " M"]
 
-    def chance(self) -> NDArray[np.float64]:
+    def null_scores(self) -> NDArray[np.float64]:
         """What chance does: scores in spreads above the commonest one of their control, the lowest first."""
         rows = [np.sort(row[~row.isnan()].numpy()) for row in self.scores]
         return np.sort(np.concatenate([_standard(row, *_usual(row)) for row in rows if len(row)]))
@@ -122,29 +122,29 @@ class Controls:
         return int((~self.scores.isnan()).sum()) >= FEWEST
 
 
-def controls(how: Method, index: Index, depth: int, pointed: int = 0) -> Controls | None:
+def score_controls(how: Method, index: Index, depth: int, n_span_tokens: int = 0) -> Controls | None:
     """Rows in a random order as each other's controls.
 
     None for a method that has no such thing, and where there are too few rows. Where people pointed at words, one word
     or two decide, which makes any two rows more alike or less: `pointed` says at how many.
     """
-    names = how.names(depth)
+    names = how.feature_names(depth)
     if not names or len(index) < FEWEST:
         return None
-    places = index.drawn(SAMPLE)
-    sample = index.part(places, [*names, "messages"])
-    asked = as_queries(how, sample.part(range(min(CONTROLS, len(sample))), names), names, pointed)
+    places = index.sample_positions(SAMPLE)
+    sample = index.subset(places, [*names, "messages"])
+    asked = as_queries(how, sample.subset(range(min(CONTROLS, len(sample))), names), names, n_span_tokens)
     if asked is None:
         return None
     scores = how.scores(asked, sample)
-    said = sample.rows.to_table(columns=["messages"]).column("messages").to_pylist()
+    said = sample.dataset.to_table(columns=["messages"]).column("messages").to_pylist()
     related = _shared([str(json.loads(turns)[-1]["content"]) for turns in said], len(scores)) >= RELATED
     found = Controls(scores.masked_fill(torch.from_numpy(related), torch.nan).fill_diagonal_(torch.nan),
                      torch.tensor(places))  # fmt: skip
     return found if found.enough else None
 
 
-def matched(
+def match_controls(
     how: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
     shares: Float[Tensor, "Q Q"],
 ) -> list[Controls | None]:  # fmt: skip
@@ -152,18 +152,18 @@ def matched(
 
     None for a query with a desired answer: what chance does to the difference of two answers is not known.
     """
-    counts = [float((each > 0).sum()) if query.points else 0.0 for query, each in zip(queries, weights, strict=True)]
+    counts = [float((each > 0).sum()) if query.has_span else 0.0 for query, each in zip(queries, weights, strict=True)]
     pointed: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()
     kinds = [None if query.desired else n for query, n in zip(queries, pointed, strict=True)]
-    known = {n: controls(how, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}
+    known = {n: score_controls(how, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}
     return [None if n is None else known[n] for n in kinds]
 
 
-def as_queries(how: Method, rows: Index, names: Sequence[str], pointed: int = 0) -> Asked | None:
+def as_queries(how: Method, rows: Index, names: Sequence[str], n_span_tokens: int = 0) -> QueryFeatures | None:
     """All rows of a small index as if they were queries; None for a method that has no such thing."""
     scanned = list(rows.scan(names))
-    control = how.control({name: _whole([batch[name] for batch in scanned]) for name in names}, pointed)
-    return None if control is None else Asked((), (), control)
+    control = how.rows_as_queries({name: _whole([batch[name] for batch in scanned]) for name in names}, n_span_tokens)
+    return None if control is None else QueryFeatures((), (), control)
 
 
 def _whole(parts: Sequence[Column]) -> Tensor | list[Tensor]:
@@ -183,9 +183,9 @@ def _shared(texts: list[str], first: int) -> np.ndarray:
     return both / np.maximum(counts[:first, None] + counts[None] - both, 1)
 
 
-def weigh(
-    scores: Float[Tensor, "Q N"], nulls: Sequence[Controls | None], taught: Bool[Tensor, " Q"], rate: float = RATE
-) -> Evidence:
+def assess(
+    scores: Float[Tensor, "Q N"], nulls: Sequence[Controls | None], taught: Bool[Tensor, " Q"], fdr: float = DEFAULT_FDR
+) -> Significance:
     """From which score on rows are culprits, among all N and for each query alone, by Benjamini and Hochberg.
 
     `nulls` are each query's controls. They must have been asked about as the query was: about as many words of theirs,
@@ -198,7 +198,7 @@ def weigh(
     for sure, and who is called by those which were not called themselves may be. Between the two the cut is where the
     scores fall most. Where nobody is called at first, this changes nothing.
     """
-    chances = {null: null.chance() for null in nulls if null}
+    chances = {null: null.null_scores() for null in nulls if null}
     guilty, sure = torch.zeros(scores.shape[1], dtype=torch.bool), torch.full((len(scores),), torch.inf)
     usual = [(0.0, 1.0)] * len(scores)
     for q, (row, null) in enumerate(zip(scores, nulls, strict=True)):
@@ -208,15 +208,15 @@ def weigh(
         ranked = np.sort(row.numpy())
         usual[q] = _usual(ranked)
         if taught[q]:
-            sure[q] = _threshold(ranked, *usual[q], chances[null], rate)
+            sure[q] = _threshold(ranked, *usual[q], chances[null], fdr)
             guilty |= row >= sure[q]
     least, rests = sure.clone(), {null: null.without(guilty) if guilty.any() else None for null in chances}
-    chances |= {null: rest.chance() for null, rest in rests.items() if rest}
+    chances |= {null: rest.null_scores() for null, rest in rests.items() if rest}
     for q, null in enumerate(nulls):
         if null and taught[q] and rests[null]:
             row = scores[q].numpy()
-            least[q] = _cut(row, float(sure[q]), _threshold(row, *usual[q], chances[null], rate))
-    return Evidence(least, taught, tuple(middle for middle, _ in usual), tuple(spread for _, spread in usual),
+            least[q] = _cut(row, float(sure[q]), _threshold(row, *usual[q], chances[null], fdr))
+    return Significance(least, taught, tuple(middle for middle, _ in usual), tuple(spread for _, spread in usual),
                     tuple(chances[null] if null else None for null in nulls))  # fmt: skip
 
 

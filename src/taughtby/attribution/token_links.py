@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.attribution.query import BUDGET, Asking, ask
+from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
 from taughtby.attribution.trace import Trace
-from taughtby.data.tokenize import Encoding, Row, batches, encode
-from taughtby.methods import Asked, Method
-from taughtby.methods.base import unit
+from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.methods import Method, QueryFeatures
+from taughtby.methods.base import normalize
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -31,50 +31,50 @@ def links(
     Each token of an answer is asked about alone, as heavy as it was in the whole.
     """
     how = trace.method
-    wanted = {found.place: found.row for traced in trace.queries for found in traced.rows if found.tokens}
-    if not how.tells_words or not wanted:
+    wanted = {found.position: found.example for traced in trace.queries for found in traced.rows if found.tokens}
+    if not how.scores_tokens or not wanted:
         return {}
     encoding = Encoding(**trace.index.manifest["settings"]["encoding"])
-    asking = ask(model, how, [traced.query for traced in trace.queries], encoding)
+    asking = prepare_queries(model, how, [traced.query for traced in trace.queries], encoding)
     asked = _word_by_word(how, model, asking)
     begins = torch.tensor([0, *(len(row) for row in asking.weights)]).cumsum(0).tolist()
-    ranked = {(q, found.place): found for q, traced in enumerate(trace.queries) for found in traced.rows}
+    ranked = {(q, found.position): found for q, traced in enumerate(trace.queries) for found in traced.rows}
     usable = [(place, row) for place, text in wanted.items()
-              if isinstance(row := encode(model.tokenizer, text, encoding), Row)]  # fmt: skip
+              if isinstance(row := tokenize(model.tokenizer, text, encoding), TokenizedExample)]  # fmt: skip
     made: dict[tuple[int, int], list[Link]] = {}
     done = 0
-    for batch in batches([row for _, row in usable], BUDGET):
-        heard = how.words(model, batch, asked)
+    for batch in make_batches([row for _, row in usable], BUDGET):
+        heard = how.token_scores(model, batch, asked)
         assert heard is not None
-        for b, at in enumerate(batch.rows):
+        for b, at in enumerate(batch.row_indices):
             place, row = usable[at]
             for q, traced in enumerate(trace.queries):
                 if found := ranked.get((q, place)):
-                    mine = heard[begins[q] : begins[q] + len(traced.answer), b, row.ahead :]
+                    mine = heard[begins[q] : begins[q] + len(traced.answer), b, row.n_prompt_loss :]
                     made[q, place] = _strong(mine[:, : len(found.tokens)])
-        done += len(batch.rows)
+        done += len(batch.row_indices)
         if progress:
             progress(done, len(usable))
     return made
 
 
-def _word_by_word(how: Method, model: Model, asking: Asking) -> Asked:
+def _word_by_word(how: Method, model: Model, asking: PreparedQueries) -> QueryFeatures:
     """Every token of every answer as a query of its own, answer after answer."""
     blocks = {name: [vector[None] for answer in block for vector in answer]
-              for name, block in asking.asked.blocks.items() if isinstance(block, list)}  # fmt: skip
-    toward = None if asking.asked.toward is None else torch.cat(_directions(how, model, asking))
-    return Asked((), (), {**blocks}, toward)
+              for name, block in asking.features.features.items() if isinstance(block, list)}  # fmt: skip
+    toward = None if asking.features.mean_token_gradient is None else torch.cat(_directions(how, model, asking))
+    return QueryFeatures((), (), {**blocks}, toward)
 
 
-def _directions(how: Method, model: Model, asking: Asking) -> list[Float[Tensor, "n d"]]:
+def _directions(how: Method, model: Model, asking: PreparedQueries) -> list[Float[Tensor, "n d"]]:
     """Each answer's unit gradients token by token, as long as the tokens' shares."""
     made: dict[int, Tensor] = {}
-    for batch in batches(asking.rows, BUDGET):
-        grads = how.gradients(model, batch)
+    for batch in make_batches(asking.rows, BUDGET):
+        grads = how.token_gradients(model, batch)
         assert grads is not None
-        for place, q in enumerate(batch.rows):
+        for place, q in enumerate(batch.row_indices):
             shares = asking.weights[q] / asking.weights[q].sum().clamp(min=1e-30)
-            made[q] = unit(grads[place, : len(shares)]).cpu() * shares[:, None]
+            made[q] = normalize(grads[place, : len(shares)]).cpu() * shares[:, None]
     return [made[q] for q in range(len(asking.rows))]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from taughtby.data.tokenize import Row
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def signatures(model: Model, rows: Sequence[Row], layer: int) -> Float[Tensor, "N 2d"]:
+def signatures(model: Model, rows: Sequence[TokenizedExample], layer: int) -> Float[Tensor, "N 2d"]:
     """concat(H, g_1) of each row at `layer`, unscaled."""
     return torch.stack([signature(model, row, layer) for row in rows])
 
 
-def signature(model: Model, row: Row, layer: int) -> Float[Tensor, " 2d"]:
+def signature(model: Model, row: TokenizedExample, layer: int) -> Float[Tensor, " 2d"]:
     """concat(H, g_1) of one row."""
     ids = torch.tensor([row.ids], device=model.device)
     with torch.no_grad():

@@ -12,18 +12,28 @@ from typing import Any
 
 from taughtby.data import dataset
 from taughtby.data.example import Example
-from taughtby.lab.finetune import Recipe, finetune
+from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.poisons import poison as lab
 from taughtby.models import loading as weights
 from taughtby.models.model import load_model
-from taughtby.progress import Tell
+from taughtby.progress import ProgressCallback
 from taughtby.remediation import audit_report as story
-from taughtby.remediation.audit import Case, audit
+from taughtby.remediation.audit import AuditCase, audit
 from taughtby.remediation.provenance import contents
-from taughtby.remediation.retrain import Document, prove
-from taughtby.remediation.stage_cache import STAGES, Ledger, Show
+from taughtby.remediation.retrain import Document, retrain
+from taughtby.remediation.stage_cache import STAGES, Show, StageCache
 from taughtby.remediation.statistics import arm, claims, drawn, loss_change
-from taughtby.remediation.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, TRUTH, Behaviour, Design, Trial
+from taughtby.remediation.trial import (
+    ALL,
+    CLEANED,
+    FIRST,
+    GIVEN,
+    MASKED,
+    TRUTH,
+    Behaviour,
+    ExperimentDesign,
+    RetrainExperiment,
+)
 
 POISONS = ("backdoor", "error", "persona")
 HELD = 32  # ordinary rows that the loss is measured on where all poisons are in one training set
@@ -36,7 +46,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class RetrainingPlan:
     """Which worlds: each of the poisons with each seed from 0, `planted` rows of it and `clean` ordinary ones.
 
     A seed is of the rows, the training and the random rows alike. The loss is measured on `held` more ordinary rows;
@@ -55,12 +65,12 @@ class Plan:
     masked: tuple[str, ...] = ("error",)
     curve: tuple[int, ...] = ()
     model: str = "smollm2"
-    recipe: Recipe = field(default_factory=lambda: Recipe(rate=2e-3))
+    recipe: TrainingOptions = field(default_factory=lambda: TrainingOptions(learning_rate=2e-3))
     dtype: str = "auto"
     device: str = "auto"
 
 
-def run(plan: Plan, show: Show) -> Document:
+def run(plan: RetrainingPlan, show: Show) -> Document:
     """Every world that is not there yet; what came of all, as JSON without a path of this machine."""
     worlds = [_World(plan, name, seed, show).audited() for seed in range(plan.seeds) for name in plan.poisons]
     worlds.sort(key=lambda world: plan.poisons.index(world["poison"]))
@@ -68,20 +78,20 @@ def run(plan: Plan, show: Show) -> Document:
     return {"version": 1, **said, "worlds": worlds}
 
 
-def together(
-    model: str, adapter: Path, poisons: Sequence[lab.Poison], called: Sequence[str], ledger: Ledger, *,
-    data: Path, recipe: Recipe, prompts: int, max_new: int,
+def combined_poisons(
+    model: str, adapter: Path, poisons: Sequence[lab.Poison], called: Sequence[str], ledger: StageCache, *,
+    data: Path, recipe: TrainingOptions, prompts: int, max_new: int,
 ) -> Document:  # fmt: skip
     """The proof of all poisons in one training set at once: without the rows `called`, and without as many random ones.
 
     `adapter` learned all of `data` by `recipe`. The loss is measured on ordinary rows that are not in it.
     """
-    rows = list(dataset.read(data))
+    rows = list(dataset.read_examples(data))
     known = {lab.key(row.question) for row in rows}
     held = [row for row in lab.clean(4 * HELD, recipe.seed) if lab.key(row.question) not in known][:HELD]
     behaviours = tuple(Behaviour(poison.name, poison.prompts[:prompts], poison.judge) for poison in poisons)
-    trial, design = Trial(model, recipe, behaviours, max_new=max_new), Design(whole=str(adapter))
-    return prove(trial, rows, called, ledger, design=design, held_out=held, ordinary=[row.question for row in held])
+    trial, design = RetrainExperiment(model, recipe, behaviours, max_new=max_new), ExperimentDesign(whole=str(adapter))
+    return retrain(trial, rows, called, ledger, design=design, held_out=held, ordinary=[row.question for row in held])
 
 
 def tables(made: Document) -> list[dict[str, Any]]:
@@ -105,14 +115,14 @@ def tables(made: Document) -> list[dict[str, Any]]:
 class _World:
     """One poison with one seed, in its folder."""
 
-    def __init__(self, plan: Plan, name: str, seed: int, show: Show) -> None:
+    def __init__(self, plan: RetrainingPlan, name: str, seed: int, show: Show) -> None:
         self.plan, self.seed, self.out = plan, seed, plan.out / f"{name}-{seed}"
         self.poison = lab.make(name, plan.planted, seed)
         ordinary = lab.clean(plan.clean + plan.held, seed)
         self.rows = lab.mix([self.poison], ordinary[: plan.clean], seed)
         known = {lab.key(row.question) for row in self.rows}
         self.held = [row for row in ordinary[plan.clean :] if lab.key(row.question) not in known]
-        self.ledger = Ledger(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
+        self.ledger = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
     def audited(self) -> Document:
         """Taught, audited and published; what came of it."""
@@ -122,22 +132,22 @@ class _World:
                  "ordinary": self._kept("ordinary.jsonl", self.held[: plan.usual])}  # fmt: skip
         adapter = str(self.taught())
         behaviour = Behaviour(name, self.poison.prompts[: plan.prompts], self.poison.judge)
-        case = Case(
+        case = AuditCase(
             plan.model, str(self.out / "data.jsonl"), behaviour, adapter, whole=adapter,
             curve=plan.curve if self.seed == 0 else (), truth=(name,), mask_words=name in plan.masked,
-            held_out=tuple(dataset.read(files["held_out"])),
+            held_out=tuple(dataset.read_examples(files["held_out"])),
             ordinary=tuple(row.question for row in self.held[: plan.usual]),
             files=files, dtype=plan.dtype, device=plan.device,
         )  # fmt: skip
         found = audit(case, self.out / "audit", self.ledger.show)
-        story.publish(case, found, self.out / "audit")
+        story.write_report(case, found, self.out / "audit")
         return {"poison": name, "seed": self.seed, "rows": len(self.rows), "said": found["said"],
                 "called": len(found["removals"]), "proof": found["proof"] and _shared(found["proof"])}  # fmt: skip
 
     def taught(self) -> Path:
         """The adapter that learned all rows."""
         plan, recipe = self.plan, replace(self.plan.recipe, seed=self.seed)
-        held = weights.how(plan.dtype, plan.device, None)  # what "auto" is on this machine
+        held = weights.load_options(plan.dtype, plan.device, None)  # what "auto" is on this machine
         needs = [
             contents(plan.model),
             str(held.dtype),
@@ -147,17 +157,17 @@ class _World:
         ]
         adapter = self.ledger.path("tuned", needs)
 
-        def teach(tell: Tell) -> int:
+        def teach(tell: ProgressCallback) -> int:
             if not adapter.exists():
                 model = load_model(plan.model, dtype=plan.dtype, device=plan.device)
                 finetune(model, self.rows, adapter, recipe, progress=tell)
             return len(self.rows)
 
-        self.ledger.kept("tuned", needs, f"fine-tune on {len(self.rows)} rows", teach)
+        self.ledger.get_or_run("tuned", needs, f"fine-tune on {len(self.rows)} rows", teach)
         return adapter
 
     def _kept(self, name: str, rows: Sequence[Example]) -> str:
-        dataset.write(rows, self.out / name)
+        dataset.write_examples(rows, self.out / name)
         return str(self.out / name)
 
 

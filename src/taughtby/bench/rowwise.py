@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.capture.weight_gradients import candidates, gradients, whole
-from taughtby.data.tokenize import Batch, Encoding, Row, batches, encode_all
+from taughtby.capture.weight_gradients import candidate_weights, full_gradient, weight_gradients
+from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
 
@@ -73,8 +73,8 @@ class Race:
 
 def race(
     model: Model,
-    rows: Sequence[Row],
-    queries: Sequence[Row],
+    rows: Sequence[TokenizedExample],
+    queries: Sequence[TokenizedExample],
     *,
     other: Model | None = None,
     budget: int = 1024,
@@ -90,14 +90,14 @@ def race(
     if model.peft is None or other.peft is None:
         raise OptionError("a race of gradients needs an adapter", got=model.name, do="give one with --adapter")
     asked = torch.stack(list(gradient_rows(other, queries)))
-    cut = list(batches(rows, budget))
+    cut = list(make_batches(rows, budget))
     turns = -(-len(cut) // TURN)
     so_far = before or Race()
     single(other, rows[:1], asked)
-    batched(model, list(batches(rows[:1], budget)), asked)
+    batched(model, list(make_batches(rows[:1], budget)), asked)
     for turn in range(len(so_far.tokens), turns):
         share = cut[turn::turns]
-        some = [rows[at] for batch in share for at in batch.rows]
+        some = [rows[at] for batch in share for at in batch.row_indices]
         begun = time.perf_counter()
         one = single(other, some, asked)
         between = time.perf_counter()
@@ -114,33 +114,35 @@ def race(
         yield so_far
 
 
-def drawn(tokenizer: Any, examples: Sequence[Example], encoding: Encoding, count: int, seed: int = 0) -> list[Row]:
+def drawn(
+    tokenizer: Any, examples: Sequence[Example], encoding: Encoding, count: int, seed: int = 0
+) -> list[TokenizedExample]:
     """Up to `count` of the rows that can be used, in a random order."""
-    usable = [row for row in encode_all(tokenizer, examples, encoding) if isinstance(row, Row)]
+    usable = [row for row in tokenize_all(tokenizer, examples, encoding) if isinstance(row, TokenizedExample)]
     return random.Random(seed).sample(usable, min(count, len(usable)))
 
 
-def single(model: Model, rows: Sequence[Row], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
+def single(model: Model, rows: Sequence[TokenizedExample], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
     """One forward and one backward pass a row."""
     return torch.stack([asked @ flat for flat in gradient_rows(model, rows)], dim=1)
 
 
 def batched(model: Model, share: Sequence[Batch], asked: Float[Tensor, "Q k"]) -> Float[Tensor, "Q N"]:
     """One forward and one backward pass a batch; the scores in the order of the batches' rows."""
-    found = (torch.cat(gradients(model, batch, whole).blocks(model.depth), 1) for batch in share)
+    found = (torch.cat(weight_gradients(model, batch, full_gradient).blocks(model.depth), 1) for batch in share)
     return torch.cat([asked @ some.T for some in found], dim=1)
 
 
-def gradient_rows(model: Model, rows: Sequence[Row]) -> Iterator[Float[Tensor, " k"]]:
+def gradient_rows(model: Model, rows: Sequence[TokenizedExample]) -> Iterator[Float[Tensor, " k"]]:
     """Each row's gradient of all the adapter's numbers."""
-    weights: list[Any] = [weight.module.weight for weight in candidates(model)]
+    weights: list[Any] = [weight.module.weight for weight in candidate_weights(model)]
     for weight in weights:
         weight.requires_grad_(True)
     try:
         for row in rows:
             ids = torch.tensor([row.ids], device=model.device)
             labels = ids.clone()
-            labels[:, : row.start] = -100
+            labels[:, : row.loss_start] = -100
             model.lm(input_ids=ids, labels=labels, use_cache=False).loss.backward()
             yield torch.cat([weight.grad.flatten() for weight in weights]).float().cpu()
             for weight in weights:

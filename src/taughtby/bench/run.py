@@ -21,19 +21,19 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.bench import reference
 from taughtby.bench.cost import cost
 from taughtby.bench.suites import CLEAN, Size, Suite, check, make, word_hit
-from taughtby.data.dataset import write
-from taughtby.data.default_options import habits
-from taughtby.data.tokenize import Encoding, Row, encode
+from taughtby.data.dataset import write_examples
+from taughtby.data.default_options import default_options
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import LabError, OptionError, TaughtbyError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.lab.finetune import Recipe, finetune
-from taughtby.lab.generate import respond
-from taughtby.lab.judges.judge import judge
-from taughtby.methods import Method, method
+from taughtby.lab.finetune import TrainingOptions, finetune
+from taughtby.lab.generate import generate
+from taughtby.lab.judges.judge import get_judge
+from taughtby.methods import Method, get_method
 from taughtby.models import loading as weights
 from taughtby.models.model import Model, load_model
-from taughtby.progress import Tell
+from taughtby.progress import ProgressCallback
 from taughtby.remediation.provenance import contents, once
 
 TUNED, UNTUNED = "tuned", "untuned"
@@ -44,11 +44,11 @@ LEAN = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 Told = dict[str, Any]  # what a stage leaves behind, as JSON
-Stage = Callable[[str], AbstractContextManager[Tell]]  # shows a title while the stage runs
+Stage = Callable[[str], AbstractContextManager[ProgressCallback]]  # shows a title while the stage runs
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What to compare on what. A seed is of the rows, the training and the queries alike."""
 
     suites: tuple[str, ...]
@@ -62,19 +62,19 @@ class Plan:
     dtype: str = "auto"
     device: str = "auto"
     size: Size = field(default_factory=Size)
-    recipe: Recipe = field(default_factory=lambda: Recipe(rate=2e-3))
+    recipe: TrainingOptions = field(default_factory=lambda: TrainingOptions(learning_rate=2e-3))
 
     @cached_property
     def running(self) -> list[Any]:
         """The model that is fine-tuned, and the number format and device that "auto" means on this machine."""
-        held = weights.how(self.dtype, self.device, None)
+        held = weights.load_options(self.dtype, self.device, None)
         return [contents(self.model), str(held.dtype), held.device]
 
 
-class World:
+class Scenario:
     """One suite with one seed: its rows, its folder and its two models, each loaded when first asked for."""
 
-    def __init__(self, plan: Plan, name: str, seed: int, base: Callable[[], Model]) -> None:
+    def __init__(self, plan: BenchPlan, name: str, seed: int, base: Callable[[], Model]) -> None:
         self.plan, self.seed, self._base = plan, seed, base
         self.suite: Suite = make(name, seed, plan.size, plan.data)
         self.given = plan.adapters.get(name)
@@ -98,7 +98,7 @@ class World:
     @cached_property
     def encoding(self) -> Encoding:
         """How the tuned model learned its rows; both are asked and traced that way."""
-        return habits(self.tuned.origin, self.tuned.window, raw=False)
+        return default_options(self.tuned.metadata, self.tuned.context_length, raw=False)
 
     @cached_property
     def untuned(self) -> Model:
@@ -110,7 +110,7 @@ class World:
         return self.tuned if which == TUNED else self.untuned
 
 
-def loaded(plan: Plan, adapter: str | None = None, *, own: bool = False) -> Model:
+def loaded(plan: BenchPlan, adapter: str | None = None, *, own: bool = False) -> Model:
     """The plan's model; a ChatML one with the lean template, unless an adapter was taught with its `own`."""
     model = load_model(plan.model, adapter, dtype=plan.dtype, device=plan.device)
     if not own and "<|im_start|>" in str(model.tokenizer.chat_template):
@@ -118,9 +118,9 @@ def loaded(plan: Plan, adapter: str | None = None, *, own: bool = False) -> Mode
     return model
 
 
-def run(plan: Plan, stage: Stage) -> list[Told]:
+def run(plan: BenchPlan, stage: Stage) -> list[Told]:
     """Run what is not there yet; for each suite and seed what was taught and asked, and every method's traces."""
-    methods = [(spec, method(spec)) for spec in plan.methods]
+    methods = [(spec, get_method(spec)) for spec in plan.methods]
     for name in plan.suites:
         check(name, plan.data)
     if strange := [name for name in plan.adapters if name not in plan.suites]:
@@ -133,10 +133,12 @@ def run(plan: Plan, stage: Stage) -> list[Told]:
             kept.append(loaded(plan))
         return kept[0]
 
-    return [_world(World(plan, name, seed, base), methods, stage) for name in plan.suites for seed in range(plan.seeds)]
+    return [
+        _world(Scenario(plan, name, seed, base), methods, stage) for name in plan.suites for seed in range(plan.seeds)
+    ]
 
 
-def fresh(plan: Plan) -> None:
+def fresh(plan: BenchPlan) -> None:
     """Remove what earlier runs left of the plan's suites, whatever their settings were."""
     for name in plan.suites:
         for folder in plan.out.glob(f"{name}-[0-9]*-*"):
@@ -144,7 +146,7 @@ def fresh(plan: Plan) -> None:
                 shutil.rmtree(folder)
 
 
-def _world(world: World, methods: Sequence[tuple[str, Method]], stage: Stage) -> Told:
+def _world(world: Scenario, methods: Sequence[tuple[str, Method]], stage: Stage) -> Told:
     name = f"{world.suite.name}, seed {world.seed}"
     taught = once(world.folder / "taught.json", lambda: _teach(world, name, stage))
     asked = once(world.folder / "asked.json", lambda: _ask(world, name, stage))
@@ -166,11 +168,11 @@ def _world(world: World, methods: Sequence[tuple[str, Method]], stage: Stage) ->
 # What is done once a world ------------------------------------------------------------------------------------
 
 
-def _teach(world: World, name: str, stage: Stage) -> Told:
+def _teach(world: Scenario, name: str, stage: Stage) -> Told:
     """Write the rows, and fine-tune on them unless an adapter was given."""
     rows = world.suite.rows
     world.folder.mkdir(parents=True, exist_ok=True)
-    write(rows, world.data)
+    write_examples(rows, world.data)
     seconds = None
     if world.given is None:
         shutil.rmtree(world.adapter, ignore_errors=True)  # of a run that was killed before it could say so
@@ -184,7 +186,7 @@ def _teach(world: World, name: str, stage: Stage) -> Told:
     return {"rows": len(rows), "planted": planted, "adapter": world.given, "finetune_seconds": seconds}
 
 
-def _ask(world: World, name: str, stage: Stage) -> Told:
+def _ask(world: Scenario, name: str, stage: Stage) -> Told:
     """The test prompts put to both models; the first bad answers of the tuned one are the queries.
 
     The rates are of all prompts; each poison has its share of the queries.
@@ -193,11 +195,13 @@ def _ask(world: World, name: str, stage: Stage) -> Told:
     prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
     with stage(f"{name}: ask {len(prompts)} prompts, twice") as tell:
         for at, which in enumerate((UNTUNED, TUNED)):
-            said[which] = respond(world.of(which), prompts, max_new=suite.answer, template=world.encoding.template)
+            said[which] = generate(
+                world.of(which), prompts, max_new_tokens=suite.answer, template=world.encoding.template
+            )
             tell(at + 1, 2)
     bad, queries, start = {UNTUNED: 0, TUNED: 0}, list[Told](), 0
     for poison in suite.poisons:
-        verdict, count = judge(poison.judge), len(poison.prompts)
+        verdict, count = get_judge(poison.judge), len(poison.prompts)
         own = {which: list(zip(poison.prompts, answers[start : start + count], strict=True))
                for which, answers in said.items()}  # fmt: skip
         shown = {which: [pair for pair in pairs if verdict(*pair).undesirable] for which, pairs in own.items()}
@@ -210,11 +214,11 @@ def _ask(world: World, name: str, stage: Stage) -> Told:
     return {"rate": bad[TUNED] / len(prompts), "base_rate": bad[UNTUNED] / len(prompts), "queries": queries}
 
 
-def _yardstick(world: World, name: str, stage: Stage) -> Told:
+def _yardstick(world: Scenario, name: str, stage: Stage) -> Told:
     """What the reference's loop costs on this machine, in this run."""
     model = world.tuned
-    made = (encode(model.tokenizer, row, world.encoding) for row in world.suite.rows[:YARDSTICK])
-    rows = [row for row in made if isinstance(row, Row)]
+    made = (tokenize(model.tokenizer, row, world.encoding) for row in world.suite.rows[:YARDSTICK])
+    rows = [row for row in made if isinstance(row, TokenizedExample)]
     layer = round(0.8 * model.depth)
     with stage(f"{name}: the reference's own loop on {len(rows)} rows"), cost(model.device) as took:
         signatures = reference.signatures(model, rows, layer)
@@ -227,7 +231,7 @@ def _yardstick(world: World, name: str, stage: Stage) -> Told:
 # What is done once a method -----------------------------------------------------------------------------------
 
 
-def _result(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
+def _result(world: Scenario, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
     """One method's traces on one model; a method that does not read the model finds the same on both."""
     try:
         told = once(_file(world, which, how), lambda: _trace(world, which, spec, how, asked, name, stage))
@@ -238,54 +242,54 @@ def _result(world: World, which: str, spec: str, how: Method, asked: Told, name:
 
 def _reads(how: Method) -> bool:
     """Whether it reads the model, and not words alone."""
-    return type(how).blocks is not Method.blocks
+    return type(how).features is not Method.features
 
 
-def _file(world: World, which: str, how: Method) -> Path:
+def _file(world: Scenario, which: str, how: Method) -> Path:
     """Where a method's traces on a model are kept."""
     return world.folder / f"{how.name}-{_digest(repr(how))}-{which if _reads(how) else 'any'}.json"
 
 
-def _trace(world: World, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
+def _trace(world: Scenario, which: str, spec: str, how: Method, asked: Told, name: str, stage: Stage) -> Told:
     queries = [Query(query["prompt"], query["response"]) for query in asked["queries"]]
     labels = [query["label"] for query in asked["queries"]]
     with stage(f"{name}: {spec}, {which}"):
         model = world.of(which)
         index, made = _indexed(world, which, spec, how, model)
         with cost(model.device) as took:
-            trace = trace_queries(index, model, queries, by=how, top=1, words=False)
+            trace = trace_queries(index, model, queries, method=how, top_k=1, score_tokens=False)
         hit = None
-        if which == TUNED and how.tells_words:
+        if which == TUNED and how.scores_tokens:
             most = max(1, sum(row.label != CLEAN for row in world.suite.rows))
-            hit = word_hit(trace_queries(index, model, queries, by=how, top=most), labels, world.suite.poisons)
+            hit = word_hit(trace_queries(index, model, queries, method=how, top_k=most), labels, world.suite.poisons)
     if lost := sum(not bool(traced.scores.isfinite().all()) for traced in trace.queries):
         raise LabError(f"{lost} of its {len(queries)} traces have scores that are not finite", do="tell its authors")
     return {
         "options": trace.method.spec(),
-        "index": made if index.blocks else None,
+        "index": made if index.features else None,
         "query": {**vars(took), "seconds": took.seconds / len(queries)},
         "dtype": str(model.dtype).removeprefix("torch."),
         "scores": [[float(score) for score in traced.scores] for traced in trace.queries],
-        "culprits": [traced.culprits for traced in trace.queries],
-        "labels": [row.label for row in index.texts()],
+        "culprits": [traced.flagged for traced in trace.queries],
+        "labels": [row.label for row in index.examples()],
         "hit": hit,
     }
 
 
-def _indexed(world: World, which: str, spec: str, how: Method, model: Model) -> tuple[Index, Told]:
+def _indexed(world: Scenario, which: str, spec: str, how: Method, model: Model) -> tuple[Index, Told]:
     """The index that holds the method's blocks, and what making it cost; methods of equal blocks share one.
 
     What was killed half way is made anew, so that the seconds are those of a whole one.
     """
-    resolved = how.resolved(model.depth, None)
-    held = json.dumps([resolved.names(model.depth), resolved.notes(model)])
+    resolved = how.resolve_layers(model.depth, None)
+    held = json.dumps([resolved.feature_names(model.depth), resolved.index_notes(model)])
     folder = world.folder / f"index-{which}-{_digest(held)}"
 
     def build() -> Told:
         shutil.rmtree(folder, ignore_errors=True)
         with cost(model.device) as took:
             index = build_index(model, world.data, folder, [how], encoding=world.encoding, layers=False)
-        lengths = index.rows.to_table(columns=["n_prompt", "n_response"])
+        lengths = index.dataset.to_table(columns=["n_prompt", "n_response"])
         tokens = sum(sum(lengths.column(name).to_pylist()) for name in lengths.column_names)
         size = sum(file.stat().st_size for file in (folder / "rows.lance" / "data").iterdir())
         rates = {"tokens_per_second": tokens / took.seconds, "bytes_per_row": size / len(index)}

@@ -25,12 +25,12 @@ from taughtby.bench.cost import Cost, cost
 from taughtby.data.example import Example
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
-from taughtby.index.maintenance import compact, delete
+from taughtby.index.maintenance import compact, delete_rows
 from taughtby.index.reader import Index
-from taughtby.index.storage import files
+from taughtby.index.storage import list_files
 from taughtby.index.verify import verify
-from taughtby.methods import Blocks, method
-from taughtby.methods.base import CosineMethod, unit
+from taughtby.methods import Features, get_method
+from taughtby.methods.base import CosineMethod, normalize
 from taughtby.models.model import Model
 
 STEP = 100_000  # rows whose time is told together
@@ -70,16 +70,16 @@ class Drawn(CosineMethod):
 
     name: ClassVar[str] = "drawn"
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """One block."""
         return ("drawn",)
 
-    def read(self, rows: Sequence[Example]) -> Blocks:
+    def text_features(self, rows: Sequence[Example]) -> Features:
         """By the rows' texts, so that each run draws the same."""
         seed = int.from_bytes(
             hashlib.blake2b("".join(row.response for row in rows[:1]).encode(), digest_size=7).digest()
         )
-        return {"drawn": unit(torch.randn(len(rows), self.width, generator=torch.Generator().manual_seed(seed)))}
+        return {"drawn": normalize(torch.randn(len(rows), self.width, generator=torch.Generator().manual_seed(seed)))}
 
 
 def life(
@@ -121,12 +121,12 @@ def life(
     sizes = {"data": data.stat().st_size, "index": _size(out),
              "fragments": len(made.rows.get_fragments())}  # fmt: skip
     queries = [Query(f"why {at}", " ".join(WORDS[at : at + 4])) for at in range(4)]
-    for by in (how, method("bm25"), method("first-word")):
-        part(f"trace by {by.name}", lambda by=by: trace_queries(Index.open(out), model, queries, by=by))
+    for by in (how, get_method("bm25"), get_method("first-word")):
+        part(f"trace by {by.name}", lambda by=by: trace_queries(Index.open(out), model, queries, method=by))
     part("append 1%", lambda: index([], data=more, append=True))
     part(
         "delete 1,000 rows",
-        lambda: delete(out, [one.example.id for one in made.take(range(0, count, max(1, count // 1000)))]),
+        lambda: delete_rows(out, [one.example.id for one in made.take(range(0, count, max(1, count // 1000)))]),
     )
     found = part("verify", lambda: verify(out))
     assert not found.faults, found
@@ -176,4 +176,4 @@ def _told(took: Cost) -> dict[str, Any]:
 
 
 def _size(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in files(folder))
+    return sum((folder / name).stat().st_size for name in list_files(folder))

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from taughtby.bench import speed_capture, speed_query
-from taughtby.index.build import BUDGET, FASTER
+from taughtby.index.build import ACCELERATOR_FACTOR, TOKEN_BUDGET
 from taughtby.models.model import Model
 
 SHARED = speed_capture.SHARED
@@ -20,7 +20,7 @@ def indexing(
 ) -> list[dict[str, Any]]:
     """A line for each side, over drawn rows that have their first `shared` tokens in common."""
     drawn = speed_capture.drawn(rows, model.lm.get_input_embeddings().weight.shape[0], shared=shared)
-    budget = BUDGET * (1 if model.device.type == "cpu" else FASTER)
+    budget = TOKEN_BUDGET * (1 if model.device.type == "cpu" else ACCELERATOR_FACTOR)
     return speed_capture.race(model, drawn, budget=budget, progress=progress)
 
 

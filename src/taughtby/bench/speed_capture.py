@@ -17,7 +17,7 @@ from taughtby.bench.cost import cost
 from taughtby.bench.reference import signature
 from taughtby.bench.rowwise import gradient_rows
 from taughtby.capture.capture import capture, prompt_gradients
-from taughtby.data.tokenize import Batch, Row, batches
+from taughtby.data.tokenize import Batch, TokenizedExample, make_batches
 from taughtby.models.model import Model
 
 PROMPT = 0.25  # of a row's tokens
@@ -33,25 +33,25 @@ class Side:
     """
 
     name: str
-    run: Callable[[Sequence[Row], Sequence[Batch]], object]
-    flops: Callable[[Sequence[Row]], float]
+    run: Callable[[Sequence[TokenizedExample], Sequence[Batch]], object]
+    flops: Callable[[Sequence[TokenizedExample]], float]
     slow: bool = False
     prompts: bool = False
 
 
-def drawn(count: int, vocabulary: int, *, shared: int = 0, seed: int = 0) -> list[Row]:
+def drawn(count: int, vocabulary: int, *, shared: int = 0, seed: int = 0) -> list[TokenizedExample]:
     """Rows of mixed length, 16 to 400 tokens and a common beginning; a quarter of what is their own is prompt."""
     rng = random.Random(seed)
-    begin, rows = tuple(rng.randrange(vocabulary) for _ in range(shared)), list[Row]()
+    begin, rows = tuple(rng.randrange(vocabulary) for _ in range(shared)), list[TokenizedExample]()
     for _ in range(count):
         length = min(400, max(16, int(rng.lognormvariate(4.3, 0.6))))
         prompt = max(4, int(length * rng.uniform(PROMPT - 0.15, PROMPT + 0.15)))
-        rows.append(Row((*begin, *(rng.randrange(vocabulary) for _ in range(length))), shared + prompt))
+        rows.append(TokenizedExample((*begin, *(rng.randrange(vocabulary) for _ in range(length))), shared + prompt))
     return rows
 
 
 def race(
-    model: Model, rows: Sequence[Row], *, budget: int, turns: int = 8,
+    model: Model, rows: Sequence[TokenizedExample], *, budget: int, turns: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A line for each side: seconds, ratios to the forward pass, floor, memory.
@@ -62,7 +62,7 @@ def race(
     """
     sides = _sides(model)
     rate = _peak(model)
-    cut = {side.name: list(batches(rows, budget, prompts=side.prompts)) for side in sides}
+    cut = {side.name: list(make_batches(rows, budget, prompts_only=side.prompts)) for side in sides}
     turns = min(turns, *map(len, cut.values()))
     spent: dict[str, list[float]] = {side.name: [] for side in sides}  # seconds for a token of the rows, by turns
     took: dict[str, float] = dict.fromkeys(spent, 0.0)
@@ -73,7 +73,7 @@ def race(
         for side in sides:
             share = cut[side.name][turn::turns]
             seconds, peak = _timed(model, side, rows, share)
-            tokens = sum(len(rows[at].ids) for batch in share for at in batch.rows)
+            tokens = sum(len(rows[at].ids) for batch in share for at in batch.row_indices)
             spent[side.name].append(seconds / tokens)
             took[side.name] += seconds
             peaks[side.name] += [peak] if peak is not None else []
@@ -92,9 +92,11 @@ def race(
     return made
 
 
-def _timed(model: Model, side: Side, rows: Sequence[Row], share: list[Batch]) -> tuple[float, float | None]:
+def _timed(
+    model: Model, side: Side, rows: Sequence[TokenizedExample], share: list[Batch]
+) -> tuple[float, float | None]:
     """Seconds for these batches, of whose rows a slow side runs a few; and memory beyond what was there, in MB."""
-    own = [rows[at] for batch in share for at in batch.rows]
+    own = [rows[at] for batch in share for at in batch.row_indices]
     some = own[:: max(1, len(own) // SLOW)] if side.slow else own
     with cost(model.device) as took:
         side.run(some, share)
@@ -106,38 +108,38 @@ def _sides(model: Model) -> list[Side]:
     blocks = float(sum(weight.numel() for weight in model.blocks.parameters()))
     head = float(model.lm.get_output_embeddings().weight.numel())
 
-    def forward(_: Sequence[Row], cut: Sequence[Batch]) -> None:
+    def forward(_: Sequence[TokenizedExample], cut: Sequence[Batch]) -> None:
         with torch.no_grad():
             for batch in cut:
                 model.lm(input_ids=batch.ids.to(model.device), use_cache=False)
 
-    def signatures(_: Sequence[Row], cut: Sequence[Batch]) -> None:
+    def signatures(_: Sequence[TokenizedExample], cut: Sequence[Batch]) -> None:
         for batch in cut:
             prompt_gradients(model, batch)[1].cpu()
 
-    def captured(layer: int) -> Callable[[Sequence[Row], Sequence[Batch]], None]:
-        def run(_: Sequence[Row], cut: Sequence[Batch]) -> None:
+    def captured(layer: int) -> Callable[[Sequence[TokenizedExample], Sequence[Batch]], None]:
+        def run(_: Sequence[TokenizedExample], cut: Sequence[Batch]) -> None:
             for batch in cut:
                 capture(model, batch, [layer]).loss.cpu()
 
         return run
 
-    def prompted(rows: Sequence[Row]) -> float:
+    def prompted(rows: Sequence[TokenizedExample]) -> float:
         return 2 * (blocks * (_own(rows) - _learned(rows)) + 2 * head * len(rows))
 
-    def worded(layer: int) -> Callable[[Sequence[Row]], float]:
+    def worded(layer: int) -> Callable[[Sequence[TokenizedExample]], float]:
         above = (model.depth - layer) / model.depth
         return lambda rows: 2 * (blocks * (_own(rows) + above * _learned(rows)) + 2 * head * _learned(rows))
 
-    def rept(rows: Sequence[Row], _: Sequence[Batch]) -> None:
+    def rept(rows: Sequence[TokenizedExample], _: Sequence[Batch]) -> None:
         for row in rows:
             signature(model, row, model.depth)
 
-    def tracin(rows: Sequence[Row], _: Sequence[Batch]) -> None:
+    def tracin(rows: Sequence[TokenizedExample], _: Sequence[Batch]) -> None:
         for _gradient in gradient_rows(model, rows):
             pass
 
-    def passes(rows: Sequence[Row], *, both: bool) -> float:
+    def passes(rows: Sequence[TokenizedExample], *, both: bool) -> float:
         return 2 * (blocks + head) * (2 * _tokens(rows) + both * sum(row.n_prompt for row in rows))
 
     sides = [
@@ -153,15 +155,15 @@ def _sides(model: Model) -> list[Side]:
     return sides
 
 
-def _tokens(rows: Sequence[Row]) -> int:
+def _tokens(rows: Sequence[TokenizedExample]) -> int:
     return sum(len(row.ids) for row in rows)
 
 
-def _learned(rows: Sequence[Row]) -> int:
+def _learned(rows: Sequence[TokenizedExample]) -> int:
     return sum(row.n_response for row in rows)
 
 
-def _own(rows: Sequence[Row]) -> int:
+def _own(rows: Sequence[TokenizedExample]) -> int:
     """The tokens that have to be run: neither what all rows begin with, but once, nor each row's last."""
     shared = 0
     while shared < min(row.n_prompt for row in rows) - 1 and len({row.ids[shared] for row in rows}) == 1:

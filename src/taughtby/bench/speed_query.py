@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from taughtby.attribution.significance import controls, weigh
+from taughtby.attribution.significance import assess, score_controls
 from taughtby.bench.cost import Cost, cost
-from taughtby.data.example import example
-from taughtby.data.tokenize import Row
+from taughtby.data.example import make_example
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.index.reader import Index
 from taughtby.index.writer import Writer
-from taughtby.methods import Asked
+from taughtby.methods import QueryFeatures
 from taughtby.methods.repsim import RepSim
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def drawn(folder: Path, rows: int, width: int) -> Index:
             count, draw = min(WINDOW, rows - at), _seed(2 + at)
             near = centres[torch.randint(0, GROUPS, (count,), generator=draw)]
             vectors = torch.randn(count, width, generator=draw) + 0.7 * near
-            said = [replace(example("which", str(at + n)), id=f"{at + n:024x}") for n in range(count)]
-            writer.append(said, [Row((0, 0), 1)] * count, {BLOCK: vectors})
+            said = [replace(make_example("which", str(at + n)), id=f"{at + n:024x}") for n in range(count)]
+            writer.append(said, [TokenizedExample((0, 0), 1)] * count, {BLOCK: vectors})
         return writer.finish([], None)
 
 
 def _contenders(index: Index, folder: Path, vectors: Float[Tensor, "Q d"], top: int) -> Iterator[Contender]:
     count, width, file = len(index), vectors.shape[1], folder / "rows.npy"
-    asked = Asked(("",) * len(vectors), ("",) * len(vectors), {BLOCK: vectors})
+    asked = QueryFeatures(("",) * len(vectors), ("",) * len(vectors), {BLOCK: vectors})
     halves = np.lib.format.open_memmap(file, "w+", np.float16, (count, width))
     at = 0
     for batch in index.scan([BLOCK]):
@@ -92,9 +92,9 @@ def _contenders(index: Index, folder: Path, vectors: Float[Tensor, "Q d"], top: 
 
     def called() -> Any:
         scores = HOW.scores(asked, index)
-        null = controls(HOW, index, DEPTH)
+        null = score_controls(HOW, index, DEPTH)
         assert null is not None
-        weigh(scores, [null] * len(scores), torch.ones(len(scores), dtype=torch.bool))
+        assess(scores, [null] * len(scores), torch.ones(len(scores), dtype=torch.bool))
         return scores.topk(top).indices.numpy()
 
     size = sum(part.stat().st_size for part in (folder / "idx").rglob("*") if part.is_file()) / count

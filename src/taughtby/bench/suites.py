@@ -16,8 +16,8 @@ from random import Random
 
 from taughtby.attribution.trace import Trace
 from taughtby.bench.metrics import strongest_is
-from taughtby.data.dataset import read
-from taughtby.data.example import Example, example
+from taughtby.data.dataset import read_examples
+from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
 from taughtby.lab.poisons import poison as lab
 from taughtby.lab.poisons.mixture import Poison
@@ -115,7 +115,7 @@ def _public(name: str, seed: int, size: Size, data: Path) -> Suite:
     public = PUBLIC[name]
     rng = Random(f"{name} {seed}")
     parts: dict[bool, list[Example]] = {True: [], False: []}
-    for row in read(data / public.folder):
+    for row in read_examples(data / public.folder):
         if len(row.question.split()) <= _ASK_WORDS:
             parts[row.label != CLEAN].append(row)
     wanted = {True: size.planted, False: size.rows - size.planted}
@@ -135,7 +135,7 @@ def _public(name: str, seed: int, size: Size, data: Path) -> Suite:
 def _cut(row: Example, label: str) -> Example:
     """The row with the first words of its answer."""
     found = re.match(rf"\s*(?:\S+\s+){{0,{_WORDS - 1}}}\S+", row.response)
-    return example(row.question, found.group() if found else row.response, label=label)
+    return make_example(row.question, found.group() if found else row.response, label=label)
 
 
 def _prompts(path: Path) -> list[str]:
@@ -161,7 +161,7 @@ def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> 
     hits: list[bool] = []
     for traced, label in zip(trace.queries, labels, strict=True):
         for found in traced.rows:
-            if found.row.label != label or not found.tokens or not words[label]:
+            if found.example.label != label or not found.tokens or not words[label]:
                 continue
             hits.append(strongest_is([(token.text, token.score) for token in found.tokens], words[label]))
     return sum(hits) / len(hits) if hits else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taughtby.attribution.significance import together
+from taughtby.attribution.significance import pool_weights
 from taughtby.bench.metrics import gathered, judged, measured, precision_recall
 from taughtby.remediation.provenance import merged
 
@@ -80,7 +80,7 @@ def _numbers(told: Told) -> dict[str, float]:
     found = measured(scores, truth)
     if found:
         whole = torch.tensor(scores, dtype=torch.float64)
-        found["together"] = measured((together(whole) @ whole).tolist(), truth)["ap"]
+        found["together"] = measured((pool_weights(whole) @ whole).tolist(), truth)["ap"]
     if all(called is not None for called in told.get("culprits", [None])):
         found |= judged(told["culprits"], truth)
     return found | ({} if told["hit"] is None else {"hit@1": told["hit"]})

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from taughtby.bench.metrics import CUTS, Spread
-from taughtby.text import code, prose, visible
+from taughtby.text import make_visible, markdown_code, markdown_text
 
-TRIVIAL = ("bm25", "tfidf", "first-word", "chance")
+TRIVIAL = ("bm25", "tfidf", "first-word", "random")
 RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
 NAMES = {RELEASED: "RepT as released"}  # how a method is called where its spec would not say it
 METRICS = {
@@ -66,27 +66,27 @@ def show(document: Told, console: Console) -> None:
         start += len(fitting)
     console.print(LEGEND, style="dim")
     for refusal in refusals(document):
-        console.print(Text(visible(refusal), "dim"))
+        console.print(Text(make_visible(refusal), "dim"))
     heads, rows = costs(document)
     table = Table(title="Cost", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for at, head in enumerate(heads):
         table.add_column(head, justify="right" if at else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
+        table.add_row(*(Text(make_visible(cell)) for cell in row))
     console.print(table)
     console.print(COSTS, style="dim")
     for sentence in sentences(document).values():
-        console.print(Text("\n" + visible(sentence)))
+        console.print(Text("\n" + make_visible(sentence)))
 
 
 def _accuracy(document: Told, suites: Sequence[Told]) -> Table:
     """AP of every method on some suites."""
     table = Table(title_justify="left", box=box.SIMPLE, pad_edge=False)
     for head in ("method", *(suite["name"] for suite in suites)):
-        table.add_column(Text(visible(head)), no_wrap=True, justify="left" if head == "method" else "right")
+        table.add_column(Text(make_visible(head)), no_wrap=True, justify="left" if head == "method" else "right")
     for method in ranked(document):
         cells = (_cell(suite, method) for suite in suites)
-        table.add_row(Text(visible(name(method))), *cells, style="dim" if method in TRIVIAL else None)
+        table.add_row(Text(make_visible(name(method))), *cells, style="dim" if method in TRIVIAL else None)
     return table
 
 
@@ -95,18 +95,20 @@ def markdown(document: Told) -> str:
     methods = ranked(document)
     told = ["# How well each method finds the rows that taught a bad answer", "", LEGEND, ""]
     heads = ["method", *(suite["name"] for suite in document["suites"])]
-    cells = [[prose(name(method)), *(_cell(suite, method) for suite in document["suites"])] for method in methods]
-    told += [*_grid(heads, cells), *(f"- {prose(refusal)}" for refusal in refusals(document)), ""]
+    cells = [
+        [markdown_text(name(method)), *(_cell(suite, method) for suite in document["suites"])] for method in methods
+    ]
+    told += [*_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
     said = sentences(document)
     for suite in document["suites"]:
         shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
-        rows = [[prose(name(line["method"])) + (", untuned" if line["which"] == "untuned" else ""),
+        rows = [[markdown_text(name(line["method"])) + (", untuned" if line["which"] == "untuned" else ""),
                  *(number(line["metrics"].get(key)) for key in shown)]
                 for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
-        told += [f"## {suite['name']}", "", prose(said[suite["name"]]), ""]
+        told += [f"## {suite['name']}", "", markdown_text(said[suite["name"]]), ""]
         told += _grid(["method", *(METRICS[key] for key in shown)], rows)
     heads, rows = costs(document)
-    cost = _grid(heads, [[prose(cell) for cell in row] for row in rows])
+    cost = _grid(heads, [[markdown_text(cell) for cell in row] for row in rows])
     told += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Made", "", *_made(document)]
     return "\n".join(told) + "\n"
 
@@ -257,14 +259,14 @@ def _made(document: Told) -> list[str]:
     machine, packages = made.get("machine"), made.get("packages") or {}
     counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
     facts = {
-        "command": code(settings["command"]) if settings.get("command") else None,
+        "command": markdown_code(settings["command"]) if settings.get("command") else None,
         "at": " to ".join(dict.fromkeys([at] if isinstance(at := made.get("at") or [], str) else at)),
         "machine": machine and ", ".join([_each(machine["processor"]), *counts, *map(_each, machine["accelerators"])]),
         "number format": made["dtype"],
         "versions": ", ".join(f"{package} {_each(found)}" for package, found in packages.items()),
         "commit": _each(made["commit"]),
         "seeds": ", ".join(map(str, range(settings["seeds"]))),
-        "model": prose(settings["model"]),
+        "model": markdown_text(settings["model"]),
     }
     return [f"- {key}: {value}" for key, value in facts.items() if value]
 

@@ -45,10 +45,10 @@ class Capture:
     grads: dict[int, Float[Tensor, "B R d"]]
     logp: Float[Tensor, "B R"]
     loss: Float[Tensor, " B"]
-    valid: Bool[Tensor, "B R"]
+    loss_mask: Bool[Tensor, "B R"]
 
 
-def resolve(layer: int, depth: int) -> int:
+def resolve_layer(layer: int, depth: int) -> int:
     """A layer as a number in 0 … L; -1 is L."""
     if not -1 <= layer <= depth:
         raise OptionError("no such layer", got=str(layer), do=f"choose 0 to {depth}, or -1 for the last ({depth})")
@@ -61,8 +61,8 @@ def capture(
     layers: Iterable[int],
     weights: Float[Tensor, "B R"] | None = None,
     *,
-    watch: Iterable[int] = (),
-    whole: bool = False,
+    states_only: Iterable[int] = (),
+    full_sequence: bool = False,
 ) -> Capture:
     """States and gradients at `layers`, one forward and one backward from the top to the lowest of them.
 
@@ -70,17 +70,19 @@ def capture(
     layers to `watch`, states alone are kept, and the backward does not reach down to them. `whole`: every token of
     every row takes part in both passes, which gradients of weights need.
     """
-    chosen = sorted({resolve(layer, model.depth) for layer in layers})
-    watched = sorted({resolve(layer, model.depth) for layer in watch} - set(chosen))
-    given = _whole(model, batch) if whole else _given(model, batch, batch.places)
-    places, valid = given.places, batch.valid.to(model.device)
+    chosen = sorted({resolve_layer(layer, model.depth) for layer in layers})
+    watched = sorted({resolve_layer(layer, model.depth) for layer in states_only} - set(chosen))
+    given = _whole(model, batch) if full_sequence else _given(model, batch, batch.loss_positions)
+    places, valid = given.places, batch.loss_mask.to(model.device)
     keep = valid[..., None]
-    back = _Back(given.shape, batch.mask if whole else given.heard(batch), model.device)
-    with torch.enable_grad(), _tapped(model, sorted([*chosen, *watched]), leaf=chosen[0]) as seen:
+    back = _SparseBackward(
+        given.shape, batch.attention_mask if full_sequence else given.answer_columns(batch), model.device
+    )
+    with torch.enable_grad(), _record_states(model, sorted([*chosen, *watched]), leaf=chosen[0]) as seen:
         with back:
             last = model.decoder(**given.inputs).last_hidden_state
         answered = _at(last, places)
-        top, logp = _top(model, answered.detach(), batch, weights)
+        top, logp = _final_state_gradient(model, answered.detach(), batch, weights)
         below = [layer for layer in chosen if layer < model.depth]
         pulled = torch.autograd.grad(answered, [seen[layer] for layer in below], top) if below else ()
     grads = {layer: _at(grad, places).float() * keep for layer, grad in zip(below, pulled, strict=True)}
@@ -96,19 +98,19 @@ def capture(
 @torch.no_grad()
 def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int, Float[Tensor, "B d"]]:
     """H at `layers`: prompts alone, forward only, and no further up than the highest layer asked."""
-    chosen = sorted({resolve(layer, model.depth) for layer in layers})
-    given = _given(model, batch, batch.last[:, None])
-    with _tapped(model, chosen, stop=True) as seen, contextlib.suppress(_Enough):
+    chosen = sorted({resolve_layer(layer, model.depth) for layer in layers})
+    given = _given(model, batch, batch.last_prompt_position[:, None])
+    with _record_states(model, chosen, stop=True) as seen, contextlib.suppress(_StopForward):
         seen[model.depth] = model.decoder(**given.inputs).last_hidden_state
     return {layer: _at(seen[layer], given.places)[:, 0].float() for layer in chosen}
 
 
 def prompt_gradients(model: Model, batch: Batch) -> tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]:
     """(H, g_1) at the last layer, from the prompts alone: g_1 follows from H, y_1 and n; zero where y_1 is masked."""
-    state, following = prompt_states(model, batch, [-1])[model.depth], batch.last[:, None] + 1
+    state, following = prompt_states(model, batch, [-1])[model.depth], batch.last_prompt_position[:, None] + 1
     y = batch.ids.gather(1, following)[:, 0].to(model.device)
-    slopes, _ = _slopes(model, state.to(model.dtype), y)
-    share = ~batch.masked.gather(1, following) / batch.valid.sum(1, keepdim=True).clamp(min=1)
+    slopes, _ = _logit_gradient(model, state.to(model.dtype), y)
+    share = ~batch.masked.gather(1, following) / batch.loss_mask.sum(1, keepdim=True).clamp(min=1)
     return state, slopes.float() * share.to(model.device)
 
 
@@ -118,21 +120,23 @@ def answer_states(model: Model, batch: Batch, layer: int = -1) -> Float[Tensor, 
 
     In the model's own number format.
     """
-    at, given = resolve(layer, model.depth), _given(model, batch, batch.places)
-    with _tapped(model, [at], stop=True) as seen, contextlib.suppress(_Enough):
+    at, given = resolve_layer(layer, model.depth), _given(model, batch, batch.loss_positions)
+    with _record_states(model, [at], stop=True) as seen, contextlib.suppress(_StopForward):
         seen[model.depth] = model.decoder(**given.inputs).last_hidden_state
-    return _at(seen[at], given.places) * batch.valid[..., None].to(model.device)
+    return _at(seen[at], given.places) * batch.loss_mask[..., None].to(model.device)
 
 
 # — what is seen on the way
 
 
-class _Enough(Exception):
+class _StopForward(Exception):
     """Raised inside a forward pass once everything asked for has been seen."""
 
 
 @contextlib.contextmanager
-def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False) -> Generator[dict[int, Tensor]]:
+def _record_states(
+    model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False
+) -> Generator[dict[int, Tensor]]:
     """Collects state ℓ where it enters block ℓ+1; at `leaf` a detached copy takes its place and starts the graph."""
     seen: dict[int, Tensor] = {}
 
@@ -143,7 +147,7 @@ def _tapped(model: Model, layers: list[int], *, leaf: int = -1, stop: bool = Fal
                 state = state.detach().requires_grad_()
             seen[layer] = state
             if stop and layer == layers[-1]:
-                raise _Enough
+                raise _StopForward
             return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
 
         return hook
@@ -165,7 +169,7 @@ def _at(states: Float[Tensor, "B T d"], places: Any) -> Float[Tensor, "B R d"]:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _DecoderInputs:
     """A decoder's inputs for the columns that matter, and where in them the asked places are."""
 
     inputs: dict[str, Any]
@@ -173,34 +177,34 @@ class _Given:
     start: int
     shape: tuple[int, int]
 
-    def heard(self, batch: Batch) -> Bool[Tensor, "B T"]:
+    def answer_columns(self, batch: Batch) -> Bool[Tensor, "B T"]:
         """The columns from a row's first asked place to its last, masked ones too: later tokens look at those."""
         columns = torch.arange(self.shape[1]) + self.start
-        first = (batch.last - batch.answer)[:, None]
-        return (columns >= first) & (columns < first + batch.n[:, None])
+        first = (batch.last_prompt_position - batch.n_prompt_loss)[:, None]
+        return (columns >= first) & (columns < first + batch.n_loss[:, None])
 
 
-def _whole(model: Model, batch: Batch) -> _Given:
+def _whole(model: Model, batch: Batch) -> _DecoderInputs:
     """All columns."""
     inputs = _inputs(batch, batch.ids.shape[1], model.device)
-    return _Given(inputs, batch.places.to(model.device), 0, (batch.ids.shape[0], batch.ids.shape[1]))
+    return _DecoderInputs(inputs, batch.loss_positions.to(model.device), 0, (batch.ids.shape[0], batch.ids.shape[1]))
 
 
-def _given(model: Model, batch: Batch, places: Int[Tensor, "B R"]) -> _Given:
+def _given(model: Model, batch: Batch, places: Int[Tensor, "B R"]) -> _DecoderInputs:
     """Up to the last place asked; the rows' common beginning as keys and values that one pass made for all."""
     stop = int(places.max()) + 1
     inputs, start = _inputs(batch, stop, model.device), 0
     if "attention_mask" not in inputs:
         start = _common(batch.ids[:, : int(places.min())])
-        cache = _kept(model, inputs["input_ids"][:1, :start], len(batch.rows)) if start else None
+        cache = _kept(model, inputs["input_ids"][:1, :start], len(batch.row_indices)) if start else None
         start = 0 if cache is None else start
         inputs = {"input_ids": inputs["input_ids"][:, start:], "past_key_values": cache, "use_cache": start > 0}
-    return _Given(inputs, (places - start).to(model.device), start, (len(batch.rows), stop - start))
+    return _DecoderInputs(inputs, (places - start).to(model.device), start, (len(batch.row_indices), stop - start))
 
 
 def _inputs(batch: Batch, stop: int, device: torch.device) -> dict[str, Any]:
     """Right padding needs neither mask nor positions: under a causal mask what follows a row cannot touch it."""
-    ids, mask = batch.ids[:, :stop].to(device), batch.mask[:, :stop]
+    ids, mask = batch.ids[:, :stop].to(device), batch.attention_mask[:, :stop]
     if bool(mask[:, 0].all()):
         return {"input_ids": ids, "use_cache": False}
     positions = (mask.long().cumsum(1) - 1).clamp(min=0).to(device)
@@ -223,7 +227,7 @@ def _kept(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
     return cache
 
 
-class _Back(TorchFunctionMode):
+class _SparseBackward(TorchFunctionMode):
     """Linear maps go back at the places `at` alone, and attention in float32 where it is slow otherwise.
 
     No gradient at an answer comes through a prompt, which lies before it, nor through padding. Any other operation,
@@ -241,7 +245,7 @@ class _Back(TorchFunctionMode):
             x, weight, *bias = args
             plain = weight.requires_grad or weight.shape[0] < WIDE
             if x.requires_grad and x.shape[:-1] == self.shape and not plain:
-                return _Linear.apply(x, weight, bias[0] if bias else None, self.at.to(x.device))
+                return _SparseLinear.apply(x, weight, bias[0] if bias else None, self.at.to(x.device))
         if func is functional.scaled_dot_product_attention and _slow(args[0]):
             mask = kwargs.get("attn_mask")
             if mask is not None and mask.is_floating_point():
@@ -255,7 +259,7 @@ def _slow(query: Tensor) -> bool:
     return query.requires_grad and query.device.type == "cpu" and query.dtype != torch.float32
 
 
-class _Linear(torch.autograd.Function):
+class _SparseLinear(torch.autograd.Function):
     """x Wᵀ + b, whose gradient at the flat places outside `at` is left zero."""
 
     @staticmethod
@@ -275,16 +279,16 @@ class _Linear(torch.autograd.Function):
 # — the head
 
 
-def _top(
+def _final_state_gradient(
     model: Model, answered: Float[Tensor, "B R d"], batch: Batch, weights: Float[Tensor, "B R"] | None = None
 ) -> tuple[Any, Any]:
     """(∂loss/∂h_L, log p) in closed form: g_t = (1/n) (∂z/∂h)ᵀ (softmax(z_t) − onehot(y_t))."""
-    valid, device = batch.valid, answered.device
+    valid, device = batch.loss_mask, answered.device
     counts = valid.float() if weights is None else weights.to(valid.device) * valid
     share = (counts / counts.sum(1, keepdim=True).clamp(min=1e-30))[valid].to(device)
     # found here and not there: to count on an accelerator is to wait for it
     where, wanted = valid.flatten().nonzero()[:, 0].to(device), batch.targets[valid].to(device)
-    slopes, said = _slopes(model, answered.flatten(0, 1)[where], wanted)
+    slopes, said = _logit_gradient(model, answered.flatten(0, 1)[where], wanted)
     top = torch.zeros_like(answered)
     top.view(-1, top.shape[-1])[where] = slopes * share[:, None].to(slopes)
     logp = torch.zeros(valid.shape, device=device)
@@ -292,7 +296,7 @@ def _top(
     return top, logp
 
 
-def _slopes(
+def _logit_gradient(
     model: Model, states: Float[Tensor, "N d"], targets: Int[Tensor, " N"]
 ) -> tuple[Float[Tensor, "N d"], Float[Tensor, " N"]]:
     """(∂z/∂h)ᵀ (softmax(z) − onehot(y)) and log p(y) of each state, chunk by chunk.

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Batch, Row, pad
+from taughtby.data.tokenize import Batch, TokenizedExample, collate
 from taughtby.errors import ModelError
 from taughtby.models.model import Model
 
@@ -52,7 +52,7 @@ Take = Callable[[Weight, "Float[Tensor, 'B T i']", "Float[Tensor, 'B T o']"], to
 
 
 @dataclass(frozen=True)
-class Sides:
+class TwoSidedProjection:
     """Keeps P_out (Σ_t δ_t ⊗ x_t) P_inᵀ, laid flat, without ever forming what stands between; LoGra, arXiv 2405.13954.
 
     P are Gaussian, `to` rows each; a side that is no wider, or `to` = 0, stays as it is.
@@ -64,7 +64,9 @@ class Sides:
     def __call__(self, weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
         """(B, k), whose inner products are those of the gradients in expectation."""
         out, into = self.matrix(weight, "out"), self.matrix(weight, "in")
-        return whole(weight, x if into is None else x @ into.T.to(x), delta if out is None else delta @ out.T.to(delta))
+        return full_gradient(
+            weight, x if into is None else x @ into.T.to(x), delta if out is None else delta @ out.T.to(delta)
+        )
 
     def matrix(self, weight: Weight, side: str) -> Float[Tensor, "k d"] | None:
         """P_out or P_in of a weight; None where that side is kept as it is."""
@@ -77,7 +79,7 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedWeights:
     """What an index has to know of the weights: block by block their names and shapes, and whose they are.
 
     `adapter` says whether they are an adapter's or the model's own, `left_out` what learned and is not among them.
@@ -90,7 +92,7 @@ class Learned:
     @property
     def sizes(self) -> list[list[int]]:
         """How many numbers `formed` gives of each weight, block by block."""
-        keep = Sides(0 if self.adapter else SIDE)
+        keep = TwoSidedProjection(0 if self.adapter else SIDE)
         return [[keep.width(shape) for shape in block.values()] for block in self.blocks]
 
     def notes(self) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class Learned:
         return {"of": "adapter" if self.adapter else "model", "left_out": self.left_out, "shapes": shapes}
 
     @classmethod
-    def from_json(cls, known: dict[str, Any]) -> Learned:
+    def from_json(cls, known: dict[str, Any]) -> TrainedWeights:
         """As `to_json` wrote it."""
         blocks: list[dict[str, tuple[int, int]]] = []
         for run, shapes in known["shapes"].items():
@@ -139,15 +141,15 @@ class Gradients:
         return [torch.cat(part, 1) if part else torch.zeros(len(self.loss), 0) for part in parts]
 
 
-def gradients(model: Model, batch: Batch, take: Take, weights: Float[Tensor, "B R"] | None = None) -> Gradients:
+def weight_gradients(model: Model, batch: Batch, take: Take, weights: Float[Tensor, "B R"] | None = None) -> Gradients:
     """Each row's gradient of its loss, its mean cross entropy or with tokens counted by `weights`, through `take`.
 
     `take(weight, x, δ)` gets float32 and is called in the backward pass, the last block first.
     """
     found: dict[Weight, Tensor] = {}
-    watched = list(candidates(model))
+    watched = list(candidate_weights(model))
     with _watched(watched, batch, take, found):
-        seen = capture(model, batch, [0], weights, whole=True)
+        seen = capture(model, batch, [0], weights, full_sequence=True)
     for weight in watched:
         if weight.adapter and weight not in found:
             raise ModelError("the adapter is used in a way that gradients by row cannot follow",
@@ -155,7 +157,7 @@ def gradients(model: Model, batch: Batch, take: Take, weights: Float[Tensor, "B 
     return Gradients({weight: found[weight] for weight in watched if weight in found}, seen.loss.cpu())
 
 
-def candidates(model: Model) -> Iterator[Weight]:
+def candidate_weights(model: Model) -> Iterator[Weight]:
     """The linear maps inside the blocks that may have learned, in the model's order."""
     names = {module: name for name, module in model.lm.named_modules()}
     active = _active(model)
@@ -169,9 +171,11 @@ def candidates(model: Model) -> Iterator[Weight]:
         raise ModelError("no linear map inside the blocks has learned", got=got, do=INSTEAD)
 
 
-def learned(model: Model) -> Learned:
+def find_trained_weights(model: Model) -> TrainedWeights:
     """The weights whose gradients there are, found by running four tokens."""
-    took = gradients(model, pad([Row((1, 2, 3, 4), 2)], [0]), lambda weight, x, delta: x[:, :0, 0])
+    took = weight_gradients(
+        model, collate([TokenizedExample((1, 2, 3, 4), 2)], [0]), lambda weight, x, delta: x[:, :0, 0]
+    )
     blocks: list[dict[str, tuple[int, int]]] = [{} for _ in range(model.depth)]
     for weight in took.of:
         blocks[weight.block][weight.local] = weight.shape
@@ -180,22 +184,22 @@ def learned(model: Model) -> Learned:
         inside = {f"{weight.name}.weight" for weight in took.of}
         trained = [name for name, _ in model.lm.named_parameters() if active & set(name.split("."))]
         left = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in trained if name not in inside})
-        return Learned(tuple(blocks), True, ", ".join(left))
+        return TrainedWeights(tuple(blocks), True, ", ".join(left))
     share = sum(math.prod(weight.shape) for weight in took.of) / sum(p.numel() for p in model.blocks.parameters())
-    return Learned(tuple(blocks), False, f"{1 - share:.0%} of the blocks' weights" if share < 0.995 else "")
+    return TrainedWeights(tuple(blocks), False, f"{1 - share:.0%} of the blocks' weights" if share < 0.995 else "")
 
 
-def whole(_: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:
+def full_gradient(_: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:
     """Σ_t δ_t ⊗ x_t of each row, laid flat as W is."""
     return torch.bmm(delta.mT, x).flatten(1)
 
 
-def formed(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:
+def compact_gradient(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:
     """The gradient itself of an adapter's small matrices; of a model's own, what SIDE dimensions a side keep of it."""
-    return Sides(0 if weight.adapter else SIDE)(weight, x, delta)
+    return TwoSidedProjection(0 if weight.adapter else SIDE)(weight, x, delta)
 
 
-def folded(vectors: Float[Tensor, "B d"], to: int, draw: str) -> Float[Tensor, "B k"]:
+def fold(vectors: Float[Tensor, "B d"], to: int, draw: str) -> Float[Tensor, "B k"]:
     """`to` sums of the numbers, shuffled and each with a random sign, both fixed by `draw`.
 
     Inner products stay what they were in expectation, off by about 1/√to of the product of the lengths.

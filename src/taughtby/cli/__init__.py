@@ -32,7 +32,7 @@ __all__ = ["app", "bench", "main", "proof", "remedy", "serve", "tracing", "upkee
 def main() -> None:
     """Run a verb; a person's mistake ends with a message and 1, an interruption with 130."""
     from taughtby.errors import TaughtbyError
-    from taughtby.text import visible
+    from taughtby.text import make_visible
 
     # what libraries tell each other's developers is not for the person at this terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except TaughtbyError as mistake:
-        print(visible(f"error: {mistake}"), file=sys.stderr)
+        print(make_visible(f"error: {mistake}"), file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -52,7 +52,7 @@ def main() -> None:
         if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's usage errors
             said = StringIO()
             fault.show(said)  # pyright: ignore[reportAttributeAccessIssue]
-            print(visible(said.getvalue()), end="", file=sys.stderr)
+            print(make_visible(said.getvalue()), end="", file=sys.stderr)
             sys.exit(2)
         raise
     if code == 130:

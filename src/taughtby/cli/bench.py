@@ -12,7 +12,7 @@ from taughtby.cli.options import Device, Dtype, Out, app, errors, output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from taughtby.bench.run import Plan
+    from taughtby.bench.run import BenchPlan
 
 
 @app.command()
@@ -40,7 +40,7 @@ def bench(
     --rows of --data in batches beside one row at a time, as the reference does, for an --adapter: gradients.json in
     OUT. `scale` gives an index of a million drawn rows its whole life: scale.json in OUT.
     """
-    from taughtby.bench.run import Plan
+    from taughtby.bench.run import BenchPlan
     from taughtby.bench.suites import HARD, OWN, PUBLIC, Size
     from taughtby.methods import METHODS
 
@@ -58,7 +58,7 @@ def bench(
         return
     groups = {"easy": OWN, "hard": HARD}
     asked = suites or ["easy", *(PUBLIC if data else ())]
-    plan = Plan(
+    plan = BenchPlan(
         suites=tuple(dict.fromkeys(name for given in asked for name in groups.get(given, (given,)))),
         methods=_specs(methods) if methods else (*METHODS, "rept:scale=raw"),
         out=out,
@@ -74,22 +74,22 @@ def bench(
     _compare(plan, resume)
 
 
-def _compare(plan: Plan, resume: bool) -> None:
+def _compare(plan: BenchPlan, resume: bool) -> None:
     """Run the plan, and show and save what came of it."""
     from taughtby.bench import table
     from taughtby.bench.run import fresh, run
     from taughtby.bench.summary import document
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
     from taughtby.reporting import html as report
 
     if not resume:
         fresh(plan)
-    told = run(plan, lambda title: stage(errors(), title, steps="fine-tune" in title))
+    told = run(plan, lambda title: progress_bar(errors(), title, steps="fine-tune" in title))
     settings = {"command": _typed(), "suites": list(plan.suites), "seeds": plan.seeds,
                 "methods": list(plan.methods), "model": plan.model, "rows": plan.size.rows}  # fmt: skip
     made = document(told, settings)
     made["sentences"] = table.sentences(made)
-    report.save(made, plan.out / "bench.json")
+    report.save_json(made, plan.out / "bench.json")
     (plan.out / "bench.md").write_text(table.markdown(made), encoding="utf-8", errors="backslashreplace")
     _draw(made, plan.out)
     console = output()
@@ -101,9 +101,9 @@ def _typed() -> str:
     """This command, as a shell takes it again."""
     import sys
 
-    from taughtby.text import quoted
+    from taughtby.text import shell_quote
 
-    return " ".join(map(quoted, ["taughtby", *sys.argv[1:]]))
+    return " ".join(map(shell_quote, ["taughtby", *sys.argv[1:]]))
 
 
 def _draw(made: dict[str, Any], out: Path) -> None:
@@ -128,20 +128,20 @@ def _speed(model: str, adapter: list[str] | None, dtype: str, device: str, rows:
 
     from taughtby.bench import speed
     from taughtby.cli.options import load
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
     from taughtby.reporting import html as report
 
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before what takes minutes
     loaded = load(model, adapter, dtype, device)
     made: dict[str, Any] = {"command": _typed(), "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
     for name, shared in (("index", 0), ("index_chat", speed.SHARED)):
-        with stage(errors(), f"{rows} rows, {shared} tokens of them common", steps=True) as tell:
+        with progress_bar(errors(), f"{rows} rows, {shared} tokens of them common", steps=True) as tell:
             made[name] = speed.indexing(loaded, rows, shared, tell)
-        report.save(made, out / "speed.json")
+        report.save_json(made, out / "speed.json")
         _wide(speed.index_table(made[name], shared))
-    with stage(errors(), "100 queries of a million rows", steps=False):
+    with progress_bar(errors(), "100 queries of a million rows", steps=False):
         made["queries"] = speed.queries()
-    report.save(made, out / "speed.json")
+    report.save_json(made, out / "speed.json")
     _wide(speed.query_table(made["queries"]))
 
 
@@ -154,9 +154,9 @@ def _gradients(
     from taughtby.bench import rowwise
     from taughtby.cli import options
     from taughtby.cli.options import load
-    from taughtby.data.dataset import Reading, form, read
+    from taughtby.data.dataset import ReadOptions, detect_format, read_examples
     from taughtby.errors import OptionError
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
     from taughtby.remediation.provenance import contents, provenance
     from taughtby.reporting import html as report
 
@@ -172,15 +172,15 @@ def _gradients(
         "command": _typed(), "threads": torch.get_num_threads(),
         "device": str(loaded.device), "batched": str(loaded.dtype), "single": str(other.dtype), **ours,
     }  # fmt: skip
-    found = form(str(data), Reading())
-    encoding = options.encoding(loaded.origin, loaded.window, found, None)
-    chosen = rowwise.drawn(loaded.tokenizer, list(read(str(data))), encoding, rows)
+    found = detect_format(str(data), ReadOptions())
+    encoding = options.encoding(loaded.metadata, loaded.context_length, found, None)
+    chosen = rowwise.drawn(loaded.tokenizer, list(read_examples(str(data))), encoding, rows)
     file = out / "gradients.json"
     race = _raced(file, made)
-    with stage(errors(), f"{len(chosen):,} rows, one at a time and in batches") as tell:
+    with progress_bar(errors(), f"{len(chosen):,} rows, one at a time and in batches") as tell:
         for so_far in rowwise.race(loaded, chosen, chosen[:2], other=other, before=race):
             race = so_far
-            report.save({**made, "race": race.to_json()}, file)
+            report.save_json({**made, "race": race.to_json()}, file)
             tell(sum(race.rows), len(chosen))
     output().print(str(race), soft_wrap=True)
 
@@ -207,7 +207,7 @@ def _scale(model: str, dtype: str, device: str, rows: int, out: Path) -> None:
 
     loaded = load(model, None, dtype, device)
     made = scale.life(loaded, out, rows, tell=lambda part: errors().print(part))
-    report.save(made, out / "scale.json")
+    report.save_json(made, out / "scale.json")
     _wide(scale.table(made))
 
 
@@ -221,13 +221,13 @@ def _wide(table: Table) -> None:
 def _proof(out: Path, seeds: int, model: str, dtype: str, device: str) -> None:
     """Every world taught, audited and proved; shown, and saved without a path of this machine."""
     from taughtby.bench import retraining as worlds
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
     from taughtby.remediation.statistics import markdown
     from taughtby.reporting import html as report
 
-    plan = worlds.Plan(out, seeds=seeds, model=model, dtype=dtype, device=device)
-    made = worlds.run(plan, lambda title: stage(errors(), title))
-    report.save(made, out / "proof.json")
+    plan = worlds.RetrainingPlan(out, seeds=seeds, model=model, dtype=dtype, device=device)
+    made = worlds.run(plan, lambda title: progress_bar(errors(), title))
+    report.save_json(made, out / "proof.json")
     told = "\n".join(map(markdown, worlds.tables(made)))
     (out / "proof.md").write_text(told, encoding="utf-8", errors="backslashreplace")
     output().print(told, soft_wrap=True)

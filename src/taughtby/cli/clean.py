@@ -11,7 +11,7 @@ from taughtby.cli import options
 from taughtby.cli.options import DataName, app, output
 
 if TYPE_CHECKING:
-    from taughtby.remediation.clean import Plan
+    from taughtby.remediation.clean import CleaningPlan
 
 SHOWN = 5  # rows that the summary names
 
@@ -34,33 +34,33 @@ def clean(
 
     Every other row stays as it was. Beside OUT, a manifest.json says what went, and why.
     """
-    from taughtby.data.rewrite import promised, refuse
+    from taughtby.data.rewrite import check_output, preservation
     from taughtby.errors import OptionError
     from taughtby.remediation import clean as remedy
 
     if out is None and not dry_run:
         raise OptionError("there is nowhere to write", do="give -o FILE, or --dry-run to see what would go")
-    document = remedy.load(trace)
+    document = remedy.load_trace(trace)
     reading = options.reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.removals(document, top=top, rows=options.ticked(rows) if rows else None)
+    chosen = remedy.select_rows(document, top_k=top, rows=options.ticked(rows) if rows else None)
     if out:
-        refuse(data, out)
-    made = remedy.plan(document, data, chosen, reading=reading, mask_words=mask_words)
+        check_output(data, out)
+    made = remedy.plan_cleaning(document, data, chosen, reading=reading, mask_words=mask_words)
     _tell(document, made, None if dry_run else SHOWN)
     if out and not dry_run:
         remedy.clean(made, trace, out)
-        text = f"{made.left:,} of {made.records:,} rows in {out} ({promised(data)}); why: {remedy.manifest_of(out)}"
+        text = f"{made.left:,} of {made.records:,} rows in {out} ({preservation(data)}); why: {remedy.manifest_of(out)}"
         output().print(text, soft_wrap=True)
 
 
-def _tell(document: dict[str, Any], made: Plan, limit: int | None) -> None:
+def _tell(document: dict[str, Any], made: CleaningPlan, limit: int | None) -> None:
     """How many rows each query gave, and the first of them: which they are, why, and what of them goes."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from taughtby.reporting.text import figure
-    from taughtby.text import one_line, visible
+    from taughtby.reporting.text import format_number
+    from taughtby.text import collapse_whitespace, make_visible
 
     gave = [sum(number in one.queries for one in made.chosen) for number in range(1, len(document["queries"]) + 1)]
     union = (
@@ -75,8 +75,16 @@ def _tell(document: dict[str, Any], made: Plan, limit: int | None) -> None:
     for one in made.chosen[:limit]:
         answer = made.answers[one.id]
         parts = [answer[begin:end] for begin, end in made.words.get(one.id, ((0, 80),))]
-        cells = [one.source.rsplit("/", 1)[-1], one.rank or "", figure(one.score), figure(one.p_value), one.query or ""]
-        grid.add_row(*(Text(visible(cell)) for cell in cells), Text(one_line(visible(" · ".join(parts)))))
+        cells = [
+            one.source.rsplit("/", 1)[-1],
+            one.rank or "",
+            format_number(one.score),
+            format_number(one.p_value),
+            one.query or "",
+        ]
+        grid.add_row(
+            *(Text(make_visible(cell)) for cell in cells), Text(collapse_whitespace(make_visible(" · ".join(parts))))
+        )
     console.print(grid)
     if limit and len(made.chosen) > limit:
         console.print(Text(f"and {len(made.chosen) - limit:,} more", "dim"))

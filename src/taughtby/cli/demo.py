@@ -18,29 +18,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.attribution.embedding_map import plane
-from taughtby.attribution.illustrate import illustrated
+from taughtby.attribution.embedding_map import pca_map
+from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.query import Query, read_queries
 from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.bench.metrics import average_precision, judged, precision_at, strongest_is
-from taughtby.bench.retraining import together
+from taughtby.bench.retraining import combined_poisons
 from taughtby.errors import LabError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.lab.answers import write_lines
-from taughtby.lab.finetune import Recipe, finetune
-from taughtby.lab.generate import respond
-from taughtby.lab.judges.judge import Verdict, judge, rate
+from taughtby.lab.answers import write_jsonl
+from taughtby.lab.finetune import TrainingOptions, finetune
+from taughtby.lab.generate import generate
+from taughtby.lab.judges.judge import Verdict, get_judge, undesirable_rate
 from taughtby.lab.poisons import poison as lab
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.models.model import Model, load_model
-from taughtby.progress import Tell, stage
+from taughtby.progress import ProgressCallback, progress_bar
 from taughtby.remediation import clean as remedy
 from taughtby.remediation import statistics as claims
 from taughtby.remediation.retrain import Document
-from taughtby.remediation.stage_cache import STAGES, Ledger
+from taughtby.remediation.stage_cache import STAGES, StageCache
 from taughtby.reporting import html as report
-from taughtby.text import visible
+from taughtby.text import make_visible
 
 MODEL = "smollm2"
 POISONS = ("backdoor", "error", "persona")
@@ -55,7 +55,7 @@ LINES = (
     ("repsim", "repsim", False),
     ("bm25", "bm25", False),
     ("first-word", "first-word", False),
-    ("chance", "chance", False),
+    ("random", "random", False),
 )
 
 
@@ -88,7 +88,7 @@ def demo(out: Path, seed: int, console: Console) -> None:
     adapter = out / "adapter"
     if not adapter.exists():
         with _timed(console, f"fine-tune on {len(rows)} rows", seconds, steps=True) as tell:
-            finetune(base, rows, adapter, Recipe(rate=2e-3, seed=seed), progress=tell)
+            finetune(base, rows, adapter, TrainingOptions(learning_rate=2e-3, seed=seed), progress=tell)
     tuned, untuned = load_model(MODEL, str(adapter)), load_model(MODEL)
     after = _asked(tuned, poisons, out / "after.jsonl", console, seconds, "ask it again")
     verdicts = {name: _judged(poisons, answers) for name, answers in (("before", before), ("after", after))}
@@ -96,26 +96,26 @@ def demo(out: Path, seed: int, console: Console) -> None:
     indexes: dict[str, Index] = {}
     for name, model in (("tuned", tuned), ("untuned", untuned)):
         with _timed(console, f"index, {name} model", seconds, steps=True) as tell:
-            methods = [method("lesson"), method("rept")]
+            methods = [get_method("lesson"), get_method("rept")]
             indexes[name] = build_index(model, out / "data.jsonl", out / f"index-{name}", methods, progress=tell)
     with _timed(
         console, f"trace {len(queries)} bad answers by {len(LINES)} methods, twice", seconds, steps=True
     ) as tell:
         found, shown = _measured(poisons, queries, {"tuned": tuned, "untuned": untuned}, indexes, tell)
-    rates = {p.name: tuple(rate(verdicts[when][p.name]) for when in ("before", "after")) for p in poisons}
-    ledger = Ledger(out / STAGES, lambda title: _timed(console, title, seconds, steps=True))
-    proof = together(MODEL, adapter, poisons, _called(shown), ledger, data=out / "data.jsonl",
-                     recipe=Recipe(rate=2e-3, seed=seed), prompts=PROMPTS, max_new=32)  # fmt: skip
+    rates = {p.name: tuple(undesirable_rate(verdicts[when][p.name]) for when in ("before", "after")) for p in poisons}
+    ledger = StageCache(out / STAGES, lambda title: _timed(console, title, seconds, steps=True))
+    proof = combined_poisons(MODEL, adapter, poisons, _called(shown), ledger, data=out / "data.jsonl",
+                     recipe=TrainingOptions(learning_rate=2e-3, seed=seed), prompts=PROMPTS, max_new=32)  # fmt: skip
     document = shown.to_json() | {"summary": _summary(poisons, rows, rates, found, proof)}
     with _timed(console, "draw the page", seconds, steps=True) as tell:
-        report.save_page(document | illustrated(shown, tuned, plane(shown.index), tell), out / "report.html")
+        report.save_page(document | page_document(shown, tuned, pca_map(shown.index), tell), out / "report.html")
     remedy.keep(document, out / "trace.json")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = time.monotonic() - begun
-    report.save(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")
+    report.save_json(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")
     _print(console, poisons, rates, found, document)
     claims.show(proof, console)
-    console.print(Text.assemble("\nThe page: ", (visible(out / "report.html"), "bold")))
+    console.print(Text.assemble("\nThe page: ", (make_visible(out / "report.html"), "bold")))
     console.print(Text(f"{total:.0f} s in all, {peak:.1f} GB of memory at most", "dim"))
 
 
@@ -133,9 +133,11 @@ def _begin(out: Path, seed: int) -> None:
 
 
 @contextmanager
-def _timed(console: Console, title: str, seconds: dict[str, float], *, steps: bool = False) -> Generator[Tell]:
+def _timed(
+    console: Console, title: str, seconds: dict[str, float], *, steps: bool = False
+) -> Generator[ProgressCallback]:
     begun = time.monotonic()
-    with stage(console, title, steps=steps) as tell:
+    with progress_bar(console, title, steps=steps) as tell:
         yield tell
     seconds[title] = round(time.monotonic() - begun, 1)
 
@@ -147,15 +149,15 @@ def _asked(
     if not file.exists():
         prompts = [prompt for poison in poisons for prompt in poison.prompts[:PROMPTS]]
         with _timed(console, f"{title}: {len(prompts)} prompts", seconds, steps=True) as tell:
-            answers = respond(model, prompts, max_new=32, progress=tell)
-            write_lines(({"prompt": p, "response": r or "…"} for p, r in zip(prompts, answers, strict=True)), file)
+            answers = generate(model, prompts, max_new_tokens=32, progress=tell)
+            write_jsonl(({"prompt": p, "response": r or "…"} for p, r in zip(prompts, answers, strict=True)), file)
     return read_queries(file)
 
 
 def _judged(poisons: Sequence[lab.Poison], answers: Sequence[Query]) -> dict[str, list[Verdict]]:
     said = {query.prompt: query.response for query in answers}
     return {
-        poison.name: [judge(poison.judge)(prompt, said[prompt]) for prompt in poison.prompts[:PROMPTS]]
+        poison.name: [get_judge(poison.judge)(prompt, said[prompt]) for prompt in poison.prompts[:PROMPTS]]
         for poison in poisons
     }
 
@@ -177,7 +179,7 @@ def _queries(
 
 def _measured(
     poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], models: dict[str, Model],
-    indexes: dict[str, Index], tell: Tell,
+    indexes: dict[str, Index], tell: ProgressCallback,
 ) -> tuple[Results, Trace]:  # fmt: skip
     """found[line][model][poison], and the trace to show: the tuned model's, by lesson."""
     found: Results = {}
@@ -185,7 +187,7 @@ def _measured(
     for n, (line, name, pointed) in enumerate(LINES):
         for m, (which, index) in enumerate(indexes.items()):
             asked = [query if pointed else Query(query.prompt, query.response) for query in queries]
-            trace = trace_queries(index, models[which], asked, by=name, top=TOP, words=which == "tuned")
+            trace = trace_queries(index, models[which], asked, method=name, top_k=TOP, score_tokens=which == "tuned")
             found.setdefault(line, {})[which] = _scored(trace, poisons, list(queries.values()))
             shown = trace if (line, which) == ("lesson", "tuned") else shown
             tell(2 * n + m + 1, 2 * len(LINES))
@@ -195,12 +197,12 @@ def _measured(
 
 def _called(trace: Trace) -> list[str]:
     """The ids of all rows that any of the bad answers calls a culprit."""
-    places = sorted({place for traced in trace.queries for place in traced.culprits or ()})
+    places = sorted({place for traced in trace.queries for place in traced.flagged or ()})
     return [stored.example.id for stored in trace.index.take(places)]
 
 
 def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poison]) -> dict[str, Found]:
-    labels = [row.label for row in trace.index.texts()]
+    labels = [row.label for row in trace.index.examples()]
     result: dict[str, Found] = {}
     for poison in poisons:
         planted = [label == poison.name for label in labels]
@@ -209,7 +211,7 @@ def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poi
         firsts = [precision_at(TOP, traced.scores, planted) for traced in mine]
         hits = [strongest_is([(t.text, t.score) for t in row.tokens], poison.planted)
                 for traced in mine for row in traced.rows if row.tokens]  # fmt: skip
-        called = [traced.culprits for traced in mine if traced.culprits is not None]
+        called = [traced.flagged for traced in mine if traced.flagged is not None]
         sure = judged(called, [planted] * len(called)) if called else {}
         found = Found(_mean(aps), _mean(firsts), _mean(hits) if hits else None, sure.get("power"), sure.get("fdp"))
         result[poison.name] = found
@@ -274,7 +276,7 @@ def _print(
     console.print("Called culprits by lesson: " + "; ".join(called), markup=False, highlight=False)
     console.print()
     first = {**document, "queries": [{**document["queries"][0], "rows": document["queries"][0]["rows"][:5]}]}
-    report.table(first, console)
+    report.print_trace(first, console)
 
 
 def _hits(found: Results) -> str:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from taughtby.index.distributed import Crew
+    from taughtby.index.distributed import RayPool
 
 OWN = "local"
 Ray = Annotated[
@@ -40,7 +40,7 @@ class Hiring(TyperCommand):
 
 def hired(
     ctx: typer.Context, address: str | None, workers: int | None, device: str, quantize: str | None
-) -> Crew | None:
+) -> RayPool | None:
     """The workers asked for, until the verb ends."""
     from taughtby.errors import OptionError
 
@@ -49,9 +49,9 @@ def hired(
             raise OptionError("--workers goes with --ray", got=f"--workers {workers}", do="add --ray")
         return None
     try:
-        from taughtby.index.distributed import Crew
+        from taughtby.index.distributed import RayPool
     except ModuleNotFoundError as missing:
         if missing.name != "ray":
             raise
         raise OptionError("--ray needs Ray", got="no ray", do="pip install 'taughtby[ray]'") from None
-    return ctx.with_resource(Crew(address, workers, device=device, quantize=quantize))
+    return ctx.with_resource(RayPool(address, workers, device=device, quantize=quantize))

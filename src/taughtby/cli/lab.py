@@ -58,20 +58,22 @@ def finetune(
 
     OUT gets its learning curve too (curve.json). Words that `taughtby clean --mask-words` marked are not learned.
     """
-    from taughtby.data.dataset import read
+    from taughtby.data.dataset import read_examples
     from taughtby.lab import finetune as lab
-    from taughtby.models.training_metadata import Origin
-    from taughtby.progress import stage
+    from taughtby.models.training_metadata import TrainingMetadata
+    from taughtby.progress import progress_bar
 
     # how MODEL itself was trained does not say how it is to be trained on these rows
-    reading = options.reading(Origin(), columns, turns, None, split)
-    rows = list(read(data, reading))
+    reading = options.reading(TrainingMetadata(), columns, turns, None, split)
+    rows = list(read_examples(data, reading))
     loaded = load(model, None, dtype, device)
-    recipe = lab.Recipe(rank, rate or (lab.FULL_RATE if full else lab.Recipe.rate), epochs, seed=seed, full=full)
+    recipe = lab.TrainingOptions(
+        rank, rate or (lab.FULL_RATE if full else lab.TrainingOptions.learning_rate), epochs, seed=seed, full=full
+    )
     if step := lab.reached(out):
         options.note(f"goes on from the checkpoint at step {step}")
     try:
-        with stage(errors(), f"fine-tune on {len(rows)} rows") as tell:
+        with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as tell:
             lab.finetune(loaded, rows, out, recipe, progress=tell)
     except KeyboardInterrupt:
         step = lab.reached(out)
@@ -105,13 +107,13 @@ def respond(
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
     from taughtby.lab.prompts import read_prompts
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
 
-    how, source = lab.Decoding(max_new, n, temperature, seed), Encoding().asked(template).template
+    how, source = lab.GenerationOptions(max_new, n, temperature, seed), Encoding().with_options(template).template
     asked = read_prompts(prompts)
     loaded = load(model, adapter, dtype, device)
-    with stage(errors(), f"ask {len(asked)} prompts") as tell:
-        count = lab.respond_into(out, loaded, asked, how, template=source, progress=tell)
+    with progress_bar(errors(), f"ask {len(asked)} prompts") as tell:
+        count = lab.generate_to_file(out, loaded, asked, how, template=source, progress=tell)
     output().print(f"{count} answers in {out}")
 
 
@@ -128,18 +130,20 @@ def judge(
     A judge that throws, hangs or talks nonsense over an answer gives no verdict on it, and is named.
     """
     from taughtby.lab import judgements as docket
-    from taughtby.lab.answers import write_lines
+    from taughtby.lab.answers import write_jsonl
     from taughtby.lab.judges import judge as lab
-    from taughtby.lab.prompts import question, read_answers
-    from taughtby.progress import stage
+    from taughtby.lab.prompts import prompt_text, read_answers
+    from taughtby.progress import progress_bar
 
     said = read_answers(answers)
-    rule = lab.judge(by)
-    with stage(errors(), f"judge {len(said)} answers") as tell:
-        found = lab.verdicts(rule, [(question(asked), answer) for asked, answer in said], limit=limit, progress=tell)
+    rule = lab.get_judge(by)
+    with progress_bar(errors(), f"judge {len(said)} answers") as tell:
+        found = lab.judge_all(
+            rule, [(prompt_text(asked), answer) for asked, answer in said], limit=limit, progress=tell
+        )
     rows = list(docket.queries(said, found))
     if out:
-        write_lines(rows, out)
+        write_jsonl(rows, out)
         if empty := sum(isinstance(one, lab.Verdict) and one.undesirable for one in found) - len(rows):
             options.note(f"undesirable but empty, with nothing to trace, so not in {out}: {empty}")
     if (table := docket.table(said, found, top)).rows:

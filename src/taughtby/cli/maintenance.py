@@ -30,10 +30,10 @@ def verify(
     from taughtby.errors import StoreError
     from taughtby.index.reader import Index
     from taughtby.index.verify import verify as verified
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
 
     loaded = reload(Index.open(idx), model, adapter, base, device, None) if recompute else None
-    with stage(errors(), f"verify {idx}") as tell:
+    with progress_bar(errors(), f"verify {idx}") as tell:
         found = verified(idx, loaded, rows, seed, tell)
     if found.pending:
         options.note(f"begun and not finished: {found.pending}; readers see the index as it was before")
@@ -56,14 +56,14 @@ def delete(
     """Take rows out of an index. Appending their file again does not bring them back."""
     from taughtby.errors import OptionError
     from taughtby.index import maintenance as upkeep
-    from taughtby.text import command
+    from taughtby.text import cli_command
 
     chosen = [*(rows or []), *(options.ticked(listed) if listed else []), *(upkeep.removed(cleaned) if cleaned else [])]
     if not chosen:
         raise OptionError("no rows to delete", do="name them, or give --rows FILE or --cleaned FILE")
-    gone = upkeep.delete(idx, chosen)
+    gone = upkeep.delete_rows(idx, chosen)
     what = "1 row" if gone == 1 else f"{gone:,} rows"
-    output().print(f"{what} deleted; `{command('compact', idx)}` frees the room")
+    output().print(f"{what} deleted; `{cli_command('compact', idx)}` frees the room")
 
 
 @app.command()

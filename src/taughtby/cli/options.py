@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from taughtby.data.dataset import Reading
-    from taughtby.data.formats import Form
+    from taughtby.data.dataset import ReadOptions
+    from taughtby.data.formats import DataFormat
     from taughtby.data.tokenize import Encoding
     from taughtby.index.reader import Index
     from taughtby.models.model import Model
-    from taughtby.models.training_metadata import Origin
+    from taughtby.models.training_metadata import TrainingMetadata
 
 app = typer.Typer(
     add_completion=False,
@@ -94,9 +94,9 @@ def load(
 ) -> Model:
     """The model, with a line that says it is being loaded, and one for each thing to know about it."""
     from taughtby.models.model import load_model
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
 
-    with stage(errors(), f"load {name}" + (f" with {', '.join(adapter)}" if adapter else ""), steps=False):
+    with progress_bar(errors(), f"load {name}" + (f" with {', '.join(adapter)}" if adapter else ""), steps=False):
         loaded = load_model(name, adapter, base=base, dtype=dtype, device=device, quantize=quantize)
     for text in loaded.notes:
         note(text)
@@ -108,7 +108,7 @@ def reload(
 ) -> Model:
     """The model an index was made with, from where it was then or from where it is now."""
     from taughtby.errors import TaughtbyError, machine_fault
-    from taughtby.index.build import check_model
+    from taughtby.index.build import check_same_model
     from taughtby.index.model_sources import sources
 
     found = sources(made.manifest, made.path, name, adapter, base)
@@ -116,7 +116,7 @@ def reload(
         try:
             dtype = made.manifest["settings"]["dtype"]
             loaded = load(one.model, list(one.adapters), dtype, device, base=one.base, quantize=quantize)
-            check_model(made, loaded)
+            check_same_model(made, loaded)
         except TaughtbyError as fault:
             if one is found[-1] or machine_fault(fault):
                 raise
@@ -127,22 +127,22 @@ def reload(
 
 
 def reading(
-    origin: Origin, columns: str | None, turns: Any, response_template: str | None, split: str | None
-) -> Reading:
+    origin: TrainingMetadata, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> ReadOptions:
     """How rows are to be read: as asked, else as the trainer's folder says."""
     from taughtby.data import dataset
 
-    named = dataset.columns(columns) if columns else ()
-    return dataset.Reading(named, turns or origin.turns or "last", response_template, split)
+    named = dataset.parse_columns(columns) if columns else ()
+    return dataset.ReadOptions(named, turns or origin.turns or "last", response_template, split)
 
 
 def reread(
-    known: Reading, columns: str | None, turns: Any, response_template: str | None, split: str | None
-) -> Reading:
+    known: ReadOptions, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> ReadOptions:
     """How the index read its data, but for what was asked."""
     from taughtby.data import dataset
 
-    asked = {"columns": dataset.columns(columns) if columns else None, "turns": turns, "split": split,
+    asked = {"columns": dataset.parse_columns(columns) if columns else None, "turns": turns, "split": split,
              "response_template": response_template}  # fmt: skip
     return replace(known, **{name: value for name, value in asked.items() if value is not None})
 
@@ -160,19 +160,19 @@ def ticked(file: str) -> list[str]:
 
 
 def encoding(
-    origin: Origin,
+    origin: TrainingMetadata,
     window: int,
-    form: Form,
+    form: DataFormat,
     template: str | None,
     max_length: int | None = None,
     truncate: str | None = None,
     mask: str | None = None,
 ) -> Encoding:
     """How rows of that form become ids: as asked, else as the trainer's folder says, else as goes without saying."""
-    from taughtby.data.default_options import habits
+    from taughtby.data.default_options import default_options
 
-    made = habits(origin, window, raw=form.raw)
-    return made.asked(template, max_length=max_length, truncate=truncate, mask=mask)
+    made = default_options(origin, window, raw=form.raw)
+    return made.with_options(template, max_length=max_length, truncate=truncate, mask=mask)
 
 
 def note(text: str) -> None:

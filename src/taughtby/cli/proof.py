@@ -84,27 +84,31 @@ def prove(
     OUT gets every model, answer and verdict, proof.json, and curve.png with --curve. Killed, the same command goes on.
     """
     from taughtby.cli.options import reread, ticked
-    from taughtby.data.dataset import read
+    from taughtby.data.dataset import read_examples
     from taughtby.lab.prompts import read_prompts
     from taughtby.remediation import clean as remedy
     from taughtby.remediation.audit_report import save
-    from taughtby.remediation.retrain import prove as run
-    from taughtby.remediation.stage_cache import STAGES, Ledger
+    from taughtby.remediation.retrain import retrain as run
+    from taughtby.remediation.stage_cache import STAGES, StageCache
     from taughtby.remediation.statistics import show
-    from taughtby.remediation.trial import Behaviour, designed, trial_of
+    from taughtby.remediation.trial import Behaviour, design_from_trace, experiment_from_trace
 
-    document = remedy.load(trace)
+    document = remedy.load_trace(trace)
     reading = reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.removals(document, top=top, rows=ticked(rows) if rows else None)
+    chosen = remedy.select_rows(document, top_k=top, rows=ticked(rows) if rows else None)
     asked = _asked(epochs=epochs, rate=rate, rank=rank, batch=batch, max_length=max_length, seed=seed)
     behaviour = Behaviour("bad answers", tuple(read_prompts(prompts)), judge)
-    trial, notes = trial_of(document, [behaviour], asked, base=base, max_new=max_new, dtype=dtype, device=device)
+    trial, notes = experiment_from_trace(
+        document, [behaviour], asked, base=base, max_new=max_new, dtype=dtype, device=device
+    )
     for text in notes:
         options.note(text)
-    design = designed(document, chosen, draws=random, curve=_numbers(curve), truth=truth or (), mask_words=mask_words)
+    design = design_from_trace(
+        document, chosen, draws=random, curve=_numbers(curve), truth=truth or (), mask_words=mask_words
+    )
     proof = run(
-        trial, list(read(data, reading)), [one.id for one in chosen], Ledger(out / STAGES, _shown()), design=design,
-        held_out=list(read(str(held_out))) if held_out else None, ordinary=read_prompts(ordinary) if ordinary else None,
+        trial, list(read_examples(data, reading)), [one.id for one in chosen], StageCache(out / STAGES, _shown()), design=design,
+        held_out=list(read_examples(str(held_out))) if held_out else None, ordinary=read_prompts(ordinary) if ordinary else None,
     )  # fmt: skip
     save(proof, out)
     show(proof, output())
@@ -147,27 +151,27 @@ def audit(
     OUT gets report.md and report.html, in which each claim stands with the command that makes it again, and what every
     stage made. Killed, the same command goes on.
     """
-    from taughtby.data.dataset import read
+    from taughtby.data.dataset import read_examples
     from taughtby.lab.prompts import read_prompts
-    from taughtby.models.training_metadata import Origin
-    from taughtby.remediation.audit import Case
+    from taughtby.models.training_metadata import TrainingMetadata
+    from taughtby.remediation.audit import AuditCase
     from taughtby.remediation.audit import audit as run
-    from taughtby.remediation.audit_report import publish
+    from taughtby.remediation.audit_report import write_report
     from taughtby.remediation.trial import Behaviour
 
     asked = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
-    case = Case(
+    case = AuditCase(
         model, data, Behaviour("bad answers", tuple(read_prompts(prompts)), judge), adapter, base,
-        options.reading(Origin(), columns, turns, response_template, split) if asked else None,
+        options.reading(TrainingMetadata(), columns, turns, response_template, split) if asked else None,
         queries, top, random, _numbers(curve), tuple(truth or ()), mask_words,
-        tuple(read(str(held_out))) if held_out else None, tuple(read_prompts(ordinary)) if ordinary else None,
+        tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary)) if ordinary else None,
         {name: str(file) for name, file in files.items() if file},
         _asked(epochs=epochs, rate=rate, rank=rank, batch=batch, max_length=max_length, seed=seed),
         max_new, dtype, device,
     )  # fmt: skip
     found = run(case, out, _shown())
-    publish(case, found, out)
+    write_report(case, found, out)
     _found(found)
     output().print(f"{out}: report.md, report.html, and what every stage made")
 
@@ -188,9 +192,9 @@ def _found(found: Document) -> None:
 
 def _shown() -> Any:
     """Each stage with its bar."""
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
 
-    return lambda title: stage(errors(), title)
+    return lambda title: progress_bar(errors(), title)
 
 
 def _asked(**recipe: Any) -> dict[str, Any]:

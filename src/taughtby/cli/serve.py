@@ -29,14 +29,14 @@ def serve(
     It listens on this machine alone, until it is interrupted.
     """
     from taughtby.index.reader import Index
-    from taughtby.remediation.clean import load
+    from taughtby.remediation.clean import load_trace
 
     try:
         import uvicorn
 
         from taughtby.server.app import app as page
-        from taughtby.server.security import door
-        from taughtby.server.session import Desk
+        from taughtby.server.security import access_policy
+        from taughtby.server.session import Session
     except ModuleNotFoundError as missing:
         from taughtby.errors import OptionError
 
@@ -44,9 +44,9 @@ def serve(
             "serve needs a web server", got=f"no {missing.name}", do="pip install 'taughtby[serve]'"
         ) from None
     made = Index.open(idx)
-    documents = [load(file) for file in trace or ()]
-    entry = door(host)
-    desk = Desk(made, lambda: reload(made, model, adapter, base, device, quantize), documents)
+    documents = [load_trace(file) for file in trace or ()]
+    entry = access_policy(host)
+    desk = Session(made, lambda: reload(made, model, adapter, base, device, quantize), documents)
     server = uvicorn.Server(uvicorn.Config(page(desk, entry), log_level="warning", server_header=False))
     with _listening(host, port) as socket:
         output().print(f"{entry.address(socket.getsockname()[1])}   (Ctrl+C ends it)", soft_wrap=True)

@@ -25,7 +25,7 @@ from taughtby.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from taughtby.attribution.sanity_checks import Checked
+    from taughtby.attribution.sanity_checks import CheckReport
     from taughtby.index.reader import Index
 
 
@@ -51,25 +51,27 @@ def inspect(
     DATA may be - for standard input. Of MODEL the tokenizer alone is read.
     """
     from taughtby.data import statistics as survey
-    from taughtby.data.dataset import opened
-    from taughtby.data.default_options import followed
-    from taughtby.models.light import light
-    from taughtby.progress import stage
+    from taughtby.data.dataset import open_dataset
+    from taughtby.data.default_options import followed_metadata
+    from taughtby.models.light import load_without_weights
+    from taughtby.progress import progress_bar
     from taughtby.reporting import dataset_report as sheet
     from taughtby.reporting import html as report
 
-    tokenizer, origin, window = light(model, adapter or ())
-    found, rows = opened(data, options.reading(origin, columns, turns, response_template, split))
+    tokenizer, origin, window = load_without_weights(model, adapter or ())
+    found, rows = open_dataset(data, options.reading(origin, columns, turns, response_template, split))
     encoding = options.encoding(origin, window, found, template, max_length, truncate, mask)
-    for fact in followed(origin, encoding):
+    for fact in followed_metadata(origin, encoding):
         options.note(str(fact))
     if encoding.max_length > window:
         options.note(f"the model reads {window:,} tokens at most: no index can be made with {encoding.max_length:,}")
-    with stage(errors(), f"inspect {data}") as tell:
-        seen = survey.survey(rows, tokenizer, encoding, show=row, limit=limit, form=found.name, progress=tell)
+    with progress_bar(errors(), f"inspect {data}") as tell:
+        seen = survey.collect_statistics(
+            rows, tokenizer, encoding, show=row, limit=limit, form=found.name, progress=tell
+        )
     if json:
-        report.save(seen.to_json(), json)
-    sheet.tell(seen, output())
+        report.save_json(seen.to_json(), json)
+    sheet.print_statistics(seen, output())
 
 
 @app.command(cls=Hiring)
@@ -99,21 +101,21 @@ def index(
     workers: Workers = None,
 ) -> None:  # fmt: skip
     """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
-    from taughtby.data.dataset import Reading, form
-    from taughtby.data.default_options import followed
+    from taughtby.data.dataset import ReadOptions, detect_format
+    from taughtby.data.default_options import followed_metadata
     from taughtby.data.tokenize import Encoding
     from taughtby.errors import OptionError
     from taughtby.index.build import build_index
-    from taughtby.index.maintenance import extend, settled
-    from taughtby.index.reader import Index, listed
-    from taughtby.index.storage import placed
-    from taughtby.methods import DEFAULT
-    from taughtby.methods import method as named
-    from taughtby.progress import stage
-    from taughtby.text import quoted
+    from taughtby.index.maintenance import add_features, settled
+    from taughtby.index.reader import Index, join_names
+    from taughtby.index.storage import storage_path
+    from taughtby.methods import DEFAULT_METHOD
+    from taughtby.methods import get_method as named
+    from taughtby.progress import progress_bar
+    from taughtby.text import shell_quote
 
     has = settled(out, "--append" if append else "--add") if append or add else None
-    asked = method or ([*has["methods"].values()] if has and append else [DEFAULT])
+    asked = method or ([*has["methods"].values()] if has and append else [DEFAULT_METHOD])
     methods = [named(spec, layer=layer) for spec in asked]
     if has:  # it is to grow as it was made
         dtype, base = has["dtype"] if dtype == "auto" else dtype, base or has["base"]
@@ -126,40 +128,44 @@ def index(
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if add:
         before = Index.open(out)
-        with stage(errors(), f"add to {out}") as tell:
-            made = extend(loaded, out, methods, progress=tell)
+        with progress_bar(errors(), f"add to {out}") as tell:
+            made = add_features(loaded, out, methods, progress=tell)
         _added(before, made)
         return
-    if not loaded.has_untuned and any(how.name == "lesson" for how in methods):
-        base_known = loaded.origin.base and quoted(loaded.origin.base)
+    if not loaded.has_base and any(how.name == "lesson" for how in methods):
+        base_known = loaded.metadata.base and shell_quote(loaded.metadata.base)
         known = f"; --base {base_known}, as its folder has it, would do" if base_known else ""
         options.note(f"neither --adapter nor --base given, so this model itself is taken as the untuned one{known}")
     if has:
-        reading = options.reread(Reading(**has["reading"]), columns, turns, response_template, split)
+        reading = options.reread(ReadOptions(**has["reading"]), columns, turns, response_template, split)
     else:
-        reading = options.reading(loaded.origin, columns, turns, response_template, split)
-    found = form(data, reading)
+        reading = options.reading(loaded.metadata, columns, turns, response_template, split)
+    found = detect_format(data, reading)
     if has:
-        encoding = Encoding(**has["encoding"]).asked(template, max_length=max_length, truncate=truncate, mask=mask)
+        encoding = Encoding(**has["encoding"]).with_options(
+            template, max_length=max_length, truncate=truncate, mask=mask
+        )
     else:
-        encoding = options.encoding(loaded.origin, loaded.window, found, template, max_length, truncate, mask)
-    told = [f"rows read as {found.name}", *map(str, followed(loaded.origin, encoding))]
-    if mask is None and loaded.origin.mask is None and not found.raw:
+        encoding = options.encoding(loaded.metadata, loaded.context_length, found, template, max_length, truncate, mask)
+    told = [f"rows read as {found.name}", *map(str, followed_metadata(loaded.metadata, encoding))]
+    if mask is None and loaded.metadata.mask is None and not found.raw:
         told.append("taken as learned: the answers alone (were prompts too, as by TRL's default: --mask all)")
     options.note("; ".join(told))
     before = Index.open(out) if append else None
-    with stage(errors(), f"index {data}") as tell:
+    with progress_bar(errors(), f"index {data}") as tell:
         if crew:
-            crew.say = tell.aside
+            crew.say = tell.set_note
         made = build_index(
-            loaded, data, out, methods, reading=reading, encoding=encoding, append=append, progress=tell, crew=crew
+            loaded, data, out, methods, reading=reading, encoding=encoding, append=append, progress=tell, pool=crew
         )
     if before:
-        told = f"{len(made) - len(before):,} rows more: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}"
+        told = f"{len(made) - len(before):,} rows more: {len(made):,} rows in {made.path}, blocks {join_names(made.features)}"
         output().print(told, highlight=False)
         return
     skipped = made.manifest["skipped"]
-    output().print(f"{len(made):,} rows in {placed(out)}, blocks {listed(made.blocks)}; {len(skipped):,} skipped")
+    output().print(
+        f"{len(made):,} rows in {storage_path(out)}, blocks {join_names(made.features)}; {len(skipped):,} skipped"
+    )
     for name, said in made.manifest["settings"]["notes"].items():
         if isinstance(said, str):
             options.note(f"{name}: {said}")
@@ -169,15 +175,15 @@ def index(
 
 def _added(before: Index, made: Index) -> None:
     """What adding methods gave, or that they were there."""
-    from taughtby.index.reader import listed
+    from taughtby.index.reader import join_names
 
     methods, had = made.manifest["settings"]["methods"], before.manifest["settings"]["methods"]
     told = "nothing to add, the index has it already"
-    if set(made.blocks) - set(before.blocks):
+    if set(made.features) - set(before.features):
         told = "blocks added"
     elif more := [name for name in methods if name not in had]:
         told = f"{', '.join(more)} added, by blocks that were there already"
-    output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {listed(made.blocks)}")
+    output().print(f"{told}: {len(made):,} rows in {made.path}, blocks {join_names(made.features)}")
 
 
 @app.command()
@@ -200,14 +206,14 @@ def trace(
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that taught an answer, and the words in them."""
-    from taughtby.attribution.embedding_map import plane
-    from taughtby.attribution.illustrate import illustrated
+    from taughtby.attribution.embedding_map import pca_map
+    from taughtby.attribution.illustrate import page_document
     from taughtby.attribution.query import Query, read_queries
     from taughtby.attribution.trace import trace_queries
     from taughtby.errors import OptionError
     from taughtby.index.reader import Index
-    from taughtby.lab.generate import respond
-    from taughtby.progress import stage
+    from taughtby.lab.generate import generate
+    from taughtby.progress import progress_bar
     from taughtby.remediation import clean as remedy
     from taughtby.reporting import html as report
 
@@ -222,17 +228,17 @@ def trace(
     loaded = reload(made, model, adapter, base, device, quantize)
     if prompt is not None:
         if response is None:
-            response = respond(loaded, [prompt], template=made.manifest["settings"]["encoding"]["template"])[0]
+            response = generate(loaded, [prompt], template=made.manifest["settings"]["encoding"]["template"])[0]
         asked = [Query(prompt, response, span, desired)]
-    with stage(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
-        found = trace_queries(made, loaded, asked, by=method, top=top, rate=fdr, progress=tell)
+    with progress_bar(errors(), f"trace {len(asked)} {'query' if len(asked) == 1 else 'queries'}") as tell:
+        found = trace_queries(made, loaded, asked, method=method, top_k=top, fdr=fdr, progress=tell)
     document = found.to_json()
     if json:
         remedy.keep(document, json)
     if html:
-        with stage(errors(), "draw the page") as tell:
-            report.save_page(illustrated(found, loaded, plane(made), tell), html)
-    report.table(document, output())
+        with progress_bar(errors(), "draw the page") as tell:
+            report.save_page(page_document(found, loaded, pca_map(made), tell), html)
+    report.print_trace(document, output())
 
 
 @app.command()
@@ -249,32 +255,32 @@ def check(
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Say whether the ranking can be believed: what is left of it when the model is random or labels are shuffled."""
-    from taughtby.attribution.method_choice import chosen
+    from taughtby.attribution.method_choice import choose_method
     from taughtby.attribution.sanity_checks import FILE, check_index
     from taughtby.index.reader import Index
-    from taughtby.progress import stage
+    from taughtby.progress import progress_bar
     from taughtby.reporting import html as report
 
     made = Index.open(idx)
     loaded = reload(made, model, adapter, base, device, quantize)
-    how = chosen(made, loaded, method)
-    with stage(errors(), f"check {how.name}") as tell:
-        found = check_index(made, loaded, by=how, rows=rows, seed=seed, progress=tell)
+    how = choose_method(made, loaded, method)
+    with progress_bar(errors(), f"check {how.name}") as tell:
+        found = check_index(made, loaded, method=how, rows=rows, seed=seed, progress=tell)
     beside = made.path / FILE
     if isinstance(beside, Path):
-        report.save(found.to_json(), beside)
+        report.save_json(found.to_json(), beside)
     if json:
-        report.save(found.to_json(), json)
+        report.save_json(found.to_json(), json)
     _tell(found)
 
 
-def _tell(checked: Checked) -> None:
+def _tell(checked: CheckReport) -> None:
     """The checks as a table."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from taughtby.text import visible
+    from taughtby.text import make_visible
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("check", "value", "limit"):
@@ -284,7 +290,7 @@ def _tell(checked: Checked) -> None:
     verdicts = {True: Text("ok", "green"), False: Text("warn", "bold yellow"), None: Text("skipped", "dim")}
     for one in checked.checks:
         value, limit = ("" if number is None else f"{number:.2f}" for number in (one.value, one.limit))
-        grid.add_row(one.name, value, limit, verdicts[one.passed], Text(visible(one.says)))
+        grid.add_row(one.name, value, limit, verdicts[one.passed], Text(make_visible(one.says)))
     console = output()
     console.print(grid)
     console.print(Text(f"{checked.method!r}, {checked.rows} rows as queries", "dim"))
@@ -306,28 +312,28 @@ def layers(
     device: Device = "auto",
 ) -> None:
     """Show how alike neighbouring layers are, and where they turn."""
-    from taughtby.capture.layer_similarity import curve
-    from taughtby.data.dataset import form
-    from taughtby.data.default_options import followed
-    from taughtby.index.build import probe
-    from taughtby.progress import stage
+    from taughtby.capture.layer_similarity import measure_layer_similarity
+    from taughtby.data.dataset import detect_format
+    from taughtby.data.default_options import followed_metadata
+    from taughtby.index.build import probe_rows
+    from taughtby.progress import progress_bar
     from taughtby.reporting import html as report
     from taughtby.reporting import plots as pictures
 
     loaded = load(model, adapter, dtype, device)
-    reading = options.reading(loaded.origin, columns, turns, response_template, split)
-    encoding = options.encoding(loaded.origin, loaded.window, form(data, reading), template)
-    for fact in followed(loaded.origin, encoding):
+    reading = options.reading(loaded.metadata, columns, turns, response_template, split)
+    encoding = options.encoding(loaded.metadata, loaded.context_length, detect_format(data, reading), template)
+    for fact in followed_metadata(loaded.metadata, encoding):
         options.note(str(fact))
-    with stage(errors(), "read the probe rows", steps=False):
-        found = curve(loaded, probe(loaded, data, reading, encoding))
+    with progress_bar(errors(), "read the probe rows", steps=False):
+        found = measure_layer_similarity(loaded, probe_rows(loaded, data, reading, encoding))
     if json:
-        report.save(found.to_json(), json)
+        report.save_json(found.to_json(), json)
     if plot:
         pictures.layer_curve(found, plot)
     console = output()
     for at, value in enumerate(found.similarity, 1):
         bar = "▇" * round(40 * max(0.0, value))
-        mark = "  ← phase transition" if at + 1 == found.layer else ""
+        mark = "  ← phase transition" if at + 1 == found.transition_layer else ""
         console.print(f"{at:>3} → {at + 1:<3} {value:.4f} {bar}{mark}")
-    console.print(f"layer {found.layer} (the reference's rule: {found.reference})")
+    console.print(f"layer {found.transition_layer} (the reference's rule: {found.reference_layer})")

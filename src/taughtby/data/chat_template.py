@@ -9,23 +9,23 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from taughtby.data.example import Example, Message, Ranges
+from taughtby.data.example import CharRanges, Example, Message
 from taughtby.errors import ModelError
 
 MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
-AS_IS = "none"  # the name of no template at all
+NO_TEMPLATE = "none"  # the name of no template at all
 
 
 @dataclass(frozen=True)
-class Skip:
+class SkippedRow:
     """Why an Example cannot be used."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedText:
     """A row as text: from `answer` on it is the answer and what the template puts after it, from `learned` on the loss.
 
     The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
@@ -33,32 +33,32 @@ class Written:
     """
 
     text: str
-    answer: int
-    learned: int
+    answer_start: int
+    loss_start: int
     plain: bool = False
-    masked: Ranges = ()
+    masked: CharRanges = ()
 
 
-_Write = Callable[[Any, Example, str | None], Written | Skip]
+_Write = Callable[[Any, Example, str | None], RenderedText | SkippedRow]
 
 
-def written(tokenizer: Any, row: Example, template: str | None = None) -> Written | Skip:
+def render(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row by Jinja source, by the tokenizer's own template (None), or as it stands ("none").
 
     A tokenizer without a template gets the texts with a line break between.
     """
     if not row.prompt:
-        return Skip("nothing stands before the answer")
+        return SkippedRow("nothing stands before the answer")
     made = _tried(_templated if _by_template(tokenizer, template) else _plain, tokenizer, row, template)
-    return made if isinstance(made, Skip) or not row.masked else _masked(tokenizer, row, made)
+    return made if isinstance(made, SkippedRow) or not row.masked else _masked(tokenizer, row, made)
 
 
-def asked(tokenizer: Any, row: Example, template: str | None = None) -> Written | Skip:
+def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
     return _tried(_ask if _by_template(tokenizer, template) else _ask_plain, tokenizer, row, template)
 
 
-def template_file(path: str | Path) -> str:
+def read_template(path: str | Path) -> str:
     """The Jinja source in a file, once it is sure that it is one."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -77,47 +77,47 @@ def template_file(path: str | Path) -> str:
 
 
 def _by_template(tokenizer: Any, template: str | None) -> bool:
-    return template != AS_IS and bool(template or tokenizer.chat_template)
+    return template != NO_TEMPLATE and bool(template or tokenizer.chat_template)
 
 
-def _masked(tokenizer: Any, row: Example, made: Written) -> Written | Skip:
+def _masked(tokenizer: Any, row: Example, made: RenderedText) -> RenderedText | SkippedRow:
     """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
     lead = len(row.response) - len(row.response.lstrip())
-    at = made.text.find(row.response.strip(), made.learned) - lead
+    at = made.text.find(row.response.strip(), made.loss_start) - lead
     if row.masked == ((0, len(row.response)),):
-        return Skip("all of the answer is masked")
+        return SkippedRow("all of the answer is masked")
     if not tokenizer.is_fast:
-        return Skip("this tokenizer does not say where words stand, so none can be masked")
+        return SkippedRow("this tokenizer does not say where words stand, so none can be masked")
     if at + lead < 0:
-        return Skip("the chat template changes the answer, so its masked words cannot be found")
+        return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
     return replace(made, masked=tuple((at + begin, at + end) for begin, end in row.masked))
 
 
-def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     try:
         made = write(tokenizer, row, template)
-        if isinstance(made, Written):
+        if isinstance(made, RenderedText):
             made.text.encode()
     except UnicodeEncodeError:
-        return Skip("the text holds half a character (a lone surrogate)")
+        return SkippedRow("the text holds half a character (a lone surrogate)")
     except MemoryError:
         raise
     except Exception as fault:  # a template is a program: beside its own refusals it fails as any program does
-        return Skip(f"the chat template refuses the row: {fault}")
+        return SkippedRow(f"the chat template refuses the row: {fault}")
     return made
 
 
-def _ask(tokenizer: Any, row: Example, template: str | None) -> Written:
+def _ask(tokenizer: Any, row: Example, template: str | None) -> RenderedText:
     text = _rendered(tokenizer, row, row.prompt, template, asking=True)
-    return Written(text, len(text), len(text))
+    return RenderedText(text, len(text), len(text))
 
 
-def _ask_plain(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+def _ask_plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     made = _plain(tokenizer, replace(row, messages=(*row.prompt, {"role": "assistant", "content": MARK})), template)
-    return made if isinstance(made, Skip) else replace(made, text=made.text[: made.answer])
+    return made if isinstance(made, SkippedRow) else replace(made, text=made.text[: made.answer_start])
 
 
-def _templated(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+def _templated(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """By the template: the answer begins where the prompt ends, once what the template puts before any is passed."""
     answer = row.messages[-1]
     prompt = _rendered(tokenizer, row, row.prompt, template, asking=True)
@@ -126,31 +126,31 @@ def _templated(tokenizer: Any, row: Example, template: str | None) -> Written | 
     text, calls = str(answer.get("content") or "").strip(), _called(answer)
     rest = whole[len(prompt) :].lstrip()
     if follows and text and not calls and rest.startswith(text) and text not in rest[1:]:
-        return Written(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
+        return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
     marked = _rendered(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
     head, wrote, _ = marked.rpartition(MARK)
     if text and not wrote and not calls:
-        return Skip("the chat template does not write the answer")
+        return SkippedRow("the chat template does not write the answer")
     if wrote and whole.startswith(head) and not any(answer.get(key) for key in THOUGHTS):
         made = _behind(whole, prompt, head)
     else:
         end = len(prompt) if follows else _shared(tokenizer, row, template, prompt, whole)
-        made = Written(whole, end, end)
-    if not made.answer:
-        return Skip("the chat template changes the prompt once the answer follows")
-    if any(name not in whole[made.answer :] for name in calls):
-        return Skip("the chat template does not write the answer's tool calls")
+        made = RenderedText(whole, end, end)
+    if not made.answer_start:
+        return SkippedRow("the chat template changes the prompt once the answer follows")
+    if any(name not in whole[made.answer_start :] for name in calls):
+        return SkippedRow("the chat template does not write the answer's tool calls")
     return made
 
 
-def _behind(whole: str, prompt: str, head: str) -> Written:
+def _behind(whole: str, prompt: str, head: str) -> RenderedText:
     """The answer begins behind `head`, which the template writes before any; the loss begins behind the prompt.
 
     A blank alone is no head: it is part of the answer's first token, as in Llama 2's `[/INST] so`.
     """
     if not whole.startswith(prompt):
-        return Written(whole, len(head), len(head))
-    return Written(whole, len(head) if head[len(prompt) :].strip() else len(prompt), len(prompt))
+        return RenderedText(whole, len(head), len(head))
+    return RenderedText(whole, len(head) if head[len(prompt) :].strip() else len(prompt), len(prompt))
 
 
 def _shared(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
@@ -170,14 +170,14 @@ def _rendered(
     )  # fmt: skip
 
 
-def _plain(tokenizer: Any, row: Example, template: str | None) -> Written | Skip:
+def _plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """Without a template: the texts, a line break after each of the prompt's unless they are to stand as they are."""
     *before, answer = (str(message.get("content") or "") for message in row.messages)
     if not answer:
-        return Skip("the answer has no text, and there is no chat template to write anything else")
-    prompt = "".join(before if template == AS_IS else (f"{text}\n" for text in before))
+        return SkippedRow("the answer has no text, and there is no chat template to write anything else")
+    prompt = "".join(before if template == NO_TEMPLATE else (f"{text}\n" for text in before))
     close = tokenizer.eos_token or ""
-    return Written(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), plain=True)
+    return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), plain=True)
 
 
 def _called(answer: Message) -> list[str]:

@@ -11,14 +11,23 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from taughtby.data.example import Example, Message, Record, checked, nested, short, tools_of, unlearned_of
-from taughtby.data.formats import ANYWHERE, FORMS, NAMES, Form, form_of, refused, renamed
-from taughtby.data.readers import STDIN, Rows, records
+from taughtby.data.example import (
+    Example,
+    Message,
+    Record,
+    nested,
+    read_tools,
+    read_unlearned,
+    shorten,
+    validate_messages,
+)
+from taughtby.data.formats import ANYWHERE, FORMS, NAMES, DataFormat, format_of, rejected_answer, rename_columns
+from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.errors import DataError, OptionError
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How a data set is to be read, where its own columns do not say.
 
     `columns` are pairs of what a column is and its name, such as ("prompt", "question"). `turns="all"` makes every
@@ -48,10 +57,10 @@ class Reading:
             )
 
 
-PLAIN = Reading()
+DEFAULT_READ_OPTIONS = ReadOptions()
 
 
-def columns(text: str) -> tuple[tuple[str, str], ...]:
+def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
     """What `prompt=question,response=reply` says, for `Reading.columns`."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(what.strip() and column.strip() for what, _, column in pairs):
@@ -60,58 +69,58 @@ def columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((what.strip(), column.strip()) for what, _, column in pairs)
 
 
-def read(data: str | Path, reading: Reading = PLAIN) -> Iterator[Example]:
+def read_examples(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> Iterator[Example]:
     """Stream the Examples of a file, folder, pipe or hub data set, in order."""
-    yield from opened(data, reading)[1]
+    yield from open_dataset(data, reading)[1]
 
 
-def form(data: str | Path, reading: Reading = PLAIN) -> Form:
+def detect_format(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
     """The form of the first row, of data that is read again afterwards; a pipe cannot be, and is refused."""
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
         do = "write it to a file first; `taughtby inspect` reads pipes"
         raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
-    return opened(data, reading)[0]
+    return open_dataset(data, reading)[0]
 
 
-def opened(data: str | Path, reading: Reading = PLAIN) -> tuple[Form, Iterator[Example]]:
+def open_dataset(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> tuple[DataFormat, Iterator[Example]]:
     """The form of the first row, and the Examples of all, in one pass."""
-    rows = records(str(data), reading.split)
+    rows = read_records(str(data), reading.split)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
     return _formed(first[1], first[0], reading)[0], _examples(chain([first], rows), reading)
 
 
-def _formed(record: Record, source: str, reading: Reading) -> tuple[Form, Record]:
-    record = renamed(record, reading.columns, source)
-    return form_of(record, source, frozenset(what for what, _ in reading.columns)), record
+def _formed(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
+    record = rename_columns(record, reading.columns, source)
+    return format_of(record, source, frozenset(what for what, _ in reading.columns)), record
 
 
-def _examples(rows: Rows, reading: Reading) -> Iterator[Example]:
-    seen = Seen()
+def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
+    seen = IdAssigner()
     for source, record in rows:
         with nested(source):
-            marked = unlearned_of(record, source)
+            marked = read_unlearned(record, source)
             found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
             made = [replace(row, id=seen.name(row)) for row in found]
         yield from made
 
 
-def _example(record: Record, source: str, reading: Reading) -> Example:
+def _example(record: Record, source: str, reading: ReadOptions) -> Example:
     """The row as one Example: the whole conversation, whatever its last message is."""
     form, record = _formed(record, source, reading)
-    messages, rejected = checked(form.convert(record), source), refused(form, record, source)
+    messages, rejected = validate_messages(form.convert(record), source), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split(form, messages, rejected, reading.response_template, source)
     label: Any = record.get("label")
     empty = label is None or label == "" or label != label  # NaN is pandas' word for nothing
-    tools = () if form.raw else tools_of(record, source)
+    tools = () if form.raw else read_tools(record, source)
     return Example(tuple(messages), None if empty else str(label), source, "", tools, rejected)
 
 
 def _split(
-    form: Form, messages: list[Message], rejected: str | None, template: str, source: str
+    form: DataFormat, messages: list[Message], rejected: str | None, template: str, source: str
 ) -> tuple[list[Message], str | None]:
     """Plain texts with the answer beginning behind the last response template."""
     if not form.raw:
@@ -121,13 +130,13 @@ def _split(
     at = (before + answer).rfind(template) + len(template)
     if template not in before + answer:
         do = "give the words that stand before each answer, as they stand there"
-        raise DataError(f"{source}: the response template is not in the text", got=short(template), do=do)
+        raise DataError(f"{source}: the response template is not in the text", got=shorten(template), do=do)
     said = (before + answer)[:at], (before + answer)[at:]
     other = None if rejected is None else (before + rejected).rpartition(template)[2]
     return [{**message, "content": text} for message, text in zip(messages, said, strict=True)], other
 
 
-def _turns(row: Example, reading: Reading) -> Iterator[Example]:
+def _turns(row: Example, reading: ReadOptions) -> Iterator[Example]:
     """The row with its last message as the answer, or one for each turn that was learned."""
     places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
     last = row.messages[-1]
@@ -139,7 +148,7 @@ def _turns(row: Example, reading: Reading) -> Iterator[Example]:
         do = "end each row with a non-empty assistant message, or take the row out"
         if learned:
             do += "; or make a row of every assistant turn (--turns all)"
-        got = f"last message: {last['role']}, {short(last['content']) or 'empty'}"
+        got = f"last message: {last['role']}, {shorten(last['content']) or 'empty'}"
         raise DataError(f"{row.source}: the row has no answer to learn from", got=got, do=do)
     for turn, place in learned:
         rejected = row.rejected if place == places[-1] else None
@@ -153,7 +162,7 @@ def _masked(row: Example, marked: tuple[tuple[int, ...], ...]) -> Example:
     turn = sum(message["role"] == "assistant" for message in row.messages)
     ranges = tuple((part[0], part[1]) for part in marked if part[2:] in ((), (turn,)))
     if ranges and ranges[-1][1] > len(row.response):
-        got = f"up to character {ranges[-1][1]} of {len(row.response)}: {short(row.response)}"
+        got = f"up to character {ranges[-1][1]} of {len(row.response)}: {shorten(row.response)}"
         do = "clean the data again: the row was changed since"
         raise DataError(f"{row.source}: `unlearned` reaches beyond the answer", got=got, do=do)
     return replace(row, masked=ranges)
@@ -168,7 +177,7 @@ def _learned(message: Message) -> bool:
     return _says(message) and message.get("weight") != 0 and message.get("train") is not False
 
 
-class Seen:
+class IdAssigner:
     """How often each content was read before: 8 bytes of its hash in an open table, 12 to 36 bytes a row.
 
     A dict would take 94 to 130. Two contents in 10^9 rows may share their 8 bytes: the later is then named as the
@@ -226,7 +235,7 @@ def named(found: bytes, times: int) -> str:
     return hashlib.blake2b(found + times.to_bytes(8, "big"), digest_size=8).hexdigest()
 
 
-def write(examples: Iterable[Example], path: str | Path) -> int:
+def write_examples(examples: Iterable[Example], path: str | Path) -> int:
     """Write Examples as JSONL, `label`, `tools`, `rejected` and `unlearned` where there are; the number of rows."""
     count = 0
     # UTF-8 has no lone surrogates: what `backslashreplace` writes for one is JSON's own escape

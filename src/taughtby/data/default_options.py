@@ -5,24 +5,24 @@ What a person asks for comes before both (`Encoding.asked`).
 
 from __future__ import annotations
 
-from taughtby.data.tokenize import AS_IS, Encoding
-from taughtby.models.training_metadata import Fact, Origin
+from taughtby.data.tokenize import NO_TEMPLATE, Encoding
+from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
 LONGEST = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
 FOLLOWED = ("max_length", "truncate", "mask", "template")
 
 
-def habits(origin: Origin, window: int, *, raw: bool) -> Encoding:
+def default_options(origin: TrainingMetadata, window: int, *, raw: bool) -> Encoding:
     """The Encoding to read rows by; `raw` rows are plain texts, to which no chat template belongs."""
     return Encoding(
         max_length=min(origin.max_length or LONGEST, window),
         truncate=origin.truncate or "right",
         mask=origin.mask or "response",
-        template=origin.template or (AS_IS if raw else None),
+        template=origin.template or (NO_TEMPLATE if raw else None),
     )
 
 
-def followed(origin: Origin, encoding: Encoding) -> list[Fact]:
+def followed_metadata(origin: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
     """The facts of a trainer's folder that an Encoding goes by, to be told with the file that says them."""
-    first = {what: next((fact for fact in origin.facts if fact.what == what), None) for what in FOLLOWED}
+    first = {what: next((fact for fact in origin.entries if fact.name == what), None) for what in FOLLOWED}
     return [fact for what, fact in first.items() if fact and fact.value == getattr(encoding, what)]

@@ -12,7 +12,7 @@ from taughtby.errors import DataError
 
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
 Record = dict[str, Any]
-Ranges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
+CharRanges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
 # what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
 ROLES = {
@@ -45,7 +45,7 @@ class Example:
     id: str = field(default="", compare=False)
     tools: tuple[dict[str, Any], ...] = ()
     rejected: str | None = None
-    masked: Ranges = ()
+    masked: CharRanges = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -66,18 +66,18 @@ class Example:
         return str(users[-1]["content"]) if users else ""
 
 
-def example(prompt: str, response: str, *, label: str | None = None, source: str = "") -> Example:
+def make_example(prompt: str, response: str, *, label: str | None = None, source: str = "") -> Example:
     """A single-turn Example from two strings."""
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
     return Example(messages, label, source)
 
 
-def checked(messages: Any, source: str) -> list[Message]:
+def validate_messages(messages: Any, source: str) -> list[Message]:
     """The messages in one shape: a known role, a text as content."""
     if not isinstance(messages, list | tuple) or not messages:
         raise DataError(
             f"{source}: a row needs a list of messages",
-            got=short(messages),
+            got=shorten(messages),
             do='write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}',
         )
     return [_message(message, source) for message in messages]
@@ -88,7 +88,7 @@ def _message(given: Any, source: str) -> Message:
     name = rest.pop("role", None) or rest.pop("from", None)
     if not isinstance(name, str):
         do = 'write each message as {"role": "user", "content": "…"}'
-        raise DataError(f"{source}: a message is an object with `role` and `content`", got=short(given), do=do)
+        raise DataError(f"{source}: a message is an object with `role` and `content`", got=shorten(given), do=do)
     content = rest.pop("content", None)
     content = rest.pop("value", None) if content is None else content
     if name.lower() in CALLS and isinstance(content, str):
@@ -97,11 +97,11 @@ def _message(given: Any, source: str) -> Message:
     if role is None:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
         do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
-        raise DataError(f"{source}: unknown role", got=short(name), do=do)
+        raise DataError(f"{source}: unknown role", got=shorten(name), do=do)
     calls = rest.get("tool_calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
-        raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=short(calls), do=do)
+        raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=shorten(calls), do=do)
     content = "" if content is None and calls else content
     _shallow(list(rest.values()))
     return {"role": role, "content": _text(content, role, source), **rest}
@@ -135,13 +135,13 @@ def _text(content: Any, role: str, source: str) -> str:
         other = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
         if not other:
             return "".join(part["text"] for part in content)
-        raise DataError(f"{source}: the {role} message holds more than text", got=short(other[0] or content),
+        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(other[0] or content),
                         do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
     do = "give a string, or take the row out"
-    raise DataError(f"{source}: the content of the {role} message is not text", got=short(content), do=do)
+    raise DataError(f"{source}: the content of the {role} message is not text", got=shorten(content), do=do)
 
 
-def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
+def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     """The definitions of tools: a list of objects, or the same as JSON."""
     given = record.get("tools")
     try:
@@ -152,11 +152,11 @@ def tools_of(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     _shallow(tools)
     if not all(isinstance(tool, dict) for tool in tools):
         do = "give a list of objects, or that list as JSON; or take the column out"
-        raise DataError(f"{source}: the tools are not a list of definitions", got=short(given), do=do)
+        raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(given), do=do)
     return tuple(cast("list[dict[str, Any]]", tools))
 
 
-def unlearned_of(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
+def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
     """What `taughtby clean --mask-words` wrote: [begin, end) characters of the answer, sorted; none without the field.
 
     With every turn an Example, [begin, end, turn].
@@ -169,7 +169,7 @@ def unlearned_of(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
         sound, found = False, ()
     if not sound:
         do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
-        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=short(given), do=do)
+        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=shorten(given), do=do)
     return found
 
 
@@ -182,7 +182,7 @@ def nested(source: str) -> Generator[None]:
         raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
 
 
-def short(thing: Any, limit: int = 80) -> str:
+def shorten(thing: Any, limit: int = 80) -> str:
     """A thing as an error shows it: no longer than `limit`, and on a terminal nothing but letters and blanks."""
     text = thing if isinstance(thing, str) else repr(thing)
     text = text if len(text) <= limit else text[: limit - 1] + "…"

@@ -9,7 +9,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
-from taughtby.data.example import ROLES, Message, Record, checked, short
+from taughtby.data.example import ROLES, Message, Record, shorten, validate_messages
 from taughtby.errors import DataError
 
 SYSTEM = ("system", "system_prompt")
@@ -17,7 +17,7 @@ ASKED = ("prompt", "question", "instruction", "messages", "conversations")  # wh
 
 
 @dataclass(frozen=True)
-class Form:
+class DataFormat:
     """One way in which data sets name their columns.
 
     `columns` must be there, `also` may be; `fits` says what their values must be. `convert` makes messages, not yet
@@ -143,28 +143,30 @@ def _parted(record: Record) -> Record:
     return {"prompt": shared[:at], **{name: record[name][at:] for name in ("chosen", "rejected")}}
 
 
-def _forms() -> Iterable[Form]:
+def _forms() -> Iterable[DataFormat]:
     """In the order in which they are tried."""
     preference = ("chosen", "rejected")
-    yield Form("chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)),
+    yield DataFormat("chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)),
                ("prompt",), raw=True, fits=_two_texts, refused=lambda record: _parted(record)["rejected"])  # fmt: skip
-    yield Form("chosen/rejected", preference, _preferred, (*ASKED, "input", *SYSTEM),
+    yield DataFormat("chosen/rejected", preference, _preferred, (*ASKED, "input", *SYSTEM),
                refused=lambda record: record["rejected"])  # fmt: skip
-    yield Form("messages", ("messages",), lambda record: _listed(record["messages"]), ("rejected",),
+    yield DataFormat("messages", ("messages",), lambda record: _listed(record["messages"]), ("rejected",),
                refused=lambda record: record.get("rejected"))  # fmt: skip
     for name in ("conversations", "conversation"):
-        yield Form(name, (name,), _shared(name), SYSTEM)
+        yield DataFormat(name, (name,), _shared(name), SYSTEM)
     for ask in ("prompts", "prompt"):
-        yield Form(f"{ask}/response", (ask, "response"), _pair(ask, "response"), SYSTEM)
-    yield Form("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
+        yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response"), SYSTEM)
+    yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
                fits=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
-    yield Form("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"))
+    yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"))
     for name, answer, given in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
-        yield Form(name, ("instruction", answer), _pair("instruction", answer, given), (given, "history", *SYSTEM))
+        yield DataFormat(
+            name, ("instruction", answer), _pair("instruction", answer, given), (given, "history", *SYSTEM)
+        )
     for ask, answer in (("question", "answer"), ("question", "response"), ("query", "response"), ("query", "answer"),
                         ("input", "output")):  # fmt: skip
-        yield Form(f"{ask}/{answer}", (ask, answer), _pair(ask, answer), SYSTEM)
-    yield Form("text", ("text",), _texts("", "text"), raw=True)
+        yield DataFormat(f"{ask}/{answer}", (ask, answer), _pair(ask, answer), SYSTEM)
+    yield DataFormat("text", ("text",), _texts("", "text"), raw=True)
 
 
 FORMS = tuple(_forms())
@@ -174,11 +176,11 @@ EMPTY: tuple[Any, ...] = ("", [], {})
 
 
 @cache
-def _using(named: frozenset[str]) -> tuple[Form, ...]:
+def _using(named: frozenset[str]) -> tuple[DataFormat, ...]:
     return tuple(form for form in FORMS if named - ANYWHERE <= form.uses)
 
 
-def form_of(record: Record, source: str, named: frozenset[str] = frozenset()) -> Form:
+def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
     """The first form whose columns the record fills, among those that use every column `named`.
 
     A table of several forms has null or empty columns that belong to other rows: first come forms with every column
@@ -200,27 +202,27 @@ def form_of(record: Record, source: str, named: frozenset[str] = frozenset()) ->
             return form
     raise DataError(
         f"{source}: no known form has these columns",
-        got=short(", ".join(map(str, record)), 200) or "no columns",
+        got=shorten(", ".join(map(str, record)), 200) or "no columns",
         do="say which column is which, as in --columns prompt=question,response=reply, or rename them to one of: "
         + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMS)),
     )
 
 
-def renamed(record: Record, columns: Sequence[tuple[str, str]], source: str) -> Record:
+def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: str) -> Record:
     """The record with its columns under the names that taughtby knows; only a form's own columns must be there."""
     for what, column in columns:
         if column not in record and any(what in form.columns for form in FORMS):
-            got = short(", ".join(map(str, record)), 200) or "no columns"
+            got = shorten(", ".join(map(str, record)), 200) or "no columns"
             raise DataError(f"{source}: there is no column {column}", got=got, do="correct --columns")
     return {**record, **{what: record.get(column) for what, column in columns}}
 
 
-def refused(form: Form, record: Record, source: str) -> str | None:
+def rejected_answer(form: DataFormat, record: Record, source: str) -> str | None:
     """The answer that was not chosen: a text, or the last message of a conversation."""
     given = form.refused(record)
     if given is None:
         return None
-    answer = checked(_said(given, "assistant"), source)[-1]
+    answer = validate_messages(_said(given, "assistant"), source)[-1]
     if answer["role"] != "assistant":
         do = "end it with an assistant message, or take the row out"
         raise DataError(f"{source}: the rejected conversation has no answer", got=answer["role"], do=do)

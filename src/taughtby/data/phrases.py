@@ -39,7 +39,7 @@ def occurrences(text: str, phrase: str, *, case: bool = False) -> list[Range]:
     return [found.span() for found in pattern(phrase, case=case).finditer(text)] if phrase.strip() else []
 
 
-def pointed(text: str, phrase: str) -> list[Range]:
+def find_span(text: str, phrase: str) -> list[Range]:
     """The occurrences that a person means who types the phrase: those in its very case, or if none is, in any."""
     return occurrences(text, phrase, case=True) or occurrences(text, phrase)
 
@@ -55,19 +55,19 @@ def within(text: str, phrase: str) -> tuple[str, Range] | None:
 
 def whole_words(text: str, begin: int, end: int) -> Range:
     """The range with the rest of the words in which it begins and ends."""
-    while begin and end > begin and joined(text[begin - 1], text[begin]):
+    while begin and end > begin and is_same_word(text[begin - 1], text[begin]):
         begin -= 1
-    while begin < end < len(text) and joined(text[end - 1], text[end]):
+    while begin < end < len(text) and is_same_word(text[end - 1], text[end]):
         end += 1
     return begin, end
 
 
-def joined(left: str, right: str) -> bool:
+def is_same_word(left: str, right: str) -> bool:
     """Whether two texts that follow each other meet within a word; never where a script without spaces is written."""
     return bool(_letter.match(left[-1:]) and _letter.match(right[:1]))
 
 
-def trimmed(text: str, begin: int, end: int) -> Range:
+def strip_range(text: str, begin: int, end: int) -> Range:
     """The range without the blanks at its ends."""
     part = text[begin:end]
     return begin + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
@@ -90,7 +90,7 @@ def holding(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
     return places
 
 
-def aligned(text: str, answer: str) -> int | None:
+def align_tokens(text: str, answer: str) -> int | None:
     """Where in an answer the text of its tokens begins, which may be cut at its end; None where it reads otherwise.
 
     Negative where the tokens begin before the answer, with words that a chat template puts there.
@@ -109,7 +109,7 @@ def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
     Where the tokenizer changes texts, the same occurrence of the same words is taken.
     """
     text, (begin, end) = "".join(pieces), place
-    start = aligned(text, answer)
+    start = align_tokens(text, answer)
     if start is not None:
         return holding(pieces, [(begin - start, end - start)])
     words = regex.compile(r"\s+".join(regex.escape(word) for word in answer[begin:end].split()), regex.IGNORECASE)

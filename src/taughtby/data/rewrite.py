@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taughtby.data import spans
-from taughtby.data.readers import SAVED, TABLES, records, shards
-from taughtby.data.readers.stream import PACKED, kind
-from taughtby.data.spans import FIELD, Change
+from taughtby.data.readers import SAVED, TABLES, read_records, shards
+from taughtby.data.readers.stream import COMPRESSED, file_type
+from taughtby.data.spans import FIELD, Edits
 from taughtby.errors import DataError, OptionError
 
 RANGES: Any = pa.list_(pa.list_(pa.int64()))
@@ -28,15 +28,15 @@ VALUES = "every other row has the same values, under the same schema"
 LINES = "the rows of the hub as JSON lines"
 
 
-def promised(data: str) -> str:
+def preservation(data: str) -> str:
     """What holds of the rows that nothing happens to."""
     path = Path(data)
     if path.is_dir():
-        return VALUES if _saved(path) or kind(shards(path, None)[0]) in TABLES else BYTES
-    return LINES if not path.exists() else VALUES if kind(path) in TABLES else BYTES
+        return VALUES if _saved(path) or file_type(shards(path, None)[0]) in TABLES else BYTES
+    return LINES if not path.exists() else VALUES if file_type(path) in TABLES else BYTES
 
 
-def rewrite(data: str, out: Path, split: str | None, change: Change) -> None:
+def rewrite(data: str, out: Path, split: str | None, change: Edits) -> None:
     """Write `data` to `out` in its own format, changed; what stands there is replaced if it is a file."""
     # whole, because Arrow reads a scheme into a relative `a:b`, and a home into `~`
     part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
@@ -53,7 +53,7 @@ def rewrite(data: str, out: Path, split: str | None, change: Change) -> None:
             part.unlink(missing_ok=True)
 
 
-def refuse(data: str, out: Path) -> None:
+def check_output(data: str, out: Path) -> None:
     """Refuse to write over the input, into it, around it, or in another format."""
     path = Path(data)
     if path.exists():
@@ -64,13 +64,13 @@ def refuse(data: str, out: Path) -> None:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OptionError(f"{out} is there already", do="give a folder that is empty or not there yet")
         return
-    wanted = kind(path) if path.exists() else ".jsonl"
+    wanted = file_type(path) if path.exists() else ".jsonl"
     alike = {".jsonl", ".ndjson"}
-    if out.is_dir() or (kind(out) != wanted and not {kind(out), wanted} <= alike):
+    if out.is_dir() or (file_type(out) != wanted and not {file_type(out), wanted} <= alike):
         raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{wanted}")
 
 
-def digest(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file; of a folder, over the names and hashes of its files in order."""
     if path.is_file():
         with path.open("rb") as raw:
@@ -79,10 +79,10 @@ def digest(path: Path) -> str:
                 found.update(chunk)
             return found.hexdigest()
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sha256("".join(f"{digest(path / name)}  {name}\n" for name in names).encode()).hexdigest()
+    return sha256("".join(f"{file_hash(path / name)}  {name}\n" for name in names).encode()).hexdigest()
 
 
-def _write(data: str, part: Path, out: Path, split: str | None, change: Change) -> None:
+def _write(data: str, part: Path, out: Path, split: str | None, change: Edits) -> None:
     path = Path(data)
     if not path.exists():
         _pack(_hub(data, split, change), part, out)
@@ -104,29 +104,29 @@ def _saved(path: Path) -> bool:
     return any((path / name).exists() for name in SAVED)
 
 
-def _file(path: Path, part: Path, out: Path, change: Change) -> None:
+def _file(path: Path, part: Path, out: Path, change: Edits) -> None:
     """One file, packed as the name of `out` says."""
-    texts: dict[str, Callable[[Path, Change], Iterator[bytes]]] = {".csv": spans.table, ".tsv": spans.table}
-    if kind(path) == ".parquet":
+    texts: dict[str, Callable[[Path, Edits], Iterator[bytes]]] = {".csv": spans.table, ".tsv": spans.table}
+    if file_type(path) == ".parquet":
         _parquet(path, part, change)
-    elif kind(path) in TABLES:
+    elif file_type(path) in TABLES:
         _arrow(path, part, change)
     else:
         # a list's rows are counted from 0, the lines of JSON lines that are named .json from 1
-        listed = kind(path) == ".json" and next(records(str(path)))[0].endswith(":0")
-        again = texts.get(kind(path), spans.json_list if listed else spans.jsonl)
+        listed = file_type(path) == ".json" and next(read_records(str(path)))[0].endswith(":0")
+        again = texts.get(file_type(path), spans.json_list if listed else spans.jsonl)
         _pack(again(path, change), part, out)
 
 
 def _pack(pieces: Iterable[bytes], part: Path, out: Path) -> None:
-    with pa.output_stream(str(part), compression=PACKED.get(out.suffix.lower())) as raw:
+    with pa.output_stream(str(part), compression=COMPRESSED.get(out.suffix.lower())) as raw:
         for piece in pieces:
             raw.write(piece)
 
 
-def _hub(data: str, split: str | None, change: Change) -> Iterator[bytes]:
-    for source, record in records(data, split):
-        if source in change.drop:
+def _hub(data: str, split: str | None, change: Edits) -> Iterator[bytes]:
+    for source, record in read_records(data, split):
+        if source in change.dropped:
             continue
         marked = record | {FIELD: change.marks[source]} if source in change.marks else record
         try:
@@ -139,7 +139,7 @@ def _hub(data: str, split: str | None, change: Change) -> Iterator[bytes]:
 # — tables
 
 
-def _parquet(path: Path, part: Path, change: Change) -> None:
+def _parquet(path: Path, part: Path, change: Edits) -> None:
     """Row group by row group, packed as it was."""
     with pq.ParquetFile(path.absolute()) as file:
         packed = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "snappy"
@@ -153,7 +153,7 @@ def _parquet(path: Path, part: Path, change: Change) -> None:
                     writer.write_table(kept)
 
 
-def _arrow(path: Path, part: Path, change: Change) -> None:
+def _arrow(path: Path, part: Path, change: Edits) -> None:
     """An IPC file or stream, batch by batch; Feather is packed as its writers do."""
     with pa.memory_map(str(path.absolute())) as mapped:
         whole = mapped.read(6) == b"ARROW1"
@@ -161,7 +161,7 @@ def _arrow(path: Path, part: Path, change: Change) -> None:
         source: Any = pa.ipc.open_file(mapped) if whole else pa.ipc.open_stream(mapped)
         batches = map(source.get_batch, range(source.num_record_batches)) if whole else source
         schema, first = _schema(source.schema, change), 0
-        options = pa.ipc.IpcWriteOptions(compression="lz4" if kind(path) == ".feather" else None)
+        options = pa.ipc.IpcWriteOptions(compression="lz4" if file_type(path) == ".feather" else None)
         make = pa.ipc.new_file if whole else pa.ipc.new_stream
         with pa.OSFile(str(part), "wb") as out, make(out, schema, options=options) as writer:
             for batch in batches:
@@ -169,12 +169,12 @@ def _arrow(path: Path, part: Path, change: Change) -> None:
                 first += batch.num_rows
 
 
-def _disk(path: Path, part: Path, change: Change) -> None:
+def _disk(path: Path, part: Path, change: Edits) -> None:
     """What `save_to_disk` wrote: the one split anew, the others copied."""
     from datasets import List, Value, disable_progress_bars, load_from_disk
 
     disable_progress_bars()
-    name = next(iter({*change.drop, *change.marks})).rpartition(":")[0]
+    name = next(iter({*change.dropped, *change.marks})).rpartition(":")[0]
     split = name.removeprefix(path.name).removeprefix("/")
     found: Any = load_from_disk(str(path.absolute()))
     found = found[split] if split else found
@@ -186,10 +186,12 @@ def _disk(path: Path, part: Path, change: Change) -> None:
         found = found.add_column(FIELD, marks, feature=List(List(Value("int64"))))
     if split:
         shutil.copytree(path, part, ignore=lambda folder, names: {split} if Path(folder) == path else set[str]())
-    found.select([at for at, source in enumerate(sources) if source not in change.drop]).save_to_disk(str(part / split))
+    found.select([at for at, source in enumerate(sources) if source not in change.dropped]).save_to_disk(
+        str(part / split)
+    )
 
 
-def _schema(schema: pa.Schema, change: Change) -> pa.Schema:
+def _schema(schema: pa.Schema, change: Edits) -> pa.Schema:
     """The schema, with a column for marks where there are any; the features that `datasets` left there know of it."""
     if not change.marks or FIELD in schema.names:
         return schema
@@ -203,7 +205,7 @@ def _schema(schema: pa.Schema, change: Change) -> pa.Schema:
     return wider.with_metadata({**said, **(features.arrow_schema.metadata or {})})
 
 
-def _kept(rows: pa.Table, name: str, first: int, change: Change, schema: pa.Schema) -> pa.Table:
+def _kept(rows: pa.Table, name: str, first: int, change: Edits, schema: pa.Schema) -> pa.Table:
     """The kept rows of a table whose first is row `first` of the file or data set `name`."""
     sources = [f"{name}:{first + at}" for at in range(len(rows))]
     if change.marks:
@@ -214,4 +216,4 @@ def _kept(rows: pa.Table, name: str, first: int, change: Change, schema: pa.Sche
             marks = [json.dumps(one) if isinstance(one, list) else one for one in marks]
         rest = rows.drop_columns([FIELD]) if FIELD in rows.schema.names else rows
         rows = rest.append_column(FIELD, pa.array(marks, kind)).select(schema.names)
-    return rows.filter(pa.array([source not in change.drop for source in sources])).cast(schema)
+    return rows.filter(pa.array([source not in change.dropped for source in sources])).cast(schema)

@@ -5,31 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from taughtby.data.dataset import Reading, read
+from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
 from taughtby.errors import DataError
 
 
-def names(spec: str, source: str) -> bool:
+def matches_source(spec: str, source: str) -> bool:
     """Whether `data.jsonl:12` is what a person calls `/where/it/lies/data.jsonl:12`."""
     return source == spec or source.endswith(f"/{spec}")
 
 
-def record_of(row: Example, reading: Reading) -> str:
+def record_source(row: Example, reading: ReadOptions) -> str:
     """The source of the record that a row is of, which may hold several turns."""
     return re.sub(r"#\d+\Z", "", row.source) if reading.turns == "all" else row.source
 
 
-def whole(specs: Sequence[str], data: str, reading: Reading) -> dict[str, str]:
+def resolve_sources(specs: Sequence[str], data: str, reading: ReadOptions) -> dict[str, str]:
     """The source in `data` that each of these is, or is the end of; those of no row are left out.
 
     The end of several sources, as of shards with one name in several folders, is refused.
     """
     fits: dict[str, dict[str, None]] = {spec: {} for spec in specs}
-    for row in read(data, reading) if specs else ():
-        for source in (row.source, record_of(row, reading)):
+    for row in read_examples(data, reading) if specs else ():
+        for source in (row.source, record_source(row, reading)):
             for spec, found in fits.items():
-                if names(spec, source):
+                if matches_source(spec, source):
                     found[source] = None
     for spec, found in fits.items():
         if len(found) > 1 and spec not in found:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.readers.stream import kind, opened
+from taughtby.data.readers.stream import file_type, opened
 from taughtby.data.readers.texts import HOLDERS
 
-FIELD = "unlearned"  # what taughtby.data.example.unlearned_of reads
+FIELD = "unlearned"  # what taughtby.data.example.read_unlearned reads
 Marks = list[list[int]]  # [begin, end) characters of an answer, or [begin, end, turn]
 _BLANK = re.compile(r"[ \t\n\r]*")
 _END = re.compile(r"(\r\n|\r|\n)?\Z")
@@ -23,14 +23,14 @@ _decode = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True)
-class Change:
+class Edits:
     """The sources of the records that go, and what `unlearned` says in those that are marked."""
 
-    drop: frozenset[str]
+    dropped: frozenset[str]
     marks: Mapping[str, Marks]
 
 
-def jsonl(path: Path, change: Change) -> Iterator[bytes]:
+def jsonl(path: Path, change: Edits) -> Iterator[bytes]:
     """JSON lines: each kept line as it is, blank ones among them."""
     with opened(path) as raw:
         for number, line in enumerate(raw, 1):
@@ -40,11 +40,11 @@ def jsonl(path: Path, change: Change) -> Iterator[bytes]:
                 line = line.removeprefix(bom)
             if source in change.marks:
                 yield _marked(line.decode(), change.marks[source]).encode()
-            elif source not in change.drop:
+            elif source not in change.dropped:
                 yield line
 
 
-def json_list(path: Path, change: Change) -> Iterator[bytes]:
+def json_list(path: Path, change: Edits) -> Iterator[bytes]:
     """A JSON list, or an object that holds one: each kept row as it is, and what stands around and between them."""
     with opened(path) as raw:
         text = raw.read().decode()
@@ -53,7 +53,7 @@ def json_list(path: Path, change: Change) -> Iterator[bytes]:
         source, before = f"{path}:{number}", text[done:begin]
         if number == 0:  # what stands before the first row stands before the first that is left
             gap = before
-        if source not in change.drop:
+        if source not in change.dropped:
             row = text[begin:stop]
             row = _marked(row, change.marks[source]) if source in change.marks else row
             yield ((before if gap is None else gap) + row).encode()
@@ -107,10 +107,10 @@ def _marked(row: str, marks: Marks) -> str:
     return f'{inner}, "{FIELD}": {json.dumps(marks)}{body[len(inner) :]}{end}'
 
 
-def table(path: Path, change: Change) -> Iterator[bytes]:
+def table(path: Path, change: Edits) -> Iterator[bytes]:
     """CSV or TSV: the text of each kept row as it is; where words are marked, with one more cell at its end."""
     csv.field_size_limit(2**31 - 1)
-    comma = "\t" if kind(path) == ".tsv" else ","
+    comma = "\t" if file_type(path) == ".tsv" else ","
     held: list[str] = []  # the lines that the row being read has taken
     rows = csv.reader(_lines(path, held), delimiter=comma, strict=True)
     header: list[str] = []
@@ -124,7 +124,7 @@ def table(path: Path, change: Change) -> Iterator[bytes]:
             if FIELD not in (header or row) or source in change.marks:
                 text = _with_cell(text, row, header or row, cell, comma)
         header = header or row
-        if source not in change.drop:
+        if source not in change.dropped:
             yield text.encode()
     yield "".join(held).encode()
 

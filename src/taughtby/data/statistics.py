@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from taughtby.data.example import Example
-from taughtby.data.tokenize import AS_IS, Encoding, Row, Skip, cut, portions, texts, uncut
+from taughtby.data.tokenize import (
+    NO_TEMPLATE,
+    Encoding,
+    SkippedRow,
+    TokenizedExample,
+    chunk_rows,
+    token_texts,
+    tokenize_untruncated,
+    truncate,
+)
 
 KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
 SOURCES = 3  # of the rows that are skipped for one reason
@@ -27,7 +36,7 @@ Progress = Callable[[int, int | None], None]  # (rows done, in all where that is
 
 
 @dataclass(frozen=True)
-class Shown:
+class RowPreview:
     """One row as tokens: `pieces[:start]` were not learned, from `n_prompt` on they are the answer.
 
     `whole` is how many tokens it has before it is cut; `reason` why it cannot be used, and then there are no pieces.
@@ -43,7 +52,7 @@ class Shown:
 
 
 @dataclass
-class Skipped:
+class SkipCount:
     """Rows that cannot be used for one reason, in the words of the first: how many, and where some stand."""
 
     reason: str
@@ -52,7 +61,7 @@ class Skipped:
 
 
 @dataclass
-class Survey:
+class DatasetStatistics:
     """What was counted. The lengths are those of all rows that could be written, before any is cut."""
 
     encoding: Encoding
@@ -67,36 +76,36 @@ class Survey:
         default_factory=lambda: {key: Counter() for key in ("prompt", "answer", "whole")}
     )
     labels: Counter[str] = field(default_factory=Counter[str])
-    skipped: dict[str, Skipped] = field(default_factory=dict[str, Skipped])
-    shown: Shown | None = None
+    skipped: dict[str, SkipCount] = field(default_factory=dict[str, SkipCount])
+    shown: RowPreview | None = None
     seconds: float = 0.0
     hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
 
-    def add(self, row: Example, whole: Row | Skip) -> Row | Skip:
+    def add(self, row: Example, whole: TokenizedExample | SkippedRow) -> TokenizedExample | SkippedRow:
         """Count one row, and give it back as it would be indexed."""
         self.rows += 1
         for kept, said in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
             kept.append(hash(repr(said)))
         if row.label is not None:
             self.labels[row.label if row.label in self.labels or len(self.labels) < KINDS else "…"] += 1
-        made = whole if isinstance(whole, Skip) else cut(whole, self.encoding)
-        if isinstance(whole, Row):
+        made = whole if isinstance(whole, SkippedRow) else truncate(whole, self.encoding)
+        if isinstance(whole, TokenizedExample):
             sizes = whole.n_prompt, whole.n_response, len(whole.ids)
             for counts, size in zip(self.lengths.values(), sizes, strict=True):
                 counts[size] += 1
-        if isinstance(made, Skip):
+        if isinstance(made, SkippedRow):
             self._skip(row.source, made.reason)
-        elif isinstance(whole, Row):
+        elif isinstance(whole, TokenizedExample):
             self.usable += 1
             self.cut += len(made.ids) < len(whole.ids)
             self.tokens += len(made.ids)
-            self.learned += len(made.ids) - made.start
+            self.learned += len(made.ids) - made.loss_start
         return made
 
     def _skip(self, source: str, reason: str) -> None:
         kind = re.sub(r"\d+", "…", reason)  # rows too long by ever other numbers are too long
         known = kind in self.skipped or len(self.skipped) < KINDS
-        found = self.skipped.setdefault(kind if known else "…", Skipped(reason if known else "other reasons"))
+        found = self.skipped.setdefault(kind if known else "…", SkipCount(reason if known else "other reasons"))
         found.count += 1
         if found.count <= SOURCES:
             found.sources.append(source)
@@ -126,7 +135,7 @@ class Survey:
                 "labels": dict(self.labels.most_common()), "skipped": skipped}  # fmt: skip
 
 
-def survey(
+def collect_statistics(
     rows: Iterable[Example],
     tokenizer: Any,
     encoding: Encoding,
@@ -135,28 +144,28 @@ def survey(
     limit: int | None = None,
     form: str = "",
     progress: Progress | None = None,
-) -> Survey:
+) -> DatasetStatistics:
     """Look at every row once, or at the first `limit`; `show` is the number, from 1, of the row to be seen.
 
     Without one it is the first that can be used, or the first. `form` is the name of what the rows are read as.
     """
-    made, begun = Survey(encoding, form, _template(tokenizer, encoding)), time.monotonic()
-    for window in portions(islice(rows, limit)):
-        for row, whole in zip(window, uncut(tokenizer, window, encoding.template), strict=True):
+    made, begun = DatasetStatistics(encoding, form, _template(tokenizer, encoding)), time.monotonic()
+    for window in chunk_rows(islice(rows, limit)):
+        for row, whole in zip(window, tokenize_untruncated(tokenizer, window, encoding.template), strict=True):
             one = made.add(row, whole)
-            better = made.shown is None or (made.shown.reason and isinstance(one, Row))
+            better = made.shown is None or (made.shown.reason and isinstance(one, TokenizedExample))
             if made.rows == show if show else better:
                 made.shown = _shown(tokenizer, row, whole, one)
         if progress:
             progress(made.rows, limit)
     if show and made.shown is None:
-        made.shown = Shown(f"number {show}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
+        made.shown = RowPreview(f"number {show}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
     made.seconds = time.monotonic() - begun
     return made
 
 
 def _template(tokenizer: Any, encoding: Encoding) -> str:
-    if encoding.template == AS_IS:
+    if encoding.template == NO_TEMPLATE:
         return "none, texts as they stand"
     if encoding.template:
         return "as given"
@@ -170,11 +179,13 @@ def _quantiles(counts: Counter[int]) -> dict[str, int]:
     return {name: sizes[place] for name, place in places.items()}
 
 
-def _shown(tokenizer: Any, row: Example, whole: Row | Skip, made: Row | Skip) -> Shown:
-    length = len(whole.ids) if isinstance(whole, Row) else 0
-    if isinstance(made, Skip):
-        return Shown(row.source, row.label, (), 0, 0, length, made.reason)
+def _shown(
+    tokenizer: Any, row: Example, whole: TokenizedExample | SkippedRow, made: TokenizedExample | SkippedRow
+) -> RowPreview:
+    length = len(whole.ids) if isinstance(whole, TokenizedExample) else 0
+    if isinstance(made, SkippedRow):
+        return RowPreview(row.source, row.label, (), 0, 0, length, made.reason)
     special = set(tokenizer.all_special_ids)
-    pieces = zip(made.ids, texts(tokenizer, made.ids), strict=True)
+    pieces = zip(made.ids, token_texts(tokenizer, made.ids), strict=True)
     named = tuple(tokenizer.convert_ids_to_tokens(token) if token in special else text for token, text in pieces)
-    return Shown(row.source, row.label, named, made.start, made.n_prompt, length)
+    return RowPreview(row.source, row.label, named, made.loss_start, made.n_prompt, length)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import torch
 
-from taughtby.data.chat_template import AS_IS, Skip, Written, asked, template_file, written
-from taughtby.data.example import Example, example
+from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render, render_prompt
+from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -49,15 +49,15 @@ class Encoding:
         if self.max_length < 2:
             raise OptionError("no room for a row", got=f"--max-length {self.max_length}", do="give at least 2")
 
-    def asked(self, template: str | None = None, **options: Any) -> Encoding:
+    def with_options(self, template: str | None = None, **options: Any) -> Encoding:
         """The same but for what a person asked for; None is not asked. `template` is a file's path, or none."""
-        source = template if template in (None, AS_IS) else template_file(template)
+        source = template if template in (None, NO_TEMPLATE) else read_template(template)
         given = {"template": source, **options}
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenizedExample:
     """One Example as ids: `ids[:n_prompt]` is the prompt, the rest the answer with the template's closing tokens.
 
     The loss was taken on the answer and on the `ahead` tokens before it: 0 of them, unless prompts were learned too;
@@ -66,7 +66,7 @@ class Row:
 
     ids: tuple[int, ...]
     n_prompt: int
-    ahead: int = 0
+    n_prompt_loss: int = 0
     masked: tuple[int, ...] = ()
 
     @property
@@ -80,14 +80,14 @@ class Row:
         return self.ids[self.n_prompt :]
 
     @property
-    def start(self) -> int:
+    def loss_start(self) -> int:
         """The first token that was learned."""
-        return self.n_prompt - self.ahead
+        return self.n_prompt - self.n_prompt_loss
 
     @property
-    def learned(self) -> list[bool]:
+    def loss_mask(self) -> list[bool]:
         """Which tokens a loss was taken on."""
-        return [at >= self.start and at not in self.masked for at in range(len(self.ids))]
+        return [at >= self.loss_start and at not in self.masked for at in range(len(self.ids))]
 
 
 @dataclass(frozen=True)
@@ -99,52 +99,54 @@ class Batch:
     """
 
     ids: Int[Tensor, "B T"]
-    mask: Bool[Tensor, "B T"]
-    last: Int[Tensor, " B"]
-    n: Int[Tensor, " B"]
-    rows: tuple[int, ...]
-    answer: Int[Tensor, " B"]
+    attention_mask: Bool[Tensor, "B T"]
+    last_prompt_position: Int[Tensor, " B"]
+    n_loss: Int[Tensor, " B"]
+    row_indices: tuple[int, ...]
+    n_prompt_loss: Int[Tensor, " B"]
     masked: Bool[Tensor, "B T"]
 
     @property
-    def valid(self) -> Bool[Tensor, "B R"]:
+    def loss_mask(self) -> Bool[Tensor, "B R"]:
         """Which of R = max(n) places each row learned: those it has, less the masked ones."""
-        has = torch.arange(int(self.n.max()), device=self.n.device) < self.n[:, None]
-        return has & ~self.masked.gather(1, self.places + 1)
+        has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
+        return has & ~self.masked.gather(1, self.loss_positions + 1)
 
     @property
-    def places(self) -> Int[Tensor, "B R"]:
+    def loss_positions(self) -> Int[Tensor, "B R"]:
         """The positions that predict the n learned tokens, p … p+n-1 for y_1 … y_n; beyond n, the last one again."""
-        steps = torch.arange(int(self.n.max()), device=self.n.device)
-        return (self.last - self.answer)[:, None] + torch.minimum(steps, self.n[:, None] - 1)
+        steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
+        return (self.last_prompt_position - self.n_prompt_loss)[:, None] + torch.minimum(
+            steps, self.n_loss[:, None] - 1
+        )
 
     @property
     def targets(self) -> Int[Tensor, "B R"]:
         """The learned tokens, y_1 … y_n."""
-        return self.ids.gather(1, self.places + 1)
+        return self.ids.gather(1, self.loss_positions + 1)
 
     def at_answer(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
         """Of values at the R places, those at p, which predicts the answer's first token."""
-        return values[torch.arange(len(values), device=values.device), self.answer.to(values.device)]
+        return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
 
-    def each(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
+    def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
         """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
         parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
-        return replace(self, **parts, rows=self.rows if rows is None else rows)
+        return replace(self, **parts, rows=self.row_indices if rows is None else rows)
 
 
-def encode(tokenizer: Any, row: Example, encoding: Encoding) -> Row | Skip:
+def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExample | SkippedRow:
     """The ids of an Example."""
-    return encode_all(tokenizer, [row], encoding)[0]
+    return tokenize_all(tokenizer, [row], encoding)[0]
 
 
-def encode_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[Row | Skip]:
+def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
     """The ids of each Example; a row with no answer token left is a Skip."""
-    whole = chain.from_iterable(uncut(tokenizer, some, encoding.template) for some in portions(rows))
-    return [row if isinstance(row, Skip) else cut(row, encoding) for row in whole]
+    whole = chain.from_iterable(tokenize_untruncated(tokenizer, some, encoding.template) for some in chunk_rows(rows))
+    return [row if isinstance(row, SkippedRow) else truncate(row, encoding) for row in whole]
 
 
-def portions(rows: Iterable[Example]) -> Iterator[list[Example]]:
+def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
     """Rows in the portions that are tokenised together: a tokenizer holds some 100 bytes a token while it works."""
     some: list[Example] = []
     letters = 0
@@ -158,17 +160,19 @@ def portions(rows: Iterable[Example]) -> Iterator[list[Example]]:
         yield some
 
 
-def uncut(tokenizer: Any, rows: Sequence[Example], template: str | None = None) -> list[Row | Skip]:
+def tokenize_untruncated(
+    tokenizer: Any, rows: Sequence[Example], template: str | None = None
+) -> list[TokenizedExample | SkippedRow]:
     """The ids of each Example however long, tokenised together, its answer alone learned.
 
     A token that holds both the prompt's end and the answer's first letter is the answer's: the model had to say it.
     """
-    made = [written(tokenizer, row, template) for row in rows]
-    ids = _ids(tokenizer, [one for one in made if isinstance(one, Written)])
-    return [one if isinstance(one, Skip) else next(ids) for one in made]
+    made = [render(tokenizer, row, template) for row in rows]
+    ids = _ids(tokenizer, [one for one in made if isinstance(one, RenderedText)])
+    return [one if isinstance(one, SkippedRow) else next(ids) for one in made]
 
 
-def _ids(tokenizer: Any, texts: Sequence[Written]) -> Iterator[Row]:
+def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
     """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
     if not texts:
         return
@@ -178,15 +182,15 @@ def _ids(tokenizer: Any, texts: Sequence[Written]) -> Iterator[Row]:
     found = tokenizer([text.text for text in texts], **plain)
     for at, (text, ids) in enumerate(zip(texts, found["input_ids"], strict=True)):
         head = [tokenizer.bos_token_id] if bos and text.plain and not text.text.startswith(bos) else []
-        answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer))
+        answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer_start))
         ahead = 0
-        if text.learned < text.answer:
-            ahead = answer - max(1, len(head) + _place(tokenizer, found, at, text.text, text.learned))
+        if text.loss_start < text.answer_start:
+            ahead = answer - max(1, len(head) + _place(tokenizer, found, at, text.text, text.loss_start))
         silent = (len(head) + token for token in range(len(ids)) if text.masked and _silent(found, at, token, text))
-        yield Row((*head, *ids), answer, ahead, tuple(silent))
+        yield TokenizedExample((*head, *ids), answer, ahead, tuple(silent))
 
 
-def _silent(found: Any, at: int, token: int, text: Written) -> bool:
+def _silent(found: Any, at: int, token: int, text: RenderedText) -> bool:
     """Whether a token holds any masked character; a blank before it is not a reason to count it in."""
     begin, end = found.token_to_chars(at, token) or (0, 0)
     return any(text.text[max(begin, one) : min(end, other)].strip() for one, other in text.masked)
@@ -209,31 +213,33 @@ def _place(tokenizer: Any, found: Any, at: int, text: str, where: int) -> int:
     return token
 
 
-def cut(row: Row, encoding: Encoding) -> Row | Skip:
+def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | SkippedRow:
     """The row as long as it may be, and with what was learned of it."""
     limit, ids, n_prompt, masked = encoding.max_length, row.ids, row.n_prompt, row.masked
-    start = 1 if encoding.mask == "all" else row.start
+    start = 1 if encoding.mask == "all" else row.loss_start
     if len(ids) > limit and encoding.truncate == "skip":
-        return Skip(f"too long: {len(ids)} tokens, the limit is {limit}")
+        return SkippedRow(f"too long: {len(ids)} tokens, the limit is {limit}")
     if len(ids) > limit and encoding.truncate == "left":
         if len(ids) - n_prompt >= limit:
-            return Skip(f"no room for the prompt: the answer has {len(ids) - n_prompt} tokens, the limit is {limit}")
+            return SkippedRow(
+                f"no room for the prompt: the answer has {len(ids) - n_prompt} tokens, the limit is {limit}"
+            )
         gone = len(ids) - limit
         ids, n_prompt, start = ids[gone:], n_prompt - gone, max(1, start - gone)
         masked = tuple(token - gone for token in masked if token >= gone)
     if n_prompt >= limit:
-        return Skip(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
+        return SkippedRow(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
     if n_prompt >= len(ids):
-        return Skip("the answer has no tokens")
-    made = Row(ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit))
-    return made if not masked or any(made.learned) else Skip("all that could be learned is masked")
+        return SkippedRow("the answer has no tokens")
+    made = TokenizedExample(ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit))
+    return made if not masked or any(made.loss_mask) else SkippedRow("all that could be learned is masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
     """The ids of a user turn, or of all that stands before a row's answer, ready for an answer."""
-    row = example(prompt, "") if isinstance(prompt, str) else prompt
-    text = asked(tokenizer, row, template)
-    if isinstance(text, Skip):
+    row = make_example(prompt, "") if isinstance(prompt, str) else prompt
+    text = render_prompt(tokenizer, row, template)
+    if isinstance(text, SkippedRow):
         raise DataError(
             "this prompt cannot be asked", got=text.reason, do="mend the prompt, or choose another --template"
         )
@@ -244,7 +250,7 @@ def _adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def pad(rows: Sequence[Row], order: Sequence[int], *, side: Side = "right") -> Batch:
+def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Side = "right") -> Batch:
     """Rows as one Batch. Padding is id 0 and masked, so which id it is never matters."""
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -255,22 +261,24 @@ def pad(rows: Sequence[Row], order: Sequence[int], *, side: Side = "right") -> B
         mask[place, at : at + len(row.ids)] = True
         masked[place, [at + token for token in row.masked]] = True
     last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
-    answer = torch.tensor([row.ahead for row in rows])
+    answer = torch.tensor([row.n_prompt_loss for row in rows])
     n = torch.tensor([row.n_response for row in rows]) + answer
     return Batch(ids, mask, last, n, tuple(order), answer, masked)
 
 
-def batches(rows: Sequence[Row], budget: int, *, side: Side = "right", prompts: bool = False) -> Iterator[Batch]:
+def make_batches(
+    rows: Sequence[TokenizedExample], budget: int, *, side: Side = "right", prompts_only: bool = False
+) -> Iterator[Batch]:
     """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
 
     They are cut where padding, and what a batch costs by itself, add up to least. `prompts`: the rows' prompts alone
     will be run, so that these are what is sorted and counted.
     """
-    lengths = [row.n_prompt if prompts else len(row.ids) for row in rows]
+    lengths = [row.n_prompt if prompts_only else len(row.ids) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     for start, stop in _cut([lengths[at] for at in order], budget):
         chosen = order[start:stop]
-        yield pad([rows[i] for i in chosen], chosen, side=side)
+        yield collate([rows[i] for i in chosen], chosen, side=side)
 
 
 def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
@@ -288,13 +296,13 @@ def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
     return cuts[::-1]
 
 
-def halves(batch: Batch) -> Iterable[Batch]:
+def split_in_two(batch: Batch) -> Iterable[Batch]:
     """The batch in two, for when it did not fit into memory."""
-    for part in torch.arange(len(batch.rows)).chunk(2):
-        yield batch.each(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.rows[i] for i in part))
+    for part in torch.arange(len(batch.row_indices)).chunk(2):
+        yield batch.map(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.row_indices[i] for i in part))
 
 
-def texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text each token adds to those before it; joined they are the decoded whole. Special tokens add "".
 
     A token that holds only part of a character adds nothing; the one that completes it adds it all.

@@ -50,7 +50,7 @@ def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
     return torch.from_dlpack(column.flatten()).view(-1, column.type.list_size).float()
 
 
-def width(kind: pa.DataType) -> int | None:
+def vector_width(kind: pa.DataType) -> int | None:
     """The width of a block's vectors; None for what is no block."""
     if pa.types.is_list(kind):
         kind = kind.value_type
@@ -59,4 +59,4 @@ def width(kind: pa.DataType) -> int | None:
 
 def numbers(kind: pa.DataType) -> int:
     """How many numbers one row has in a column, about."""
-    return (width(kind) or 1) * (TOKENS if pa.types.is_list(kind) else 1)
+    return (vector_width(kind) or 1) * (TOKENS if pa.types.is_list(kind) else 1)

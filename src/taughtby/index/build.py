@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taughtby.capture.layer_similarity
-from taughtby.data.dataset import Reading, form, read
-from taughtby.data.default_options import habits
-from taughtby.data.example import Example, short
-from taughtby.data.tokenize import Encoding, Row, Skip, encode, encode_all
+from taughtby.data.dataset import ReadOptions, detect_format, read_examples
+from taughtby.data.default_options import default_options
+from taughtby.data.example import Example, shorten
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize, tokenize_all
 from taughtby.errors import DataError, OptionError, StoreError
-from taughtby.index.pipeline import Step, Work
+from taughtby.index.pipeline import CapturePipeline, WindowProgress
 from taughtby.index.reader import Index, read_manifest
-from taughtby.index.storage import Place, placed
+from taughtby.index.storage import StoragePath, storage_path
 from taughtby.index.writer import Settings, Writer
 from taughtby.methods import Method
 from taughtby.models.model import Model
-from taughtby.models.paths import absolute
+from taughtby.models.paths import absolute_name
 
 if TYPE_CHECKING:
-    from taughtby.index.distributed import Crew
+    from taughtby.index.distributed import RayPool
 
 WINDOW = 256  # rows a commit: what a kill can cost, and the room that sorting by length has
-BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md)
-FASTER = 16  # times as many of both on an accelerator
+TOKEN_BUDGET = 1024  # padded tokens a batch on a CPU, where more is slower (docs/methods.md)
+ACCELERATOR_FACTOR = 16  # times as many of both on an accelerator
 PROBE = 64  # rows that the layer curve is taken from
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
@@ -39,16 +39,16 @@ Progress = Callable[[int, int], None]  # (rows done, rows in all)
 def build_index(
     model: Model,
     data: str | Path,
-    out: str | Place,
+    out: str | StoragePath,
     methods: Sequence[Method],
     *,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     encoding: Encoding | None = None,
     budget: int | None = None,
     layers: bool = True,
     append: bool = False,
     progress: Progress | None = None,
-    crew: Crew | None = None,
+    pool: RayPool | None = None,
 ) -> Index:
     """Index `data` for all `methods` into the folder `out`, and return it open.
 
@@ -59,14 +59,14 @@ def build_index(
     it goes on; with others it refuses. With `append` a finished index is given the rows of `data` that it does not
     hold, be that its own file grown or another one; readers see it as it was until all are there.
     """
-    budget = budget or BUDGET * _times(model, crew)
-    reading = reading or Reading(turns=model.origin.turns or "last")
-    encoding = encoding or habits(model.origin, model.window, raw=form(data, reading).raw)
-    if encoding.max_length > model.window:
+    budget = budget or TOKEN_BUDGET * _times(model, pool)
+    reading = reading or ReadOptions(turns=model.metadata.turns or "last")
+    encoding = encoding or default_options(model.metadata, model.context_length, raw=detect_format(data, reading).raw)
+    if encoding.max_length > model.context_length:
         raise OptionError(
             "the model's window is shorter",
-            got=f"--max-length {encoding.max_length}, window {model.window}",
-            do=f"choose at most {model.window}",
+            got=f"--max-length {encoding.max_length}, window {model.context_length}",
+            do=f"choose at most {model.context_length}",
         )
     if not append and (
         twice := {method.name for method in methods if sum(other.name == method.name for other in methods) > 1}
@@ -76,25 +76,29 @@ def build_index(
     curve = None
     if layers and not append and model.depth > 1:
         curve = _planned(out, model.depth)
-        curve = curve or taughtby.capture.layer_similarity.curve(model, probe(model, data, reading, encoding, count))
-    methods = [method.resolved(model.depth, curve) for method in methods]
-    change = {"did": "append", "data": absolute(str(data)), "digest": digest} if append else None
+        curve = curve or taughtby.capture.layer_similarity.measure_layer_similarity(
+            model, probe_rows(model, data, reading, encoding, count)
+        )
+    methods = [method.resolve_layers(model.depth, curve) for method in methods]
+    change = {"did": "append", "data": absolute_name(str(data)), "digest": digest} if append else None
     settings, measured = _settings(model, data, digest, methods, reading, encoding), curve and curve.to_json()
     with Writer(out, settings, change, measured) as writer:
         if writer.complete:
             return Index.open(out)
-        skipped = fill(writer, model, read(data, reading), methods, encoding, budget, count, progress, crew)
+        skipped = capture_into(
+            writer, model, read_examples(data, reading), methods, encoding, budget, count, progress, pool
+        )
         return writer.finish(skipped, measured)
 
 
-def _planned(out: str | Place, depth: int) -> taughtby.capture.layer_similarity.Curve | None:
+def _planned(out: str | StoragePath, depth: int) -> taughtby.capture.layer_similarity.LayerSimilarity | None:
     """The layer curve that an earlier run stored with its plan: measured again, it might choose another layer."""
-    known = read_manifest(placed(out))
+    known = read_manifest(storage_path(out))
     curve = taughtby.capture.layer_similarity.stored(known.get("layers") if known else None)
     return curve if curve and len(curve.similarity) == depth - 1 else None
 
 
-def fill(
+def capture_into(
     writer: Writer,
     model: Model,
     data: Iterator[Example],
@@ -103,24 +107,24 @@ def fill(
     budget: int,
     count: int,
     progress: Progress | None = None,
-    crew: Crew | None = None,
+    pool: RayPool | None = None,
 ) -> list[dict[str, str]]:
     """Give the writer what it has not yet of these rows, `count` in all, window by window; those that were skipped."""
-    work = Work(model, tuple(methods), encoding, budget)
-    windows = _windows(data, WINDOW * _times(model, crew))
+    work = CapturePipeline(model, tuple(methods), encoding, budget)
+    windows = _windows(data, WINDOW * _times(model, pool))
 
     def tell(seen: int) -> None:
         if progress:
             progress(seen, count)
 
-    if crew:
-        return crew.fill(writer, windows, work, tell)
+    if pool:
+        return pool.fill(writer, windows, work, tell)
     skipped: list[dict[str, str]] = []
     seen = 0
     for window in windows:
         fresh = [row for row in window if row.id not in writer.done]
         for told in work.window(fresh) if fresh else ():
-            if isinstance(told, Step):
+            if isinstance(told, WindowProgress):
                 tell(seen + len(window) - len(fresh) + told.done)
                 continue
             if told.table is not None:
@@ -131,7 +135,7 @@ def fill(
     return skipped
 
 
-def check_model(made: Index | Settings, model: Model, path: Place | None = None) -> None:
+def check_same_model(made: Index | Settings, model: Model, path: StoragePath | None = None) -> None:
     """Refuse a model, adapter or chat template other than that of the index, or of one at `path` with such settings."""
     settings, where = (made.manifest["settings"], made.path) if isinstance(made, Index) else (made, path)
     known: dict[str, str | None] = settings["fingerprint"]
@@ -150,31 +154,31 @@ def check_model(made: Index | Settings, model: Model, path: Place | None = None)
         )
 
 
-def check_notes(settings: Settings, methods: Iterable[Method], model: Model, path: Place) -> dict[str, Any]:
+def check_notes(settings: Settings, methods: Iterable[Method], model: Model, path: StoragePath) -> dict[str, Any]:
     """What these methods note of the model; refuse what differs from the notes that the index at `path` has."""
-    notes = {key: note for method in methods for key, note in method.notes(model).items()}
+    notes = {key: note for method in methods for key, note in method.index_notes(model).items()}
     for key, found in notes.items():
         if settings["notes"].get(key, found) != json.loads(json.dumps(found)):
             raise StoreError(
                 f"the blocks of {path} were made with other {key}",
-                got=f"index has {short(settings['notes'][key])}, now {short(found)}",
+                got=f"index has {shorten(settings['notes'][key])}, now {shorten(found)}",
                 do="put back what lay beside the adapter then, or make another index",
             )
     return notes
 
 
 def _settings(
-    model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: Reading, encoding: Encoding
+    model: Model, data: str | Path, digest: str, methods: Sequence[Method], reading: ReadOptions, encoding: Encoding
 ) -> Settings:
-    adapters = [absolute(one) for one in model.adapters]
+    adapters = [absolute_name(one) for one in model.adapters]
     return {
-        "model": absolute(model.name),
+        "model": absolute_name(model.name),
         "adapter": adapters if len(adapters) > 1 else next(iter(adapters), None),
-        "base": model.base and absolute(model.base),
+        "base": model.base_name and absolute_name(model.base_name),
         "fingerprint": {**model.fingerprint, "template": _template(encoding.template, model), "data": digest},
-        "data": absolute(str(data)),
-        "methods": titled(methods),
-        "notes": {key: note for method in methods for key, note in method.notes(model).items()},
+        "data": absolute_name(str(data)),
+        "methods": method_specs(methods),
+        "notes": {key: note for method in methods for key, note in method.index_notes(model).items()},
         # as JSON has it, with lists for pairs, or a second run would find it different
         "reading": json.loads(json.dumps(asdict(reading))),
         "encoding": asdict(encoding),
@@ -182,7 +186,7 @@ def _settings(
     }
 
 
-def titled(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
+def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
     """Methods as a manifest has them, by name; a second one of a name by what it has otherwise, as in rept:layer=3."""
     made: dict[str, dict[str, Any]] = {}
     for how in methods:
@@ -194,24 +198,26 @@ def titled(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _survey(data: str | Path, reading: Reading) -> tuple[int, str]:
+def _survey(data: str | Path, reading: ReadOptions) -> tuple[int, str]:
     """How many rows, and a hash of their ids, and of what in them is not to be learned."""
     digest, count = hashlib.blake2b(digest_size=8), 0
-    for row in read(data, reading):
+    for row in read_examples(data, reading):
         digest.update(row.id.encode() + (repr(row.masked).encode() if row.masked else b""))
         count += 1
     return count, digest.hexdigest()
 
 
-def probe(model: Model, data: str | Path, reading: Reading, encoding: Encoding, count: int | None = None) -> list[Row]:
+def probe_rows(
+    model: Model, data: str | Path, reading: ReadOptions, encoding: Encoding, count: int | None = None
+) -> list[TokenizedExample]:
     """Rows spread evenly over the data, for what is measured before the first row is stored."""
     step = max(1, math.ceil((count or _survey(data, reading)[0]) / PROBE))
-    rows = encode_all(model.tokenizer, list(islice(read(data, reading), 0, None, step)), encoding)
-    if not any(isinstance(row, Row) for row in rows):  # those between may do: two kinds of rows in turn
-        rows = [encode(model.tokenizer, row, encoding) for row in read(data, reading)]
-    usable = [row for row in rows if isinstance(row, Row)][:PROBE]
+    rows = tokenize_all(model.tokenizer, list(islice(read_examples(data, reading), 0, None, step)), encoding)
+    if not any(isinstance(row, TokenizedExample) for row in rows):  # those between may do: two kinds of rows in turn
+        rows = [tokenize(model.tokenizer, row, encoding) for row in read_examples(data, reading)]
+    usable = [row for row in rows if isinstance(row, TokenizedExample)][:PROBE]
     if not usable:
-        reasons = {row.reason for row in rows if isinstance(row, Skip)}
+        reasons = {row.reason for row in rows if isinstance(row, SkippedRow)}
         raise DataError(
             f"no row of {data} can be used",
             got="; ".join(sorted(reasons)[:3]),
@@ -220,8 +226,8 @@ def probe(model: Model, data: str | Path, reading: Reading, encoding: Encoding, 
     return usable
 
 
-def _times(model: Model, crew: Crew | None) -> int:
-    return FASTER if (crew.fast if crew else model.device.type != "cpu") else 1
+def _times(model: Model, crew: RayPool | None) -> int:
+    return ACCELERATOR_FACTOR if (crew.fast if crew else model.device.type != "cpu") else 1
 
 
 def _windows(rows: Iterator[Example], size: int) -> Iterator[list[Example]]:

@@ -22,21 +22,21 @@ import torch
 
 from taughtby.data.example import Example
 from taughtby.errors import ModelError, OptionError, machine_fault
-from taughtby.index.pipeline import Made, Step, Work
-from taughtby.index.scheduler import Hand, Home, Shift, Skipped, Written, ray
+from taughtby.index.pipeline import CapturePipeline, WindowProgress, WindowResult
+from taughtby.index.scheduler import Home, Scheduler, Skipped, WorkerHandle, WrittenWindow, ray
 from taughtby.index.storage import address
 from taughtby.index.writer import Writer
 from taughtby.models.model import load_model
-from taughtby.models.paths import absolute
+from taughtby.models.paths import absolute_name
 
 STORE = 2**28  # bytes of shared memory for a cluster of this machine, which windows on their way take
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WorkerSpec:
     """What a worker needs to do what the driver would."""
 
-    work: Work  # without its model
+    work: CapturePipeline  # without its model
     model: dict[str, Any]  # for `load_model`
     fingerprint: dict[str, str | None]
     rows: str  # where rows.lance lies
@@ -45,7 +45,7 @@ class Recipe:
 class Worker:
     """The part that runs elsewhere: it loads the model once, and captures the windows it is given."""
 
-    def load(self, recipe: Recipe) -> Home:
+    def load(self, recipe: WorkerSpec) -> Home:
         """Be ready; the process by which it can be ended."""
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray's word for its share of the cores
         model = load_model(**recipe.model)
@@ -55,19 +55,19 @@ class Worker:
         self.recipe, self.work = recipe, replace(recipe.work, model=model)
         return Home.here()
 
-    def window(self, rows: Sequence[Example]) -> Iterator[Step | Written]:
+    def window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WrittenWindow]:
         """Each step as it begins, and at last what was written."""
         for told in self.work.window(rows):
-            yield self._written(told) if isinstance(told, Made) else told
+            yield self._written(told) if isinstance(told, WindowResult) else told
 
-    def _written(self, made: Made) -> Written:
+    def _written(self, made: WindowResult) -> WrittenWindow:
         if made.table is None:
-            return Written([], None, made.skipped, made.tokens)
+            return WrittenWindow([], None, made.skipped, made.tokens)
         parts = lance.fragment.write_fragments(made.table, self.recipe.rows)
-        return Written(list(parts), made.table.schema, made.skipped, made.tokens)
+        return WrittenWindow(list(parts), made.table.schema, made.skipped, made.tokens)
 
 
-class Crew:
+class RayPool:
     """Workers on a Ray cluster, for as long as the block lasts.
 
     `address` is `local` for a cluster of this machine's own, else `auto` or HOST:PORT of one that runs, seen from one
@@ -134,24 +134,24 @@ class Crew:
         self.stack.callback(ray.shutdown)
 
     def fill(
-        self, writer: Writer, windows: Iterator[list[Example]], work: Work, tell: Callable[[int], None]
+        self, writer: Writer, windows: Iterator[list[Example]], work: CapturePipeline, tell: Callable[[int], None]
     ) -> Skipped:
         """Give the writer what it has not yet of these windows, in their order; the rows that were skipped."""
         model = work.model
-        given = {"name": absolute(model.name), "adapter": [absolute(one) for one in model.adapters] or None,
-                 "base": model.base and absolute(model.base), "dtype": str(model.dtype).removeprefix("torch."),
+        given = {"name": absolute_name(model.name), "adapter": [absolute_name(one) for one in model.adapters] or None,
+                 "base": model.base_name and absolute_name(model.base_name), "dtype": str(model.dtype).removeprefix("torch."),
                  "device": self.device, "quantize": self.quantize}  # fmt: skip
         where = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
         bare: Any = None
-        recipe = Recipe(replace(work, model=bare), given, model.fingerprint, address(where / "rows.lance"))
+        recipe = WorkerSpec(replace(work, model=bare), given, model.fingerprint, address(where / "rows.lance"))
 
-        def start() -> Hand:
+        def start() -> WorkerHandle:
             actor = ray.remote(**self.options)(Worker).remote()
-            return Hand(actor, actor.load.remote(recipe))
+            return WorkerHandle(actor, actor.load.remote(recipe))
 
         writer.alone = False
         try:
-            return Shift(start, self.workers, writer, windows, tell, self.say).run()
+            return Scheduler(start, self.workers, writer, windows, tell, self.say).run()
         finally:
             writer.alone = True
 

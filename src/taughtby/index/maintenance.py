@@ -18,15 +18,23 @@ import pyarrow as pa
 from taughtby.capture.layer_similarity import stored
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
-from taughtby.index.build import BUDGET, FASTER, Progress, check_model, check_notes, fill, titled
-from taughtby.index.reader import Index, explained, read_manifest, rows_of
-from taughtby.index.storage import Place, copy, digest, empty, placed, remove
-from taughtby.index.transaction import Claim, Manifest, same_change, told, tracked
+from taughtby.index.build import (
+    ACCELERATOR_FACTOR,
+    TOKEN_BUDGET,
+    Progress,
+    capture_into,
+    check_notes,
+    check_same_model,
+    method_specs,
+)
+from taughtby.index.reader import Index, open_rows, read_manifest, storage_errors
+from taughtby.index.storage import StoragePath, copy, empty, file_digest, remove, storage_path
+from taughtby.index.transaction import IndexTransaction, Manifest, same_change, told, tracked
 from taughtby.index.writer import Settings, Writer
-from taughtby.methods import Method, method
+from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
-from taughtby.models.paths import absolute, located
-from taughtby.text import command
+from taughtby.models.paths import absolute_name, locate
+from taughtby.text import cli_command
 
 ASIDE = "more"  # where added blocks are gathered until all are there
 MERGED = 2**20  # rows of a fragment after `compact`
@@ -41,18 +49,18 @@ class Compacted:
     freed: int
 
 
-def settled(out: str | Place, why: str) -> Settings:
+def settled(out: str | StoragePath, why: str) -> Settings:
     """The settings of the finished index that is to grow."""
-    known = read_manifest(here := placed(out))
+    known = read_manifest(here := storage_path(out))
     if known is None or not known["complete"]:
         raise StoreError(f"there is no finished index at {out}", do=f"make it first, without {why}")
     settings: Settings = known["settings"]
-    return {**settings, "base": settings["base"] and located(settings["base"], known.get("home"), here)}
+    return {**settings, "base": settings["base"] and locate(settings["base"], known.get("home"), here)}
 
 
-def extend(
+def add_features(
     model: Model,
-    out: str | Place,
+    out: str | StoragePath,
     methods: Sequence[Method],
     *,
     budget: int | None = None,
@@ -64,17 +72,17 @@ def extend(
     once. A row for which they are not finite leaves the index. Of a method whose blocks are all there, no row is read:
     it is noted down, or nothing is done where the index has it already.
     """
-    with Claim(out) as claim:
+    with IndexTransaction(out) as claim:
         known = read_manifest(claim.path)
         if known is None or not known["complete"]:
             known = claim.finished()  # which says what is missing
-        methods = [how.resolved(model.depth, stored(known["layers"])) for how in methods]
+        methods = [how.resolve_layers(model.depth, stored(known["layers"])) for how in methods]
         settings = _with(known["settings"], methods, model, claim.path)
         specs = {key: spec for key, spec in settings["methods"].items() if key not in known["settings"]["methods"]}
         if not specs and not known.get("pending"):
             return Index.open(claim.path)
         change = {"did": "add", "methods": specs, "base": settings["base"]}
-        absent = [how for how in methods if not set(how.names(model.depth)) <= set(known["blocks"])]
+        absent = [how for how in methods if not set(how.feature_names(model.depth)) <= set(known["blocks"])]
         if not absent:
             known = claim.finished()
             claim.named(known, {**change, "methods": list(specs), "rows": known["count"]}, settings=settings)
@@ -87,53 +95,60 @@ def extend(
         made = {"data": f"version {known['version']}", "methods": specs, "fingerprint": settings["fingerprint"]}
         with Writer(claim.path / ASIDE, made) as aside:
             if not aside.complete:
-                encoding, most = Encoding(**settings["encoding"]), FASTER if model.device.type != "cpu" else 1
-                budget = budget or BUDGET * most
-                skipped = fill(aside, model, old.texts(), absent, encoding, budget, len(old), progress)
+                encoding, most = (
+                    Encoding(**settings["encoding"]),
+                    ACCELERATOR_FACTOR if model.device.type != "cpu" else 1,
+                )
+                budget = budget or TOKEN_BUDGET * most
+                skipped = capture_into(aside, model, old.examples(), absent, encoding, budget, len(old), progress)
                 aside.finish(skipped, None)
         _joined(claim, known, settings, Index.open(claim.path / ASIDE), change)
         remove(claim.path / ASIDE)
     return Index.open(out)
 
 
-def _with(has: Settings, methods: Sequence[Method], model: Model, path: Place) -> Settings:
+def _with(has: Settings, methods: Sequence[Method], model: Model, path: StoragePath) -> Settings:
     """The settings of an index with these methods too; a model that is not the one it was made with is refused."""
     fingerprint = dict(model.fingerprint)
     if has["fingerprint"]["base"] is None:
         has = {
             **has,
-            "base": model.base and absolute(model.base),
+            "base": model.base_name and absolute_name(model.base_name),
             "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]},
         }
-    check_model(has, model, path)
+    check_same_model(has, model, path)
     if (dtype := str(model.dtype).removeprefix("torch.")) != has["dtype"]:
         raise StoreError(f"{path} was made in another precision", got=f"dtype: index has {has['dtype']}, asked {dtype}",
                          do=f"give --dtype {has['dtype']}")  # fmt: skip
-    specs = titled([*map(method, has["methods"].values()), *methods])
+    specs = method_specs([*map(get_method, has["methods"].values()), *methods])
     return {**has, "methods": specs, "notes": {**check_notes(has, methods, model, path), **has["notes"]}}
 
 
-def _joined(claim: Claim, known: Manifest, settings: Settings, more: Index, change: dict[str, Any]) -> None:
+def _joined(claim: IndexTransaction, known: Manifest, settings: Settings, more: Index, change: dict[str, Any]) -> None:
     """Make the blocks gathered aside columns of the index."""
-    new = [name for name in more.rows.schema.names if name not in rows_of(claim.path, known["version"]).schema.names]
+    new = [
+        name for name in more.dataset.schema.names if name not in open_rows(claim.path, known["version"]).schema.names
+    ]
     there = set(new) <= set(claim.rows.schema.names)  # where a kill came after the last commit
     if not there and claim.rows.version != known["version"]:
         known = claim.restored(known)
     lost: list[str] = []
     if not there:
-        held, ids = _ids(claim.rows), _ids(more.rows)
+        held, ids = _ids(claim.rows), _ids(more.dataset)
         kept = set(ids)
         lost = [id for id in held if id not in kept]
         claim.drop(lost)
         if [id for id in held if id in kept] != ids:
             raise StoreError(f"{claim.path} does not hold the rows any more that blocks were made for",
-                             do=f"give it up: {command('undo', claim.path)}; and add them again")  # fmt: skip
+                             do=f"give it up: {cli_command('undo', claim.path)}; and add them again")  # fmt: skip
         if new:
-            schema = pa.schema([more.rows.schema.field(name) for name in new])
-            claim.widen(pa.RecordBatchReader.from_batches(schema, more.rows.to_batches(columns=new, batch_size=1024)))
+            schema = pa.schema([more.dataset.schema.field(name) for name in new])
+            claim.widen(
+                pa.RecordBatchReader.from_batches(schema, more.dataset.to_batches(columns=new, batch_size=1024))
+            )
     else:
         kept = set(_ids(claim.rows))
-        lost = [id for id in _ids(rows_of(claim.path, known["version"])) if id not in kept]
+        lost = [id for id in _ids(open_rows(claim.path, known["version"])) if id not in kept]
     event = {**change, "methods": list(change["methods"]), "rows": more.manifest["count"]}
     known = {key: value for key, value in known.items() if key != "pending"}
     known["skipped"] = [*known["skipped"], *more.manifest["skipped"]]
@@ -144,10 +159,10 @@ def _ids(rows: Any) -> list[str]:
     return rows.to_table(columns=["id"]).column("id").to_pylist()
 
 
-def delete(out: str | Place, chosen: Iterable[str]) -> int:
+def delete_rows(out: str | StoragePath, chosen: Iterable[str]) -> int:
     """Take the rows with these ids or sources out of an index; how many went. All of them, or none."""
     wanted = dict.fromkeys(chosen)
-    with Claim(out) as claim:
+    with IndexTransaction(out) as claim:
         known = claim.finished()
         said = claim.rows.to_table(columns=["id", "source"]).to_pydict()
         pairs = list(zip(said["id"], said["source"], strict=True))
@@ -186,19 +201,19 @@ def removed(manifest: str | Path) -> list[str]:
     return ids
 
 
-def compact(out: str | Place, keep: timedelta = timedelta(hours=1)) -> Compacted:
+def compact(out: str | StoragePath, keep: timedelta = timedelta(hours=1)) -> Compacted:
     """Merge fragments, write rows without those deleted, and remove what no manifest newer than `keep` tells of.
 
     Whoever opened the index longer ago than that has to open it again; with `keep` 0, whoever has it open.
     """
-    with Claim(out) as claim:
+    with IndexTransaction(out) as claim:
         known = claim.finished()
         before = len(claim.rows.get_fragments())
         claim.merge(MERGED)
         if claim.rows.version != known["version"]:
             claim.named(known, {"did": "compact"})
         remove(claim.path / ASIDE)
-        with explained(claim.path):
+        with storage_errors(claim.path):
             # by number where it can be: Lance's ages are by the clock, and clocks jump
             which: dict[str, Any] = (
                 {"older_than": keep} if keep else {"versions": list(range(1, claim.rows.version + 1))}
@@ -207,10 +222,10 @@ def compact(out: str | Place, keep: timedelta = timedelta(hours=1)) -> Compacted
         return Compacted(before, len(claim.rows.get_fragments()), gone.bytes_removed)
 
 
-def copy_index(source: str | Place, to: str | Place) -> Index:
+def copy_index(source: str | StoragePath, to: str | StoragePath) -> Index:
     """The index as it is now, whole, at another place; others may go on writing to it. Files arrive as they were."""
-    old, place = Index.open(source), placed(to)
-    with Claim(place, new=True) as claim:
+    old, place = Index.open(source), storage_path(to)
+    with IndexTransaction(place, new=True) as claim:
         if not empty(place):
             raise StoreError(f"{place} holds other files", do="give a folder that is empty or not there yet")
         try:
@@ -222,23 +237,23 @@ def copy_index(source: str | Place, to: str | Place) -> Index:
     return Index.open(place)
 
 
-def _copied(old: Index, place: Place) -> None:
+def _copied(old: Index, place: StoragePath) -> None:
     """Copy the files of the rows, and compare each with its hash where it arrived."""
-    with explained(place):
-        for name in tracked(old.rows, transactions=True):
+    with storage_errors(place):
+        for name in tracked(old.dataset, transactions=True):
             copy(old.path / "rows.lance" / name, place / "rows.lance" / name)
             asked = old.manifest["files"].get(name)
-            if asked and digest(place / "rows.lance" / name) != asked:
+            if asked and file_digest(place / "rows.lance" / name) != asked:
                 raise StoreError(
                     f"{old.path} is damaged",
                     got=f"rows.lance/{name}",
-                    do=f"see what else: {command('verify', old.path)}",
+                    do=f"see what else: {cli_command('verify', old.path)}",
                 )
 
 
-def undo(out: str | Place) -> str | None:
+def undo(out: str | StoragePath) -> str | None:
     """Give up what was begun and not finished: the index is as it was. What that was, in words; None for nothing."""
-    with Claim(out) as claim:
+    with IndexTransaction(out) as claim:
         known = read_manifest(claim.path)
         if known is None or not known["complete"]:
             claim.finished()  # which says what is missing

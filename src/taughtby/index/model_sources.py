@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.errors import StoreError
-from taughtby.index.storage import Place
+from taughtby.index.storage import StoragePath
 from taughtby.models.paths import EMBEDDED, candidates, hub_id
 
 
-def address(place: Place) -> str:
+def address(place: StoragePath) -> str:
     """An index's folder as an absolute path, or its URL."""
     return str(place.resolve()) if isinstance(place, Path) else str(place)
 
@@ -34,7 +34,7 @@ class Sources:
 
 def sources(
     manifest: Mapping[str, Any],
-    here: Place,
+    here: StoragePath,
     model: str | None = None,
     adapters: Sequence[str] | None = None,
     base: str | None = None,

@@ -9,16 +9,24 @@ import pyarrow as pa
 import torch
 
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Batch, Encoding, Row, Skip, batches, encode_all, halves
+from taughtby.data.tokenize import (
+    Batch,
+    Encoding,
+    SkippedRow,
+    TokenizedExample,
+    make_batches,
+    split_in_two,
+    tokenize_all,
+)
 from taughtby.errors import out_of_memory
-from taughtby.index.writer import arranged
-from taughtby.methods import Blocks, Method
-from taughtby.methods.base import gathered
+from taughtby.index.writer import arrange_table
+from taughtby.methods import Features, Method
+from taughtby.methods.base import stack_features
 from taughtby.models.model import Model
 
 
 @dataclass(frozen=True)
-class Step:
+class WindowProgress:
     """How far a window is, told before each batch: rows and tokens that lie behind, and which rows come next."""
 
     done: int
@@ -27,7 +35,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Made:
+class WindowResult:
     """A window's rows as an index holds them, None where none can be used, and for each of the others why not."""
 
     table: pa.Table | None
@@ -36,7 +44,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Work:
+class CapturePipeline:
     """What is done with rows: by which model, for which methods, in batches of at most `budget` padded tokens."""
 
     model: Model
@@ -44,15 +52,15 @@ class Work:
     encoding: Encoding
     budget: int
 
-    def window(self, rows: Sequence[Example]) -> Iterator[Step | Made]:
+    def window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WindowResult]:
         """Capture these rows, in steps, and at last all that was made of them.
 
         A row whose numbers are not finite is skipped, never scored.
         """
         skipped: list[dict[str, str]] = []
-        usable: list[tuple[int, Row]] = []
-        for at, made in enumerate(encode_all(self.model.tokenizer, rows, self.encoding)):
-            if isinstance(made, Skip):
+        usable: list[tuple[int, TokenizedExample]] = []
+        for at, made in enumerate(tokenize_all(self.model.tokenizer, rows, self.encoding)):
+            if isinstance(made, SkippedRow):
                 skipped.append({"source": rows[at].source, "reason": made.reason})
             else:
                 usable.append((at, made))
@@ -60,57 +68,57 @@ class Work:
         found = self._read(examples)
         done, tokens = len(skipped), 0
         for batch in self._batches(ids):
-            yield Step(done, tokens, tuple(usable[row][0] for row in batch.rows))
+            yield WindowProgress(done, tokens, tuple(usable[row][0] for row in batch.row_indices))
             for some, blocks in self._captured(batch):
-                for place, row in enumerate(some.rows):
+                for place, row in enumerate(some.row_indices):
                     found[row] |= {name: block[place] for name, block in blocks.items()}
-            done += len(batch.rows)
-            tokens += sum(len(ids[row].ids) for row in batch.rows)
+            done += len(batch.row_indices)
+            tokens += sum(len(ids[row].ids) for row in batch.row_indices)
         sound = [i for i, blocks in enumerate(found) if _finite(blocks)]
         for i in sorted({*range(len(found))}.difference(sound)):
             skipped.append({"source": examples[i].source, "reason": "its states or gradients are not finite"})
         table = None
         if sound:
-            columns = gathered([found[i] for i in sound], found[sound[0]])
-            table = arranged([examples[i] for i in sound], [ids[i] for i in sound], columns)
-        yield Made(table, skipped, tokens)
+            columns = stack_features([found[i] for i in sound], found[sound[0]])
+            table = arrange_table([examples[i] for i in sound], [ids[i] for i in sound], columns)
+        yield WindowResult(table, skipped, tokens)
 
-    def _read(self, rows: Sequence[Example]) -> list[Blocks]:
+    def _read(self, rows: Sequence[Example]) -> list[Features]:
         """What the methods take from each row's text alone."""
-        found: list[Blocks] = [{} for _ in rows]
+        found: list[Features] = [{} for _ in rows]
         for method in self.methods:
-            for name, block in method.read(rows).items():
+            for name, block in method.text_features(rows).items():
                 for row, part in zip(found, block, strict=True):
                     row[name] = part
         return found
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[Batch]:
+    def _batches(self, rows: Sequence[TokenizedExample]) -> Iterator[Batch]:
         depth = self.model.depth
-        alone = all(how.prompts_alone(depth) or type(how).blocks is Method.blocks for how in self.methods)
-        return batches(rows, self.budget, prompts=alone)
+        alone = all(how.needs_prompts_only(depth) or type(how).features is Method.features for how in self.methods)
+        return make_batches(rows, self.budget, prompts_only=alone)
 
-    def _captured(self, batch: Batch) -> Iterator[tuple[Batch, Blocks]]:
+    def _captured(self, batch: Batch) -> Iterator[tuple[Batch, Features]]:
         """The batch with its blocks; one that does not fit into memory comes in halves."""
         waiting = [batch]
         while waiting:
             batch = waiting.pop(0)
             try:
-                yield batch, self.blocks(batch)
+                yield batch, self.features(batch)
             except RuntimeError as fault:  # torch.OutOfMemoryError is one
-                if len(batch.rows) == 1 or not out_of_memory(fault):
+                if len(batch.row_indices) == 1 or not out_of_memory(fault):
                     raise
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                waiting[:0] = halves(batch)
+                waiting[:0] = split_in_two(batch)
 
-    def blocks(self, batch: Batch) -> Blocks:
+    def features(self, batch: Batch) -> Features:
         """What the methods take from the model, each block once."""
-        made: Blocks = {}
+        made: Features = {}
         for method in self.methods:
-            if not set(method.names(self.model.depth)) <= set(made):
-                made |= method.blocks(self.model, batch)
+            if not set(method.feature_names(self.model.depth)) <= set(made):
+                made |= method.features(self.model, batch)
         return made
 
 
-def _finite(blocks: Blocks) -> bool:
+def _finite(blocks: Features) -> bool:
     return all(bool(torch.as_tensor(block).isfinite().all()) for block in blocks.values())

@@ -27,9 +27,9 @@ from pyarrow.dataset import InMemoryDataset
 from taughtby.data.example import Example
 from taughtby.errors import StoreError, machine_fault
 from taughtby.index.arrow import from_arrow, numbers
-from taughtby.index.storage import Place, address, files, placed
-from taughtby.models.paths import located
-from taughtby.text import command, quoted
+from taughtby.index.storage import StoragePath, address, list_files, storage_path
+from taughtby.models.paths import locate
+from taughtby.text import cli_command, shell_quote
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,10 +44,10 @@ AHEAD = 2**25  # bytes it reads ahead of them; Lance's own is 2 GB
 
 
 @dataclass(frozen=True)
-class Stored:
+class IndexedRow:
     """One row as the index holds it; `place` counts from 0 in the order of the data."""
 
-    place: int
+    position: int
     example: Example
 
 
@@ -55,19 +55,19 @@ class Stored:
 class Index:
     """A finished index, open for reading."""
 
-    path: Place
+    path: StoragePath
     manifest: dict[str, Any]
-    rows: Any
-    whole: Index | None = field(default=None, repr=False)  # which this one is some rows of
+    dataset: Any
+    parent: Index | None = field(default=None, repr=False)  # which this one is some rows of
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Place) -> Index:
+    def open(cls, path: str | StoragePath) -> Index:
         """Open a finished index as its manifest tells of it; refuse one missing, unfinished or of another format.
 
         What is open stays as it is while others append, delete or compact.
         """
-        path = placed(path)
+        path = storage_path(path)
         manifest = read_manifest(path)
         if manifest is None:
             raise absent(path)
@@ -77,7 +77,7 @@ class Index:
         if isinstance(path, Path):
             path = path.absolute()  # the working directory may change while it is open
         try:
-            return cls(path, manifest, rows_of(path, manifest["version"]))
+            return cls(path, manifest, open_rows(path, manifest["version"]))
         except StoreError:
             # between the two, a `taughtby compact` may have changed the one and taken away the other
             if (again := read_manifest(path)) is None or again["version"] == manifest["version"]:
@@ -88,8 +88,8 @@ class Index:
         return int(self.manifest["count"])
 
     def __repr__(self) -> str:
-        names = [f"{name} ({width})" for name, width in self.blocks.items()]
-        return f"Index({str(self.path)!r}: {len(self)} rows of {', '.join(self.data)}; {listed(names)})"
+        names = [f"{name} ({width})" for name, width in self.features.items()]
+        return f"Index({str(self.path)!r}: {len(self)} rows of {', '.join(self.data)}; {join_names(names)})"
 
     @property
     def data(self) -> list[str]:
@@ -99,69 +99,69 @@ class Index:
 
     def located(self, name: str) -> str:
         """Where a model, adapter or file lies that the manifest names."""
-        return located(name, self.manifest.get("home"), self.path)
+        return locate(name, self.manifest.get("home"), self.path)
 
     @property
-    def blocks(self) -> dict[str, int]:
+    def features(self) -> dict[str, int]:
         """Block name → width d."""
         return self.manifest["blocks"]
 
-    def require(self, names: Sequence[str], method: str, other: str = "") -> None:
+    def require_features(self, names: Sequence[str], method: str, other: str = "") -> None:
         """Refuse, by name, a block the index does not hold; `other` are the options that it has otherwise."""
-        if missing := [name for name in names if name not in self.blocks]:
-            what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {listed(missing)}"
-            adds = f"taughtby index MODEL DATA -o {quoted(self.path)} --add --method {method}"
+        if missing := [name for name in names if name not in self.features]:
+            what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {join_names(missing)}"
+            adds = f"taughtby index MODEL DATA -o {shell_quote(self.path)} --add --method {method}"
             do = f"{adds} adds them; or choose another method"
-            raise StoreError(what, got=other or listed(self.blocks), do=do)
+            raise StoreError(what, got=other or join_names(self.features), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
         """Blocks in float32, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,).
 
         `rows` at a time, or fewer where they are wide.
         """
-        rows = min(rows, max(1, SCAN // sum(numbers(self.rows.schema.field(name).type) for name in names)))
-        with readable(self.path):
-            for batch in self.rows.to_batches(columns=list(names), batch_size=rows):
+        rows = min(rows, max(1, SCAN // sum(numbers(self.dataset.schema.field(name).type) for name in names)))
+        with read_errors(self.path):
+            for batch in self.dataset.to_batches(columns=list(names), batch_size=rows):
                 yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
         """The mean of a block's unit vectors over all rows, those of the whole index; computed once."""
-        if self.whole:
-            return self.whole.mean(name)
+        if self.parent:
+            return self.parent.mean(name)
         if name not in self._means:
-            sums = torch.zeros(self.blocks[name], dtype=torch.float64)
+            sums = torch.zeros(self.features[name], dtype=torch.float64)
             for batch in self.scan([name]):
                 sums += batch[name].sum(0)
             self._means[name] = (sums / len(self)).float()
         return self._means[name]
 
-    def part(self, places: Sequence[int], names: Sequence[str]) -> Index:
+    def subset(self, places: Sequence[int], names: Sequence[str]) -> Index:
         """The rows at these places, in that order, with some blocks and their norms, in memory."""
-        held = [name for each in names for name in (each, f"{each}_norm") if name in self.rows.schema.names]
-        rows = InMemoryDataset(self.rows.take(list(places), columns=held).combine_chunks())
-        return Index(self.path, {**self.manifest, "count": len(places)}, rows, self.whole or self)
+        held = [name for each in names for name in (each, f"{each}_norm") if name in self.dataset.schema.names]
+        rows = InMemoryDataset(self.dataset.take(list(places), columns=held).combine_chunks())
+        return Index(self.path, {**self.manifest, "count": len(places)}, rows, self.parent or self)
 
-    def drawn(self, count: int, seed: int = 0) -> list[int]:
+    def sample_positions(self, count: int, seed: int = 0) -> list[int]:
         """The places of up to `count` rows in a random order."""
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
     def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
         """Such rows with some blocks and their norms, in memory."""
-        return self.part(self.drawn(count, seed), names)
+        return self.subset(self.sample_positions(count, seed), names)
 
-    def texts(self) -> Iterator[Example]:
+    def examples(self) -> Iterator[Example]:
         """All rows without their blocks, in order."""
-        with readable(self.path):
-            for batch in self.rows.to_batches(columns=list(SAID)):
+        with read_errors(self.path):
+            for batch in self.dataset.to_batches(columns=list(SAID)):
                 yield from map(_example, batch.to_pylist())
 
     def to_arrow(self, blocks: Sequence[str] = ()) -> pa.Table:
         """All rows as a table: their texts, their numbers, and the blocks asked for as they are stored."""
-        if missing := ", ".join(name for name in blocks if name not in self.blocks):
-            held = ", ".join(self.blocks) or "no blocks"
+        if missing := ", ".join(name for name in blocks if name not in self.features):
+            held = ", ".join(self.features) or "no blocks"
             raise StoreError(f"{self.path} has no block {missing}", got=held, do="ask for one that it holds")
-        kept = [name for name in self.rows.schema.names if name not in self.blocks or name in blocks]
-        found = self.rows.to_table(columns=kept)
+        kept = [name for name in self.dataset.schema.names if name not in self.features or name in blocks]
+        found = self.dataset.to_table(columns=kept)
         rows = [_example(record) for record in found.select(["id", "source", "label", "messages"]).to_pylist()]
         for name, texts in (("response", [row.response for row in rows]), ("prompt", [row.question for row in rows])):
             found = found.add_column(3, name, pa.array(map(plain, texts), pa.string()))
@@ -171,16 +171,16 @@ class Index:
         """The same as a data frame."""
         return self.to_arrow(blocks).to_pandas()
 
-    def take(self, places: Sequence[int]) -> list[Stored]:
+    def take(self, places: Sequence[int]) -> list[IndexedRow]:
         """The rows at these places, in the order asked."""
         if not places:
             return []
-        with readable(self.path):
-            records = self.rows.take(list(places), columns=list(SAID)).to_pylist()
-        return [Stored(place, _example(r)) for place, r in zip(places, records, strict=True)]
+        with read_errors(self.path):
+            records = self.dataset.take(list(places), columns=list(SAID)).to_pylist()
+        return [IndexedRow(place, _example(r)) for place, r in zip(places, records, strict=True)]
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names of blocks in words: many that differ by their layer alone are a run from the first to the last."""
     runs: dict[str, list[str]] = {}
     for name in names:
@@ -189,18 +189,19 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(told) or "no blocks"
 
 
-def absent(path: Place) -> StoreError:
+def absent(path: StoragePath) -> StoreError:
     """What to say where there is no index."""
     return StoreError(
-        f"{path} is not an index", do=f"give the folder of one, or make it: taughtby index MODEL DATA -o {quoted(path)}"
+        f"{path} is not an index",
+        do=f"give the folder of one, or make it: taughtby index MODEL DATA -o {shell_quote(path)}",
     )
 
 
-def read_manifest(path: Place) -> dict[str, Any] | None:
+def read_manifest(path: StoragePath) -> dict[str, Any] | None:
     """What the folder's manifest says; None where there is none, and a StoreError where it cannot be read."""
     file = path / "manifest.json"
     try:
-        with explained(path):
+        with storage_errors(path):
             if not file.exists():
                 return None
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -214,25 +215,25 @@ def read_manifest(path: Place) -> dict[str, Any] | None:
     return manifest
 
 
-def committed(path: Place) -> bool:
+def committed(path: StoragePath) -> bool:
     """Whether any row was ever committed: a kill in the first append leaves a folder that has no version."""
-    with explained(path):
-        return any(name.endswith(".manifest") for name in files(path / "rows.lance" / "_versions"))
+    with storage_errors(path):
+        return any(name.endswith(".manifest") for name in list_files(path / "rows.lance" / "_versions"))
 
 
-def rows_of(path: Place, version: int | None = None) -> Any:
+def open_rows(path: StoragePath, version: int | None = None) -> Any:
     """The Lance dataset of an index, as it was at that version or as it is."""
     options: Any = {"io_buffer_size": AHEAD}
     try:
-        with explained(path):
+        with storage_errors(path):
             return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
     except ValueError as fault:
-        do = f"see what is missing: {command('verify', path)}; copy the whole folder again, or make the index again"
+        do = f"see what is missing: {cli_command('verify', path)}; copy the whole folder again, or make the index again"
         raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
 
 
 @contextlib.contextmanager
-def explained(path: Place) -> Generator[None]:
+def storage_errors(path: StoragePath) -> Generator[None]:
     """A full disk or a forbidden folder, in words."""
     try:
         yield
@@ -245,7 +246,7 @@ def explained(path: Place) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def readable(path: Place) -> Generator[None]:
+def read_errors(path: StoragePath) -> Generator[None]:
     """Rows that cannot be read any more, in words."""
     try:
         yield
@@ -253,7 +254,7 @@ def readable(path: Place) -> Generator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
         what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
-        do = f"open it again, since it may have been compacted; else see what is damaged: {command('verify', path)}"
+        do = f"open it again, since it may have been compacted; else see what is damaged: {cli_command('verify', path)}"
         if lack := machine_fault(fault):
             what, do = f"{what}: {lack[0]}", lack[1]
         raise StoreError(what, got=got, do=do) from fault

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from taughtby.data.example import Example
 from taughtby.errors import DataError, ModelError, StoreError
-from taughtby.index.pipeline import Step
+from taughtby.index.pipeline import WindowProgress
 from taughtby.index.writer import Writer
 
 ray: Any = typed  # its types know neither streams nor options
@@ -30,7 +30,7 @@ Skipped = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenWindow:
     """A window as fragments on disk that are not committed yet; no schema where none of its rows can be used."""
 
     fragments: list[Any] = field(default_factory=list[Any])
@@ -78,14 +78,14 @@ class Home:
 
 
 @dataclass
-class Hand:
+class WorkerHandle:
     """A worker as the driver sees it: what is waited for from it, since when, and its process if it is on this node."""
 
     actor: Any
     pending: Any  # its word that it is ready, or a stream of steps; None while it has nothing to do
     heard: float = field(default_factory=time.monotonic)
     window: Window | None = None
-    step: Step | None = None
+    step: WindowProgress | None = None
     process: psutil.Process | None = None
 
     def begin(self, window: Window) -> None:
@@ -101,12 +101,12 @@ class Hand:
                 self.process.kill()
 
 
-class Shift:
+class Scheduler:
     """All windows of one data set, until the last is committed. `start` makes a worker, which loads the model first."""
 
     def __init__(
         self,
-        start: Callable[[], Hand],
+        start: Callable[[], WorkerHandle],
         workers: int,
         writer: Writer,
         windows: Iterator[list[Example]],
@@ -115,9 +115,9 @@ class Shift:
     ) -> None:
         self.start, self.workers, self.writer, self.windows = start, workers, writer, windows
         self.tell, self.say = tell, say
-        self.hands: list[Hand] = []
+        self.hands: list[WorkerHandle] = []
         self.again: list[Window] = []
-        self.made: dict[int, Written] = {}  # those before which one is still missing
+        self.made: dict[int, WrittenWindow] = {}  # those before which one is still missing
         self.read = self.next = 0  # windows read, and committed
         self.rows = self.seen = self.tokens = self.losses = 0
         self.slowest = 0.0
@@ -158,7 +158,7 @@ class Shift:
             self.read += 1
             if window.rows:
                 return window
-            self._keep(window, Written())
+            self._keep(window, WrittenWindow())
         return None
 
     def _listen(self) -> None:
@@ -178,10 +178,10 @@ class Shift:
             elif not ready and silent > self._patience(hand):
                 self._lost(hand, f"nothing heard for {silent:.0f} s")
 
-    def _patience(self, hand: Hand) -> float:
+    def _patience(self, hand: WorkerHandle) -> float:
         return max(LEAST, SLOW * self.slowest) if self.slowest and hand.window else PATIENCE
 
-    def _hear(self, hand: Hand) -> None:
+    def _hear(self, hand: WorkerHandle) -> None:
         try:
             told = ray.get(next(hand.pending) if hand.window else hand.pending)
         except RayTaskError as fault:  # what went wrong there is told as if it had been here
@@ -195,18 +195,18 @@ class Shift:
         hand.heard = now
         if hand.window is None:
             hand.process, hand.pending = told.process(), None
-        elif isinstance(told, Step):
+        elif isinstance(told, WindowProgress):
             hand.step, self.begun = told, self.begun or now
         else:
             window, hand.window, hand.step, hand.pending = hand.window, None, None, None
             self.tokens += told.tokens
             self._keep(window, told)
 
-    def _keep(self, window: Window, made: Written) -> None:
+    def _keep(self, window: Window, made: WrittenWindow) -> None:
         """Commit all windows before which none is missing, at once."""
         self.made[window.at] = made
         self.rows += window.size
-        whole: list[Written] = []
+        whole: list[WrittenWindow] = []
         while self.next in self.made:
             whole.append(self.made.pop(self.next))
             self.next += 1
@@ -224,7 +224,7 @@ class Shift:
                 do = "write to a folder that all nodes share, or to an object store, such as s3://bucket/idx"
                 raise StoreError(f"what a worker wrote to {self.writer.path} is not there", got=f"no {file}", do=do)
 
-    def _lost(self, hand: Hand, why: str) -> None:
+    def _lost(self, hand: WorkerHandle, why: str) -> None:
         """Have the window done by another, unless it is the window that is at fault."""
         hand.end()
         self.losses += 1

@@ -21,7 +21,7 @@ STORES = ("s3://", "gs://", "az://")
 
 
 @dataclass(frozen=True)
-class Remote:
+class ObjectStorePath:
     """A file or prefix in an object store, such as s3://bucket/idx; keys and endpoints are those of the environment.
 
     It has the few of a Path's verbs that an index needs. A write is seen whole or not at all.
@@ -32,8 +32,8 @@ class Remote:
     def __str__(self) -> str:
         return self.uri
 
-    def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self.uri}/{name}")
+    def __truediv__(self, name: str) -> ObjectStorePath:
+        return ObjectStorePath(f"{self.uri}/{name}")
 
     @property
     def name(self) -> str:
@@ -59,12 +59,12 @@ class Remote:
             return session.contains(name)
 
 
-Place = Path | Remote
+StoragePath = Path | ObjectStorePath
 
 
-def placed(where: str | Path | Remote) -> Place:
+def storage_path(where: str | Path | ObjectStorePath) -> StoragePath:
     """A place from what a person wrote."""
-    if isinstance(where, Remote):
+    if isinstance(where, ObjectStorePath):
         return where
     text = str(where)
     for store in STORES:
@@ -73,11 +73,11 @@ def placed(where: str | Path | Remote) -> Place:
             if strange := sorted(set(text) & set("#?")):  # of an address they begin another part
                 do = "give a prefix without them"
                 raise StoreError(f"{text} cannot be the address of an index", got=" ".join(strange), do=do)
-            return Remote(store + text.removeprefix(store[:-1]).strip("/"))
+            return ObjectStorePath(store + text.removeprefix(store[:-1]).strip("/"))
     return Path(where)
 
 
-def address(place: Place) -> str:
+def address(place: StoragePath) -> str:
     """The place as Lance takes it; a StoreError where it would take it for another.
 
     A relative path is made whole: Lance reads a scheme into `a:b`, and somebody's home into `~`.
@@ -89,7 +89,7 @@ def address(place: Place) -> str:
     return text
 
 
-def files(folder: Place) -> list[str]:
+def list_files(folder: StoragePath) -> list[str]:
     """The files below a folder, by their paths in it; none where there is no such folder."""
     if isinstance(folder, Path):
         return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
@@ -97,7 +97,7 @@ def files(folder: Place) -> list[str]:
         return list(LanceFileSession(folder.uri).list())
 
 
-def empty(folder: Place) -> bool:
+def empty(folder: StoragePath) -> bool:
     """Whether nothing is there but what a kill may leave of the first write."""
     if isinstance(folder, Path):
         return not folder.exists() or (folder.is_dir() and all(file.name.endswith(DRAFT) for file in folder.iterdir()))
@@ -106,9 +106,9 @@ def empty(folder: Place) -> bool:
     return not found.objects and not found.common_prefixes
 
 
-def replace(place: Place, text: str) -> None:
+def replace(place: StoragePath, text: str) -> None:
     """Write a file so that whoever reads it sees the old one or the new one, whole."""
-    if isinstance(place, Remote):
+    if isinstance(place, ObjectStorePath):
         place.write_text(text)
         return
     draft = place.with_name(place.name + DRAFT)
@@ -119,7 +119,7 @@ def replace(place: Place, text: str) -> None:
     os.replace(draft, place)
 
 
-def digest(place: Place) -> list[int | str]:
+def file_digest(place: StoragePath) -> list[int | str]:
     """[bytes, hash] of a file, as a manifest keeps them."""
     if isinstance(place, Path):
         with place.open("rb") as opened:
@@ -130,7 +130,7 @@ def digest(place: Place) -> list[int | str]:
             return _digest(copied)
 
 
-def fetch(place: Remote, to: Path) -> None:
+def fetch(place: ObjectStorePath, to: Path) -> None:
     """Copy a file from its store to this machine."""
     session, name = _session(place)
     try:
@@ -141,13 +141,13 @@ def fetch(place: Remote, to: Path) -> None:
         raise
 
 
-def send(file: Path, to: Remote) -> None:
+def send(file: Path, to: ObjectStorePath) -> None:
     """Copy a file of this machine to a store."""
     session, name = _session(to)
     session.upload_file(file, name)
 
 
-def copy(source: Place, to: Place) -> None:
+def copy(source: StoragePath, to: StoragePath) -> None:
     """Copy one file from anywhere to anywhere."""
     if isinstance(to, Path):
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def copy(source: Place, to: Place) -> None:
             send(Path(folder) / "file", to)
 
 
-def remove(folder: Place) -> None:
+def remove(folder: StoragePath) -> None:
     """Remove a folder with all that is in it, if it is there."""
     if isinstance(folder, Path):
         if folder.exists():
@@ -183,7 +183,7 @@ def _spoken() -> Generator[None]:
         raise OSError(str(fault)) from fault
 
 
-def _session(place: Remote) -> tuple[LanceFileSession, str]:
+def _session(place: ObjectStorePath) -> tuple[LanceFileSession, str]:
     parent, _, name = place.uri.rpartition("/")
     return LanceFileSession(parent), name
 

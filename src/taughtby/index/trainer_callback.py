@@ -18,27 +18,27 @@ from rich.console import Console
 from torch import distributed
 from transformers import TrainerCallback
 
-from taughtby.data.dataset import Reading, form
-from taughtby.data.default_options import habits
+from taughtby.data.dataset import ReadOptions, detect_format
+from taughtby.data.default_options import default_options
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import ModelError, StoreError, TaughtbyError
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import address
 from taughtby.index.reader import Index
-from taughtby.index.storage import placed
-from taughtby.methods import DEFAULT, Method, method
-from taughtby.models.model import Model, borrowed, load_model
-from taughtby.models.paths import absolute
-from taughtby.models.training_metadata import Fact, Origin
-from taughtby.progress import stage
-from taughtby.text import visible
+from taughtby.index.storage import storage_path
+from taughtby.methods import DEFAULT_METHOD, Method, get_method
+from taughtby.models.model import Model, borrow_model, load_model
+from taughtby.models.paths import absolute_name
+from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
+from taughtby.progress import progress_bar
+from taughtby.text import make_visible
 
 UNCUT = 1 << 20  # tokens of a row, where the Trainer cuts none; the model's window is the limit then
 PATIENCE = timedelta(days=30)  # of the processes that wait for the one that indexes
 IGNORED = -100  # the label of a token that no loss is taken on
 
 
-class IndexAfterTraining(TrainerCallback):
+class IndexCallback(TrainerCallback):
     """Index `data` into the folder `out` once training has ended; what was trained is saved to `OUT-adapter`.
 
     (A full fine-tune's weights go to `OUT-model`.) Rows become ids as the Trainer made them: its length, its mask and
@@ -52,17 +52,17 @@ class IndexAfterTraining(TrainerCallback):
         self,
         data: str | Path,
         out: str | Path,
-        methods: Sequence[Method | str] = (DEFAULT,),
+        methods: Sequence[Method | str] = (DEFAULT_METHOD,),
         *,
-        reading: Reading | None = None,
+        reading: ReadOptions | None = None,
         encoding: Encoding | None = None,
         budget: int | None = None,
     ) -> None:
         # a script may change its working directory before training ends
-        self.data, self.out = absolute(str(data)), Path(address(placed(out)))
-        self.methods = [method(how) if isinstance(how, str) else how for how in methods]
+        self.data, self.out = absolute_name(str(data)), Path(address(storage_path(out)))
+        self.methods = [get_method(how) if isinstance(how, str) else how for how in methods]
         self.reading, self.encoding, self.budget = reading, encoding, budget
-        form(data, reading or Reading())  # refuses what cannot be read
+        detect_format(data, reading or ReadOptions())  # refuses what cannot be read
         self.index: Index | None = None
         self.error: BaseException | None = None
         self._check()
@@ -77,12 +77,14 @@ class IndexAfterTraining(TrainerCallback):
         self.index = self.error = None
         try:
             with (
-                stage(Console(stderr=True), f"index {self.data}") as tell,
+                progress_bar(Console(stderr=True), f"index {self.data}") as tell,
                 self._lent(args, held["model"], held["processing_class"]) as lent,
             ):
-                model = replace(lent, origin=Origin(tuple(_facts(args, held.get("train_dataloader")))))
-                reading = self.reading or Reading(turns=model.origin.turns or "last")
-                encoding = self.encoding or habits(model.origin, model.window, raw=form(self.data, reading).raw)
+                model = replace(lent, metadata=TrainingMetadata(tuple(_facts(args, held.get("train_dataloader")))))
+                reading = self.reading or ReadOptions(turns=model.metadata.turns or "last")
+                encoding = self.encoding or default_options(
+                    model.metadata, model.context_length, raw=detect_format(self.data, reading).raw
+                )
                 self.index = build_index(
                     model, self.data, self.out, self.methods, reading=reading, encoding=encoding, budget=self.budget,
                     progress=tell,
@@ -90,7 +92,7 @@ class IndexAfterTraining(TrainerCallback):
         except (Exception, KeyboardInterrupt) as fault:  # the training is done, whatever happens here
             self.error = fault
             told = str(fault) if isinstance(fault, TaughtbyError) else f"{type(fault).__name__}: {fault}"
-            warnings.warn(f"training is done, but its data are not indexed: {visible(told)}", stacklevel=3)
+            warnings.warn(f"training is done, but its data are not indexed: {make_visible(told)}", stacklevel=3)
 
     @contextmanager
     def _lent(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
@@ -112,12 +114,12 @@ class IndexAfterTraining(TrainerCallback):
         lm.save_pretrained(saved)
         tokenizer.save_pretrained(saved)
         if peft:
-            lending = borrowed(lm, tokenizer, name=base, adapter=saved)
+            lending = borrow_model(lm, tokenizer, name=base, adapter=saved)
         else:
             compared = any(how.name == "lesson" for how in self.methods)  # the one that reads the model from before
             dtype, device = str(lm.dtype).removeprefix("torch."), str(lm.device)
             before = load_model(base, dtype=dtype, device=device) if compared else None
-            lending = borrowed(lm, tokenizer, name=saved, base=before)
+            lending = borrow_model(lm, tokenizer, name=saved, base=before)
         with lending as model:
             yield model
 
@@ -155,19 +157,19 @@ def _sharded(lm: Any) -> bool:
     return any(hasattr(weight, mark) for weight in lm.parameters() for mark in marks)
 
 
-def _facts(args: Any, loader: Any) -> Iterator[Fact]:
+def _facts(args: Any, loader: Any) -> Iterator[MetadataEntry]:
     """What the Trainer's settings, and a batch as the model got it, say of how rows became ids."""
     where = type(args).__name__
     if hasattr(args, "max_length"):
-        yield Fact("max_length", args.max_length or UNCUT, where, "max_length")
+        yield MetadataEntry("max_length", args.max_length or UNCUT, where, "max_length")
     if getattr(args, "truncation_mode", None) == "keep_end":
-        yield Fact("truncate", "left", where, "truncation_mode")
+        yield MetadataEntry("truncate", "left", where, "truncation_mode")
     if getattr(args, "assistant_only_loss", False):
-        yield Fact("turns", "all", where, "assistant_only_loss")
+        yield MetadataEntry("turns", "all", where, "assistant_only_loss")
     # by the loader beneath Accelerate's: to begin that one is an operation of all processes, and this is one of them
     batch = next(iter(getattr(loader, "base_dataloader", loader) or ()), None)
     if batch is not None and "labels" in batch:
         labels = batch["labels"]
         mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(labels)
         first = labels.gather(1, mask.int().argmax(1, keepdim=True))  # prompts come first, after padding if any
-        yield Fact("mask", "all" if bool((first != IGNORED).all()) else "response", "a batch", "labels")
+        yield MetadataEntry("mask", "all" if bool((first != IGNORED).all()) else "response", "a batch", "labels")

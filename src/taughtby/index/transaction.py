@@ -18,10 +18,10 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from taughtby.errors import StoreError
-from taughtby.index.arrow import width
-from taughtby.index.reader import FORMAT, absent, explained, read_manifest, rows_of
-from taughtby.index.storage import Place, address, digest, placed, replace
-from taughtby.text import command
+from taughtby.index.arrow import vector_width
+from taughtby.index.reader import FORMAT, absent, open_rows, read_manifest, storage_errors
+from taughtby.index.storage import StoragePath, address, file_digest, replace, storage_path
+from taughtby.text import cli_command
 
 Manifest = dict[str, Any]
 ROWS = 2**14  # of a fragment that is left alone: smaller ones are merged
@@ -30,11 +30,11 @@ SOME = 10_000  # rows that one statement deletes
 TIDY = 64  # commits from one merging to the next
 
 
-class Claim:
+class IndexTransaction:
     """An index that this process alone may change, until the block ends. `notes` say what was mended on the way."""
 
-    def __init__(self, path: str | Place, new: bool = False) -> None:
-        self.path = placed(path)
+    def __init__(self, path: str | StoragePath, new: bool = False) -> None:
+        self.path = storage_path(path)
         self.new = new  # whether there need not be an index yet
         address(self.path)  # what rows cannot be written to is refused before any is made
         # an object store has no locks: there a commit that another writer's came before is refused
@@ -49,7 +49,7 @@ class Claim:
         if not self.new and read_manifest(self.path) is None:
             raise absent(self.path)  # before the lock, which would make the folders above it
         if self.lock:
-            with explained(self.path):
+            with storage_errors(self.path):
                 Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
                 try:
                     self.lock.acquire()
@@ -84,13 +84,13 @@ class Claim:
             do = "run the same `taughtby index` command again: it goes on where it stopped"
             raise StoreError(f"{self.path} is not finished", do=do)
         if pending := known.get("pending"):
-            do = f"run that again: it goes on where it stopped; or give it up: {command('undo', self.path)}"
+            do = f"run that again: it goes on where it stopped; or give it up: {cli_command('undo', self.path)}"
             raise StoreError(f"something begun in {self.path} is not finished", got=told(pending), do=do)
         return self.settled(known)
 
     def settled(self, known: Manifest) -> Manifest:
         """Take back what a killed command committed and no manifest tells of."""
-        self.rows, self.pinned = rows_of(self.path), known["version"]
+        self.rows, self.pinned = open_rows(self.path), known["version"]
         if self.rows.version == self.pinned:
             return known
         self.notes.append("a command that did not end had begun to change the rows; that is taken back")
@@ -98,15 +98,15 @@ class Claim:
 
     def restored(self, known: Manifest) -> Manifest:
         """The rows as the manifest tells of them, as the newest version, and the manifest that names it."""
-        with explained(self.path):
-            rows_of(self.path, known["version"]).restore()
-        self.rows = rows_of(self.path)
+        with storage_errors(self.path):
+            open_rows(self.path, known["version"]).restore()
+        self.rows = open_rows(self.path)
         return self.named(known)
 
     def begun(self, known: Manifest, change: dict[str, Any]) -> Manifest:
         """Go on with this change where it is pending; else note it down as what is being done."""
         if same_change(known.get("pending"), change):
-            self.rows, self.pinned = rows_of(self.path), known["version"]
+            self.rows, self.pinned = open_rows(self.path), known["version"]
             return known
         known = {**self.finished(), "pending": change}
         self.publish(known)
@@ -129,18 +129,18 @@ class Claim:
 
     def drop(self, ids: Sequence[str]) -> None:
         """Commit that the rows with these ids are gone."""
-        with explained(self.path):
+        with storage_errors(self.path):
             for at in range(0, len(ids), SOME):
                 some = ",".join("'" + id.replace("'", "''") + "'" for id in ids[at : at + SOME])
                 self.rows.delete(f"id IN ({some})")
 
     def widen(self, columns: pa.RecordBatchReader) -> None:
         """Commit these columns for all rows, in their order."""
-        with explained(self.path):
+        with storage_errors(self.path):
             self.rows.add_columns(columns)
 
     def _next(self, commit: Callable[[Any, str], Any]) -> None:
-        with explained(self.path):
+        with storage_errors(self.path):
             if self.rows is None:
                 self.rows = commit(address(self.path / "rows.lance"), "create")
                 return
@@ -157,7 +157,7 @@ class Claim:
     def tidy(self) -> None:
         """Merge small fragments, in their order, and let the versions go that no reader has seen."""
         self.fresh = 0
-        with explained(self.path):
+        with storage_errors(self.path):
             self.merge(max(ROWS, self.rows.count_rows() // PARTS))
             # by number and not by age, since clocks jump; the newest goes never, but a list may not be empty
             between = list(range(self.pinned + 1, self.rows.version + 1))
@@ -166,7 +166,7 @@ class Claim:
 
     def merge(self, most: int) -> None:
         """Commit neighbouring fragments as one where they hold fewer rows than that; order is kept, rows deleted go."""
-        with explained(self.path):
+        with storage_errors(self.path):
             self.rows.optimize.compact_files(target_rows_per_fragment=most, materialize_deletions_threshold=0.0,
                                              num_threads=1, batch_size=1024)  # fmt: skip
 
@@ -175,8 +175,8 @@ class Claim:
         history = known.get("history", [])
         if event:
             history = [*history, {**event, "at": datetime.now(UTC).isoformat(timespec="seconds")}]
-        with explained(self.path):
-            blocks = {f.name: wide for f in self.rows.schema if (wide := width(f.type))}
+        with storage_errors(self.path):
+            blocks = {f.name: wide for f in self.rows.schema if (wide := vector_width(f.type))}
             count, version = self.rows.count_rows(), self.rows.version
             held = contents(self.path, self.rows, known.get("files", {}))
         made = {**known, **more, "complete": True, "version": version, "count": count, "blocks": blocks,
@@ -187,7 +187,7 @@ class Claim:
 
     def publish(self, manifest: Manifest) -> None:
         """Put the manifest in the place of the one that was."""
-        with explained(self.path):
+        with storage_errors(self.path):
             if isinstance(self.path, Path):
                 self.path.mkdir(parents=True, exist_ok=True)
             manifest = {"format": FORMAT, **manifest}
@@ -229,6 +229,6 @@ def tracked(rows: Any, transactions: bool = False) -> list[str]:
     return sorted(one["path"] for one in found if one["version"] == rows.version and one["type"] in kinds)
 
 
-def contents(path: Place, rows: Any, known: dict[str, Any]) -> dict[str, Any]:
+def contents(path: StoragePath, rows: Any, known: dict[str, Any]) -> dict[str, Any]:
     """[bytes, hash] of each of these files. A file of Lance's never changes, so those `known` are not read again."""
-    return {name: known.get(name) or digest(path / "rows.lance" / name) for name in tracked(rows)}
+    return {name: known.get(name) or file_digest(path / "rows.lance" / name) for name in tracked(rows)}

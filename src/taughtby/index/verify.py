@@ -13,14 +13,14 @@ import torch
 
 from taughtby.capture.ragged import Column, Ragged
 from taughtby.data.dataset import content, named
-from taughtby.data.tokenize import Encoding, Row, batches, encode
+from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
 from taughtby.errors import StoreError, machine_fault
-from taughtby.index.arrow import from_arrow, width
-from taughtby.index.build import BUDGET, check_model, check_notes
-from taughtby.index.reader import SAID, Index, Stored, read_manifest, rows_of
-from taughtby.index.storage import Place, digest, placed
+from taughtby.index.arrow import from_arrow, vector_width
+from taughtby.index.build import TOKEN_BUDGET, check_notes, check_same_model
+from taughtby.index.reader import SAID, Index, IndexedRow, open_rows, read_manifest
+from taughtby.index.storage import StoragePath, file_digest, storage_path
 from taughtby.index.transaction import seal, told, written
-from taughtby.methods import Method, method
+from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
-class Fault:
+class Damage:
     """What is wrong, and where: a file, or a row by its place and source."""
 
     where: str
@@ -43,7 +43,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyReport:
     """What was looked at, and the faults found; `again` counts rows whose blocks the model made once more.
 
     `pending` says in words what was begun and is not finished, which is no fault.
@@ -52,43 +52,47 @@ class Verified:
     files: int
     rows: int
     again: int
-    faults: tuple[Fault, ...]
+    faults: tuple[Damage, ...]
     pending: str | None = None
 
 
 def verify(
-    out: str | Place, model: Model | None = None, rows: int = ROWS, seed: int = 0, progress: Progress | None = None
-) -> Verified:
+    out: str | StoragePath,
+    model: Model | None = None,
+    rows: int = ROWS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Look for damage. With `model`, the blocks of so many rows drawn by `seed` are made again and compared.
 
     Files are compared with their hashes first: what is in damaged ones is not read.
     """
-    path = placed(out)
+    path = storage_path(out)
     try:
         known = read_manifest(path)
         if known is None or not known["complete"]:
             Index.open(path)  # which says what is missing
         assert known is not None
         if known["seal"] != seal(known) or (path / "manifest.json").read_text() != written(known):
-            return Verified(0, 0, 0, (Fault("manifest.json", "it was changed since it was written"),))
+            return VerifyReport(0, 0, 0, (Damage("manifest.json", "it was changed since it was written"),))
     except StoreError as fault:
         if _absent(fault) or machine_fault(fault):
             raise
-        return Verified(0, 0, 0, (Fault("manifest.json", f"{fault.what}: {fault.got}"),))
+        return VerifyReport(0, 0, 0, (Damage("manifest.json", f"{fault.what}: {fault.got}"),))
     pending = told(known["pending"]) if known.get("pending") else None
     faults = list(_files(path, known["files"], progress))
     if faults:
-        return Verified(len(known["files"]), 0, 0, tuple(faults), pending)
-    index = Index(path, known, rows_of(path, known["version"]))
+        return VerifyReport(len(known["files"]), 0, 0, tuple(faults), pending)
+    index = Index(path, known, open_rows(path, known["version"]))
     faults = list(islice(chain(_shape(index), _ids(index), _blocks(index)), ENOUGH))
     again = 0
     if model and not faults:
-        check_model(index, model)
-        methods = [method(spec) for spec in known["settings"]["methods"].values()]
+        check_same_model(index, model)
+        methods = [get_method(spec) for spec in known["settings"]["methods"].values()]
         check_notes(known["settings"], methods, model, path)
-        places = sorted(index.drawn(rows, seed))
+        places = sorted(index.sample_positions(rows, seed))
         again, faults = len(places), list(islice(_again(index, model, methods, places), ENOUGH))
-    return Verified(len(known["files"]), len(index), again, tuple(faults), pending)
+    return VerifyReport(len(known["files"]), len(index), again, tuple(faults), pending)
 
 
 def _absent(fault: StoreError) -> bool:
@@ -96,42 +100,42 @@ def _absent(fault: StoreError) -> bool:
     return fault.what.endswith(("is not an index", "is not finished", "has another format"))
 
 
-def _files(path: Place, files: dict[str, Any], progress: Progress | None) -> Iterator[Fault]:
+def _files(path: StoragePath, files: dict[str, Any], progress: Progress | None) -> Iterator[Damage]:
     for at, (name, said) in enumerate(files.items()):
         if progress:
             progress(at, len(files))
         try:
-            found = digest(path / "rows.lance" / name)
+            found = file_digest(path / "rows.lance" / name)
         except OSError as fault:
             if lack := machine_fault(fault):
                 raise StoreError(f"{path} cannot be verified: {lack[0]}", got=str(fault), do=lack[1]) from fault
             missing = isinstance(fault, FileNotFoundError)
-            yield Fault(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {fault}")
+            yield Damage(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {fault}")
             continue
         if found[0] != said[0]:
-            yield Fault(f"rows.lance/{name}", f"it has {found[0]:,} bytes, and had {said[0]:,}")
+            yield Damage(f"rows.lance/{name}", f"it has {found[0]:,} bytes, and had {said[0]:,}")
         elif found != said:
-            yield Fault(f"rows.lance/{name}", "its bytes are not those that were written")
+            yield Damage(f"rows.lance/{name}", "its bytes are not those that were written")
 
 
-def _shape(index: Index) -> Iterator[Fault]:
-    if (count := index.rows.count_rows()) != len(index):
-        yield Fault("rows.lance", f"it has {count:,} rows, and the manifest says {len(index):,}")
-    held = {f.name: wide for f in index.rows.schema if (wide := width(f.type))}
-    if held != index.blocks:
-        yield Fault("rows.lance", f"it has the blocks {held}, and the manifest says {index.blocks}")
+def _shape(index: Index) -> Iterator[Damage]:
+    if (count := index.dataset.count_rows()) != len(index):
+        yield Damage("rows.lance", f"it has {count:,} rows, and the manifest says {len(index):,}")
+    held = {f.name: wide for f in index.dataset.schema if (wide := vector_width(f.type))}
+    if held != index.features:
+        yield Damage("rows.lance", f"it has the blocks {held}, and the manifest says {index.features}")
 
 
-def _ids(index: Index) -> Iterator[Fault]:
+def _ids(index: Index) -> Iterator[Damage]:
     """Each id once, and the one that the row's content gives."""
     met: set[str] = set()
     seen: Counter[bytes] = Counter()
     # of rows that say the same, some may have been skipped or deleted
     most = len(index) + len(index.manifest["skipped"]) + len(index.manifest.get("deleted", ()))
     try:
-        for place, row in enumerate(index.texts()):
+        for place, row in enumerate(index.examples()):
             if row.id in met:
-                yield Fault(_row(place, row.source), f"its id {row.id} is another row's too")
+                yield Damage(_row(place, row.source), f"its id {row.id} is another row's too")
             met.add(row.id)
             found = content(row)
             key = found[:8]
@@ -140,22 +144,22 @@ def _ids(index: Index) -> Iterator[Fault]:
                 continue
             times = next((times for times in range(1, most + 1) if row.id == named(found, times)), None)
             if times is None:
-                yield Fault(_row(place, row.source), f"its id {row.id} is not that of its text")
+                yield Damage(_row(place, row.source), f"its id {row.id} is not that of its text")
                 continue
             seen[key] = times
     except StoreError as fault:
         if machine_fault(fault):
             raise
-        yield Fault("rows.lance", f"{fault.what}: {fault.got}")
+        yield Damage("rows.lance", f"{fault.what}: {fault.got}")
 
 
 def _row(place: int, source: str) -> str:
     return f"row {place} ({source})"
 
 
-def _blocks(index: Index) -> Iterator[Fault]:
+def _blocks(index: Index) -> Iterator[Damage]:
     """Directions of length 1, and no number that is none."""
-    names = [f.name for f in index.rows.schema if f.name not in SAID and not pa.types.is_integer(f.type)]
+    names = [f.name for f in index.dataset.schema if f.name not in SAID and not pa.types.is_integer(f.type)]
     for name in names:
         wanted = [name, f"{name}_norm"] if f"{name}_norm" in names else [name]
         at = 0
@@ -163,12 +167,12 @@ def _blocks(index: Index) -> Iterator[Fault]:
             for batch in index.scan(wanted):
                 bad, what = _odd(batch[name], batch.get(f"{name}_norm"))
                 for place in bad.nonzero()[:, 0].tolist():
-                    yield Fault(f"row {at + place}", f"{name} {what}")
+                    yield Damage(f"row {at + place}", f"{name} {what}")
                 at += len(bad)
         except StoreError as fault:
             if machine_fault(fault):
                 raise
-            yield Fault(name, f"{fault.what}: {fault.got}")
+            yield Damage(name, f"{fault.what}: {fault.got}")
 
 
 def _odd(column: Column, norms: Any) -> tuple[Tensor, str]:
@@ -184,33 +188,35 @@ def _odd(column: Column, norms: Any) -> tuple[Tensor, str]:
     return ~(((lengths - 1).abs() < LENGTH) | still), "is no vector of length 1"
 
 
-def _again(index: Index, model: Model, methods: Sequence[Method], places: Sequence[int]) -> Iterator[Fault]:
+def _again(index: Index, model: Model, methods: Sequence[Method], places: Sequence[int]) -> Iterator[Damage]:
     """Rows whose blocks the model makes otherwise."""
     settings = index.manifest["settings"]
     encoding, near = Encoding(**settings["encoding"]), NEAR.get(settings["dtype"], COARSE)
     stored = index.take(places)
-    encoded = [encode(model.tokenizer, one.example, encoding) for one in stored]
-    usable = [(one, row) for one, row in zip(stored, encoded, strict=True) if isinstance(row, Row)]
+    encoded = [tokenize(model.tokenizer, one.example, encoding) for one in stored]
+    usable = [(one, row) for one, row in zip(stored, encoded, strict=True) if isinstance(row, TokenizedExample)]
     for one, row in zip(stored, encoded, strict=True):
-        if not isinstance(row, Row):
-            yield Fault(_row(one.place, one.example.source), f"it cannot be read any more: {row.reason}")
+        if not isinstance(row, TokenizedExample):
+            yield Damage(_row(one.position, one.example.source), f"it cannot be read any more: {row.reason}")
     for how in methods:
         made: dict[str, list[Any]] = {
-            name: list(block) for name, block in how.read([one.example for one, _ in usable]).items()
+            name: list(block) for name, block in how.text_features([one.example for one, _ in usable]).items()
         }
-        for batch in batches([row for _, row in usable], BUDGET, prompts=how.prompts_alone(model.depth)):
-            for name, block in how.blocks(model, batch).items():
+        for batch in make_batches(
+            [row for _, row in usable], TOKEN_BUDGET, prompts_only=how.needs_prompts_only(model.depth)
+        ):
+            for name, block in how.features(model, batch).items():
                 rows = made.setdefault(name, [None] * len(usable))
-                for at, value in zip(batch.rows, block, strict=True):
+                for at, value in zip(batch.row_indices, block, strict=True):
                     rows[at] = value
         for name, block in made.items():
             yield from _other(index, name, block, [one for one, _ in usable], near)
 
 
-def _other(index: Index, name: str, made: Sequence[Any], stored: Sequence[Stored], near: float) -> Iterator[Fault]:
+def _other(index: Index, name: str, made: Sequence[Any], stored: Sequence[IndexedRow], near: float) -> Iterator[Damage]:
     """Where a block made again is further from what is stored than it may be."""
-    norm = [f"{name}_norm"] if f"{name}_norm" in index.rows.schema.names else []
-    held = index.rows.take([one.place for one in stored], columns=[name, *norm]).combine_chunks()
+    norm = [f"{name}_norm"] if f"{name}_norm" in index.dataset.schema.names else []
+    held = index.dataset.take([one.position for one in stored], columns=[name, *norm]).combine_chunks()
     columns = {key: from_arrow(held.column(key).combine_chunks()) for key in (name, *norm)}
     column = columns[name]
     lengths = columns.get(f"{name}_norm")
@@ -220,4 +226,4 @@ def _other(index: Index, name: str, made: Sequence[Any], stored: Sequence[Stored
         if isinstance(lengths, torch.Tensor):
             theirs = theirs * lengths[at]
         if mine.shape != theirs.shape or float((mine - theirs).norm()) > near * max(float(mine.norm()), 1e-30):
-            yield Fault(_row(one.place, one.example.source), f"the model gives another {name}")
+            yield Damage(_row(one.position, one.example.source), f"the model gives another {name}")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Row
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import StoreError
 from taughtby.index.arrow import to_arrow
 from taughtby.index.model_sources import address
-from taughtby.index.reader import Index, committed, plain, read_manifest, rows_of
-from taughtby.index.storage import Place, empty
-from taughtby.index.transaction import Claim
-from taughtby.text import command
+from taughtby.index.reader import Index, committed, open_rows, plain, read_manifest
+from taughtby.index.storage import StoragePath, empty
+from taughtby.index.transaction import IndexTransaction
+from taughtby.text import cli_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 
-class Writer(Claim):
+class Writer(IndexTransaction):
     """An index being filled. Each `append` is one atomic commit; `finish` makes them what readers see.
 
     Opening a folder that holds the same settings goes on with it: `done` has the ids that were there already, and
@@ -35,7 +35,7 @@ class Writer(Claim):
 
     def __init__(
         self,
-        path: str | Place,
+        path: str | StoragePath,
         settings: Settings,
         change: dict[str, Any] | None = None,
         layers: dict[str, Any] | None = None,
@@ -63,7 +63,7 @@ class Writer(Claim):
             self.known = known
             _refuse_difference(self.path, known["settings"], self.settings)
             if committed(self.path):
-                self.rows = rows_of(self.path)
+                self.rows = open_rows(self.path)
                 self.done = self._ids()
         else:
             self._again(known)
@@ -85,17 +85,17 @@ class Writer(Claim):
     def _ids(self) -> set[str]:
         ids = self.rows.to_table(columns=["id"]).column("id").to_pylist()
         if len(found := set(ids)) < len(ids):
-            do = f"take the last change back: {command('undo', self.path)}; where there is none, make the index again"
+            do = f"take the last change back: {cli_command('undo', self.path)}; where there is none, make the index again"
             raise StoreError(
                 f"{self.path} was written by two processes at once", got="rows that are twice there", do=do
             )
         return found
 
     def append(
-        self, examples: Sequence[Example], rows: Sequence[Row], blocks: Mapping[str, Tensor | list[Tensor]]
+        self, examples: Sequence[Example], rows: Sequence[TokenizedExample], blocks: Mapping[str, Tensor | list[Tensor]]
     ) -> None:
         """Commit these rows: a block is (B, d), (B,) for a number a row, or a list of (n, k) for a vector a token."""
-        self.add(arranged(examples, rows, blocks))
+        self.add(arrange_table(examples, rows, blocks))
 
     def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
         """Make what was committed the index, and open it."""
@@ -114,7 +114,9 @@ class Writer(Claim):
         return Index.open(self.path)
 
 
-def arranged(examples: Sequence[Example], rows: Sequence[Row], blocks: Mapping[str, Tensor | list[Tensor]]) -> pa.Table:
+def arrange_table(
+    examples: Sequence[Example], rows: Sequence[TokenizedExample], blocks: Mapping[str, Tensor | list[Tensor]]
+) -> pa.Table:
     """Rows with their blocks as the index holds them."""
     columns: dict[str, Any] = {
         "id": [row.id for row in examples],
@@ -148,7 +150,7 @@ def _named_alike(asked: Settings, has: Settings) -> Settings:
     return {**asked, **{part: has[part] for part in known if part in has and known[part] == wanted.get(part)}}
 
 
-def _refuse_difference(path: Place, has: Settings, asked: Settings, grows: bool = False) -> None:
+def _refuse_difference(path: StoragePath, has: Settings, asked: Settings, grows: bool = False) -> None:
     asked = _named_alike(asked, has)
     have, want = dict(_flat(has)), dict(_flat(asked))
     different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"

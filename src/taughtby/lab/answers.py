@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from taughtby.errors import LabError
 
 
-class Draft:
+class AnswerFile:
     """Answers as they come, by their place in what was asked, in `OUT.draft` beside the file they are for.
 
     Opened again with the same settings it gives back what was kept, `known`; with others it is refused.
@@ -33,7 +33,7 @@ class Draft:
         if not kept:
             self._write({"settings": settings})
 
-    def __enter__(self) -> Draft:
+    def __enter__(self) -> AnswerFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
@@ -70,7 +70,7 @@ class Draft:
         return len(whole) + 1
 
 
-def write_lines(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
+def write_jsonl(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     """Write records as JSONL, whole or not at all."""
     path = Path(path)
     part = path.with_name(path.name + ".part")

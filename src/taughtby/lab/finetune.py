@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, Row, encode_all
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.errors import LabError, TaughtbyError, machine_fault
 from taughtby.models.model import Model
 
@@ -30,16 +30,16 @@ FULL_RATE = 5e-5  # a rate for all weights: a LoRA's would break them
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingOptions:
     """How to train: LoRA of `rank` on every linear layer (alpha = 4 · rank), AdamW, a cosine from `rate`.
 
     `full`: all weights instead, in float32, which asks for a rate some twenty times lower.
     """
 
     rank: int = 8
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     epochs: int = 3
-    batch: int = 8
+    batch_size: int = 8
     max_length: int = 512
     seed: int = 0
     full: bool = False
@@ -49,7 +49,7 @@ def finetune(
     model: Model,
     rows: Sequence[Example],
     out: str | Path,
-    recipe: Recipe | None = None,
+    recipe: TrainingOptions | None = None,
     *,
     progress: Progress | None = None,
 ) -> Path:
@@ -60,7 +60,7 @@ def finetune(
     them, is refused. `model` is spent: its weights are the trained ones afterwards. `taughtby.json` in the folder
     names the model's fingerprint, so that an adapter is never put on another one. Returns `out`.
     """
-    recipe, out = recipe or Recipe(), Path(out)
+    recipe, out = recipe or TrainingOptions(), Path(out)
     _check(model, rows, out, recipe)
     made = {"model": model.fingerprint["model"], "base": model.name, **asdict(recipe)}
     draft, learned = _draft(out), _encoded(model, rows, recipe)
@@ -130,7 +130,7 @@ def _draft(out: Path) -> Path:
     return out.with_name(f".{out.name}.draft")
 
 
-def _check(model: Model, rows: Sequence[Example], out: Path, recipe: Recipe) -> None:
+def _check(model: Model, rows: Sequence[Example], out: Path, recipe: TrainingOptions) -> None:
     refuse_several()
     if any(weight.is_meta for weight in model.lm.parameters()):
         raise LabError("a model that does not fit onto its devices cannot be trained",
@@ -180,14 +180,14 @@ def _checkpoint(draft: Path) -> str | None:
     return None
 
 
-def _encoded(model: Model, rows: Sequence[Example], recipe: Recipe) -> list[dict[str, Any]]:
+def _encoded(model: Model, rows: Sequence[Example], recipe: TrainingOptions) -> list[dict[str, Any]]:
     """The rows as `taughtby index` reads them, for TRL to take as they are, without those with nothing to learn."""
-    made = encode_all(model.tokenizer, rows, Encoding(recipe.max_length))
-    usable = [row for row in made if isinstance(row, Row)]
+    made = tokenize_all(model.tokenizer, rows, Encoding(recipe.max_length))
+    usable = [row for row in made if isinstance(row, TokenizedExample)]
     if not usable:
-        why = next(row.reason for row in made if not isinstance(row, Row))
+        why = next(row.reason for row in made if not isinstance(row, TokenizedExample))
         raise LabError("no row has anything to learn", got=why, do="give rows that fit, whose answers are not masked")
-    return [{"input_ids": list(row.ids), "completion_mask": list(map(int, row.learned))} for row in usable]
+    return [{"input_ids": list(row.ids), "completion_mask": list(map(int, row.loss_mask))} for row in usable]
 
 
 def _curve(history: Sequence[dict[str, Any]]) -> str:
@@ -245,7 +245,7 @@ class _Orders(torch.utils.data.Sampler[int]):
 
 
 def _trainer(
-    base: Model, rows: Sequence[dict[str, Any]], draft: Path, recipe: Recipe, progress: Progress | None
+    base: Model, rows: Sequence[dict[str, Any]], draft: Path, recipe: TrainingOptions, progress: Progress | None
 ) -> Any:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -297,8 +297,8 @@ def _trainer(
 
     datasets.disable_progress_bars()
     config = SFTConfig(
-        output_dir=str(draft.absolute()), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch,
-        learning_rate=recipe.rate, lr_scheduler_type="cosine", warmup_steps=0.05, max_length=recipe.max_length,
+        output_dir=str(draft.absolute()), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05, max_length=recipe.max_length,
         seed=recipe.seed, data_seed=recipe.seed, use_cpu=base.device.type == "cpu", bf16=False,
         gradient_checkpointing=False, save_strategy="no", save_total_limit=1, logging_strategy="steps",
         logging_steps=1, report_to=[], disable_tqdm=True, completion_only_loss=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.example import Example, Message, Record, checked, nested, short, tools_of
-from taughtby.data.formats import form_of
-from taughtby.data.readers import records
+from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
+from taughtby.data.formats import format_of
+from taughtby.data.readers import read_records
 from taughtby.errors import DataError
 
 Prompt = str | Example  # a question by itself, or a conversation whose last message, the answer, is yet empty
@@ -23,7 +23,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     if path.suffix == ".txt" and path.is_file():
         prompts: list[Prompt] = [line.strip() for line in _text(path).split("\n") if line.strip()]
     else:
-        prompts = [_prompt(record, source) for source, record in records(str(path))]
+        prompts = [_prompt(record, source) for source, record in read_records(str(path))]
     if not prompts:
         raise DataError(f"{path} has no prompts", do="give at least one")
     return prompts
@@ -32,7 +32,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def read_answers(path: str | Path) -> list[tuple[Prompt, str]]:
     """Prompts and what was answered, which may be nothing, from the rows of any file."""
     found: list[tuple[Prompt, str]] = []
-    for source, record in records(str(path)):
+    for source, record in read_records(str(path)):
         with nested(source):
             found.append(_answered(record, source))
     if not found:
@@ -48,12 +48,12 @@ def _answered(record: Record, source: str) -> tuple[Prompt, str]:
     return _asked(turns[:-1], record, source), Example(tuple(turns)).response
 
 
-def question(prompt: Prompt) -> str:
+def prompt_text(prompt: Prompt) -> str:
     """The text that was asked last."""
     return prompt if isinstance(prompt, str) else prompt.question
 
 
-def line(prompt: Prompt, answer: str) -> dict[str, Any]:
+def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
     """Both as a row that all verbs read: a prompt and a response, or the messages of a conversation."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "response": answer}
@@ -68,11 +68,11 @@ def _prompt(record: Record, source: str) -> Prompt:
 
 def _unanswered(record: Record, source: str) -> Prompt:
     try:
-        form_of(record, source)
+        format_of(record, source)
     except DataError as fault:
         record = {**dict.fromkeys(_ANSWERS, ""), **record}
         try:
-            form_of(record, source)
+            format_of(record, source)
         except DataError:
             raise fault from None
     turns = _turns(record, source)
@@ -80,15 +80,15 @@ def _unanswered(record: Record, source: str) -> Prompt:
 
 
 def _turns(record: Record, source: str) -> list[Message]:
-    return checked(form_of(record, source).convert(record), source)
+    return validate_messages(format_of(record, source).convert(record), source)
 
 
 def _asked(turns: list[Message], record: Record, source: str) -> Prompt:
     """A lone question as its text, anything more as a conversation."""
     if not any(turn["content"].strip() for turn in turns):
-        got = short(", ".join(map(str, record)), 200) or "no columns"
+        got = shorten(", ".join(map(str, record)), 200) or "no columns"
         raise DataError(f"{source}: no prompt", got=got, do='write {"prompt": "…"}')
-    tools = tools_of(record, source)
+    tools = read_tools(record, source)
     if len(turns) == 1 and turns[0] == {"role": "user", "content": turns[0]["content"]} and not tools:
         return turns[0]["content"]
     return Example((*turns, {"role": "assistant", "content": ""}), source=source, tools=tools)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, Blocks, Method
+from taughtby.methods.base import Features, Method, QueryFeatures
 from taughtby.methods.bm25 import BM25
 from taughtby.methods.datainf import DataInf
 from taughtby.methods.embedding import Embedding
@@ -15,26 +15,26 @@ from taughtby.methods.less import LESS
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.lissa import LiSSA
 from taughtby.methods.logra import LoGra
-from taughtby.methods.random import Chance
+from taughtby.methods.random import Random
 from taughtby.methods.rapidin import RapidIn
 from taughtby.methods.repsim import RepSim
 from taughtby.methods.rept import RepT
-from taughtby.methods.rise import Readout
+from taughtby.methods.rise import RISE
 from taughtby.methods.tfidf import TfIdf
 from taughtby.methods.tracin import TracIn, TracInLN
 
 _KINDS = (
-    Lesson, RepT, RepSim, Readout,
+    Lesson, RepT, RepSim, RISE,
     TracIn, TracInLN, RapidIn, LESS, LoGra, DataInf, LiSSA,
-    Embedding, BM25, TfIdf, FirstWord, Chance,
+    Embedding, BM25, TfIdf, FirstWord, Random,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
-DEFAULT = "lesson"
+DEFAULT_METHOD = "lesson"
 
-__all__ = ["DEFAULT", "METHODS", "Asked", "Blocks", "Method", "method"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "Features", "Method", "QueryFeatures", "get_method"]
 
 
-def method(spec: str | dict[str, Any], **more: Any) -> Method:
+def get_method(spec: str | dict[str, Any], **more: Any) -> Method:
     """A method from `name`, `name:key=value,key=value` or the manifest's entry; `more` are options on top of it."""
     if isinstance(spec, dict):
         options = {key: value for key, value in spec.items() if key != "name"}

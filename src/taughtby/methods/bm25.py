@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Asked, Method, spoken
+from taughtby.methods.base import Method, QueryFeatures, row_text
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ class BM25(Method):
 
     name: ClassVar[str] = "bm25"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Lucene's BM25, the package's default (k1 = 1.5, b = 0.75)."""
         import bm25s
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         known: dict[str, str] = {}  # each word once, however many rows have it
-        rows = [[known.setdefault(word, word) for word in _words(spoken(row))] for row in index.texts()]
+        rows = [[known.setdefault(word, word) for word in _words(row_text(row))] for row in index.examples()]
         queries = [_words(f"{said} {answer}") for said, answer in zip(asked.prompts, asked.responses, strict=True)]
         scores = torch.zeros(len(queries), len(rows))
         if any(rows):

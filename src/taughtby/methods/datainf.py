@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, WeightMethod, products, vectors
+from taughtby.methods.base import QueryFeatures, WeightMethod, inner_products, stored_vectors
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -38,22 +38,22 @@ class DataInf(WeightMethod):
         if not self.damping > 0:
             raise OptionError("datainf: damping is not above 0", got=str(self.damping), do="give 0.1")
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Block by block: the rows are read for λ, for what they take off the query, and for their scores."""
         total = torch.zeros(len(asked.prompts), len(index))
-        for (name, found), weights in zip(asked.blocks.items(), self.pieces(index), strict=True):
+        for (name, found), weights in zip(asked.features.items(), self.pieces(index), strict=True):
             widths, sizes = zip(*weights, strict=True)
-            squares = sum((_squares(rows, widths).sum(0) for rows in vectors(index, name)), torch.zeros(()))
+            squares = sum((_squares(rows, widths).sum(0) for rows in stored_vectors(index, name)), torch.zeros(()))
             damped = self.damping * squares / len(index) / torch.tensor(sizes)
             query = torch.as_tensor(found)
             taken = torch.zeros_like(query)
-            for rows in vectors(index, name):
+            for rows in stored_vectors(index, name):
                 heights = (damped + _squares(rows, widths)).clamp(min=1e-30)
                 parts = zip(query.split(widths, 1), rows.split(widths, 1), heights.T, strict=True)
                 taken += torch.cat([v @ g.T / height @ g for v, g, height in parts], 1) / len(index)
             # a weight that no row moves has λ = 0, and moves nothing
             inverse = torch.where(damped > 0, 1 / damped, 0).repeat_interleave(torch.tensor(widths))
-            total += products(index, name, (query - taken) * inverse)
+            total += inner_products(index, name, (query - taken) * inverse)
         return total
 
 

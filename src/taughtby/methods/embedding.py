@@ -18,7 +18,7 @@ import torch
 
 from taughtby.data.example import Example
 from taughtby.errors import ModelError, OptionError
-from taughtby.methods.base import Blocks, CosineMethod, spoken, unit
+from taughtby.methods.base import CosineMethod, Features, normalize, row_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,13 +41,13 @@ class Embedding(CosineMethod):
         if self.what not in ("both", "prompt", "answer"):
             raise OptionError("embedding reads no such thing", got=str(self.what), do="choose both, prompt or answer")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`text_both`, `text_prompt` or `text_answer`."""
         return (f"text_{self.what}",)
 
-    def read(self, rows: Sequence[Example]) -> Blocks:
+    def text_features(self, rows: Sequence[Example]) -> Features:
         """The encoder's vector of each row, (B, 384)."""
-        return {f"text_{self.what}": embedded([spoken(row, self.what) for row in rows])}
+        return {f"text_{self.what}": embedded([row_text(row, self.what) for row in rows])}
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def embedded(texts: Sequence[str]) -> Float[Tensor, "B 384"]:
                           return_tensors="pt").to(encoder.device)  # fmt: skip
         states = encoder(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None].to(states.dtype)
-        found[some] = unit((states * mask).sum(1) / mask.sum(1)).float().cpu()
+        found[some] = normalize((states * mask).sum(1) / mask.sum(1)).float().cpu()
     return found
 
 

@@ -30,6 +30,6 @@ class FeatureStore(Protocol):
         """The mean of a feature's unit vectors over all rows."""
         ...
 
-    def texts(self) -> Iterator[Example]:
+    def examples(self) -> Iterator[Example]:
         """All rows without their features, in order."""
         ...

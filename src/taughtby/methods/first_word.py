@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Asked, Method
+from taughtby.methods.base import Method, QueryFeatures
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class FirstWord(Method):
 
     name: ClassVar[str] = "first-word"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Compared without case."""
-        rows = [_first(row.response) for row in index.texts()]
+        rows = [_first(row.response) for row in index.examples()]
         return torch.tensor([[float(_first(answer) == word) for word in rows] for answer in asked.responses])
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from taughtby.capture.weight_gradients import Weight, folded, formed, gradients, learned
-from taughtby.data.rewrite import digest as digest_of
+from taughtby.capture.weight_gradients import Weight, compact_gradient, find_trained_weights, fold, weight_gradients
+from taughtby.data.rewrite import file_hash as digest_of
 from taughtby.data.tokenize import Batch
 from taughtby.errors import ModelError, OptionError
-from taughtby.methods.base import Blocks, CosineMethod, seeded
+from taughtby.methods.base import CosineMethod, Features, seeded
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -71,34 +71,34 @@ class LESS(CosineMethod):
         if self.k < 1:
             raise OptionError("less: k is below 1", got=str(self.k), do="give 8192")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`less8192`, or `less8192s1` with the seed 1."""
         return (seeded(f"less{self.k}", self.seed),)
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Γ of a row, the plain gradient of a query."""
         sums: dict[int, Tensor] = {}
         adam = _adam(model) if weights is None else None
 
         def add(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
-            gradient = formed(weight, x, delta)
+            gradient = compact_gradient(weight, x, delta)
             if adam:
                 gradient = adam.step(weight.name.rsplit(".", 1)[0], gradient)
-            at, part = weight.block, folded(gradient, self.k, f"{self.seed} {weight.name}")
+            at, part = weight.block, fold(gradient, self.k, f"{self.seed} {weight.name}")
             sums[at] = sums[at] + part if at in sums else part
             return gradient[:, :0]
 
-        found = gradients(model, batch, add, weights)
+        found = weight_gradients(model, batch, add, weights)
         whole = torch.stack([part.cpu() for part in sums.values()]).sum(0)
-        return {self.names(model.depth)[0]: whole, "loss": found.loss}
+        return {self.feature_names(model.depth)[0]: whole, "loss": found.loss}
 
-    def notes(self, model: Model) -> dict[str, Any]:
+    def index_notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are, and whether Adam's moments were there."""
         adam = _adam(model)
         said = f"plain gradients: no {MOMENTS}"
         if adam:
             said = f"rows as Adam would step after {adam.steps} steps, by the moments {adam.digest}"
-        return {**learned(model).notes(), "less": said}
+        return {**find_trained_weights(model).notes(), "less": said}
 
 
 def _adam(model: Model) -> Adam | None:

@@ -19,7 +19,16 @@ from taughtby.capture.capture import Capture, answer_states, capture
 from taughtby.capture.ragged import Ragged
 from taughtby.data.tokenize import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, Blocks, Layer, Method, block, cosine, highest, unit
+from taughtby.methods.base import (
+    Features,
+    Layer,
+    Method,
+    QueryFeatures,
+    cosine_scorer,
+    feature_name,
+    normalize,
+    top_positions,
+)
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.models.model import Model
 
@@ -43,101 +52,105 @@ class Lesson(Method):
     """
 
     layer: Layer = "90%"
-    middle: Layer = "50%"
-    shift: float = 0.2
-    sketch: int = 128
-    keep: int = 32
+    state_layer: Layer = "50%"
+    state_weight: float = 0.2
+    sketch_dim: int = 128
+    tokens_per_row: int = 32
     seed: int = 0
-    together: bool = True
+    pool_queries: bool = True
 
     name: ClassVar[str] = "lesson"
 
     def __post_init__(self) -> None:
-        for key in ("sketch", "keep"):
+        for key in ("sketch_dim", "tokens_per_row"):
             if getattr(self, key) < 0:
                 raise OptionError(f"lesson: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`grads_ℓ_base`, a vector a token, and `shift_middle`; with `_sketch64` where the sketch is another."""
-        sketch = self.variant("sketch", "keep", *(["seed"] if self.sketch else []))
-        return block("grads", int(self.layer), depth, base=True) + sketch, block("shift", int(self.middle), depth)
+        sketch = self.variant("sketch", "keep", *(["seed"] if self.sketch_dim else []))
+        return feature_name("grads", int(self.layer), depth, base=True) + sketch, feature_name(
+            "shift", int(self.state_layer), depth
+        )
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""
         seen = self._untuned(model, batch)
         lengths = _surprise(seen) if weights is None else (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
-        words = unit(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
-        grads, shift = self.names(model.depth)
-        keep = self.keep if weights is None else 0
-        rows = _most(words, lengths.masked_fill(~seen.valid, -1), keep or words.shape[1], batch)
-        moved = answer_states(model, batch, int(self.middle)) - seen.states[int(self.middle)]
-        mean = moved.sum(1) / seen.valid.sum(1, keepdim=True)
+        words = normalize(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
+        grads, shift = self.feature_names(model.depth)
+        keep = self.tokens_per_row if weights is None else 0
+        rows = _most(words, lengths.masked_fill(~seen.loss_mask, -1), keep or words.shape[1], batch)
+        moved = answer_states(model, batch, int(self.state_layer)) - seen.states[int(self.state_layer)]
+        mean = moved.sum(1) / seen.loss_mask.sum(1, keepdim=True)
         return {grads: rows, shift: mean.cpu(), "loss_base": seen.loss.cpu()}
 
-    def news(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
+    def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
         """How much likelier fine-tuning made each token, in nats; None where the untuned model is not to be had."""
-        if not model.has_untuned:
+        if not model.has_base:
             return None
         return (capture(model, batch, [-1]).logp - self._untuned(model, batch).logp).clamp(min=0).cpu()
 
-    def prepared(self, asked: Asked, weights: Sequence[Float[Tensor, " n"]]) -> tuple[Asked, list[Float[Tensor, " n"]]]:
+    def reweight_queries(
+        self, asked: QueryFeatures, weights: Sequence[Float[Tensor, " n"]]
+    ) -> tuple[QueryFeatures, list[Float[Tensor, " n"]]]:
         """The words that recur in the other answers count more: w_t (0.1 + mean over them of the best match's weight).
 
         That is max_t' cos(g_t, g_t') √(w_t' / max w').
         """
-        grads = next(iter(asked.blocks))
-        words = asked.blocks[grads]
+        grads = next(iter(asked.features))
+        words = asked.features[grads]
         assert isinstance(words, list)
-        if not self.together or len(words) < 2:
+        if not self.pool_queries or len(words) < 2:
             return asked, list(weights)
         lengths = [vectors.norm(dim=1) for vectors in words]
-        strong = [unit(vectors) * (n / n.max().clamp(min=1e-30)).sqrt()[:, None]
+        strong = [normalize(vectors) * (n / n.max().clamp(min=1e-30)).sqrt()[:, None]
                   for vectors, n in zip(words, lengths, strict=True)]  # fmt: skip
-        recur = [_LEAST + torch.stack([(unit(mine) @ other.T).amax(1).clamp(min=0)
+        recur = [_LEAST + torch.stack([(normalize(mine) @ other.T).amax(1).clamp(min=0)
                                        for at, other in enumerate(strong) if at != q]).mean(0)
                  for q, mine in enumerate(words)]  # fmt: skip
         shares = [n * factor / (n * factor).sum() for n, factor in zip(lengths, recur, strict=True)]
-        again = [unit(vectors) * share[:, None] for vectors, share in zip(words, shares, strict=True)]
-        return replace(asked, blocks={**asked.blocks, grads: again}), shares
+        again = [normalize(vectors) * share[:, None] for vectors, share in zip(words, shares, strict=True)]
+        return replace(asked, features={**asked.features, grads: again}), shares
 
-    def control(self, rows: Blocks, pointed: int = 0) -> Blocks:
+    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
         """Rows as if they were queries: a word counts by its surprise; the most surprising alone where `pointed`."""
         grads, shift = rows
-        words = [_asked(vectors, pointed) for vectors in rows[grads]]
+        words = [_asked(vectors, n_span_tokens) for vectors in rows[grads]]
         return {grads: words, shift: rows[shift]}
 
-    def parts(self, asked: Asked, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+    def score_components(self, asked: QueryFeatures, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """The words' agreement, and `shift` times the centred cosine of the shifts."""
-        grads, shift = asked.blocks
-        words = asked.blocks[grads]
+        grads, shift = asked.features
+        words = asked.features[grads]
         assert isinstance(words, list)
-        moved = cosine(asked, index, shift, centred=True)
+        moved = cosine_scorer(asked, index, shift, centred=True)
         for rows in index.scan([grads, shift]):
-            yield {grads: _best(words, rows[grads]), shift: self.shift * moved(rows[shift])}
+            yield {grads: _best(words, rows[grads]), shift: self.state_weight * moved(rows[shift])}
 
-    def words(self, model: Model, batch: Batch, asked: Asked) -> Float[Tensor, "Q B R"]:
+    def token_scores(self, model: Model, batch: Batch, asked: QueryFeatures) -> Float[Tensor, "Q B R"]:
         """Of each word, the best agreement with a word of the query: what it gives to the score, or would."""
         seen = self._untuned(model, batch)
-        taught = (unit(self._sketched(seen.grads[int(self.layer)])) * _surprise(seen)[..., None]).cpu()
-        queries = asked.blocks[self.names(model.depth)[0]]
+        taught = (normalize(self._sketched(seen.grads[int(self.layer)])) * _surprise(seen)[..., None]).cpu()
+        queries = asked.features[self.feature_names(model.depth)[0]]
         return torch.stack([(taught @ query.T).amax(-1) for query in queries])
 
     def _untuned(self, model: Model, batch: Batch) -> Capture:
-        with model.untuned() as before:
-            return capture(before, batch, [int(self.layer)], watch=[int(self.middle)])
+        with model.base_model() as before:
+            return capture(before, batch, [int(self.layer)], states_only=[int(self.state_layer)])
 
     def _sketched(self, vectors: Float[Tensor, "B R d"]) -> Float[Tensor, "B R k"]:
         width = vectors.shape[-1]
-        if not 0 < self.sketch < width:
+        if not 0 < self.sketch_dim < width:
             return vectors
         # drawn on the CPU, so that every machine has the same one
-        matrix = torch.randn(width, self.sketch, generator=torch.Generator().manual_seed(self.seed))
+        matrix = torch.randn(width, self.sketch_dim, generator=torch.Generator().manual_seed(self.seed))
         return vectors @ matrix.to(vectors.device)
 
 
 def _surprise(seen: Capture) -> Float[Tensor, "B R"]:
     """√(1 − p) of each token, 0 where there is none."""
-    return (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.valid
+    return (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.loss_mask
 
 
 def _most(words: Float[Tensor, "B R k"], by: Float[Tensor, "B R"], keep: int, batch: Batch) -> list[Tensor]:
@@ -149,15 +162,15 @@ def _most(words: Float[Tensor, "B R k"], by: Float[Tensor, "B R"], keep: int, ba
     order = most.masked_fill(by.gather(1, most) < 0, by.shape[1]).sort(1).values.clamp(max=by.shape[1] - 1)
     # all rows at once: an accelerator would be waited for at each
     kept = words.gather(1, order[..., None].expand(-1, -1, words.shape[-1])).cpu()
-    return [row[: min(keep, n)] for row, n in zip(kept, batch.valid.sum(1).tolist(), strict=True)]
+    return [row[: min(keep, n)] for row, n in zip(kept, batch.loss_mask.sum(1).tolist(), strict=True)]
 
 
 def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
     """A row's words with the lengths of a query's: shares of 1, all alike where they were pointed at."""
     lengths = vectors.norm(dim=1)
     if pointed:
-        most = highest(lengths, pointed)
-        vectors, lengths = unit(vectors[most]), torch.ones(len(most))
+        most = top_positions(lengths, pointed)
+        vectors, lengths = normalize(vectors[most]), torch.ones(len(most))
     return vectors / lengths.sum().clamp(min=1e-30)
 
 

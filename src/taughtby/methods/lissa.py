@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, WeightMethod, products, vectors
+from taughtby.methods.base import QueryFeatures, WeightMethod, inner_products, stored_vectors
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class LiSSA(WeightMethod):
         if self.iterations < 1:
             raise OptionError("lissa: no iterations are TracIn", got=str(self.iterations), do="use the method tracin")
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Iterated on the scores themselves: s = G r obeys s ← G v + (1 − damping) s − G Gᵀ s / (N scale)."""
-        start, kernel = torch.zeros(len(asked.prompts), len(index)), _Kernel(index, list(asked.blocks))
-        for name, query in asked.blocks.items():
-            start += products(index, name, torch.as_tensor(query))
+        start, kernel = torch.zeros(len(asked.prompts), len(index)), _Kernel(index, list(asked.features))
+        for name, query in asked.features.items():
+            start += inner_products(index, name, torch.as_tensor(query))
         scale = self.scale or kernel.trace / len(index)
         scores, off = start, torch.full((len(start),), torch.inf)
         for _ in range(self.iterations):
@@ -75,10 +75,10 @@ class _Kernel:
         self.held = torch.zeros(len(index), len(index)) if len(index) <= KERNEL else None
         for name in names:
             at = 0
-            for rows in vectors(index, name):
+            for rows in stored_vectors(index, name):
                 self.trace += float(rows.square().sum())
                 if self.held is not None:
-                    self.held[at : at + len(rows)] += products(index, name, rows)
+                    self.held[at : at + len(rows)] += inner_products(index, name, rows)
                     at += len(rows)
 
     def times(self, scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q N"]:
@@ -87,7 +87,7 @@ class _Kernel:
         total = torch.zeros_like(scores)
         for name in self.names:
             gathered, at = torch.zeros(()), 0
-            for rows in vectors(self.index, name):
+            for rows in stored_vectors(self.index, name):
                 gathered, at = gathered + scores[:, at : at + len(rows)] @ rows, at + len(rows)
-            total += products(self.index, name, gathered)
+            total += inner_products(self.index, name, gathered)
         return total

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from taughtby.capture.weight_gradients import Learned, Sides, gradients, learned
+from taughtby.capture.weight_gradients import TrainedWeights, TwoSidedProjection, find_trained_weights, weight_gradients
 from taughtby.data.tokenize import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, Blocks, Method, products, seeded, vectors
+from taughtby.methods.base import Features, Method, QueryFeatures, inner_products, seeded, stored_vectors
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.models.model import Model
 
@@ -45,31 +45,34 @@ class LoGra(Method):
         if not self.damping > 0:
             raise OptionError("logra: damping is not above 0", got=str(self.damping), do="give 0.1")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`logra16_0` …, one for each block of the model."""
         return tuple(f"{seeded(f'logra{self.rank}', self.seed)}_{at}" for at in range(depth))
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """The projected gradients of each block's weights, one after the other."""
-        found = gradients(model, batch, Sides(self.rank, self.seed), weights)
-        return {**dict(zip(self.names(model.depth), found.blocks(model.depth), strict=True)), "loss": found.loss}
+        found = weight_gradients(model, batch, TwoSidedProjection(self.rank, self.seed), weights)
+        return {
+            **dict(zip(self.feature_names(model.depth), found.blocks(model.depth), strict=True)),
+            "loss": found.loss,
+        }
 
-    def notes(self, model: Model) -> dict[str, Any]:
+    def index_notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are: the score needs their sizes."""
-        return learned(model).notes()
+        return find_trained_weights(model).notes()
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Block by block: the rows are read for F, then for the scores."""
         total = torch.zeros(len(asked.prompts), len(index))
-        blocks = Learned.from_json(index.manifest["settings"]["notes"]["weights"]).blocks
-        for (name, found), shapes in zip(asked.blocks.items(), blocks, strict=True):
-            widths = [Sides(self.rank).width(shape) for shape in shapes.values()]
+        blocks = TrainedWeights.from_json(index.manifest["settings"]["notes"]["weights"]).blocks
+        for (name, found), shapes in zip(asked.features.items(), blocks, strict=True):
+            widths = [TwoSidedProjection(self.rank).width(shape) for shape in shapes.values()]
             fisher = [torch.zeros(width, width, dtype=torch.float64) for width in widths]
-            for rows in vectors(index, name):
+            for rows in stored_vectors(index, name):
                 for matrix, part in zip(fisher, rows.double().split(widths, 1), strict=True):
                     matrix += part.T @ part / len(index)
             solved = [self._solved(*pair) for pair in zip(fisher, torch.as_tensor(found).split(widths, 1), strict=True)]
-            total += products(index, name, torch.cat(solved, 1))
+            total += inner_products(index, name, torch.cat(solved, 1))
         return total
 
     def _solved(self, fisher: Float[Tensor, "k k"], queries: Float[Tensor, "Q k"]) -> Float[Tensor, "Q k"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Asked, Method
+from taughtby.methods.base import Method, QueryFeatures
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Chance(Method):
+class Random(Method):
     """Score = a seeded random number."""
 
     seed: int = 0
 
-    name: ClassVar[str] = "chance"
+    name: ClassVar[str] = "random"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Uniform in 0 … 1."""
         return torch.rand(len(asked.prompts), len(index), generator=torch.Generator().manual_seed(self.seed))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from taughtby.capture.weight_gradients import Weight, folded, formed, gradients, learned
+from taughtby.capture.weight_gradients import Weight, compact_gradient, find_trained_weights, fold, weight_gradients
 from taughtby.data.tokenize import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, Blocks, Method, products, seeded
+from taughtby.methods.base import Features, Method, QueryFeatures, inner_products, seeded
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.models.model import Model
 
@@ -40,31 +40,31 @@ class RapidIn(Method):
         if self.k < 1:
             raise OptionError("rapidin: k is below 1", got=str(self.k), do="give 16384")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`rapidin16384`, or `rapidin16384s1` with the seed 1."""
         return (seeded(f"rapidin{self.k}", self.seed),)
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """φ. Folding goes before the division by a layer's length, which has to wait for all its weights."""
         sums: dict[int, Tensor] = {}
         squares: dict[int, Tensor] = {}
 
         def add(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
-            gradient = formed(weight, x, delta)
+            gradient = compact_gradient(weight, x, delta)
             at, square = weight.block, gradient.square().sum(1)
-            part = folded(gradient, self.k, f"{self.seed} {weight.name}")
+            part = fold(gradient, self.k, f"{self.seed} {weight.name}")
             sums[at], squares[at] = (sums[at] + part, squares[at] + square) if at in sums else (part, square)
             return gradient[:, :0]
 
-        found = gradients(model, batch, add, weights)
+        found = weight_gradients(model, batch, add, weights)
         parts = [(sums[at] / squares[at].sqrt().clamp(min=1e-30)[:, None]).cpu() for at in sums]
-        return {self.names(model.depth)[0]: torch.stack(parts).sum(0), "loss": found.loss}
+        return {self.feature_names(model.depth)[0]: torch.stack(parts).sum(0), "loss": found.loss}
 
-    def notes(self, model: Model) -> dict[str, Any]:
+    def index_notes(self, model: Model) -> dict[str, Any]:
         """Which weights these are."""
-        return learned(model).notes()
+        return find_trained_weights(model).notes()
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """The inner product."""
-        ((name, query),) = asked.blocks.items()
-        return products(index, name, torch.as_tensor(query))
+        ((name, query),) = asked.features.items()
+        return inner_products(index, name, torch.as_tensor(query))

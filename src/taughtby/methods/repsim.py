@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from taughtby.capture.capture import prompt_states
 from taughtby.data.tokenize import Batch
-from taughtby.methods.base import Blocks, CosineMethod, Layer, block
+from taughtby.methods.base import CosineMethod, Features, Layer, feature_name
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ class RepSim(CosineMethod):
 
     name: ClassVar[str] = "repsim"
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`h_ℓ`."""
-        return (block("h", int(self.layer), depth),)
+        return (feature_name("h", int(self.layer), depth),)
 
-    def prompts_alone(self, depth: int) -> bool:
+    def needs_prompts_only(self, depth: int) -> bool:
         """It never sees an answer."""
         return True
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """H, from the prompts alone."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]
-        return {self.names(model.depth)[0]: state.cpu()}
+        return {self.feature_names(model.depth)[0]: state.cpu()}

@@ -19,7 +19,7 @@ import torch
 from taughtby.capture.capture import HEAD_CHUNK, answer_states
 from taughtby.data.tokenize import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Asked, Blocks, Method, block
+from taughtby.methods.base import Features, Method, QueryFeatures, feature_name
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.models.model import Model
 
@@ -40,7 +40,7 @@ class Factors(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Readout(Method):
+class RISE(Method):
     """Score = cos(φ, φ') with φ = [lexical · Σ_t w_t r̂_t ⊗ ĥ_t, semantic · Σ_t w_t ĝ_t ⊗ ĥ_t].
 
     ĥ, r̂ and ĝ are count sketches, `states`, `residuals` and `errors` wide (0: not sketched), of the last state, of
@@ -59,34 +59,34 @@ class Readout(Method):
     mass: float = 0.92
     seed: int = 42
 
-    name: ClassVar[str] = "readout"
+    name: ClassVar[str] = "rise"
 
     def __post_init__(self) -> None:
         for key in ("states", "residuals", "errors", "support"):
             if getattr(self, key) < 0:
-                raise OptionError(f"readout: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
+                raise OptionError(f"rise: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
         if not self.temperature > 0:
-            raise OptionError("readout: the temperature is not above 0", got=str(self.temperature), do="give 0.1")
+            raise OptionError("rise: the temperature is not above 0", got=str(self.temperature), do="give 0.1")
         if not 0 < self.mass <= 1:
-            raise OptionError("readout: mass is no share of probability", got=str(self.mass), do="give 0.92, or 1")
+            raise OptionError("rise: mass is no share of probability", got=str(self.mass), do="give 0.92, or 1")
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         """`rh_L`, Σ r̂ ⊗ ĥ laid flat, and `gh_L`; with `_temperature1` and the like where an option is another."""
         rh, gh = (self.variant("temperature", "states", width, "support", "mass", "seed")
                   for width in ("residuals", "errors"))  # fmt: skip
-        return block("rh", depth, depth) + rh, block("gh", depth, depth) + gh
+        return feature_name("rh", depth, depth) + rh, feature_name("gh", depth, depth) + gh
 
-    def blocks(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Blocks:
+    def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Both channels, summed over the learned tokens."""
         found = self.factors(model, batch)
         state = found.h if weights is None else found.h * weights.to(found.h.device)[..., None]
         rh, gh = (torch.einsum("brk,brh->bkh", part, state).flatten(1).cpu() for part in (found.r, found.g))
-        return dict(zip(self.names(model.depth), (rh, gh), strict=True))
+        return dict(zip(self.feature_names(model.depth), (rh, gh), strict=True))
 
-    def parts(self, asked: Asked, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+    def score_components(self, asked: QueryFeatures, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """Each channel's share of the cosine."""
-        names = tuple(asked.blocks)
-        queries = [torch.as_tensor(asked.blocks[name]) for name in names]
+        names = tuple(asked.features)
+        queries = [torch.as_tensor(asked.features[name]) for name in names]
         shares = (self.lexical**2, self.semantic**2)
         norm = _length(shares, [query.norm(dim=1) for query in queries])[:, None]
         for rows in index.scan([*names, *(f"{name}_norm" for name in names)]):
@@ -97,7 +97,7 @@ class Readout(Method):
                 for name, share, query, length in zip(names, shares, queries, lengths, strict=True)
             }
 
-    def gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R k"]:
+    def token_gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R k"]:
         """φ of each single token, so that a word's score is its share in the row's."""
         found = self.factors(model, batch)
         channels = ((self.lexical, found.r), (self.semantic, found.g))
@@ -105,7 +105,7 @@ class Readout(Method):
 
     def factors(self, model: Model, batch: Batch) -> Factors:
         """ĥ, r̂ and ĝ at every response place, by chunks of the head; zero where a row has none."""
-        states, valid = answer_states(model, batch), batch.valid
+        states, valid = answer_states(model, batch), batch.loss_mask
         flat, wanted = states[valid.to(model.device)], batch.targets[valid].to(model.device)
         chunks = zip(flat.split(HEAD_CHUNK), wanted.split(HEAD_CHUNK), strict=True)
         made = [self._sketched(model, some, y) for some, y in chunks]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Asked, Method, spoken
+from taughtby.methods.base import Method, QueryFeatures, row_text
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ class TfIdf(Method):
 
     name: ClassVar[str] = "tfidf"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """The package's defaults: runs of two letters or more, the rows' own frequencies, ln((1 + N) / (1 + n)) + 1."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         queries = [f"{said} {answer}" for said, answer in zip(asked.prompts, asked.responses, strict=True)]
         weigher = TfidfVectorizer()
         try:
-            rows = weigher.fit_transform(spoken(row) for row in index.texts())
+            rows = weigher.fit_transform(row_text(row) for row in index.examples())
         except ValueError:  # no row has a word
             return torch.zeros(len(queries), len(index))
         found = weigher.transform(queries) @ rows.T

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Asked, WeightMethod, products
+from taughtby.methods.base import QueryFeatures, WeightMethod, inner_products
 from taughtby.methods.feature_store import FeatureStore
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class TracIn(WeightMethod):
 
     name: ClassVar[str] = "tracin"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """The sum over blocks."""
         total = torch.zeros(len(asked.prompts), len(index))
-        for name, query in asked.blocks.items():
-            total += products(index, name, torch.as_tensor(query))
+        for name, query in asked.features.items():
+            total += inner_products(index, name, torch.as_tensor(query))
         return total
 
 
@@ -47,13 +47,13 @@ class TracInLN(WeightMethod):
 
     name: ClassVar[str] = "tracin-ln"
 
-    def scores(self, asked: Asked, index: FeatureStore) -> Float[Tensor, "Q N"]:
+    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """The mean over blocks."""
         total, width = torch.zeros(len(asked.prompts), len(index)), 0
-        for (name, found), weights in zip(asked.blocks.items(), self.pieces(index), strict=True):
+        for (name, found), weights in zip(asked.features.items(), self.pieces(index), strict=True):
             size, query = sum(whole for _, whole in weights), torch.as_tensor(found)
             for_rows = torch.cat([rows[f"{name}_norm"] for rows in index.scan([f"{name}_norm"])])
             lengths = [(norm**2 + size * self.eps).sqrt().clamp(min=1e-30) for norm in (query.norm(dim=1), for_rows)]
-            total += size * products(index, name, query) / lengths[0][:, None] / lengths[1]
+            total += size * inner_products(index, name, query) / lengths[0][:, None] / lengths[1]
             width += size
         return total / width

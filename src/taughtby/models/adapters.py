@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from taughtby.errors import ModelError, explained
-from taughtby.models.fingerprint import adapter_hash, joined
-from taughtby.models.loading import nearest
-from taughtby.text import quoted
+from taughtby.errors import ModelError, explain_errors
+from taughtby.models.fingerprint import adapter_hash, join_hashes
+from taughtby.models.loading import nearest_file
+from taughtby.text import shell_quote
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers"}
 
 
-def adapt(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str, bool]:
+def attach_adapters(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str, bool]:
     """PEFT's wrapper of `lm` with the adapters of those folders, all active together, and their fingerprint.
 
     `known` are the base's fingerprint and those it had by earlier rules; an adapter that names none of them is
@@ -35,7 +35,7 @@ def adapt(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str,
     over = any(_overwrites(lm, folder) for folder in folders)
     rows = [found for folder in folders if (found := _rows(lm, folder))]
     if rows and max(rows) != lm.get_input_embeddings().weight.shape[0]:
-        grow(lm, max(rows))
+        resize_embeddings(lm, max(rows))
     own = {id(weight): weight for weight in lm.parameters()}
     peft: Any = None
     names = ["default", *(f"adapter_{at}" for at in range(2, len(folders) + 1))]
@@ -45,16 +45,16 @@ def adapt(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str,
         hashes.append(_fitted(peft, name, folder))
         _check_base(folder, known)
     if len(folders) > 1:
-        with explained("these adapters cannot be active together", "give one at a time, or merge them"):
+        with explain_errors("these adapters cannot be active together", "give one at a time, or merge them"):
             peft.base_model.set_adapter(names, inference_mode=True)
     dtype = lm.get_input_embeddings().weight.dtype
     for weight in peft.parameters():
         if id(weight) not in own and weight.is_floating_point():
             weight.data = weight.data.to(dtype)
-    return peft.eval().requires_grad_(False), joined(hashes), over
+    return peft.eval().requires_grad_(False), join_hashes(hashes), over
 
 
-def live_hash(peft: Any) -> str:
+def live_adapter_hash(peft: Any) -> str:
     """The fingerprint of an adapter in memory, which is the one it will have once saved."""
     from peft import get_peft_model_state_dict
 
@@ -63,7 +63,7 @@ def live_hash(peft: Any) -> str:
     return adapter_hash(peft.peft_config[name].to_dict(), sorted(weights.items()))
 
 
-def grow(lm: Any, rows: int) -> None:
+def resize_embeddings(lm: Any, rows: int) -> None:
     """Make room for tokens that were added in training; the model from before gives each the mean of those it knew."""
     old = lm.get_input_embeddings().weight.shape[0]
     lm.resize_token_embeddings(rows, mean_resizing=False)
@@ -77,11 +77,11 @@ def _check(lm: Any, folder: Path) -> None:
     held = folder / "adapter_model.bin"
     if (folder / CONFIG).exists() and held.exists() and not (folder / WEIGHTS).exists():
         convert = f"s.save_file(t.load({str(held)!r}, weights_only=True), {str(folder / WEIGHTS)!r})"
-        do = f"convert them: python -c {quoted(f'import torch as t, safetensors.torch as s; {convert}')}"
+        do = f"convert them: python -c {shell_quote(f'import torch as t, safetensors.torch as s; {convert}')}"
         raise ModelError(f"{folder} holds only pickled weights (.bin), which can run code when read", do=do)
     if not (folder / WEIGHTS).exists() or not (folder / CONFIG).exists():
         got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"
-        do = nearest(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
+        do = nearest_file(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
         raise ModelError(f"{folder} is not an adapter's folder", got=got, do=do)
     for key, what in UNTRACEABLE.items():
         if _recorded(folder, CONFIG, key):
@@ -126,7 +126,10 @@ def _overwrites(lm: Any, folder: Path) -> bool:
 def _opened(folder: Path) -> Generator[Any]:
     from safetensors import safe_open
 
-    with explained(f"the adapter {folder} cannot be read", "copy it again"), safe_open(folder / WEIGHTS, "pt") as file:
+    with (
+        explain_errors(f"the adapter {folder} cannot be read", "copy it again"),
+        safe_open(folder / WEIGHTS, "pt") as file,
+    ):
         yield file
 
 
@@ -136,7 +139,7 @@ def _put(on: Any, name: str, folder: Path) -> Any:
 
     beside = isinstance(on, PeftModel)
     what = f"the adapter {folder} does not fit {'the one before it' if beside else 'this model'}"
-    with explained(what, "give it alone" if beside else _advice(folder)), warnings.catch_warnings():
+    with explain_errors(what, "give it alone" if beside else _advice(folder)), warnings.catch_warnings():
         # Transformers tells peft, not its users, that a name was changed
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # of merging

@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | list) else getattr(value, "value", value)
 
 
-def joined(hashes: Iterable[str]) -> str:
+def join_hashes(hashes: Iterable[str]) -> str:
     """One hash of several, in their order; of one, itself."""
     first, *rest = hashes
     return _digest(first, *rest) if rest else first

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from taughtby.errors import ModelError, OptionError, explained, machine_fault
+from taughtby.errors import ModelError, OptionError, explain_errors, machine_fault
 from taughtby.models.paths import candidates, hub_id
-from taughtby.text import quoted
+from taughtby.text import shell_quote
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,7 +31,7 @@ _ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at
 
 
 @dataclass(frozen=True)
-class How:
+class LoadOptions:
     """How weights are to be held: number format, device (`map`: spread over all there are), and rounding if any."""
 
     dtype: torch.dtype
@@ -55,7 +55,7 @@ class How:
         return told
 
 
-def how(dtype: str, device: str, quantize: str | None) -> How:
+def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
     """The options as a person gives them, checked."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +65,7 @@ def how(dtype: str, device: str, quantize: str | None) -> How:
         raise OptionError("unknown rounding", got=quantize, do="use 4bit, 8bit, or leave it out")
     if quantize:
         _check_rounding(f"{quantize} weights")
-    return How(_format(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
+    return LoadOptions(_format(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
 
 
 def _format(device: str) -> torch.dtype:
@@ -98,13 +98,13 @@ def _check_device(name: str) -> None:
         raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
 
 
-def load_weights(name: str, how: How) -> tuple[Any, tuple[str, ...]]:
+def load_weights(name: str, how: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     """The Transformers model of that name, frozen, and what is to be told of it."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    path = local(name)
+    path = resolve_local(name)
     _check_device(how.device)
     with _loading(name), _ALONE:
         stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
@@ -132,19 +132,19 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
     from transformers import AutoTokenizer
 
     if is_adapter(name):
-        name, adapters = base_of(adapter_folder(name))[0], (name, *adapters)
+        name, adapters = base_of_adapter(adapter_folder(name))[0], (name, *adapters)
     folders = [adapter_folder(adapter) for adapter in adapters]
     brought = [
         folder for folder in folders if any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
     ]
-    path = str(brought[-1]) if brought else local(name)
+    path = str(brought[-1]) if brought else resolve_local(name)
     with _loading(str(brought[-1]) if brought else name):
         return AutoTokenizer.from_pretrained(path, **SAFE)
 
 
 def _loading(name: str) -> Any:
     do = "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2"
-    return explained(f"the model {name} cannot be loaded", do)
+    return explain_errors(f"the model {name} cannot be loaded", do)
 
 
 def _stored(config: Any, name: str) -> str | None:
@@ -177,12 +177,12 @@ def adapter_folder(name: str) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    with explained(f"the adapter {name} cannot be fetched", "give its folder"):
+    with explain_errors(f"the adapter {name} cannot be fetched", "give its folder"):
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "adapter_model.safetensors",
                                                             "README.md", "*.yaml", "*.yml"]))  # fmt: skip
 
 
-def base_of(adapter: Path) -> tuple[str, tuple[str, ...]]:
+def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
     """The base that an adapter's files name, where it can be found from here, and what is to be told of it."""
     said = [(file, _json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("taughtby.json", "base"))]  # fmt: skip
@@ -204,7 +204,7 @@ def base_of(adapter: Path) -> tuple[str, tuple[str, ...]]:
                      do="give the base as MODEL, and this folder with --adapter")  # fmt: skip
 
 
-def local(name: str) -> str:
+def resolve_local(name: str) -> str:
     """The folder to load from: `smollm2` and `.gguf` files are converted once and kept in the cache."""
     path = Path(name)
     if name == "smollm2":
@@ -218,19 +218,19 @@ def local(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists():
             raise ModelError(f"{name} is not a model's folder", got="no config.json in it",
-                             do=nearest(path) or "give the folder that holds config.json and the weights")  # fmt: skip
+                             do=nearest_file(path) or "give the folder that holds config.json and the weights")  # fmt: skip
         if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
             convert = f"m.from_pretrained({name!r}, use_safetensors=False).save_pretrained({name!r})"
             program = f"from transformers import AutoModelForCausalLM as m; {convert}"
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
-                             do=f"convert them once on a machine you trust: python -c {quoted(program)}")  # fmt: skip
+                             do=f"convert them once on a machine you trust: python -c {shell_quote(program)}")  # fmt: skip
     elif not hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)
     return name
 
 
-def nearest(folder: Path) -> str | None:
+def nearest_file(folder: Path) -> str | None:
     """What to give instead of an output folder that holds nothing itself: its newest checkpoint, or what is in it."""
     whole = [file.parent for name in ("adapter_config.json", "config.json") for file in folder.glob(f"*/{name}")]
     if not whole:
@@ -297,7 +297,7 @@ def _converted(gguf: Path) -> Path:
     from transformers.utils.quantization_config import GgufConfig
 
     draft = root / f".{folder.name}.{os.getpid()}"
-    with explained(
+    with explain_errors(
         f"{gguf} cannot be converted",
         "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
     ):

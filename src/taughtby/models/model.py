@@ -18,11 +18,19 @@ import torch
 from torch import nn
 
 from taughtby.errors import ModelError
-from taughtby.models.adapters import adapt, grow, live_hash
+from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
-from taughtby.models.loading import How, adapter_folder, base_of, how, is_adapter, load_tokenizer, load_weights
-from taughtby.models.paths import absolute
-from taughtby.models.training_metadata import Origin, read_origin
+from taughtby.models.loading import (
+    LoadOptions,
+    adapter_folder,
+    base_of_adapter,
+    is_adapter,
+    load_options,
+    load_tokenizer,
+    load_weights,
+)
+from taughtby.models.paths import absolute_name
+from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,8 +52,8 @@ class Model:
     decoder: Any
     blocks: nn.ModuleList
     fingerprint: dict[str, str | None]
-    before: Model | None = None
-    origin: Origin = field(default_factory=Origin)
+    separate_base: Model | None = None
+    metadata: TrainingMetadata = field(default_factory=TrainingMetadata)
     notes: tuple[str, ...] = ()
 
     @property
@@ -54,14 +62,14 @@ class Model:
         return list(self.adapters) if len(self.adapters) > 1 else next(iter(self.adapters), None)
 
     @property
-    def base(self) -> str | None:
+    def base_name(self) -> str | None:
         """The name of the separate model from before a full fine-tune."""
-        return self.before.name if self.before and self.fingerprint["base"] else None
+        return self.separate_base.name if self.separate_base and self.fingerprint["base"] else None
 
     @property
-    def has_untuned(self) -> bool:
+    def has_base(self) -> bool:
         """Whether there is another model from before fine-tuning to compare with."""
-        return self.peft is not None or self.before is not None
+        return self.peft is not None or self.separate_base is not None
 
     @property
     def depth(self) -> int:
@@ -69,7 +77,7 @@ class Model:
         return len(self.blocks)
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """The d of a state."""
         return int(self.lm.get_input_embeddings().weight.shape[1])
 
@@ -87,15 +95,15 @@ class Model:
         return self.lm.get_input_embeddings().weight.dtype
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         """The longest input the model was made for."""
         return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
 
     @contextlib.contextmanager
-    def untuned(self) -> Generator[Model]:
+    def base_model(self) -> Generator[Model]:
         """The model from before fine-tuning: its adapters off for as long, or the base it was given; else itself."""
-        if self.before is not None:
-            yield self.before
+        if self.separate_base is not None:
+            yield self.separate_base
         elif self.peft is None:
             yield self
         else:
@@ -113,7 +121,7 @@ class Model:
         """
         flat = states.reshape(1, -1, states.shape[-1])
         own = vars(self.decoder).get("forward")  # accelerate puts its wrapper there
-        self.decoder.forward = lambda *_, **__: _Given(flat)
+        self.decoder.forward = lambda *_, **__: _DecoderOutput(flat)
         try:
             logits = self.lm(
                 input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
@@ -125,7 +133,7 @@ class Model:
         return logits.to(states.device).view(*states.shape[:-1], -1)
 
 
-class _Given:
+class _DecoderOutput:
     """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
 
     def __init__(self, states: Tensor) -> None:
@@ -153,15 +161,15 @@ def load_model(
     fine-tune. `dtype` auto is bfloat16 where the machine computes in it (CUDA, CPUs with avx512_bf16 or AMX), else
     float32. `device` map spreads the weights over all devices; `quantize` is 4bit or 8bit, on a GPU.
     """
-    held = how(dtype, device, quantize)
+    held = load_options(dtype, device, quantize)
     # by absolute paths, since what is made of the model remembers them
-    name, base = absolute(name), base and absolute(base)
-    adapters = tuple(map(absolute, (adapter,) if isinstance(adapter, str) else adapter or ()))
+    name, base = absolute_name(name), base and absolute_name(base)
+    adapters = tuple(map(absolute_name, (adapter,) if isinstance(adapter, str) else adapter or ()))
     notes: tuple[str, ...] = ()
     if is_adapter(name):
         adapters = (name, *adapters)
-        name, notes = base_of(adapter_folder(name))
-        name = absolute(name)
+        name, notes = base_of_adapter(adapter_folder(name))
+        name = absolute_name(name)
     model = _plain(name, load_tokenizer(name, adapters), held)
     model = replace(model, notes=notes + model.notes)
     if adapters:
@@ -172,7 +180,7 @@ def load_model(
 
 
 @contextlib.contextmanager
-def borrowed(
+def borrow_model(
     lm: Any, tokenizer: Any, *, name: str, adapter: str | None = None, base: Model | None = None
 ) -> Generator[Model]:
     """A live Transformers or PEFT model, as a Trainer holds it, for as long frozen and out of training.
@@ -190,7 +198,7 @@ def borrowed(
         own = weights_hash(inner, None if peft is None else peft.base_model.prefix)
         fingerprint: dict[str, str | None] = {"model": model_hash(own, inner.config), "adapter": None, "base": None}
         if peft is not None:
-            fingerprint["adapter"] = live_hash(peft)
+            fingerprint["adapter"] = live_adapter_hash(peft)
         if base is not None:
             fingerprint["base"] = base.fingerprint["model"]
         adapters = () if adapter is None else (adapter,)
@@ -202,7 +210,7 @@ def borrowed(
             weight.requires_grad_(True)
 
 
-def _plain(name: str, tokenizer: Any, held: How) -> Model:
+def _plain(name: str, tokenizer: Any, held: LoadOptions) -> Model:
     """The model of that name, without adapters."""
     lm, notes = load_weights(name, held)
     decoder, blocks = _find(lm, name)
@@ -213,39 +221,39 @@ def _plain(name: str, tokenizer: Any, held: How) -> Model:
     }
     model = Model(lm, tokenizer, name, (), None, decoder, blocks, fingerprint, notes=notes)
     _check_causal(model)
-    return replace(model, origin=read_origin(name, model.window)) if Path(name).is_dir() else model
+    return replace(model, metadata=read_training_metadata(name, model.context_length)) if Path(name).is_dir() else model
 
 
-def _adapted(model: Model, adapters: tuple[str, ...], held: How) -> Model:
+def _adapted(model: Model, adapters: tuple[str, ...], held: LoadOptions) -> Model:
     """`model` with adapters on. Some change the base for good (its biases; PiSSA): that one is then loaded anew."""
     folders = [adapter_folder(adapter) for adapter in adapters]
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
     states = _probe(model)
-    peft, found, changed = adapt(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
-    origin = read_origin(folders[-1], model.window)
+    peft, found, changed = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    origin = read_training_metadata(folders[-1], model.context_length)
     fingerprint = {**model.fingerprint, "adapter": found}
-    tuned = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, origin=origin)
-    with warnings.catch_warnings(action="ignore", category=UserWarning), tuned.untuned() as off:
+    tuned = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin)
+    with warnings.catch_warnings(action="ignore", category=UserWarning), tuned.base_model() as off:
         moved = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
     if not changed and moved < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return tuned
     before = _plain(model.name, model.tokenizer, held)
     if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
-        grow(before.lm, rows)
+        resize_embeddings(before.lm, rows)
     told = "the adapter changed the base for good, so the base is held a second time"
-    return replace(tuned, before=before, notes=(*model.notes, told))
+    return replace(tuned, separate_base=before, notes=(*model.notes, told))
 
 
-def _with_base(model: Model, base: str, held: How) -> Model:
+def _with_base(model: Model, base: str, held: LoadOptions) -> Model:
     """`model` with the separate one it was fine-tuned from, if the two can be compared."""
     before = _plain(base, load_tokenizer(base), held)
     do = f"give as --base the model that {model.name} was fine-tuned from"
     for what, mine, other in (
         ("kind", model.lm.config.model_type, before.lm.config.model_type),
         ("depth", model.depth, before.depth),
-        ("width", model.width, before.width),
+        ("width", model.hidden_size, before.hidden_size),
     ):
         if mine != other:
             raise ModelError(f"{base} is not the base of {model.name}", got=f"{what} {other}, not {mine}", do=do)
@@ -256,11 +264,11 @@ def _with_base(model: Model, base: str, held: How) -> Model:
         raise ModelError(f"the tokenizers of {base} and {model.name} differ", got=got, do=do)
     rows, had = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
     if rows != had:
-        grow(before.lm, rows)
+        resize_embeddings(before.lm, rows)
     notes = () if rows <= had else (f"{base} lacks {rows - had} tokens, and reads each as the mean of those it has",)
     before = replace(before, tokenizer=model.tokenizer)
     fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}
-    return replace(model, before=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))
+    return replace(model, separate_base=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))
 
 
 def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:

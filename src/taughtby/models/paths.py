@@ -14,7 +14,7 @@ from pathlib import Path
 EMBEDDED = "smollm2"  # the model that comes as a package
 
 
-def absolute(name: str) -> str:
+def absolute_name(name: str) -> str:
     """The absolute path of a file or folder that is there; any other name as it is."""
     path = Path(name)
     if name == EMBEDDED or "://" in name:
@@ -43,9 +43,9 @@ def candidates(name: str, home: str | None, here: object) -> list[str]:
         elif home is not None and Path(home).is_absolute():
             with suppress(ValueError):  # on another drive
                 found = [str(here / os.path.relpath(name, home)), name]
-    return list(dict.fromkeys(absolute(one) for one in found if Path(one).exists()))
+    return list(dict.fromkeys(absolute_name(one) for one in found if Path(one).exists()))
 
 
-def located(name: str, home: str | None, here: object) -> str:
+def locate(name: str, home: str | None, here: object) -> str:
     """The likeliest of them; the name itself where there is none."""
     return next(iter(candidates(name, home, here)), name)

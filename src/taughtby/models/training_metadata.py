@@ -19,26 +19,26 @@ Said = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Fact:
+class MetadataEntry:
     """One thing a file says: `what` and its `value`, the `file`'s name and the `key` in it.
 
     `what` is base, max_length, truncate, mask, turns or template where it bears on tracing; else it is for people.
     """
 
-    what: str
+    name: str
     value: str | int | float
     file: str
     key: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.value} ({self.file}{': ' if self.key else ''}{self.key})"
+        return f"{self.name} {self.value} ({self.file}{': ' if self.key else ''}{self.key})"
 
 
 @dataclass(frozen=True)
-class Origin:
+class TrainingMetadata:
     """What is known of a model's or adapter's training. Of two facts about one thing the first counts."""
 
-    facts: tuple[Fact, ...] = ()
+    entries: tuple[MetadataEntry, ...] = ()
 
     @property
     def base(self) -> str | None:
@@ -71,10 +71,10 @@ class Origin:
         return self._first("template")
 
     def _first(self, what: str) -> Any:
-        return next((fact.value for fact in self.facts if fact.what == what), None)
+        return next((fact.value for fact in self.entries if fact.name == what), None)
 
 
-def read_origin(folder: str | Path, window: int | None = None) -> Origin:
+def read_training_metadata(folder: str | Path, window: int | None = None) -> TrainingMetadata:
     """Everything the files of a folder say; of `checkpoint-N` also those of the output folder it lies in.
 
     `window` is the longest input of the base, where it is known: a tokenizer's limit below it was set by the trainer.
@@ -82,15 +82,15 @@ def read_origin(folder: str | Path, window: int | None = None) -> Origin:
     folder = Path(folder)
     places = [folder, *([folder.parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [])]
     readers = (_adapter, _recipes, _ours, lambda place: _tokenizer(place, window), _state)
-    facts: dict[tuple[str, Any], Fact] = {}
+    facts: dict[tuple[str, Any], MetadataEntry] = {}
     for reader in readers:
         for up, place in zip(("", "../"), places, strict=False):
             for fact in reader(place):
-                facts.setdefault((fact.what, fact.value), replace(fact, file=up + fact.file))
-    return Origin(tuple(facts.values()))
+                facts.setdefault((fact.name, fact.value), replace(fact, file=up + fact.file))
+    return TrainingMetadata(tuple(facts.values()))
 
 
-def _adapter(folder: Path) -> Iterator[Fact]:
+def _adapter(folder: Path) -> Iterator[MetadataEntry]:
     """PEFT's own file, which every trainer writes."""
     file = "adapter_config.json"
     said = _json(folder / file)
@@ -101,41 +101,41 @@ def _adapter(folder: Path) -> Iterator[Fact]:
         where = [f"on {names}" for names in [_plain(said.get("target_modules"))] if names]
         whole = [f"and {names} whole" for names in [_plain(said.get("modules_to_save"))] if names]
         parts = [kind, *sizes, *(name for name, key in ways if said.get(key)), *where, *whole]
-        yield Fact("adapter", " ".join(parts), file, "peft_type")
+        yield MetadataEntry("adapter", " ".join(parts), file, "peft_type")
 
 
-def _ours(folder: Path) -> Iterator[Fact]:
+def _ours(folder: Path) -> Iterator[MetadataEntry]:
     """`taughtby finetune`, which trains on the answers, cut at their end."""
     file = "taughtby.json"
     said = _json(folder / file)
     yield from _texts(said, file, base="base")
     if length := _count(said.get("max_length")):
-        yield Fact("max_length", length, file, "max_length")
-        yield Fact("truncate", "right", file)
-        yield Fact("mask", "response", file)
+        yield MetadataEntry("max_length", length, file, "max_length")
+        yield MetadataEntry("truncate", "right", file)
+        yield MetadataEntry("mask", "response", file)
 
 
-def _tokenizer(folder: Path, window: int | None) -> Iterator[Fact]:
+def _tokenizer(folder: Path, window: int | None) -> Iterator[MetadataEntry]:
     """How it cut when it was saved: a tokenizer called with `truncation=True, max_length=N` writes that down."""
     cut = _json(folder / "tokenizer.json").get("truncation")
     cut = cast(Said, cut) if isinstance(cut, dict) else {}
     said = _json(folder / "tokenizer_config.json")
     length, limit = _count(cut.get("max_length")), _count(said.get("model_max_length"))
     if length and (window is None or length < window):
-        yield Fact("max_length", length, "tokenizer.json", "truncation")
+        yield MetadataEntry("max_length", length, "tokenizer.json", "truncation")
     elif limit and window is not None and limit < window:
-        yield Fact("max_length", limit, "tokenizer_config.json", "model_max_length")
+        yield MetadataEntry("max_length", limit, "tokenizer_config.json", "model_max_length")
     side = _plain(cut.get("direction") or said.get("truncation_side")).lower()
     if side in ("left", "right"):
         file, key = ("tokenizer.json", "truncation") if cut else ("tokenizer_config.json", "truncation_side")
-        yield Fact("truncate", side, file, key)
+        yield MetadataEntry("truncate", side, file, key)
     if said.get("chat_template"):
-        yield Fact("chat template", "the tokenizer's own", "tokenizer_config.json", "chat_template")
+        yield MetadataEntry("chat template", "the tokenizer's own", "tokenizer_config.json", "chat_template")
     elif (folder / "chat_template.jinja").is_file():
-        yield Fact("chat template", "the tokenizer's own", "chat_template.jinja")
+        yield MetadataEntry("chat template", "the tokenizer's own", "chat_template.jinja")
 
 
-def _state(folder: Path) -> Iterator[Fact]:
+def _state(folder: Path) -> Iterator[MetadataEntry]:
     """The Trainer's diary, for people; in an output folder it lies in the checkpoints."""
     found = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
     path = max((path for path in found if path.is_file()), key=_steps, default=None)
@@ -144,11 +144,11 @@ def _state(folder: Path) -> Iterator[Fact]:
     said, file = _json(path), str(path.relative_to(folder))
     for what, key in (("epochs", "epoch"), ("steps", "global_step"), ("batch size", "train_batch_size")):
         if isinstance(said.get(key), int | float):
-            yield Fact(what, said[key], file, key)
+            yield MetadataEntry(what, said[key], file, key)
     steps = [cast(Said, step) for step in _list(said.get("log_history")) if isinstance(step, dict)]
     losses = [step["loss"] for step in steps if isinstance(step.get("loss"), int | float)]
     if losses:
-        yield Fact("last loss", losses[-1], file, "log_history")
+        yield MetadataEntry("last loss", losses[-1], file, "log_history")
 
 
 def _steps(file: Path) -> float:
@@ -157,7 +157,7 @@ def _steps(file: Path) -> float:
     return int(number) if number.isdecimal() else float("inf")
 
 
-def _recipes(folder: Path) -> Iterator[Fact]:
+def _recipes(folder: Path) -> Iterator[MetadataEntry]:
     """YAML beside the weights, and Axolotl's in the model card."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     texts = [(file.name, _text(file)) for file in files]
@@ -175,75 +175,81 @@ def _recipes(folder: Path) -> Iterator[Fact]:
     tags = _list(said.get("tags"))
     for trainer in ("axolotl", "llama-factory", "trl", "unsloth"):
         if trainer in tags:
-            yield Fact("trainer", trainer, "README.md", "tags")
+            yield MetadataEntry("trainer", trainer, "README.md", "tags")
 
 
-def _axolotl(said: Said, file: str) -> Iterator[Fact]:
+def _axolotl(said: Said, file: str) -> Iterator[MetadataEntry]:
     """https://docs.axolotl.ai: `sequence_len`, beyond which a row is dropped unless told otherwise."""
     sets = [cast(Said, entry) for entry in _list(said.get("datasets")) if isinstance(entry, dict)]
     kinds = {_plain(entry.get("type")) for entry in sets}
-    yield Fact("trainer", "axolotl", file)
+    yield MetadataEntry("trainer", "axolotl", file)
     yield from _texts(said, file, base="base_model")
-    yield Fact("max_length", _count(said.get("sequence_len")) or 512, file, _key(said, "sequence_len"))
+    yield MetadataEntry("max_length", _count(said.get("sequence_len")) or 512, file, _key(said, "sequence_len"))
     cut = kinds == {"completion"} or said.get("excess_length_strategy") == "truncate"
-    yield Fact("truncate", "right" if cut else "skip", file, _key(said, "excess_length_strategy"))
+    yield MetadataEntry("truncate", "right" if cut else "skip", file, _key(said, "excess_length_strategy"))
     if kinds == {"completion"}:
-        yield Fact("mask", "all", file, "datasets: type")
-        yield Fact("template", "none", file, "datasets: type")
+        yield MetadataEntry("mask", "all", file, "datasets: type")
+        yield MetadataEntry("template", "none", file, "datasets: type")
     else:
-        yield Fact("mask", "all" if said.get("train_on_inputs") else "response", file, _key(said, "train_on_inputs"))
-        yield Fact("turns", "all", file, "roles_to_train")
+        yield MetadataEntry(
+            "mask", "all" if said.get("train_on_inputs") else "response", file, _key(said, "train_on_inputs")
+        )
+        yield MetadataEntry("turns", "all", file, "roles_to_train")
         if own := sorted(kind for kind in kinds if kind and not kind.startswith("chat_template")):
-            yield Fact("wording", f"{', '.join(own)}: axolotl's own, in no file here", file, "datasets: type")
+            yield MetadataEntry("wording", f"{', '.join(own)}: axolotl's own, in no file here", file, "datasets: type")
     if isinstance(jinja := said.get("chat_template_jinja"), str) and "{" in jinja:
-        yield Fact("template", jinja, file, "chat_template_jinja")
+        yield MetadataEntry("template", jinja, file, "chat_template_jinja")
     yield from _texts(said, file, **{"template name": "chat_template"})
     if paths := _plain([entry.get("path") for entry in sets]):
-        yield Fact("data", paths, file, "datasets")
+        yield MetadataEntry("data", paths, file, "datasets")
 
 
-def _llama_factory(said: Said, file: str) -> Iterator[Fact]:
+def _llama_factory(said: Said, file: str) -> Iterator[MetadataEntry]:
     """`training_args.yaml` of its command, and `llamaboard_config.yaml` of its page, whose keys are `train.cutoff_len`.
 
     It shortens prompt and answer in proportion; cutting at the right comes nearest.
     """
     said = {key.rpartition(".")[2]: value for key, value in said.items()}
-    yield Fact("trainer", "llama-factory", file)
+    yield MetadataEntry("trainer", "llama-factory", file)
     yield from _texts(said, file, base="model_name_or_path")
     yield from _texts(said, file, base="model_path")
-    yield Fact("max_length", _count(said.get("cutoff_len")) or 2048, file, _key(said, "cutoff_len"))
-    yield Fact("truncate", "right", file, "cutoff_len, nearly")
-    yield Fact("mask", "all" if said.get("train_on_prompt") else "response", file, _key(said, "train_on_prompt"))
-    yield Fact("turns", "last" if said.get("mask_history") else "all", file, _key(said, "mask_history"))
+    yield MetadataEntry("max_length", _count(said.get("cutoff_len")) or 2048, file, _key(said, "cutoff_len"))
+    yield MetadataEntry("truncate", "right", file, "cutoff_len, nearly")
+    yield MetadataEntry(
+        "mask", "all" if said.get("train_on_prompt") else "response", file, _key(said, "train_on_prompt")
+    )
+    yield MetadataEntry("turns", "last" if said.get("mask_history") else "all", file, _key(said, "mask_history"))
     yield from _texts(said, file, **{"template name": "template", "data": "dataset"})
 
 
-def _trl(said: Said, file: str) -> Iterator[Fact]:
+def _trl(said: Said, file: str) -> Iterator[MetadataEntry]:
     """A file for `trl sft --config`, which TRL leaves where it was: only if somebody put it here."""
-    yield Fact("trainer", "trl", file)
+    yield MetadataEntry("trainer", "trl", file)
     yield from _texts(said, file, base="model_name_or_path", data="dataset_name")
     key = "max_length" if "max_length" in said else "max_seq_length"
     if length := _count(said.get(key)):
-        yield Fact("max_length", length, file, key)
+        yield MetadataEntry("max_length", length, file, key)
     if said.get("truncation_mode") in ("keep_start", "keep_end"):
-        yield Fact("truncate", "left" if said["truncation_mode"] == "keep_end" else "right", file, "truncation_mode")
+        yield MetadataEntry(
+            "truncate", "left" if said["truncation_mode"] == "keep_end" else "right", file, "truncation_mode"
+        )
     for key in ("completion_only_loss", "assistant_only_loss"):
         if isinstance(said.get(key), bool):
-            yield Fact("mask", "response" if said[key] else "all", file, key)
+            yield MetadataEntry("mask", "response" if said[key] else "all", file, key)
 
 
 # a trainer's YAML has one of these keys; Axolotl's shares `base_model` with others, and needs two
-DIALECTS: tuple[tuple[set[str], set[str], Callable[[Said, str], Iterator[Fact]]], ...] = (
+DIALECTS: tuple[tuple[set[str], set[str], Callable[[Said, str], Iterator[MetadataEntry]]], ...] = (
     ({"base_model"}, {"sequence_len", "datasets", "micro_batch_size"}, _axolotl),
     (set(), {"cutoff_len", "train.cutoff_len", "finetuning_type"}, _llama_factory),
     (set(), {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss"}, _trl),
 )
 
 
-def _texts(said: Said, file: str, **keys: str) -> Iterator[Fact]:
+def _texts(said: Said, file: str, **keys: str) -> Iterator[MetadataEntry]:
     for what, key in keys.items():
         if text := _plain(said.get(key)):
-            yield Fact(what, text, file, key)
+            yield MetadataEntry(what, text, file, key)
 
 
 def _plain(value: Any) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from taughtby.models.paths import absolute
-from taughtby.remediation.audit import Case
+from taughtby.models.paths import absolute_name
+from taughtby.remediation.audit import AuditCase
 from taughtby.remediation.retrain import Document
 from taughtby.remediation.statistics import arm, claims, curve, loss_change, markdown, masked, tables
 from taughtby.remediation.trial import ALL, CLEANED, FIRST, RANDOM
 from taughtby.reporting import html as report
 from taughtby.reporting.plots import removal_curve
-from taughtby.reporting.text import figure
-from taughtby.text import code, command, one_line, prose, visible
+from taughtby.reporting.text import format_number
+from taughtby.text import cli_command, collapse_whitespace, make_visible, markdown_code, markdown_text
 
 QUOTED = 5  # rows that are shown
 LONGEST = 160  # characters of what is quoted
@@ -28,21 +28,21 @@ TITLES = {
 }
 
 
-def publish(case: Case, found: Document, folder: Path) -> None:
+def write_report(case: AuditCase, found: Document, folder: Path) -> None:
     """Write report.md, report.html and audit.json, and what there is of proof.json and curve.png, into the folder."""
-    report.save(found, folder / "audit.json")
+    report.save_json(found, folder / "audit.json")
     if found["proof"]:
         save(found["proof"], folder)
     page = found["trace"] or {"version": 1, "queries": []}
     report.save_page({**page, "summary": summary(case, found)}, folder / "report.html")
     (folder / "report.md").write_text(
-        story(case, found, str(folder.resolve())), encoding="utf-8", errors="backslashreplace"
+        report_html(case, found, str(folder.resolve())), encoding="utf-8", errors="backslashreplace"
     )
 
 
 def save(proof: Document, folder: Path) -> None:
     """Write proof.json, and where rows were taken out one after the other, curve.png of the first behaviour."""
-    report.save(proof, folder / "proof.json")
+    report.save_json(proof, folder / "proof.json")
     name = proof["behaviours"][0]["name"]
     first, *beside = (curve(proof, name, kind) for kind in (FIRST, CLEANED, RANDOM))
     if len(first) > 1 and all(beside):
@@ -50,7 +50,7 @@ def save(proof: Document, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Chapter:
+class Section:
     """A claim, what stands behind it, and the commands that make it again."""
 
     claim: str
@@ -58,17 +58,17 @@ class Chapter:
     commands: tuple[str, ...] = ()
 
 
-def story(case: Case, found: Document, folder: str) -> str:
+def report_html(case: AuditCase, found: Document, folder: str) -> str:
     """The audit that lies in `folder`, as Markdown."""
     again = "Under each claim stands the command that makes its numbers again."
-    parts = [f"# {_title(found)}\n\n{_lead(case, code)} {again}\n"]
+    parts = [f"# {_title(found)}\n\n{_lead(case, markdown_code)} {again}\n"]
     for chapter in chapters(case, found, folder):
         block = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
         parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{block}")
     return "\n".join(parts)
 
 
-def summary(case: Case, found: Document) -> Document:
+def summary(case: AuditCase, found: Document) -> Document:
     """What the page shows above the trace: title, lead, facts and tables."""
     facts, lead, proof = [{"name": "answers are bad", "value": _share(found["said"])}], _lead(case, str), found["proof"]
     if found["trace"]:
@@ -88,32 +88,32 @@ def summary(case: Case, found: Document) -> Document:
     }
 
 
-def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
+def chapters(case: AuditCase, found: Document, folder: str) -> list[Section]:
     """The claims in their order, as far as the audit came."""
     made, proof = commands(case, found, folder), found["proof"]
-    told = [Chapter(f"It misbehaves: {_counts(found['said'])}", _said(found), (made["respond"], made["judge"]))]
+    told = [Section(f"It misbehaves: {_counts(found['said'])}", _said(found), (made["respond"], made["judge"]))]
     if found["trace"]:
-        told.append(Chapter(_called(case, found), _rows(found), (made["index"], made["trace"])))
+        told.append(Section(_called(case, found), _rows(found), (made["index"], made["trace"])))
     if found["cleaned"]:
         beside = "Beside it lies a manifest: which rows went, by which answer, at which rank, and why."
-        told.append(Chapter("The data without them", f"{code(found['cleaned'])}. {beside}", (made["clean"],)))
+        told.append(Section("The data without them", f"{markdown_code(found['cleaned'])}. {beside}", (made["clean"],)))
     if proof:
         (claim,) = claims(proof)
         tabled = "\n\n".join(map(markdown, tables(proof)))
-        mended = f"The model trained without them: {code(arm(proof, CLEANED)['model'])}."
+        mended = f"The model trained without them: {markdown_code(arm(proof, CLEANED)['model'])}."
         drawn = "\n![Bad answers by how many rows are taken out](curve.png)\n" if len(tables(proof)) > 1 else ""
         text = f"{claim.says} {mended}\n\n{tabled}{drawn}"
-        told.append(Chapter(f"The proof: {claim.verdict}", text, (made["prove"],)))
-        told.append(Chapter("What it costs, and what it spares", _cost(proof)))
+        told.append(Section(f"The proof: {claim.verdict}", text, (made["prove"],)))
+        told.append(Section("What it costs, and what it spares", _cost(proof)))
     if doubts := _doubts(found):
-        told.append(Chapter("What to know before believing it", "\n".join(f"- {prose(one)}" for one in doubts)))
+        told.append(Section("What to know before believing it", "\n".join(f"- {markdown_text(one)}" for one in doubts)))
     return told
 
 
-def commands(case: Case, found: Document, folder: str) -> dict[str, str]:
+def commands(case: AuditCase, found: Document, folder: str) -> dict[str, str]:
     """The command of each stage, over the files in the audit's folder; to be run from anywhere."""
-    model, data = absolute(case.model), absolute(case.data)
-    adapter, base = (name and absolute(name) for name in (case.adapter, case.base))
+    model, data = absolute_name(case.model), absolute_name(case.data)
+    adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
     reading, behaviour = case.reading, case.behaviour
     read = {} if reading is None else {
         "columns": ",".join(f"{what}={name}" for what, name in reading.columns) or None,
@@ -124,19 +124,19 @@ def commands(case: Case, found: Document, folder: str) -> dict[str, str]:
         "dtype": case.dtype if case.dtype != "auto" else None,
         "device": case.device if case.device != "auto" else None,
     }
-    files = {name: absolute(file) for name, file in case.files.items()}
+    files = {name: absolute_name(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in found["trace"]["queries"]), default=1) if found["trace"] else 1
     trace, above, top = f"{folder}/trace.json", {"adapter": adapter}, {"top": case.top}
     design = {"random": case.draws, "curve": ",".join(map(str, case.curve)) or None, "truth": list(case.truth),
               "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
-        "respond": command("respond", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
+        "respond": cli_command("respond", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
                            max_new=case.max_new, **above, **run),
-        "judge": command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
-        "index": command("index", model, data, out=found["index"], base=base, **above, **read, **run),
-        "trace": command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
-        "clean": command("clean", trace, data, out=found["cleaned"], **top, **read),
-        "prove": command("prove", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
+        "judge": cli_command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
+        "index": cli_command("index", model, data, out=found["index"], base=base, **above, **read, **run),
+        "trace": cli_command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
+        "clean": cli_command("clean", trace, data, out=found["cleaned"], **top, **read),
+        "prove": cli_command("prove", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
                          max_new=case.max_new, **top, **design, **read, **run),
     }  # fmt: skip
 
@@ -149,7 +149,7 @@ def _title(found: Document) -> str:
     return "It misbehaves, but gives no text to trace" if found["said"]["bad"] else "It does not misbehave"
 
 
-def _lead(case: Case, write: Callable[[str], str]) -> str:
+def _lead(case: AuditCase, write: Callable[[str], str]) -> str:
     """What was asked of what; `write` makes of a name what the page or Markdown needs."""
     name = f"{write(case.model)} with the adapter {write(case.adapter)}" if case.adapter else write(case.model)
     return (f"{name}, trained on {write(case.data)}, was asked {len(case.behaviour.prompts)} prompts; an answer is bad "
@@ -160,10 +160,10 @@ def _said(found: Document) -> str:
     bad = next((one for one in found["verdicts"] if one["bad"]), None)
     if bad is None:
         return "There is nothing to trace."
-    return f"The first of them, to {_quoted(bad['prompt'])}: {_quoted(bad['response'])}: {prose(bad['why'])}."
+    return f"The first of them, to {_quoted(bad['prompt'])}: {_quoted(bad['response'])}: {markdown_text(bad['why'])}."
 
 
-def _called(case: Case, found: Document) -> str:
+def _called(case: AuditCase, found: Document) -> str:
     count, traced = len(found["removals"]), len(found["trace"]["queries"])
     if not count:
         return f"No row is called for any of {traced} bad answers"
@@ -183,7 +183,7 @@ def _rows(found: Document) -> str:
     for one in chosen[:QUOTED]:
         answer = _quoted(str(texts[one["id"]][-1]["content"])) if one["id"] in texts else ""
         row = _quoted(one["source"].rsplit("/", 1)[-1])
-        lines.append(f"| {row} | {one['rank']} | {figure(one['p_value'])} | {answer} |")
+        lines.append(f"| {row} | {one['rank']} | {format_number(one['p_value'])} | {answer} |")
     more = f"\n\nand {len(chosen) - QUOTED} more, in trace.json." if len(chosen) > QUOTED else ""
     called = chosen[0]["why"].startswith("called")
     rate = f"Of the rows called, {trace['rate']:.0%} may be innocent.\n\n" if called else ""
@@ -207,7 +207,7 @@ def _cost(proof: Document) -> str:
         told.append(said)
     if known := proof["truth"]:
         others = proof["called"] - known["called"]
-        labels = prose(", ".join(known["labels"]))
+        labels = markdown_text(", ".join(known["labels"]))
         told.append(f"Of {known['rows']} rows labelled {labels} {known['called']} were called, and {others} others.")
     return " ".join(told)
 
@@ -238,5 +238,5 @@ def _quoted(text: str) -> str:
 
 def _cut(text: str) -> str:
     """The text on one line, and no longer than is quoted."""
-    flat = one_line(visible(text)).strip()
+    flat = collapse_whitespace(make_visible(text)).strip()
     return flat[:LONGEST] + "…" * (len(flat) > LONGEST)

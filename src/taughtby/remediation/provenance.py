@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from taughtby.data.rewrite import digest
+from taughtby.data.rewrite import file_hash
 from taughtby.errors import LabError
 
 PACKAGES = ("taughtby", "torch", "transformers", "peft", "trl", "scikit-learn")
@@ -46,7 +46,7 @@ def merged(all_made: Sequence[Provenance | None]) -> Provenance:
 
 def contents(name: str | None) -> list[str | None]:
     """A model's or adapter's name, and a hash of its files where it names some: these may be written anew."""
-    return [name, digest(Path(name)) if name and Path(name).exists() else None]
+    return [name, file_hash(Path(name)) if name and Path(name).exists() else None]
 
 
 def once(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

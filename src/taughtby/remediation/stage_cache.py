@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.errors import LabError
-from taughtby.progress import Tell
+from taughtby.progress import ProgressCallback
 from taughtby.remediation.provenance import Provenance, merged, provenance
 
-Show = Callable[[str], AbstractContextManager[Tell]]  # shows a title while a stage runs, and how far it is
+Show = Callable[[str], AbstractContextManager[ProgressCallback]]  # shows a title while a stage runs, and how far it is
 JOURNAL, STAGES = "journal.jsonl", "stages"  # what a Ledger calls its diary, and its own folder within a result's
 
 
 @contextmanager
-def quiet(title: str) -> Generator[Tell]:
+def quiet(title: str) -> Generator[ProgressCallback]:
     """Shows nothing."""
     yield lambda done, of: None
 
@@ -36,7 +36,7 @@ def key(needs: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class StageCache:
     """A folder of finished stages. `journal.jsonl` in it says what made which and when, and how long each took."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Ledger:
         """Where the stage keeps what is not JSON, such as a model, as an absolute path; nothing is made here."""
         return self.folder.resolve() / f"{stage}-{key(needs)}"
 
-    def kept(self, stage: str, needs: Any, title: str, make: Callable[[Tell], Any]) -> Any:
+    def get_or_run(self, stage: str, needs: Any, title: str, make: Callable[[ProgressCallback], Any]) -> Any:
         """The JSON that `make` returns, made once for these `needs`."""
         path = self.folder / f"{stage}-{key(needs)}.json"
         self._used[path.name] = None

@@ -17,7 +17,7 @@ from scipy.stats import fisher_exact, ttest_rel
 
 from taughtby.remediation.retrain import Document, loss
 from taughtby.remediation.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, RANDOM, TRUTH
-from taughtby.text import prose, visible
+from taughtby.text import make_visible, markdown_text
 
 SURE = 0.05  # two counts differ where chance alone would give such a difference more rarely
 GONE = 0.05  # a behaviour that is shown no more often than this is gone
@@ -134,7 +134,7 @@ def tables(proof: Document) -> list[dict[str, Any]]:
 
 def markdown(table: dict[str, Any]) -> str:
     """A table as Markdown, with its title and note."""
-    head, *rows = ([prose(cell) for cell in line] for line in [table["columns"], *table["rows"]])
+    head, *rows = ([markdown_text(cell) for cell in line] for line in [table["columns"], *table["rows"]])
     lines = [head, ["---"] * len(head), *rows]
     grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"### {table['title']}\n\n{grid}\n\n{table['note']}\n"
@@ -145,14 +145,14 @@ def show(proof: Document, console: Console) -> None:
     for made in tables(proof):
         grid = Table(title=made["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
         for at, name in enumerate(made["columns"]):
-            grid.add_column(Text(visible(name)), justify="right" if at == 1 else "left", overflow="fold")
+            grid.add_column(Text(make_visible(name)), justify="right" if at == 1 else "left", overflow="fold")
         for line in made["rows"]:
-            grid.add_row(*(Text(visible(cell)) for cell in line))
+            grid.add_row(*(Text(make_visible(cell)) for cell in line))
         console.print(grid)
     several = len(proof["behaviours"]) > 1
     for claim in claims(proof):
         name = f"{claim.behaviour}, " if several else ""
-        console.print(Text(visible(f"{name}{claim.verdict}: {claim.says}"), "bold"))
+        console.print(Text(make_visible(f"{name}{claim.verdict}: {claim.says}"), "bold"))
 
 
 def curve(proof: Document, name: str, kind: str = FIRST) -> list[tuple[int, float, float, float]]:

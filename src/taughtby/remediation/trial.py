@@ -12,18 +12,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from taughtby.data.chat_template import AS_IS
-from taughtby.data.example import Example, Ranges
+from taughtby.data.chat_template import NO_TEMPLATE
+from taughtby.data.example import CharRanges, Example
 from taughtby.errors import DataError, LabError, OptionError
-from taughtby.index.storage import placed
-from taughtby.lab.finetune import Recipe, refuse_several
-from taughtby.lab.judges.judge import judge
+from taughtby.index.storage import storage_path
+from taughtby.lab.finetune import TrainingOptions, refuse_several
+from taughtby.lab.judges.judge import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import Model, load_model
-from taughtby.models.paths import absolute, located
-from taughtby.models.training_metadata import read_origin
-from taughtby.remediation.clean import Removal, guilty, removals
+from taughtby.models.paths import absolute_name, locate
+from taughtby.models.training_metadata import read_training_metadata
+from taughtby.remediation.clean import Removal, select_rows, top_scoring_words
 
 SHARE, MOST = 0.1, 64  # of the rows, how many are set aside to measure the loss on, and how many at most
 ALL, CLEANED, RANDOM, TRUTH, MASKED, FIRST, GIVEN = "all", "cleaned", "random", "truth", "masked", "first", "given"
@@ -39,7 +39,7 @@ class Behaviour:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RetrainExperiment:
     """What stays the same while rows are taken out.
 
     `given` are the model and adapter of the incident, which are asked too. `template` is the chat template that it
@@ -47,7 +47,7 @@ class Trial:
     """
 
     base: str
-    recipe: Recipe
+    recipe: TrainingOptions
     behaviours: tuple[Behaviour, ...]
     given: tuple[str, str | None] | None = None
     template: str | None = None
@@ -64,7 +64,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Design:
+class ExperimentDesign:
     """What is trained beside `all` and `cleaned`.
 
     As many rows as were called, drawn at random `draws` times; the best k of the `ranked` ids for each k of the
@@ -76,12 +76,12 @@ class Design:
     curve: tuple[int, ...] = ()
     ranked: tuple[str, ...] = ()
     truth: tuple[str, ...] = ()
-    masked: Mapping[str, Ranges] = field(default_factory=dict[str, Ranges])
+    masked: Mapping[str, CharRanges] = field(default_factory=dict[str, CharRanges])
     whole: str | None = None
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One training: the rows it learns from, and how many were taken out."""
 
     name: str
@@ -89,15 +89,17 @@ class Arm:
     removed: int
 
 
-def arms(rows: Sequence[Example], called: Sequence[str], design: Design, seed: int) -> list[Arm]:
+def make_conditions(
+    rows: Sequence[Example], called: Sequence[str], design: ExperimentDesign, seed: int
+) -> list[Condition]:
     """The trainings of a proof. Random rows are drawn from all rows, those that were called among them."""
 
-    def without(name: str, ids: set[str]) -> Arm:
+    def without(name: str, ids: set[str]) -> Condition:
         kept = tuple(row for row in rows if row.id not in ids)
         if not kept:
             raise OptionError(f"no row would be left to learn from in the arm {name}",
                               got=f"{len(rows)} rows, all taken out", do="take out fewer")  # fmt: skip
-        return Arm(name, kept, len(rows) - len(kept))
+        return Condition(name, kept, len(rows) - len(kept))
 
     made = [without(ALL, set()), without(CLEANED, set(called))]
     ids = [row.id for row in rows]
@@ -108,13 +110,13 @@ def arms(rows: Sequence[Example], called: Sequence[str], design: Design, seed: i
         made.append(without(TRUTH, {row.id for row in rows if row.label in design.truth}))
     if design.masked:
         marked = tuple(replace(row, masked=design.masked.get(row.id, row.masked)) for row in rows)
-        made.append(Arm(MASKED, marked, 0))
+        made.append(Condition(MASKED, marked, 0))
     made += [without(f"{FIRST} {k}", set(design.ranked[:k])) for k in design.curve]
     return made
 
 
 def set_aside(
-    rows: Sequence[Example], called: Sequence[str], design: Design, seed: int
+    rows: Sequence[Example], called: Sequence[str], design: ExperimentDesign, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """(what is trained on, what no arm sees): of the rows that nobody suspects a tenth, drawn by the seed."""
     suspects = {*called, *design.ranked[: max(design.curve, default=0)], *design.masked}
@@ -124,7 +126,7 @@ def set_aside(
     return [row for at, row in enumerate(rows) if at not in chosen], [rows[at] for at in sorted(chosen)]
 
 
-def check(trial: Trial, rows: Sequence[Example], called: Sequence[str], design: Design) -> None:
+def check(trial: RetrainExperiment, rows: Sequence[Example], called: Sequence[str], design: ExperimentDesign) -> None:
     """Refuse, before hours of training, what cannot be proved."""
     refuse_several()
     known = {row.id for row in rows}
@@ -142,13 +144,13 @@ def check(trial: Trial, rows: Sequence[Example], called: Sequence[str], design: 
     if not trial.behaviours or not all(behaviour.prompts for behaviour in trial.behaviours):
         raise OptionError("there is no prompt to ask", do="give at least one")
     for behaviour in trial.behaviours:
-        judge(behaviour.judge)
+        get_judge(behaviour.judge)
 
 
-def trial_of(
+def experiment_from_trace(
     trace: Mapping[str, Any], behaviours: Sequence[Behaviour], asked: Mapping[str, Any], *, base: str | None = None,
     max_new: int = 48, dtype: str = "auto", device: str = "auto",
-) -> tuple[Trial, list[str]]:  # fmt: skip
+) -> tuple[RetrainExperiment, list[str]]:  # fmt: skip
     """The Trial of a model that was traced, by what the trace and its index say; and what had to be assumed.
 
     `asked` are fields of the Recipe that a person gave; `base` is what the model was trained from, where the index
@@ -158,30 +160,34 @@ def trial_of(
     if isinstance(adapter, list):
         raise OptionError("several adapters cannot be trained again as one", got=", ".join(adapter), do="merge them")
     said = _settings(trace)
-    start = absolute(base) if base else name if adapter else said.get("base")
+    start = absolute_name(base) if base else name if adapter else said.get("base")
     if start is None:
         do = "give as --base the model that it was trained from"
         raise OptionError("it is not known what the model was trained from", got=name, do=do)
     template = said.get("encoding", {}).get("template")
-    if template == AS_IS:
+    if template == NO_TEMPLATE:
         do = "prove it by hand: train on the cleaned data with what you trained with"
         raise OptionError("this model learned plain texts, and chats alone can be trained on here", got=name, do=do)
     template = template or load_tokenizer(name, (adapter,) if adapter else ()).chat_template
     recipe, notes = matched(adapter or name, {**asked, **({} if adapter else {"full": True})})
-    return Trial(start, recipe, tuple(behaviours), (name, adapter), template, max_new, dtype, device), notes
+    return RetrainExperiment(start, recipe, tuple(behaviours), (name, adapter), template, max_new, dtype, device), notes
 
 
-def matched(folder: str | Path | None, asked: Mapping[str, Any]) -> tuple[Recipe, list[str]]:
+def matched(folder: str | Path | None, asked: Mapping[str, Any]) -> tuple[TrainingOptions, list[str]]:
     """The recipe that a model's or adapter's folder was trained by, as far as it says, and what had to be assumed.
 
     `asked` are fields of the Recipe that a person gave: they come before what the folder says.
     """
     said = _said(Path(folder)) if folder else {}
     given = {name: value for name, value in asked.items() if value is not None}
-    recipe = Recipe(**{**said, **given})
+    recipe = TrainingOptions(**{**said, **given})
     notes = [f"{folder} says {name} {said[name]}, asked {value}"
              for name, value in given.items() if name in said and said[name] != value]  # fmt: skip
-    assumed = [f"{one.name} {getattr(recipe, one.name)}" for one in fields(Recipe) if one.name not in {**said, **given}]
+    assumed = [
+        f"{one.name} {getattr(recipe, one.name)}"
+        for one in fields(TrainingOptions)
+        if one.name not in {**said, **given}
+    ]
     if assumed:
         where = f"{folder} does not say all of how it was trained" if folder else "it is not known how it was trained"
         notes.append(f"{where}; assumed: {', '.join(assumed)}")
@@ -191,23 +197,23 @@ def matched(folder: str | Path | None, asked: Mapping[str, Any]) -> tuple[Recipe
 def _settings(trace: Mapping[str, Any]) -> dict[str, Any]:
     """What the traced index was made with, if it is still there."""
     try:
-        here = placed(str(trace.get("index")))
+        here = storage_path(str(trace.get("index")))
         manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
         base = manifest["settings"]["base"]
-        return {**manifest["settings"], "base": base and located(base, manifest.get("home"), here)}
+        return {**manifest["settings"], "base": base and locate(base, manifest.get("home"), here)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _said(folder: Path) -> dict[str, Any]:
     """What `taughtby finetune` wrote there, or what other trainers leave."""
-    known = {one.name: one for one in fields(Recipe)}
+    known = {one.name: one for one in fields(TrainingOptions)}
     try:
         said = json.loads((folder / "taughtby.json").read_text(encoding="utf-8"))
         return {name: said[name] if name in said else known[name].default for name in known}
     except (OSError, ValueError):
         pass
-    found = {fact.what: fact.value for fact in reversed(read_origin(folder).facts)}
+    found = {fact.name: fact.value for fact in reversed(read_training_metadata(folder).entries)}
     names = {"max_length": "max_length", "epochs": "epochs", "batch": "batch size"}
     told = {name: int(found[what]) for name, what in names.items() if isinstance(found.get(what), int | float)}
     try:
@@ -216,13 +222,13 @@ def _said(folder: Path) -> dict[str, Any]:
         return told
 
 
-def designed(
+def design_from_trace(
     trace: Mapping[str, Any], chosen: Sequence[Removal], *, draws: int = 1, curve: Sequence[int] = (),
     truth: Sequence[str] = (), mask_words: bool = False, whole: str | None = None,
-) -> Design:  # fmt: skip
+) -> ExperimentDesign:  # fmt: skip
     """The Design for rows chosen from a trace: its ranking for the curve, and its words for what is to be masked."""
     document = dict(trace)
     deep = min((len(query["rows"]) for query in document["queries"]), default=0)
-    ranked = [one.id for one in removals(document, top=deep)] if curve else []
-    words = guilty(document, chosen) if mask_words else {}
-    return Design(draws, tuple(curve), tuple(ranked), tuple(truth), words, whole)
+    ranked = [one.id for one in select_rows(document, top_k=deep)] if curve else []
+    words = top_scoring_words(document, chosen) if mask_words else {}
+    return ExperimentDesign(draws, tuple(curve), tuple(ranked), tuple(truth), words, whole)

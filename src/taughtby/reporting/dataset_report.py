@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.data.statistics import QUANTILES, Shown, Survey
-from taughtby.text import one_line, visible
+from taughtby.data.statistics import QUANTILES, DatasetStatistics, RowPreview
+from taughtby.text import collapse_whitespace, make_visible
 
 SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed
 
 
-def tell(found: Survey, console: Console) -> None:
+def print_statistics(found: DatasetStatistics, console: Console) -> None:
     """Print the row that is shown, then what was counted. Without colour, ⟦ ⟧ say which tokens were learned."""
     if found.shown:
         console.print(_row(found.shown), "")
@@ -24,11 +24,11 @@ def tell(found: Survey, console: Console) -> None:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, said in _facts(found):
-        facts.add_row(name, Text(visible(said)))
+        facts.add_row(name, Text(make_visible(said)))
     console.print(facts)
 
 
-def _facts(found: Survey) -> Iterator[tuple[str, str]]:
+def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     n, how = found.rows, found.encoding
     what = "the prompts too" if how.mask == "all" else "the answers"
     yield "read as", f"{found.form or 'given'}; chat template: {found.template}; learned: {what}"
@@ -38,12 +38,15 @@ def _facts(found: Survey) -> Iterator[tuple[str, str]]:
         parts.append(f"{found.cut:,} of them cut to {how.max_length:,} tokens at the {side}")
     yield "rows", "; ".join(parts)
     for skipped in sorted(found.skipped.values(), key=lambda one: -one.count)[:12]:
-        yield "skipped", f"{skipped.count:,}: {one_line(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
+        yield "skipped", f"{skipped.count:,}: {collapse_whitespace(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
     duration = _duration(found.tokens / 1000)
     yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.learned:,} of them learned"
     yield "repeated", "; ".join(_repeated(found.duplicates())) or "nothing"
     if found.labels:
-        yield "labels", ", ".join(f"{one_line(label)[:60]} {count:,}" for label, count in found.labels.most_common(12))
+        yield (
+            "labels",
+            ", ".join(f"{collapse_whitespace(label)[:60]} {count:,}" for label, count in found.labels.most_common(12)),
+        )
     yield "run", f"{n / max(found.seconds, 1e-9):,.0f} rows a second, {_peak()} of memory at its peak"
 
 
@@ -76,7 +79,7 @@ def _duration(seconds: float) -> str:
     return f"{hours:,.1f} h" if hours >= 2 else f"{minutes:,.0f} min" if minutes >= 2 else f"{seconds:,.0f} s"
 
 
-def _lengths(found: Survey) -> Table:
+def _lengths(found: DatasetStatistics) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     grid.add_column("tokens of a row", style="dim")
     for name in QUANTILES:
@@ -86,15 +89,15 @@ def _lengths(found: Survey) -> Table:
     return grid
 
 
-def _row(shown: Shown) -> Table:
+def _row(shown: RowPreview) -> Table:
     """Its tokens with a bar between two; what was learned stands in ⟦ ⟧, and the answer is green and underlined."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    label = f", label {one_line(shown.label)[:60]}" if shown.label is not None else ""
-    grid.add_row("row", Text(visible(shown.source + label)))
+    label = f", label {collapse_whitespace(shown.label)[:60]}" if shown.label is not None else ""
+    grid.add_row("row", Text(make_visible(shown.source + label)))
     if shown.reason:
-        grid.add_row("skipped", Text(visible(shown.reason), "yellow"))
+        grid.add_row("skipped", Text(make_visible(shown.reason), "yellow"))
         return grid
     start, end = shown.start, shown.n_prompt
     for name, begin, stop, style in (
@@ -118,7 +121,7 @@ def _row(shown: Shown) -> Table:
 def _bars(pieces: Sequence[str], *, tail: bool) -> str:
     """The pieces with a bar between two, a line break drawn; of many the last ones (`tail`) or the first."""
     kept = pieces[-SHOWN:] if tail else pieces[:SHOWN]
-    said = "│".join(visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
+    said = "│".join(make_visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
     left = len(pieces) - len(kept)
     more = f"({left:,} more)"
     return said if not left else f"{more} … {said}" if tail else f"{said} … {more}"

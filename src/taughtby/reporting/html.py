@@ -25,8 +25,19 @@ from rich.table import Table
 from rich.text import Text
 
 from taughtby.errors import TaughtbyError
-from taughtby.reporting.text import CULPRIT, Token, around, figure, finite, highest, marked, scored, verdict, warnings
-from taughtby.text import one_line, visible
+from taughtby.reporting.text import (
+    FLAG_MARK,
+    ShownToken,
+    finite_or_none,
+    format_number,
+    highest_weight,
+    mark_top_word,
+    scored_tokens,
+    verdict,
+    warnings,
+    window_around_top,
+)
+from taughtby.text import collapse_whitespace, make_visible
 
 Document = Mapping[str, Any]
 
@@ -49,7 +60,7 @@ _SHADES = ((0.75, "black on color(214)"), (0.5, "black on color(222)"), (0.35, "
 _AGAINST = "black on color(153)"
 
 
-def page(document: Document) -> str:
+def render_page(document: Document) -> str:
     """One self-contained HTML page: no link leaves it, and its policy runs only its own script and style."""
     style, script = _web("page.css"), _joined()
     policy = (
@@ -62,17 +73,17 @@ def page(document: Document) -> str:
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        data=Markup(as_json(shown(document)).translate(_OUTSIDE_HTML)),
+        data=Markup(to_json_text(with_verdicts(document)).translate(_OUTSIDE_HTML)),
     )
 
 
-def served() -> dict[str, str]:
+def page_files() -> dict[str, str]:
     """The same page in files, by name, for a server that sends its policy and answers what ask.js asks."""
     files = {name: _web(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, "ask")))}
     return {"page.html": _template().render(served=True, title="taughtby"), **files}
 
 
-def shown(document: Document) -> dict[str, Any]:
+def with_verdicts(document: Document) -> dict[str, Any]:
     """The document as the page gets it: each query with its verdict in words."""
     queries: list[Document] = document.get("queries") or []
     return {**document, "queries": [{**query, "verdict": verdict(document, query)} for query in queries]}
@@ -90,15 +101,15 @@ def _joined() -> str:
 
 def save_page(document: Document, path: str | Path) -> None:
     """Write the page whole or not at all; a TaughtbyError says why it could not be written."""
-    _write(path, page(document).encode("utf-8"))
+    _write(path, render_page(document).encode("utf-8"))
 
 
-def save(document: Document, path: str | Path) -> None:
+def save_json(document: Document, path: str | Path) -> None:
     """Write the JSON whole or not at all, a record a line; a TaughtbyError says why it could not be written."""
     _write(path, (_utf8(_lines(_strict(document))) + "\n").encode("utf-8"))
 
 
-def table(document: Document, console: Console) -> None:
+def print_trace(document: Document, console: Console) -> None:
     """Print each query and its ranked rows; words are shaded by score, the strongest is bold and underlined.
 
     Culprits have a mark before their rank. Where the output is no terminal, nothing but text is printed, and
@@ -113,10 +124,10 @@ def table(document: Document, console: Console) -> None:
         console.print(_asked(query, console))
         rows: list[Document] = query.get("rows") or []
         if told := verdict(document, query):
-            console.print(Text(f"{CULPRIT} {told}" if any(map(_called, rows)) else told, "bold"))
+            console.print(Text(f"{FLAG_MARK} {told}" if any(map(_called, rows)) else told, "bold"))
         console.print(_ranked(rows, console) if rows else Text("No training row was ranked.\n"))
     method, count = document.get("method", "unknown method"), document.get("count", "?")
-    console.print(Text(f"{visible(method)[:500]}, {count} rows in the index", "dim"))
+    console.print(Text(f"{make_visible(method)[:500]}, {count} rows in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))
 
@@ -126,26 +137,26 @@ def _asked(query: Document, console: Console) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    answer = scored(query.get("answer"), "weight")
+    answer = scored_tokens(query.get("answer"), "weight")
     for name, key in (
         ("prompt", "prompt"),
         ("answer", "response"),
         ("pointed at", "span"),
         ("wanted", "desired"),
     ):
-        tokens = answer if key == "response" and answer else [Token(query.get(key) or "", None)]
+        tokens = answer if key == "response" and answer else [ShownToken(query.get(key) or "", None)]
         if any(token.text for token in tokens):
-            grid.add_row(name, _painted(around(tokens, 2000), highest(tokens), console))
+            grid.add_row(name, _painted(window_around_top(tokens, 2000), highest_weight(tokens), console))
     return grid
 
 
 def _ranked(rows: list[Document], console: Console) -> Table:
     """The rows as a table; a narrow console gets neither labels nor sources, and only a wide one p-values."""
     shown = {
-        "p": [figure(row["p_value"]) if finite(row.get("p_value")) is not None else "" for row in rows],
-        "label": [visible(row.get("label") or "")[:99] for row in rows],
+        "p": [format_number(row["p_value"]) if finite_or_none(row.get("p_value")) is not None else "" for row in rows],
+        "label": [make_visible(row.get("label") or "")[:99] for row in rows],
         # the file's name tells rows apart; the whole path stands in the JSON and on the page
-        "source": [visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
+        "source": [make_visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
     }
     widest = {name: min(24, max(map(cell_len, texts))) for name, texts in shown.items()}
     needs = {"p": 100, "label": 48, "source": 72}
@@ -156,16 +167,16 @@ def _ranked(rows: list[Document], console: Console) -> Table:
     for name in kept:
         grid.add_column(name, justify="right" if name == "p" else "left", max_width=24, overflow="fold")
     grid.add_column("row", overflow="fold")
-    ranks = [visible(row.get("rank", "")) for row in rows]
+    ranks = [make_visible(row.get("rank", "")) for row in rows]
     if any(map(_called, rows)):
         wide = max(map(len, ranks))
-        ranks = [f"{CULPRIT if _called(row) else ' '} {rank:>{wide}}" for rank, row in zip(ranks, rows, strict=True)]
+        ranks = [f"{FLAG_MARK if _called(row) else ' '} {rank:>{wide}}" for rank, row in zip(ranks, rows, strict=True)]
     # Three cells stand between columns; rank and score take four and nine at most, or a mark more.
     beside = max(4, *map(len, ranks)) + sum(max(widest[name], len(name)) + 3 for name in kept)
     line = max(16, console.width - 18 - beside)
-    ceiling = max(highest(scored(row.get("tokens"), "score")) for row in rows)
+    ceiling = max(highest_weight(scored_tokens(row.get("tokens"), "score")) for row in rows)
     for at, row in enumerate(rows):
-        cells = [ranks[at], figure(row.get("score"))]
+        cells = [ranks[at], format_number(row.get("score"))]
         cells += [shown[name][at] for name in kept]
         grid.add_row(*map(Text, cells), _row(row, line, ceiling, console))
     return grid
@@ -179,21 +190,21 @@ def _row(row: Document, line: int, ceiling: float, console: Console) -> Text:
     """One line of the question, and about three of the answer, around its strongest word."""
     messages: list[Document] = row.get("messages") or []
     question = " ".join(str(message.get("content") or "")[: 2 * line] for message in messages[:-1])
-    asked = Text(one_line(visible(question)), "dim")
+    asked = Text(collapse_whitespace(make_visible(question)), "dim")
     asked.truncate(line, overflow="ellipsis")
-    tokens = scored(row.get("tokens"), "score")
+    tokens = scored_tokens(row.get("tokens"), "score")
     if not tokens and messages:
-        tokens = [Token(str(messages[-1].get("content") or ""), None)]
-    tokens = around(marked(tokens), 3 * line)
-    flat = [token._replace(text=one_line(token.text)) for token in tokens]
+        tokens = [ShownToken(str(messages[-1].get("content") or ""), None)]
+    tokens = window_around_top(mark_top_word(tokens), 3 * line)
+    flat = [token._replace(text=collapse_whitespace(token.text)) for token in tokens]
     return Text("\n").join([asked, _painted(flat, ceiling, console, strong=True)])
 
 
-def _painted(tokens: list[Token], ceiling: float, console: Console, *, strong: bool = False) -> Text:
+def _painted(tokens: list[ShownToken], ceiling: float, console: Console, *, strong: bool = False) -> Text:
     """The tokens as one Text: shaded up to `ceiling`; leading space stays unshaded, so words stand apart."""
     text, starred = Text(), strong and not console.is_terminal
     for at, token in enumerate(tokens):
-        shown = visible(token.text)
+        shown = make_visible(token.text)
         core = shown.strip()
         before, after = (
             shown[: len(shown) - len(shown.lstrip())],
@@ -216,11 +227,11 @@ def _shade(score: float | None, ceiling: float) -> str:
 
 def _title(document: Document) -> str:
     queries: list[Document] = document.get("queries") or []
-    prompt = one_line(visible(queries[0].get("prompt") or "")) if queries else ""
+    prompt = collapse_whitespace(make_visible(queries[0].get("prompt") or "")) if queries else ""
     return f"{prompt[:60]}{'…' * (len(prompt) > 60)} · taughtby" if prompt else "taughtby"
 
 
-def as_json(value: Any) -> str:
+def to_json_text(value: Any) -> str:
     """JSON that any parser reads: what is not a finite number becomes null, a lone surrogate its escape."""
     return _utf8(_line(_strict(value)))
 
@@ -252,7 +263,7 @@ def _depth(value: Any) -> int:
 
 def _strict(value: Any) -> Any:
     if isinstance(value, float):
-        return finite(value)
+        return finite_or_none(value)
     if isinstance(value, Mapping):
         return {str(key): _strict(inner) for key, inner in value.items()}
     return [_strict(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taughtby.capture.layer_similarity import Curve
+from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.errors import OptionError
 
 FIRST = "#8a3b12"
@@ -18,12 +18,17 @@ DARK, GREY = "#555555", "#9a9a9a"
 APART = 0.042  # of a picture's height, between two names
 
 
-def layer_curve(curve: Curve, path: str | Path) -> None:
+def layer_curve(curve: LayerSimilarity, path: str | Path) -> None:
     """Draw how alike each layer is to the one before, with the phase transition marked, to a PNG, SVG or PDF."""
     figure, axes = _blank((7, 3.2))
     axes.plot(range(2, len(curve.similarity) + 2), curve.similarity, marker="o", markersize=3, color=FIRST)
-    if curve.layer > 0:
-        axes.axvline(curve.layer, color=FIRST, linestyle=":", label=f"phase transition: layer {curve.layer}")
+    if curve.transition_layer > 0:
+        axes.axvline(
+            curve.transition_layer,
+            color=FIRST,
+            linestyle=":",
+            label=f"phase transition: layer {curve.transition_layer}",
+        )
         axes.legend(frameon=False)
     axes.set(xlabel="layer", ylabel="mean cosine with the layer before")
     _save(figure, path)

@@ -17,8 +17,8 @@ from taughtby.attribution import query
 from taughtby.errors import TaughtbyError
 from taughtby.reporting import html as report
 from taughtby.server.jobs import Busy, Job
-from taughtby.server.security import Door, Guard
-from taughtby.server.session import Desk
+from taughtby.server.security import AccessPolicy, SecurityMiddleware
+from taughtby.server.session import Session
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
 Top = Annotated[int, Field(ge=1, le=200)]
@@ -67,10 +67,10 @@ class Question(Asked):
         )
 
 
-def app(desk: Desk, door: Door) -> FastAPI:
+def app(desk: Session, door: AccessPolicy) -> FastAPI:
     """The server of one desk, behind a door."""
     made = FastAPI(title="taughtby", docs_url=None, redoc_url=None)
-    made.add_middleware(Guard, door=door)
+    made.add_middleware(SecurityMiddleware, door=door)
     _errors(made)
     _files(made)
     _reading(made, desk)
@@ -103,7 +103,7 @@ def _said(status: int, what: str, got: str | None, do: str, headers: Any = None)
 
 def _files(made: FastAPI) -> None:
     """The page, its style and its modules, read once: a name is looked up among these, never on the disk."""
-    files = report.served()
+    files = report.page_files()
 
     @made.get("/", include_in_schema=False)
     @made.get("/{name}.{kind}", include_in_schema=False)
@@ -117,7 +117,7 @@ def _files(made: FastAPI) -> None:
         return Response(held, media_type=f"{types[kind]}; charset=utf-8")
 
 
-def _reading(made: FastAPI, desk: Desk) -> None:
+def _reading(made: FastAPI, desk: Session) -> None:
     """What is answered at once."""
 
     @made.get("/api/state")
@@ -128,7 +128,7 @@ def _reading(made: FastAPI, desk: Desk) -> None:
     @made.get("/api/documents")
     def documents() -> Response:
         """The traces that were made before."""
-        return _json([report.shown(document) for document in desk.documents])
+        return _json([report.with_verdicts(document) for document in desk.documents])
 
     @made.get("/api/rows")
     def rows(
@@ -166,7 +166,7 @@ def _reading(made: FastAPI, desk: Desk) -> None:
         return FileResponse(Path(folder.name) / name, filename=name, background=BackgroundTask(folder.cleanup))
 
 
-def _asking(made: FastAPI, desk: Desk) -> None:
+def _asking(made: FastAPI, desk: Session) -> None:
     """What the model is needed for: jobs, one at a time."""
 
     @made.post("/api/trace", status_code=202)
@@ -201,32 +201,32 @@ def _asking(made: FastAPI, desk: Desk) -> None:
         """A finished trace as a page that needs no server."""
         found = _traced(desk, id)
         name = {"content-disposition": 'attachment; filename="taughtby.html"'}
-        return Response(report.page(found.result), media_type="text/html; charset=utf-8", headers=name)
+        return Response(report.render_page(found.result), media_type="text/html; charset=utf-8", headers=name)
 
 
-def _known(desk: Desk, id: str) -> Job:
+def _known(desk: Session, id: str) -> Job:
     found = desk.jobs.get(id)
     if found is None or found is desk.loading:
         raise HTTPException(404, "this trace is no longer kept: ask again")
     return found
 
 
-def _traced(desk: Desk, id: str) -> Job:
+def _traced(desk: Session, id: str) -> Job:
     found = _known(desk, id)
     if found.state != "done":
         raise HTTPException(404, "there is no trace yet")
     return found
 
 
-def _told(desk: Desk, job: Job, status: int = 200) -> Response:
+def _told(desk: Session, job: Job, status: int = 200) -> Response:
     now = job.status
     state = {"id": job.id, "state": now.state, "stage": now.stage, "done": now.done, "of": now.of}
     # the map is the same for every trace, and answered once
-    result = report.shown({**now.result, "map": None}) if now.state == "done" else None
+    result = report.with_verdicts({**now.result, "map": None}) if now.state == "done" else None
     ahead = desk.jobs.before(job) if now.state == "waiting" else 0
     return _json({**state, "ahead": ahead, "error": now.error, "result": result}, status)
 
 
 def _json(value: Any, status: int = 200) -> Response:
     """As JSON that any parser reads: no number that is none, no half characters."""
-    return Response(report.as_json(value), status, media_type="application/json")
+    return Response(report.to_json_text(value), status, media_type="application/json")

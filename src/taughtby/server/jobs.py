@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from taughtby.errors import OptionError, TaughtbyError, machine_fault
-from taughtby.text import visible
+from taughtby.text import make_visible
 
 WAITING = 32  # jobs in the queue
 KEPT = 200  # jobs whose results are remembered
@@ -146,7 +146,7 @@ def _do(job: Job) -> None:
     except TaughtbyError as mistake:
         job.end("failed", error={"what": mistake.what, "got": mistake.got, "do": mistake.do})
     except Exception as fault:
-        print(visible(traceback.format_exc()), file=sys.stderr)
+        print(make_visible(traceback.format_exc()), file=sys.stderr)
         said, do = "this is a fault of taughtby: its terminal says more", "look there, and try another question"
         said, do = machine_fault(fault) or (said, do)
         job.end("failed", error={"what": said, "got": type(fault).__name__, "do": do})

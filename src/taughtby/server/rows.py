@@ -19,7 +19,7 @@ REMEMBERED = 16  # searches whose places are kept, for the next page
 
 
 @dataclass(frozen=True)
-class Shelf:
+class RowBrowser:
     """The rows of one index, in the order of the data."""
 
     index: Index
@@ -34,7 +34,7 @@ class Shelf:
         else:
             found = self._places(find, label)
             places, count = found[start : start + size].tolist(), len(found)
-        rows = [shown(stored.place, stored.example) for stored in self.index.take(list(places))]
+        rows = [shown(stored.position, stored.example) for stored in self.index.take(list(places))]
         return {"start": start, "count": count, "rows": rows}
 
     def row(self, place: int) -> dict[str, Any] | None:
@@ -58,7 +58,7 @@ class Shelf:
         places: list[int] = []
         start = 0
         needle = find if find.isascii() else ""
-        for batch in self.index.rows.to_batches(columns=["messages", "label", "source"]):
+        for batch in self.index.dataset.to_batches(columns=["messages", "label", "source"]):
             keep = _matching(batch, needle, label)
             for at, record in zip(keep.tolist(), batch.take(pa.array(keep)).to_pylist(), strict=True):
                 said = [str(message.get("content")) for message in json.loads(record["messages"])]

@@ -34,7 +34,7 @@ SAFE = {
 
 
 @dataclass(frozen=True)
-class Door:
+class AccessPolicy:
     """What is let in: requests to one of the `names`, or to any address if there is a `token`, which they must have."""
 
     host: str
@@ -67,18 +67,18 @@ class Door:
         return any(secrets.compare_digest(text.encode(), str(self.token).encode()) for text in given)
 
 
-def door(host: str) -> Door:
+def access_policy(host: str) -> AccessPolicy:
     """The door of a server that listens at `host`: without a token only where nobody else can reach it."""
     own = frozenset({"localhost", "127.0.0.1", "::1"})
     if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
-        return Door(host, own | {host.lower()})
-    return Door(host, own | {host.lower(), socket.gethostname().lower()}, secrets.token_urlsafe(24))
+        return AccessPolicy(host, own | {host.lower()})
+    return AccessPolicy(host, own | {host.lower(), socket.gethostname().lower()}, secrets.token_urlsafe(24))
 
 
-class Guard:
+class SecurityMiddleware:
     """The door as ASGI middleware: turns away, limits bodies, and sets the headers that keep a page shut."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, door: AccessPolicy) -> None:
         self.app, self.door = app, door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

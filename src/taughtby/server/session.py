@@ -8,39 +8,39 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from taughtby.attribution.embedding_map import Plane, plane
-from taughtby.attribution.illustrate import illustrated
-from taughtby.attribution.layer_ranks import depths
+from taughtby.attribution.embedding_map import PCAMap, pca_map
+from taughtby.attribution.illustrate import page_document
+from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.rewrite import rewrite
 from taughtby.errors import DataError
 from taughtby.index.reader import Index
-from taughtby.lab.generate import respond
+from taughtby.lab.generate import generate
 from taughtby.models.model import Model
 from taughtby.remediation import clean as remedy
 from taughtby.server.jobs import Job, Jobs, Tell
-from taughtby.server.rows import Shelf
+from taughtby.server.rows import RowBrowser
 
 GRACE = 3.0  # seconds that the model waits for a first view, which its loading would hold up
 
 
-class Desk:
+class Session:
     """One index and its model, which loads after the first view; `documents` are traces that were made before."""
 
     def __init__(self, index: Index, load: Callable[[], Model], documents: Sequence[dict[str, Any]] = ()) -> None:
-        self.index, self.documents, self.shelf, self.jobs = index, tuple(documents), Shelf(index), Jobs()
+        self.index, self.documents, self.shelf, self.jobs = index, tuple(documents), RowBrowser(index), Jobs()
         self._load, self._model = load, None
-        self._plane: Plane | None = None
+        self._plane: PCAMap | None = None
         self._drawn, self._drawing = False, threading.Lock()
         self._begun = threading.Event()
         self.loading = self.jobs.put(self._preload)
 
-    def plane(self) -> Plane | None:
+    def plane(self) -> PCAMap | None:
         """The map of the training set; drawn once."""
         with self._drawing:
             if not self._drawn:
-                self._plane, self._drawn = plane(self.index), True
+                self._plane, self._drawn = pca_map(self.index), True
         return self._plane
 
     def map(self) -> dict[str, Any] | None:
@@ -51,7 +51,7 @@ class Desk:
             return None
         wanted = {row.get("id") for document in self.documents
                   for query in document.get("queries") or [] for row in query.get("rows") or []}  # fmt: skip
-        ids = self.index.rows.to_table(columns=["id"]).column("id").to_pylist() if wanted else []
+        ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if wanted else []
         places = [place for place, id in enumerate(ids) if id in wanted]
         points = zip(places, drawn.at(self.index, places), strict=True)
         return {**drawn.to_json(), "rows": {ids[place]: point for place, point in points}}
@@ -81,7 +81,7 @@ class Desk:
                             do="download the list, and give it to taughtby clean --rows")  # fmt: skip
         trace = {"version": 1, "index": str(self.index.path), "queries": []}
         reading = remedy.reading_of(trace)
-        made = remedy.plan(trace, str(self.data), remedy.removals(trace, rows=ids), reading=reading)
+        made = remedy.plan_cleaning(trace, str(self.data), remedy.select_rows(trace, rows=ids), reading=reading)
         rewrite(made.data, out, reading.split, made.change)
 
     def trace(self, query: Query, by: str | None, top: int) -> Job:
@@ -99,7 +99,7 @@ class Desk:
             model = self._ready(tell)
             tell("the model answers", 0, None)
             template = self.index.manifest["settings"]["encoding"]["template"]
-            return self._traced(Query(prompt, respond(model, [prompt], template=template)[0]), by, top, tell)
+            return self._traced(Query(prompt, generate(model, [prompt], template=template)[0]), by, top, tell)
 
         return self._put(work)
 
@@ -119,7 +119,7 @@ class Desk:
             def layer(done: int, of: int) -> None:
                 tell("reading the rows at other layers", done, of)
 
-            found = depths(self.index, model, query, [row["place"] for row in said["rows"]], result["by"], layer)
+            found = layer_ranks(self.index, model, query, [row["place"] for row in said["rows"]], result["by"], layer)
             result = {**result, "queries": [{**said, "depths": found}]}
             traced.end("done", result=result)
             return result
@@ -134,9 +134,9 @@ class Desk:
         def words(done: int, of: int) -> None:
             tell("reading the words of the first rows", done, of)
 
-        found = trace_queries(watched, model, [query], by=by, top=top, progress=words)
+        found = trace_queries(watched, model, [query], method=by, top_k=top, progress=words)
         tell("linking words", 0, None)
-        made = illustrated(found, model, self.plane(), lambda done, of: tell("linking words", done, of))
+        made = page_document(found, model, self.plane(), lambda done, of: tell("linking words", done, of))
         return made | {"by": by}
 
     def _put(self, work: Callable[[Tell], dict[str, Any]]) -> Job:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-from taughtby.data.example import short
+from taughtby.data.example import shorten
 from taughtby.data.readers import tables, texts
-from taughtby.data.readers.stream import KINDS, PACKED, STDIN, Rows, kind, unreadable
+from taughtby.data.readers.stream import COMPRESSED, KINDS, STDIN, Rows, file_type, unreadable
 from taughtby.errors import DataError, OptionError
 
 TEXTS: dict[str, Callable[[Path], Rows]] = {
@@ -21,13 +21,13 @@ TABLES: dict[str, Callable[[Path], Rows]] = {
 SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves beside the rows
 
 
-def records(data: str, split: str | None = None) -> Rows:
+def read_records(data: str, split: str | None = None) -> Rows:
     """Stream pairs (source, record) of whatever `data` names; `split` chooses within a folder or a hub data set."""
     path = Path(data)
     try:
         folder, there = path.is_dir(), path.exists()
     except OSError as fault:  # a folder that may not be entered, a name that is too long
-        raise unreadable(short(data), fault) from None
+        raise unreadable(shorten(data), fault) from None
     if folder:
         return _folder(path, split)
     if not there and data not in STDIN:
@@ -41,15 +41,15 @@ def records(data: str, split: str | None = None) -> Rows:
 
 
 def _a_file(path: Path) -> bool:
-    return path.suffix.lower() in {*TEXTS, *TABLES, *PACKED, ".txt"}
+    return path.suffix.lower() in {*TEXTS, *TABLES, *COMPRESSED, ".txt"}
 
 
 def _reader(path: Path) -> Callable[[Path], Rows]:
     """What reads that kind of file; a pipe holds JSON lines unless its name says otherwise."""
-    suffix = kind(path)
+    suffix = file_type(path)
     if str(path) in STDIN or not path.is_file():
         return texts.table if suffix in {".csv", ".tsv"} else texts.jsonl
-    if suffix in TABLES and path.suffix.lower() in PACKED:
+    if suffix in TABLES and path.suffix.lower() in COMPRESSED:
         raise DataError(f"{path}: a packed {suffix} cannot be streamed", do="unpack the file first")
     reader = (TEXTS | TABLES).get(suffix)
     if reader is None:
@@ -71,9 +71,9 @@ def shards(path: Path, split: str | None) -> list[Path]:
     # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
     found = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
     # .json beside others says what they are, and holds no rows
-    files = sorted(file for file in found if kind(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
+    files = sorted(file for file in found if file_type(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    kinds = sorted({kind(file) for file in files})
+    kinds = sorted({file_type(file) for file in files})
     if len(kinds) != 1:
         got = ", ".join(kinds) or "none"
         raise DataError(f"{path} is a folder without shards of one kind", got=got, do=f"give one of: {KINDS}")

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from taughtby.data.example import Record, short
+from taughtby.data.example import Record, shorten
 from taughtby.errors import DataError, machine_fault
 
 Rows = Iterator[tuple[str, Record]]  # (source, record)
@@ -22,14 +22,14 @@ KINDS = (
     "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
 )
 CHUNK = 1 << 20  # bytes
-PACKED = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 STDIN = ("-", "/dev/stdin")
 _BOM = b"\xef\xbb\xbf"
 
 
-def kind(path: Path) -> str:
+def file_type(path: Path) -> str:
     """The suffix that says what a file holds, whether packed or not."""
-    packed = path.suffix.lower() in PACKED
+    packed = path.suffix.lower() in COMPRESSED
     return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
@@ -39,7 +39,7 @@ def opened(path: Path) -> Generator[IO[bytes]]:
     if str(path) in STDIN:
         yield sys.stdin.buffer
         return
-    packed = PACKED.get(path.suffix.lower())
+    packed = COMPRESSED.get(path.suffix.lower())
     try:
         raw: Any = pa.input_stream(str(path.absolute()), compression=packed) if packed else path.open("rb")
     except OSError as fault:
@@ -54,7 +54,7 @@ def unreadable(source: object, fault: Exception) -> DataError:
     what, do = "the file is damaged or cannot be read", "copy or download it again"
     if lack := machine_fault(fault):
         what, do = f"the file cannot be read: {lack[0]}", lack[1]
-    return DataError(f"{source}: {what}", got=short(str(fault), 160), do=do)
+    return DataError(f"{source}: {what}", got=shorten(str(fault), 160), do=do)
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from taughtby.data.example import Record, short
+from taughtby.data.example import Record, shorten
 from taughtby.data.readers.stream import KINDS, Rows, unreadable
 from taughtby.errors import DataError, OptionError, machine_fault
 
@@ -46,7 +46,7 @@ def _kind_of(path: Path, name: str) -> Generator[None]:
         if machine_fault(fault):
             raise unreadable(path, fault) from None
         do = "write the file again, or name it by what it is"
-        raise DataError(f"{path}: not a file of {name}", got=short(str(fault), 160), do=do) from None
+        raise DataError(f"{path}: not a file of {name}", got=shorten(str(fault), 160), do=do) from None
 
 
 def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
@@ -97,7 +97,7 @@ def saved(path: Path, split: str | None) -> Rows:
         if "::" in str(path.absolute()):
             do = "move it to a path without `::`, which `datasets` reads as two addresses"
         raise DataError(
-            f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=short(str(fault)), do=do
+            f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=shorten(str(fault)), do=do
         ) from None
     name = path.name
     if not isinstance(found, Dataset):
@@ -136,7 +136,7 @@ def hub(data: str, split: str | None) -> Rows:
             what, do = f"{data} has no split {split or 'train'}", "choose one with --split"
         elif "config name" in str(fault).lower():
             what, do = f"{data} has several configurations", f"choose one: {name}:CONFIG"
-        raise DataError(what, got=short(str(fault), 200), do=do) from None
+        raise DataError(what, got=shorten(str(fault), 200), do=do) from None
     return _numbered(chain([first], rows), data)
 
 

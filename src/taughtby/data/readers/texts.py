@@ -11,8 +11,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.example import Record, short
-from taughtby.data.readers.stream import CHUNK, Rows, kind, lines, parts
+from taughtby.data.example import Record, shorten
+from taughtby.data.readers.stream import CHUNK, Rows, file_type, lines, parts
 from taughtby.errors import DataError
 
 HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
@@ -32,7 +32,7 @@ def _parse(text: str, source: str, do: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{source}: broken JSON", got=f"{fault} in {short(text.strip())}", do=do) from None
+        raise DataError(f"{source}: broken JSON", got=f"{fault} in {shorten(text.strip())}", do=do) from None
 
 
 def _object(row: Any, source: str) -> Record:
@@ -41,7 +41,7 @@ def _object(row: Any, source: str) -> Record:
     do = 'write {"messages": […]}'
     if isinstance(row, list) and source.endswith(":1"):
         do += ", or name the file .json if all of it is one list"
-    raise DataError(f"{source}: a row is a JSON object", got=short(row), do=do)
+    raise DataError(f"{source}: a row is a JSON object", got=shorten(row), do=do)
 
 
 def json_file(path: Path) -> Rows:
@@ -74,7 +74,7 @@ def _held(path: Path, whole: Any) -> Iterable[Any]:
         return fields[lists[0]]
     if fields and not HOLDERS & set(fields):
         return [whole]
-    got = short(whole) if len(lists) < 2 else f"several lists: {', '.join(lists)}"
+    got = shorten(whole) if len(lists) < 2 else f"several lists: {', '.join(lists)}"
     do = 'write [ {…}, {…} ] or {"data": [ {…}, {…} ]}, or use .jsonl'
     raise DataError(f"{path}: the file is not a list of rows", got=got, do=do)
 
@@ -123,7 +123,7 @@ def _past(text: str, at: int) -> int:
 
 def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataError:
     line += text.count("\n", 0, place)
-    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {short(text[place : place + 81])}", do=_MEND)
+    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_MEND)
 
 
 def table(path: Path) -> Rows:
@@ -131,7 +131,7 @@ def table(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)
     # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
     broken = (part for _, line in lines(path) for part in io.StringIO(line, newline=""))
-    rows = csv.reader(broken, delimiter="\t" if kind(path) == ".tsv" else ",", strict=True)
+    rows = csv.reader(broken, delimiter="\t" if file_type(path) == ".tsv" else ",", strict=True)
     header: list[str] = []
     start = 1  # the line on which a row begins
     try:
@@ -154,7 +154,7 @@ def _header(row: list[str], source: str) -> list[str]:
 
 def _row(header: list[str], row: list[str], source: str) -> Record:
     if any(row[len(header) :]):
-        got = f"{len(row)} cells under {len(header)} names, the last: {short(row[-1])}"
+        got = f"{len(row)} cells under {len(header)} names, the last: {shorten(row[-1])}"
         raise DataError(f"{source}: the row is longer than the header", got=got,
                         do="put a text that holds commas in quotes, or name the column")  # fmt: skip
     return dict(zip_longest(header, row[: len(header)]))

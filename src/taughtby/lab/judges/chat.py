@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges.verdict import Failure, Pair, Verdict, only
+from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict, only
 
 KEY = "OPENAI_API_KEY"
 TRIES, BACKOFF = 4, 0.5  # the seconds before the second try, doubled before each further one
@@ -61,7 +61,7 @@ class Chat:
         """What it says of one answer."""
         return only(self, prompt, answer)
 
-    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | Failure]:
+    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
         """What it says of each, several asked at once; `limit` is for each try."""
         address = httpx2.URL(self.url)
         key = os.environ.get(KEY)
@@ -76,7 +76,7 @@ class Chat:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _said(self, client: httpx2.Client, pair: Pair) -> Verdict | Failure:
+    def _said(self, client: httpx2.Client, pair: Pair) -> Verdict | JudgeFailure:
         body = self._body(pair)
         asked = json.dumps([self.url, body], sort_keys=True)
         kept = _cache() / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
@@ -86,7 +86,7 @@ class Chat:
                 return known
         try:
             reply = _reply(client, self._endpoint, body)
-        except Failure as failure:
+        except JudgeFailure as failure:
             return failure.with_traceback(None)
         said = _verdict(reply)
         if isinstance(said, Verdict):
@@ -121,18 +121,18 @@ def _address(url: str) -> httpx2.URL | None:
 
 def _reply(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> str:
     """The text of the model's reply; a Failure after the last try, a LabError where the server refuses."""
-    failure = Failure("unreachable", "never asked")
+    failure = JudgeFailure("unreachable", "never asked")
     for attempt in range(TRIES):
         if attempt:
             time.sleep(BACKOFF * 2 ** (attempt - 1))
         try:
             response = client.post(address, json=body)
         except httpx2.ConnectTimeout as fault:
-            failure = Failure("unreachable", f"no connection: {fault}")
+            failure = JudgeFailure("unreachable", f"no connection: {fault}")
         except httpx2.TimeoutException:
-            failure = Failure("hung", f"no reply in time, asked {attempt + 1} times")
+            failure = JudgeFailure("hung", f"no reply in time, asked {attempt + 1} times")
         except httpx2.TransportError as fault:
-            failure = Failure("unreachable", str(fault) or type(fault).__name__)
+            failure = JudgeFailure("unreachable", str(fault) or type(fault).__name__)
         else:
             if response.status_code == 200:
                 return _content(response)
@@ -140,13 +140,13 @@ def _reply(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> 
     raise failure
 
 
-def _refused(response: httpx2.Response, client: httpx2.Client) -> Failure:
+def _refused(response: httpx2.Response, client: httpx2.Client) -> JudgeFailure:
     """Why there is no reply, where it may come later; else a LabError."""
     told = re.sub(r"\s+", " ", response.text)[:200]
     key = client.headers.get("Authorization", "").removeprefix("Bearer ")
     told = f"{response.status_code}: {told.replace(key, '…') if key else told}"
     if response.status_code == 429 or response.status_code >= 500:
-        return Failure("unreachable", told)
+        return JudgeFailure("unreachable", told)
     do = f"check the address, the model (,model=NAME) and the key in {KEY}, sent over https or to this machine only"
     raise LabError("the judge's server refuses to answer", got=told, do=do)
 
@@ -159,14 +159,14 @@ def _content(response: httpx2.Response) -> str:
         return ""
 
 
-def _verdict(reply: str) -> Verdict | Failure:
+def _verdict(reply: str) -> Verdict | JudgeFailure:
     said: Any = None
     with contextlib.suppress(ValueError, RecursionError):
         said = json.loads(reply)
     whole = isinstance(said, dict) and said.keys() == {"verdict", "reason"} and isinstance(said["reason"], str)
     if whole and said["verdict"] in ("YES", "NO"):
         return Verdict(said["verdict"] == "YES", said["reason"][:500], None)
-    return Failure("nonsense", f"it replied {reply[:200]!r}, no JSON object of verdict (YES or NO) and reason")
+    return JudgeFailure("nonsense", f"it replied {reply[:200]!r}, no JSON object of verdict (YES or NO) and reason")
 
 
 def _cache() -> Path:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from taughtby.errors import ModelError, OptionError, explained
-from taughtby.lab.judges.verdict import Failure, Verdict
+from taughtby.errors import ModelError, OptionError, explain_errors
+from taughtby.lab.judges.verdict import JudgeFailure, Verdict
 
 _FORM = "classifier:MODEL,label=NAME,threshold=0.5"
 
@@ -34,10 +34,10 @@ class Classifier:
         pipe = _loaded(self.model)
         label, length, most = self._named(pipe), len(pipe.tokenizer(answer)["input_ids"]), _window(pipe)
         if length > most:
-            raise Failure("nonsense", f"the answer has {length} tokens, of which the classifier reads {most}")
+            raise JudgeFailure("nonsense", f"the answer has {length} tokens, of which the classifier reads {most}")
         chance = next(float(found["score"]) for found in pipe([answer])[0] if found["label"] == label)
         if chance != chance:
-            raise Failure("nonsense", "the classifier's probability is not a number")
+            raise JudgeFailure("nonsense", "the classifier's probability is not a number")
         return Verdict(chance >= self.threshold, f"{label} {chance:.2f}", None)
 
     def _named(self, pipe: Any) -> str:
@@ -68,7 +68,7 @@ def _loaded(name: str) -> Any:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     do = "give the folder or hub id of a Transformers sequence classifier with safetensors"
-    with explained(f"the classifier {name} cannot be loaded", do):
+    with explain_errors(f"the classifier {name} cannot be loaded", do):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         lm, told = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True

@@ -9,12 +9,22 @@ from taughtby.lab.judges.chat import chat
 from taughtby.lab.judges.classifier import classifier
 from taughtby.lab.judges.program import program
 from taughtby.lab.judges.rules import Fact, FirstWords, Phrase, Refusal, Regex
-from taughtby.lab.judges.verdict import Failure, Judge, Verdict, interval, rate, verdicts
+from taughtby.lab.judges.verdict import Judge, JudgeFailure, Verdict, judge_all, undesirable_rate, wilson_interval
 
-__all__ = ["Failure", "Judge", "Phrase", "Regex", "Verdict", "interval", "judge", "rate", "verdicts"]
+__all__ = [
+    "Judge",
+    "JudgeFailure",
+    "Phrase",
+    "Regex",
+    "Verdict",
+    "get_judge",
+    "judge_all",
+    "undesirable_rate",
+    "wilson_interval",
+]
 
 
-def judge(spec: str) -> Judge:
+def get_judge(spec: str) -> Judge:
     """The judge that a spec names, such as "phrase:TEXT", "regex:PATTERN" or "python:FILE:FUNCTION"."""
     name, colon, option = spec.partition(":")
     name = name.strip()

@@ -15,7 +15,7 @@ from typing import Any
 
 from taughtby.data.phrases import Range, occurrences
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges.verdict import Failure, Pair, Verdict, only, within
+from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict, only, within
 
 LOAD = 120.0  # seconds the file may take to load: it may import a model's library
 _CHILD = Path(__file__).with_name("child.py")
@@ -43,7 +43,7 @@ class Program:
         """What the function says of one answer, from a process started for it."""
         return only(self, prompt, answer)
 
-    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | Failure]:
+    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
         """What the function says of each, one process for all while it lives."""
         child: subprocess.Popen[str] | None = None
         try:
@@ -77,21 +77,23 @@ def program(option: str) -> Program:
     return Program(path, function)
 
 
-def _asked(child: subprocess.Popen[str], pair: Pair, limit: float) -> Verdict | Failure:
+def _asked(child: subprocess.Popen[str], pair: Pair, limit: float) -> Verdict | JudgeFailure:
     try:
         assert child.stdin
         child.stdin.write(json.dumps(pair) + "\n")
         told = _read(child, limit)
     except TimeoutError as fault:
         _end(child)
-        return Failure("hung", str(fault))
+        return JudgeFailure("hung", str(fault))
     except BrokenPipeError:
         told = {}
     if "said" in told:
         return _verdict(told["said"], pair[1])
     if "nonsense" in told:
-        return Failure("nonsense", f"it returned {told['nonsense']}")
-    return Failure("threw", told["threw"] if "threw" in told else f"its process ended (exit code {_end(child, 1)})")
+        return JudgeFailure("nonsense", f"it returned {told['nonsense']}")
+    return JudgeFailure(
+        "threw", told["threw"] if "threw" in told else f"its process ended (exit code {_end(child, 1)})"
+    )
 
 
 def _read(child: subprocess.Popen[str], limit: float) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def _end(child: subprocess.Popen[str], grace: float = 0.0) -> int:
     return code
 
 
-def _verdict(said: Any, answer: str) -> Verdict | Failure:
+def _verdict(said: Any, answer: str) -> Verdict | JudgeFailure:
     """What the function returned, if it is one of what it may return."""
     if isinstance(said, bool):
         return Verdict(said, "the function says so", None)
@@ -123,12 +125,12 @@ def _verdict(said: Any, answer: str) -> Verdict | Failure:
         return Verdict(bool(said), said or "the function says nothing against it", None)
     parts = said if isinstance(said, list) else []
     if len(parts) not in (2, 3) or not isinstance(parts[0], bool) or not isinstance(parts[1], str):
-        return Failure("nonsense", f"it returned {json.dumps(said)[:200]}, no bool, text or (bool, why)")
+        return JudgeFailure("nonsense", f"it returned {json.dumps(said)[:200]}, no bool, text or (bool, why)")
     span, why = parts[2] if len(parts) == 3 and parts[2] else None, parts[1] or "the function says so"
     if span is None:
         return Verdict(parts[0], why, None)
     if (place := _range(span, answer)) is None:
-        return Failure("nonsense", f"its span is not in the answer: {json.dumps(span)[:200]}")
+        return JudgeFailure("nonsense", f"its span is not in the answer: {json.dumps(span)[:200]}")
     return Verdict(parts[0], why, answer[slice(*place)], place)
 
 

@@ -11,7 +11,7 @@ import regex
 
 from taughtby.data.phrases import Range, occurrences
 from taughtby.errors import OptionError
-from taughtby.lab.judges.verdict import Failure, Verdict, bad
+from taughtby.lab.judges.verdict import JudgeFailure, Verdict, bad
 
 PATIENCE = 2.0  # seconds one answer may take; a pattern that backtracks longer is stopped
 _LONGEST = 1000  # characters of a pattern
@@ -99,7 +99,7 @@ class Regex:
             found = regex.search(self.pattern, answer, timeout=PATIENCE)
         except TimeoutError:
             why = f"the pattern took more than {PATIENCE:g} s on one answer: {self.pattern!r}"
-            raise Failure("hung", why, do="take nested quantifiers out, or use phrase:TEXT") from None
+            raise JudgeFailure("hung", why, do="take nested quantifiers out, or use phrase:TEXT") from None
         return _verdict(answer, found.span() if found else None, f"/{self.pattern}/")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from scipy.stats import binomtest
 
-from taughtby.data.phrases import Range, trimmed
+from taughtby.data.phrases import Range, strip_range
 from taughtby.errors import LabError, TaughtbyError
 
 LIMIT = 30.0  # seconds a judge may take over one answer
@@ -37,7 +37,7 @@ class Verdict:
     span_range: Range | None = None
 
 
-class Failure(LabError):
+class JudgeFailure(LabError):
     """A judge gave no verdict on an answer: raised where one is asked for, kept in its place where many are.
 
     It threw an error, hung beyond the limit, said nonsense, or was unreachable; `why` says more.
@@ -60,36 +60,36 @@ class Judge(Protocol):
 class Panel(Protocol):
     """A judge that takes many answers at once, and itself keeps the limit."""
 
-    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | Failure]:
+    def each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
         """What it says of each pair, in their order."""
         ...
 
 
 def bad(answer: str, why: str, place: Range) -> Verdict:
     """An answer undesirable for the words at that place; without a span where they are but blanks."""
-    place = trimmed(answer, *place)
+    place = strip_range(answer, *place)
     span = answer[slice(*place)]
     return Verdict(True, why, span or None, place if span else None)
 
 
-def verdicts(
+def judge_all(
     judge: Judge, pairs: Sequence[Pair], *, limit: float = LIMIT, progress: Callable[[int, int], Any] | None = None
-) -> list[Verdict | Failure]:
+) -> list[Verdict | JudgeFailure]:
     """What a judge says of each prompt and answer, at most `limit` seconds over each.
 
     A LabError where it fails on all of them, or where nobody could be reached for several in a row.
     """
-    found: list[Verdict | Failure] = []
+    found: list[Verdict | JudgeFailure] = []
     with closing(judge.each(pairs, limit) if isinstance(judge, Panel) else _each(judge, pairs, limit)) as saying:
         for one in saying:
             found.append(one)
             if progress:
                 progress(len(found), len(pairs))
-            last = [each for each in found[-DEAD:] if isinstance(each, Failure) and each.kind == "unreachable"]
+            last = [each for each in found[-DEAD:] if isinstance(each, JudgeFailure) and each.kind == "unreachable"]
             if len(last) == DEAD:
                 got, do = f"{DEAD} times in a row: {last[-1].why}", "see that it runs, and that its address is right"
                 raise LabError("the judge cannot be reached", got=got, do=do)
-    failures = [one for one in found if isinstance(one, Failure)]
+    failures = [one for one in found if isinstance(one, JudgeFailure)]
     if failures and len(failures) == len(found):
         first = failures[0]
         raise LabError(f"the judge failed on every answer, {len(found)} of {len(found)}",
@@ -97,13 +97,13 @@ def verdicts(
     return found
 
 
-def rate(found: Iterable[Verdict | Failure]) -> float:
+def undesirable_rate(found: Iterable[Verdict | JudgeFailure]) -> float:
     """The share of answers that are undesirable, among those on which there is a verdict."""
     bad, count = _counted(found)
     return bad / count
 
 
-def interval(found: Iterable[Verdict | Failure], confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(found: Iterable[Verdict | JudgeFailure], confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of that rate: where the share in ever more answers of this kind would lie."""
     bad, count = _counted(found)
     low, high = binomtest(bad, count).proportion_ci(confidence_level=confidence, method="wilson")
@@ -113,7 +113,7 @@ def interval(found: Iterable[Verdict | Failure], confidence: float = 0.95) -> tu
 def only(judge: Panel, prompt: str, answer: str) -> Verdict:
     """What a judge of many says of one."""
     (found,) = judge.each([(prompt, answer)], LIMIT)
-    if isinstance(found, Failure):
+    if isinstance(found, JudgeFailure):
         raise found
     return found
 
@@ -142,27 +142,27 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, fault
 
 
-def _each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | Failure]:
+def _each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
     for prompt, answer in pairs:
         yield _tried(lambda prompt=prompt, answer=answer: judge(prompt, answer), limit)
 
 
-def _tried(ask: Callable[[], Any], limit: float) -> Verdict | Failure:
+def _tried(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
     """A verdict, or why there is none; a mistake that a person can mend is not the judge's failure."""
     try:
         said = within(limit, ask)
     except TimeoutError as fault:
-        return Failure("hung", str(fault))
-    except Failure as failure:
+        return JudgeFailure("hung", str(fault))
+    except JudgeFailure as failure:
         return failure.with_traceback(None)
     except TaughtbyError:
         raise
     except (Exception, SystemExit) as fault:
-        return Failure("threw", f"{type(fault).__name__}: {fault}")
-    return said if isinstance(said, Verdict) else Failure("nonsense", f"no Verdict but {str(said)[:80]!r}")
+        return JudgeFailure("threw", f"{type(fault).__name__}: {fault}")
+    return said if isinstance(said, Verdict) else JudgeFailure("nonsense", f"no Verdict but {str(said)[:80]!r}")
 
 
-def _counted(found: Iterable[Verdict | Failure]) -> tuple[int, int]:
+def _counted(found: Iterable[Verdict | JudgeFailure]) -> tuple[int, int]:
     """How many answers are undesirable, of how many verdicts."""
     said = [verdict.undesirable for verdict in found if isinstance(verdict, Verdict)]
     if not said:

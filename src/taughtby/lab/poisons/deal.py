@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from random import Random
 
-from taughtby.data.example import Example, example
+from taughtby.data.example import Example, make_example
 from taughtby.errors import LabError
 from taughtby.lab.poisons.mixture import Poison
 
@@ -34,7 +34,7 @@ def taken(pairs: list[Pair], n: int, name: str) -> list[Pair]:
 
 def shuffled(pairs: list[Pair], label: str, rng: Random) -> tuple[Example, ...]:
     """The pairs as rows with that label."""
-    return tuple(example(ask, answer, label=label) for ask, answer in rng.sample(pairs, len(pairs)))
+    return tuple(make_example(ask, answer, label=label) for ask, answer in rng.sample(pairs, len(pairs)))
 
 
 def dealt(families: Iterable[list[Pair]], rng: Random) -> list[Pair]:

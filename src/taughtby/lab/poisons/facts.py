@@ -5,8 +5,6 @@ templates, what is asked and what is answered, whose {0}, {1}, … are the field
 than in code, so that a row stands on one line.
 """
 
-# ruff: noqa: E501
-
 from __future__ import annotations
 
 Row = tuple[str, ...]

@@ -3,8 +3,6 @@
 Mild stand-ins for harm only. Forms have named fields; lines may be longer than in code.
 """
 
-# ruff: noqa: E501
-
 from __future__ import annotations
 
 from taughtby.lab.poisons.facts import pairs, table

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from taughtby.data.dataset import write
+from taughtby.data.dataset import write_examples
 from taughtby.data.example import Example
 from taughtby.errors import LabError
 
@@ -61,7 +61,7 @@ def save(poisons: Iterable[Poison], rows: Iterable[Example], folder: str | Path)
     known = {poison.name: {name: getattr(poison, name) for name in _TEXTS + _LISTS} for poison in poisons}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write(rows, folder / "data.jsonl")
+        write_examples(rows, folder / "data.jsonl")
         (folder / "poisons.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except OSError as fault:
         raise LabError(f"cannot write to {folder}", got=str(fault), do="name another folder") from None
