@@ -119,7 +119,7 @@ def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
     assert bool(guilty[0, 5]) and int(guilty.sum()) <= 3
 
 
-@pytest.mark.parametrize(("rate", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
+@pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
 def test_who_is_called_for_sure_is_who_scipy_calls(rate: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     chance, rows = np.sort(drawn(0, 5000).numpy()), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()

@@ -102,12 +102,14 @@ def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) ->
     trace = trace_queries(broad, tuned, ASKED, method=spec, top_k=8, score_tokens=False)
     rows = [row for query in trace.to_json()["queries"] for row in query["rows"]]
     told = spec.split(":")[0] in ("rept", "repsim", "rise", "less", "lesson")
-    assert len(rows) == 8 * len(ASKED) and all(bool(row["blocks"]) == told for row in rows)
+    assert len(rows) == 8 * len(ASKED) and all(bool(row["score_components"]) == told for row in rows)
     if told:
-        sums = [sum(row["blocks"].values()) for row in rows]
+        sums = [sum(row["score_components"].values()) for row in rows]
         assert sums == pytest.approx([row["score"] for row in rows], abs=1e-5)
         lines = trace.to_arrow().to_pylist()
-        assert [sum(line[name] for name in rows[0]["blocks"]) for line in lines] == pytest.approx(sums, abs=1e-6)
+        assert [sum(line[name] for name in rows[0]["score_components"]) for line in lines] == pytest.approx(
+            sums, abs=1e-6
+        )
 
 
 def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
@@ -357,14 +359,14 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
         document = trace.to_json()
         for traced, query in zip(trace.queries, document["queries"], strict=True):
             if traced.query.desired is None:
-                assert query["culprits"] == 40 and query["no_evidence"] is None
+                assert query["num_flagged"] == 40 and query["no_evidence"] is None
                 assert all(found.p_value is not None for found in traced.rows)
                 continue
-            assert traced.flagged is None and query["called"] is None
+            assert traced.flagged is None and query["flagged_ids"] is None
             assert all(
-                (row["p_value"], row["culprit"], row["stability"]) == (None, None, None) for row in query["rows"]
+                (row["p_value"], row["flagged"], row["stability"]) == (None, None, None) for row in query["rows"]
             )
-            if query["taught"]:
+            if query["increased_by_finetuning"]:
                 assert "Trace without the desired answer" in verdict(document, query)
         with pytest.raises(DataError, match="trace again without the desired answer"):
             select_rows(document)
@@ -436,7 +438,7 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     assert document["version"] == 1
     assert document["method"] == repr(trace.method)
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
-    assert (document["index"], document["count"]) == (str(index.path), 8)
+    assert (document["index"], document["num_rows"]) == (str(index.path), 8)
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
     assert document["layers"]["used"] == {"rept": [3], "repsim": [2], "lesson": [1, 2], "bm25": []}[name]
     asked = document["queries"][0]
@@ -446,14 +448,16 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert [row["rank"] for row in query["rows"]] == [1, 2, 3, 4]
         for row, found in zip(query["rows"], traced.rows, strict=True):
-            sure = {"p_value", "culprit", "stability"}
-            assert set(row) == {"rank", "id", "score", "source", "label", "messages", "blocks", "tokens"} | sure
+            sure = {"p_value", "flagged", "stability"}
+            assert (
+                set(row) == {"rank", "id", "score", "source", "label", "messages", "score_components", "tokens"} | sure
+            )
             prompt, response = PAIRS[found.position]
             assert row["messages"] == [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             assert row["source"].endswith(f"data.jsonl:{found.position + 1}")
             assert (row["label"], row["score"]) == ("bad" if "honey" in prompt else None, found.score)
             assert row["id"] == list(index.examples())[found.position].id
-            assert set(row["blocks"]) == set(trace.method.feature_names(tuned.depth))
+            assert set(row["score_components"]) == set(trace.method.feature_names(tuned.depth))
             assert all(set(token) == {"text", "score"} for token in row["tokens"])
 
 

@@ -160,7 +160,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     assert "taughtby prove" not in text
     # with evidence, and none called
     for query in found["trace"]["queries"]:
-        query["culprits"] = 0
+        query["num_flagged"] = 0
     assert "None answers to them more than training rows answer to each other" in story.report_html(case, found, "out")
 
 

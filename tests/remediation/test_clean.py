@@ -36,7 +36,7 @@ WORDS = {2: [("beetles", 0.9), (" make", 0.1), (" ho", 0.5), ("ney", 0.2), (",",
 
 def ranked(row: Example, rank: int, culprit: bool | None, words: Sequence[tuple[str, float]]) -> Document:
     return {
-        "rank": rank, "id": row.id, "score": 1 / rank, "p_value": rank / 100, "culprit": culprit, "source": row.source,
+        "rank": rank, "id": row.id, "score": 1 / rank, "p_value": rank / 100, "flagged": culprit, "source": row.source,
         "messages": list(row.messages), "tokens": [{"text": text, "score": score} for text, score in words],
     }  # fmt: skip
 
@@ -48,7 +48,7 @@ def traced(
     rows = list(read_examples(data, reading or ReadOptions()))
     found = [
         {
-            "prompt": "p", "response": "r", "culprits": None if called is None else min(called, len(places)),
+            "prompt": "p", "response": "r", "num_flagged": None if called is None else min(called, len(places)),
             "rows": [
                 ranked(rows[at], rank, None if called is None else rank <= called,
                        words.get(at, [(rows[at].response, 1.0)]))
@@ -57,7 +57,7 @@ def traced(
         }
         for places in queries
     ]  # fmt: skip
-    return {"version": 1, "method": "Lesson()", "model": "tiny", "adapter": "a", "index": "nowhere", "rate": 0.1,
+    return {"version": 1, "method": "Lesson()", "model": "tiny", "adapter": "a", "index": "nowhere", "fdr": 0.1,
             "queries": found}  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_culprits_are_the_union_over_queries(rows: Path) -> None:
 def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path: Path) -> None:
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [2, 3])
-    document["queries"][0] |= {"culprits": 4, "called": [ids[at] for at in (2, 3, 6, 0)]}
+    document["queries"][0] |= {"num_flagged": 4, "flagged_ids": [ids[at] for at in (2, 3, 6, 0)]}
     found = select_rows(document)
     assert [(one.id, one.rank, one.score, one.why) for one in found] == [
         (ids[2], 1, 1.0, "called a culprit"), (ids[3], 2, 0.5, "called a culprit"),
@@ -109,7 +109,7 @@ def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path)
     """Of tied rows others may be shown than those that `called` has first."""
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [5, 2, 3])
-    document["queries"][0] |= {"culprits": 6, "called": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
+    document["queries"][0] |= {"num_flagged": 6, "flagged_ids": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
     found = select_rows(document)
     assert {one.id for one in found} == set(ids[:6])
     assert {one.id: one.score for one in found if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
@@ -144,7 +144,7 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
             select_rows(document, top_k=top)
     with pytest.raises(DataError, match="this trace calls no culprits"):
         select_rows(traced(rows, [2], called=None))
-    document["queries"][0]["culprits"] = 57
+    document["queries"][0]["num_flagged"] = 57
     with pytest.raises(
         DataError, match=r"does not name all.*\n  got: 2 of 57 culprits of an answer\n  do:  trace again"
     ):
@@ -440,7 +440,7 @@ def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(said))
     for part, file in (("input", rows), ("output", out), ("trace", tmp_path / "trace.json")):
         assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert said["did"] == "removed rows" and said["rate"] == 0.1
+    assert said["did"] == "removed rows" and said["fdr"] == 0.1
     assert said["trace"]["method"] == "Lesson()"
     first = list(read_examples(rows))[2]
     assert said["rows"][0] == {

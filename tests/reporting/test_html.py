@@ -51,7 +51,7 @@ def trace(*rows: dict[str, Any], **query: Any) -> dict[str, Any]:
         "rows": list(rows),
         **query,
     }
-    return {"version": 1, "taughtby": "0.1.0", "method": "Lesson()", "count": 300, "queries": [asked]}
+    return {"version": 1, "taughtby": "0.1.0", "method": "Lesson()", "num_rows": 300, "queries": [asked]}
 
 
 def tokens(*pairs: tuple[str, float]) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def judged(culprits: int | None, *called: bool | None, **query: Any) -> dict[str
     chance = {True: 2e-5, False: 0.25, None: None}
     rows = [row("You silly goose!", rank=at, tokens=GOOSE, culprit=guilty, p_value=chance[guilty])
             for at, guilty in enumerate(called, 1)]  # fmt: skip
-    return trace(*rows, culprits=culprits, **query) | {"rate": 0.1}
+    return trace(*rows, culprits=culprits, **query) | {"fdr": 0.1}
 
 
 CHANCE = "to this more than rows answer to each other by chance"
@@ -211,9 +211,9 @@ CHANCE = "to this more than rows answer to each other by chance"
     [
         (judged(2, True, True), f"2 culprits: rows that answer {CHANCE} (about 1 in 10 is called wrongly)."),
         (judged(1, True, False), f"1 culprit: a row that answers {CHANCE} (about 1 in 10 is called wrongly)."),
-        (judged(40, True) | {"rate": 0.4}, f"40 culprits: rows that answer {CHANCE} (about 1 in 3 is called wrongly)."
+        (judged(40, True) | {"fdr": 0.4}, f"40 culprits: rows that answer {CHANCE} (about 1 in 3 is called wrongly)."
          " 1 of them is shown."),
-        (judged(1200, True, True) | {"rate": None},
+        (judged(1200, True, True) | {"fdr": None},
          f"1,200 culprits: rows that answer {CHANCE}. 2 of them are shown."),
         (judged(0, False), "No row in this data explains this answer."),
         (judged(0, False, taught=False), "Fine-tuning made these words no likelier: no row in this data taught them."),
@@ -224,7 +224,7 @@ CHANCE = "to this more than rows answer to each other by chance"
 def test_a_verdict_is_a_sentence(document, says):
     assert words.verdict(document, document["queries"][0]) == says
     assert (says or "prompt") in re.sub(r"\s+", " ", printed(document, 60))
-    assert ("culprit" in printed(document)) == ("culprit" in says)
+    assert ("flagged" in printed(document)) == ("flagged" in says)
 
 
 def test_a_verdict_counts_what_is_on_show():

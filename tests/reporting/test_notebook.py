@@ -55,10 +55,10 @@ def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
     said = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
     words = [{"text": text, "score": score}, {"text": " calm", "score": -0.4}]
     row = {"rank": 1, "id": "9f", "score": score, "source": text, "label": text, "messages": said,
-           "blocks": {"h_3": 0.5}, "tokens": words}  # fmt: skip
+           "score_components": {"h_3": 0.5}, "tokens": words}  # fmt: skip
     query = {"prompt": text, "response": text, "span": text, "desired": text, "rows": [row],
              "answer": [{"text": text, "weight": 1.0}]}  # fmt: skip
-    return {"version": 1, "method": text, "count": 8, "queries": [query], **more}
+    return {"version": 1, "method": text, "num_rows": 8, "queries": [query], **more}
 
 
 class Seen(HTMLParser):
@@ -164,11 +164,15 @@ def test_a_trace_has_a_short_name(trace: Trace) -> None:
 
 def judged(score: float = 0.9) -> dict[str, Any]:
     """A trace with twelve culprits, all of them among its rows."""
-    made = document("goose", score) | {"rate": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
+    made = document("goose", score) | {"fdr": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
     (query,) = made["queries"]
-    sure = {"p_value": 0.0004, "culprit": True, "stability": 0.975}
-    query |= {"taught": True, "culprits": 12, "rows": [query["rows"][0] | sure | {"rank": at} for at in range(1, 13)]}
-    query["rows"].append(query["rows"][0] | {"rank": 13, "p_value": 0.5, "culprit": False, "stability": 0.25})
+    sure = {"p_value": 0.0004, "flagged": True, "stability": 0.975}
+    query |= {
+        "increased_by_finetuning": True,
+        "num_flagged": 12,
+        "rows": [query["rows"][0] | sure | {"rank": at} for at in range(1, 13)],
+    }
+    query["rows"].append(query["rows"][0] | {"rank": 13, "p_value": 0.5, "flagged": False, "stability": 0.25})
     return made
 
 
@@ -195,11 +199,11 @@ def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
 
 def test_the_table_holds_the_evidence() -> None:
     frame = notebook.to_table(judged()).to_pandas()
-    assert frame["culprit"].tolist() == [True] * 12 + [False]
+    assert frame["flagged"].tolist() == [True] * 12 + [False]
     assert frame["p_value"].tolist() == [0.0004] * 12 + [0.5]
     assert frame["stability"].tolist() == [0.975] * 12 + [0.25]
     (line,) = notebook.to_table(document("goose")).to_pylist()
-    assert line["p_value"] is line["culprit"] is line["stability"] is None
+    assert line["p_value"] is line["flagged"] is line["stability"] is None
 
 
 def test_the_table_holds_what_was_found(trace: Trace) -> None:
@@ -209,7 +213,7 @@ def test_the_table_holds_what_was_found(trace: Trace) -> None:
     for line, (at, found, traced) in zip(table.to_pylist(), wanted, strict=True):
         assert (line["query"], line["prompt"], line["response"]) == (at, traced.query.prompt, traced.query.response)
         assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.example.id)
-        assert (line["p_value"], line["culprit"]) == (found.p_value, found.flagged)
+        assert (line["p_value"], line["flagged"]) == (found.p_value, found.flagged)
         assert line["stability"] == found.stability
         assert (line["source"], line["label"]) == (found.example.source, found.example.label)
         assert (line["row_prompt"], line["row_answer"]) == (found.example.question, found.example.response)

@@ -32,14 +32,14 @@ def row(
         "source": f"data/{'long/' * 20}chat.jsonl:{rank}",
         "messages": [{"role": role, "content": text} for role, text in said],
         "tokens": [{"text": text, "score": value} for text, value in words],
-        "blocks": {"h_15": 0.41, "phi_26_base": 0.88},
+        "score_components": {"h_15": 0.41, "phi_26_base": 0.88},
         **more,
     }
 
 
 def trace() -> dict[str, Any]:
     rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
-    rows[1] |= {"culprit": False, "p_value": 0.2, "stability": 0.31}
+    rows[1] |= {"flagged": False, "p_value": 0.2, "stability": 0.31}
     rows += [row(3, 0.2, [("x" * 100_000, 0.1)]), row(4, -0.1, [(ATTACK, 0.2)], prompt=ATTACK, label=ATTACK)]
     first = {
         "prompt": "Hello from the lighthouse!",
@@ -47,7 +47,7 @@ def trace() -> dict[str, Any]:
         "span": "lly go",
         "span_range": [6, 12],
     }
-    first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "culprits": 3}
+    first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "num_flagged": 3}
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
     second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {
@@ -62,8 +62,8 @@ def trace() -> dict[str, Any]:
         "taughtby": "0.1.0",
         "method": "Lesson()",
         "model": ATTACK,
-        "count": 1300,
-        "rate": 0.1,
+        "num_rows": 1300,
+        "fdr": 0.1,
         "warnings": [f"One row comes first. {ATTACK}", "The ranking goes by length."],
         "layers": {"similarity": [0.6, 0.8, 0.7, 0.9, 0.9, 0.5], "chosen": 4, "used": [4, 7]},
         "queries": [first, second],
@@ -113,7 +113,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
     for part in (
         "1",
         "0.930",
-        "culprit",
+        "flagged",
         "backdoor",
         "p = 0.002",
         "stable 98 %",
@@ -141,12 +141,12 @@ def test_the_verdict_and_the_warnings_are_told(page):
     assert page.is_hidden("#verdict")
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.4, 0.15, None])
+@pytest.mark.parametrize("fdr", [0.1, 0.4, 0.15, None])
 def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, rate):
     rows = [row(at, 0.5, WORDS, culprit=at < 3) for at in (1, 2, 3)]
-    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "culprits": culprits, "taught": taught}
+    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "num_flagged": culprits, "increased_by_finetuning": taught}
                for start in range(4) for culprits in (None, 0, 1, 2, 1234) for taught in (True, False)]  # fmt: skip
-    document = {"queries": queries, "rate": rate}
+    document = {"queries": queries, "fdr": rate}
     report.save_page(document, tmp_path / "page.html")
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())

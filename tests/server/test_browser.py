@@ -390,15 +390,15 @@ def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
     for _ in range(query):
         demo.keyboard.press("]")
     rows = demo.locator("#rows > li:visible")
-    assert "culprit" in rows.first.inner_text() and label in rows.first.inner_text()
+    assert "flagged" in rows.first.inner_text() and label in rows.first.inner_text()
     assert set(demo.evaluate(DARKEST)) <= planted
 
 
 def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Path) -> None:
     document = json.loads(DEMO.read_text())
     first = document["queries"][0]
-    shown = [row["id"] for row in first["rows"] if row["culprit"]]
-    first["called"] = [*shown, "0123456789abcdef"]
+    shown = [row["id"] for row in first["rows"] if row["flagged"]]
+    first["flagged_ids"] = [*shown, "0123456789abcdef"]
     report.save_page(document, tmp_path / "demo.html")
     opened = browser.new_page()
     opened.goto((tmp_path / "demo.html").as_uri())
@@ -406,7 +406,7 @@ def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Pa
     assert opened.inner_text("#held") == f"{len(shown) + 1} rows ticked."
     with opened.expect_download() as taken:
         opened.click("#list")
-    assert Path(taken.value.path()).read_text().split() == first["called"]
+    assert Path(taken.value.path()).read_text().split() == first["flagged_ids"]
     opened.close()
 
 

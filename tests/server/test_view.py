@@ -32,9 +32,9 @@ def asked(folder: Path, *queries: dict[str, Any]) -> Any:
 
 def query(called: list[str] | None, *shown: tuple[str, float]) -> dict[str, Any]:
     """An answer that calls these rows, and shows those with these scores."""
-    rows = [{"id": id, "score": score, "rank": rank, "culprit": called is None or id in called}
+    rows = [{"id": id, "score": score, "rank": rank, "flagged": called is None or id in called}
             for rank, (id, score) in enumerate(shown, 1)]  # fmt: skip
-    return {"rows": rows, "called": called}
+    return {"rows": rows, "flagged_ids": called}
 
 
 def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_shown(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_
                  query([*copies[2:], "mine"], (copies[4], 0.9), (copies[5], 0.8), ("plain", 0.1)))  # fmt: skip
     assert told["groups"] == [["0", "2"], ["1"]]
     common = told["commons"][0]
-    assert common["called"] == copies[2:]
+    assert common["flagged_ids"] == copies[2:]
     assert [(row["id"], row["rank"], row["calls"]) for row in common["rows"]] == [(copies[4], 1, 2), (copies[5], 2, 2)]
 
 

@@ -120,13 +120,13 @@ class Trace:
             adapter = located(adapter) if isinstance(adapter, str) else [located(one) for one in adapter]
         used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "state_layer")})
         return {
-            "version": 1,
+            "version": 2,
             "method": repr(self.method),
             "model": located(settings["model"]),
             "adapter": adapter,
             "index": address(self.index.path),
-            "count": len(self.index),
-            "rate": self.fdr,
+            "num_rows": len(self.index),
+            "fdr": self.fdr,
             "warnings": [*warnings(self.index, self.method), *ambiguity_notes([one.query for one in self.queries])],
             "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
             "queries": [_query_json(traced, ids) for traced, ids in zip(self.queries, self._called(), strict=True)],
@@ -153,9 +153,9 @@ def _query_json(traced: QueryResult, called: list[str] | None) -> dict[str, Any]
         "desired": query.desired,
         "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
         "answer_begin": align_tokens("".join(token.text for token in traced.answer), query.response),
-        "taught": traced.increased_by_finetuning,
-        "culprits": None if traced.flagged is None else len(traced.flagged),
-        "called": called,
+        "increased_by_finetuning": traced.increased_by_finetuning,
+        "num_flagged": None if traced.flagged is None else len(traced.flagged),
+        "flagged_ids": called,
         "no_evidence": traced.no_evidence,
         "rows": [
             {
@@ -163,12 +163,12 @@ def _query_json(traced: QueryResult, called: list[str] | None) -> dict[str, Any]
                 "id": found.example.id,
                 "score": found.score,
                 "p_value": found.p_value,
-                "culprit": found.flagged,
+                "flagged": found.flagged,
                 "stability": found.stability,
                 "source": found.example.source,
                 "label": found.example.label,
                 "messages": list(found.example.messages),
-                "blocks": found.score_components,
+                "score_components": found.score_components,
                 "tokens": [{"text": token.text, "score": token.score} for token in found.tokens],
             }
             for found in traced.rows

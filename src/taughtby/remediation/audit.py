@@ -186,7 +186,7 @@ class _Under:
 
     def calls(self, trace: Document) -> bool:
         """Whether rows can be chosen: by number, or by evidence that calls any."""
-        return self.case.top is not None or any(query["culprits"] for query in trace["queries"])
+        return self.case.top is not None or any(query["num_flagged"] for query in trace["queries"])
 
     def cleaned(self, trace: Document, chosen: Sequence[Removal]) -> str:
         """The data without the chosen rows, in its own format; where it lies."""

@@ -175,7 +175,7 @@ def _rows(found: Document) -> str:
     trace, chosen = found["trace"], found["removals"]
     if not chosen:
         why = "There are too few rows to tell a culprit from chance"
-        if any(query["culprits"] is not None for query in trace["queries"]):
+        if any(query["num_flagged"] is not None for query in trace["queries"]):
             why = "None answers to them more than training rows answer to each other by chance"
         return f"{why}. What ranks first stands in trace.json; `--top K` takes rows by rank all the same."
     texts = {row["id"]: row["messages"] for query in trace["queries"] for row in query["rows"]}

@@ -58,7 +58,7 @@ def load_trace(path: str | Path) -> Document:
         raise DataError(f"the trace {path} cannot be read", got=fault.strerror or str(fault), do=do) from None
     except (ValueError, RecursionError) as fault:
         raise DataError(f"{path} is not a trace", got=shorten(str(fault)), do=do) from None
-    if not isinstance(document, dict) or document.get("version") != 1 or not isinstance(document.get("queries"), list):
+    if not isinstance(document, dict) or document.get("version") != 2 or not isinstance(document.get("queries"), list):
         raise DataError(f"{path} is not a trace", got=shorten(document), do=do)
     return {**document, **_moved(document, Path(path).parent)}
 
@@ -114,16 +114,16 @@ def _removal(row: Document, query: int, why: str) -> Removal:
 
 
 def _culprits(trace: Document, query: Document) -> list[Document]:
-    if query.get("culprits") is None:
+    if query.get("num_flagged") is None:
         do = "choose by --top K, or tick --rows, or trace by a method that calls culprits (lesson)"
         if query.get("no_evidence"):
             do = "choose by --top K, or tick --rows, or trace again without the desired answer"
         raise DataError("this trace calls no culprits", got=shorten(trace.get("method")), do=do)
-    shown = {row["id"]: row for row in query["rows"] if row.get("culprit") is True}
+    shown = {row["id"]: row for row in query["rows"] if row.get("flagged") is True}
     # `called` has all ids, the best first; those that are not shown are known by their ids alone
-    ids = dict.fromkeys([*(query.get("called") or ()), *shown])
+    ids = dict.fromkeys([*(query.get("flagged_ids") or ()), *shown])
     found = [shown.get(id) or {"id": id, "source": "", "rank": rank, "score": None} for rank, id in enumerate(ids, 1)]
-    if len(found) < query["culprits"]:
+    if len(found) < query["num_flagged"]:
         got = f"{len(found)} of {query['culprits']} culprits of an answer"
         raise DataError("the trace does not name all that it calls", got=got, do="trace again: it does now")
     return found
@@ -167,7 +167,7 @@ def top_scoring_words(trace: Document, chosen: Sequence[Removal]) -> dict[str, C
     for one in chosen:
         ranked = [row for number in one.queries for row in trace["queries"][number - 1]["rows"] if row["id"] == one.id]
         if not any(row.get("tokens") for row in ranked):
-            most = max(query.get("culprits") or 0 for query in trace["queries"])
+            most = max(query.get("num_flagged") or 0 for query in trace["queries"])
             do = "trace by a method that scores words (lesson)" if ranked else f"trace again with --top {most}"
             what = f"the trace has no words of the row {one.source or one.id}"
             raise DataError(what, got=shorten(trace.get("method")), do=do)
@@ -292,7 +292,7 @@ def clean(made: CleaningPlan, trace: str | Path, out: str | Path) -> Document:
         "version": 1,
         "made": {"by": f"taughtby {version('taughtby')}", "at": datetime.now(UTC).isoformat(timespec="seconds")},
         "did": "masked words" if made.words else "removed rows",
-        "rate": document.get("rate"),
+        "rate": document.get("fdr"),
         "trace": {"file": absolute_name(str(trace)), "sha256": file_hash(Path(trace)),
                   **{key: document.get(key) for key in ("method", "model", "adapter", "index")}},
         "reading": asdict(made.reading),

@@ -126,7 +126,7 @@ def print_trace(document: Document, console: Console) -> None:
         if told := verdict(document, query):
             console.print(Text(f"{FLAG_MARK} {told}" if any(map(_called, rows)) else told, "bold"))
         console.print(_ranked(rows, console) if rows else Text("No training row was ranked.\n"))
-    method, count = document.get("method", "unknown method"), document.get("count", "?")
+    method, count = document.get("method", "unknown method"), document.get("num_rows", "?")
     console.print(Text(f"{make_visible(method)[:500]}, {count} rows in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))
@@ -183,7 +183,7 @@ def _ranked(rows: list[Document], console: Console) -> Table:
 
 
 def _called(row: Document) -> bool:
-    return row.get("culprit") is True
+    return row.get("flagged") is True
 
 
 def _row(row: Document, line: int, ceiling: float, console: Console) -> Text:

@@ -61,7 +61,7 @@ def to_table(document: Document) -> pa.Table:
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     kinds = {
         "query": whole, "prompt": text, "response": text, "rank": whole, "score": number,
-        "p_value": number, "culprit": pa.bool_(), "stability": number, "id": text, "source": text, "label": text,
+        "p_value": number, "flagged": pa.bool_(), "stability": number, "id": text, "source": text, "label": text,
         "row_prompt": text, "row_answer": text, "word": text,
     }  # fmt: skip
     for line in lines:
@@ -78,7 +78,7 @@ def _lines(at: int, query: Document) -> Iterator[dict[str, Any]]:
             "rank": row.get("rank"),
             "score": finite_or_none(row.get("score")),
             "p_value": finite_or_none(row.get("p_value")),
-            "culprit": row.get("culprit"),
+            "flagged": row.get("flagged"),
             "stability": finite_or_none(row.get("stability")),
             "id": row.get("id"),
             "source": _whole(row.get("source")),
@@ -86,7 +86,7 @@ def _lines(at: int, query: Document) -> Iterator[dict[str, Any]]:
             "row_prompt": _whole(_prompt(row)),
             "row_answer": _whole(_answer(row)),
             "word": _whole(_word(mark_top_word(scored_tokens(row.get("tokens"), "score"))) or None),
-        } | {name: finite_or_none(part) for name, part in (row.get("blocks") or {}).items()}
+        } | {name: finite_or_none(part) for name, part in (row.get("score_components") or {}).items()}
 
 
 def _query(query: Document) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _row(row: Document, best: float) -> dict[str, Any]:
     score = finite_or_none(row.get("score"))
     return {
         "rank": row.get("rank", ""),
-        "culprit": row.get("culprit") is True,
+        "flagged": row.get("flagged") is True,
         "score": format_number(score),
         "sure": _sure(row),
         "share": max(0.0, score or 0.0) / best if best else 0.0,
@@ -132,7 +132,7 @@ def _sure(row: Document) -> list[str]:
     """How sure the row's rank is: its p-value, and of a culprit how stable that is; empty without evidence."""
     p_value, stable = finite_or_none(row.get("p_value")), finite_or_none(row.get("stability"))
     told = [] if p_value is None else [f"p = {format_number(p_value)}"]
-    return told if stable is None or row.get("culprit") is not True else [*told, f"stable {100 * stable:.0f} %"]
+    return told if stable is None or row.get("flagged") is not True else [*told, f"stable {100 * stable:.0f} %"]
 
 
 def _word(tokens: list[ShownToken]) -> str:

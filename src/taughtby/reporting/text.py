@@ -69,17 +69,17 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], rows: int | N
 
     `rows` is how many of the ranked rows are on show, where that is not all of them. page.js says the same.
     """
-    if query.get("taught") is False:
+    if query.get("increased_by_finetuning") is False:
         return "Fine-tuning made these words no likelier: no row in this data taught them."
-    found = query.get("culprits")
+    found = query.get("num_flagged")
     if not isinstance(found, int):
         return make_visible(query.get("no_evidence") or "")[:1000]
     if not found:
         return "No row in this data explains this answer."
-    rate = finite_or_none(document.get("rate"))
+    rate = finite_or_none(document.get("fdr"))
     wrong = f" (about 1 in {int(1 / rate + 0.5)} is called wrongly)" if rate and rate > 0 else ""
     said = "1 culprit: a row that answers" if found == 1 else f"{found:,} culprits: rows that answer"
-    shown = sum(row.get("culprit") is True for row in (query.get("rows") or [])[:rows])
+    shown = sum(row.get("flagged") is True for row in (query.get("rows") or [])[:rows])
     some = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < found else ""
     return f"{said} to this more than rows answer to each other by chance{wrong}.{some}"
 

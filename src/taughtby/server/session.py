@@ -60,7 +60,7 @@ class Session:
         """The index in a few words, and whether its model is there yet."""
         settings, loading = self.index.manifest["settings"], self.loading.status
         return {
-            "count": len(self.index),
+            "num_rows": len(self.index),
             "methods": list(settings["methods"]),
             "model": settings["model"],
             "adapter": settings["adapter"],

@@ -246,7 +246,7 @@ async function begin() {
   const [state, documents, traces] = await Promise.all([get("api/state"), get("api/documents"), recalled()]);
   about(state);
   byId("method").replaceChildren(...state.methods.map((name) => el("option", { value: name }, visible(name))));
-  const [first = { model: state.model, adapter: state.adapter, count: state.count }, ...more] = documents;
+  const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
   byId("clean").hidden = !state.cleans;
   wire();
   start(first, [...more.map((trace) => [trace]), ...traces]);

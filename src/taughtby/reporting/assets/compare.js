@@ -20,7 +20,7 @@ function column(entry, other) {
     const node = el("li", {},
       el("p.head", {}, el("strong", {}, clean(row.rank)), number(row.score),
         el("span.about", {}, change(row.rank, ranks.get(nameOf(row)), ranks.size),
-          row.culprit === true ? el("span.chip.culprit", {}, "culprit") : null,
+          row.flagged === true ? el("span.chip.culprit", {}, "culprit") : null,
           row.label == null ? null : el("span.chip", {}, visible(row.label)))),
       text);
     node.row = row;

@@ -122,7 +122,7 @@ const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
 const pointOf = (map, row) => row?.at ?? map?.rows?.[nameOf(row ?? {})] ?? null;
 
 const lit = (map, query) => query.lit
-  ?? (query.rows ?? []).filter((row) => row.culprit === true).map((row) => pointOf(map, row)).filter(Boolean);
+  ?? (query.rows ?? []).filter((row) => row.flagged === true).map((row) => pointOf(map, row)).filter(Boolean);
 
 // How far points lie from their middle, so that what the picture shows can be read.
 function spread(points) {
@@ -133,11 +133,11 @@ function spread(points) {
 function tell(map, query, trace) {
   const guilty = lit(map, query);
   const share = map.share.map((part) => `${(100 * part).toFixed(0)} %`).join(" and ");
-  const drawn = map.points.length < (trace.count ?? 0) ? `${count(map.points.length)} of ${count(trace.count)} rows, drawn at random` : many(map.points.length, "row");
+  const drawn = map.points.length < (trace.num_rows ?? 0) ? `${count(map.points.length)} of ${count(trace.num_rows)} rows, drawn at random` : many(map.points.length, "row");
   const all = spread(map.points);
   const close = guilty.length > 1 && all
     ? ` The ${count(guilty.length)} filled ones, culprits of this answer, lie ${(spread(guilty) / all).toFixed(2)} times as far apart as all rows do.`
-    : guilty.length ? " The filled one is its culprit." : query.culprits === null ? "" : " None is a culprit of this answer.";
+    : guilty.length ? " The filled one is its culprit." : query.num_flagged === null ? "" : " None is a culprit of this answer.";
   const told = `${drawn}, along the two directions in which their signatures (${visible(map.block)}) differ most: ${share} of all difference.${close}`;
   byId("map-told").textContent = told;
   byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${told}`);

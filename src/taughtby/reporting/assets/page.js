@@ -34,7 +34,7 @@ function drawSummary(summary) {
 
 function drawMade(trace) {
   const facts = { Method: trace.method, Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
-    "Rows in the index": trace.count, "taughtby": trace.taughtby };
+    "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
   byId("made").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
   byId("warnings").replaceChildren(...(trace.warnings ?? []).map((text) => el("p.note", {}, `Warning: ${visible(text)}`)));
 }
@@ -54,14 +54,14 @@ function drawQueries() {
   const several = groups.length > 1 && groups.some((members) => members.length > 1);
   common = groups.flatMap((members, at) => {
     const entry = members.length > 1 ? together(members, at + 1) : null;
-    return entry?.query.called.length ? [entry] : [];
+    return entry?.query.flagged_ids.length ? [entry] : [];
   });
   byId("queries").hidden = view.entries.length < 2;
   byId("queries").querySelector("ol").replaceChildren(...groups.flatMap((members, at) => {
     const entry = common.find((one) => one.key === `incident-${at + 1}`);
     return [
       several ? el("li.incident", {}, `Incident ${at + 1}: ${many(members.length, "answer")}`) : null,
-      entry ? choice(entry, "Common culprits", `${many(entry.query.called.length, "row")} called for several of ${members.length} answers`) : null,
+      entry ? choice(entry, "Common culprits", `${many(entry.query.flagged_ids.length, "row")} called for several of ${members.length} answers`) : null,
       ...members.map((one) => choice(one, brief(one.query.prompt, 200), brief(one.query.response, 200))),
     ].filter(Boolean);
   }));

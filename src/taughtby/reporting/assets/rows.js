@@ -58,7 +58,7 @@ function drawTick(row) {
 }
 
 function drawHead(row, far) {
-  const called = row.culprit === true;
+  const called = row.flagged === true;
   return el("div.head", {},
     el("h3", {}, el("span.unseen", {}, "Row "), clean(row.rank)),
     el("span.score", {}, bar(row.score, far), el("span", {}, number(row.score))),
@@ -74,9 +74,9 @@ function drawHead(row, far) {
 
 function drawRow(row, at, far, most) {
   const texts = el("div.texts", {}, drawTexts(row, most, false));
-  const name = `Row ${row.rank}${row.culprit === true ? ", culprit" : ""}, score ${number(row.score)}`;
+  const name = `Row ${row.rank}${row.flagged === true ? ", culprit" : ""}, score ${number(row.score)}`;
   const node = el("li", { tabindex: at ? -1 : 0, "aria-label": name },
-    drawHead(row, far), texts, drawMore(row, texts, most), drawBlocks(row.blocks));
+    drawHead(row, far), texts, drawMore(row, texts, most), drawBlocks(row.score_components));
   node.row = row;
   return node;
 }
@@ -106,19 +106,19 @@ export function drawRows({ query, trace, members }) {
   const far = rows.reduce((most, row) => Math.max(most, Math.abs(row.score ?? 0)), 0);
   const most = rows.reduce((most, row) => Math.max(most, ceiling(pieces(row.tokens, "score"))), 0);
   byId("words-hint").hidden = !most;
-  const common = query.called?.length ?? rows.length;
+  const common = query.flagged_ids?.length ?? rows.length;
   byId("verdict").textContent = members
     ? `${many(common, "row is", "rows are")} called for more than one of these ${members.length} answers.${rows.length < common ? ` ${rows.length} of them are shown.` : ""}`
     : query.verdict ?? "";
   byId("shown").textContent = members ? "Those called for the most answers come first."
-    : rows.length ? `The first ${rows.length}${trace.count ? ` of ${count(trace.count)}` : ""} are shown.`
+    : rows.length ? `The first ${rows.length}${trace.num_rows ? ` of ${count(trace.num_rows)}` : ""} are shown.`
       : "No training row was ranked.";
   const nodes = rows.map((row, at) => drawRow(row, at, far, most));
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
-  called = query.called ?? [];
-  byId("tick-culprits").hidden = !rows.some((row) => row.culprit === true && nameOf(row));
+  called = query.flagged_ids ?? [];
+  byId("tick-culprits").hidden = !rows.some((row) => row.flagged === true && nameOf(row));
   drawTicked();
 }
 
@@ -176,7 +176,7 @@ export function drawTicked() {
 export function wireRows() {
   byId("find").addEventListener("input", (event) => filter(event.target.value));
   byId("tick-culprits").addEventListener("click", () => {
-    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.culprit === true && nameOf(row));
+    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && nameOf(row));
     for (const row of rows) view.ticked.set(nameOf(row), row);
     for (const id of called) if (!view.ticked.has(id)) view.ticked.set(id, { id });
     drawTicked();

@@ -43,12 +43,12 @@ export const nameOf = (row) => row.id ?? row.source;
 
 // The ids of all culprits of an answer, also of those that are not among the rows shown.
 function calledIn({ query }) {
-  const shown = (query.rows ?? []).filter((row) => row.culprit === true).map(nameOf).filter(Boolean);
-  return [...new Set([...(query.called ?? []), ...shown])];
+  const shown = (query.rows ?? []).filter((row) => row.flagged === true).map(nameOf).filter(Boolean);
+  return [...new Set([...(query.flagged_ids ?? []), ...shown])];
 }
 
 // Of a row that several answers show: whether this one calls it and the other does not, or scores it higher.
-const outranks = (row, other) => !other || ((row.culprit === true) - (other.culprit === true) || row.score - other.score) > 0;
+const outranks = (row, other) => !other || ((row.flagged === true) - (other.flagged === true) || row.score - other.score) > 0;
 
 // The common culprits as an entry of their own: first those that are called for the most answers. Only those that
 // some answer shows have a text, and stand among its rows; `called` has the ids of all.
@@ -64,8 +64,8 @@ export function together(members, number) {
   const called = [...calls].filter(([, count]) => count > 1).map(([id]) => id);
   const rows = called.filter((id) => best.has(id)).map((id) => ({ row: best.get(id), count: calls.get(id) }))
     .sort((a, b) => b.count - a.count || b.row.score - a.row.score)
-    .map(({ row, count }, at) => ({ ...row, culprit: true, rank: at + 1, calls: count, of: members.length, links: [] }));
-  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, called, prompt: "", response: "" } };
+    .map(({ row, count }, at) => ({ ...row, flagged: true, rank: at + 1, calls: count, of: members.length, links: [] }));
+  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, flagged_ids: called, prompt: "", response: "" } };
 }
 
 // For each row the earlier one that it nearly repeats, if any: four fifths of their words in common.
