@@ -124,7 +124,7 @@ def _culprits(trace: Document, query: Document) -> list[Document]:
     ids = dict.fromkeys([*(query.get("flagged_ids") or ()), *shown])
     found = [shown.get(id) or {"id": id, "source": "", "rank": rank, "score": None} for rank, id in enumerate(ids, 1)]
     if len(found) < query["num_flagged"]:
-        got = f"{len(found)} of {query['culprits']} culprits of an answer"
+        got = f"{len(found)} of {query['num_flagged']} culprits of an answer"
         raise DataError("the trace does not name all that it calls", got=got, do="trace again: it does now")
     return found
 
