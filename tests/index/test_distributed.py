@@ -76,8 +76,8 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(tmp_path))
-    told_at = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # where a worker finds Told
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, told_at)))
+    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    monkeypatch.setenv("PYTHONPATH", where, prepend=os.pathsep)  # where a worker finds Told
     filled(data)
     options: Any = {"encoding": Encoding(128), "budget": 64, "layers": False}
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, **options)
