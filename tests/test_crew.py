@@ -73,6 +73,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(whence.build, "WINDOW", 8)
     monkeypatch.setenv("WHENCE_TEST_DIARY", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a folder of its own
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where a worker finds Told
     filled(data)
     options: Any = {"encoding": Encoding(128), "budget": 64, "layers": False}
