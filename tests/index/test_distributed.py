@@ -76,6 +76,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a folder of its own
     where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     monkeypatch.setenv("PYTHONPATH", where, prepend=os.pathsep)  # where a worker finds Told
     filled(data)
