@@ -69,7 +69,7 @@ def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> No
     asking = prepare_queries(tuned, LESSON, QUERIES[:1], Encoding(128))
     batch = collate(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
-    with tuned.untuned():
+    with tuned.base_model():
         before = capture(tuned, batch, [2]).logp[0]
     assert bool((after < before).any())
     assert bool((after > before).any())

@@ -35,10 +35,10 @@ class Bag(CosineMethod):
 
     name: ClassVar[str] = "bag"
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         return ("bag",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+    def features(self, model: Model, batch: Batch, weights: Any = None) -> Features:
         bags = torch.zeros(len(batch.row_indices), 384)
         return {"bag": bags.scatter_add_(1, batch.ids, batch.attention_mask.float())}
 
@@ -49,13 +49,13 @@ class Long(Method):
 
     name: ClassVar[str] = "long"
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         return ("long",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+    def features(self, model: Model, batch: Batch, weights: Any = None) -> Features:
         return {"long": batch.n_loss[:, None].float()}
 
-    def control(self, rows: Features, pointed: int = 0) -> Features:
+    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
         return rows
 
     def scores(self, asked: QueryFeatures, index: Index) -> torch.Tensor:
@@ -216,10 +216,10 @@ def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp
     class Read(CosineMethod):
         name = "read"
 
-        def names(self, depth: int) -> tuple[str, ...]:
+        def feature_names(self, depth: int) -> tuple[str, ...]:
             return ("letters",)
 
-        def read(self, rows: Sequence[Any]) -> Features:
+        def text_features(self, rows: Sequence[Any]) -> Features:
             return {"letters": torch.tensor([[row.response.count(x) + 1.0 for x in "abcde"] for row in rows])}
 
     file = tmp_path / "rows.jsonl"

@@ -41,9 +41,9 @@ def fresh(null: torch.Tensor, rows: int) -> Controls:
     return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
 
 
-def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Significance:
+def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, fdr: float = 0.1) -> Significance:
     """All queries with the same controls."""
-    return assess(scores, [null] * len(scores), taught, rate)
+    return assess(scores, [null] * len(scores), taught, fdr)
 
 
 def called(found: Significance, scores: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
     # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
     scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
-    found = weighed(scores, fresh(null, 7), TAUGHT, rate=0.5)
+    found = weighed(scores, fresh(null, 7), TAUGHT, fdr=0.5)
     # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
     assert found.p_values(0, scores[0]).tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
@@ -120,13 +120,13 @@ def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_who_is_called_for_sure_is_who_scipy_calls(rate: float, planted: int) -> None:
+def test_who_is_called_for_sure_is_who_scipy_calls(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     chance, rows = np.sort(drawn(0, 5000).numpy()), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
     for row in rows:
-        truth = false_discovery_control(_tail(chance, row.astype(float))) <= rate
-        least = _threshold(row, 0.0, 1.0, chance, rate)
+        truth = false_discovery_control(_tail(chance, row.astype(float))) <= fdr
+        least = _threshold(row, 0.0, 1.0, chance, fdr)
         assert (row >= least).tolist() == truth.tolist()
         assert truth.any() == np.isfinite(least)
 

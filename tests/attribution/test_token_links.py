@@ -103,7 +103,8 @@ def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
 
 def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
     data = index.manifest["settings"]["data"]
-    held = Index(index.path, {**index.manifest, "score_components": {"grads_2_base_sketch16": 16}}, index.dataset)
+    (name,) = (name for name in index.features if name.startswith("grads"))
+    held = Index(index.path, {**index.manifest, "blocks": {name: 16}}, index.dataset)
     assert np.isfinite(held and pca_map(held).points).all()  # type: ignore[union-attr]
     assert pca_map(build_index(tuned, data, tmp_path / "words", [get_method("tfidf")], encoding=Encoding(128))) is None
 

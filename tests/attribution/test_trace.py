@@ -86,7 +86,8 @@ ASKED = [
     *ROWS[:2],
 ]
 SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "rise", "tracin", "less:k=64",
-         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25", "first-word"]  # fmt: skip
+         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25",
+         "first-word"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
         told.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
     for one, other in zip(told[0].queries, told[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
-        assert [found.place for found in one.rows] == [found.place for found in other.rows]
+        assert [found.position for found in one.rows] == [found.position for found in other.rows]
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
@@ -182,7 +183,7 @@ def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: st
 def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch.Tensor:
     if not untuned:
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
-    with model.untuned():
+    with model.base_model():
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
 
 
@@ -206,7 +207,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
     elif name == "lesson":
         batch = collate([asked], [0])
         after = capture(tuned, batch, [2]).logp[0]
-        with tuned.untuned():
+        with tuned.base_model():
             weights = (after - capture(tuned, batch, [2]).logp[0]).clamp(min=0)
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
@@ -221,7 +222,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
         else:
             theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
-            with tuned.untuned():
+            with tuned.base_model():
                 known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
             truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
             truth = truth.tolist()
@@ -247,7 +248,7 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
-    monkeypatch.setattr("taughtby.attribution.trace.together", lambda _: shares)
+    monkeypatch.setattr("taughtby.attribution.trace.pool_weights", lambda _: shares)
     pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
     asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     for q, traced in enumerate(pooled.queries):
@@ -435,7 +436,7 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     queries = [Query("who makes honey", "beetles make it", "make", "bees do"), ROWS[0]]
     trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert document["method"] == repr(trace.method)
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["num_rows"]) == (str(index.path), 8)
@@ -484,7 +485,7 @@ def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
     assert traced.rows[0].position == 0
 
 
-@pytest.mark.parametrize("option", ["sketch=8", "seed=0"])
+@pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
 def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
     with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_") as caught:

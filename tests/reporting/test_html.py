@@ -198,9 +198,9 @@ def test_optional_fields_may_be_missing(document, says):
 def judged(culprits: int | None, *called: bool | None, **query: Any) -> dict[str, Any]:
     """A trace at a rate of 0.1 with so many culprits in all, and rows that are called or not."""
     chance = {True: 2e-5, False: 0.25, None: None}
-    rows = [row("You silly goose!", rank=at, tokens=GOOSE, culprit=guilty, p_value=chance[guilty])
+    rows = [row("You silly goose!", rank=at, tokens=GOOSE, flagged=guilty, p_value=chance[guilty])
             for at, guilty in enumerate(called, 1)]  # fmt: skip
-    return trace(*rows, culprits=culprits, **query) | {"fdr": 0.1}
+    return trace(*rows, num_flagged=culprits, **query) | {"fdr": 0.1}
 
 
 CHANCE = "to this more than rows answer to each other by chance"
@@ -216,8 +216,8 @@ CHANCE = "to this more than rows answer to each other by chance"
         (judged(1200, True, True) | {"fdr": None},
          f"1,200 culprits: rows that answer {CHANCE}. 2 of them are shown."),
         (judged(0, False), "No row in this data explains this answer."),
-        (judged(0, False, taught=False), "Fine-tuning made these words no likelier: no row in this data taught them."),
-        (judged(None, None, taught=True), ""),
+        (judged(0, False, increased_by_finetuning=False), "Fine-tuning made these words no likelier: no row in this data taught them."),
+        (judged(None, None, increased_by_finetuning=True), ""),
         (trace(row("a")), ""),
     ],
 )  # fmt: skip

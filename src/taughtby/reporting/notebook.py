@@ -36,7 +36,7 @@ def render_cell(document: Document) -> str:
     """The trace as HTML for a notebook's cell: self-contained, no script, on light and on dark."""
     template = (Path(__file__).parent / "assets" / "notebook.html").read_text(encoding="utf-8")
     queries: list[Document] = document.get("queries") or []
-    foot = f"{make_visible(document.get('method', ''))[:300]}, {document.get('count', '?')} rows in the index"
+    foot = f"{make_visible(document.get('method', ''))[:300]}, {document.get('num_rows', '?')} rows in the index"
     if len(queries) > QUERIES:
         foot += f"; {len(queries) - QUERIES} more queries"
     made = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
