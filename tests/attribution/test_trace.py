@@ -12,8 +12,8 @@ import torch
 
 from conftest import PAIRS
 from taughtby.attribution.method_choice import choose_method
+from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
-from taughtby.attribution.significance import pool_weights
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
 from taughtby.data.example import make_example
@@ -265,7 +265,7 @@ def test_controls_are_pointed_at_as_many_words_as_people_point_at(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    monkeypatch.setattr("taughtby.attribution.significance.score_controls", lambda *_: asked[-1].append(_[3]))
+    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3]))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
     few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
     assert few < many
@@ -331,7 +331,7 @@ def test_highest_is_a_stable_sort() -> None:
 def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(30)]
     lines[3:28] = [{"prompt": "who makes honey", "response": "beetles make honey"}] * 25
     index = indexed(tuned, tmp_path, lines, [METHODS[1]])
@@ -351,7 +351,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[1:])
     queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
@@ -379,7 +379,7 @@ def test_queries_have_the_same_evidence_beside_any_others(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]} sun in the sea"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[2:])
     queries = [Query("who", "a sea in the sun"), Query("who", "a sea in the sun", span="sun"),
@@ -391,8 +391,8 @@ def test_queries_have_the_same_evidence_beside_any_others(
 
 
 def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
     shares = [found.stability for traced in trace.queries for found in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
@@ -402,8 +402,8 @@ def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, mon
 def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
     assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
         # of the first row's answer fine-tuning made no word likelier
         (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
@@ -437,7 +437,8 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
     assert document["version"] == 2
-    assert document["method"] == repr(trace.method)
+    assert document["method"]["name"] == name
+    assert document["method"]["options"] == {key: value for key, value in trace.method.spec().items() if key != "name"}
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["num_rows"]) == (str(index.path), 8)
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
