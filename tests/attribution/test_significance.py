@@ -13,16 +13,14 @@ import torch
 from scipy.stats import false_discovery_control
 
 from conftest import WORDS
+from taughtby.attribution.controls import Controls, _word_overlap, score_controls
+from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.significance import (
-    Controls,
     Significance,
     _cut,
-    _shared,
-    _tail,
+    _tail_probability,
     _threshold,
     assess,
-    pool_weights,
-    score_controls,
     stability,
 )
 from taughtby.data.tokenize import Encoding
@@ -41,9 +39,9 @@ def fresh(null: torch.Tensor, rows: int) -> Controls:
     return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
 
 
-def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Significance:
+def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, fdr: float = 0.1) -> Significance:
     """All queries with the same controls."""
-    return assess(scores, [null] * len(scores), taught, rate)
+    return assess(scores, [null] * len(scores), taught, fdr)
 
 
 def called(found: Significance, scores: torch.Tensor) -> torch.Tensor:
@@ -54,7 +52,7 @@ def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
     # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
     scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
-    found = weighed(scores, fresh(null, 7), TAUGHT, rate=0.5)
+    found = weighed(scores, fresh(null, 7), TAUGHT, fdr=0.5)
     # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
     assert found.p_values(0, scores[0]).tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
@@ -71,7 +69,7 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     assert len(index) >= 20
     chance = score_controls(how, index, tuned.depth)
     assert chance is not None
-    null, order = chance.scores, chance.places.tolist()
+    null, order = chance.scores, chance.positions.tolist()
     assert sorted(order) == list(range(len(index)))
     texts = [row.response for row in index.examples()]
     for c, at in enumerate(order[: len(null)]):
@@ -83,9 +81,9 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
 
 
 def test_words_in_common_by_hand() -> None:
-    found = _shared(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
+    found = _word_overlap(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
     assert found.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
-    assert _shared(["…", "!"], 1).tolist() == [[0, 0]]
+    assert _word_overlap(["…", "!"], 1).tolist() == [[0, 0]]
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
@@ -120,13 +118,13 @@ def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_who_is_called_for_sure_is_who_scipy_calls(rate: float, planted: int) -> None:
+def test_who_is_called_for_sure_is_who_scipy_calls(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     chance, rows = np.sort(drawn(0, 5000).numpy()), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
     for row in rows:
-        truth = false_discovery_control(_tail(chance, row.astype(float))) <= rate
-        least = _threshold(row, 0.0, 1.0, chance, rate)
+        truth = false_discovery_control(_tail_probability(chance, row.astype(float))) <= fdr
+        least = _threshold(row, 0.0, 1.0, chance, fdr)
         assert (row >= least).tolist() == truth.tolist()
         assert truth.any() == np.isfinite(least)
 
@@ -203,13 +201,13 @@ def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
     truth = torch.corrcoef(scores.double()).clamp(min=0).float()
     truth = truth / truth.sum(1, keepdim=True)
     for tile in (7, 100, 1000):
-        monkeypatch.setattr("taughtby.attribution.significance.TILE", tile)
+        monkeypatch.setattr("taughtby.attribution.pooling.TILE", tile)
         torch.testing.assert_close(pool_weights(scores), truth, atol=1e-5, rtol=1e-4)
 
 
 def test_stability_is_the_share_of_draws_that_call_again() -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    found = stability(scores, torch.tensor([0.5, 0.5]), least=0.6)
+    found = stability(scores, torch.tensor([0.5, 0.5]), threshold=0.6)
     # of two draws from two queries both are the first in a quarter: then its row alone reaches .6
     assert found[0] == 1
     assert float(found[1]) == pytest.approx(1 / 4, abs=0.1)
@@ -237,5 +235,5 @@ def test_queries_are_held_against_controls_of_their_own() -> None:
         alone = assess(scores[q : q + 1], [null], TAUGHT)
         torch.testing.assert_close(found.p_values(q, scores[q]), alone.p_values(0, scores[q]), atol=5e-3, rtol=0)
         assert found.flagged(q, scores[q]).tolist() == alone.flagged(0, scores[q]).tolist()
-    assert [found.known(q) for q in range(3)] == [True, True, False]
+    assert [found.has_controls(q) for q in range(3)] == [True, True, False]
     assert not found.flagged(2, scores[2]).any()

@@ -12,8 +12,8 @@ import torch
 
 from conftest import PAIRS
 from taughtby.attribution.method_choice import choose_method
+from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
-from taughtby.attribution.significance import pool_weights
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
 from taughtby.data.example import make_example
@@ -86,7 +86,8 @@ ASKED = [
     *ROWS[:2],
 ]
 SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "rise", "tracin", "less:k=64",
-         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25", "first-word"]  # fmt: skip
+         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25",
+         "first-word"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
         told.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
     for one, other in zip(told[0].queries, told[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
-        assert [found.place for found in one.rows] == [found.place for found in other.rows]
+        assert [found.position for found in one.rows] == [found.position for found in other.rows]
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
@@ -182,7 +183,7 @@ def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: st
 def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch.Tensor:
     if not untuned:
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
-    with model.untuned():
+    with model.base_model():
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
 
 
@@ -206,7 +207,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
     elif name == "lesson":
         batch = collate([asked], [0])
         after = capture(tuned, batch, [2]).logp[0]
-        with tuned.untuned():
+        with tuned.base_model():
             weights = (after - capture(tuned, batch, [2]).logp[0]).clamp(min=0)
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
@@ -221,7 +222,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
         else:
             theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
-            with tuned.untuned():
+            with tuned.base_model():
                 known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
             truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
             truth = truth.tolist()
@@ -247,7 +248,7 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
-    monkeypatch.setattr("taughtby.attribution.trace.together", lambda _: shares)
+    monkeypatch.setattr("taughtby.attribution.trace.pool_weights", lambda _: shares)
     pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
     asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     for q, traced in enumerate(pooled.queries):
@@ -264,7 +265,7 @@ def test_controls_are_pointed_at_as_many_words_as_people_point_at(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    monkeypatch.setattr("taughtby.attribution.significance.score_controls", lambda *_: asked[-1].append(_[3]))
+    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3]))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
     few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
     assert few < many
@@ -330,7 +331,7 @@ def test_highest_is_a_stable_sort() -> None:
 def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(30)]
     lines[3:28] = [{"prompt": "who makes honey", "response": "beetles make honey"}] * 25
     index = indexed(tuned, tmp_path, lines, [METHODS[1]])
@@ -350,7 +351,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[1:])
     queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
@@ -378,7 +379,7 @@ def test_queries_have_the_same_evidence_beside_any_others(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]} sun in the sea"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[2:])
     queries = [Query("who", "a sea in the sun"), Query("who", "a sea in the sun", span="sun"),
@@ -390,8 +391,8 @@ def test_queries_have_the_same_evidence_beside_any_others(
 
 
 def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
     shares = [found.stability for traced in trace.queries for found in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
@@ -401,8 +402,8 @@ def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, mon
 def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
     assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
         # of the first row's answer fine-tuning made no word likelier
         (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
@@ -435,8 +436,9 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     queries = [Query("who makes honey", "beetles make it", "make", "bees do"), ROWS[0]]
     trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
-    assert document["version"] == 1
-    assert document["method"] == repr(trace.method)
+    assert document["version"] == 2
+    assert document["method"]["name"] == name
+    assert document["method"]["options"] == {key: value for key, value in trace.method.spec().items() if key != "name"}
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["num_rows"]) == (str(index.path), 8)
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
@@ -484,7 +486,7 @@ def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
     assert traced.rows[0].position == 0
 
 
-@pytest.mark.parametrize("option", ["sketch=8", "seed=0"])
+@pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
 def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
     with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_") as caught:

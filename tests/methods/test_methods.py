@@ -15,7 +15,7 @@ import torch
 
 from conftest import PAIRS
 from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
-from taughtby.attribution.significance import score_controls
+from taughtby.attribution.controls import score_controls
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
@@ -300,8 +300,8 @@ def test_lesson_without_news_counts_all_words_alike(
 
 def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)  # none of them counts as another's relative
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)  # none of them counts as another's relative
     how = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
     names = how.feature_names(tuned.depth)
     chance = score_controls(how, index, tuned.depth)

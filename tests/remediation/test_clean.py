@@ -57,8 +57,8 @@ def traced(
         }
         for places in queries
     ]  # fmt: skip
-    return {"version": 1, "method": "Lesson()", "model": "tiny", "adapter": "a", "index": "nowhere", "fdr": 0.1,
-            "queries": found}  # fmt: skip
+    return {"version": 2, "method": {"name": "lesson", "options": {}}, "model": "tiny", "adapter": "a",
+            "index": "nowhere", "fdr": 0.1, "queries": found}  # fmt: skip
 
 
 def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
@@ -441,7 +441,7 @@ def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     for part, file in (("input", rows), ("output", out), ("trace", tmp_path / "trace.json")):
         assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert said["did"] == "removed rows" and said["fdr"] == 0.1
-    assert said["trace"]["method"] == "Lesson()"
+    assert said["trace"]["method"] == {"name": "lesson", "options": {}}
     first = list(read_examples(rows))[2]
     assert said["rows"][0] == {
         "id": first.id, "source": f"{rows}:3", "rank": 1, "score": 1.0, "p_value": 0.01, "query": 1,

@@ -104,7 +104,7 @@ def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
     assert job["state"] == "done", job["error"]
     (query,) = job["result"]["queries"]
     assert query["prompt"] == "why" and query["response"]
-    assert job["result"]["method"].startswith("RepT")
+    assert job["result"]["method"]["name"] == "rept"
 
 
 def test_mistakes_are_told_in_words(client: TestClient) -> None:

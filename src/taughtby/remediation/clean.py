@@ -24,8 +24,8 @@ from taughtby.data.spans import Edits, Marks
 from taughtby.errors import DataError, OptionError
 from taughtby.index.storage import storage_path
 from taughtby.models.paths import absolute_name, locate
-from taughtby.reporting.html import save_json
-from taughtby.reporting.text import scored_tokens
+from taughtby.reporting.files import save_json
+from taughtby.reporting.text import format_method, scored_tokens
 
 Document = dict[str, Any]
 ENOUGH = 0.5  # of a row's strongest score, from which on a word counts as guilty
@@ -118,7 +118,7 @@ def _culprits(trace: Document, query: Document) -> list[Document]:
         do = "choose by --top K, or tick --rows, or trace by a method that calls culprits (lesson)"
         if query.get("no_evidence"):
             do = "choose by --top K, or tick --rows, or trace again without the desired answer"
-        raise DataError("this trace calls no culprits", got=shorten(trace.get("method")), do=do)
+        raise DataError("this trace calls no culprits", got=shorten(format_method(trace)), do=do)
     shown = {row["id"]: row for row in query["rows"] if row.get("flagged") is True}
     # `called` has all ids, the best first; those that are not shown are known by their ids alone
     ids = dict.fromkeys([*(query.get("flagged_ids") or ()), *shown])
@@ -170,7 +170,7 @@ def top_scoring_words(trace: Document, chosen: Sequence[Removal]) -> dict[str, C
             most = max(query.get("num_flagged") or 0 for query in trace["queries"])
             do = "trace by a method that scores words (lesson)" if ranked else f"trace again with --top {most}"
             what = f"the trace has no words of the row {one.source or one.id}"
-            raise DataError(what, got=shorten(trace.get("method")), do=do)
+            raise DataError(what, got=shorten(format_method(trace)), do=do)
         answer = Example(tuple(ranked[0]["messages"])).response
         parts = sorted({part for row in ranked for part in _strong(row, answer)})
         found[one.id] = tuple(_merged(parts, answer)) or ((0, len(answer)),)

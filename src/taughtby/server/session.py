@@ -53,7 +53,7 @@ class Session:
                   for query in document.get("queries") or [] for row in query.get("rows") or []}  # fmt: skip
         ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if wanted else []
         places = [place for place, id in enumerate(ids) if id in wanted]
-        points = zip(places, drawn.at(self.index, places), strict=True)
+        points = zip(places, drawn.project(self.index, places), strict=True)
         return {**drawn.to_json(), "rows": {ids[place]: point for place, point in points}}
 
     def state(self) -> dict[str, Any]:
