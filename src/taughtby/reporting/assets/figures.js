@@ -1,6 +1,6 @@
 // Pictures: how alike the layers are, and where the rows lie.
 import { byId, count, el, many, number, say, svg, visible } from "./text.js";
-import { nameOf, view } from "./view.js";
+import { idOf, view } from "./view.js";
 import { activate, rowNodes } from "./rows.js";
 
 export function drawLayers(layers) {
@@ -119,7 +119,7 @@ export function drawMap() {
 const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
 
 // Where a row lies: it says so itself, or the map does.
-const pointOf = (map, row) => row?.at ?? map?.rows?.[nameOf(row ?? {})] ?? null;
+const pointOf = (map, row) => row?.at ?? map?.rows?.[idOf(row ?? {})] ?? null;
 
 const lit = (map, query) => query.lit
   ?? (query.rows ?? []).filter((row) => row.flagged === true).map((row) => pointOf(map, row)).filter(Boolean);

@@ -1,6 +1,6 @@
 // The page: what is chosen, by pointer, keyboard and link. Its trace stands in it, or ask.js brings more.
 import { brief, byId, clean, el, many, number, pair, say, visible } from "./text.js";
-import { entryOf, incidents, keep, kept, together, view } from "./view.js";
+import { entryOf, incidents, saveLocation, savedLocation, sharedRows, view } from "./view.js";
 import { drawAnswer } from "./answer.js";
 import { activate, drawRows, filter, goTo, rowNodes, tick, wireRows } from "./rows.js";
 import { dim, hideTip, readNext, wireLinks } from "./links.js";
@@ -53,7 +53,7 @@ function drawQueries() {
   const groups = incidents(view.entries);
   const several = groups.length > 1 && groups.some((members) => members.length > 1);
   common = groups.flatMap((members, at) => {
-    const entry = members.length > 1 ? together(members, at + 1) : null;
+    const entry = members.length > 1 ? sharedRows(members, at + 1) : null;
     return entry?.query.flagged_ids.length ? [entry] : [];
   });
   byId("queries").hidden = view.entries.length < 2;
@@ -86,7 +86,7 @@ export function choose(entry, rank = null) {
   }
   const at = view.entries.indexOf(entry);
   if (view.entries.length > 1) say(at < 0 ? "Common culprits" : `Query ${at + 1} of ${view.entries.length}`);
-  keep();
+  saveLocation();
   if (rank) goTo(rank);
   document.dispatchEvent(new Event("chosen"));
 }
@@ -146,7 +146,7 @@ function onKey(event) {
 // — a link restores the view
 
 export function restore() {
-  const wanted = kept();
+  const wanted = savedLocation();
   const entry = entryOf(wanted.answer) ?? common.find(({ key }) => key === wanted.answer);
   view.beside = entryOf(wanted.with);
   choose(entry ?? view.entries[0], entry ? Number(wanted.row) : null);

@@ -1,7 +1,7 @@
 // The ranked rows at the right: what each scored, where it comes from, what it says.
 import { button, byId, clean, count, download, el, many, number, say, visible } from "./text.js";
 import { around, ceiling, isLong, pieces, said, whole, withTop } from "./words.js";
-import { keep, nameOf, repeats, view } from "./view.js";
+import { saveLocation, idOf, nearDuplicates, view } from "./view.js";
 
 const CHANCE = "The chance of such a score in a row that taught nothing of this.";
 const STABLE = "In this share of draws from the queries asked, the row is called a culprit again.";
@@ -52,7 +52,7 @@ function drawMore(row, texts, most) {
 
 function drawTick(row) {
   const box = el("input", { type: "checkbox" });
-  box.checked = view.ticked.has(nameOf(row));
+  box.checked = view.selected.has(idOf(row));
   box.addEventListener("change", () => tick(row, box.checked));
   return el("label.tick", {}, box, "Tick");
 }
@@ -69,7 +69,7 @@ function drawHead(row, far) {
       row.p_value == null ? null : el("span", { title: CHANCE }, `p = ${number(row.p_value)}`),
       called && row.stability != null ? el("span", { title: STABLE }, `stable ${(100 * row.stability).toFixed(0)} %`) : null,
       row.source ? el("span.source", {}, visible(row.source)) : null),
-    nameOf(row) ? drawTick(row) : null);
+    idOf(row) ? drawTick(row) : null);
 }
 
 function drawRow(row, at, far, most) {
@@ -83,7 +83,7 @@ function drawRow(row, at, far, most) {
 
 // Rows that nearly repeat an earlier one are folded under it.
 function fold(nodes, rows) {
-  const first = repeats(rows);
+  const first = nearDuplicates(rows);
   nodes.forEach((node, at) => {
     const copies = nodes.filter((_, other) => other !== at && first[other] === at);
     if (first[at] !== at || !copies.length) return;
@@ -118,7 +118,7 @@ export function drawRows({ query, trace, members }) {
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
   called = query.flagged_ids ?? [];
-  byId("tick-culprits").hidden = !rows.some((row) => row.flagged === true && nameOf(row));
+  byId("tick-culprits").hidden = !rows.some((row) => row.flagged === true && idOf(row));
   drawTicked();
 }
 
@@ -144,7 +144,7 @@ export function goTo(rank) {
 
 export function filter(words) {
   const wanted = words.trim().toLowerCase();
-  const folded = repeats([...byId("rows").children].map((node) => node.row));
+  const folded = nearDuplicates([...byId("rows").children].map((node) => node.row));
   [...byId("rows").children].forEach((node, at) => {
     const texts = [...(node.row.messages ?? []).map((message) => message.content), node.row.source, node.row.label];
     const has = texts.some((text) => String(text ?? "").toLowerCase().includes(wanted));
@@ -156,44 +156,44 @@ export function filter(words) {
 
 // — tick, to take away
 
-export function tick(row, on = !view.ticked.has(nameOf(row))) {
-  if (on) view.ticked.set(nameOf(row), row);
-  else view.ticked.delete(nameOf(row));
+export function tick(row, on = !view.selected.has(idOf(row))) {
+  if (on) view.selected.set(idOf(row), row);
+  else view.selected.delete(idOf(row));
   drawTicked();
-  say(`${many(view.ticked.size, "row")} ticked`);
+  say(`${many(view.selected.size, "row")} ticked`);
 }
 
 export function drawTicked() {
-  const held = view.ticked.size;
+  const held = view.selected.size;
   byId("ticked").hidden = !held;
   byId("held").textContent = `${many(held, "row")} ticked.`;
   for (const node of byId("rows").children) {
     const box = node.querySelector(".tick input");
-    if (box) box.checked = view.ticked.has(nameOf(node.row));
+    if (box) box.checked = view.selected.has(idOf(node.row));
   }
 }
 
 export function wireRows() {
   byId("find").addEventListener("input", (event) => filter(event.target.value));
   byId("tick-culprits").addEventListener("click", () => {
-    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && nameOf(row));
-    for (const row of rows) view.ticked.set(nameOf(row), row);
-    for (const id of called) if (!view.ticked.has(id)) view.ticked.set(id, { id });
+    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && idOf(row));
+    for (const row of rows) view.selected.set(idOf(row), row);
+    for (const id of called) if (!view.selected.has(id)) view.selected.set(id, { id });
     drawTicked();
-    say(`${many(view.ticked.size, "row")} ticked`);
+    say(`${many(view.selected.size, "row")} ticked`);
   });
   byId("untick").addEventListener("click", () => {
-    view.ticked.clear();
+    view.selected.clear();
     drawTicked();
     say("No row is ticked");
   });
   byId("list").addEventListener("click", () =>
-    download("rows.txt", new Blob([[...view.ticked.keys()].map((id) => `${id}\n`).join("")], { type: "text/plain" })));
+    download("rows.txt", new Blob([[...view.selected.keys()].map((id) => `${id}\n`).join("")], { type: "text/plain" })));
   byId("rows").addEventListener("focusin", (event) => {
     const nodes = rowNodes();
     view.row = nodes.indexOf(event.target.closest("#rows > li"));
     view.rank = nodes[view.row]?.row.rank ?? null;
     for (const [at, node] of nodes.entries()) node.tabIndex = at === view.row ? 0 : -1;
-    keep();
+    saveLocation();
   });
 }
