@@ -14,7 +14,7 @@ async function call(method, path, body) {
       method, headers: body ? { "content-type": "application/json" } : {}, body: body && JSON.stringify(body),
     });
   } catch {
-    throw new Error("The server does not answer. Is taughtby serve still running?");
+    throw new Error("The server does not respond. Is `taughtby serve` still running?");
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({ what: `The server answered ${answer.status}`, do: "try again" }));
@@ -22,7 +22,7 @@ async function call(method, path, body) {
 }
 
 const get = async (path) => (await call("GET", path)).json();
-const inWords = ({ what, got, do: mend }) => `${what}${got ? ` (${got})` : ""}. To mend it: ${mend}.`;
+const inWords = ({ what, got, do: mend }) => `${what}${got ? ` (${got})` : ""}. To fix it: ${mend}.`;
 
 function fail(fault) {
   byId("fault").textContent = fault ? visible(fault.message) : "";
@@ -250,7 +250,7 @@ async function begin() {
   byId("clean").hidden = !state.cleans;
   wire();
   start(first, [...more.map((trace) => [trace]), ...traces]);
-  if (!view.chosen) byId("shown").textContent = "Ask something above: the rows that taught the answer will stand here.";
+  if (!view.chosen) byId("shown").textContent = "Enter a prompt above; the rows attributed to the answer appear here.";
   drawActs();
   view.map = await get("api/map");
   drawMap();

@@ -3,7 +3,7 @@ import { brief, byId, clean, el, number, visible } from "./text.js";
 import { around, pieces, said, withTop } from "./words.js";
 import { saveLocation, idOf, view } from "./view.js";
 
-const title = (entry) => (entry.members ? "Common culprits" : brief(entry.query.response, 60));
+const title = (entry) => (entry.members ? "Shared flagged rows" : brief(entry.query.response, 60));
 
 // What became of a row's place, in words and not by colour.
 function change(rank, other, size) {
@@ -20,7 +20,7 @@ function column(entry, other) {
     const node = el("li", {},
       el("p.head", {}, el("strong", {}, clean(row.rank)), number(row.score),
         el("span.about", {}, change(row.rank, ranks.get(idOf(row)), ranks.size),
-          row.flagged === true ? el("span.chip.culprit", {}, "culprit") : null,
+          row.flagged === true ? el("span.chip.flagged", {}, "flagged") : null,
           row.label == null ? null : el("span.chip", {}, visible(row.label)))),
       text);
     node.row = row;
