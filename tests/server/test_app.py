@@ -142,7 +142,7 @@ def test_a_full_queue_says_so(client: TestClient, desk: Session, monkeypatch: py
 
 def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
     state = client.get("/api/state").json()
-    assert (state["count"], state["methods"]) == (32, ["lesson", "rept"])
+    assert (state["num_rows"], state["methods"]) == (32, ["lesson", "rept"])
     (document,) = client.get("/api/documents").json()
     assert document["queries"][0]["prompt"] == "why"
     drawn = client.get("/api/map").json()
