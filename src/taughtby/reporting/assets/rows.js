@@ -13,7 +13,7 @@ export function bar(value, most) {
   return node;
 }
 
-let flaggedIds = []; // ids of all flagged rows of the query, shown or not
+let allFlagged = []; // ids of all flagged rows of the query, shown or not
 
 const chip = (text, kind = "") => el(`span.chip${kind}`, {}, text);
 
@@ -117,7 +117,7 @@ export function drawRows({ query, trace, members }) {
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
-  flaggedIds = query.flagged_ids ?? [];
+  allFlagged = query.flagged_ids ?? [];
   byId("select-flagged").hidden = !rows.some((row) => row.flagged === true && idOf(row));
   drawSelected();
 }
@@ -178,7 +178,7 @@ export function wireRows() {
   byId("select-flagged").addEventListener("click", () => {
     const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && idOf(row));
     for (const row of rows) view.selected.set(idOf(row), row);
-    for (const id of flaggedIds) if (!view.selected.has(id)) view.selected.set(id, { id });
+    for (const id of allFlagged) if (!view.selected.has(id)) view.selected.set(id, { id });
     drawSelected();
     say(`${many(view.selected.size, "row")} selected`);
   });
