@@ -22,7 +22,7 @@ function drawComponents(blocks) {
   const most = entries.reduce((far, [, value]) => Math.max(far, Math.abs(value ?? 0)), 1);
   const parts = entries.map(([name, value]) =>
     el("div", {}, el("dt", {}, visible(name)), el("dd", {}, bar(value, most), number(value))));
-  return parts.length ? el("div.components", {}, el("p", {}, "Score components"), el("dl", {}, parts)) : null;
+  return parts.length ? el("div.components", {}, el("p", {}, "Components"), el("dl", {}, parts)) : null;
 }
 
 function drawTexts(row, most, open) {
