@@ -90,10 +90,10 @@ def test_help_is_quick_and_light() -> None:
     assert best < 0.6
 
 
-def test_the_map_of_the_house_is_in_reading_order() -> None:
+def test_the_map_of_the_packages_is_in_reading_order() -> None:
     root = Path(__file__).parents[1]
-    house = (root / "docs" / "house.md").read_text()
-    named = re.findall(r"^([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
+    page = (root / "docs" / "explanation" / "architecture.md").read_text()
+    named = re.findall(r"^([a-z_]+(?:\.py|/))  +\S", page, re.MULTILINE)
     order = [name.removesuffix(".py").removesuffix("/") for name in named]
     assert order == [name for name in ORDER if name in order]
     rooms = {path.name for path in (root / "src" / "taughtby").iterdir() if path.is_dir() or path.suffix == ".py"}
@@ -103,5 +103,6 @@ def test_the_map_of_the_house_is_in_reading_order() -> None:
 def test_the_readme_is_short_and_its_python_parses() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
     assert len(text.splitlines()) <= 120
+    assert max(map(len, text.splitlines())) <= 100
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     compile(code, "README.md", "exec")
