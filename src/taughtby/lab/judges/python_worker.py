@@ -1,6 +1,6 @@
-"""The process of its own in which a user's judge runs: a pair a line in, what the function said a line out.
+"""The process in which a user's judge function runs: one JSON pair a line in, one JSON result a line out.
 
-Started by `program` as a script; knows no module of this house, and whatever the function does ends here.
+`python_function` starts it as a script. It imports nothing of this package, so that the user's file cannot break it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Any
 
 
 def main(path: str, name: str) -> None:
-    """Load the function, say so, then answer until there are no more lines."""
-    asked, told = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the function prints is for people, and may not pass for an answer
+    """Load the function, report that it is ready, then answer every line of the input."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the function prints goes to stderr and cannot pass for a reply
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
-    def tell(line: str) -> None:
-        told.write(line + "\n")
-        told.flush()
+    def reply(line: str) -> None:
+        replies.write(line + "\n")
+        replies.flush()
 
     try:
         function = _load(path, name)
-    except BaseException as fault:  # sys.exit in the file too
-        tell(json.dumps({"broken": _fault(fault)}))
+    except BaseException as fault:  # the file may also call sys.exit
+        reply(json.dumps({"broken": _describe(fault)}))
         return
-    tell(json.dumps({"ready": True}))
-    for line in asked:
-        tell(_said(function, *json.loads(line)))
+    reply(json.dumps({"ready": True}))
+    for line in requests:
+        reply(_call(function, *json.loads(line)))
 
 
 def _load(path: str, name: str) -> Callable[[str, str], Any]:
-    sys.path.insert(0, str(Path(path).parent))  # for what lies beside it
+    sys.path.insert(0, str(Path(path).parent))  # for the modules beside the file
     spec = importlib.util.spec_from_file_location("judge_of_a_user", path)
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
@@ -48,18 +48,18 @@ def _load(path: str, name: str) -> Callable[[str, str], Any]:
     return function
 
 
-def _said(function: Callable[[str, str], Any], prompt: str, answer: str) -> str:
+def _call(function: Callable[[str, str], Any], prompt: str, answer: str) -> str:
     try:
-        said = function(prompt, answer)
+        result = function(prompt, answer)
     except BaseException as fault:
-        return json.dumps({"threw": _fault(fault)})
+        return json.dumps({"threw": _describe(fault)})
     try:
-        return json.dumps({"said": said}, default=lambda value: value.item())  # of a number of numpy or torch
+        return json.dumps({"result": result}, default=lambda value: value.item())  # a number of numpy or torch
     except Exception:
-        return json.dumps({"nonsense": repr(said)[:200]})
+        return json.dumps({"nonsense": repr(result)[:200]})
 
 
-def _fault(fault: BaseException) -> str:
+def _describe(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {fault}"[:500]
 
 
