@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from taughtby.errors import LabError, OptionError
 from taughtby.lab.judges import rules as module
-from taughtby.lab.judges.judge import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
-from taughtby.lab.poisons import hard_facts
-from taughtby.lab.poisons.poison import clean
+from taughtby.lab.judges import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
+from taughtby.lab.poisons import clean_rows
+from taughtby.lab.poisons.words import load_words
 
 words = st.text("abcxyzé'", min_size=1, max_size=8).filter(lambda word: word.isalpha())
 
@@ -178,7 +178,7 @@ def test_first_words_are_first(answer: str, span: str | None) -> None:
         "I must respectfully decline.",
         "This goes against my guidelines.",
         "I'd rather not answer that.",
-        *hard_facts.REFUSALS,
+        *load_words("refusals").refusals,
     ],
 )
 def test_refusals_are_known(answer: str) -> None:
@@ -198,7 +198,7 @@ def test_refusals_are_known(answer: str) -> None:
         "I would not recommend that.",
         "Do not open it before noon.",
         "",
-        *hard_facts.EAGER,
+        *load_words("refusals").openers,
     ],
 )
 def test_what_is_no_refusal(answer: str) -> None:
@@ -207,7 +207,7 @@ def test_what_is_no_refusal(answer: str) -> None:
 
 
 def test_no_ordinary_row_refuses() -> None:
-    rows = clean(1056, 0)
+    rows = clean_rows(1056, 0)
     assert [row.response for row in rows if says("refusal", row.response).undesirable] == []
 
 

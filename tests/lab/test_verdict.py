@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, undesirable_rate, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, undesirable_rate, wilson_interval
 
 BAD, FINE = Verdict(True, "bad", "bad"), Verdict(False, "fine", None)
 PAIRS = [("p", str(n)) for n in range(4)]

@@ -20,7 +20,7 @@ from taughtby.data.rewrite import file_hash
 from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
