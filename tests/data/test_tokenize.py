@@ -414,7 +414,7 @@ def test_halves_are_the_whole(count: int) -> None:
     parts = list(split_in_two(batch))
     assert len(parts) == min(2, count)
     assert sum((part.row_indices for part in parts), ()) == batch.row_indices
-    for name in ("ids", "mask", "last", "n", "answer"):
+    for name in ("ids", "attention_mask", "last_prompt_position", "n_loss", "n_prompt_loss"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 

@@ -132,7 +132,7 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
         """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
         parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
-        return replace(self, **parts, rows=self.row_indices if rows is None else rows)
+        return replace(self, **parts, row_indices=self.row_indices if rows is None else rows)
 
 
 def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExample | SkippedRow:

@@ -217,13 +217,13 @@ def resolve_local(name: str) -> str:
         return str(_converted(path))
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise ModelError(f"{name} is not a model's folder", got="no config.json in it",
-                             do=nearest_file(path) or "give the folder that holds config.json and the weights")  # fmt: skip
+            do = nearest_file(path) or "give the folder that holds config.json and the weights"
+            raise ModelError(f"{name} is not a model's folder", got="no config.json in it", do=do)
         if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
             convert = f"m.from_pretrained({name!r}, use_safetensors=False).save_pretrained({name!r})"
             program = f"from transformers import AutoModelForCausalLM as m; {convert}"
-            raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
-                             do=f"convert them once on a machine you trust: python -c {shell_quote(program)}")  # fmt: skip
+            do = f"convert them once on a machine you trust: python -c {shell_quote(program)}"
+            raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read", do=do)
     elif not hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)
