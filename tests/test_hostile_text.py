@@ -108,7 +108,8 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     from datasets import Dataset, disable_progress_bars
 
     from taughtby.data.dataset import read_examples
-    from taughtby.data.rewrite import Edits, rewrite
+    from taughtby.data.jsonl_edits import Edits
+    from taughtby.data.rewrite import rewrite
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -18,7 +18,8 @@ from taughtby.attribution import sanity_checks as check
 from taughtby.attribution.query import Query
 from taughtby.attribution.sanity_checks import Check, CheckReport, check_index, forgotten, warnings
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.tokenize import Batch, Encoding
+from taughtby.data.batching import Batch
+from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

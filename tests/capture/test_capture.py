@@ -13,7 +13,8 @@ from torch import Tensor
 from conftest import FAMILIES
 from taughtby.capture import capture as module
 from taughtby.capture.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve_layer
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import OptionError
 from taughtby.models.model import Model, load_model
 

@@ -19,17 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taughtby.data.dataset import (
-    IdAssigner,
-    ReadOptions,
-    detect_format,
-    open_dataset,
-    parse_columns,
-    read_examples,
-    write_examples,
-)
+from taughtby.data.dataset import ReadOptions, detect_format, open_dataset, parse_columns, read_examples, write_examples
 from taughtby.data.example import Example, make_example
 from taughtby.data.formats import FORMS
+from taughtby.data.row_ids import IdAssigner
 from taughtby.errors import DataError, OptionError, TaughtbyError
 from writers import FORM, KIND, TABLES, TEMPLATE, TEXTS, jsonl, place, turn
 

@@ -25,7 +25,7 @@ from taughtby.data.example import make_example
 from taughtby.data.statistics import DatasetStatistics, collect_statistics
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError
-from taughtby.models.light import load_without_weights
+from taughtby.models.loading import load_without_weights
 from taughtby.models.training_metadata import TrainingMetadata
 from taughtby.reporting import dataset_report as sheet
 

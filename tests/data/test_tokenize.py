@@ -18,15 +18,13 @@ from hypothesis import strategies as st
 
 from conftest import PAIRS, TEMPLATE
 from taughtby.data import tokenize as tokens
+from taughtby.data.batching import collate, make_batches, split_in_two
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import (
     Encoding,
     SkippedRow,
     TokenizedExample,
-    collate,
-    make_batches,
     prompt_ids,
-    split_in_two,
     token_texts,
     tokenize,
     tokenize_all,

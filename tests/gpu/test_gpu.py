@@ -28,9 +28,10 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture, prompt_gradients, prompt_states
 from taughtby.capture.ragged import Ragged
 from taughtby.cli import demo
+from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, prompt_ids, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
 from taughtby.index.build import build_index
 from taughtby.index.pipeline import CapturePipeline
 from taughtby.index.reader import SAID, Index

@@ -24,8 +24,8 @@ from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
 from taughtby.methods import get_method
 from taughtby.methods.rept import RepT
-from taughtby.models.loading import base_of_adapter
 from taughtby.models.model import load_model
+from taughtby.models.model_files import base_of_adapter
 from taughtby.models.paths import absolute_name, candidates, locate
 from taughtby.remediation import clean as remedy
 from taughtby.server.session import Session

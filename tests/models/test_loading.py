@@ -15,9 +15,10 @@ import torch
 
 from taughtby.errors import ModelError, OptionError
 from taughtby.models import loading as weights
-from taughtby.models.loading import adapter_folder as fetched_folder
-from taughtby.models.loading import base_of_adapter, is_adapter, load_tokenizer, nearest_file
+from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import load_model
+from taughtby.models.model_files import adapter_folder as fetched_folder
+from taughtby.models.model_files import base_of_adapter, is_adapter, nearest_file
 
 IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
 

@@ -16,7 +16,8 @@ import torch
 
 from conftest import FAMILIES, SMALL
 from taughtby.capture.capture import capture, prompt_states
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, borrow_model, load_model
 
@@ -168,7 +169,7 @@ def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model
     batch = collate(ROWS, [0, 1])
     news = (capture(load(full_folder), batch, [2]).logp - capture(tiny, batch, [2]).logp).clamp(min=0)
     assert news.sum() > 0.1
-    torch.testing.assert_close(how.news(model, batch), news)
+    torch.testing.assert_close(how.logprob_gain(model, batch), news)
 
 
 def test_a_merged_model_is_the_adapter_and_its_base(

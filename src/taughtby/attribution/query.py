@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taughtby.data.batching import Batch, make_batches
 from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
 from taughtby.data.phrases import Range, find_span, strip_range, tokens_of, within
 from taughtby.data.readers import read_records
-from taughtby.data.tokenize import Batch, Encoding, SkippedRow, TokenizedExample, make_batches, token_texts, tokenize
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.methods import Features, Method, QueryFeatures
 from taughtby.methods.base import normalize, stack_features

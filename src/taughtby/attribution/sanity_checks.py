@@ -21,7 +21,8 @@ from sklearn.metrics import average_precision_score
 
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.significance import SAMPLE, as_queries
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.index.arrow import to_arrow
 from taughtby.index.reader import Index

@@ -21,9 +21,10 @@ from taughtby.attribution.significance import (
     pool_weights,
     stability,
 )
+from taughtby.data.batching import Batch, make_batches
 from taughtby.data.example import Example
 from taughtby.data.phrases import align_tokens
-from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, token_texts, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.index.model_sources import address
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures

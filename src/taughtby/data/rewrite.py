@@ -9,17 +9,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from taughtby.data import spans
+from taughtby.data import jsonl_edits as spans
+from taughtby.data.jsonl_edits import FIELD, Edits
 from taughtby.data.readers import SAVED, TABLES, read_records, shards
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.spans import FIELD, Edits
 from taughtby.errors import DataError, OptionError
 
 RANGES: Any = pa.list_(pa.list_(pa.int64()))
@@ -68,18 +67,6 @@ def check_output(data: str, out: Path) -> None:
     alike = {".jsonl", ".ndjson"}
     if out.is_dir() or (file_type(out) != wanted and not {file_type(out), wanted} <= alike):
         raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{wanted}")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the names and hashes of its files in order."""
-    if path.is_file():
-        with path.open("rb") as raw:
-            found = sha256()
-            while chunk := raw.read(1 << 20):
-                found.update(chunk)
-            return found.hexdigest()
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sha256("".join(f"{file_hash(path / name)}  {name}\n" for name in names).encode()).hexdigest()
 
 
 def _write(data: str, part: Path, out: Path, split: str | None, change: Edits) -> None:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 
 from taughtby.capture.ragged import Column, Ragged
-from taughtby.data.dataset import content, named
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.batching import make_batches
+from taughtby.data.row_ids import content, named
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import StoreError, machine_fault
 from taughtby.index.arrow import from_arrow, vector_width
 from taughtby.index.build import TOKEN_BUDGET, check_notes, check_same_model

@@ -13,7 +13,7 @@ import torch
 
 from taughtby.errors import ModelError, explain_errors
 from taughtby.models.fingerprint import adapter_hash, join_hashes
-from taughtby.models.loading import nearest_file
+from taughtby.models.model_files import nearest_file
 from taughtby.text import shell_quote
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

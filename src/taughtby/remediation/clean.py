@@ -16,11 +16,12 @@ from typing import Any
 
 from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions, detect_format, read_examples
 from taughtby.data.example import CharRanges, Example, shorten
+from taughtby.data.files import file_hash
+from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.phrases import align_tokens, whole_words
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.rewrite import check_output, file_hash, preservation, rewrite
+from taughtby.data.rewrite import check_output, preservation, rewrite
 from taughtby.data.row_sources import matches_source, record_source, resolve_sources, several
-from taughtby.data.spans import Edits, Marks
 from taughtby.errors import DataError, OptionError
 from taughtby.index.storage import storage_path
 from taughtby.models.paths import absolute_name, locate

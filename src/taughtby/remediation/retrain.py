@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.capture.capture import capture
+from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
