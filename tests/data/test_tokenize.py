@@ -401,8 +401,8 @@ def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead:
         assert tuple(batch.targets[i, : learned[i]].tolist()) == row.ids[row.loss_start :]
         assert at[learned[i] :].eq(at[learned[i] - 1]).all()
         assert batch.n_prompt_loss[i] == row.n_prompt_loss
-    assert batch.at_answer(batch.loss_positions).equal(batch.last_prompt_position)
-    assert batch.at_answer(batch.targets).tolist() == [row.response[0] for row in rows]
+    assert batch.at_last_prompt_token(batch.loss_positions).equal(batch.last_prompt_position)
+    assert batch.at_last_prompt_token(batch.targets).tolist() == [row.response[0] for row in rows]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

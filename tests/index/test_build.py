@@ -344,7 +344,7 @@ def test_killed_it_goes_on(
 def test_out_of_memory_comes_in_halves(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
 ) -> None:
-    monkeypatch.setattr("taughtby.data.batching.BY_ITSELF", 1)  # all rows in one batch
+    monkeypatch.setattr("taughtby.data.batching.BATCH_OVERHEAD", 1)  # all rows in one batch
     whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
     sizes: list[int] = []
 

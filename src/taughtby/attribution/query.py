@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taughtby.data.batching import Batch, make_batches
-from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
-from taughtby.data.phrases import Range, find_span, strip_range, tokens_of, within
+from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
+from taughtby.data.phrases import Range, enclosing_word, find_span, response_tokens, strip_range
 from taughtby.data.readers import read_records
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
@@ -125,7 +125,7 @@ def _placed(query: Query, source: str) -> Query:
 
 
 def _query(record: Record, source: str) -> Query:
-    with nested(source):
+    with reject_deep_nesting(source):
         return _read(record, source)
 
 
@@ -182,7 +182,7 @@ def _checked(response: str, place: Range, span: str | None) -> Range:
 
 def _absent(span: str, response: str) -> OptionError:
     """Why a span is not among the words of an answer."""
-    if (found := within(response, span)) is None:
+    if (found := enclosing_word(response, span)) is None:
         return OptionError("the span does not occur in the answer", got=f"{span!r} in {response[:80]!r}",
                            do="copy the words out of the answer as they stand there")  # fmt: skip
     word, (begin, end) = found
@@ -267,7 +267,7 @@ def _weights(
         if (span := query.span_position()) is None:
             continue
         pieces = token_texts(model.tokenizer, rows[q].response)
-        places = tokens_of(pieces, query.response, span)
+        places = response_tokens(pieces, query.response, span)
         if not places:
             raise _missed(query.response[slice(*span)], len(rows[q].ids))
         weights[place] = 0

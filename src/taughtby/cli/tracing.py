@@ -67,7 +67,7 @@ def inspect(
         options.note(f"the model reads {window:,} tokens at most: no index can be made with {encoding.max_length:,}")
     with progress_bar(errors(), f"inspect {data}") as tell:
         seen = survey.collect_statistics(
-            rows, tokenizer, encoding, show=row, limit=limit, form=found.name, progress=tell
+            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=found.name, progress=tell
         )
     if json:
         report.save_json(seen.to_json(), json)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Shaped
     from torch import Tensor
 
-BY_ITSELF = 1 / 32  # of its budget: what a batch costs beside its tokens (measured: 29 to 39 tokens of 1,024)
+BATCH_OVERHEAD = 1 / 32  # of its budget: what a batch costs beside its tokens (measured: 29 to 39 tokens of 1,024)
 
 
 Side = Literal["left", "right"]
@@ -56,7 +56,7 @@ class Batch:
         """The learned tokens, y_1 … y_n."""
         return self.ids.gather(1, self.loss_positions + 1)
 
-    def at_answer(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
+    def at_last_prompt_token(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
         """Of values at the R places, those at p, which predicts the answer's first token."""
         return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
 
@@ -83,7 +83,7 @@ def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Sid
 
 
 def make_batches(
-    rows: Sequence[TokenizedExample], budget: int, *, side: Side = "right", prompts_only: bool = False
+    rows: Sequence[TokenizedExample], token_budget: int, *, side: Side = "right", prompts_only: bool = False
 ) -> Iterator[Batch]:
     """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
 
@@ -92,7 +92,7 @@ def make_batches(
     """
     lengths = [row.n_prompt if prompts_only else len(row.ids) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for start, stop in _cut([lengths[at] for at in order], budget):
+    for start, stop in _cut([lengths[at] for at in order], token_budget):
         chosen = order[start:stop]
         yield collate([rows[i] for i in chosen], chosen, side=side)
 
@@ -104,7 +104,7 @@ def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
         first = max(0, min(stop - 1, stop - budget // width))
         costs = least[first:stop] + width * np.arange(stop - first, 0, -1)
         best = int(costs.argmin())
-        least[stop], origin[stop] = costs[best] + budget * BY_ITSELF, first + best
+        least[stop], origin[stop] = costs[best] + budget * BATCH_OVERHEAD, first + best
     cuts, stop = list[tuple[int, int]](), len(lengths)
     while stop:
         cuts.append((int(origin[stop]), stop))

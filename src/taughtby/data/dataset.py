@@ -13,13 +13,21 @@ from taughtby.data.example import (
     Example,
     Message,
     Record,
-    nested,
     read_tools,
     read_unlearned,
+    reject_deep_nesting,
     shorten,
     validate_messages,
 )
-from taughtby.data.formats import ANYWHERE, FORMS, NAMES, DataFormat, format_of, rejected_answer, rename_columns
+from taughtby.data.formats import (
+    COLUMN_NAMES,
+    COMMON_COLUMNS,
+    FORMATS,
+    DataFormat,
+    rejected_answer,
+    rename_columns,
+    select_format,
+)
 from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
 from taughtby.errors import DataError, OptionError
@@ -46,11 +54,13 @@ class ReadOptions:
             raise OptionError("turns are `last` or `all`", got=str(self.turns), do="give one of them")
         named = [what for what, _ in self.columns]
         for what in named:
-            if what not in NAMES or named.count(what) > 1:
-                fault = f"{what} is given twice" if what in NAMES else f"no column can be {what}"
-                raise OptionError(fault, got=str(dict(self.columns)), do=f"name once each: {', '.join(sorted(NAMES))}")
-        if not any(set(named) - ANYWHERE <= form.uses for form in FORMS):
-            known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMS))
+            if what not in COLUMN_NAMES or named.count(what) > 1:
+                fault = f"{what} is given twice" if what in COLUMN_NAMES else f"no column can be {what}"
+                raise OptionError(
+                    fault, got=str(dict(self.columns)), do=f"name once each: {', '.join(sorted(COLUMN_NAMES))}"
+                )
+        if not any(set(named) - COMMON_COLUMNS <= form.all_columns for form in FORMATS):
+            known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS))
             raise OptionError(
                 "these columns make no row together", got=", ".join(named), do=f"name those of one: {known}"
             )
@@ -68,41 +78,43 @@ def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((what.strip(), column.strip()) for what, _, column in pairs)
 
 
-def read_examples(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> Iterator[Example]:
+def read_examples(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Iterator[Example]:
     """Stream the Examples of a file, folder, pipe or hub data set, in order."""
-    yield from open_dataset(data, reading)[1]
+    yield from open_dataset(data, read_options)[1]
 
 
-def detect_format(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
+def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
     """The form of the first row, of data that is read again afterwards; a pipe cannot be, and is refused."""
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
         do = "write it to a file first; `taughtby inspect` reads pipes"
         raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
-    return open_dataset(data, reading)[0]
+    return open_dataset(data, read_options)[0]
 
 
-def open_dataset(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> tuple[DataFormat, Iterator[Example]]:
+def open_dataset(
+    data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS
+) -> tuple[DataFormat, Iterator[Example]]:
     """The form of the first row, and the Examples of all, in one pass."""
-    rows = read_records(str(data), reading.split)
+    rows = read_records(str(data), read_options.split)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
-    return _formed(first[1], first[0], reading)[0], _examples(chain([first], rows), reading)
+    return _formed(first[1], first[0], read_options)[0], _examples(chain([first], rows), read_options)
 
 
 def _formed(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
     record = rename_columns(record, reading.columns, source)
-    return format_of(record, source, frozenset(what for what, _ in reading.columns)), record
+    return select_format(record, source, frozenset(what for what, _ in reading.columns)), record
 
 
 def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
     seen = IdAssigner()
     for source, record in rows:
-        with nested(source):
+        with reject_deep_nesting(source):
             marked = read_unlearned(record, source)
             found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
-            made = [replace(row, id=seen.name(row)) for row in found]
+            made = [replace(row, id=seen.assign(row)) for row in found]
         yield from made
 
 

@@ -27,7 +27,7 @@ VALUES = "every other row has the same values, under the same schema"
 LINES = "the rows of the hub as JSON lines"
 
 
-def preservation(data: str) -> str:
+def describe_preservation(data: str) -> str:
     """What holds of the rows that nothing happens to."""
     path = Path(data)
     if path.is_dir():
@@ -35,12 +35,12 @@ def preservation(data: str) -> str:
     return LINES if not path.exists() else VALUES if file_type(path) in TABLES else BYTES
 
 
-def rewrite(data: str, out: Path, split: str | None, change: Edits) -> None:
+def rewrite_dataset(data: str, out: Path, split: str | None, edits: Edits) -> None:
     """Write `data` to `out` in its own format, changed; what stands there is replaced if it is a file."""
     # whole, because Arrow reads a scheme into a relative `a:b`, and a home into `~`
     part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(data, part, out, split, change)
+        _write(data, part, out, split, edits)
         part.replace(out)
     except OSError as fault:
         do = "give a file or folder on a disk with room, where you may write"

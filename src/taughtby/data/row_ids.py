@@ -23,10 +23,10 @@ class IdAssigner:
         self.count = 0
         self.again: dict[int, int] = {}  # of what was read more than once
 
-    def name(self, row: Example) -> str:
+    def assign(self, row: Example) -> str:
         """The id of a row: a hash of its content and of how often that content has been read."""
-        found = content(row)
-        return named(found, self._times(int.from_bytes(found[:8], "little") or 1))
+        found = content_hash(row)
+        return row_id(found, self._times(int.from_bytes(found[:8], "little") or 1))
 
     def _times(self, key: int) -> int:
         if not self._added(key):
@@ -51,7 +51,7 @@ class IdAssigner:
         return added
 
 
-def content(row: Example) -> bytes:
+def content_hash(row: Example) -> bytes:
     """A hash of what a row says."""
     said: Any = list(row.messages)
     if row.tools or row.rejected is not None:
@@ -64,6 +64,6 @@ def content(row: Example) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
-def named(found: bytes, times: int) -> str:
+def row_id(found: bytes, times: int) -> str:
     """The id of the row that says this for the so manieth time."""
     return hashlib.blake2b(found + times.to_bytes(8, "big"), digest_size=8).hexdigest()

@@ -12,7 +12,7 @@ from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
-ROWS, LETTERS = 512, 500_000  # of what is tokenised together, whichever is reached first
+CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # of what is tokenised together, whichever is reached first
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "all"]
 
@@ -97,7 +97,7 @@ def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
     for row in rows:
         some.append(row)
         letters += sum(len(str(message["content"])) for message in row.messages)
-        if len(some) == ROWS or letters >= LETTERS:
+        if len(some) == CHUNK_ROWS or letters >= CHUNK_CHARS:
             yield some
             some, letters = [], 0
     if some:
@@ -120,12 +120,12 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
     """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
     if not texts:
         return
-    bos = tokenizer.bos_token if any(text.plain for text in texts) and _adds_bos(tokenizer) else None
+    bos = tokenizer.bos_token if any(text.untemplated for text in texts) and _adds_bos(tokenizer) else None
     # a template has written the special tokens already: adding them again would double the BOS
     plain: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     found = tokenizer([text.text for text in texts], **plain)
     for at, (text, ids) in enumerate(zip(texts, found["input_ids"], strict=True)):
-        head = [tokenizer.bos_token_id] if bos and text.plain and not text.text.startswith(bos) else []
+        head = [tokenizer.bos_token_id] if bos and text.untemplated and not text.text.startswith(bos) else []
         answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer_start))
         ahead = 0
         if text.loss_start < text.answer_start:
@@ -217,21 +217,21 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return pieces
 
 
-LONGEST = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
-FOLLOWED = ("max_length", "truncate", "mask", "template")
+DEFAULT_MAX_LENGTH = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
+METADATA_OPTIONS = ("max_length", "truncate", "mask", "template")
 
 
-def default_options(origin: TrainingMetadata, window: int, *, raw: bool) -> Encoding:
+def default_options(metadata: TrainingMetadata, context_length: int, *, raw: bool) -> Encoding:
     """The Encoding to read rows by; `raw` rows are plain texts, to which no chat template belongs."""
     return Encoding(
-        max_length=min(origin.max_length or LONGEST, window),
-        truncate=origin.truncate or "right",
-        mask=origin.mask or "response",
-        template=origin.template or (NO_TEMPLATE if raw else None),
+        max_length=min(metadata.max_length or DEFAULT_MAX_LENGTH, context_length),
+        truncate=metadata.truncate or "right",
+        mask=metadata.mask or "response",
+        template=metadata.template or (NO_TEMPLATE if raw else None),
     )
 
 
-def followed_metadata(origin: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
+def followed_metadata(metadata: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
     """The facts of a trainer's folder that an Encoding goes by, to be told with the file that says them."""
-    first = {what: next((fact for fact in origin.entries if fact.name == what), None) for what in FOLLOWED}
+    first = {what: next((fact for fact in metadata.entries if fact.name == what), None) for what in METADATA_OPTIONS}
     return [fact for what, fact in first.items() if fact and fact.value == getattr(encoding, what)]

@@ -59,7 +59,7 @@ class RepT(Method):
         h, g = self.feature_names(model.depth)
         rows = torch.arange(len(batch.row_indices))
         return {
-            h: batch.at_answer(state).cpu(),
+            h: batch.at_last_prompt_token(state).cpu(),
             g: grad.cpu()[rows, first_weighted(weights, batch)],
             "loss": seen.loss.cpu(),
         }

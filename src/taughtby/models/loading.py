@@ -19,10 +19,10 @@ from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adap
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ROUNDED = (
+QUANTIZED_NOTE = (
     "its weights are rounded to {}, and gradients through them are another model's (cosine .45 with the full ones)"
 )
-SAFE: dict[str, Any] = {"trust_remote_code": False}
+NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
 _ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at once lose their tied heads
 
 
@@ -35,7 +35,7 @@ class LoadOptions:
     quantize: str | None
 
     @property
-    def options(self) -> dict[str, Any]:
+    def pretrained_kwargs(self) -> dict[str, Any]:
         """For `from_pretrained`; a rounded model is made where it stays."""
         told: dict[str, Any] = {"dtype": self.dtype}
         if self.device == "map":
@@ -94,18 +94,18 @@ def _check_device(name: str) -> None:
         raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
 
 
-def load_weights(name: str, how: LoadOptions) -> tuple[Any, tuple[str, ...]]:
+def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     """The Transformers model of that name, frozen, and what is to be told of it."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     path = resolve_local(name)
-    _check_device(how.device)
+    _check_device(options.device)
     with _loading(name), _ALONE:
-        stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
+        stored = _stored(AutoConfig.from_pretrained(path, **NO_REMOTE_CODE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, **how.options, **SAFE
+            path, use_safetensors=True, output_loading_info=True, **options.pretrained_kwargs, **NO_REMOTE_CODE
         )
     lm, info = loaded
     if info["missing_keys"]:  # which Transformers would fill with random numbers
@@ -113,11 +113,11 @@ def load_weights(name: str, how: LoadOptions) -> tuple[Any, tuple[str, ...]]:
                          got=f"{len(info['missing_keys'])} weights missing, such as {min(info['missing_keys'])}",
                          do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
     lm = lm.eval().requires_grad_(False)
-    if "device_map" not in how.options and not stored:
+    if "device_map" not in options.pretrained_kwargs and not stored:
         with _loading(name):
-            lm = lm.to(how.device)
-    rounded = how.quantize or stored
-    return lm, (f"{name}: {ROUNDED.format(rounded)}",) if rounded else ()
+            lm = lm.to(options.device)
+    rounded = options.quantize or stored
+    return lm, (f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()
 
 
 def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
@@ -135,7 +135,7 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
     ]
     path = str(brought[-1]) if brought else resolve_local(name)
     with _loading(str(brought[-1]) if brought else name):
-        return AutoTokenizer.from_pretrained(path, **SAFE)
+        return AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
 
 
 def _loading(name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from taughtby.errors import ModelError, explain_errors, machine_fault
-from taughtby.models.paths import candidates, hub_id
+from taughtby.models.paths import candidate_paths, is_hub_id
 from taughtby.text import shell_quote
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -22,7 +22,7 @@ EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 def is_adapter(name: str) -> bool:
     """Whether the name is a PEFT adapter's; Axolotl's has the base's config.json in it too."""
     if not Path(name).is_dir():
-        return hub_id(name) and _hub_file(name, "adapter_config.json") is not None
+        return is_hub_id(name) and _hub_file(name, "adapter_config.json") is not None
     if not (Path(name) / "adapter_config.json").exists():
         return False
     if any(Path(name).glob("model*.safetensors")) and any(Path(name).glob("adapter_model.*")):
@@ -32,7 +32,7 @@ def is_adapter(name: str) -> bool:
 
 def adapter_folder(name: str) -> Path:
     """The folder of an adapter, fetched from the hub where the name is a hub id."""
-    if Path(name).is_dir() or not hub_id(name) or _hub_file(name, "adapter_config.json") is None:
+    if Path(name).is_dir() or not is_hub_id(name) or _hub_file(name, "adapter_config.json") is None:
         return Path(name)
     from huggingface_hub import snapshot_download
 
@@ -48,7 +48,7 @@ def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
     named = [(file, base) for file, base in said if isinstance(base, str) and base]
     home = _json(adapter / "taughtby.json").get("home")
     for _, base in named:
-        for path in map(Path, [*candidates(base, home, adapter), base, adapter / base]):
+        for path in map(Path, [*candidate_paths(base, home, adapter), base, adapter / base]):
             if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
                 return str(path), ()
         if base == "smollm2" or _on_hub(base):
@@ -83,7 +83,7 @@ def resolve_local(name: str) -> str:
             program = f"from transformers import AutoModelForCausalLM as m; {convert}"
             do = f"convert them once on a machine you trust: python -c {shell_quote(program)}"
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read", do=do)
-    elif not hub_id(name):
+    elif not is_hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"there is no model {name}", do=do)
     return name
@@ -122,7 +122,7 @@ def _hub_file(name: str, file: str) -> str | None:
 
 def _on_hub(name: str) -> bool:
     try:
-        return hub_id(name) and _hub_file(name, "config.json") is not None
+        return is_hub_id(name) and _hub_file(name, "config.json") is not None
     except ModelError as fault:
         if machine_fault(fault):
             raise

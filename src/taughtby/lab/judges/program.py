@@ -138,7 +138,7 @@ def _range(span: Any, answer: str) -> Range | None:
     """The characters of a span that a function gave; of a text, the first that is whole words."""
     if isinstance(span, str):
         at = answer.find(span)
-        return next(iter(occurrences(answer, span, case=True)), None if at < 0 else (at, at + len(span)))
+        return next(iter(occurrences(answer, span, match_case=True)), None if at < 0 else (at, at + len(span)))
     if not isinstance(span, list) or [type(part) for part in span] != [int, int]:
         return None
     begin, end = span
