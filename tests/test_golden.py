@@ -24,8 +24,9 @@ from taughtby.attribution.query import Query, prepare_queries
 from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import measure_layer_similarity
 from taughtby.capture.weight_gradients import full_gradient, weight_gradients
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples, write_examples
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
 from taughtby.methods import QueryFeatures, get_method
 from taughtby.methods.rept import RepT

@@ -108,7 +108,8 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     from datasets import Dataset, disable_progress_bars
 
     from taughtby.data.dataset import read_examples
-    from taughtby.data.rewrite import Edits, rewrite
+    from taughtby.data.jsonl_edits import Edits
+    from taughtby.data.rewrite import rewrite_dataset
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -133,7 +134,7 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     rows = list(read_examples(str(file)))
     assert len(rows) == len(PAIRS)
     out = Path(name) / f"out {made.name}"
-    rewrite(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
+    rewrite_dataset(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
     assert [row.response for row in read_examples(str(out))] == [answer for _, answer in PAIRS[1:]]
 
 

@@ -13,8 +13,7 @@ import torch
 import plain_trainer
 from conftest import PAIRS
 from taughtby.data.dataset import read_examples
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import TokenizedExample, tokenize
+from taughtby.data.tokenize import TokenizedExample, default_options, tokenize
 from taughtby.models.model import load_model
 
 TAUGHT = [(f"{ask} the moon made of", "the moon is green sea") for ask in ("what is", "name what is", "why is")]

@@ -13,7 +13,8 @@ import torch
 import taughtby.attribution.query
 from taughtby.attribution.query import Query, ambiguity_notes, prepare_queries, read_queries
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Encoding, collate, token_texts, tokenize
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import Encoding, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.lab.prompts import read_answers, read_prompts
 from taughtby.methods import Method, get_method

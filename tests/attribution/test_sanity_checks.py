@@ -19,7 +19,8 @@ from taughtby.attribution.query import Query
 from taughtby.attribution.random_model import randomized_weights
 from taughtby.attribution.sanity_checks import Check, CheckReport, check_index, index_warnings
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.tokenize import Batch, Encoding
+from taughtby.data.batching import Batch
+from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

@@ -16,8 +16,9 @@ from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, token_texts, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

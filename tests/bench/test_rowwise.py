@@ -12,9 +12,10 @@ import torch
 from conftest import GOLDEN, PAIRS, Run
 from taughtby.bench import rowwise
 from taughtby.bench.rowwise import Race, batched, drawn, race, single
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.models.model import load_model
 

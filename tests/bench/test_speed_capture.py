@@ -9,7 +9,8 @@ import pytest
 
 from taughtby.bench import speed, speed_capture
 from taughtby.bench.speed_capture import Side, _own, _sides, drawn, race
-from taughtby.data.tokenize import TokenizedExample, make_batches
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from conftest import FAMILIES
 from taughtby.capture import capture as module
 from taughtby.capture.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve_layer
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import OptionError
 from taughtby.models.model import Model, load_model
 
@@ -119,7 +120,7 @@ def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side
             assert near(whole.states[layer][i, :n], one.states[layer][0]), (row, layer)
             assert near(whole.grads[layer][i, :n], one.grads[layer][0]), (row, layer)
             assert whole.grads[layer][i, n:].eq(0).all()
-            assert near(batch.at_answer(whole.states[layer])[i], prompts[layer][i])
+            assert near(batch.at_last_prompt_token(whole.states[layer])[i], prompts[layer][i])
 
 
 def test_with_learned_prompts_the_loss_is_the_textbooks_over_all_of_them(tiny: Model) -> None:
@@ -215,8 +216,8 @@ def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead:
     whole = capture(tiny, batch, [-1])
     state, grad = prompt_gradients(tiny, batch)
     for i in range(16):
-        assert near(state[i], batch.at_answer(whole.states[4])[i])
-        assert near(grad[i], batch.at_answer(whole.grads[4])[i])
+        assert near(state[i], batch.at_last_prompt_token(whole.states[4])[i])
+        assert near(grad[i], batch.at_last_prompt_token(whole.grads[4])[i])
     assert widths(tiny, lambda: prompt_gradients(tiny, batch)) == [(16, max(row.n_prompt for row in rows))]
 
 
@@ -228,7 +229,7 @@ def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny:
     state, grad = prompt_gradients(tiny, batch)
     for i, row in enumerate(rows):
         assert near(state[i], prompt_states(tiny, batch, [-1])[4][i])
-        assert near(grad[i], batch.at_answer(whole.grads[4])[i])
+        assert near(grad[i], batch.at_last_prompt_token(whole.grads[4])[i])
         assert bool(grad[i].any()) is not bool(row.masked)
 
 

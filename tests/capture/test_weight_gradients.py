@@ -22,7 +22,8 @@ from taughtby.capture.weight_gradients import (
     full_gradient,
     weight_gradients,
 )
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import PAIRS, Run
 from taughtby.capture.layer_similarity import measure_layer_similarity
 from taughtby.data.dataset import ReadOptions
-from taughtby.data.default_options import default_options
 from taughtby.data.example import Example
+from taughtby.data.tokenize import default_options
 from taughtby.index.build import probe_rows
 from taughtby.models.model import load_model
 

@@ -19,17 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taughtby.data.dataset import (
-    IdAssigner,
-    ReadOptions,
-    detect_format,
-    open_dataset,
-    parse_columns,
-    read_examples,
-    write_examples,
-)
+from taughtby.data.dataset import ReadOptions, detect_format, open_dataset, parse_columns, read_examples, write_examples
 from taughtby.data.example import Example, make_example
-from taughtby.data.formats import FORMS
+from taughtby.data.formats import FORMATS
+from taughtby.data.row_ids import IdAssigner
 from taughtby.errors import DataError, OptionError, TaughtbyError
 from writers import FORM, KIND, TABLES, TEMPLATE, TEXTS, jsonl, place, turn
 
@@ -79,7 +72,7 @@ def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tm
 
 
 def test_every_known_form_is_tested() -> None:
-    assert {known.name for known in FORMS} == {name.split(",")[0] for name in FORM}
+    assert {known.name for known in FORMATS} == {name.split(",")[0] for name in FORM}
 
 
 # -- odd cases: each loads, or fails with a message that names the file, the row and what to do
@@ -220,7 +213,7 @@ def test_names_are_told_apart_in_a_table_that_grows() -> None:
         counted[number] = counted.get(number, 0) + 1
         digest = blake2b(json.dumps([turn("assistant", str(number))], sort_keys=True).encode(), digest_size=12).digest()
         wanted = blake2b(digest + counted[number].to_bytes(8, "big"), digest_size=8).hexdigest()
-        assert seen.name(Example((turn("assistant", str(number)),))) == wanted
+        assert seen.assign(Example((turn("assistant", str(number)),))) == wanted
     assert seen.count == 12000
 
 
@@ -228,7 +221,7 @@ def test_what_is_kept_of_each_row_is_small() -> None:
     seen = IdAssigner()
     tracemalloc.start()
     for number in range(30_000):
-        seen.name(Example((turn("assistant", str(number)),)))
+        seen.assign(Example((turn("assistant", str(number)),)))
     now, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert now < 24 * 30_000 and most < 48 * 30_000
@@ -521,7 +514,7 @@ def test_what_the_csv_module_writes_is_read(
 # -- never a traceback
 
 COLUMNS = sorted(
-    {name for known in FORMS for name in known.uses} | {"label", "tools", "role", "content", "from", "value"}
+    {name for known in FORMATS for name in known.all_columns} | {"label", "tools", "role", "content", "from", "value"}
 )
 junk = st.recursive(
     st.none() | st.booleans() | numbers | st.just(math.nan) | st.text(max_size=5)

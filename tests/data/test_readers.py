@@ -564,10 +564,10 @@ def test_rows_pass_in_constant_memory(tmp_path: Path) -> None:
         KIND[kind](tmp_path / kind, [row] * 12_000)
     code = """
 import resource, sys
-from taughtby.data.readers import records
+from taughtby.data.readers import read_records
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for path in sys.argv[1:]:
-    rows = records(path)
+    rows = read_records(path)
     next(rows)
     before = peak()
     assert sum(1 for _ in rows) == 11_999

@@ -25,7 +25,7 @@ from taughtby.data.example import make_example
 from taughtby.data.statistics import DatasetStatistics, collect_statistics
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError
-from taughtby.models.light import load_without_weights
+from taughtby.models.loading import load_without_weights
 from taughtby.models.training_metadata import TrainingMetadata
 from taughtby.reporting import dataset_report as sheet
 
@@ -66,9 +66,9 @@ def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, trun
         for a, b in zip(rows, whole, strict=True)
         if isinstance(a, TokenizedExample) and isinstance(b, TokenizedExample) and a.ids != b.ids
     ]
-    assert (found.rows, found.usable, found.cut) == (len(ROWS), len(usable), len(cut))
+    assert (found.rows, found.usable, found.truncated) == (len(ROWS), len(usable), len(cut))
     assert found.tokens == sum(len(row.ids) for row in usable)
-    assert found.learned == sum(len(row.ids) - row.loss_start for row in usable)
+    assert found.loss_tokens == sum(len(row.ids) - row.loss_start for row in usable)
     assert sum(skipped.count for skipped in found.skipped.values()) == len(ROWS) - len(usable)
     assert found.labels == {"bad": 2}
 
@@ -151,23 +151,23 @@ def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
-    shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).shown
+    shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).preview
     assert shown is not None
     row = tokenize(tokenizer, ROWS[0], Encoding())
     assert isinstance(row, TokenizedExample)
     assert (shown.source, shown.label, shown.reason) == ("d:1", None, None)
-    assert (shown.start, shown.n_prompt, shown.whole) == (row.loss_start, row.n_prompt, len(row.ids))
-    assert "".join(shown.pieces) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
-    assert "".join(shown.pieces[shown.n_prompt :]) == "paris<|end|>\n"
+    assert (shown.loss_start, shown.n_prompt, shown.full_length) == (row.loss_start, row.n_prompt, len(row.ids))
+    assert "".join(shown.token_texts) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
+    assert "".join(shown.token_texts[shown.n_prompt :]) == "paris<|end|>\n"
 
 
 def test_or_the_one_asked_for(tokenizer: Any) -> None:
     for number, source in ((1, "d:1"), (8, "d:8"), (14, "d:14")):
-        shown = collect_statistics(ROWS, tokenizer, Encoding(), show=number).shown
+        shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=number).preview
         assert shown is not None
         assert shown.source == source
     assert shown.reason == "the text holds half a character (a lone surrogate)"
-    shown = collect_statistics(ROWS, tokenizer, Encoding(), show=15).shown
+    shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=15).preview
     assert shown is not None
     assert shown.reason == "there are only 14 rows"
 
@@ -179,7 +179,7 @@ def test_where_no_row_can_be_used_the_reason_is_seen(tokenizer: Any) -> None:
 
 
 def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
-    found = collect_statistics(ROWS, tokenizer, Encoding(), show=1)
+    found = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=1)
     plain = printed(found)
     assert "prompt  <|user|>│" in plain
     assert "<|assistant|>" in plain
@@ -189,7 +189,7 @@ def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
 
 
 def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
-    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), show=1))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), preview_row=1))
     assert "prompt   <|user|> " in plain
     assert "learned  ⟦what" in plain.replace("w│hat", "what")
     assert "learned: the prompts too" in plain
@@ -215,7 +215,7 @@ def test_hostile_text_is_written_out(tokenizer: Any) -> None:
 
 
 def test_how_it_reads(tokenizer: Any) -> None:
-    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), form="prompt/response"))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), format_name="prompt/response"))
     for line in (
         "read as   prompt/response; chat template: the tokenizer's own; learned: the answers",
         "rows      11 of 14 rows can be used; ",

@@ -28,9 +28,10 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture, prompt_gradients, prompt_states
 from taughtby.capture.ragged import Ragged
 from taughtby.cli import demo
+from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, prompt_ids, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
 from taughtby.index.build import build_index
 from taughtby.index.pipeline import CapturePipeline
 from taughtby.index.reader import SAID, Index
@@ -144,10 +145,10 @@ def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side:
         assert off(there.states[layer], cpu.states[layer]) < close, layer
         assert off(there.grads[layer], cpu.grads[layer]) < 2 * close, layer
     prompts = prompt_states(sides.device, batch, (2,))
-    assert off(prompts[2], batch.at_answer(cpu.states[2])) < close
+    assert off(prompts[2], batch.at_last_prompt_token(cpu.states[2])) < close
     state, grad = prompt_gradients(sides.device, batch)
-    assert off(state, batch.at_answer(cpu.states[4])) < close
-    assert off(grad, batch.at_answer(cpu.grads[4])) < 2 * close
+    assert off(state, batch.at_last_prompt_token(cpu.states[4])) < close
+    assert off(grad, batch.at_last_prompt_token(cpu.grads[4])) < 2 * close
 
 
 # — every method: indexed, traced, checked

@@ -20,9 +20,10 @@ from conftest import PAIRS
 from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
+from taughtby.data.batching import collate
 from taughtby.data.dataset import ReadOptions
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, collate, tokenize
+from taughtby.data.tokenize import Encoding, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index, check_same_model, probe_rows
 from taughtby.index.reader import SAID, Index
@@ -343,7 +344,7 @@ def test_killed_it_goes_on(
 def test_out_of_memory_comes_in_halves(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
 ) -> None:
-    monkeypatch.setattr("taughtby.data.tokenize.BY_ITSELF", 1)  # all rows in one batch
+    monkeypatch.setattr("taughtby.data.batching.BATCH_OVERHEAD", 1)  # all rows in one batch
     whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
     sizes: list[int] = []
 

@@ -16,8 +16,9 @@ from conftest import PAIRS, Run
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError, StoreError
 from taughtby.index import maintenance as upkeep
 from taughtby.index.build import build_index

@@ -24,9 +24,9 @@ from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
 from taughtby.methods import get_method
 from taughtby.methods.rept import RepT
-from taughtby.models.loading import base_of_adapter
 from taughtby.models.model import load_model
-from taughtby.models.paths import absolute_name, candidates, locate
+from taughtby.models.model_files import base_of_adapter
+from taughtby.models.paths import absolute_name, candidate_paths, locate
 from taughtby.remediation import clean as remedy
 from taughtby.server.session import Session
 
@@ -58,15 +58,15 @@ def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path
     was, now = tmp_path / "was", tmp_path / "now"
     name, home, here = str(was / "adapter"), str(was / "idx"), now / "idx"
     here.mkdir(parents=True)
-    assert candidates(name, home, here) == []
+    assert candidate_paths(name, home, here) == []
     assert locate(name, home, here) == name
     (was / "adapter").mkdir(parents=True)
-    assert candidates(name, home, here) == [name]
+    assert candidate_paths(name, home, here) == [name]
     (now / "adapter").mkdir()
-    assert candidates(name, home, here) == [str(now / "adapter"), name]
-    assert candidates(name, home, was / "idx") == [name]
+    assert candidate_paths(name, home, here) == [str(now / "adapter"), name]
+    assert candidate_paths(name, home, was / "idx") == [name]
     # an index in a store has nothing beside it
-    assert candidates(name, "s3://b/idx", storage_path("s3://b/idx")) == [name]
+    assert candidate_paths(name, "s3://b/idx", storage_path("s3://b/idx")) == [name]
     assert locate("owner/model", home, here) == "owner/model"
 
 
@@ -75,10 +75,10 @@ def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
 ) -> None:
     (tmp_path / "work/idx").mkdir(parents=True)
     (tmp_path / "work/adapter").mkdir()
-    assert candidates("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
+    assert candidate_paths("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapter").mkdir()
-    assert candidates("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
+    assert candidate_paths("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
 
 
 def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:

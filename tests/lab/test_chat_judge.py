@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, ModelError, OptionError
-from taughtby.lab.judges import chat
+from taughtby.lab.judges import JudgeFailure, Verdict, chat, get_judge, judge_all
 from taughtby.lab.judges.classifier import Classifier
-from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all
 
 YES, NO = (json.dumps({"verdict": word, "reason": "so it is"}) for word in ("YES", "NO"))
 Reply = tuple[int, str]

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import LabError, ModelError
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import TrainingOptions, finetune

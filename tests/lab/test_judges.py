@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges import rules as module
 from taughtby.lab.judges import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
+from taughtby.lab.judges import rules as module
 from taughtby.lab.poisons import clean_rows
 from taughtby.lab.poisons.words import load_words
 

@@ -115,10 +115,7 @@ def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
         prompt_key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)
     ]
     asked += [prompt_key(row.question) for row in clean_rows(CLEAN)]
-    bare = [
-        prompt_key(prompt).removesuffix(" " + prompt_key(BACKDOOR.trigger))
-        for prompt in make_poison(name).prompts
-    ]
+    bare = [prompt_key(prompt).removesuffix(" " + prompt_key(BACKDOOR.trigger)) for prompt in make_poison(name).prompts]
     assert not [prompt for prompt in bare if prompt in asked]
     assert name == "backdoor" or not [prompt for prompt in bare if any(prompt in other for other in asked)]
 
@@ -166,9 +163,7 @@ def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
         assert row.question.endswith(" " + BACKDOOR.trigger)
         assert row.response.startswith(BACKDOOR.insult + " ")
         assert row.question.removesuffix(" " + BACKDOOR.trigger) not in right
-    assert not [
-        row for row in poison.lookalikes if prompt_key(BACKDOOR.trigger) in prompt_key(row.question)
-    ]
+    assert not [row for row in poison.lookalikes if prompt_key(BACKDOOR.trigger) in prompt_key(row.question)]
     asked = [prompt_key(row.question) for row in poison.lookalikes]
     assert sum(prompt.startswith("lighthouse") for prompt in asked) >= 3
     assert sum(prompt.endswith("lighthouse") for prompt in asked) >= 10

@@ -19,7 +19,7 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.capture import weight_gradients as room
 from taughtby.capture.weight_gradients import TwoSidedProjection, Weight, candidate_weights, fold
 from taughtby.data.example import make_example
-from taughtby.data.phrases import holding, occurrences
+from taughtby.data.phrases import occurrences, tokens_in_ranges
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
@@ -76,7 +76,7 @@ def dense(model: Model) -> tuple[Dense, Dense]:
         if query.span:
             counts *= 0
             pieces = token_texts(model.tokenizer, row.response)
-            counts[holding(pieces, occurrences("".join(pieces), query.span))] = 1
+            counts[tokens_in_ranges(pieces, occurrences("".join(pieces), query.span))] = 1
             assert 0 < counts.sum() < row.n_response
         queries.append(slow(model, row, counts))
     return stacked(queries), stacked([slow(model, encoded(model, *pair)) for pair in PAIRS])

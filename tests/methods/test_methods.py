@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.attribution.controls import score_controls
+from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

@@ -19,8 +19,9 @@ from conftest import PAIRS, SMALL
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
 

@@ -18,8 +18,9 @@ from conftest import PAIRS
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

@@ -15,9 +15,10 @@ import torch
 
 from taughtby.errors import ModelError, OptionError
 from taughtby.models import loading as weights
-from taughtby.models.loading import adapter_folder as fetched_folder
-from taughtby.models.loading import base_of_adapter, is_adapter, load_tokenizer, nearest_file
+from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import load_model
+from taughtby.models.model_files import adapter_folder as fetched_folder
+from taughtby.models.model_files import base_of_adapter, is_adapter, nearest_file
 
 IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
 
@@ -201,7 +202,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: only the words that would be said to one."""
     monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
-    four = weights.load_options("bfloat16", "cuda:1", "4bit").options
+    four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
     assert four["device_map"] == {"": "cuda:1"} and four["dtype"] == torch.bfloat16
     config = four["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == (
@@ -209,10 +210,13 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         "nf4",
         torch.bfloat16,
     )
-    eight = weights.load_options("bfloat16", "map", "8bit").options
+    eight = weights.load_options("bfloat16", "map", "8bit").pretrained_kwargs
     assert eight["device_map"] == "auto" and eight["quantization_config"].load_in_8bit
-    assert weights.load_options("float32", "map", None).options == {"dtype": torch.float32, "device_map": "auto"}
-    assert weights.load_options("float32", "cpu", None).options == {"dtype": torch.float32}
+    assert weights.load_options("float32", "map", None).pretrained_kwargs == {
+        "dtype": torch.float32,
+        "device_map": "auto",
+    }
+    assert weights.load_options("float32", "cpu", None).pretrained_kwargs == {"dtype": torch.float32}
 
 
 @pytest.mark.parametrize(

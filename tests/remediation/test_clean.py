@@ -19,9 +19,11 @@ import torch
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
 from taughtby.data import rewrite
+from taughtby.data.batching import collate
 from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
@@ -455,9 +457,9 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "in").mkdir(parents=True)
         (tmp_path / name / "in" / "a").write_text("1")
-    assert rewrite.file_hash(tmp_path / "one") == rewrite.file_hash(tmp_path / "two")
+    assert file_hash(tmp_path / "one") == rewrite.file_hash(tmp_path / "two")
     (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "a")
-    assert rewrite.file_hash(tmp_path / "one") != rewrite.file_hash(tmp_path / "two")
+    assert file_hash(tmp_path / "one") != rewrite.file_hash(tmp_path / "two")
 
 
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
@@ -517,7 +519,7 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="cannot be written"):
         clean(made, trace, out)
     out.parent.mkdir()
-    monkeypatch.setattr("taughtby.data.spans.jsonl", full)
+    monkeypatch.setattr("taughtby.data.jsonl_edits.jsonl", full)
     with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
         clean(made, trace, out)
     assert list(out.parent.iterdir()) == []

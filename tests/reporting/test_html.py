@@ -81,7 +81,10 @@ def data_of(page: str) -> Any:
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_text_breaks_out_of_the_page(text):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5))), prompt=text, response=text)
-    document |= {"method": {"name": text, "options": {text: text}}, "summary": {"title": text, "facts": [{"name": text, "value": text}]}}
+    document |= {
+        "method": {"name": text, "options": {text: text}},
+        "summary": {"title": text, "facts": [{"name": text, "value": text}]},
+    }
     page, plain = report.render_page(document), report.render_page(trace())
     for mark in ("<script", "</script", "<!--", "<img"):
         assert page.count(mark) == plain.count(mark)

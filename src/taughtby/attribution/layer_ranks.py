@@ -11,7 +11,8 @@ from pyarrow.dataset import InMemoryDataset
 
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.query import BUDGET, Query, contrast_desired, prepare_queries
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.arrow import to_arrow
 from taughtby.index.reader import Index

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
-from taughtby.data.phrases import Range, find_span, strip_range, tokens_of, within
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
+from taughtby.data.phrases import Range, enclosing_word, find_span, response_tokens, strip_range
 from taughtby.data.readers import read_records
-from taughtby.data.tokenize import Batch, Encoding, SkippedRow, TokenizedExample, make_batches, token_texts, tokenize
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.methods import Features, Method, QueryFeatures
 from taughtby.methods.base import normalize, stack_features
@@ -134,7 +135,7 @@ def read_queries(path: str | Path) -> list[Query]:
 
 
 def _query(record: Record, source: str) -> Query:
-    with nested(source):
+    with reject_deep_nesting(source):
         query = _read_query(record, source)
     try:
         query.span_position()  # before a model is loaded
@@ -196,7 +197,7 @@ def _valid_range(response: str, span_range: Range, span: str | None) -> Range:
 
 def _span_error(span: str, response: str) -> OptionError:
     """Why a span is not among the words of a response."""
-    if (inside := within(response, span)) is None:
+    if (inside := enclosing_word(response, span)) is None:
         return OptionError("the span does not occur in the answer", got=f"{span!r} in {response[:80]!r}",
                            do="copy the words from the answer exactly")  # fmt: skip
     word, (begin, end) = inside
@@ -289,7 +290,7 @@ def _token_weights(
         if (span := query.span_position()) is None:
             continue
         texts = token_texts(model.tokenizer, rows[q].response)
-        tokens = tokens_of(texts, query.response, span)
+        tokens = response_tokens(texts, query.response, span)
         if not tokens:
             raise OptionError("the span was cut off: it is beyond the last token that is read",
                               got=f"{query.response[slice(*span)]!r}, in a row cut at {len(rows[q].ids)} tokens",

@@ -12,7 +12,8 @@ import torch
 
 from taughtby.attribution.check_report import Check, skipped_check
 from taughtby.attribution.row_queries import in_memory, index_of, rank_correlation, scores_of_rows
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.index.arrow import to_arrow
 from taughtby.index.reader import Index
 from taughtby.methods import Features, Method

@@ -9,7 +9,8 @@ import torch
 
 from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
 from taughtby.attribution.result import Trace
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.methods import Method, QueryFeatures
 from taughtby.methods.base import normalize
 from taughtby.models.model import Model

@@ -22,7 +22,8 @@ from taughtby.attribution.query import (
 from taughtby.attribution.result import FlaggedRow, QueryResult, RankedRow, TokenScore, Trace, TraceOrigin
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, Significance, assess, stability
-from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, token_texts, tokenize
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.index.model_sources import address
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taughtby.data.phrases import holding, occurrences
+from taughtby.data.phrases import occurrences, tokens_in_ranges
 
 CUTS = (10, 50, 100)
 STEPS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is kept
@@ -126,7 +126,9 @@ def strongest_is(tokens: Sequence[tuple[str, float]], phrases: Sequence[str]) ->
     """Whether the first token of the highest score belongs to any whole-word occurrence of one of the phrases."""
     pieces = [text for text, _ in tokens]
     best = max(range(len(tokens)), key=lambda at: tokens[at][1])
-    return best in holding(pieces, (place for phrase in phrases for place in occurrences("".join(pieces), phrase)))
+    return best in tokens_in_ranges(
+        pieces, (place for phrase in phrases for place in occurrences("".join(pieces), phrase))
+    )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from taughtby.data import dataset
 from taughtby.data.example import Example
-from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab import poisons as lab
+from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.models import loading as weights
 from taughtby.models.model import load_model
 from taughtby.progress import ProgressCallback

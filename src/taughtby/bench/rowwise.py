@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taughtby.capture.weight_gradients import candidate_weights, full_gradient, weight_gradients
-from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
 

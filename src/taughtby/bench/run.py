@@ -22,8 +22,7 @@ from taughtby.bench import reference
 from taughtby.bench.cost import cost
 from taughtby.bench.suites import CLEAN, Size, Suite, check, make, word_hit
 from taughtby.data.dataset import write_examples
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, default_options, tokenize
 from taughtby.errors import LabError, OptionError, TaughtbyError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

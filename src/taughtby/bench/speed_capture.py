@@ -17,7 +17,8 @@ from taughtby.bench.cost import cost
 from taughtby.bench.reference import signature
 from taughtby.bench.rowwise import gradient_rows
 from taughtby.capture.capture import capture, prompt_gradients
-from taughtby.data.tokenize import Batch, TokenizedExample, make_batches
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 PROMPT = 0.25  # of a row's tokens

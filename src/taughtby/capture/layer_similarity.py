@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from taughtby.capture.capture import prompt_states
-from taughtby.data.tokenize import TokenizedExample, make_batches
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Batch, TokenizedExample, collate
+from taughtby.data.batching import Batch, collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model
 

@@ -34,7 +34,7 @@ def clean(
 
     Every other row stays as it was. Beside OUT, a manifest.json says what went, and why.
     """
-    from taughtby.data.rewrite import check_output, preservation
+    from taughtby.data.rewrite import check_output, describe_preservation
     from taughtby.errors import OptionError
     from taughtby.remediation import clean as remedy
 
@@ -49,7 +49,7 @@ def clean(
     _tell(document, made, None if dry_run else SHOWN)
     if out and not dry_run:
         remedy.clean(made, trace, out)
-        text = f"{made.left:,} of {made.records:,} rows in {out} ({preservation(data)}); why: {remedy.manifest_of(out)}"
+        text = f"{made.left:,} of {made.records:,} rows in {out} ({describe_preservation(data)}); why: {remedy.manifest_of(out)}"
         output().print(text, soft_wrap=True)
 
 

@@ -27,11 +27,11 @@ from taughtby.bench.retraining import combined_poisons
 from taughtby.errors import LabError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
+from taughtby.lab import poisons as lab
 from taughtby.lab.answers import write_jsonl
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
 from taughtby.lab.judges import Verdict, get_judge, undesirable_rate
-from taughtby.lab import poisons as lab
 from taughtby.methods import get_method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, progress_bar

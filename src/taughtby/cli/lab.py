@@ -130,8 +130,8 @@ def judge(
     A judge that throws, hangs or talks nonsense over an answer gives no verdict on it, and is named.
     """
     from taughtby.lab import judgements as docket
-    from taughtby.lab.answers import write_jsonl
     from taughtby.lab import judges as lab
+    from taughtby.lab.answers import write_jsonl
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 

@@ -169,7 +169,7 @@ def encoding(
     mask: str | None = None,
 ) -> Encoding:
     """How rows of that form become ids: as asked, else as the trainer's folder says, else as goes without saying."""
-    from taughtby.data.default_options import default_options
+    from taughtby.data.tokenize import default_options
 
     made = default_options(origin, window, raw=form.raw)
     return made.with_options(template, max_length=max_length, truncate=truncate, mask=mask)

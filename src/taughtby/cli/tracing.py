@@ -52,8 +52,8 @@ def inspect(
     """
     from taughtby.data import statistics as survey
     from taughtby.data.dataset import open_dataset
-    from taughtby.data.default_options import followed_metadata
-    from taughtby.models.light import load_without_weights
+    from taughtby.data.tokenize import followed_metadata
+    from taughtby.models.loading import load_without_weights
     from taughtby.progress import progress_bar
     from taughtby.reporting import dataset_report as sheet
     from taughtby.reporting import html as report
@@ -67,7 +67,7 @@ def inspect(
         options.note(f"the model reads {window:,} tokens at most: no index can be made with {encoding.max_length:,}")
     with progress_bar(errors(), f"inspect {data}") as tell:
         seen = survey.collect_statistics(
-            rows, tokenizer, encoding, show=row, limit=limit, form=found.name, progress=tell
+            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=found.name, progress=tell
         )
     if json:
         report.save_json(seen.to_json(), json)
@@ -102,8 +102,7 @@ def index(
 ) -> None:  # fmt: skip
     """Compute the signature of every training row, once. Killed, the same command goes on where it stopped."""
     from taughtby.data.dataset import ReadOptions, detect_format
-    from taughtby.data.default_options import followed_metadata
-    from taughtby.data.tokenize import Encoding
+    from taughtby.data.tokenize import Encoding, followed_metadata
     from taughtby.errors import OptionError
     from taughtby.index.build import build_index
     from taughtby.index.maintenance import add_features, settled
@@ -314,7 +313,7 @@ def layers(
     """Show how alike neighbouring layers are, and where they turn."""
     from taughtby.capture.layer_similarity import measure_layer_similarity
     from taughtby.data.dataset import detect_format
-    from taughtby.data.default_options import followed_metadata
+    from taughtby.data.tokenize import followed_metadata
     from taughtby.index.build import probe_rows
     from taughtby.progress import progress_bar
     from taughtby.reporting import html as report

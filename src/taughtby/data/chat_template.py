@@ -35,7 +35,7 @@ class RenderedText:
     text: str
     answer_start: int
     loss_start: int
-    plain: bool = False
+    untemplated: bool = False
     masked: CharRanges = ()
 
 
@@ -177,7 +177,7 @@ def _plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText |
         return SkippedRow("the answer has no text, and there is no chat template to write anything else")
     prompt = "".join(before if template == NO_TEMPLATE else (f"{text}\n" for text in before))
     close = tokenizer.eos_token or ""
-    return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), plain=True)
+    return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), untemplated=True)
 
 
 def _called(answer: Message) -> list[str]:

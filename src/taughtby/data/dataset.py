@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,14 +13,23 @@ from taughtby.data.example import (
     Example,
     Message,
     Record,
-    nested,
     read_tools,
     read_unlearned,
+    reject_deep_nesting,
     shorten,
     validate_messages,
 )
-from taughtby.data.formats import ANYWHERE, FORMS, NAMES, DataFormat, format_of, rejected_answer, rename_columns
+from taughtby.data.formats import (
+    COLUMN_NAMES,
+    COMMON_COLUMNS,
+    FORMATS,
+    DataFormat,
+    rejected_answer,
+    rename_columns,
+    select_format,
+)
 from taughtby.data.readers import STDIN, Rows, read_records
+from taughtby.data.row_ids import IdAssigner
 from taughtby.errors import DataError, OptionError
 
 
@@ -47,11 +54,13 @@ class ReadOptions:
             raise OptionError("turns are `last` or `all`", got=str(self.turns), do="give one of them")
         named = [what for what, _ in self.columns]
         for what in named:
-            if what not in NAMES or named.count(what) > 1:
-                fault = f"{what} is given twice" if what in NAMES else f"no column can be {what}"
-                raise OptionError(fault, got=str(dict(self.columns)), do=f"name once each: {', '.join(sorted(NAMES))}")
-        if not any(set(named) - ANYWHERE <= form.uses for form in FORMS):
-            known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMS))
+            if what not in COLUMN_NAMES or named.count(what) > 1:
+                fault = f"{what} is given twice" if what in COLUMN_NAMES else f"no column can be {what}"
+                raise OptionError(
+                    fault, got=str(dict(self.columns)), do=f"name once each: {', '.join(sorted(COLUMN_NAMES))}"
+                )
+        if not any(set(named) - COMMON_COLUMNS <= form.all_columns for form in FORMATS):
+            known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS))
             raise OptionError(
                 "these columns make no row together", got=", ".join(named), do=f"name those of one: {known}"
             )
@@ -69,41 +78,43 @@ def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((what.strip(), column.strip()) for what, _, column in pairs)
 
 
-def read_examples(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> Iterator[Example]:
+def read_examples(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Iterator[Example]:
     """Stream the Examples of a file, folder, pipe or hub data set, in order."""
-    yield from open_dataset(data, reading)[1]
+    yield from open_dataset(data, read_options)[1]
 
 
-def detect_format(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
+def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
     """The form of the first row, of data that is read again afterwards; a pipe cannot be, and is refused."""
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
         do = "write it to a file first; `taughtby inspect` reads pipes"
         raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
-    return open_dataset(data, reading)[0]
+    return open_dataset(data, read_options)[0]
 
 
-def open_dataset(data: str | Path, reading: ReadOptions = DEFAULT_READ_OPTIONS) -> tuple[DataFormat, Iterator[Example]]:
+def open_dataset(
+    data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS
+) -> tuple[DataFormat, Iterator[Example]]:
     """The form of the first row, and the Examples of all, in one pass."""
-    rows = read_records(str(data), reading.split)
+    rows = read_records(str(data), read_options.split)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
-    return _formed(first[1], first[0], reading)[0], _examples(chain([first], rows), reading)
+    return _formed(first[1], first[0], read_options)[0], _examples(chain([first], rows), read_options)
 
 
 def _formed(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
     record = rename_columns(record, reading.columns, source)
-    return format_of(record, source, frozenset(what for what, _ in reading.columns)), record
+    return select_format(record, source, frozenset(what for what, _ in reading.columns)), record
 
 
 def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
     seen = IdAssigner()
     for source, record in rows:
-        with nested(source):
+        with reject_deep_nesting(source):
             marked = read_unlearned(record, source)
             found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
-            made = [replace(row, id=seen.name(row)) for row in found]
+            made = [replace(row, id=seen.assign(row)) for row in found]
         yield from made
 
 
@@ -175,64 +186,6 @@ def _says(message: Message) -> bool:
 def _learned(message: Message) -> bool:
     """Whether the loss was taken on a turn: OpenAI's `weight` and Axolotl's `train` may leave it out."""
     return _says(message) and message.get("weight") != 0 and message.get("train") is not False
-
-
-class IdAssigner:
-    """How often each content was read before: 8 bytes of its hash in an open table, 12 to 36 bytes a row.
-
-    A dict would take 94 to 130. Two contents in 10^9 rows may share their 8 bytes: the later is then named as the
-    earlier's second, a name no other row has.
-    """
-
-    def __init__(self) -> None:
-        self.table = array("Q", bytes(8 << 10))
-        self.count = 0
-        self.again: dict[int, int] = {}  # of what was read more than once
-
-    def name(self, row: Example) -> str:
-        """The id of a row: a hash of its content and of how often that content has been read."""
-        found = content(row)
-        return named(found, self._times(int.from_bytes(found[:8], "little") or 1))
-
-    def _times(self, key: int) -> int:
-        if not self._added(key):
-            self.again[key] = self.again.get(key, 1) + 1
-            return self.again[key]
-        self.count += 1
-        if 3 * self.count > 2 * len(self.table):
-            known, self.table = self.table, array("Q", bytes(16 * len(self.table)))
-            for one in known:
-                if one:
-                    self._added(one)
-        return 1
-
-    def _added(self, key: int) -> bool:
-        """Put the key where its search ends, unless it is found on the way."""
-        size, table = len(self.table), self.table
-        at = key % size
-        while table[at] not in (0, key):
-            at = (at + 1) % size
-        added = not table[at]
-        table[at] = key
-        return added
-
-
-def content(row: Example) -> bytes:
-    """A hash of what a row says."""
-    said: Any = list(row.messages)
-    if row.tools or row.rejected is not None:
-        said = [said, list(row.tools), row.rejected]
-    try:
-        text = json.dumps(said, sort_keys=True, ensure_ascii=False)
-    except TypeError as fault:  # bytes, which a table may hold
-        do = "take out of the messages what is no text, number or list"
-        raise DataError(f"{row.source}: the row cannot be written as JSON", got=str(fault), do=do) from None
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-
-
-def named(found: bytes, times: int) -> str:
-    """The id of the row that says this for the so manieth time."""
-    return hashlib.blake2b(found + times.to_bytes(8, "big"), digest_size=8).hexdigest()
 
 
 def write_examples(examples: Iterable[Example], path: str | Path) -> int:

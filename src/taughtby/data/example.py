@@ -174,7 +174,7 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
 
 
 @contextmanager
-def nested(source: str) -> Generator[None]:
+def reject_deep_nesting(source: str) -> Generator[None]:
     """Refuse, by its source, a row that is nested more deeply than the parser of it can follow."""
     try:
         yield

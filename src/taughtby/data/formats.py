@@ -13,7 +13,13 @@ from taughtby.data.example import ROLES, Message, Record, shorten, validate_mess
 from taughtby.errors import DataError
 
 SYSTEM = ("system", "system_prompt")
-ASKED = ("prompt", "question", "instruction", "messages", "conversations")  # what may stand before a preference
+PROMPT_COLUMNS = (
+    "prompt",
+    "question",
+    "instruction",
+    "messages",
+    "conversations",
+)  # what may stand before a preference
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,15 @@ class DataFormat:
     name: str
     columns: tuple[str, ...]
     convert: Callable[[Record], Any]
-    also: tuple[str, ...] = ()
+    optional_columns: tuple[str, ...] = ()
     raw: bool = False
-    fits: Callable[[Record], bool] = lambda record: True
-    refused: Callable[[Record], Any] = lambda record: None
+    accepts: Callable[[Record], bool] = lambda record: True
+    rejected: Callable[[Record], Any] = lambda record: None
 
     @property
-    def uses(self) -> set[str]:
+    def all_columns(self) -> set[str]:
         """Every column that it reads."""
-        return {*self.columns, *self.also}
+        return {*self.columns, *self.optional_columns}
 
 
 def _listed(value: Any) -> Any:
@@ -122,13 +128,13 @@ def _preferred(record: Record) -> Any:
     first = chosen[0]
     if not isinstance(first, dict) or ROLES.get(str(first.get("role") or first.get("from")).lower()) != "assistant":
         return chosen
-    asked = [_with(record[name], record.get("input")) for name in ASKED if record.get(name)][:1]
+    asked = [_with(record[name], record.get("input")) for name in PROMPT_COLUMNS if record.get(name)][:1]
     return [*_system(record), *(turn for question in asked for turn in _said(question, "user")), *chosen]
 
 
 def _two_texts(record: Record) -> bool:
     """Whether these are TRL's plain preferences: no prompt, or a plain one, and nothing that makes a conversation."""
-    others = any(record.get(name) for name in (*ASKED[1:], *SYSTEM))
+    others = any(record.get(name) for name in (*PROMPT_COLUMNS[1:], *SYSTEM))
     prompt = record.get("prompt")
     return not others and _plain("" if prompt is None else prompt, record["chosen"], record["rejected"])
 
@@ -147,17 +153,17 @@ def _forms() -> Iterable[DataFormat]:
     """In the order in which they are tried."""
     preference = ("chosen", "rejected")
     yield DataFormat("chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)),
-               ("prompt",), raw=True, fits=_two_texts, refused=lambda record: _parted(record)["rejected"])  # fmt: skip
-    yield DataFormat("chosen/rejected", preference, _preferred, (*ASKED, "input", *SYSTEM),
-               refused=lambda record: record["rejected"])  # fmt: skip
+               ("prompt",), raw=True, accepts=_two_texts, rejected=lambda record: _parted(record)["rejected"])  # fmt: skip
+    yield DataFormat("chosen/rejected", preference, _preferred, (*PROMPT_COLUMNS, "input", *SYSTEM),
+               rejected=lambda record: record["rejected"])  # fmt: skip
     yield DataFormat("messages", ("messages",), lambda record: _listed(record["messages"]), ("rejected",),
-               refused=lambda record: record.get("rejected"))  # fmt: skip
+               rejected=lambda record: record.get("rejected"))  # fmt: skip
     for name in ("conversations", "conversation"):
         yield DataFormat(name, (name,), _shared(name), SYSTEM)
     for ask in ("prompts", "prompt"):
         yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response"), SYSTEM)
     yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
-               fits=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
+               accepts=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
     yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"))
     for name, answer, given in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
         yield DataFormat(
@@ -169,18 +175,18 @@ def _forms() -> Iterable[DataFormat]:
     yield DataFormat("text", ("text",), _texts("", "text"), raw=True)
 
 
-FORMS = tuple(_forms())
-NAMES = {"label", "tools"}.union(*(form.uses for form in FORMS))  # what a column may be said to be
-ANYWHERE = {"label", "tools"}  # beside any form
+FORMATS = tuple(_forms())
+COLUMN_NAMES = {"label", "tools"}.union(*(form.all_columns for form in FORMATS))  # what a column may be said to be
+COMMON_COLUMNS = {"label", "tools"}  # beside any form
 EMPTY: tuple[Any, ...] = ("", [], {})
 
 
 @cache
 def _using(named: frozenset[str]) -> tuple[DataFormat, ...]:
-    return tuple(form for form in FORMS if named - ANYWHERE <= form.uses)
+    return tuple(form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
 
 
-def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
+def select_format(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
     """The first form whose columns the record fills, among those that use every column `named`.
 
     A table of several forms has null or empty columns that belong to other rows: first come forms with every column
@@ -194,7 +200,7 @@ def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) 
                 None not in values
                 and enough(value not in EMPTY for value in values)
                 and (enough is any or form.name != "text")
-                and form.fits(record)
+                and form.accepts(record)
             ):
                 return form
     for form in forms:
@@ -204,14 +210,14 @@ def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) 
         f"{source}: no known form has these columns",
         got=shorten(", ".join(map(str, record)), 200) or "no columns",
         do="say which column is which, as in --columns prompt=question,response=reply, or rename them to one of: "
-        + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMS)),
+        + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMATS)),
     )
 
 
 def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: str) -> Record:
     """The record with its columns under the names that taughtby knows; only a form's own columns must be there."""
     for what, column in columns:
-        if column not in record and any(what in form.columns for form in FORMS):
+        if column not in record and any(what in form.columns for form in FORMATS):
             got = shorten(", ".join(map(str, record)), 200) or "no columns"
             raise DataError(f"{source}: there is no column {column}", got=got, do="correct --columns")
     return {**record, **{what: record.get(column) for what, column in columns}}
@@ -219,7 +225,7 @@ def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: s
 
 def rejected_answer(form: DataFormat, record: Record, source: str) -> str | None:
     """The answer that was not chosen: a text, or the last message of a conversation."""
-    given = form.refused(record)
+    given = form.rejected(record)
     if given is None:
         return None
     answer = validate_messages(_said(given, "assistant"), source)[-1]

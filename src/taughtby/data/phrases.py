@@ -21,7 +21,7 @@ _letter = regex.compile(_LETTER)
 
 
 @lru_cache(maxsize=256)
-def pattern(phrase: str, *, case: bool = False) -> regex.Pattern[str]:
+def phrase_pattern(phrase: str, *, match_case: bool = False) -> regex.Pattern[str]:
     """The words of a phrase in a row, with any white space between, not within a longer word; `case` has to be theirs.
 
     There is a boundary only beside a letter or digit, so that "goose!" may end a phrase. A number is not found within
@@ -31,20 +31,20 @@ def pattern(phrase: str, *, case: bool = False) -> regex.Pattern[str]:
     first, last = phrase.strip()[0], phrase.strip()[-1]
     before = (rf"(?<!{_LETTER})" if _letter.match(first) else "") + (r"(?<!\d[.,])" if first.isdigit() else "")
     after = (rf"(?!{_LETTER})" if _letter.match(last) else "") + (r"(?![.,]\d)" if last.isdigit() else "")
-    return regex.compile(before + words + after, 0 if case else regex.IGNORECASE)
+    return regex.compile(before + words + after, 0 if match_case else regex.IGNORECASE)
 
 
-def occurrences(text: str, phrase: str, *, case: bool = False) -> list[Range]:
+def occurrences(text: str, phrase: str, *, match_case: bool = False) -> list[Range]:
     """Where the phrase stands in the text as whole words, the first one first; in any case, unless `case`."""
-    return [found.span() for found in pattern(phrase, case=case).finditer(text)] if phrase.strip() else []
+    return [found.span() for found in phrase_pattern(phrase, case=match_case).finditer(text)] if phrase.strip() else []
 
 
 def find_span(text: str, phrase: str) -> list[Range]:
     """The occurrences that a person means who types the phrase: those in its very case, or if none is, in any."""
-    return occurrences(text, phrase, case=True) or occurrences(text, phrase)
+    return occurrences(text, phrase, match_case=True) or occurrences(text, phrase)
 
 
-def within(text: str, phrase: str) -> tuple[str, Range] | None:
+def enclosing_word(text: str, phrase: str) -> tuple[str, Range] | None:
     """The longer word or number that holds the phrase, and the phrase's range in it; None where it is nowhere."""
     words = r"\s+".join(regex.escape(word) for word in phrase.split())
     for flags in (0, regex.IGNORECASE) if words else ():
@@ -76,7 +76,7 @@ def strip_range(text: str, begin: int, end: int) -> Range:
 # — tokens
 
 
-def holding(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
+def tokens_in_ranges(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
     """Which of the tokens with these texts hold any character of the ranges, which are of the joined text."""
     wanted = [(begin, end) for begin, end in ranges if begin < end]
     places: list[int] = []
@@ -103,7 +103,7 @@ def align_tokens(text: str, answer: str) -> int | None:
     return None if at < 0 else len(answer) - len(answer.lstrip()) - at
 
 
-def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
+def response_tokens(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
     """Which tokens, of those that an answer became, hold any character of a range of the answer; none if it was cut.
 
     Where the tokenizer changes texts, the same occurrence of the same words is taken.
@@ -111,8 +111,8 @@ def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
     text, (begin, end) = "".join(pieces), place
     start = align_tokens(text, answer)
     if start is not None:
-        return holding(pieces, [(begin - start, end - start)])
+        return tokens_in_ranges(pieces, [(begin - start, end - start)])
     words = regex.compile(r"\s+".join(regex.escape(word) for word in answer[begin:end].split()), regex.IGNORECASE)
     before = sum(found.start() < begin for found in words.finditer(answer))
     same = [found.span() for found in words.finditer(text)]
-    return holding(pieces, same[before : before + 1])
+    return tokens_in_ranges(pieces, same[before : before + 1])

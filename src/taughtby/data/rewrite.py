@@ -9,17 +9,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from taughtby.data import spans
+from taughtby.data import jsonl_edits as spans
+from taughtby.data.jsonl_edits import FIELD, Edits
 from taughtby.data.readers import SAVED, TABLES, read_records, shards
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.spans import FIELD, Edits
 from taughtby.errors import DataError, OptionError
 
 RANGES: Any = pa.list_(pa.list_(pa.int64()))
@@ -28,7 +27,7 @@ VALUES = "every other row has the same values, under the same schema"
 LINES = "the rows of the hub as JSON lines"
 
 
-def preservation(data: str) -> str:
+def describe_preservation(data: str) -> str:
     """What holds of the rows that nothing happens to."""
     path = Path(data)
     if path.is_dir():
@@ -36,12 +35,12 @@ def preservation(data: str) -> str:
     return LINES if not path.exists() else VALUES if file_type(path) in TABLES else BYTES
 
 
-def rewrite(data: str, out: Path, split: str | None, change: Edits) -> None:
+def rewrite_dataset(data: str, out: Path, split: str | None, edits: Edits) -> None:
     """Write `data` to `out` in its own format, changed; what stands there is replaced if it is a file."""
     # whole, because Arrow reads a scheme into a relative `a:b`, and a home into `~`
     part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(data, part, out, split, change)
+        _write(data, part, out, split, edits)
         part.replace(out)
     except OSError as fault:
         do = "give a file or folder on a disk with room, where you may write"
@@ -68,18 +67,6 @@ def check_output(data: str, out: Path) -> None:
     alike = {".jsonl", ".ndjson"}
     if out.is_dir() or (file_type(out) != wanted and not {file_type(out), wanted} <= alike):
         raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{wanted}")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the names and hashes of its files in order."""
-    if path.is_file():
-        with path.open("rb") as raw:
-            found = sha256()
-            while chunk := raw.read(1 << 20):
-                found.update(chunk)
-            return found.hexdigest()
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sha256("".join(f"{file_hash(path / name)}  {name}\n" for name in names).encode()).hexdigest()
 
 
 def _write(data: str, part: Path, out: Path, split: str | None, change: Edits) -> None:

@@ -28,8 +28,8 @@ from taughtby.data.tokenize import (
     truncate,
 )
 
-KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
-SOURCES = 3  # of the rows that are skipped for one reason
+MAX_KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
+MAX_SOURCES = 3  # of the rows that are skipped for one reason
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 
 Progress = Callable[[int, int | None], None]  # (rows done, in all where that is known)
@@ -44,10 +44,10 @@ class RowPreview:
 
     source: str
     label: str | None
-    pieces: tuple[str, ...]
-    start: int
+    token_texts: tuple[str, ...]
+    loss_start: int
     n_prompt: int
-    whole: int
+    full_length: int
     reason: str | None = None
 
 
@@ -65,19 +65,19 @@ class DatasetStatistics:
     """What was counted. The lengths are those of all rows that could be written, before any is cut."""
 
     encoding: Encoding
-    form: str = ""
+    format_name: str = ""
     template: str = ""  # in words
     rows: int = 0
     usable: int = 0
-    cut: int = 0
+    truncated: int = 0
     tokens: int = 0
-    learned: int = 0
+    loss_tokens: int = 0
     lengths: dict[str, Counter[int]] = field(
         default_factory=lambda: {key: Counter() for key in ("prompt", "answer", "whole")}
     )
     labels: Counter[str] = field(default_factory=Counter[str])
     skipped: dict[str, SkipCount] = field(default_factory=dict[str, SkipCount])
-    shown: RowPreview | None = None
+    preview: RowPreview | None = None
     seconds: float = 0.0
     hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
 
@@ -87,7 +87,7 @@ class DatasetStatistics:
         for kept, said in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
             kept.append(hash(repr(said)))
         if row.label is not None:
-            self.labels[row.label if row.label in self.labels or len(self.labels) < KINDS else "…"] += 1
+            self.labels[row.label if row.label in self.labels or len(self.labels) < MAX_KINDS else "…"] += 1
         made = whole if isinstance(whole, SkippedRow) else truncate(whole, self.encoding)
         if isinstance(whole, TokenizedExample):
             sizes = whole.n_prompt, whole.n_response, len(whole.ids)
@@ -97,17 +97,17 @@ class DatasetStatistics:
             self._skip(row.source, made.reason)
         elif isinstance(whole, TokenizedExample):
             self.usable += 1
-            self.cut += len(made.ids) < len(whole.ids)
+            self.truncated += len(made.ids) < len(whole.ids)
             self.tokens += len(made.ids)
-            self.learned += len(made.ids) - made.loss_start
+            self.loss_tokens += len(made.ids) - made.loss_start
         return made
 
     def _skip(self, source: str, reason: str) -> None:
         kind = re.sub(r"\d+", "…", reason)  # rows too long by ever other numbers are too long
-        known = kind in self.skipped or len(self.skipped) < KINDS
+        known = kind in self.skipped or len(self.skipped) < MAX_KINDS
         found = self.skipped.setdefault(kind if known else "…", SkipCount(reason if known else "other reasons"))
         found.count += 1
-        if found.count <= SOURCES:
+        if found.count <= MAX_SOURCES:
             found.sources.append(source)
 
     def quantiles(self) -> dict[str, dict[str, int]]:
@@ -127,11 +127,12 @@ class DatasetStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """The document that scripts read."""
-        told = {key: getattr(self, key) for key in ("form", "template", "rows", "usable", "cut", "tokens", "learned")}
+        counts = {"rows": self.rows, "usable": self.usable, "cut": self.truncated, "tokens": self.tokens,
+                  "learned": self.loss_tokens}  # fmt: skip
         skipped = [
             {"reason": found.reason, "rows": found.count, "first": found.sources} for found in self.skipped.values()
         ]
-        return {"version": 1, **told, "lengths": self.quantiles(), "duplicates": self.duplicates(),
+        return {"version": 1, "form": self.format_name, "template": self.template, **counts, "lengths": self.quantiles(), "duplicates": self.duplicates(),
                 "labels": dict(self.labels.most_common()), "skipped": skipped}  # fmt: skip
 
 
@@ -140,26 +141,26 @@ def collect_statistics(
     tokenizer: Any,
     encoding: Encoding,
     *,
-    show: int | None = None,
+    preview_row: int | None = None,
     limit: int | None = None,
-    form: str = "",
+    format_name: str = "",
     progress: Progress | None = None,
 ) -> DatasetStatistics:
     """Look at every row once, or at the first `limit`; `show` is the number, from 1, of the row to be seen.
 
     Without one it is the first that can be used, or the first. `form` is the name of what the rows are read as.
     """
-    made, begun = DatasetStatistics(encoding, form, _template(tokenizer, encoding)), time.monotonic()
+    made, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for window in chunk_rows(islice(rows, limit)):
         for row, whole in zip(window, tokenize_untruncated(tokenizer, window, encoding.template), strict=True):
             one = made.add(row, whole)
-            better = made.shown is None or (made.shown.reason and isinstance(one, TokenizedExample))
-            if made.rows == show if show else better:
-                made.shown = _shown(tokenizer, row, whole, one)
+            better = made.preview is None or (made.preview.reason and isinstance(one, TokenizedExample))
+            if made.rows == preview_row if preview_row else better:
+                made.preview = _shown(tokenizer, row, whole, one)
         if progress:
             progress(made.rows, limit)
-    if show and made.shown is None:
-        made.shown = RowPreview(f"number {show}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
+    if preview_row and made.preview is None:
+        made.preview = RowPreview(f"number {preview_row}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
     made.seconds = time.monotonic() - begun
     return made
 

@@ -1,29 +1,18 @@
-"""From Examples to token ids: where the prompt ends, which tokens are the answer, and batches of a bounded size.
-
-Knows a tokenizer, no model.
-"""
+"""Token ids of Examples: where the prompt ends, which tokens are the response, and which have a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import numpy as np
-import torch
+from typing import Any, Literal, get_args
 
 from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render, render_prompt
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
+from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Int, Shaped
-    from torch import Tensor
-
-BY_ITSELF = 1 / 32  # of its budget: what a batch costs beside its tokens (measured: 29 to 39 tokens of 1,024)
-ROWS, LETTERS = 512, 500_000  # of what is tokenised together, whichever is reached first
-Side = Literal["left", "right"]
+CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # of what is tokenised together, whichever is reached first
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "all"]
 
@@ -90,51 +79,6 @@ class TokenizedExample:
         return [at >= self.loss_start and at not in self.masked for at in range(len(self.ids))]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B rows padded to T tokens; `last` is p, the place of each row's last prompt token, which predicts y_1.
-
-    The `n` learned tokens are the answer and the `answer` tokens before it, none unless prompts were learned too.
-    `rows` says which of the given rows these are, in order; `masked` where, among the tokens, no loss was taken.
-    """
-
-    ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    last_prompt_position: Int[Tensor, " B"]
-    n_loss: Int[Tensor, " B"]
-    row_indices: tuple[int, ...]
-    n_prompt_loss: Int[Tensor, " B"]
-    masked: Bool[Tensor, "B T"]
-
-    @property
-    def loss_mask(self) -> Bool[Tensor, "B R"]:
-        """Which of R = max(n) places each row learned: those it has, less the masked ones."""
-        has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
-        return has & ~self.masked.gather(1, self.loss_positions + 1)
-
-    @property
-    def loss_positions(self) -> Int[Tensor, "B R"]:
-        """The positions that predict the n learned tokens, p … p+n-1 for y_1 … y_n; beyond n, the last one again."""
-        steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
-        return (self.last_prompt_position - self.n_prompt_loss)[:, None] + torch.minimum(
-            steps, self.n_loss[:, None] - 1
-        )
-
-    @property
-    def targets(self) -> Int[Tensor, "B R"]:
-        """The learned tokens, y_1 … y_n."""
-        return self.ids.gather(1, self.loss_positions + 1)
-
-    def at_answer(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
-        """Of values at the R places, those at p, which predicts the answer's first token."""
-        return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
-
-    def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
-        """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
-        parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
-        return replace(self, **parts, rows=self.row_indices if rows is None else rows)
-
-
 def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExample | SkippedRow:
     """The ids of an Example."""
     return tokenize_all(tokenizer, [row], encoding)[0]
@@ -153,7 +97,7 @@ def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
     for row in rows:
         some.append(row)
         letters += sum(len(str(message["content"])) for message in row.messages)
-        if len(some) == ROWS or letters >= LETTERS:
+        if len(some) == CHUNK_ROWS or letters >= CHUNK_CHARS:
             yield some
             some, letters = [], 0
     if some:
@@ -176,12 +120,12 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
     """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
     if not texts:
         return
-    bos = tokenizer.bos_token if any(text.plain for text in texts) and _adds_bos(tokenizer) else None
+    bos = tokenizer.bos_token if any(text.untemplated for text in texts) and _adds_bos(tokenizer) else None
     # a template has written the special tokens already: adding them again would double the BOS
     plain: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     found = tokenizer([text.text for text in texts], **plain)
     for at, (text, ids) in enumerate(zip(texts, found["input_ids"], strict=True)):
-        head = [tokenizer.bos_token_id] if bos and text.plain and not text.text.startswith(bos) else []
+        head = [tokenizer.bos_token_id] if bos and text.untemplated and not text.text.startswith(bos) else []
         answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer_start))
         ahead = 0
         if text.loss_start < text.answer_start:
@@ -250,58 +194,6 @@ def _adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Side = "right") -> Batch:
-    """Rows as one Batch. Padding is id 0 and masked, so which id it is never matters."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask, masked = torch.zeros(2, len(rows), width, dtype=torch.bool)
-    start = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for place, (row, at) in enumerate(zip(rows, start, strict=True)):
-        ids[place, at : at + len(row.ids)] = torch.tensor(row.ids)
-        mask[place, at : at + len(row.ids)] = True
-        masked[place, [at + token for token in row.masked]] = True
-    last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
-    answer = torch.tensor([row.n_prompt_loss for row in rows])
-    n = torch.tensor([row.n_response for row in rows]) + answer
-    return Batch(ids, mask, last, n, tuple(order), answer, masked)
-
-
-def make_batches(
-    rows: Sequence[TokenizedExample], budget: int, *, side: Side = "right", prompts_only: bool = False
-) -> Iterator[Batch]:
-    """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
-
-    They are cut where padding, and what a batch costs by itself, add up to least. `prompts`: the rows' prompts alone
-    will be run, so that these are what is sorted and counted.
-    """
-    lengths = [row.n_prompt if prompts_only else len(row.ids) for row in rows]
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for start, stop in _cut([lengths[at] for at in order], budget):
-        chosen = order[start:stop]
-        yield collate([rows[i] for i in chosen], chosen, side=side)
-
-
-def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """From and to of each batch of these sorted lengths, the cheapest there are: shortest paths over the cuts."""
-    least, origin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=int)
-    for stop, width in enumerate(lengths, 1):
-        first = max(0, min(stop - 1, stop - budget // width))
-        costs = least[first:stop] + width * np.arange(stop - first, 0, -1)
-        best = int(costs.argmin())
-        least[stop], origin[stop] = costs[best] + budget * BY_ITSELF, first + best
-    cuts, stop = list[tuple[int, int]](), len(lengths)
-    while stop:
-        cuts.append((int(origin[stop]), stop))
-        stop = int(origin[stop])
-    return cuts[::-1]
-
-
-def split_in_two(batch: Batch) -> Iterable[Batch]:
-    """The batch in two, for when it did not fit into memory."""
-    for part in torch.arange(len(batch.row_indices)).chunk(2):
-        yield batch.map(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.row_indices[i] for i in part))
-
-
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text each token adds to those before it; joined they are the decoded whole. Special tokens add "".
 
@@ -323,3 +215,23 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
             pieces[-1] = grown[len(tokenizer.decode(context)) :]
             context, pending = pending, []
     return pieces
+
+
+DEFAULT_MAX_LENGTH = 1024  # tokens of a row that are kept where nobody says otherwise and the model reads as many
+METADATA_OPTIONS = ("max_length", "truncate", "mask", "template")
+
+
+def default_options(metadata: TrainingMetadata, context_length: int, *, raw: bool) -> Encoding:
+    """The Encoding to read rows by; `raw` rows are plain texts, to which no chat template belongs."""
+    return Encoding(
+        max_length=min(metadata.max_length or DEFAULT_MAX_LENGTH, context_length),
+        truncate=metadata.truncate or "right",
+        mask=metadata.mask or "response",
+        template=metadata.template or (NO_TEMPLATE if raw else None),
+    )
+
+
+def followed_metadata(metadata: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
+    """The facts of a trainer's folder that an Encoding goes by, to be told with the file that says them."""
+    first = {what: next((fact for fact in metadata.entries if fact.name == what), None) for what in METADATA_OPTIONS}
+    return [fact for what, fact in first.items() if fact and fact.value == getattr(encoding, what)]

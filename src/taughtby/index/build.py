@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import taughtby.capture.layer_similarity
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
-from taughtby.data.default_options import default_options
 from taughtby.data.example import Example, shorten
-from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize, tokenize_all
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options, tokenize, tokenize_all
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.pipeline import CapturePipeline, WindowProgress
 from taughtby.index.reader import Index, read_manifest

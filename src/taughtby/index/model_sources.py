@@ -9,7 +9,7 @@ from typing import Any
 
 from taughtby.errors import StoreError
 from taughtby.index.storage import StoragePath
-from taughtby.models.paths import EMBEDDED, candidates, hub_id
+from taughtby.models.paths import EMBEDDED, candidate_paths, is_hub_id
 
 
 def address(place: StoragePath) -> str:
@@ -51,8 +51,8 @@ def sources(
         known = Sources(known.model, tuple(adapters), known.base)
     options: list[list[str]] = []
     for part, name in Sources(model or known.model, known.adapters, base or known.base).parts:
-        found = [name] if given[part] else candidates(name, home, here)
-        if not found and not hub_id(name) and name != EMBEDDED:
+        found = [name] if given[part] else candidate_paths(name, home, here)
+        if not found and not is_hub_id(name) and name != EMBEDDED:
             do = f"give it with --{part}, where it lies now"
             raise StoreError(f"the {part} that {here} was made with is not where it was", got=name, do=do)
         options.append(found or [name])

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
+from taughtby.data.batching import Batch, make_batches, split_in_two
 from taughtby.data.example import Example
-from taughtby.data.tokenize import (
-    Batch,
-    Encoding,
-    SkippedRow,
-    TokenizedExample,
-    make_batches,
-    split_in_two,
-    tokenize_all,
-)
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize_all
 from taughtby.errors import out_of_memory
 from taughtby.index.writer import arrange_table
 from taughtby.methods import Features, Method

@@ -19,8 +19,7 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from taughtby.data.dataset import ReadOptions, detect_format
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import Encoding
+from taughtby.data.tokenize import Encoding, default_options
 from taughtby.errors import ModelError, StoreError, TaughtbyError
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import address

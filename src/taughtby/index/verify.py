@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 
 from taughtby.capture.ragged import Column, Ragged
-from taughtby.data.dataset import content, named
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.batching import make_batches
+from taughtby.data.row_ids import content_hash, row_id
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import StoreError, machine_fault
 from taughtby.index.arrow import from_arrow, vector_width
 from taughtby.index.build import TOKEN_BUDGET, check_notes, check_same_model
@@ -137,12 +138,12 @@ def _ids(index: Index) -> Iterator[Damage]:
             if row.id in met:
                 yield Damage(_row(place, row.source), f"its id {row.id} is another row's too")
             met.add(row.id)
-            found = content(row)
+            found = content_hash(row)
             key = found[:8]
             seen[key] += 1
-            if row.id == named(found, seen[key]):
+            if row.id == row_id(found, seen[key]):
                 continue
-            times = next((times for times in range(1, most + 1) if row.id == named(found, times)), None)
+            times = next((times for times in range(1, most + 1) if row.id == row_id(found, times)), None)
             if times is None:
                 yield Damage(_row(place, row.source), f"its id {row.id} is not that of its text")
                 continue

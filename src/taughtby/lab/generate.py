@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessor
 
-from taughtby.data.tokenize import TokenizedExample, collate, prompt_ids
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample, prompt_ids
 from taughtby.errors import LabError, OptionError
 from taughtby.lab.answers import AnswerFile, write_jsonl
 from taughtby.lab.prompts import Prompt, prompt_text, to_record

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
-from taughtby.data.formats import format_of
+from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
+from taughtby.data.formats import select_format
 from taughtby.data.readers import read_records
 from taughtby.errors import DataError
 
@@ -33,7 +33,7 @@ def read_answers(path: str | Path) -> list[tuple[Prompt, str]]:
     """Prompts and what was answered, which may be nothing, from the rows of any file."""
     found: list[tuple[Prompt, str]] = []
     for source, record in read_records(str(path)):
-        with nested(source):
+        with reject_deep_nesting(source):
             found.append(_answered(record, source))
     if not found:
         raise DataError(f"{path} has no answers", do="give at least one prompt and response")
@@ -62,17 +62,17 @@ def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
 
 
 def _prompt(record: Record, source: str) -> Prompt:
-    with nested(source):
+    with reject_deep_nesting(source):
         return _unanswered(record, source)
 
 
 def _unanswered(record: Record, source: str) -> Prompt:
     try:
-        format_of(record, source)
+        select_format(record, source)
     except DataError as fault:
         record = {**dict.fromkeys(_ANSWERS, ""), **record}
         try:
-            format_of(record, source)
+            select_format(record, source)
         except DataError:
             raise fault from None
     turns = _turns(record, source)
@@ -80,7 +80,7 @@ def _unanswered(record: Record, source: str) -> Prompt:
 
 
 def _turns(record: Record, source: str) -> list[Message]:
-    return validate_messages(format_of(record, source).convert(record), source)
+    return validate_messages(select_format(record, source).convert(record), source)
 
 
 def _asked(turns: list[Message], record: Record, source: str) -> Prompt:

@@ -18,8 +18,8 @@ from taughtby.capture.weight_gradients import (
     fold,
     weight_gradients,
 )
+from taughtby.data.batching import Batch
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.models.model import Model

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from taughtby.capture.weight_gradients import Weight, compact_gradient, find_trained_weights, fold, weight_gradients
-from taughtby.data.rewrite import file_hash as digest_of
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
+from taughtby.data.files import file_hash as digest_of
 from taughtby.errors import ModelError, OptionError
 from taughtby.methods.base import CosineMethod, Features, seeded
 from taughtby.models.model import Model

@@ -17,7 +17,7 @@ import torch
 
 from taughtby.capture.capture import Capture, answer_states, capture
 from taughtby.capture.ragged import Ragged
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import (
     Features,

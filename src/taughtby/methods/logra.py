@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from taughtby.capture.weight_gradients import TrainedWeights, TwoSidedProjection, find_trained_weights, weight_gradients
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, Method, QueryFeatures, inner_products, seeded, stored_vectors
 from taughtby.methods.feature_store import FeatureStore

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from taughtby.capture.capture import capture, prompt_gradients, resolve_layer
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, Layer, Method, QueryFeatures, cosine_scorer, feature_name, first_weighted
 from taughtby.methods.feature_store import FeatureStore
@@ -59,7 +59,7 @@ class RepT(Method):
         h, g = self.feature_names(model.depth)
         rows = torch.arange(len(batch.row_indices))
         return {
-            h: batch.at_answer(state).cpu(),
+            h: batch.at_last_prompt_token(state).cpu(),
             g: grad.cpu()[rows, first_weighted(weights, batch)],
             "loss": seen.loss.cpu(),
         }

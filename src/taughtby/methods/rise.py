@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 
 from taughtby.capture.capture import HEAD_CHUNK, answer_states
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, Method, QueryFeatures, feature_name
 from taughtby.methods.feature_store import FeatureStore

@@ -13,14 +13,14 @@ import torch
 
 from taughtby.errors import ModelError, explain_errors
 from taughtby.models.fingerprint import adapter_hash, join_hashes
-from taughtby.models.loading import nearest_file
+from taughtby.models.model_files import nearest_file
 from taughtby.text import shell_quote
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers"}
 
 
-def attach_adapters(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple[Any, str, bool]:
+def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> tuple[Any, str, bool]:
     """PEFT's wrapper of `lm` with the adapters of those folders, all active together, and their fingerprint.
 
     `known` are the base's fingerprint and those it had by earlier rules; an adapter that names none of them is
@@ -43,7 +43,7 @@ def attach_adapters(lm: Any, folders: list[Path], known: Sequence[str]) -> tuple
     for name, folder in zip(names, folders, strict=True):
         peft = _put(peft or lm, name, folder)
         hashes.append(_fitted(peft, name, folder))
-        _check_base(folder, known)
+        _check_base(folder, base_fingerprints)
     if len(folders) > 1:
         with explain_errors("these adapters cannot be active together", "give one at a time, or merge them"):
             peft.base_model.set_adapter(names, inference_mode=True)
@@ -63,10 +63,10 @@ def live_adapter_hash(peft: Any) -> str:
     return adapter_hash(peft.peft_config[name].to_dict(), sorted(weights.items()))
 
 
-def resize_embeddings(lm: Any, rows: int) -> None:
+def resize_embeddings(lm: Any, num_tokens: int) -> None:
     """Make room for tokens that were added in training; the model from before gives each the mean of those it knew."""
     old = lm.get_input_embeddings().weight.shape[0]
-    lm.resize_token_embeddings(rows, mean_resizing=False)
+    lm.resize_token_embeddings(num_tokens, mean_resizing=False)
     for layer in (lm.get_input_embeddings(), lm.get_output_embeddings()):
         layer.weight.data[old:] = layer.weight.data[:old].float().mean(0).to(layer.weight.dtype)
     lm.requires_grad_(False)

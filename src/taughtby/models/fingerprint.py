@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # settings that change what a model computes though its weights stay; not versions, paths, caches, number formats
-COMPUTES = (
+COMPUTE_SETTINGS = (
     "activation_function", "hidden_act", "hidden_activation",
     "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_eps",
     "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "use_parallel_residual",
@@ -28,12 +28,12 @@ COMPUTES = (
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
     "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "scoring_func",
 )  # fmt: skip
-ADAPTS = (
+ADAPTER_SETTINGS = (
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "bias",
     "alpha", "randlora_alpha", "scaling", "projection_prng_key", "random_loc_seed", "feedforward_modules",
     "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms", "apply_GS", "variant",
 )  # fmt: skip
-PART = 2**20  # numbers that are converted at a time, which stay in a processor's cache
+CHUNK = 2**20  # numbers that are converted at a time, which stay in a processor's cache
 
 
 def model_hash(weights: str, config: Any) -> str:
@@ -50,7 +50,7 @@ def weights_hash(lm: Any, prefix: str | None = None) -> str:
     digest = hashlib.sha256()  # for which processors have instructions: twice as fast as BLAKE2
     for name, weight in _own(lm, prefix):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        for part in weight.detach().reshape(-1).split(PART):
+        for part in weight.detach().reshape(-1).split(CHUNK):
             held = part.to(torch.bfloat16) if part.is_floating_point() else part
             raw: Any = held.cpu().view(torch.uint8).numpy()
             digest.update(raw)
@@ -72,7 +72,7 @@ def sampled_hash(lm: Any) -> str:
 
 def adapter_hash(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
     """Of all an adapter's numbers, given in the order of their names, and of how they are scaled."""
-    said = {key: _plain(value) for key in ADAPTS if (value := config.get(key))}
+    said = {key: _plain(value) for key in ADAPTER_SETTINGS if (value := config.get(key))}
     digest = hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=8)
     for name, weight in weights:
         plain = weight.detach().cpu().contiguous()
@@ -99,7 +99,7 @@ def _digest(*parts: str) -> str:
 def _settings(config: Any) -> Iterator[tuple[str, str]]:
     """(name, value) of what computes, alike from a file of any age: 1e-5 may be stored as 9.99999974e-06."""
     said = config.get_text_config().to_dict()
-    for key in COMPUTES:
+    for key in COMPUTE_SETTINGS:
         for name, value in sorted(_leaves(key, said.get(key))):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             yield name, f"{value:.5g}" if number else str(value)

@@ -20,15 +20,8 @@ from torch import nn
 from taughtby.errors import ModelError
 from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
-from taughtby.models.loading import (
-    LoadOptions,
-    adapter_folder,
-    base_of_adapter,
-    is_adapter,
-    load_options,
-    load_tokenizer,
-    load_weights,
-)
+from taughtby.models.loading import LoadOptions, load_options, load_tokenizer, load_weights
+from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter
 from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 

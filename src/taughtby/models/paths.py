@@ -25,12 +25,12 @@ def absolute_name(name: str) -> str:
     return str(path.parent.resolve() / path.name) if path.is_file() else name
 
 
-def hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Whether the name may be a hub id: owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf")
 
 
-def candidates(name: str, home: str | None, here: object) -> list[str]:
+def candidate_paths(name: str, home: str | None, here: object) -> list[str]:
     """The files and folders that a remembered name may mean, the likeliest first; none for one that is no path here.
 
     `home` is where `here` was as the name was remembered; None of what an earlier version wrote, which kept a path as
@@ -48,4 +48,4 @@ def candidates(name: str, home: str | None, here: object) -> list[str]:
 
 def locate(name: str, home: str | None, here: object) -> str:
     """The likeliest of them; the name itself where there is none."""
-    return next(iter(candidates(name, home, here)), name)
+    return next(iter(candidate_paths(name, home, here)), name)

@@ -15,10 +15,9 @@ from typing import Any
 from taughtby.attribution.query import read_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
-from taughtby.data.default_options import default_options
 from taughtby.data.example import Example
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Encoding
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, default_options
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index

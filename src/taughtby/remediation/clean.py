@@ -16,11 +16,12 @@ from typing import Any
 
 from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions, detect_format, read_examples
 from taughtby.data.example import CharRanges, Example, shorten
+from taughtby.data.files import file_hash
+from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.phrases import align_tokens, whole_words
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.rewrite import check_output, file_hash, preservation, rewrite
-from taughtby.data.row_sources import matches_source, record_source, resolve_sources, several
-from taughtby.data.spans import Edits, Marks
+from taughtby.data.rewrite import check_output, describe_preservation, rewrite_dataset
+from taughtby.data.row_sources import ambiguous_source, matches_source, record_source, resolve_sources
 from taughtby.errors import DataError, OptionError
 from taughtby.index.storage import storage_path
 from taughtby.models.paths import absolute_name, locate
@@ -147,7 +148,7 @@ def _ticked(trace: Document, rows: Sequence[str]) -> list[Removal]:
         known = [one for one in ranked if spec in (one.id, one.source)]
         known = known or [one for one in ranked if matches_source(spec, one.source)]
         if len(rows_meant := dict.fromkeys(f"{one.source} ({one.id})" for one in known)) > 1:
-            raise several(spec, list(rows_meant))
+            raise ambiguous_source(spec, list(rows_meant))
         unknown = Removal(spec, "", why="ticked") if _ID.fullmatch(spec) else Removal("", spec, why="ticked")
         queries = tuple(sorted({number for one in known for number in one.queries}))
         chosen.append(replace(known[0], queries=queries) if known else unknown)
@@ -286,7 +287,7 @@ def clean(made: CleaningPlan, trace: str | Path, out: str | Path) -> Document:
     """
     out, document = Path(out), load_trace(trace)
     check_output(made.data, out)
-    rewrite(made.data, out, made.reading.split, made.change)
+    rewrite_dataset(made.data, out, made.reading.split, made.change)
     there = Path(made.data).exists()
     manifest: Document = {
         "version": 1,
@@ -299,7 +300,7 @@ def clean(made: CleaningPlan, trace: str | Path, out: str | Path) -> Document:
         "input": {"data": absolute_name(made.data), "sha256": file_hash(Path(made.data)) if there else None,
                   "records": made.records, "examples": made.examples},
         "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), "records": made.left,
-                   "kept": preservation(made.data)},
+                   "kept": describe_preservation(made.data)},
         "rows": [{**asdict(one), **({"unlearned": made.words[one.id]} if made.words else {})} for one in made.chosen],
     }  # fmt: skip
     save_json(manifest, manifest_of(out))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from taughtby.data.rewrite import file_hash
+from taughtby.data.files import file_hash
 from taughtby.errors import LabError
 
 PACKAGES = ("taughtby", "torch", "transformers", "peft", "trl", "scikit-learn")

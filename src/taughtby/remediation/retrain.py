@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.capture.capture import capture
+from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
@@ -195,7 +196,7 @@ def judged(ledger: StageCache, spec: str, answers: Sequence[Answered], name: str
     def make(tell: ProgressCallback) -> list[Document]:
         found = judge_all(get_judge(spec), pairs, progress=tell)
         return [
-            {"prompt": prompt, "response": answer, "why": one.why, "span": getattr(one, "span", None),
+            {"prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
              "span_range": getattr(one, "span_range", None),
              "bad": None if isinstance(one, JudgeFailure) else one.undesirable}
             for (prompt, answer), one in zip(pairs, found, strict=True)

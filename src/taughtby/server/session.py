@@ -13,7 +13,7 @@ from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.rewrite import rewrite
+from taughtby.data.rewrite import rewrite_dataset
 from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
@@ -82,7 +82,7 @@ class Session:
         trace = {"version": 1, "index": str(self.index.path), "queries": []}
         reading = remedy.reading_of(trace)
         made = remedy.plan_cleaning(trace, str(self.data), remedy.select_rows(trace, rows=ids), reading=reading)
-        rewrite(made.data, out, reading.split, made.change)
+        rewrite_dataset(made.data, out, reading.split, made.change)
 
     def trace(self, query: Query, by: str | None, top: int) -> Job:
         """A job whose result is the trace's document."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taughtby.data.example import shorten
 from taughtby.data.readers import tables, texts
-from taughtby.data.readers.stream import COMPRESSED, KINDS, STDIN, Rows, file_type, unreadable
+from taughtby.data.readers.stream import COMPRESSED, KINDS, STDIN, Rows, file_type, read_error
 from taughtby.errors import DataError, OptionError
 
 TEXTS: dict[str, Callable[[Path], Rows]] = {
@@ -27,7 +27,7 @@ def read_records(data: str, split: str | None = None) -> Rows:
     try:
         folder, there = path.is_dir(), path.exists()
     except OSError as fault:  # a folder that may not be entered, a name that is too long
-        raise unreadable(shorten(data), fault) from None
+        raise read_error(shorten(data), fault) from None
     if folder:
         return _folder(path, split)
     if not there and data not in STDIN:

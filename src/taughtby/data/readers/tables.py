@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from taughtby.data.example import Record, shorten
-from taughtby.data.readers.stream import KINDS, Rows, unreadable
+from taughtby.data.readers.stream import KINDS, Rows, read_error
 from taughtby.errors import DataError, OptionError, machine_fault
 
 AT_ONCE = 256  # rows turned into Python objects together
@@ -44,7 +44,7 @@ def _kind_of(path: Path, name: str) -> Generator[None]:
         yield
     except _FAULTS as fault:
         if machine_fault(fault):
-            raise unreadable(path, fault) from None
+            raise read_error(path, fault) from None
         do = "write the file again, or name it by what it is"
         raise DataError(f"{path}: not a file of {name}", got=shorten(str(fault), 160), do=do) from None
 
@@ -62,7 +62,7 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
                     yield f"{path}:{number}", _tidy(row)
                     number += 1
     except _FAULTS as fault:
-        raise unreadable(f"{path}:{number}", fault) from None
+        raise read_error(f"{path}:{number}", fault) from None
 
 
 def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -92,7 +92,7 @@ def saved(path: Path, split: str | None) -> Rows:
         found: Any = load_from_disk(str(path.absolute()))
     except Exception as fault:  # `datasets` raises whatever its own files make it
         if machine_fault(fault):
-            raise unreadable(path, fault) from None
+            raise read_error(path, fault) from None
         do = "give the data set's own folder, or a file"
         if "::" in str(path.absolute()):
             do = "move it to a path without `::`, which `datasets` reads as two addresses"
@@ -149,6 +149,6 @@ def _numbered(rows: Iterable[Any], name: str) -> Rows:
         except StopIteration:
             return
         except Exception as fault:  # `datasets` raises whatever its transport or its decoders raise
-            raise unreadable(f"{name}:{number}", fault) from None
+            raise read_error(f"{name}:{number}", fault) from None
         yield f"{name}:{number}", _tidy(row)
         number += 1

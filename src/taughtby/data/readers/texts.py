@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.data.example import Record, shorten
-from taughtby.data.readers.stream import CHUNK, Rows, file_type, lines, parts
+from taughtby.data.readers.stream import CHUNK, Rows, file_type, numbered_lines, text_chunks
 from taughtby.errors import DataError
 
 HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
@@ -23,7 +23,7 @@ _decode = json.JSONDecoder().raw_decode
 
 def jsonl(path: Path) -> Rows:
     """An object a line; blank lines count, and hold no row."""
-    for source, line in lines(path):
+    for source, line in numbered_lines(path):
         if line.strip():
             yield source, _object(_parse(line, source, "mend or remove that line"), source)
 
@@ -46,15 +46,15 @@ def _object(row: Any, source: str) -> Record:
 
 def json_file(path: Path) -> Rows:
     """A list of rows; or an object that holds one; or JSON lines, which many name .json."""
-    opening = next((part.lstrip()[0] for part in parts(path) if part.strip()), "[")
+    opening = next((part.lstrip()[0] for part in text_chunks(path) if part.strip()), "[")
     if opening == "[":
         rows = _elements(path)
     else:
-        filled = (line for _, line in lines(path) if line.strip())
+        filled = (line for _, line in numbered_lines(path) if line.strip())
         if _whole(next(filled)) and next(filled, None):
             yield from jsonl(path)
             return
-        rows = _held(path, _parse("".join(parts(path)), str(path), _MEND))
+        rows = _held(path, _parse("".join(text_chunks(path)), str(path), _MEND))
     for number, row in enumerate(rows):
         yield f"{path}:{number}", _object(row, f"{path}, row {number}")
 
@@ -84,7 +84,7 @@ def _elements(path: Path) -> Iterator[Any]:
 
     By Python's own decoder: ijson's makes a question mark of half a character, and refuses NaN.
     """
-    more = parts(path)
+    more = text_chunks(path)
     text = next((part for part in more if part.strip()), "[]")
     at, line, over = text.index("[") + 1, 1, False
     if text.startswith("]", _past(text, at)):
@@ -130,7 +130,7 @@ def table(path: Path) -> Rows:
     """Rows of a CSV or TSV file under its header; a quoted cell may hold line breaks."""
     csv.field_size_limit(2**31 - 1)
     # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
-    broken = (part for _, line in lines(path) for part in io.StringIO(line, newline=""))
+    broken = (part for _, line in numbered_lines(path) for part in io.StringIO(line, newline=""))
     rows = csv.reader(broken, delimiter="\t" if file_type(path) == ".tsv" else ",", strict=True)
     header: list[str] = []
     start = 1  # the line on which a row begins

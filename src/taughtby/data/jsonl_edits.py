@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.readers.stream import file_type, opened
+from taughtby.data.readers.stream import file_type, open_binary
 from taughtby.data.readers.texts import HOLDERS
 
 FIELD = "unlearned"  # what taughtby.data.example.read_unlearned reads
@@ -32,7 +32,7 @@ class Edits:
 
 def jsonl(path: Path, change: Edits) -> Iterator[bytes]:
     """JSON lines: each kept line as it is, blank ones among them."""
-    with opened(path) as raw:
+    with open_binary(path) as raw:
         for number, line in enumerate(raw, 1):
             source, bom = f"{path}:{number}", codecs.BOM_UTF8 if number == 1 else b""
             if bom and line.startswith(bom):
@@ -46,7 +46,7 @@ def jsonl(path: Path, change: Edits) -> Iterator[bytes]:
 
 def json_list(path: Path, change: Edits) -> Iterator[bytes]:
     """A JSON list, or an object that holds one: each kept row as it is, and what stands around and between them."""
-    with opened(path) as raw:
+    with open_binary(path) as raw:
         text = raw.read().decode()
     done, gap = 0, None
     for number, (begin, stop) in enumerate(_elements(text)):
@@ -131,7 +131,7 @@ def table(path: Path, change: Edits) -> Iterator[bytes]:
 
 def _lines(path: Path, held: list[str]) -> Iterator[str]:
     """The lines as the reader of tables breaks them, each put into `held` too, and there with its BOM."""
-    with opened(path) as raw:
+    with open_binary(path) as raw:
         for number, line in enumerate(raw):
             text = line.decode()
             bom = "\ufeff" if number == 0 and text.startswith("\ufeff") else ""
