@@ -14,7 +14,7 @@ from conftest import PAIRS
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
-from taughtby.attribution.trace import trace_queries
+from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.capture.capture import capture
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, collate, token_texts, tokenize
@@ -514,3 +514,48 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     assert traced.rows[0].position == 2
     assert sorted(found.example.response for found in traced.rows) == sorted(texts)
     assert "".join(token.text for token in traced.rows[0].tokens) == texts[2]
+
+
+# — the flagged rows of the whole trace, and files
+
+
+@pytest.fixture(scope="module")
+def flagging(tuned: Any, index: Index) -> Trace:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taughtby.attribution.controls.FEWEST", 2)
+        patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+        return trace_queries(index, tuned, ROWS[1:4], method="lesson", top_k=3, fdr=1.0)
+
+
+def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) -> None:
+    flagged = [result.flagged or () for result in flagging.queries]
+    assert {row.position for row in flagging.flagged} == {position for each in flagged for position in each}
+    assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 3
+    best = [min(each.index(row.position) for each in flagged if row.position in each) for row in flagging.flagged]
+    assert best == sorted(best)
+    for row in flagging.flagged:
+        assert row.queries == tuple(q for q, each in enumerate(flagged, 1) if row.position in each)
+        (stored,) = index.take([row.position])
+        assert (row.id, row.source, row.label) == (stored.example.id, stored.example.source, stored.example.label)
+        assert row.example == stored.example
+
+
+def test_a_finished_trace_reads_nothing_of_its_index(flagging: Trace, index: Index) -> None:
+    closed = replace(flagging, index=Index(index.path / "gone", {}, None))
+    assert closed.to_json() == flagging.to_json()
+    assert closed.to_arrow() == flagging.to_arrow()
+
+
+def test_a_trace_is_saved_with_its_folder_and_as_a_page(flagging: Trace, tmp_path: Path) -> None:
+    flagging.save(tmp_path / "trace.json")
+    saved = json.loads((tmp_path / "trace.json").read_text())
+    assert saved == json.loads(json.dumps({**flagging.to_json(), "home": str(tmp_path)}))
+    assert {row.id for row in select_rows(saved)} == {row.id for row in flagging.flagged}
+    page = flagging.to_html(tmp_path / "trace.html")
+    assert (tmp_path / "trace.html").read_text() == page == flagging.to_html()
+
+
+def test_a_trace_has_one_line(flagging: Trace, index: Index) -> None:
+    assert repr(flagging).startswith("Trace(3 queries × 3 rows by Lesson(layer=2")
+    assert f"{len(flagging.flagged)} rows flagged" in repr(flagging) and str(index.path) in repr(flagging)
+    assert "\n" not in repr(flagging)
