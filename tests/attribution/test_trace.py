@@ -261,7 +261,7 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
             assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 
 
-def test_controls_are_pointed_at_as_many_words_as_people_point_at(
+def test_controls_select_as_many_tokens_as_the_span_of_the_query(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
@@ -328,7 +328,7 @@ def test_highest_is_a_stable_sort() -> None:
     assert top_positions(scores, 4).tolist() == [2, 1, 5, 0] and top_positions(scores, 0).tolist() == []
 
 
-def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
+def test_all_flagged_rows_are_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
@@ -390,7 +390,9 @@ def test_queries_have_the_same_evidence_beside_any_others(
         assert [f.p_value for f in traced.rows] == pytest.approx([f.p_value for f in alone.rows], abs=1e-3)
 
 
-def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_queries_give_the_stability_of_flagged_rows(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
@@ -399,9 +401,9 @@ def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, mon
     assert len(set(shares)) > 1, "every row as stable as the next"
 
 
-def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
-    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
+    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few for a null distribution"
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
