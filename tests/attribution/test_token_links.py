@@ -48,7 +48,7 @@ def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["lesson", "rept"])
-def test_a_link_is_what_the_row_would_score_if_that_word_alone_were_asked_about(
+def test_a_link_is_the_score_of_the_row_for_that_word_alone(
     tuned: Any, index: Index, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for how much the word counts in the whole answer, which is one factor for all rows."""
@@ -88,7 +88,7 @@ def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
     assert token_links(trace_queries(index, tuned, ASKED, method="tfidf"), tuned) == {}
 
 
-def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
+def test_the_map_has_the_axes_of_the_largest_variance(index: Index) -> None:
     drawn = pca_map(index)
     assert drawn is not None and drawn.block == "shift_1"
     vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
@@ -116,7 +116,7 @@ def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) ->
     document = page_document(trace, tuned, drawn)
     assert len(document.pop("map")["points"]) == 8
     for query, traced in zip(document["queries"], trace.queries, strict=True):
-        assert query.pop("lit") == []  # eight rows are too few to call culprits among
+        assert query.pop("lit") == []  # eight rows are too few to flag any
         for row, found in zip(query["rows"], traced.rows, strict=True):
             assert row.pop("place") == found.position
             assert row.pop("at") == drawn.project(index, [found.position])[0]
@@ -149,6 +149,6 @@ def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, i
     assert sorted(range(8), key=lambda place: found["ranks"][str(place)][at]) == truth
 
 
-def test_a_method_without_layers_has_no_depths(tuned: Any, index: Index) -> None:
+def test_a_method_without_layers_has_no_layer_ranks(tuned: Any, index: Index) -> None:
     with pytest.raises(OptionError, match="tfidf has no layer"):
         layer_ranks(index, tuned, ASKED[0], [0, 1], "tfidf")

@@ -14,7 +14,7 @@ from conftest import PAIRS
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
-from taughtby.attribution.trace import trace_queries
+from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.example import make_example
@@ -262,7 +262,7 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
             assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 
 
-def test_controls_are_pointed_at_as_many_words_as_people_point_at(
+def test_controls_select_as_many_tokens_as_the_span_of_the_query(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
@@ -329,7 +329,7 @@ def test_highest_is_a_stable_sort() -> None:
     assert top_positions(scores, 4).tolist() == [2, 1, 5, 0] and top_positions(scores, 0).tolist() == []
 
 
-def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
+def test_all_flagged_rows_are_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
@@ -391,7 +391,9 @@ def test_queries_have_the_same_evidence_beside_any_others(
         assert [f.p_value for f in traced.rows] == pytest.approx([f.p_value for f in alone.rows], abs=1e-3)
 
 
-def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_queries_give_the_stability_of_flagged_rows(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
@@ -400,9 +402,9 @@ def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, mon
     assert len(set(shares)) > 1, "every row as stable as the next"
 
 
-def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
-    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
+    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few for a null distribution"
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
@@ -515,3 +517,48 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     assert traced.rows[0].position == 2
     assert sorted(found.example.response for found in traced.rows) == sorted(texts)
     assert "".join(token.text for token in traced.rows[0].tokens) == texts[2]
+
+
+# — the flagged rows of the whole trace, and files
+
+
+@pytest.fixture(scope="module")
+def flagging(tuned: Any, index: Index) -> Trace:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taughtby.attribution.controls.FEWEST", 2)
+        patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+        return trace_queries(index, tuned, ROWS[1:4], method="lesson", top_k=3, fdr=1.0)
+
+
+def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) -> None:
+    flagged = [result.flagged or () for result in flagging.queries]
+    assert {row.position for row in flagging.flagged} == {position for each in flagged for position in each}
+    assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 3
+    best = [min(each.index(row.position) for each in flagged if row.position in each) for row in flagging.flagged]
+    assert best == sorted(best)
+    for row in flagging.flagged:
+        assert row.queries == tuple(q for q, each in enumerate(flagged, 1) if row.position in each)
+        (stored,) = index.take([row.position])
+        assert (row.id, row.source, row.label) == (stored.example.id, stored.example.source, stored.example.label)
+        assert row.example == stored.example
+
+
+def test_a_finished_trace_reads_nothing_of_its_index(flagging: Trace, index: Index) -> None:
+    closed = replace(flagging, index=Index(index.path / "gone", {}, None))
+    assert closed.to_json() == flagging.to_json()
+    assert closed.to_arrow() == flagging.to_arrow()
+
+
+def test_a_trace_is_saved_with_its_folder_and_as_a_page(flagging: Trace, tmp_path: Path) -> None:
+    flagging.save(tmp_path / "trace.json")
+    saved = json.loads((tmp_path / "trace.json").read_text())
+    assert saved == json.loads(json.dumps({**flagging.to_json(), "home": str(tmp_path)}))
+    assert {row.id for row in select_rows(saved)} == {row.id for row in flagging.flagged}
+    page = flagging.to_html(tmp_path / "trace.html")
+    assert (tmp_path / "trace.html").read_text() == page == flagging.to_html()
+
+
+def test_a_trace_has_one_line(flagging: Trace, index: Index) -> None:
+    assert repr(flagging).startswith("Trace(3 queries × 3 rows by Lesson(layer=2")
+    assert f"{len(flagging.flagged)} rows flagged" in repr(flagging) and str(index.path) in repr(flagging)
+    assert "\n" not in repr(flagging)

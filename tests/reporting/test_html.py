@@ -334,3 +334,17 @@ def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
     assert json.loads((tmp_path / "real.json").read_text())["version"] == 2
     files.save_json(trace(), "/dev/null")
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ({"name": "lesson", "options": {"layer": 27, "pool_queries": True}}, "lesson:layer=27,pool_queries=True"),
+        ({"name": "bm25", "options": {}}, "bm25"),
+        ({"name": "bm25"}, "bm25"),
+        ("Lesson()", "Lesson()"),
+        (None, ""),
+    ],
+)
+def test_a_method_is_shown_as_the_command_line_takes_it(method, text):
+    assert words.format_method({"method": method}) == text

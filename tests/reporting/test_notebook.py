@@ -176,7 +176,7 @@ def judged(score: float = 0.9) -> dict[str, Any]:
     return made
 
 
-def test_the_cell_says_who_is_guilty_and_how_sure_that_is() -> None:
+def test_the_cell_shows_flagged_rows_with_their_evidence() -> None:
     made = judged()
     text = " ".join(Seen(notebook.render_cell(made)).texts)
     said = words.verdict(made, made["queries"][0], notebook.ROWS)

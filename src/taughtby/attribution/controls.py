@@ -96,7 +96,7 @@ def match_controls(
 ) -> list[Controls | None]:  # fmt: skip
     """Return each query's controls, which select as many tokens as the queries explained with it do on average.
 
-    None for a query with a desired answer: the null distribution of a difference of two scores is not known.
+    None for a query with a desired answer: the null distribution of a difference of two scores is unknown.
     """
     counts = [float((each > 0).sum()) if query.has_span else 0.0 for query, each in zip(queries, weights, strict=True)]
     lengths: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()

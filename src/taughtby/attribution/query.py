@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-BUDGET = 1024
-MIN_GAIN = (
-    1.0  # nats by which fine-tuning must have made a token more likely, for the query to have a cause in the data
-)
+BUDGET = 1024  # tokens per batch
+# gain in log-probability, in nats, from which on fine-tuning made a token more likely
+MIN_GAIN = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A survey as printed: one row as tokens, its answer marked, and what was counted. The text is hostile: see `words`."""
+"""Dataset statistics in the terminal: one row as tokens, with its loss mask, and the counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed
 
 
 def print_statistics(found: DatasetStatistics, console: Console) -> None:
-    """Print the row that is shown, then what was counted. Without colour, ⟦ ⟧ say which tokens were learned."""
+    """Print the previewed row, with its tokens with loss in ⟦ ⟧, and the counts."""
     if found.preview:
         console.print(_row(found.preview), "")
     console.print(_lengths(found), "")
@@ -61,7 +61,7 @@ def _repeated(counts: dict[str, int]) -> Iterator[str]:
 
 
 def _peak() -> str:
-    """The most memory that this process has held."""
+    """Peak memory of this process."""
     try:
         import resource
     except ImportError:  # Windows
@@ -90,7 +90,7 @@ def _lengths(found: DatasetStatistics) -> Table:
 
 
 def _row(shown: RowPreview) -> Table:
-    """Its tokens with a bar between two; what was learned stands in ⟦ ⟧, and the answer is green and underlined."""
+    """The tokens of a row with bars between; tokens with loss are in ⟦ ⟧, and the answer is green and underlined."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -119,7 +119,7 @@ def _row(shown: RowPreview) -> Table:
 
 
 def _bars(pieces: Sequence[str], *, tail: bool) -> str:
-    """The pieces with a bar between two, a line break drawn; of many the last ones (`tail`) or the first."""
+    """Tokens with bars between and line breaks drawn; of many, the last ones (`tail`) or the first."""
     kept = pieces[-SHOWN:] if tail else pieces[:SHOWN]
     said = "│".join(make_visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
     left = len(pieces) - len(kept)
