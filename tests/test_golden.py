@@ -23,7 +23,8 @@ from conftest import GOLDEN
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import measure_layer_similarity
-from taughtby.capture.weight_gradients import full_gradient, weight_gradients
+from taughtby.capture.projections import full_gradient
+from taughtby.capture.weight_gradients import weight_gradients
 from taughtby.data.dataset import read_examples, write_examples
 from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
 from taughtby.index.build import build_index
@@ -138,7 +139,7 @@ def test_token_scores(layer: int, golden: Any) -> None:
     """
 
     class Golden(RepT):
-        def gradients(self, model: Any, batch: Any) -> torch.Tensor:
+        def token_gradients(self, model: Any, batch: Any) -> torch.Tensor:
             return batch
 
     train, query = (

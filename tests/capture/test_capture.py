@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import FAMILIES
-from taughtby.capture import capture as module
+from taughtby.capture import lm_head, sparse_backward
 from taughtby.capture.capture import Capture, answer_states, capture, prompt_gradients, prompt_states, resolve_layer
 from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import OptionError
@@ -192,11 +192,11 @@ def test_the_last_token_is_not_run(tiny: Model) -> None:
 def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
     model: Model, side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WIDE", 1)
-    batch, calls, linear = collate(LEARNED, range(16), side=side), [], module._SparseLinear.backward
+    monkeypatch.setattr(sparse_backward, "MIN_WIDTH", 1)
+    batch, calls, linear = collate(LEARNED, range(16), side=side), [], sparse_backward._SparseLinear.backward
     wanted = capture(model, batch, LAYERS, full_sequence=True)
     monkeypatch.setattr(
-        module._SparseLinear,
+        sparse_backward._SparseLinear,
         "backward",
         staticmethod(lambda ctx, slope: calls.append(len(ctx.saved_tensors[1])) or linear(ctx, slope)),
     )
@@ -310,7 +310,7 @@ def test_how_the_head_is_cut_does_not_matter(
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
     batch, calls, head = collate(ROWS, range(16)), [], Model.head
     wanted = capture(model, batch, LAYERS)
-    monkeypatch.setattr(module, "HEAD_CHUNK", chunk)
+    monkeypatch.setattr(lm_head, "HEAD_CHUNK", chunk)
     monkeypatch.setattr(Model, "head", lambda self, states: calls.append(len(states)) or head(self, states))
     got = capture(model, batch, LAYERS)
     total = sum(row.n_response for row in ROWS)

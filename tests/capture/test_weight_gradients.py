@@ -11,17 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taughtby.capture.weight_gradients import (
-    TrainedWeights,
-    TwoSidedProjection,
-    Weight,
-    candidate_weights,
-    compact_gradient,
-    find_trained_weights,
-    fold,
-    full_gradient,
-    weight_gradients,
-)
+from taughtby.capture.projections import TwoSidedProjection, compact_gradient, fold, full_gradient
+from taughtby.capture.weight_gradients import TrainedWeights, find_trained_weights, weight_gradients
+from taughtby.capture.weights import Weight, candidate_weights
 from taughtby.data.tokenize import TokenizedExample, collate
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
@@ -88,15 +80,15 @@ def agree(model: Model, rows: list[TokenizedExample] = ROWS, side: Any = "right"
     found = weight_gradients(model, collate(rows, range(len(rows)), side=side), full_gradient, counts)
     for i, row in enumerate(rows):
         some = None if counts is None else counts[i, : len(row.ids) - row.loss_start]
-        wanted = slow(model, row, list(found.of), some)
+        wanted = slow(model, row, list(found.by_weight), some)
         size = torch.cat([grad.flatten() for grad in wanted]).norm()
         assert size > 0
-        for (weight, got), grad in zip(found.of.items(), wanted, strict=True):
+        for (weight, got), grad in zip(found.by_weight.items(), wanted, strict=True):
             assert got.dtype == torch.float32
             assert tuple(grad.shape) == weight.shape
             wrong = (got[i] - grad.flatten()).norm()
             assert wrong <= 1e-4 * grad.norm() + 1e-6 * size, (weight.name, row, wrong, grad.norm())
-    return len(found.of)
+    return len(found.by_weight)
 
 
 # — an adapter's weights
@@ -255,7 +247,7 @@ def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
 def test_an_adapter_without_linear_maps_is_refused(kind: str, options: dict[str, Any], adapted: Make) -> None:
     with pytest.raises(ModelError) as caught:
         weight_gradients(adapted("llama", options, kind=kind), collate(ROWS, range(6)), full_gradient)
-    assert caught.value.what == "no linear map inside the blocks has learned"
+    assert caught.value.what == "no linear layer inside the blocks was trained"
     assert "lesson" in str(caught.value.do)
 
 
@@ -264,7 +256,7 @@ def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
     model = adapted("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]})
     with pytest.raises(ModelError) as caught:
         weight_gradients(model, collate(ROWS, range(6)), full_gradient)
-    assert caught.value.what == "the adapter is used in a way that gradients by row cannot follow"
+    assert caught.value.what == "the adapter is used in a way that per-row gradients cannot follow"
     assert "experts" in str(caught.value.got)
 
 
@@ -281,9 +273,9 @@ def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> No
 def test_two_sides_are_two_matrices(tiny: Model) -> None:
     """P_out G P_inᵀ, from the gradient itself; a side that is no wider stays."""
     batch = collate(ROWS, range(6))
-    exact = weight_gradients(tiny, batch, full_gradient).of
+    exact = weight_gradients(tiny, batch, full_gradient).by_weight
     keep = TwoSidedProjection(20, seed=3)
-    got = weight_gradients(tiny, batch, keep).of
+    got = weight_gradients(tiny, batch, keep).by_weight
     for weight, kept in got.items():
         out, into = (keep.matrix(weight, side) for side in ("out", "in"))
         one, two = (

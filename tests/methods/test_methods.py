@@ -18,6 +18,7 @@ from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.attribution.significance import score_controls
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
+from taughtby.capture.projections import gaussian_sketch
 from taughtby.capture.ragged import Ragged
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
@@ -25,7 +26,7 @@ from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import METHODS, Method, QueryFeatures, get_method
-from taughtby.methods.base import feature_name, layer_number
+from taughtby.methods.layers import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
@@ -53,7 +54,7 @@ LAYER, TOPIC, MIDDLE = 2, 3, 1
         ),
         ("lesson:pool_queries=False", Lesson(pool_queries=False)),
         ("lesson:pool_queries=true", Lesson()),
-        ("chance:seed=7", METHODS["random"](seed=7)),  # type: ignore[call-arg]
+        ("random:seed=7", METHODS["random"](seed=7)),  # type: ignore[call-arg]
         ("bm25", METHODS["bm25"]()),
     ],
 )
@@ -71,13 +72,13 @@ def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
         (
             "lesson:pool_queries=maybe",
-            "lesson: together is neither true nor false",
+            "lesson: pool_queries is neither true nor false",
             "maybe",
-            "give together=true or false",
+            "give pool_queries=true or false",
         ),
         ("rept:h=much", "rept: h is not a number", "much", "give h as float"),
-        ("lesson:sketch_dim=1.5", "lesson: sketch is not a number", "1.5", "give sketch as int"),
-        ("lesson:tokens_per_row=-1", "lesson: keep is below 0", "-1", "give 0 for all"),
+        ("lesson:sketch_dim=1.5", "lesson: sketch_dim is not a number", "1.5", "give sketch_dim as int"),
+        ("lesson:tokens_per_row=-1", "lesson: tokens_per_row is below 0", "-1", "give 0 for all"),
         ("rept:scale=cooked", "rept has no such scale", "cooked", "choose centred, unit or raw"),
     ],
 )
@@ -237,7 +238,7 @@ def test_repsim_is_the_cosine_of_the_prompts_states(tuned: Any, scanned: Index, 
 
 def news(tuned: Any, row: TokenizedExample) -> np.ndarray:
     """How much likelier fine-tuning made each token, never below 0."""
-    with tuned.untuned():
+    with tuned.base_model():
         before = seen(tuned, row, LAYER).logp[0].numpy()
     return np.maximum(seen(tuned, row, LAYER).logp[0].numpy() - before, 0)
 
@@ -248,13 +249,13 @@ def slow_lesson(
     """Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), one product after the other."""
 
     def untuned(row: TokenizedExample) -> tuple[np.ndarray, np.ndarray]:
-        with tuned.untuned():
+        with tuned.base_model():
             found = seen(tuned, row, LAYER)
         return found.grads[LAYER][0].numpy(), np.exp(found.logp[0].numpy())
 
     def moved(row: TokenizedExample) -> np.ndarray:
         after = seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
-        with tuned.untuned():
+        with tuned.base_model():
             return (after - seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
 
     shifts, mine = (np.stack([moved(row) for row in some]) for some in (rows, queries))
@@ -328,11 +329,11 @@ def blocks(how: Method, model: Any, row: TokenizedExample, weights: torch.Tensor
 def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[TokenizedExample]) -> None:
     whole, same, less = (
         blocks(Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=size), tuned, rows[1])
-        for size in (0, tuned.width, 16)
+        for size in (0, tuned.hidden_size, 16)
     )
     whole, same, less = (next(iter(made.values()))[0] for made in (whole, same, less))
     torch.testing.assert_close(whole, same, rtol=0, atol=0)
-    assert (whole.shape[1], less.shape[1]) == (tuned.width, 16)
+    assert (whole.shape[1], less.shape[1]) == (tuned.hidden_size, 16)
     torch.testing.assert_close(whole.norm(dim=1), less.norm(dim=1))
 
 
@@ -342,22 +343,22 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
     truth = (pairs[:, 0] * pairs[:, 1]).sum(-1)
     draws = []
     for seed in range(300):
-        made = Lesson(sketch_dim=16, seed=seed)._sketched(pairs)
+        made = gaussian_sketch(pairs, 16, seed)
         draws.append((made[:, 0] * made[:, 1]).sum(-1) / 16)
     found, error = torch.stack(draws).mean(0), torch.stack(draws).std(0) / math.sqrt(300)
     assert bool(((found - truth).abs() < 4 * error).all())
     assert bool((error < truth.abs() / 10).all())  # or the line before says nothing
-    again = Lesson(sketch_dim=16, seed=3)._sketched(pairs)
-    torch.testing.assert_close(Lesson(sketch_dim=16, seed=3)._sketched(pairs), again, rtol=0, atol=0)
+    again = gaussian_sketch(pairs, 16, 3)
+    torch.testing.assert_close(gaussian_sketch(pairs, 16, 3), again, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("keep", [1, 3, 500])
 def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[TokenizedExample], keep: int) -> None:
-    how = {"layer": LAYER, "middle": MIDDLE, "sketch": 0}
+    how = {"layer": LAYER, "state_layer": MIDDLE, "sketch_dim": 0}
     batch = collate(rows, range(len(rows)))
     every, kept = (next(iter(Lesson(**how, tokens_per_row=k).features(tuned, batch).values())) for k in (0, keep))  # type: ignore[arg-type]
     for place, row in enumerate(rows):
-        with tuned.untuned():
+        with tuned.base_model():
             known = seen(tuned, row, LAYER).logp[0]
         chosen = sorted(known.argsort()[:keep].tolist())
         torch.testing.assert_close(kept[place], every[place][chosen])
@@ -373,23 +374,23 @@ def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any,
 
 
 def test_rows_without_a_stored_word_score_nothing() -> None:
-    from taughtby.methods.lesson import _best
+    from taughtby.methods.lesson import _best_matches
 
     flat = torch.tensor([[-1.0, 0], [0, 2]])
     query = torch.tensor([[1.0, 0], [0, 1]])
-    assert _best([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
+    assert _best_matches([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
 
 
 @pytest.mark.parametrize("words", [1, 3, 1000])
 def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from taughtby.methods.lesson import _best
+    from taughtby.methods.lesson import _best_matches
 
-    monkeypatch.setattr("taughtby.methods.lesson.WORDS", words)
+    monkeypatch.setattr("taughtby.methods.lesson.QUERY_TOKENS", words)
     draw = torch.Generator().manual_seed(0)
     queries = [torch.randn(n, 5, generator=draw) for n in (4, 1, 6)]
     rows = [torch.randn(n, 5, generator=draw) for n in (2, 7, 1, 3)]
     truth = [[sum(max(float(w @ u) for u in row) for w in query) for row in rows] for query in queries]
-    found = _best(queries, Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows])))
+    found = _best_matches(queries, Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows])))
     torch.testing.assert_close(found, torch.tensor(truth))
 
 
@@ -444,7 +445,7 @@ def test_first_word(index: Index) -> None:
 
 
 def test_chance_is_seeded(index: Index) -> None:
-    one, same, other = (text_scores(f"chance:seed={seed}", index, QUERIES) for seed in (1, 1, 2))
+    one, same, other = (text_scores(f"random:seed={seed}", index, QUERIES) for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
     assert (one >= 0).all()

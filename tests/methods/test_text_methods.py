@@ -24,9 +24,9 @@ from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, QueryFeatures, embedding, get_method
-from taughtby.methods.base import row_text
-from taughtby.methods.embedding import Embedding, embedded
+from taughtby.methods.embedding import Embedding, embed
 from taughtby.methods.rise import RISE
+from taughtby.methods.texts import row_text
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -162,8 +162,8 @@ def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: s
     seen = capture(model, batch, [-1])
     for ours, theirs in ((found.g, seen.grads[model.depth]), (found.h, seen.states[model.depth])):
         wanted = theirs / theirs.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        assert torch.allclose(ours[batch.valid], wanted[batch.valid], atol=1e-4)
-        assert not bool(ours[~batch.valid].any())
+        assert torch.allclose(ours[batch.loss_mask], wanted[batch.loss_mask], atol=1e-4)
+        assert not bool(ours[~batch.loss_mask].any())
 
 
 def test_a_batch_is_its_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
@@ -272,11 +272,11 @@ def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) 
     [
         ("rise:states=-1", "rise: states is below 0"),
         ("rise:support=-2", "rise: support is below 0"),
-        ("rise:temperature=0", "rise: the temperature is not above 0"),
-        ("rise:temperature=nan", "rise: the temperature is not above 0"),
-        ("rise:mass=1.5", "rise: mass is no share of probability"),
+        ("rise:temperature=0", "rise: temperature is not above 0"),
+        ("rise:temperature=nan", "rise: temperature is not above 0"),
+        ("rise:mass=1.5", "rise: mass is not between 0 and 1"),
         ("rise:temperature=cold", "rise: temperature is not a number"),
-        ("embedding:what=all", "embedding reads no such thing"),
+        ("embedding:what=all", "embedding: what is not a part of a row"),
     ],
 )
 def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
@@ -340,7 +340,7 @@ def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index)
 class Wordless:
     """An index whose rows have no words."""
 
-    def texts(self) -> list[Example]:
+    def examples(self) -> list[Example]:
         return [make_example("?", "!"), make_example("🙂", "🙃")]
 
     def __len__(self) -> int:
@@ -361,19 +361,19 @@ def test_the_encoder_is_read_as_its_authors_read_it() -> None:
     folder = Path(sentence_transformers.__file__).parents[1] / embedding.PACKAGE / "model"
     texts = ["Who makes honey?", "", "<script>alert(1)</script>", "🙂 שלום", "honey " * 400, "Bees make honey."] * 7
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(texts)
-    ours = embedded(texts)
+    ours = embed(texts)
     assert ours.shape == (42, 384)
     wanted = torch.tensor(theirs) / torch.tensor(theirs).norm(dim=1, keepdim=True)
     assert torch.allclose(ours, wanted, atol=1e-5)
 
 
 def test_the_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index) -> None:
-    rows = embedded([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
-    asked = embedded([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
+    rows = embed([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
+    asked = embed([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
     np.testing.assert_allclose(scores(Embedding(), tuned, index), asked @ rows.T, atol=2e-3)
 
 
-def test_one_side_alone_can_be_embedded() -> None:
+def test_one_side_alone_can_be_embed() -> None:
     rows = [make_example("Who makes honey?", "A captain."), make_example("Who steers a ship?", "A captain.")]
     blocks = {what: get_method(f"embedding:what={what}").text_features(rows) for what in ("prompt", "answer", "both")}
     same = {what: float(torch.as_tensor(made[f"text_{what}"]).prod(0).sum()) for what, made in blocks.items()}
@@ -382,7 +382,7 @@ def test_one_side_alone_can_be_embedded() -> None:
 
 
 def test_meaning_counts_and_not_words() -> None:
-    doctor, physician, wood = embedded(
+    doctor, physician, wood = embed(
         ["The doctor treated the patient.", "A physician cared for someone ill.", "The patient painter treated wood."]
     )
     assert doctor @ physician > doctor @ wood
@@ -393,9 +393,9 @@ def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: 
 
     def count(texts: Any) -> Any:
         read.append(len(texts))
-        return embedded(texts)
+        return embed(texts)
 
-    monkeypatch.setattr(embedding, "embedded", count)
+    monkeypatch.setattr(embedding, "embed", count)
     trace_queries(index, tuned, QUERIES, method="embedding")
     assert read == [3]
 
@@ -412,5 +412,5 @@ def test_without_the_encoder_the_error_says_what_to_install(
 
 
 def test_the_encoders_package_is_never_imported() -> None:
-    embedded(["a word"])
+    embed(["a word"])
     assert embedding.PACKAGE not in sys.modules
