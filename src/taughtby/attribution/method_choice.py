@@ -24,5 +24,5 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
     # of the options that the index has otherwise, those that the names of blocks hold
     other = [f"{key}: index has {value}, asked {getattr(method, key)}" for key, value in made.get(method.name, {}).items()
              if key != "name" and replace(method, **{key: value}).feature_names(model.depth) != names]  # fmt: skip
-    index.require_features(names, method.written(), "; ".join(other))
+    index.require_features(names, method.spec_string(), "; ".join(other))
     return method

@@ -16,7 +16,7 @@ from taughtby.data.phrases import Range, find_span, strip_range, tokens_of, with
 from taughtby.data.readers import read_records
 from taughtby.data.tokenize import Batch, Encoding, SkippedRow, TokenizedExample, make_batches, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
-from taughtby.methods import Features, Method, QueryFeatures
+from taughtby.methods import Features, Method, QueryFeatures, StateMethod
 from taughtby.methods.base import normalize, stack_features
 from taughtby.models.model import Model
 
@@ -211,9 +211,10 @@ def prepare_queries(model: Model, how: Method, queries: Sequence[Query], encodin
     taught = [True for _ in rows]
     toward: list[Tensor | None] = [None for _ in rows]
     for batch in make_batches(rows, BUDGET):
-        news = how.logprob_gain(model, batch)
+        news = how.logprob_gain(model, batch) if isinstance(how, StateMethod) else None
         weights = _weights(model, news, batch, rows, queries)
-        made, grads = how.features(model, batch, weights), how.token_gradients(model, batch)
+        made = how.features(model, batch, weights)
+        grads = how.token_gradients(model, batch) if isinstance(how, StateMethod) else None
         for place, q in enumerate(batch.row_indices):
             blocks[q] |= {name: block[place] for name, block in made.items()}
             counts[q] = weights[place, : rows[q].n_response]
@@ -225,8 +226,9 @@ def prepare_queries(model: Model, how: Method, queries: Sequence[Query], encodin
     directions = [direction for direction in toward if direction is not None]
     asked = QueryFeatures(tuple(query.prompt for query in queries), tuple(query.response for query in queries), joined,
                   torch.stack(directions) if directions else None)  # fmt: skip
-    asked, shares = how.reweight_queries(asked, counts)
-    return PreparedQueries(tuple(rows), tuple(shares), asked, tuple(taught))
+    if isinstance(how, StateMethod):
+        asked, counts = how.reweight_queries(asked, counts)
+    return PreparedQueries(tuple(rows), tuple(counts), asked, tuple(taught))
 
 
 def contrast_desired(

@@ -151,7 +151,7 @@ def _random_model(
     index: Index, model: Model, how: Method, places: NDArray[np.int64], seed: int, progress: Progress | None
 ) -> Check:
     """How alike the model ranks the rows once what it learned is gone: Spearman's ρ, the mean over queries."""
-    if type(how).features is Method.features:
+    if not how.reads_model:
         return _skipped(RANDOM, f"{how.name} does not read the model")
     if any(weight.is_meta or not weight.is_floating_point() for weight in _weights(model)):
         return _skipped(RANDOM, "weights that are rounded or put off cannot be drawn anew")

@@ -10,7 +10,7 @@ import torch
 from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
 from taughtby.attribution.trace import Trace
 from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
-from taughtby.methods import Method, QueryFeatures
+from taughtby.methods import QueryFeatures, StateMethod
 from taughtby.methods.base import normalize
 from taughtby.models.model import Model
 
@@ -32,7 +32,7 @@ def links(
     """
     how = trace.method
     wanted = {found.position: found.example for traced in trace.queries for found in traced.rows if found.tokens}
-    if not how.scores_tokens or not wanted:
+    if not (isinstance(how, StateMethod) and how.scores_tokens) or not wanted:
         return {}
     encoding = Encoding(**trace.index.manifest["settings"]["encoding"])
     asking = prepare_queries(model, how, [traced.query for traced in trace.queries], encoding)
@@ -58,7 +58,7 @@ def links(
     return made
 
 
-def _word_by_word(how: Method, model: Model, asking: PreparedQueries) -> QueryFeatures:
+def _word_by_word(how: StateMethod, model: Model, asking: PreparedQueries) -> QueryFeatures:
     """Every token of every answer as a query of its own, answer after answer."""
     blocks = {name: [vector[None] for answer in block for vector in answer]
               for name, block in asking.features.features.items() if isinstance(block, list)}  # fmt: skip
@@ -66,7 +66,7 @@ def _word_by_word(how: Method, model: Model, asking: PreparedQueries) -> QueryFe
     return QueryFeatures((), (), {**blocks}, toward)
 
 
-def _directions(how: Method, model: Model, asking: PreparedQueries) -> list[Float[Tensor, "n d"]]:
+def _directions(how: StateMethod, model: Model, asking: PreparedQueries) -> list[Float[Tensor, "n d"]]:
     """Each answer's unit gradients token by token, as long as the tokens' shares."""
     made: dict[int, Tensor] = {}
     for batch in make_batches(asking.rows, BUDGET):

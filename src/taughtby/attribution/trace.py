@@ -26,8 +26,8 @@ from taughtby.data.phrases import align_tokens
 from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, token_texts, tokenize
 from taughtby.index.model_sources import address
 from taughtby.index.reader import Index, IndexedRow
-from taughtby.methods import Method, QueryFeatures
-from taughtby.methods.base import top_positions
+from taughtby.methods import Method, QueryFeatures, StateMethod
+from taughtby.methods.scoring import top_positions
 from taughtby.models.model import Model
 from taughtby.reporting.notebook import render_cell, to_table
 
@@ -211,14 +211,14 @@ def trace_queries(
     values = scores.gather(1, best)
     some, at = best.unique(return_inverse=True)
     parts, own = dict[str, torch.Tensor](), None
-    if type(how).score_components is not Method.score_components:
+    if how.has_components:
         held = index.subset(some.tolist(), how.feature_names(model.depth))
         pieces = torch.einsum("qr,rpn->pqn", shares, contrast.less(lambda asked: _parts(how, asked, held)))
         parts = {name: part.gather(1, at) for name, part in zip(how.feature_names(model.depth), pieces, strict=True)}
         own = contrast.less(lambda asked: how.scores(asked, held)) if how.pools_queries else None
     found = {stored.position: stored for stored in index.take(some.tolist())}
     scored: dict[tuple[int, int], tuple[TokenScore, ...]] = {}
-    if score_tokens and how.scores_tokens:
+    if score_tokens and isinstance(how, StateMethod) and how.scores_tokens:
 
         def said(batch: Batch) -> Float[Tensor, "Q B R"]:
             heard = contrast.less(lambda asked: _heard(how, model, batch, asked))
@@ -245,7 +245,7 @@ def trace_queries(
 
 def _no_evidence(how: Method, query: Query) -> str | None:
     """Why a method that has controls gives no evidence for a query."""
-    return CONTRAST if query.desired and type(how).rows_as_queries is not Method.rows_as_queries else None
+    return CONTRAST if query.desired and how.supports_significance else None
 
 
 def _sure(
@@ -274,7 +274,7 @@ def _parts(how: Method, asked: QueryFeatures, rows: Index) -> Float[Tensor, "Q P
     return torch.cat([torch.stack([*piece.values()], 1) for piece in how.score_components(asked, rows)], -1)
 
 
-def _heard(how: Method, model: Model, batch: Batch, asked: QueryFeatures) -> Float[Tensor, "Q B R"]:
+def _heard(how: StateMethod, model: Model, batch: Batch, asked: QueryFeatures) -> Float[Tensor, "Q B R"]:
     heard = how.token_scores(model, batch, asked)
     assert heard is not None
     return heard

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.capture.weight_gradients import candidate_weights, full_gradient, weight_gradients
+from taughtby.capture.projections import full_gradient
+from taughtby.capture.weight_gradients import weight_gradients
+from taughtby.capture.weights import candidate_weights
 from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
