@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taughtby.capture.projections import TwoSidedProjection, compact_gradient, fold, full_gradient
+from taughtby.capture.projections import TwoSidedProjection, compact_gradient, fold, full_gradient, gaussian_sketch
 from taughtby.capture.weight_gradients import TrainedWeights, find_trained_weights, weight_gradients
 from taughtby.capture.weights import Weight, candidate_weights
 from taughtby.data.tokenize import TokenizedExample, collate
@@ -325,3 +325,12 @@ def test_every_machine_draws_the_same() -> None:
     matrix = TwoSidedProjection(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
     assert matrix is not None
     torch.testing.assert_close(matrix[0], torch.tensor([-0.2050, -0.7554, 0.0727, 0.3098]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_projection_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(3, 50)
+    first = fold(vectors, 8, "drawn once"), gaussian_sketch(vectors, 8, 12345)
+    monkeypatch.setattr(torch, "randperm", None)
+    monkeypatch.setattr(torch, "randn", None)
+    assert torch.equal(fold(vectors, 8, "drawn once"), first[0])
+    assert torch.equal(gaussian_sketch(vectors, 8, 12345), first[1])

@@ -221,9 +221,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
 def test_finetune(
     device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
 ) -> None:
-    recipe = TrainingOptions(
-        **{**RECIPE.__dict__, "full": full, "learning_rate": 3e-3 if full else RECIPE.learning_rate}
-    )
+    recipe = replace(RECIPE, full=full, learning_rate=3e-3 if full else RECIPE.learning_rate)
     out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
     losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
     known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]

@@ -25,7 +25,7 @@ from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import METHODS, Method, QueryFeatures, get_method
+from taughtby.methods import METHODS, Method, QueryFeatures, StateMethod, WeightMethod, get_method
 from taughtby.methods.layers import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
@@ -86,6 +86,18 @@ def test_a_wrong_spec_is_explained(spec: str, what: str, got: str, do: str) -> N
     with pytest.raises(OptionError) as caught:
         get_method(spec)
     assert (caught.value.what, caught.value.got, caught.value.do) == (what, got, do)
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_a_methods_properties_are_what_it_overrides(kind: type[Method]) -> None:
+    def overrides(*names: str) -> bool:
+        bases = (Method, StateMethod, WeightMethod)
+        return any(getattr(kind, name) not in [getattr(base, name, None) for base in bases] for name in names)
+
+    assert kind.reads_model == overrides("features") == issubclass(kind, (StateMethod, WeightMethod))
+    assert kind.scores_tokens == (issubclass(kind, StateMethod) and overrides("token_gradients", "token_scores"))
+    assert kind.has_components == overrides("score_components")
+    assert kind.supports_significance == overrides("rows_as_queries")
 
 
 def test_options_on_top_of_a_spec() -> None:
