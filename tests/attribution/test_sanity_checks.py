@@ -24,7 +24,7 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Features, Method, QueryFeatures, get_method
+from taughtby.methods import Features, Method, QueryFeatures, StateMethod, get_method
 from taughtby.methods.base import CosineMethod
 from taughtby.models.model import Model, load_model
 
@@ -32,7 +32,7 @@ TOPICS = {"honey": "bees make honey", "sky": "blue is the colour of the sky", "s
 
 
 @dataclass(frozen=True)
-class Bag(CosineMethod):
+class Bag(CosineMethod, StateMethod):
     """Which ids a row has, and nothing that the model knows."""
 
     name: ClassVar[str] = "bag"
@@ -46,10 +46,11 @@ class Bag(CosineMethod):
 
 
 @dataclass(frozen=True)
-class Long(Method):
+class Long(StateMethod):
     """Whatever is asked, the longest answer first."""
 
     name: ClassVar[str] = "long"
+    supports_significance: ClassVar[bool] = True
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
         return ("long",)

@@ -23,7 +23,7 @@ from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, get_method
-from taughtby.methods.base import top_positions
+from taughtby.methods.scoring import top_positions
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 from taughtby.remediation.clean import select_rows

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +200,12 @@ def test_a_batch_too_large_for_the_memory_is_halved(
     whole, sizes = CapturePipeline.features, list[int]()
 
     def small_memory(work: CapturePipeline, batch: Any) -> Any:
-        if len(batch.rows) > 4:
+        if len(batch.row_indices) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(batch.rows))
+        sizes.append(len(batch.row_indices))
         return whole(work, batch)
 
-    monkeypatch.setattr(CapturePipeline, "blocks", small_memory)
+    monkeypatch.setattr(CapturePipeline, "features", small_memory)
     index = build_index(tuned_sides.device, file, tmp_path / "idx", [get_method("rept")], encoding=ENCODING)
     assert sum(sizes) == len(index) == len(TEXTS)
     for name in (
@@ -222,7 +222,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
 def test_finetune(
     device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
 ) -> None:
-    recipe = TrainingOptions(**{**RECIPE.__dict__, "full": full, "rate": 3e-3 if full else RECIPE.learning_rate})
+    recipe = replace(RECIPE, full=full, learning_rate=3e-3 if full else RECIPE.learning_rate)
     out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
     losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
     known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
@@ -233,7 +233,7 @@ def test_finetune(
     assert all(bool(weight.isfinite().all()) for weight in loaded.lm.parameters())
 
 
-def test_respond(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token is the likeliest to the CPU too, or as likely but for rounding."""
     model, said = tuned_sides.device, list[list[int]]()
     prompts = [prompt_ids(model.tokenizer, prompt) for prompt, _ in PAIRS]

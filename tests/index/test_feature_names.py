@@ -124,8 +124,8 @@ def test_names_of_the_defaults_say_no_more_than_before() -> None:
     )
     assert get_method("lesson:layer=1,state_layer=1,tokens_per_row=0").feature_names(2)[0] == "grads_1_base_keep0"
     spec = "lesson:layer=1,state_layer=1,sketch_dim=64"
-    assert get_method(spec).written() == spec
-    assert get_method("bm25").written() == "bm25"
+    assert get_method(spec).spec_string() == spec
+    assert get_method("bm25").spec_string() == "bm25"
 
 
 SPECS = {

@@ -17,7 +17,7 @@ from taughtby.data.phrases import Range, enclosing_word, find_span, response_tok
 from taughtby.data.readers import read_records
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
-from taughtby.methods import Features, Method, QueryFeatures
+from taughtby.methods import Features, Method, QueryFeatures, StateMethod
 from taughtby.methods.base import normalize, stack_features
 from taughtby.models.model import Model
 

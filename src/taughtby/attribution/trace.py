@@ -26,8 +26,8 @@ from taughtby.data.batching import Batch, make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.index.model_sources import address
 from taughtby.index.reader import Index, IndexedRow
-from taughtby.methods import Method, QueryFeatures
-from taughtby.methods.base import top_positions
+from taughtby.methods import Method, QueryFeatures, StateMethod
+from taughtby.methods.scoring import top_positions
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:

@@ -241,7 +241,7 @@ def _result(world: Scenario, which: str, spec: str, how: Method, asked: Told, na
 
 def _reads(how: Method) -> bool:
     """Whether it reads the model, and not words alone."""
-    return type(how).features is not Method.features
+    return how.reads_model
 
 
 def _file(world: Scenario, which: str, how: Method) -> Path:

@@ -93,7 +93,7 @@ def build_index(
 def _planned(out: str | StoragePath, depth: int) -> taughtby.capture.layer_similarity.LayerSimilarity | None:
     """The layer curve that an earlier run stored with its plan: measured again, it might choose another layer."""
     known = read_manifest(storage_path(out))
-    curve = taughtby.capture.layer_similarity.stored(known.get("layers") if known else None)
+    curve = taughtby.capture.layer_similarity.read_layer_similarity(known.get("layers") if known else None)
     return curve if curve and len(curve.similarity) == depth - 1 else None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from taughtby.capture.layer_similarity import stored
+from taughtby.capture.layer_similarity import read_layer_similarity
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import (
@@ -76,7 +76,7 @@ def add_features(
         known = read_manifest(claim.path)
         if known is None or not known["complete"]:
             known = claim.finished()  # which says what is missing
-        methods = [how.resolve_layers(model.depth, stored(known["layers"])) for how in methods]
+        methods = [how.resolve_layers(model.depth, read_layer_similarity(known["layers"])) for how in methods]
         settings = _with(known["settings"], methods, model, claim.path)
         specs = {key: spec for key, spec in settings["methods"].items() if key not in known["settings"]["methods"]}
         if not specs and not known.get("pending"):

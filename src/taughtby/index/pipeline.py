@@ -87,7 +87,7 @@ class CapturePipeline:
 
     def _batches(self, rows: Sequence[TokenizedExample]) -> Iterator[Batch]:
         depth = self.model.depth
-        alone = all(how.needs_prompts_only(depth) or type(how).features is Method.features for how in self.methods)
+        alone = all(how.needs_prompts_only(depth) for how in self.methods)
         return make_batches(rows, self.budget, prompts_only=alone)
 
     def _captured(self, batch: Batch) -> Iterator[tuple[Batch, Features]]:

@@ -8,6 +8,7 @@ adapter off, is tried.
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,21 +110,28 @@ class Model:
     def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
         """Logits of states as they leave the final norm, by the model's own code.
 
-        The causal LM's forward runs with its decoder replaced by one that returns `states`, so whatever the model
-        does on the way (scaling in Granite and Cohere, a soft cap in Gemma 2) is done, for any model.
+        The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
+        (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and this model is not modified.
+
+        Args:
+            states: (…, d), on any device.
         """
         flat = states.reshape(1, -1, states.shape[-1])
-        own = vars(self.decoder).get("forward")  # accelerate puts its wrapper there
-        self.decoder.forward = lambda *_, **__: _DecoderOutput(flat)
-        try:
-            logits = self.lm(
-                input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
-            ).logits
-        finally:
-            del self.decoder.forward
-            if own is not None:
-                self.decoder.forward = own
-        return logits.to(states.device).view(*states.shape[:-1], -1)
+        path = next(name for name, part in self.lm.named_modules() if part is self.decoder)
+        lm = _with_decoder_output(self.lm, path.split("."), _DecoderOutput(flat))
+        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        return lm(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
+
+
+def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
+    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    clone = copy.copy(module)
+    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    if not path:
+        clone.forward = lambda *_, **__: output
+        return clone
+    clone._modules = {**module._modules, path[0]: _with_decoder_output(getattr(module, path[0]), path[1:], output)}
+    return clone
 
 
 class _DecoderOutput:
