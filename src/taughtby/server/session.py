@@ -18,7 +18,9 @@ from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
-from taughtby.remediation import clean as remedy
+from taughtby.remediation.clean import plan_cleaning
+from taughtby.remediation.selection import select_rows
+from taughtby.remediation.trace_file import read_options_of
 from taughtby.server.jobs import Job, Jobs, Tell
 from taughtby.server.rows import RowBrowser
 
@@ -80,8 +82,8 @@ class Session:
             raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
                             do="download the list, and give it to taughtby clean --rows")  # fmt: skip
         trace = {"version": 1, "index": str(self.index.path), "queries": []}
-        reading = remedy.reading_of(trace)
-        made = remedy.plan_cleaning(trace, str(self.data), remedy.select_rows(trace, rows=ids), reading=reading)
+        reading = read_options_of(trace)
+        made = plan_cleaning(trace, str(self.data), select_rows(trace, rows=ids), read_options=reading)
         rewrite(made.data, out, reading.split, made.change)
 
     def trace(self, query: Query, by: str | None, top: int) -> Job:
