@@ -26,7 +26,7 @@ from taughtby.methods import Method, get_method
 from taughtby.methods.scoring import top_positions
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
-from taughtby.remediation.clean import select_rows
+from taughtby.remediation.selection import select_rows
 from taughtby.reporting.text import verdict
 
 METHODS: list[Method] = [

@@ -124,7 +124,8 @@ def test_shards_named_alike_keep_all_their_rows(tuned: Model, twins: Path, tmp_p
 
 
 def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
-    from taughtby.remediation.clean import plan_cleaning, select_rows
+    from taughtby.remediation.clean import plan_cleaning
+    from taughtby.remediation.selection import select_rows
 
     def planned(spec: str) -> Any:
         trace = {"version": 1, "index": "x", "queries": []}
@@ -153,7 +154,7 @@ def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: p
 
 
 def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
-    from taughtby.remediation.clean import select_rows
+    from taughtby.remediation.selection import select_rows
 
     def row(at: int, source: str) -> dict[str, Any]:
         return {"id": f"{at:016x}", "source": source, "rank": at, "score": 1.0}

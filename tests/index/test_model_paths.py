@@ -253,20 +253,20 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     monkeypatch.chdir(work)
     traced(run, "idx", "--json", "trace.json")
     monkeypatch.chdir(tmp_path)
-    said = remedy.load_trace("work/trace.json")
+    said = load_trace("work/trace.json")
     assert (said["model"], said["adapter"]) == (str(work / "model"), str(work / "adapter"))
     assert said["index"] == str(work / "idx")
     work.rename(tmp_path / "moved")
-    said = remedy.load_trace("moved/trace.json")
+    said = load_trace("moved/trace.json")
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
     (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 1, "queries": [], "index": "idx"}))
-    assert remedy.load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+    assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
-    remedy.keep({"version": 1, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = remedy.load_trace(tmp_path / "t.json")
+    save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
+    said = load_trace(tmp_path / "t.json")
     assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
 
 

@@ -36,16 +36,18 @@ def clean(
     """
     from taughtby.data.rewrite import check_output, describe_preservation
     from taughtby.errors import OptionError
-    from taughtby.remediation import clean as remedy
+    from taughtby.remediation.clean import manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.selection import select_rows
+    from taughtby.remediation.trace_file import load_trace, read_options_of
 
     if out is None and not dry_run:
         raise OptionError("there is nowhere to write", do="give -o FILE, or --dry-run to see what would go")
-    document = remedy.load_trace(trace)
-    reading = options.reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.select_rows(document, top_k=top, rows=options.ticked(rows) if rows else None)
+    document = load_trace(trace)
+    reading = options.reread(read_options_of(document), columns, turns, response_template, split)
+    chosen = select_rows(document, top_k=top, rows=options.ticked(rows) if rows else None)
     if out:
         check_output(data, out)
-    made = remedy.plan_cleaning(document, data, chosen, reading=reading, mask_words=mask_words)
+    made = plan_cleaning(document, data, chosen, read_options=reading, mask_words=mask_words)
     _tell(document, made, None if dry_run else SHOWN)
     if out and not dry_run:
         remedy.clean(made, trace, out)
@@ -62,18 +64,18 @@ def _tell(document: dict[str, Any], made: CleaningPlan, limit: int | None) -> No
     from taughtby.reporting.text import format_number
     from taughtby.text import collapse_whitespace, make_visible
 
-    gave = [sum(number in one.queries for one in made.chosen) for number in range(1, len(document["queries"]) + 1)]
+    gave = [sum(number in one.queries for one in made.removals) for number in range(1, len(document["queries"]) + 1)]
     union = (
         f" ({', '.join(map(str, gave[:20]))}{', …' * (len(gave) > 20)} by the queries in turn)" if len(gave) > 1 else ""
     )
     what = "rows have words that go" if made.words else "rows go"
     console = output()
-    console.print(Text(f"{len(made.chosen):,} {what}{union}"))
+    console.print(Text(f"{len(made.removals):,} {what}{union}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("row", "rank", "score", "p", "query", "words that go" if made.words else "answer"):
         grid.add_column(name, justify="right" if name in ("rank", "score", "p", "query") else "left", overflow="fold")
-    for one in made.chosen[:limit]:
-        answer = made.answers[one.id]
+    for one in made.removals[:limit]:
+        answer = made.responses[one.id]
         parts = [answer[begin:end] for begin, end in made.words.get(one.id, ((0, 80),))]
         cells = [
             one.source.rsplit("/", 1)[-1],
@@ -86,5 +88,5 @@ def _tell(document: dict[str, Any], made: CleaningPlan, limit: int | None) -> No
             *(Text(make_visible(cell)) for cell in cells), Text(collapse_whitespace(make_visible(" · ".join(parts))))
         )
     console.print(grid)
-    if limit and len(made.chosen) > limit:
-        console.print(Text(f"and {len(made.chosen) - limit:,} more", "dim"))
+    if limit and len(made.removals) > limit:
+        console.print(Text(f"and {len(made.removals) - limit:,} more", "dim"))

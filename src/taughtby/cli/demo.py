@@ -22,7 +22,7 @@ from taughtby.attribution.embedding_map import pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.query import Query, read_queries
 from taughtby.attribution.trace import Trace, trace_queries
-from taughtby.bench.metrics import average_precision, judged, precision_at, strongest_is
+from taughtby.bench.metrics import average_precision, flagging_metrics, precision_at, strongest_is
 from taughtby.bench.retraining import combined_poisons
 from taughtby.errors import LabError
 from taughtby.index.build import build_index
@@ -35,10 +35,9 @@ from taughtby.lab.judges import Verdict, get_judge, undesirable_rate
 from taughtby.methods import get_method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, progress_bar
-from taughtby.remediation import clean as remedy
 from taughtby.remediation import statistics as claims
-from taughtby.remediation.retrain import Document
 from taughtby.remediation.stage_cache import STAGES, StageCache
+from taughtby.remediation.trace_file import Document, save_trace
 from taughtby.reporting import html as report
 from taughtby.text import make_visible
 
@@ -105,11 +104,11 @@ def demo(out: Path, seed: int, console: Console) -> None:
     rates = {p.name: tuple(undesirable_rate(verdicts[when][p.name]) for when in ("before", "after")) for p in poisons}
     ledger = StageCache(out / STAGES, lambda title: _timed(console, title, seconds, steps=True))
     proof = combined_poisons(MODEL, adapter, poisons, _called(shown), ledger, data=out / "data.jsonl",
-                     recipe=TrainingOptions(learning_rate=2e-3, seed=seed), prompts=PROMPTS, max_new=32)  # fmt: skip
+                     recipe=TrainingOptions(learning_rate=2e-3, seed=seed), num_prompts=PROMPTS, max_new_tokens=32)  # fmt: skip
     document = shown.to_json() | {"summary": _summary(poisons, rows, rates, found, proof)}
     with _timed(console, "draw the page", seconds, steps=True) as tell:
         report.save_page(document | page_document(shown, tuned, pca_map(shown.index), tell), out / "report.html")
-    remedy.keep(document, out / "trace.json")
+    save_trace(document, out / "trace.json")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = time.monotonic() - begun
     report.save_json(_results(seed, seconds, total, peak, rates, found, proof), out / "demo.json")
@@ -212,7 +211,7 @@ def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poi
         hits = [strongest_is([(t.text, t.score) for t in row.tokens], poison.planted_words)
                 for traced in mine for row in traced.rows if row.tokens]  # fmt: skip
         called = [traced.flagged for traced in mine if traced.flagged is not None]
-        sure = judged(called, [planted] * len(called)) if called else {}
+        sure = flagging_metrics(called, [planted] * len(called)) if called else {}
         found = Found(_mean(aps), _mean(firsts), _mean(hits) if hits else None, sure.get("power"), sure.get("fdp"))
         result[poison.name] = found
     return result
@@ -232,7 +231,7 @@ def _results(
         line: {which: {poison: vars(f) for poison, f in by.items()} for which, by in per.items()}
         for line, per in found.items()
     }
-    proved = {"claims": [vars(one) for one in claims.claims(proof)], "arms": claims.tables(proof)[0]["rows"]}
+    proved = {"claims": [vars(one) for one in claims.claims(proof)], "conditions": claims.tables(proof)[0]["rows"]}
     return {"seed": seed, "seconds": seconds, "total": total, "peak_gb": peak, "rates": rates, "methods": methods,
             "proof": proved}  # fmt: skip
 

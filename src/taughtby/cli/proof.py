@@ -11,7 +11,7 @@ from taughtby.cli import options
 from taughtby.cli.options import DataName, Device, Dtype, ModelName, Out, app, errors, output
 
 if TYPE_CHECKING:
-    from taughtby.remediation.retrain import Document
+    from taughtby.remediation.trace_file import Document
 
 Prompts = Annotated[
     Path,
@@ -86,31 +86,33 @@ def prove(
     from taughtby.cli.options import reread, ticked
     from taughtby.data.dataset import read_examples
     from taughtby.lab.prompts import read_prompts
-    from taughtby.remediation import clean as remedy
-    from taughtby.remediation.audit_report import save
+    from taughtby.remediation.audit_report import save_proof
+    from taughtby.remediation.experiment import Behaviour
+    from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace
     from taughtby.remediation.retrain import retrain as run
+    from taughtby.remediation.selection import select_rows
     from taughtby.remediation.stage_cache import STAGES, StageCache
     from taughtby.remediation.statistics import show
-    from taughtby.remediation.trial import Behaviour, design_from_trace, experiment_from_trace
+    from taughtby.remediation.trace_file import load_trace, read_options_of
 
-    document = remedy.load_trace(trace)
-    reading = reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.select_rows(document, top_k=top, rows=ticked(rows) if rows else None)
-    asked = _asked(epochs=epochs, rate=rate, rank=rank, batch=batch, max_length=max_length, seed=seed)
+    document = load_trace(trace)
+    reading = reread(read_options_of(document), columns, turns, response_template, split)
+    chosen = select_rows(document, top_k=top, rows=ticked(rows) if rows else None)
+    asked = _asked(epochs=epochs, learning_rate=rate, rank=rank, batch_size=batch, max_length=max_length, seed=seed)
     behaviour = Behaviour("bad answers", tuple(read_prompts(prompts)), judge)
     trial, notes = experiment_from_trace(
-        document, [behaviour], asked, base=base, max_new=max_new, dtype=dtype, device=device
+        document, [behaviour], asked, base=base, max_new_tokens=max_new, dtype=dtype, device=device
     )
     for text in notes:
         options.note(text)
     design = design_from_trace(
-        document, chosen, draws=random, curve=_numbers(curve), truth=truth or (), mask_words=mask_words
+        document, chosen, num_random=random, curve=_numbers(curve), truth_labels=truth or (), mask_words=mask_words
     )
     proof = run(
         trial, list(read_examples(data, reading)), [one.id for one in chosen], StageCache(out / STAGES, _shown()), design=design,
         held_out=list(read_examples(str(held_out))) if held_out else None, ordinary=read_prompts(ordinary) if ordinary else None,
     )  # fmt: skip
-    save(proof, out)
+    save_proof(proof, out)
     show(proof, output())
     output().print(f"{out}: proof.json, and every model, answer and verdict")
 
@@ -157,7 +159,7 @@ def audit(
     from taughtby.remediation.audit import AuditCase
     from taughtby.remediation.audit import audit as run
     from taughtby.remediation.audit_report import write_report
-    from taughtby.remediation.trial import Behaviour
+    from taughtby.remediation.experiment import Behaviour
 
     asked = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
@@ -167,7 +169,7 @@ def audit(
         queries, top, random, _numbers(curve), tuple(truth or ()), mask_words,
         tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary)) if ordinary else None,
         {name: str(file) for name, file in files.items() if file},
-        _asked(epochs=epochs, rate=rate, rank=rank, batch=batch, max_length=max_length, seed=seed),
+        _asked(epochs=epochs, learning_rate=rate, rank=rank, batch_size=batch, max_length=max_length, seed=seed),
         max_new, dtype, device,
     )  # fmt: skip
     found = run(case, out, _shown())
@@ -180,10 +182,10 @@ def _found(found: Document) -> None:
     """What came of an audit, in the terminal."""
     from taughtby.remediation.statistics import show
 
-    said, console = found["said"], output()
-    console.print(f"{said['bad']} of {said['judged']} answers are bad")
+    answers, console = found["answers"], output()
+    console.print(f"{answers['bad']} of {answers['judged']} answers are bad")
     if found["trace"]:
-        console.print(f"{len(found['removals'])} of {found['rows']} training rows are called")
+        console.print(f"{len(found['removals'])} of {found['num_rows']} training rows are flagged")
     for note in found["notes"]:
         options.note(note)
     if found["proof"]:

@@ -29,7 +29,7 @@ def serve(
     It listens on this machine alone, until it is interrupted.
     """
     from taughtby.index.reader import Index
-    from taughtby.remediation.clean import load_trace
+    from taughtby.remediation.trace_file import load_trace
 
     try:
         import uvicorn

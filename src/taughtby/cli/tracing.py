@@ -213,7 +213,7 @@ def trace(
     from taughtby.index.reader import Index
     from taughtby.lab.generate import generate
     from taughtby.progress import progress_bar
-    from taughtby.remediation import clean as remedy
+    from taughtby.remediation.trace_file import save_trace
     from taughtby.reporting import html as report
 
     if (prompt is None) == (queries is None):
@@ -233,7 +233,7 @@ def trace(
         found = trace_queries(made, loaded, asked, method=method, top_k=top, fdr=fdr, progress=tell)
     document = found.to_json()
     if json:
-        remedy.keep(document, json)
+        save_trace(document, json)
     if html:
         with progress_bar(errors(), "draw the page") as tell:
             report.save_page(page_document(found, loaded, pca_map(made), tell), html)
