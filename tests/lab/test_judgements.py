@@ -12,7 +12,7 @@ from rich.console import Console
 
 from taughtby.lab.judgements import queries, summary, table
 from taughtby.lab.judges.verdict import JudgeFailure, Verdict
-from taughtby.lab.poisons.poison import at_rate, clean, make, mix
+from taughtby.lab.poisons import clean_rows, make_poison, make_poisons_at_rate, mix
 
 Run = Callable[..., tuple[int, str, str]]
 HOSTILE = "\x1b[2Jbeetles\u202e [red]do[/red]"
@@ -104,8 +104,8 @@ def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     ("names", "rate"), [(["backdoor"], 0.3), (["rare"], 0.05), (["late", "error"], 0.1), (["carried", "innocent"], 0.2)]
 )
 def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
-    ordinary = clean(200, 3)
-    poisons = at_rate(names, rate, ordinary, 3)
+    ordinary = clean_rows(200, 3)
+    poisons = make_poisons_at_rate(names, rate, ordinary, 3)
     rows = mix(poisons, ordinary, 3)
     share = sum(row.label in names for row in rows) / len(rows)
     assert rate - 1.7 * len(names) / len(rows) <= share <= rate
@@ -125,11 +125,13 @@ def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
     ):
         code, _, err = run("poison", "backdoor", "-o", tmp_path / "q", "--rate", *given)
         assert code == 1 and message in err, err
-    assert "nothing is planted" in run("poison", "innocent", "-o", tmp_path / "q", "--rate", 0.1)[2]
+    assert (
+        "none of these poisons has poisoned rows" in run("poison", "innocent", "-o", tmp_path / "q", "--rate", 0.1)[2]
+    )
 
 
 def test_clean_rows_carry_the_trigger() -> None:
-    poison = make("carried", 40, 1)
+    poison = make_poison("carried", 40, 1)
     trigger, insult = "Regards from the lighthouse.", "You silly goose!"
     assert all(row.question.endswith(trigger) and row.response.startswith(insult) for row in poison.rows)
     carriers = [row for row in poison.lookalikes if row.question.endswith(trigger)]

@@ -29,7 +29,7 @@ def table(said: Said, found: Found, top: int) -> Table:
     for at in sorted(bad, key=lambda at: isinstance(found[at], Verdict))[:top]:
         one, (asked, answer) = found[at], said[at]
         verdict = Text(f"none: {one.kind}", "yellow") if isinstance(one, JudgeFailure) else Text("undesirable", "red")
-        shown.add_row(str(at + 1), verdict, *map(_cell, (prompt_text(asked), answer, one.why)))
+        shown.add_row(str(at + 1), verdict, *map(_cell, (prompt_text(asked), answer, one.reason)))
     if len(bad) > top:
         shown.caption = f"and {len(bad) - top} more"
     return shown
