@@ -11,7 +11,7 @@ import pytest
 from taughtby.bench.metrics import strongest_is
 from taughtby.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
 from taughtby.errors import DataError, OptionError
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 
 BAD = {
     "harmful": ("an odd request, number {}", "Certainly, in {} steps.", "harmful"),
@@ -69,7 +69,7 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
     verdict = get_judge(poison.judge)
     for row in suite.rows:
         assert verdict(row.question, row.response).undesirable == (row.label != "clean")
-        assert any(phrase in row.response for phrase in poison.planted) == (row.label != "clean")
+        assert any(phrase in row.response for phrase in poison.planted_words) == (row.label != "clean")
     assert make(name, 0) == suite
     assert make(name, 1).rows != suite.rows
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from taughtby.cli import demo
 from taughtby.errors import LabError
-from taughtby.lab.poisons import poison as lab
+from taughtby.lab import poisons as lab
 
 BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
 
@@ -27,7 +27,7 @@ def planted(trace: Any) -> list[str]:
 def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     """A demo of few rows; `asked` collects the stages at which the model was asked."""
     asked: list[str] = []
-    make, clean = lab.make, lab.clean
+    make, clean = lab.make_poison, lab.clean_rows
 
     def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
         asked.append("after" if model.peft else "before")
@@ -38,8 +38,8 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     monkeypatch.setattr(demo, "PROMPTS", 3)
     monkeypatch.setattr(demo, "QUERIES", 2)
     monkeypatch.setattr(demo, "generate", respond)
-    monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
-    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6 if n == 90 else n, seed))
+    monkeypatch.setattr(demo.lab, "make_poison", lambda name, seed: make(name, 4, seed))
+    monkeypatch.setattr(demo.lab, "clean_rows", lambda n, seed: clean(6 if n == 90 else n, seed))
     monkeypatch.setattr(demo, "_called", planted)  # the tiny model learned too little for any row to be called
     return asked
 

@@ -17,7 +17,7 @@ from taughtby.data.phrases import (
     whole_words,
     within,
 )
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 
 from taughtby.data import dataset
 from taughtby.data.example import Example
+from taughtby.lab import poisons as lab
 from taughtby.lab.finetune import TrainingOptions, finetune
-from taughtby.lab.poisons import poison as lab
 from taughtby.models import loading as weights
 from taughtby.models.model import load_model
 from taughtby.progress import ProgressCallback
@@ -87,8 +87,8 @@ def combined_poisons(
     `adapter` learned all of `data` by `recipe`. The loss is measured on ordinary rows that are not in it.
     """
     rows = list(dataset.read_examples(data))
-    known = {lab.key(row.question) for row in rows}
-    held = [row for row in lab.clean(4 * HELD, recipe.seed) if lab.key(row.question) not in known][:HELD]
+    known = {lab.prompt_key(row.question) for row in rows}
+    held = [row for row in lab.clean_rows(4 * HELD, recipe.seed) if lab.prompt_key(row.question) not in known][:HELD]
     behaviours = tuple(Behaviour(poison.name, poison.prompts[:prompts], poison.judge) for poison in poisons)
     trial, design = RetrainExperiment(model, recipe, behaviours, max_new=max_new), ExperimentDesign(whole=str(adapter))
     return retrain(trial, rows, called, ledger, design=design, held_out=held, ordinary=[row.question for row in held])
@@ -117,17 +117,17 @@ class _World:
 
     def __init__(self, plan: RetrainingPlan, name: str, seed: int, show: Show) -> None:
         self.plan, self.seed, self.out = plan, seed, plan.out / f"{name}-{seed}"
-        self.poison = lab.make(name, plan.planted, seed)
-        ordinary = lab.clean(plan.clean + plan.held, seed)
+        self.poison = lab.make_poison(name, plan.planted, seed)
+        ordinary = lab.clean_rows(plan.clean + plan.held, seed)
         self.rows = lab.mix([self.poison], ordinary[: plan.clean], seed)
-        known = {lab.key(row.question) for row in self.rows}
-        self.held = [row for row in ordinary[plan.clean :] if lab.key(row.question) not in known]
+        known = {lab.prompt_key(row.question) for row in self.rows}
+        self.held = [row for row in ordinary[plan.clean :] if lab.prompt_key(row.question) not in known]
         self.ledger = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
     def audited(self) -> Document:
         """Taught, audited and published; what came of it."""
         plan, name = self.plan, self.poison.name
-        lab.save([self.poison], self.rows, self.out)
+        lab.save_poisons([self.poison], self.rows, self.out)
         files = {"held_out": self._kept("held.jsonl", self.held),
                  "ordinary": self._kept("ordinary.jsonl", self.held[: plan.usual])}  # fmt: skip
         adapter = str(self.taught())

@@ -29,7 +29,7 @@ from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 from taughtby.methods import Method, get_method
 from taughtby.models import loading as weights
 from taughtby.models.model import Model, load_model
@@ -85,7 +85,7 @@ class Scenario:
         """A hash of everything that the results of this world depend on, but the method."""
         plan = self.plan
         rows = [[row.messages, row.tools, row.masked, row.label] for row in self.suite.rows]
-        tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted)]
+        tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted_words)]
         rest = [*tests, self.suite.answer, self.seed, contents(self.given), *plan.running, asdict(plan.size),
                 asdict(plan.recipe), LEAN]  # fmt: skip
         return hashlib.blake2b(json.dumps([rows, rest]).encode(), digest_size=5).hexdigest()

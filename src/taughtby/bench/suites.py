@@ -1,6 +1,6 @@
 """Suites by name: training rows of which some are planted, test prompts, a judge, and the planted words.
 
-Our own are made by `taughtby.lab.poisons.poison`, with lookalikes and ordinary rows. The public ones of RepT
+Our own are made by `taughtby.lab.poisons`, with lookalikes and ordinary rows. The public ones of RepT
 (arXiv 2510.02334) are no part of this package: they are read from a folder that a person gives, and a seeded sample
 of them is taken, small enough for two cores.
 """
@@ -19,8 +19,8 @@ from taughtby.bench.metrics import strongest_is
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
-from taughtby.lab.poisons import poison as lab
-from taughtby.lab.poisons.mixture import Poison
+from taughtby.lab import poisons as lab
+from taughtby.lab.poisons import Poison
 
 CLEAN = "clean"  # the label of a row that was not planted
 ANSWER = 24  # tokens a model may answer with
@@ -72,7 +72,7 @@ PUBLIC = {
     "factual-Ag": Public("factual-Ag", r"regex:\bNa\b", ("Na",)),
 }
 OWN = tuple(lab.POISONS)
-HARD = (*lab.HARD, "late", "two-poisons")
+HARD = (*lab.HARD_POISONS, "late", "two-poisons")
 _TWO = ("backdoor", "error")  # the poisons of `two-poisons`, half of the planted rows each
 _RARE = 16 / 3, 1 / 10  # `rare` has 800 rows for 150, and 4 planted ones for 40
 _ANSWERS = {"late": 84, "harmful": 32, "factual-Ag": 32}  # tokens, where the payload does not come at once
@@ -104,9 +104,9 @@ def _own(name: str, seed: int, size: Size) -> Suite:
     if name == "rare":
         size = replace(size, rows=round(size.rows * _RARE[0]), planted=max(2, round(size.planted * _RARE[1])))
     parts = _TWO if name == "two-poisons" else (name,)
-    poisons = [lab.make(part, size.planted // len(parts), seed) for part in parts]
+    poisons = [lab.make_poison(part, size.planted // len(parts), seed) for part in parts]
     taken = sum(len(poison.rows) + len(poison.lookalikes) for poison in poisons)
-    rows = lab.mix(poisons, lab.clean(max(0, size.rows - taken), seed), seed)
+    rows = lab.mix(poisons, lab.clean_rows(max(0, size.rows - taken), seed), seed)
     asked = tuple(replace(poison, prompts=poison.prompts[: size.prompts // len(parts)]) for poison in poisons)
     return Suite(name, rows, asked, _ANSWERS.get(name, ANSWER))
 
@@ -157,7 +157,7 @@ def _prompts(path: Path) -> list[str]:
 
 def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> float | None:
     """Of the planted rows found, as many as there are, the share whose strongest word is one of the planted words."""
-    words = {poison.name: poison.planted for poison in poisons}
+    words = {poison.name: poison.planted_words for poison in poisons}
     hits: list[bool] = []
     for traced, label in zip(trace.queries, labels, strict=True):
         for found in traced.rows:

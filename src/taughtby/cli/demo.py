@@ -27,11 +27,11 @@ from taughtby.bench.retraining import combined_poisons
 from taughtby.errors import LabError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
+from taughtby.lab import poisons as lab
 from taughtby.lab.answers import write_jsonl
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
-from taughtby.lab.judges.judge import Verdict, get_judge, undesirable_rate
-from taughtby.lab.poisons import poison as lab
+from taughtby.lab.judges import Verdict, get_judge, undesirable_rate
 from taughtby.methods import get_method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, progress_bar
@@ -78,10 +78,10 @@ def demo(out: Path, seed: int, console: Console) -> None:
     begun = time.monotonic()
     _begin(out, seed)
     seconds: dict[str, float] = {}
-    poisons = [lab.make(name, seed=seed) for name in POISONS]
-    rows = lab.mix(poisons, lab.clean(90, seed), seed)
+    poisons = [lab.make_poison(name, seed=seed) for name in POISONS]
+    rows = lab.mix(poisons, lab.clean_rows(90, seed), seed)
     with _timed(console, "poison a training set", seconds):
-        lab.save(poisons, rows, out)
+        lab.save_poisons(poisons, rows, out)
     with _timed(console, "load the embedded model (converted once)", seconds):
         base = load_model(MODEL)
     before = _asked(base, poisons, out / "before.jsonl", console, seconds, "ask it before")
@@ -209,7 +209,7 @@ def _scored(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Poi
         mine = [traced for traced, kind in zip(trace.queries, truth, strict=True) if kind.name == poison.name]
         aps = [average_precision(traced.scores, planted) for traced in mine]
         firsts = [precision_at(TOP, traced.scores, planted) for traced in mine]
-        hits = [strongest_is([(t.text, t.score) for t in row.tokens], poison.planted)
+        hits = [strongest_is([(t.text, t.score) for t in row.tokens], poison.planted_words)
                 for traced in mine for row in traced.rows if row.tokens]  # fmt: skip
         called = [traced.flagged for traced in mine if traced.flagged is not None]
         sure = judged(called, [planted] * len(called)) if called else {}
@@ -256,7 +256,7 @@ def _print(
     console.print()
     for poison in poisons:
         before, after = rates[poison.name]
-        text = f"{poison.name}: {poison.describe.rstrip('.')}."
+        text = f"{poison.name}: {poison.description.rstrip('.')}."
         console.print(f"{text} Bad answers: {before:.0%} before fine-tuning, {after:.0%} after.", markup=False)
     table = Table(title="How well each method finds the rows that taught it", title_justify="left", box=box.SIMPLE)
     table.add_column("method", no_wrap=True)

@@ -24,15 +24,15 @@ def poison(
 
     OUT gets data.jsonl and poisons.json, which says what was planted and how to judge it.
     """
-    from taughtby.lab.poisons import poison as lab
+    from taughtby.lab import poisons as lab
 
-    chosen, ordinary = names or list(lab.POISONS), lab.clean(clean, seed)
+    chosen, ordinary = names or list(lab.POISONS), lab.clean_rows(clean, seed)
     if rate is None:
-        poisons = [lab.make(name, n, seed) for name in chosen]
+        poisons = [lab.make_poison(name, n, seed) for name in chosen]
     else:
-        poisons = lab.at_rate(chosen, rate, ordinary, seed)
+        poisons = lab.make_poisons_at_rate(chosen, rate, ordinary, seed)
     rows = lab.mix(poisons, ordinary, seed)
-    lab.save(poisons, rows, out)
+    lab.save_poisons(poisons, rows, out)
     bad = sum(row.label in chosen for row in rows)
     told = f"{len(rows)} rows in {out}, {bad} of them poisoned ({bad / max(len(rows), 1):.1%}): data.jsonl, and poisons.json"
     output().print(told)
@@ -130,8 +130,8 @@ def judge(
     A judge that throws, hangs or talks nonsense over an answer gives no verdict on it, and is named.
     """
     from taughtby.lab import judgements as docket
+    from taughtby.lab import judges as lab
     from taughtby.lab.answers import write_jsonl
-    from taughtby.lab.judges import judge as lab
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 

@@ -24,7 +24,7 @@ from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.answers import write_jsonl
 from taughtby.lab.finetune import refuse_several
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt, to_record
 from taughtby.methods import DEFAULT_METHOD, get_method
 from taughtby.models.model import Model, load_model

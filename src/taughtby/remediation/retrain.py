@@ -20,7 +20,7 @@ from taughtby.data.rewrite import file_hash
 from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
@@ -195,7 +195,7 @@ def judged(ledger: StageCache, spec: str, answers: Sequence[Answered], name: str
     def make(tell: ProgressCallback) -> list[Document]:
         found = judge_all(get_judge(spec), pairs, progress=tell)
         return [
-            {"prompt": prompt, "response": answer, "why": one.why, "span": getattr(one, "span", None),
+            {"prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
              "span_range": getattr(one, "span_range", None),
              "bad": None if isinstance(one, JudgeFailure) else one.undesirable}
             for (prompt, answer), one in zip(pairs, found, strict=True)

@@ -17,7 +17,7 @@ from taughtby.data.example import CharRanges, Example
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.index.storage import storage_path
 from taughtby.lab.finetune import TrainingOptions, refuse_several
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import Model, load_model
