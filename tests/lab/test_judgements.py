@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from taughtby.lab.judgements import queries, summary, table
-from taughtby.lab.judges.verdict import JudgeFailure, Verdict
+from taughtby.lab.judgements import undesirable_queries, verdict_summary, verdict_table
+from taughtby.lab.judges import JudgeFailure, Verdict
 from taughtby.lab.poisons import clean_rows, make_poison, make_poisons_at_rate, mix
 
 Run = Callable[..., tuple[int, str, str]]
@@ -88,13 +88,13 @@ def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     said = [(HOSTILE, HOSTILE * 30)] * 3
     found = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    console.print(table(said, found, 2))
+    console.print(verdict_table(said, found, 2))
     out = console.export_text()
     assert "⟨U+001B⟩" in out and "⟨U+202E⟩" in out and "\x1b" not in out and "\u202e" not in out
     assert "[red]do[/red]" in "".join(out.split("⟨U+202E⟩")) and "[bold]why[/bold]" in out
     assert "and 1 more" in out and "…" in out
-    assert summary(found, "x").splitlines()[1] == "without a verdict: 1 hung"
-    assert len(list(queries(said, found))) == 2
+    assert verdict_summary(found, "x").splitlines()[1] == "without a verdict: 1 hung"
+    assert len(list(undesirable_queries(said, found))) == 2
 
 
 # — poison

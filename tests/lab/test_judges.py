@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
+from taughtby.lab.judges import Judge, JudgeFailure, Verdict, get_judge
 from taughtby.lab.judges import rules as module
+from taughtby.lab.judges.registry import KINDS
+from taughtby.lab.judges.rules import Phrase
 from taughtby.lab.poisons import clean_rows
 from taughtby.lab.poisons.words import load_words
 
@@ -90,7 +92,7 @@ def test_regex_without_width_has_no_span() -> None:
 
 
 def test_why_names_what_was_sought() -> None:
-    assert says("phrase:Captain  Brine", "I am Captain Brine.").why == 'it matches "Captain Brine"'
+    assert says("phrase:Captain  Brine", "I am Captain Brine.").reason == 'it matches "Captain Brine"'
 
 
 @pytest.mark.parametrize("spec", ["", "phrase", "word:x", "Phrase:x", ":x", "beetles", "regex", "phrase;x"])
@@ -130,7 +132,7 @@ def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.
     hostile = get_judge(f"regex:{pattern}")
     with pytest.raises(JudgeFailure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
         hostile("", "a" * 3000 + "xxx" * 300 + "?")
-    assert raised.value.kind == "hung" and repr(pattern) in raised.value.why
+    assert raised.value.kind == "hung" and repr(pattern) in raised.value.reason
 
 
 @given(pattern=st.text("ab(|)*+?[]{}1,\\^$.", max_size=12))
@@ -226,7 +228,7 @@ def test_no_ordinary_row_refuses() -> None:
 def test_a_fact_stands_there_as_whole_words(answer: str, bad: bool) -> None:
     verdict = says("fact:7| seven ", answer)
     assert (verdict.undesirable, verdict.span) == (bad, None)
-    assert ("none of" in verdict.why) == bad
+    assert ("none of" in verdict.reason) == bad
 
 
 def test_a_mistaken_refusal_and_every_name() -> None:

@@ -70,16 +70,16 @@ def finetune(
     recipe = lab.TrainingOptions(
         rank, rate or (lab.FULL_RATE if full else lab.TrainingOptions.learning_rate), epochs, seed=seed, full=full
     )
-    if step := lab.reached(out):
+    if step := lab.checkpoint_step(out):
         options.note(f"goes on from the checkpoint at step {step}")
     try:
         with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as tell:
             lab.finetune(loaded, rows, out, recipe, progress=tell)
     except KeyboardInterrupt:
-        step = lab.reached(out)
+        step = lab.checkpoint_step(out)
         options.note(f"a checkpoint at step {step} is kept" if step else "stopped before the first checkpoint")
         raise
-    if left := lab.unusable(out):
+    if left := lab.num_unusable_rows(out):
         options.note(f"{left} rows had nothing to learn, too long or masked whole, and were left out")
     output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
@@ -141,14 +141,14 @@ def judge(
         found = lab.judge_all(
             rule, [(prompt_text(asked), answer) for asked, answer in said], limit=limit, progress=tell
         )
-    rows = list(docket.queries(said, found))
+    rows = list(docket.undesirable_queries(said, found))
     if out:
         write_jsonl(rows, out)
         if empty := sum(isinstance(one, lab.Verdict) and one.undesirable for one in found) - len(rows):
             options.note(f"undesirable but empty, with nothing to trace, so not in {out}: {empty}")
-    if (table := docket.table(said, found, top)).rows:
+    if (table := docket.verdict_table(said, found, top)).rows:
         output().print(table)
-    output().print(docket.summary(found, by))
+    output().print(docket.verdict_summary(found, by))
 
 
 @app.command()

@@ -128,7 +128,7 @@ def set_aside(
 
 def check(trial: RetrainExperiment, rows: Sequence[Example], called: Sequence[str], design: ExperimentDesign) -> None:
     """Refuse, before hours of training, what cannot be proved."""
-    refuse_several()
+    refuse_distributed()
     known = {row.id for row in rows}
     if not called:
         raise LabError("there is nothing to prove: no row is called", do="trace other answers, or choose rows by --top")
@@ -209,12 +209,12 @@ def _said(folder: Path) -> dict[str, Any]:
     """What `taughtby finetune` wrote there, or what other trainers leave."""
     known = {one.name: one for one in fields(TrainingOptions)}
     try:
-        said = json.loads((folder / "taughtby.json").read_text(encoding="utf-8"))
+        said = read_training_record(folder)
         return {name: said[name] if name in said else known[name].default for name in known}
     except (OSError, ValueError):
         pass
     found = {fact.name: fact.value for fact in reversed(read_training_metadata(folder).entries)}
-    names = {"max_length": "max_length", "epochs": "epochs", "batch": "batch size"}
+    names = {"max_length": "max_length", "epochs": "epochs", "batch_size": "batch size"}
     told = {name: int(found[what]) for name, what in names.items() if isinstance(found.get(what), int | float)}
     try:
         return {**told, "rank": int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])}

@@ -76,7 +76,7 @@ def _load_pipeline(name: str) -> Any:
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     if loading["missing_keys"]:
-        raise ModelError(f"{name} is no classifier", got=f"no weights for {min(told['missing_keys'])}",
+        raise ModelError(f"{name} is no classifier", got=f"no weights for {min(loading['missing_keys'])}",
                          do="give a model that was trained as a sequence classifier")  # fmt: skip
     return pipeline("text-classification", model=lm, tokenizer=tokenizer, top_k=None)
 
