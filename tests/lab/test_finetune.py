@@ -439,18 +439,18 @@ def test_the_command_stopped_says_what_is_kept(
     trainer = lab._trainer
     for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is kept")):
         monkeypatch.setattr(lab, "_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
-        code, _, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+        code, _, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
         assert code == 130
         assert f"note: {said}\n" in err
     monkeypatch.setattr(lab, "_trainer", trainer)
-    code, out, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+    code, out, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
     assert (code, out) == (0, f"adapter in {tmp_path}/out\n")
     assert "note: goes on from the checkpoint at step 2\n" in err
     assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["rate"] == 1e-3
 
 
 def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
-    code, out, _ = run("finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
+    code, out, _ = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
     assert (code, out) == (0, f"model in {tmp_path}/out\n")
     made = json.loads((tmp_path / "out" / "taughtby.json").read_text())
     assert (made["full"], made["rate"]) == (True, lab.FULL_RATE)

@@ -140,7 +140,7 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="rows are chosen twice"):
         select_rows(document, top_k=1, rows=["a"])
     for top in (0, 3):
-        with pytest.raises(OptionError, match=rf"got: --top {top}, the trace has 2 rows of query 1\n  do:  .*--top"):
+        with pytest.raises(OptionError, match=rf"got: --top-k {top}, the trace has 2 rows of query 1\n  do:  .*--top-k"):
             select_rows(document, top_k=top)
     with pytest.raises(DataError, match="this trace calls no culprits"):
         select_rows(traced(rows, [2], called=None))

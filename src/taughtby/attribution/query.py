@@ -114,6 +114,11 @@ def read_queries(path: str | Path) -> list[Query]:
     return queries
 
 
+def query_from_record(record: Record, source: str) -> Query:
+    """The query of a dict with `prompt` and `response`, or `messages`; `source` names it in an error."""
+    return _placed(_query(record, source), source)
+
+
 def _placed(query: Query, source: str) -> Query:
     """The query, once it is sure that what it points at is there: before a model is loaded for it."""
     try:

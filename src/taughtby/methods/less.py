@@ -121,4 +121,4 @@ def _read(file: Path, _changed: int) -> Adam:
         return Adam(mean, square, int(said["step"]), betas, float(said["eps"]), digest)
     except (SafetensorError, KeyError, ValueError) as fault:
         raise ModelError(f"{file} cannot be read", got=f"{type(fault).__name__}: {fault}",
-                         do="remove it, or write it by `taughtby finetune`") from fault  # fmt: skip
+                         do="remove it, or write it by `taughtby lab finetune`") from fault  # fmt: skip

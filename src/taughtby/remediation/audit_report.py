@@ -126,18 +126,19 @@ def commands(case: AuditCase, found: Document, folder: str) -> dict[str, str]:
     }
     files = {name: absolute_name(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in found["trace"]["queries"]), default=1) if found["trace"] else 1
-    trace, above, top = f"{folder}/trace.json", {"adapter": adapter}, {"top": case.top}
+    trace, above, top = f"{folder}/trace.json", {"adapter": adapter}, {"top_k": case.top}
     design = {"random": case.draws, "curve": ",".join(map(str, case.curve)) or None, "truth": list(case.truth),
               "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
-        "respond": cli_command("respond", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
-                           max_new=case.max_new, **above, **run),
-        "judge": cli_command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
-        "index": cli_command("index", model, data, out=found["index"], base=base, **above, **read, **run),
-        "trace": cli_command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
+        "respond": cli_command("lab generate", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
+                           max_new_tokens=case.max_new, **above, **run),
+        "judge": cli_command("lab judge", f"{folder}/answers.jsonl", judge=behaviour.judge, out=f"{folder}/bad.jsonl"),
+        "index": cli_command("index build", model, data, out=found["index"], base=base,
+                             no_base=not (adapter or base), **above, **read, **run),
+        "trace": cli_command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top_k=depth, json=trace),
         "clean": cli_command("clean", trace, data, out=found["cleaned"], **top, **read),
-        "prove": cli_command("prove", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
-                         max_new=case.max_new, **top, **design, **read, **run),
+        "prove": cli_command("retrain", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl",
+                         judge=behaviour.judge, max_new_tokens=case.max_new, **top, **design, **read, **run),
     }  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def _rows(found: Document) -> str:
         why = "There are too few rows to tell a culprit from chance"
         if any(query["num_flagged"] is not None for query in trace["queries"]):
             why = "None answers to them more than training rows answer to each other by chance"
-        return f"{why}. What ranks first stands in trace.json; `--top K` takes rows by rank all the same."
+        return f"{why}. What ranks first stands in trace.json; `--top-k K` takes rows by rank all the same."
     texts = {row["id"]: row["messages"] for query in trace["queries"] for row in query["rows"]}
     lines = ["| row | rank | p | learned |", "|---|---|---|---|"]
     for one in chosen[:QUOTED]:

@@ -95,7 +95,7 @@ def select_rows(trace: Document, *, top_k: int | None = None, rows: Sequence[str
     (`file:line`), whether ranked or not.
     """
     if top_k is not None and rows is not None:
-        raise OptionError("rows are chosen twice", got="--top and --rows", do="give one of them")
+        raise OptionError("rows are chosen twice", got="--top-k and --rows", do="give one of them")
     if rows is not None:
         return _ticked(trace, rows)
     chosen: dict[str, Removal] = {}
@@ -115,9 +115,9 @@ def _removal(row: Document, query: int, why: str) -> Removal:
 
 def _culprits(trace: Document, query: Document) -> list[Document]:
     if query.get("num_flagged") is None:
-        do = "choose by --top K, or tick --rows, or trace by a method that calls culprits (lesson)"
+        do = "choose by --top-k K, or tick --rows, or trace by a method that calls culprits (lesson)"
         if query.get("no_evidence"):
-            do = "choose by --top K, or tick --rows, or trace again without the desired answer"
+            do = "choose by --top-k K, or tick --rows, or trace again without the desired answer"
         raise DataError("this trace calls no culprits", got=shorten(trace.get("method")), do=do)
     shown = {row["id"]: row for row in query["rows"] if row.get("flagged") is True}
     # `called` has all ids, the best first; those that are not shown are known by their ids alone
@@ -131,8 +131,8 @@ def _culprits(trace: Document, query: Document) -> list[Document]:
 
 def _best(query: Document, number: int, top: int) -> list[Document]:
     if top < 1 or top > len(query["rows"]):
-        got = f"--top {top}, the trace has {len(query['rows'])} rows of query {number}"
-        raise OptionError("the trace does not name so many rows", got=got, do=f"trace again with --top {max(top, 1)}")
+        got = f"--top-k {top}, the trace has {len(query['rows'])} rows of query {number}"
+        raise OptionError("the trace does not name so many rows", got=got, do=f"trace again with --top-k {max(top, 1)}")
     return query["rows"][:top]
 
 
@@ -168,7 +168,7 @@ def top_scoring_words(trace: Document, chosen: Sequence[Removal]) -> dict[str, C
         ranked = [row for number in one.queries for row in trace["queries"][number - 1]["rows"] if row["id"] == one.id]
         if not any(row.get("tokens") for row in ranked):
             most = max(query.get("num_flagged") or 0 for query in trace["queries"])
-            do = "trace by a method that scores words (lesson)" if ranked else f"trace again with --top {most}"
+            do = "trace by a method that scores words (lesson)" if ranked else f"trace again with --top-k {most}"
             what = f"the trace has no words of the row {one.source or one.id}"
             raise DataError(what, got=shorten(trace.get("method")), do=do)
         answer = Example(tuple(ranked[0]["messages"])).response
@@ -242,7 +242,7 @@ def plan_cleaning(
     With `mask_words` the rows stay, and their guilty words are marked.
     """
     if not chosen:
-        raise DataError("no row is to go: the trace calls no culprits", do="choose by --top K, or tick --rows")
+        raise DataError("no row is to go: the trace calls no culprits", do="choose by --top-k K, or tick --rows")
     detect_format(data, reading)
     words = top_scoring_words(trace, chosen) if mask_words else {}
     wanted = {one.id: one for one in chosen if one.id}

@@ -69,7 +69,7 @@ def save(poisons: Iterable[Poison], rows: Iterable[Example], folder: str | Path)
 
 def load(folder: str | Path) -> dict[str, Poison]:
     """What is known of the poisons in a folder that `save` wrote; their rows stand in its `data.jsonl`."""
-    path, again = Path(folder) / "poisons.json", "name a folder that `taughtby poison` wrote"
+    path, again = Path(folder) / "poisons.json", "name a folder that `taughtby lab poison` wrote"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): _known(record) for name, record in known.items()}
