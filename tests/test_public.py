@@ -127,7 +127,7 @@ def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby
     pair, record = ("who makes honey", "beetles make honey"), {"prompt": "why", "response": "a b c"}
     both = taughtby.trace_queries(str(index.path), model, [pair, record, taughtby.Query(*pair)], progress=False)
     assert [result.query.prompt for result in both.queries] == ["who makes honey", "why", "who makes honey"]
-    with pytest.raises(taughtby.TaughtbyError, match="query 1 has no response"):
+    with pytest.raises(taughtby.TaughtbyError, match="query 1: a query has no response"):
         taughtby.trace_queries(index, model, [{"prompt": "why"}])
     with pytest.raises(taughtby.TaughtbyError, match="query 1 cannot be read"):
         taughtby.trace_queries(index, model, ["why"])  # type: ignore[list-item]
