@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def demo(
 
     Prints a table and writes DIR/report.html. An interrupted run resumes with the same command.
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of other libraries
     from taughtby.cli.demo import demo as run
 
     run(out, seed, output())
