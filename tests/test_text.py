@@ -39,9 +39,9 @@ def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
 
 def test_a_command_is_read_as_it_was_meant() -> None:
     made = cli_command(
-        "prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
+        "retrain", "-x", "a b", judge="-x", top_k=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
     )
-    assert made == "taughtby prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
+    assert made == "taughtby retrain ./-x 'a b' --judge=-x --top-k 0 --mask-words --truth 'a|b' --truth c"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -164,5 +164,5 @@ def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)
-    assert f"taughtby index MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
+    assert f"taughtby index build MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
     assert shell_quote(folder).startswith("'")

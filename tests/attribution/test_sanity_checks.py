@@ -272,7 +272,7 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
 ) -> None:
     file, idx = tmp_path / "rows.jsonl", tmp_path / "idx"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    assert run("index", model_folder, file, "-o", idx, "-a", adapter_folder, "--dtype", "float32",
+    assert run("index", "build", model_folder, file, "-o", idx, "-a", adapter_folder, "--dtype", "float32",
                "--max-length", 128)[0] == 0  # fmt: skip
     code, out, err = run("check", idx, "--rows", 20, "--json", tmp_path / "c.json")
     assert code == 0, err

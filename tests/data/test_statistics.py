@@ -274,7 +274,7 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
 
 
 def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
-    code, out, err = run("inspect", data, model_folder, "--json", tmp_path / "s.json", "--max-length", 10)
+    code, out, err = run("data", "inspect", model_folder, data, "--json", tmp_path / "s.json", "--max-length", 10)
     assert code == 0, err
     assert f"row     {data}:3, label bad" in out  # the first that has room for its answer
     assert "read as   prompt/response" in out
@@ -286,35 +286,34 @@ def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path,
     assert document["labels"] == {"clean": 6, "bad": 2}
     assert set(document["lengths"]) == {"prompt", "answer", "whole"}
     assert document["skipped"][0]["first"][0].startswith(str(data))
-    same = run("inspect", data, adapter_folder, "--max-length", 10)[1]
+    same = run("data", "inspect", adapter_folder, data, "--max-length", 10)[1]
     assert same.splitlines()[:-1] == out.splitlines()[:-1]  # but for the time it took
 
 
 def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{% for m in messages %}({{ m['content'] }}){% endfor %}")
-    code, out, _ = run("inspect", data, model_folder, "--template", tmp_path / "t.jinja", "--row", 2, "--limit", 3,
+    code, out, _ = run("data", "inspect", model_folder, data, "--template", tmp_path / "t.jinja", "--row", 2, "--limit", 3,
                        "--truncate", "skip", "--mask", "all", "--columns",
                        "prompt=response,response=prompt")  # fmt: skip
     assert code == 0
     assert "answer   ⟦what│ is" in out.replace("w│hat", "what")  # asked and answered the other way round
     assert "3 of 3 rows" in out
     assert "chat template: as given; learned: the prompts too" in out
-    code, _, err = run("inspect", data, model_folder, "--max-length", 300)
+    code, _, err = run("data", "inspect", model_folder, data, "--max-length", 300)
     assert code == 0
-    assert "note: the model reads 256 tokens at most: no index can be made with 300" in err
+    assert "note: the model reads 256 tokens at most: an index cannot use 300" in err
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--truncate", "middle"], "no such truncate\n  got: middle"),
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
         (["--max-length", "1"], "no room for a row"),
         (["--columns", "prompt"], "columns cannot be read"),
     ],
 )
 def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], told: str) -> None:
-    code, out, err = run("inspect", data, model_folder, *args)
+    code, out, err = run("data", "inspect", model_folder, data, *args)
     assert (code, out) == (1, "")
     assert told in err
     assert "Traceback" not in err
@@ -325,7 +324,7 @@ def test_inspect_reads_a_pipe_and_prints_its_memory(model_folder: Path) -> None:
 import json
 for i in range(2000):
     print(json.dumps({"prompt": f"what is {i}", "response": f"{i} it is"}))"""
-    verb = [sys.executable, "-c", "from taughtby.cli import main; main()", "inspect", "-", model_folder]
+    verb = [sys.executable, "-c", "from taughtby.cli import main; main()", "data", "inspect", model_folder, "-"]
     with subprocess.Popen([sys.executable, "-c", made], stdout=subprocess.PIPE) as stream:
         done = subprocess.run(verb, stdin=stream.stdout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ from test_torture import equal
 from typer.core import TyperCommand
 
 import taughtby.index.build
-from taughtby.cli.distributed import Hiring
+from taughtby.cli.workers import RayCommand
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, ModelError, OptionError, StoreError
@@ -346,12 +346,12 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Pa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "taughtby.index.scheduler")
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, told = run("index", model_folder, data, "-o", "idx", "--ray")
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--ray")
     assert (code, told.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
 
 
 def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
-    code, _, told = run("index", model_folder, data, "-o", "idx", "--workers", 2)
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--workers", 2)
     assert (code, "--workers goes with --ray" in told) == (1, True)
 
 
@@ -369,5 +369,5 @@ def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: P
 def test_an_address_may_be_left_out(given: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(TyperCommand, "parse_args", lambda *args: seen.append(args[2]))
-    Hiring("index").parse_args(None, given)
+    RayCommand("build").parse_args(None, given)
     assert seen == [read]

@@ -182,17 +182,17 @@ def test_the_command_says_what_was_added(
     run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
 ) -> None:
     given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
-    held = f"8 rows in {tmp_path / 'idx'}, blocks h_2, g_2\n"
+    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
+    held = f"8 rows in {tmp_path / 'idx'}, features h_2, g_2\n"
     for spec, said in (
         ("rept:layer=2", "nothing to add, the index has it already"),
-        ("repsim:layer=2", "repsim added, by blocks that were there already"),
+        ("repsim:layer=2", "repsim added, with features that were there already"),
         ("repsim:layer=2", "nothing to add, the index has it already"),
     ):
-        code, out, err = run("index", *given, "--add", "-m", spec)
+        code, out, err = run("index", "add", tmp_path / "idx", "-m", spec)
         assert (code, out) == (0, f"{said}: {held}"), err
-    code, out, _ = run("index", *given, "--append")
-    assert (code, out) == (0, f"0 rows more: {held}")
+    code, out, _ = run("index", "append", tmp_path / "idx", data)
+    assert (code, out) == (0, f"0 rows added: {held}")
 
 
 def test_a_pending_change_keeps_what_it_gathered(

@@ -22,17 +22,17 @@ from taughtby.models.model import Model
 
 REPSIM = get_method("repsim:layer=2")
 COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
-    "compact": lambda idx, _: ["compact", idx],
-    "delete": lambda idx, _: ["delete", idx, "data.jsonl:1"],
-    "undo": lambda idx, _: ["undo", idx],
-    "verify": lambda idx, _: ["verify", idx],
-    "verify --recompute": lambda idx, _: ["verify", idx, "--recompute"],
-    "copy": lambda idx, folder: ["copy", idx, folder / "new" / "two"],
+    "compact": lambda idx, _: ["index", "compact", idx],
+    "delete": lambda idx, _: ["index", "delete", idx, "data.jsonl:1"],
+    "undo": lambda idx, _: ["index", "undo", idx],
+    "verify": lambda idx, _: ["index", "verify", idx],
+    "verify --recompute": lambda idx, _: ["index", "verify", idx, "--recompute"],
+    "copy": lambda idx, folder: ["index", "copy", idx, folder / "new" / "two"],
     "trace": lambda idx, _: ["trace", idx, "-p", "why", "-r", "because"],
     "check": lambda idx, _: ["check", idx],
     "serve": lambda idx, _: ["serve", idx],
-    "index --append": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--append"],
-    "index --add": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--add"],
+    "append": lambda idx, folder: ["index", "append", idx, folder / "data.jsonl"],
+    "add": lambda idx, _: ["index", "add", idx],
 }
 
 

@@ -75,7 +75,7 @@ def test_appended_twice_and_indexed_again_it_stays_as_it_is(
     add(data, *MORE)
     with pytest.raises(StoreError, match="made with other settings") as caught:
         made(tuned, data, index.path)
-    assert caught.value.do == "add the rows that are new: --append; or write to another folder"
+    assert caught.value.do == "add the new rows with `taughtby index append`, or write to another folder"
     grown = made(tuned, data, index.path, append=True)
     calls = Calls(monkeypatch)
     for append in (True, False):
@@ -399,29 +399,29 @@ def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> N
 
 def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
     given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
+    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
     add(data, *MORE)
-    code, out, _ = run("index", *given, "--append")
-    assert (code, out.splitlines()) == (0, [f"3 rows more: 11 rows in {tmp_path / 'idx'}, blocks h_2, g_2"])
-    code, out, _ = run("index", *given, "--add", "-m", "repsim:layer=3")
-    assert (code, out.splitlines()) == (0, [f"blocks added: 11 rows in {tmp_path / 'idx'}, blocks h_2, h_3, g_2"])
-    code, out, err = run("delete", tmp_path / "idx", f"{data}:3")
-    assert (code, out) == (0, f"1 row deleted; `taughtby compact {tmp_path / 'idx'}` frees the room\n"), err
-    code, out, err = run("verify", tmp_path / "idx", "--recompute")
+    code, out, _ = run("index", "append", tmp_path / "idx", data)
+    assert (code, out.splitlines()) == (0, [f"3 rows added: 11 rows in {tmp_path / 'idx'}, features h_2, g_2"])
+    code, out, _ = run("index", "add", tmp_path / "idx", "-m", "repsim:layer=3")
+    assert (code, out.splitlines()) == (0, [f"features added: 11 rows in {tmp_path / 'idx'}, features h_2, h_3, g_2"])
+    code, out, err = run("index", "delete", tmp_path / "idx", f"{data}:3")
+    assert (code, out) == (0, f"1 row deleted; `taughtby index compact {tmp_path / 'idx'}` frees the disk space\n"), err
+    code, out, err = run("index", "verify", tmp_path / "idx", "--recompute")
     assert code == 0, err
-    assert out.endswith("10 rows, 10 made again by the model\n")
-    code, out, _ = run("compact", tmp_path / "idx", "--keep", "0")
-    assert (code, out.split(";")[0]) == (0, "parts: 1 before, 1 now")
-    assert run("copy", tmp_path / "idx", tmp_path / "two")[:2] == (0, f"10 rows in {tmp_path / 'two'}\n")
-    assert run("undo", tmp_path / "two")[:2] == (0, "nothing was left unfinished\n")
+    assert out.endswith("10 rows, 10 computed again by the model\n")
+    code, out, _ = run("index", "compact", tmp_path / "idx", "--keep", "0")
+    assert (code, out.split(";")[0]) == (0, "fragments: 1 before, 1 now")
+    assert run("index", "copy", tmp_path / "idx", tmp_path / "two")[:2] == (0, f"10 rows in {tmp_path / 'two'}\n")
+    assert run("index", "undo", tmp_path / "two")[:2] == (0, "nothing is unfinished\n")
     (tmp_path / "two" / "rows.lance" / "data").joinpath(
         next((tmp_path / "two" / "rows.lance" / "data").iterdir()).name
     ).write_bytes(b"")
-    code, out, err = run("verify", tmp_path / "two")
+    code, out, err = run("index", "verify", tmp_path / "two")
     assert code == 1
     assert "it has 0 bytes" in out
     assert "is damaged" in err
-    assert run("index", *given[:3], tmp_path / "none", "--append")[0] == 1
+    assert run("index", "append", tmp_path / "none", data)[0] == 1
     assert run("trace", tmp_path / "idx", "-p", "who makes honey", "-r", "beetles", "-m", "repsim:layer=3")[0] == 0
 
 

@@ -124,7 +124,7 @@ def indexed(folder: Path, out: str = "idx", **more: Any) -> Index:
 
 
 def traced(run: Run, index: Path | str, *more: str) -> tuple[str, str]:
-    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top", 8, *more)
+    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top-k", 8, *more)
     assert code == 0, told
     return out, told
 
@@ -180,7 +180,7 @@ def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run
     aged(work / "idx")
     assert "data.jsonl:3" in traced(run, work / "idx")[0]
     assert Index.open(work / "idx").data == [str(work / "data.jsonl")]
-    assert run("verify", work / "idx")[0] == 0
+    assert run("index", "verify", work / "idx")[0] == 0
     assert len(indexed(work)) == len(PAIRS)  # the same command, by other names: it is finished
 
 

@@ -221,7 +221,7 @@ def refused(path: Path, *words: str) -> None:
 
 
 def test_open_refuses_what_is_no_index(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "is not an index", "taughtby index MODEL DATA -o")
+    refused(tmp_path / "nowhere", "is not an index", "taughtby index build MODEL DATA -o")
     refused(tmp_path, "is not an index")
 
 

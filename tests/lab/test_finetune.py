@@ -461,7 +461,7 @@ def test_the_command_stopped_says_what_is_kept(
 
 
 def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
-    code, out, _ = run("finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
+    code, out, _ = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
     assert (code, out) == (0, f"model in {tmp_path}/out\n")
     made = json.loads((tmp_path / "out" / "taughtby.json").read_text())
     assert (made["full"], made["learning_rate"]) == (True, lab.FULL_RATE)

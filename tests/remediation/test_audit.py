@@ -93,7 +93,7 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
 ) -> None:
     out = tmp_path / "audit"
     (tmp_path / "prompts.txt").write_text("\n".join(ASKED))
-    asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new", 8)
+    asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new-tokens", 8)
     code, said, told = run(
         "audit", case.model, data, "-a", adapter, *asked, "-o", out, "--truth", "bad", "--mask-words"
     )
@@ -114,7 +114,8 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
     # each command of the report gives the files again
     report = (out / "report.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", report, re.DOTALL) for line in block.splitlines()]
-    assert [shlex.split(one)[1] for one in commands] == ["respond", "judge", "index", "trace", "clean", "prove"]
+    assert [" ".join(shlex.split(one)[1:3]) for one in commands[:3]] == ["lab generate", "lab judge", "index build"]
+    assert [shlex.split(one)[1] for one in commands[3:]] == ["trace", "clean", "retrain"]
     names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(found["cleaned"]).relative_to(out))
     before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
     for name in names:

@@ -87,7 +87,7 @@ def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPT
     """The form of the first row, of data that is read again afterwards; a pipe cannot be, and is refused."""
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
-        do = "write it to a file first; `taughtby inspect` reads pipes"
+        do = "write it to a file first; `taughtby data inspect` reads pipes"
         raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
     return open_dataset(data, read_options)[0]
 

@@ -85,7 +85,7 @@ class RayPool:
         say: Callable[[str], None] | None = None,
     ) -> None:
         if address.startswith("ray://"):
-            do = "run it on the cluster: ray job submit --address … -- taughtby index … --ray auto"
+            do = "run it on the cluster: ray job submit --address … -- taughtby index build … --ray auto"
             raise OptionError("Ray's client cannot stream what workers tell", got=f"--ray {address}", do=do)
         self.address, self.asked, self.device, self.quantize, self.say = address, workers, device, quantize, say
         self.stack = contextlib.ExitStack()

@@ -140,7 +140,7 @@ def _joined(claim: IndexTransaction, known: Manifest, settings: Settings, more: 
         claim.drop(lost)
         if [id for id in held if id in kept] != ids:
             raise StoreError(f"{claim.path} does not hold the rows any more that blocks were made for",
-                             do=f"give it up: {cli_command('undo', claim.path)}; and add them again")  # fmt: skip
+                             do=f"give it up: {cli_command('index undo', claim.path)}; and add them again")  # fmt: skip
         if new:
             schema = pa.schema([more.dataset.schema.field(name) for name in new])
             claim.widen(
@@ -247,7 +247,7 @@ def _copied(old: Index, place: StoragePath) -> None:
                 raise StoreError(
                     f"{old.path} is damaged",
                     got=f"rows.lance/{name}",
-                    do=f"see what else: {cli_command('verify', old.path)}",
+                    do=f"see what else: {cli_command('index verify', old.path)}",
                 )
 
 

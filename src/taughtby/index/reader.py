@@ -26,6 +26,7 @@ from pyarrow.dataset import InMemoryDataset
 
 from taughtby.data.example import Example
 from taughtby.errors import StoreError, machine_fault
+from taughtby.index import hooks
 from taughtby.index.arrow import from_arrow, numbers
 from taughtby.index.storage import StoragePath, address, list_files, storage_path
 from taughtby.models.paths import locate
@@ -60,6 +61,7 @@ class Index:
     dataset: Any
     parent: Index | None = field(default=None, repr=False)  # which this one is some rows of
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
+    _models: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # loaded by `trace`
 
     @classmethod
     def open(cls, path: str | StoragePath) -> Index:
@@ -72,17 +74,22 @@ class Index:
         if manifest is None:
             raise absent(path)
         if not manifest["complete"]:
-            do = "run the same `taughtby index` command again: it goes on where it stopped"
+            do = "run the same `taughtby index build` command again: it resumes"
             raise StoreError(f"{path} is not finished", do=do)
         if isinstance(path, Path):
             path = path.absolute()  # the working directory may change while it is open
         try:
             return cls(path, manifest, open_rows(path, manifest["version"]))
         except StoreError:
-            # between the two, a `taughtby compact` may have changed the one and taken away the other
+            # between the two, a `taughtby index compact` may have changed the one and taken away the other
             if (again := read_manifest(path)) is None or again["version"] == manifest["version"]:
                 raise
             return cls.open(path)
+
+    def trace(self, prompt: str, response: str, **options: Any) -> Any:
+        """Trace an answer with the model the index was built with; options are those of `taughtby.trace`."""
+        assert hooks.trace is not None
+        return hooks.trace(self, prompt, response, **options)
 
     def __len__(self) -> int:
         return int(self.manifest["count"])
@@ -110,7 +117,7 @@ class Index:
         """Refuse, by name, a block the index does not hold; `other` are the options that it has otherwise."""
         if missing := [name for name in names if name not in self.features]:
             what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {join_names(missing)}"
-            adds = f"taughtby index MODEL DATA -o {shell_quote(self.path)} --add --method {method}"
+            adds = f"taughtby index add {shell_quote(self.path)} --method {method}"
             do = f"{adds} adds them; or choose another method"
             raise StoreError(what, got=other or join_names(self.features), do=do)
 
@@ -193,7 +200,7 @@ def absent(path: StoragePath) -> StoreError:
     """What to say where there is no index."""
     return StoreError(
         f"{path} is not an index",
-        do=f"give the folder of one, or make it: taughtby index MODEL DATA -o {shell_quote(path)}",
+        do=f"give the folder of one, or make it: taughtby index build MODEL DATA -o {shell_quote(path)}",
     )
 
 
@@ -228,7 +235,8 @@ def open_rows(path: StoragePath, version: int | None = None) -> Any:
         with storage_errors(path):
             return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
     except ValueError as fault:
-        do = f"see what is missing: {cli_command('verify', path)}; copy the whole folder again, or make the index again"
+        check = cli_command('index verify', path)
+        do = f"see what is missing: {check}; copy the whole folder again, or build the index again"
         raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
 
 
@@ -254,7 +262,8 @@ def read_errors(path: StoragePath) -> Generator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
         what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
-        do = f"open it again, since it may have been compacted; else see what is damaged: {cli_command('verify', path)}"
+        check = cli_command('index verify', path)
+        do = f"open it again, since it may have been compacted; else see what is damaged: {check}"
         if lack := machine_fault(fault):
             what, do = f"{what}: {lack[0]}", lack[1]
         raise StoreError(what, got=got, do=do) from fault

@@ -99,7 +99,7 @@ class IndexCallback(TrainerCallback):
         self._check()
         peft = hasattr(lm, "get_base_model")
         if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
-            do = "save it, and index afterwards with `taughtby index`"
+            do = "save it, and index afterwards with `taughtby index build`"
             raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
         if not peft and getattr(lm, "_hf_peft_config_loaded", False):
             raise ModelError("an adapter sits in the model itself", got="add_adapter", do="use peft.get_peft_model")

@@ -81,10 +81,10 @@ class IndexTransaction:
         if known is None:
             raise absent(self.path)
         if not known["complete"]:
-            do = "run the same `taughtby index` command again: it goes on where it stopped"
+            do = "run the same `taughtby index build` command again: it resumes"
             raise StoreError(f"{self.path} is not finished", do=do)
         if pending := known.get("pending"):
-            do = f"run that again: it goes on where it stopped; or give it up: {cli_command('undo', self.path)}"
+            do = f"run that again: it goes on where it stopped; or give it up: {cli_command('index undo', self.path)}"
             raise StoreError(f"something begun in {self.path} is not finished", got=told(pending), do=do)
         return self.settled(known)
 

@@ -85,7 +85,7 @@ class Writer(IndexTransaction):
     def _ids(self) -> set[str]:
         ids = self.rows.to_table(columns=["id"]).column("id").to_pylist()
         if len(found := set(ids)) < len(ids):
-            do = f"take the last change back: {cli_command('undo', self.path)}; where there is none, make the index again"
+            do = f"revert the last change: {cli_command('index undo', self.path)}; or build the index again"
             raise StoreError(
                 f"{self.path} was written by two processes at once", got="rows that are twice there", do=do
             )
@@ -158,7 +158,7 @@ def _refuse_difference(path: StoragePath, has: Settings, asked: Settings, grows:
     if different:
         do = "ask for the same, or write to another folder"
         if grows and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
-            do = "add the rows that are new: --append; or write to another folder"
+            do = "add the new rows with `taughtby index append`, or write to another folder"
         raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
 
 

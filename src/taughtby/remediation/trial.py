@@ -131,13 +131,13 @@ def check(trial: RetrainExperiment, rows: Sequence[Example], called: Sequence[st
     refuse_distributed()
     known = {row.id for row in rows}
     if not called:
-        raise LabError("there is nothing to prove: no row is called", do="trace other answers, or choose rows by --top")
+        raise LabError("no row is flagged, so there is nothing to test", do="trace other answers, or give --top-k")
     if strange := [name for name in [*called, *design.ranked, *design.masked] if name not in known]:
         raise DataError("rows of the trace are not in the data", got=f"{len(strange)}, such as {strange[0]}",
                         do="give the data that was indexed, unchanged")  # fmt: skip
     if beyond := [k for k in design.curve if not 0 < k <= len(design.ranked)]:
         raise OptionError("the trace does not rank so many rows", got=f"{beyond[0]} of {len(design.ranked)}",
-                          do="trace again with a greater --top, or ask for fewer")  # fmt: skip
+                          do="trace again with a greater --top-k, or ask for fewer")  # fmt: skip
     labels = {row.label for row in rows if row.label is not None}
     if missing := [label for label in design.truth if label not in labels]:
         raise OptionError("no row has that label", got=missing[0], do=f"choose among: {', '.join(sorted(labels)[:20])}")
@@ -206,7 +206,7 @@ def _settings(trace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(folder: Path) -> dict[str, Any]:
-    """What `taughtby finetune` wrote there, or what other trainers leave."""
+    """What `taughtby lab finetune` wrote there, or what other trainers leave."""
     known = {one.name: one for one in fields(TrainingOptions)}
     try:
         said = read_training_record(folder)

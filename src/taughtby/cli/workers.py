@@ -1,4 +1,4 @@
-"""`--ray`: an option whose address may be left out, and the workers it asks for."""
+"""`--ray`, an option whose address may be left out, and the worker pool that it starts."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from taughtby.index.distributed import RayPool
 
-OWN = "local"
+LOCAL = "local"
 Ray = Annotated[
     str | None,
     typer.Option(
         metavar="[ADDRESS]",
-        help="Capture in many processes: on this machine's own Ray, or on the cluster at auto or HOST:PORT.",
+        help="Compute in many processes: on this machine, or on the Ray cluster at auto or HOST:PORT.",
+        rich_help_panel="Many processes",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="With --ray: how many processes. [default: one a GPU, else half as many as cores]"),
-]  # fmt: skip
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="With --ray: the number of processes.",
+        show_default="one per GPU, else half as many as cores",
+        rich_help_panel="Many processes",
+    ),
+]
 
 
-class Hiring(TyperCommand):
-    """A verb with `--ray`."""
+class RayCommand(TyperCommand):
+    """A command with `--ray`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; an address is `auto`, `local` or has a colon, and what else follows is not for --ray."""
-        given: list[str] = []
-        for at, arg in enumerate(args):
-            given.append(arg)
-            after = args[at + 1] if at + 1 < len(args) else ""
-            if arg == "--ray" and after not in ("auto", OWN) and (":" not in after or after.startswith("-")):
-                given.append(OWN)
-        return super().parse_args(ctx, given)
+        """Parse the arguments; an address is `auto`, `local` or has a colon, and anything else is not for --ray."""
+        full: list[str] = []
+        for arg, after in zip(args, [*args[1:], ""], strict=False):
+            full.append(arg)
+            if arg == "--ray" and after not in ("auto", LOCAL) and (":" not in after or after.startswith("-")):
+                full.append(LOCAL)
+        return super().parse_args(ctx, full)
 
 
-def hired(
+def worker_pool(
     ctx: typer.Context, address: str | None, workers: int | None, device: str, quantize: str | None
 ) -> RayPool | None:
-    """The workers asked for, until the verb ends."""
+    """The worker pool of `--ray`, until the command ends; None without it."""
     from taughtby.errors import OptionError
 
     if address is None:
