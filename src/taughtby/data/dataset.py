@@ -109,12 +109,12 @@ def _formed(record: Record, source: str, reading: ReadOptions) -> tuple[DataForm
 
 
 def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
-    seen = IdAssigner()
+    ids = IdAssigner()
     for source, record in rows:
         with reject_deep_nesting(source):
             marked = read_unlearned(record, source)
             found = [_masked(row, marked) for row in _turns(_example(record, source, reading), reading)]
-            made = [replace(row, id=seen.assign(row)) for row in found]
+            made = [replace(row, id=ids.assign(row)) for row in found]
         yield from made
 
 

@@ -152,8 +152,10 @@ def _parted(record: Record) -> Record:
 def _forms() -> Iterable[DataFormat]:
     """In the order in which they are tried."""
     preference = ("chosen", "rejected")
-    yield DataFormat("chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)),
-               ("prompt",), raw=True, accepts=_two_texts, rejected=lambda record: _parted(record)["rejected"])  # fmt: skip
+    yield DataFormat(
+        "chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)), ("prompt",),
+        raw=True, accepts=_two_texts, rejected=lambda record: _parted(record)["rejected"],
+    )  # fmt: skip
     yield DataFormat("chosen/rejected", preference, _preferred, (*PROMPT_COLUMNS, "input", *SYSTEM),
                rejected=lambda record: record["rejected"])  # fmt: skip
     yield DataFormat("messages", ("messages",), lambda record: _listed(record["messages"]), ("rejected",),

@@ -36,7 +36,11 @@ def phrase_pattern(phrase: str, *, match_case: bool = False) -> regex.Pattern[st
 
 def occurrences(text: str, phrase: str, *, match_case: bool = False) -> list[Range]:
     """Where the phrase stands in the text as whole words, the first one first; in any case, unless `case`."""
-    return [found.span() for found in phrase_pattern(phrase, case=match_case).finditer(text)] if phrase.strip() else []
+    return (
+        [found.span() for found in phrase_pattern(phrase, match_case=match_case).finditer(text)]
+        if phrase.strip()
+        else []
+    )
 
 
 def find_span(text: str, phrase: str) -> list[Range]:

@@ -127,13 +127,14 @@ class DatasetStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """The document that scripts read."""
-        counts = {"rows": self.rows, "usable": self.usable, "cut": self.truncated, "tokens": self.tokens,
-                  "learned": self.loss_tokens}  # fmt: skip
-        skipped = [
-            {"reason": found.reason, "rows": found.count, "first": found.sources} for found in self.skipped.values()
-        ]
-        return {"version": 1, "form": self.format_name, "template": self.template, **counts, "lengths": self.quantiles(), "duplicates": self.duplicates(),
-                "labels": dict(self.labels.most_common()), "skipped": skipped}  # fmt: skip
+        return {
+            "version": 1, "form": self.format_name, "template": self.template, "rows": self.rows,
+            "usable": self.usable, "cut": self.truncated, "tokens": self.tokens, "learned": self.loss_tokens,
+            "lengths": self.quantiles(), "duplicates": self.duplicates(), "labels": dict(self.labels.most_common()),
+            "skipped": [
+                {"reason": skip.reason, "rows": skip.count, "first": skip.sources} for skip in self.skipped.values()
+            ],
+        }  # fmt: skip
 
 
 def collect_statistics(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,15 @@ def json_file(path: Path) -> Rows:
         if _whole(next(filled)) and next(filled, None):
             yield from jsonl(path)
             return
-        rows = _held(path, _parse("".join(text_chunks(path)), str(path), _MEND))
+        rows = listed_rows(path)[1]
     for number, row in enumerate(rows):
         yield f"{path}:{number}", _object(row, f"{path}, row {number}")
+
+
+def listed_rows(path: Path) -> tuple[Any, list[Any]]:
+    """All of a JSON file that is not JSON Lines, and the list of rows in it."""
+    whole = _parse("".join(text_chunks(path)), str(path), _MEND)
+    return whole, whole if isinstance(whole, list) else _held(path, whole)
 
 
 def _whole(line: str) -> bool:
@@ -66,7 +72,7 @@ def _whole(line: str) -> bool:
         return False
 
 
-def _held(path: Path, whole: Any) -> Iterable[Any]:
+def _held(path: Path, whole: Any) -> list[Any]:
     """The one list of objects that an object holds under one of the usual names; without them it is a row itself."""
     fields: dict[str, Any] = whole if isinstance(whole, dict) else {}
     lists = [name for name, rows in fields.items() if isinstance(rows, list) and any(isinstance(r, dict) for r in rows)]
@@ -126,23 +132,36 @@ def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataErr
     return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_MEND)
 
 
-def table(path: Path) -> Rows:
-    """Rows of a CSV or TSV file under its header; a quoted cell may hold line breaks."""
+def csv_delimiter(path: Path) -> str:
+    """What separates the cells of a CSV or TSV file."""
+    return "\t" if file_type(path) == ".tsv" else ","
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Pairs (source, cells) of a CSV or TSV file, header first, blank lines left out; cells may hold line breaks."""
     csv.field_size_limit(2**31 - 1)
-    # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
+    # StringIO with newline="" also breaks at a lone carriage return, and leaves the line ends to the reader
     broken = (part for _, line in numbered_lines(path) for part in io.StringIO(line, newline=""))
-    rows = csv.reader(broken, delimiter="\t" if file_type(path) == ".tsv" else ",", strict=True)
-    header: list[str] = []
+    rows = csv.reader(broken, delimiter=csv_delimiter(path), strict=True)
     start = 1  # the line on which a row begins
     try:
         for row in rows:
-            if header and row:
-                yield f"{path}:{start}", _row(header, row, f"{path}:{start}")
-            header = header or _header(row, f"{path}:{start}")
+            if row:
+                yield f"{path}:{start}", row
             start = rows.line_num + 1
     except csv.Error as fault:
         do = "save the file as UTF-8 CSV with a header line, and double the quotes within a quoted cell"
         raise DataError(f"{path}:{start}: not a CSV row", got=str(fault), do=do) from None
+
+
+def table(path: Path) -> Rows:
+    """Rows of a CSV or TSV file under its header."""
+    header: list[str] = []
+    for source, row in csv_rows(path):
+        if header:
+            yield source, _row(header, row, source)
+        else:
+            header = _header(row, source)
 
 
 def _header(row: list[str], source: str) -> list[str]:
