@@ -457,7 +457,7 @@ def test_our_own_adapter_names_the_embedded_model(adapter_folder: Path, tmp_path
 def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
     adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_files, "_packaged", lambda: tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(model_files, "_embedded_gguf", lambda: tmp_path / "smollm2.gguf")
     adapter = named(adapter_folder, tmp_path / "a", "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert base_of_adapter(adapter) == (
         "smollm2",
