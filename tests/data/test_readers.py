@@ -26,7 +26,7 @@ KINDS = (
     ".jsonl, .ndjson, .json, .csv, .tsv (each also .gz or .zst), .parquet, .arrow, .feather, a folder of one of these, "
     "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
 )
-MEND = "mend it, or name the file .jsonl if each of its lines is a row"
+MEND = "fix it, or name the file .jsonl if each of its lines is a row"
 
 
 def mistake(data: str | Path, split: str | None = None) -> str:
@@ -359,7 +359,7 @@ def test_broken_json_names_its_line(tmp_path: Path) -> None:
     assert mistake(path) == (
         f"{path}:3: broken JSON\n"
         "  got: Expecting property name enclosed in double quotes: line 2 column 1 (char 15) in "
-        '{"prompt":"a",\n  do:  mend or remove that line'
+        '{"prompt":"a",\n  do:  fix or remove that line'
     )
 
 
@@ -369,7 +369,7 @@ def test_json_that_no_parser_takes(line: str, tmp_path: Path) -> None:
     path.write_text(f"{line}\n")
     message = mistake(path)
     assert message.startswith(f"{path}:1: broken JSON\n  got: ")
-    assert message.endswith("\n  do:  mend or remove that line")
+    assert message.endswith("\n  do:  fix or remove that line")
     assert len(message) < 400 + len(str(path))
     (tmp_path / "a.json").write_text(f"[{line}]")
     assert mistake(tmp_path / "a.json").startswith(f"{tmp_path / 'a.json'}:1: broken JSON\n  got: ")

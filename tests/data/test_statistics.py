@@ -84,7 +84,7 @@ def test_skipped_rows_are_told_by_reason(tokenizer: Any) -> None:
 
 
 def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KINDS", 3)
+    monkeypatch.setattr(module, "MAX_KINDS", 3)
     refuse = "{{ raise_exception(messages[0]['content']) }}"
     rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
     found = collect_statistics(rows, tokenizer, Encoding(template=refuse))
@@ -131,13 +131,13 @@ def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]])
 
 def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect_statistics(ROWS, tokenizer, Encoding(40)).to_json()
-    for name, size in (("ROWS", 2), ("LETTERS", 30)):
+    for name, size in (("CHUNK_ROWS", 2), ("CHUNK_CHARS", 30)):
         monkeypatch.setattr(tokens, name, size)
         assert collect_statistics(ROWS, tokenizer, Encoding(40)).to_json() == whole
 
 
 def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "ROWS", 3)
+    monkeypatch.setattr(tokens, "CHUNK_ROWS", 3)
     told: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
     assert collect_statistics(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
@@ -335,7 +335,7 @@ for i in range(2000):
 
 def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for 16 bytes a row: the hashes by which duplicates are found."""
-    monkeypatch.setattr(tokens, "ROWS", 64)
+    monkeypatch.setattr(tokens, "CHUNK_ROWS", 64)
 
     def grown(rows: int) -> int:
         stream = (make_example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))

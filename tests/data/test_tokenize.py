@@ -291,8 +291,8 @@ def test_together_is_one_by_one(tokenizer: Any) -> None:
 def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
     given = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "ROWS", rows)
-        patch.setattr(tokens, "LETTERS", letters)
+        patch.setattr(tokens, "CHUNK_ROWS", rows)
+        patch.setattr(tokens, "CHUNK_CHARS", letters)
         made = list(tokens.chunk_rows(iter(given)))
     assert [row for some in made for row in some] == given
     for some in made:

@@ -15,6 +15,7 @@ import torch
 
 from taughtby.errors import ModelError, OptionError
 from taughtby.models import loading as weights
+from taughtby.models import model_files
 from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import load_model
 from taughtby.models.model_files import adapter_folder as fetched_folder
@@ -456,14 +457,14 @@ def test_our_own_adapter_names_the_embedded_model(adapter_folder: Path, tmp_path
 def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
     adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_packaged", lambda: tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(model_files, "_embedded_gguf", lambda: tmp_path / "smollm2.gguf")
     adapter = named(adapter_folder, tmp_path / "a", "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert base_of_adapter(adapter) == (
         "smollm2",
         ("HuggingFaceTB/SmolLM2-135M-Instruct is not within reach: taken the embedded smollm2, "
          "the same model with weights rounded to 4 bits",),
     )  # fmt: skip
-    monkeypatch.setattr(weights, "_hub_file", lambda name, file: "config.json")  # within reach
+    monkeypatch.setattr(model_files, "_hub_file", lambda name, file: "config.json")  # within reach
     assert base_of_adapter(adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", ())
 
 
@@ -494,7 +495,7 @@ def test_an_adapter_from_the_hub_is_fetched(
         return str(adapter_folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    monkeypatch.setattr(weights, "_hub_file", lambda name, file: file if name == "owner/lora" else None)
+    monkeypatch.setattr(model_files, "_hub_file", lambda name, file: file if name == "owner/lora" else None)
     assert fetched_folder("owner/lora") == adapter_folder
     model = load_model("owner/lora", dtype="float32", device="cpu")
     assert (model.name, model.adapters) == (str(model_folder), ("owner/lora",)) and set(asked) == {"owner/lora"}

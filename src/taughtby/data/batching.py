@@ -23,10 +23,16 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows padded to T tokens; `last` is p, the place of each row's last prompt token, which predicts y_1.
+    """B rows padded to T tokens.
 
-    The `n` learned tokens are the answer and the `answer` tokens before it, none unless prompts were learned too.
-    `rows` says which of the given rows these are, in order; `masked` where, among the tokens, no loss was taken.
+    Attributes:
+        ids: Token ids.
+        attention_mask: False for padding.
+        last_prompt_position: p, the position of each row's last prompt token, which predicts y_1.
+        n_loss: n, the number of tokens with a loss: the response, and the `n_prompt_loss` tokens before it.
+        row_indices: Which of the rows passed in these are, in order.
+        n_prompt_loss: Prompt tokens with a loss; 0 unless prompts are trained on.
+        masked: Tokens without a loss.
     """
 
     ids: Int[Tensor, "B T"]
@@ -39,13 +45,13 @@ class Batch:
 
     @property
     def loss_mask(self) -> Bool[Tensor, "B R"]:
-        """Which of R = max(n) places each row learned: those it has, less the masked ones."""
+        """Whether each of the R = max(n) target positions exists in its row and is not masked."""
         has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
         return has & ~self.masked.gather(1, self.loss_positions + 1)
 
     @property
     def loss_positions(self) -> Int[Tensor, "B R"]:
-        """The positions that predict the n learned tokens, p … p+n-1 for y_1 … y_n; beyond n, the last one again."""
+        """The positions p … p+n-1 that predict the n tokens with a loss; beyond n, the last one again."""
         steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
         return (self.last_prompt_position - self.n_prompt_loss)[:, None] + torch.minimum(
             steps, self.n_loss[:, None] - 1
@@ -53,30 +59,30 @@ class Batch:
 
     @property
     def targets(self) -> Int[Tensor, "B R"]:
-        """The learned tokens, y_1 … y_n."""
+        """The tokens with a loss, y_1 … y_n."""
         return self.ids.gather(1, self.loss_positions + 1)
 
     def at_last_prompt_token(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
-        """Of values at the R places, those at p, which predicts the answer's first token."""
+        """Select, of values at the R positions, those at p, which predicts the first response token."""
         return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
 
     def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
-        """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
+        """The batch with `change` applied to every tensor; `rows` are the row indices that remain, by default all."""
         parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
         return replace(self, **parts, row_indices=self.row_indices if rows is None else rows)
 
 
 def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Side = "right") -> Batch:
-    """Rows as one Batch. Padding is id 0 and masked, so which id it is never matters."""
+    """Pad rows into one Batch. Padding has id 0 and is masked."""
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask, masked = torch.zeros(2, len(rows), width, dtype=torch.bool)
     start = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for place, (row, at) in enumerate(zip(rows, start, strict=True)):
-        ids[place, at : at + len(row.ids)] = torch.tensor(row.ids)
-        mask[place, at : at + len(row.ids)] = True
-        masked[place, [at + token for token in row.masked]] = True
-    last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
+    for place, (row, offset) in enumerate(zip(rows, start, strict=True)):
+        ids[place, offset : offset + len(row.ids)] = torch.tensor(row.ids)
+        mask[place, offset : offset + len(row.ids)] = True
+        masked[place, [offset + token for token in row.masked]] = True
+    last = torch.tensor([offset + row.n_prompt - 1 for row, offset in zip(rows, start, strict=True)])
     answer = torch.tensor([row.n_prompt_loss for row in rows])
     n = torch.tensor([row.n_response for row in rows]) + answer
     return Batch(ids, mask, last, n, tuple(order), answer, masked)
@@ -85,20 +91,20 @@ def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Sid
 def make_batches(
     rows: Sequence[TokenizedExample], token_budget: int, *, side: Side = "right", prompts_only: bool = False
 ) -> Iterator[Batch]:
-    """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
+    """Yield all rows, sorted by length, in batches of at most `token_budget` padded tokens; a longer row is alone.
 
-    They are cut where padding, and what a batch costs by itself, add up to least. `prompts`: the rows' prompts alone
-    will be run, so that these are what is sorted and counted.
+    The batch boundaries minimize the padding plus a fixed cost per batch. With `prompts_only`, the lengths are those
+    of the prompts.
     """
     lengths = [row.n_prompt if prompts_only else len(row.ids) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for start, stop in _cut([lengths[at] for at in order], token_budget):
+    for start, stop in _batch_ranges([lengths[position] for position in order], token_budget):
         chosen = order[start:stop]
         yield collate([rows[i] for i in chosen], chosen, side=side)
 
 
-def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """From and to of each batch of these sorted lengths, the cheapest there are: shortest paths over the cuts."""
+def _batch_ranges(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Start and stop of each batch of sorted lengths, the cheapest partition, by dynamic programming."""
     least, origin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=int)
     for stop, width in enumerate(lengths, 1):
         first = max(0, min(stop - 1, stop - budget // width))
@@ -113,6 +119,6 @@ def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
 
 
 def split_in_two(batch: Batch) -> Iterable[Batch]:
-    """The batch in two, for when it did not fit into memory."""
+    """The two halves of a batch that did not fit into memory."""
     for part in torch.arange(len(batch.row_indices)).chunk(2):
         yield batch.map(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.row_indices[i] for i in part))

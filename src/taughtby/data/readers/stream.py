@@ -64,12 +64,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
         try:
             for number, line in enumerate(raw, 1):
                 source = f"{path}:{number}"
-                yield source, _decoded(line.removeprefix(_BOM) if number == 1 else line, source)
+                yield source, _decode_line(line.removeprefix(_BOM) if number == 1 else line, source)
         except OSError as fault:
             raise read_error(f"{path}:{number + 1}", fault) from None
 
 
-def _decoded(text: bytes, source: str) -> str:
+def _decode_line(text: bytes, source: str) -> str:
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as fault:
@@ -87,9 +87,9 @@ def text_chunks(path: Path) -> Iterator[str]:
                 done, line = done + len(chunk), line + chunk.count(b"\n")
             yield decode(b"", True)
         except UnicodeDecodeError as fault:
-            held = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
+            pending = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
             line += fault.object[: fault.start].count(b"\n")
-            raise _not_utf8(f"{path}:{line}", fault, done - held + fault.start) from None
+            raise _not_utf8(f"{path}:{line}", fault, done - pending + fault.start) from None
         except OSError as fault:
             raise read_error(f"{path}:{line}", fault) from None
 
