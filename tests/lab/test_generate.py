@@ -164,16 +164,13 @@ def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("name", "value"),
     [
-        {"max_new_tokens": 0},
-        {"num_samples": 0},
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"temperature": 1e999},
+        ("max_new_tokens", 0), ("num_samples", 0), ("temperature", -1.0), ("temperature", float("nan")),
+        ("temperature", 1e999),
     ],
-)
-def test_decodings_that_are_none(how: Any) -> None:
+)  # fmt: skip
+def test_options_that_are_refused(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match="no answer can be generated"):
         GenerationOptions(**{name: value})
     with pytest.raises(OptionError, match="all answers are the same"):

@@ -70,14 +70,9 @@ def finetune(
         trainer = _make_trainer(model, tokenized, draft, options, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(draft))
         result = draft.absolute() / "whole"  # of a relative path, Transformers reads a home into `~`
-        trainer.save_model(str(result))
-        (result / "training_args.bin").unlink(missing_ok=True)  # a pickle
-        counts = {"rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
         home = {"home": str(out.resolve())}  # finds the base again where both have moved
-        (result / "taughtby.json").write_text(json.dumps({**record, **home, **counts}, indent=1))
-        (result / "curve.json").write_text(_curve(trainer.state.log_history))
-        if not options.full:
-            _save_moments(trainer, result)
+        counts = {"rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
+        _write(trainer, result, {**record, **home, **counts})
         result.replace(out)
         shutil.rmtree(draft)
     except TaughtbyError:
@@ -213,6 +208,15 @@ def _make_trainer(*arguments: Any) -> Any:
     except ImportError as fault:
         raise LabError("fine-tuning needs TRL", got=str(fault), do="pip install 'taughtby[train]'") from fault
     return make_trainer(*arguments)
+
+
+def _write(trainer: Any, folder: Path, record: dict[str, Any]) -> None:
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    (folder / "taughtby.json").write_text(json.dumps(record, indent=1))
+    (folder / "curve.json").write_text(_curve(trainer.state.log_history))
+    if not record["full"]:
+        _save_moments(trainer, folder)
 
 
 def _curve(history: Sequence[dict[str, Any]]) -> str:
