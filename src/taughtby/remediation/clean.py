@@ -194,7 +194,8 @@ def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | P
     input_hash = file_hash(Path(plan.data)) if Path(plan.data).exists() else None
     manifest: Document = {
         "version": 2,
-        "made": {"by": f"taughtby {package_version('taughtby')}", "at": datetime.now(UTC).isoformat(timespec="seconds")},
+        "made": {"by": f"taughtby {package_version('taughtby')}",
+                 "at": datetime.now(UTC).isoformat(timespec="seconds")},
         "did": "masked words" if plan.words else "removed rows",
         "fdr": document.get("fdr"),
         "trace": {"file": file and absolute_name(str(file)), "sha256": file and file_hash(file),
