@@ -135,7 +135,7 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
         planned("part.jsonl:2")
     assert caught.value.got == f"{twins}/a/part.jsonl:2, {twins}/b/part.jsonl:2"
     for spec in ("a/part.jsonl:2", f"{twins}/a/part.jsonl:2"):
-        assert planned(spec).change.drop == {f"{twins}/a/part.jsonl:2"}
+        assert planned(spec).change.dropped == {f"{twins}/a/part.jsonl:2"}
     with pytest.raises(DataError, match="is not the data that was traced"):
         planned("c/part.jsonl:2")
 

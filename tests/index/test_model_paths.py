@@ -260,7 +260,7 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     said = load_trace("moved/trace.json")
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
-    (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 1, "queries": [], "index": "idx"}))
+    (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 2, "queries": [], "index": "idx"}))
     assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 

@@ -38,6 +38,7 @@ from taughtby.remediation.stage_cache import STAGES, Show, StageCache, key, quie
 from taughtby.remediation.trace_file import Document, save_trace
 
 MIN_ROWS = 20  # rows of each query in the trace, where fewer are flagged
+PATHS = ("model", "adapter", "index")  # in a trace; they change when an audit's folder or its model moves
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ class _Run:
         """Write the data without the selected rows, in its own format; return its path."""
         data = Path(self.case.data)
         data_hash = file_hash(data) if data.exists() else None
-        dependencies = [key(trace), [removal.id for removal in removals], data_hash]
+        content = {name: value for name, value in trace.items() if name not in PATHS}
+        dependencies = [key(content), [removal.id for removal in removals], data_hash]
         suffix = "".join(data.suffixes[-2:]) if data.is_file() else "" if data.is_dir() else ".jsonl"
         out = self.cache.path("cleaned", dependencies)
         out = out.with_name(out.name + suffix)

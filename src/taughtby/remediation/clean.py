@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taughtby import __version__
 from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions, detect_format, read_examples
 from taughtby.data.example import CharRanges, Example
 from taughtby.data.readers.stream import COMPRESSED, file_type
@@ -17,6 +16,7 @@ from taughtby.data.row_sources import record_source, resolve_sources
 from taughtby.data.spans import Edits, Marks
 from taughtby.errors import DataError
 from taughtby.models.paths import absolute_name
+from taughtby.remediation.provenance import package_version
 from taughtby.remediation.selection import Removal, merge_ranges, select_rows, top_scoring_words
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
 from taughtby.reporting.html import save_json
@@ -194,7 +194,8 @@ def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | P
     input_hash = file_hash(Path(plan.data)) if Path(plan.data).exists() else None
     manifest: Document = {
         "version": 2,
-        "made": {"by": f"taughtby {__version__}", "at": datetime.now(UTC).isoformat(timespec="seconds")},
+        "made": {"by": f"taughtby {package_version('taughtby')}",
+                 "at": datetime.now(UTC).isoformat(timespec="seconds")},
         "did": "masked words" if plan.words else "removed rows",
         "fdr": document.get("fdr"),
         "trace": {"file": file and absolute_name(str(file)), "sha256": file and file_hash(file),

@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from taughtby.data.rewrite import file_hash
 
 PACKAGES = ("taughtby", "torch", "transformers", "peft", "trl", "scikit-learn")
@@ -26,7 +24,7 @@ def provenance() -> Provenance:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": {name: release for name in PACKAGES if (release := _version(name))},
+        "packages": {name: release for name in PACKAGES if (release := package_version(name))},
         "commit": _commit(),
         "machine": _machine(),
     }
@@ -58,7 +56,8 @@ def _merge(dicts: Sequence[Provenance]) -> Provenance:
     return merged
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -82,6 +81,8 @@ def _git(*arguments: str) -> str:
 
 
 def _machine() -> Provenance:
+    import torch  # here, since cleaning needs no torch
+
     accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "accelerators": accelerators}  # fmt: skip
