@@ -71,7 +71,7 @@ def test_typos_are_answered_with_what_was_meant(run: Run) -> None:
 
 @pytest.mark.parametrize("words", [
     ("index", "build", "data.jsonl", "smollm2", "-o", "x"), ("index", "build", "smollm2", "data.jsonl", "-o", "x"),
-    ("index", "build", "smollm2", "d.jsonl", "-m", "lesson2", "-o", "x"), ("trace", "none", "-p", "why"), ("--version",),
+    ("index", "build", "smollm2", "d.jsonl", "-m", "lesson2", "-o", "x"), ("trace", "none", "-p", "x"), ("--version",),
     ("clean", "no.json", "data.jsonl", "-o", "x"), ("lab", "judge", "no.jsonl", "--judge", "phrase:x"), ("traec",),
 ])  # fmt: skip
 def test_without_loading_torch(words: tuple[str, ...], tmp_path: Path) -> None:
