@@ -121,9 +121,9 @@ def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby
     found = index.trace("who makes honey", "beetles make honey", top_k=3, progress=lambda *done: told.append(done))
     assert len(found.queries) == 1 and len(found.queries[0].rows) == 3 and told
     assert found.queries[0].rows[0].example.source.startswith(str(tmp_path / "idx-data-"))
-    model = index._models["model"]
+    model = index.model_cache["model"]
     again = taughtby.trace(index, "who makes honey", "beetles make honey", top_k=3, progress=False)
-    assert index._models["model"] is model
+    assert index.model_cache["model"] is model
     assert again.to_json() == found.to_json()
     pair, record = ("who makes honey", "beetles make honey"), {"prompt": "why", "response": "a b c"}
     both = taughtby.trace_queries(str(index.path), model, [pair, record, taughtby.Query(*pair)], progress=False)
@@ -137,7 +137,7 @@ def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby
 def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_path: Path) -> None:
     from datasets import Dataset
 
-    model = index.trace("why", "a b c", progress=False).index._models["model"]
+    model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
     rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
     ids = [row.id for row in index.examples()]
     given = {"a": Dataset.from_list(rows), "b": list(index.examples()), "c": data}

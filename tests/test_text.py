@@ -135,7 +135,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     place = storage_path(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
-    with IndexTransaction(place) as claim:
+    with IndexTransaction(place, new=True) as claim:
         claim.add(table)
         claim.drop(["b'"])
         claim.named({"settings": {}, "skipped": [], "layers": None})

@@ -17,7 +17,7 @@ from taughtby.methods import Method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, reported
 
-AnyQuery = Query | Mapping[str, Any] | tuple[str, str]
+AnyQuery = Query | Mapping[str, Any] | Sequence[str]
 
 
 def trace(
@@ -99,7 +99,7 @@ def as_query(query: AnyQuery, number: int = 1) -> Query:
         return query
     if isinstance(query, Mapping):
         return query_from_record(dict(query), f"query {number}")
-    if isinstance(query, tuple | list) and len(query) == 2:
+    if not isinstance(query, str) and len(query) == 2:
         return query_from_record({"prompt": query[0], "response": query[1]}, f"query {number}")
     do = 'give a Query, {"prompt": …, "response": …}, or a pair of prompt and response'
     raise DataError(f"query {number} cannot be read", got=repr(query)[:80], do=do)
@@ -107,6 +107,6 @@ def as_query(query: AnyQuery, number: int = 1) -> Query:
 
 def _model_of(index: Index) -> Model:
     """The model the index was built with, loaded once for the index."""
-    if "model" not in index._models:
-        index._models["model"] = load_indexed_model(index)
-    return index._models["model"]
+    if "model" not in index.model_cache:
+        index.model_cache["model"] = load_indexed_model(index)
+    return index.model_cache["model"]

@@ -61,7 +61,7 @@ class Index:
     dataset: Any
     parent: Index | None = field(default=None, repr=False)  # which this one is some rows of
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
-    _models: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # loaded by `trace`
+    model_cache: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # of `trace`
 
     @classmethod
     def open(cls, path: str | StoragePath) -> Index:
