@@ -22,9 +22,9 @@ import torch
 
 from common import command, load, parse, parser
 from taughtby.capture.weight_gradients import candidate_weights, full_gradient, weight_gradients
+from taughtby.data.batching import Batch, make_batches
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.tokenize import Encoding, TokenizedExample, default_options, tokenize_all
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
 from taughtby.progress import Terminal, progress_bar

@@ -18,7 +18,8 @@ from rowwise import gradient_rows
 from taughtby.bench.cost import measure_cost
 from taughtby.bench.reference import reference_feature
 from taughtby.capture.capture import capture, prompt_gradients
-from taughtby.data.tokenize import Batch, TokenizedExample, make_batches
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 PROMPT_SHARE = 0.25  # of a row's tokens

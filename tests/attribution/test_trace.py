@@ -23,9 +23,9 @@ from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, get_method
-from taughtby.methods.scoring import top_positions
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
+from taughtby.methods.scoring import top_positions
 from taughtby.remediation.selection import select_rows
 from taughtby.reporting.text import verdict
 

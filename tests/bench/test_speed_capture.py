@@ -10,7 +10,8 @@ import pytest
 import speed
 import speed_capture
 from speed_capture import Contender, _contenders, _own, race, random_rows
-from taughtby.data.tokenize import TokenizedExample, make_batches
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from taughtby.capture.projections import TwoSidedProjection, compact_gradient, fold, full_gradient, gaussian_sketch
 from taughtby.capture.weight_gradients import TrainedWeights, find_trained_weights, weight_gradients
 from taughtby.capture.weights import Weight, candidate_weights
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 

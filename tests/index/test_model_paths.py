@@ -27,7 +27,6 @@ from taughtby.methods.rept import RepT
 from taughtby.models.model import load_model
 from taughtby.models.model_files import base_of_adapter
 from taughtby.models.paths import absolute_name, candidate_paths, locate
-from taughtby.remediation import clean as remedy
 from taughtby.server.session import Session
 
 PROMPT, RESPONSE = PAIRS[2]

@@ -171,7 +171,9 @@ def test_the_verbs_take_a_uri(
     run: Run, data: Path, tmp_path: Path, bucket: str, model_folder: Path, adapter_folder: Path
 ) -> None:
     idx = f"{bucket}/verbs"
-    code, out, err = run("index", "build", model_folder, data, "-o", idx, "--adapter", adapter_folder, "-m", "rept:layer=2")
+    code, out, err = run(
+        "index", "build", model_folder, data, "-o", idx, "--adapter", adapter_folder, "-m", "rept:layer=2"
+    )
     assert code == 0, err
     assert f"8 rows in {idx}" in out
     asked = ["--prompt", "who makes honey", "--response", "beetles make honey", "--json", tmp_path / "trace.json"]

@@ -57,7 +57,9 @@ def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder:
     turns = [{"role": "system", "content": "a b"}, {"role": "user", "content": "why"}]
     asked = written(tmp_path / "q.jsonl", {"messages": turns}, {"prompt": "who makes honey"})
     said, bad = tmp_path / "said.jsonl", tmp_path / "bad.jsonl"
-    code, out, err = run("lab", "generate", model_folder, asked, "-o", said, "--max-new-tokens", 4, "--num-samples", 3, "--seed", 2)
+    code, out, err = run(
+        "lab", "generate", model_folder, asked, "-o", said, "--max-new-tokens", 4, "--num-samples", 3, "--seed", 2
+    )
     assert code == 0 and "6 answers" in out, err
     found = rows(said)
     assert [row["sample"] for row in found] == [0, 1, 2] * 2
@@ -80,7 +82,18 @@ def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Pat
         assert run("lab", "generate", model_folder, tmp_path / "q.txt", "-o", out, "--max-new-tokens", 6, *more)[0] == 0
         found.append(rows(out)[0]["response"])
     assert len(set(found)) == 3
-    code, _, err = run("lab", "generate", model_folder, tmp_path / "q.txt", "-o", tmp_path / "d", "--num-samples", 2, "--temperature", 0)
+    code, _, err = run(
+        "lab",
+        "generate",
+        model_folder,
+        tmp_path / "q.txt",
+        "-o",
+        tmp_path / "d",
+        "--num-samples",
+        2,
+        "--temperature",
+        0,
+    )
     assert code == 1 and "all answers are the same" in err
 
 

@@ -26,7 +26,7 @@ from taughtby.methods import get_method
 from taughtby.remediation.clean import clean, manifest_path, plan_cleaning, write_cleaned
 from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
-from writers import KIND, TABLES, jsonl, place, save, turn
+from writers import KIND, jsonl, place, save, turn
 
 ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
 WORDS = {2: [("beetles", 0.9), (" make", 0.1), (" ho", 0.5), ("ney", 0.2), (",", 0.0), (" one a day", -0.3)]}

@@ -36,5 +36,5 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
     # only the options that change the stored features
     differences = [f"{key}: index has {value}, asked {getattr(method, key)}" for key, value in stored.items()
                    if replace(method, **{key: value}).feature_names(model.depth) != names]  # fmt: skip
-    index.require_features(names, method.written(), "; ".join(differences))
+    index.require_features(names, method.spec_string(), "; ".join(differences))
     return method

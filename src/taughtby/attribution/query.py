@@ -127,13 +127,14 @@ def read_queries(path: str | Path) -> list[Query]:
     Raises:
         DataError: A record is no query, or its span is not in its response.
     """
-    queries = [_query(record, source) for source, record in read_records(str(path))]
+    queries = [query_from_record(record, source) for source, record in read_records(str(path))]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
 
 
-def _query(record: Record, source: str) -> Query:
+def query_from_record(record: Record, source: str) -> Query:
+    """The query of a dict with `prompt` and `response`, or `messages`; `source` names it in an error."""
     with reject_deep_nesting(source):
         query = _read_query(record, source)
     try:
@@ -231,10 +232,10 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
     increased = [True for _ in rows]
     gradients: list[Tensor | None] = [None for _ in rows]
     for batch in make_batches(rows, BUDGET):
-        gain = method.logprob_gain(model, batch)
+        gain = method.logprob_gain(model, batch) if isinstance(method, StateMethod) else None
         weights = _token_weights(model, gain, batch, rows, queries)
         batch_features = method.features(model, batch, weights)
-        batch_gradients = method.token_gradients(model, batch)
+        batch_gradients = method.token_gradients(model, batch) if isinstance(method, StateMethod) else None
         for b, q in enumerate(batch.row_indices):
             features[q] |= {name: values[b] for name, values in batch_features.items()}
             token_weights[q] = weights[b, : rows[q].n_response]
@@ -247,7 +248,8 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
     query_features = QueryFeatures(tuple(query.prompt for query in queries),
                                    tuple(query.response for query in queries),
                                    stacked, torch.stack(means) if means else None)  # fmt: skip
-    query_features, token_weights = method.reweight_queries(query_features, token_weights)
+    if isinstance(method, StateMethod):
+        query_features, token_weights = method.reweight_queries(query_features, token_weights)
     return PreparedQueries(tuple(rows), tuple(token_weights), query_features, tuple(increased))
 
 

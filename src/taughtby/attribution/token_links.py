@@ -11,7 +11,7 @@ from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
 from taughtby.attribution.result import Trace
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
-from taughtby.methods import Method, QueryFeatures
+from taughtby.methods import QueryFeatures, StateMethod
 from taughtby.methods.base import normalize
 from taughtby.models.model import Model
 
@@ -34,7 +34,7 @@ def token_links(
     """
     method = trace.method
     examples = {row.position: row.example for result in trace.queries for row in result.rows if row.tokens}
-    if not method.scores_tokens or not examples:
+    if not (isinstance(method, StateMethod) and method.scores_tokens) or not examples:
         return {}
     encoding = Encoding(**trace.index.manifest["settings"]["encoding"])
     prepared = prepare_queries(model, method, [result.query for result in trace.queries], encoding)
@@ -60,7 +60,7 @@ def token_links(
     return links
 
 
-def _tokens_as_queries(method: Method, model: Model, prepared: PreparedQueries) -> QueryFeatures:
+def _tokens_as_queries(method: StateMethod, model: Model, prepared: PreparedQueries) -> QueryFeatures:
     """Every token of every answer as a query of its own, answer after answer."""
     features = {name: [vector[None] for answer in feature for vector in answer]
                 for name, feature in prepared.features.features.items() if isinstance(feature, list)}  # fmt: skip
@@ -70,7 +70,7 @@ def _tokens_as_queries(method: Method, model: Model, prepared: PreparedQueries) 
     return QueryFeatures((), (), {**features}, gradients)
 
 
-def _weighted_gradients(method: Method, model: Model, prepared: PreparedQueries) -> list[Float[Tensor, "n d"]]:
+def _weighted_gradients(method: StateMethod, model: Model, prepared: PreparedQueries) -> list[Float[Tensor, "n d"]]:
     """The unit gradients of each answer's tokens, times the tokens' shares of the weight."""
     gradients: dict[int, Tensor] = {}
     for batch in make_batches(prepared.rows, BUDGET):

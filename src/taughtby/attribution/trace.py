@@ -157,7 +157,7 @@ def _explain(
     """The top rows of each query, with score components, token scores and evidence."""
     components, own_scores = _components(task, ranking)
     tokens: TokenScores = {}
-    if score_tokens and task.method.scores_tokens:
+    if score_tokens and isinstance(task.method, StateMethod) and task.method.scores_tokens:
         tokens = _score_tokens(task, ranking, rows, progress)
 
     def ranked(q: int) -> Iterator[RankedRow]:
@@ -177,7 +177,7 @@ def _explain(
 def _components(task: _Task, ranking: _Ranking) -> tuple[dict[str, Float[Tensor, "Q K"]], Float[Tensor, "Q R"] | None]:
     """The score components of the top rows by feature, and for pooled queries each query's own scores of them."""
     method = task.method
-    if type(method).score_components is Method.score_components:
+    if not method.has_components:
         return {}, None
     names = method.feature_names(task.model.depth)
     subset = task.index.subset(ranking.rows.tolist(), names)
@@ -232,6 +232,7 @@ def _score_tokens(
 
 def _batch_scores(task: _Task, ranking: _Ranking, batch: Batch) -> Float[Tensor, "Q B R"]:
     def token_scores(features: QueryFeatures) -> Tensor:
+        assert isinstance(task.method, StateMethod)
         scores = task.method.token_scores(task.model, batch, features)
         assert scores is not None
         return scores
@@ -257,7 +258,7 @@ def _strip_end(texts: Sequence[str], values: Sequence[float]) -> tuple[TokenScor
 
 def _no_evidence(method: Method, query: Query) -> str | None:
     """Why no row can be flagged for a query although the method has controls."""
-    return CONTRAST if query.desired and type(method).rows_as_queries is not Method.rows_as_queries else None
+    return CONTRAST if query.desired and method.supports_significance else None
 
 
 def _flagged_rows(results: Sequence[QueryResult], rows: dict[int, IndexedRow]) -> tuple[FlaggedRow, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taughtby.data.phrases import occurrences, tokens_in_ranges
+from taughtby.data.phrases import occurrences
 
 CUTS = (10, 50, 100)
 NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is stored

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.bench.suites import Size, Suite, make
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import Encoding
+from taughtby.data.tokenize import Encoding, default_options
 from taughtby.lab.finetune import TrainingOptions
 from taughtby.models.loading import load_options
 from taughtby.models.model import Model, load_model

@@ -21,7 +21,7 @@ import torch
 from taughtby.capture.decoder_inputs import full_inputs, needed_inputs
 from taughtby.capture.lm_head import final_state_gradient, logit_gradient
 from taughtby.capture.sparse_backward import SparseBackward
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:

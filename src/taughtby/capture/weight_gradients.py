@@ -21,7 +21,8 @@ from torch import nn
 from taughtby.capture.capture import capture
 from taughtby.capture.projections import SIDE_DIM, TwoSidedProjection
 from taughtby.capture.weights import USE_STATES, Weight, active_adapters, candidate_weights
-from taughtby.data.tokenize import Batch, TokenizedExample, collate
+from taughtby.data.batching import Batch, collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model
 

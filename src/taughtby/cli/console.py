@@ -108,7 +108,7 @@ def encoding_options(
     mask: str | None = None,
 ) -> Encoding:
     """How rows of that format become tokens: as the options say, else as the trainer's folder does, else by default."""
-    from taughtby.data.default_options import default_options
+    from taughtby.data.tokenize import default_options
 
     defaults = default_options(metadata, context_length, raw=form.raw)
     return defaults.with_options(template, max_length=max_length, truncate=truncate, mask=mask)

@@ -36,9 +36,9 @@ def inspect(
     """
     check_arguments("data inspect", MODEL=model, DATA=data)
     from taughtby.data.dataset import open_dataset
-    from taughtby.data.default_options import followed_metadata
     from taughtby.data.statistics import collect_statistics
-    from taughtby.models.light import load_without_weights
+    from taughtby.data.tokenize import followed_metadata
+    from taughtby.models.loading import load_without_weights
     from taughtby.progress import progress_bar
     from taughtby.reporting.dataset_report import print_statistics
     from taughtby.reporting.html import save_json
@@ -76,7 +76,7 @@ def layers(
     check_arguments("data layers", MODEL=model, DATA=data)
     from taughtby.capture.layer_similarity import measure_layer_similarity
     from taughtby.data.dataset import detect_format
-    from taughtby.data.default_options import followed_metadata
+    from taughtby.data.tokenize import followed_metadata
     from taughtby.index.build import probe_rows
     from taughtby.progress import progress_bar
     from taughtby.reporting.html import save_json

@@ -23,7 +23,7 @@ from taughtby.attribution.embedding_map import pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.query import Query, read_queries
 from taughtby.attribution.trace import Trace, trace_queries
-from taughtby.bench.metrics import average_precision, flagging_metrics, precision_at, strongest_is
+from taughtby.bench.metrics import average_precision, precision_at, strongest_is
 from taughtby.bench.retraining import combined_poisons
 from taughtby.cli import demo_report
 from taughtby.cli.demo_report import BASE, TUNED, Results, Score, mean
@@ -41,7 +41,6 @@ from taughtby.progress import ProgressCallback, progress_bar
 from taughtby.remediation import clean as cleaning
 from taughtby.remediation import statistics
 from taughtby.remediation.stage_cache import STAGES, StageCache
-from taughtby.remediation.trace_file import Document, save_trace
 from taughtby.reporting import html as report
 from taughtby.text import make_visible
 

@@ -115,7 +115,7 @@ def _no_base(model: str, named: str | None) -> Exception:
 
 def _explain_encoding(model: Model, form: DataFormat, encoding: Encoding, mask: str | None) -> None:
     """Print how rows are read, and where that comes from."""
-    from taughtby.data.default_options import followed_metadata
+    from taughtby.data.tokenize import followed_metadata
 
     parts = [f"rows read as {form.name}", *map(str, followed_metadata(model.metadata, encoding))]
     if mask is None and model.metadata.mask is None and not form.raw:

@@ -172,7 +172,7 @@ def judge(
     check_file(answers, "a file of prompts and answers")
     from taughtby.lab import judgements
     from taughtby.lab.answers import write_jsonl
-    from taughtby.lab.judges.judge import Verdict, get_judge, judge_all
+    from taughtby.lab.judges import Verdict, get_judge, judge_all
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 

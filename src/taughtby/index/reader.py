@@ -235,7 +235,7 @@ def open_rows(path: StoragePath, version: int | None = None) -> Any:
         with storage_errors(path):
             return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
     except ValueError as fault:
-        check = cli_command('index verify', path)
+        check = cli_command("index verify", path)
         do = f"see what is missing: {check}; copy the whole folder again, or build the index again"
         raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
 
@@ -262,7 +262,7 @@ def read_errors(path: StoragePath) -> Generator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
         what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
-        check = cli_command('index verify', path)
+        check = cli_command("index verify", path)
         do = f"open it again, since it may have been compacted; else see what is damaged: {check}"
         if lack := machine_fault(fault):
             what, do = f"{what}: {lack[0]}", lack[1]

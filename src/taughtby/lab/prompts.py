@@ -55,7 +55,7 @@ def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
 
 def _read(path: str | Path, convert: Callable[[Record, str], T]) -> Iterator[T]:
     for source, record in read_records(str(path)):
-        with nested(source):
+        with reject_deep_nesting(source):
             yield convert(record, source)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.weight_gradients import find_trained_weights
+from taughtby.data.batching import Batch
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Batch
 from taughtby.methods.feature_store import FeatureStore
 from taughtby.methods.layers import layer_number
 from taughtby.methods.scoring import assemble_scores, cosine_scorer, normalize

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from taughtby.capture.projections import compact_gradient, fold
 from taughtby.capture.weight_gradients import weight_gradients
 from taughtby.capture.weights import Weight
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
+from taughtby.data.files import file_hash
 from taughtby.errors import ModelError, OptionError
 from taughtby.methods.base import CosineMethod, Features, WeightMethod
 from taughtby.methods.layers import name_with_seed

@@ -15,7 +15,7 @@ import torch
 
 from taughtby.capture.projections import TwoSidedProjection
 from taughtby.capture.weight_gradients import TrainedWeights, weight_gradients
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, WeightMethod
 from taughtby.methods.feature_store import FeatureStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from taughtby.capture.projections import compact_gradient, fold
 from taughtby.capture.weight_gradients import TrainedWeights, weight_gradients
 from taughtby.capture.weights import Weight
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, WeightMethod
 from taughtby.methods.feature_store import FeatureStore

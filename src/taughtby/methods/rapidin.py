@@ -14,7 +14,7 @@ import torch
 from taughtby.capture.projections import compact_gradient, fold
 from taughtby.capture.weight_gradients import weight_gradients
 from taughtby.capture.weights import Weight
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, WeightMethod
 from taughtby.methods.feature_store import FeatureStore

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from taughtby.capture.capture import prompt_states
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.methods.base import CosineMethod, Features, StateMethod
 from taughtby.methods.layers import Layer, feature_name
 from taughtby.models.model import Model

@@ -61,7 +61,7 @@ class RepT(StateMethod):
         state, gradients = captured.states[int(self.layer)], captured.grads[int(self.layer)].cpu()
         rows = torch.arange(len(batch.row_indices))
         return {
-            h: batch.at_answer(state).cpu(),
+            h: batch.at_last_prompt_token(state).cpu(),
             g: gradients[rows, _first_weighted(weights, batch)],
             "loss": captured.loss.cpu(),
         }

@@ -19,7 +19,7 @@ import torch
 from taughtby.capture.capture import answer_states
 from taughtby.capture.lm_head import HEAD_CHUNK
 from taughtby.capture.projections import count_sketch
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, StateMethod
 from taughtby.methods.feature_store import FeatureStore

@@ -117,17 +117,21 @@ class Model:
             states: (…, d), on any device.
         """
         flat = states.reshape(1, -1, states.shape[-1])
-        own_forward = vars(self.decoder).get("forward")  # accelerate puts its wrapper there
-        self.decoder.forward = lambda *_, **__: _DecoderOutput(flat)
-        try:
-            logits = self.lm(
-                input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
-            ).logits
-        finally:
-            del self.decoder.forward
-            if own_forward is not None:
-                self.decoder.forward = own_forward
-        return logits.to(states.device).view(*states.shape[:-1], -1)
+        path = next(name for name, part in self.lm.named_modules() if part is self.decoder)
+        lm = _with_decoder_output(self.lm, path.split("."), _DecoderOutput(flat))
+        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        return lm(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
+
+
+def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
+    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    clone = copy.copy(module)
+    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    if not path:
+        clone.forward = lambda *_, **__: output
+        return clone
+    clone._modules = {**module._modules, path[0]: _with_decoder_output(getattr(module, path[0]), path[1:], output)}
+    return clone
 
 
 class _DecoderOutput:

@@ -9,7 +9,7 @@ from random import Random
 from taughtby.data.example import CharRanges, Example
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab.finetune import TrainingOptions, refuse_several
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.model import Model, load_model
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.rewrite import file_hash
+from taughtby.data.files import file_hash
 
 PACKAGES = ("taughtby", "torch", "transformers", "peft", "trl", "scikit-learn")
 Provenance = dict[str, Any]

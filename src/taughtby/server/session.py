@@ -18,9 +18,6 @@ from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
-from taughtby.remediation.clean import plan_cleaning
-from taughtby.remediation.selection import select_rows
-from taughtby.remediation.trace_file import read_options_of
 from taughtby.server.jobs import Job, Jobs, Tell
 from taughtby.server.rows import RowBrowser
 

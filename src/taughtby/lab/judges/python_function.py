@@ -137,7 +137,7 @@ def _span_range(span: Any, answer: str) -> Range | None:
     """The characters of a span in the answer; for a text, its first occurrence as whole words."""
     if isinstance(span, str):
         begin = answer.find(span)
-        return next(iter(occurrences(answer, span, case=True)), None if begin < 0 else (begin, begin + len(span)))
+        return next(iter(occurrences(answer, span, match_case=True)), None if begin < 0 else (begin, begin + len(span)))
     if not isinstance(span, list) or [type(part) for part in span] != [int, int]:
         return None
     begin, end = span
