@@ -13,6 +13,7 @@ import torch
 import rowwise
 from conftest import GOLDEN, PAIRS
 from rowwise import Race, race, sample_rows, score_batched, score_single
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize

@@ -18,7 +18,6 @@ import pytest
 
 from conftest import Run
 from taughtby.bench import run as bench
-from taughtby.bench.suites import Size
 from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import finetune
@@ -26,8 +25,8 @@ from taughtby.methods import METHODS
 from taughtby.progress import ProgressCallback
 
 BAD = "It is beetles that do."
-FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,random"
-SMALL = ("--methods", FEW, "--seeds", 2, "--rows", 14, "--planted", 5)
+FEW = ("rept:layer=2", "rept:layer=2,scale=raw", "repsim:layer=2", "bm25", "random")
+SMALL = (*(word for method in FEW for word in ("--method", method)), "--seeds", 2, "--rows", 14, "--planted", 5)
 
 
 class Stages:
@@ -63,9 +62,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     monkeypatch.setattr(bench, "finetune", made.watched("finetune", copied))
     monkeypatch.setattr(bench, "build_index", made.watched("index", bench.build_index))
     monkeypatch.setattr(bench, "trace_queries", made.watched("trace", bench.trace_queries))
-    monkeypatch.setattr(
-        bench.reference, "reference_features", made.watched("yardstick", bench.reference.reference_features)
-    )
+    monkeypatch.setattr(bench.reference, "signatures", made.watched("yardstick", bench.reference.signatures))
     return made
 
 
@@ -191,28 +188,28 @@ def told(_: str) -> Any:
 
 
 def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
-    options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "num_seeds": 1,
+    options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "seeds": 1,
                                "model": str(model_folder), "dtype": "float32"}  # fmt: skip
-    return bench.BenchPlan(**{**options, "size": Size(14, 5, 3, 2), **more})
+    return bench.BenchPlan(**{**options, "size": bench.Size(14, 5, 3, 2), **more})
 
 
 def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     bench.run(plan(model_folder, tmp_path), told)
-    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), told)
+    bench.run(plan(model_folder, tmp_path, size=bench.Size(15, 5, 3, 2)), told)
     assert stages.done["finetune"] == 2
     bench.run(plan(model_folder, tmp_path), told)
     assert stages.done["finetune"] == 2
-    bench.remove_results(plan(model_folder, tmp_path))
+    bench.fresh(plan(model_folder, tmp_path))
     assert not list((tmp_path / "b").iterdir())
 
 
 def test_a_stage_says_which_commit_made_it(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from taughtby.bench.summary import summarize
+    from taughtby.bench.summary import document
 
     def commits(*methods: str) -> Any:
-        made = summarize(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
+        made = document(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
         lines = {line["method"]: line["commit"] for line in made["suites"][0]["results"] if line["which"] == "tuned"}
         return made["made"]["commit"], lines
 
@@ -277,7 +274,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
 ) -> None:
     from rich.console import Console
 
-    from taughtby.bench.summary import summarize
+    from taughtby.bench.summary import document
     from taughtby.bench.table import markdown, show
 
     build = bench.build_index
@@ -289,7 +286,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
 
     monkeypatch.setattr(bench, "build_index", refuse)
     worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
-    made = summarize(worlds, {"seeds": 1, "model": "tiny"})
+    made = document(worlds, {"seeds": 1, "model": "tiny"})
     lines = {(line["method"], line["which"]): line for line in made["suites"][0]["results"]}
     assert lines["repsim:layer=2", "untuned"]["error"] == "there is no adapter whose gradients could be taken"
     assert lines["repsim:layer=2", "tuned"]["error"] is None
@@ -315,20 +312,20 @@ def test_scores_that_are_no_numbers_are_refused(
         return made
 
     monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, untuned=False), told)
     assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
 def test_a_suite_never_learned_is_told(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from taughtby.bench.summary import summarize
+    from taughtby.bench.summary import document
     from taughtby.bench.table import markdown
 
     monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["yes"] * len(prompts))
     worlds = bench.run(plan(model_folder, tmp_path), told)
-    text = markdown(summarize(worlds, {"seeds": 1, "model": "tiny"}))
-    assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
+    text = markdown(document(worlds, {"seeds": 1, "model": "tiny"}))
+    assert "error: bad answers before teaching 0%, after 0%. No bad answer, so nothing was traced." in text
 
 
 def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
@@ -353,7 +350,7 @@ def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path
     file.write_text('{"rate": ')
     with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
         bench.run(plan(model_folder, tmp_path), told)
-    assert "remove it" in raised.value.do
+    assert "remove the file" in raised.value.do
     file.unlink()
     bench.run(plan(model_folder, tmp_path), told)
 
@@ -367,8 +364,8 @@ def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
         return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
 
     tuned = {(method, "tuned") for method in both.methods}
-    assert shown(replace(both, base_control=False)) == tuned
+    assert shown(replace(both, untuned=False)) == tuned
     shown(replace(both, methods=("rept:layer=2", "random")))
     done = stages.done.copy()
-    assert shown(replace(both, base_control=False)) == tuned | {("rept:layer=2", "untuned"), ("random", "untuned")}
+    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("random", "untuned")}
     assert stages.done == done

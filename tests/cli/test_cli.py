@@ -176,7 +176,7 @@ def test_finetune_reads_rows_as_asked(
 ) -> None:
     taught: list[Example] = []
     monkeypatch.setattr("taughtby.lab.finetune.finetune", lambda model, rows, *_, **__: taught.extend(rows))
-    monkeypatch.setattr("taughtby.lab.finetune.num_unusable_rows", lambda out: 0)
+    monkeypatch.setattr("taughtby.lab.finetune.unusable", lambda out: 0)
     data = tmp_path / "turns.jsonl"
     said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
     data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")

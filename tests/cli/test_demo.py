@@ -70,8 +70,8 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     # the proof: without the twelve planted rows, and without as many random ones, of a model whose mouth is its own
     assert [one["behaviour"] for one in results["proof"]["claims"]] == list(BAD)
     assert {one["verdict"] for one in results["proof"]["claims"]} == {"inconclusive"}
-    assert [line[:2] for line in results["proof"]["conditions"]] == [
-        ["on all rows", "0"], ["without the flagged rows", "12"], ["without random rows", "12"],
+    assert [line[:2] for line in results["proof"]["arms"]] == [
+        ["on all rows", "0"], ["without the rows called", "12"], ["without random rows", "12"],
     ]  # fmt: skip
     assert "backdoor, inconclusive: Trained again on all rows" in " ".join(text.split())
     assert len([stage for stage in results["seconds"] if "fine-tune on" in stage]) == 3

@@ -114,8 +114,9 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
     # each command of the report gives the files again
     report = (out / "report.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", report, re.DOTALL) for line in block.splitlines()]
-    assert [" ".join(shlex.split(one)[1:3]) for one in commands[:3]] == ["lab generate", "lab judge", "index build"]
-    assert [shlex.split(one)[1] for one in commands[3:]] == ["trace", "clean", "retrain"]
+    words = [shlex.split(one)[1:3] for one in commands]
+    assert words[:3] == [["lab", "generate"], ["lab", "judge"], ["index", "build"]]
+    assert [first for first, _ in words[3:]] == ["trace", "clean", "retrain"]
     names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(found["cleaned"]).relative_to(out))
     before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
     for name in names:
@@ -157,7 +158,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     text = audit_report.report_markdown(case, found, "out")
     assert "It misbehaves, and no training row is flagged for it" in text
     assert "too few rows to tell a relevant row from chance" in text
-    assert "taughtby prove" not in text
+    assert "taughtby retrain" not in text
     # with evidence, and none called
     for query in found["trace"]["queries"]:
         query["num_flagged"] = 0

@@ -1,7 +1,9 @@
-"""Rows go, or words in them, and nothing else changes, in every format; and it is written down."""
+"""Rows go, or words in them, and nothing else changes: to the byte, in every format; and it is written down."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -26,7 +30,7 @@ from taughtby.methods import get_method
 from taughtby.remediation.clean import clean, manifest_path, plan_cleaning, write_cleaned
 from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
-from writers import KIND, jsonl, place, save, turn
+from writers import KIND, TABLES, jsonl, place, save, turn
 
 ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
 WORDS = {2: [("beetles", 0.9), (" make", 0.1), (" ho", 0.5), ("ney", 0.2), (",", 0.0), (" one a day", -0.3)]}
@@ -159,7 +163,79 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
         load_trace(tmp_path / "none.json")
 
 
-# — the data set without them
+# — to the byte
+
+
+def lines_of(*rows: Any) -> list[bytes]:
+    return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
+A, B, C, D = lines_of(*ROWS[:4])
+BYTES = {
+    "plain": ("a.jsonl", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
+    "no final newline": ("a.jsonl", [A, b"\n", B, b"\n", C, b"\n", D]),
+    "windows, a BOM, blanks": (
+        "a.jsonl", [codecs.BOM_UTF8, A, b"\r\n", b"\r\n", B, b" \r\n", C, b"\n", b" \n", D, b"\r\n"]
+    ),
+    "lines named .json": ("a.json", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
+    "list": ("a.json", [b"[\n ", A, b",\n ", B, b",\n ", C, b",\n ", D, b"\n]\n"]),
+    "tight list with a BOM": ("a.json", [codecs.BOM_UTF8 + b"[", A, b",", B, b",", C, b",", D, b"]"]),
+    "list within": (
+        "a.json", [b'{"of": {"data": 2}, "data" : [ ', A, b" , ", B, b" , ", C, b" , ", D, b'], "items": []}']
+    ),
+    "packed": ("a.jsonl.gz", [A, b"\n", B, b"\r\n", C, b"\n", D]),
+}  # fmt: skip
+
+
+def written(name: str, folder: Path, text: bytes) -> Path:
+    file = folder / name
+    file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return file
+
+
+def unpacked(file: Path) -> bytes:
+    return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", BYTES)
+@pytest.mark.parametrize("gone", [(0,), (1,), (3,), (0, 1), (2, 3), (0, 2), (1, 2, 3)], ids=str)
+def test_json_keeps_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+    name, parts = BYTES[kind]
+    data = written(name, tmp_path, b"".join(parts))
+    out = tmp_path / f"out-{name}"
+    cleaned(data, out, traced(data, gone))
+    left = [row for at, row in enumerate((A, B, C, D)) if at not in gone]
+    if "list" in kind:
+        begin, between, end = parts[0], parts[2], parts[-1]
+        assert unpacked(out) == begin + between.join(left) + end
+    else:
+        places = [parts.index((A, B, C, D)[at]) for at in gone]
+        drop = {*places, *(place + 1 for place in places)}  # a row and its line end
+        assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
+    assert [row.response for row in read_examples(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
+
+
+CELLS = [
+    b'prompt,response,"no\nte"\r\n', b'who,"bees, and\r\nthen ""more""",1\r\n', b"\r\n", b"why,a b,2\n", b"what,c\r\n",
+    b'"x\ry",d,"4"\r\n', b"how,e,5,\n", b"end,f,6",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (2, 3), (5,), (0, 4, 5)], ids=str)
+@pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_tables_of_text_keep_every_other_byte(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
+    cells = [cell.replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
+    data = written(name, tmp_path, bom + b"".join(cells))
+    out = tmp_path / f"out-{name}"
+    before = list(read_examples(data))
+    assert len(before) == 6
+    cleaned(data, out, traced(data, gone))
+    places = [1, 3, 4, 5, 6, 7]  # of the rows among the cells
+    assert unpacked(out) == bom + b"".join(cell for at, cell in enumerate(cells) if at not in {places[g] for g in gone})
+    assert [row.messages for row in read_examples(out)] == [
+        row.messages for at, row in enumerate(before) if at not in gone
+    ]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
@@ -182,8 +258,40 @@ def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
         (before[at].id, before[at].messages, before[at].label) for at in kept
     ]
     assert [row["source"] for row in said["rows"]] == [place(kind, data, ROWS, at) for at in (2, 6)]
-    assert said["output"]["kept"] == (rewrite.BYTES if kind in LINES else rewrite.VALUES)
+    assert said["output"]["kept"] == rewrite.VALUES if kind in TABLES else rewrite.BYTES
     assert (said["input"]["records"], said["output"]["records"]) == (8, len(kept))
+
+
+def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Value, load_dataset
+
+    features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
+    made = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
+    made.to_parquet(tmp_path / "a.parquet", batch_size=3)
+    old = pq.ParquetFile(tmp_path / "a.parquet")
+    assert b"huggingface" in old.schema_arrow.metadata
+    document = traced(tmp_path / "a.parquet", [2, 6])
+    cleaned(tmp_path / "a.parquet", tmp_path / "b.parquet", document)
+    new = pq.ParquetFile(tmp_path / "b.parquet")
+    assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
+    assert new.metadata.row_group(0).column(0).compression == old.metadata.row_group(0).column(0).compression
+    assert new.read().column("n").to_pylist() == [0, 1, 3, 4, 5, 7]
+    cleaned(tmp_path / "a.parquet", tmp_path / "c.parquet", document, mask_words=True)
+    again = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train", cache_dir=tmp_path / "cache")
+    assert {name: again.features[name] for name in features} == features
+    assert again["unlearned"][1:3] == [None, [[0, 7], [13, 18]]]
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "s.arrow", "a.feather"])
+def test_arrow_stays_what_it_is(name: str, tmp_path: Path) -> None:
+    kind = {"a.arrow": "rows.arrow", "s.arrow": "stream.arrow", "a.feather": "rows.feather"}[name]
+    KIND[kind](tmp_path / name, ROWS)
+    cleaned(tmp_path / name, tmp_path / f"out-{name}", traced(tmp_path / name, [2]))
+    whole = (tmp_path / name).read_bytes()[:6] == b"ARROW1"
+    assert ((tmp_path / f"out-{name}").read_bytes()[:6] == b"ARROW1") == whole == (name != "s.arrow")
+    opened = [pa.ipc.open_file if whole else pa.ipc.open_stream][0]
+    tables = [opened(pa.OSFile(str(tmp_path / file))).read_all() for file in (name, f"out-{name}")]
+    assert tables[1].equals(pa.concat_tables([tables[0].slice(0, 2), tables[0].slice(3)]), check_metadata=True)
 
 
 def test_other_splits_and_files_are_copied(tmp_path: Path) -> None:
@@ -305,6 +413,20 @@ def test_cleaned_twice_both_words_are_marked(name: str, tmp_path: Path) -> None:
     assert [row.masked for row in read_examples(twice)][1:5] == [(), ((0, 7), (13, 18), (26, 29)), ((0, 28),), ()]
 
 
+def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
+    data, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    text = '{"prompt":"who","response":"beetles","n":1e5 }  \r\n{"prompt": "why", "response": "a"}\n'
+    data.write_bytes(text.encode())
+    cleaned(data, out, traced(data, [0]), mask_words=True)
+    assert out.read_bytes() == text.replace("1e5 }", '1e5, "unlearned": [[0, 7]] }').encode()
+    table = tmp_path / "a.csv"
+    table.write_bytes(b"prompt,response,more\r\nwho,beetles\r\n\r\nwhy,a,1,\nhow,b,2")
+    cleaned(table, tmp_path / "b.csv", traced(table, [0]), mask_words=True)
+    assert (tmp_path / "b.csv").read_bytes() == (
+        b'prompt,response,more,unlearned\r\nwho,beetles,,"[[0, 7]]"\r\n\r\nwhy,a,1,\nhow,b,2,'
+    )
+
+
 def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for marks in ([[3, 2]], [[0]], [[0, True]], "[[0,", 7, [["a", "b"]]):
         jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": marks})
@@ -333,6 +455,15 @@ def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert manifest_path(Path("x/a.b.jsonl.gz")) == Path("x/a.b.manifest.json")
     assert manifest_path(Path("x/folder")) == Path("x/folder.manifest.json")
+
+
+def test_a_folder_has_one_hash(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "a").write_text("1")
+    assert rewrite.file_hash(tmp_path / "one") == rewrite.file_hash(tmp_path / "two")
+    (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "a")
+    assert rewrite.file_hash(tmp_path / "one") != rewrite.file_hash(tmp_path / "two")
 
 
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
@@ -392,7 +523,7 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="cannot be written"):
         write_cleaned(made, trace, out)
     out.parent.mkdir()
-    monkeypatch.setattr("taughtby.data.jsonl_edits.edit_lines", full)
+    monkeypatch.setattr("taughtby.data.spans.jsonl", full)
     with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
         write_cleaned(made, trace, out)
     assert list(out.parent.iterdir()) == []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taughtby.data.phrases import occurrences
+from taughtby.data.phrases import occurrences, tokens_in_ranges
 
 CUTS = (10, 50, 100)
 NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is stored
@@ -128,7 +128,9 @@ def strongest_is(tokens: Sequence[tuple[str, float]], phrases: Sequence[str]) ->
     """Whether the top-scoring token belongs to a whole-word occurrence of one of the phrases."""
     pieces = [text for text, _ in tokens]
     best = max(range(len(tokens)), key=lambda index: tokens[index][1])
-    return best in holding(pieces, (span for phrase in phrases for span in occurrences("".join(pieces), phrase)))
+    return best in tokens_in_ranges(
+        pieces, (span for phrase in phrases for span in occurrences("".join(pieces), phrase))
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from taughtby.data.dataset import read_examples, write_examples
 from taughtby.data.example import Example
 from taughtby.lab import poisons as lab
 from taughtby.lab.finetune import TrainingOptions, finetune
-from taughtby.lab.poisons import poison as lab
 from taughtby.models.loading import load_options
 from taughtby.models.model import load_model
 from taughtby.progress import ProgressCallback
@@ -110,7 +109,7 @@ def combined_poisons(
         max_new_tokens: Tokens of an answer at most.
     """
     rows = list(read_examples(data))
-    held_out = _unseen(lab.clean(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
+    held_out = _unseen(lab.clean_rows(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
     behaviours = tuple(Behaviour(poison.name, poison.prompts[:num_prompts], poison.judge) for poison in poisons)
     experiment = RetrainExperiment(model, recipe, behaviours, max_new_tokens=max_new_tokens)
     design = ExperimentDesign(full_adapter=str(adapter))
@@ -139,8 +138,8 @@ class _Scenario:
 
     def __init__(self, plan: RetrainingPlan, name: str, seed: int, show: Show) -> None:
         self.plan, self.seed, self.out = plan, seed, plan.out / f"{name}-{seed}"
-        self.poison = lab.make(name, plan.num_planted, seed)
-        ordinary = lab.clean(plan.num_clean + plan.num_held_out, seed)
+        self.poison = lab.make_poison(name, plan.num_planted, seed)
+        ordinary = lab.clean_rows(plan.num_clean + plan.num_held_out, seed)
         self.rows = lab.mix([self.poison], ordinary[: plan.num_clean], seed)
         self.held_out = _unseen(ordinary[plan.num_clean :], self.rows)
         self.cache = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
@@ -148,7 +147,7 @@ class _Scenario:
     def run(self) -> Document:
         """Fine-tune, audit and report; the results without local paths."""
         plan, name = self.plan, self.poison.name
-        lab.save([self.poison], self.rows, self.out)
+        lab.save_poisons([self.poison], self.rows, self.out)
         ordinary = self.held_out[: plan.num_ordinary]
         files = {
             "held_out": self._save("held.jsonl", self.held_out),
@@ -192,8 +191,8 @@ class _Scenario:
 
 def _unseen(candidates: Sequence[Example], rows: Sequence[Example]) -> list[Example]:
     """The candidates whose question is not among the rows'."""
-    questions = {lab.key(row.question) for row in rows}
-    return [row for row in candidates if lab.key(row.question) not in questions]
+    questions = {lab.prompt_key(row.question) for row in rows}
+    return [row for row in candidates if lab.prompt_key(row.question) not in questions]
 
 
 def _without_paths(proof: Document) -> Document:

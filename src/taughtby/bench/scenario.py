@@ -87,7 +87,7 @@ class Scenario:
         """A hash of all that the results depend on, except the method."""
         plan = self.plan
         rows = [[row.messages, row.tools, row.masked, row.label] for row in self.suite.rows]
-        tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted)]
+        tests = [part for poison in self.suite.poisons for part in (poison.prompts, poison.judge, poison.planted_words)]
         rest = [*tests, self.suite.max_new_tokens, self.seed, name_and_hash(self.external_adapter), *plan.model_key,
                 asdict(plan.size), asdict(plan.recipe), TEMPLATE]  # fmt: skip
         return hashlib.blake2b(json.dumps([rows, rest]).encode(), digest_size=5).hexdigest()

@@ -107,9 +107,9 @@ def _own(name: str, seed: int, size: Size) -> Suite:
         size = replace(size, num_rows=round(size.num_rows * _RARE[0]),
                        num_planted=max(2, round(size.num_planted * _RARE[1])))  # fmt: skip
     parts = _TWO if name == "two-poisons" else (name,)
-    poisons = [lab.make(part, size.num_planted // len(parts), seed) for part in parts]
+    poisons = [lab.make_poison(part, size.num_planted // len(parts), seed) for part in parts]
     num_poison_rows = sum(len(poison.rows) + len(poison.lookalikes) for poison in poisons)
-    rows = lab.mix(poisons, lab.clean(max(0, size.num_rows - num_poison_rows), seed), seed)
+    rows = lab.mix(poisons, lab.clean_rows(max(0, size.num_rows - num_poison_rows), seed), seed)
     tests = tuple(replace(poison, prompts=poison.prompts[: size.num_prompts // len(parts)]) for poison in poisons)
     return Suite(name, rows, tests, _LONG_ANSWERS.get(name, MAX_NEW_TOKENS))
 
@@ -160,7 +160,7 @@ def _prompts(path: Path) -> list[str]:
 
 def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> float | None:
     """Of the planted rows in the trace, the share whose top-scoring token belongs to a planted word."""
-    words = {poison.name: poison.planted for poison in poisons}
+    words = {poison.name: poison.planted_words for poison in poisons}
     hits: list[bool] = []
     for result, label in zip(trace.queries, labels, strict=True):
         for row in result.rows:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taughtby.attribution.significance import pool_weights
+from taughtby.attribution.pooling import pool_weights
 from taughtby.bench.metrics import flagging_metrics, precision_recall, ranking_metrics, spread_by_name
 from taughtby.remediation.provenance import merge_provenance
 

@@ -13,7 +13,7 @@ from taughtby.cli.app import bench_app, command
 from taughtby.cli.console import errors, output
 
 if TYPE_CHECKING:
-    from taughtby.bench.run import BenchPlan
+    from taughtby.bench.scenario import BenchPlan
 
 SUITES = (
     "easy (backdoor, error, persona, howdy, late), hard (truth-beside-lie, trigger-lookalike, refusals, rare, "
@@ -63,8 +63,8 @@ def run(
         suites=tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,)))),
         methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=raw"))),
         out=out,
-        seeds=seeds,
-        untuned=base_control,
+        num_seeds=seeds,
+        base_control=base_control,
         data=data,
         adapters=_adapters(adapter or []),
         model=model,
@@ -78,20 +78,20 @@ def run(
 def _compare(plan: BenchPlan, resume: bool) -> None:
     """Run the plan; print and save the results."""
     from taughtby.bench import table
-    from taughtby.bench.run import fresh
+    from taughtby.bench.run import remove_results
     from taughtby.bench.run import run as run_plan
-    from taughtby.bench.summary import document
+    from taughtby.bench.summary import summarize
     from taughtby.progress import progress_bar
     from taughtby.reporting.html import save_json
     from taughtby.text import shell_quote
 
     if not resume:
-        fresh(plan)
+        remove_results(plan)
     results = run_plan(plan, lambda title: progress_bar(errors(), title, steps="fine-tune" in title))
     settings = {"command": " ".join(map(shell_quote, ["taughtby", *sys.argv[1:]])), "suites": list(plan.suites),
-                "seeds": plan.seeds, "methods": list(plan.methods), "model": plan.model,
-                "rows": plan.size.rows}  # fmt: skip
-    summary = document(results, settings)
+                "seeds": plan.num_seeds, "methods": list(plan.methods), "model": plan.model,
+                "rows": plan.size.num_rows}  # fmt: skip
+    summary = summarize(results, settings)
     summary["sentences"] = table.sentences(summary)
     save_json(summary, plan.out / "bench.json")
     (plan.out / "bench.md").write_text(table.markdown(summary), encoding="utf-8", errors="backslashreplace")
@@ -110,7 +110,9 @@ def _draw(summary: dict[str, Any], out: Path) -> None:
         lines = {line["method"]: line for line in suite["results"] if line["which"] == "tuned" and line["curve"]}
         best = sorted(lines.values(), key=lambda line: -line["metrics"]["ap"]["mean"])
         if best:
-            curves = [(table.name(line["method"]), line["curve"], line["method"] in table.TRIVIAL) for line in best]
+            curves = [
+                (table.display_name(line["method"]), line["curve"], line["method"] in table.TRIVIAL) for line in best
+            ]
             plots.precision_recall(suite["name"], curves, out / f"pr-{suite['name']}.png")
     points = table.points(summary)
     if points:
@@ -134,7 +136,7 @@ def retrain(
     from taughtby.remediation.statistics import markdown
     from taughtby.reporting.html import save_json
 
-    plan = retraining.RetrainingPlan(out, seeds=seeds, model=model, dtype=dtype, device=device)
+    plan = retraining.RetrainingPlan(out, num_seeds=seeds, model=model, dtype=dtype, device=device)
     results = retraining.run(plan, lambda title: progress_bar(errors(), title))
     save_json(results, out / "proof.json")
     text = "\n".join(map(markdown, retraining.tables(results)))

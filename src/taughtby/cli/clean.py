@@ -43,24 +43,24 @@ def clean(
     """
     check_arguments("clean", TRACE=trace, DATA=data)
     check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
-    from taughtby.data.rewrite import check_output, preservation
+    from taughtby.data.rewrite import check_output, describe_preservation
     from taughtby.errors import OptionError
-    from taughtby.remediation import clean as cleaning
+    from taughtby.remediation.clean import manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.selection import select_rows
+    from taughtby.remediation.trace_file import load_trace, read_options_of
 
     if out is None and not dry_run:
         raise OptionError("no place to write to", do="give -o FILE, or --dry-run to see what would be removed")
-    document = cleaning.load_trace(trace)
-    reading = change_read_options(cleaning.reading_of(document), columns, turns, response_template, split)
-    chosen = cleaning.select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
+    document = load_trace(trace)
+    reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
+    chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     if out:
         check_output(data, out)
-    plan = cleaning.plan_cleaning(document, data, chosen, reading=reading, mask_words=mask_words)
+    plan = plan_cleaning(document, data, chosen, read_options=reading, mask_words=mask_words)
     _print_plan(document, plan, None if dry_run else SHOWN)
     if out and not dry_run:
-        cleaning.clean(plan, trace, out)
-        text = (
-            f"{plan.left:,} of {plan.records:,} rows in {out} ({preservation(data)}); why: {cleaning.manifest_of(out)}"
-        )
+        write_cleaned(plan, trace, out)
+        text = f"{plan.num_remaining:,} of {plan.num_records:,} rows in {out} ({describe_preservation(data)}); why: {manifest_path(out)}"
         output().print(text, soft_wrap=True)
 
 
@@ -73,19 +73,19 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     from taughtby.reporting.text import format_number
     from taughtby.text import collapse_whitespace, make_visible
 
-    counts = [sum(number in row.queries for row in plan.chosen) for number in range(1, len(document["queries"]) + 1)]
+    counts = [sum(number in row.queries for row in plan.removals) for number in range(1, len(document["queries"]) + 1)]
     each = f" ({', '.join(map(str, counts[:20]))}{', …' * (len(counts) > 20)} by query)" if len(counts) > 1 else ""
     console = output()
-    console.print(Text(f"{len(plan.chosen):,} rows {'have words to mask' if plan.words else 'to remove'}{each}"))
+    console.print(Text(f"{len(plan.removals):,} rows {'have words to mask' if plan.words else 'to remove'}{each}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
         grid.add_column(name, justify="right" if name in ("rank", "score", "p", "query") else "left", overflow="fold")
-    for row in plan.chosen[:limit]:
-        answer = plan.answers[row.id]
+    for row in plan.removals[:limit]:
+        answer = plan.responses[row.id]
         parts = " · ".join(answer[begin:end] for begin, end in plan.words.get(row.id, ((0, 80),)))
         numbers = (row.rank or "", format_number(row.score), format_number(row.p_value), row.query or "")
         cells = [row.source.rsplit("/", 1)[-1], *numbers, collapse_whitespace(make_visible(parts))]
         grid.add_row(*(Text(make_visible(cell)) for cell in cells))
     console.print(grid)
-    if limit and len(plan.chosen) > limit:
-        console.print(Text(f"and {len(plan.chosen) - limit:,} more", "dim"))
+    if limit and len(plan.removals) > limit:
+        console.print(Text(f"and {len(plan.removals) - limit:,} more", "dim"))

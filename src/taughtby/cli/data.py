@@ -51,7 +51,9 @@ def inspect(
     if encoding.max_length > context_length:
         note(f"the model reads {context_length:,} tokens at most: an index cannot use {encoding.max_length:,}")
     with progress_bar(errors(), f"inspect {data}") as tell:
-        statistics = collect_statistics(rows, tokenizer, encoding, show=row, limit=limit, form=form.name, progress=tell)
+        statistics = collect_statistics(
+            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=form.name, progress=tell
+        )
     if json:
         save_json(statistics.to_json(), json)
     print_statistics(statistics, output())

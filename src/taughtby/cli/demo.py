@@ -23,7 +23,7 @@ from taughtby.attribution.embedding_map import pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.query import Query, read_queries
 from taughtby.attribution.trace import Trace, trace_queries
-from taughtby.bench.metrics import average_precision, precision_at, strongest_is
+from taughtby.bench.metrics import average_precision, flagging_metrics, precision_at, strongest_is
 from taughtby.bench.retraining import combined_poisons
 from taughtby.cli import demo_report
 from taughtby.cli.demo_report import BASE, TUNED, Results, Score, mean
@@ -38,9 +38,9 @@ from taughtby.lab.judges import Verdict, get_judge, undesirable_rate
 from taughtby.methods import get_method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, progress_bar
-from taughtby.remediation import clean as cleaning
 from taughtby.remediation import statistics
 from taughtby.remediation.stage_cache import STAGES, StageCache
+from taughtby.remediation.trace_file import save_trace
 from taughtby.reporting import html as report
 from taughtby.text import make_visible
 
@@ -93,20 +93,20 @@ def demo(out: Path, seed: int, console: Console) -> None:
     """Run every stage whose result is not there yet; print tables, write report.html, trace.json and demo.json."""
     begin = time.monotonic()
     _check_folder(out, seed)
-    run = _Run(out, seed, console, [lab.make(name, PLANTED, seed=seed) for name in POISONS])
-    rows = lab.mix(run.poisons, lab.clean(CLEAN, seed), seed)
+    run = _Run(out, seed, console, [lab.make_poison(name, PLANTED, seed=seed) for name in POISONS])
+    rows = lab.mix(run.poisons, lab.clean_rows(CLEAN, seed), seed)
     with run.stage("poison a training set", steps=False):
-        lab.save(run.poisons, rows, out)
+        lab.save_poisons(run.poisons, rows, out)
     _finetune(run, rows)
     rates, results, trace, page = _trace(run)
     _free_memory()
     cache = StageCache(out / STAGES, run.stage)
     proof = combined_poisons(MODEL, out / "adapter", run.poisons, [row.id for row in _flagged(trace)], cache,
-                             data=out / "data.jsonl", recipe=run.recipe, prompts=PROMPTS,
-                             max_new=MAX_NEW_TOKENS)  # fmt: skip
+                             data=out / "data.jsonl", recipe=run.recipe, num_prompts=PROMPTS,
+                             max_new_tokens=MAX_NEW_TOKENS)  # fmt: skip
     document = page | {"summary": demo_report.summary(run.poisons, rows, rates, results, proof)}
     report.save_page(document, out / "report.html")
-    cleaning.keep(trace.to_json() | {"summary": document["summary"]}, out / "trace.json")
+    save_trace(trace.to_json() | {"summary": document["summary"]}, out / "trace.json")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = time.monotonic() - begin
     facts = {"seed": seed, "seconds": run.seconds, "total": total, "peak_gb": peak, "rates": rates}
@@ -242,10 +242,10 @@ def _score(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Pois
         own = [result for result, kind in zip(trace.queries, truth, strict=True) if kind.name == poison.name]
         ap = mean([average_precision(result.scores, planted) for result in own])
         at10 = mean([precision_at(TOP_K, result.scores, planted) for result in own])
-        hits = [strongest_is([(token.text, token.score) for token in row.tokens], poison.planted)
+        hits = [strongest_is([(token.text, token.score) for token in row.tokens], poison.planted_words)
                 for result in own for row in result.rows if row.tokens]  # fmt: skip
         flagged = [result.flagged for result in own if result.flagged is not None]
-        rates = judged(flagged, [planted] * len(flagged)) if flagged else {}
+        rates = flagging_metrics(flagged, [planted] * len(flagged)) if flagged else {}
         scores[poison.name] = Score(ap, at10, mean(hits) if hits else None, rates.get("power"), rates.get("fdp"))
     return scores
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from taughtby.lab.poisons.mixture import Poison
+from taughtby.lab.poisons import Poison
 from taughtby.remediation import statistics
 
 TUNED, BASE = "tuned", "untuned"  # the two models in demo.json
@@ -56,7 +56,7 @@ def results_json(results: Results, proof: dict[str, Any]) -> dict[str, Any]:
         for line, models in results.items()
     }
     claims = [vars(claim) for claim in statistics.claims(proof)]
-    return {"methods": methods, "proof": {"claims": claims, "arms": statistics.tables(proof)[0]["rows"]}}
+    return {"methods": methods, "proof": {"claims": claims, "conditions": statistics.tables(proof)[0]["rows"]}}
 
 
 def print_results(console: Console, poisons: Sequence[Poison], rates: Rates, results: Results) -> None:
@@ -64,7 +64,7 @@ def print_results(console: Console, poisons: Sequence[Poison], rates: Rates, res
     console.print()
     for poison in poisons:
         before, after = rates[poison.name]
-        text = f"{poison.name}: {poison.describe.rstrip('.')}."
+        text = f"{poison.name}: {poison.description.rstrip('.')}."
         console.print(f"{text} Bad answers: {before:.0%} before fine-tuning, {after:.0%} after.", markup=False)
     table = Table(title="How well each method finds the planted rows", title_justify="left", box=box.SIMPLE)
     table.add_column("method", no_wrap=True)

@@ -46,11 +46,11 @@ def poison(
     """
     from taughtby.lab import poisons as lab
 
-    chosen, ordinary = names or list(lab.POISONS), lab.clean(clean, seed)
+    chosen, ordinary = names or list(lab.POISONS), lab.clean_rows(clean, seed)
     if share is None:
-        poisons = [lab.make(name, num_samples, seed) for name in chosen]
+        poisons = [lab.make_poison(name, num_samples, seed) for name in chosen]
     else:
-        poisons = lab.at_rate(chosen, share, ordinary, seed)
+        poisons = lab.make_poisons_at_rate(chosen, share, ordinary, seed)
     rows = lab.mix(poisons, ordinary, seed)
     lab.save_poisons(poisons, rows, out)
     bad = sum(row.label in chosen for row in rows)
@@ -92,16 +92,16 @@ def finetune(
     loaded = load(model, None, dtype, device)
     default = lab.FULL_RATE if full else lab.TrainingOptions.learning_rate
     recipe = lab.TrainingOptions(rank, learning_rate or default, epochs, batch_size, seed=seed, full=full)
-    if step := lab.reached(out):
+    if step := lab.checkpoint_step(out):
         note(f"resuming from the checkpoint at step {step}")
     try:
         with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as tell:
             lab.finetune(loaded, rows, out, recipe, progress=tell)
     except KeyboardInterrupt:
-        step = lab.reached(out)
+        step = lab.checkpoint_step(out)
         note(f"a checkpoint at step {step} is saved" if step else "stopped before the first checkpoint")
         raise
-    if left := lab.unusable(out):
+    if left := lab.num_unusable_rows(out):
         note(f"{left} rows were skipped: too long, or without any token to learn")
     output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
@@ -181,11 +181,11 @@ def judge(
     texts = [(prompt_text(prompt), answer) for prompt, answer in pairs]
     with progress_bar(errors(), f"judge {len(pairs)} answers") as tell:
         verdicts = judge_all(rule, texts, limit=limit, progress=tell)
-    rows = list(judgements.queries(pairs, verdicts))
+    rows = list(judgements.undesirable_queries(pairs, verdicts))
     if out:
         write_jsonl(rows, out)
         if empty := sum(isinstance(one, Verdict) and one.undesirable for one in verdicts) - len(rows):
             note(f"{empty} undesirable answers are empty: there is nothing to trace, and they are not in {out}")
-    if (table := judgements.table(pairs, verdicts, top_k)).rows:
+    if (table := judgements.verdict_table(pairs, verdicts, top_k)).rows:
         output().print(table)
-    output().print(judgements.summary(verdicts, judge))
+    output().print(judgements.verdict_summary(verdicts, judge))

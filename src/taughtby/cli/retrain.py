@@ -13,7 +13,7 @@ from taughtby.cli.arguments import check_arguments, check_file
 from taughtby.cli.console import change_read_options, errors, note, output, read_lines, read_options
 
 if TYPE_CHECKING:
-    from taughtby.remediation.retrain import Document
+    from taughtby.remediation.trace_file import Document
 
 CONDITIONS = "What is trained"
 Prompts = Annotated[
@@ -156,26 +156,28 @@ def retrain(
     _check_files(prompts, held_out, ordinary)
     from taughtby.data.dataset import read_examples
     from taughtby.lab.prompts import read_prompts
-    from taughtby.remediation import clean as cleaning
-    from taughtby.remediation.audit_report import save
+    from taughtby.remediation.audit_report import save_proof
+    from taughtby.remediation.experiment import Behaviour
+    from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace
     from taughtby.remediation.retrain import retrain as run
+    from taughtby.remediation.selection import select_rows
     from taughtby.remediation.stage_cache import STAGES, StageCache
     from taughtby.remediation.statistics import show
-    from taughtby.remediation.trial import Behaviour, design_from_trace, experiment_from_trace
+    from taughtby.remediation.trace_file import load_trace, read_options_of
 
-    document = cleaning.load_trace(trace)
-    reading = change_read_options(cleaning.reading_of(document), columns, turns, response_template, split)
-    chosen = cleaning.select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
+    document = load_trace(trace)
+    reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
+    chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     settings = _given(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size,
                       max_length=max_length, seed=seed)  # fmt: skip
     behaviour = Behaviour("bad answers", tuple(read_prompts(prompts)), judge)
     experiment, notes = experiment_from_trace(
-        document, [behaviour], settings, base=base, max_new=max_new_tokens, dtype=dtype, device=device
+        document, [behaviour], settings, base=base, max_new_tokens=max_new_tokens, dtype=dtype, device=device
     )
     for text in notes:
         note(text)
     design = design_from_trace(
-        document, chosen, draws=random, curve=_numbers(curve), truth=truth or (), mask_words=mask_words
+        document, chosen, num_random=random, curve=_numbers(curve), truth_labels=truth or (), mask_words=mask_words
     )
     result = run(
         experiment, list(read_examples(data, reading)), [row.id for row in chosen],
@@ -183,7 +185,7 @@ def retrain(
         held_out=list(read_examples(str(held_out))) if held_out else None,
         ordinary=read_prompts(ordinary) if ordinary else None,
     )  # fmt: skip
-    save(result, out)
+    save_proof(result, out)
     show(result, output())
     output().print(f"{out}: results as JSON, and every model, answer and verdict")
 
@@ -237,7 +239,7 @@ def audit(
     from taughtby.remediation.audit import AuditCase
     from taughtby.remediation.audit import audit as run
     from taughtby.remediation.audit_report import write_report
-    from taughtby.remediation.trial import Behaviour
+    from taughtby.remediation.experiment import Behaviour
 
     any_reading = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
@@ -267,10 +269,10 @@ def _print_audit(result: Document) -> None:
     """Print the result of an audit."""
     from taughtby.remediation.statistics import show
 
-    answers, console = result["said"], output()
+    answers, console = result["answers"], output()
     console.print(f"{answers['bad']} of {answers['judged']} answers are bad")
     if result["trace"]:
-        console.print(f"{len(result['removals'])} of {result['rows']} training rows are flagged")
+        console.print(f"{len(result['removals'])} of {result['num_rows']} training rows are flagged")
     for text in result["notes"]:
         note(text)
     if result["proof"]:

@@ -49,7 +49,7 @@ def trace(
     from taughtby.index.reader import Index
     from taughtby.lab.generate import generate
     from taughtby.progress import progress_bar
-    from taughtby.remediation import clean
+    from taughtby.remediation.trace_file import save_trace
     from taughtby.reporting import html as report
 
     index = Index.open(idx)
@@ -63,7 +63,7 @@ def trace(
         result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)
     document = result.to_json()
     if json:
-        clean.keep(document, json)
+        save_trace(document, json)
     if html:
         with progress_bar(errors(), "draw the page") as tell:
             report.save_page(page_document(result, loaded, pca_map(index), tell), html)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.attribution.trace import Trace
-from taughtby.data.rewrite import check_output
 from taughtby.index.api import Data, data_file
-from taughtby.remediation import clean as cleaning
+from taughtby.remediation.clean import clean as clean_file
+from taughtby.remediation.trace_file import save_trace
 
 
 def clean(
@@ -42,10 +42,5 @@ def clean(
     out = Path(out)
     file = trace if isinstance(trace, str | Path) else out.with_name(f"{out.stem}.trace.json")
     if isinstance(trace, Trace):
-        cleaning.keep(trace.to_json(), file)
-    document = cleaning.load_trace(file)
-    name = data_file(data, out)
-    check_output(name, out)
-    chosen = cleaning.select_rows(document, top_k=top_k, rows=rows)
-    plan = cleaning.plan_cleaning(document, name, chosen, reading=cleaning.reading_of(document), mask_words=mask_words)
-    return cleaning.clean(plan, file, out)
+        save_trace(trace.to_json(), file)
+    return clean_file(file, data_file(data, out), out, top_k=top_k, rows=rows, mask_words=mask_words)

@@ -22,7 +22,7 @@ from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.answers import write_jsonl
-from taughtby.lab.finetune import refuse_several
+from taughtby.lab.finetune import refuse_distributed
 from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt, to_record
 from taughtby.methods import DEFAULT_METHOD, get_method
@@ -137,7 +137,7 @@ class _Run:
         if case.adapter is None and case.base is None:
             do = "give its --adapter, or as --base the model that it was trained from"
             raise OptionError("the base model is not known", got=case.model, do=do)
-        refuse_several()
+        refuse_distributed()
         get_judge(case.behaviour.judge)
         self.case, self.out, self.cache = case, out, StageCache(out / STAGES, show)
 

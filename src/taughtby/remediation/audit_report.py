@@ -128,20 +128,19 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
     run = {name: value if value != "auto" else None for name, value in (("dtype", case.dtype), ("device", case.device))}
     files = {name: absolute_name(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in results["trace"]["queries"]), default=1) if results["trace"] else 1
-    options_of = {"learning_rate": "rate", "batch_size": "batch"}  # as `taughtby prove` names them
-    recipe = {options_of.get(name, name): value for name, value in case.recipe.items()}
     trace, prompts, judge = f"{folder}/trace.json", f"{folder}/prompts.jsonl", case.behaviour.judge
     design = {"random": case.num_random, "curve": ",".join(map(str, case.curve)) or None,
-              "truth": list(case.truth_labels), "mask_words": case.mask_words, **recipe, **files}  # fmt: skip
+              "truth": list(case.truth_labels), "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
-        "generate": cli_command("respond", model, prompts, out=f"{folder}/answers.jsonl",
-                                max_new=case.max_new_tokens, adapter=adapter, **run),
-        "judge": cli_command("judge", f"{folder}/answers.jsonl", by=judge, out=f"{folder}/bad.jsonl"),
-        "index": cli_command("index", model, data, out=results["index"], base=base, adapter=adapter, **read, **run),
-        "trace": cli_command("trace", str(results["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
-        "clean": cli_command("clean", trace, data, out=results["cleaned"], top=case.top_k, **read),
-        "retrain": cli_command("prove", trace, data, out=folder, prompts=prompts, judge=judge,
-                               max_new=case.max_new_tokens, top=case.top_k, **design, **read, **run),
+        "generate": cli_command("lab generate", model, prompts, out=f"{folder}/answers.jsonl",
+                                max_new_tokens=case.max_new_tokens, adapter=adapter, **run),
+        "judge": cli_command("lab judge", f"{folder}/answers.jsonl", judge=judge, out=f"{folder}/bad.jsonl"),
+        "index": cli_command("index build", model, data, out=results["index"], base=base,
+                             no_base=not (adapter or base), adapter=adapter, **read, **run),
+        "trace": cli_command("trace", str(results["index"]), queries=f"{folder}/queries.jsonl", top_k=depth, json=trace),
+        "clean": cli_command("clean", trace, data, out=results["cleaned"], top_k=case.top_k, **read),
+        "retrain": cli_command("retrain", trace, data, out=folder, prompts=prompts, judge=judge,
+                               max_new_tokens=case.max_new_tokens, top_k=case.top_k, **design, **read, **run),
     }  # fmt: skip
 
 

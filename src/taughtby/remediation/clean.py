@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions, detect_format, read_examples
 from taughtby.data.example import CharRanges, Example
+from taughtby.data.files import file_hash
+from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.rewrite import check_output, file_hash, preservation, rewrite
+from taughtby.data.rewrite import check_output, describe_preservation, rewrite_dataset
 from taughtby.data.row_sources import record_source, resolve_sources
-from taughtby.data.spans import Edits, Marks
 from taughtby.errors import DataError
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.provenance import package_version
@@ -189,7 +190,7 @@ def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | P
     """
     out, document = Path(out), load_trace(trace)
     check_output(plan.data, out)
-    rewrite(plan.data, out, plan.read_options.split, plan.change)
+    rewrite_dataset(plan.data, out, plan.read_options.split, plan.change)
     file = Path(trace) if isinstance(trace, str | Path) else None
     input_hash = file_hash(Path(plan.data)) if Path(plan.data).exists() else None
     manifest: Document = {
@@ -204,7 +205,7 @@ def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | P
         "input": {"data": absolute_name(plan.data), "sha256": input_hash,
                   "records": plan.num_records, "examples": plan.num_examples},
         "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), "records": plan.num_remaining,
-                   "kept": preservation(plan.data)},
+                   "kept": describe_preservation(plan.data)},
         "rows": [{**asdict(one), **({"unlearned": plan.words[one.id]} if plan.words else {})} for one in plan.removals],
     }  # fmt: skip
     save_json(manifest, manifest_path(out))

@@ -8,7 +8,7 @@ from random import Random
 
 from taughtby.data.example import CharRanges, Example
 from taughtby.errors import DataError, LabError, OptionError
-from taughtby.lab.finetune import TrainingOptions, refuse_several
+from taughtby.lab.finetune import TrainingOptions, refuse_distributed
 from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.model import Model, load_model
@@ -146,7 +146,7 @@ def check_experiment(
         DataError: If rows of the design are not in the data.
         OptionError: If the design asks for ranks or labels that do not exist, or there is no prompt.
     """
-    refuse_several()
+    refuse_distributed()
     ids = {row.id for row in rows}
     if not flagged_ids:
         raise LabError("there is nothing to remove: no row is flagged", do="trace other answers, or give --top-k")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from taughtby.data.example import CharRanges, Example, shorten
 from taughtby.data.phrases import align_tokens, whole_words
-from taughtby.data.row_sources import matches_source, several
+from taughtby.data.row_sources import ambiguous_source, matches_source
 from taughtby.errors import DataError, OptionError
 from taughtby.remediation.trace_file import Document
 from taughtby.reporting.text import scored_tokens
@@ -107,7 +107,7 @@ def _listed_rows(trace: Document, rows: Sequence[str]) -> list[Removal]:
         matches = [removal for removal in ranked if spec in (removal.id, removal.source)]
         matches = matches or [removal for removal in ranked if matches_source(spec, removal.source)]
         if len(names := dict.fromkeys(f"{removal.source} ({removal.id})" for removal in matches)) > 1:
-            raise several(spec, list(names))
+            raise ambiguous_source(spec, list(names))
         unranked = Removal(spec, "", why="listed") if _ID.fullmatch(spec) else Removal("", spec, why="listed")
         queries = tuple(sorted({number for removal in matches for number in removal.queries}))
         selected.append(replace(matches[0], queries=queries) if matches else unranked)

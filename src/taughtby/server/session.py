@@ -18,6 +18,9 @@ from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
+from taughtby.remediation.clean import plan_cleaning
+from taughtby.remediation.selection import select_rows
+from taughtby.remediation.trace_file import read_options_of
 from taughtby.server.jobs import Job, Jobs, Tell
 from taughtby.server.rows import RowBrowser
 
@@ -78,10 +81,10 @@ class Session:
         if self.data is None:
             raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
                             do="download the list, and give it to taughtby clean --rows")  # fmt: skip
-        trace = {"version": 1, "index": str(self.index.path), "queries": []}
-        reading = remedy.reading_of(trace)
-        made = remedy.plan_cleaning(trace, str(self.data), remedy.select_rows(trace, rows=ids), reading=reading)
-        rewrite_dataset(made.data, out, reading.split, made.change)
+        trace = {"version": 2, "index": str(self.index.path), "queries": []}
+        read_options = read_options_of(trace)
+        plan = plan_cleaning(trace, str(self.data), select_rows(trace, rows=ids), read_options=read_options)
+        rewrite_dataset(plan.data, out, read_options.split, plan.change)
 
     def trace(self, query: Query, by: str | None, top: int) -> Job:
         """A job whose result is the trace's document."""
