@@ -78,10 +78,10 @@ class Calls:
         def blocks(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
             if len(self.rows) == at and fault:
                 raise fault
-            self.rows.append(len(batch.rows))
+            self.rows.append(len(batch.row_indices))
             return whole(how, model, batch, weights)
 
-        patch.setattr(RepT, "blocks", blocks)
+        patch.setattr(RepT, "features", blocks)
 
 
 def add(data: Path, *rows: tuple[str, str]) -> None:
@@ -214,7 +214,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
                 made[name][place] = bad
         return made
 
-    monkeypatch.setattr(RepT, "blocks", broken)
+    monkeypatch.setattr(RepT, "features", broken)
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert index.manifest["skipped"] == [
         {"source": f"{data}:3", "reason": "its states or gradients are not finite"}
@@ -348,9 +348,9 @@ def test_out_of_memory_comes_in_halves(
     sizes: list[int] = []
 
     def small(model: Any, batch: Any, layers: Any) -> Any:
-        if len(batch.rows) > 2:
+        if len(batch.row_indices) > 2:
             raise fault()
-        sizes.append(len(batch.rows))
+        sizes.append(len(batch.row_indices))
         return capture(model, batch, layers)
 
     monkeypatch.setattr("taughtby.methods.rept.capture", small)

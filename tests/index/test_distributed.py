@@ -49,7 +49,7 @@ ROWS = 60
 class Told(RepT):
     """RepT that writes down each batch; the first process that has done two kills itself before its third."""
 
-    def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
+    def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         folder = Path(os.environ["TAUGHTBY_TEST_DIARY"])
         done = [json.loads(line)[0] for line in (folder / "diary").read_text().splitlines()]
         if done.count(os.getpid()) == 2:
@@ -86,7 +86,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
     asides: list[str] = []
     how = [Told(layer=2), BOTH[1]]
     with RayPool(workers=2, say=asides.append) as hired:
-        given: Any = {**options, "progress": lambda done, _: told.append(done), "crew": hired}
+        given: Any = {**options, "progress": lambda done, _: told.append(done), "pool": hired}
         index = build_index(tuned, data, tmp_path / "idx", how, **given)
         diary = [json.loads(line) for line in (tmp_path / "diary").read_text().splitlines()]
         # finished, it is finished: nobody is hired for nothing

@@ -30,12 +30,12 @@ from taughtby.models.model import Model, load_model
 
 # small enough for the sketches of a tiny model to be sketches
 SMALL = {
-    "lesson": {"sketch": 16, "keep": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
+    "lesson": {"sketch_dim": 16, "tokens_per_row": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
     "rapidin": {"k": 64}, "less": {"k": 64}, "logra": {"rank": 4}, "tracin": {"project": 16},
     "tracin-ln": {"project": 16}, "datainf": {"project": 16}, "lissa": {"project": 16},
 }  # fmt: skip
 HELD = {
-    "lesson": {"layer", "middle", "sketch", "keep", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
+    "lesson": {"layer", "state_layer", "sketch_dim", "tokens_per_row", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
     "rise": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
     "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
     **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},
@@ -128,7 +128,7 @@ def test_names_of_the_defaults_say_no_more_than_before() -> None:
 
 
 SPECS = {
-    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
+    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch_dim=8", "tokens_per_row=1", "seed=1", "state_layer=1"),
     "rise:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
     "less:k=64": ("seed=1", "k=32"), "logra:rank=4": ("seed=1", "rank=2"), "rapidin:k=64": ("seed=1",),
     "tracin:project=16": ("seed=1",),

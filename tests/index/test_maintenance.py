@@ -238,7 +238,7 @@ def test_adding_that_stopped_anywhere_goes_on(
         if at == "gathering" and len(reads) == 3:
             reads.append(0)
             raise RuntimeError("the power went")
-        reads.append(len(batch.rows))
+        reads.append(len(batch.row_indices))
         found = whole(how, model, batch, weights)
         for place, one in enumerate(batch.ids):
             if "seven" in model.tokenizer.decode(one):
@@ -252,7 +252,7 @@ def test_adding_that_stopped_anywhere_goes_on(
             return real(claim, *given, **more)
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(Lesson, "blocks", broken)
+    monkeypatch.setattr(Lesson, "features", broken)
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
     with monkeypatch.context() as patch:
         if at != "gathering":
@@ -266,7 +266,7 @@ def test_adding_that_stopped_anywhere_goes_on(
     assert len(reads) - before == (6 if at == "gathering" else 0)
     assert [row.response for row in more.examples()] == [r for _, r in PAIRS if r != "seven"]
     assert [skip["reason"] for skip in more.manifest["skipped"]] == ["its states or gradients are not finite"]
-    monkeypatch.setattr(Lesson, "blocks", whole)
+    monkeypatch.setattr(Lesson, "features", whole)
     assert verify(index.path, tuned).faults == ()
 
 
@@ -312,7 +312,7 @@ def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
 def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            IndexTransaction, "write_report", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went"))
+            IndexTransaction, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went"))
         )
         with pytest.raises(RuntimeError, match="the power went"):
             delete_rows(index.path, ids(index)[:3])

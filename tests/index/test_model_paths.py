@@ -221,7 +221,7 @@ def test_an_added_method_goes_on_from_another_folder(
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(RepT, "blocks", lambda *_: 1 / 0)
+        patch.setattr(RepT, "features", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")])
     monkeypatch.chdir(tmp_path)

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 class Slow(RepT):
     """RepT that writes down who reads which rows, and takes its time."""
 
-    def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
+    def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         line = json.dumps([os.getpid(), batch.ids.tolist()]) + "\n"
         made = super().features(model, batch, weights)
         with Path(os.environ["TAUGHTBY_TEST_DIARY"]).open("a") as diary:

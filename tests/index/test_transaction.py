@@ -170,27 +170,27 @@ JUMPS = """
     from pathlib import Path
     from test_reader import SETTINGS, Writer, blocks, filled, made
     from taughtby.index.reader import Index
-    from taughtby.index.maintenance import compact, delete
+    from taughtby.index.maintenance import compact, delete_rows
     from taughtby.index.verify import verify
     path, start = Path({path!r}), datetime.now()
     old = filled(path)
     for at, days in enumerate((-400, 30, -30, 400)):
         os.environ["DAYS"] = str(days)
         assert abs((datetime.now() - start).days - days) <= 1, "the clock did not jump"
-        held = [row.id for row in old.texts()]
+        held = [row.id for row in old.examples()]
         change = dict(did="append", data="more", digest=str(at))
         with Writer(path, SETTINGS, change) as writer:
             for place in range(8 + 3 * at, 11 + 3 * at):
                 writer.append(*made(1, place), blocks(1, place))
             new = writer.finish([], None)
-        delete(path, [f"id{{at}}"])
+        delete_rows(path, [f"id{{at}}"])
         if days < 0:
             compact(path)
-            assert [row.id for row in old.texts()] == held, "a clock set back took what was young"
+            assert [row.id for row in old.examples()] == held, "a clock set back took what was young"
         else:
             compact(path, timedelta(0))
         old = Index.open(path)
-        assert [row.id for row in old.texts()] == [f"id{{place}}" for place in range(at + 1, 11 + 3 * at)]
+        assert [row.id for row in old.examples()] == [f"id{{place}}" for place in range(at + 1, 11 + 3 * at)]
         faults = [fault for fault in verify(path).faults if "that of its text" not in fault.what]
         assert not faults, faults
     print("sound")
