@@ -200,10 +200,10 @@ def test_a_pending_change_keeps_what_it_gathered(
     """Adding another method meanwhile is refused before anything is removed."""
     index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
     with monkeypatch.context() as patch:
-        patch.setattr(upkeep, "_joined", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        patch.setattr(upkeep, "_join_features", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
             add_features(tuned, index.path, [get_method("repsim:layer=3")])
-    with pytest.raises(StoreError, match=r"begun in .* is not finished"):
+    with pytest.raises(StoreError, match=r"a change of .* is not finished"):
         add_features(tuned, index.path, [get_method("repsim:layer=1")])
     monkeypatch.setattr(upkeep, "capture_into", lambda *_: pytest.fail("rows are read again"))
     assert "h_3" in add_features(tuned, index.path, [get_method("repsim:layer=3")]).features

@@ -127,14 +127,14 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
     from taughtby.remediation.clean import plan_cleaning, select_rows
 
     def planned(spec: str) -> Any:
-        trace = {"version": 1, "index": "x", "queries": []}
+        trace = {"version": 2, "index": "x", "queries": []}
         return plan_cleaning(trace, str(twins), select_rows(trace, rows=[spec]))
 
     with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:
         planned("part.jsonl:2")
     assert caught.value.got == f"{twins}/a/part.jsonl:2, {twins}/b/part.jsonl:2"
     for spec in ("a/part.jsonl:2", f"{twins}/a/part.jsonl:2"):
-        assert planned(spec).change.drop == {f"{twins}/a/part.jsonl:2"}
+        assert planned(spec).change.dropped == {f"{twins}/a/part.jsonl:2"}
     with pytest.raises(DataError, match="is not the data that was traced"):
         planned("c/part.jsonl:2")
 
