@@ -130,15 +130,16 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
     import pyarrow as pa
 
+    from taughtby.index.manifest import Manifest
     from taughtby.index.transaction import IndexTransaction
 
     monkeypatch.chdir(tmp_path)
     place = storage_path(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
-    with IndexTransaction(place) as claim:
-        claim.add(table)
-        claim.drop(["b'"])
-        claim.named({"settings": {}, "skipped": [], "layers": None})
+    with IndexTransaction(place, new=True) as transaction:
+        transaction.append_table(table)
+        transaction.delete_ids(["b'"])
+        transaction.publish_version(Manifest({}))
     assert len(Index.open(place)) == 1
     assert (tmp_path / name / "idx" / "rows.lance" / "_versions").is_dir()
 
@@ -164,5 +165,5 @@ def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)
-    assert f"taughtby index MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
+    assert f"taughtby index build MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
     assert shell_quote(folder).startswith("'")

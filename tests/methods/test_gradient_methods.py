@@ -310,7 +310,7 @@ def test_methods_share_their_blocks(
         return go(*asked, **how)
 
     monkeypatch.setattr(room, "capture", counted)
-    build_index(tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
+    build_index(tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, token_budget=10_000)
     assert len(passes) == 4 + 1  # four look at the weights, one batch
     one = build_index(tuned, file, tmp_path / "one", [get_method("tracin")], encoding=LENGTH)
     four = Index.open(tmp_path / "four")

@@ -70,7 +70,7 @@ def _again(index: Index, model: Model, how: Method, rows: Sequence[TokenizedExam
             made[at] = {name: blocks[name][place] for name in names}
     joined = stack_features(made, names)
     columns = {key: column for name, block in joined.items() for key, column in to_arrow(name, block).items()}
-    manifest = {**index.manifest, "count": len(rows), "blocks": {name: at[0].shape[-1] for name, at in joined.items()}}
+    manifest = {**index.manifest, "num_rows": len(rows), "features": {name: at[0].shape[-1] for name, at in joined.items()}}
     return _Few(index.path, manifest, InMemoryDataset(pa.table(columns)), parent=index)
 
 

@@ -131,7 +131,7 @@ def _held(index: Index, names: Sequence[str], places: NDArray[np.int64]) -> Inde
 
 def _index(index: Index, rows: pa.Table) -> Index:
     # in one piece, so that a scan yields as many rows as it is asked for
-    return Index(index.path, {**index.manifest, "count": len(rows)}, InMemoryDataset(rows.combine_chunks()))
+    return Index(index.path, {**index.manifest, "num_rows": len(rows)}, InMemoryDataset(rows.combine_chunks()))
 
 
 def _controls(how: Method, held: Index, names: Sequence[str], at: Sequence[int]) -> NDArray[np.float64] | None:

@@ -24,7 +24,7 @@ from taughtby.attribution.significance import (
 from taughtby.data.example import Example
 from taughtby.data.phrases import align_tokens
 from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, token_texts, tokenize
-from taughtby.index.model_sources import address
+from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures
 from taughtby.methods.base import top_positions
@@ -124,7 +124,7 @@ class Trace:
             "method": repr(self.method),
             "model": located(settings["model"]),
             "adapter": adapter,
-            "index": address(self.index.path),
+            "index": resolved_address(self.index.path),
             "num_rows": len(self.index),
             "fdr": self.fdr,
             "warnings": [*warnings(self.index, self.method), *ambiguity_notes([one.query for one in self.queries])],

@@ -42,7 +42,7 @@ def verify(
     if found.faults:
         do = "copy the index again from where it is sound, or make it again"
         raise StoreError(f"{idx} is damaged", got=f"{len(found.faults)} of what is told above", do=do)
-    again = f", {found.again:,} made again by the model" if recompute else ""
+    again = f", {found.num_recomputed:,} made again by the model" if recompute else ""
     output().print(f"sound: {found.files:,} files, {found.rows:,} rows{again}")
 
 
@@ -58,7 +58,7 @@ def delete(
     from taughtby.index import maintenance as upkeep
     from taughtby.text import cli_command
 
-    chosen = [*(rows or []), *(options.ticked(listed) if listed else []), *(upkeep.removed(cleaned) if cleaned else [])]
+    chosen = [*(rows or []), *(options.ticked(listed) if listed else []), *(upkeep.removed_row_ids(cleaned) if cleaned else [])]
     if not chosen:
         raise OptionError("no rows to delete", do="name them, or give --rows FILE or --cleaned FILE")
     gone = upkeep.delete_rows(idx, chosen)

@@ -109,9 +109,9 @@ def reload(
     """The model an index was made with, from where it was then or from where it is now."""
     from taughtby.errors import TaughtbyError, machine_fault
     from taughtby.index.build import check_same_model
-    from taughtby.index.model_sources import sources
+    from taughtby.index.model_sources import model_sources
 
-    found = sources(made.manifest, made.path, name, adapter, base)
+    found = model_sources(made.manifest, made.path, name, adapter, base)
     for one in found:
         try:
             dtype = made.manifest["settings"]["dtype"]

@@ -106,7 +106,7 @@ def index(
     from taughtby.data.tokenize import Encoding
     from taughtby.errors import OptionError
     from taughtby.index.build import build_index
-    from taughtby.index.maintenance import add_features, settled
+    from taughtby.index.maintenance import add_features, existing_settings
     from taughtby.index.reader import Index, join_names
     from taughtby.index.storage import storage_path
     from taughtby.methods import DEFAULT_METHOD
@@ -114,7 +114,7 @@ def index(
     from taughtby.progress import progress_bar
     from taughtby.text import shell_quote
 
-    has = settled(out, "--append" if append else "--add") if append or add else None
+    has = existing_settings(out, "--append" if append else "--add") if append or add else None
     asked = method or ([*has["methods"].values()] if has and append else [DEFAULT_METHOD])
     methods = [named(spec, layer=layer) for spec in asked]
     if has:  # it is to grow as it was made
@@ -124,7 +124,7 @@ def index(
     crew = hired(ctx, ray, workers, device, quantize)
     if crew:  # what is here only plans: the devices are the workers'
         device = device if quantize else "cpu"
-        dtype = "bfloat16" if crew.fast and dtype == "auto" else dtype
+        dtype = "bfloat16" if crew.has_gpus and dtype == "auto" else dtype
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if add:
         before = Index.open(out)
@@ -154,9 +154,9 @@ def index(
     before = Index.open(out) if append else None
     with progress_bar(errors(), f"index {data}") as tell:
         if crew:
-            crew.say = tell.set_note
+            crew.set_note = tell.set_note
         made = build_index(
-            loaded, data, out, methods, reading=reading, encoding=encoding, append=append, progress=tell, pool=crew
+            loaded, data, out, methods, read_options=reading, encoding=encoding, append=append, progress=tell, pool=crew
         )
     if before:
         told = f"{len(made) - len(before):,} rows more: {len(made):,} rows in {made.path}, blocks {join_names(made.features)}"

@@ -160,7 +160,7 @@ class _Under:
 
         def make(tell: ProgressCallback) -> Document:
             methods = [get_method(DEFAULT_METHOD)]
-            made = build_index(self.model, self.case.data, folder, methods, reading=self.reading,
+            made = build_index(self.model, self.case.data, folder, methods, read_options=self.reading,
                                encoding=self.encoding, progress=tell)  # fmt: skip
             return {"rows": len(made)}
 
