@@ -75,7 +75,7 @@ def test_appended_twice_and_indexed_again_it_stays_as_it_is(
     add(data, *MORE)
     with pytest.raises(StoreError, match="made with other settings") as caught:
         made(tuned, data, index.path)
-    assert caught.value.do == "append the new rows: taughtby index append; or write to another folder"
+    assert caught.value.do == "add the new rows with `taughtby index append`, or write to another folder"
     grown = made(tuned, data, index.path, append=True)
     calls = Calls(monkeypatch)
     for append in (True, False):

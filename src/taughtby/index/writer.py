@@ -87,8 +87,7 @@ class Writer(IndexTransaction):
     def _ids(self) -> set[str]:
         ids = self.rows.to_table(columns=["id"]).column("id").to_pylist()
         if len(unique := set(ids)) < len(ids):
-            command = cli_command("index undo", self.path)
-            do = f"take the last change back: {command}; if there is none, build the index again"
+            do = f"revert the last change: {cli_command('index undo', self.path)}; or build the index again"
             raise StoreError(f"{self.path} was written by two processes at once", got="rows with the same id", do=do)
         return unique
 
@@ -150,7 +149,7 @@ def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings,
     if different:
         do = "ask for the same, or write to another folder"
         if finished and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
-            do = "append the new rows: taughtby index append; or write to another folder"
+            do = "add the new rows with `taughtby index append`, or write to another folder"
         raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
 
 
