@@ -103,7 +103,9 @@ def test_workers_and_drivers_killed_at_random_moments(
             out.write(json.dumps({"prompt": f"why {at} days in a week", "response": answer}) + "\n")
     diary.touch()
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(diary))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     code = f"from test_torture_ray import life; life({str(model_folder)!r}, {str(data)!r}, {str(tmp_path / 'idx')!r})"
 
     def start() -> Any:
