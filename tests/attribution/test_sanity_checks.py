@@ -282,5 +282,5 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
     assert all(one["name"] in out for one in kept["checks"])
     assert "what it means" in out and "20 rows as queries" in out
     code, _, err = run("check", idx, "--method", "repsim")
-    assert code == 1 and "repsim needs blocks" in err
+    assert code == 1 and "repsim needs features" in err
     assert run("check", idx, "--rows", 2)[0] == 2

@@ -34,7 +34,7 @@ from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
 from taughtby.index.build import build_index
 from taughtby.index.pipeline import CapturePipeline
-from taughtby.index.reader import SAID, Index
+from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import GenerationOptions, _generate, generate
 from taughtby.methods import METHODS, get_method
@@ -158,8 +158,8 @@ def test_every_block_of_an_index(indexes: tuple[Index, Index], tuned_sides: Side
     cpu, there = indexes
     assert len(cpu) == len(there) == len(TEXTS)
     assert there.manifest["skipped"] == cpu.manifest["skipped"]
-    names = [field.name for field in cpu.dataset.schema if field.name not in SAID]
-    assert names == [field.name for field in there.dataset.schema if field.name not in SAID]
+    names = [field.name for field in cpu.dataset.schema if field.name not in TEXT_COLUMNS]
+    assert names == [field.name for field in there.dataset.schema if field.name not in TEXT_COLUMNS]
     for name in names:
         one, two = (torch.cat([flat(part[name]) for part in index.scan([name])]) for index in indexes)
         assert bool(two.isfinite().all()), name

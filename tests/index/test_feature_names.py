@@ -31,12 +31,12 @@ from taughtby.models.model import Model, load_model
 
 # small enough for the sketches of a tiny model to be sketches
 SMALL = {
-    "lesson": {"sketch": 16, "keep": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
+    "lesson": {"sketch_dim": 16, "tokens_per_row": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
     "rapidin": {"k": 64}, "less": {"k": 64}, "logra": {"rank": 4}, "tracin": {"project": 16},
     "tracin-ln": {"project": 16}, "datainf": {"project": 16}, "lissa": {"project": 16},
 }  # fmt: skip
 HELD = {
-    "lesson": {"layer", "middle", "sketch", "keep", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
+    "lesson": {"layer", "state_layer", "sketch_dim", "tokens_per_row", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
     "rise": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
     "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
     **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},
@@ -129,7 +129,7 @@ def test_names_of_the_defaults_say_no_more_than_before() -> None:
 
 
 SPECS = {
-    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
+    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch_dim=8", "tokens_per_row=1", "seed=1", "state_layer=1"),
     "rise:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
     "less:k=64": ("seed=1", "k=32"), "logra:rank=4": ("seed=1", "rank=2"), "rapidin:k=64": ("seed=1",),
     "tracin:project=16": ("seed=1",),
@@ -201,10 +201,10 @@ def test_a_pending_change_keeps_what_it_gathered(
     """Adding another method meanwhile is refused before anything is removed."""
     index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
     with monkeypatch.context() as patch:
-        patch.setattr(upkeep, "_joined", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        patch.setattr(upkeep, "_join_features", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
             add_features(tuned, index.path, [get_method("repsim:layer=3")])
-    with pytest.raises(StoreError, match=r"begun in .* is not finished"):
+    with pytest.raises(StoreError, match=r"a change of .* is not finished"):
         add_features(tuned, index.path, [get_method("repsim:layer=1")])
     monkeypatch.setattr(upkeep, "capture_into", lambda *_: pytest.fail("rows are read again"))
     assert "h_3" in add_features(tuned, index.path, [get_method("repsim:layer=3")]).features

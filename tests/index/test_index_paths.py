@@ -128,7 +128,7 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
     from taughtby.remediation.selection import select_rows
 
     def planned(spec: str) -> Any:
-        trace = {"version": 1, "index": "x", "queries": []}
+        trace = {"version": 2, "index": "x", "queries": []}
         return plan_cleaning(trace, str(twins), select_rows(trace, rows=[spec]))
 
     with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:

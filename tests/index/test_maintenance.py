@@ -118,7 +118,7 @@ def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(taughtby.index.build, "WINDOW", count)
         Calls(patch, at=at, fault=RuntimeError("the power went"))
         with pytest.raises(RuntimeError, match="the power went"):
-            made(model, data, out, append=True, budget=1)
+            made(model, data, out, append=True, token_budget=1)
 
 
 def test_an_append_that_stopped_is_not_seen_and_goes_on(
@@ -131,9 +131,9 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     found = verify(index.path)
     assert (found.faults, found.pending) == ((), f"appending {data}")
     for change in (lambda: delete_rows(index.path, ids(index)[:1]), lambda: compact(index.path)):
-        with pytest.raises(StoreError, match=r"begun in .* is not finished") as caught:
+        with pytest.raises(StoreError, match=r"a change of .* is not finished") as caught:
             change()
-        assert f"taughtby undo {index.path}" in caught.value.do
+        assert f"taughtby index undo {index.path}" in caught.value.do
     calls = Calls(monkeypatch)
     grown = made(tuned, data, index.path, append=True)
     assert sum(calls.rows) == 1  # two of the three were committed
@@ -238,35 +238,35 @@ def test_adding_that_stopped_anywhere_goes_on(
         if at == "gathering" and len(reads) == 3:
             reads.append(0)
             raise RuntimeError("the power went")
-        reads.append(len(batch.rows))
+        reads.append(len(batch.row_indices))
         found = whole(how, model, batch, weights)
         for place, one in enumerate(batch.ids):
             if "seven" in model.tokenizer.decode(one):
                 found["shift_3"][place] = float("nan")
         return found
 
-    verb = {"gathering": "finish", "deleting": "drop", "joining": "widen", "naming": "named"}[at]
+    verb = {"gathering": "finish", "deleting": "delete_ids", "joining": "add_columns", "naming": "publish_version"}[at]
 
     def fail(claim: IndexTransaction, *given: Any, **more: Any) -> Any:
         if at == "naming" and given[-1]["did"] != "add":
             return real(claim, *given, **more)
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(Lesson, "blocks", broken)
+    monkeypatch.setattr(Lesson, "features", broken)
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
     with monkeypatch.context() as patch:
         if at != "gathering":
             real = getattr(IndexTransaction, verb)
             patch.setattr(IndexTransaction, verb, fail)
         with pytest.raises(RuntimeError, match="the power went"):
-            add_features(tuned, index.path, [LESSON], budget=1)
+            add_features(tuned, index.path, [LESSON], token_budget=1)
     assert (len(Index.open(index.path)), Index.open(index.path).features) == (8, index.features)
     before = len(reads)
-    more = add_features(tuned, index.path, [LESSON], budget=1)
+    more = add_features(tuned, index.path, [LESSON], token_budget=1)
     assert len(reads) - before == (6 if at == "gathering" else 0)
     assert [row.response for row in more.examples()] == [r for _, r in PAIRS if r != "seven"]
     assert [skip["reason"] for skip in more.manifest["skipped"]] == ["its states or gradients are not finite"]
-    monkeypatch.setattr(Lesson, "blocks", whole)
+    monkeypatch.setattr(Lesson, "features", whole)
     assert verify(index.path, tuned).faults == ()
 
 
@@ -300,20 +300,18 @@ def test_delete_is_of_all_or_of_none(index: Index) -> None:
 def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
     file = tmp_path / "cleaned.manifest.json"
     file.write_text(json.dumps({"did": "removed rows", "rows": [{"id": ids(index)[3], "source": "x"}]}))
-    assert upkeep.removed(file) == [ids(index)[3]]
+    assert upkeep.removed_row_ids(file) == [ids(index)[3]]
     file.write_text(json.dumps({"did": "masked words", "rows": []}))
     with pytest.raises(DataError, match="took no rows out"):
-        upkeep.removed(file)
+        upkeep.removed_row_ids(file)
     file.write_text("{}")
     with pytest.raises(DataError, match="is no manifest"):
-        upkeep.removed(file)
+        upkeep.removed_row_ids(file)
 
 
 def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(
-            IndexTransaction, "write_report", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went"))
-        )
+        patch.setattr(IndexTransaction, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
             delete_rows(index.path, ids(index)[:3])
     assert lance.dataset(str(index.path / "rows.lance")).count_rows() == 5

@@ -16,10 +16,10 @@ from conftest import PAIRS, Run
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
-from taughtby.index.model_sources import Sources, address, sources
+from taughtby.index.manifest import Manifest
+from taughtby.index.model_sources import ModelSource, model_sources, resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
-from taughtby.index.transaction import seal, written
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
 from taughtby.methods import get_method
@@ -49,8 +49,8 @@ def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monk
     assert absolute_name(".") == str(tmp_path)
     for name in ("smollm2", "owner/other", "s3://bucket/data.jsonl", "gs://b/i", "-", "pipe", "no/such/folder"):
         assert absolute_name(name) == name
-    assert address(storage_path("idx")) == str(tmp_path / "idx")
-    assert address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
+    assert resolved_address(storage_path("idx")) == str(tmp_path / "idx")
+    assert resolved_address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
 
 
 def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path) -> None:
@@ -87,13 +87,14 @@ def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
     settings = {"model": "owner/model", "adapter": str(was / "adapter"), "base": str(was / "base")}
     manifest = {"settings": settings, "home": str(was / "idx")}
     base = str(was / "base")
-    assert sources(manifest, now / "idx") == [
-        Sources("owner/model", (str(now / "adapter"),), base), Sources("owner/model", (str(was / "adapter"),), base),
+    assert model_sources(manifest, now / "idx") == [
+        ModelSource("owner/model", (str(now / "adapter"),), base),
+        ModelSource("owner/model", (str(was / "adapter"),), base),
     ]  # fmt: skip
-    assert sources(manifest, now / "idx", "other", ["a", "b"], "c") == [Sources("other", ("a", "b"), "c")]
+    assert model_sources(manifest, now / "idx", "other", ["a", "b"], "c") == [ModelSource("other", ("a", "b"), "c")]
     shutil.rmtree(was / "base")
     with pytest.raises(StoreError, match=r"the base that .*idx was made with is not where it was") as caught:
-        sources(manifest, now / "idx")
+        model_sources(manifest, now / "idx")
     assert (caught.value.got, caught.value.do) == (base, "give it with --base, where it lies now")
 
 
@@ -172,7 +173,7 @@ def aged(index: Path) -> None:
     del manifest["home"]
     manifest["settings"] |= {"model": "model", "adapter": "./adapter", "data": "data.jsonl"}
     manifest["history"][0]["data"] = "data.jsonl"
-    (index / "manifest.json").write_text(written(manifest | {"seal": seal(manifest)}))
+    (index / "manifest.json").write_text(Manifest.from_json(manifest).to_text())
 
 
 def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run: Run) -> None:
@@ -194,7 +195,7 @@ def test_a_build_goes_on_from_another_folder(
     if old:
         manifest = json.loads((work / "other/manifest.json").read_text())
         manifest["settings"] |= {"model": "../model", "adapter": "adapter", "data": "../data.jsonl"}
-        (work / "other/manifest.json").write_text(written(manifest))
+        (work / "other/manifest.json").write_text(Manifest.from_json(manifest).to_text())
     monkeypatch.chdir(tmp_path)
     assert len(indexed(work, "other")) == len(PAIRS)
 
@@ -220,7 +221,7 @@ def test_an_added_method_goes_on_from_another_folder(
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(RepT, "blocks", lambda *_: 1 / 0)
+        patch.setattr(RepT, "features", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")])
     monkeypatch.chdir(tmp_path)
@@ -260,12 +261,12 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
     (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 2, "queries": [], "index": "idx"}))
-    assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+    assert remedy.load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
-    save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = load_trace(tmp_path / "t.json")
+    remedy.keep({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
+    said = remedy.load_trace(tmp_path / "t.json")
     assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
 
 

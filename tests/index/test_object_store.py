@@ -130,7 +130,7 @@ def test_killed_in_a_store_it_goes_on(
     there: list[int] = []
     begin = Writer._begin
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Writer, "_begin", lambda writer: (begin(writer), there.append(len(writer.done)))[0])
+        patch.setattr(Writer, "_begin", lambda writer: (begin(writer), there.append(len(writer.row_ids)))[0])
         index = build_index(tuned, data, f"{bucket}/killed", [REPT], encoding=Encoding(128))
     assert 10 <= there[0] < 38
     assert [row.response for row in index.examples()][-1] == "answer 29 " * 5

@@ -560,7 +560,7 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
 def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
     asked = [{"ask": row["prompt"], "reply": row["response"]} for row in ROWS]
     data, how = jsonl(tmp_path / "a.jsonl", *asked), ReadOptions((("prompt", "ask"), ("response", "reply")))
-    build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], reading=how)
+    build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], read_options=how)
     document = traced(data, [2], reading=how) | {"index": str(tmp_path / "idx")}
     assert read_options_of(document) == how
     cleaned(data, tmp_path / "b.jsonl", document, reading=read_options_of(document))

@@ -67,7 +67,7 @@ def build(
     pool = worker_pool(ctx, ray, workers, device, quantize)
     if pool:  # this process only plans: the workers hold the devices
         device = device if quantize else "cpu"
-        dtype = "bfloat16" if pool.fast and dtype == "auto" else dtype
+        dtype = "bfloat16" if pool.has_gpus and dtype == "auto" else dtype
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if compares and not loaded.has_base:
         raise _no_base(model, loaded.metadata.base)
@@ -77,7 +77,7 @@ def build(
     _explain_encoding(loaded, form, encoding, mask)
     with progress_bar(errors(), f"index {data}") as tell:
         if pool:
-            pool.say = tell.set_note
+            pool.set_note = tell.set_note
         index = build_index(
             loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell, pool=pool
         )
@@ -167,7 +167,7 @@ def append(
     methods = [get_method(spec) for spec in settings["methods"].values()]
     with progress_bar(errors(), f"append {data}") as tell:
         if pool:
-            pool.say = tell.set_note
+            pool.set_note = tell.set_note
         index = build_index(
             loaded, data, idx, methods,
             read_options=reading, encoding=encoding, append=True, progress=tell, pool=pool,

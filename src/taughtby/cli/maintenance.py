@@ -70,7 +70,7 @@ def verify(
     if report.faults:
         do = "copy the index again from a sound one, or build it again"
         raise StoreError(f"{idx} is damaged", got=f"{len(report.faults)} faults, printed above", do=do)
-    again = f", {report.again:,} computed again by the model" if recompute else ""
+    again = f", {report.num_recomputed:,} computed again by the model" if recompute else ""
     output().print(f"sound: {report.files:,} files, {report.rows:,} rows{again}")
 
 
@@ -79,16 +79,16 @@ def delete(
     idx: options.IndexName,
     names: Annotated[list[str] | None, typer.Argument(metavar="[ROW]…", help="Ids or file:line sources, as a trace shows them.")] = None,
     rows: Annotated[str | None, typer.Option("--rows", metavar="FILE", help="A file with one id or source per line; - for standard input.")] = None,
-    cleaned: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that `taughtby clean` removed: the manifest.json beside its output.")] = None,
+    cleaned: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that `taughtby clean` removed_row_ids: the manifest.json beside its output.")] = None,
 ) -> None:  # fmt: skip
     """Delete rows from an index. Appending their file again does not bring them back."""
     check_index(idx)
     check_file(rows, "a file with one id or file:line source per line")
     from taughtby.errors import OptionError
-    from taughtby.index.maintenance import delete_rows, removed
+    from taughtby.index.maintenance import delete_rows, removed_row_ids
     from taughtby.text import cli_command
 
-    chosen = [*(names or []), *(read_lines(rows) if rows else []), *(removed(cleaned) if cleaned else [])]
+    chosen = [*(names or []), *(read_lines(rows) if rows else []), *(removed_row_ids(cleaned) if cleaned else [])]
     if not chosen:
         raise OptionError("no rows to delete", do="name them, or give --rows FILE or --cleaned FILE")
     count = delete_rows(idx, chosen)

@@ -14,7 +14,7 @@ from taughtby.data.example import Example
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, StoreError, TaughtbyError, machine_fault
 from taughtby.index import build
-from taughtby.index.model_sources import sources
+from taughtby.index.model_sources import model_sources
 from taughtby.index.reader import Index
 from taughtby.index.storage import StoragePath, storage_path
 from taughtby.methods import DEFAULT_METHOD, Method, get_method
@@ -88,7 +88,7 @@ def build_index(
     file = data_file(data, out)
     with reported(progress, f"index {file}") as tell:
         return build.build_index(
-            loaded, file, out, parsed, reading=read_options, encoding=encoding, budget=token_budget, layers=layers,
+            loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget, layers=layers,
             append=append, progress=tell, pool=pool,
         )  # fmt: skip
 
@@ -121,7 +121,7 @@ def load_indexed_model(
     Raises:
         TaughtbyError: The model is not there, or is another one.
     """
-    places = sources(index.manifest, index.path, name, adapter, base)
+    places = model_sources(index.manifest, index.path, name, adapter, base)
     for place in places:
         try:
             dtype = index.manifest["settings"]["dtype"]
