@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from taughtby.capture.layer_similarity import read_layer_similarity
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import (

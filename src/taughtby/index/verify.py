@@ -13,6 +13,7 @@ import torch
 
 from taughtby.capture.ragged import Column, Ragged
 from taughtby.data.batching import make_batches
+from taughtby.data.row_ids import content_hash, row_id
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import StoreError, machine_fault
 from taughtby.index.arrow import TEXT_COLUMNS, feature_widths, from_arrow
@@ -147,12 +148,12 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
             if row.id in ids:
                 yield Damage(_place(position, row.source), f"its id {row.id} is another row's too")
             ids.add(row.id)
-            digest = content(row)
+            digest = content_hash(row)
             key = digest[:8]
             counts[key] += 1
-            if row.id == named(digest, counts[key]):
+            if row.id == row_id(digest, counts[key]):
                 continue
-            count = next((count for count in range(1, most + 1) if row.id == named(digest, count)), None)
+            count = next((count for count in range(1, most + 1) if row.id == row_id(digest, count)), None)
             if count is None:
                 yield Damage(_place(position, row.source), f"its id {row.id} is not that of its text")
             else:
