@@ -188,7 +188,7 @@ class _Run:
         folder = self.cache.path("index", dependencies)
 
         def make(progress: ProgressCallback) -> Document:
-            index = build_index(self.model, data, folder, [method], reading=self.read_options,
+            index = build_index(self.model, data, folder, [method], read_options=self.read_options,
                                 encoding=self.encoding, progress=progress)  # fmt: skip
             return {"rows": len(index)}
 
