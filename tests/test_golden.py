@@ -25,6 +25,7 @@ from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import measure_layer_similarity
 from taughtby.capture.projections import full_gradient
 from taughtby.capture.weight_gradients import weight_gradients
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples, write_examples
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index

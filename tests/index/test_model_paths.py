@@ -27,6 +27,7 @@ from taughtby.methods.rept import RepT
 from taughtby.models.model import load_model
 from taughtby.models.model_files import base_of_adapter
 from taughtby.models.paths import absolute_name, candidate_paths, locate
+from taughtby.remediation.trace_file import load_trace, save_trace
 from taughtby.server.session import Session
 
 PROMPT, RESPONSE = PAIRS[2]
@@ -261,12 +262,12 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
     (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 2, "queries": [], "index": "idx"}))
-    assert remedy.load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+    assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
-    remedy.keep({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = remedy.load_trace(tmp_path / "t.json")
+    save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
+    said = load_trace(tmp_path / "t.json")
     assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
 
 

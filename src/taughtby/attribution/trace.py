@@ -24,6 +24,7 @@ from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, Significance, assess, stability
 from taughtby.data.batching import Batch, make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
+from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures, StateMethod
 from taughtby.methods.scoring import top_positions
