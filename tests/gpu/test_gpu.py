@@ -32,6 +32,7 @@ from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
+from taughtby.index.arrow import TEXT_COLUMNS
 from taughtby.index.build import build_index
 from taughtby.index.pipeline import CapturePipeline
 from taughtby.index.reader import Index
