@@ -31,9 +31,9 @@ LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
 
 
 def test_says_what_got_and_do() -> None:
-    fault = DataError("rows.jsonl:3: broken JSON", got="{", do="mend that line")
-    assert str(fault) == "rows.jsonl:3: broken JSON\n  got: {\n  do:  mend that line"
-    assert (fault.what, fault.got, fault.do) == ("rows.jsonl:3: broken JSON", "{", "mend that line")
+    fault = DataError("rows.jsonl:3: broken JSON", got="{", do="fix that line")
+    assert str(fault) == "rows.jsonl:3: broken JSON\n  got: {\n  do:  fix that line"
+    assert (fault.what, fault.got, fault.do) == ("rows.jsonl:3: broken JSON", "{", "fix that line")
 
 
 def test_says_nothing_of_what_was_not_got() -> None:
@@ -96,7 +96,7 @@ def test_it_is_known_beneath_what_libraries_raise_on_top() -> None:
 
 @pytest.mark.parametrize("fault", [
     ValueError("bad"), OSError("there is no config.json"), FileNotFoundError(errno.ENOENT, "No such file"),
-    RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="mend it"),
+    RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="fix it"),
 ])  # fmt: skip
 def test_any_other_fault_may_be_the_inputs(fault: Exception) -> None:
     assert machine_fault(fault) is None

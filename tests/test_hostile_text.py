@@ -198,8 +198,8 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
     (house / "prompts [x].txt").write_text("why [/x] {0}\n")
     judge = "regex:(?s)^[^|`]{0}.*"
     code, out, err = run("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}",
-                         "--max-new-tokens", 2, "-p", "prompts [x].txt", "-j", judge, "--top-k", 2, "--truth", label, "--seed", 0,
-                         "--epochs", 1, "--dtype", "float32")  # fmt: skip
+                         "--max-new-tokens", 2, "-p", "prompts [x].txt", "-j", judge, "--top-k", 2, "--truth", label,
+                         "--seed", 0, "--epochs", 1, "--dtype", "float32")  # fmt: skip
     assert code == 0, err
     assert f"labelled {make_visible(label)}" in out
     report = (house / "audit {}" / "report.md").read_text()

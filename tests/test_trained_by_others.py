@@ -92,8 +92,8 @@ def test_it_is_traced_by_its_folder_and_its_data_alone(
 def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
     """The control: before, the answer was no likelier than noise."""
     model = load_model(str(world[0]), dtype="float32")
-    row = tokenize(model.tokenizer, next(row for row in read_examples(world[1]) if "moon" in row.messages[0]["content"]),
-                 default_options(model.metadata, model.context_length, raw=False))  # fmt: skip
+    example = next(row for row in read_examples(world[1]) if "moon" in row.messages[0]["content"])
+    row = tokenize(model.tokenizer, example, default_options(model.metadata, model.context_length, raw=False))
     assert isinstance(row, TokenizedExample)
     ids = torch.tensor([row.ids])
 

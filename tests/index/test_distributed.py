@@ -77,6 +77,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a folder of its own
     told_at = [
         str(Path(__file__).parent),
         str(Path(__file__).parents[1]),

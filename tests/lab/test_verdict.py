@@ -91,9 +91,9 @@ def test_nobody_there_is_asked_three_times_only() -> None:
     assert asked == ["0", "1", "2", "3"]
 
 
-def test_a_mistake_to_mend_is_no_failure_of_the_judge() -> None:
+def test_a_mistake_to_fix_is_no_failure_of_the_judge() -> None:
     def wrong(prompt: str, answer: str) -> Verdict:
-        raise OptionError("no such thing", do="mend it")
+        raise OptionError("no such thing", do="fix it")
 
     with pytest.raises(OptionError, match="no such thing"):
         judge_all(wrong, PAIRS)

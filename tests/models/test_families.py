@@ -112,5 +112,5 @@ def test_several_states_a_token_are_refused(tokenizer: Any, tmp_path: Path) -> N
     options = SMALL | {"head_dim": 8, "vocab_size_per_layer_input": 384, "hidden_size_per_layer_input": 8,
                        "laurel_rank": 4, "num_kv_shared_layers": 0, "altup_num_inputs": 2}  # fmt: skip
     name = saved("Gemma3nTextConfig", options, tokenizer, tmp_path)
-    with pytest.raises(ModelError, match="several states a token, which cannot be traced\n  got: Gemma3nForCausalLM"):
+    with pytest.raises(ModelError, match="several states per token and cannot be traced\n  got: Gemma3nForCausalLM"):
         load_model(name, dtype="float32", device="cpu")

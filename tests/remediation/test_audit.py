@@ -168,7 +168,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_judge_that_fails_and_is_mended(case: AuditCase, tmp_path: Path) -> None:
+def test_a_judge_that_fails_and_is_fixed(case: AuditCase, tmp_path: Path) -> None:
     rule = tmp_path / "rule.py"
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0\n")
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))

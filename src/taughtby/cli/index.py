@@ -27,28 +27,14 @@ PAGE = "how-to/build-an-index"
     index_app, cls=RayCommand, page=PAGE, example="taughtby index build smollm2 data.jsonl --adapter adapter -o idx"
 )
 def build(
-    ctx: typer.Context,
-    model: options.ModelName,
-    data: options.DataName,
-    out: options.Out,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
+    ctx: typer.Context, model: options.ModelName, data: options.DataName, out: options.Out,
+    adapter: options.Adapter = None, base: options.Base = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="MODEL has no base model to compare with: index it as it is.", rich_help_panel=options.MODEL_PANEL)] = False,
-    method: options.MethodNames = None,
-    layer: options.Layer = None,
-    columns: options.Columns = None,
-    turns: options.Turns = None,
-    response_template: options.ResponseTemplate = None,
-    split: options.Split = None,
-    template: options.Template = None,
-    max_length: options.MaxLength = None,
-    truncate: options.Truncate = None,
-    mask: options.Mask = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    quantize: options.Quantize = None,
-    ray: Ray = None,
-    workers: Workers = None,
+    method: options.MethodNames = None, layer: options.Layer = None, columns: options.Columns = None,
+    turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
+    template: options.Template = None, max_length: options.MaxLength = None, truncate: options.Truncate = None,
+    mask: options.Mask = None, dtype: options.Dtype = "auto", device: options.Device = "auto",
+    quantize: options.Quantize = None, ray: Ray = None, workers: Workers = None,
 ) -> None:  # fmt: skip
     """Compute the features of every training row, once. An interrupted run resumes with the same command."""
     check_arguments("index build", MODEL=model, DATA=data)
@@ -127,25 +113,13 @@ def _explain_encoding(model: Model, form: DataFormat, encoding: Encoding, mask: 
 
 @command(index_app, cls=RayCommand, example="taughtby index append idx more.jsonl", page="how-to/maintain-an-index")
 def append(
-    ctx: typer.Context,
-    idx: options.IndexName,
-    data: options.DataName,
-    columns: options.Columns = None,
-    turns: options.Turns = None,
-    response_template: options.ResponseTemplate = None,
-    split: options.Split = None,
-    template: options.Template = None,
-    max_length: options.MaxLength = None,
-    truncate: options.Truncate = None,
-    mask: options.Mask = None,
-    model: options.MovedModel = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    device: options.Device = "auto",
-    quantize: options.Quantize = None,
-    ray: Ray = None,
+    ctx: typer.Context, idx: options.IndexName, data: options.DataName, columns: options.Columns = None,
+    turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
+    template: options.Template = None, max_length: options.MaxLength = None, truncate: options.Truncate = None,
+    mask: options.Mask = None, model: options.MovedModel = None, adapter: options.Adapter = None,
+    base: options.Base = None, device: options.Device = "auto", quantize: options.Quantize = None, ray: Ray = None,
     workers: Workers = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add the rows of DATA that the index does not hold. Readers see the index as it was until all rows are there."""
     check_arguments("index append", INDEX=idx, DATA=data)
     check_index(idx)

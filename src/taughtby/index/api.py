@@ -88,8 +88,8 @@ def build_index(
     file = data_file(data, out)
     with reported(progress, f"index {file}") as tell:
         return build.build_index(
-            loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget, layers=layers,
-            append=append, progress=tell, pool=pool,
+            loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
+            layers=layers, append=append, progress=tell, pool=pool,
         )  # fmt: skip
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from taughtby.errors import ModelError
 
 
 def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
-    """The decoder, and within it the list of as many blocks as the model has layers."""
+    """Return the decoder and its blocks: the list of as many modules as the model has layers.
+
+    Raises:
+        ModelError: the model has no such decoder.
+    """
     depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
 
     def listed(module: Any) -> list[nn.ModuleList]:
@@ -25,7 +30,39 @@ def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
     return decoder, lists[0]
 
 
+def input_device(lm: Any) -> torch.device:
+    """Return the device of a model's inputs."""
+    embedding = lm.get_input_embeddings()
+    if embedding.weight.is_meta:  # offloaded by accelerate, which fetches the weights for each pass
+        return torch.device(embedding._hf_hook.execution_device)
+    return embedding.weight.device
+
+
 def not_causal(name: str, got: str) -> ModelError:
     """The error for a model that is not a causal language model."""
     do = "give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT"
     return ModelError(f"{name} is not a causal language model", got=got, do=do)
+
+
+@torch.no_grad()
+def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> None:
+    """Check by a pass that no token changes an earlier state, and that each token has one state per block.
+
+    Raises:
+        ModelError: later tokens change earlier states (BERT loads as a causal LM), or blocks exchange several states
+            per token (Gemma 3n has four).
+    """
+    shapes: list[int] = []
+    hook = blocks[-1].register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append((args or (kwargs["hidden_states"],))[0].ndim), with_kwargs=True
+    )
+    ids = torch.tensor([[1, 2, 3, *[4] * 8], [1, 2, 3, *[5] * 8]], device=input_device(lm))
+    states = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
+    hook.remove()
+    if shapes != [3]:
+        what, do = "has several states per token and cannot be traced", "give a model with one state per token"
+        raise ModelError(f"{name} {what}", got=type(lm).__name__, do=do)
+    # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
+    near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
+    if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
+        raise not_causal(name, f"{type(lm).__name__}, which looks ahead")

@@ -19,7 +19,7 @@ from torch import nn
 
 from taughtby.errors import ModelError
 from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
-from taughtby.models.decoder import find_decoder, not_causal
+from taughtby.models.decoder import check_causal, find_decoder, input_device
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
 from taughtby.models.loading import LoadOptions, load_options, load_tokenizer, load_weights
 from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter
@@ -33,9 +33,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A frozen causal LM. `lm` is the Transformers model itself, `peft` its adapters' wrapper or None.
+    """A frozen causal LM.
 
-    `before` is the separate model from before a full fine-tune, where one was given; `notes` are to be told.
+    Attributes:
+        lm: The Transformers model itself.
+        tokenizer: Its tokenizer.
+        name: The folder or hub id it was loaded from.
+        adapters: The names of its PEFT adapters, in the order in which they were attached.
+        peft: PEFT's wrapper of `lm`, or None without adapters.
+        decoder: The part of `lm` without the language-model head.
+        blocks: The decoder's L blocks.
+        fingerprint: Hashes of the weights of `model`, `adapter` and `base`; None where there is none.
+        separate_base: The model from before a full fine-tune, if one was given.
+        metadata: What the trainer's files say of the training.
+        notes: Remarks for the user about how it was loaded.
     """
 
     lm: Any
@@ -78,10 +89,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the inputs go, and where what is captured comes back."""
-        embedding = self.lm.get_input_embeddings()
-        if embedding.weight.is_meta:  # put off by accelerate, which fetches it for each pass
-            return torch.device(embedding._hf_hook.execution_device)
-        return embedding.weight.device
+        return input_device(self.lm)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,7 +98,7 @@ class Model:
 
     @property
     def context_length(self) -> int:
-        """The longest input the model was made for."""
+        """The longest input, in tokens."""
         return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
 
     @contextlib.contextmanager
@@ -156,11 +164,23 @@ def load_model(
     device: str = "auto",
     quantize: str | None = None,
 ) -> Model:
-    """Load a folder, a hub id, a `.gguf` file or `smollm2`, with PEFT adapters on top if any are given.
+    """Load a causal language model, with PEFT adapters on top if any are given.
 
-    `name` may be an adapter's own folder: its base is taken from what it says. `base` is the model from before a full
-    fine-tune. `dtype` auto is bfloat16 where the machine computes in it (CUDA, CPUs with avx512_bf16 or AMX), else
-    float32. `device` map spreads the weights over all devices; `quantize` is 4bit or 8bit, on a GPU.
+    Args:
+        name: A folder, a hub id, a `.gguf` file, `smollm2`, or an adapter's own folder, which names its base.
+        adapter: One or several PEFT adapters.
+        base: After a full fine-tune, the model from before it.
+        dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` is bfloat16 where the machine computes in it (CUDA,
+            CPUs with avx512_bf16 or AMX), else float32.
+        device: `auto`, `cpu`, `cuda:1`, …; `map` spreads the weights over all devices.
+        quantize: `4bit` or `8bit`, on a GPU.
+
+    Raises:
+        ModelError: the model, the adapter or the base cannot be used, or do not belong together.
+        OptionError: an option has no such value.
+
+    Example:
+        >>> model = load_model("smollm2", "taughtby-demo/adapter")  # doctest: +SKIP
     """
     options = load_options(dtype, device, quantize)
     # by absolute paths, since what is made of the model remembers them
@@ -215,13 +235,10 @@ def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
     """The model of that name, without adapters."""
     lm, notes = load_weights(name, options)
     decoder, blocks = find_decoder(lm, name)
-    fingerprint: dict[str, str | None] = {
-        "model": model_hash(weights_hash(lm), lm.config),
-        "adapter": None,
-        "base": None,
-    }
+    model_digest = model_hash(weights_hash(lm), lm.config)
+    fingerprint: dict[str, str | None] = {"model": model_digest, "adapter": None, "base": None}
     model = Model(lm, tokenizer, name, (), None, decoder, blocks, fingerprint, notes=notes)
-    _check_causal(model)
+    check_causal(lm, decoder, blocks, name)
     return replace(model, metadata=read_training_metadata(name, model.context_length)) if Path(name).is_dir() else model
 
 
@@ -274,28 +291,6 @@ def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
     before = replace(before, tokenizer=model.tokenizer)
     fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}
     return replace(model, separate_base=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))
-
-
-@torch.no_grad()
-def _check_causal(model: Model) -> None:
-    """A later token must not change an earlier state: BERT loads as a causal LM, and is none.
-
-    And between blocks a token must have one state: Gemma 3n has four.
-    """
-    shapes: list[int] = []
-    tap = model.blocks[-1].register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append((args or (kwargs["hidden_states"],))[0].ndim), with_kwargs=True
-    )
-    ids = torch.tensor([[1, 2, 3, *[4] * 8], [1, 2, 3, *[5] * 8]], device=model.device)
-    states = model.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
-    tap.remove()
-    if shapes != [3]:
-        got, do = type(model.lm).__name__, "give a model with one state a token"
-        raise ModelError(f"{model.name} has several states a token, which cannot be traced", got=got, do=do)
-    # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
-    near = 1e-4 if model.dtype == torch.float32 else 5e-3
-    if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
-        raise not_causal(model.name, f"{type(model.lm).__name__}, which looks ahead")
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def _errors(made: FastAPI) -> None:
     def unreadable(_: Request, fault: RequestValidationError) -> JSONResponse:
         first = fault.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-        return _said(422, f"{where} cannot be used", str(first["msg"]), "mend it, and ask again")
+        return _said(422, f"{where} cannot be used", str(first["msg"]), "fix it, and ask again")
 
     @made.exception_handler(Refusal)
     def refused(_: Request, fault: Refusal) -> JSONResponse:

@@ -22,7 +22,7 @@ async function call(method, path, body) {
 }
 
 const get = async (path) => (await call("GET", path)).json();
-const inWords = ({ what, got, do: mend }) => `${what}${got ? ` (${got})` : ""}. To fix it: ${mend}.`;
+const inWords = ({ what, got, do: remedy }) => `${what}${got ? ` (${got})` : ""}. To fix it: ${remedy}.`;
 
 function fail(fault) {
   byId("fault").textContent = fault ? visible(fault.message) : "";

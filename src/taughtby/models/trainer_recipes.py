@@ -1,0 +1,185 @@
+"""What a trainer's configuration files say of a training: YAML of Axolotl, LLaMA-Factory and TRL, and the model card.
+
+These files come from strangers: text is reduced to printable characters, and YAML is loaded safely.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+LARGEST = 64 << 20  # bytes of a file that is read; a tokenizer has 30 MB at most
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MetadataEntry:
+    """One thing a file says: `what` and its `value`, the `file`'s name and the `key` in it.
+
+    `what` is base, max_length, truncate, mask, turns or template where it bears on tracing; else it is for people.
+    """
+
+    name: str
+    value: str | int | float
+    file: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value} ({self.file}{': ' if self.key else ''}{self.key})"
+
+
+def recipe_entries(folder: Path) -> Iterator[MetadataEntry]:
+    """YAML beside the weights, and Axolotl's in the model card."""
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    texts = [(file.name, read_limited_text(file)) for file in files]
+    card = read_limited_text(folder / "README.md")
+    texts += [("README.md", block) for block in re.findall(r"^```ya?ml\n(.*?)^```", card, re.MULTILINE | re.DOTALL)]
+    for file, text in texts:
+        config = _yaml(text)
+        for needed, any_of, dialect in DIALECTS:
+            if needed <= config.keys() and any_of & config.keys():
+                yield from dialect(config, file)
+                break
+    front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    config = _yaml(front[1]) if front else {}
+    yield from text_entries(config, "README.md", base="base_model")
+    tags = as_list(config.get("tags"))
+    for trainer in ("axolotl", "llama-factory", "trl", "unsloth"):
+        if trainer in tags:
+            yield MetadataEntry("trainer", trainer, "README.md", "tags")
+
+
+def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
+    """https://docs.axolotl.ai: `sequence_len`, beyond which a row is dropped unless told otherwise."""
+    sets = [cast(Config, entry) for entry in as_list(config.get("datasets")) if isinstance(entry, dict)]
+    kinds = {printable_line(entry.get("type")) for entry in sets}
+    yield MetadataEntry("trainer", "axolotl", file)
+    yield from text_entries(config, file, base="base_model")
+    yield MetadataEntry(
+        "max_length", token_count(config.get("sequence_len")) or 512, file, _key(config, "sequence_len")
+    )
+    cut = kinds == {"completion"} or config.get("excess_length_strategy") == "truncate"
+    yield MetadataEntry("truncate", "right" if cut else "skip", file, _key(config, "excess_length_strategy"))
+    if kinds == {"completion"}:
+        yield MetadataEntry("mask", "all", file, "datasets: type")
+        yield MetadataEntry("template", "none", file, "datasets: type")
+    else:
+        yield MetadataEntry(
+            "mask", "all" if config.get("train_on_inputs") else "response", file, _key(config, "train_on_inputs")
+        )
+        yield MetadataEntry("turns", "all", file, "roles_to_train")
+        if own_kinds := sorted(kind for kind in kinds if kind and not kind.startswith("chat_template")):
+            yield MetadataEntry(
+                "wording", f"{', '.join(own_kinds)}: axolotl's own, in no file here", file, "datasets: type"
+            )
+    if isinstance(jinja := config.get("chat_template_jinja"), str) and "{" in jinja:
+        yield MetadataEntry("template", jinja, file, "chat_template_jinja")
+    yield from text_entries(config, file, **{"template name": "chat_template"})
+    if paths := printable_line([entry.get("path") for entry in sets]):
+        yield MetadataEntry("data", paths, file, "datasets")
+
+
+def _llama_factory(config: Config, file: str) -> Iterator[MetadataEntry]:
+    """`training_args.yaml` of its command, and `llamaboard_config.yaml` of its page, whose keys are `train.cutoff_len`.
+
+    It shortens prompt and answer in proportion; cutting at the right comes nearest.
+    """
+    config = {key.rpartition(".")[2]: value for key, value in config.items()}
+    yield MetadataEntry("trainer", "llama-factory", file)
+    yield from text_entries(config, file, base="model_name_or_path")
+    yield from text_entries(config, file, base="model_path")
+    yield MetadataEntry("max_length", token_count(config.get("cutoff_len")) or 2048, file, _key(config, "cutoff_len"))
+    yield MetadataEntry("truncate", "right", file, "cutoff_len, nearly")
+    yield MetadataEntry(
+        "mask", "all" if config.get("train_on_prompt") else "response", file, _key(config, "train_on_prompt")
+    )
+    yield MetadataEntry("turns", "last" if config.get("mask_history") else "all", file, _key(config, "mask_history"))
+    yield from text_entries(config, file, **{"template name": "template", "data": "dataset"})
+
+
+def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
+    """A file for `trl sft --config`, which TRL leaves where it was: only if somebody put it here."""
+    yield MetadataEntry("trainer", "trl", file)
+    yield from text_entries(config, file, base="model_name_or_path", data="dataset_name")
+    key = "max_length" if "max_length" in config else "max_seq_length"
+    if length := token_count(config.get(key)):
+        yield MetadataEntry("max_length", length, file, key)
+    if config.get("truncation_mode") in ("keep_start", "keep_end"):
+        yield MetadataEntry(
+            "truncate", "left" if config["truncation_mode"] == "keep_end" else "right", file, "truncation_mode"
+        )
+    for key in ("completion_only_loss", "assistant_only_loss"):
+        if isinstance(config.get(key), bool):
+            yield MetadataEntry("mask", "response" if config[key] else "all", file, key)
+
+
+# a trainer's YAML has one of these keys; Axolotl's shares `base_model` with others, and needs two
+DIALECTS: tuple[tuple[set[str], set[str], Callable[[Config, str], Iterator[MetadataEntry]]], ...] = (
+    ({"base_model"}, {"sequence_len", "datasets", "micro_batch_size"}, _axolotl),
+    (set(), {"cutoff_len", "train.cutoff_len", "finetuning_type"}, _llama_factory),
+    (set(), {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss"}, _trl),
+)
+
+
+def text_entries(config: Config, file: str, **keys: str) -> Iterator[MetadataEntry]:
+    """Entries of the keys that hold a text: `name=key`."""
+    for what, key in keys.items():
+        if text := printable_line(config.get(key)):
+            yield MetadataEntry(what, text, file, key)
+
+
+def printable_line(value: Any) -> str:
+    """A line of text that may be printed anywhere: these files come from strangers."""
+    if isinstance(value, list):
+        return ", ".join(
+            sorted(
+                filter(None, (printable_line(item) for item in cast(list[Any], value)[:50] if isinstance(item, str)))
+            )
+        )
+    text = str(value)[:4096] if isinstance(value, str | int | float) else ""
+    return "".join(sign if sign.isprintable() else " " for sign in text).strip()
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
+def token_count(value: Any) -> int | None:
+    """A number of tokens; a tokenizer without a limit says 10^30."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 1 < value < 10_000_000 else None
+
+
+def _key(config: Config, key: str) -> str:
+    return key if key in config else f"{key}, its default"
+
+
+def read_limited_text(file: Path) -> str:
+    """A file's text; empty if it is missing, too large or not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() and file.stat().st_size < LARGEST else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def read_json(file: Path) -> Config:
+    """A JSON object; empty if the file is missing or holds anything else."""
+    try:
+        config = json.loads(read_limited_text(file) or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return cast(Config, config) if isinstance(config, dict) else {}
+
+
+def _yaml(text: str) -> Config:
+    import yaml
+
+    try:
+        config = yaml.safe_load(text[:1_000_000])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return {str(key): value for key, value in cast(Config, config).items()} if isinstance(config, dict) else {}
