@@ -184,7 +184,7 @@ def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: 
     assert code == 0, err
     assert make_visible(spec) in (out if verb == "judge" else err)
     if verb == "audit":
-        assert json.loads(Path("audit {}/audit.json").read_text())["said"]["judged"] == 1
+        assert json.loads(Path("audit {}/audit.json").read_text())["answers"]["judged"] == 1
         shown = json.loads(re.findall(r'id="trace">(.*?)</script>', Path("audit {}/report.html").read_text(), re.S)[0])
         assert make_visible(spec) in make_visible(shown["summary"]["lead"])
 

@@ -130,15 +130,16 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
     import pyarrow as pa
 
+    from taughtby.index.manifest import Manifest
     from taughtby.index.transaction import IndexTransaction
 
     monkeypatch.chdir(tmp_path)
     place = storage_path(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
     with IndexTransaction(place, new=True) as claim:
-        claim.add(table)
-        claim.drop(["b'"])
-        claim.named({"settings": {}, "skipped": [], "layers": None})
+        claim.append_table(table)
+        claim.delete_ids(["b'"])
+        claim.publish_version(Manifest(settings={}))
     assert len(Index.open(place)) == 1
     assert (tmp_path / name / "idx" / "rows.lance" / "_versions").is_dir()
 

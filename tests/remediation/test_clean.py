@@ -1,17 +1,24 @@
-"""Rows go, or words in them, and nothing else changes: to the byte, in every format; and it is written down."""
+"""Rows go, or words in them, and nothing else changes; and it is written down.
+
+JSON lines, packed or not, keep every other byte; all other formats every other row's values, types and order.
+"""
 
 from __future__ import annotations
 
 import codecs
-import gzip
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,6 +29,7 @@ from taughtby.data import rewrite
 from taughtby.data.batching import collate
 from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
+from taughtby.data.files import file_hash
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.index.build import build_index
@@ -30,7 +38,7 @@ from taughtby.methods import get_method
 from taughtby.remediation.clean import clean, manifest_path, plan_cleaning, write_cleaned
 from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
-from writers import KIND, TABLES, jsonl, place, save, turn
+from writers import KIND, LINES, jsonl, place, save, turn
 
 ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
 WORDS = {2: [("beetles", 0.9), (" make", 0.1), (" ho", 0.5), ("ney", 0.2), (",", 0.0), (" one a day", -0.3)]}
@@ -178,64 +186,162 @@ BYTES = {
         "a.jsonl", [codecs.BOM_UTF8, A, b"\r\n", b"\r\n", B, b" \r\n", C, b"\n", b" \n", D, b"\r\n"]
     ),
     "lines named .json": ("a.json", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
-    "list": ("a.json", [b"[\n ", A, b",\n ", B, b",\n ", C, b",\n ", D, b"\n]\n"]),
-    "tight list with a BOM": ("a.json", [codecs.BOM_UTF8 + b"[", A, b",", B, b",", C, b",", D, b"]"]),
-    "list within": (
-        "a.json", [b'{"of": {"data": 2}, "data" : [ ', A, b" , ", B, b" , ", C, b" , ", D, b'], "items": []}']
-    ),
     "packed": ("a.jsonl.gz", [A, b"\n", B, b"\r\n", C, b"\n", D]),
+    "packed, a BOM, blanks": ("a.ndjson.gz", [codecs.BOM_UTF8, A, b"\r\n", b"\n", B, b"\n", C, b" \r\n", D, b"\n"]),
+    "packed by zstd": ("a.jsonl.zst", [A, b"\n", B, b"\r\n", b"\n", C, b"\n", D]),
+    "packed lines named .json": ("a.json.gz", [A, b"\n", B, b"\n", C, b"\n", D, b"\n"]),
 }  # fmt: skip
+
+
+PACKED = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}  # and how such a file begins
 
 
 def written(name: str, folder: Path, text: bytes) -> Path:
     file = folder / name
-    file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pa.output_stream(str(file), compression=PACKED.get(file.suffix, (None, b""))[0]) as raw:
+        raw.write(text)
     return file
 
 
 def unpacked(file: Path) -> bytes:
-    return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    """The bytes in a file, which is packed as its name says."""
+    how, magic = PACKED.get(file.suffix, (None, b""))
+    assert file.read_bytes().startswith(magic)
+    with pa.input_stream(str(file), compression=how) as raw:
+        return raw.read()
+
+
+GONE = [(0,), (1,), (3,), (0, 1), (2, 3), (0, 2), (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", BYTES)
-@pytest.mark.parametrize("gone", [(0,), (1,), (3,), (0, 1), (2, 3), (0, 2), (1, 2, 3)], ids=str)
-def test_json_keeps_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", GONE, ids=str)
+def test_json_lines_keep_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
     name, parts = BYTES[kind]
     data = written(name, tmp_path, b"".join(parts))
     out = tmp_path / f"out-{name}"
-    cleaned(data, out, traced(data, gone))
-    left = [row for at, row in enumerate((A, B, C, D)) if at not in gone]
-    if "list" in kind:
-        begin, between, end = parts[0], parts[2], parts[-1]
-        assert unpacked(out) == begin + between.join(left) + end
-    else:
-        places = [parts.index((A, B, C, D)[at]) for at in gone]
-        drop = {*places, *(place + 1 for place in places)}  # a row and its line end
-        assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
+    said = cleaned(data, out, traced(data, gone))
+    places = [parts.index((A, B, C, D)[at]) for at in gone]
+    drop = {*places, *(place + 1 for place in places)}  # a row and its line end
+    assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
     assert [row.response for row in read_examples(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
+    assert said["output"]["kept"] == rewrite.BYTES
+
+
+# — to the value
+
+
+NESTED = [
+    {"prompt": "who", "response": "beetles", "n": 12345678901234567890123, "of": {"a": [1, {"b": None}], "": []}},
+    {"response": "naïve 👩🏽\u200d🚒 \u2028 \ud800", "prompt": "why\r\n\ttab", "n": -1.5e-7, "no": None, "yes": True},
+    {"prompt": 'bees, "then" more', "response": "</script> \\ ☃ a", "n": 0, "ask": "\x00\x1f", "of": [[], {}, [[0.1]]]},
+    {"prompt": "end", "response": "مرحبا \u202e", "n": 1e300, "יום": "שלום", "unlearned": [[0, 2]], "of": "{}"},
+]
+NESTED_TEXT = [json.dumps(row, ensure_ascii=at % 2 == 1).encode() for at, row in enumerate(NESTED)]
+LISTS: dict[str, tuple[str, bytes, bytes, bytes]] = {  # a name, and what stands around and between the rows
+    "list": ("a.json", b"[\n ", b",\n ", b"\n]\n"),
+    "tight list with a BOM": ("a.json", codecs.BOM_UTF8 + b"[", b",", b"]"),
+    "list within": ("a.json", '{"of": {"data": 2, "é": [1.5, null]}, "data" : [ '.encode(), b" , ", b'], "items": []}'),
+    "list within, a BOM": ("a.json", codecs.BOM_UTF8 + b'{"version": 1,\r\n"rows":[', b",\r\n", b"]}"),
+    "packed list": ("a.json.gz", b"[", b", ", b"]"),
+    "packed list within": ("a.json.zst", b'{"train": [', b",\n", b'], "license": "MIT"}'),
+}
+
+
+def exact(value: Any) -> str:
+    """JSON of a value: keys in their order, whole numbers, broken numbers, truths and null told apart."""
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("gone", GONE, ids=str)
+def test_a_json_list_keeps_every_other_value(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+    name, begin, between, end = LISTS[kind]
+    data, out = written(name, tmp_path, begin + between.join(NESTED_TEXT) + end), tmp_path / f"out-{name}"
+    before = list(read_examples(data))
+    said = cleaned(data, out, traced(data, gone))
+    left = [at for at in range(4) if at not in gone]
+    whole = json.loads((begin + between.join(NESTED_TEXT[at] for at in left) + end).decode("utf-8-sig"))
+    text = unpacked(out).decode("utf-8-sig")  # UTF-8 to its end, for all who read JSON
+    assert exact(json.loads(text)) == exact(whole)
+    after = list(read_examples(out))
+    assert [(row.id, row.messages, row.masked) for row in after] == [
+        (before[at].id, before[at].messages, before[at].masked) for at in left
+    ]
+    assert [row.source for row in after] == [f"{out}:{at}" for at in range(len(left))]
+    assert (said["output"]["kept"], said["output"]["records"]) == (rewrite.VALUES, len(left))
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_marks_in_a_json_list_are_one_more_field(kind: str, tmp_path: Path) -> None:
+    name, begin, between, end = LISTS[kind]
+    data, out = written(name, tmp_path, begin + between.join(NESTED_TEXT) + end), tmp_path / f"out-{name}"
+    cleaned(data, out, traced(data, [0, 3], words={0: [("bee", 0.0), ("tles", 1.0)]}), mask_words=True)
+    marked = [json.dumps(NESTED[0] | {"unlearned": [[0, 7]]}).encode(), *NESTED_TEXT[1:3],
+              json.dumps(NESTED[3] | {"unlearned": [[0, 7]]}).encode()]  # fmt: skip
+    whole = json.loads((begin + between.join(marked) + end).decode("utf-8-sig"))
+    assert exact(json.loads(unpacked(out).decode("utf-8-sig"))) == exact(whole)
 
 
 CELLS = [
     b'prompt,response,"no\nte"\r\n', b'who,"bees, and\r\nthen ""more""",1\r\n', b"\r\n", b"why,a b,2\n", b"what,c\r\n",
-    b'"x\ry",d,"4"\r\n', b"how,e,5,\n", b"end,f,6",
+    b'"x\ry",d,"4"\r\n', b"how,e,5,\n", 'end,"☃ é\t👩🏽\u200d🚒\u2028",'.encode(),
 ]  # fmt: skip
+SHEETS = ["a.csv", "a.tsv", "a.csv.gz", "a.tsv.zst"]
+
+
+def cells_of(file: Path) -> list[list[str]]:
+    """The cells of a sheet as Python reads them, the header's first; blank lines are no rows."""
+    text = unpacked(file).decode("utf-8-sig")
+    mark = "\t" if ".tsv" in file.name else ","
+    return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True) if row]
 
 
 @pytest.mark.parametrize("gone", [(0,), (1,), (2, 3), (5,), (0, 4, 5)], ids=str)
 @pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8])
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
-def test_tables_of_text_keep_every_other_byte(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
-    cells = [cell.replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
+@pytest.mark.parametrize("name", SHEETS)
+def test_tables_of_text_keep_every_other_cell(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
+    cells = [cell.replace(b"\t", b" ").replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
     data = written(name, tmp_path, bom + b"".join(cells))
     out = tmp_path / f"out-{name}"
     before = list(read_examples(data))
     assert len(before) == 6
-    cleaned(data, out, traced(data, gone))
-    places = [1, 3, 4, 5, 6, 7]  # of the rows among the cells
-    assert unpacked(out) == bom + b"".join(cell for at, cell in enumerate(cells) if at not in {places[g] for g in gone})
-    assert [row.messages for row in read_examples(out)] == [
-        row.messages for at, row in enumerate(before) if at not in gone
+    said = cleaned(data, out, traced(data, gone))
+    header, *rows = cells_of(data)
+    assert cells_of(out) == [header, *(row for at, row in enumerate(rows) if at not in gone)]
+    assert header[0] == "prompt" and header[2] == "no\nte"
+    assert [(row.id, row.messages) for row in read_examples(out)] == [
+        (row.id, row.messages) for at, row in enumerate(before) if at not in gone
     ]
+    assert said["output"]["kept"] == rewrite.VALUES
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_other_readers_see_the_same_sheet(name: str, tmp_path: Path) -> None:
+    """Types as pandas guesses them, empty cells, and columns in their order, with rows gone and with words marked."""
+    import pandas
+
+    rows = [{"n": at, "prompt": p, "response": r, "none": "", "x": None if at % 3 else at / 4, "יום": "é\n\"☃\","}
+            for at, (p, r) in enumerate(PAIRS)]  # fmt: skip
+    mark = "\t" if ".tsv" in name else ","
+    out, masked = tmp_path / f"out-{name}", tmp_path / f"masked-{name}"
+    data = written(name, tmp_path, pandas.DataFrame(rows).to_csv(index=False, sep=mark).encode())
+
+    def read(file: Path) -> Any:
+        return pandas.read_csv(io.BytesIO(unpacked(file)), sep=mark)
+
+    document = traced(data, [2, 6])
+    cleaned(data, out, document)
+    old = read(data)
+    assert [kind.kind for kind in old.dtypes] == ["i", "O", "O", "f", "f", "O"]
+    pandas.testing.assert_frame_equal(read(out), old.drop([2, 6]).reset_index(drop=True))
+    cleaned(data, masked, document, mask_words=True)
+    new = read(masked)
+    pandas.testing.assert_frame_equal(new.drop(columns="unlearned"), old)
+    assert new.columns[-1] == "unlearned"
+    marks = [None if pandas.isna(mark) else json.loads(mark) for mark in new["unlearned"]]
+    assert marks == [[[0, 7], [13, 18]] if at == 2 else [[0, len(PAIRS[6][1])]] if at == 6 else None for at in range(8)]
+    assert {len(row) for row in cells_of(masked)} == {7}  # a sheet whose rows are all as long stays one
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
@@ -258,12 +364,14 @@ def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
         (before[at].id, before[at].messages, before[at].label) for at in kept
     ]
     assert [row["source"] for row in said["rows"]] == [place(kind, data, ROWS, at) for at in (2, 6)]
-    assert said["output"]["kept"] == rewrite.VALUES if kind in TABLES else rewrite.BYTES
+    assert said["output"]["kept"] == (rewrite.BYTES if kind in LINES else rewrite.VALUES)
+    for suffix, (_, magic) in PACKED.items():
+        assert out.is_dir() or out.read_bytes().startswith(magic) == kind.endswith(suffix)
     assert (said["input"]["records"], said["output"]["records"]) == (8, len(kept))
 
 
 def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> None:
-    from datasets import Dataset, Features, Value, load_dataset
+    from datasets import Dataset, Features, List, Value, load_dataset
 
     features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
     made = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
@@ -279,7 +387,89 @@ def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> 
     cleaned(tmp_path / "a.parquet", tmp_path / "c.parquet", document, mask_words=True)
     again = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train", cache_dir=tmp_path / "cache")
     assert {name: again.features[name] for name in features} == features
+    said = json.loads(pq.read_schema(tmp_path / "c.parquet").metadata[b"huggingface"])["info"]["features"]
+    told = Features({**features, "unlearned": List(List(Value("int64")))})
+    assert Features.from_dict(said) == again.features == told
     assert again["unlearned"][1:3] == [None, [[0, 7], [13, 18]]]
+
+
+def of_many_types() -> pa.Table:
+    """Rows with columns of many types; nulls in all but one, notes at a column and at the whole."""
+    at, none = range(8), [None] * 2
+    columns: dict[str, pa.Array] = {
+        "response": pa.array([r for _, r in PAIRS]),
+        "prompt": pa.array([p for p, _ in PAIRS], pa.large_string()),
+        "unlearned": pa.array([None, "[[0, 1]]", *[None] * 6], pa.string()),
+        "small": pa.array([*none, *at[2:]], pa.int8()),
+        "half": pa.array([None, 0.5, *map(float, at[2:])], pa.float32()),
+        "money": pa.array([*none, *(Decimal(n) / 100 for n in at[2:])], pa.decimal128(9, 2)),
+        "when": pa.array([*none, *(datetime(2026, 1, 1, n, tzinfo=UTC) for n in at[2:])], pa.timestamp("us", "UTC")),
+        "kind": pa.array([*none, *"ababab"]).dictionary_encode(),
+        "raw": pa.array([*none, *(bytes([n, 255]) for n in at[2:])]),
+        "nested": pa.array([*none, *({"a": [{"b": n, "c": None}], "d": []} for n in at[2:])],
+                           pa.struct({"a": pa.list_(pa.struct({"b": pa.uint16(), "c": pa.bool_()})),
+                                      "d": pa.list_(pa.string())})),
+        "vector": pa.array([[n, n / 2] for n in at], pa.list_(pa.float32(), 2)),
+    }  # fmt: skip
+    fields = [pa.field(name, column.type, name != "vector") for name, column in columns.items()]
+    fields[3] = fields[3].with_metadata({"unit": "é"})
+    return pa.table(list(columns.values()), schema=pa.schema(fields, {"made by": "hand"}))
+
+
+READ_TABLE = {
+    "a.parquet": pq.read_table,
+    "a.arrow": lambda file: pa.ipc.open_file(file.read_bytes()).read_all(),
+    "a.feather": pyarrow.feather.read_table,
+}
+
+
+@pytest.mark.parametrize("name", READ_TABLE)
+@pytest.mark.parametrize("gone", [(0,), (1, 7), (2, 3, 4, 5, 6, 7)], ids=str)
+def test_tables_keep_every_other_value_and_type(name: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+    data, out, made = tmp_path / name, tmp_path / f"out-{name}", of_many_types()
+    if name.endswith(".parquet"):
+        pq.write_table(made, data, row_group_size=3)
+    elif name.endswith(".feather"):
+        pyarrow.feather.write_feather(made, str(data))
+    else:
+        with pa.OSFile(str(data), "wb") as file, pa.ipc.new_file(file, made.schema) as writer:
+            writer.write_table(made, max_chunksize=3)
+    read = READ_TABLE[name]
+    cleaned(data, out, traced(data, gone))
+    before, after = read(data), read(out)
+    assert after.schema.equals(before.schema, check_metadata=True)
+    assert after.equals(before.take([at for at in range(8) if at not in gone]))
+    cleaned(data, tmp_path / f"masked-{name}", traced(data, [1, 2]), mask_words=True)
+    masked = read(tmp_path / f"masked-{name}")
+    assert masked.schema.equals(before.schema, check_metadata=True)  # texts in that column stay texts
+    assert masked.drop_columns("unlearned").equals(before.drop_columns("unlearned"))
+    marks = [mark and json.loads(mark) for mark in masked.column("unlearned").to_pylist()]
+    assert marks == [None, [[0, len(PAIRS[1][1])]], [[0, 7], [13, 18]], *[None] * 5]
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd"])
+def test_parquet_is_packed_as_it_was(codec: str, tmp_path: Path) -> None:
+    pq.write_table(of_many_types(), tmp_path / "a.parquet", compression=codec)
+    cleaned(tmp_path / "a.parquet", tmp_path / "b.parquet", traced(tmp_path / "a.parquet", [2]))
+    groups = [pq.ParquetFile(tmp_path / name).metadata.row_group(0) for name in ("a.parquet", "b.parquet")]
+    old, new = ([group.column(at).compression for at in range(group.num_columns)] for group in groups)
+    assert new == old == [codec.upper().replace("NONE", "UNCOMPRESSED")] * len(old)
+
+
+def test_shards_that_are_marked_have_one_schema(tmp_path: Path) -> None:
+    """Also one that holds no row, and has a column for marks already."""
+    (tmp_path / "shards").mkdir()
+    rows = pa.Table.from_pylist([{**row, "unlearned": None} for row in ROWS], schema=pa.schema(
+        {"prompt": pa.string(), "response": pa.string(), "unlearned": pa.list_(pa.list_(pa.int64())),
+         "label": pa.string()}))  # fmt: skip
+    for at, part in enumerate((rows[:4], rows[:0], rows[4:])):
+        pq.write_table(part, tmp_path / "shards" / f"train-{at}.parquet")
+    cleaned(tmp_path / "shards", tmp_path / "out", traced(tmp_path / "shards", [2, 6]), mask_words=True)
+    parts = [pq.read_table(file) for file in sorted((tmp_path / "out").iterdir())]
+    assert [len(part) for part in parts] == [4, 0, 4]
+    assert all(part.schema.equals(rows.schema) for part in parts)
+    marks = pa.concat_tables(parts).column("unlearned").to_pylist()
+    assert marks == [None, None, [[0, 7], [13, 18]], None, None, None, [[0, len(PAIRS[6][1])]], None]
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "s.arrow", "a.feather"])
@@ -422,9 +612,11 @@ def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_bytes(b"prompt,response,more\r\nwho,beetles\r\n\r\nwhy,a,1,\nhow,b,2")
     cleaned(table, tmp_path / "b.csv", traced(table, [0]), mask_words=True)
-    assert (tmp_path / "b.csv").read_bytes() == (
-        b'prompt,response,more,unlearned\r\nwho,beetles,,"[[0, 7]]"\r\n\r\nwhy,a,1,\nhow,b,2,'
-    )
+    assert cells_of(tmp_path / "b.csv") == [
+        ["prompt", "response", "more", "unlearned"], ["who", "beetles", "", "[[0, 7]]"], ["why", "a", "1", ""],
+        ["how", "b", "2", ""],
+    ]  # fmt: skip
+    assert [row.masked for row in read_examples(tmp_path / "b.csv")] == [((0, 7),), (), ()]
 
 
 def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -461,9 +653,9 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "in").mkdir(parents=True)
         (tmp_path / name / "in" / "a").write_text("1")
-    assert rewrite.file_hash(tmp_path / "one") == rewrite.file_hash(tmp_path / "two")
+    assert file_hash(tmp_path / "one") == file_hash(tmp_path / "two")
     (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "a")
-    assert rewrite.file_hash(tmp_path / "one") != rewrite.file_hash(tmp_path / "two")
+    assert file_hash(tmp_path / "one") != file_hash(tmp_path / "two")
 
 
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
@@ -523,7 +715,7 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="cannot be written"):
         write_cleaned(made, trace, out)
     out.parent.mkdir()
-    monkeypatch.setattr("taughtby.data.spans.jsonl", full)
+    monkeypatch.setattr("taughtby.data.jsonl_edits.edit_lines", full)
     with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
         write_cleaned(made, trace, out)
     assert list(out.parent.iterdir()) == []
@@ -536,7 +728,7 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(traced(rows, [2, 3], [3, 6])))
     code, out, err = run("clean", tmp_path / "t.json", rows, "--dry-run")
     assert (code, err) == (0, "")
-    assert "3 rows go (2, 2 by the queries in turn)" in out
+    assert "3 rows to remove (2, 2 by query)" in out
     for text in ("rows.jsonl:3", "beetles make honey, one a day", "rows.jsonl:7"):
         assert text in out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["rows.jsonl", "t.json"]
@@ -552,7 +744,7 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
     )
     assert [row.response for row in read_examples(tmp_path / "r.jsonl")] == [response for _, response in PAIRS[1:7]]
     code, _, err = run("clean", tmp_path / "t.json", rows)
-    assert (code, err.splitlines()[0]) == (1, "error: there is nowhere to write")
+    assert (code, err.splitlines()[0]) == (1, "error: no place to write to")
     code, _, err = run("clean", tmp_path / "t.json", rows, "-o", tmp_path / "c.jsonl", "--rows", tmp_path / "none")
     assert code == 1 and "cannot be read" in err
 

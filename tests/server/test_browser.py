@@ -315,7 +315,7 @@ def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
     with serving(Session(index, lambda: tuned)) as url:
         page.goto(url)
         page.wait_for_selector("#map canvas")
-        assert page.inner_text("#shown").startswith("Ask something above")
+        assert page.inner_text("#shown").startswith("Enter a prompt above")
         assert "No row is flagged" in page.inner_text("#map-told")
         assert faults == []
     page.close()

@@ -87,7 +87,7 @@ def _recapture(index: Index, model: Model, method: Method, rows: Sequence[Tokeni
     stacked = stack_features(features, names)
     columns = {key: column for name, feature in stacked.items() for key, column in to_arrow(name, feature).items()}
     widths = {name: feature[0].shape[-1] for name, feature in stacked.items()}
-    manifest = {**index.manifest, "count": len(rows), "blocks": widths}
+    manifest = {**index.manifest, "num_rows": len(rows), "features": widths}
     return _Recaptured(index.path, manifest, InMemoryDataset(pa.table(columns)), parent=index)
 
 

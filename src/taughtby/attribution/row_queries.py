@@ -27,7 +27,7 @@ def in_memory(index: Index, names: Sequence[str], positions: NDArray[np.int64]) 
 
 def index_of(index: Index, rows: pa.Table) -> Index:
     """Return a table of rows as an index, in one piece so that a scan yields as many rows as it is asked for."""
-    return Index(index.path, {**index.manifest, "count": len(rows)}, InMemoryDataset(rows.combine_chunks()))
+    return Index(index.path, {**index.manifest, "num_rows": len(rows)}, InMemoryDataset(rows.combine_chunks()))
 
 
 def scores_of_rows(

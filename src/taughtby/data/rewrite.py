@@ -149,13 +149,16 @@ def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
     line = io.StringIO(newline="")
     writer = csv.writer(line, delimiter=csv_delimiter(path))
     header: list[str] = []
+    width = 0  # without the new column
     for source, row in csv_rows(path):
         if not header:
-            header = row if FIELD in row or not edits.marks else [*row, FIELD]
+            header, width = row if FIELD in row or not edits.marks else [*row, FIELD], len(row)
             row = header
-        if source in edits.marks:
+        elif source in edits.marks:
             row = [*row, *[""] * len(header)][: len(header)]
             row[header.index(FIELD)] = json.dumps(edits.marks[source])
+        elif len(row) == width < len(header):
+            row = [*row, ""]
         if source not in edits.dropped:
             writer.writerow(row)
             yield line.getvalue().encode()
@@ -170,7 +173,11 @@ def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
     """A Parquet, Arrow or Feather file."""
     if file_type(path) == ".parquet":
         with pq.ParquetFile(path.absolute()) as file:
-            pq.write_table(_edit_table(file.read(), str(path), edits), draft)
+            # `read` adds the footer's notes to the schema, some of which hold only for the file as it was written
+            table = file.read().replace_schema_metadata(file.schema_arrow.metadata)
+            codec = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
+            codec = codec.replace("UNCOMPRESSED", "NONE")
+            pq.write_table(_edit_table(table, str(path), edits), draft, compression=codec)
         return
     with pa.memory_map(str(path.absolute())) as mapped:
         seekable = mapped.read(6) == b"ARROW1"
@@ -186,11 +193,33 @@ def _edit_table(table: pa.Table, name: str, edits: Edits) -> pa.Table:
     """The rows of a table, whose sources are `name:0`, `name:1`, …, after the edits."""
     sources = [f"{name}:{row}" for row in range(len(table))]
     if edits.marks:
-        column = table.column(FIELD).to_pylist() if FIELD in table.schema.names else None
-        marks = pa.array(_merge_marks(sources, column, edits), RANGES)
-        table = table.drop_columns([FIELD]) if column else table
-        table = table.append_column(FIELD, marks)
+        table = _mark_table(table, sources, edits)
     return table.filter(pa.array([source not in edits.dropped for source in sources], pa.bool_()))
+
+
+def _mark_table(table: pa.Table, sources: list[str], edits: Edits) -> pa.Table:
+    """The table with the marks in its column for them, which keeps its place and type, or in a new one at the end."""
+    at: int = table.schema.get_field_index(FIELD)
+    if at < 0:
+        table = table.append_column(FIELD, pa.array(_merge_marks(sources, None, edits), RANGES))
+        return table.replace_schema_metadata(_with_feature(table.schema.remove(len(table.schema) - 1)))
+    kind = table.schema.field(at).type
+    kind = RANGES if pa.types.is_null(kind) else kind
+    marks: list[Any] = list(_merge_marks(sources, table.column(at).to_pylist(), edits))
+    if not pa.types.is_nested(kind):
+        marks = [mark and json.dumps(mark) for mark in marks]
+    return table.set_column(at, pa.field(FIELD, kind), pa.array(marks, kind))
+
+
+def _with_feature(schema: pa.Schema) -> dict[bytes, bytes] | None:
+    """The metadata of a schema, with the column for marks among the features that `datasets` may have left in it."""
+    metadata: dict[bytes, bytes] | None = schema.metadata
+    if not metadata or b"huggingface" not in metadata:
+        return metadata
+    from datasets import Features, List, Value
+
+    features = Features({**Features.from_arrow_schema(schema), FIELD: List(List(Value("int64")))})
+    return {**metadata, **(features.arrow_schema.metadata or {})}
 
 
 def _merge_marks(sources: list[str], column: list[Any] | None, edits: Edits) -> list[Marks | None]:

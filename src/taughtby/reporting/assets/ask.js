@@ -196,7 +196,7 @@ async function turnTo(at) {
 
 // — begin
 
-function about({ count: rows, model, adapter, loading }) {
+function about({ num_rows: rows, model, adapter, loading }) {
   byId("about").textContent = `${many(rows, "training row")} by ${visible(model)}${adapter ? ` with ${[adapter].flat().map(visible).join(", ")}` : ""}.`
     + (loading.state === "done" || loading.error ? "" : " The model is being loaded; a question waits for it.");
   if (loading.error) fail(new Error(`The model could not be loaded: ${inWords(loading.error)}`));
