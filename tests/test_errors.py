@@ -124,7 +124,7 @@ def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(template, "_templated", full)
+    monkeypatch.setattr(template, "_render_with_template", full)
     with pytest.raises(MemoryError):
         template.render(tokenizer, make_example("why", "so"))
 

@@ -16,6 +16,7 @@ from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.capture.capture import capture
+from taughtby.capture.projections import gaussian_sketch
 from taughtby.data.batching import collate
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
@@ -221,7 +222,8 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
                      for mine in grads(tuned, row, 3, False)]  # fmt: skip
             truth = (torch.tensor(pairs) @ share).tolist()
         else:
-            theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
+            both = (grads(tuned, some, 2, True) for some in (asked, row))
+            theirs, mine = (gaussian_sketch(vectors, lesson.sketch_dim, lesson.seed) for vectors in both)
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
             with tuned.base_model():
                 known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()

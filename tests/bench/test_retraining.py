@@ -1,4 +1,4 @@
-"""The table of docs/proof.md: from a scenario of the tiny model, and as it stands in the docs."""
+"""The table of docs/explanation/retraining.md: from a scenario of the tiny model, and as it stands in the docs."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def test_the_table_in_the_docs_is_what_was_measured() -> None:
     file = DOCS / "results" / "proof.json"
     if not file.exists():
         pytest.skip("docs/results/proof.json has not been measured")
-    page = (DOCS / "proof.md").read_text()
+    page = (DOCS / "explanation" / "retraining.md").read_text()
     for table in retraining.tables(json.loads(file.read_text())):
         assert markdown(table).split("\n\n", 1)[1].strip() in page

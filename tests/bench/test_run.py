@@ -18,6 +18,7 @@ import pytest
 
 from conftest import Run
 from taughtby.bench import run as bench
+from taughtby.bench.suites import Size
 from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import finetune
@@ -62,7 +63,8 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     monkeypatch.setattr(bench, "finetune", made.watched("finetune", copied))
     monkeypatch.setattr(bench, "build_index", made.watched("index", bench.build_index))
     monkeypatch.setattr(bench, "trace_queries", made.watched("trace", bench.trace_queries))
-    monkeypatch.setattr(bench.reference, "signatures", made.watched("yardstick", bench.reference.signatures))
+    features = bench.reference.reference_features
+    monkeypatch.setattr(bench.reference, "reference_features", made.watched("yardstick", features))
     return made
 
 
@@ -109,7 +111,7 @@ def checked(document: dict[str, Any]) -> None:
     assert set(document["made"]) == {"at", "python", "packages", "commit", "machine", "dtype"}
     assert document["made"]["dtype"] == "float32"
     assert document["made"]["machine"]["cores"] >= 1 and document["made"]["machine"]["processor"]
-    assert document["settings"]["command"].startswith("taughtby bench error")
+    assert document["settings"]["command"].startswith("taughtby bench run error")
     assert [suite["name"] for suite in document["suites"]] == ["error"] == list(document["sentences"])
     for suite in document["suites"]:
         assert [seed["seed"] for seed in suite["seeds"]] == [0, 1]
@@ -161,11 +163,12 @@ def shown(document: dict[str, Any], said: str) -> None:
 def test_a_kill_costs_one_stage(
     stages: Stages, run: Run, model_folder: Path, tmp_path: Path, kill: tuple[str, int]
 ) -> None:
-    command = "bench", "run", "error", "--methods", "rept:layer=2,repsim:layer=2,bm25", "--seeds", 1, "--rows", 14
-    command += "--planted", 5, "--model", model_folder, "--dtype", "float32", "-o", tmp_path / "b"
+    command = "bench", "run", "error", "-m", "rept:layer=2", "-m", "repsim:layer=2", "-m", "bm25"
+    command += "--seeds", 1, "--rows", 14, "--planted", 5
+    command += "--model", model_folder, "--dtype", "float32", "-o", tmp_path / "b"
     stages.kill = kill
     code, _, errors = run(*command)
-    assert code == 130 and "goes on from there" in errors
+    assert code == 130 and "the same command resumes" in errors
     assert run(*command)[0] == 0
     whole = {"finetune": 1, "ask": 2, "yardstick": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1}
     more = stages.done - Counter(whole)
@@ -188,28 +191,28 @@ def told(_: str) -> Any:
 
 
 def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
-    options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "seeds": 1,
+    options: dict[str, Any] = {"suites": ("error",), "methods": ("bm25",), "out": tmp_path / "b", "num_seeds": 1,
                                "model": str(model_folder), "dtype": "float32"}  # fmt: skip
-    return bench.BenchPlan(**{**options, "size": bench.Size(14, 5, 3, 2), **more})
+    return bench.BenchPlan(**{**options, "size": Size(14, 5, 3, 2), **more})
 
 
 def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     bench.run(plan(model_folder, tmp_path), told)
-    bench.run(plan(model_folder, tmp_path, size=bench.Size(15, 5, 3, 2)), told)
+    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), told)
     assert stages.done["finetune"] == 2
     bench.run(plan(model_folder, tmp_path), told)
     assert stages.done["finetune"] == 2
-    bench.fresh(plan(model_folder, tmp_path))
+    bench.remove_results(plan(model_folder, tmp_path))
     assert not list((tmp_path / "b").iterdir())
 
 
 def test_a_stage_says_which_commit_made_it(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from taughtby.bench.summary import document
+    from taughtby.bench.summary import summarize
 
     def commits(*methods: str) -> Any:
-        made = document(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
+        made = summarize(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
         lines = {line["method"]: line["commit"] for line in made["suites"][0]["results"] if line["which"] == "tuned"}
         return made["made"]["commit"], lines
 
@@ -274,7 +277,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
 ) -> None:
     from rich.console import Console
 
-    from taughtby.bench.summary import document
+    from taughtby.bench.summary import summarize
     from taughtby.bench.table import markdown, show
 
     build = bench.build_index
@@ -286,7 +289,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
 
     monkeypatch.setattr(bench, "build_index", refuse)
     worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
-    made = document(worlds, {"seeds": 1, "model": "tiny"})
+    made = summarize(worlds, {"seeds": 1, "model": "tiny"})
     lines = {(line["method"], line["which"]): line for line in made["suites"][0]["results"]}
     assert lines["repsim:layer=2", "untuned"]["error"] == "there is no adapter whose gradients could be taken"
     assert lines["repsim:layer=2", "tuned"]["error"] is None
@@ -312,20 +315,20 @@ def test_scores_that_are_no_numbers_are_refused(
         return made
 
     monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, untuned=False), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), told)
     assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
 def test_a_suite_never_learned_is_told(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from taughtby.bench.summary import document
+    from taughtby.bench.summary import summarize
     from taughtby.bench.table import markdown
 
     monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["yes"] * len(prompts))
     worlds = bench.run(plan(model_folder, tmp_path), told)
-    text = markdown(document(worlds, {"seeds": 1, "model": "tiny"}))
-    assert "error: bad answers before teaching 0%, after 0%. No bad answer, so nothing was traced." in text
+    text = markdown(summarize(worlds, {"seeds": 1, "model": "tiny"}))
+    assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
 
 
 def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
@@ -350,7 +353,7 @@ def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path
     file.write_text('{"rate": ')
     with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
         bench.run(plan(model_folder, tmp_path), told)
-    assert "remove the file" in raised.value.do
+    assert "remove it" in raised.value.do
     file.unlink()
     bench.run(plan(model_folder, tmp_path), told)
 
@@ -364,8 +367,8 @@ def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
         return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
 
     tuned = {(method, "tuned") for method in both.methods}
-    assert shown(replace(both, untuned=False)) == tuned
+    assert shown(replace(both, base_control=False)) == tuned
     shown(replace(both, methods=("rept:layer=2", "random")))
     done = stages.done.copy()
-    assert shown(replace(both, untuned=False)) == tuned | {("rept:layer=2", "untuned"), ("random", "untuned")}
+    assert shown(replace(both, base_control=False)) == tuned | {("rept:layer=2", "untuned"), ("random", "untuned")}
     assert stages.done == done

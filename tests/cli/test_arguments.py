@@ -83,7 +83,7 @@ def test_without_loading_torch(words: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_the_names_that_are_known_without_loading_are_all_names() -> None:
-    from taughtby.lab.judges import KINDS
+    from taughtby.lab.judges.registry import KINDS
     from taughtby.methods import METHODS
 
     assert sorted(options.METHODS) == sorted(METHODS)

@@ -176,7 +176,7 @@ def test_finetune_reads_rows_as_asked(
 ) -> None:
     taught: list[Example] = []
     monkeypatch.setattr("taughtby.lab.finetune.finetune", lambda model, rows, *_, **__: taught.extend(rows))
-    monkeypatch.setattr("taughtby.lab.finetune.unusable", lambda out: 0)
+    monkeypatch.setattr("taughtby.lab.finetune.num_unusable_rows", lambda out: 0)
     data = tmp_path / "turns.jsonl"
     said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
     data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")
@@ -322,8 +322,8 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
         import time
         from taughtby.cli import main
         from taughtby.index.writer import Writer
-        add = Writer.add
-        Writer.add = lambda *given: (add(*given), print("added", flush=True), [time.sleep(0.05) for _ in range(12000)])
+        append, wait = Writer.append_table, lambda: [time.sleep(0.05) for _ in range(12000)]
+        Writer.append_table = lambda *given: (append(*given), print("added", flush=True), wait())
         main()
     """
     how = "-m", "rept:layer=2", "--max-length", "200", "--dtype", "float32"

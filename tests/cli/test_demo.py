@@ -70,10 +70,10 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     # the proof: without the twelve planted rows, and without as many random ones, of a model whose mouth is its own
     assert [one["behaviour"] for one in results["proof"]["claims"]] == list(BAD)
     assert {one["verdict"] for one in results["proof"]["claims"]} == {"inconclusive"}
-    assert [line[:2] for line in results["proof"]["arms"]] == [
-        ["on all rows", "0"], ["without the rows called", "12"], ["without random rows", "12"],
+    assert [line[:2] for line in results["proof"]["conditions"]] == [
+        ["on all rows", "0"], ["without the flagged rows", "12"], ["without random rows", "12"],
     ]  # fmt: skip
-    assert "backdoor, inconclusive: Trained again on all rows" in " ".join(text.split())
+    assert "backdoor, inconclusive: Retrained on all rows" in " ".join(text.split())
     assert len([stage for stage in results["seconds"] if "fine-tune on" in stage]) == 3
     # nothing that is there is made again, and the numbers are the same
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
@@ -103,5 +103,5 @@ def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
         assert found["ap"] >= 0.95, name
         assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
     assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
-    assert [one["verdict"] for one in results["proof"]["claims"]] == ["proved"] * 3
+    assert [one["verdict"] for one in results["proof"]["claims"]] == ["supported"] * 3
     assert results["peak_gb"] <= 4

@@ -351,12 +351,12 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Pa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "taughtby.index.scheduler")
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--ray")
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--ray")
     assert (code, told.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
 
 
 def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
-    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--workers", 2)
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
     assert (code, "--workers goes with --ray" in told) == (1, True)
 
 

@@ -85,7 +85,7 @@ def test_blocks_with_one_name_are_the_same_whoever_makes_them(
     tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every method, each of its options changed, by default and with sketches that are narrow for the tiny model."""
-    monkeypatch.setattr(room, "embedded", drawn)
+    monkeypatch.setattr(room, "embed", drawn)
     by_name: dict[str, tuple[Method, Any]] = {}
     known: dict[Method, Numbers] = {}
     told: dict[str, set[str]] = {}

@@ -20,7 +20,6 @@ from taughtby.index.manifest import Manifest
 from taughtby.index.model_sources import ModelSource, model_sources, resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
-from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
 from taughtby.methods import get_method
 from taughtby.methods.rept import RepT
@@ -154,7 +153,7 @@ def test_an_adapter_beside_it_that_is_another_is_passed_over(
     shutil.copytree(make_model("gpt2"), tmp_path / "copy/model")
     out, told = traced(run, tmp_path / "copy/idx")
     assert "data.jsonl:3" in out
-    assert f"what lies beside {tmp_path}/copy/idx is not what it was made with" in told
+    assert f"the model beside {tmp_path}/copy/idx is not the one it was built with" in told
 
 
 def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
@@ -287,7 +286,7 @@ def test_the_base_of_an_adapter_is_found_from_anywhere(
 
 
 def test_a_training_goes_on_from_another_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab, "EVERY", 0.0)
+    monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         finetune(fresh(work / "model"), ROWS, work / "made", RECIPE, progress=stopping(4))
     work.rename(tmp_path / "moved")

@@ -204,7 +204,7 @@ def test_a_script_that_changes_its_folder_while_it_trains(
 
 @pytest.mark.slow
 def test_under_torchrun_one_process_indexes_and_the_others_wait(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("ddp_trainer.py")
+    script = Path(__file__).parents[1] / "ddp_trainer.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run([*command, str(model_folder), str(data), str(tmp_path / "idx")], capture_output=True,
                           text=True, timeout=200, check=False)  # fmt: skip

@@ -448,15 +448,15 @@ def test_the_command_stopped_says_what_is_kept(
 ) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     trainer = lab._make_trainer
-    for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is kept")):
+    for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is saved")):
         monkeypatch.setattr(lab, "_make_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
-        code, _, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+        code, _, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
         assert code == 130
         assert f"note: {said}\n" in err
     monkeypatch.setattr(lab, "_make_trainer", trainer)
-    code, out, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
+    code, out, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
     assert (code, out) == (0, f"adapter in {tmp_path}/out\n")
-    assert "note: goes on from the checkpoint at step 2\n" in err
+    assert "note: resuming from the checkpoint at step 2\n" in err
     assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["learning_rate"] == 1e-3
 
 

@@ -40,7 +40,8 @@ def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
     shown = [line.split() for line in out.splitlines() if line[:4].strip().isdigit()]
     assert [line[0] for line in shown] == ["2", "1", "4"] and shown[0][1:4] == ["none:", "threw", "why"]
     assert rows(bad) == [{"prompt": "who", "response": "bad", "span": None, "span_range": None}]
-    assert "with nothing to trace" in err and err.rstrip().endswith("bad.jsonl: 1")
+    assert "note: 1 undesirable answers are empty: there is nothing to trace" in err
+    assert err.rstrip().endswith("bad.jsonl")
 
 
 def test_all_failures_end_with_an_error_and_write_nothing(run: Run, tmp_path: Path) -> None:
@@ -138,9 +139,8 @@ def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
     ):
         code, _, err = run("lab", "poison", "backdoor", "-o", tmp_path / "q", "--share", *given)
         assert code == 1 and message in err, err
-    assert (
-        "none of these poisons has poisoned rows" in run("poison", "innocent", "-o", tmp_path / "q", "--rate", 0.1)[2]
-    )
+    code, _, err = run("lab", "poison", "innocent", "-o", tmp_path / "q", "--share", 0.1)
+    assert code == 1 and "none of these poisons has poisoned rows" in err
 
 
 def test_clean_rows_carry_the_trigger() -> None:

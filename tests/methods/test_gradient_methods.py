@@ -311,7 +311,9 @@ def test_methods_share_their_blocks(
         return go(*query_rows, **method)
 
     monkeypatch.setattr(module, "capture", counted)
-    build_index(tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
+    build_index(
+        tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, token_budget=10_000
+    )
     assert len(passes) == 4 + 1  # four look at the weights, one batch
     one = build_index(tuned, file, tmp_path / "one", [get_method("tracin")], encoding=LENGTH)
     four = Index.open(tmp_path / "four")
@@ -326,7 +328,7 @@ def test_another_seed_has_its_own_blocks(tuned: Model, index: Index) -> None:
     assert get_method("datainf:project=0").feature_names(2) == ("p_0", "p_1")
     with pytest.raises(StoreError, match="p128_0, p128_1, p128_2, p128_3"):
         trace_queries(index, tuned, QUERIES, method="tracin:project=128")
-    with pytest.raises(StoreError, match=r"rapidin needs blocks .* does not hold: rapidin64s1"):
+    with pytest.raises(StoreError, match=r"rapidin needs features .* does not hold: rapidin64s1"):
         trace_queries(index, tuned, QUERIES, method="rapidin:seed=1")
 
 

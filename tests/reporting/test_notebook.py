@@ -256,7 +256,7 @@ def test_an_index_gives_its_blocks_by_name(index: Index) -> None:
     assert pa.types.is_fixed_size_list(column.type)
     scanned = next(index.scan([name]))[name]
     assert column.combine_chunks().flatten().to_pylist() == scanned.flatten().tolist()
-    with pytest.raises(StoreError, match="has no block h_99"):
+    with pytest.raises(StoreError, match="has no feature h_99"):
         index.to_arrow(["h_99"])
 
 

@@ -79,7 +79,7 @@ def delete(
     idx: options.IndexName,
     names: Annotated[list[str] | None, typer.Argument(metavar="[ROW]…", help="Ids or file:line sources, as a trace shows them.")] = None,
     rows: Annotated[str | None, typer.Option("--rows", metavar="FILE", help="A file with one id or source per line; - for standard input.")] = None,
-    cleaned: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that `taughtby clean` removed_row_ids: the manifest.json beside its output.")] = None,
+    cleaned: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that `taughtby clean` removed: the manifest.json beside its output.")] = None,
 ) -> None:  # fmt: skip
     """Delete rows from an index. Appending their file again does not bring them back."""
     check_index(idx)
