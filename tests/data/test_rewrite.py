@@ -169,7 +169,7 @@ def test_columns_without_a_name_keep_their_cells(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,,,response\na,1,2,b\nc,3,4,d\n")
     rewritten(tmp_path / "a.csv", tmp_path / "b.csv", marks={0: [[0, 1]]})
     assert (tmp_path / "b.csv").read_text().splitlines() == [
-        "prompt,,,response,unlearned", 'a,1,2,b,"[[0, 1]]"', "c,3,4,d",
+        "prompt,,,response,unlearned", 'a,1,2,b,"[[0, 1]]"', "c,3,4,d,",
     ]  # fmt: skip
 
 
