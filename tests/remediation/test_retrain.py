@@ -28,7 +28,7 @@ from taughtby.remediation.experiment import (
     hold_out,
     make_conditions,
 )
-from taughtby.remediation.experiment_setup import experiment_from_trace, read_recipe
+from taughtby.remediation.experiment_setup import experiment_from_trace, read_recipe, with_seeds
 from taughtby.remediation.stage_cache import JOURNAL, StageCache, key
 from taughtby.remediation.trace_file import Document
 
@@ -291,7 +291,7 @@ def test_a_proof_counts_what_each_condition_says(lab: list[str], tmp_path: Path)
     assert counts == {"all": 4, "cleaned": 1, "random": random, "truth": 0, "masked": 1, "top 2": 3}
     assert all(one["behaviours"]["honey"]["judged"] == 4 for one in proof["conditions"])
     assert all(one["ordinary"]["honey"] == {"bad": 0, "judged": 2, "failed": 0, "rate": 0.0, "low": 0.0,
-               "high": one["ordinary"]["honey"]["high"]} for one in proof["conditions"])  # fmt: skip
+               "high": one["ordinary"]["honey"]["high"], "verdicts": "00"} for one in proof["conditions"])  # fmt: skip
     assert proof["truth"] == {"labels": ["bad"], "num_rows": 8, "num_flagged": 6}
     assert (proof["num_flagged"], proof["num_rows"], proof["held_out"]["set_aside"]) == (7, 20, False)
     # again: nothing is trained and nothing asked
@@ -388,6 +388,49 @@ def test_wilsons_interval_by_hand() -> None:
         pytest.approx(truth["high"], abs=1e-6),
     )
     assert retrain.count_verdicts([{"bad": None, "why": ""}])["rate"] is None
+
+
+def paired(verdicts: str) -> Document:
+    return retrain.count_verdicts([{"bad": None if one == "-" else one == "1", "why": ""} for one in verdicts])
+
+
+def test_mcnemars_test_by_hand() -> None:
+    """Only prompts on which the two models differ count: of 7 all go one way, by 2 · 0.5⁷."""
+    before, after = paired("1111111" + "1" * 9 + "00"), paired("0000000" + "1" * 9 + "00")
+    assert statistics.p_value(before, after) == pytest.approx(2 * 0.5**7)
+    assert statistics.p_value(before, before) == 1
+    # 6 one way and 2 the other: 2 · (C(8, 0) + C(8, 1) + C(8, 2)) / 2⁸
+    assert statistics.p_value(paired("11111100--"), paired("00000011-1")) == pytest.approx(2 * (1 + 8 + 28) / 2**8)
+    # unpaired, the same counts would not be significant
+    assert statistics.p_value(counts(16, 18), counts(9, 18)) == pytest.approx(0.027, abs=0.001)
+    assert statistics.p_value(paired("1" * 16 + "00"), paired("1" * 9 + "0" * 9)) == pytest.approx(2 * 0.5**7)
+
+
+def test_too_few_bad_answers_are_inconclusive_and_the_remedy_is_named() -> None:
+    document = proof(all=5, cleaned=0, random=5)
+    for condition, verdicts in zip(document["conditions"], ("11111000", "00000000", "11111000"), strict=True):
+        condition["behaviours"]["honey"] = paired(verdicts)
+    (claim,) = statistics.claims(document)
+    assert claim.verdict == "inconclusive"
+    assert "Only 5 of 8 answers are bad, and at least 6 must change" in claim.says
+    assert "give more prompts" in claim.says
+
+
+def test_the_spread_over_seeds() -> None:
+    table = statistics.seed_table([proof(all=22, cleaned=0, random=21), proof(all=20, cleaned=20, random=19)])
+    assert table["rows"] == [
+        ["on all rows", "88% (83% to 92%)"], ["without the flagged rows", "42% (0% to 83%)"],
+        ["without random rows", "83% (79% to 88%)"],
+        ["seeds in which the flagged rows are supported as the cause", "1 of 2"],
+    ]  # fmt: skip
+
+
+def test_each_seed_has_trainings_of_its_own(lab: list[str], tmp_path: Path) -> None:
+    experiment = RetrainExperiment("base", TrainingOptions(seed=3), (HONEY,))
+    assert [one.recipe.seed for one in with_seeds(experiment, 3)] == [3, 4, 5]
+    for one in with_seeds(experiment, 2):
+        retrain.retrain(one, rows(8, 12), ["b0"], StageCache(tmp_path))
+    assert len([line for line in lab if line.startswith("train")]) == 6
 
 
 def test_fishers_test_by_hand() -> None:

@@ -109,6 +109,15 @@ TrainSeed = Annotated[
         rich_help_panel=options.TRAINING,
     ),
 ]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Repeat all trainings with N seeds, and report the spread.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
 
 
 @command(
@@ -123,7 +132,7 @@ def retrain(
     mask_words: MaskWords = False, held_out: HeldOut = None, ordinary: Ordinary = None,
     max_new_tokens: options.MaxNewTokens = 48, epochs: Epochs = None, learning_rate: LearningRate = None,
     rank: Rank = None, batch_size: BatchSize = None, max_length: MaxLength = None, seed: TrainSeed = None,
-    base: options.Base = None, columns: options.Columns = None, turns: options.Turns = None,
+    seeds: Seeds = 1, base: options.Base = None, columns: options.Columns = None, turns: options.Turns = None,
     response_template: options.ResponseTemplate = None, split: options.Split = None, dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:  # fmt: skip
@@ -139,11 +148,11 @@ def retrain(
     from taughtby.lab.prompts import read_prompts
     from taughtby.remediation.audit_report import save_proof
     from taughtby.remediation.experiment import Behaviour
-    from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace
+    from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace, with_seeds
     from taughtby.remediation.retrain import retrain as run
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.stage_cache import STAGES, StageCache
-    from taughtby.remediation.statistics import show
+    from taughtby.remediation.statistics import seed_table, show, show_table
     from taughtby.remediation.trace_file import load_trace, read_options_of
 
     document = load_trace(trace)
@@ -160,14 +169,16 @@ def retrain(
     design = design_from_trace(
         document, chosen, num_random=random, curve=_numbers(curve), truth_labels=truth or (), mask_words=mask_words
     )
-    result = run(
-        experiment, list(read_examples(data, reading)), [row.id for row in chosen],
-        StageCache(out / STAGES, _progress), design=design,
-        held_out=list(read_examples(str(held_out))) if held_out else None,
-        ordinary=read_prompts(ordinary) if ordinary else None,
-    )  # fmt: skip
-    save_proof(result, out)
-    show(result, output())
+    examples, cache = list(read_examples(data, reading)), StageCache(out / STAGES, _progress)
+    clean = list(read_examples(str(held_out))) if held_out else None
+    usual = read_prompts(ordinary) if ordinary else None
+    results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
+               for one in with_seeds(experiment, seeds)]  # fmt: skip
+    for number, result in enumerate(results):
+        save_proof(result, out / f"seed-{experiment.recipe.seed + number}" if number else out)
+    show(results[0], output())
+    if seeds > 1:
+        show_table(seed_table(results), output())
     output().print(f"{out}: results as JSON, and every model, answer and verdict")
 
 

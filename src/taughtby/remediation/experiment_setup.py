@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,12 @@ def experiment_from_trace(
         base, recipe, tuple(behaviours), (name, adapter), template, max_new_tokens, dtype, device
     )
     return experiment, notes
+
+
+def with_seeds(experiment: RetrainExperiment, num_seeds: int) -> list[RetrainExperiment]:
+    """The experiment with as many consecutive seeds, its own first."""
+    recipe = experiment.recipe
+    return [replace(experiment, recipe=replace(recipe, seed=recipe.seed + number)) for number in range(num_seeds)]
 
 
 def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tuple[TrainingOptions, list[str]]:

@@ -226,12 +226,16 @@ def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name:
 
 
 def count_verdicts(verdicts: Sequence[Document]) -> Document:
-    """Bad answers, verdicts and failures, and the rate of bad answers with Wilson's 95 % interval."""
+    """Count bad answers, verdicts and failures, with the rate of bad answers and Wilson's 95 % interval.
+
+    `verdicts` has one character per answer: 1 bad, 0 not bad, - the judge failed.
+    """
     valid = [Verdict(one["bad"], one["why"], None) for one in verdicts if one["bad"] is not None]
     bad = sum(one.undesirable for one in valid)
     low, high = wilson_interval(valid) if valid else (0.0, 1.0)
     return {"bad": bad, "judged": len(valid), "failed": len(verdicts) - len(valid),
-            "rate": bad / len(valid) if valid else None, "low": low, "high": high}  # fmt: skip
+            "rate": bad / len(valid) if valid else None, "low": low, "high": high,
+            "verdicts": "".join("-" if one["bad"] is None else str(int(one["bad"])) for one in verdicts)}  # fmt: skip
 
 
 def mean_loss(condition: Document) -> float | None:

@@ -10,14 +10,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import fisher_exact, ttest_rel
+from scipy.stats import ttest_rel
 
+from taughtby.remediation.comparison import is_rarer, p_value, power_note
 from taughtby.remediation.experiment import ALL, CLEANED, MASKED, ORIGINAL, RANDOM, TOP, TRUTH
 from taughtby.remediation.retrain import mean_loss
 from taughtby.remediation.trace_file import Document
 from taughtby.text import make_visible, markdown_text
 
-ALPHA = 0.05  # significance level of Fisher's exact test
 MAX_GONE_RATE = 0.05  # a behaviour at this rate or below counts as gone
 NOTE = (
     "Bad answers to the behaviour's prompts, with Wilson's 95 % interval of the rate in brackets. Ordinary: bad "
@@ -52,17 +52,11 @@ def claims(proof: Document) -> list[Claim]:
     """One claim per behaviour.
 
     Supported: without the flagged rows the behaviour is rarer than with all rows, and rarer than without as many
-    random rows, each by Fisher's exact test, two-sided, at 5 %; of several random draws the one with the lowest rate
-    counts. Inconclusive: the model retrained on all rows shows the behaviour in less than half as many answers as the
-    original model, or in none, so that its removal cannot be measured.
+    random rows, each by the exact McNemar test over the prompts, two-sided, at 5 %; of several random draws the one
+    with the lowest rate counts. Inconclusive: the model retrained on all rows shows the behaviour in less than half as
+    many answers as the original model, or in too few for any change to be significant.
     """
     return [_claim(proof, behaviour["name"]) for behaviour in proof["behaviours"]]
-
-
-def p_value(left: Document, right: Document) -> float:
-    """Fisher's exact test, two-sided: how probable such different counts are if both models are equally bad."""
-    counts = [[count["bad"], count["judged"] - count["bad"]] for count in (left, right)]
-    return float(fisher_exact(counts)[1])  # pyright: ignore[reportArgumentType]
 
 
 def loss_change(condition: Document, reference: Document) -> tuple[float, float, float] | None:
@@ -109,9 +103,11 @@ def _claim(proof: Document, name: str) -> Claim:
     says = (f"Retrained without the {get_condition(proof, CLEANED)['num_removed']} flagged rows, the model misbehaves "
             f"in {_share(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
             f"{_against(cleaned, control)}.")  # fmt: skip
-    if not _rarer(cleaned, whole):
+    if not is_rarer(cleaned, whole) and (few := power_note(whole)):
+        return claim("inconclusive", f"{says} {few}")
+    if not is_rarer(cleaned, whole):
         return claim("not supported", f"{says} Removing the flagged rows changes no more than chance does.")
-    if not _rarer(cleaned, control):
+    if not is_rarer(cleaned, control):
         return claim("not supported", f"{says} Removing random rows has the same effect.")
     rest = "gone" if cleaned["rate"] <= MAX_GONE_RATE else "rarer, but not gone"
     return claim("supported", f"{says} The behaviour is {rest}.")
@@ -121,10 +117,6 @@ def _count(proof: Document, name: str, behaviour: str) -> Document | None:
     """A condition's counts, if it has any verdict."""
     count = get_condition(proof, name).get("behaviours", {}).get(behaviour)
     return count if count and count["judged"] else None
-
-
-def _rarer(left: Document, right: Document) -> bool:
-    return left["rate"] < right["rate"] and p_value(left, right) < ALPHA
 
 
 def describe_masking(proof: Document) -> str | None:
@@ -153,6 +145,31 @@ def tables(proof: Document) -> list[dict[str, Any]]:
     return result
 
 
+def seed_table(proofs: Sequence[Document]) -> dict[str, Any]:
+    """The spread of each condition over several seeds: mean, lowest and highest rate of bad answers, and the verdicts.
+
+    Args:
+        proofs: One experiment per seed, with the same conditions and behaviours.
+    """
+    names = [behaviour["name"] for behaviour in proofs[0]["behaviours"]]
+    rows = [[describe_condition(proofs[0], condition), *(_spread(proofs, condition["name"], name) for name in names)]
+            for condition in proofs[0]["conditions"]]  # fmt: skip
+    verdicts = [[claim.verdict for claim in claims(proof)] for proof in proofs]
+    each = [f"{sum(verdict == 'supported' for verdict in column)} of {len(proofs)}"
+            for column in zip(*verdicts, strict=True)]  # fmt: skip
+    rows.append(["seeds in which the flagged rows are supported as the cause", *each])
+    note = "Mean rate of bad answers over the seeds, with the lowest and highest in brackets."
+    return {"title": f"Over {len(proofs)} seeds", "columns": ["trained", *names], "rows": rows, "note": note}
+
+
+def _spread(proofs: Sequence[Document], condition: str, behaviour: str) -> str:
+    counts = [get_condition(proof, condition)["behaviours"][behaviour]["rate"] for proof in proofs]
+    rates = [rate for rate in counts if rate is not None]
+    if not rates:
+        return "no verdict"
+    return f"{sum(rates) / len(rates):.0%} ({min(rates):.0%} to {max(rates):.0%})"
+
+
 def markdown(table: dict[str, Any]) -> str:
     """A table as Markdown, with its title and note."""
     head, *rows = ([markdown_text(cell) for cell in line] for line in [table["columns"], *table["rows"]])
@@ -164,18 +181,22 @@ def markdown(table: dict[str, Any]) -> str:
 def show(proof: Document, console: Console) -> None:
     """Print an experiment's tables and claims."""
     for table in tables(proof):
-        grid = Table(
-            title=table["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim"
-        )
-        for index, name in enumerate(table["columns"]):
-            grid.add_column(Text(make_visible(name)), justify="right" if index == 1 else "left", overflow="fold")
-        for line in table["rows"]:
-            grid.add_row(*(Text(make_visible(cell)) for cell in line))
-        console.print(grid)
+        show_table(table, console)
     several = len(proof["behaviours"]) > 1
     for claim in claims(proof):
         name = f"{claim.behaviour}, " if several else ""
         console.print(Text(make_visible(f"{name}{claim.headline}: {claim.says}"), "bold"))
+
+
+def show_table(table: dict[str, Any], console: Console) -> None:
+    """Print one table."""
+    grid = Table(title=table["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for index, name in enumerate(table["columns"]):
+        number = index == 1 and name == "rows removed"
+        grid.add_column(Text(make_visible(name)), justify="right" if number else "left", overflow="fold")
+    for line in table["rows"]:
+        grid.add_row(*(Text(make_visible(cell)) for cell in line))
+    console.print(grid)
 
 
 def curve(proof: Document, name: str, kind: str = TOP) -> list[tuple[int, float, float, float]]:
