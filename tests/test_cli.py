@@ -289,7 +289,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
         from whence.cli import main
         from whence.writer import Writer
         add = Writer.add
-        Writer.add = lambda *given: (add(*given), print("added", flush=True), time.sleep(600))
+        Writer.add = lambda *given: (add(*given), print("added", flush=True), [time.sleep(0.05) for _ in range(12000)])
         main()
     """
     how = "-m", "rept:layer=2", "--max-length", "200", "--dtype", "float32"

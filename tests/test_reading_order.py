@@ -13,7 +13,8 @@ HOUSE = Path(__file__).parents[1] / "src" / "whence"
 ORDER = (
     "errors", "text", "example", "forms", "records", "dataset", "phrases", "sources", "spans", "rewrite", "template",
     "tokens", "fingerprint", "origin", "habits", "place", "paths", "weights", "adapter", "model", "capture",
-    "gradients", "layers", "columns", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep", "verify",
+    "gradients", "layers", "columns", "index", "claim", "writer", "methods", "work", "shift", "crew", "build", "upkeep",
+    "verify",
     "query", "words", "survey", "sheet", "notebook", "evidence", "check", "trace",
     "progress", "provenance", "callback", "lab", "report",
     "remedy", "bench", "proof", "web", "demo", "cli",

@@ -133,7 +133,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     place = placed(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
-    with Claim(place) as claim:
+    with Claim(place, new=True) as claim:
         claim.add(table)
         claim.drop(["b'"])
         claim.named({"settings": {}, "skipped": [], "layers": None})

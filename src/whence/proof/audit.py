@@ -151,7 +151,7 @@ class _Under:
     def indexed(self) -> Index:
         """The index by the default method, made where it is not whole yet."""
         # all that the index holds of a row; its id tells of its messages, not of its label and what is masked
-        rows = [[row.id, row.source, row.label, row.masked] for row in read(self.case.data, self.reading)]
+        rows = [[row.id, Path(row.source).name, row.label, row.masked] for row in read(self.case.data, self.reading)]
         needs = [self.model.fingerprint, str(self.model.dtype), rows, asdict(self.reading), asdict(self.encoding),
                  repr(method(DEFAULT))]  # fmt: skip
         folder = self.ledger.path("index", needs)
@@ -189,7 +189,9 @@ class _Under:
     def cleaned(self, trace: Document, chosen: Sequence[Removal]) -> str:
         """The data without the chosen rows, in its own format; where it lies."""
         file, data = self.out / "trace.json", Path(self.case.data)
-        needs = [key(trace), [one.id for one in chosen], digest(data) if data.exists() else None]
+        # without the paths, which are others once the folder has moved
+        ranking = {name: part for name, part in trace.items() if name not in ("model", "adapter", "index", "home")}
+        needs = [key(ranking), [one.id for one in chosen], digest(data) if data.exists() else None]
         suffix = "".join(data.suffixes[-2:]) if data.is_file() else "" if data.is_dir() else ".jsonl"
         out = self.ledger.path("cleaned", needs)
         out = out.with_name(out.name + suffix)
