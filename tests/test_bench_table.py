@@ -256,14 +256,14 @@ def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
 
 def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
     device, found = torch.device("cpu"), []
-    for size in (300, 20, 100):
+    for size in (300, 60, 100):  # MB; what is below 32 the C library may take from what it kept
         with cost(device) as took:
             torch.ones(size * 2**18).sum()
         found.append(took)
     assert all(took.seconds > 0 and took.cpu > 0 for took in found)
     if found[0].more is None:
         pytest.skip("this system does not tell a process's peak")
-    assert [took.more for took in found] == pytest.approx([300, 20, 100], abs=15)
+    assert [took.more for took in found] == pytest.approx([300, 60, 100], abs=15)
 
 
 def test_a_cost_is_known_when_the_work_fails() -> None:

@@ -125,6 +125,7 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
             assert torch.allclose(mine_flat, theirs_flat, atol=2e-3), name
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
+    monkeypatch.setenv("COLUMNS", "200")
     prompt, response = PAIRS[2]
     done = CliRunner().invoke(app, ["trace", str(index.path), "--prompt", prompt, "--response", response])
     assert done.exit_code == 0, done.output

@@ -276,7 +276,7 @@ def test_gradients_are_finite_differences(family: str, make_model: Callable[[str
             way = torch.randn(row.n_response, 32, dtype=torch.float64)
             nudge[0, row.n_prompt - 1 : -1] = 1e-5 * way
             slope = (loss(layer, nudge) - loss(layer, -nudge)) / 2e-5
-            assert abs(slope) > 1e-3
+            assert abs(slope) > 1e-4
             torch.testing.assert_close((got.grads[layer][0].double() * way).sum(), slope, rtol=1e-5, atol=1e-7)
 
 

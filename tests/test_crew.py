@@ -75,6 +75,7 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(whence.build, "WINDOW", 8)
     monkeypatch.setenv("WHENCE_TEST_DIARY", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a folder of its own
     told_at = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # where a worker finds Told
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, told_at)))
     filled(data)

@@ -100,7 +100,7 @@ def test_workers_and_drivers_killed_at_random_moments(
             out.write(json.dumps({"prompt": f"why {at} days in a week", "response": answer}) + "\n")
     diary.touch()
     monkeypatch.setenv("WHENCE_TEST_DIARY", str(diary))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     code = f"from test_torture_ray import life; life({str(model_folder)!r}, {str(data)!r}, {str(tmp_path / 'idx')!r})"
 
     def start() -> Any:
