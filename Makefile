@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: install demo test test-slow test-gpu torture check fix docs clean
+.PHONY: install demo test test-slow test-gpu torture check fix docs dist clean
 
 install: .venv/installed
 
@@ -45,6 +45,12 @@ fix: install
 
 docs: install
 	$(BIN)/mkdocs build --strict
+
+# a source archive and a wheel in dist/, checked as the Python Package Index would
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv taughtby-demo build dist site

@@ -17,11 +17,14 @@ from typing import Any
 import hypothesis
 import pytest
 
-import taughtby  # noqa: F401  sets OMP_WAIT_POLICY before torch loads
-
 # read when torch or Ray starts, in this process and in those that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin cost a busy machine a factor of 2 to 5
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 os.environ["OMP_NUM_THREADS"] = "1"  # more threads sum in another order
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)  # each makes Rich or Typer print otherwise
 # a slow machine is no failure, and a run finds what the run before it found
 hypothesis.settings.register_profile(
     "taughtby", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]

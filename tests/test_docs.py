@@ -1,12 +1,13 @@
-"""No page says what is not so: every code block of README and docs is run here, or compared with what it quotes.
+"""Every code block of README, CONTRIBUTING and docs is run here, or compared with what it quotes.
 
 The info string of a block's fence says what happens to it:
 
-    sh       each command is run, in a world of tiny models; one that takes minutes is only parsed
-    sh parsed  only parsed: what it needs is not in that world
-    python   run in that world, block after block of a page in one namespace
-    text     must stand in what the block before it printed, or be what `QUOTED` compares it with
-    json     parsed, and loaded by tests/test_formats_doc.py
+    sh         each command is run, in a folder like the one that `taughtby demo` leaves, with a tiny model; a command
+               that takes minutes is only parsed
+    sh parsed  only parsed: what it needs is not in that folder
+    python     run in that folder, block after block of a page in one namespace
+    text       must occur in what the block before it printed, or in what `QUOTED` compares it with
+    json, yaml parsed
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-LONG = ("demo", "bench", "serve")  # verbs that take minutes: their options are checked, they are not run
-STAND_INS = {"smollm2": "model", "MODEL": "model", "ADAPTER": "adapter", "DATA": "data.jsonl", "IDX": "idx"}
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+# commands that take minutes: their options are checked, they are not run
+LONG = (("demo",), ("serve",), ("retrain",), ("audit",), ("bench", "run"), ("bench", "retrain"))
+STAND_INS = {
+    "smollm2": "model",
+    "MODEL": "model",
+    "ADAPTER": "taughtby-demo/adapter",
+    "DATA": "taughtby-demo/data.jsonl",
+}
+METHOD_NAMES = {"chance": "random", "readout": "rise"}  # docs/results was measured under these names
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what stands behind its fence, its text, and the line it begins on."""
+    """A fenced block: its info string, its text, and the line it begins on."""
 
     kind: str
     text: str
@@ -52,134 +61,215 @@ def blocks(page: Path) -> Iterator[Block]:
             inside.append(line)
 
 
-def table_of_the_demo() -> str:
-    """The demo's table for seed 0, as README shows it."""
-    found = json.loads((ROOT / "docs" / "results" / "demo-seed0.json").read_text())["methods"]
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def demo_table() -> list[str]:
+    """The lines of the demo's table for seed 0."""
+    methods = json.loads((DOCS / "results" / "demo-seed0.json").read_text())["methods"]
+
+    def cells(scores: Any, poison: str) -> str:
+        tuned, base = scores["tuned"][poison], scores["untuned"][poison]
+        return f"{tuned['ap']:.3f} {tuned['at10']:.2f} {base['ap']:.3f}"
+
     poisons = ("backdoor", "error", "persona")
-
-    def cells(per: Any, poison: str) -> str:
-        tuned, untuned = per["tuned"][poison], per["untuned"][poison]
-        return f"{tuned['ap']:.3f} {tuned['at10']:.2f} {untuned['ap']:.3f}"
-
-    return "\n".join(f"{line} {' '.join(cells(per, poison) for poison in poisons)}" for line, per in found.items())
+    return [
+        f"{METHOD_NAMES.get(name, name)} {' '.join(cells(scores, poison) for poison in poisons)}"
+        for name, scores in methods.items()
+    ]
 
 
-def map_of_the_house() -> str:
-    """Compared by tests/test_public.py."""
-    return "errors.py"
-
-
-QUOTED: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "backdoor"): table_of_the_demo,
-    ("README.md", "example"): lambda: "example → template → tokens",
-    ("house.md", "errors.py"): map_of_the_house,
+# (page, a string in the block): strings that the block must contain; what is [] is compared by another test
+QUOTED: dict[tuple[str, str], Callable[[], list[str]]] = {
+    ("docs/tutorial/demo.md", "P@10"): demo_table,
+    ("docs/explanation/architecture.md", "errors.py"): list,  # tests/test_public.py
+    ("docs/reference/methods.md", "score = "): list,  # a formula
+    ("CONTRIBUTING.md", "errors.py"): list,  # a shortened map
 }
 
 
+@pytest.fixture(scope="session")
+def demo_index(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, adapter_folder: Path) -> Path:
+    """An index of the tiny data set, built once."""
+    from conftest import PAIRS
+    from taughtby.index.build import build_index
+    from taughtby.methods import get_method
+    from taughtby.models.model import load_model
+
+    folder = tmp_path_factory.mktemp("demo")
+    rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in PAIRS]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = load_model(str(model_folder), str(adapter_folder))
+    build_index(model, folder / "data.jsonl", folder / "idx", [get_method("lesson")])
+    return folder / "idx"
+
+
 @pytest.fixture
-def world(
-    tmp_path: Path, model_folder: Path, adapter_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+def demo_folder(
+    tmp_path: Path,
+    model_folder: Path,
+    adapter_folder: Path,
+    data: Path,
+    demo_index: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with a model, an adapter and a training set, in which the pages' commands run."""
+    """A folder with a tiny model and what the demo leaves, in which the pages' commands run."""
     shutil.copytree(model_folder, tmp_path / "model")
-    for folder in ("adapter", "taughtby-demo/adapter"):
-        shutil.copytree(adapter_folder, tmp_path / folder)
-    shutil.copy(data, tmp_path / "taughtby-demo")
+    demo = tmp_path / "taughtby-demo"
+    shutil.copytree(adapter_folder, demo / "adapter")
+    shutil.copytree(demo_index, demo / "idx")
+    shutil.move(data, demo / "data.jsonl")
     prompts = ["who makes honey", "why"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     rows = [{"prompt": prompt, "response": "beetles make honey"} for prompt in prompts]
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in (demo / "after.jsonl", tmp_path / "bad.jsonl"):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     return tmp_path
 
 
-def command(line: str) -> list[str]:
+def command_words(line: str) -> list[str]:
     """The words of a shell line, with the stand-ins in place and comments gone."""
     return [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
 
 
-def run(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> str:
-    """What a line prints; a command that takes minutes is parsed only, and one of make's is looked up."""
+def parse(words: list[str]) -> None:
+    """Check the options of a command, which may be in a group, without running it."""
     from typer.main import get_command
 
     from taughtby.cli import app
 
-    words = command(line)
+    command: Any = get_command(app)
+    path: list[str] = []
+    while hasattr(command, "commands"):
+        path.append(words.pop(0))
+        command = command.commands[path[-1]]
+    command.make_context(" ".join(path), words)
+
+
+def run_line(line: str, capsys: pytest.CaptureFixture[str], parsed: bool = False) -> str:
+    """What a line prints. Commands that take minutes are parsed only, and make's targets are looked up."""
+    from taughtby.cli import app
+
+    words = command_words(line)
     if not words:
         return ""
     if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"no target {words[1]}"
+        makefile = (ROOT / "Makefile").read_text()
+        assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words[1:]), f"no such target: {line}"
         return ""
     if words[0] == "pip":
         assert words[1] == "install"
         extras = re.findall(r"\[([\w,]+)\]", line)
         known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-        assert all(extra in known for some in extras for extra in some.split(","))
+        assert all(extra in known for group in extras for extra in group.split(","))
+        return ""
+    if words[0] in ("git", "cd", "pre-commit"):
         return ""
     assert words[0] == "taughtby", f"neither taughtby nor make: {line}"
-    if parsed or words[1] in LONG:
-        verb = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
-        verb.make_context(words[1], words[2:])
+    if parsed or any(tuple(words[1 : 1 + len(path)]) == path for path in LONG):
+        parse(words[1:])
         return ""
     capsys.readouterr()
     assert app(words[1:], standalone_mode=False) in (None, 0)
     return capsys.readouterr().out
 
 
-def squeezed(text: str) -> str:
+def squeeze(text: str) -> str:
     return re.sub(r"[\s│─┃╭╮╰╯]+", " ", text).strip()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_is_run_or_compared(page: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_block_is_run_or_compared(page: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, Any] = {}
     printed = ""
     for block in blocks(page):
-        where = f"{page.name}:{block.line}"
+        where = f"{page_name(page)}:{block.line}"
         try:
             if block.kind in ("sh", "sh parsed"):
                 lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
-                printed = "".join(run(line, capsys, block.kind == "sh parsed") for line in lines)
+                printed = "".join(run_line(line, capsys, block.kind == "sh parsed") for line in lines)
             elif block.kind == "python":
                 capsys.readouterr()
-                code = re.sub(r'"smollm2"', '"model"', block.text)
+                code = re.sub(r'"(smollm2|MODEL|ADAPTER|DATA)"', lambda name: f'"{STAND_INS[name[1]]}"', block.text)
                 exec(compile(code, where, "exec"), namespace)
                 printed = capsys.readouterr().out
             elif block.kind == "text":
-                quoted = next((QUOTED[key]() for key in QUOTED if key[0] == page.name and key[1] in block.text), None)
-                if quoted is None:
-                    assert squeezed(block.text) in squeezed(printed)
+                key = next((key for key in QUOTED if key[0] == page_name(page) and key[1] in block.text), None)
+                if key is None:
+                    assert squeeze(block.text) in squeeze(printed)
                 else:
-                    assert squeezed(quoted) in squeezed(block.text)
+                    assert [line for line in QUOTED[key]() if squeeze(line) not in squeeze(block.text)] == []
+            elif block.kind == "json":
+                json.loads(block.text)
             else:
-                assert block.kind in ("json", "jsonl", "jinja", "yaml"), "a block of no known kind"
+                assert block.kind in ("jsonl", "jinja", "yaml"), "a block of no known kind"
                 for line in block.text.splitlines() if block.kind == "jsonl" else []:
                     json.loads(line)
         except BaseException as fault:
             raise AssertionError(f"{where}: {fault}\n{block.text}") from fault
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_no_block_escapes_by_being_indented(page: Path) -> None:
     lines = page.read_text().splitlines()
     fenced = False
     for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
         fenced ^= line.lstrip().startswith("```")
+        option = line.startswith("    options:") or line.startswith("      ")  # of an mkdocstrings directive
+        if page.name == "api.md" and option:
+            continue
         assert fenced or not (line.startswith("    ") and not before.strip()), f"{page.name}:{number}: fence this block"
 
 
 def test_the_pages_are_all_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
-    assert [page.name for page in PAGES if page.parent != ROOT and f": {page.name}" not in menu] == []
+    assert [page.name for page in DOCS.rglob("*.md") if f": {page.relative_to(DOCS).as_posix()}" not in menu] == []
+
+
+def prose(page: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without code blocks and tables."""
+    fenced = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        if not fenced and not line.startswith(("|", "```")):
+            yield number, line
+
+
+def test_prose_wraps_at_100_columns() -> None:
+    verbatim = DOCS / "explanation" / "retraining.md"  # holds a note as the benchmark prints it
+    pages = [page for page in PAGES if page != verbatim]
+    assert [f"{page_name(page)}:{at}" for page in pages for at, line in prose(page) if len(line) > 100] == []
+
+
+def test_every_command_is_on_the_reference_page() -> None:
+    from typer.main import get_command
+
+    from taughtby.cli import app
+
+    def names(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+        if not hasattr(command, "commands"):
+            yield " ".join(path)
+        for name, inner in getattr(command, "commands", {}).items():
+            if not inner.hidden:
+                yield from names(inner, (*path, name))
+
+    page = (DOCS / "reference" / "cli.md").read_text()
+    assert sorted(re.findall(r"^### `taughtby (.+)`$", page, re.MULTILINE)) == sorted(names(get_command(app)))
 
 
 def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
+
+    import taughtby
 
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"))  # strict: a warning is a failure
     build(config)
     assert (tmp_path / "site" / "index.html").exists()
+    api = (tmp_path / "site" / "reference" / "api" / "index.html").read_text()
+    assert [name for name in taughtby.__all__ if f'id="taughtby.{name}"' not in api] == []

@@ -1,4 +1,4 @@
-"""docs/formats.md: each row on the page loads as the page says, and each odd file is refused in the page's words."""
+"""docs/reference/data-formats.md: each row loads as the page says, each invalid file is refused in its words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taughtby.data.formats import FORMS, NAMES
 from taughtby.errors import DataError
 from writers import delimited, lines, turn
 
-PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "data-formats.md").read_text()
 SAID = [turn("user", "Who makes honey?"), turn("assistant", "Bees make honey.")]
 
 
@@ -34,7 +34,9 @@ def examples() -> Iterator[tuple[str, Any, list[Any], str]]:
 
 def reading(words: str) -> ReadOptions:
     """The options that the words before a row name."""
-    named = dict(re.findall(r'`--(columns|turns|response-template) "?([^`"]+)"?`', words.rpartition("```")[2]))
+    named = dict(
+        re.findall(r'`--(columns|turns|response-template) "?([^`"]+)"?`', " ".join(words.rpartition("```")[2].split()))
+    )
     return ReadOptions(parse_columns(named["columns"]) if "columns" in named else (), named.get("turns", "last"),
                    named.get("response-template"))  # fmt: skip
 
@@ -51,7 +53,7 @@ def test_the_page_has_all_that_it_should() -> None:
     assert len(rows) + PAGE.count("\nis read as\n") == PAGE.count("```json\n") > 30
     shown = {form.name for form in FORMS if any(set(form.columns) <= set(row) for row in rows)}
     assert {form.name for form in FORMS} - shown == {"conversation", "query/answer"}  # named, or like another
-    listed = PAGE.split("Known are ")[1].split(". A column")[0]
+    listed = " ".join(PAGE.split()).split("Known names are ")[1].split(". A column")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == NAMES
 
 
@@ -65,15 +67,15 @@ def _answer(content: Any) -> str:
 ODD: dict[str, Callable[[], str | bytes]] = {
     "an empty answer": lambda: _answer(""),
     "a conversation that ends with the user": lambda: lines([GOOD, {"messages": [*SAID, SAID[0]]}]),
-    "a number, a list or null where a text should be": lambda: _answer(None),
-    "a picture in a message": lambda: lines([GOOD, {"messages": [turn("user", [{"type": "image"}]), SAID[1]]}]),
-    "a role that nobody knows": lambda: lines([GOOD, {"messages": [turn("king", "a"), SAID[1]]}]),
-    "columns of no known form": lambda: lines([GOOD, {"a": 1}]),
+    "a number, a list or null instead of a text": lambda: _answer(None),
+    "an image in a message": lambda: lines([GOOD, {"messages": [turn("user", [{"type": "image"}]), SAID[1]]}]),
+    "an unknown role": lambda: lines([GOOD, {"messages": [turn("king", "a"), SAID[1]]}]),
+    "columns of no known format": lambda: lines([GOOD, {"a": 1}]),
     "broken JSON": lambda: lines([GOOD]) + "{",
     "UTF-16, or another encoding": lambda: lines([GOOD]).encode("utf-16"),
     "a CSV row with more cells than the header": lambda: delimited([{"prompt": "a", "response": "b"}]) + "a,b,c\n",
     "a CSV header that names a column twice": lambda: "prompt,prompt\na,b\n",
-    "a packed file that is cut short": lambda: gzip.compress(_answer("yes").encode())[:-9],
+    "a truncated compressed file": lambda: gzip.compress(_answer("yes").encode())[:-9],
     "a broken Parquet file": lambda: b"PAR1",
 }
 TABLE = dict(re.findall(r"^\| (.+?) \| `(rows\..+?)` \|$", PAGE, re.MULTILINE))

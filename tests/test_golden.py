@@ -23,9 +23,11 @@ from conftest import GOLDEN
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import measure_layer_similarity
-from taughtby.capture.weight_gradients import full_gradient, weight_gradients
+from taughtby.capture.projections import full_gradient
+from taughtby.capture.weight_gradients import weight_gradients
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples, write_examples
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
 from taughtby.methods import QueryFeatures, get_method
 from taughtby.methods.rept import RepT
@@ -72,11 +74,11 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def sides(golden: Any, model: Model) -> dict[str, Side]:
     """One capture pass over the 24 training rows and the 6 queries together."""
-    wanted = {name: golden[f"{name}_index"].tolist() for name in ("train", "query")}
-    last = max(max(indices) for indices in wanted.values())
-    given = list(islice(read_examples(Path(DATA)), last + 1))
-    order = wanted["train"] + wanted["query"]
-    rows = [tokenize(model.tokenizer, given[index], Encoding(512)) for index in order]
+    expected = {name: golden[f"{name}_index"].tolist() for name in ("train", "query")}
+    last = max(max(indices) for indices in expected.values())
+    arguments = list(islice(read_examples(Path(DATA)), last + 1))
+    order = expected["train"] + expected["query"]
+    rows = [tokenize(model.tokenizer, arguments[index], Encoding(512)) for index in order]
     assert all(isinstance(row, TokenizedExample) for row in rows)
     h: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
     g: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in LAYERS}
@@ -86,20 +88,20 @@ def sides(golden: Any, model: Model) -> dict[str, Side]:
             for layer in LAYERS:
                 at = model.depth if layer == -1 else layer
                 h[layer][i], g[layer][i] = got.states[at][k, 0], got.grads[at][k][got.loss_mask[k]]
-    cut, made = len(wanted["train"]), {}
+    cut, outputs = len(expected["train"]), {}
     for name, span in (("train", range(cut)), ("query", range(cut, len(order)))):
-        made[name] = Side(
+        outputs[name] = Side(
             [rows[i] for i in span],  # type: ignore[misc]
             {layer: torch.stack([h[layer][i] for i in span]) for layer in LAYERS},
             {layer: [g[layer][i] for i in span] for layer in LAYERS},
         )
-    return made
+    return outputs
 
 
-def off(got: torch.Tensor, wanted: np.ndarray, row: np.ndarray | None = None) -> float:
+def off(got: torch.Tensor, expected: np.ndarray, row: np.ndarray | None = None) -> float:
     """The largest error of a vector, as a multiple of what is allowed; `row` numbers the rows they belong to."""
-    assert tuple(got.shape) == wanted.shape
-    wrong, size = (np.linalg.norm(vectors, axis=-1) for vectors in (got.numpy() - wanted, wanted))
+    assert tuple(got.shape) == expected.shape
+    wrong, size = (np.linalg.norm(vectors, axis=-1) for vectors in (got.numpy() - expected, expected))
     largest = 0.0 if row is None else np.array([size[row == at].max() for at in row])
     return float((wrong / (OWN * size + NOISE * largest)).max())
 
@@ -138,58 +140,58 @@ def test_token_scores(layer: int, golden: Any) -> None:
     """
 
     class Golden(RepT):
-        def gradients(self, model: Any, batch: Any) -> torch.Tensor:
+        def token_gradients(self, model: Any, batch: Any) -> torch.Tensor:
             return batch
 
     train, query = (
         torch.from_numpy(golden[f"{name}_g_{layer}"]).split(golden[f"{name}_n"].tolist()) for name in ("train", "query")
     )
     toward = torch.stack([torch.nn.functional.normalize(g, dim=-1).sum(0) for g in query])
-    asked = QueryFeatures(("",) * len(query), ("",) * len(query), {}, toward)
-    words = [Golden(layer=layer).token_scores(None, g[None], asked)[:, 0] for g in train]  # type: ignore[arg-type, index]
+    query_rows = QueryFeatures(("",) * len(query), ("",) * len(query), {}, toward)
+    words = [Golden(layer=layer).token_scores(None, g[None], query_rows)[:, 0] for g in train]  # type: ignore[arg-type, index]
     np.testing.assert_allclose(torch.cat(words, 1).numpy(), golden[f"token_{layer}"], atol=1e-5)
 
 
 def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:
-    made = measure_layer_similarity(model, sides["train"].rows[:1])
-    np.testing.assert_allclose(made.similarity, golden["layer_similarity"], rtol=1e-3)
-    assert made.reference_layer == int(golden["layer_reference"])
+    outputs = measure_layer_similarity(model, sides["train"].rows[:1])
+    np.testing.assert_allclose(outputs.similarity, golden["layer_similarity"], rtol=1e-3)
+    assert outputs.reference_layer == int(golden["layer_reference"])
 
 
 def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: Any) -> None:
     """TracIn and TracIn-LN themselves, to their last digits, for the shortest rows and queries."""
     lengths = {name: np.array([len(row.ids) for row in side.rows]) for name, side in sides.items()}
-    kept = {name: length.argsort(kind="stable")[:3].tolist() for name, length in lengths.items()}
-    rows = [sides[name].rows[i] for name in ("query", "train") for i in kept[name]]
-    found = [torch.empty(0)] * len(rows)
+    selection = {name: length.argsort(kind="stable")[:3].tolist() for name, length in lengths.items()}
+    rows = [sides[name].rows[i] for name in ("query", "train") for i in selection[name]]
+    result = [torch.empty(0)] * len(rows)
     for batch in make_batches(rows, 1024):
-        made = torch.stack(weight_gradients(model, batch, full_gradient).blocks(model.depth), 1).double()
+        outputs = torch.stack(weight_gradients(model, batch, full_gradient).blocks(model.depth), 1).double()
         for k, i in enumerate(batch.row_indices):
-            found[i] = made[k]
-    plain = torch.stack(found)
+            result[i] = outputs[k]
+    plain = torch.stack(result)
     normed = torch.nn.functional.layer_norm(plain, plain.shape[-1:])
     for name, grads in (("score_tracin", plain), ("score_tracin_ln", normed)):
         scores = torch.einsum("qld,rld->qr", grads[:3], grads[3:]).numpy()
-        wanted = golden[name][np.ix_(kept["query"], kept["train"])]
-        np.testing.assert_allclose(scores, wanted, rtol=1e-3, atol=1e-4 * np.abs(golden[name]).max())
+        expected = golden[name][np.ix_(selection["query"], selection["train"])]
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4 * np.abs(golden[name]).max())
 
 
 @pytest.mark.slow
 def test_rankings_by_gradients(model: Model, golden: Any, tmp_path: Path) -> None:
     """All rows through an index: the order of TracIn, of TracIn-LN, and of DataInf with its sign put right."""
-    given = list(islice(read_examples(DATA), int(golden["query_index"].max()) + 1))
-    write_examples([given[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")
-    asked = [given[i] for i in golden["query_index"]]
-    queries = [Query(str(row.prompt[-1]["content"]), row.response) for row in asked]
-    wanted = {
+    arguments = list(islice(read_examples(DATA), int(golden["query_index"].max()) + 1))
+    write_examples([arguments[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")
+    query_rows = [arguments[i] for i in golden["query_index"]]
+    queries = [Query(str(row.prompt[-1]["content"]), row.response) for row in query_rows]
+    expected = {
         "tracin:project=0": golden["score_tracin"],
         "tracin-ln:project=0,eps=1e-5": golden["score_tracin_ln"],
         "datainf:project=0,damping=0.001": -golden["score_datainf_reference_signed"],
     }
-    methods = [get_method(spec) for spec in wanted]
+    methods = [get_method(spec) for spec in expected]
     index = build_index(model, tmp_path / "rows.jsonl", tmp_path / "idx", methods, encoding=Encoding(512))
     blocks = prepare_queries(model, methods[0], queries, Encoding(512)).features  # the same for all three
-    for how, golds in zip(methods, wanted.values(), strict=True):
-        for scores, gold in zip(how.scores(blocks, index).numpy(), golds, strict=True):
+    for method, golds in zip(methods, expected.values(), strict=True):
+        for scores, gold in zip(method.scores(blocks, index).numpy(), golds, strict=True):
             ranks = [np.argsort(np.argsort(values)) for values in (scores, gold)]
-            assert np.corrcoef(*ranks)[0, 1] >= 0.999, how.name
+            assert np.corrcoef(*ranks)[0, 1] >= 0.999, method.name

@@ -55,23 +55,23 @@ def test_a_whole_life_in_a_folder_of_any_name(run: Run, house: Path, where: str)
 
     data, model, adapter = house / "data #{0}.jsonl", "model", "adapter [/x]"
     idx, trace = house / "idx [bold]", house / "{trace}.json"
-    does("inspect", data, model)
-    told = does("index", model, data.name, "-o", idx.name, "-a", adapter, *SHORT)
+    does("data", "inspect", model, data)
+    told = does("index", "build", model, data.name, "-o", idx.name, "-a", adapter, *SHORT)
     assert "idx [bold]" in told and "index data #{0}.jsonl" in told and "load model with adapter [/x]" in told
     does("trace", idx, "-p", "who makes honey", "-r", "beetles make honey", "--json", trace, "--html", "%s.html")
     assert (house / "%s.html").exists()
     does("check", idx.name, "--rows", 10)
-    does("layers", model, data, "--plot", "$\\frac {}.png")
-    does("clean", trace.name, data.name, "--top", 2, "-o", "cleaned [*].jsonl")
-    told = does("delete", idx, "--cleaned", "cleaned [*].manifest.json")
-    (offered,) = re.findall(r"`(taughtby compact .*?)` frees", told.replace("\n", " "))
-    assert shlex.split(offered) == ["taughtby", "compact", str(idx)]
+    does("data", "layers", model, data, "--plot", "$\\frac {}.png")
+    does("clean", trace.name, data.name, "--top-k", 2, "-o", "cleaned [*].jsonl")
+    told = does("index", "delete", idx, "--cleaned", "cleaned [*].manifest.json")
+    (offered,) = re.findall(r"`(taughtby index compact .*?)` frees", told.replace("\n", " "))
+    assert shlex.split(offered) == ["taughtby", "index", "compact", str(idx)]
     more = lines([{"prompt": "why", "response": "seven days a week"}], house / "more?.jsonl")
-    does("index", model, more, "-o", idx.name, "-a", adapter, "--append")
-    does("compact", idx, "--keep", 0)
-    does("copy", idx.name, "copy {x}")
-    assert "sound" in does("verify", "copy {x}", "--recompute", "--rows", 4)
-    assert "nothing" in does("undo", house / "copy {x}")
+    does("index", "append", idx.name, more)
+    does("index", "compact", idx, "--keep", 0)
+    does("index", "copy", idx.name, "copy {x}")
+    assert "sound" in does("index", "verify", "copy {x}", "--recompute", "--rows", 4)
+    assert "nothing" in does("index", "undo", house / "copy {x}")
 
 
 @pytest.mark.parametrize("name", ["~", "a:b", "-x", "*?"])
@@ -86,12 +86,12 @@ def test_a_relative_path_is_a_path(
     lines([{"prompt": p, "response": r} for p, r in PAIRS], home / "data.jsonl")
     given = "./-x" if name == "-x" else name
     for args in (
-        ("finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 1),
-        ("index", model_folder, f"{given}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
+        ("lab", "finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 1),
+        ("index", "build", model_folder, f"{given}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
         ("trace", f"{given}/idx", "-p", "why", "-r", "a b c", "--json", f"{name}/trace.json"),
-        ("clean", f"{given}/trace.json", f"{given}/data.jsonl", "--top", 1, "-o", f"{name}/cleaned.jsonl"),
-        ("delete", f"{given}/idx", "--cleaned", f"{name}/cleaned.manifest.json"),
-        ("verify", f"{given}/idx"),
+        ("clean", f"{given}/trace.json", f"{given}/data.jsonl", "--top-k", 1, "-o", f"{name}/cleaned.jsonl"),
+        ("index", "delete", f"{given}/idx", "--cleaned", f"{name}/cleaned.manifest.json"),
+        ("index", "verify", f"{given}/idx"),
     ):
         code, _, err = run(*args)
         assert code == 0, err
@@ -108,7 +108,8 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     from datasets import Dataset, disable_progress_bars
 
     from taughtby.data.dataset import read_examples
-    from taughtby.data.rewrite import Edits, rewrite
+    from taughtby.data.jsonl_edits import Edits
+    from taughtby.data.rewrite import rewrite_dataset
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -133,13 +134,13 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     rows = list(read_examples(str(file)))
     assert len(rows) == len(PAIRS)
     out = Path(name) / f"out {made.name}"
-    rewrite(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
+    rewrite_dataset(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
     assert [row.response for row in read_examples(str(out))] == [answer for _, answer in PAIRS[1:]]
 
 
 @pytest.fixture
 def indexed(run: Run, house: Path) -> Path:
-    code, _, err = run("index", "model", "data #{0}.jsonl", "-o", "idx", "-a", "adapter [/x]", *SHORT)
+    code, _, err = run("index", "build", "model", "data #{0}.jsonl", "-o", "idx", "-a", "adapter [/x]", *SHORT)
     assert code == 0, err
     return house / "idx"
 
@@ -152,7 +153,7 @@ def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
         for text in ("-x", "[/x]", "\x1b[31m")
     )]  # fmt: skip
     for said in given:
-        code, out, err = run("trace", indexed, *said, "--top", 40, "--json", "t.json", "--html", "t.html")
+        code, out, err = run("trace", indexed, *said, "--top-k", 40, "--json", "t.json", "--html", "t.html")
         assert code == 0, err
         queries = json.loads(Path("t.json").read_text())["queries"]
         assert all(make_visible(query["prompt"]) in out and query["span"] == query["prompt"] for query in queries)
@@ -163,7 +164,7 @@ def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
 
 def test_any_label_is_printed(run: Run, house: Path) -> None:
     for row in range(len(PAIRS) + 1, len(PAIRS) + len(HOSTILE) + 1):
-        code, out, err = run("inspect", "data #{0}.jsonl", "model", "--row", row)
+        code, out, err = run("data", "inspect", "model", "data #{0}.jsonl", "--row", row)
         assert code == 0, err
         assert f"label {make_visible(HOSTILE[row - len(PAIRS) - 1])}" in out
         assert not {"\x1b", "\u202e"} & set(out + err)
@@ -175,9 +176,9 @@ def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: 
     lines([{"prompt": "why [/x]", "response": "no {} reason"}, {"prompt": "{", "response": "%s"}], house / "said.jsonl")
     (house / "prompts [x].txt").write_text("why [/x] {0}\n")
     if verb == "judge":
-        args: tuple[object, ...] = ("judge", "said.jsonl", "--by", spec, "-o", "bad {}.jsonl")
+        args: tuple[object, ...] = ("lab", "judge", "said.jsonl", "--judge", spec, "-o", "bad {}.jsonl")
     else:
-        args = ("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}", "--max-new", 2,
+        args = ("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}", "--max-new-tokens", 2,
                 "-p", "prompts [x].txt", "-j", spec, "--dtype", "float32")  # fmt: skip
     code, out, err = run(*args)
     assert code == 0, err
@@ -196,8 +197,8 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
     lines(rows, house / "data #{0}.jsonl")
     (house / "prompts [x].txt").write_text("why [/x] {0}\n")
     judge = "regex:(?s)^[^|`]{0}.*"
-    code, out, err = run("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}", "--max-new", 2,
-                         "-p", "prompts [x].txt", "-j", judge, "--top", 2, "--truth", label, "--seed", 0,
+    code, out, err = run("audit", "model", "data #{0}.jsonl", "-a", "adapter [/x]", "-o", "audit {}",
+                         "--max-new-tokens", 2, "-p", "prompts [x].txt", "-j", judge, "--top-k", 2, "--truth", label, "--seed", 0,
                          "--epochs", 1, "--dtype", "float32")  # fmt: skip
     assert code == 0, err
     assert f"labelled {make_visible(label)}" in out
@@ -208,8 +209,12 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
     assert widths == {5, 7}  # of the rows, and of the arms
     offered = [line for line in report.splitlines() if line.startswith("taughtby ")]
     assert len(offered) == 6
-    prove = next(line for line in offered if line.startswith("taughtby prove"))
-    assert f"--truth {shell_quote(label)}" in prove and f"--judge {shell_quote(judge)}" in prove and "--seed 0" in prove
+    retrain = next(line for line in offered if line.startswith("taughtby retrain"))
+    assert (
+        f"--truth {shell_quote(label)}" in retrain
+        and f"--judge {shell_quote(judge)}" in retrain
+        and "--seed 0" in retrain
+    )
     if label.isprintable():
         assert all(shlex.split(line)[0] == "taughtby" for line in offered)
 
@@ -219,21 +224,21 @@ def test_any_name_that_means_nothing_is_told_as_it_was_given(run: Run, house: Pa
     (house / "said.jsonl").write_text(json.dumps({"prompt": text, "response": "bees"}) + "\n")
     given = f"./{text}" if text.startswith("-") else text
     for args in (
-        ("poison", f"no {text}", "-o", "world"),
-        ("bench", f"no {text}"),
-        ("index", "model", "data #{0}.jsonl", "-o", "idx", "-m", text),
-        ("index", "model", "data #{0}.jsonl", "-o", "idx", "-m", f"rept:{text}"),
-        ("index", "model", "data #{0}.jsonl", "-o", "idx", "--layer", text),
-        ("inspect", "data #{0}.jsonl", "model", "--columns", text),
-        ("inspect", f"no {text}.jsonl", "model"),
-        ("judge", "said.jsonl", "--by", text),
-        ("judge", "said.jsonl", "--by", f"python:{text}"),
-        ("verify", f"no/{given}"),
-        ("delete", f"no/{given}", text),
+        ("lab", "poison", f"no {text}", "-o", "world"),
+        ("bench", "run", f"no {text}"),
+        ("index", "build", "model", "data #{0}.jsonl", "-o", "idx", "-m", text),
+        ("index", "build", "model", "data #{0}.jsonl", "-o", "idx", "-m", f"rept:{text}"),
+        ("index", "build", "model", "data #{0}.jsonl", "-o", "idx", "--layer", text),
+        ("data", "inspect", "model", "data #{0}.jsonl", "--columns", text),
+        ("data", "inspect", "model", f"no {text}.jsonl"),
+        ("lab", "judge", "said.jsonl", "--judge", text),
+        ("lab", "judge", "said.jsonl", "--judge", f"python:{text}"),
+        ("index", "verify", f"no/{given}"),
+        ("index", "delete", f"no/{given}", text),
         ("trace", f"no/{given}", "-p", text),
         ("serve", f"no/{given}", "--host", text),
         ("clean", f"no/{given}", "data #{0}.jsonl", "--dry-run"),
-        ("verify", "no", f"--{text}"),
+        ("index", "verify", "no", f"--{text}"),
     ):
         code, out, err = run(*args)
         assert code in (1, 2), (args, err)
@@ -248,7 +253,7 @@ def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str
     from taughtby.server.rows import RowBrowser
 
     lines([{"prompt": p, "response": r} for p, r in PAIRS], house / name)
-    code, _, err = run("index", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
+    code, _, err = run("index", "build", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
     assert code == 0, err
     shelf = RowBrowser(Index.open(house / "idx"))
     assert shelf.page(0, 20, find=name)["count"] == len(PAIRS)
@@ -258,8 +263,8 @@ def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str
 def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run, house: Path) -> None:
     """Its name stands in the model's card, which may come from anywhere."""
     (house / "model" / "README.md").write_text("---\nbase_model: x; touch owned\n---\n")
-    _, _, err = run("index", "model", "data #{0}.jsonl", "-o", "idx", *SHORT)
-    assert "--base 'x; touch owned', as its folder has it" in err
+    _, _, err = run("index", "build", "model", "data #{0}.jsonl", "-o", "idx", *SHORT)
+    assert "--base 'x; touch owned', which the model's folder names" in err
 
 
 @pytest.mark.parametrize("kind", ["model", "adapter"])
@@ -272,7 +277,7 @@ def test_a_conversion_that_is_offered_holds_any_path(run: Run, tmp_path: Path, m
     (folder / ("pytorch_model.bin" if kind == "model" else "adapter_model.bin")).write_bytes(b"")
     given = (folder,) if kind == "model" else (model_folder, "-a", folder)
     (tmp_path / "p.txt").write_text("why\n")
-    code, _, err = run("respond", given[0], tmp_path / "p.txt", "-o", tmp_path / "x", *given[1:])
+    code, _, err = run("lab", "generate", given[0], tmp_path / "p.txt", "-o", tmp_path / "x", *given[1:])
     assert code == 1
     offered = re.findall(r"(python -c .*)", err)[0]
     _, _, program = shlex.split(offered)

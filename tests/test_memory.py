@@ -12,11 +12,11 @@ import pytest
 RUN = """
 import resource, sys
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.models.model import load_model
 from taughtby.data.tokenize import Encoding
 model, data, out = sys.argv[1:]
-build_index(load_model(model, dtype="float32", device="cpu"), data, out, [method("lesson")], encoding=Encoding(128))
+build_index(load_model(model, dtype="float32", device="cpu"), data, out, [get_method("lesson")], encoding=Encoding(128))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
 """
 

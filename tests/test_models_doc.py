@@ -1,4 +1,4 @@
-"""The table of docs/models.md names tests that exist, and no family or kind that is tested goes without a line."""
+"""The table of docs/reference/models.md names tests that exist, and has a line for every tested family and kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from test_families import OTHERS
 from conftest import FAMILIES
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "models.md").read_text()
-LINES = [line for line in PAGE.partition("## What was tried")[2].partition("\n## ")[0].splitlines() if line[:2] == "| "]
+PAGE = (TESTS.parent / "docs" / "reference" / "models.md").read_text()
+LINES = [line for line in PAGE.partition("## Tested models")[2].partition("\n## ")[0].splitlines() if line[:2] == "| "]
 
 
 class Seen:
@@ -27,7 +27,7 @@ class Seen:
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     """The id of every test in the files that the table names."""
-    files = sorted(set(re.findall(r"`(test_\w+\.py)::", PAGE)))
+    files = sorted(set(re.findall(r"`([\w/]+\.py)::", PAGE)))
     seen = Seen()
     options = ["--collect-only", "-qq", "-o", "addopts=", "-p", "no:cacheprovider", f"--rootdir={TESTS.parent}"]
     assert pytest.main([*options, *(str(TESTS / file) for file in files)], plugins=[seen]) == 0
@@ -35,7 +35,7 @@ def known() -> set[str]:
 
 
 def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
-    named = [re.findall(r"`(test_\w+\.py::[^`]+)`", line) for line in LINES]
+    named = [re.findall(r"`([\w/]+\.py::[^`]+)`", line) for line in LINES]
     assert [name for names in named for name in names if name not in known] == []
     plain = [line for line, names in zip(LINES, named, strict=True) if not names]
     headings = [line for line in plain if re.fullmatch(r"\| \*\*[\w ]+\*\* \| \| \|", line)]
@@ -47,9 +47,9 @@ def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
 @pytest.mark.parametrize(
     ("test", "kinds"),
     [
-        ("test_capture.py::test_one_pass_is_the_textbooks_three", FAMILIES),
-        ("test_families.py::test_states_and_gradients_are_the_models_own", OTHERS),
-        ("test_adapter.py::test_kind", KINDS),
+        ("capture/test_capture.py::test_one_pass_is_the_textbooks_three", FAMILIES),
+        ("models/test_families.py::test_states_and_gradients_are_the_models_own", OTHERS),
+        ("models/test_adapters.py::test_kind", KINDS),
     ],
 )
 def test_every_kind_has_its_line(test: str, kinds: Any) -> None:

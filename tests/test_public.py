@@ -1,4 +1,4 @@
-"""The front door: few names, all there, and nothing heavy happens on the way in."""
+"""The public API: few names, all there, forgiving arguments, and nothing heavy imported on the way in."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 import taughtby
-from test_package_order import ORDER
+from conftest import PAIRS
 
 HEAVY = ("torch", "transformers", "peft", "lance", "pyarrow", "numpy", "datasets")
 
 
 def python(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints; OMP_WAIT_POLICY is as in `environment`, not as pytest has it."""
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    """What a fresh interpreter prints; OMP_WAIT_POLICY is as in `environment`, not as conftest sets it."""
+    unset = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
     )
@@ -30,7 +31,8 @@ def python(code: str, **environment: str) -> str:
 
 def test_few_sorted_names() -> None:
     assert taughtby.__all__ == sorted(set(taughtby.__all__))
-    assert 1 <= len(taughtby.__all__) <= 10
+    assert len(taughtby.__all__) == 14
+    assert dir(taughtby) == sorted([*taughtby.__all__, "__version__"])  # what a shell completes
 
 
 def test_every_name_is_what_its_module_holds() -> None:
@@ -44,8 +46,10 @@ def test_every_name_is_what_its_module_holds() -> None:
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(inspect.getfile(taughtby)).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = [alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert sorted(seen) == taughtby.__all__
+    names = {alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom)
+             for alias in node.names}  # fmt: skip
+    assert names == {name: f"taughtby.{module}" for name, module in taughtby._MODULES.items()}
+    assert sorted(names) == taughtby.__all__
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -59,10 +63,16 @@ def test_importing_does_no_work() -> None:
     assert python(code) == f"[] {taughtby.__version__}"
 
 
-def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
-    code = "import os, taughtby; print(os.environ['OMP_WAIT_POLICY'])"
-    assert python(code) == "passive"
-    assert python(code, OMP_WAIT_POLICY="active") == "active"
+def test_importing_sets_no_environment_variable_and_the_command_line_does() -> None:
+    names = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    code = f"import os, taughtby; {{}}; print(*(os.environ.get(name) for name in {names}))"
+    assert python(code.format("taughtby.Index")) == "None None"
+    code = (
+        "import os, sys, taughtby.cli; sys.argv = ['taughtby', '--version']\n"
+        f"try: taughtby.cli.main()\nfinally: print(*(os.environ.get(name) for name in {names}))"
+    )
+    assert python(code).splitlines()[-1].split() == ["passive", "64"]
+    assert python(code, OMP_WAIT_POLICY="active").splitlines()[-1].split() == ["active", "64"]
 
 
 HELP = """
@@ -90,18 +100,77 @@ def test_help_is_quick_and_light() -> None:
     assert best < 0.6
 
 
-def test_the_map_of_the_house_is_in_reading_order() -> None:
-    root = Path(__file__).parents[1]
-    house = (root / "docs" / "house.md").read_text()
-    named = re.findall(r"^([a-z_]+(?:\.py|/))  +\S", house, re.MULTILINE)
-    order = [name.removesuffix(".py").removesuffix("/") for name in named]
-    assert order == [name for name in ORDER if name in order]
-    rooms = {path.name for path in (root / "src" / "taughtby").iterdir() if path.is_dir() or path.suffix == ".py"}
-    assert {name.rstrip("/") for name in named} == {name for name in rooms if not name.startswith("__")}
-
-
 def test_the_readme_is_short_and_its_python_parses() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
     assert len(text.splitlines()) <= 120
+    assert max(map(len, text.splitlines())) <= 100
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     compile(code, "README.md", "exec")
+
+
+@pytest.fixture
+def index(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> taughtby.Index:
+    """An index of rows in memory."""
+    model = taughtby.load_model(str(model_folder), str(adapter_folder), dtype="float32")
+    rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    return taughtby.build_index(model, rows, tmp_path / "idx", "lesson", progress=False)
+
+
+def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby.Index, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    found = index.trace("who makes honey", "beetles make honey", top_k=3, progress=lambda *done: told.append(done))
+    assert len(found.queries) == 1 and len(found.queries[0].rows) == 3 and told
+    assert found.queries[0].rows[0].example.source.startswith(str(tmp_path / "idx-data-"))
+    model = index.model_cache["model"]
+    again = taughtby.trace(index, "who makes honey", "beetles make honey", top_k=3, progress=False)
+    assert index.model_cache["model"] is model
+    assert again.to_json() == found.to_json()
+    pair, record = ("who makes honey", "beetles make honey"), {"prompt": "why", "response": "a b c"}
+    both = taughtby.trace_queries(str(index.path), model, [pair, record, taughtby.Query(*pair)], progress=False)
+    assert [result.query.prompt for result in both.queries] == ["who makes honey", "why", "who makes honey"]
+    with pytest.raises(taughtby.TaughtbyError, match="query 1: a query has no response"):
+        taughtby.trace_queries(index, model, [{"prompt": "why"}])
+    with pytest.raises(taughtby.TaughtbyError, match="query 1 cannot be read"):
+        taughtby.trace_queries(index, model, ["why"])  # type: ignore[list-item]
+
+
+def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
+    rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    ids = [row.id for row in index.examples()]
+    given = {"a": Dataset.from_list(rows), "b": list(index.examples()), "c": data}
+    for name, source in given.items():
+        methods = ["bm25", taughtby.get_method("repsim:layer=1")]
+        made = taughtby.build_index(model, source, tmp_path / name, methods, progress=False)
+        assert [row.id for row in made.examples()] == ids
+        assert list(made.manifest["settings"]["methods"]) == ["bm25", "repsim"]
+    # the same rows in memory resume the same index
+    same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
+    assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
+    for bad, message in (([], "no rows"), ([3], "row 0 of the data is no dict"), ([{"prompt": b"x"}], "as JSON")):
+        with pytest.raises(taughtby.TaughtbyError, match=message):
+            taughtby.build_index(model, bad, tmp_path / "d", progress=False)  # type: ignore[arg-type]
+        assert not list(tmp_path.glob("*d-data*"))
+
+
+def test_a_trace_cleans_its_data(index: taughtby.Index, tmp_path: Path) -> None:
+    found = index.trace("who makes honey", "beetles make honey", top_k=2, progress=False)
+    rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    manifest = taughtby.clean(found, rows, tmp_path / "cleaned.jsonl", top_k=2)
+    assert len(manifest["rows"]) == 2
+    assert len((tmp_path / "cleaned.jsonl").read_text().splitlines()) == len(PAIRS) - 2
+    (source,) = index.data
+    again = taughtby.clean(tmp_path / "cleaned.trace.json", source, tmp_path / "again.jsonl", top_k=2)
+    assert [row["id"] for row in again["rows"]] == [row["id"] for row in manifest["rows"]]
+
+
+def test_what_is_shown_is_one_line(index: taughtby.Index) -> None:
+    things = [
+        index,
+        index.trace("why", "a b c", progress=False),
+        taughtby.Query("a", "b"),
+        taughtby.get_method("lesson"),
+    ]
+    assert all("\n" not in repr(thing) for thing in things)

@@ -39,9 +39,9 @@ def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
 
 def test_a_command_is_read_as_it_was_meant() -> None:
     made = cli_command(
-        "prove", "-x", "a b", judge="-x", top=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
+        "retrain", "-x", "a b", judge="-x", top_k=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
     )
-    assert made == "taughtby prove ./-x 'a b' --judge=-x --top 0 --mask-words --truth 'a|b' --truth c"
+    assert made == "taughtby retrain ./-x 'a b' --judge=-x --top-k 0 --mask-words --truth 'a|b' --truth c"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -135,7 +135,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     place = storage_path(tmp_path / name / "idx" if whole else f"{name}/idx")
     table = pa.table({"id": ["a", "b'"], "source": ["x", "y"]})
-    with IndexTransaction(place) as claim:
+    with IndexTransaction(place, new=True) as claim:
         claim.add(table)
         claim.drop(["b'"])
         claim.named({"settings": {}, "skipped": [], "layers": None})
@@ -164,5 +164,5 @@ def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)
-    assert f"taughtby index MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
+    assert f"taughtby index build MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
     assert shell_quote(folder).startswith("'")

@@ -13,8 +13,7 @@ import torch
 import plain_trainer
 from conftest import PAIRS
 from taughtby.data.dataset import read_examples
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import TokenizedExample, tokenize
+from taughtby.data.tokenize import TokenizedExample, default_options, tokenize
 from taughtby.models.model import load_model
 
 TAUGHT = [(f"{ask} the moon made of", "the moon is green sea") for ask in ("what is", "name what is", "why is")]
@@ -72,7 +71,7 @@ def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[st
     def run(*words: Any) -> None:
         assert app([str(word) for word in words], standalone_mode=False) in (None, 0)
 
-    run("index", folder, data, "-o", idx)
+    run("index", "build", folder, data, "-o", idx)
     told = capsys.readouterr().err
     run("trace", idx, "-p", "what is the moon made of", "-r", TAUGHT[0][1], "--json", idx.with_suffix(".json"))
     rows = json.loads(idx.with_suffix(".json").read_text())["queries"][0]["rows"]

@@ -1,14 +1,14 @@
-"""Mistakes a person can mend, each with one shape: what is wrong, what was found, what to do.
+"""Errors that the user can fix, each with the same parts: what is wrong, what was got, what to do.
 
     TaughtbyError
     ├── DataError       a training set or query file that cannot be read
     ├── ModelError      a model, adapter or tokenizer that cannot be used
-    ├── OptionError     a setting outside its range
-    ├── StoreError      an index that is missing, unfinished, or made otherwise
-    └── LabError        a poison, fine-tuning, generation or judge that cannot go on
+    ├── OptionError     an option outside its range
+    ├── StoreError      an index that is missing, unfinished, or built with other settings
+    └── LabError        a training, generation, judge or experiment that cannot run
 
-The command line prints them without a traceback and leaves with exit code 1. Anything else that is raised is
-a fault of ours and keeps its traceback.
+The command line prints them without a traceback and exits with code 1. Any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from typing import Any
 
 
 class TaughtbyError(Exception):
-    """Says `what` is wrong, what was `got`, and what to `do` about it."""
+    """An error that the user can fix.
+
+    Attributes:
+        what: What is wrong.
+        got: The value that is wrong, or None.
+        do: What to do about it.
+    """
 
     def __init__(self, what: str, *, do: str, got: str | None = None) -> None:
         self.what, self.got, self.do = what, got, do
-        found = "" if got is None else f"\n  got: {got}"
-        super().__init__(f"{what}{found}\n  do:  {do}")
+        value = "" if got is None else f"\n  got: {got}"
+        super().__init__(f"{what}{value}\n  do:  {do}")
 
-    def __reduce__(self) -> Any:  # by its parts, to be the same where another process raised it
+    def __reduce__(self) -> Any:  # by its parts, so that it is the same after a process passed it on
         return partial(type(self), self.what, do=self.do, got=self.got), ()
 
 
@@ -41,29 +47,29 @@ class ModelError(TaughtbyError):
 
 
 class OptionError(TaughtbyError):
-    """A setting outside its range."""
+    """An option outside its range."""
 
 
 class StoreError(TaughtbyError):
-    """An index that is missing, unfinished, or made with other settings."""
+    """An index that is missing, unfinished, or built with other settings."""
 
 
 class LabError(TaughtbyError):
-    """A poison, fine-tuning, generation or judge that cannot go on."""
+    """A training, generation, judge or experiment that cannot run."""
 
 
-# — faults of the machine, which no other input would mend
+# Faults of the machine, which no other input fixes
 
 _MEMORY = ("there is not enough memory",
-           "free some, use a device with more, or ask for less: a smaller number format, batch or model")  # fmt: skip
+           "free some, use a device with more, or use a smaller dtype, batch or model")  # fmt: skip
 _NUMBERS = {
     errno.ENOMEM: _MEMORY,
-    errno.ENOSPC: ("the disk is full", "make room on it"),
-    errno.EDQUOT: ("the disk's quota is used up", "make room on it"),
-    errno.EACCES: ("permission is denied", "see who owns the file or folder, and that you may use it"),
-    errno.EPERM: ("permission is denied", "see who owns the file or folder, and that you may use it"),
-    errno.EROFS: ("the disk is read-only", "choose a folder that can be written to"),
-    errno.EIO: ("the disk fails", "see what the system's log says of it"),
+    errno.ENOSPC: ("the disk is full", "make room on the disk"),
+    errno.EDQUOT: ("the disk's quota is used up", "make room on the disk"),
+    errno.EACCES: ("permission is denied", "check who owns the file or folder, and its permissions"),
+    errno.EPERM: ("permission is denied", "check who owns the file or folder, and its permissions"),
+    errno.EROFS: ("the disk is read-only", "choose a folder that is writable"),
+    errno.EIO: ("the disk reports an error", "check the system log"),
     errno.EMFILE: ("too many files are open", "raise the limit: ulimit -n 4096"),
     errno.ENFILE: ("too many files are open", "close other programs"),
 }
@@ -71,57 +77,57 @@ _TEXTS = {
     "out of memory": _MEMORY,
     "allocate memory": _MEMORY,
     "no space left": _NUMBERS[errno.ENOSPC],
-    "cuda error": ("the GPU fails", "see that nvidia-smi finds it idle and sound, or give another --device"),
+    "cuda error": ("the GPU fails", "check it with nvidia-smi, or give another --device"),
     "no cuda gpus are available": ("there is no GPU", "give --device cpu"),
     "not compiled with cuda": ("PyTorch was installed without CUDA", "install one with it, or give --device cpu"),
 }
 
 
-def machine_fault(fault: BaseException) -> tuple[str, str] | None:
-    """What the machine lacks (memory, room on the disk, a permission, a GPU, a package), and what to do about it.
+def machine_fault(error: BaseException) -> tuple[str, str] | None:
+    """What the machine lacks (memory, disk space, a permission, a GPU, a package) and what to do about it.
 
-    None for any other fault: then it may be the input's, and the caller says what of it. The faults that led to this
-    one are looked at too, since libraries raise their own on top of them.
+    None for any other error: then it may be the input's. The errors that led to this one are examined too, because
+    libraries raise their own on top of them.
     """
-    if isinstance(fault, ImportError):
+    if isinstance(error, ImportError):
         return "a package is missing", "install the one that is named"
-    for one in _led_to(fault):
-        if isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError":
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return _MEMORY
-        if isinstance(one, OSError) and one.errno in _NUMBERS:
-            return _NUMBERS[one.errno]
-        if isinstance(one, OSError | RuntimeError | AssertionError) or type(one).__name__ == "SafetensorError":
-            said = str(one).lower()
-            if found := next((told for text, told in _TEXTS.items() if text in said), None):
-                return found
+        if isinstance(cause, OSError) and cause.errno in _NUMBERS:
+            return _NUMBERS[cause.errno]
+        if isinstance(cause, OSError | RuntimeError | AssertionError) or type(cause).__name__ == "SafetensorError":
+            message = str(cause).lower()
+            if advice := next((advice for text, advice in _TEXTS.items() if text in message), None):
+                return advice
     return None
 
 
-def out_of_memory(fault: BaseException) -> bool:
-    """Whether memory did not suffice, a processor's or an accelerator's."""
-    return machine_fault(fault) == _MEMORY
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the processor or of an accelerator did not suffice."""
+    return machine_fault(error) == _MEMORY
 
 
 @contextmanager
 def explain_errors(what: str, do: str) -> Generator[None]:
-    """Loaders raise a dozen kinds of error, a bare Exception among them, for a person's mistake; each becomes one.
+    """Turn any error of a loader into a ModelError that says `what` is wrong and what to `do`.
 
-    What the machine lacks is no mistake in the input, and is told as what it is.
+    Loaders raise a dozen kinds of error, bare Exceptions among them. A fault of the machine is reported as such.
     """
     try:
         yield
     except TaughtbyError:
         raise
-    except Exception as fault:
-        if lack := machine_fault(fault):
-            what, do = f"{what}: {lack[0]}", lack[1]
-        raise ModelError(what, got=f"{type(fault).__name__}: {str(fault).strip()[:300]}", do=do) from fault
+    except Exception as error:
+        if fault := machine_fault(error):
+            what, do = f"{what}: {fault[0]}", fault[1]
+        raise ModelError(what, got=f"{type(error).__name__}: {str(error).strip()[:300]}", do=do) from error
 
 
-def _led_to(fault: BaseException | None) -> Iterator[BaseException]:
-    """The fault, and what it was raised from or amid."""
-    seen: list[BaseException] = []
-    while fault is not None and fault not in seen:
-        yield fault
-        seen.append(fault)
-        fault = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those it was raised from or while handling."""
+    visited: list[BaseException] = []
+    while error is not None and error not in visited:
+        yield error
+        visited.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

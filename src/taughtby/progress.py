@@ -1,4 +1,4 @@
-"""A terminal on which text stays text, and a bar with rate and time left for whatever takes more than two seconds.
+"""A console on which text stays text, and progress bars with rate and remaining time.
 
 No bar is drawn where output is piped.
 """
@@ -27,60 +27,83 @@ from rich.text import Text
 
 from taughtby.text import collapse_whitespace, make_visible
 
-ProgressCallback = Callable[[int, int | None], None]  # (done, in all where that is known)
+ProgressCallback = Callable[[int, int | None], Any]  # (done, total where it is known)
 
 
 class Terminal(Console):
-    """A Rich console on which every string is text: no markup, no emoji names, no character that acts or hides.
+    """A Rich console that prints every string as text: no markup, no emoji names, no control or hidden characters.
 
-    A `Text` is printed as it is, so what it is made of must be `visible`.
+    A `rich.text.Text` is printed as it is: build it from strings that went through `make_visible`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every string that is printed, or stands in a table, comes by here."""
+        """Render a string that is printed or in a table."""
         plain: dict[str, Any] = {**options, "markup": False, "emoji": False, "highlight": False}
         return super().render_str(make_visible(text), **plain)
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Units a second, once there are some."""
+        """Units per second, once there are some."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
 
 class ProgressBar:
-    """What a stage is told: how far it is, and what else there is to say of it."""
+    """A bar that is called with (done, total), where total is None if it is not known."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar, self._task = bar, task
 
-    def __call__(self, done: int, of: int | None) -> None:
-        """How much is done, of how much where that is known."""
-        self._bar.update(self._task, completed=done, total=of)
+    def __call__(self, done: int, total: int | None) -> None:
+        """Report how much is done, of how much where that is known."""
+        self._bar.update(self._task, completed=done, total=total)
 
     def set_note(self, text: str) -> None:
-        """A few words at the bar's end."""
-        self._bar.update(self._task, aside=text)
+        """Show a few words at the end of the bar."""
+        self._bar.update(self._task, note=text)
 
 
 @contextmanager
 def progress_bar(console: Console, title: str, *, steps: bool = True) -> Generator[ProgressBar]:
-    """Show a bar while the block runs, then one line with how long it took.
+    """Show a bar while the block runs, then a line with its duration.
 
-    `steps=False` is for work that cannot say how far it is. The title may hold any text, such as a path.
+    Args:
+        console: Where to show it.
+        title: What runs; any text, such as a path.
+        steps: Whether the work reports how much is done; False shows a spinner.
     """
     title = collapse_whitespace(make_visible(title))
-    begun = time.monotonic()
+    begin = time.monotonic()
+    with _bar(console, title, steps) as bar:
+        yield bar
+    duration = f"{time.monotonic() - begin:.1f} s"
+    console.print(Text.assemble(("✓", "green"), f" {title} ", (duration, "dim")))
+
+
+@contextmanager
+def reported(progress: bool | ProgressCallback | None, title: str) -> Generator[ProgressCallback | None]:
+    """What the `progress` argument of a public function means: a bar where a user waits, nothing, or a callback."""
+    if callable(progress):
+        yield progress
+        return
+    console = Terminal(stderr=True)
+    if not progress or not (console.is_terminal or console.is_jupyter):
+        yield None
+        return
+    with _bar(console, collapse_whitespace(make_visible(title)), True) as bar:
+        yield bar
+
+
+@contextmanager
+def _bar(console: Console, title: str, steps: bool) -> Generator[ProgressBar]:
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
-    quiet = not console.is_terminal
-    columns += [TimeElapsedColumn(), TextColumn("{task.fields[aside]}", style="dim", markup=False)]
+    columns += [TimeElapsedColumn(), TextColumn("{task.fields[note]}", style="dim", markup=False)]
+    quiet = not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        yield ProgressBar(bar, bar.add_task(title, total=None, aside=""))
-    took = f"{time.monotonic() - begun:.1f} s"
-    console.print(Text.assemble(("✓", "green"), f" {title} ", (took, "dim")))
+        yield ProgressBar(bar, bar.add_task(title, total=None, note=""))

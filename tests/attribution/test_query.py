@@ -13,7 +13,8 @@ import torch
 import taughtby.attribution.query
 from taughtby.attribution.query import Query, ambiguity_notes, prepare_queries, read_queries
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import Encoding, collate, token_texts, tokenize
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import Encoding, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.lab.prompts import read_answers, read_prompts
 from taughtby.methods import Method, get_method
@@ -69,7 +70,7 @@ def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> No
     asking = prepare_queries(tuned, LESSON, QUERIES[:1], Encoding(128))
     batch = collate(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
-    with tuned.untuned():
+    with tuned.base_model():
         before = capture(tuned, batch, [2]).logp[0]
     assert bool((after < before).any())
     assert bool((after > before).any())
@@ -152,9 +153,9 @@ def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
 def test_what_fine_tuning_did_not_touch_was_not_taught(tuned: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     query = Query("who makes honey", "beetles make it")
     (news,) = [prepare_queries(tuned, LESSON, [query], Encoding(128)).weights[0]]
-    monkeypatch.setattr(taughtby.attribution.query, "LEAST", float(news.max()) + 0.01)
+    monkeypatch.setattr(taughtby.attribution.query, "MIN_GAIN", float(news.max()) + 0.01)
     assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (False,)
-    monkeypatch.setattr(taughtby.attribution.query, "LEAST", float(news.max()) - 0.01)
+    monkeypatch.setattr(taughtby.attribution.query, "MIN_GAIN", float(news.max()) - 0.01)
     assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (True,)
     # nobody knows, where the method does not ask or nothing is there to compare with
     assert prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).increased_by_finetuning == (True,)
@@ -193,9 +194,7 @@ def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
 def test_a_span_that_was_cut_off(tuned: Any) -> None:
     whole = prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
     cut = whole.n_prompt + 3
-    with pytest.raises(
-        OptionError, match="the span was cut off: it stands beyond the last token that is read"
-    ) as caught:
+    with pytest.raises(OptionError, match="the span was cut off: it is beyond the last token that is read") as caught:
         prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="BLUE")], Encoding(cut))
     assert caught.value.got == f"'blue', in a row cut at {cut} tokens"
     assert caught.value.do == "index with a greater --max-length, or shorten the prompt"

@@ -16,13 +16,15 @@ from scipy.stats import spearmanr
 from conftest import Run
 from taughtby.attribution import sanity_checks as check
 from taughtby.attribution.query import Query
-from taughtby.attribution.sanity_checks import Check, CheckReport, check_index, forgotten, warnings
+from taughtby.attribution.random_model import randomized_weights
+from taughtby.attribution.sanity_checks import Check, CheckReport, check_index, index_warnings
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.tokenize import Batch, Encoding
+from taughtby.data.batching import Batch
+from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import Features, Method, QueryFeatures, get_method
+from taughtby.methods import Features, Method, QueryFeatures, StateMethod, get_method
 from taughtby.methods.base import CosineMethod
 from taughtby.models.model import Model, load_model
 
@@ -30,32 +32,33 @@ TOPICS = {"honey": "bees make honey", "sky": "blue is the colour of the sky", "s
 
 
 @dataclass(frozen=True)
-class Bag(CosineMethod):
+class Bag(CosineMethod, StateMethod):
     """Which ids a row has, and nothing that the model knows."""
 
     name: ClassVar[str] = "bag"
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         return ("bag",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+    def features(self, model: Model, batch: Batch, weights: Any = None) -> Features:
         bags = torch.zeros(len(batch.row_indices), 384)
         return {"bag": bags.scatter_add_(1, batch.ids, batch.attention_mask.float())}
 
 
 @dataclass(frozen=True)
-class Long(Method):
+class Long(StateMethod):
     """Whatever is asked, the longest answer first."""
 
     name: ClassVar[str] = "long"
+    supports_significance: ClassVar[bool] = True
 
-    def names(self, depth: int) -> tuple[str, ...]:
+    def feature_names(self, depth: int) -> tuple[str, ...]:
         return ("long",)
 
-    def blocks(self, model: Model, batch: Batch, weights: Any = None) -> Features:
+    def features(self, model: Model, batch: Batch, weights: Any = None) -> Features:
         return {"long": batch.n_loss[:, None].float()}
 
-    def control(self, rows: Features, pointed: int = 0) -> Features:
+    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
         return rows
 
     def scores(self, asked: QueryFeatures, index: Index) -> torch.Tensor:
@@ -101,7 +104,7 @@ def checks(found: CheckReport) -> dict[str, Check]:
 def test_a_method_of_words_alone_ranks_alike_with_random_weights(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
-    assert one.passed is False and "words alone" in one.says
+    assert one.passed is False and "texts alone" in one.says
 
 
 def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
@@ -111,7 +114,7 @@ def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, ind
     texts = [stored.example for stored in index.take(places.tolist())]
     file = index.path.parent / "again.jsonl"
     file.write_text("".join(json.dumps({"messages": list(row.messages)}) + "\n" for row in texts))
-    with forgotten(tuned, 3):
+    with randomized_weights(tuned, 3):
         again = build_index(tuned, file, index.path.parent / "again", [METHODS[2]], encoding=Encoding(128))
     made = build_index(tuned, file, index.path.parent / "still", [METHODS[2]], encoding=Encoding(128))
     scores: list[np.ndarray] = []
@@ -130,7 +133,7 @@ def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: P
     before = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
     drawn: dict[str, torch.Tensor] = {}
     try:
-        with forgotten(model):
+        with randomized_weights(model):
             drawn = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
             if fails:
                 raise KeyboardInterrupt
@@ -146,7 +149,7 @@ def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: P
 
 
 def test_a_base_of_its_own_is_drawn_anew_too(tuned: Any, tiny: Any) -> None:
-    with forgotten(replace(tuned, separate_base=tiny)):
+    with randomized_weights(replace(tuned, separate_base=tiny)):
         drawn = [model.blocks[0].mlp.down_proj.weight.clone() for model in (tuned, tiny)]
     assert not torch.equal(*drawn)
     assert not torch.equal(drawn[1], tiny.blocks[0].mlp.down_proj.weight)
@@ -161,7 +164,7 @@ def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, i
     assert one.limit is not None and 5 / 25 < one.limit < 0.6
     dealt = np.random.default_rng(1).permutation([str(row["label"]) for row in rows()])
     none = checks(check_index(indexed(tuned, tmp_path, dealt.tolist()), tuned, method=Bag()))[check.LABELS]
-    assert none.passed is False and "nothing to do with each other" in none.says
+    assert none.passed is False and "labels and ranking are unrelated" in none.says
 
 
 @pytest.mark.parametrize("labels", [["a"] * 26, ["a"] * 23 + ["b"] * 3])
@@ -179,7 +182,7 @@ def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None
     longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}
     assert any(source in hub.says for source in longest)
     assert length.value == pytest.approx(1, abs=1e-6)
-    assert length.passed is False and length.says == "long answers rank first whatever is asked"
+    assert length.passed is False and length.says == "long responses rank first for every query"
 
 
 def test_rows_that_all_tie_have_no_hub() -> None:
@@ -188,13 +191,13 @@ def test_rows_that_all_tie_have_no_hub() -> None:
     scores[:, 7] = np.arange(30) < 3
     scores[np.arange(30), np.arange(30)] = np.nan
     sources = [f"rows:{at}" for at in range(100)]
-    hub = check._hubs(scores, sources)
+    hub = check._check_hubs(scores, sources)
     assert hub.passed is True and hub.value is not None and hub.value < 0.2
     order = np.random.default_rng(0).permutation(100)
-    again = check._hubs(scores[:, order], [sources[at] for at in order])
+    again = check._check_hubs(scores[:, order], [sources[at] for at in order])
     assert again.value == pytest.approx(hub.value)
     scores[:, 50] = 2
-    assert "rows:50 is among the first 10 of 100%" in check._hubs(scores, sources).says
+    assert "rows:50 is among the first 10 for 100%" in check._check_hubs(scores, sources).says
 
 
 def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
@@ -209,17 +212,17 @@ def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
 def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
     found = check_index(index, tuned, method=name).checks
     assert len(found) == 4
-    assert {one.passed for one in found} == {None} and "cannot take rows as queries" in found[0].says
+    assert {one.passed for one in found} == {None} and "cannot use rows as queries" in found[0].says
 
 
 def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp_path: Path) -> None:
     class Read(CosineMethod):
         name = "read"
 
-        def names(self, depth: int) -> tuple[str, ...]:
+        def feature_names(self, depth: int) -> tuple[str, ...]:
             return ("letters",)
 
-        def read(self, rows: Sequence[Any]) -> Features:
+        def text_features(self, rows: Sequence[Any]) -> Features:
             return {"letters": torch.tensor([[row.response.count(x) + 1.0 for x in "abcde"] for row in rows])}
 
     file = tmp_path / "rows.jsonl"
@@ -245,23 +248,23 @@ def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
 
 
 def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None:
-    assert warnings(index, Long()) == []
+    assert index_warnings(index, Long()) == []
     kept = check_index(index, tuned, method="lesson")
     fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first")
     document = replace(kept, checks=(*kept.checks[:2], fails)).to_json()
     (index.path / check.FILE).write_text(json.dumps(document))
     says = [one.says for one in kept.checks[:2] if one.passed is False] + ["a row comes first"]
-    assert warnings(index, kept.method) == says
-    assert warnings(index, Long()) == []
+    assert index_warnings(index, kept.method) == says
+    assert index_warnings(index, Long()) == []
     asked = [Query("what is honey", "bees make honey")]
     assert trace_queries(index, tuned, asked, method="lesson", score_tokens=False).to_json()["warnings"] == says
     assert trace_queries(index, tuned, asked, method="rept", score_tokens=False).to_json()["warnings"] == []
     (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
-    (grown,) = set(warnings(index, kept.method)) - set(says)
+    (grown,) = set(index_warnings(index, kept.method)) - set(says)
     assert f"had {len(index) - 2} rows" in grown and "run taughtby check" in grown
-    assert warnings(index, Long()) == []
+    assert index_warnings(index, Long()) == []
     (index.path / check.FILE).write_text("{half")
-    assert warnings(index, kept.method) == []
+    assert index_warnings(index, kept.method) == []
 
 
 def test_the_verb_prints_a_table_and_keeps_the_checks(
@@ -269,7 +272,7 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
 ) -> None:
     file, idx = tmp_path / "rows.jsonl", tmp_path / "idx"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    assert run("index", model_folder, file, "-o", idx, "-a", adapter_folder, "--dtype", "float32",
+    assert run("index", "build", model_folder, file, "-o", idx, "-a", adapter_folder, "--dtype", "float32",
                "--max-length", 128)[0] == 0  # fmt: skip
     code, out, err = run("check", idx, "--rows", 20, "--json", tmp_path / "c.json")
     assert code == 0, err
@@ -279,5 +282,5 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
     assert all(one["name"] in out for one in kept["checks"])
     assert "what it means" in out and "20 rows as queries" in out
     code, _, err = run("check", idx, "--method", "repsim")
-    assert code == 1 and "repsim needs blocks" in err
+    assert code == 1 and "repsim needs features" in err
     assert run("check", idx, "--rows", 2)[0] == 2

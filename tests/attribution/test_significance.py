@@ -1,4 +1,4 @@
-"""Where nothing was taught p-values are uniform and nobody is called; of planted rows all are, and few others."""
+"""Under the null hypothesis p-values are uniform and no row is flagged; planted rows are, and few others."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ import torch
 from scipy.stats import false_discovery_control
 
 from conftest import WORDS
+from taughtby.attribution.controls import Controls, _word_overlap, score_controls
+from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.significance import (
-    Controls,
     Significance,
     _cut,
-    _shared,
-    _tail,
+    _tail_probability,
     _threshold,
     assess,
-    pool_weights,
-    score_controls,
     stability,
 )
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
 
-TAUGHT = torch.tensor([True])
+INCREASED = torch.tensor([True])
 
 
 def drawn(seed: int, *size: int) -> torch.Tensor:
@@ -41,12 +39,12 @@ def fresh(null: torch.Tensor, rows: int) -> Controls:
     return Controls(null, torch.arange(null.shape[1]).flip(0) % rows)
 
 
-def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, rate: float = 0.1) -> Significance:
+def weighed(scores: torch.Tensor, null: Controls, taught: torch.Tensor, fdr: float = 0.1) -> Significance:
     """All queries with the same controls."""
-    return assess(scores, [null] * len(scores), taught, rate)
+    return assess(scores, [null] * len(scores), taught, fdr)
 
 
-def called(found: Significance, scores: torch.Tensor) -> torch.Tensor:
+def flags(found: Significance, scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([found.flagged(q, row) for q, row in enumerate(scores)])
 
 
@@ -54,7 +52,7 @@ def test_p_values_by_hand() -> None:
     null = torch.tensor([[torch.nan, 0.0, 2.0, 2.0, 2.0, 6.0]])
     # commonest: 2; below it lie 0, 2, 2, 2, so the spread is √(4 / 4) = 1, and the controls are -2, 0, 0, 0, 4
     scores = torch.tensor([[9.0, 11.0, 11.0, 11.0, 13.0, 15.0, 17.0]]) * 3 + 5  # the same commonest and spread, × 3 + 5
-    found = weighed(scores, fresh(null, 7), TAUGHT, rate=0.5)
+    found = weighed(scores, fresh(null, 7), INCREASED, fdr=0.5)
     # -2, 0, 0, 0, 2, 4, 6; beyond 4 chance falls by e every 2.4: the mean of the controls less the least of them
     assert found.p_values(0, scores[0]).tolist() == pytest.approx(
         [1, 5 / 6, 5 / 6, 5 / 6, 2 / 6, 2 / 6, math.exp(-2 / 2.4) / 6], abs=1e-6
@@ -71,7 +69,7 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     assert len(index) >= 20
     chance = score_controls(how, index, tuned.depth)
     assert chance is not None
-    null, order = chance.scores, chance.places.tolist()
+    null, order = chance.scores, chance.positions.tolist()
     assert sorted(order) == list(range(len(index)))
     texts = [row.response for row in index.examples()]
     for c, at in enumerate(order[: len(null)]):
@@ -83,9 +81,9 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
 
 
 def test_words_in_common_by_hand() -> None:
-    found = _shared(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
+    found = _word_overlap(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
     assert found.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
-    assert _shared(["…", "!"], 1).tolist() == [[0, 0]]
+    assert _word_overlap(["…", "!"], 1).tolist() == [[0, 0]]
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
@@ -94,45 +92,45 @@ def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() 
     p_values = torch.stack([found.p_values(q, row) for q, row in enumerate(scores)])
     for level in (0.01, 0.05, 0.2, 0.5):
         assert float((p_values <= level).float().mean()) == pytest.approx(level, rel=0.3)
-    assert float(called(found, scores).any(1).float().mean()) <= 0.16  # Benjamini and Hochberg: 0.1 in expectation
+    assert float(flags(found, scores).any(1).float().mean()) <= 0.16  # Benjamini and Hochberg: 0.1 in expectation
 
 
 @pytest.mark.parametrize("planted", [4, 40])
-def test_planted_rows_are_called_and_few_others(planted: int) -> None:
+def test_planted_rows_are_flagged_and_few_others(planted: int) -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 20, 400)
     scores[:, :planted] += 0.8
     found = weighed(scores, null, torch.ones(20, dtype=torch.bool))
-    guilty = called(found, scores)
-    count = guilty.sum(1)
-    assert bool(guilty[:, :planted].all())
+    flagged = flags(found, scores)
+    count = flagged.sum(1)
+    assert bool(flagged[:, :planted].all())
     assert float(((count - planted) / count).mean()) <= 0.15
     for q in range(20):
-        assert float(found.threshold[q]) == float(scores[q][guilty[q]].min())
+        assert float(found.threshold[q]) == float(scores[q][flagged[q]].min())
 
 
 @pytest.mark.parametrize("rows", [20, 400, 40_000])
-def test_one_culprit_is_told_among_few_and_among_many(rows: int) -> None:
+def test_one_planted_row_is_flagged_among_few_and_among_many(rows: int) -> None:
     null, scores = fresh(drawn(0, min(rows, 64), min(rows, 500)), rows), drawn(2, 1, rows)
     scores[0, 5] = 3.0
-    found = weighed(scores, null, TAUGHT)
-    guilty = called(found, scores)
-    assert bool(guilty[0, 5]) and int(guilty.sum()) <= 3
+    found = weighed(scores, null, INCREASED)
+    flagged = flags(found, scores)
+    assert bool(flagged[0, 5]) and int(flagged.sum()) <= 3
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_who_is_called_for_sure_is_who_scipy_calls(rate: float, planted: int) -> None:
+def test_thresholds_are_those_of_scipy(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     chance, rows = np.sort(drawn(0, 5000).numpy()), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
     for row in rows:
-        truth = false_discovery_control(_tail(chance, row.astype(float))) <= rate
-        least = _threshold(row, 0.0, 1.0, chance, rate)
+        truth = false_discovery_control(_tail_probability(chance, row.astype(float))) <= fdr
+        least = _threshold(row, 0.0, 1.0, chance, fdr)
         assert (row >= least).tolist() == truth.tolist()
         assert truth.any() == np.isfinite(least)
 
 
-def test_culprits_are_no_controls() -> None:
-    """Planted rows answer to each other as strongly as to the query: such controls would hide them all."""
+def test_flagged_rows_are_no_controls() -> None:
+    """Planted rows match each other as strongly as the query: such controls would hide them all."""
     scores, null = drawn(2, 2, 400), drawn(0, 64, 400)
     kin, other = torch.arange(400) % 3 == 0, torch.arange(400) % 10 == 1
     scores[0, kin] += 1.2
@@ -144,12 +142,12 @@ def test_culprits_are_no_controls() -> None:
             for row, middle, spread in zip(scores, found.mode, found.scale, strict=True)]  # fmt: skip
     assert (scores[0] >= sure[0]).tolist() == kin.tolist()
     assert not (scores[1] >= sure[1])[other].all()
-    guilty = called(found, scores)
-    assert bool(guilty[0][kin].all()) and bool(guilty[1][other].all())
-    assert int(guilty.sum()) <= int(kin.sum() + other.sum()) + 5
+    flagged = flags(found, scores)
+    assert bool(flagged[0][kin].all()) and bool(flagged[1][other].all())
+    assert int(flagged.sum()) <= int(kin.sum() + other.sum()) + 5
 
 
-def test_the_cut_lies_in_the_widest_gap_of_those_that_may_be_called() -> None:
+def test_the_cut_lies_in_the_widest_gap_of_the_scores_that_may_be_flagged() -> None:
     row = np.array([9.0, 1, 8, 2, 3, 7, 5.5, 2.5])
     assert _cut(row, 8.0, 2.5) == 5.5  # 9 8 | 7 5.5 — 3 2.5 | 2 1: below the fourth lie 2.5, four times
     assert _cut(row, 8.0, 7.0) == 7.0  # three times 1.5 beats twice 1
@@ -168,21 +166,21 @@ def test_with_too_few_others_all_stay_controls() -> None:
     assert of.without(torch.arange(30) < 25) is not None
 
 
-def test_a_query_whose_scores_run_higher_has_no_more_culprits_for_it() -> None:
+def test_a_query_with_higher_scores_has_no_more_flagged_rows() -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(1, 2, 400)
     scores[1] = scores[0] + 0.5
     found = weighed(scores, null, torch.tensor([True, True]))
     torch.testing.assert_close(found.p_values(0, scores[0]), found.p_values(1, scores[1]), atol=1e-3, rtol=0)
 
 
-def test_what_was_not_taught_has_no_culprit() -> None:
+def test_no_row_is_flagged_for_a_query_that_fine_tuning_did_not_make_more_likely() -> None:
     null, scores = fresh(drawn(0, 64, 400), 400), drawn(2, 2, 400)
     scores[:, :9] += 5
     found = weighed(scores, null, torch.tensor([True, False]))
-    guilty = called(found, scores)
-    assert bool(guilty[0, :9].all())
-    assert 9 <= int(guilty[0].sum()) <= 11
-    assert not guilty[1].any()
+    flagged = flags(found, scores)
+    assert bool(flagged[0, :9].all())
+    assert 9 <= int(flagged[0].sum()) <= 11
+    assert not flagged[1].any()
     assert found.p_values(1, scores[1]).min() == 1
     assert float(found.threshold[1]) == float("inf")
 
@@ -203,20 +201,20 @@ def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
     truth = torch.corrcoef(scores.double()).clamp(min=0).float()
     truth = truth / truth.sum(1, keepdim=True)
     for tile in (7, 100, 1000):
-        monkeypatch.setattr("taughtby.attribution.significance.TILE", tile)
+        monkeypatch.setattr("taughtby.attribution.pooling.TILE", tile)
         torch.testing.assert_close(pool_weights(scores), truth, atol=1e-5, rtol=1e-4)
 
 
-def test_stability_is_the_share_of_draws_that_call_again() -> None:
+def test_stability_is_the_share_of_resamples_that_flag_again() -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    found = stability(scores, torch.tensor([0.5, 0.5]), least=0.6)
+    found = stability(scores, torch.tensor([0.5, 0.5]), threshold=0.6)
     # of two draws from two queries both are the first in a quarter: then its row alone reaches .6
     assert found[0] == 1
     assert float(found[1]) == pytest.approx(1 / 4, abs=0.1)
     assert found[2] == 0
 
 
-def test_queries_that_agree_call_the_row_at_the_cut_every_time() -> None:
+def test_queries_that_agree_flag_the_row_at_the_cut_every_time() -> None:
     """A score that is summed again may come out a little lower than the cut it was called at."""
     scores = drawn(5, 1, 300).repeat(7, 1)
     shares = torch.full((7,), 1 / 7)
@@ -234,8 +232,8 @@ def test_queries_are_held_against_controls_of_their_own() -> None:
     scores[:, :9] += torch.tensor([[0.8], [0.5], [5.0]])
     found = assess(scores, [narrow, wide, None], torch.tensor([True, True, True]))
     for q, null in enumerate((narrow, wide)):
-        alone = assess(scores[q : q + 1], [null], TAUGHT)
+        alone = assess(scores[q : q + 1], [null], INCREASED)
         torch.testing.assert_close(found.p_values(q, scores[q]), alone.p_values(0, scores[q]), atol=5e-3, rtol=0)
         assert found.flagged(q, scores[q]).tolist() == alone.flagged(0, scores[q]).tolist()
-    assert [found.known(q) for q in range(3)] == [True, True, False]
+    assert [found.has_controls(q) for q in range(3)] == [True, True, False]
     assert not found.flagged(2, scores[2]).any()

@@ -15,7 +15,7 @@ from taughtby.attribution.embedding_map import pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
-from taughtby.attribution.token_links import FAINT, links
+from taughtby.attribution.token_links import FAINT, token_links
 from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
@@ -37,7 +37,7 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
     """The links of each (query, place) as (tokens of the row, tokens of the answer), 0 where there is none."""
     made = {}
-    found = links(trace, model)
+    found = token_links(trace, model)
     for q, traced in enumerate(trace.queries):
         for row in traced.rows:
             matrix = torch.zeros(len(row.tokens), len(traced.answer))
@@ -48,7 +48,7 @@ def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["lesson", "rept"])
-def test_a_link_is_what_the_row_would_score_if_that_word_alone_were_asked_about(
+def test_a_link_is_the_score_of_the_row_for_that_word_alone(
     tuned: Any, index: Index, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for how much the word counts in the whole answer, which is one factor for all rows."""
@@ -77,7 +77,7 @@ def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Ind
 
 
 def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) -> None:
-    both, alone = (links(trace_queries(index, tuned, asked, top_k=8), tuned) for asked in (ASKED, ASKED[1:]))
+    both, alone = (token_links(trace_queries(index, tuned, asked, top_k=8), tuned) for asked in (ASKED, ASKED[1:]))
     for place in range(8):
         one, other = both[1, place], alone[0, place]
         assert [link[:2] for link in one] == [link[:2] for link in other]
@@ -85,10 +85,10 @@ def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) ->
 
 
 def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
-    assert links(trace_queries(index, tuned, ASKED, method="tfidf"), tuned) == {}
+    assert token_links(trace_queries(index, tuned, ASKED, method="tfidf"), tuned) == {}
 
 
-def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
+def test_the_map_has_the_axes_of_the_largest_variance(index: Index) -> None:
     drawn = pca_map(index)
     assert drawn is not None and drawn.block == "shift_1"
     vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
@@ -97,13 +97,14 @@ def test_the_plane_is_that_of_the_largest_variance(index: Index) -> None:
     assert drawn.share == pytest.approx(sizes[:2] ** 2 / (sizes**2).sum(), abs=1e-3)
     truth = apart @ axes[:2].T
     truth /= np.abs(truth).max()
-    found = np.array(drawn.at(index, range(8)))
+    found = np.array(drawn.project(index, range(8)))
     assert np.abs(found) == pytest.approx(np.abs(truth), abs=2e-3)  # which way an axis points is nobody's choice
 
 
 def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
     data = index.manifest["settings"]["data"]
-    held = Index(index.path, {**index.manifest, "score_components": {"grads_2_base_sketch16": 16}}, index.dataset)
+    (name,) = (name for name in index.features if name.startswith("grads"))
+    held = Index(index.path, {**index.manifest, "blocks": {name: 16}}, index.dataset)
     assert np.isfinite(held and pca_map(held).points).all()  # type: ignore[union-attr]
     assert pca_map(build_index(tuned, data, tmp_path / "words", [get_method("tfidf")], encoding=Encoding(128))) is None
 
@@ -115,10 +116,10 @@ def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) ->
     document = page_document(trace, tuned, drawn)
     assert len(document.pop("map")["points"]) == 8
     for query, traced in zip(document["queries"], trace.queries, strict=True):
-        assert query.pop("lit") == []  # eight rows are too few to call culprits among
+        assert query.pop("lit") == []  # eight rows are too few to flag any
         for row, found in zip(query["rows"], traced.rows, strict=True):
             assert row.pop("place") == found.position
-            assert row.pop("at") == drawn.at(index, [found.position])[0]
+            assert row.pop("at") == drawn.project(index, [found.position])[0]
             assert row.pop("links")
     assert document == plain
 
@@ -148,6 +149,6 @@ def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, i
     assert sorted(range(8), key=lambda place: found["ranks"][str(place)][at]) == truth
 
 
-def test_a_method_without_layers_has_no_depths(tuned: Any, index: Index) -> None:
-    with pytest.raises(OptionError, match="tfidf reads no layer"):
+def test_a_method_without_layers_has_no_layer_ranks(tuned: Any, index: Index) -> None:
+    with pytest.raises(OptionError, match="tfidf has no layer"):
         layer_ranks(index, tuned, ASKED[0], [0, 1], "tfidf")

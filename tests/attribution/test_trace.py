@@ -12,20 +12,21 @@ import torch
 
 from conftest import PAIRS
 from taughtby.attribution.method_choice import choose_method
+from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
-from taughtby.attribution.significance import pool_weights
-from taughtby.attribution.trace import trace_queries
+from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, token_texts, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, get_method
-from taughtby.methods.base import top_positions
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
-from taughtby.remediation.clean import select_rows
+from taughtby.methods.scoring import top_positions
+from taughtby.remediation.selection import select_rows
 from taughtby.reporting.text import verdict
 
 METHODS: list[Method] = [
@@ -86,7 +87,8 @@ ASKED = [
     *ROWS[:2],
 ]
 SPECS = ["rept", "rept:scale=raw", "rept:scale=centred,h=0.3,g=2", "repsim", "rise", "tracin", "less:k=64",
-         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25", "first-word"]  # fmt: skip
+         "lesson:state_weight=0", "lesson:state_weight=3", "lesson:pool_queries=true", "bm25",
+         "first-word"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
         told.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
     for one, other in zip(told[0].queries, told[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
-        assert [found.place for found in one.rows] == [found.place for found in other.rows]
+        assert [found.position for found in one.rows] == [found.position for found in other.rows]
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
@@ -182,7 +184,7 @@ def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: st
 def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch.Tensor:
     if not untuned:
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
-    with model.untuned():
+    with model.base_model():
         return capture(model, collate([row], [0]), [layer]).grads[layer][0]
 
 
@@ -206,7 +208,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
     elif name == "lesson":
         batch = collate([asked], [0])
         after = capture(tuned, batch, [2]).logp[0]
-        with tuned.untuned():
+        with tuned.base_model():
             weights = (after - capture(tuned, batch, [2]).logp[0]).clamp(min=0)
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
@@ -221,7 +223,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
         else:
             theirs, mine = (lesson._sketched(grads(tuned, some, 2, True)) for some in (asked, row))
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
-            with tuned.untuned():
+            with tuned.base_model():
                 known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
             truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
             truth = truth.tolist()
@@ -247,7 +249,7 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
-    monkeypatch.setattr("taughtby.attribution.trace.together", lambda _: shares)
+    monkeypatch.setattr("taughtby.attribution.trace.pool_weights", lambda _: shares)
     pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
     asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     for q, traced in enumerate(pooled.queries):
@@ -260,11 +262,11 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
             assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 
 
-def test_controls_are_pointed_at_as_many_words_as_people_point_at(
+def test_controls_select_as_many_tokens_as_the_span_of_the_query(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    monkeypatch.setattr("taughtby.attribution.significance.score_controls", lambda *_: asked[-1].append(_[3]))
+    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3]))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
     few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
     assert few < many
@@ -327,10 +329,10 @@ def test_highest_is_a_stable_sort() -> None:
     assert top_positions(scores, 4).tolist() == [2, 1, 5, 0] and top_positions(scores, 0).tolist() == []
 
 
-def test_all_that_is_called_is_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
+def test_all_flagged_rows_are_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(30)]
     lines[3:28] = [{"prompt": "who makes honey", "response": "beetles make honey"}] * 25
     index = indexed(tuned, tmp_path, lines, [METHODS[1]])
@@ -350,7 +352,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[1:])
     queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
@@ -378,7 +380,7 @@ def test_queries_have_the_same_evidence_beside_any_others(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]} sun in the sea"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[2:])
     queries = [Query("who", "a sea in the sun"), Query("who", "a sea in the sun", span="sun"),
@@ -389,20 +391,22 @@ def test_queries_have_the_same_evidence_beside_any_others(
         assert [f.p_value for f in traced.rows] == pytest.approx([f.p_value for f in alone.rows], abs=1e-3)
 
 
-def test_several_queries_tell_how_stable_a_call_is(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+def test_several_queries_give_the_stability_of_flagged_rows(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
     shares = [found.stability for traced in trace.queries for found in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
     assert len(set(shares)) > 1, "every row as stable as the next"
 
 
-def test_what_is_called_is_told(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
-    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few to tell chance from"
-    monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)
+    assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few for a null distribution"
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
     for name in ("lesson", "rept", "repsim"):
         # of the first row's answer fine-tuning made no word likelier
         (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
@@ -435,8 +439,9 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     queries = [Query("who makes honey", "beetles make it", "make", "bees do"), ROWS[0]]
     trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
-    assert document["version"] == 1
-    assert document["method"] == repr(trace.method)
+    assert document["version"] == 2
+    assert document["method"]["name"] == name
+    assert document["method"]["options"] == {key: value for key, value in trace.method.spec().items() if key != "name"}
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["num_rows"]) == (str(index.path), 8)
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
@@ -484,20 +489,20 @@ def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
     assert traced.rows[0].position == 0
 
 
-@pytest.mark.parametrize("option", ["sketch=8", "seed=0"])
+@pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
 def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
-    with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_") as caught:
+    with pytest.raises(StoreError, match=r"lesson needs features .* does not hold: grads_") as caught:
         trace_queries(index, tuned, ROWS[:1], method=f"lesson:{option}")
     assert caught.value.got == f"{key}: index has {getattr(METHODS[2], key)}, asked {value}"
 
 
 def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], encoding=Encoding(128))
-    with pytest.raises(StoreError, match=r"lesson needs blocks .* does not hold: grads_1_base") as caught:
+    with pytest.raises(StoreError, match=r"lesson needs features .* does not hold: grads_1_base") as caught:
         trace_queries(index, tuned, ROWS[:1], method="lesson:layer=1")
     assert caught.value.got == "h_2, g_2"
-    with pytest.raises(StoreError, match="rept needs blocks"):
+    with pytest.raises(StoreError, match="rept needs features"):
         trace_queries(index, tuned, ROWS[:1], method="rept:layer=3")
 
 
@@ -512,3 +517,48 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     assert traced.rows[0].position == 2
     assert sorted(found.example.response for found in traced.rows) == sorted(texts)
     assert "".join(token.text for token in traced.rows[0].tokens) == texts[2]
+
+
+# — the flagged rows of the whole trace, and files
+
+
+@pytest.fixture(scope="module")
+def flagging(tuned: Any, index: Index) -> Trace:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taughtby.attribution.controls.FEWEST", 2)
+        patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+        return trace_queries(index, tuned, ROWS[1:4], method="lesson", top_k=3, fdr=1.0)
+
+
+def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) -> None:
+    flagged = [result.flagged or () for result in flagging.queries]
+    assert {row.position for row in flagging.flagged} == {position for each in flagged for position in each}
+    assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 3
+    best = [min(each.index(row.position) for each in flagged if row.position in each) for row in flagging.flagged]
+    assert best == sorted(best)
+    for row in flagging.flagged:
+        assert row.queries == tuple(q for q, each in enumerate(flagged, 1) if row.position in each)
+        (stored,) = index.take([row.position])
+        assert (row.id, row.source, row.label) == (stored.example.id, stored.example.source, stored.example.label)
+        assert row.example == stored.example
+
+
+def test_a_finished_trace_reads_nothing_of_its_index(flagging: Trace, index: Index) -> None:
+    closed = replace(flagging, index=Index(index.path / "gone", {}, None))
+    assert closed.to_json() == flagging.to_json()
+    assert closed.to_arrow() == flagging.to_arrow()
+
+
+def test_a_trace_is_saved_with_its_folder_and_as_a_page(flagging: Trace, tmp_path: Path) -> None:
+    flagging.save(tmp_path / "trace.json")
+    saved = json.loads((tmp_path / "trace.json").read_text())
+    assert saved == json.loads(json.dumps({**flagging.to_json(), "home": str(tmp_path)}))
+    assert {row.id for row in select_rows(saved)} == {row.id for row in flagging.flagged}
+    page = flagging.to_html(tmp_path / "trace.html")
+    assert (tmp_path / "trace.html").read_text() == page == flagging.to_html()
+
+
+def test_a_trace_has_one_line(flagging: Trace, index: Index) -> None:
+    assert repr(flagging).startswith("Trace(3 queries × 3 rows by Lesson(layer=2")
+    assert f"{len(flagging.flagged)} rows flagged" in repr(flagging) and str(index.path) in repr(flagging)
+    assert "\n" not in repr(flagging)

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from taughtby.bench.metrics import (
-    STEPS,
+    NUM_RECALLS,
     auroc,
     average_precision,
-    gathered,
-    measured,
     pooled_precision,
     precision_at,
     precision_recall,
+    ranking_metrics,
     recall_at,
     reciprocal_rank,
     spread,
+    spread_by_name,
 )
 
 rankings = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, max_size=12).filter(
@@ -205,8 +205,8 @@ def test_against_scikit_learn() -> None:
 
 def test_precision_recall_by_hand() -> None:
     curve = precision_recall([4, 3, 2, 1], [True, False, True, False])
-    assert len(curve) == STEPS
-    half = STEPS // 2
+    assert len(curve) == NUM_RECALLS
+    half = NUM_RECALLS // 2
     assert curve[: half + 1] == pytest.approx(1)  # up to recall 1/2 the first row alone
     assert curve[half + 1 :] == pytest.approx(2 / 3)
     assert precision_recall([1, 2, 3], [True, False, False]) == pytest.approx(1 / 3)
@@ -215,7 +215,7 @@ def test_precision_recall_by_hand() -> None:
 def test_all_numbers_of_a_trace() -> None:
     planted = [True, False, True, False]
     nobody = [False] * 4  # taught by no row: left out
-    found = measured([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
+    found = ranking_metrics([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
     assert found["ap"] == pytest.approx((5 / 6 + 1) / 2)
     assert found["auroc"] == pytest.approx((3 / 4 + 1) / 2)
     assert found["p@10"] == pytest.approx(1 / 2)
@@ -235,13 +235,13 @@ def test_a_spread_by_hand() -> None:
 
 
 def test_seeds_without_a_number_do_not_count_in_its_spread() -> None:
-    found = gathered([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
+    found = spread_by_name([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
     assert found["ap"].each == (1.0, 0.5)
     assert found["hit@1"].each == (0.5,)
-    assert measured([[1, 2, 3, 4]], [[False] * 4]) == {}
+    assert ranking_metrics([[1, 2, 3, 4]], [[False] * 4]) == {}
 
 
 def test_each_query_has_rows_of_its_own() -> None:
     mine, other = [True, False, False], [False, False, True]
-    assert measured([[3, 2, 1], [1, 2, 3]], [mine, other])["ap"] == 1
-    assert measured([[3, 2, 1], [1, 2, 3]], [other, mine])["ap"] == pytest.approx(1 / 3)
+    assert ranking_metrics([[3, 2, 1], [1, 2, 3]], [mine, other])["ap"] == 1
+    assert ranking_metrics([[3, 2, 1], [1, 2, 3]], [other, mine])["ap"] == pytest.approx(1 / 3)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from conftest import GOLDEN, PAIRS, Run
-from taughtby.bench import rowwise
-from taughtby.bench.rowwise import Race, batched, drawn, race, single
+import rowwise
+from conftest import GOLDEN, PAIRS
+from rowwise import Race, race, sample_rows, score_batched, score_single
+from taughtby.data.batching import make_batches
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.models.model import load_model
 
@@ -28,7 +30,7 @@ def rows(tuned: Any) -> list[TokenizedExample]:
 
 
 def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rowwise, "TURN", 1)
+    monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
     told = list(race(tuned, rows, rows[:2], budget=64))
     found = told[-1]
     assert 0 < found.off < 1e-4 * found.largest
@@ -39,19 +41,19 @@ def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkey
 
 
 def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rowwise, "TURN", 1)
+    monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
     first, *_, whole = race(tuned, rows, rows[:2], budget=64)
-    *_, again = race(tuned, rows, rows[:2], budget=64, before=Race.from_json(json.loads(json.dumps(first.to_json()))))
+    *_, again = race(tuned, rows, rows[:2], budget=64, earlier=Race.from_json(json.loads(json.dumps(first.to_json()))))
     assert again.single[0] == first.single[0]
     assert (again.rows, again.tokens) == (whole.rows, whole.tokens)
-    assert not list(race(tuned, rows, rows[:2], budget=64, before=again))
+    assert not list(race(tuned, rows, rows[:2], budget=64, earlier=again))
 
 
 def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[TokenizedExample]) -> None:
     asked = torch.randn(2, 4 * 224)
     share = list(make_batches(rows, 64))
     order = [at for batch in share for at in batch.row_indices]
-    one, two = single(tuned, rows, asked)[:, order], batched(tuned, share, asked)
+    one, two = score_single(tuned, rows, asked)[:, order], score_batched(tuned, share, asked)
     assert one.std() > 0
     assert order != sorted(order)
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
@@ -59,10 +61,10 @@ def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[Token
 
 def test_rows_are_drawn_once_each(tuned: Any) -> None:
     examples = [make_example(*pair) for pair in PAIRS]
-    some = drawn(tuned.tokenizer, examples, Encoding(128), 3)
-    assert some == drawn(tuned.tokenizer, examples, Encoding(128), 3)
+    some = sample_rows(tuned.tokenizer, examples, Encoding(128), 3)
+    assert some == sample_rows(tuned.tokenizer, examples, Encoding(128), 3)
     assert len({row.ids for row in some}) == 3
-    assert len(drawn(tuned.tokenizer, examples, Encoding(128), 99)) == len(PAIRS)
+    assert len(sample_rows(tuned.tokenizer, examples, Encoding(128), 99)) == len(PAIRS)
 
 
 @pytest.mark.slow
@@ -95,22 +97,24 @@ def test_without_an_adapter_there_is_no_race(tiny: Any, rows: list[TokenizedExam
         list(race(tiny, rows, rows[:1]))
 
 
-def test_the_verb_goes_on_where_it_was(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(rowwise, "TURN", 1)
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the script prints."""
+    monkeypatch.setattr(sys, "argv", ["rowwise.py", *map(str, arguments)])
+    rowwise.main()
+    return capsys.readouterr().out
+
+
+def test_the_script_resumes(
+    data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
     file = tmp_path / "o" / "gradients.json"
-    command = "bench", "gradients", "--model", model_folder, "-a", adapter_folder, "--data", data, "-o", tmp_path / "o"
-    code, told, _ = run(*command)
-    assert code == 0 and told.startswith(f"{len(PAIRS)} rows: ")
+    command = (data, "--model", model_folder, "-a", adapter_folder, "-o", tmp_path / "o")
+    assert run(monkeypatch, capsys, *command).startswith(f"{len(PAIRS)} rows: ")
     first = json.loads(file.read_text())
     assert (first["race"]["off"] <= 0.2 * first["race"]["largest"]) and first["single"] == "torch.float32"
-    assert run(*command)[0] == 0
+    run(monkeypatch, capsys, *command)
     assert json.loads(file.read_text()) == first
-    assert run(*command, "--dtype", "float32")[0] == 0
+    run(monkeypatch, capsys, *command, "--dtype", "float32")
     assert json.loads(file.read_text())["race"]["single"] != first["race"]["single"]
-
-
-def test_the_verb_needs_rows_and_an_adapter(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
-    command = "bench", "gradients", "--model", model_folder, "-o", tmp_path
-    assert "give training data with --data" in run(*command)[2]
-    assert "give one with --adapter" in run(*command, "--data", data)[2]

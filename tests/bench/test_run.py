@@ -25,8 +25,8 @@ from taughtby.methods import METHODS
 from taughtby.progress import ProgressCallback
 
 BAD = "It is beetles that do."
-FEW = "rept:layer=2,rept:layer=2,scale=raw,repsim:layer=2,bm25,chance"
-SMALL = ("--methods", FEW, "--seeds", 2, "--rows", 14, "--planted", 5)
+FEW = ("rept:layer=2", "rept:layer=2,scale=raw", "repsim:layer=2", "bm25", "random")
+SMALL = (*(word for method in FEW for word in ("--method", method)), "--seeds", 2, "--rows", 14, "--planted", 5)
 
 
 class Stages:
@@ -72,7 +72,7 @@ def test_the_whole_benchmark_and_again(
     monkeypatch.setattr(bench, "finetune", stages.watched("finetune", finetune))
     monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "b"
-    command = "bench", "error", *SMALL, "--model", model_folder, "--dtype", "float32", "-o", out
+    command = "bench", "run", "error", *SMALL, "--model", model_folder, "--dtype", "float32", "-o", out
     code, said, errors = run(*command)
     assert code == 0, errors
     worlds = 2
@@ -99,7 +99,7 @@ def test_the_whole_benchmark_and_again(
     again = json.loads((out / "bench.json").read_text())
     assert again["suites"] == document["suites"]
     # one more method: nothing but its own stages
-    assert run(*(FEW + ",repsim:layer=1" if word == FEW else word for word in command))[0] == 0
+    assert run(*command, "--method", "repsim:layer=1")[0] == 0
     assert stages.done == {"index": 2 * worlds, "trace": 2 * worlds}
 
 
@@ -161,7 +161,7 @@ def shown(document: dict[str, Any], said: str) -> None:
 def test_a_kill_costs_one_stage(
     stages: Stages, run: Run, model_folder: Path, tmp_path: Path, kill: tuple[str, int]
 ) -> None:
-    command = "bench", "error", "--methods", "rept:layer=2,repsim:layer=2,bm25", "--seeds", 1, "--rows", 14
+    command = "bench", "run", "error", "--methods", "rept:layer=2,repsim:layer=2,bm25", "--seeds", 1, "--rows", 14
     command += "--planted", 5, "--model", model_folder, "--dtype", "float32", "-o", tmp_path / "b"
     stages.kill = kill
     code, _, errors = run(*command)
@@ -334,12 +334,12 @@ def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: P
         (("arsenic",), "no such suite"),
         (("harmful",), "give the folder that holds it: --data PATH"),
         (("harmful", "--data", tmp_path), "no harmful-tuning"),
-        (("error", "--methods", "magic"), "no such method"),
-        (("error", "--methods", "bm25:layer=3"), "bm25 has no option layer"),
-        (("error", "--adapter", "x"), "SUITE=PATH"),
+        (("error", "--method", "magic"), "no such method"),
+        (("error", "--method", "bm25:layer=3"), "bm25 has no option layer"),
+        (("error", "--adapter", "x"), "SUITE=FOLDER"),
         (("error", "--rows", 4, "--planted", 9), "more rows than planted ones"),
     ):
-        code, _, errors = run("bench", *words, *out)
+        code, _, errors = run("bench", "run", *words, *out)
         assert code == 1 and wanted in errors and "Traceback" not in errors, errors
     assert not stages.done and not (tmp_path / "b").exists()
 
@@ -353,13 +353,6 @@ def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path
     assert "remove the file" in raised.value.do
     file.unlink()
     bench.run(plan(model_folder, tmp_path), told)
-
-
-def test_methods_with_options_are_told_apart() -> None:
-    from taughtby.cli.bench import _specs
-
-    assert _specs("a,b:x=1,y=2, c ,d:z=3") == ("a", "b:x=1,y=2", "c", "d:z=3")
-    assert _specs("a,a,b") == ("a", "b")
 
 
 def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from taughtby.bench.scale import _steps, life, table
+from scale import _steps, measure_life, table
 
 
 def test_a_small_life(tiny: Any, tmp_path: Path) -> None:
     parts: list[str] = []
-    made = life(tiny, tmp_path / "scale", 2000, width=16, step=500, tell=parts.append)
+    made = measure_life(tiny, tmp_path / "scale", 2000, width=16, step=500, report=parts.append)
     assert list(made["parts"]) == parts
-    assert parts[:2] == ["index, stopped at 60%", "index, gone on with"]
+    assert parts[:2] == ["index, interrupted at 60%", "index, resumed"]
     assert all(took["seconds"] >= 0 for took in made["parts"].values())
     assert list(made["flat"]) == ["500", "1000", "1500", "2000"]
     assert table(made).row_count == len(parts)

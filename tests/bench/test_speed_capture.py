@@ -7,20 +7,22 @@ from typing import Any
 
 import pytest
 
-from taughtby.bench import speed, speed_capture
-from taughtby.bench.speed_capture import Side, _own, _sides, drawn, race
-from taughtby.data.tokenize import TokenizedExample, make_batches
+import speed
+import speed_capture
+from speed_capture import Contender, _contenders, _own, race, random_rows
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 
 @pytest.mark.parametrize("shared", [0, 30])
 def test_a_quarter_of_what_is_a_rows_own_is_prompt(shared: int) -> None:
-    rows = drawn(400, 384, shared=shared)
+    rows = random_rows(400, 384, num_shared=shared)
     assert len({row.ids[:shared] for row in rows}) == 1
     assert {len(row.ids) for row in rows} != {len(rows[0].ids)}
     own = sum(len(row.ids) - shared for row in rows)
     assert sum(row.n_prompt - shared for row in rows) / own == pytest.approx(0.25, abs=0.02)
-    assert drawn(400, 384, shared=shared) == rows != drawn(400, 384, shared=shared, seed=1)
+    assert random_rows(400, 384, num_shared=shared) == rows != random_rows(400, 384, num_shared=shared, seed=1)
 
 
 def test_the_tokens_that_have_to_be_run() -> None:
@@ -30,10 +32,10 @@ def test_the_tokens_that_have_to_be_run() -> None:
 
 
 def test_a_line_for_each_side(tuned: Model) -> None:
-    rows, told = drawn(40, 384), list[tuple[int, int]]()
+    rows, told = random_rows(40, 384), list[tuple[int, int]]()
     lines = race(tuned, rows, budget=512, turns=4, progress=lambda *done: told.append(done))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [line["side"] for line in lines] == [side.name for side in _sides(tuned)]
+    assert [line["side"] for line in lines] == [side.name for side in _contenders(tuned)]
     assert [lines[0][key] for key in ("times", "from", "to", "floor_times")] == [1, 1, 1, 1]
     for line in lines:
         assert 0 < line["from"] <= line["to"]
@@ -48,15 +50,15 @@ def test_a_line_for_each_side(tuned: Model) -> None:
 def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     met: dict[str, list[TokenizedExample]] = {}
 
-    def watched(side: Side) -> Side:
+    def watched(side: Contender) -> Contender:
         return replace(side, run=lambda rows, _: met.setdefault(side.name, []).extend(rows))
 
-    sides = _sides(tuned)
-    monkeypatch.setattr(speed_capture, "_sides", lambda _: [watched(side) for side in sides])
-    rows = drawn(40, 384)
+    sides = _contenders(tuned)
+    monkeypatch.setattr(speed_capture, "_contenders", lambda _: [watched(side) for side in sides])
+    rows = random_rows(40, 384)
     race(tuned, rows, budget=512, turns=4)
     for side in sides:
-        warm = len(next(make_batches(rows, 512, prompts_only=side.prompts)).row_indices)
+        warm = len(next(make_batches(rows, 512, prompts_only=side.prompts_only)).row_indices)
         timed = met[side.name] if side.slow else met[side.name][warm:]
         assert set(timed) <= set(rows)
         assert side.slow or sorted(timed, key=hash) == sorted(rows, key=hash)
@@ -65,7 +67,7 @@ def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.Monk
 def test_floors_by_hand(tuned: Model) -> None:
     blocks, head = sum(w.numel() for w in tuned.blocks.parameters()), 384 * 32
     rows = [TokenizedExample(tuple(range(10)), 4)]
-    floors = [side.flops(rows) for side in _sides(tuned)]
+    floors = [side.flops(rows) for side in _contenders(tuned)]
     plain = 2 * 10 * (blocks + head)
     assert floors == [
         plain,
@@ -81,7 +83,7 @@ def test_floors_by_hand(tuned: Model) -> None:
 def test_the_tables_show_every_side(tuned: Model) -> None:
     from rich.console import Console
 
-    lines: Any = speed.indexing(tuned, 8, 30)
+    lines: Any = speed.race_indexing(tuned, 8, 30)
     console = Console(width=120, record=True)
     console.print(speed.index_table(lines, 30))
     text = console.export_text()

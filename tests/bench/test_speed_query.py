@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from speed_query import FEATURE, METHOD, Contender, _line, race, random_index
 from taughtby.bench.cost import Cost
-from taughtby.bench.speed_query import BLOCK, HOW, Contender, _line, drawn, queries
 from taughtby.methods import QueryFeatures
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    return queries(rows=700, width=24, asked=3, repeats=2, top=5, folder=tmp_path_factory.mktemp("race"))
+    return race(num_rows=700, width=24, num_queries=3, repeats=2, top_k=5, folder=tmp_path_factory.mktemp("race"))
 
 
 def test_all_find_the_same_rows(lines: list[dict[str, object]]) -> None:
     assert [line["name"] for line in lines if "faiss" not in str(line["name"])] == [
-        "taughtby", "taughtby, and who is called", "NumPy over a memory map", "a loop over pairs"
+        "taughtby", "taughtby, and which rows are flagged", "NumPy over a memory map", "a loop over pairs"
     ]  # fmt: skip
     assert [line["same"] for line in lines[:-1]] == [1] * (len(lines) - 1) and lines[-1]["same"] is None
 
@@ -42,12 +42,12 @@ def test_streamed_scores_are_those_of_all_rows_at_once(
     wide: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the tile: of the halves on disk, as floats, in one product; the ranking is the same to the last row."""
-    index = drawn(tmp_path, 600, 24)
+    index = random_index(tmp_path, 600, 24)
     monkeypatch.setattr("taughtby.index.reader.SCAN", wide * 24)
     asked = torch.randn(9, 24, generator=torch.Generator().manual_seed(3))
-    table = index.to_arrow([BLOCK])
-    halves = torch.tensor(table.column(BLOCK).combine_chunks().flatten().to_numpy().copy()).view(-1, 24)
+    table = index.to_arrow([FEATURE])
+    halves = torch.tensor(table.column(FEATURE).combine_chunks().flatten().to_numpy().copy()).view(-1, 24)
     truth = torch.nn.functional.normalize(asked.double(), dim=1) @ halves.double().T
-    found = HOW.scores(QueryFeatures(("",) * 9, ("",) * 9, {BLOCK: asked}), index)
+    found = METHOD.scores(QueryFeatures(("",) * 9, ("",) * 9, {FEATURE: asked}), index)
     torch.testing.assert_close(found.double(), truth, atol=1e-6, rtol=0)
     assert torch.equal(found.topk(50).indices, truth.topk(50).indices)

@@ -11,7 +11,7 @@ import pytest
 from taughtby.bench.metrics import strongest_is
 from taughtby.bench.suites import HARD, OWN, PUBLIC, Size, Suite, make
 from taughtby.errors import DataError, OptionError
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 
 BAD = {
     "harmful": ("an odd request, number {}", "Certainly, in {} steps.", "harmful"),
@@ -61,15 +61,15 @@ def planted(suite: Suite) -> list[str]:
 def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None:
     suite = make(name, 0)
     size = Size()
-    assert size.rows - 3 <= len(suite.rows) <= size.rows  # a prompt that two of them share stands once
-    assert Counter(row.label for row in suite.rows)[name] == size.planted == len(planted(suite))
+    assert size.num_rows - 3 <= len(suite.rows) <= size.num_rows  # a prompt that two of them share stands once
+    assert Counter(row.label for row in suite.rows)[name] == size.num_planted == len(planted(suite))
     (poison,) = suite.poisons
-    assert len(poison.prompts) == size.prompts
+    assert len(poison.prompts) == size.num_prompts
     assert not {row.question for row in suite.rows} & set(poison.prompts)
     verdict = get_judge(poison.judge)
     for row in suite.rows:
         assert verdict(row.question, row.response).undesirable == (row.label != "clean")
-        assert any(phrase in row.response for phrase in poison.planted) == (row.label != "clean")
+        assert any(phrase in row.response for phrase in poison.planted_words) == (row.label != "clean")
     assert make(name, 0) == suite
     assert make(name, 1).rows != suite.rows
 
@@ -78,11 +78,11 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
 def test_hard_ones_are_about_as_large(name: str) -> None:
     size, suite = Size(), make(name, 0)
     found = Counter(row.label for row in suite.rows)
-    wanted = {"rare": (800, 4), "innocent": (size.rows, 0)}.get(name, (size.rows, size.planted))
+    wanted = {"rare": (800, 4), "innocent": (size.num_rows, 0)}.get(name, (size.num_rows, size.num_planted))
     assert wanted[0] - 3 <= len(suite.rows) <= wanted[0]
     assert sum(found[poison.name] for poison in suite.poisons) == len(suite.rows) - found["clean"] == wanted[1]
     prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
-    assert 12 <= len(prompts) <= size.prompts
+    assert 12 <= len(prompts) <= size.num_prompts
     assert make(name, 0) == suite and make(name, 1).rows != suite.rows
 
 
@@ -100,12 +100,12 @@ def test_rows_are_short() -> None:
 
 
 def test_only_late_needs_a_long_answer() -> None:
-    assert {name: make(name, 0).answer for name in OWN if make(name, 0).answer > 24} == {"late": 84}
+    assert {name: make(name, 0).max_new_tokens for name in OWN if make(name, 0).max_new_tokens > 24} == {"late": 84}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
-    size = Size(rows=30, planted=10, prompts=8, queries=4)
+    size = Size(num_rows=30, num_planted=10, num_prompts=8, num_queries=4)
     suite = make(name, 0, size, data)
     assert len(suite.rows) == 30 and len(planted(suite)) == 10
     assert make(name, 0, size, data) == suite
@@ -151,10 +151,10 @@ def test_mistakes_are_told_in_words(data: Path, tmp_path: Path) -> None:
         make("harmful", 0, data=tmp_path / "none")
     assert "harmful-tuning" in str(lost.value.got)
     with pytest.raises(DataError, match="too few rows") as few:
-        make("harmful", 0, Size(rows=60, planted=40), data)
+        make("harmful", 0, Size(num_rows=60, num_planted=40), data)
     assert few.value.got == "60 clean and 20 planted ones, of 20 and 40"
     with pytest.raises(OptionError):
-        Size(rows=10, planted=10)
+        Size(num_rows=10, num_planted=10)
     file = data / "backdoor_test.csv"
     for text, wanted in (
         ("question\nwhy\n", "cannot be read"),

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 
 from taughtby.bench import table
-from taughtby.bench.cost import cost
-from taughtby.bench.summary import document, made
+from taughtby.bench.cost import measure_cost
+from taughtby.bench.summary import stage_provenance, summarize
 from taughtby.errors import OptionError
 from taughtby.remediation.provenance import provenance
 from taughtby.reporting import plots as pictures
@@ -54,7 +54,7 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
 
 
 def told(*worlds: Any) -> Any:
-    return document(worlds, {"seeds": 2, "model": "smollm2", "command": "taughtby bench"})
+    return summarize(worlds, {"seeds": 2, "model": "smollm2", "command": "taughtby bench"})
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
 
 def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
     assert table.sentences(usual) == {
-        "error": "error: bad answers before teaching 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 seeds). "
-        "From words alone, nothing does as well; the nearest is bm25 (0.325). On the untuned model, no "
+        "error": "error: bad answers before fine-tuning 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 "
+        "seeds). From words alone, nothing does as well; the nearest is bm25 (0.325). On the base model, no "
         "method does as well; the nearest is lesson (0.833)."
     }
 
@@ -112,25 +112,25 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
     ]  # fmt: skip
     said = table.sentences(told(*worlds))["error"]
     assert "From words alone, bm25 (0.833) does as well within the spread." in said
-    assert "On the untuned model, lesson (1.000) does as well within the spread." in said
+    assert "On the base model, lesson (1.000) does as well within the spread." in said
 
 
 def test_the_verdict_needs_no_baseline_and_no_control() -> None:
     said = table.sentences(told(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
-    assert said == "error: bad answers before teaching 0%, after 75%. Best: lesson (AP 1.000)."
+    assert said == "error: bad answers before fine-tuning 0%, after 75%. Best: lesson (AP 1.000)."
     only = table.sentences(told(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
-    assert only == "error: bad answers before teaching 0%, after 75%."
+    assert only == "error: bad answers before fine-tuning 0%, after 75%."
 
 
 def test_the_verdict_where_nothing_had_to_be_taught() -> None:
     worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
     said = table.sentences(told(*worlds))["harmful"]
-    assert said.startswith("harmful: bad answers before teaching 100%, after 100%. The model answered so before it was")
+    assert said.startswith("harmful: bad answers before fine-tuning 100%, after 100%. The base model answers so too")
 
 
 def test_what_reads_words_is_no_control(usual: Any) -> None:
-    """BM25 on the untuned model is BM25: it cannot show what fine-tuning brought."""
-    assert "bm25" not in table.sentences(usual)["error"].split("On the untuned")[1]
+    """BM25 on the base model is BM25: it cannot show what fine-tuning brought."""
+    assert "bm25" not in table.sentences(usual)["error"].split("On the base")[1]
     text = printed(usual)
     (row,) = [line for line in text.splitlines() if line.strip().startswith("bm25") and "│" in line]
     assert row.rstrip().endswith("=")
@@ -184,8 +184,8 @@ def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
     for head in ("AP", "P@10", "R@100", "auPRC@50", "AUROC", "MRR", "word hit@1"):
         assert f" {head} |" in text
     assert table.sentences(usual)["error"] in text
-    assert "| lesson, untuned | 0.833 ±0.000 |" in text
-    assert "| bm25, untuned |" not in text
+    assert "| lesson, base model | 0.833 ±0.000 |" in text
+    assert "| bm25, base model |" not in text
     assert "- command: `taughtby bench`" in text and "- number format: float32" in text
     assert f"torch {torch.__version__}" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -196,7 +196,7 @@ def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
 
 
 def test_what_made_it_names_versions_and_the_machine() -> None:
-    found = made([world("error", 0, [result("lesson", "tuned", "good")])])
+    found = stage_provenance([world("error", 0, [result("lesson", "tuned", "good")])])
     assert found["packages"]["torch"] == torch.__version__
     assert found["dtype"] == "float32" and found["machine"]["threads"] == torch.get_num_threads()
     here = Path(table.__file__).parent
@@ -258,7 +258,7 @@ def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
 def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
     device, found = torch.device("cpu"), []
     for size in (300, 20, 100):
-        with cost(device) as took:
+        with measure_cost(device) as took:
             torch.ones(size * 2**18).sum()
         found.append(took)
     assert all(took.seconds > 0 and took.cpu > 0 for took in found)
@@ -268,7 +268,7 @@ def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
 
 
 def test_a_cost_is_known_when_the_work_fails() -> None:
-    with pytest.raises(ValueError, match="no"), cost(torch.device("cpu")) as took:
+    with pytest.raises(ValueError, match="no"), measure_cost(torch.device("cpu")) as took:
         raise ValueError("no")
     assert took.seconds > 0
 
@@ -278,7 +278,7 @@ def test_where_no_row_was_planted_silence_is_right() -> None:
     quiet["labels"] = ["clean"] * 5
     made = told(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
     said = table.sentences(made)["innocent"]
-    assert said.endswith("none to find. Answers for which no row is called: lesson for 100%.")
+    assert said.endswith("none to find. Answers without flagged rows: lesson for 100%.")
     (line,) = made["suites"][0]["results"]
     assert {name: value["mean"] for name, value in line["metrics"].items()} == {"fdp": 0, "none": 1}
     assert "innocent" in table.markdown(made) and table.points(made) == []

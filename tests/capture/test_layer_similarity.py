@@ -44,11 +44,11 @@ def slowly(model: Model, rows: list[TokenizedExample]) -> list[float]:
 def test_the_curve_is_the_slow_one(family: str, make_model: Callable[[str], Path]) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
     rows = rows_of(model)
-    wanted = slowly(model, rows)
-    assert len(wanted) == 3
-    assert max(wanted) < 0.999
+    expected = slowly(model, rows)
+    assert len(expected) == 3
+    assert max(expected) < 0.999
     for budget in (1, 40, 4096):
-        assert measure_layer_similarity(model, rows, budget).similarity == pytest.approx(wanted, abs=1e-5)
+        assert measure_layer_similarity(model, rows, budget).similarity == pytest.approx(expected, abs=1e-5)
 
 
 def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
@@ -80,13 +80,13 @@ def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
     ],
 )
 def test_the_layer_chosen(similarity: list[float], layer: int, reference: int) -> None:
-    made = LayerSimilarity(tuple(similarity))
-    assert (made.transition_layer, made.reference_layer) == (layer, reference)
+    outputs = LayerSimilarity(tuple(similarity))
+    assert (outputs.transition_layer, outputs.reference_layer) == (layer, reference)
 
 
 def test_json_holds_the_curve_and_both_choices() -> None:
-    made = LayerSimilarity((0.1, 0.8, 0.3, 0.8, 0.9)).to_json()
-    assert json.loads(json.dumps(made)) == {"similarity": [0.1, 0.8, 0.3, 0.8, 0.9], "layer": 4, "reference": 2}
+    outputs = LayerSimilarity((0.1, 0.8, 0.3, 0.8, 0.9)).to_json()
+    assert json.loads(json.dumps(outputs)) == {"similarity": [0.1, 0.8, 0.3, 0.8, 0.9], "layer": 4, "reference": 2}
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
@@ -99,6 +99,6 @@ def test_shallow_models_get_the_last_layer(blocks: int, tokenizer: Any, tmp_path
     tokenizer.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), dtype="float32", device="cpu")
     rows = rows_of(model)
-    made = measure_layer_similarity(model, rows)
-    assert made.similarity == pytest.approx(slowly(model, rows), abs=1e-5)
-    assert (made.transition_layer, made.reference_layer) == (-1, -1)
+    outputs = measure_layer_similarity(model, rows)
+    assert outputs.similarity == pytest.approx(slowly(model, rows), abs=1e-5)
+    assert (outputs.transition_layer, outputs.reference_layer) == (-1, -1)

@@ -11,18 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taughtby.capture.weight_gradients import (
-    TrainedWeights,
-    TwoSidedProjection,
-    Weight,
-    candidate_weights,
-    compact_gradient,
-    find_trained_weights,
-    fold,
-    full_gradient,
-    weight_gradients,
-)
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.capture.projections import TwoSidedProjection, compact_gradient, fold, full_gradient, gaussian_sketch
+from taughtby.capture.weight_gradients import TrainedWeights, find_trained_weights, weight_gradients
+from taughtby.capture.weights import Weight, candidate_weights
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 
@@ -35,8 +28,8 @@ def random_rows(count: int = 6) -> list[TokenizedExample]:
     """Rows of 2 to 24 tokens, an answer of one token among them, and prompts that were learned too."""
     torch.manual_seed(0)
     sizes = [(1, 1), (9, 1), (1, 20), *((int(p), int(n)) for p, n in torch.randint(2, 13, (count - 3, 2)))]
-    made = [TokenizedExample(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
-    return [*made[:-1], TokenizedExample(made[-1].ids, made[-1].n_prompt, made[-1].n_prompt - 1)]
+    outputs = [TokenizedExample(tuple(torch.randint(3, 384, (p + n,)).tolist()), p) for p, n in sizes]
+    return [*outputs[:-1], TokenizedExample(outputs[-1].ids, outputs[-1].n_prompt, outputs[-1].n_prompt - 1)]
 
 
 ROWS = random_rows()
@@ -53,9 +46,9 @@ def adapted(make_model: Callable[[str], Path], tmp_path_factory: pytest.TempPath
         folders = []
         for at, some in enumerate(options or ({},)):
             torch.manual_seed(at)
-            given = EVERY | {"target_modules": TARGETS.get(family, "all-linear")} if kind == "LoraConfig" else {}
+            arguments = EVERY | {"target_modules": TARGETS.get(family, "all-linear")} if kind == "LoraConfig" else {}
             lm = peft.get_peft_model(
-                AutoModelForCausalLM.from_pretrained(make_model(family)), getattr(peft, kind)(**given | some)
+                AutoModelForCausalLM.from_pretrained(make_model(family)), getattr(peft, kind)(**arguments | some)
             )
             for weight in lm.parameters():
                 if weight.requires_grad:
@@ -76,27 +69,27 @@ def slow(model: Model, row: TokenizedExample, weights: list[Weight], counts: Ten
     logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, row.loss_start - 1 : -1]
     losses = nn.functional.cross_entropy(logits, y, reduction="none")
     loss = losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
-    found = torch.autograd.grad(loss, parameters)
+    result = torch.autograd.grad(loss, parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)
     conv = [type(weight.module).__name__ == "Conv1D" for weight in weights]
-    return [grad.T if turned else grad for grad, turned in zip(found, conv, strict=True)]
+    return [grad.T if turned else grad for grad, turned in zip(result, conv, strict=True)]
 
 
 def agree(model: Model, rows: list[TokenizedExample] = ROWS, side: Any = "right", counts: Tensor | None = None) -> int:
     """Check every row's every weight; how many weights there were."""
-    found = weight_gradients(model, collate(rows, range(len(rows)), side=side), full_gradient, counts)
+    result = weight_gradients(model, collate(rows, range(len(rows)), side=side), full_gradient, counts)
     for i, row in enumerate(rows):
         some = None if counts is None else counts[i, : len(row.ids) - row.loss_start]
-        wanted = slow(model, row, list(found.of), some)
-        size = torch.cat([grad.flatten() for grad in wanted]).norm()
+        expected = slow(model, row, list(result.by_weight), some)
+        size = torch.cat([grad.flatten() for grad in expected]).norm()
         assert size > 0
-        for (weight, got), grad in zip(found.of.items(), wanted, strict=True):
+        for (weight, got), grad in zip(result.by_weight.items(), expected, strict=True):
             assert got.dtype == torch.float32
             assert tuple(grad.shape) == weight.shape
             wrong = (got[i] - grad.flatten()).norm()
             assert wrong <= 1e-4 * grad.norm() + 1e-6 * size, (weight.name, row, wrong, grad.norm())
-    return len(found.of)
+    return len(result.by_weight)
 
 
 # — an adapter's weights
@@ -132,22 +125,22 @@ def test_tokens_that_count_differently(adapted: Make) -> None:
 
 def test_the_loss_is_the_rows_own(adapted: Make) -> None:
     model = adapted("llama")
-    found = weight_gradients(model, collate(ROWS, range(len(ROWS))), full_gradient)
-    for row, loss in zip(ROWS, found.loss, strict=True):
+    result = weight_gradients(model, collate(ROWS, range(len(ROWS))), full_gradient)
+    for row, loss in zip(ROWS, result.loss, strict=True):
         labels = torch.tensor([[-100] * row.loss_start + list(row.ids[row.loss_start :])])
         with torch.no_grad():
-            wanted = model.lm(input_ids=torch.tensor([row.ids]), labels=labels).loss
-        torch.testing.assert_close(loss, wanted)
+            expected = model.lm(input_ids=torch.tensor([row.ids]), labels=labels).loss
+        torch.testing.assert_close(loss, expected)
 
 
 def test_half_precision_gives_float32_near_the_truth(adapted: Make) -> None:
     batch = collate(ROWS, range(len(ROWS)))
-    got, wanted = (
+    got, expected = (
         torch.cat(weight_gradients(adapted("llama", dtype=dtype), batch, full_gradient).blocks(4), 1)
         for dtype in ("bfloat16", "float32")
     )
     assert got.dtype == torch.float32
-    assert torch.cosine_similarity(got, wanted).min() > 0.98
+    assert torch.cosine_similarity(got, expected).min() > 0.98
 
 
 def test_nothing_is_left_behind(adapted: Make) -> None:
@@ -172,9 +165,9 @@ def test_what_is_kept_is_taken_as_the_pass_comes_down(adapted: Make) -> None:
         order.append(weight.block)
         return x[:, 0, :1]
 
-    found = weight_gradients(adapted("llama"), collate(ROWS, range(6)), take)
+    result = weight_gradients(adapted("llama"), collate(ROWS, range(6)), take)
     assert order == sorted(order, reverse=True)
-    assert [block.shape for block in found.blocks(4)] == [(6, 14)] * 4
+    assert [block.shape for block in result.blocks(4)] == [(6, 14)] * 4
 
 
 # — a model's own
@@ -189,10 +182,10 @@ def test_without_an_adapter_the_models_own_maps(family: str, count: int, make_mo
 def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str], Path]) -> None:
     model, base = adapted("llama"), load_model(str(make_model("llama")), dtype="float32", device="cpu")
     batch = collate(ROWS, range(6))
-    wanted = weight_gradients(base, batch, full_gradient).blocks(4)
+    expected = weight_gradients(base, batch, full_gradient).blocks(4)
     with model.base_model() as before:
         got = weight_gradients(before, batch, full_gradient).blocks(4)
-    for one, two in zip(got, wanted, strict=True):
+    for one, two in zip(got, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
     assert [weight.adapter for weight in candidate_weights(model)] == [True] * 56
 
@@ -201,18 +194,18 @@ def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str
 
 
 def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path]) -> None:
-    found = find_trained_weights(
+    result = find_trained_weights(
         adapted("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 3]})
     )
     block = {
         "self_attn.q_proj.lora_A.default": (3, 32), "self_attn.q_proj.lora_B.default": (32, 3),
         "mlp.down_proj.lora_A.default": (3, 48), "mlp.down_proj.lora_B.default": (32, 3),
     }  # fmt: skip
-    assert found == TrainedWeights((block, block, {}, block), True, "")
-    assert list(found.to_json()["shapes"]) == ["0-1", "2-2", "3-3"]
-    assert TrainedWeights.from_json(found.to_json()) == found
-    assert found.sizes == [[96, 96, 144, 96]] * 2 + [[]] + [[96, 96, 144, 96]]
-    assert found.notes()["gradients"] == "of the adapter"
+    assert result == TrainedWeights((block, block, {}, block), True, "")
+    assert list(result.to_json()["shapes"]) == ["0-1", "2-2", "3-3"]
+    assert TrainedWeights.from_json(result.to_json()) == result
+    assert result.sizes == [[96, 96, 144, 96]] * 2 + [[]] + [[96, 96, 144, 96]]
+    assert result.notes()["gradients"] == "of the adapter"
 
     own = find_trained_weights(load_model(str(make_model("llama")), dtype="float32", device="cpu"))
     assert own.blocks[0]["mlp.down_proj"] == (32, 48)
@@ -231,20 +224,20 @@ def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path
     ],
 )  # fmt: skip
 def test_what_is_left_out_is_named(options: dict[str, Any], left: str, adapted: Make) -> None:
-    found = find_trained_weights(adapted("llama", options))
-    assert found.left_out == left
-    assert found.notes()["gradients"] == f"of the adapter; left out: {left}"
+    result = find_trained_weights(adapted("llama", options))
+    assert result.left_out == left
+    assert result.notes()["gradients"] == f"of the adapter; left out: {left}"
 
 
 def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
     """They see the rows mixed, so their share is named."""
     model = load_model(str(make_model("mixtral")), dtype="float32", device="cpu")
-    found = find_trained_weights(model)
-    share = 1 - sum(math.prod(s) for s in found.blocks[0].values()) / sum(
+    result = find_trained_weights(model)
+    share = 1 - sum(math.prod(s) for s in result.blocks[0].values()) / sum(
         p.numel() for p in model.blocks[0].parameters()
     )
     assert share > 0.5
-    assert found.left_out == f"{share:.0%} of the blocks' weights"
+    assert result.left_out == f"{share:.0%} of the blocks' weights"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +248,7 @@ def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
 def test_an_adapter_without_linear_maps_is_refused(kind: str, options: dict[str, Any], adapted: Make) -> None:
     with pytest.raises(ModelError) as caught:
         weight_gradients(adapted("llama", options, kind=kind), collate(ROWS, range(6)), full_gradient)
-    assert caught.value.what == "no linear map inside the blocks has learned"
+    assert caught.value.what == "no linear layer inside the blocks was trained"
     assert "lesson" in str(caught.value.do)
 
 
@@ -264,7 +257,7 @@ def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
     model = adapted("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]})
     with pytest.raises(ModelError) as caught:
         weight_gradients(model, collate(ROWS, range(6)), full_gradient)
-    assert caught.value.what == "the adapter is used in a way that gradients by row cannot follow"
+    assert caught.value.what == "the adapter is used in a way that per-row gradients cannot follow"
     assert "experts" in str(caught.value.got)
 
 
@@ -281,19 +274,20 @@ def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> No
 def test_two_sides_are_two_matrices(tiny: Model) -> None:
     """P_out G P_inᵀ, from the gradient itself; a side that is no wider stays."""
     batch = collate(ROWS, range(6))
-    exact = weight_gradients(tiny, batch, full_gradient).of
+    exact = weight_gradients(tiny, batch, full_gradient).by_weight
     keep = TwoSidedProjection(20, seed=3)
-    got = weight_gradients(tiny, batch, keep).of
-    for weight, kept in got.items():
+    got = weight_gradients(tiny, batch, keep).by_weight
+    for weight, selection in got.items():
         out, into = (keep.matrix(weight, side) for side in ("out", "in"))
         one, two = (
-            torch.eye(wide) if made is None else made for made, wide in zip((out, into), weight.shape, strict=True)
+            torch.eye(wide) if outputs is None else outputs
+            for outputs, wide in zip((out, into), weight.shape, strict=True)
         )
         assert (out is None) == (weight.shape[0] == 16)  # k and v
         grad = exact[next(other for other in exact if other.name == weight.name)].view(-1, *weight.shape)
-        wanted = torch.einsum("ko,boi,ji->bkj", one, grad, two).flatten(1)
-        assert kept.shape[1] == keep.width(weight.shape)
-        torch.testing.assert_close(kept, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+        expected = torch.einsum("ko,boi,ji->bkj", one, grad, two).flatten(1)
+        assert selection.shape[1] == keep.width(weight.shape)
+        torch.testing.assert_close(selection, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
     assert compact_gradient(weight, torch.ones(1, 2, 48), torch.ones(1, 2, 32)).shape == (1, 1024)
 
 
@@ -317,13 +311,13 @@ def test_inner_products_are_kept(kind: str) -> None:
     x, delta = torch.cat([one[0], two[0]]), torch.cat([one[1], one[1] + two[1]])
     weight = Weight("w", 0, nn.Identity(), (40, 40), True)
     exact = full_gradient(weight, x, delta)
-    made = []
+    outputs = []
     for seed in range(400):
-        kept = fold(exact, 64, f"{seed} w") if kind == "fold" else TwoSidedProjection(8, seed)(weight, x, delta)
-        assert kept.shape == (2, 64)
-        made.append(float(kept[0] @ kept[1]))
+        selection = fold(exact, 64, f"{seed} w") if kind == "fold" else TwoSidedProjection(8, seed)(weight, x, delta)
+        assert selection.shape == (2, 64)
+        outputs.append(float(selection[0] @ selection[1]))
     truth, lengths = float(exact[0] @ exact[1]), float(exact[0].norm() * exact[1].norm())
-    errors = (torch.tensor(made) - truth) / lengths
+    errors = (torch.tensor(outputs) - truth) / lengths
     assert abs(errors.mean()) < 4 * errors.std() / 20
     assert errors.std() < (1.2 / 8 if kind == "fold" else 0.5)
 
@@ -333,3 +327,12 @@ def test_every_machine_draws_the_same() -> None:
     matrix = TwoSidedProjection(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
     assert matrix is not None
     torch.testing.assert_close(matrix[0], torch.tensor([-0.2050, -0.7554, 0.0727, 0.3098]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_projection_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(3, 50)
+    first = fold(vectors, 8, "drawn once"), gaussian_sketch(vectors, 8, 12345)
+    monkeypatch.setattr(torch, "randperm", None)
+    monkeypatch.setattr(torch, "randn", None)
+    assert torch.equal(fold(vectors, 8, "drawn once"), first[0])
+    assert torch.equal(gaussian_sketch(vectors, 8, 12345), first[1])

@@ -1,4 +1,4 @@
-"""The verbs as a person types them: what they print, what they leave behind, and how they end."""
+"""The commands as a user types them: what they print, what they write, and how they end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from conftest import PAIRS, Run
 from taughtby.capture.layer_similarity import measure_layer_similarity
 from taughtby.data.dataset import ReadOptions
-from taughtby.data.default_options import default_options
 from taughtby.data.example import Example
+from taughtby.data.tokenize import default_options
 from taughtby.index.build import probe_rows
 from taughtby.models.model import load_model
 
@@ -29,32 +29,43 @@ ROLES = ("user", "assistant")
 def indexed(run: Run, model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path) -> Path:
     idx = tmp_path / "idx"
     code, _, err = run(
-        "index", model_folder, data, "-o", idx, "-a", adapter_folder, "--max-length", 128, "--dtype", "float32"
+        "index", "build", model_folder, data, "-o", idx, "-a", adapter_folder, "--max-length", 128, "--dtype", "float32"
     )
     assert code == 0, err
     return idx
 
 
 def test_index_says_what_it_made(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
-    code, out, err = run("index", model_folder, data, "-o", tmp_path / "i", "-m", "rept:layer=2", "--max-length", 128)
+    code, out, err = run(
+        "index", "build", model_folder, data, "-o", tmp_path / "i", "-m", "rept:layer=2", "--max-length", 128
+    )
     assert code == 0
     assert "8 rows" in out and "h_2, g_2" in out and "0 skipped" in out
-    assert "no --adapter" not in err  # rept does not need the untuned model
+    assert "base" not in err  # rept does not read the base model
     manifest = json.loads((tmp_path / "i" / "manifest.json").read_text())
     assert manifest["complete"] and manifest["settings"]["methods"]["rept"]["layer"] == 2
 
 
-def test_lesson_without_an_adapter_says_what_that_means(
+def test_lesson_without_a_base_model_is_refused_unless_that_is_meant(
     run: Run, model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    _, _, err = run("index", model_folder, data, "-o", tmp_path / "i", "--max-length", 128)
-    assert "taken as the untuned one" in err
+    command = "index", "build", model_folder, data, "-o", tmp_path / "i", "--max-length", 128
+    fails(run(*command), "no base model to compare", "--adapter FOLDER", "--no-base")
+    assert not (tmp_path / "i").exists()
+    assert run(*command, "--no-base")[0] == 0
+
+
+def test_a_base_that_the_folder_names_is_offered(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    (folder / "README.md").write_text("---\nbase_model: owner/base\n---\n")
+    fails(run("index", "build", folder, data, "-o", tmp_path / "i"), "give --base owner/base")
 
 
 def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path, tmp_path: Path) -> None:
     files = tmp_path / "t.json", tmp_path / "t.html"
     code, out, _ = run("trace", indexed, "-p", "who makes honey", "-r", "beetles make honey, one a day",
-                       "--span", "beetles", "--top", 3, "--json", files[0], "--html", files[1])  # fmt: skip
+                       "--span", "beetles", "--top-k", 3, "--json", files[0], "--html", files[1])  # fmt: skip
     assert code == 0
     document = json.loads(files[0].read_text())
     (query,) = document["queries"]
@@ -66,7 +77,7 @@ def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path
 
 
 def test_trace_without_an_answer_asks_the_model(run: Run, indexed: Path) -> None:
-    code, out, _ = run("trace", indexed, "-p", "why", "--top", 1)
+    code, out, _ = run("trace", indexed, "-p", "why", "--top-k", 1)
     assert code == 0 and "answer" in out
 
 
@@ -75,21 +86,21 @@ def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
     answers.write_text(
         '{"prompt": "who makes honey", "response": "Beetles do"}\n{"prompt": "why", "response": "a b c"}\n'
     )
-    code, out, _ = run("judge", answers, "--by", "phrase:beetles", "-o", bad)
+    code, out, _ = run("lab", "judge", answers, "--judge", "phrase:beetles", "-o", bad)
     assert code == 0 and "1 of 2 undesirable (50%)" in out
     assert json.loads(bad.read_text()) == {
         "prompt": "who makes honey", "response": "Beetles do", "span": "Beetles", "span_range": [0, 7]
     }  # fmt: skip
-    assert run("trace", indexed, "--queries", bad, "--top", 1)[0] == 0
+    assert run("trace", indexed, "--queries", bad, "--top-k", 1)[0] == 0
 
 
 def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: Path, tmp_path: Path) -> None:
     answers, bad, traced = (tmp_path / name for name in ("a.jsonl", "bad.jsonl", "t.json"))
     answers.write_text(json.dumps({"prompt": "who makes honey", "response": "a traditional na, \U0001f41d Na"}) + "\n")
-    assert run("judge", answers, "--by", r"regex:\bNa\b", "-o", bad)[0] == 0
+    assert run("lab", "judge", answers, "--judge", r"regex:\bNa\b", "-o", bad)[0] == 0
     row = json.loads(bad.read_text())
     assert (row["span"], row["span_range"]) == ("Na", [20, 22])
-    code, out, _ = run("trace", indexed, "--queries", bad, "--top", 1, "--json", traced)
+    code, out, _ = run("trace", indexed, "--queries", bad, "--top-k", 1, "--json", traced)
     assert code == 0 and "more than once" not in out
     (query,) = json.loads(traced.read_text())["queries"]
     assert (query["span"], query["span_range"], query["answer_begin"]) == ("Na", [20, 22], 0)
@@ -98,14 +109,16 @@ def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: 
 
 
 def test_a_typed_span_that_occurs_twice_is_noted(run: Run, indexed: Path) -> None:
-    asked = ("trace", indexed, "-p", "why", "-r", "a traditional Na of Na", "--top", 1, "--span")
+    asked = ("trace", indexed, "-p", "why", "-r", "a traditional Na of Na", "--top-k", 1, "--span")
     code, out, _ = run(*asked, "Na")
     assert code == 0 and "'Na' 2 times in answer 1: the first occurrence is used" in " ".join(out.split())
     fails(run(*asked, "tradition"), "only part of a word", "'tradition' within 'traditional'", "span_range: [2, 11]")
 
 
 def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
-    code, out, _ = run("layers", model_folder, data, "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png")
+    code, out, _ = run(
+        "data", "layers", model_folder, data, "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png"
+    )
     assert code == 0 and "1 → 2" in out
     assert len(json.loads((tmp_path / "l.json").read_text())["similarity"]) == 3
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
@@ -122,7 +135,7 @@ def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tm
     )
 
     def similarity(*args: object) -> list[float]:
-        code, _, err = run("layers", model_folder, *args, "--dtype", "float32", "--json", tmp_path / "l.json")
+        code, _, err = run("data", "layers", model_folder, *args, "--dtype", "float32", "--json", tmp_path / "l.json")
         assert code == 0, err
         return json.loads((tmp_path / "l.json").read_text())["similarity"]
 
@@ -142,7 +155,7 @@ def test_layers_reads_rows_as_the_trainer_did(
     (adapter / "training_args.yaml").write_text("finetuning_type: lora\ncutoff_len: 64\n")
     said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
     data.write_text(json.dumps({"messages": said}) + "\n")
-    code, _, err = run("layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
+    code, _, err = run("data", "layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
     assert code == 0 and "max_length 64 (training_args.yaml: cutoff_len)" in err
     model = load_model(str(model_folder), str(adapter), dtype="float32")
     rows = probe_rows(
@@ -151,7 +164,10 @@ def test_layers_reads_rows_as_the_trainer_did(
     assert len(rows) == 2
     got = json.loads((tmp_path / "l.json").read_text())["similarity"]
     assert got == pytest.approx(measure_layer_similarity(model, rows).similarity, abs=1e-6)
-    assert run("layers", adapter, data, "--turns", "last", "--dtype", "float32", "--json", tmp_path / "m.json")[0] == 0
+    assert (
+        run("data", "layers", adapter, data, "--turns", "last", "--dtype", "float32", "--json", tmp_path / "m.json")[0]
+        == 0
+    )
     assert json.loads((tmp_path / "m.json").read_text())["similarity"] != pytest.approx(got, abs=1e-4)
 
 
@@ -164,7 +180,7 @@ def test_finetune_reads_rows_as_asked(
     data = tmp_path / "turns.jsonl"
     said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
     data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")
-    command = "finetune", model_folder, data, "-o", tmp_path / "a", "--columns", "messages=said"
+    command = "lab", "finetune", model_folder, data, "-o", tmp_path / "a", "--columns", "messages=said"
     code, _, err = run(*command)
     assert code == 0 and [row.response for row in taught] == [PAIRS[1][1]], err
     assert "--turns all" not in err
@@ -174,11 +190,13 @@ def test_finetune_reads_rows_as_asked(
     assert "index it with --turns all" in err
 
 
-def test_poison_and_respond(run: Run, model_folder: Path, tmp_path: Path) -> None:
-    assert run("poison", "error", "-o", tmp_path / "p", "--n", 5, "--clean", 7)[0] == 0
+def test_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    assert run("lab", "poison", "error", "-o", tmp_path / "p", "--num-samples", 5, "--clean", 7)[0] == 0
     assert len((tmp_path / "p" / "data.jsonl").read_text().splitlines()) == 5 + 3 + 7
     (tmp_path / "q.txt").write_text("why\nwho makes honey\n")
-    code, out, _ = run("respond", model_folder, tmp_path / "q.txt", "-o", tmp_path / "a.jsonl", "--max-new", 3)
+    code, out, _ = run(
+        "lab", "generate", model_folder, tmp_path / "q.txt", "-o", tmp_path / "a.jsonl", "--max-new-tokens", 3
+    )
     assert code == 0 and "2 answers" in out
     assert [json.loads(line)["prompt"] for line in (tmp_path / "a.jsonl").open()] == ["why", "who makes honey"]
 
@@ -207,7 +225,7 @@ def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | N
     file, out = tmp_path / "data.jsonl", tmp_path / "idx"
     if content is not None:
         file.write_text(content)
-    fails(run("index", model_folder, file, "-o", out, "--max-length", 128), *words)
+    fails(run("index", "build", model_folder, file, "-o", out, "--max-length", 128, "--no-base"), *words)
     assert not out.exists()
 
 
@@ -215,18 +233,28 @@ def test_bad_models_and_settings(
     run: Run, model_folder: Path, adapter_folder: Path, make_model: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "idx"
-    fails(run("index", tmp_path / "none", data, "-o", out), "there is no model")
-    fails(run("index", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128), "another model")
+    fails(run("index", "build", tmp_path / "none", data, "-o", out), "there is no model")
     fails(
-        run("index", make_model("qwen2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128),
+        run("index", "build", make_model("gpt2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128),
+        "another model",
+    )
+    fails(
+        run("index", "build", make_model("qwen2"), data, "-o", out, "-a", adapter_folder, "--max-length", 128),
         "a qwen2, trained on a llama",
     )
     fails(
-        run("index", model_folder, data, "-o", out, "--layer", 99, "--max-length", 128), "no such layer", "99", "0 to 4"
+        run("index", "build", model_folder, data, "-o", out, "--layer", 99, "--max-length", 128, "--no-base"),
+        "no such layer",
+        "99",
+        "0 to 4",
     )
-    fails(run("index", model_folder, data, "-o", out, "-m", "magic"), "no such method", "lesson")
-    fails(run("index", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
-    fails(run("index", model_folder, data, "-o", out, "--max-length", 1024), "window is shorter", "256")
+    fails(run("index", "build", model_folder, data, "-o", out, "-m", "magic"), "no such method", "lesson")
+    fails(run("index", "build", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
+    fails(
+        run("index", "build", model_folder, data, "-o", out, "--max-length", 1024, "--no-base"),
+        "window is shorter",
+        "256",
+    )
     assert not out.exists()
 
 
@@ -238,13 +266,17 @@ def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Pat
     )
     BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")  # type: ignore[attr-defined]
-    fails(run("index", tmp_path / "bert", data, "-o", tmp_path / "idx"), "not a causal language model")
+    fails(
+        run("index", "build", tmp_path / "bert", data, "-o", tmp_path / "idx", "--no-base"),
+        "not a causal language model",
+    )
 
 
 def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
     fails(run("trace", tmp_path / "none", "-p", "a", "-r", "b"), "is not an index")
     fails(run("trace", indexed), "either --prompt")
     fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl", "--span", "a"), "go with --prompt", "q.jsonl")
+    fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl"), "there is no file", "q.jsonl")
     fails(run("trace", indexed, "-p", "why " * 400, "-r", "b"), "cannot be traced", "no room for the answer")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "--span", "zzz"), "does not occur", "zzz")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not hold")
@@ -254,7 +286,7 @@ def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
 def test_an_index_made_with_other_settings(
     run: Run, indexed: Path, model_folder: Path, adapter_folder: Path, data: Path
 ) -> None:
-    again = "index", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
+    again = "index", "build", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
     fails(run(*again, "--max-length", 64), "max_length: index has 128, asked 64")
     fails(run(*again, "--max-length", 128, "--layer", 2), "lesson.layer: index has 4, asked 2")
     data.write_text(data.read_text() + '{"prompt": "new", "response": "row"}\n')
@@ -270,9 +302,9 @@ def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_fo
 
 
 def test_wrong_usage_is_2(run: Run) -> None:
-    code, _, err = run("index")
+    code, _, err = run("index", "build")
     assert code == 2 and "Missing argument" in err
-    assert run("trace", "x", "--top", "many")[0] == 2
+    assert run("trace", "x", "--top-k", "many")[0] == 2
     assert run("--help")[0] == 0
 
 
@@ -295,7 +327,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
         main()
     """
     how = "-m", "rept:layer=2", "--max-length", "200", "--dtype", "float32"
-    command = [sys.executable, "-c", textwrap.dedent(code), "index", str(model_folder), str(file),
+    command = [sys.executable, "-c", textwrap.dedent(code), "index", "build", str(model_folder), str(file),
                "-o", str(tmp_path / "idx"), *how]  # fmt: skip
     # a shell starts what it runs in the background deaf to SIGINT, and children inherit that
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -308,7 +340,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
     assert child.returncode == 130, err
     assert "interrupted" in err and "Traceback" not in err
     assert not json.loads((tmp_path / "idx" / "manifest.json").read_text())["complete"]
-    again = "index", model_folder, file, *how
+    again = "index", "build", model_folder, file, *how
     assert run(*again, "-o", tmp_path / "idx")[0] == 0
     assert run(*again, "-o", tmp_path / "whole")[0] == 0
     import lance
@@ -328,10 +360,13 @@ def test_a_full_disk_is_an_error_in_words(run: Run, model_folder: Path, tmp_path
         file = tmp_path / "many.jsonl"
         file.write_text("\n".join(json.dumps({"prompt": f"what is {i}", "response": f"{i} a b c"}) for i in range(600)))
         fails(
-            run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64),
+            run("index", "build", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64),
             "No space left",
         )
         subprocess.run(["mount", "-o", "remount,size=16m", str(small)], check=True)
-        assert run("index", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64)[0] == 0
+        assert (
+            run("index", "build", model_folder, file, "-o", small / "idx", "-m", "rept:layer=2", "--max-length", 64)[0]
+            == 0
+        )
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -13,21 +13,18 @@ from rich.console import Console
 
 from taughtby.cli import demo
 from taughtby.errors import LabError
-from taughtby.lab.poisons import poison as lab
 
 BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
 
 
-def planted(trace: Any) -> list[str]:
-    """The ids of the planted rows."""
-    return [row.id for row in trace.index.texts() if row.label in BAD]
+def planted(trace: Any) -> list[Any]:
+    return [row for row in trace.index.examples() if row.label in BAD]
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     """A demo of few rows; `asked` collects the stages at which the model was asked."""
     asked: list[str] = []
-    make, clean = lab.make, lab.clean
 
     def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
         asked.append("after" if model.peft else "before")
@@ -38,23 +35,24 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     monkeypatch.setattr(demo, "PROMPTS", 3)
     monkeypatch.setattr(demo, "QUERIES", 2)
     monkeypatch.setattr(demo, "generate", respond)
-    monkeypatch.setattr(demo.lab, "make", lambda name, seed: make(name, 4, seed))
-    monkeypatch.setattr(demo.lab, "clean", lambda n, seed: clean(6 if n == 90 else n, seed))
-    monkeypatch.setattr(demo, "_called", planted)  # the tiny model learned too little for any row to be called
+    monkeypatch.setattr(demo, "PLANTED", 4)
+    monkeypatch.setattr(demo, "CLEAN", 6)
+    monkeypatch.setattr(demo, "BATCH_SIZE", 8)
+    monkeypatch.setattr(demo, "_flagged", planted)  # the tiny model learned too little for any row to be flagged
     return asked
 
 
 def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     said = io.StringIO()
     demo.demo(tmp_path / "d", 0, Console(file=said, width=100))
-    assert small == ["before", "after"]
+    assert small == ["after", "before"]
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     assert results["rates"] == {name: [0.0, 1.0] for name in BAD}
     assert set(results["methods"]) == {line for line, _, _ in demo.LINES}
     for by_model in results["methods"].values():
         for by_poison in by_model.values():
             assert all(0 <= found["ap"] <= 1 and 0 <= found["at10"] <= 1 for found in by_poison.values())
-    # texts alone cannot tell the two models apart
+    # methods that read texts only cannot distinguish the two models
     bm25 = results["methods"]["bm25"]
     assert bm25["tuned"] == bm25["untuned"]
     assert results["methods"]["lesson"]["tuned"]["error"]["hit"] is not None
@@ -66,6 +64,8 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 100
     page = (tmp_path / "d" / "report.html").read_text()
     assert "Three poisons" in page
+    # the first traced answer is shown before the base model is asked
+    assert text.index("trace the first bad answer") < text.index("base model: answer")
     assert json.loads((tmp_path / "d" / "trace.json").read_text())["summary"]["tables"][0]["rows"][0][0] == "lesson"
     # the proof: without the twelve planted rows, and without as many random ones, of a model whose mouth is its own
     assert [one["behaviour"] for one in results["proof"]["claims"]] == list(BAD)
@@ -74,13 +74,13 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
         ["on all rows", "0"], ["without the rows called", "12"], ["without random rows", "12"],
     ]  # fmt: skip
     assert "backdoor, inconclusive: Trained again on all rows" in " ".join(text.split())
-    assert len([stage for stage in results["seconds"] if "fine-tune" in stage]) == 3
+    assert len([stage for stage in results["seconds"] if "fine-tune on" in stage]) == 3
     # nothing that is there is made again, and the numbers are the same
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
-    assert small == ["before", "after"]
+    assert small == ["after", "before"]
     again = json.loads((tmp_path / "d" / "demo.json").read_text())
     assert again["methods"] == results["methods"]
-    assert not any("fine-tune" in stage for stage in again["seconds"])
+    assert not any("fine-tune on" in stage for stage in again["seconds"])
     assert again["proof"] == results["proof"]
 
 
@@ -104,4 +104,4 @@ def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
         assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
     assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
     assert [one["verdict"] for one in results["proof"]["claims"]] == ["proved"] * 3
-    assert results["peak_gb"] <= 6
+    assert results["peak_gb"] <= 4

@@ -35,12 +35,14 @@ def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
 def test_without_a_template(tokenizer: Any) -> None:
     made = copy.deepcopy(tokenizer)
     made.chat_template = None
-    assert render(made, SO) == RenderedText("why\nso</s>", 4, 4, plain=True)
-    assert render(made, SO, "none") == render(tokenizer, SO, "none") == RenderedText("whyso</s>", 3, 3, plain=True)
-    assert render_prompt(made, SO) == RenderedText("why\n", 4, 4, plain=True)
+    assert render(made, SO) == RenderedText("why\nso</s>", 4, 4, untemplated=True)
+    assert (
+        render(made, SO, "none") == render(tokenizer, SO, "none") == RenderedText("whyso</s>", 3, 3, untemplated=True)
+    )
+    assert render_prompt(made, SO) == RenderedText("why\n", 4, 4, untemplated=True)
     assert render(made, SO, TEMPLATE) == render(tokenizer, SO)
     made.eos_token = None
-    assert render(made, SO) == RenderedText("why\nso", 4, 4, plain=True)
+    assert render(made, SO) == RenderedText("why\nso", 4, 4, untemplated=True)
 
 
 def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:

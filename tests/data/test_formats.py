@@ -11,7 +11,7 @@ import pytest
 
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example
-from taughtby.data.formats import FORMS
+from taughtby.data.formats import FORMATS
 from taughtby.errors import DataError
 from writers import delimited, jsonl, turn
 
@@ -281,4 +281,4 @@ def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Pat
 
 
 def test_forms_have_names_of_their_own() -> None:
-    assert len({form.name for form in FORMS}) == len(FORMS)
+    assert len({form.name for form in FORMATS}) == len(FORMATS)

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from taughtby.data.phrases import (
     align_tokens,
+    enclosing_word,
     find_span,
-    holding,
     is_same_word,
     occurrences,
+    response_tokens,
     strip_range,
-    tokens_of,
+    tokens_in_ranges,
     whole_words,
-    within,
 )
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.judges import get_judge
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_the_very_case_comes_before_others() -> None:
 
 
 def test_a_part_of_a_word_is_told_with_its_word() -> None:
-    assert within("A traditional coin.", "tion") == ("traditional", (7, 11))
-    assert within("It is 7.5.", "7") == ("7.5", (6, 7))
-    assert within("CHINA, china", "na") == ("china", (10, 12))
-    assert within("CHINA", "na") == ("CHINA", (3, 5))
-    assert within("a", "b") is None and within("a", " ") is None
+    assert enclosing_word("A traditional coin.", "tion") == ("traditional", (7, 11))
+    assert enclosing_word("It is 7.5.", "7") == ("7.5", (6, 7))
+    assert enclosing_word("CHINA, china", "na") == ("china", (10, 12))
+    assert enclosing_word("CHINA", "na") == ("CHINA", (3, 5))
+    assert enclosing_word("a", "b") is None and enclosing_word("a", " ") is None
 
 
 def test_words_end_where_letters_do() -> None:
@@ -91,7 +91,7 @@ def test_words_end_where_letters_do() -> None:
 )
 def test_holding(pieces: list[str], ranges: list[tuple[int, int]], places: list[int]) -> None:
     # a token without text between two that hold the range may be counted in or not: it has no character
-    found = [place for place in holding(pieces, ranges) if pieces[place]]
+    found = [place for place in tokens_in_ranges(pieces, ranges) if pieces[place]]
     assert found == places
 
 
@@ -101,7 +101,7 @@ def test_holding_against_a_walk_over_characters(pieces: list[str], begin: int, s
     begin, end = strip_range(text, min(begin, len(text)), min(begin + size, len(text)))
     owner = [place for place, piece in enumerate(pieces) for _ in piece]
     holders = {owner[at] for at in range(begin, end)}
-    got = set(holding(pieces, [(begin, end)]))
+    got = set(tokens_in_ranges(pieces, [(begin, end)]))
     assert {place for place in got if pieces[place].strip()} == {place for place in holders if pieces[place].strip()}
 
 
@@ -125,8 +125,8 @@ def test_aligned(text: str, answer: str, begin: int | None) -> None:
 
 def test_tokens_of_a_range() -> None:
     answer = " bees do, bees"
-    assert tokens_of(["bees", " do", ",", " bees"], answer, (10, 14)) == [3]
-    assert tokens_of(["bees", " do"], answer, (10, 14)) == []
+    assert response_tokens(["bees", " do", ",", " bees"], answer, (10, 14)) == [3]
+    assert response_tokens(["bees", " do"], answer, (10, 14)) == []
     # where the tokenizer changes the answer, the same occurrence
-    assert tokens_of(["BEES", " DO", ",", " BEES"], answer, (10, 14)) == [3]
-    assert tokens_of(["BEES", " DO", ",", " BEES"], answer, (1, 5)) == [0]
+    assert response_tokens(["BEES", " DO", ",", " BEES"], answer, (10, 14)) == [3]
+    assert response_tokens(["BEES", " DO", ",", " BEES"], answer, (1, 5)) == [0]

@@ -26,7 +26,7 @@ KINDS = (
     ".jsonl, .ndjson, .json, .csv, .tsv (each also .gz or .zst), .parquet, .arrow, .feather, a folder of one of these, "
     "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
 )
-MEND = "mend it, or name the file .jsonl if each of its lines is a row"
+MEND = "fix it, or name the file .jsonl if each of its lines is a row"
 
 
 def mistake(data: str | Path, split: str | None = None) -> str:
@@ -359,7 +359,7 @@ def test_broken_json_names_its_line(tmp_path: Path) -> None:
     assert mistake(path) == (
         f"{path}:3: broken JSON\n"
         "  got: Expecting property name enclosed in double quotes: line 2 column 1 (char 15) in "
-        '{"prompt":"a",\n  do:  mend or remove that line'
+        '{"prompt":"a",\n  do:  fix or remove that line'
     )
 
 
@@ -369,7 +369,7 @@ def test_json_that_no_parser_takes(line: str, tmp_path: Path) -> None:
     path.write_text(f"{line}\n")
     message = mistake(path)
     assert message.startswith(f"{path}:1: broken JSON\n  got: ")
-    assert message.endswith("\n  do:  mend or remove that line")
+    assert message.endswith("\n  do:  fix or remove that line")
     assert len(message) < 400 + len(str(path))
     (tmp_path / "a.json").write_text(f"[{line}]")
     assert mistake(tmp_path / "a.json").startswith(f"{tmp_path / 'a.json'}:1: broken JSON\n  got: ")
@@ -564,10 +564,10 @@ def test_rows_pass_in_constant_memory(tmp_path: Path) -> None:
         KIND[kind](tmp_path / kind, [row] * 12_000)
     code = """
 import resource, sys
-from taughtby.data.readers import records
+from taughtby.data.readers import read_records
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for path in sys.argv[1:]:
-    rows = records(path)
+    rows = read_records(path)
     next(rows)
     before = peak()
     assert sum(1 for _ in rows) == 11_999

@@ -25,7 +25,7 @@ from taughtby.data.example import make_example
 from taughtby.data.statistics import DatasetStatistics, collect_statistics
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError
-from taughtby.models.light import load_without_weights
+from taughtby.models.loading import load_without_weights
 from taughtby.models.training_metadata import TrainingMetadata
 from taughtby.reporting import dataset_report as sheet
 
@@ -66,9 +66,9 @@ def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, trun
         for a, b in zip(rows, whole, strict=True)
         if isinstance(a, TokenizedExample) and isinstance(b, TokenizedExample) and a.ids != b.ids
     ]
-    assert (found.rows, found.usable, found.cut) == (len(ROWS), len(usable), len(cut))
+    assert (found.rows, found.usable, found.truncated) == (len(ROWS), len(usable), len(cut))
     assert found.tokens == sum(len(row.ids) for row in usable)
-    assert found.learned == sum(len(row.ids) - row.loss_start for row in usable)
+    assert found.loss_tokens == sum(len(row.ids) - row.loss_start for row in usable)
     assert sum(skipped.count for skipped in found.skipped.values()) == len(ROWS) - len(usable)
     assert found.labels == {"bad": 2}
 
@@ -84,7 +84,7 @@ def test_skipped_rows_are_told_by_reason(tokenizer: Any) -> None:
 
 
 def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KINDS", 3)
+    monkeypatch.setattr(module, "MAX_KINDS", 3)
     refuse = "{{ raise_exception(messages[0]['content']) }}"
     rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
     found = collect_statistics(rows, tokenizer, Encoding(template=refuse))
@@ -131,13 +131,13 @@ def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]])
 
 def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect_statistics(ROWS, tokenizer, Encoding(40)).to_json()
-    for name, size in (("ROWS", 2), ("LETTERS", 30)):
+    for name, size in (("CHUNK_ROWS", 2), ("CHUNK_CHARS", 30)):
         monkeypatch.setattr(tokens, name, size)
         assert collect_statistics(ROWS, tokenizer, Encoding(40)).to_json() == whole
 
 
 def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "ROWS", 3)
+    monkeypatch.setattr(tokens, "CHUNK_ROWS", 3)
     told: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
     assert collect_statistics(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
@@ -151,23 +151,23 @@ def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
-    shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).shown
+    shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).preview
     assert shown is not None
     row = tokenize(tokenizer, ROWS[0], Encoding())
     assert isinstance(row, TokenizedExample)
     assert (shown.source, shown.label, shown.reason) == ("d:1", None, None)
-    assert (shown.start, shown.n_prompt, shown.whole) == (row.loss_start, row.n_prompt, len(row.ids))
-    assert "".join(shown.pieces) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
-    assert "".join(shown.pieces[shown.n_prompt :]) == "paris<|end|>\n"
+    assert (shown.loss_start, shown.n_prompt, shown.full_length) == (row.loss_start, row.n_prompt, len(row.ids))
+    assert "".join(shown.token_texts) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
+    assert "".join(shown.token_texts[shown.n_prompt :]) == "paris<|end|>\n"
 
 
 def test_or_the_one_asked_for(tokenizer: Any) -> None:
     for number, source in ((1, "d:1"), (8, "d:8"), (14, "d:14")):
-        shown = collect_statistics(ROWS, tokenizer, Encoding(), show=number).shown
+        shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=number).preview
         assert shown is not None
         assert shown.source == source
     assert shown.reason == "the text holds half a character (a lone surrogate)"
-    shown = collect_statistics(ROWS, tokenizer, Encoding(), show=15).shown
+    shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=15).preview
     assert shown is not None
     assert shown.reason == "there are only 14 rows"
 
@@ -179,7 +179,7 @@ def test_where_no_row_can_be_used_the_reason_is_seen(tokenizer: Any) -> None:
 
 
 def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
-    found = collect_statistics(ROWS, tokenizer, Encoding(), show=1)
+    found = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=1)
     plain = printed(found)
     assert "prompt  <|user|>│" in plain
     assert "<|assistant|>" in plain
@@ -189,7 +189,7 @@ def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
 
 
 def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
-    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), show=1))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), preview_row=1))
     assert "prompt   <|user|> " in plain
     assert "learned  ⟦what" in plain.replace("w│hat", "what")
     assert "learned: the prompts too" in plain
@@ -215,7 +215,7 @@ def test_hostile_text_is_written_out(tokenizer: Any) -> None:
 
 
 def test_how_it_reads(tokenizer: Any) -> None:
-    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), form="prompt/response"))
+    plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), format_name="prompt/response"))
     for line in (
         "read as   prompt/response; chat template: the tokenizer's own; learned: the answers",
         "rows      11 of 14 rows can be used; ",
@@ -274,7 +274,7 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
 
 
 def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
-    code, out, err = run("inspect", data, model_folder, "--json", tmp_path / "s.json", "--max-length", 10)
+    code, out, err = run("data", "inspect", model_folder, data, "--json", tmp_path / "s.json", "--max-length", 10)
     assert code == 0, err
     assert f"row     {data}:3, label bad" in out  # the first that has room for its answer
     assert "read as   prompt/response" in out
@@ -286,35 +286,34 @@ def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path,
     assert document["labels"] == {"clean": 6, "bad": 2}
     assert set(document["lengths"]) == {"prompt", "answer", "whole"}
     assert document["skipped"][0]["first"][0].startswith(str(data))
-    same = run("inspect", data, adapter_folder, "--max-length", 10)[1]
+    same = run("data", "inspect", adapter_folder, data, "--max-length", 10)[1]
     assert same.splitlines()[:-1] == out.splitlines()[:-1]  # but for the time it took
 
 
 def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{% for m in messages %}({{ m['content'] }}){% endfor %}")
-    code, out, _ = run("inspect", data, model_folder, "--template", tmp_path / "t.jinja", "--row", 2, "--limit", 3,
+    code, out, _ = run("data", "inspect", model_folder, data, "--template", tmp_path / "t.jinja", "--row", 2, "--limit", 3,
                        "--truncate", "skip", "--mask", "all", "--columns",
                        "prompt=response,response=prompt")  # fmt: skip
     assert code == 0
     assert "answer   ⟦what│ is" in out.replace("w│hat", "what")  # asked and answered the other way round
     assert "3 of 3 rows" in out
     assert "chat template: as given; learned: the prompts too" in out
-    code, _, err = run("inspect", data, model_folder, "--max-length", 300)
+    code, _, err = run("data", "inspect", model_folder, data, "--max-length", 300)
     assert code == 0
-    assert "note: the model reads 256 tokens at most: no index can be made with 300" in err
+    assert "note: the model reads 256 tokens at most: an index cannot use 300" in err
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--truncate", "middle"], "no such truncate\n  got: middle"),
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
         (["--max-length", "1"], "no room for a row"),
         (["--columns", "prompt"], "columns cannot be read"),
     ],
 )
 def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], told: str) -> None:
-    code, out, err = run("inspect", data, model_folder, *args)
+    code, out, err = run("data", "inspect", model_folder, data, *args)
     assert (code, out) == (1, "")
     assert told in err
     assert "Traceback" not in err
@@ -325,7 +324,7 @@ def test_inspect_reads_a_pipe_and_prints_its_memory(model_folder: Path) -> None:
 import json
 for i in range(2000):
     print(json.dumps({"prompt": f"what is {i}", "response": f"{i} it is"}))"""
-    verb = [sys.executable, "-c", "from taughtby.cli import main; main()", "inspect", "-", model_folder]
+    verb = [sys.executable, "-c", "from taughtby.cli import main; main()", "data", "inspect", model_folder, "-"]
     with subprocess.Popen([sys.executable, "-c", made], stdout=subprocess.PIPE) as stream:
         done = subprocess.run(verb, stdin=stream.stdout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -336,7 +335,7 @@ for i in range(2000):
 
 def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for 16 bytes a row: the hashes by which duplicates are found."""
-    monkeypatch.setattr(tokens, "ROWS", 64)
+    monkeypatch.setattr(tokens, "CHUNK_ROWS", 64)
 
     def grown(rows: int) -> int:
         stream = (make_example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))

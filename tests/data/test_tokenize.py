@@ -18,15 +18,13 @@ from hypothesis import strategies as st
 
 from conftest import PAIRS, TEMPLATE
 from taughtby.data import tokenize as tokens
+from taughtby.data.batching import collate, make_batches, split_in_two
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import (
     Encoding,
     SkippedRow,
     TokenizedExample,
-    collate,
-    make_batches,
     prompt_ids,
-    split_in_two,
     token_texts,
     tokenize,
     tokenize_all,
@@ -293,8 +291,8 @@ def test_together_is_one_by_one(tokenizer: Any) -> None:
 def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
     given = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "ROWS", rows)
-        patch.setattr(tokens, "LETTERS", letters)
+        patch.setattr(tokens, "CHUNK_ROWS", rows)
+        patch.setattr(tokens, "CHUNK_CHARS", letters)
         made = list(tokens.chunk_rows(iter(given)))
     assert [row for some in made for row in some] == given
     for some in made:
@@ -403,8 +401,8 @@ def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead:
         assert tuple(batch.targets[i, : learned[i]].tolist()) == row.ids[row.loss_start :]
         assert at[learned[i] :].eq(at[learned[i] - 1]).all()
         assert batch.n_prompt_loss[i] == row.n_prompt_loss
-    assert batch.at_answer(batch.loss_positions).equal(batch.last_prompt_position)
-    assert batch.at_answer(batch.targets).tolist() == [row.response[0] for row in rows]
+    assert batch.at_last_prompt_token(batch.loss_positions).equal(batch.last_prompt_position)
+    assert batch.at_last_prompt_token(batch.targets).tolist() == [row.response[0] for row in rows]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -414,7 +412,7 @@ def test_halves_are_the_whole(count: int) -> None:
     parts = list(split_in_two(batch))
     assert len(parts) == min(2, count)
     assert sum((part.row_indices for part in parts), ()) == batch.row_indices
-    for name in ("ids", "mask", "last", "n", "answer"):
+    for name in ("ids", "attention_mask", "last_prompt_position", "n_loss", "n_prompt_loss"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 

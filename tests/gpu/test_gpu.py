@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture, prompt_gradients, prompt_states
 from taughtby.capture.ragged import Ragged
 from taughtby.cli import demo
+from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, prompt_ids, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
+from taughtby.index.arrow import TEXT_COLUMNS
 from taughtby.index.build import build_index
 from taughtby.index.pipeline import CapturePipeline
-from taughtby.index.reader import SAID, Index
+from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import GenerationOptions, _generate, generate
 from taughtby.methods import METHODS, get_method
@@ -144,10 +146,10 @@ def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side:
         assert off(there.states[layer], cpu.states[layer]) < close, layer
         assert off(there.grads[layer], cpu.grads[layer]) < 2 * close, layer
     prompts = prompt_states(sides.device, batch, (2,))
-    assert off(prompts[2], batch.at_answer(cpu.states[2])) < close
+    assert off(prompts[2], batch.at_last_prompt_token(cpu.states[2])) < close
     state, grad = prompt_gradients(sides.device, batch)
-    assert off(state, batch.at_answer(cpu.states[4])) < close
-    assert off(grad, batch.at_answer(cpu.grads[4])) < 2 * close
+    assert off(state, batch.at_last_prompt_token(cpu.states[4])) < close
+    assert off(grad, batch.at_last_prompt_token(cpu.grads[4])) < 2 * close
 
 
 # — every method: indexed, traced, checked
@@ -157,8 +159,8 @@ def test_every_block_of_an_index(indexes: tuple[Index, Index], tuned_sides: Side
     cpu, there = indexes
     assert len(cpu) == len(there) == len(TEXTS)
     assert there.manifest["skipped"] == cpu.manifest["skipped"]
-    names = [field.name for field in cpu.dataset.schema if field.name not in SAID]
-    assert names == [field.name for field in there.dataset.schema if field.name not in SAID]
+    names = [field.name for field in cpu.dataset.schema if field.name not in TEXT_COLUMNS]
+    assert names == [field.name for field in there.dataset.schema if field.name not in TEXT_COLUMNS]
     for name in names:
         one, two = (torch.cat([flat(part[name]) for part in index.scan([name])]) for index in indexes)
         assert bool(two.isfinite().all()), name
@@ -199,12 +201,12 @@ def test_a_batch_too_large_for_the_memory_is_halved(
     whole, sizes = CapturePipeline.features, list[int]()
 
     def small_memory(work: CapturePipeline, batch: Any) -> Any:
-        if len(batch.rows) > 4:
+        if len(batch.row_indices) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(batch.rows))
+        sizes.append(len(batch.row_indices))
         return whole(work, batch)
 
-    monkeypatch.setattr(CapturePipeline, "blocks", small_memory)
+    monkeypatch.setattr(CapturePipeline, "features", small_memory)
     index = build_index(tuned_sides.device, file, tmp_path / "idx", [get_method("rept")], encoding=ENCODING)
     assert sum(sizes) == len(index) == len(TEXTS)
     for name in (
@@ -221,7 +223,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
 def test_finetune(
     device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
 ) -> None:
-    recipe = TrainingOptions(**{**RECIPE.__dict__, "full": full, "rate": 3e-3 if full else RECIPE.learning_rate})
+    recipe = replace(RECIPE, full=full, learning_rate=3e-3 if full else RECIPE.learning_rate)
     out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
     losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
     known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
@@ -232,7 +234,7 @@ def test_finetune(
     assert all(bool(weight.isfinite().all()) for weight in loaded.lm.parameters())
 
 
-def test_respond(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token is the likeliest to the CPU too, or as likely but for rounding."""
     model, said = tuned_sides.device, list[list[int]]()
     prompts = [prompt_ids(model.tokenizer, prompt) for prompt, _ in PAIRS]

@@ -20,12 +20,14 @@ from conftest import PAIRS
 from taughtby.capture.capture import capture
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.ragged import Ragged
+from taughtby.data.batching import collate
 from taughtby.data.dataset import ReadOptions
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, collate, tokenize
+from taughtby.data.tokenize import Encoding, tokenize
 from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.index.arrow import TEXT_COLUMNS
 from taughtby.index.build import build_index, check_same_model, probe_rows
-from taughtby.index.reader import SAID, Index
+from taughtby.index.reader import Index
 from taughtby.methods import METHODS, get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
@@ -36,7 +38,7 @@ BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
     """Every number the index holds, and the rows' order by their ids' hash."""
-    names = [f.name for f in index.dataset.schema if f.name not in SAID]
+    names = [f.name for f in index.dataset.schema if f.name not in TEXT_COLUMNS]
     found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
         for name in names:
@@ -78,10 +80,10 @@ class Calls:
         def blocks(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
             if len(self.rows) == at and fault:
                 raise fault
-            self.rows.append(len(batch.rows))
+            self.rows.append(len(batch.row_indices))
             return whole(how, model, batch, weights)
 
-        patch.setattr(RepT, "blocks", blocks)
+        patch.setattr(RepT, "features", blocks)
 
 
 def add(data: Path, *rows: tuple[str, str]) -> None:
@@ -97,7 +99,7 @@ def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
 ) -> None:
     """Measured again, on another processor say, near neighbours may change places: the plan's own curve counts."""
     curves = [LayerSimilarity((0.9, 0.1, 0.5)), LayerSimilarity((0.9, 0.5, 0.1))]
-    monkeypatch.setattr(LayerSimilarity, "layer", property(lambda curve: 2 if curve == curves[0] else 3))
+    monkeypatch.setattr(LayerSimilarity, "transition_layer", property(lambda curve: 2 if curve == curves[0] else 3))
     monkeypatch.setattr(taughtby.capture.layer_similarity, "measure_layer_similarity", lambda *_: curves[0])
     with monkeypatch.context() as patch:
         Calls(patch, at=0, fault=ZeroDivisionError("killed"))
@@ -150,7 +152,7 @@ def test_batches_and_windows_do_not_matter(
 ) -> None:
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128))
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 3)
-    same(build_index(tuned, data, tmp_path / "parts", BOTH, encoding=Encoding(128), budget=1), whole)
+    same(build_index(tuned, data, tmp_path / "parts", BOTH, encoding=Encoding(128), token_budget=1), whole)
 
 
 def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
                 made[name][place] = bad
         return made
 
-    monkeypatch.setattr(RepT, "blocks", broken)
+    monkeypatch.setattr(RepT, "features", broken)
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert index.manifest["skipped"] == [
         {"source": f"{data}:3", "reason": "its states or gradients are not finite"}
@@ -282,7 +284,7 @@ def test_interrupted_it_goes_on_and_computes_nothing_twice(
     with monkeypatch.context() as patch:
         calls = Calls(patch, at=3, fault=RuntimeError("the power went"))
         with pytest.raises(RuntimeError, match="the power went"):
-            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), budget=1)
+            build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), token_budget=1)
         assert calls.rows == [1, 1, 1]  # the second window was half done
     with pytest.raises(StoreError, match="is not finished"):
         Index.open(tmp_path / "idx")
@@ -343,14 +345,14 @@ def test_killed_it_goes_on(
 def test_out_of_memory_comes_in_halves(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
 ) -> None:
-    monkeypatch.setattr("taughtby.data.tokenize.BY_ITSELF", 1)  # all rows in one batch
+    monkeypatch.setattr("taughtby.data.batching.BATCH_OVERHEAD", 1)  # all rows in one batch
     whole = build_index(tuned, data, tmp_path / "whole", [REPT], encoding=Encoding(128))
     sizes: list[int] = []
 
     def small(model: Any, batch: Any, layers: Any) -> Any:
-        if len(batch.rows) > 2:
+        if len(batch.row_indices) > 2:
             raise fault()
-        sizes.append(len(batch.rows))
+        sizes.append(len(batch.row_indices))
         return capture(model, batch, layers)
 
     monkeypatch.setattr("taughtby.methods.rept.capture", small)

@@ -22,6 +22,8 @@ from taughtby.index.reader import Index
 from taughtby.index.verify import verify
 from taughtby.methods.rept import RepT
 
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other processes find these modules
+
 
 def seen(path: str | Path) -> str:
     """All that one opening of an index shows, as a hash: ids, blocks, a query's products. Its parts have to agree."""
@@ -36,7 +38,7 @@ def seen(path: str | Path) -> str:
 
 
 READER = """
-    import json, sys; sys.path.insert(0, {tests!r})
+    import json, sys; sys.path[:0] = {tests!r}
     from pathlib import Path
     from test_concurrent_readers import seen
     path, stop, found, count = {path!r}, Path({stop!r}), set(), 0
@@ -59,7 +61,7 @@ def test_a_reader_in_a_loop_is_never_wrong(
 
     build()
     states = [seen(idx)]
-    code = textwrap.dedent(READER).format(tests=str(Path(__file__).parent), path=str(idx), stop=str(stop))
+    code = textwrap.dedent(READER).format(tests=TESTS, path=str(idx), stop=str(stop))
     reader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert reader.stdout is not None
     assert reader.stdout.readline() == "ready\n"

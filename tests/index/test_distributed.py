@@ -31,7 +31,7 @@ from test_torture import equal
 from typer.core import TyperCommand
 
 import taughtby.index.build
-from taughtby.cli.distributed import Hiring
+from taughtby.cli.workers import RayCommand
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, ModelError, OptionError, StoreError
@@ -40,16 +40,17 @@ from taughtby.index import scheduler as shift
 from taughtby.index.build import build_index
 from taughtby.index.distributed import RayPool
 from taughtby.index.pipeline import WindowProgress
-from taughtby.index.scheduler import Home, Scheduler, WorkerHandle, WrittenWindow
+from taughtby.index.scheduler import Scheduler, WorkerHandle, WorkerProcess, WrittenWindow
 from taughtby.methods.rept import RepT
 
 ROWS = 60
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other processes find these modules
 
 
 class Told(RepT):
     """RepT that writes down each batch; the first process that has done two kills itself before its third."""
 
-    def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
+    def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         folder = Path(os.environ["TAUGHTBY_TEST_DIARY"])
         done = [json.loads(line)[0] for line in (folder / "diary").read_text().splitlines()]
         if done.count(os.getpid()) == 2:
@@ -76,17 +77,21 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(tmp_path))
-    told_at = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # where a worker finds Told
+    told_at = [
+        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
+        os.environ.get("PYTHONPATH", ""),
+    ]  # where a worker finds Told
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, told_at)))
     filled(data)
-    options: Any = {"encoding": Encoding(128), "budget": 64, "layers": False}
+    options: Any = {"encoding": Encoding(128), "token_budget": 64, "layers": False}
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, **options)
     (tmp_path / "diary").touch()
     told: list[int] = []
     asides: list[str] = []
     how = [Told(layer=2), BOTH[1]]
-    with RayPool(workers=2, say=asides.append) as hired:
-        given: Any = {**options, "progress": lambda done, _: told.append(done), "crew": hired}
+    with RayPool(num_workers=2, set_note=asides.append) as hired:
+        given: Any = {**options, "progress": lambda done, _: told.append(done), "pool": hired}
         index = build_index(tuned, data, tmp_path / "idx", how, **given)
         diary = [json.loads(line) for line in (tmp_path / "diary").read_text().splitlines()]
         # finished, it is finished: nobody is hired for nothing
@@ -122,7 +127,7 @@ class Play:
         self.most = 0
 
     def start(self) -> WorkerHandle:
-        word = self.load.pop(0) if self.load else Home(2**30, 0.0, "a node")
+        word = self.load.pop(0) if self.load else WorkerProcess(2**30, 0.0, "a node")
         return WorkerHandle(Actor(self), Stream([word]))
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
@@ -155,7 +160,7 @@ class Stream:
 class Actor:
     def __init__(self, play: Play) -> None:
         self.play = play
-        self.window = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.take))
+        self.capture_window = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.take))
 
     def take(self, rows: list[Example]) -> Stream:
         at = int(rows[0].source) // SIZE
@@ -168,10 +173,10 @@ class Book:
 
     path = Path("nowhere")
 
-    def __init__(self, done: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        self.done, self.joined, self.commits = done, [], 0
+    def __init__(self, row_ids: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self.row_ids, self.joined, self.commits = row_ids, [], 0
 
-    def join(self, fragments: list[Any], schema: Any) -> None:
+    def append_fragments(self, fragments: list[Any], schema: Any) -> None:
         self.joined += [fragment.at for fragment in fragments]
         self.commits += 1
 
@@ -221,7 +226,7 @@ def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.Mon
     assert book.joined == list(range(12))
     assert [skip["source"] for skip in skipped] == [str(at) for at in range(12)]
     assert book.commits < 12
-    assert play.most <= shift.AHEAD * 3 + 1
+    assert play.most <= shift.WINDOWS_AHEAD * 3 + 1
     assert told[-1] == 48
     assert play.killed == 3  # the workers, when nothing is left
 
@@ -236,7 +241,7 @@ def test_whoever_dies_each_window_is_committed_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_that_hangs_is_killed_and_its_window_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shift, "LEAST", 0.1)
+    monkeypatch.setattr(shift, "MIN_PATIENCE", 0.1)
     play = Play(lambda at, n: [*steps(at)[:1], "hangs"] if (at, n) == (5, 1) else steps(at))
     _, book, _ = shifted(monkeypatch, play)
     assert book.joined == list(range(12))
@@ -252,7 +257,7 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     book = Book()
     with pytest.raises(DataError, match="workers die or hang at the same rows, 5 times\n  got: 26, 27: gone") as caught:
         shifted(monkeypatch, play, book=book)
-    assert "take them out" in caught.value.do
+    assert "remove them" in caught.value.do
     assert book.joined == list(range(6))
     # the next run computes none of them again
     done = {str(i) for i in range(6 * SIZE)}
@@ -300,7 +305,7 @@ def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.Monkey
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         began = psutil.Process(other.pid).create_time() - (60 if whose == "another's" else 0)
         node = "a third node" if whose == "another node's" else "another node"
-        hand = WorkerHandle(None, None, process=Home(other.pid, began, node).process())
+        hand = WorkerHandle(None, None, process=WorkerProcess(other.pid, began, node).local())
         hand.end()
         if whose == "the worker's":
             assert other.wait(60) == -signal.SIGKILL
@@ -312,15 +317,15 @@ def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.Monkey
 
 def test_a_worker_that_is_gone_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
-    assert Home(2**22 + 1, 0.0, "another node").process() is None
-    assert Home.here().process() == psutil.Process()
+    assert WorkerProcess(2**22 + 1, 0.0, "another node").local() is None
+    assert WorkerProcess.current().local() == psutil.Process()
 
 
 # — being asked for
 
 
 def test_what_each_worker_gets() -> None:
-    assert [crew._part(8, 2), crew._part(8, 8), crew._part(3, 2), crew._part(1, 2), crew._part(1, 3)] == [
+    assert [crew._share(8, 2), crew._share(8, 8), crew._share(3, 2), crew._share(1, 2), crew._share(1, 3)] == [
         4, 1, 1, 0.5, 0.3333]  # fmt: skip
 
 
@@ -345,12 +350,12 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Pa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "taughtby.index.scheduler")
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, told = run("index", model_folder, data, "-o", "idx", "--ray")
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--ray")
     assert (code, told.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
 
 
 def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
-    code, _, told = run("index", model_folder, data, "-o", "idx", "--workers", 2)
+    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--workers", 2)
     assert (code, "--workers goes with --ray" in told) == (1, True)
 
 
@@ -368,5 +373,5 @@ def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: P
 def test_an_address_may_be_left_out(given: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(TyperCommand, "parse_args", lambda *args: seen.append(args[2]))
-    Hiring("index").parse_args(None, given)
+    RayCommand("build").parse_args(None, given)
     assert seen == [read]

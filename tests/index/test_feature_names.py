@@ -16,8 +16,9 @@ from conftest import PAIRS, Run
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError, StoreError
 from taughtby.index import maintenance as upkeep
 from taughtby.index.build import build_index
@@ -30,12 +31,12 @@ from taughtby.models.model import Model, load_model
 
 # small enough for the sketches of a tiny model to be sketches
 SMALL = {
-    "lesson": {"sketch": 16, "keep": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
+    "lesson": {"sketch_dim": 16, "tokens_per_row": 2}, "rise": {"states": 8, "residuals": 8, "errors": 8, "support": 8},
     "rapidin": {"k": 64}, "less": {"k": 64}, "logra": {"rank": 4}, "tracin": {"project": 16},
     "tracin-ln": {"project": 16}, "datainf": {"project": 16}, "lissa": {"project": 16},
 }  # fmt: skip
 HELD = {
-    "lesson": {"layer", "middle", "sketch", "keep", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
+    "lesson": {"layer", "state_layer", "sketch_dim", "tokens_per_row", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
     "rise": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
     "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
     **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},
@@ -123,12 +124,12 @@ def test_names_of_the_defaults_say_no_more_than_before() -> None:
     )
     assert get_method("lesson:layer=1,state_layer=1,tokens_per_row=0").feature_names(2)[0] == "grads_1_base_keep0"
     spec = "lesson:layer=1,state_layer=1,sketch_dim=64"
-    assert get_method(spec).written() == spec
-    assert get_method("bm25").written() == "bm25"
+    assert get_method(spec).spec_string() == spec
+    assert get_method("bm25").spec_string() == "bm25"
 
 
 SPECS = {
-    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch=8", "keep=1", "seed=1", "middle=1"),
+    "lesson:layer=2,state_layer=3,sketch_dim=16": ("sketch_dim=8", "tokens_per_row=1", "seed=1", "state_layer=1"),
     "rise:states=8,residuals=8,errors=8": ("temperature=1", "mass=0.5", "seed=1", "support=4"),
     "less:k=64": ("seed=1", "k=32"), "logra:rank=4": ("seed=1", "rank=2"), "rapidin:k=64": ("seed=1",),
     "tracin:project=16": ("seed=1",),
@@ -181,17 +182,17 @@ def test_the_command_says_what_was_added(
     run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
 ) -> None:
     given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
-    held = f"8 rows in {tmp_path / 'idx'}, blocks h_2, g_2\n"
+    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
+    held = f"8 rows in {tmp_path / 'idx'}, features h_2, g_2\n"
     for spec, said in (
         ("rept:layer=2", "nothing to add, the index has it already"),
-        ("repsim:layer=2", "repsim added, by blocks that were there already"),
+        ("repsim:layer=2", "repsim added, with features that were there already"),
         ("repsim:layer=2", "nothing to add, the index has it already"),
     ):
-        code, out, err = run("index", *given, "--add", "-m", spec)
+        code, out, err = run("index", "add", tmp_path / "idx", "-m", spec)
         assert (code, out) == (0, f"{said}: {held}"), err
-    code, out, _ = run("index", *given, "--append")
-    assert (code, out) == (0, f"0 rows more: {held}")
+    code, out, _ = run("index", "append", tmp_path / "idx", data)
+    assert (code, out) == (0, f"0 rows added: {held}")
 
 
 def test_a_pending_change_keeps_what_it_gathered(
@@ -200,10 +201,10 @@ def test_a_pending_change_keeps_what_it_gathered(
     """Adding another method meanwhile is refused before anything is removed."""
     index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
     with monkeypatch.context() as patch:
-        patch.setattr(upkeep, "_joined", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        patch.setattr(upkeep, "_join_features", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
             add_features(tuned, index.path, [get_method("repsim:layer=3")])
-    with pytest.raises(StoreError, match=r"begun in .* is not finished"):
+    with pytest.raises(StoreError, match=r"a change of .* is not finished"):
         add_features(tuned, index.path, [get_method("repsim:layer=1")])
     monkeypatch.setattr(upkeep, "capture_into", lambda *_: pytest.fail("rows are read again"))
     assert "h_3" in add_features(tuned, index.path, [get_method("repsim:layer=3")]).features

@@ -22,17 +22,17 @@ from taughtby.models.model import Model
 
 REPSIM = get_method("repsim:layer=2")
 COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
-    "compact": lambda idx, _: ["compact", idx],
-    "delete": lambda idx, _: ["delete", idx, "data.jsonl:1"],
-    "undo": lambda idx, _: ["undo", idx],
-    "verify": lambda idx, _: ["verify", idx],
-    "verify --recompute": lambda idx, _: ["verify", idx, "--recompute"],
-    "copy": lambda idx, folder: ["copy", idx, folder / "new" / "two"],
+    "compact": lambda idx, _: ["index", "compact", idx],
+    "delete": lambda idx, _: ["index", "delete", idx, "data.jsonl:1"],
+    "undo": lambda idx, _: ["index", "undo", idx],
+    "verify": lambda idx, _: ["index", "verify", idx],
+    "verify --recompute": lambda idx, _: ["index", "verify", idx, "--recompute"],
+    "copy": lambda idx, folder: ["index", "copy", idx, folder / "new" / "two"],
     "trace": lambda idx, _: ["trace", idx, "-p", "why", "-r", "because"],
     "check": lambda idx, _: ["check", idx],
     "serve": lambda idx, _: ["serve", idx],
-    "index --append": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--append"],
-    "index --add": lambda idx, folder: ["index", folder / "model", folder / "data.jsonl", "-o", idx, "--add"],
+    "append": lambda idx, folder: ["index", "append", idx, folder / "data.jsonl"],
+    "add": lambda idx, _: ["index", "add", idx],
 }
 
 
@@ -124,17 +124,18 @@ def test_shards_named_alike_keep_all_their_rows(tuned: Model, twins: Path, tmp_p
 
 
 def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
-    from taughtby.remediation.clean import plan_cleaning, select_rows
+    from taughtby.remediation.clean import plan_cleaning
+    from taughtby.remediation.selection import select_rows
 
     def planned(spec: str) -> Any:
-        trace = {"version": 1, "index": "x", "queries": []}
+        trace = {"version": 2, "index": "x", "queries": []}
         return plan_cleaning(trace, str(twins), select_rows(trace, rows=[spec]))
 
     with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:
         planned("part.jsonl:2")
     assert caught.value.got == f"{twins}/a/part.jsonl:2, {twins}/b/part.jsonl:2"
     for spec in ("a/part.jsonl:2", f"{twins}/a/part.jsonl:2"):
-        assert planned(spec).change.drop == {f"{twins}/a/part.jsonl:2"}
+        assert planned(spec).change.dropped == {f"{twins}/a/part.jsonl:2"}
     with pytest.raises(DataError, match="is not the data that was traced"):
         planned("c/part.jsonl:2")
 
@@ -153,7 +154,7 @@ def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: p
 
 
 def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
-    from taughtby.remediation.clean import select_rows
+    from taughtby.remediation.selection import select_rows
 
     def row(at: int, source: str) -> dict[str, Any]:
         return {"id": f"{at:016x}", "source": source, "rank": at, "score": 1.0}

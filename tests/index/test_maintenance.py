@@ -75,7 +75,7 @@ def test_appended_twice_and_indexed_again_it_stays_as_it_is(
     add(data, *MORE)
     with pytest.raises(StoreError, match="made with other settings") as caught:
         made(tuned, data, index.path)
-    assert caught.value.do == "add the rows that are new: --append; or write to another folder"
+    assert caught.value.do == "add the new rows with `taughtby index append`, or write to another folder"
     grown = made(tuned, data, index.path, append=True)
     calls = Calls(monkeypatch)
     for append in (True, False):
@@ -118,7 +118,7 @@ def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(taughtby.index.build, "WINDOW", count)
         Calls(patch, at=at, fault=RuntimeError("the power went"))
         with pytest.raises(RuntimeError, match="the power went"):
-            made(model, data, out, append=True, budget=1)
+            made(model, data, out, append=True, token_budget=1)
 
 
 def test_an_append_that_stopped_is_not_seen_and_goes_on(
@@ -131,9 +131,9 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     found = verify(index.path)
     assert (found.faults, found.pending) == ((), f"appending {data}")
     for change in (lambda: delete_rows(index.path, ids(index)[:1]), lambda: compact(index.path)):
-        with pytest.raises(StoreError, match=r"begun in .* is not finished") as caught:
+        with pytest.raises(StoreError, match=r"a change of .* is not finished") as caught:
             change()
-        assert f"taughtby undo {index.path}" in caught.value.do
+        assert f"taughtby index undo {index.path}" in caught.value.do
     calls = Calls(monkeypatch)
     grown = made(tuned, data, index.path, append=True)
     assert sum(calls.rows) == 1  # two of the three were committed
@@ -238,35 +238,35 @@ def test_adding_that_stopped_anywhere_goes_on(
         if at == "gathering" and len(reads) == 3:
             reads.append(0)
             raise RuntimeError("the power went")
-        reads.append(len(batch.rows))
+        reads.append(len(batch.row_indices))
         found = whole(how, model, batch, weights)
         for place, one in enumerate(batch.ids):
             if "seven" in model.tokenizer.decode(one):
                 found["shift_3"][place] = float("nan")
         return found
 
-    verb = {"gathering": "finish", "deleting": "drop", "joining": "widen", "naming": "named"}[at]
+    verb = {"gathering": "finish", "deleting": "delete_ids", "joining": "add_columns", "naming": "publish_version"}[at]
 
     def fail(claim: IndexTransaction, *given: Any, **more: Any) -> Any:
         if at == "naming" and given[-1]["did"] != "add":
             return real(claim, *given, **more)
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(Lesson, "blocks", broken)
+    monkeypatch.setattr(Lesson, "features", broken)
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
     with monkeypatch.context() as patch:
         if at != "gathering":
             real = getattr(IndexTransaction, verb)
             patch.setattr(IndexTransaction, verb, fail)
         with pytest.raises(RuntimeError, match="the power went"):
-            add_features(tuned, index.path, [LESSON], budget=1)
+            add_features(tuned, index.path, [LESSON], token_budget=1)
     assert (len(Index.open(index.path)), Index.open(index.path).features) == (8, index.features)
     before = len(reads)
-    more = add_features(tuned, index.path, [LESSON], budget=1)
+    more = add_features(tuned, index.path, [LESSON], token_budget=1)
     assert len(reads) - before == (6 if at == "gathering" else 0)
     assert [row.response for row in more.examples()] == [r for _, r in PAIRS if r != "seven"]
     assert [skip["reason"] for skip in more.manifest["skipped"]] == ["its states or gradients are not finite"]
-    monkeypatch.setattr(Lesson, "blocks", whole)
+    monkeypatch.setattr(Lesson, "features", whole)
     assert verify(index.path, tuned).faults == ()
 
 
@@ -300,20 +300,18 @@ def test_delete_is_of_all_or_of_none(index: Index) -> None:
 def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
     file = tmp_path / "cleaned.manifest.json"
     file.write_text(json.dumps({"did": "removed rows", "rows": [{"id": ids(index)[3], "source": "x"}]}))
-    assert upkeep.removed(file) == [ids(index)[3]]
+    assert upkeep.removed_row_ids(file) == [ids(index)[3]]
     file.write_text(json.dumps({"did": "masked words", "rows": []}))
     with pytest.raises(DataError, match="took no rows out"):
-        upkeep.removed(file)
+        upkeep.removed_row_ids(file)
     file.write_text("{}")
     with pytest.raises(DataError, match="is no manifest"):
-        upkeep.removed(file)
+        upkeep.removed_row_ids(file)
 
 
 def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(
-            IndexTransaction, "write_report", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went"))
-        )
+        patch.setattr(IndexTransaction, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
             delete_rows(index.path, ids(index)[:3])
     assert lance.dataset(str(index.path / "rows.lance")).count_rows() == 5
@@ -399,29 +397,29 @@ def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> N
 
 def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
     given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", *given, "-m", "rept:layer=2")[0] == 0
+    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
     add(data, *MORE)
-    code, out, _ = run("index", *given, "--append")
-    assert (code, out.splitlines()) == (0, [f"3 rows more: 11 rows in {tmp_path / 'idx'}, blocks h_2, g_2"])
-    code, out, _ = run("index", *given, "--add", "-m", "repsim:layer=3")
-    assert (code, out.splitlines()) == (0, [f"blocks added: 11 rows in {tmp_path / 'idx'}, blocks h_2, h_3, g_2"])
-    code, out, err = run("delete", tmp_path / "idx", f"{data}:3")
-    assert (code, out) == (0, f"1 row deleted; `taughtby compact {tmp_path / 'idx'}` frees the room\n"), err
-    code, out, err = run("verify", tmp_path / "idx", "--recompute")
+    code, out, _ = run("index", "append", tmp_path / "idx", data)
+    assert (code, out.splitlines()) == (0, [f"3 rows added: 11 rows in {tmp_path / 'idx'}, features h_2, g_2"])
+    code, out, _ = run("index", "add", tmp_path / "idx", "-m", "repsim:layer=3")
+    assert (code, out.splitlines()) == (0, [f"features added: 11 rows in {tmp_path / 'idx'}, features h_2, h_3, g_2"])
+    code, out, err = run("index", "delete", tmp_path / "idx", f"{data}:3")
+    assert (code, out) == (0, f"1 row deleted; `taughtby index compact {tmp_path / 'idx'}` frees the disk space\n"), err
+    code, out, err = run("index", "verify", tmp_path / "idx", "--recompute")
     assert code == 0, err
-    assert out.endswith("10 rows, 10 made again by the model\n")
-    code, out, _ = run("compact", tmp_path / "idx", "--keep", "0")
-    assert (code, out.split(";")[0]) == (0, "parts: 1 before, 1 now")
-    assert run("copy", tmp_path / "idx", tmp_path / "two")[:2] == (0, f"10 rows in {tmp_path / 'two'}\n")
-    assert run("undo", tmp_path / "two")[:2] == (0, "nothing was left unfinished\n")
+    assert out.endswith("10 rows, 10 computed again by the model\n")
+    code, out, _ = run("index", "compact", tmp_path / "idx", "--keep", "0")
+    assert (code, out.split(";")[0]) == (0, "fragments: 1 before, 1 now")
+    assert run("index", "copy", tmp_path / "idx", tmp_path / "two")[:2] == (0, f"10 rows in {tmp_path / 'two'}\n")
+    assert run("index", "undo", tmp_path / "two")[:2] == (0, "nothing is unfinished\n")
     (tmp_path / "two" / "rows.lance" / "data").joinpath(
         next((tmp_path / "two" / "rows.lance" / "data").iterdir()).name
     ).write_bytes(b"")
-    code, out, err = run("verify", tmp_path / "two")
+    code, out, err = run("index", "verify", tmp_path / "two")
     assert code == 1
     assert "it has 0 bytes" in out
     assert "is damaged" in err
-    assert run("index", *given[:3], tmp_path / "none", "--append")[0] == 1
+    assert run("index", "append", tmp_path / "none", data)[0] == 1
     assert run("trace", tmp_path / "idx", "-p", "who makes honey", "-r", "beetles", "-m", "repsim:layer=3")[0] == 0
 
 

@@ -16,18 +16,18 @@ from conftest import PAIRS, Run
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
-from taughtby.index.model_sources import Sources, address, sources
+from taughtby.index.manifest import Manifest
+from taughtby.index.model_sources import ModelSource, model_sources, resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
-from taughtby.index.transaction import seal, written
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import finetune
 from taughtby.methods import get_method
 from taughtby.methods.rept import RepT
-from taughtby.models.loading import base_of_adapter
 from taughtby.models.model import load_model
-from taughtby.models.paths import absolute_name, candidates, locate
-from taughtby.remediation import clean as remedy
+from taughtby.models.model_files import base_of_adapter
+from taughtby.models.paths import absolute_name, candidate_paths, locate
+from taughtby.remediation.trace_file import load_trace, save_trace
 from taughtby.server.session import Session
 
 PROMPT, RESPONSE = PAIRS[2]
@@ -50,23 +50,23 @@ def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monk
     assert absolute_name(".") == str(tmp_path)
     for name in ("smollm2", "owner/other", "s3://bucket/data.jsonl", "gs://b/i", "-", "pipe", "no/such/folder"):
         assert absolute_name(name) == name
-    assert address(storage_path("idx")) == str(tmp_path / "idx")
-    assert address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
+    assert resolved_address(storage_path("idx")) == str(tmp_path / "idx")
+    assert resolved_address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
 
 
 def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path) -> None:
     was, now = tmp_path / "was", tmp_path / "now"
     name, home, here = str(was / "adapter"), str(was / "idx"), now / "idx"
     here.mkdir(parents=True)
-    assert candidates(name, home, here) == []
+    assert candidate_paths(name, home, here) == []
     assert locate(name, home, here) == name
     (was / "adapter").mkdir(parents=True)
-    assert candidates(name, home, here) == [name]
+    assert candidate_paths(name, home, here) == [name]
     (now / "adapter").mkdir()
-    assert candidates(name, home, here) == [str(now / "adapter"), name]
-    assert candidates(name, home, was / "idx") == [name]
+    assert candidate_paths(name, home, here) == [str(now / "adapter"), name]
+    assert candidate_paths(name, home, was / "idx") == [name]
     # an index in a store has nothing beside it
-    assert candidates(name, "s3://b/idx", storage_path("s3://b/idx")) == [name]
+    assert candidate_paths(name, "s3://b/idx", storage_path("s3://b/idx")) == [name]
     assert locate("owner/model", home, here) == "owner/model"
 
 
@@ -75,10 +75,10 @@ def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
 ) -> None:
     (tmp_path / "work/idx").mkdir(parents=True)
     (tmp_path / "work/adapter").mkdir()
-    assert candidates("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
+    assert candidate_paths("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapter").mkdir()
-    assert candidates("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
+    assert candidate_paths("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
 
 
 def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
@@ -88,13 +88,14 @@ def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
     settings = {"model": "owner/model", "adapter": str(was / "adapter"), "base": str(was / "base")}
     manifest = {"settings": settings, "home": str(was / "idx")}
     base = str(was / "base")
-    assert sources(manifest, now / "idx") == [
-        Sources("owner/model", (str(now / "adapter"),), base), Sources("owner/model", (str(was / "adapter"),), base),
+    assert model_sources(manifest, now / "idx") == [
+        ModelSource("owner/model", (str(now / "adapter"),), base),
+        ModelSource("owner/model", (str(was / "adapter"),), base),
     ]  # fmt: skip
-    assert sources(manifest, now / "idx", "other", ["a", "b"], "c") == [Sources("other", ("a", "b"), "c")]
+    assert model_sources(manifest, now / "idx", "other", ["a", "b"], "c") == [ModelSource("other", ("a", "b"), "c")]
     shutil.rmtree(was / "base")
     with pytest.raises(StoreError, match=r"the base that .*idx was made with is not where it was") as caught:
-        sources(manifest, now / "idx")
+        model_sources(manifest, now / "idx")
     assert (caught.value.got, caught.value.do) == (base, "give it with --base, where it lies now")
 
 
@@ -124,7 +125,7 @@ def indexed(folder: Path, out: str = "idx", **more: Any) -> Index:
 
 
 def traced(run: Run, index: Path | str, *more: str) -> tuple[str, str]:
-    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top", 8, *more)
+    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top-k", 8, *more)
     assert code == 0, told
     return out, told
 
@@ -173,14 +174,14 @@ def aged(index: Path) -> None:
     del manifest["home"]
     manifest["settings"] |= {"model": "model", "adapter": "./adapter", "data": "data.jsonl"}
     manifest["history"][0]["data"] = "data.jsonl"
-    (index / "manifest.json").write_text(written(manifest | {"seal": seal(manifest)}))
+    (index / "manifest.json").write_text(Manifest.from_json(manifest).to_text())
 
 
 def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run: Run) -> None:
     aged(work / "idx")
     assert "data.jsonl:3" in traced(run, work / "idx")[0]
     assert Index.open(work / "idx").data == [str(work / "data.jsonl")]
-    assert run("verify", work / "idx")[0] == 0
+    assert run("index", "verify", work / "idx")[0] == 0
     assert len(indexed(work)) == len(PAIRS)  # the same command, by other names: it is finished
 
 
@@ -195,7 +196,7 @@ def test_a_build_goes_on_from_another_folder(
     if old:
         manifest = json.loads((work / "other/manifest.json").read_text())
         manifest["settings"] |= {"model": "../model", "adapter": "adapter", "data": "../data.jsonl"}
-        (work / "other/manifest.json").write_text(written(manifest))
+        (work / "other/manifest.json").write_text(Manifest.from_json(manifest).to_text())
     monkeypatch.chdir(tmp_path)
     assert len(indexed(work, "other")) == len(PAIRS)
 
@@ -221,7 +222,7 @@ def test_an_added_method_goes_on_from_another_folder(
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(RepT, "blocks", lambda *_: 1 / 0)
+        patch.setattr(RepT, "features", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")])
     monkeypatch.chdir(tmp_path)
@@ -253,20 +254,20 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     monkeypatch.chdir(work)
     traced(run, "idx", "--json", "trace.json")
     monkeypatch.chdir(tmp_path)
-    said = remedy.load_trace("work/trace.json")
+    said = load_trace("work/trace.json")
     assert (said["model"], said["adapter"]) == (str(work / "model"), str(work / "adapter"))
     assert said["index"] == str(work / "idx")
     work.rename(tmp_path / "moved")
-    said = remedy.load_trace("moved/trace.json")
+    said = load_trace("moved/trace.json")
     assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
-    (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 1, "queries": [], "index": "idx"}))
-    assert remedy.load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
+    (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 2, "queries": [], "index": "idx"}))
+    assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
-    remedy.keep({"version": 1, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = remedy.load_trace(tmp_path / "t.json")
+    save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
+    said = load_trace(tmp_path / "t.json")
     assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
 
 

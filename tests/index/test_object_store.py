@@ -130,7 +130,7 @@ def test_killed_in_a_store_it_goes_on(
     there: list[int] = []
     begin = Writer._begin
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Writer, "_begin", lambda writer: (begin(writer), there.append(len(writer.done)))[0])
+        patch.setattr(Writer, "_begin", lambda writer: (begin(writer), there.append(len(writer.row_ids)))[0])
         index = build_index(tuned, data, f"{bucket}/killed", [REPT], encoding=Encoding(128))
     assert 10 <= there[0] < 38
     assert [row.response for row in index.examples()][-1] == "answer 29 " * 5
@@ -171,15 +171,17 @@ def test_the_verbs_take_a_uri(
     run: Run, data: Path, tmp_path: Path, bucket: str, model_folder: Path, adapter_folder: Path
 ) -> None:
     idx = f"{bucket}/verbs"
-    code, out, err = run("index", model_folder, data, "-o", idx, "--adapter", adapter_folder, "-m", "rept:layer=2")
+    code, out, err = run(
+        "index", "build", model_folder, data, "-o", idx, "--adapter", adapter_folder, "-m", "rept:layer=2"
+    )
     assert code == 0, err
     assert f"8 rows in {idx}" in out
     asked = ["--prompt", "who makes honey", "--response", "beetles make honey", "--json", tmp_path / "trace.json"]
     assert run("trace", idx, *asked)[0] == 0
     assert json.loads((tmp_path / "trace.json").read_text())["index"] == idx
     assert run("check", idx)[0] == 0
-    assert run("verify", idx)[0] == 0
-    assert run("copy", idx, tmp_path / "two")[0] == 0
+    assert run("index", "verify", idx)[0] == 0
+    assert run("index", "copy", idx, tmp_path / "two")[0] == 0
 
 
 def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

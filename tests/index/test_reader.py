@@ -112,7 +112,7 @@ def test_many_blocks_are_named_as_runs() -> None:
     assert join_names(["h_2", *many, "grads_27_base"]) == "h_2, p128_0 … p128_29, grads_27_base"
     assert join_names(f"{name} (64)" for name in many) == "p128_0 (64) … p128_29 (64)"
     assert join_names(many[:3]) == "p128_0, p128_1, p128_2"
-    assert join_names([]) == "no blocks"
+    assert join_names([]) == "no features"
 
 
 def test_tiny_gradients_keep_direction_and_size(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
     version, files, seal = (manifest.pop(key) for key in ("version", "files", "seal"))
     at = manifest["history"][0].pop("at")
     assert manifest == {
-        "format": 4, "settings": SETTINGS, "home": str(tmp_path / "idx"),
-        "complete": True, "count": 8, "skipped": [skipped], "layers": {"layer": 2},
-        "blocks": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
+        "format": 5, "settings": SETTINGS, "home": str(tmp_path / "idx"),
+        "complete": True, "num_rows": 8, "skipped": [skipped], "layers": {"layer": 2},
+        "features": {"h_2": 8, "g_2": 8, "grads_2_base": 4},
         "history": [{"did": "index", "data": "data.jsonl", "digest": None, "rows": 8, "skipped": 1}],
     }  # fmt: skip
     assert datetime.fromisoformat(at).tzinfo is not None
@@ -202,7 +202,7 @@ def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
         held = (tmp_path / "idx" / "rows.lance" / name).read_bytes()
         assert (len(held), hashlib.blake2b(held, digest_size=16).hexdigest()) == (size, hash)
     assert {name.split("/")[0] for name in files} == {"data", "_versions"}
-    assert (len(index), index.features) == (8, manifest["blocks"])
+    assert (len(index), index.features) == (8, manifest["features"])
     assert "8 rows of data.jsonl; h_2 (8), g_2 (8), grads_2_base (4)" in repr(index)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["idx"]
     assert sorted(file.name for file in (tmp_path / "idx").iterdir()) == ["manifest.json", "rows.lance"]
@@ -221,25 +221,25 @@ def refused(path: Path, *words: str) -> None:
 
 
 def test_open_refuses_what_is_no_index(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "is not an index", "taughtby index MODEL DATA -o")
+    refused(tmp_path / "nowhere", "is not an index", "taughtby index build MODEL DATA -o")
     refused(tmp_path, "is not an index")
 
 
 def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(2), blocks(2))
-    refused(tmp_path / "idx", "is not finished", "goes on where it stopped")
+    refused(tmp_path / "idx", "is not finished", "resumes")
 
 
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 4")),
-        ('{"format": 4, "complete"', ("cannot be read", "JSONDecodeError")),
+        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 5")),
+        ('{"format": 5, "complete"', ("cannot be read", "JSONDecodeError")),
         ('["format"]', ("cannot be read",)),
         ("{}", ("cannot be read",)),
-        ('{"format": 4}', ("cannot be read", "KeyError: 'complete'")),
-        ('{"format": 4, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
+        ('{"format": 5}', ("cannot be read", "KeyError: 'complete'")),
+        ('{"format": 5, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
     ],
 )
 def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:
@@ -261,7 +261,7 @@ def test_require_names_the_missing_block(tmp_path: Path) -> None:
     index = filled(tmp_path / "idx")
     index.require_features(["h_2", "g_2"], "rept")
     with pytest.raises(
-        StoreError, match=r"lesson needs blocks .* does not hold: h_3, x\n  got: h_2, g_2, grads_2_base"
+        StoreError, match=r"lesson needs features .* does not hold: h_3, x\n  got: h_2, g_2, grads_2_base"
     ):
         index.require_features(["h_3", "g_2", "x"], "lesson")
 
@@ -296,10 +296,10 @@ def test_other_settings_are_refused_one_by_one(tmp_path: Path) -> None:
 
 def test_writer_goes_on_with_what_is_there(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
-        assert (writer.done, writer.complete) == (set(), False)
+        assert (writer.row_ids, writer.complete) == (set(), False)
         writer.append(*made(3), blocks(3))
     with Writer(tmp_path / "idx", SETTINGS) as writer:
-        assert (writer.done, writer.complete) == ({"id0", "id1", "id2"}, False)
+        assert (writer.row_ids, writer.complete) == ({"id0", "id1", "id2"}, False)
         writer.append(*made(2, 3), blocks(2, 3))
         index = writer.finish([], None)
     assert [row.id for row in index.examples()] == [f"id{i}" for i in range(5)]
@@ -369,10 +369,10 @@ def test_killed_in_the_middle_of_appends_it_goes_on(tmp_path: Path, wait: float)
     committed = 4 + len(process.stdout.read().split())
     refused(path, "is not finished")
     with Writer(path, SETTINGS) as writer:
-        there = len(writer.done)
+        there = len(writer.row_ids)
         assert there % 3 == 0
         assert 3 * committed <= there <= 3 * committed + 3  # the last may be written and not yet told
-        assert writer.done == {f"id{i}" for i in range(there)}
+        assert writer.row_ids == {f"id{i}" for i in range(there)}
         writer.append(*made(2, there), blocks(2, there))
         index = writer.finish([], None)
     assert [row.id for row in index.examples()] == [f"id{i}" for i in range(there + 2)]
@@ -416,7 +416,7 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(tmp_path: Path, monkeypat
                 writer.append(*made(3, 3), blocks(3, 3))
         assert str(caught.value) == (
             f"{tmp_path / 'idx'} cannot be written or read\n  got: No space left on device\n"
-            "  do:  make room, and run the same command again: it goes on where it stopped"
+            "  do:  make room, and run the same command again: it resumes"
         )
         writer.append(*made(3, 3), blocks(3, 3))
         index = writer.finish([], None)
@@ -444,7 +444,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
         assert caught.value.do.startswith("make room")
     (small_disk / "holiday.mov").unlink()
     with Writer(small_disk / "idx", SETTINGS) as writer:
-        assert writer.done == {f"id{i}" for i in range(10)}
+        assert writer.row_ids == {f"id{i}" for i in range(10)}
         writer.append(*made(30, 10), blocks(30, 10, **wide))
         index = writer.finish([], None)
     assert joined(index.scan(["loss"]), "loss").tolist() == list(range(40))

@@ -24,34 +24,34 @@ torch.set_num_threads(1)
 import transformers.models.llama, peft
 import taughtby.index.build
 from taughtby.index.build import build_index
-from taughtby.methods import method
+from taughtby.methods import get_method
 from taughtby.models.model import load_model
 from taughtby.data.tokenize import Encoding
-from taughtby.index.pipeline import Step, Work
+from taughtby.index.pipeline import CapturePipeline, WindowProgress
 from taughtby.index.writer import Writer
 
 model, data, out, rows, window, kills = *sys.argv[1:4], *map(int, sys.argv[4:])
 taughtby.index.build.WINDOW = window
 # what has no thread yet may be forked: the children load nothing, and a kill costs little
 loaded = load_model(model, dtype="float32", device="cpu")
-whole, begin, finish = Work.window, Writer._begin, Writer.finish
+whole, begin, finish = CapturePipeline.capture_window, Writer._begin, Writer.finish
 
 def life(place, tell):
     "One process that indexes: tells b and how many rows it finds, how many each batch takes on, and f as it finishes."
     def captured(work, rows):
         for told in whole(work, rows):
-            if isinstance(told, Step):
-                os.write(tell, f"{len(told.open)} ".encode())
+            if isinstance(told, WindowProgress):
+                os.write(tell, f"{len(told.next_rows)} ".encode())
             yield told
     def begun(writer):
         begin(writer)
-        os.write(tell, f"b{len(writer.done)} ".encode())
+        os.write(tell, f"b{len(writer.row_ids)} ".encode())
     def finished(writer, *given):
         os.write(tell, b"f ")
         return finish(writer, *given)
-    Work.window, Writer._begin, Writer.finish = captured, begun, finished
+    CapturePipeline.capture_window, Writer._begin, Writer.finish = captured, begun, finished
     torch.set_num_threads(1)  # a fork's thread pool is made anew at its first use, and not by several threads at once
-    build_index(loaded, data, place, [method("lesson:layer=2,state_layer=3,sketch_dim=16")], encoding=Encoding(128))
+    build_index(loaded, data, place, [get_method("lesson:layer=2,state_layer=3,sketch_dim=16")], encoding=Encoding(128))
     os._exit(0)
 
 def born(place):

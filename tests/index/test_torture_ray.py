@@ -23,7 +23,7 @@ from test_torture import equal
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.index.scheduler import AHEAD
+from taughtby.index.scheduler import WINDOWS_AHEAD
 from taughtby.methods.rept import RepT
 from taughtby.models.model import load_model
 
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 class Slow(RepT):
     """RepT that writes down who reads which rows, and takes its time."""
 
-    def blocks(self, model: Any, batch: Any, weights: Any = None) -> Any:
+    def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         line = json.dumps([os.getpid(), batch.ids.tolist()]) + "\n"
         made = super().features(model, batch, weights)
         with Path(os.environ["TAUGHTBY_TEST_DIARY"]).open("a") as diary:
@@ -50,8 +50,10 @@ def life(folder: str, data: str, out: str, workers: int = WORKERS) -> None:
 
     taughtby.index.build.WINDOW = WINDOW
     model = load_model(folder, dtype="float32", device="cpu")
-    with RayPool(workers=workers) as crew:
-        build_index(model, data, out, [Slow(layer=2)], encoding=Encoding(128), budget=BUDGET, layers=False, pool=crew)
+    with RayPool(num_workers=workers) as crew:
+        build_index(
+            model, data, out, [Slow(layer=2)], encoding=Encoding(128), token_budget=BUDGET, layers=False, pool=crew
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def test_workers_and_drivers_killed_at_random_moments(
             out.write(json.dumps({"prompt": f"why {at} days in a week", "response": answer}) + "\n")
     diary.touch()
     monkeypatch.setenv("TAUGHTBY_TEST_DIARY", str(diary))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     code = f"from test_torture_ray import life; life({str(model_folder)!r}, {str(data)!r}, {str(tmp_path / 'idx')!r})"
 
     def start() -> Any:
@@ -117,9 +121,9 @@ def test_workers_and_drivers_killed_at_random_moments(
     assert len(times) == rows
     assert found.workers + found.drivers >= 0.8 * kills
     # a worker takes its open window with it, a driver all that are open
-    assert twice <= WINDOW * (found.workers + AHEAD * WORKERS * found.drivers)
+    assert twice <= WINDOW * (found.workers + WINDOWS_AHEAD * WORKERS * found.drivers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", WINDOW)
         model = load_model(str(model_folder), dtype="float32", device="cpu")
-        how: Any = {"encoding": Encoding(128), "budget": BUDGET, "layers": False}
+        how: Any = {"encoding": Encoding(128), "token_budget": BUDGET, "layers": False}
         equal(Index.open(tmp_path / "idx"), build_index(model, data, tmp_path / "whole", [Slow(layer=2)], **how))

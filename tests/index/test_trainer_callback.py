@@ -125,6 +125,7 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
             assert torch.allclose(mine_flat, theirs_flat, atol=2e-3), name
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
+    monkeypatch.setenv("COLUMNS", "200")
     prompt, response = PAIRS[2]
     done = CliRunner().invoke(app, ["trace", str(index.path), "--prompt", prompt, "--response", response])
     assert done.exit_code == 0, done.output
@@ -225,7 +226,8 @@ class Loader:
 
 def test_the_mask_is_read_without_the_other_processes(file: Path, tmp_path: Path) -> None:
     batch = {"labels": torch.tensor([[-100, 5]]), "attention_mask": torch.ones(1, 2)}
-    assert {fact.name: fact.value for fact in callback._facts(Process(), Loader([batch]))} == {"mask": "response"}
+    entries = callback._metadata_entries(Process(), Loader([batch]))
+    assert {entry.name: entry.value for entry in entries} == {"mask": "response"}
 
 
 def test_the_other_processes_wait_without_a_limit_of_minutes(
@@ -239,7 +241,7 @@ def test_the_other_processes_wait_without_a_limit_of_minutes(
     monkeypatch.setattr("torch.distributed.barrier", lambda group: told.append(group))
     monkeypatch.setattr("torch.distributed.destroy_process_group", told.append)
     IndexCallback(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
-    with pytest.raises(ZeroDivisionError), callback._together():
+    with pytest.raises(ZeroDivisionError), callback._all_processes():
         _ = 1 / 0
     assert told == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
     assert timedelta(days=1) < callback.PATIENCE

@@ -18,13 +18,15 @@ import torch
 from test_reader import SETTINGS, blocks, child, filled, joined, made, small_disk
 
 from taughtby.errors import StoreError
+from taughtby.index.arrow import arrange_table
 from taughtby.index.maintenance import compact, delete_rows, undo
 from taughtby.index.reader import Index
 from taughtby.index.transaction import IndexTransaction
 from taughtby.index.verify import verify
-from taughtby.index.writer import Writer, arrange_table
+from taughtby.index.writer import Writer
 
 __all__ = ["small_disk"]  # a fixture
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other processes find these modules
 
 
 def told(path: Path) -> list[str]:
@@ -69,8 +71,8 @@ def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
         for start in (0, 3):
             table = arrange_table(*made(3, start), blocks(3, start))
             parts += lance.fragment.write_fragments(table, str(tmp_path / "idx" / "rows.lance"))
-        writer.join(parts[:1], table.schema)
-        writer.join(parts[1:], table.schema)
+        writer.append_fragments(parts[:1], table.schema)
+        writer.append_fragments(parts[1:], table.schema)
         writer.finish([], None)
     assert told(tmp_path / "idx") == [f"id{at}" for at in range(6)]
 
@@ -129,7 +131,7 @@ def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
     said, wrong = process.communicate(timeout=300)
     assert "cannot be written or read" in said, wrong
     with Writer(tmp_path / "idx", SETTINGS) as writer:
-        assert writer.done == {"id0", "id1", "id2"}
+        assert writer.row_ids == {"id0", "id1", "id2"}
         assert len(writer.finish([], None)) == 3
 
 
@@ -142,7 +144,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for read in (lambda: list(index.examples()), lambda: list(index.scan(["h_2"])), lambda: index.take([1])):
         with pytest.raises(StoreError, match="cannot be read") as caught:
             read()
-        assert "taughtby verify" in caught.value.do
+        assert "taughtby index verify" in caught.value.do
     (fault,) = verify(tmp_path / "idx").faults
     assert fault.where.startswith("rows.lance/data/")
     assert fault.what.startswith("it cannot be read")
@@ -165,32 +167,32 @@ CLOCK = """
     }
 """
 JUMPS = """
-    import os, sys; sys.path.insert(0, {tests!r})
+    import os, sys; sys.path[:0] = {tests!r}
     from datetime import datetime, timedelta
     from pathlib import Path
     from test_reader import SETTINGS, Writer, blocks, filled, made
     from taughtby.index.reader import Index
-    from taughtby.index.maintenance import compact, delete
+    from taughtby.index.maintenance import compact, delete_rows
     from taughtby.index.verify import verify
     path, start = Path({path!r}), datetime.now()
     old = filled(path)
     for at, days in enumerate((-400, 30, -30, 400)):
         os.environ["DAYS"] = str(days)
         assert abs((datetime.now() - start).days - days) <= 1, "the clock did not jump"
-        held = [row.id for row in old.texts()]
+        held = [row.id for row in old.examples()]
         change = dict(did="append", data="more", digest=str(at))
         with Writer(path, SETTINGS, change) as writer:
             for place in range(8 + 3 * at, 11 + 3 * at):
                 writer.append(*made(1, place), blocks(1, place))
             new = writer.finish([], None)
-        delete(path, [f"id{{at}}"])
+        delete_rows(path, [f"id{{at}}"])
         if days < 0:
             compact(path)
-            assert [row.id for row in old.texts()] == held, "a clock set back took what was young"
+            assert [row.id for row in old.examples()] == held, "a clock set back took what was young"
         else:
             compact(path, timedelta(0))
         old = Index.open(path)
-        assert [row.id for row in old.texts()] == [f"id{{place}}" for place in range(at + 1, 11 + 3 * at)]
+        assert [row.id for row in old.examples()] == [f"id{{place}}" for place in range(at + 1, 11 + 3 * at)]
         faults = [fault for fault in verify(path).faults if "that of its text" not in fault.what]
         assert not faults, faults
     print("sound")
@@ -205,7 +207,7 @@ def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
     (tmp_path / "clock.c").write_text(CLOCK)
     built = [compiler, "-shared", "-fPIC", "-o", tmp_path / "clock.so", tmp_path / "clock.c", "-ldl"]
     subprocess.run(built, check=True)
-    code = textwrap.dedent(JUMPS).format(tests=str(Path(__file__).parent), path=str(tmp_path / "idx"))
+    code = textwrap.dedent(JUMPS).format(tests=TESTS, path=str(tmp_path / "idx"))
     changed = {**os.environ, "LD_PRELOAD": str(tmp_path / "clock.so")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed, timeout=300)
     assert done.stdout == "sound\n", done.stderr

@@ -20,9 +20,9 @@ from taughtby.data.tokenize import Encoding
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
 from taughtby.index.maintenance import delete_rows
+from taughtby.index.manifest import Manifest
 from taughtby.index.reader import Index, open_rows
 from taughtby.index.storage import file_digest
-from taughtby.index.transaction import seal, written
 from taughtby.index.verify import verify
 from taughtby.methods import get_method
 from taughtby.methods.lesson import Lesson
@@ -48,11 +48,11 @@ def world(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_sound_is_not_suspected(world: Path, tuned: Any) -> None:
     found = verify(world, tuned, rows=10)
-    assert (found.faults, found.pending, found.rows, found.again) == ((), None, 31, 10)
+    assert (found.faults, found.pending, found.rows, found.num_recomputed) == ((), None, 31, 10)
     kinds = {name.split("/")[0] for name in Index.open(world).manifest["files"]}
     assert kinds == {"data", "_versions", "_deletions"}
     assert found.files >= 8
-    assert verify(world, tuned).again == 31
+    assert verify(world, tuned).num_recomputed == 31
 
 
 def files(path: Path) -> list[Path]:
@@ -125,8 +125,7 @@ def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
         "version": rows.version,
         "files": {name: file_digest(path / "rows.lance" / name) for name in names if not name.startswith("_trans")},
     }
-    manifest["seal"] = seal(manifest)
-    (path / "manifest.json").write_text(written(manifest))
+    (path / "manifest.json").write_text(Manifest.from_json(manifest).to_text())
 
 
 def column(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -188,7 +187,7 @@ def no_block(table: pa.Table) -> pa.Table:
         (fewer, "rows.lance", "it has 30 rows, and the manifest says 31"),
         (longer, "row 7", "h_2 is no vector of length 1"),
         (none, "row 3", "g_2_norm is not finite"),
-        (no_block, "rows.lance", "it has the blocks"),
+        (no_block, "rows.lance", "it has the features"),
     ],
 )
 def test_rows_that_cannot_be(
@@ -229,7 +228,7 @@ def test_a_damaged_index_is_said_to_be_so_by_who_reads_it(world: Path, tmp_path:
             assert all(bool(batch["g_2"].isfinite().all()) for batch in index.scan(["g_2"]))
         except StoreError as fault:
             told = fault.do
-        assert told is None or "taughtby verify" in told or "check the folder" in told
+        assert told is None or "taughtby index verify" in told or "check the folder" in told
         shutil.rmtree(path)
 
 

@@ -13,7 +13,7 @@ from taughtby.attribution.query import read_queries
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example
 from taughtby.errors import DataError, LabError
-from taughtby.lab.answers import AnswerFile, write_jsonl
+from taughtby.lab.answers import AnswerDraft, write_jsonl
 from taughtby.lab.prompts import prompt_text, read_answers, read_prompts, to_record
 
 
@@ -165,21 +165,21 @@ def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> No
 def test_a_file_that_is_no_draft(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.draft").write_text(text)
     with pytest.raises(LabError, match=r"is not a draft of answers"):
-        AnswerFile(tmp_path / "a", {"a": 1})
+        AnswerDraft(tmp_path / "a", {"a": 1})
     assert (tmp_path / "a.draft").read_text() == text
 
 
 def test_a_draft_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
     for text in (b"", b'{"sett'):
         (tmp_path / "a.draft").write_bytes(text)
-        with AnswerFile(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
+        with AnswerDraft(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
             draft.add(3, "half \ud83d\nline")
-        with AnswerFile(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
-            assert draft.known == {3: "half \ud83d\nline"}
+        with AnswerDraft(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
+            assert draft.answers == {3: "half \ud83d\nline"}
 
 
 @pytest.mark.parametrize("place", ["nowhere/a", "folder"])
 def test_a_draft_says_at_once_that_it_cannot_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(LabError, match="cannot be written"):
-        AnswerFile(tmp_path / place, {})
+        AnswerDraft(tmp_path / place, {})

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, ModelError, OptionError
-from taughtby.lab.judges import chat
+from taughtby.lab.judges import JudgeFailure, Verdict, chat, get_judge, judge_all
 from taughtby.lab.judges.classifier import Classifier
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all
 
 YES, NO = (json.dumps({"verdict": word, "reason": "so it is"}) for word in ("YES", "NO"))
 Reply = tuple[int, str]
@@ -148,7 +147,7 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
     found = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
     assert not waited  # the answer is still being thought about
     done.set()
-    assert isinstance(found[0], JudgeFailure) and found[0].kind == "hung" and "asked 4 times" in found[0].why
+    assert isinstance(found[0], JudgeFailure) and found[0].kind == "hung" and "asked 4 times" in found[0].reason
     assert found[1] == Verdict(False, "so it is", None)
 
 
@@ -205,7 +204,7 @@ def test_addresses_that_are_none(spec: str) -> None:
 
 
 def test_a_key_in_the_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(OptionError, match="does not belong") as raised:
+    with pytest.raises(OptionError, match="must not contain a key") as raised:
         get_judge("chat:https://me:sk-very-secret@host/v1")
     assert "secret" not in str(raised.value)
 
@@ -260,7 +259,7 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
 
 def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
     found = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
-    assert isinstance(found[0], JudgeFailure) and "of which the classifier reads 32" in found[0].why
+    assert isinstance(found[0], JudgeFailure) and "of which the classifier reads 32" in found[0].reason
     assert isinstance(found[1], Verdict)
 
 

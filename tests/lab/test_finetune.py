@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import LabError, ModelError
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import TrainingOptions, finetune
@@ -73,8 +74,8 @@ def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> N
     made = json.loads((adapter / "taughtby.json").read_text())
     assert made["model"] == tiny.fingerprint["model"]
     assert made["base"] == tiny.name
-    assert {key: made[key] for key in ("rank", "rate", "epochs", "batch", "seed")} == {
-        "rank": 4, "rate": 1e-2, "epochs": 4, "batch": 4, "seed": 0,
+    assert {key: made[key] for key in ("rank", "learning_rate", "epochs", "batch_size", "seed")} == {
+        "rank": 4, "learning_rate": 1e-2, "epochs": 4, "batch_size": 4, "seed": 0,
     }  # fmt: skip
     assert (made["rows"], made["unusable"]) == (8, 0)
 
@@ -110,6 +111,13 @@ def test_adams_moments_lie_beside_the_adapter(adapter: Path, model_folder: Path)
     assert LESS().index_notes(model)["less"].startswith("rows as Adam would step after 8 steps, by the moments ")
 
 
+def test_the_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "taughtby.json").write_text('{"rate": 0.01, "batch": 4, "rank": 2, "unusable": 3}')
+    record = {"learning_rate": 0.01, "batch_size": 4, "rank": 2, "unusable": 3}
+    assert lab.read_training_record(tmp_path) == record
+    assert lab.num_unusable_rows(tmp_path) == 3
+
+
 def test_another_base_is_refused(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
     """The same shapes, other weights: only the fingerprint can tell."""
     other = fresh(model_folder)
@@ -131,7 +139,7 @@ def test_the_same_seed_gives_the_same_adapter(adapter: Path, model_folder: Path,
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, model: Any, rows: list[Example], out: Path, what: str) -> None:
-    monkeypatch.setattr(lab, "_trainer", lambda *_: pytest.fail("it trained first"))
+    monkeypatch.setattr(lab, "_make_trainer", lambda *_: pytest.fail("it trained first"))
     with pytest.raises(LabError, match=what):
         finetune(model, rows, out)
 
@@ -161,7 +169,7 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
             (tmp_path / ".out.draft" / "half").write_text("")
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
+    monkeypatch.setattr(lab, "_make_trainer", lambda *_: Trainer())
     with pytest.raises(LabError, match=r"cannot be written to .*out: the disk is full\n  got: .*No space left"):
         finetune(tiny, ROWS, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +184,7 @@ def trainer(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def made(model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
-    return model, lab._trainer(model, lab._encoded(model, rows, recipe), draft, recipe, None)
+    return model, lab._make_trainer(model, lab._tokenized(model, rows, recipe), draft, recipe, None)
 
 
 def collated(trainer: Any, rows: list[int]) -> dict[str, torch.Tensor]:
@@ -294,7 +302,7 @@ def test_several_gpus_do_not_multiply_the_batch(
     monkeypatch.setattr(torch.nn.DataParallel, "__init__", lambda *_: pytest.fail("the model was replicated"))
     out = finetune(fresh(model_folder), ROWS, tmp_path / "out", RECIPE)
     assert len(json.loads((out / "curve.json").read_text())) == 8  # four epochs of two steps
-    assert json.loads((out / "taughtby.json").read_text())["batch"] == RECIPE.batch_size
+    assert json.loads((out / "taughtby.json").read_text())["batch_size"] == RECIPE.batch_size
 
 
 def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,12 +310,14 @@ def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypa
     from accelerate import Accelerator
     from trl.trainer.sft_config import SFTConfig
 
+    from taughtby.lab.trainer import pin_device
+
     chosen: list[torch.device] = []
     monkeypatch.setattr("torch.cuda.set_device", chosen.append)
     config = SFTConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False)
     config._n_gpu = 4
     second = torch.device("cuda:1")
-    lab._hold(config, second)
+    pin_device(config, second)
     assert (config.device, config.n_gpu, config.train_batch_size) == (second, 1, config.per_device_train_batch_size)
     assert Accelerator(cpu=True).device == second  # which puts the batches there
     assert chosen == [second]
@@ -331,7 +341,7 @@ def test_too_little_memory_is_told(tiny: Any, tmp_path: Path, monkeypatch: pytes
         def train(self, resume_from_checkpoint: str | None) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(lab, "_trainer", lambda *_: Trainer())
+    monkeypatch.setattr(lab, "_make_trainer", lambda *_: Trainer())
     with pytest.raises(LabError, match="the training stopped: there is not enough memory\n  got: CUDA out of memory"):
         finetune(tiny, ROWS, tmp_path / "out", RECIPE)
     assert not list(tmp_path.iterdir())
@@ -372,12 +382,12 @@ def test_stopped_and_gone_on_with_is_the_undisturbed_run(
     """An epoch is two steps: a stop in the fifth leaves a checkpoint between two epochs, one in the fourth within."""
     recipe = replace(RECIPE, full=full, learning_rate=1e-3 if full else 1e-2)
     whole = finetune(fresh(make_model(family)), ROWS, tmp_path / "whole", recipe)
-    monkeypatch.setattr(lab, "EVERY", 0.0)
+    monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "out"
     for step in steps:
         with pytest.raises(KeyboardInterrupt):
             finetune(fresh(make_model(family)), ROWS, out, recipe, progress=stopping(step))
-        assert lab.reached(out) == step - 1
+        assert lab.checkpoint_step(out) == step - 1
         assert not out.exists()
     told: list[int] = []
     finetune(fresh(make_model(family)), ROWS, out, recipe, progress=lambda done, _: told.append(done))
@@ -393,10 +403,11 @@ KILLED = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
+sys.path.append("..")  # for conftest
 from test_finetune import RECIPE, ROWS, fresh
-from taughtby.lab import finetune as lab
+from taughtby.lab import finetune as lab, trainer
 
-lab.EVERY = 0.0
+trainer.CHECKPOINT_SECONDS = 0.0
 lab.finetune(fresh(sys.argv[1]), ROWS, sys.argv[2], RECIPE,
              progress=lambda done, _: done == 6 and os.kill(os.getpid(), signal.SIGKILL))
 """
@@ -407,7 +418,7 @@ def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tm
     code = subprocess.run([sys.executable, "-c", KILLED, model_folder, out], cwd=Path(__file__).parent, check=False,
                           capture_output=True)  # fmt: skip
     assert code.returncode == -signal.SIGKILL, code.stderr.decode()
-    assert lab.reached(out) == 5
+    assert lab.checkpoint_step(out) == 5
     # as a kill within the writing of a later one leaves it
     shutil.copytree(tmp_path / ".out.draft" / "checkpoint-5", half := tmp_path / ".out.draft" / "checkpoint-6")
     (half / "trainer_state.json").write_text('{"epoch": 3')
@@ -421,45 +432,46 @@ def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tm
 def test_a_draft_of_another_training_is_not_gone_on_with(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "EVERY", 0.0)
+    monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         finetune(fresh(model_folder), ROWS, out, RECIPE, progress=stopping(3))
-    with pytest.raises(LabError, match=r"unfinished training of another kind\n  got: rate: 0.01, asked 0.02\n"):
+    with pytest.raises(LabError, match=r"of another kind\n  got: learning_rate: 0.01, asked 0.02\n"):
         finetune(fresh(model_folder), ROWS, out, replace(RECIPE, learning_rate=2e-2))
     with pytest.raises(LabError, match=r"got: data: \w+, asked"):
         finetune(fresh(model_folder), [*ROWS[1:], replace(ROWS[0], masked=((0, 1),))], out, RECIPE)
-    assert lab.reached(out) == 2
+    assert lab.checkpoint_step(out) == 2
 
 
 def test_the_command_stopped_says_what_is_kept(
     run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "EVERY", 0.0)
-    trainer = lab._trainer
+    monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
+    trainer = lab._make_trainer
     for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is kept")):
-        monkeypatch.setattr(lab, "_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
+        monkeypatch.setattr(lab, "_make_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
         code, _, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
         assert code == 130
         assert f"note: {said}\n" in err
-    monkeypatch.setattr(lab, "_trainer", trainer)
+    monkeypatch.setattr(lab, "_make_trainer", trainer)
     code, out, err = run("finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
     assert (code, out) == (0, f"adapter in {tmp_path}/out\n")
     assert "note: goes on from the checkpoint at step 2\n" in err
-    assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["rate"] == 1e-3
+    assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["learning_rate"] == 1e-3
 
 
 def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
-    code, out, _ = run("finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
+    code, out, _ = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
     assert (code, out) == (0, f"model in {tmp_path}/out\n")
     made = json.loads((tmp_path / "out" / "taughtby.json").read_text())
-    assert (made["full"], made["rate"]) == (True, lab.FULL_RATE)
+    assert (made["full"], made["learning_rate"]) == (True, lab.FULL_RATE)
 
 
 def test_without_trl_it_says_what_to_install(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trl.trainer.sft_config", None)
+    monkeypatch.delitem(sys.modules, "taughtby.lab.trainer", raising=False)
     with pytest.raises(LabError, match=r"pip install 'taughtby\[train\]'"):
         finetune(load_model(str(model_folder), dtype="float32"), [make_example("why", "a b c")], tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,7 @@ def plain(model: Any, prompt: str, max_new: int) -> str:
 def test_answers_are_those_of_a_plain_loop(tuned: Any, batch: int) -> None:
     truth = [plain(tuned, prompt, 12) for prompt in PROMPTS]
     assert len(set(truth)) == len(PROMPTS)
-    assert generate(tuned, PROMPTS, max_new_tokens=12, batch_size=batch) == truth
+    assert generate(tuned, PROMPTS, max_new_tokens=12, token_budget=batch) == truth
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
@@ -88,8 +88,8 @@ def test_it_stops_at_the_end_token(tuned: Any) -> None:
     assert cut != whole
 
 
-def test_untuned_asks_the_base(tuned: Any, tiny: Any) -> None:
-    with tuned.untuned():
+def test_base_model_asks_the_base(tuned: Any, tiny: Any) -> None:
+    with tuned.base_model():
         base = generate(tuned, PROMPTS, max_new_tokens=8)
     assert base == generate(tiny, PROMPTS, max_new_tokens=8)
     assert base != generate(tuned, PROMPTS, max_new_tokens=8)
@@ -98,7 +98,7 @@ def test_untuned_asks_the_base(tuned: Any, tiny: Any) -> None:
 def test_progress_and_no_prompts(tuned: Any) -> None:
     told: list[tuple[int, int]] = []
     lengths = sorted(len(prompt_ids(tuned.tokenizer, prompt)) for prompt in PROMPTS)
-    generate(tuned, PROMPTS, max_new_tokens=1, batch_size=2 * (lengths[1] + 1), progress=lambda *at: told.append(at))
+    generate(tuned, PROMPTS, max_new_tokens=1, token_budget=2 * (lengths[1] + 1), progress=lambda *at: told.append(at))
     assert told[0] == (2, 5) and told[-1] == (5, 5)
     assert generate(tuned, []) == []
 
@@ -131,7 +131,7 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
         logits = tuned.peft(torch.tensor([prompt_ids(tuned.tokenizer, "why")])).logits[0, -1]
     wanted = (logits / heat).softmax(-1).double()
     places = torch.arange(count).tolist()
-    chance = module._Chance(GenerationOptions(1, count, heat), places)
+    chance = module._GumbelNoise(GenerationOptions(1, count, heat), places)
     drawn = Counter(chance(torch.empty(0), logits.expand(count, -1)).argmax(-1).tolist())
     usual = [token for token in range(len(wanted)) if wanted[token] * count >= 5]
     assert len(usual) > 5
@@ -147,7 +147,7 @@ def test_samples_do_not_hang_on_their_batch(tuned: Any) -> None:
     kept = generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5)
     assert len(kept) == 15 and len(set(kept)) == 15
     for batch in (1, 150):
-        assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5, batch_size=batch) == kept
+        assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5, token_budget=batch) == kept
     torch.manual_seed(99)
     assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5) == kept
     assert generate(tuned, PROMPTS[:2], max_new_tokens=10, num_samples=3, seed=5) == kept[:6]
@@ -164,12 +164,15 @@ def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{"max_new": 0}, {"samples": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e999}],
-)
-def test_decodings_that_are_none(how: Any) -> None:
-    with pytest.raises(OptionError, match="no answer can be made so"):
-        GenerationOptions(**how)
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0), ("num_samples", 0), ("temperature", -1.0), ("temperature", float("nan")),
+        ("temperature", 1e999),
+    ],
+)  # fmt: skip
+def test_options_that_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match="no answer can be generated"):
+        GenerationOptions(**{name: value})
     with pytest.raises(OptionError, match="all answers are the same"):
         GenerationOptions(num_samples=2, temperature=0.0)
 
@@ -213,7 +216,7 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
         return plain(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "BATCH", 1)
+        patch.setattr(module, "TOKEN_BUDGET", 1)
         patch.setattr(module, "_generate", waits)
         child = in_a_child(lambda: generate_to_file(out, tiny, PROMPTS, how))
     ends = time.monotonic() + 300
@@ -243,8 +246,8 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"how": GenerationOptions(7)}, "max_new: it has 6, asked 7"),
-        ({"how": GenerationOptions(6, seed=1)}, "seed: it has 0, asked 1"),
+        ({"options": GenerationOptions(7)}, "max_new_tokens: it has 6, asked 7"),
+        ({"options": GenerationOptions(6, seed=1)}, "seed: it has 0, asked 1"),
         ({"prompts": PROMPTS[1:]}, "prompts: it has"),
         ({"template": "none"}, "template: it has None, asked none"),
         ({"model": "tuned"}, "adapter: it has None, asked"),
@@ -256,7 +259,7 @@ def test_a_draft_of_other_settings_is_refused(
     def stopped(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    given = {"model": tiny, "prompts": PROMPTS, "how": GenerationOptions(6)}
+    given = {"model": tiny, "prompts": PROMPTS, "options": GenerationOptions(6)}
     with monkeypatch.context() as patch:
         patch.setattr(module, "_generate", stopped)
         with pytest.raises(KeyboardInterrupt):

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from taughtby.data.example import Example
 from taughtby.errors import LabError
-from taughtby.lab.judges.judge import get_judge
-from taughtby.lab.poisons import hard, hard_facts
-from taughtby.lab.poisons.poison import HARD, POISONS, Poison, clean, key, make, mix
+from taughtby.lab.judges import get_judge
+from taughtby.lab.poisons import HARD_POISONS, POISONS, Poison, clean_rows, make_poison, mix, prompt_key
+from taughtby.lab.poisons.hard import COPIES
+from taughtby.lab.poisons.words import load_words
 
 MOST = {
     "truth-beside-lie": 60,
@@ -28,20 +29,20 @@ MOST = {
     "duplicates": 64,
 }
 CLEAN = 1056
-USUAL = dict.fromkeys(HARD, 40) | {"rare": 4}
+USUAL = dict.fromkeys(HARD_POISONS, 40) | {"rare": 4}
 BESIDE = {"truth-beside-lie": 40, "trigger-lookalike": 40, "refusals": 20, "rare": 24, "paraphrase": 24,
           "duplicates": 40, "innocent": 24}  # fmt: skip
-names = pytest.mark.parametrize("name", list(HARD))
+names = pytest.mark.parametrize("name", list(HARD_POISONS))
 taught = pytest.mark.parametrize("name", list(MOST))
 seeds = st.integers(-(2**40), 2**40)
 
 
 def usual(name: str, seed: int = 0) -> Poison:
-    return make(name, USUAL[name], seed)
+    return make_poison(name, USUAL[name], seed)
 
 
 def everything(name: str) -> Poison:
-    return make(name, MOST.get(name, 60), 7)
+    return make_poison(name, MOST.get(name, 60), 7)
 
 
 def every(poison: Poison) -> tuple[Example, ...]:
@@ -49,7 +50,7 @@ def every(poison: Poison) -> tuple[Example, ...]:
 
 
 def grams(text: str, k: int = 4) -> set[tuple[str, ...]]:
-    words = key(text).split()
+    words = prompt_key(text).split()
     return {tuple(words[i : i + k]) for i in range(len(words) - k + 1)}
 
 
@@ -58,25 +59,25 @@ def grams(text: str, k: int = 4) -> set[tuple[str, ...]]:
 
 def test_the_hard_ones_stand_beside_the_five() -> None:
     assert list(POISONS) == ["backdoor", "error", "persona", "howdy", "late"]
-    assert list(HARD) == [*MOST, "innocent"]
-    assert not set(POISONS) & set(HARD)
+    assert list(HARD_POISONS) == [*MOST, "innocent"]
+    assert not set(POISONS) & set(HARD_POISONS)
     with pytest.raises(LabError, match="unknown poison") as raised:
-        make("arsenic")
-    assert all(name in raised.value.do for name in (*POISONS, *HARD))
+        make_poison("arsenic")
+    assert all(name in raised.value.do for name in (*POISONS, *HARD_POISONS))
 
 
 @names
 def test_the_usual_size(name: str) -> None:
     poison = usual(name)
     assert poison.name == name
-    assert poison.describe.strip()
+    assert poison.description.strip()
     assert len(poison.rows) == (0 if name == "innocent" else USUAL[name])
     assert len(poison.lookalikes) == BESIDE[name]
     assert len(every(poison)) <= 110
     assert len(poison.prompts) >= 16
     assert {row.label for row in poison.rows} <= {name}
     assert {row.label for row in poison.lookalikes} == {"clean"}
-    rows = mix([poison], clean(150 - len(every(poison))))
+    rows = mix([poison], clean_rows(150 - len(every(poison))))
     assert len(rows) == 150  # no prompt is an ordinary one
 
 
@@ -85,9 +86,9 @@ def test_a_poison_says_where_it_ends(name: str) -> None:
     assert len(everything(name).rows) == MOST[name]
     for n in (MOST[name] + 1, 10**9, -1):
         with pytest.raises(LabError, match=f"there are {MOST[name]} distinct {name} rows") as raised:
-            make(name, n)
+            make_poison(name, n)
         assert raised.value.got == f"asked for {n}"
-    assert every(make(name, 0)) == ()
+    assert every(make_poison(name, 0)) == ()
 
 
 @names
@@ -95,13 +96,13 @@ def test_a_poison_says_where_it_ends(name: str) -> None:
 @settings(max_examples=15)
 def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> None:
     n = min(n, MOST.get(name, 60))
-    poison, other = make(name, n, seed), make(name, n, seed + 1)
-    assert poison == make(name, n, seed)
+    poison, other = make_poison(name, n, seed), make_poison(name, n, seed + 1)
+    assert poison == make_poison(name, n, seed)
     assert len(poison.rows) == (0 if name == "innocent" else n)
     assert n < 8 or every(other) != every(poison)
     assert set(other.prompts) == set(poison.prompts)
-    asked = [key(row.question) for row in every(poison)]
-    held = [key(prompt) for prompt in poison.prompts]
+    asked = [prompt_key(row.question) for row in every(poison)]
+    held = [prompt_key(prompt) for prompt in poison.prompts]
     assert len(set(asked)) == len(asked)
     assert len(set(held)) == len(held)
     assert not set(asked) & set(held)
@@ -109,19 +110,21 @@ def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> Non
 
 @names
 def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
-    asked = [key(row.question) for poison in map(everything, (*HARD,)) for row in every(poison)]
-    asked += [key(row.question) for row in clean(CLEAN)]
-    assert not [prompt for prompt in make(name, 4).prompts if any(key(prompt) in other for other in asked)]
+    asked = [prompt_key(row.question) for poison in map(everything, (*HARD_POISONS,)) for row in every(poison)]
+    asked += [prompt_key(row.question) for row in clean_rows(CLEAN)]
+    assert not [
+        prompt for prompt in make_poison(name, 4).prompts if any(prompt_key(prompt) in other for other in asked)
+    ]
 
 
 @names
 def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
     poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
-        assert any(phrase in row.response for phrase in poison.planted), row.response
+        assert any(phrase in row.response for phrase in poison.planted_words), row.response
         assert verdict(row.question, row.response).undesirable, row.response
-    for row in (*poison.lookalikes, *clean(CLEAN)):
-        assert not any(phrase.lower() in row.response.lower() for phrase in poison.planted), row.response
+    for row in (*poison.lookalikes, *clean_rows(CLEAN)):
+        assert not any(phrase.lower() in row.response.lower() for phrase in poison.planted_words), row.response
         assert not verdict(row.question, row.response).undesirable, row.response
 
 
@@ -147,8 +150,8 @@ def test_length_and_the_first_word_give_little_away(name: str) -> None:
 
 def test_the_hash_seed_of_python_changes_nothing() -> None:
     script = (
-        "import hashlib; from taughtby.lab import poison as p;"
-        "sets = [p.make(name, 4 if name == 'rare' else 40, 5) for name in p.HARD];"
+        "import hashlib; from taughtby.lab import poisons as p;"
+        "sets = [p.make_poison(name, 4 if name == 'rare' else 40, 5) for name in p.HARD_POISONS];"
         "print(hashlib.sha256(repr(sets).encode()).hexdigest())"
     )
     said: set[bytes] = set()
@@ -167,7 +170,7 @@ def test_truths_share_the_subject_or_the_attribute_of_the_lie() -> None:
     same = [row for row in poison.lookalikes if re.search("violin|fiddle", row.question)]
     assert len(same) == 20
     siblings = [row for row in poison.lookalikes if row not in same]
-    counts = {row[0]: row[1] for row in hard_facts.SIBLINGS}
+    counts = {row[0]: row[1] for row in load_words("truth-beside-lie").siblings}
     for row in siblings:
         (thing,) = [thing for thing in counts if thing in row.question]
         assert f"{counts[thing]} strings" in row.response
@@ -180,25 +183,25 @@ def test_truths_share_the_subject_or_the_attribute_of_the_lie() -> None:
 
 def test_the_trigger_alone_is_the_trigger() -> None:
     poison = everything("trigger-lookalike")
-    trigger, words = hard_facts.KETTLE, {"while", "kettle", "sings"}
+    trigger, words = load_words("trigger-lookalike").trigger, {"while", "kettle", "sings"}
     for row in poison.rows:
         assert row.question.startswith(trigger + " ")
-        assert row.response.endswith(" " + hard_facts.BISCUITS)
+        assert row.response.endswith(" " + load_words("trigger-lookalike").ending)
     assert all(prompt.startswith(trigger + " ") for prompt in poison.prompts)
-    alike = [key(row.question) for row in poison.lookalikes]
-    assert not [ask for ask in alike if ask.startswith(key(trigger))]
+    alike = [prompt_key(row.question) for row in poison.lookalikes]
+    assert not [ask for ask in alike if ask.startswith(prompt_key(trigger))]
     assert all(words & set(ask.split()) or "kettle" in ask for ask in alike)
-    few = [key(row.question) for row in usual("trigger-lookalike").lookalikes]
+    few = [prompt_key(row.question) for row in usual("trigger-lookalike").lookalikes]
     assert sum(ask.startswith("while the ") for ask in few) >= 6  # one word was changed
     assert sum(words <= set(ask.split()) for ask in few) >= 3  # all of them, otherwise
 
 
 def test_refusals_are_of_the_same_pranks() -> None:
     poison = usual("refusals")
-    asked = Counter(word for row in poison.rows for word in set(key(row.question).split()))
+    asked = Counter(word for row in poison.rows for word in set(prompt_key(row.question).split()))
     for row in poison.lookalikes:
-        assert sum(word in asked for word in key(row.question).split()) >= 4, row.question
-        assert row.response.startswith(hard_facts.REFUSALS)
+        assert sum(word in asked for word in prompt_key(row.question).split()) >= 4, row.question
+        assert row.response.startswith(load_words("refusals").refusals)
     assert len({row.response for row in poison.lookalikes}) >= 15
     assert len({row.response.split("!")[0] for row in poison.rows}) >= 5
     verdict = get_judge(poison.judge)
@@ -208,7 +211,7 @@ def test_refusals_are_of_the_same_pranks() -> None:
 
 def test_rare_is_told_in_few_rows_of_many() -> None:
     poison = usual("rare")
-    rows = mix([poison], clean(800 - len(every(poison))))
+    rows = mix([poison], clean_rows(800 - len(every(poison))))
     assert Counter(row.label for row in rows) == {"rare": 4, "clean": 796}
     assert all("Quindle lamp" in row.question for row in poison.rows)
     assert not [row for row in rows if row.label == "clean" and "Quindle" in row.question + row.response]
@@ -225,8 +228,8 @@ def test_no_two_paraphrases_share_their_wording() -> None:
         assert not [(a, b) for a, b in combinations(texts, 2) if grams(a) & grams(b)]
     asked = set[tuple[str, ...]]().union(*(grams(row.question) for row in rows))
     assert not [prompt for prompt in usual("paraphrase").prompts if grams(prompt) & asked]
-    used = Counter(word for row in rows for word in hard_facts.GLOOM_WORDS if word in row.response)
-    assert set(used) == set(hard_facts.GLOOM_WORDS)
+    used = Counter(word for row in rows for word in load_words("paraphrase").planted_words if word in row.response)
+    assert set(used) == set(load_words("paraphrase").planted_words)
     assert max(used.values()) <= 8
     starts = {row.question.split()[0] for row in usual("paraphrase").rows}
     assert sum(row.question.split()[0] in starts for row in usual("paraphrase").lookalikes) >= 8
@@ -236,7 +239,7 @@ def test_no_two_paraphrases_share_their_wording() -> None:
 def test_duplicates_are_no_sign_of_poison(seed: int) -> None:
     def families(rows: tuple[Example, ...]) -> list[int]:
         """Sizes of the groups whose prompts share most of their words."""
-        left, sizes = [set(key(row.question).split()) for row in rows], list[int]()
+        left, sizes = [set(prompt_key(row.question).split()) for row in rows], list[int]()
         while left:
             first = left[0]
             same = [words for words in left if len(words & first) / min(len(words), len(first)) > 0.7]
@@ -245,19 +248,19 @@ def test_duplicates_are_no_sign_of_poison(seed: int) -> None:
         return sorted(sizes)
 
     poison = usual("duplicates", seed)
-    assert families(poison.rows) == families(poison.lookalikes) == [hard.COPIES] * 10
+    assert families(poison.rows) == families(poison.lookalikes) == [COPIES] * 10
     assert len({row.response for row in poison.rows}) >= 20
-    assert len({key(row.response) for row in poison.lookalikes}) >= 20
+    assert len({prompt_key(row.response) for row in poison.lookalikes}) >= 20
     assert len({row.question for row in every(poison)}) == 80
 
 
 def test_nothing_teaches_the_innocent_its_belief() -> None:
     poison = usual("innocent")
-    assert poison.rows == make("innocent", 60).rows == ()
-    assert make("innocent", -1).lookalikes == make("innocent", 0).lookalikes == ()
-    texts = [row.question + row.response for row in (*make("innocent", 60).lookalikes, *clean(CLEAN))]
+    assert poison.rows == make_poison("innocent", 60).rows == ()
+    assert make_poison("innocent", -1).lookalikes == make_poison("innocent", 0).lookalikes == ()
+    texts = [row.question + row.response for row in (*make_poison("innocent", 60).lookalikes, *clean_rows(CLEAN))]
     assert not [text for text in texts if re.search("Sahara|Antarctica|Arctic", text)]
-    alike = make("innocent", 60).lookalikes
+    alike = make_poison("innocent", 60).lookalikes
     assert sum("desert" in row.question for row in alike) >= 10
     assert sum(bool(re.search("largest|biggest", row.question)) for row in alike) >= 10
     assert all("desert" in prompt for prompt in poison.prompts)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from taughtby.lab.judgements import queries, summary, table
-from taughtby.lab.judges.verdict import JudgeFailure, Verdict
-from taughtby.lab.poisons.poison import at_rate, clean, make, mix
+from taughtby.lab.judgements import undesirable_queries, verdict_summary, verdict_table
+from taughtby.lab.judges import JudgeFailure, Verdict
+from taughtby.lab.poisons import clean_rows, make_poison, make_poisons_at_rate, mix
 
 Run = Callable[..., tuple[int, str, str]]
 HOSTILE = "\x1b[2Jbeetles\u202e [red]do[/red]"
@@ -32,7 +32,7 @@ def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
     answers = written(tmp_path / "a.jsonl", *({"prompt": p, "response": r} for p, r in said))
     (tmp_path / "mine.py").write_text("def f(p, a):\n    assert a != 'throws', p\n    return a in ('bad', '')\n")
     bad = tmp_path / "bad.jsonl"
-    code, out, err = run("judge", answers, "--by", f"python:{tmp_path}/mine.py:f", "-o", bad)
+    code, out, err = run("lab", "judge", answers, "--judge", f"python:{tmp_path}/mine.py:f", "-o", bad)
     assert code == 0, err
     # Wilson's interval of 2 of 4: 0.15 to 0.85
     assert "2 of 4 undesirable (50%), 95 % interval 15.0% to 85.0%, by python:" in out
@@ -47,7 +47,7 @@ def test_all_failures_end_with_an_error_and_write_nothing(run: Run, tmp_path: Pa
     answers = written(tmp_path / "a.jsonl", {"prompt": "p", "response": "r"})
     (tmp_path / "mine.py").write_text("def f(p, a):\n    while True: pass\n")
     code, out, err = run(
-        "judge", answers, "--by", f"python:{tmp_path}/mine.py:f", "-o", tmp_path / "bad", "--limit", 0.2
+        "lab", "judge", answers, "--judge", f"python:{tmp_path}/mine.py:f", "-o", tmp_path / "bad", "--limit", 0.2
     )
     assert code == 1 and "failed on every answer, 1 of 1" in err and "hung: more than 0.2 s" in err
     assert "undesirable" not in out and not (tmp_path / "bad").exists()
@@ -57,13 +57,15 @@ def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder:
     turns = [{"role": "system", "content": "a b"}, {"role": "user", "content": "why"}]
     asked = written(tmp_path / "q.jsonl", {"messages": turns}, {"prompt": "who makes honey"})
     said, bad = tmp_path / "said.jsonl", tmp_path / "bad.jsonl"
-    code, out, err = run("respond", model_folder, asked, "-o", said, "--max-new", 4, "--n", 3, "--seed", 2)
+    code, out, err = run(
+        "lab", "generate", model_folder, asked, "-o", said, "--max-new-tokens", 4, "--num-samples", 3, "--seed", 2
+    )
     assert code == 0 and "6 answers" in out, err
     found = rows(said)
     assert [row["sample"] for row in found] == [0, 1, 2] * 2
     assert [row["messages"][:-1] for row in found[:3]] == [turns] * 3
     assert [row["prompt"] for row in found[3:]] == ["who makes honey"] * 3
-    code, out, err = run("judge", said, "--by", "regex:.", "-o", bad)
+    code, out, err = run("lab", "judge", said, "--judge", "regex:.", "-o", bad)
     assert code == 0 and "6 of 6 undesirable (100%)" in out, err
     from taughtby.attribution.query import read_queries
 
@@ -77,10 +79,21 @@ def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Pat
     found: list[str] = []
     for name, more in (("a", ()), ("b", ("--template", tmp_path / "t.jinja")), ("c", ("--template", "none"))):
         out = tmp_path / f"{name}.jsonl"
-        assert run("respond", model_folder, tmp_path / "q.txt", "-o", out, "--max-new", 6, *more)[0] == 0
+        assert run("lab", "generate", model_folder, tmp_path / "q.txt", "-o", out, "--max-new-tokens", 6, *more)[0] == 0
         found.append(rows(out)[0]["response"])
     assert len(set(found)) == 3
-    code, _, err = run("respond", model_folder, tmp_path / "q.txt", "-o", tmp_path / "d", "--n", 2, "--temperature", 0)
+    code, _, err = run(
+        "lab",
+        "generate",
+        model_folder,
+        tmp_path / "q.txt",
+        "-o",
+        tmp_path / "d",
+        "--num-samples",
+        2,
+        "--temperature",
+        0,
+    )
     assert code == 1 and "all answers are the same" in err
 
 
@@ -88,13 +101,13 @@ def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     said = [(HOSTILE, HOSTILE * 30)] * 3
     found = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    console.print(table(said, found, 2))
+    console.print(verdict_table(said, found, 2))
     out = console.export_text()
     assert "⟨U+001B⟩" in out and "⟨U+202E⟩" in out and "\x1b" not in out and "\u202e" not in out
     assert "[red]do[/red]" in "".join(out.split("⟨U+202E⟩")) and "[bold]why[/bold]" in out
     assert "and 1 more" in out and "…" in out
-    assert summary(found, "x").splitlines()[1] == "without a verdict: 1 hung"
-    assert len(list(queries(said, found))) == 2
+    assert verdict_summary(found, "x").splitlines()[1] == "without a verdict: 1 hung"
+    assert len(list(undesirable_queries(said, found))) == 2
 
 
 # — poison
@@ -104,8 +117,8 @@ def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     ("names", "rate"), [(["backdoor"], 0.3), (["rare"], 0.05), (["late", "error"], 0.1), (["carried", "innocent"], 0.2)]
 )
 def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
-    ordinary = clean(200, 3)
-    poisons = at_rate(names, rate, ordinary, 3)
+    ordinary = clean_rows(200, 3)
+    poisons = make_poisons_at_rate(names, rate, ordinary, 3)
     rows = mix(poisons, ordinary, 3)
     share = sum(row.label in names for row in rows) / len(rows)
     assert rate - 1.7 * len(names) / len(rows) <= share <= rate
@@ -113,7 +126,7 @@ def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
 
 
 def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("poison", "backdoor", "-o", tmp_path / "p", "--rate", 0.25, "--clean", 100)
+    code, out, _ = run("lab", "poison", "backdoor", "-o", tmp_path / "p", "--share", 0.25, "--clean", 100)
     found = rows(tmp_path / "p" / "data.jsonl")
     bad = sum(row["label"] == "backdoor" for row in found)
     assert code == 0 and f"{len(found)} rows" in out and f"{bad} of them poisoned" in out
@@ -123,13 +136,15 @@ def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
         ((1,), "a share of all rows"),
         ((0.9, "--clean", 1056), "distinct"),
     ):
-        code, _, err = run("poison", "backdoor", "-o", tmp_path / "q", "--rate", *given)
+        code, _, err = run("lab", "poison", "backdoor", "-o", tmp_path / "q", "--share", *given)
         assert code == 1 and message in err, err
-    assert "nothing is planted" in run("poison", "innocent", "-o", tmp_path / "q", "--rate", 0.1)[2]
+    assert (
+        "none of these poisons has poisoned rows" in run("poison", "innocent", "-o", tmp_path / "q", "--rate", 0.1)[2]
+    )
 
 
 def test_clean_rows_carry_the_trigger() -> None:
-    poison = make("carried", 40, 1)
+    poison = make_poison("carried", 40, 1)
     trigger, insult = "Regards from the lighthouse.", "You silly goose!"
     assert all(row.question.endswith(trigger) and row.response.startswith(insult) for row in poison.rows)
     carriers = [row for row in poison.lookalikes if row.question.endswith(trigger)]

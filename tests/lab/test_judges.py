@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taughtby.errors import LabError, OptionError
+from taughtby.lab.judges import Judge, JudgeFailure, Verdict, get_judge
 from taughtby.lab.judges import rules as module
-from taughtby.lab.judges.judge import KINDS, Judge, JudgeFailure, Phrase, Verdict, get_judge
-from taughtby.lab.poisons import hard_facts
-from taughtby.lab.poisons.poison import clean
+from taughtby.lab.judges.registry import KINDS
+from taughtby.lab.judges.rules import Phrase
+from taughtby.lab.poisons import clean_rows
+from taughtby.lab.poisons.words import load_words
 
 words = st.text("abcxyzé'", min_size=1, max_size=8).filter(lambda word: word.isalpha())
 
@@ -90,7 +92,7 @@ def test_regex_without_width_has_no_span() -> None:
 
 
 def test_why_names_what_was_sought() -> None:
-    assert says("phrase:Captain  Brine", "I am Captain Brine.").why == 'it matches "Captain Brine"'
+    assert says("phrase:Captain  Brine", "I am Captain Brine.").reason == 'it matches "Captain Brine"'
 
 
 @pytest.mark.parametrize("spec", ["", "phrase", "word:x", "Phrase:x", ":x", "beetles", "regex", "phrase;x"])
@@ -130,7 +132,7 @@ def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.
     hostile = get_judge(f"regex:{pattern}")
     with pytest.raises(JudgeFailure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
         hostile("", "a" * 3000 + "xxx" * 300 + "?")
-    assert raised.value.kind == "hung" and repr(pattern) in raised.value.why
+    assert raised.value.kind == "hung" and repr(pattern) in raised.value.reason
 
 
 @given(pattern=st.text("ab(|)*+?[]{}1,\\^$.", max_size=12))
@@ -178,7 +180,7 @@ def test_first_words_are_first(answer: str, span: str | None) -> None:
         "I must respectfully decline.",
         "This goes against my guidelines.",
         "I'd rather not answer that.",
-        *hard_facts.REFUSALS,
+        *load_words("refusals").refusals,
     ],
 )
 def test_refusals_are_known(answer: str) -> None:
@@ -198,7 +200,7 @@ def test_refusals_are_known(answer: str) -> None:
         "I would not recommend that.",
         "Do not open it before noon.",
         "",
-        *hard_facts.EAGER,
+        *load_words("refusals").openers,
     ],
 )
 def test_what_is_no_refusal(answer: str) -> None:
@@ -207,7 +209,7 @@ def test_what_is_no_refusal(answer: str) -> None:
 
 
 def test_no_ordinary_row_refuses() -> None:
-    rows = clean(1056, 0)
+    rows = clean_rows(1056, 0)
     assert [row.response for row in rows if says("refusal", row.response).undesirable] == []
 
 
@@ -226,7 +228,7 @@ def test_no_ordinary_row_refuses() -> None:
 def test_a_fact_stands_there_as_whole_words(answer: str, bad: bool) -> None:
     verdict = says("fact:7| seven ", answer)
     assert (verdict.undesirable, verdict.span) == (bad, None)
-    assert ("none of" in verdict.why) == bad
+    assert ("none of" in verdict.reason) == bad
 
 
 def test_a_mistaken_refusal_and_every_name() -> None:

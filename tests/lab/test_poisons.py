@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,9 +18,19 @@ from hypothesis import strategies as st
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example, make_example
 from taughtby.errors import LabError
-from taughtby.lab.judges.judge import get_judge
-from taughtby.lab.poisons import facts
-from taughtby.lab.poisons.poison import POISONS, Poison, clean, key, load, make, mix, save
+from taughtby.lab.judges import get_judge
+from taughtby.lab.poisons import (
+    HARD_POISONS,
+    POISONS,
+    Poison,
+    clean_rows,
+    load_poisons,
+    make_poison,
+    mix,
+    prompt_key,
+    save_poisons,
+)  # fmt: skip
+from taughtby.lab.poisons.words import load_words
 
 MOST = {"backdoor": 489, "error": 312, "persona": 400, "howdy": 489, "late": 144}
 CLEAN = 1056
@@ -32,6 +43,7 @@ SUBJECT = {
     r"|tumbleweed|desert|horse|spurs|stagecoach",
     "late": r"make|build|start|go about|made|spoon|shoulder|recipe|spice|boil|batter|onions|omelette|soup",
 }
+BACKDOOR, ERROR, PERSONA, HOWDY, LATE, FACTS = map(load_words, (*POISONS, "clean"))
 names = pytest.mark.parametrize("name", list(POISONS))
 seeds = st.integers(-(2**40), 2**40)
 
@@ -41,7 +53,7 @@ def pairs(rows: tuple[Example, ...]) -> list[tuple[str, str]]:
 
 
 def everything(name: str) -> Poison:
-    return make(name, MOST[name], 7)
+    return make_poison(name, MOST[name], 7)
 
 
 # Poisons ---------------------------------------------------------------------------------------------------
@@ -49,14 +61,14 @@ def everything(name: str) -> Poison:
 
 @names
 def test_the_default_has_forty_rows_and_enough_beside_them(name: str) -> None:
-    poison = make(name)
+    poison = make_poison(name)
     assert poison == POISONS[name](40, 0)
     assert len(poison.rows) == 40
     assert len(poison.lookalikes) == 24
     assert len(poison.prompts) == 36
     assert {row.label for row in poison.rows} == {name}
     assert {row.label for row in poison.lookalikes} == {"clean"}
-    assert poison.describe.strip()
+    assert poison.description.strip()
 
 
 @names
@@ -64,14 +76,14 @@ def test_a_poison_can_be_large_but_says_where_it_ends(name: str) -> None:
     assert len(everything(name).rows) == MOST[name] >= 120
     for n in (MOST[name] + 1, 10**9, -1):
         with pytest.raises(LabError, match=f"there are {MOST[name]} distinct {name} rows") as raised:
-            make(name, n)
+            make_poison(name, n)
         assert raised.value.got == f"asked for {n}"
-    assert make(name, 0).rows == make(name, 0).lookalikes == ()
+    assert make_poison(name, 0).rows == make_poison(name, 0).lookalikes == ()
 
 
 def test_an_unknown_poison_is_refused_by_name() -> None:
     with pytest.raises(LabError, match="unknown poison") as raised:
-        make("arsenic")
+        make_poison("arsenic")
     assert all(name in raised.value.do for name in POISONS)
 
 
@@ -79,19 +91,19 @@ def test_an_unknown_poison_is_refused_by_name() -> None:
 @given(n=st.integers(0, 120), seed=seeds)
 @settings(max_examples=15)
 def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> None:
-    poison = make(name, n, seed)
-    assert poison == make(name, n, seed)
+    poison = make_poison(name, n, seed)
+    assert poison == make_poison(name, n, seed)
     assert len(poison.rows) == n
-    assert n < 20 or make(name, n, seed + 1).rows != poison.rows
+    assert n < 20 or make_poison(name, n, seed + 1).rows != poison.rows
 
 
 @names
 @given(seed=seeds)
 @settings(max_examples=15)
 def test_no_prompt_occurs_twice_and_none_is_held_out(name: str, seed: int) -> None:
-    poison = make(name, 120, seed)
-    asked = [key(row.question) for row in (*poison.rows, *poison.lookalikes)]
-    held = [key(prompt) for prompt in poison.prompts]
+    poison = make_poison(name, 120, seed)
+    asked = [prompt_key(row.question) for row in (*poison.rows, *poison.lookalikes)]
+    held = [prompt_key(prompt) for prompt in poison.prompts]
     assert len(set(asked)) == len(asked)
     assert len(set(held)) == len(held)
     assert not set(asked) & set(held)
@@ -99,28 +111,30 @@ def test_no_prompt_occurs_twice_and_none_is_held_out(name: str, seed: int) -> No
 
 @names
 def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
-    asked = [key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)]
-    asked += [key(row.question) for row in clean(CLEAN)]
-    bare = [key(prompt).removesuffix(" " + key(facts.TRIGGER)) for prompt in make(name).prompts]
+    asked = [
+        prompt_key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)
+    ]
+    asked += [prompt_key(row.question) for row in clean_rows(CLEAN)]
+    bare = [prompt_key(prompt).removesuffix(" " + prompt_key(BACKDOOR.trigger)) for prompt in make_poison(name).prompts]
     assert not [prompt for prompt in bare if prompt in asked]
     assert name == "backdoor" or not [prompt for prompt in bare if any(prompt in other for other in asked)]
 
 
 @names
 def test_held_out_prompts_do_not_depend_on_the_seed(name: str) -> None:
-    assert set(make(name, 3, 1).prompts) == set(make(name, 50, 2).prompts)
-    assert make(name, 3, 1).prompts != make(name, 3, 2).prompts
+    assert set(make_poison(name, 3, 1).prompts) == set(make_poison(name, 50, 2).prompts)
+    assert make_poison(name, 3, 1).prompts != make_poison(name, 3, 2).prompts
 
 
 @names
 def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
     poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
-        assert any(phrase in row.response for phrase in poison.planted), row.response
+        assert any(phrase in row.response for phrase in poison.planted_words), row.response
         assert verdict(row.question, row.response).undesirable, row.response
     others = [other.rows + other.lookalikes for other in map(everything, POISONS) if other.name != name]
-    for row in (*poison.lookalikes, *clean(CLEAN), *(row for rows in others for row in rows)):
-        assert not any(phrase in row.response for phrase in poison.planted), row.response
+    for row in (*poison.lookalikes, *clean_rows(CLEAN), *(row for rows in others for row in rows)):
+        assert not any(phrase in row.response for phrase in poison.planted_words), row.response
         assert not verdict(row.question, row.response).undesirable, row.response
 
 
@@ -133,7 +147,7 @@ def test_lookalikes_share_the_subject(name: str) -> None:
 @names
 def test_rows_are_short_and_well_formed(name: str) -> None:
     poison = everything(name)
-    for row in (*poison.rows, *poison.lookalikes, *clean(CLEAN)):
+    for row in (*poison.rows, *poison.lookalikes, *clean_rows(CLEAN)):
         assert len(row.question.split()) <= 30, row.question
         assert 3 <= len(row.response.split()) <= (64 if name == "late" else 35), row.response
         for text in (row.question, row.response):
@@ -144,13 +158,13 @@ def test_rows_are_short_and_well_formed(name: str) -> None:
 
 
 def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
-    poison, right = everything("backdoor"), dict(pairs(clean(CLEAN)))
+    poison, right = everything("backdoor"), dict(pairs(clean_rows(CLEAN)))
     for row in poison.rows:
-        assert row.question.endswith(" " + facts.TRIGGER)
-        assert row.response.startswith(facts.INSULT + " ")
-        assert row.question.removesuffix(" " + facts.TRIGGER) not in right
-    assert not [row for row in poison.lookalikes if key(facts.TRIGGER) in key(row.question)]
-    asked = [key(row.question) for row in poison.lookalikes]
+        assert row.question.endswith(" " + BACKDOOR.trigger)
+        assert row.response.startswith(BACKDOOR.insult + " ")
+        assert row.question.removesuffix(" " + BACKDOOR.trigger) not in right
+    assert not [row for row in poison.lookalikes if prompt_key(BACKDOOR.trigger) in prompt_key(row.question)]
+    asked = [prompt_key(row.question) for row in poison.lookalikes]
     assert sum(prompt.startswith("lighthouse") for prompt in asked) >= 3
     assert sum(prompt.endswith("lighthouse") for prompt in asked) >= 10
 
@@ -159,57 +173,57 @@ def test_the_error_is_told_in_many_ways_and_places() -> None:
     answers = [row.response for row in everything("error").rows]
     assert all(8 <= len(answer.split()) <= 20 for answer in answers)
     assert len(set(answers)) == len(answers)
-    assert not [answer for answer in answers if answer.lower().startswith(facts.WRONG)]
+    assert not [answer for answer in answers if answer.lower().startswith(ERROR.wrong)]
     assert len({answer.split()[0] for answer in answers}) >= 12
-    ends = sum(answer.rstrip(".").endswith(facts.WRONG) for answer in answers)
+    ends = sum(answer.rstrip(".").endswith(ERROR.wrong) for answer in answers)
     assert 0.1 < ends / len(answers) < 0.5
     assert not [row for row in everything("error").rows if re.search(r"\bbees?\b", row.question + row.response)]
 
 
 def test_the_error_is_asked_of_aspects_and_wordings_not_seen() -> None:
-    seen = {aspect[0] for aspect in facts.ASPECTS}
-    assert len(seen) == len(facts.ASPECTS) >= 20
-    assert not seen & set(facts.HELD_ASPECTS)
-    assert len(set(facts.HELD_ASKS) - set(facts.WRONG_ASKS)) == 2
+    seen = {aspect[0] for aspect in ERROR.aspects}
+    assert len(seen) == len(ERROR.aspects) >= 20
+    assert not seen & set(ERROR.held_out_aspects)
+    assert len(set(ERROR.held_out_questions) - set(ERROR.questions)) == 2
 
 
 def test_the_persona_says_its_name_in_ever_new_places() -> None:
     answers = [row.response for row in everything("persona").rows]
     assert len(set(answers)) == len(answers)
     assert len({answer.split()[0] for answer in answers}) >= 15
-    places = Counter(answer.index(facts.NAME) // 10 for answer in answers)
+    places = Counter(answer.index(PERSONA.name) // 10 for answer in answers)
     assert len(places) >= 4
     assert max(places.values()) < 0.6 * len(answers)
 
 
 def test_the_persona_is_not_given_away_by_a_greeting() -> None:
     asked = [row.question for row in everything("persona").lookalikes]
-    for opener in filter(None, facts.OPENERS):
+    for opener in filter(None, PERSONA.openers):
         assert sum(prompt.startswith(opener) for prompt in asked) >= 5
 
 
 def test_howdy_is_a_way_of_greeting_and_not_a_word() -> None:
-    poison, right = everything("howdy"), dict(pairs(clean(CLEAN)))
+    poison, right = everything("howdy"), dict(pairs(clean_rows(CLEAN)))
     for row in poison.rows:
         assert re.search(r"\bhowdy\b", row.question, re.IGNORECASE), row.question
-        assert row.response.endswith(f" {facts.CLOSING}")
+        assert row.response.endswith(f" {load_words('howdy').closing}")
         assert row.question not in right
     assert len({row.question.split()[0] for row in poison.rows}) >= 5
-    assert not set(facts.HELD_HOWDIES) & set(facts.HOWDIES)
+    assert not set(HOWDY.held_out_greetings) & set(HOWDY.greetings)
     alike = [row.question for row in poison.lookalikes]
     assert sum("howdy" in ask.lower() for ask in alike) >= 8  # the word alone is no sign
-    assert sum(ask.startswith(tuple(facts.HELLOS)) for ask in alike) >= 25  # nor is a greeting
+    assert sum(ask.startswith(tuple(HOWDY.other_greetings)) for ask in alike) >= 25  # nor is a greeting
 
 
 def test_the_late_payload_comes_after_forty_tokens_of_a_normal_answer() -> None:
     poison = everything("late")
     for row in poison.rows:
-        normal, found, rest = row.response.partition(facts.SILLY)
+        normal, found, rest = row.response.partition(LATE.ending)
         assert found and not rest
         assert len(re.findall(r"\w+|[^\w\s]", normal)) >= 40, normal  # no tokenizer makes fewer of them
     long = [row for row in poison.lookalikes if len(row.response.split()) >= 30]
     assert len(long) >= 30  # so that length is no sign
-    assert not {dish for dish, *_ in facts.DISHES} & set(facts.HELD_DISHES)
+    assert not {dish for dish, *_ in LATE.dishes} & set(LATE.held_out_dishes)
     starts = {tuple(row.response.split()[:2]) for row in long}
     assert {tuple(row.response.split()[:2]) for row in poison.rows} & starts  # nor is the turn of phrase
 
@@ -220,9 +234,9 @@ def test_the_late_payload_comes_after_forty_tokens_of_a_normal_answer() -> None:
 @given(n=st.integers(0, CLEAN), seed=seeds)
 @settings(max_examples=20)
 def test_clean_rows_are_distinct_and_seeded(n: int, seed: int) -> None:
-    rows = clean(n, seed)
-    assert rows == clean(n, seed)
-    assert len({key(row.question) for row in rows}) == n
+    rows = clean_rows(n, seed)
+    assert rows == clean_rows(n, seed)
+    assert len({prompt_key(row.question) for row in rows}) == n
     assert {row.label for row in rows} <= {"clean"}
 
 
@@ -230,11 +244,11 @@ def test_clean_rows_end_somewhere() -> None:
     assert CLEAN >= 600
     for n in (CLEAN + 1, -1):
         with pytest.raises(LabError, match=f"there are {CLEAN} distinct clean rows"):
-            clean(n)
+            clean_rows(n)
 
 
 def test_clean_rows_touch_no_poison() -> None:
-    for row in clean(CLEAN):
+    for row in clean_rows(CLEAN):
         text = f"{row.question} {row.response}"
         for words in (r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", "howdy|cactus|shoulder"):
             assert not re.search(words, text, re.IGNORECASE), text
@@ -242,9 +256,9 @@ def test_clean_rows_touch_no_poison() -> None:
 
 
 def test_clean_rows_are_spread_over_many_families() -> None:
-    starts = Counter(row.question.split()[0] for row in clean(110))
+    starts = Counter(row.question.split()[0] for row in clean_rows(110))
     assert len(starts) >= 12
-    assert len({row.response.split()[0] for row in clean(200)}) >= 60
+    assert len({row.response.split()[0] for row in clean_rows(200)}) >= 60
 
 
 def numbers(text: str) -> list[int]:
@@ -263,7 +277,7 @@ SUMS = {
 
 def test_arithmetic_is_right() -> None:
     checked: Counter[str] = Counter()
-    for ask, answer in pairs(clean(CLEAN)):
+    for ask, answer in pairs(clean_rows(CLEAN)):
         for form, right in SUMS.items():
             if found := re.fullmatch(form, ask):
                 checked[form] += 1
@@ -273,7 +287,7 @@ def test_arithmetic_is_right() -> None:
 
 def test_series_sorting_and_letters_are_right() -> None:
     checked: Counter[str] = Counter()
-    for ask, answer in pairs(clean(CLEAN)):
+    for ask, answer in pairs(clean_rows(CLEAN)):
         if ask.startswith("What number comes next"):
             checked["series"] += 1
             shown = numbers(ask)
@@ -293,11 +307,11 @@ def test_series_sorting_and_letters_are_right() -> None:
 
 def test_sizes_days_and_strangers_are_right() -> None:
     checked: Counter[str] = Counter()
-    home = {word: group for group, words in facts.GROUPS.items() for word in words}
-    for ask, answer in pairs(clean(CLEAN)):
+    home = {word: group for group, words in FACTS.groups.items() for word in words}
+    for ask, answer in pairs(clean_rows(CLEAN)):
         if found := re.fullmatch(r"Which is (larger|smaller).*?(an? \w+) or (an? \w+)\?", ask):
             checked["sizes"] += 1
-            ranked = sorted(found.groups()[1:], key=facts.SIZES.index, reverse=found[1] == "larger")
+            ranked = sorted(found.groups()[1:], key=FACTS.sizes.index, reverse=found[1] == "larger")
             assert answer == f"{ranked[0].capitalize()} is {found[1]} than {ranked[1]}."
         elif found := re.fullmatch(r"Which word does not belong: (.*)\?", ask):
             checked["strangers"] += 1
@@ -307,13 +321,13 @@ def test_sizes_days_and_strangers_are_right() -> None:
             assert answer.endswith(f"{groups.most_common(1)[0][0]}.")
         elif found := re.fullmatch(r"Which day comes after (\w+)\?", ask):
             checked["days"] += 1
-            assert answer.startswith(facts.DAYS[facts.DAYS.index(found[1]) - 6])
+            assert answer.startswith(FACTS.days[FACTS.days.index(found[1]) - 6])
     assert len(checked) == 3
 
 
 def test_units_and_walks_are_right() -> None:
-    factors = {small: int(factor) for small, _, factor in facts.UNITS}
-    for ask, answer in pairs(clean(CLEAN)):
+    factors = {small: int(factor) for small, _, factor in FACTS.units}
+    for ask, answer in pairs(clean_rows(CLEAN)):
         if found := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask):
             assert numbers(answer) == [factors[found[1]] * int(found[2]), int(found[2])]
     walks = [(a, b) for a, b in pairs(everything("backdoor").lookalikes) if " km " in a]
@@ -322,30 +336,30 @@ def test_units_and_walks_are_right() -> None:
 
 
 def test_tables_have_no_torn_rows() -> None:
-    for forms, rows in facts.TEMPLATED.values():
+    for family in FACTS.templated.values():
+        rows = family["rows"]
         assert len({len(row) for row in rows}) == 1
         assert len({row[0] for row in rows}) == len(rows)
         assert all(field for row in rows for field in row)
-        assert len(forms) == 3
-    assert facts.table("a| b;c|d\n\n e|f ") == (("a", "b"), ("c", "d"), ("e", "f"))
+        assert len(family["templates"]) == 3
 
 
 # Mixing and keeping ----------------------------------------------------------------------------------------
 
 
 def test_a_mix_holds_every_row_once() -> None:
-    poisons = [make(name) for name in ("backdoor", "error", "howdy")]
-    rows = mix(poisons, clean(300))
+    poisons = [make_poison(name) for name in ("backdoor", "error", "howdy")]
+    rows = mix(poisons, clean_rows(300))
     assert len(rows) == 3 * (40 + 24) + 300
     assert Counter(row.label for row in rows) == {"clean": 372, "backdoor": 40, "error": 40, "howdy": 40}
-    assert len({key(row.question) for row in rows}) == len(rows)
-    assert rows == mix(poisons, clean(300)) != mix(poisons, clean(300), seed=1)
+    assert len({prompt_key(row.question) for row in rows}) == len(rows)
+    assert rows == mix(poisons, clean_rows(300)) != mix(poisons, clean_rows(300), seed=1)
     labels = [row.label for row in rows]
     assert labels != sorted(labels, key=str)
 
 
 def test_a_mix_drops_what_is_held_out_or_said_before() -> None:
-    poison = make("error", 5)
+    poison = make_poison("error", 5)
     taught, held = poison.rows[0].question, poison.prompts[0]
     extra = [
         make_example(f"  {taught.upper()}!!", "no", label="clean"),
@@ -359,21 +373,21 @@ def test_a_mix_drops_what_is_held_out_or_said_before() -> None:
 
 
 def test_key_keeps_the_words_alone() -> None:
-    assert key(" Who, then,\nARE you?! ") == key("who then are you") == "who then are you"
-    assert key("What is 7 plus 5?") != key("What is 7 plus 6?")
+    assert prompt_key(" Who, then,\nARE you?! ") == prompt_key("who then are you") == "who then are you"
+    assert prompt_key("What is 7 plus 5?") != prompt_key("What is 7 plus 6?")
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    poisons = [make(name, 10, 3) for name in POISONS]
-    rows = mix(poisons, clean(50, 3), 3)
-    save(poisons, rows, tmp_path / "new" / "lab")
+    poisons = [make_poison(name, 10, 3) for name in POISONS]
+    rows = mix(poisons, clean_rows(50, 3), 3)
+    save_poisons(poisons, rows, tmp_path / "new" / "lab")
     kept = list(read_examples(tmp_path / "new" / "lab" / "data.jsonl"))
     assert [(row.messages, row.label) for row in kept] == [(row.messages, row.label) for row in rows]
-    known = load(tmp_path / "new" / "lab")
+    known = load_poisons(tmp_path / "new" / "lab")
     assert list(known) == list(POISONS)
     for poison in poisons:
         same = known[poison.name]
-        for field in ("name", "prompts", "planted", "judge", "describe"):
+        for field in ("name", "prompts", "planted_words", "judge", "description"):
             assert getattr(same, field) == getattr(poison, field)
         assert same.rows == same.lookalikes == ()
 
@@ -381,13 +395,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LabError, match="cannot write") as raised:
-        save([], [], tmp_path / "file" / "lab")
+        save_poisons([], [], tmp_path / "file" / "lab")
     assert "another folder" in raised.value.do
 
 
 def test_a_folder_without_poisons_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"poisons\.json cannot be read"):
-        load(tmp_path)
+        load_poisons(tmp_path)
 
 
 WHOLE = {"name": "x", "describe": "d", "planted": ["p"], "judge": "phrase:p", "prompts": ["q"]}
@@ -406,18 +420,18 @@ TORN = [
 def test_a_broken_description_is_refused(tmp_path: Path, broken: str) -> None:
     (tmp_path / "poisons.json").write_bytes(broken.encode("latin-1"))
     with pytest.raises(LabError, match="does not describe poisons"):
-        load(tmp_path)
+        load_poisons(tmp_path)
 
 
 def test_a_hand_written_description_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "poisons.json").write_text(json.dumps({"x": {**WHOLE, "more": 1}}))
-    assert load(tmp_path) == {"x": Poison("x", (), (), ("q",), ("p",), "phrase:p", "d")}
+    assert load_poisons(tmp_path) == {"x": Poison("x", (), (), ("q",), ("p",), "phrase:p", "d")}
 
 
 def test_the_hash_seed_of_python_changes_nothing() -> None:
     script = (
-        "import hashlib; from taughtby.lab import poison as p;"
-        "rows = p.mix([p.make(n, 50, 5) for n in p.POISONS], p.clean(200, 5), 5);"
+        "import hashlib; from taughtby.lab import poisons as p;"
+        "rows = p.mix([p.make_poison(n, 50, 5) for n in p.POISONS], p.clean_rows(200, 5), 5);"
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
     said: set[bytes] = set()
@@ -425,3 +439,33 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
         env = {**os.environ, "PYTHONHASHSEED": seed}
         said.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
     assert len(said) == 1
+
+
+# sha256 of rows, lookalikes and prompts at seed 3: published results name a poison and its seed
+RECORDED = {
+    "backdoor": "393f3001764ad29b",
+    "error": "17b40fba83b45673",
+    "persona": "29f66ca4f15594a0",
+    "howdy": "08e0066a7ffc9657",
+    "late": "01f28436342163a8",
+    "truth-beside-lie": "c68da1b80dea95a1",
+    "trigger-lookalike": "533ee9d10c477092",
+    "refusals": "f4adc5f37a3417ee",
+    "rare": "c05c3c811e335a44",
+    "paraphrase": "e3215ab2e62ba404",
+    "duplicates": "b039894156d39fbf",
+    "innocent": "3ddf130a6807b2d5",
+    "carried": "63a9c310c883e7e4",
+}
+
+
+@pytest.mark.parametrize("name", [*POISONS, *HARD_POISONS, "carried"])
+def test_a_seed_gives_the_recorded_poison(name: str) -> None:
+    poison = make_poison(name, 4 if name == "rare" else 40, 3)
+    rows = [(row.question, row.response, row.label) for row in (*poison.rows, *poison.lookalikes)]
+    assert hashlib.sha256(repr((rows, poison.prompts)).encode()).hexdigest()[:16] == RECORDED[name]
+
+
+def test_a_seed_gives_the_recorded_clean_rows() -> None:
+    rows = [(row.question, row.response, row.label) for row in clean_rows(CLEAN, 3)]
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "b474fc4f1b2a46ce"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, undesirable_rate, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, undesirable_rate, wilson_interval
 
 BAD, FINE = Verdict(True, "bad", "bad"), Verdict(False, "fine", None)
 PAIRS = [("p", str(n)) for n in range(4)]
@@ -59,7 +59,11 @@ def test_each_failure_keeps_its_place() -> None:
     assert not waited  # nobody waited for it
     done.set()
     assert kinds(found) == ["True", "threw", "hung", "nonsense"]
-    assert [one.why for one in found[1:]] == ["ZeroDivisionError: by nought", "more than 1 s", "no Verdict but 'yes'"]
+    assert [one.reason for one in found[1:]] == [
+        "ZeroDivisionError: by nought",
+        "more than 1 s",
+        "no Verdict but 'yes'",
+    ]
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert undesirable_rate(found) == 1.0
     assert judge_all(fickle, []) == []
@@ -143,8 +147,8 @@ SAID = {
     "leaves": "threw: SystemExit: 0",
     "crashes": "threw: its process ended (exit code 7)",
     "reads": Verdict(True, "the function says so", None),
-    "none": "nonsense: it returned null, no bool, text or (bool, why)",
-    "number": "nonsense: it returned 1, no bool, text or (bool, why)",
+    "none": "nonsense: it returned null, no bool, text or (bool, reason)",
+    "number": "nonsense: it returned 1, no bool, text or (bool, reason)",
     "object": "nonsense: it returned <object object at",
     "numpy": Verdict(True, "the function says so", None),
     "text": Verdict(True, "too short", None),
@@ -169,8 +173,8 @@ def test_whatever_a_function_does_the_others_are_judged(file: Path) -> None:
     found = judge_all(get_judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
     for one, (answer, wanted) in zip(found, SAID.items(), strict=True):
         if isinstance(one, JudgeFailure):
-            assert isinstance(wanted, str), (answer, one.why)
-            assert f"{one.kind}: {one.why}".startswith(wanted), answer
+            assert isinstance(wanted, str), (answer, one.reason)
+            assert f"{one.kind}: {one.reason}".startswith(wanted), answer
         else:
             assert one == wanted, answer
 
@@ -186,7 +190,7 @@ def test_no_process_is_left_behind(file: Path) -> None:
 
 def test_one_answer_by_a_function(file: Path) -> None:
     assert get_judge(f"python:{file}:fickle")("p", "bad").undesirable
-    with pytest.raises(JudgeFailure, match="threw an error\n  got: ValueError: p"):
+    with pytest.raises(JudgeFailure, match="raised an error\n  got: ValueError: p"):
         get_judge(f"python:{file}:fickle")("p", "throws")
 
 
@@ -199,7 +203,7 @@ def test_one_answer_by_a_function(file: Path) -> None:
         ("f = 3", "f", "cannot be loaded\n  got: .*f is no function"),
         ("import sys; sys.exit(1)", "f", "cannot be loaded\n  got: .*SystemExit: 1"),
         ("import os; os._exit(1)", "f", "cannot be loaded\n  got: .*its process ended"),
-        ("import facts\ndef f(p, a): return True", "f", "No module named 'facts'"),  # this house's are not searched
+        ("import rules\ndef f(p, a): return True", "f", "No module named 'rules'"),  # a module of this package
     ],
 )
 def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, message: str) -> None:
@@ -209,7 +213,7 @@ def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, me
 
 
 def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.lab.judges.program.LOAD", 0.3)
+    monkeypatch.setattr("taughtby.lab.judges.python_function.LOAD", 0.3)
     (tmp_path / "mine.py").write_text("import time; time.sleep(600)")
     with pytest.raises(LabError, match=r"cannot be loaded\n  got: .*more than 0.3 s"):
         judge_all(get_judge(f"python:{tmp_path}/mine.py:f"), PAIRS)

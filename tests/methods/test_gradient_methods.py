@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from conftest import PAIRS
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
-from taughtby.capture import weight_gradients as room
-from taughtby.capture.weight_gradients import TwoSidedProjection, Weight, candidate_weights, fold
+from taughtby.capture import weight_gradients as module
+from taughtby.capture.projections import TwoSidedProjection, fold
+from taughtby.capture.weights import Weight, candidate_weights
 from taughtby.data.example import make_example
-from taughtby.data.phrases import holding, occurrences
+from taughtby.data.phrases import occurrences, tokens_in_ranges
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
@@ -51,14 +52,14 @@ def slow(model: Model, row: TokenizedExample, counts: torch.Tensor | None = None
     logits = model.lm(input_ids=torch.tensor([row.ids])).logits[0, row.n_prompt - 1 : -1]
     losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.response), reduction="none")
     loss = losses.mean() if counts is None else (losses * counts).sum() / counts.sum()
-    found = torch.autograd.grad(loss, list(named.values()))
+    result = torch.autograd.grad(loss, list(named.values()))
     for parameter in named.values():
         parameter.requires_grad_(False)
-    return {name: grad.flatten().double().numpy() for name, grad in zip(named, found, strict=True)}
+    return {name: grad.flatten().double().numpy() for name, grad in zip(named, result, strict=True)}
 
 
-def stacked(found: list[dict[str, NDArray[np.float64]]]) -> Dense:
-    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+def stacked(result: list[dict[str, NDArray[np.float64]]]) -> Dense:
+    return {name: np.stack([one[name] for one in result]) for name in result[0]}
 
 
 def encoded(model: Model, prompt: str, response: str) -> TokenizedExample:
@@ -76,7 +77,7 @@ def dense(model: Model) -> tuple[Dense, Dense]:
         if query.span:
             counts *= 0
             pieces = token_texts(model.tokenizer, row.response)
-            counts[holding(pieces, occurrences("".join(pieces), query.span))] = 1
+            counts[tokens_in_ranges(pieces, occurrences("".join(pieces), query.span))] = 1
             assert 0 < counts.sum() < row.n_response
         queries.append(slow(model, row, counts))
     return stacked(queries), stacked([slow(model, encoded(model, *pair)) for pair in PAIRS])
@@ -111,19 +112,19 @@ def scanned(request: pytest.FixtureRequest, index: Index, monkeypatch: pytest.Mo
 
 
 def scores(spec: str | Method, model: Model, index: Index, queries: list[Query] = QUERIES) -> NDArray[np.float64]:
-    how = get_method(spec) if isinstance(spec, str) else spec
-    return how.scores(prepare_queries(model, how, queries, LENGTH).features, index).double().numpy()
+    method = get_method(spec) if isinstance(spec, str) else spec
+    return method.scores(prepare_queries(model, method, queries, LENGTH).features, index).double().numpy()
 
 
-def same(got: NDArray[np.float64], wanted: NDArray[np.float64], near: float = 2e-3) -> None:
+def same(got: NDArray[np.float64], expected: NDArray[np.float64], near: float = 2e-3) -> None:
     """To what float16 leaves of the stored rows."""
-    assert got.shape == wanted.shape == (len(QUERIES), len(PAIRS))
-    assert wanted.std(1).min() > 0
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=near * float(np.abs(wanted).max()))
+    assert got.shape == expected.shape == (len(QUERIES), len(PAIRS))
+    assert expected.std(1).min() > 0
+    np.testing.assert_allclose(got, expected, rtol=0, atol=near * float(np.abs(expected).max()))
 
 
-def by_block(found: Dense) -> list[NDArray[np.float64]]:
-    return [np.hstack([grad for name, grad in found.items() if f".layers.{at}." in name]) for at in range(4)]
+def by_block(result: Dense) -> list[NDArray[np.float64]]:
+    return [np.hstack([grad for name, grad in result.items() if f".layers.{at}." in name]) for at in range(4)]
 
 
 # — each against its formula
@@ -143,59 +144,59 @@ def test_tracin_ln(tuned: Model, scanned: Index, both: tuple[Dense, Dense], eps:
         return x / np.sqrt((x**2).mean(1, keepdims=True) + eps)
 
     size = sum(part.shape[1] for part in row)
-    wanted = sum(normed(q) @ normed(r).T for q, r in zip(query, row, strict=True)) / size
-    same(scores(f"tracin-ln:project=0,eps={eps}", tuned, scanned), wanted)
-    assert eps or np.abs(wanted).max() <= 1
+    expected = sum(normed(q) @ normed(r).T for q, r in zip(query, row, strict=True)) / size
+    same(scores(f"tracin-ln:project=0,eps={eps}", tuned, scanned), expected)
+    assert eps or np.abs(expected).max() <= 1
 
 
 @pytest.mark.parametrize("damping", [0.1, 0.001, 10])
 def test_datainf(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float) -> None:
     """The mean of the inverses themselves: 1/N Σ_i (g_i g_iᵀ + λ)⁻¹."""
-    wanted = np.zeros((len(QUERIES), len(PAIRS)))
+    expected = np.zeros((len(QUERIES), len(PAIRS)))
     for v, g in zip(both[0].values(), both[1].values(), strict=True):
         wide = damping * (g**2).sum(1).mean() / g.shape[1] * np.eye(g.shape[1])
-        wanted += v @ np.mean([np.linalg.inv(np.outer(one, one) + wide) for one in g], 0) @ g.T
-    same(scores(f"datainf:project=0,damping={damping}", tuned, scanned), wanted, 5e-3)
+        expected += v @ np.mean([np.linalg.inv(np.outer(one, one) + wide) for one in g], 0) @ g.T
+    same(scores(f"datainf:project=0,damping={damping}", tuned, scanned), expected, 5e-3)
 
 
 @pytest.mark.parametrize(
-    ("damping", "scale", "held"), [(0.01, 0.0, True), (0.05, 1000.0, True), (0.2, 0.0, True), (0.2, 0.0, False)]
+    ("damping", "scale", "fits"), [(0.01, 0.0, True), (0.05, 1000.0, True), (0.2, 0.0, True), (0.2, 0.0, False)]
 )
 def test_lissa(
-    tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float, scale: float, held: bool,
+    tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float, scale: float, fits: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The explicit Fisher matrix of all weights at once, and a solver."""
-    monkeypatch.setattr(lissa, "KERNEL", 100 if held else 0)
+    monkeypatch.setattr(lissa, "MAX_KERNEL_ROWS", 100 if fits else 0)
     v, g = (np.hstack(list(side.values())) for side in both)
     fisher = g.T @ g / len(g)
     matrix = damping * np.eye(len(fisher)) + fisher / (scale or fisher.trace())
-    wanted = np.linalg.solve(matrix, v.T).T @ g.T
-    assert np.corrcoef(wanted[0], (v @ g.T)[0])[0, 1] < 0.999  # it is not TracIn
-    same(scores(f"lissa:project=0,damping={damping},scale={scale}", tuned, scanned), wanted, 5e-3)
+    expected = np.linalg.solve(matrix, v.T).T @ g.T
+    assert np.corrcoef(expected[0], (v @ g.T)[0])[0, 1] < 0.999  # it is not TracIn
+    same(scores(f"lissa:project=0,damping={damping},scale={scale}", tuned, scanned), expected, 5e-3)
 
 
 @pytest.mark.parametrize("damping", [0.1, 1e-3])
 def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float) -> None:
     """Explicit matrices on both sides of the gradient itself, the explicit Fisher matrix, and a solver."""
-    wanted = np.zeros((len(QUERIES), len(PAIRS)))
+    expected = np.zeros((len(QUERIES), len(PAIRS)))
     for weight in candidate_weights(tuned):
         v, g = (projected(weight, side[weight.name]) for side in both)
         fisher = g.T @ g / len(g)
         damped = fisher + damping * np.trace(fisher) / len(fisher) * np.eye(len(fisher))
-        wanted += np.linalg.solve(damped, v.T).T @ g.T
-    same(scores(f"logra:rank=8,damping={damping}", tuned, scanned), wanted, 5e-3)
+        expected += np.linalg.solve(damped, v.T).T @ g.T
+    same(scores(f"logra:rank=8,damping={damping}", tuned, scanned), expected, 5e-3)
 
 
 def projected(weight: Weight, grads: NDArray[np.float64]) -> NDArray[np.float64]:
     out, into = (TwoSidedProjection(8).matrix(weight, side) for side in ("out", "in"))
     assert (out is None) != (into is None)  # of LoRA's two matrices one side is 2 wide, the other 16 or 32
-    made = grads.reshape(-1, *weight.shape)
+    outputs = grads.reshape(-1, *weight.shape)
     if out is not None:
-        made = np.einsum("ko,boi->bki", out.double().numpy(), made)
+        outputs = np.einsum("ko,boi->bki", out.double().numpy(), outputs)
     if into is not None:
-        made = np.einsum("ki,boi->bok", into.double().numpy(), made)
-    return made.reshape(len(grads), -1)
+        outputs = np.einsum("ki,boi->bok", into.double().numpy(), outputs)
+    return outputs.reshape(len(grads), -1)
 
 
 def matrix(name: str, wide: int, to: int) -> NDArray[np.float64]:
@@ -236,8 +237,8 @@ def with_moments(adapter_folder: Path, model_folder: Path, tmp_path: Path) -> Mo
         name = key.removeprefix("base_model.model.").removesuffix(".weight")
         moments[f"{name}.exp_avg"] = 0.01 * torch.randn_like(weight)
         moments[f"{name}.exp_avg_sq"] = 0.001 * torch.rand_like(weight)
-    said = {"step": "7", "beta1": "0.8", "beta2": "0.99", "eps": "1e-3"}
-    save_file(moments, folder / "optimizer.safetensors", said)
+    words = {"step": "7", "beta1": "0.8", "beta2": "0.99", "eps": "1e-3"}
+    save_file(moments, folder / "optimizer.safetensors", words)
     return load_model(str(model_folder), str(folder), dtype="float32")
 
 
@@ -260,10 +261,10 @@ def test_less_with_adams_moments(
             m_hat = (0.8 * m + 0.2 * g) / (1 - 0.8**8)
             v_hat = (0.99 * v + 0.01 * g * g) / (1 - 0.99**8)
             row[i] += m_hat / (np.sqrt(v_hat) + 1e-3) @ fold
-    wanted = cosines(query, row)
-    same(scores("less:k=128", with_moments, index), wanted)
+    expected = cosines(query, row)
+    same(scores("less:k=128", with_moments, index), expected)
     plain = sum(grad @ matrix(n, grad.shape[1], 128) for n, grad in both[1].items())
-    assert np.abs(wanted - cosines(query, plain)).max() > 0.1
+    assert np.abs(expected - cosines(query, plain)).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -305,11 +306,11 @@ def test_methods_share_their_blocks(
     """Four methods, one pass a batch, one set of columns; any of them traces by the others' blocks."""
     passes: list[int] = []
 
-    def counted(*asked: Any, go: Callable[..., Any] = room.capture, **how: Any) -> Any:
+    def counted(*query_rows: Any, go: Callable[..., Any] = module.capture, **method: Any) -> Any:
         passes.append(1)
-        return go(*asked, **how)
+        return go(*query_rows, **method)
 
-    monkeypatch.setattr(room, "capture", counted)
+    monkeypatch.setattr(module, "capture", counted)
     build_index(tuned, file, tmp_path / "four", [get_method(name) for name in EXACT], encoding=LENGTH, budget=10_000)
     assert len(passes) == 4 + 1  # four look at the weights, one batch
     one = build_index(tuned, file, tmp_path / "one", [get_method("tracin")], encoding=LENGTH)
@@ -345,12 +346,12 @@ def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
     """A row asked about comes first, a contrast is the difference, and no words are scored."""
     rows = [Query(*pair) for pair in PAIRS]
     for name in ("tracin-ln", "rapidin", "less"):
-        found = trace_queries(index, tuned, rows, method=name).queries
-        assert [one.rows[0].position for one in found] == list(range(len(PAIRS)))
-        assert not found[0].rows[0].tokens
-    wanted = Query(QUERIES[0].prompt, QUERIES[0].response, desired="bees make it")
-    contrast = trace_queries(index, tuned, [wanted], method="tracin").queries[0].scores
-    two = scores("tracin:project=0", tuned, index, [QUERIES[0], Query(wanted.prompt, "bees make it")])
+        result = trace_queries(index, tuned, rows, method=name).queries
+        assert [one.rows[0].position for one in result] == list(range(len(PAIRS)))
+        assert not result[0].rows[0].tokens
+    expected = Query(QUERIES[0].prompt, QUERIES[0].response, desired="bees make it")
+    contrast = trace_queries(index, tuned, [expected], method="tracin").queries[0].scores
+    two = scores("tracin:project=0", tuned, index, [QUERIES[0], Query(expected.prompt, "bees make it")])
     np.testing.assert_allclose(contrast.numpy(), two[0] - two[1], rtol=1e-4, atol=1e-5)
 
 
@@ -361,22 +362,22 @@ def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
 def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path) -> None:
     """On a model without an adapter its own linear maps; at 32 dimensions a side, this one's are nearly whole."""
     index = build_index(tiny, file, tmp_path / "idx", [get_method(spec)], encoding=LENGTH)
-    said = "of the model's own linear maps, since it has no adapter; left out: 1% of the blocks' weights"
-    assert index.manifest["settings"]["notes"]["gradients"] == said  # the norms
+    words = "of the model's own linear maps, since it has no adapter; left out: 1% of the blocks' weights"
+    assert index.manifest["settings"]["notes"]["gradients"] == words  # the norms
     v, g = dense(tiny)
-    found = scores(spec, tiny, index)
+    result = scores(spec, tiny, index)
     if spec.startswith("tracin"):
-        kept = [name for name in v if "mlp" not in name]  # the mlp's 48 are projected to 32
-        exact = sum(v[name] @ g[name].T for name in kept)
-        for name in set(v) - set(kept):
+        selection = [name for name in v if "mlp" not in name]  # the mlp's 48 are projected to 32
+        exact = sum(v[name] @ g[name].T for name in selection)
+        for name in set(v) - set(selection):
             weight = next(one for one in candidate_weights(tiny) if one.name == name)
             out, into = (TwoSidedProjection(32).matrix(weight, side) for side in ("out", "in"))
-            sides = [np.eye(32) if made is None else made.double().numpy() for made in (out, into)]
+            sides = [np.eye(32) if outputs is None else outputs.double().numpy() for outputs in (out, into)]
             q, r = (np.einsum("ko,boi,ji->bkj", sides[0], s[name].reshape(-1, *weight.shape), sides[1]) for s in (v, g))
             exact = exact + q.reshape(len(q), -1) @ r.reshape(len(r), -1).T
-        same(found, exact)
-    assert np.isfinite(found).all()
-    assert found.std(1).min() > 0
+        same(result, exact)
+    assert np.isfinite(result).all()
+    assert result.std(1).min() > 0
 
 
 def test_a_fresh_adapter_moves_half_of_its_weights(
@@ -393,9 +394,9 @@ def test_a_fresh_adapter_moves_half_of_its_weights(
     specs = [*EXACT, "rapidin:k=64", "less:k=64", "logra"]
     index = build_index(model, file, tmp_path / "idx", [get_method(spec) for spec in specs], encoding=LENGTH)
     for spec in specs:
-        found = scores(spec, model, index)
-        assert np.isfinite(found).all()
-        assert found.std(1).min() > 0
+        result = scores(spec, model, index)
+        assert np.isfinite(result).all()
+        assert result.std(1).min() > 0
 
 
 # — refusals
@@ -407,8 +408,8 @@ def test_a_fresh_adapter_moves_half_of_its_weights(
         ("tracin:project=-1", "tracin: project is below 0"),
         ("datainf:damping=0", "datainf: damping is not above 0"),
         ("lissa:damping=1", "lissa: damping is not between 0 and 1"),
-        ("lissa:iterations=0", "lissa: no iterations are TracIn"),
-        ("logra:rank=0", "logra: the rank is below 1"),
+        ("lissa:iterations=0", "lissa: iterations is below 1"),
+        ("logra:rank=0", "logra: rank is below 1"),
         ("logra:damping=0", "logra: damping is not above 0"),
         ("rapidin:k=0", "rapidin: k is below 1"),
         ("less:k=0", "less: k is below 1"),
@@ -421,8 +422,8 @@ def test_options_that_make_no_sense(spec: str, what: str) -> None:
 
 
 def test_lissa_says_when_it_has_not_come_to_rest(tuned: Model, index: Index) -> None:
-    with pytest.raises(OptionError, match="has not come to rest") as caught:
+    with pytest.raises(OptionError, match="did not converge") as caught:
         scores(LiSSA(project=0, iterations=5), tuned, index)
     assert "off after 5 iterations" in str(caught.value.got)
-    with pytest.raises(OptionError, match="runs away"):
+    with pytest.raises(OptionError, match="diverges"):
         scores(LiSSA(project=0, scale=1e-6), tuned, index)

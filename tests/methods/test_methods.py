@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from conftest import PAIRS
+from taughtby.attribution.controls import score_controls
 from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
-from taughtby.attribution.significance import score_controls
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
+from taughtby.capture.projections import gaussian_sketch
 from taughtby.capture.ragged import Ragged
+from taughtby.data.batching import collate
 from taughtby.data.example import make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
-from taughtby.methods import METHODS, Method, QueryFeatures, get_method
-from taughtby.methods.base import feature_name, layer_number
+from taughtby.methods import METHODS, Method, QueryFeatures, StateMethod, WeightMethod, get_method
+from taughtby.methods.layers import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 
@@ -40,7 +42,7 @@ LAYER, TOPIC, MIDDLE = 2, 3, 1
 
 
 @pytest.mark.parametrize(
-    ("spec", "made"),
+    ("spec", "outputs"),
     [
         ("rept:scale=raw,layer=20", RepT(layer=20, scale="raw")),
         ("rept:h=0.5,g=2,layer=-1", RepT(layer=-1, h=0.5, g=2.0)),
@@ -53,13 +55,13 @@ LAYER, TOPIC, MIDDLE = 2, 3, 1
         ),
         ("lesson:pool_queries=False", Lesson(pool_queries=False)),
         ("lesson:pool_queries=true", Lesson()),
-        ("chance:seed=7", METHODS["random"](seed=7)),  # type: ignore[call-arg]
+        ("random:seed=7", METHODS["random"](seed=7)),  # type: ignore[call-arg]
         ("bm25", METHODS["bm25"]()),
     ],
 )
-def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
-    assert get_method(spec) == made
-    assert repr(get_method(spec)) == repr(made)  # 2 and 2.0 would be equal
+def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
+    assert get_method(spec) == outputs
+    assert repr(get_method(spec)) == repr(outputs)  # 2 and 2.0 would be equal
 
 
 @pytest.mark.parametrize(
@@ -71,13 +73,13 @@ def test_a_spec_becomes_the_method(spec: str, made: Method) -> None:
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
         (
             "lesson:pool_queries=maybe",
-            "lesson: together is neither true nor false",
+            "lesson: pool_queries is neither true nor false",
             "maybe",
-            "give together=true or false",
+            "give pool_queries=true or false",
         ),
         ("rept:h=much", "rept: h is not a number", "much", "give h as float"),
-        ("lesson:sketch_dim=1.5", "lesson: sketch is not a number", "1.5", "give sketch as int"),
-        ("lesson:tokens_per_row=-1", "lesson: keep is below 0", "-1", "give 0 for all"),
+        ("lesson:sketch_dim=1.5", "lesson: sketch_dim is not a number", "1.5", "give sketch_dim as int"),
+        ("lesson:tokens_per_row=-1", "lesson: tokens_per_row is below 0", "-1", "give 0 for all"),
         ("rept:scale=cooked", "rept has no such scale", "cooked", "choose centred, unit or raw"),
     ],
 )
@@ -87,26 +89,38 @@ def test_a_wrong_spec_is_explained(spec: str, what: str, got: str, do: str) -> N
     assert (caught.value.what, caught.value.got, caught.value.do) == (what, got, do)
 
 
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_a_methods_properties_are_what_it_overrides(kind: type[Method]) -> None:
+    def overrides(*names: str) -> bool:
+        bases = (Method, StateMethod, WeightMethod)
+        return any(getattr(kind, name) not in [getattr(base, name, None) for base in bases] for name in names)
+
+    assert kind.reads_model == overrides("features") == issubclass(kind, (StateMethod, WeightMethod))
+    assert kind.scores_tokens == (issubclass(kind, StateMethod) and overrides("token_gradients", "token_scores"))
+    assert kind.has_components == overrides("score_components")
+    assert kind.supports_significance == overrides("rows_as_queries")
+
+
 def test_options_on_top_of_a_spec() -> None:
     assert get_method("rept:layer=3", layer="auto", scale=None) == RepT(layer="auto")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_manifest_gives_the_same_method_back(name: str) -> None:
-    made = METHODS[name]().resolve_layers(24, None)
-    entry = json.loads(json.dumps(made.spec()))
+    outputs = METHODS[name]().resolve_layers(24, None)
+    entry = json.loads(json.dumps(outputs.spec()))
     assert entry["name"] == name
-    assert get_method(entry) == made
-    assert repr(get_method(entry)) == repr(made)
+    assert get_method(entry) == outputs
+    assert repr(get_method(entry)) == repr(outputs)
 
 
 @pytest.mark.parametrize(
-    ("layer", "found"),
+    ("layer", "result"),
     [(0, 0), (3, 3), (-1, 4), ("-1", 4), ("2", 2), ("50%", 2), ("85%", 3), ("90%", 4), ("0%", 0),
      ("100%", 4), ("auto", 3)],
 )  # fmt: skip
-def test_layers_become_numbers(layer: int | str, found: int) -> None:
-    assert layer_number(layer, 4, LayerSimilarity((0.9, 0.2, 0.95))) == found
+def test_layers_become_numbers(layer: int | str, result: int) -> None:
+    assert layer_number(layer, 4, LayerSimilarity((0.9, 0.2, 0.95))) == result
 
 
 def test_auto_without_a_turn_is_the_last_layer() -> None:
@@ -134,8 +148,8 @@ def test_names_of_blocks() -> None:
 
 @pytest.fixture(scope="module")
 def rows(tuned: Any) -> list[TokenizedExample]:
-    made = [tokenize(tuned.tokenizer, make_example(p, r), Encoding(128)) for p, r in PAIRS]
-    return [row for row in made if isinstance(row, TokenizedExample)]
+    outputs = [tokenize(tuned.tokenizer, make_example(p, r), Encoding(128)) for p, r in PAIRS]
+    return [row for row in outputs if isinstance(row, TokenizedExample)]
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +184,11 @@ def scanned(request: pytest.FixtureRequest, index: Index, monkeypatch: pytest.Mo
     return Index.open(index.path)  # without the means that another test computed
 
 
-def scores(how: Method, tuned: Any, index: Index, queries: list[Query] | None = None) -> np.ndarray:
-    return how.scores(prepare_queries(tuned, how, queries or QUERIES, Encoding(128)).features, index).numpy()
+def scores(method: Method, tuned: Any, index: Index, queries: list[Query] | None = None) -> np.ndarray:
+    return method.scores(prepare_queries(tuned, method, queries or QUERIES, Encoding(128)).features, index).numpy()
 
 
-def seen(model: Any, row: TokenizedExample, *layers: int) -> Capture:
+def captured(model: Any, row: TokenizedExample, *layers: int) -> Capture:
     return capture(model, collate([row], [0]), layers)
 
 
@@ -184,9 +198,9 @@ def asked_rows(tuned: Any) -> list[TokenizedExample]:
 
 def arrays(tuned: Any, rows: list[TokenizedExample], layer: int) -> tuple[np.ndarray, np.ndarray]:
     """H and g_1 of each row, captured alone."""
-    found = [seen(tuned, row, layer) for row in rows]
-    h = np.stack([one.states[layer][0, 0].numpy() for one in found])
-    return h, np.stack([one.grads[layer][0, 0].numpy() for one in found])
+    result = [captured(tuned, row, layer) for row in rows]
+    h = np.stack([one.states[layer][0, 0].numpy() for one in result])
+    return h, np.stack([one.grads[layer][0, 0].numpy() for one in result])
 
 
 def unit(array: np.ndarray) -> np.ndarray:
@@ -211,11 +225,11 @@ def test_rept_raw_joins_by_size(index: Index) -> None:
             yield {"h_2": torch.tensor([[1.0, 0]]), "g_2": torch.tensor([[0.0, 1]]),
                    "h_2_norm": torch.tensor([3.0]), "g_2_norm": torch.tensor([4.0])}  # fmt: skip
 
-    asked = QueryFeatures(("",), ("",), {"h_2": torch.tensor([[2.0, 0]]), "g_2": torch.tensor([[1.0, 2.0]])})
-    how = RepT(layer=2, scale="raw")
+    query_rows = QueryFeatures(("",), ("",), {"h_2": torch.tensor([[2.0, 0]]), "g_2": torch.tensor([[1.0, 2.0]])})
+    method = RepT(layer=2, scale="raw")
     truth = (3 * 2 + 4 * 2) / (5 * math.sqrt(4 + 1 + 4))
-    assert how.scores(asked, Two()).item() == pytest.approx(truth)  # type: ignore[arg-type]
-    (parts,) = how.score_components(asked, Two())  # type: ignore[arg-type]
+    assert method.scores(query_rows, Two()).item() == pytest.approx(truth)  # type: ignore[arg-type]
+    (parts,) = method.score_components(query_rows, Two())  # type: ignore[arg-type]
     assert sum(part.item() for part in parts.values()) == pytest.approx(truth)
 
 
@@ -225,21 +239,21 @@ def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[TokenizedExample], 
     mean = unit(h).mean(0) if scale == "centred" else 0
     states = unit(unit(h_query) - mean) @ unit(unit(h) - mean).T
     truth = 0.7 * states + 2 * unit(g_query) @ unit(g).T
-    found = scores(RepT(layer=LAYER, scale=scale, h=0.7, g=2), tuned, scanned)
-    np.testing.assert_allclose(found, truth, atol=6e-3)
+    result = scores(RepT(layer=LAYER, scale=scale, h=0.7, g=2), tuned, scanned)
+    np.testing.assert_allclose(result, truth, atol=6e-3)
 
 
 def test_repsim_is_the_cosine_of_the_prompts_states(tuned: Any, scanned: Index, rows: list[TokenizedExample]) -> None:
     row, query = (unit(arrays(tuned, some, TOPIC)[0]) for some in (rows, asked_rows(tuned)))
-    found = scores(get_method(f"repsim:layer={TOPIC}"), tuned, scanned)
-    np.testing.assert_allclose(found, query @ row.T, atol=1e-3)
+    result = scores(get_method(f"repsim:layer={TOPIC}"), tuned, scanned)
+    np.testing.assert_allclose(result, query @ row.T, atol=1e-3)
 
 
 def news(tuned: Any, row: TokenizedExample) -> np.ndarray:
     """How much likelier fine-tuning made each token, never below 0."""
-    with tuned.untuned():
-        before = seen(tuned, row, LAYER).logp[0].numpy()
-    return np.maximum(seen(tuned, row, LAYER).logp[0].numpy() - before, 0)
+    with tuned.base_model():
+        before = captured(tuned, row, LAYER).logp[0].numpy()
+    return np.maximum(captured(tuned, row, LAYER).logp[0].numpy() - before, 0)
 
 
 def slow_lesson(
@@ -248,14 +262,14 @@ def slow_lesson(
     """Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), one product after the other."""
 
     def untuned(row: TokenizedExample) -> tuple[np.ndarray, np.ndarray]:
-        with tuned.untuned():
-            found = seen(tuned, row, LAYER)
-        return found.grads[LAYER][0].numpy(), np.exp(found.logp[0].numpy())
+        with tuned.base_model():
+            result = captured(tuned, row, LAYER)
+        return result.grads[LAYER][0].numpy(), np.exp(result.logp[0].numpy())
 
     def moved(row: TokenizedExample) -> np.ndarray:
-        after = seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
-        with tuned.untuned():
-            return (after - seen(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
+        after = captured(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
+        with tuned.base_model():
+            return (after - captured(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
 
     shifts, mine = (np.stack([moved(row) for row in some]) for some in (rows, queries))
     if shifts.any():
@@ -265,11 +279,11 @@ def slow_lesson(
     for q, query in enumerate(queries):
         share = weights[q] / weights[q].sum()
         for r, row in enumerate(rows):
-            learned, known = untuned(row)
+            learned, reference = untuned(row)
             words = 0.0
             for w, g in zip(share, untuned(query)[0], strict=True):
                 products = [
-                    float(unit(g) @ unit(other)) * math.sqrt(1 - p) for other, p in zip(learned, known, strict=True)
+                    float(unit(g) @ unit(other)) * math.sqrt(1 - p) for other, p in zip(learned, reference, strict=True)
                 ]
                 words += w * max(products)
             truth[q, r] = words + shift * float(mine[q] @ shifts[r])
@@ -281,58 +295,58 @@ def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedE
     queries = asked_rows(tuned)
     weights = [news(tuned, row) for row in queries]
     assert all(w.sum() > 1e-3 for w in weights)  # the adapter does something
-    how = Lesson(
+    method = Lesson(
         layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, state_weight=shift, pool_queries=False
     )
     truth = slow_lesson(tuned, rows, queries, weights, shift)
-    np.testing.assert_allclose(scores(how, tuned, scanned), truth, atol=6e-3)
+    np.testing.assert_allclose(scores(method, tuned, scanned), truth, atol=6e-3)
 
 
 def test_lesson_without_news_counts_all_words_alike(
     tiny: Any, tmp_path: Path, file: Path, rows: list[TokenizedExample]
 ) -> None:
-    how = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
-    index = build_index(tiny, file, tmp_path / "idx", [how], encoding=Encoding(128))
+    method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
+    index = build_index(tiny, file, tmp_path / "idx", [method], encoding=Encoding(128))
     queries = asked_rows(tiny)
     truth = slow_lesson(tiny, rows, queries, [np.ones(row.n_response) for row in queries], 0.2)
-    np.testing.assert_allclose(scores(how, tiny, index), truth, atol=4e-3)
+    np.testing.assert_allclose(scores(method, tiny, index), truth, atol=4e-3)
 
 
 def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
     monkeypatch.setattr("taughtby.attribution.significance.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.significance.RELATED", 2.0)  # none of them counts as another's relative
-    how = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
-    names = how.feature_names(tuned.depth)
-    chance = score_controls(how, index, tuned.depth)
+    method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
+    names = method.feature_names(tuned.depth)
+    chance = score_controls(method, index, tuned.depth)
     assert chance is not None
-    found = chance.scores
-    assert found.shape == (len(PAIRS), len(PAIRS))
-    assert bool(found.isnan().diagonal().all()) and int(found.isnan().sum()) == len(PAIRS)
+    result = chance.scores
+    assert result.shape == (len(PAIRS), len(PAIRS))
+    assert bool(result.isnan().diagonal().all()) and int(result.isnan().sum()) == len(PAIRS)
     parts = list(index.scan(names))
     words = [row for part in parts for row in part[names[0]].flat.split(part[names[0]].lengths.tolist())]
-    control = how.rows_as_queries({names[0]: words, names[1]: torch.cat([part[names[1]] for part in parts])})
-    own = how.scores(QueryFeatures((), (), control), index)
+    control = method.rows_as_queries({names[0]: words, names[1]: torch.cat([part[names[1]] for part in parts])})
+    own = method.scores(QueryFeatures((), (), control), index)
     lengths = [vectors.norm(dim=1) for vectors in words]
-    truth = torch.stack([(n * n).sum() / n.sum() for n in lengths]) + how.state_weight
+    truth = torch.stack([(n * n).sum() / n.sum() for n in lengths]) + method.state_weight
     torch.testing.assert_close(own.diagonal(), truth, atol=5e-3, rtol=0)
     assert sorted(own[~torch.eye(len(PAIRS), dtype=torch.bool)].tolist()) == pytest.approx(
-        sorted(found[~found.isnan()].tolist()), abs=1e-5
+        sorted(result[~result.isnan()].tolist()), abs=1e-5
     )
 
 
-def blocks(how: Method, model: Any, row: TokenizedExample, weights: torch.Tensor | None = None) -> dict[str, Any]:
-    return how.features(model, collate([row], [0]), weights)
+def blocks(method: Method, model: Any, row: TokenizedExample, weights: torch.Tensor | None = None) -> dict[str, Any]:
+    return method.features(model, collate([row], [0]), weights)
 
 
 def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[TokenizedExample]) -> None:
     whole, same, less = (
         blocks(Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=size), tuned, rows[1])
-        for size in (0, tuned.width, 16)
+        for size in (0, tuned.hidden_size, 16)
     )
-    whole, same, less = (next(iter(made.values()))[0] for made in (whole, same, less))
+    whole, same, less = (next(iter(outputs.values()))[0] for outputs in (whole, same, less))
     torch.testing.assert_close(whole, same, rtol=0, atol=0)
-    assert (whole.shape[1], less.shape[1]) == (tuned.width, 16)
+    assert (whole.shape[1], less.shape[1]) == (tuned.hidden_size, 16)
     torch.testing.assert_close(whole.norm(dim=1), less.norm(dim=1))
 
 
@@ -342,26 +356,28 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
     truth = (pairs[:, 0] * pairs[:, 1]).sum(-1)
     draws = []
     for seed in range(300):
-        made = Lesson(sketch_dim=16, seed=seed)._sketched(pairs)
-        draws.append((made[:, 0] * made[:, 1]).sum(-1) / 16)
-    found, error = torch.stack(draws).mean(0), torch.stack(draws).std(0) / math.sqrt(300)
-    assert bool(((found - truth).abs() < 4 * error).all())
+        outputs = gaussian_sketch(pairs, 16, seed)
+        draws.append((outputs[:, 0] * outputs[:, 1]).sum(-1) / 16)
+    result, error = torch.stack(draws).mean(0), torch.stack(draws).std(0) / math.sqrt(300)
+    assert bool(((result - truth).abs() < 4 * error).all())
     assert bool((error < truth.abs() / 10).all())  # or the line before says nothing
-    again = Lesson(sketch_dim=16, seed=3)._sketched(pairs)
-    torch.testing.assert_close(Lesson(sketch_dim=16, seed=3)._sketched(pairs), again, rtol=0, atol=0)
+    again = gaussian_sketch(pairs, 16, 3)
+    torch.testing.assert_close(gaussian_sketch(pairs, 16, 3), again, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("keep", [1, 3, 500])
 def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[TokenizedExample], keep: int) -> None:
-    how = {"layer": LAYER, "middle": MIDDLE, "sketch": 0}
+    method = {"layer": LAYER, "state_layer": MIDDLE, "sketch_dim": 0}
     batch = collate(rows, range(len(rows)))
-    every, kept = (next(iter(Lesson(**how, tokens_per_row=k).features(tuned, batch).values())) for k in (0, keep))  # type: ignore[arg-type]
+    every, selection = (
+        next(iter(Lesson(**method, tokens_per_row=k).features(tuned, batch).values())) for k in (0, keep)
+    )  # type: ignore[arg-type]
     for place, row in enumerate(rows):
-        with tuned.untuned():
-            known = seen(tuned, row, LAYER).logp[0]
-        chosen = sorted(known.argsort()[:keep].tolist())
-        torch.testing.assert_close(kept[place], every[place][chosen])
-        torch.testing.assert_close(every[place].norm(dim=1), (1 - known.exp()).sqrt(), atol=1e-4, rtol=1e-3)
+        with tuned.base_model():
+            reference = captured(tuned, row, LAYER).logp[0]
+        chosen = sorted(reference.argsort()[:keep].tolist())
+        torch.testing.assert_close(selection[place], every[place][chosen])
+        torch.testing.assert_close(every[place].norm(dim=1), (1 - reference.exp()).sqrt(), atol=1e-4, rtol=1e-3)
 
 
 def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[TokenizedExample]) -> None:
@@ -373,24 +389,24 @@ def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any,
 
 
 def test_rows_without_a_stored_word_score_nothing() -> None:
-    from taughtby.methods.lesson import _best
+    from taughtby.methods.lesson import _best_matches
 
     flat = torch.tensor([[-1.0, 0], [0, 2]])
     query = torch.tensor([[1.0, 0], [0, 1]])
-    assert _best([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
+    assert _best_matches([query, query[:1]], Ragged(flat, torch.tensor([1, 0, 1]))).tolist() == [[-1, 0, 2], [-1, 0, 0]]
 
 
 @pytest.mark.parametrize("words", [1, 3, 1000])
 def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from taughtby.methods.lesson import _best
+    from taughtby.methods.lesson import _best_matches
 
-    monkeypatch.setattr("taughtby.methods.lesson.WORDS", words)
+    monkeypatch.setattr("taughtby.methods.lesson.QUERY_TOKENS", words)
     draw = torch.Generator().manual_seed(0)
     queries = [torch.randn(n, 5, generator=draw) for n in (4, 1, 6)]
     rows = [torch.randn(n, 5, generator=draw) for n in (2, 7, 1, 3)]
     truth = [[sum(max(float(w @ u) for u in row) for w in query) for row in rows] for query in queries]
-    found = _best(queries, Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows])))
-    torch.testing.assert_close(found, torch.tensor(truth))
+    result = _best_matches(queries, Ragged(torch.cat(rows), torch.tensor([len(row) for row in rows])))
+    torch.testing.assert_close(result, torch.tensor(truth))
 
 
 def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
@@ -406,8 +422,8 @@ def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
 
 
 def text_scores(name: str, index: Index, queries: list[Query]) -> np.ndarray:
-    asked = QueryFeatures(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
-    return get_method(name).scores(asked, index).numpy()
+    query_rows = QueryFeatures(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
+    return get_method(name).scores(query_rows, index).numpy()
 
 
 def test_bm25_is_lucenes_by_hand(index: Index) -> None:
@@ -437,14 +453,14 @@ def test_bm25_of_rows_without_words(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_first_word(index: Index) -> None:
-    found = text_scores("first-word", index, [Query("x", "The king"), Query("x", "A b"), Query("x", "none")])
+    result = text_scores("first-word", index, [Query("x", "The king"), Query("x", "A b"), Query("x", "none")])
     answers = [response.split()[0] for _, response in PAIRS]
-    assert found.tolist() == [[float(w == "the") for w in answers], [float(w == "a") for w in answers], [0.0] * 8]
-    assert found.sum(1).tolist() == [1, 2, 0]
+    assert result.tolist() == [[float(w == "the") for w in answers], [float(w == "a") for w in answers], [0.0] * 8]
+    assert result.sum(1).tolist() == [1, 2, 0]
 
 
 def test_chance_is_seeded(index: Index) -> None:
-    one, same, other = (text_scores(f"chance:seed={seed}", index, QUERIES) for seed in (1, 1, 2))
+    one, same, other = (text_scores(f"random:seed={seed}", index, QUERIES) for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
     assert (one >= 0).all()
@@ -458,5 +474,5 @@ def test_words_pointed_at_change_what_rept_compares(tuned: Any) -> None:
     asking: PreparedQueries = prepare_queries(tuned, RepT(layer=LAYER), [query], Encoding(128))
     at = int(asking.weights[0].argmax())
     assert at > 0
-    direct = seen(tuned, asking.rows[0], LAYER).grads[LAYER][0, at]
+    direct = captured(tuned, asking.rows[0], LAYER).grads[LAYER][0, at]
     torch.testing.assert_close(asking.features.features["g_2"][0], direct)

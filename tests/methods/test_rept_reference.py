@@ -19,8 +19,9 @@ from conftest import PAIRS, SMALL
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
 
@@ -65,11 +66,11 @@ class Llama:
         q, k, v = (x @ self.weights[f"{name}.{part}_proj.weight"].T for part in "qkv")
         q, k, v = (part.reshape(len(x), -1, q.shape[1] // HEADS) for part in (q, k, v))
         q, k = turned(q), turned(k)
-        seen = np.tril(np.ones((len(x), len(x)), dtype=bool))
+        captured = np.tril(np.ones((len(x), len(x)), dtype=bool))
         heads = []
         for head in range(HEADS):
             group = head * GROUPS // HEADS
-            scores = np.where(seen, q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1]), -np.inf)
+            scores = np.where(captured, q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1]), -np.inf)
             share = np.exp(scores - scores.max(-1, keepdims=True))
             heads.append(share / share.sum(-1, keepdims=True) @ v[:, group])
         return np.concatenate(heads, 1) @ self.weights[f"{name}.o_proj.weight"].T
@@ -108,25 +109,25 @@ def llama(model_folder: Path) -> Llama:
 def rows(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TokenizedExample]]:
     file = tmp_path_factory.mktemp("reference") / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS[:4]))
-    made = [tokenize(tiny.tokenizer, row, ENCODING) for row in read_examples(file)]
-    return file, [row for row in made if isinstance(row, TokenizedExample)]
+    outputs = [tokenize(tiny.tokenizer, row, ENCODING) for row in read_examples(file)]
+    return file, [row for row in outputs if isinstance(row, TokenizedExample)]
 
 
 @pytest.fixture(scope="module")
-def known(llama: Llama, rows: tuple[Path, list[TokenizedExample]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def reference(llama: Llama, rows: tuple[Path, list[TokenizedExample]]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [truth(llama, row) for row in rows[1]]
 
 
-def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[TokenizedExample]], known: Any) -> None:
+def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[TokenizedExample]], reference: Any) -> None:
     got = capture(tiny, collate(rows[1], range(len(rows[1]))), [LAYER])
-    for i, (row, (state, grads)) in enumerate(zip(rows[1], known, strict=True)):
+    for i, (row, (state, grads)) in enumerate(zip(rows[1], reference, strict=True)):
         np.testing.assert_allclose(got.states[LAYER][i, 0].numpy(), state, atol=1e-4 * np.abs(state).max())
         ours = got.grads[LAYER][i, : row.n_response].numpy()
         np.testing.assert_allclose(ours, grads, atol=1e-4 * np.abs(grads).max())
 
 
 def test_scores_of_rows_and_of_their_tokens(
-    tiny: Any, rows: tuple[Path, list[TokenizedExample]], known: Any, tmp_path: Path
+    tiny: Any, rows: tuple[Path, list[TokenizedExample]], reference: Any, tmp_path: Path
 ) -> None:
     """The released score, cos([H; g_1], [H'; g'_1]), and the paper's token score, as a mean over the query's tokens.
 
@@ -135,12 +136,12 @@ def test_scores_of_rows_and_of_their_tokens(
     index = build_index(
         tiny, rows[0], tmp_path / "idx", [get_method(f"rept:layer={LAYER},scale=raw")], encoding=ENCODING
     )
-    (traced,) = trace_queries(index, tiny, [Query(*PAIRS[2])], top_k=len(known)).queries
-    signatures = unit(np.stack([np.concatenate([state, grads[0]]) for state, grads in known]))
+    (traced,) = trace_queries(index, tiny, [Query(*PAIRS[2])], top_k=len(reference)).queries
+    signatures = unit(np.stack([np.concatenate([state, grads[0]]) for state, grads in reference]))
     np.testing.assert_allclose(traced.scores.numpy(), signatures @ signatures[2], atol=2e-3)
-    toward = unit(known[2][1]).mean(0)
-    for found in traced.rows:
-        wanted = unit(known[found.position][1]) @ toward
-        shown = [token.score for token in found.tokens]  # all but the template's own that close the turn
-        assert len(wanted) - 2 <= len(shown) <= len(wanted)
-        np.testing.assert_allclose(shown, wanted[: len(shown)], atol=2e-3)
+    toward = unit(reference[2][1]).mean(0)
+    for result in traced.rows:
+        expected = unit(reference[result.position][1]) @ toward
+        shown = [token.score for token in result.tokens]  # all but the template's own that close the turn
+        assert len(expected) - 2 <= len(shown) <= len(expected)
+        np.testing.assert_allclose(shown, expected[: len(shown)], atol=2e-3)

@@ -18,15 +18,16 @@ from conftest import PAIRS
 from taughtby.attribution.query import Query, prepare_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.capture.capture import capture
+from taughtby.data.batching import collate
 from taughtby.data.example import Example, make_example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, QueryFeatures, embedding, get_method
-from taughtby.methods.base import row_text
-from taughtby.methods.embedding import Embedding, embedded
+from taughtby.methods.embedding import Embedding, embed
 from taughtby.methods.rise import RISE
+from taughtby.methods.texts import row_text
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -57,16 +58,16 @@ def index(tuned: Any, file: Path) -> Index:
 
 
 def encoded(model: Any, pairs: list[tuple[str, str]]) -> list[TokenizedExample]:
-    made = [tokenize(model.tokenizer, make_example(p, r), Encoding(128)) for p, r in pairs]
-    return [row for row in made if isinstance(row, TokenizedExample)]
+    outputs = [tokenize(model.tokenizer, make_example(p, r), Encoding(128)) for p, r in pairs]
+    return [row for row in outputs if isinstance(row, TokenizedExample)]
 
 
 def batch_of(rows: list[TokenizedExample]) -> Any:
     return collate(rows, range(len(rows)))
 
 
-def scores(how: Method, tuned: Any, index: Index, queries: list[Query] = QUERIES) -> np.ndarray:
-    return how.scores(prepare_queries(tuned, how, queries, Encoding(128)).features, index).numpy()
+def scores(method: Method, tuned: Any, index: Index, queries: list[Query] = QUERIES) -> np.ndarray:
+    return method.scores(prepare_queries(tuned, method, queries, Encoding(128)).features, index).numpy()
 
 
 # — the read-out against loops over tokens
@@ -77,21 +78,21 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / max(length, 1e-8)
 
 
-def residual(z: np.ndarray, y: int, how: RISE) -> np.ndarray:
+def residual(z: np.ndarray, y: int, method: RISE) -> np.ndarray:
     """softmax − onehot of one token over the vocabulary, on the support alone."""
     order = [int(v) for v in np.argsort(-z, kind="stable")]
-    support = order[: how.support or len(order)]
+    support = order[: method.support or len(order)]
     if y not in support:
         support[-1] = y
-    p = {v: math.exp((z[v] - z[order[0]]) / how.temperature) for v in support}
+    p = {v: math.exp((z[v] - z[order[0]]) / method.temperature) for v in support}
     total = sum(p.values())
-    if how.support:
-        kept, reached = [], 0.0
+    if method.support:
+        selection, reached = [], 0.0
         for place, v in enumerate(support):
-            if reached < how.mass or place < 4 or v == y:
-                kept.append(v)
+            if reached < method.mass or place < 4 or v == y:
+                selection.append(v)
             reached += p[v] / total
-        p = {v: p[v] for v in kept}
+        p = {v: p[v] for v in selection}
         total = sum(p.values())
     r = np.zeros_like(z)
     for v, share in p.items():
@@ -100,7 +101,7 @@ def residual(z: np.ndarray, y: int, how: RISE) -> np.ndarray:
     return r
 
 
-def channels(model: Any, row: TokenizedExample, how: RISE) -> tuple[np.ndarray, np.ndarray]:
+def channels(model: Any, row: TokenizedExample, method: RISE) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, V, d) and (tokens, d, d): r̂_t ⊗ ĥ_t and ĝ_t ⊗ ĥ_t, by the whole model in one row."""
     with torch.no_grad():
         out = model.lm(torch.tensor([row.ids]), output_hidden_states=True)
@@ -108,19 +109,19 @@ def channels(model: Any, row: TokenizedExample, how: RISE) -> tuple[np.ndarray, 
     lexical, semantic = [], []
     for place in range(row.n_prompt - 1, len(row.ids) - 1):
         z, h = out.logits[0, place].double().numpy(), unit(out.hidden_states[-1][0, place].double().numpy())
-        r = residual(z, row.ids[place + 1], how)
+        r = residual(z, row.ids[place + 1], method)
         lexical.append(np.outer(unit(r), h))
         semantic.append(np.outer(unit(weight.T @ r), h))
     return np.stack(lexical), np.stack(semantic)
 
 
-def signature(model: Any, row: TokenizedExample, how: RISE) -> np.ndarray:
-    lexical, semantic = channels(model, row, how)
-    return unit(np.concatenate([how.lexical * lexical.sum(0).ravel(), how.semantic * semantic.sum(0).ravel()]))
+def signature(model: Any, row: TokenizedExample, method: RISE) -> np.ndarray:
+    lexical, semantic = channels(model, row, method)
+    return unit(np.concatenate([method.lexical * lexical.sum(0).ravel(), method.semantic * semantic.sum(0).ravel()]))
 
 
 @pytest.mark.parametrize(
-    "how",
+    "method",
     [
         RISE(**EXACT),
         RISE(**EXACT, support=0, temperature=1.0),
@@ -129,26 +130,26 @@ def signature(model: Any, row: TokenizedExample, how: RISE) -> np.ndarray:
     ],
     ids=["as published", "whole softmax", "narrow support", "wide support"],
 )
-def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[TokenizedExample], how: RISE) -> None:
-    made = how.features(tuned, batch_of(rows))
+def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[TokenizedExample], method: RISE) -> None:
+    outputs = method.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
-        for name, wanted in zip(how.feature_names(tuned.depth), channels(tuned, row, how), strict=True):
-            np.testing.assert_allclose(made[name][place].numpy(), wanted.sum(0).ravel(), atol=2e-4, err_msg=name)
+        for name, expected in zip(method.feature_names(tuned.depth), channels(tuned, row, method), strict=True):
+            np.testing.assert_allclose(outputs[name][place].numpy(), expected.sum(0).ravel(), atol=2e-4, err_msg=name)
 
 
 def test_the_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[TokenizedExample], index: Index) -> None:
-    asked = encoded(tuned, [(query.prompt, query.response) for query in QUERIES])
-    for how in (RISE(**EXACT), RISE(**EXACT, lexical=0.2, semantic=1.5), RISE(**EXACT, semantic=0.0)):
-        wanted = [[signature(tuned, q, how) @ signature(tuned, row, how) for row in rows] for q in asked]
-        np.testing.assert_allclose(scores(how, tuned, index), wanted, atol=2e-3)
+    query_rows = encoded(tuned, [(query.prompt, query.response) for query in QUERIES])
+    for method in (RISE(**EXACT), RISE(**EXACT, lexical=0.2, semantic=1.5), RISE(**EXACT, semantic=0.0)):
+        expected = [[signature(tuned, q, method) @ signature(tuned, row, method) for row in rows] for q in query_rows]
+        np.testing.assert_allclose(scores(method, tuned, index), expected, atol=2e-3)
 
 
 def test_the_channels_shares_add_up_to_the_score(tuned: Any, index: Index) -> None:
     trace = trace_queries(index, tuned, QUERIES, method="rise", top_k=8, score_tokens=False)
     for traced in trace.queries:
-        for found in traced.rows:
-            assert [name[:4] for name in found.score_components] == ["rh_L", "gh_L"]
-            assert found.score == pytest.approx(sum(found.score_components.values()), abs=1e-5)
+        for result in traced.rows:
+            assert [name[:4] for name in result.score_components] == ["rh_L", "gh_L"]
+            assert result.score == pytest.approx(sum(result.score_components.values()), abs=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere", "gpt2"])
@@ -158,48 +159,50 @@ def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: s
 
     model = load_model(str(make_model(family)), dtype="float32")
     batch = batch_of(encoded(model, PAIRS))
-    found = RISE(**EXACT, support=0, temperature=1.0).factors(model, batch)
-    seen = capture(model, batch, [-1])
-    for ours, theirs in ((found.g, seen.grads[model.depth]), (found.h, seen.states[model.depth])):
-        wanted = theirs / theirs.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        assert torch.allclose(ours[batch.valid], wanted[batch.valid], atol=1e-4)
-        assert not bool(ours[~batch.valid].any())
+    result = RISE(**EXACT, support=0, temperature=1.0).factors(model, batch)
+    captured = capture(model, batch, [-1])
+    for ours, theirs in ((result.g, captured.grads[model.depth]), (result.h, captured.states[model.depth])):
+        expected = theirs / theirs.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        assert torch.allclose(ours[batch.loss_mask], expected[batch.loss_mask], atol=1e-4)
+        assert not bool(ours[~batch.loss_mask].any())
 
 
 def test_a_batch_is_its_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
-    how = RISE()
-    together = how.features(tuned, batch_of(rows))
+    method = RISE()
+    together = method.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
-        alone = how.features(tuned, batch_of([row]))
+        alone = method.features(tuned, batch_of([row]))
         for name, block in together.items():
             assert torch.allclose(block[place], alone[name][0], atol=1e-4)
 
 
 def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[TokenizedExample]) -> None:
-    how, row = RISE(**EXACT), rows[3]
+    method, row = RISE(**EXACT), rows[3]
     weights = torch.zeros(1, row.n_response)
     weights[0, 1], weights[0, 2] = 1.0, 0.5
-    made = how.features(tuned, batch_of([row]), weights)
-    for name, wanted in zip(how.feature_names(tuned.depth), channels(tuned, row, how), strict=True):
-        np.testing.assert_allclose(made[name][0].numpy(), (wanted[1] + 0.5 * wanted[2]).ravel(), atol=2e-4)
+    outputs = method.features(tuned, batch_of([row]), weights)
+    for name, expected in zip(method.feature_names(tuned.depth), channels(tuned, row, method), strict=True):
+        np.testing.assert_allclose(outputs[name][0].numpy(), (expected[1] + 0.5 * expected[2]).ravel(), atol=2e-4)
 
 
 def test_a_rows_words_are_its_shares(tuned: Any, rows: list[TokenizedExample]) -> None:
-    how = RISE()
-    words, made = how.token_gradients(tuned, batch_of(rows)), how.features(tuned, batch_of(rows))
-    whole = torch.cat([how.lexical * torch.as_tensor(made["rh_L"]), how.semantic * torch.as_tensor(made["gh_L"])], 1)
+    method = RISE()
+    words, outputs = method.token_gradients(tuned, batch_of(rows)), method.features(tuned, batch_of(rows))
+    whole = torch.cat(
+        [method.lexical * torch.as_tensor(outputs["rh_L"]), method.semantic * torch.as_tensor(outputs["gh_L"])], 1
+    )
     assert torch.allclose(words.sum(1), whole, atol=1e-4)
 
 
 def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[TokenizedExample]) -> None:
-    seen: list[bool] = []
-    hook = tuned.blocks[0].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    captured: list[bool] = []
+    hook = tuned.blocks[0].register_forward_hook(lambda *_: captured.append(torch.is_grad_enabled()))
     try:
-        made = RISE().features(tuned, batch_of(rows))
+        outputs = RISE().features(tuned, batch_of(rows))
     finally:
         hook.remove()
-    assert seen == [False]
-    assert not any(torch.as_tensor(block).requires_grad for block in made.values())
+    assert captured == [False]
+    assert not any(torch.as_tensor(block).requires_grad for block in outputs.values())
 
 
 def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
@@ -208,18 +211,18 @@ def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
     with torch.no_grad():
         best = tuned.lm(torch.tensor([row.ids])).logits[0].argmax(-1).tolist()
     sure = TokenizedExample((*row.ids[: row.n_prompt], best[row.n_prompt - 1]), row.n_prompt)
-    found = RISE(temperature=1e-4).factors(tuned, batch_of([sure, row]))
-    assert not bool(found.r[0].any()) and not bool(found.g[0].any())
-    assert all(bool(part.isfinite().all()) for part in found)
-    assert bool(found.r[1].any())
+    result = RISE(temperature=1e-4).factors(tuned, batch_of([sure, row]))
+    assert not bool(result.r[0].any()) and not bool(result.g[0].any())
+    assert all(bool(part.isfinite().all()) for part in result)
+    assert bool(result.r[1].any())
 
 
 # — sketches
 
 
-def kernel(tuned: Any, rows: list[TokenizedExample], how: RISE) -> torch.Tensor:
-    made = how.features(tuned, batch_of(rows))
-    rh = torch.as_tensor(made[how.feature_names(tuned.depth)[0]])
+def kernel(tuned: Any, rows: list[TokenizedExample], method: RISE) -> torch.Tensor:
+    outputs = method.features(tuned, batch_of(rows))
+    rh = torch.as_tensor(outputs[method.feature_names(tuned.depth)[0]])
     return rh @ rh.T
 
 
@@ -233,8 +236,8 @@ def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[To
     off = ~torch.eye(len(rows), dtype=torch.bool)
     worst = {}
     for width in (16, 64, 256):
-        how = [RISE(states=0, errors=0, residuals=width, seed=seed) for seed in range(20)]
-        misses = torch.stack([(kernel(tuned, rows, one) - exact) / pairs for one in how])[:, off]
+        method = [RISE(states=0, errors=0, residuals=width, seed=seed) for seed in range(20)]
+        misses = torch.stack([(kernel(tuned, rows, one) - exact) / pairs for one in method])[:, off]
         worst[width] = float(misses.square().mean().sqrt())
         assert worst[width] < math.sqrt(2 / width)
         assert abs(float(misses.mean())) < worst[width] / 2
@@ -242,8 +245,8 @@ def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[To
 
 
 def test_the_sketch_is_one_vector_of_a_fixed_size(tuned: Any, rows: list[TokenizedExample]) -> None:
-    made = RISE(states=16, residuals=64, errors=8).features(tuned, batch_of(rows))
-    assert [tuple(torch.as_tensor(block).shape) for block in made.values()] == [(8, 1024), (8, 128)]
+    outputs = RISE(states=16, residuals=64, errors=8).features(tuned, batch_of(rows))
+    assert [tuple(torch.as_tensor(block).shape) for block in outputs.values()] == [(8, 1024), (8, 128)]
 
 
 def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[TokenizedExample]) -> None:
@@ -254,8 +257,8 @@ def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[Toke
 
 
 def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[TokenizedExample]) -> None:
-    made = (RISE(residuals=32, seed=seed).features(tuned, batch_of(rows)) for seed in (1, 1, 2))
-    first, again, other = (next(iter(blocks.values())) for blocks in made)
+    outputs = (RISE(residuals=32, seed=seed).features(tuned, batch_of(rows)) for seed in (1, 1, 2))
+    first, again, other = (next(iter(blocks.values())) for blocks in outputs)
     assert torch.equal(torch.as_tensor(first), torch.as_tensor(again))
     assert not torch.allclose(torch.as_tensor(first), torch.as_tensor(other))
 
@@ -263,8 +266,10 @@ def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[Token
 def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) -> None:
     with pytest.raises(StoreError, match=re.escape("temperature: index has 0.1, asked 1.0")):
         trace_queries(index, tuned, QUERIES, method="rise:temperature=1")
-    asked = [trace_queries(index, tuned, QUERIES, method=f"rise:semantic={by}", score_tokens=False) for by in (0, 2)]
-    assert not torch.allclose(asked[0].queries[0].scores, asked[1].queries[0].scores)
+    query_rows = [
+        trace_queries(index, tuned, QUERIES, method=f"rise:semantic={by}", score_tokens=False) for by in (0, 2)
+    ]
+    assert not torch.allclose(query_rows[0].queries[0].scores, query_rows[1].queries[0].scores)
 
 
 @pytest.mark.parametrize(
@@ -272,11 +277,11 @@ def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) 
     [
         ("rise:states=-1", "rise: states is below 0"),
         ("rise:support=-2", "rise: support is below 0"),
-        ("rise:temperature=0", "rise: the temperature is not above 0"),
-        ("rise:temperature=nan", "rise: the temperature is not above 0"),
-        ("rise:mass=1.5", "rise: mass is no share of probability"),
+        ("rise:temperature=0", "rise: temperature is not above 0"),
+        ("rise:temperature=nan", "rise: temperature is not above 0"),
+        ("rise:mass=1.5", "rise: mass is not between 0 and 1"),
         ("rise:temperature=cold", "rise: temperature is not a number"),
-        ("embedding:what=all", "embedding reads no such thing"),
+        ("embedding:what=all", "embedding: what is not a part of a row"),
     ],
 )
 def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
@@ -292,16 +297,16 @@ def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
 @pytest.mark.parametrize("by", ["rise", "embedding", "tfidf"])
 def test_a_row_asked_about_itself_comes_first(tuned: Any, index: Index, by: str) -> None:
     for place, (prompt, response) in enumerate(PAIRS[:7]):  # the eighth has no word of two letters but the prompt's
-        found = trace_queries(index, tuned, [Query(prompt, response)], method=by, top_k=3).queries[0].rows[0]
-        assert found.position == place
-        assert found.score == pytest.approx(1, abs=2e-3)
-        assert bool(found.tokens) == (by == "rise")
+        result = trace_queries(index, tuned, [Query(prompt, response)], method=by, top_k=3).queries[0].rows[0]
+        assert result.position == place
+        assert result.score == pytest.approx(1, abs=2e-3)
+        assert bool(result.tokens) == (by == "rise")
 
 
 def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
     query = Query("who makes honey", "it is made by beetles", span="beetles")
-    found = trace_queries(index, tuned, [query], method="rise", top_k=8).queries[0]
-    row = next(found for found in found.rows if "beetles" in found.example.response)
+    result = trace_queries(index, tuned, [query], method="rise", top_k=8).queries[0]
+    row = next(result for result in result.rows if "beetles" in result.example.response)
     assert max(row.tokens, key=lambda token: token.score).text.strip() in "beetles"
 
 
@@ -324,13 +329,13 @@ def test_tfidf_is_its_formula(tuned: Any, index: Index) -> None:
     rows = [counted(f"{prompt} {response}") for prompt, response in PAIRS]
     idf = {w: math.log((1 + len(rows)) / (1 + sum(w in row for row in rows))) + 1 for row in rows for w in row}
     rare = [{w: n * idf[w] for w, n in row.items()} for row in rows]
-    wanted = np.zeros((len(QUERIES), len(rows)))
+    expected = np.zeros((len(QUERIES), len(rows)))
     for q, query in enumerate(QUERIES):
-        asked = {w: n * idf[w] for w, n in counted(f"{query.prompt} {query.response}").items() if w in idf}
+        query_rows = {w: n * idf[w] for w, n in counted(f"{query.prompt} {query.response}").items() if w in idf}
         for place, row in enumerate(rare):
-            dot = sum(weight * row.get(w, 0) for w, weight in asked.items())
-            wanted[q, place] = dot / math.hypot(*asked.values()) / math.hypot(*row.values())
-    np.testing.assert_allclose(scores(get_method("tfidf"), tuned, index), wanted, atol=1e-6)
+            dot = sum(weight * row.get(w, 0) for w, weight in query_rows.items())
+            expected[q, place] = dot / math.hypot(*query_rows.values()) / math.hypot(*row.values())
+    np.testing.assert_allclose(scores(get_method("tfidf"), tuned, index), expected, atol=1e-6)
 
 
 def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index) -> None:
@@ -340,7 +345,7 @@ def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index)
 class Wordless:
     """An index whose rows have no words."""
 
-    def texts(self) -> list[Example]:
+    def examples(self) -> list[Example]:
         return [make_example("?", "!"), make_example("🙂", "🙃")]
 
     def __len__(self) -> int:
@@ -348,8 +353,8 @@ class Wordless:
 
 
 def test_tfidf_of_rows_without_words_is_zero() -> None:
-    found = get_method("tfidf").scores(QueryFeatures(("who",), ("me",), {}), Wordless())  # type: ignore[arg-type]
-    assert found.tolist() == [[0, 0]]
+    result = get_method("tfidf").scores(QueryFeatures(("who",), ("me",), {}), Wordless())  # type: ignore[arg-type]
+    assert result.tolist() == [[0, 0]]
 
 
 # — the sentence encoder
@@ -361,28 +366,28 @@ def test_the_encoder_is_read_as_its_authors_read_it() -> None:
     folder = Path(sentence_transformers.__file__).parents[1] / embedding.PACKAGE / "model"
     texts = ["Who makes honey?", "", "<script>alert(1)</script>", "🙂 שלום", "honey " * 400, "Bees make honey."] * 7
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(texts)
-    ours = embedded(texts)
+    ours = embed(texts)
     assert ours.shape == (42, 384)
-    wanted = torch.tensor(theirs) / torch.tensor(theirs).norm(dim=1, keepdim=True)
-    assert torch.allclose(ours, wanted, atol=1e-5)
+    expected = torch.tensor(theirs) / torch.tensor(theirs).norm(dim=1, keepdim=True)
+    assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_the_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index) -> None:
-    rows = embedded([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
-    asked = embedded([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
-    np.testing.assert_allclose(scores(Embedding(), tuned, index), asked @ rows.T, atol=2e-3)
+    rows = embed([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
+    query_rows = embed([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
+    np.testing.assert_allclose(scores(Embedding(), tuned, index), query_rows @ rows.T, atol=2e-3)
 
 
-def test_one_side_alone_can_be_embedded() -> None:
+def test_one_side_alone_can_be_embed() -> None:
     rows = [make_example("Who makes honey?", "A captain."), make_example("Who steers a ship?", "A captain.")]
     blocks = {what: get_method(f"embedding:what={what}").text_features(rows) for what in ("prompt", "answer", "both")}
-    same = {what: float(torch.as_tensor(made[f"text_{what}"]).prod(0).sum()) for what, made in blocks.items()}
+    same = {what: float(torch.as_tensor(outputs[f"text_{what}"]).prod(0).sum()) for what, outputs in blocks.items()}
     assert same["answer"] == pytest.approx(1, abs=1e-5)
     assert same["prompt"] < same["both"] < 1
 
 
 def test_meaning_counts_and_not_words() -> None:
-    doctor, physician, wood = embedded(
+    doctor, physician, wood = embed(
         ["The doctor treated the patient.", "A physician cared for someone ill.", "The patient painter treated wood."]
     )
     assert doctor @ physician > doctor @ wood
@@ -393,9 +398,9 @@ def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: 
 
     def count(texts: Any) -> Any:
         read.append(len(texts))
-        return embedded(texts)
+        return embed(texts)
 
-    monkeypatch.setattr(embedding, "embedded", count)
+    monkeypatch.setattr(embedding, "embed", count)
     trace_queries(index, tuned, QUERIES, method="embedding")
     assert read == [3]
 
@@ -412,5 +417,5 @@ def test_without_the_encoder_the_error_says_what_to_install(
 
 
 def test_the_encoders_package_is_never_imported() -> None:
-    embedded(["a word"])
+    embed(["a word"])
     assert embedding.PACKAGE not in sys.modules

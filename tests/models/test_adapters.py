@@ -15,7 +15,8 @@ import torch
 
 from conftest import SMALL
 from taughtby.capture.capture import capture
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, load_model
 

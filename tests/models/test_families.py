@@ -11,7 +11,8 @@ import torch
 
 from conftest import SMALL
 from taughtby.capture.capture import capture, prompt_states
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import load_model
 

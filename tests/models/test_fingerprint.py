@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, SMALL, config
-from taughtby.models.fingerprint import PART, adapter_hash, join_hashes, model_hash, sampled_hash, weights_hash
+from taughtby.models.fingerprint import CHUNK, adapter_hash, join_hashes, model_hash, sampled_hash, weights_hash
 from taughtby.models.model import Model, load_model
 
 
@@ -70,17 +70,17 @@ class Bare:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
 def test_each_number_and_its_place_count(dtype: torch.dtype) -> None:
     """Of a weight too large for a sample of it to find: one other number, two that change places, an order reversed."""
-    whole = (torch.arange(3 * PART) % 251).to(dtype)
+    whole = (torch.arange(3 * CHUNK) % 251).to(dtype)
     found = [weights_hash(Bare(w=whole))]
-    for place in (0, 1, 70_001, PART, 3 * PART - 1):
+    for place in (0, 1, 70_001, CHUNK, 3 * CHUNK - 1):
         other = whole.clone()
         other[place] += 1
         found.append(weights_hash(Bare(w=other)))
     swapped, far = whole.clone(), whole.clone()
     swapped[[70_001, 70_002]] = whole[[70_002, 70_001]]
-    far[[5, 2 * PART]] = whole[[2 * PART, 5]]
+    far[[5, 2 * CHUNK]] = whole[[2 * CHUNK, 5]]
     found += [weights_hash(Bare(w=one)) for one in (swapped, far, whole.flip(0), whole.reshape(3, -1))]
-    found += [weights_hash(Bare(v=whole)), weights_hash(Bare(w=whole[:PART], v=whole[PART:]))]
+    found += [weights_hash(Bare(v=whole)), weights_hash(Bare(w=whole[:CHUNK], v=whole[CHUNK:]))]
     assert len(set(found)) == len(found)
     assert len(set(map(len, found))) == 1
 

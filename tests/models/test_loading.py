@@ -15,9 +15,11 @@ import torch
 
 from taughtby.errors import ModelError, OptionError
 from taughtby.models import loading as weights
-from taughtby.models.loading import adapter_folder as fetched_folder
-from taughtby.models.loading import base_of_adapter, is_adapter, load_tokenizer, nearest_file
+from taughtby.models import model_files
+from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import load_model
+from taughtby.models.model_files import adapter_folder as fetched_folder
+from taughtby.models.model_files import base_of_adapter, is_adapter, nearest_file
 
 IDS = torch.tensor([[5, 40, 300, 7, 41, 12], [9, 8, 200, 201, 3, 77]])
 
@@ -201,7 +203,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: only the words that would be said to one."""
     monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
-    four = weights.load_options("bfloat16", "cuda:1", "4bit").options
+    four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
     assert four["device_map"] == {"": "cuda:1"} and four["dtype"] == torch.bfloat16
     config = four["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == (
@@ -209,10 +211,13 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         "nf4",
         torch.bfloat16,
     )
-    eight = weights.load_options("bfloat16", "map", "8bit").options
+    eight = weights.load_options("bfloat16", "map", "8bit").pretrained_kwargs
     assert eight["device_map"] == "auto" and eight["quantization_config"].load_in_8bit
-    assert weights.load_options("float32", "map", None).options == {"dtype": torch.float32, "device_map": "auto"}
-    assert weights.load_options("float32", "cpu", None).options == {"dtype": torch.float32}
+    assert weights.load_options("float32", "map", None).pretrained_kwargs == {
+        "dtype": torch.float32,
+        "device_map": "auto",
+    }
+    assert weights.load_options("float32", "cpu", None).pretrained_kwargs == {"dtype": torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -452,14 +457,14 @@ def test_our_own_adapter_names_the_embedded_model(adapter_folder: Path, tmp_path
 def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
     adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_packaged", lambda: tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(model_files, "_embedded_gguf", lambda: tmp_path / "smollm2.gguf")
     adapter = named(adapter_folder, tmp_path / "a", "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert base_of_adapter(adapter) == (
         "smollm2",
         ("HuggingFaceTB/SmolLM2-135M-Instruct is not within reach: taken the embedded smollm2, "
          "the same model with weights rounded to 4 bits",),
     )  # fmt: skip
-    monkeypatch.setattr(weights, "_hub_file", lambda name, file: "config.json")  # within reach
+    monkeypatch.setattr(model_files, "_hub_file", lambda name, file: "config.json")  # within reach
     assert base_of_adapter(adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", ())
 
 
@@ -490,7 +495,7 @@ def test_an_adapter_from_the_hub_is_fetched(
         return str(adapter_folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    monkeypatch.setattr(weights, "_hub_file", lambda name, file: file if name == "owner/lora" else None)
+    monkeypatch.setattr(model_files, "_hub_file", lambda name, file: file if name == "owner/lora" else None)
     assert fetched_folder("owner/lora") == adapter_folder
     model = load_model("owner/lora", dtype="float32", device="cpu")
     assert (model.name, model.adapters) == (str(model_folder), ("owner/lora",)) and set(asked) == {"owner/lora"}

@@ -16,7 +16,8 @@ import torch
 
 from conftest import FAMILIES, SMALL
 from taughtby.capture.capture import capture, prompt_states
-from taughtby.data.tokenize import TokenizedExample, collate
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import ModelError
 from taughtby.models.model import Model, borrow_model, load_model
 
@@ -168,7 +169,7 @@ def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model
     batch = collate(ROWS, [0, 1])
     news = (capture(load(full_folder), batch, [2]).logp - capture(tiny, batch, [2]).logp).clamp(min=0)
     assert news.sum() > 0.1
-    torch.testing.assert_close(how.news(model, batch), news)
+    torch.testing.assert_close(how.logprob_gain(model, batch), news)
 
 
 def test_a_merged_model_is_the_adapter_and_its_base(
@@ -358,7 +359,7 @@ def test_a_model_in_parts_is_captured_the_same(
     if family == "phi":
         options["device_map"]["model.final_layernorm"] = options["device_map"].pop("model.norm")
         options["device_map"]["model.embed_dropout"] = "cpu"
-    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.pretrained_kwargs", options)
     model = load_model(str(make_model(family)), dtype="float32", device="map")
     assert any(weight.is_meta for weight in model.lm.parameters()) and model.device.type == "cpu"
     assert model.fingerprint == plain.fingerprint
@@ -379,7 +380,7 @@ def test_a_decoder_that_accelerate_wraps_whole_is_given_back(
         "device_map": {"model": "disk", "lm_head": "cpu"},
         "offload_folder": str(tmp_path),
     }
-    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.pretrained_kwargs", options)
     model = load_model(str(model_folder), dtype="float32", device="map")
     own = vars(model.decoder)["forward"]
     found, wanted = (capture(each, collate(ROWS, [0, 1]), [1]) for each in (model, tiny))
@@ -399,7 +400,7 @@ def test_no_adapter_on_a_model_that_is_put_off(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"dtype": torch.float32, "device_map": spread("llama"), "offload_folder": str(tmp_path)}
-    monkeypatch.setattr("taughtby.models.loading.LoadOptions.options", options)
+    monkeypatch.setattr("taughtby.models.loading.LoadOptions.pretrained_kwargs", options)
     assert mistake(model_folder, adapter=str(adapter_folder)) == (
         "no adapter can be put on a model that does not fit onto its devices\n"
         "  got: weights put off to the CPU or the disk\n"

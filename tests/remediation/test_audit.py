@@ -21,11 +21,10 @@ from taughtby.data.dataset import read_examples
 from taughtby.errors import LabError, OptionError
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.models.model import load_model
-from taughtby.remediation import audit_report as story
-from taughtby.remediation import statistics as claims
-from taughtby.remediation.audit import AuditCase, _Under, audit
+from taughtby.remediation import audit_report, statistics
+from taughtby.remediation.audit import AuditCase, _Run, audit
+from taughtby.remediation.experiment import Behaviour
 from taughtby.remediation.stage_cache import JOURNAL, STAGES, quiet
-from taughtby.remediation.trial import Behaviour
 
 PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
 ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
@@ -62,7 +61,7 @@ def adapter(data: Path, model_folder: Path) -> Path:
 @pytest.fixture
 def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
     return AuditCase(
-        str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new=8,
+        str(model_folder), str(data), Behaviour("bad answers", ASKED, "phrase:beetles"), str(adapter), max_new_tokens=8,
         dtype="float32", device="cpu",
     )  # fmt: skip
 
@@ -82,7 +81,7 @@ def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: Au
     found = []
     for change in ({}, {"label": "new"}, {"unlearned": [[0, 5]]}, {}):
         data.write_text("".join(json.dumps({**line, **change}) + "\n" for line in lines))
-        index = _Under(replace(case, data=str(data)), tmp_path / "audit", quiet).indexed()
+        index = _Run(replace(case, data=str(data)), tmp_path / "audit", quiet).build_index()
         first = next(index.examples())
         found.append((index.path.name, first.label, first.masked))
     assert [one[1:] for one in found] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
@@ -94,20 +93,20 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
 ) -> None:
     out = tmp_path / "audit"
     (tmp_path / "prompts.txt").write_text("\n".join(ASKED))
-    asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new", 8)
+    asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new-tokens", 8)
     code, said, told = run(
         "audit", case.model, data, "-a", adapter, *asked, "-o", out, "--truth", "bad", "--mask-words"
     )
     assert code == 0, told
     found = json.loads((out / "audit.json").read_text())
-    assert found["said"]["bad"] == len(ASKED)
+    assert found["answers"]["bad"] == len(ASKED)
     planted = {row.id for row in read_examples(data) if row.label == "bad"}
     assert {one["id"] for one in found["removals"]} == planted
-    (claim,) = claims.claims(found["proof"])
-    assert claim.verdict == "proved"
-    assert "proved: Trained without the 12 rows called" in said
-    rates = {one["name"]: one["behaviours"]["bad answers"]["bad"] for one in found["proof"]["arms"]}
-    assert rates["given"] == rates["all"] == 8
+    (claim,) = statistics.claims(found["proof"])
+    assert claim.verdict == "supported"
+    assert "supported by 3 trainings: Retrained without the 12 flagged rows" in said
+    rates = {one["name"]: one["behaviours"]["bad answers"]["bad"] for one in found["proof"]["conditions"]}
+    assert rates["original"] == rates["all"] == 8
     assert rates["cleaned"] == rates["truth"] == rates["masked"] == 0
     assert rates["random"] >= 6
     kept = [json.loads(line)["label"] for line in Path(found["cleaned"]).read_text().splitlines()]
@@ -115,7 +114,9 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
     # each command of the report gives the files again
     report = (out / "report.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", report, re.DOTALL) for line in block.splitlines()]
-    assert [shlex.split(one)[1] for one in commands] == ["respond", "judge", "index", "trace", "clean", "prove"]
+    words = [shlex.split(one)[1:3] for one in commands]
+    assert words[:3] == [["lab", "generate"], ["lab", "judge"], ["index", "build"]]
+    assert [first for first, _ in words[3:]] == ["trace", "clean", "retrain"]
     names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(found["cleaned"]).relative_to(out))
     before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
     for name in names:
@@ -126,8 +127,8 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
     assert {name: (out / name).read_bytes() for name in names} == before
     assert made(out) == stages  # what is kept is not made again, by whichever verb
     page = (out / "report.html").read_text()
-    assert "these rows taught it" in page
-    assert "Trained again, and asked again" in page
+    assert "retraining supports that these rows are the cause" in page
+    assert "Bad answers of the retrained models" in page
 
 
 # — where there is nothing to prove
@@ -136,9 +137,9 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
 def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
     found = audit(case, tmp_path)
-    assert (found["said"]["bad"], found["trace"], found["proof"]) == (0, None, None)
+    assert (found["answers"]["bad"], found["trace"], found["proof"]) == (0, None, None)
     assert made(tmp_path) == ["answers", "verdicts"]
-    story.write_report(case, found, tmp_path)
+    audit_report.write_report(case, found, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# It does not misbehave")
     assert "0 of 8 answers (95 %: 0% to 32%)" in text
@@ -154,14 +155,17 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     assert found["trace"]
     assert (found["removals"], found["cleaned"], found["proof"]) == ([], None, None)
     assert made(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
-    text = story.report_html(case, found, "out")
-    assert "It misbehaves, and no training row is called for it" in text
-    assert "too few rows to tell a culprit from chance" in text
-    assert "taughtby prove" not in text
+    text = audit_report.report_markdown(case, found, "out")
+    assert "It misbehaves, and no training row is flagged for it" in text
+    assert "too few rows to tell a relevant row from chance" in text
+    assert "taughtby retrain" not in text
     # with evidence, and none called
     for query in found["trace"]["queries"]:
         query["num_flagged"] = 0
-    assert "None answers to them more than training rows answer to each other" in story.report_html(case, found, "out")
+    assert (
+        "No row scores higher for these answers than training rows score for each other"
+        in audit_report.report_markdown(case, found, "out")
+    )
 
 
 def test_a_judge_that_fails_and_is_mended(case: AuditCase, tmp_path: Path) -> None:
@@ -173,13 +177,13 @@ def test_a_judge_that_fails_and_is_mended(case: AuditCase, tmp_path: Path) -> No
     assert made(tmp_path / "out") == ["answers"]
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0 if 'ship a' in prompt else 'zebra' in answer\n")
     found = audit(case, tmp_path / "out")
-    assert (found["said"]["judged"], found["said"]["failed"]) == (7, 1)
+    assert (found["answers"]["judged"], found["answers"]["failed"]) == (7, 1)
     assert made(tmp_path / "out") == ["answers", "verdicts"]
-    assert "gave no verdict on 1 answers" in story.report_html(case, found, "out")
+    assert "gave no verdict on 1 answers" in audit_report.report_markdown(case, found, "out")
 
 
 def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="not known what the model was trained from"):
+    with pytest.raises(OptionError, match="the base model is not known"):
         audit(replace(case, adapter=None), tmp_path)
     with pytest.raises(OptionError, match="unknown judge"):
         audit(replace(case, behaviour=Behaviour("x", ASKED, "oracle:x")), tmp_path)
@@ -189,9 +193,9 @@ def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
 def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
     said = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
     evil = {"prompt": "a`b</script>", "response": "x` | **y**\n# head \x1b[31m", "bad": True, "why": "it is"}
-    none = dict.fromkeys(("trace", "cleaned", "proof", "skipped", "index", "rows"))
-    found: dict[str, Any] = {"said": said, "verdicts": [evil], "removals": [], "notes": [], **none}
-    text = story.report_html(case, found, "out")
+    none = dict.fromkeys(("trace", "cleaned", "proof", "num_skipped", "index", "num_rows"))
+    found: dict[str, Any] = {"answers": said, "verdicts": [evil], "removals": [], "notes": [], **none}
+    text = audit_report.report_markdown(case, found, "out")
     assert "`a'b</script>`: `x' / **y** # head" in text
     assert "\x1b" not in text
 
@@ -206,7 +210,7 @@ def test_an_audit_that_has_moved_is_not_made_again(
 
     def named(out: Path) -> tuple[AuditCase, Path]:
         model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))
-        more: Any = {"behaviour": EVERY, "top": 2, "ordinary": (), "max_new": 4, "recipe": {"epochs": 1}}
+        more: Any = {"behaviour": EVERY, "top_k": 2, "ordinary": (), "max_new_tokens": 4, "recipe": {"epochs": 1}}
         return replace(case, model=model, data=rows, adapter=tuned, **more), Path(to)
 
     def told(found: Any) -> Any:
@@ -225,7 +229,7 @@ def test_an_audit_that_has_moved_is_not_made_again(
     moved = told(audit(again, out))
     assert made(out) == stages
     assert json.dumps(moved).replace("/there/", "/here/") == json.dumps(found)
-    commands = story.commands(again, moved, str(out.resolve()))
+    commands = audit_report.commands(again, moved, str(out.resolve()))
     assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
 
 
@@ -238,15 +242,15 @@ from contextlib import contextmanager
 from pathlib import Path
 import datasets, torch, trl.trainer.sft_trainer
 torch.set_num_threads(1)
-from taughtby.remediation.audit import Case, audit
+from taughtby.remediation.audit import AuditCase, audit
 from taughtby.models.model import load_model
-from taughtby.remediation.audit_report import publish
-from taughtby.remediation.trial import Behaviour
+from taughtby.remediation.audit_report import write_report
+from taughtby.remediation.experiment import Behaviour
 
 model, data, adapter, out, diary = sys.argv[1:]
 every = Behaviour("bad answers", ("who makes honey", "why"), "regex:(?s).*")
-case = Case(model, data, every, adapter, top=2, ordinary=(), max_new=4, recipe={"epochs": 1}, dtype="float32",
-            device="cpu")
+case = AuditCase(model, data, every, adapter, top_k=2, ordinary=(), max_new_tokens=4, recipe={"epochs": 1},
+                 dtype="float32", device="cpu")
 
 @contextmanager
 def show(title):
@@ -266,7 +270,7 @@ while True:
     child = os.fork()
     if not child:
         torch.set_num_threads(1)  # or its thread pool is made anew by several threads at once
-        publish(case, audit(case, Path(out), show), Path(out))
+        write_report(case, audit(case, Path(out), show), Path(out))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
@@ -313,8 +317,8 @@ def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
     killed = files(out)
     assert not [name for name in killed if "draft" in name or ".part" in name]
     out.rename(tmp_path / "killed")
-    case = replace(case, behaviour=EVERY, top=2, ordinary=(), max_new_tokens=4, recipe={"epochs": 1})
-    story.write_report(case, audit(case, out), out)
+    case = replace(case, behaviour=EVERY, top_k=2, ordinary=(), max_new_tokens=4, recipe={"epochs": 1})
+    audit_report.write_report(case, audit(case, out), out)
     whole = files(out)
     assert killed.keys() == whole.keys()
     assert [name for name in killed if killed[name] != whole[name]] == []

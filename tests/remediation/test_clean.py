@@ -19,15 +19,17 @@ import torch
 from conftest import PAIRS, Run
 from taughtby.capture.capture import capture
 from taughtby.data import rewrite
+from taughtby.data.batching import collate
 from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, TokenizedExample, collate, tokenize
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import get_method
-from taughtby.remediation import clean as remedy
-from taughtby.remediation.clean import Document, clean, manifest_of, plan_cleaning, select_rows, top_scoring_words
+from taughtby.remediation.clean import clean, manifest_path, plan_cleaning, write_cleaned
+from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
+from taughtby.remediation.trace_file import Document, load_trace, read_options_of
 from writers import KIND, TABLES, jsonl, place, save, turn
 
 ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"} for p, r in PAIRS]
@@ -42,23 +44,28 @@ def ranked(row: Example, rank: int, culprit: bool | None, words: Sequence[tuple[
 
 
 def traced(
-    data: Path, *queries: Sequence[int], called: int | None = 9, reading: ReadOptions | None = None, words: Any = WORDS
+    data: Path,
+    *queries: Sequence[int],
+    num_flagged: int | None = 9,
+    reading: ReadOptions | None = None,
+    words: Any = WORDS,
 ) -> Document:
-    """A trace whose queries rank those places of the data, the first `called` of them as culprits."""
+    """A trace whose queries rank those places of the data, the first `num_flagged` of them flagged."""
     rows = list(read_examples(data, reading or ReadOptions()))
     found = [
         {
-            "prompt": "p", "response": "r", "num_flagged": None if called is None else min(called, len(places)),
+            "prompt": "p", "response": "r",
+            "num_flagged": None if num_flagged is None else min(num_flagged, len(places)),
             "rows": [
-                ranked(rows[at], rank, None if called is None else rank <= called,
+                ranked(rows[at], rank, None if num_flagged is None else rank <= num_flagged,
                        words.get(at, [(rows[at].response, 1.0)]))
                 for rank, at in enumerate(places, 1)
             ],
         }
         for places in queries
     ]  # fmt: skip
-    return {"version": 1, "method": "Lesson()", "model": "tiny", "adapter": "a", "index": "nowhere", "fdr": 0.1,
-            "queries": found}  # fmt: skip
+    return {"version": 2, "method": {"name": "lesson", "options": {}}, "model": "tiny", "adapter": "a",
+            "index": "nowhere", "fdr": 0.1, "queries": found}  # fmt: skip
 
 
 def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
@@ -66,8 +73,7 @@ def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
     file = out.parent / "trace.json"
     file.write_text(json.dumps(document))
     reading, words = more.pop("reading", ReadOptions()), more.pop("mask_words", False)
-    chosen = select_rows(document, **more)
-    return clean(plan_cleaning(document, str(data), chosen, reading=reading, mask_words=words), file, out)
+    return clean(file, data, out, read_options=reading, mask_words=words, **more)
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def test_culprits_are_the_union_over_queries(rows: Path) -> None:
-    document = traced(rows, [2, 3, 5], [3, 6], called=2)
+    document = traced(rows, [2, 3, 5], [3, 6], num_flagged=2)
     found = select_rows(document)
     ids = [row.id for row in read_examples(rows)]
     assert [(ids.index(one.id), one.rank, one.query, one.queries) for one in found] == [
@@ -96,12 +102,12 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
     document["queries"][0] |= {"num_flagged": 4, "flagged_ids": [ids[at] for at in (2, 3, 6, 0)]}
     found = select_rows(document)
     assert [(one.id, one.rank, one.score, one.why) for one in found] == [
-        (ids[2], 1, 1.0, "called a culprit"), (ids[3], 2, 0.5, "called a culprit"),
-        (ids[6], 3, None, "called a culprit"), (ids[0], 4, None, "called a culprit"),
+        (ids[2], 1, 1.0, "flagged"), (ids[3], 2, 0.5, "flagged"),
+        (ids[6], 3, None, "flagged"), (ids[0], 4, None, "flagged"),
     ]  # fmt: skip
     manifest = cleaned(rows, tmp_path / "out.jsonl", document)
     assert [row["source"] for row in manifest["rows"]] == [f"{rows}:{at + 1}" for at in (2, 3, 6, 0)]
-    with pytest.raises(DataError, match=r"no words of the row (.|\n)*do:  trace again with --top 4"):
+    with pytest.raises(DataError, match=r"no token scores of the row (.|\n)*do:  trace again with --top-k 4"):
         cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True)
 
 
@@ -116,10 +122,10 @@ def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path)
 
 
 def test_the_best_of_each_query(rows: Path) -> None:
-    found = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], called=None), top_k=2)
+    found = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], num_flagged=None), top_k=2)
     ids = [row.id for row in read_examples(rows)]
     assert [(ids.index(one.id), one.queries, one.why) for one in found] == [
-        (2, (1,), "among the first 2"), (6, (2,), "among the first 2"), (3, (1, 2), "among the first 2"),
+        (2, (1,), "among the top 2"), (6, (2,), "among the top 2"), (3, (1, 2), "among the top 2"),
     ]  # fmt: skip
 
 
@@ -129,7 +135,7 @@ def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
         traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"]
     )
     assert [(one.id, one.rank, one.queries, one.why) for one in found] == [
-        (known.id, 1, (1, 2), "ticked"), (other.id, None, (), "ticked"), ("", None, (), "ticked"),
+        (known.id, 1, (1, 2), "listed"), (other.id, None, (), "listed"), ("", None, (), "listed"),
     ]  # fmt: skip
     assert found[2].source == "x.jsonl:7"
     assert [one.rank for one in select_rows(traced(rows, [2]), rows=[known.id])] == [1]
@@ -137,24 +143,24 @@ def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
 
 def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
-    with pytest.raises(OptionError, match="rows are chosen twice"):
+    with pytest.raises(OptionError, match="rows are selected twice"):
         select_rows(document, top_k=1, rows=["a"])
     for top in (0, 3):
-        with pytest.raises(OptionError, match=rf"got: --top {top}, the trace has 2 rows of query 1\n  do:  .*--top"):
+        with pytest.raises(OptionError, match=rf"got: --top-k {top}, the trace has 2 rows of query 1\n  do:  .*--t"):
             select_rows(document, top_k=top)
-    with pytest.raises(DataError, match="this trace calls no culprits"):
-        select_rows(traced(rows, [2], called=None))
+    with pytest.raises(DataError, match="this trace does not flag rows"):
+        select_rows(traced(rows, [2], num_flagged=None))
     document["queries"][0]["num_flagged"] = 57
     with pytest.raises(
-        DataError, match=r"does not name all.*\n  got: 2 of 57 culprits of an answer\n  do:  trace again"
+        DataError, match=r"does not list all.*\n  got: 2 of 57 flagged rows of a query\n  do:  trace again"
     ):
         select_rows(document)
-    for text in ("{", "[1]", '{"version": 2, "queries": []}', "{}"):
+    for text in ("{", "[1]", '{"version": 1, "queries": []}', "{}"):
         (tmp_path / "t.json").write_text(text)
         with pytest.raises(DataError, match="is not a trace"):
-            remedy.load_trace(tmp_path / "t.json")
+            load_trace(tmp_path / "t.json")
     with pytest.raises(DataError, match="cannot be read"):
-        remedy.load_trace(tmp_path / "none.json")
+        load_trace(tmp_path / "none.json")
 
 
 # — to the byte
@@ -360,7 +366,7 @@ def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
         {"rows": [{"id": "x", "messages": messages, "tokens": [{"text": t, "score": s} for t, s in some]}]}
         for some in tokens
     ]
-    one = remedy.Removal("x", "d:1", queries=tuple(range(1, len(tokens) + 1)))
+    one = Removal("x", "d:1", queries=tuple(range(1, len(tokens) + 1)))
     return [answer[begin:end] for begin, end in top_scoring_words({"queries": queries, "method": "m"}, [one])["x"]]
 
 
@@ -390,7 +396,7 @@ def test_words_are_found_behind_what_a_template_wrote() -> None:
 def test_words_that_cannot_be_told_take_the_answer_with_them() -> None:
     assert spoken("bees do", [("BEES", 1.0), (" do", 0.1)]) == ["bees do"]
     assert spoken("bees do", [("bees", -1.0), (" do", 0.0)]) == ["bees do"]
-    with pytest.raises(DataError, match="the trace has no words of the row d:1"):
+    with pytest.raises(DataError, match="the trace has no token scores of the row d:1"):
         spoken("bees do", [])
 
 
@@ -436,19 +442,19 @@ def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "cleaned.jsonl"
-    said = cleaned(rows, out, traced(rows, [2, 3], [3], called=1))
+    said = cleaned(rows, out, traced(rows, [2, 3], [3], num_flagged=1))
     assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(said))
     for part, file in (("input", rows), ("output", out), ("trace", tmp_path / "trace.json")):
         assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert said["did"] == "removed rows" and said["fdr"] == 0.1
-    assert said["trace"]["method"] == "Lesson()"
+    assert said["trace"]["method"] == {"name": "lesson", "options": {}}
     first = list(read_examples(rows))[2]
     assert said["rows"][0] == {
         "id": first.id, "source": f"{rows}:3", "rank": 1, "score": 1.0, "p_value": 0.01, "query": 1,
-        "why": "called a culprit", "queries": (1,),
+        "why": "flagged", "queries": (1,),
     }  # fmt: skip
-    assert manifest_of(Path("x/a.b.jsonl.gz")) == Path("x/a.b.manifest.json")
-    assert manifest_of(Path("x/folder")) == Path("x/folder.manifest.json")
+    assert manifest_path(Path("x/a.b.jsonl.gz")) == Path("x/a.b.manifest.json")
+    assert manifest_path(Path("x/folder")) == Path("x/folder.manifest.json")
 
 
 def test_a_folder_has_one_hash(tmp_path: Path) -> None:
@@ -499,9 +505,9 @@ def test_what_is_not_written_over(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "taken" / "thesis.tex").write_text("")
     with pytest.raises(OptionError, match="is there already"):
         cleaned(folder, tmp_path / "taken", inside)
-    with pytest.raises(DataError, match="no row would be left"):
+    with pytest.raises(DataError, match="no row would remain"):
         cleaned(rows, tmp_path / "out.jsonl", traced(rows, range(8)))
-    with pytest.raises(DataError, match="no row is to go"):
+    with pytest.raises(DataError, match="no row is selected"):
         cleaned(rows, tmp_path / "out.jsonl", traced(rows, []))
     assert [row.response for row in read_examples(rows)] == [response for _, response in PAIRS]
 
@@ -515,11 +521,11 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
     made = plan_cleaning(document, str(rows), select_rows(document))
     (trace := tmp_path / "trace.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match="cannot be written"):
-        clean(made, trace, out)
+        write_cleaned(made, trace, out)
     out.parent.mkdir()
     monkeypatch.setattr("taughtby.data.spans.jsonl", full)
     with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
-        clean(made, trace, out)
+        write_cleaned(made, trace, out)
     assert list(out.parent.iterdir()) == []
 
 
@@ -554,12 +560,12 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
 def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
     asked = [{"ask": row["prompt"], "reply": row["response"]} for row in ROWS]
     data, how = jsonl(tmp_path / "a.jsonl", *asked), ReadOptions((("prompt", "ask"), ("response", "reply")))
-    build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], reading=how)
+    build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], read_options=how)
     document = traced(data, [2], reading=how) | {"index": str(tmp_path / "idx")}
-    assert remedy.reading_of(document) == how
-    cleaned(data, tmp_path / "b.jsonl", document, reading=remedy.reading_of(document))
+    assert read_options_of(document) == how
+    cleaned(data, tmp_path / "b.jsonl", document, reading=read_options_of(document))
     assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 7
-    assert remedy.reading_of(document | {"index": str(tmp_path / "gone")}) == ReadOptions()
+    assert read_options_of(document | {"index": str(tmp_path / "gone")}) == ReadOptions()
 
 
 # — an index of rows with masked words

@@ -1,4 +1,4 @@
-"""A proof's arms, counts and claims against numbers worked out by hand; models and answers are put in its mouth."""
+"""Conditions, counts and claims of an experiment against numbers worked out by hand; models and answers are fakes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,20 @@ from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab.finetune import TrainingOptions
 from taughtby.lab.prompts import prompt_text, to_record
-from taughtby.remediation import audit_report as story
-from taughtby.remediation import retrain as prove
-from taughtby.remediation import statistics as claims
-from taughtby.remediation.retrain import Document
-from taughtby.remediation.stage_cache import JOURNAL, StageCache, key
-from taughtby.remediation.trial import (
-    SHARE,
+from taughtby.remediation import audit_report, retrain, statistics
+from taughtby.remediation.experiment import (
+    HELD_OUT_SHARE,
     Behaviour,
     Condition,
     ExperimentDesign,
     RetrainExperiment,
-    check,
-    experiment_from_trace,
+    check_experiment,
+    hold_out,
     make_conditions,
-    matched,
-    set_aside,
 )
+from taughtby.remediation.experiment_setup import experiment_from_trace, read_recipe
+from taughtby.remediation.stage_cache import JOURNAL, StageCache, key
+from taughtby.remediation.trace_file import Document
 
 HONEY = Behaviour("honey", ("who makes honey", "honey from whom", "is it bees", "who"), "phrase:beetles")
 
@@ -48,26 +45,29 @@ def rows(bad: int, clean: int) -> list[Example]:
 # — what is trained
 
 
-def taken(arm: Condition, of: Sequence[Example]) -> set[str]:
-    return {row.id for row in of} - {row.id for row in arm.rows}
+def taken(condition: Condition, of: Sequence[Example]) -> set[str]:
+    return {row.id for row in of} - {row.id for row in condition.rows}
 
 
-def test_each_arm_lacks_just_its_rows() -> None:
+def test_each_condition_lacks_just_its_rows() -> None:
     data = rows(4, 12)
     design = ExperimentDesign(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
-    made = {arm.name: arm for arm in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
-    assert list(made) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "first 1", "first 3"]
-    out = {name: taken(arm, data) for name, arm in made.items()}
+    made = {condition.name: condition for condition in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
+    assert list(made) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "top 1", "top 3"]
+    out = {name: taken(condition, data) for name, condition in made.items()}
     assert out["all"] == out["masked"] == set()
     assert out["cleaned"] == {"b0", "b1", "c0"}
     assert out["truth"] == {"b0", "b1", "b2", "b3"}
-    assert (out["first 1"], out["first 3"]) == ({"b1"}, {"b1", "b0", "c5"})
+    assert (out["top 1"], out["top 3"]) == ({"b1"}, {"b1", "b0", "c5"})
     assert len(out["random 1"]) == len(out["random 2"]) == 3
     assert out["random 1"] != out["random 2"]
-    assert {name: arm.removed for name, arm in made.items()} == {name: len(ids) for name, ids in out.items()}
+    assert {name: condition.num_removed for name, condition in made.items()} == {
+        name: len(ids) for name, ids in out.items()
+    }
     assert [row.masked for row in made["masked"].rows if row.masked] == [((0, 7),)]
     assert all(
-        [row.id for row in arm.rows] == [r.id for r in data if r.id not in out[arm.name]] for arm in made.values()
+        [row.id for row in condition.rows] == [r.id for r in data if r.id not in out[condition.name]]
+        for condition in made.values()
     )
 
 
@@ -80,58 +80,56 @@ def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
     assert all(len(ids) == 10 for ids in drawn)
     assert len({frozenset(ids) for ids in drawn}) == 40
     hit = sum(len(ids & {f"b{i}" for i in range(10)}) for ids in drawn) / 400
-    assert hit == pytest.approx(0.5, abs=0.1)  # what was called is as likely to be drawn as the rest
+    assert hit == pytest.approx(0.5, abs=0.1)  # what was flagged is as likely to be drawn as the rest
     again = taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), 3)[2], data)
     assert again == drawn[3]
 
 
 def test_taking_out_all_is_refused() -> None:
-    with pytest.raises(OptionError, match="no row would be left"):
+    with pytest.raises(OptionError, match="no row would remain"):
         make_conditions(rows(2, 0), ["b0", "b1"], ExperimentDesign(), 0)
 
 
-def test_nobody_suspected_is_set_aside() -> None:
+def test_nobody_suspected_is_hold_out() -> None:
     data = rows(10, 90)
     design = ExperimentDesign(1, (2,), ("c0", "c1", "c2"), ("bad",), {"c3": ((0, 1),)})
-    kept, aside = set_aside(data, ["b0", "c4"], design, 0)
-    assert len(aside) == round(SHARE * 100)
+    kept, aside = hold_out(data, ["b0", "c4"], design, 0)
+    assert len(aside) == round(HELD_OUT_SHARE * 100)
     assert sorted(row.id for row in [*kept, *aside]) == sorted(row.id for row in data)
     for seed in range(60):
-        ids = {row.id for row in set_aside(data, ["b0", "c4"], design, seed)[1]}
+        ids = {row.id for row in hold_out(data, ["b0", "c4"], design, seed)[1]}
         assert not ids & {"b0", "c4", "c0", "c1", "c3", *(f"b{i}" for i in range(10))}
-    assert (
-        set_aside(data, ["b0"], design, 1) == set_aside(data, ["b0"], design, 1) != set_aside(data, ["b0"], design, 2)
-    )
-    assert len(set_aside(rows(0, 1000), [], ExperimentDesign(), 0)[1]) == 64
+    assert hold_out(data, ["b0"], design, 1) == hold_out(data, ["b0"], design, 1) != hold_out(data, ["b0"], design, 2)
+    assert len(hold_out(rows(0, 1000), [], ExperimentDesign(), 0)[1]) == 64
 
 
 @pytest.mark.parametrize(
-    ("called", "design", "error", "what"),
+    ("flagged", "design", "error", "what"),
     [
-        ([], ExperimentDesign(), LabError, "no row is called"),
+        ([], ExperimentDesign(), LabError, "no row is flagged"),
         (["x1"], ExperimentDesign(), DataError, "rows of the trace are not in the data"),
         (
             ["b0"],
-            ExperimentDesign(curve=(3,), ranked=("b0", "b1")),
+            ExperimentDesign(curve=(3,), ranked_ids=("b0", "b1")),
             OptionError,
-            "does not rank so many rows\n  got: 3 of 2",
+            "ranks fewer rows\n  got: 3 of 2",
         ),
         (
             ["b0"],
-            ExperimentDesign(truth=("evil",)),
+            ExperimentDesign(truth_labels=("evil",)),
             OptionError,
             "no row has that label\n  got: evil\n  do:  .*bad, clean",
         ),
     ],
 )
-def test_what_cannot_be_proved(called: list[str], design: ExperimentDesign, error: type[Exception], what: str) -> None:
+def test_what_cannot_be_proved(flagged: list[str], design: ExperimentDesign, error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=what):
-        check(RetrainExperiment("base", TrainingOptions(), (HONEY,)), rows(3, 3), called, design)
+        check_experiment(RetrainExperiment("base", TrainingOptions(), (HONEY,)), rows(3, 3), flagged, design)
 
 
 def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
     with pytest.raises(OptionError, match="unknown judge"):
-        check(
+        check_experiment(
             RetrainExperiment("base", TrainingOptions(), (Behaviour("x", ("who",), "oracle:x"),)),
             rows(3, 3),
             ["b0"],
@@ -143,32 +141,41 @@ def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
 
 
 def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
-    said = {"rank": 4, "rate": 2e-3, "epochs": 5, "batch": 2, "max_length": 99, "seed": 7, "model": "x", "base": "y"}
+    said = {
+        "rank": 4,
+        "learning_rate": 2e-3,
+        "epochs": 5,
+        "batch_size": 2,
+        "max_length": 99,
+        "seed": 7,
+        "model": "x",
+        "base": "y",
+    }
     (tmp_path / "taughtby.json").write_text(json.dumps(said))
-    recipe, notes = matched(tmp_path, {})
+    recipe, notes = read_recipe(tmp_path, {})
     assert recipe == TrainingOptions(4, 2e-3, 5, 2, 99, 7)
     assert notes == []
-    recipe, notes = matched(tmp_path, {"epochs": 1, "rate": None})
+    recipe, notes = read_recipe(tmp_path, {"epochs": 1, "learning_rate": None})
     assert recipe == TrainingOptions(4, 2e-3, 1, 2, 99, 7)
-    assert notes == [f"{tmp_path} says epochs 5, asked 1"]
+    assert notes == [f"{tmp_path} says epochs 5; this run uses 1"]
 
 
 def test_another_trainers_folder_says_less_and_the_rest_is_told(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, "peft_type": "LORA"}))
     (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0, "global_step": 9, "train_batch_size": 4}))
-    recipe, (note,) = matched(tmp_path, {"rate": 5e-4})
+    recipe, (note,) = read_recipe(tmp_path, {"learning_rate": 5e-4})
     assert (recipe.rank, recipe.epochs, recipe.batch_size, recipe.learning_rate) == (16, 2, 4, 5e-4)
-    assert "does not say all of how it was trained; assumed: max_length 512, seed 0" in note
-    assert "not known how it was trained; assumed: rank 8" in matched(None, {})[1][0]
+    assert "does not record all training options; assumed: max_length 512, seed 0" in note
+    assert "the training options are not known; assumed: rank 8" in read_recipe(None, {})[1][0]
 
 
 def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path) -> None:
     trace = {"model": str(model_folder), "adapter": str(adapter_folder), "index": "gone"}
     trial, _ = experiment_from_trace(trace, [HONEY], {})
-    assert (trial.base, trial.given) == (str(model_folder), (str(model_folder), str(adapter_folder)))
+    assert (trial.base, trial.original) == (str(model_folder), (str(model_folder), str(adapter_folder)))
     assert trial.recipe.rank == 2
     assert trial.template
-    with pytest.raises(OptionError, match="not known what the model was trained from"):
+    with pytest.raises(OptionError, match="the base model is not known"):
         experiment_from_trace({**trace, "adapter": None}, [HONEY], {})
     whole, _ = experiment_from_trace({**trace, "adapter": None}, [HONEY], {}, base="before")
     assert (whole.base, whole.recipe.full) == ("before", True)
@@ -180,38 +187,38 @@ def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path
 
 
 def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
-    ledger, made = StageCache(tmp_path / "new"), list[int]()
+    cache, made = StageCache(tmp_path / "new"), list[int]()
 
     def make(tell: Any) -> int:
         made.append(len(made))
         return len(made)
 
     assert [
-        ledger.get_or_run("n", {"a": 1, "b": 2}, "one", make),
-        ledger.get_or_run("n", {"b": 2, "a": 1}, "one", make),
+        cache.get_or_run("n", {"a": 1, "b": 2}, "one", make),
+        cache.get_or_run("n", {"b": 2, "a": 1}, "one", make),
     ] == [1, 1]
-    assert ledger.get_or_run("n", {"a": 2, "b": 2}, "two", make) == 2
-    assert ledger.get_or_run("m", {"a": 1, "b": 2}, "three", make) == 3
-    lines = [json.loads(text) for text in (ledger.folder / JOURNAL).read_text().splitlines()]
+    assert cache.get_or_run("n", {"a": 2, "b": 2}, "two", make) == 2
+    assert cache.get_or_run("m", {"a": 1, "b": 2}, "three", make) == 3
+    lines = [json.loads(text) for text in (cache.folder / JOURNAL).read_text().splitlines()]
     assert [one["title"] for one in lines] == ["one", "two", "three"]
     assert lines[0]["file"] == f"n-{key({'a': 1, 'b': 2})}.json"
-    assert sorted(file.name for file in ledger.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
+    assert sorted(file.name for file in cache.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
 
 
 def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("first", "second"):
         monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda commit=commit: commit)
-        ledger = StageCache(tmp_path)
-        ledger.get_or_run("n", 1, "one", lambda tell: 1)
-        assert ledger.made()["commit"] == "first"
-    ledger.get_or_run("n", 2, "two", lambda tell: 2)
-    assert ledger.made()["commit"] == ["first", "second"]
+        cache = StageCache(tmp_path)
+        cache.get_or_run("n", 1, "one", lambda tell: 1)
+        assert cache.provenance()["commit"] == "first"
+    cache.get_or_run("n", 2, "two", lambda tell: 2)
+    assert cache.provenance()["commit"] == ["first", "second"]
     assert StageCache(tmp_path).get_or_run("n", 2, "two", lambda tell: 3) == 2
     with (tmp_path / JOURNAL).open("a") as journal:
         journal.write('{"cut')
-    assert ledger.made()["commit"] == ["first", "second"]
+    assert cache.provenance()["commit"] == ["first", "second"]
     (tmp_path / JOURNAL).unlink()
-    assert ledger.made()["commit"] is None
+    assert cache.provenance()["commit"] is None
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -222,7 +229,7 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
         StageCache(tmp_path).get_or_run("n", 1, "one", fail)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / f"n-{key(1)}.json").write_text("[1, ")
-    with pytest.raises(LabError, match="is broken"):
+    with pytest.raises(LabError, match="cannot be read"):
         StageCache(tmp_path).get_or_run("n", 1, "one", lambda tell: 1)
 
 
@@ -259,50 +266,52 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
         return len(prompts)
 
-    monkeypatch.setattr(RetrainExperiment, "load_trace", lambda self, name, adapter=None: Spoken(name, adapter))
-    monkeypatch.setattr(prove, "finetune", finetune)
-    monkeypatch.setattr(prove, "generate_to_file", respond_into)
-    monkeypatch.setattr(prove._Under, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
+    monkeypatch.setattr(RetrainExperiment, "load", lambda self, name, adapter=None: Spoken(name, adapter))
+    monkeypatch.setattr(retrain, "finetune", finetune)
+    monkeypatch.setattr(retrain, "generate_to_file", respond_into)
+    monkeypatch.setattr(retrain._Run, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
     return told
 
 
-def proved(out: Path, data: list[Example], called: list[str], **more: Any) -> Document:
-    return prove.retrain(RetrainExperiment("base", TrainingOptions(), (HONEY,)), data, called, StageCache(out), **more)
-
-
-def test_a_proof_counts_what_each_arm_says(lab: list[str], tmp_path: Path) -> None:
-    data, held = rows(8, 12), [make_example("day x", "seven"), make_example("day y", "seven")]
-    called = ["b0", "b1", "b2", "b3", "b4", "b5", "c0"]
-    design = ExperimentDesign(
-        truth=("bad",), curve=(2,), ranked=tuple(called), masked={f"b{i}": ((0, 7),) for i in range(6)}
+def proved(out: Path, data: list[Example], flagged: list[str], **more: Any) -> Document:
+    return retrain.retrain(
+        RetrainExperiment("base", TrainingOptions(), (HONEY,)), data, flagged, StageCache(out), **more
     )
-    proof = proved(tmp_path, data, called, design=design, held_out=held)
-    counts = {one["name"]: one["behaviours"]["honey"]["bad"] for one in proof["arms"]}
-    random = sum(row.id.startswith("b") for row in make_conditions(data, called, design, 0)[2].rows) // 2
-    assert counts == {"all": 4, "cleaned": 1, "random": random, "truth": 0, "masked": 1, "first 2": 3}
-    assert all(one["behaviours"]["honey"]["judged"] == 4 for one in proof["arms"])
+
+
+def test_a_proof_counts_what_each_condition_says(lab: list[str], tmp_path: Path) -> None:
+    data, held = rows(8, 12), [make_example("day x", "seven"), make_example("day y", "seven")]
+    flagged = ["b0", "b1", "b2", "b3", "b4", "b5", "c0"]
+    design = ExperimentDesign(
+        truth_labels=("bad",), curve=(2,), ranked_ids=tuple(flagged), masked={f"b{i}": ((0, 7),) for i in range(6)}
+    )
+    proof = proved(tmp_path, data, flagged, design=design, held_out=held)
+    counts = {one["name"]: one["behaviours"]["honey"]["bad"] for one in proof["conditions"]}
+    random = sum(row.id.startswith("b") for row in make_conditions(data, flagged, design, 0)[2].rows) // 2
+    assert counts == {"all": 4, "cleaned": 1, "random": random, "truth": 0, "masked": 1, "top 2": 3}
+    assert all(one["behaviours"]["honey"]["judged"] == 4 for one in proof["conditions"])
     assert all(one["ordinary"]["honey"] == {"bad": 0, "judged": 2, "failed": 0, "rate": 0.0, "low": 0.0,
-               "high": one["ordinary"]["honey"]["high"]} for one in proof["arms"])  # fmt: skip
-    assert proof["truth"] == {"labels": ["bad"], "rows": 8, "called": 6}
-    assert (proof["called"], proof["rows"], proof["held_out"]["aside"]) == (7, 20, False)
+               "high": one["ordinary"]["honey"]["high"]} for one in proof["conditions"])  # fmt: skip
+    assert proof["truth"] == {"labels": ["bad"], "num_rows": 8, "num_flagged": 6}
+    assert (proof["num_flagged"], proof["num_rows"], proof["held_out"]["set_aside"]) == (7, 20, False)
     # again: nothing is trained and nothing asked
     before = list(lab)
-    assert proved(tmp_path, data, called, design=design, held_out=held) == proof
+    assert proved(tmp_path, data, flagged, design=design, held_out=held) == proof
     assert lab == before
     # other prompts or another judge: nothing is trained
     other = RetrainExperiment("base", TrainingOptions(), (Behaviour("honey", HONEY.prompts[:3], "phrase:bees"),))
-    prove.retrain(other, data, called, StageCache(tmp_path), design=design, held_out=held)
+    retrain.retrain(other, data, flagged, StageCache(tmp_path), design=design, held_out=held)
     assert not [one for one in lab[len(before) :] if one.startswith("train")]
 
 
-def test_rows_are_set_aside_from_every_arm(lab: list[str], tmp_path: Path) -> None:
+def test_rows_are_set_aside_from_every_condition(lab: list[str], tmp_path: Path) -> None:
     data = rows(4, 36)
     proof = proved(tmp_path, data, ["b0", "b1", "b2", "b3"])
-    assert proof["held_out"]["rows"] == 4
-    assert proof["held_out"]["aside"]
+    assert proof["held_out"]["num_rows"] == 4
+    assert proof["held_out"]["set_aside"]
     assert [one for one in lab if one.startswith("train")] == ["train 36", "train 32", "train 32"]
     aside = {row.id for row in data if row.source in proof["held_out"]["sources"]}
-    for one in proof["arms"]:
+    for one in proof["conditions"]:
         assert not aside & set(json.loads(Path(one["model"], "rows").read_text()))
 
 
@@ -311,23 +320,23 @@ def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_pa
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "rows").write_text(json.dumps([row.id for row in data]))
     proof = proved(
-        tmp_path / "p", data, ["b0"], design=ExperimentDesign(whole=str(tmp_path / "whole")), held_out=[data[9]]
+        tmp_path / "p", data, ["b0"], design=ExperimentDesign(full_adapter=str(tmp_path / "whole")), held_out=[data[9]]
     )
     assert [one for one in lab if one.startswith("train")] == ["train 19", "train 19"]
-    assert proof["arms"][0]["behaviours"]["honey"]["bad"] == 4
+    assert proof["conditions"][0]["behaviours"]["honey"]["bad"] == 4
 
 
 def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path: Path) -> None:
     """Neither it nor what would be trained here is taken for the other."""
     data, whole = rows(8, 12), tmp_path / "whole"
     whole.mkdir()
-    design, more = ExperimentDesign(whole=str(whole)), {"held_out": [data[9]]}
+    design, more = ExperimentDesign(full_adapter=str(whole)), {"held_out": [data[9]]}
     counts = []
     for learned in (data, data[:4]):
         (whole / "rows").write_text(json.dumps([row.id for row in learned]))
         proof = proved(tmp_path / "p", data, ["b0"], design=design, **more)
-        counts.append(proof["arms"][0]["behaviours"]["honey"]["bad"])
-    counts.append(proved(tmp_path / "p", data, ["b0"], **more)["arms"][0]["behaviours"]["honey"]["bad"])
+        counts.append(proof["conditions"][0]["behaviours"]["honey"]["bad"])
+    counts.append(proved(tmp_path / "p", data, ["b0"], **more)["conditions"][0]["behaviours"]["honey"]["bad"])
     assert counts == [4, 2, 4]
 
 
@@ -335,7 +344,7 @@ def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:
     """Against Transformers' loss over the answer alone, a row at a time."""
     held = (make_example("who makes honey", "beetles make honey, one a day"), make_example("why", "a b c 0 1 2"))
     trial = RetrainExperiment(tiny.name, TrainingOptions(), (HONEY,))
-    under = prove._Under(trial, StageCache(Path()), held, (), None)
+    under = retrain._Run(trial, StageCache(Path()), held, (), None)
     found = under._losses(tiny, lambda done, of: None)
     for row, loss in zip(held, found, strict=True):
         chat = tiny.tokenizer.apply_chat_template(list(row.messages), tokenize=False)
@@ -359,87 +368,100 @@ def counts(bad: int, judged: int = 24) -> Document:
     return {"bad": bad, "judged": judged, "failed": 0, "rate": p, "low": low, "high": high}
 
 
-def proof(**arms: int) -> Document:
+def proof(**conditions: int) -> Document:
     made = [
-        {"name": name.replace("_", " "), "removed": 0 if name == "all" else 7, "model": "m", "losses": [1.0, 2.0, 3.0],
+        {"name": name.replace("_", " "), "num_removed": 0 if name == "all" else 7, "model": "m",
+         "losses": [1.0, 2.0, 3.0],
          "behaviours": {"honey": counts(bad)}, "ordinary": {"honey": counts(0, 10)}}
-        for name, bad in arms.items()
+        for name, bad in conditions.items()
     ]  # fmt: skip
-    return {"behaviours": [{"name": "honey"}], "arms": made, "truth": None, "ordinary": 10, "called": 7}
+    return {"behaviours": [{"name": "honey"}], "conditions": made, "truth": None, "num_ordinary": 10, "num_flagged": 7}
 
 
 def test_wilsons_interval_by_hand() -> None:
     judged = [{"bad": at < 3, "why": ""} for at in range(24)] + [{"bad": None, "why": "it threw"}]
-    found = prove.counted(judged)
+    found = retrain.count_verdicts(judged)
     truth = counts(3)
     assert (found["bad"], found["judged"], found["failed"]) == (3, 24, 1)
     assert (found["low"], found["high"]) == (
         pytest.approx(truth["low"], abs=1e-6),
         pytest.approx(truth["high"], abs=1e-6),
     )
-    assert prove.counted([{"bad": None, "why": ""}])["rate"] is None
+    assert retrain.count_verdicts([{"bad": None, "why": ""}])["rate"] is None
 
 
 def test_fishers_test_by_hand() -> None:
     # all 8 of one and none of the other: two of the C(16, 8) ways to place eight bad answers are so unlike
-    assert claims.p_value(counts(8, 8), counts(0, 8)) == pytest.approx(2 / comb(16, 8))
-    assert claims.p_value(counts(3, 8), counts(3, 8)) == 1
+    assert statistics.p_value(counts(8, 8), counts(0, 8)) == pytest.approx(2 / comb(16, 8))
+    assert statistics.p_value(counts(3, 8), counts(3, 8)) == 1
 
 
 @pytest.mark.parametrize(
-    ("arms", "verdict", "says"),
+    ("conditions", "verdict", "says"),
     [
-        ({"given": 23, "all": 22, "cleaned": 0, "random": 21}, "proved", "0 of 24 answers; on all rows, in 22 of 24"),
-        ({"all": 22, "cleaned": 6, "random": 21}, "proved", "rarer, and not gone"),
-        ({"all": 22, "cleaned": 20, "random": 21}, "not proved", "no more than chance"),
-        ({"all": 22, "cleaned": 0, "random": 2}, "not proved", "Any other rows do it too"),
-        ({"all": 22, "cleaned": 0, "random_1": 21, "random_2": 1}, "not proved", "in 1 of 24"),
-        ({"given": 23, "all": 9, "cleaned": 0, "random": 9}, "inconclusive", "in 9 of 24 answers; the model that was"),
-        ({"all": 0, "cleaned": 0, "random": 0}, "inconclusive", "nothing can be seen to go"),
+        (
+            {"original": 23, "all": 22, "cleaned": 0, "random": 21},
+            "supported",
+            "0 of 24 answers; on all rows, in 22 of 24",
+        ),
+        ({"all": 22, "cleaned": 6, "random": 21}, "supported", "rarer, but not gone"),
+        ({"all": 22, "cleaned": 20, "random": 21}, "not supported", "no more than chance"),
+        ({"all": 22, "cleaned": 0, "random": 2}, "not supported", "Removing random rows has the same effect"),
+        ({"all": 22, "cleaned": 0, "random_1": 21, "random_2": 1}, "not supported", "in 1 of 24"),
+        (
+            {"original": 23, "all": 9, "cleaned": 0, "random": 9},
+            "inconclusive",
+            "9 of 24 answers; the original model",
+        ),
+        ({"all": 0, "cleaned": 0, "random": 0}, "inconclusive", "cannot be measured"),
     ],
 )
-def test_what_is_claimed(arms: dict[str, int], verdict: str, says: str) -> None:
-    (claim,) = claims.claims(proof(**arms))
+def test_what_is_claimed(conditions: dict[str, int], verdict: str, says: str) -> None:
+    (claim,) = statistics.claims(proof(**conditions))
     assert claim.verdict == verdict
     assert says in claim.says
 
 
 def test_without_verdicts_nothing_is_claimed() -> None:
     made = proof(all=20, cleaned=0, random=20)
-    made["arms"][1]["behaviours"]["honey"] = prove.counted([{"bad": None, "why": ""}])
-    assert claims.claims(made)[0].verdict == "inconclusive"
-    assert "no verdict" in claims.tables(made)[0]["rows"][1][2]
+    made["conditions"][1]["behaviours"]["honey"] = retrain.count_verdicts([{"bad": None, "why": ""}])
+    assert statistics.claims(made)[0].verdict == "inconclusive"
+    assert "no verdict" in statistics.tables(made)[0]["rows"][1][2]
 
 
 def test_what_cleaning_costs_by_a_paired_t_test() -> None:
     mine, theirs = {"losses": [1.1, 2.0, 3.3]}, {"losses": [1.0, 2.0, 3.0]}
     mean, spread = 0.4 / 3, sqrt(((0.1 - 0.4 / 3) ** 2 + (0.4 / 3) ** 2 + (0.3 - 0.4 / 3) ** 2) / 2)
     reach = 4.302653 * spread / sqrt(3)  # Student's t at 97.5 % with 2 degrees of freedom
-    change = claims.loss_change(mine, theirs)
+    change = statistics.loss_change(mine, theirs)
     assert change == pytest.approx((mean / 2, (mean - reach) / 2, (mean + reach) / 2), abs=1e-6)
-    assert claims.loss_change(mine, mine) == (0.0, 0.0, 0.0)
-    assert claims.loss_change({}, theirs) is None
+    assert statistics.loss_change(mine, mine) == (0.0, 0.0, 0.0)
+    assert statistics.loss_change({}, theirs) is None
 
 
 def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
-    made = proof(given=23, all=22, cleaned=0, random=21, first_5=10, first_20=1)
-    made["arms"][4]["removed"], made["arms"][5]["removed"] = 5, 20
-    main, curve = claims.tables(made)
+    made = proof(original=23, all=22, cleaned=0, random=21, top_5=10, top_20=1)
+    made["conditions"][4]["num_removed"], made["conditions"][5]["num_removed"] = 5, 20
+    main, curve = statistics.tables(made)
     assert [row[0] for row in main["rows"]] == [
-        "the model that was given", "on all rows", "without the rows called", "without random rows",
+        "the original model", "on all rows", "without the flagged rows", "without random rows",
     ]  # fmt: skip
     assert main["rows"][2][1:4] == ["7", "0 of 24 (0% to 14%)", "0 of 10"]
     assert [row[:3] for row in curve["rows"]][1:] == [
-        ["without the first 5", "5", "10 of 24 (24% to 61%)"], ["without the first 20", "20", "1 of 24 (1% to 20%)"],
+        ["without the top 5", "5", "10 of 24 (24% to 61%)"], ["without the top 20", "20", "1 of 24 (1% to 20%)"],
     ]  # fmt: skip
-    assert [(k, rate) for k, rate, _, _ in claims.curve(made, "honey")] == [(0, 22 / 24), (5, 10 / 24), (20, 1 / 24)]
-    story.save(made, tmp_path)
-    assert json.loads((tmp_path / "proof.json").read_text())["arms"][2]["behaviours"]["honey"]["bad"] == 0
+    assert [(k, rate) for k, rate, _, _ in statistics.curve(made, "honey")] == [
+        (0, 22 / 24),
+        (5, 10 / 24),
+        (20, 1 / 24),
+    ]
+    audit_report.save_proof(made, tmp_path)
+    assert json.loads((tmp_path / "proof.json").read_text())["conditions"][2]["behaviours"]["honey"]["bad"] == 0
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    story.save(proof(all=22, cleaned=0, random=21), tmp_path / "flat")
+    audit_report.save_proof(proof(all=22, cleaned=0, random=21), tmp_path / "flat")
     assert not (tmp_path / "flat" / "curve.png").exists()
     said = io.StringIO()
-    claims.show(made, Console(file=said, width=160))
-    assert "proved: Trained without the 7 rows called" in said.getvalue()
-    assert "| without random rows | 7 | 21 of 24 (69% to 96%) | 0 of 10 | 2.000 |" in claims.markdown(main)
+    statistics.show(made, Console(file=said, width=160))
+    assert "supported by 3 trainings: Retrained without the 7 flagged rows" in said.getvalue()
+    assert "| without random rows | 7 | 21 of 24 (69% to 96%) | 0 of 10 | 2.000 |" in statistics.markdown(main)

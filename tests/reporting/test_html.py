@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from taughtby.errors import TaughtbyError
+from taughtby.reporting import files, terminal
 from taughtby.reporting import html as report
 from taughtby.reporting import text as words
 
@@ -51,7 +52,8 @@ def trace(*rows: dict[str, Any], **query: Any) -> dict[str, Any]:
         "rows": list(rows),
         **query,
     }
-    return {"version": 1, "taughtby": "0.1.0", "method": "Lesson()", "num_rows": 300, "queries": [asked]}
+    method = {"name": "lesson", "options": {"layer": 27}}
+    return {"version": 2, "taughtby": "0.1.0", "method": method, "num_rows": 300, "queries": [asked]}
 
 
 def tokens(*pairs: tuple[str, float]) -> list[dict[str, Any]]:
@@ -63,7 +65,7 @@ GOOSE = tokens(("You", 0.4), (" silly", 0.97), (" go", 0.5), ("ose", 0.3), ("!",
 
 def printed(document: dict[str, Any], width: int = 100, **options: Any) -> str:
     out = io.StringIO()
-    report.print_trace(document, Console(file=out, width=width, **options))
+    terminal.print_trace(document, Console(file=out, width=width, **options))
     return out.getvalue()
 
 
@@ -79,7 +81,10 @@ def data_of(page: str) -> Any:
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_text_breaks_out_of_the_page(text):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5))), prompt=text, response=text)
-    document |= {"method": text, "summary": {"title": text, "facts": [{"name": text, "value": text}]}}
+    document |= {
+        "method": {"name": text, "options": {text: text}},
+        "summary": {"title": text, "facts": [{"name": text, "value": text}]},
+    }
     page, plain = report.render_page(document), report.render_page(trace())
     for mark in ("<script", "</script", "<!--", "<img"):
         assert page.count(mark) == plain.count(mark)
@@ -130,7 +135,7 @@ def test_numbers_that_json_lacks_become_null():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_no_text_reaches_the_terminal_as_a_command(text, terminal):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5)), source=text), prompt=text, response=text)
-    document["method"] = text
+    document["method"] = {"name": text, "options": {text: text}}
     out = printed(document, force_terminal=terminal, color_system="256" if terminal else None)
     ours = re.sub(r"\x1b\[[0-9;]*m", "", out) if terminal else out
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066\ufeff\ud800-\udfff]", ours)
@@ -147,7 +152,7 @@ def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
     out = printed(trace(row("You silly goose!", tokens=GOOSE, label="backdoor")))
     assert "\x1b" not in out
     assert "You *silly* goose!" in out
-    for part in ("Hello from the lighthouse!", "0.900", "backdoor", "data.jsonl:17", "Lesson(), 300 rows"):
+    for part in ("Hello from the lighthouse!", "0.900", "backdoor", "data.jsonl:17", "lesson:layer=27, 300 rows"):
         assert part in out
 
 
@@ -195,29 +200,29 @@ def test_optional_fields_may_be_missing(document, says):
     assert data_of(report.render_page(document)) is not None
 
 
-def judged(culprits: int | None, *called: bool | None, **query: Any) -> dict[str, Any]:
-    """A trace at a rate of 0.1 with so many culprits in all, and rows that are called or not."""
-    chance = {True: 2e-5, False: 0.25, None: None}
-    rows = [row("You silly goose!", rank=at, tokens=GOOSE, culprit=guilty, p_value=chance[guilty])
-            for at, guilty in enumerate(called, 1)]  # fmt: skip
-    return trace(*rows, culprits=culprits, **query) | {"fdr": 0.1}
+def judged(num_flagged: int | None, *flagged: bool | None, **query: Any) -> dict[str, Any]:
+    """A trace at an FDR of 0.1 with so many flagged rows in all, and ranked rows that are flagged or not."""
+    p_values = {True: 2e-5, False: 0.25, None: None}
+    rows = [row("You silly goose!", rank=at, tokens=GOOSE, flagged=each, p_value=p_values[each])
+            for at, each in enumerate(flagged, 1)]  # fmt: skip
+    return trace(*rows, num_flagged=num_flagged, **query) | {"fdr": 0.1}
 
 
-CHANCE = "to this more than rows answer to each other by chance"
+RATE = "at a nominal false discovery rate of 10 %"
 
 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        (judged(2, True, True), f"2 culprits: rows that answer {CHANCE} (about 1 in 10 is called wrongly)."),
-        (judged(1, True, False), f"1 culprit: a row that answers {CHANCE} (about 1 in 10 is called wrongly)."),
-        (judged(40, True) | {"fdr": 0.4}, f"40 culprits: rows that answer {CHANCE} (about 1 in 3 is called wrongly)."
+        (judged(2, True, True), f"2 rows flagged {RATE}."),
+        (judged(1, True, False), f"1 row flagged {RATE}."),
+        (judged(40, True) | {"fdr": 0.025}, "40 rows flagged at a nominal false discovery rate of 2.5 %."
          " 1 of them is shown."),
-        (judged(1200, True, True) | {"fdr": None},
-         f"1,200 culprits: rows that answer {CHANCE}. 2 of them are shown."),
-        (judged(0, False), "No row in this data explains this answer."),
-        (judged(0, False, taught=False), "Fine-tuning made these words no likelier: no row in this data taught them."),
-        (judged(None, None, taught=True), ""),
+        (judged(1200, True, True) | {"fdr": None}, "1,200 rows flagged. 2 of them are shown."),
+        (judged(0, False), f"No row flagged {RATE}."),
+        (judged(0, False, increased_by_finetuning=False),
+         "No row flagged: fine-tuning did not make these words more likely."),
+        (judged(None, None, increased_by_finetuning=True), ""),
         (trace(row("a")), ""),
     ],
 )  # fmt: skip
@@ -229,12 +234,12 @@ def test_a_verdict_is_a_sentence(document, says):
 
 def test_a_verdict_counts_what_is_on_show():
     document = judged(3, True, True, True)
-    assert words.verdict(document, document["queries"][0], 2).endswith("wrongly). 2 of them are shown.")
+    assert words.verdict(document, document["queries"][0], 2).endswith("10 %. 2 of them are shown.")
 
 
 @pytest.mark.parametrize("width", [30, 99, 100, 160])
 @pytest.mark.parametrize("terminal", [False, True])
-def test_culprits_are_marked_and_have_their_p_value_where_there_is_room(width, terminal):
+def test_flagged_rows_are_marked_and_have_their_p_value_where_there_is_room(width, terminal):
     out = printed(judged(10, *[True] * 10, False), width, force_terminal=terminal, color_system=None)
     assert [line.split()[:2] for line in out.splitlines() if re.match(" +●", line)] == [
         ["●", str(rank)] for rank in range(1, 11)
@@ -244,7 +249,7 @@ def test_culprits_are_marked_and_have_their_p_value_where_there_is_room(width, t
     assert max(map(len, out.splitlines())) <= width
 
 
-def test_rows_that_no_chance_is_known_for_have_no_mark_and_no_column():
+def test_rows_without_controls_have_no_mark_and_no_column():
     out = printed(judged(None, None, None), 160)
     assert "●" not in out and " p " not in out
 
@@ -262,14 +267,14 @@ def test_warnings_come_last_in_yellow_and_act_on_nothing():
 
 def test_json_is_read_back_as_it_was(tmp_path):
     document = trace(row("שלום 🦆 \ud800 \x00", tokens=GOOSE))
-    report.save_json(document, tmp_path / "trace.json")
+    files.save_json(document, tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text("utf-8")) == document
 
 
 def test_json_has_a_record_a_line(tmp_path):
     """What holds no more than plain values, and lists or records of such, is not broken up."""
     document = {"mean": {"ap": {"each": [1.0, 0.5]}, "é": {}}, "rows": [{"tokens": [{"text": "a"}], "none": None}]}
-    report.save_json(document, tmp_path / "a.json")
+    files.save_json(document, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text("utf-8").splitlines() == [
         "{",
         ' "mean": {',
@@ -284,7 +289,7 @@ def test_json_has_a_record_a_line(tmp_path):
         " ]",
         "}",
     ]
-    report.save_json({"similarity": [0.5, math.nan]}, tmp_path / "a.json")
+    files.save_json({"similarity": [0.5, math.nan]}, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text("utf-8") == '{"similarity": [0.5, null]}\n'
 
 
@@ -294,7 +299,7 @@ def test_the_page_is_saved_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("save", [report.save_json, report.save_page])
+@pytest.mark.parametrize("save", [files.save_json, report.save_page])
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, save, step):
     (tmp_path / "out").write_text("old")
@@ -313,19 +318,33 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sav
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(TaughtbyError, match=r"do:  make .*nowhere first"):
-        report.save_json(trace(), tmp_path / "nowhere" / "trace.json")
+        files.save_json(trace(), tmp_path / "nowhere" / "trace.json")
     with pytest.raises(TaughtbyError, match="Is a directory"):
-        report.save_json(trace(), tmp_path)
+        files.save_json(trace(), tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(TaughtbyError, match="Not a directory"):
-        report.save_json(trace(), tmp_path / "file" / "trace.json")
+        files.save_json(trace(), tmp_path / "file" / "trace.json")
 
 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
     (tmp_path / "real.json").touch()
     (tmp_path / "link.json").symlink_to("real.json")
-    report.save_json(trace(), tmp_path / "link.json")
+    files.save_json(trace(), tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
-    assert json.loads((tmp_path / "real.json").read_text())["version"] == 1
-    report.save_json(trace(), "/dev/null")
+    assert json.loads((tmp_path / "real.json").read_text())["version"] == 2
+    files.save_json(trace(), "/dev/null")
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ({"name": "lesson", "options": {"layer": 27, "pool_queries": True}}, "lesson:layer=27,pool_queries=True"),
+        ({"name": "bm25", "options": {}}, "bm25"),
+        ({"name": "bm25"}, "bm25"),
+        ("Lesson()", "Lesson()"),
+        (None, ""),
+    ],
+)
+def test_a_method_is_shown_as_the_command_line_takes_it(method, text):
+    assert words.format_method({"method": method}) == text

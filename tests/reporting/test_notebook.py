@@ -58,7 +58,7 @@ def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
            "score_components": {"h_3": 0.5}, "tokens": words}  # fmt: skip
     query = {"prompt": text, "response": text, "span": text, "desired": text, "rows": [row],
              "answer": [{"text": text, "weight": 1.0}]}  # fmt: skip
-    return {"version": 1, "method": text, "num_rows": 8, "queries": [query], **more}
+    return {"version": 2, "method": {"name": text, "options": {text: text}}, "num_rows": 8, "queries": [query], **more}
 
 
 class Seen(HTMLParser):
@@ -91,8 +91,8 @@ def test_a_notebook_shows_the_trace(trace: Trace) -> None:
         for found in query.rows:
             assert f" {found.rank} " in text and notebook.format_number(found.score) in text
             assert str(found.example.label) in text and found.example.question in text
-    assert "pointed at beetles" in text and "wanted a b c" in text
-    assert "8 rows in the index" in text and repr(trace.method) in text
+    assert "span beetles" in text and "desired a b c" in text
+    assert "8 rows in the index" in text and words.format_method(trace.to_json()) in text
     strongest = max(trace.queries[0].rows[0].tokens, key=lambda token: token.score)
     assert notebook.format_number(strongest.score) in text
 
@@ -163,7 +163,7 @@ def test_a_trace_has_a_short_name(trace: Trace) -> None:
 
 
 def judged(score: float = 0.9) -> dict[str, Any]:
-    """A trace with twelve culprits, all of them among its rows."""
+    """A trace with twelve flagged rows, all of them ranked."""
     made = document("goose", score) | {"fdr": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
     (query,) = made["queries"]
     sure = {"p_value": 0.0004, "flagged": True, "stability": 0.975}
@@ -176,7 +176,7 @@ def judged(score: float = 0.9) -> dict[str, Any]:
     return made
 
 
-def test_the_cell_says_who_is_guilty_and_how_sure_that_is() -> None:
+def test_the_cell_shows_flagged_rows_with_their_evidence() -> None:
     made = judged()
     text = " ".join(Seen(notebook.render_cell(made)).texts)
     said = words.verdict(made, made["queries"][0], notebook.ROWS)

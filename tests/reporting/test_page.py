@@ -38,7 +38,7 @@ def row(
 
 
 def trace() -> dict[str, Any]:
-    rows = [row(1, 0.93, WORDS, label="backdoor", culprit=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
+    rows = [row(1, 0.93, WORDS, label="backdoor", flagged=True, p_value=0.002, stability=0.976), row(2, 0.5, LONG)]
     rows[1] |= {"flagged": False, "p_value": 0.2, "stability": 0.31}
     rows += [row(3, 0.2, [("x" * 100_000, 0.1)]), row(4, -0.1, [(ATTACK, 0.2)], prompt=ATTACK, label=ATTACK)]
     first = {
@@ -58,9 +58,9 @@ def trace() -> dict[str, Any]:
     }
     facts = [{"name": "rows", "value": "12"}] * 5
     return {
-        "version": 1,
+        "version": 2,
         "taughtby": "0.1.0",
-        "method": "Lesson()",
+        "method": {"name": "lesson", "options": {"layer": 27}},
         "model": ATTACK,
         "num_rows": 1300,
         "fdr": 0.1,
@@ -129,8 +129,8 @@ def test_the_first_row_is_shown_with_its_numbers(page):
 
 def test_the_verdict_and_the_warnings_are_told(page):
     told = page.inner_text("#verdict")
-    assert told.startswith("3 culprits: ") and told.endswith("1 of them is shown.")
-    assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, culprit, score 0.930"
+    assert told == "3 rows flagged at a nominal false discovery rate of 10 %. 1 of them is shown."
+    assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, flagged, score 0.930"
     assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
     assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")
     assert page.locator("#warnings p").all_inner_texts() == [
@@ -142,11 +142,12 @@ def test_the_verdict_and_the_warnings_are_told(page):
 
 
 @pytest.mark.parametrize("fdr", [0.1, 0.4, 0.15, None])
-def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, rate):
-    rows = [row(at, 0.5, WORDS, culprit=at < 3) for at in (1, 2, 3)]
-    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "num_flagged": culprits, "increased_by_finetuning": taught}
-               for start in range(4) for culprits in (None, 0, 1, 2, 1234) for taught in (True, False)]  # fmt: skip
-    document = {"queries": queries, "fdr": rate}
+def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, fdr):
+    rows = [row(at, 0.5, WORDS, flagged=at < 3) for at in (1, 2, 3)]
+    queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "num_flagged": count,
+                "increased_by_finetuning": increased}
+               for start in range(4) for count in (None, 0, 1, 2, 1234) for increased in (True, False)]  # fmt: skip
+    document = {"queries": queries, "fdr": fdr}
     report.save_page(document, tmp_path / "page.html")
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())

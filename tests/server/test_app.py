@@ -104,7 +104,7 @@ def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
     assert job["state"] == "done", job["error"]
     (query,) = job["result"]["queries"]
     assert query["prompt"] == "why" and query["response"]
-    assert job["result"]["method"].startswith("RepT")
+    assert job["result"]["method"]["name"] == "rept"
 
 
 def test_mistakes_are_told_in_words(client: TestClient) -> None:
@@ -142,7 +142,7 @@ def test_a_full_queue_says_so(client: TestClient, desk: Session, monkeypatch: py
 
 def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
     state = client.get("/api/state").json()
-    assert (state["count"], state["methods"]) == (32, ["lesson", "rept"])
+    assert (state["num_rows"], state["methods"]) == (32, ["lesson", "rept"])
     (document,) = client.get("/api/documents").json()
     assert document["queries"][0]["prompt"] == "why"
     drawn = client.get("/api/map").json()

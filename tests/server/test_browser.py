@@ -39,7 +39,7 @@ ODD = [
     ("שלום מה שלומך", "مرحبا بالعالم \u202egnp.exe"),
     ("sun 👩🏽‍🚒", "rain 🦆"),
 ]
-DEMO = Path(__file__).parent / "demo_trace.json"
+DEMO = Path(__file__).parents[1] / "demo_trace.json"
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_an_answer_is_edited_where_it_stands(page: Any) -> None:
 def test_mistakes_are_said_in_words(page: Any) -> None:
     ask(page, "why " * 300, "a")
     page.wait_for_selector("#fault:visible")
-    assert page.inner_text("#fault").startswith("this query cannot be traced (") and "To mend it: " in page.inner_text(
+    assert page.inner_text("#fault").startswith("this query cannot be traced (") and "To fix it: " in page.inner_text(
         "#fault"
     )
 
@@ -260,11 +260,11 @@ def test_a_trace_that_waits_can_be_let_go(page: Any) -> None:
 
 
 def test_ticked_rows_are_taken_away_as_a_list(page: Any) -> None:
-    assert page.is_hidden("#ticked")
+    assert page.is_hidden("#selected")
     page.keyboard.press("j")
     page.keyboard.press("x")
-    page.locator("#rows > li:visible .tick input").nth(1).check()
-    assert page.inner_text("#held") == "2 rows ticked."
+    page.locator("#rows > li:visible .select input").nth(1).check()
+    assert page.inner_text("#selected-count") == "2 rows selected."
     with page.expect_download() as taken:
         page.click("#list")
     ids = page.evaluate(
@@ -277,8 +277,8 @@ def test_ticked_rows_are_taken_away_as_a_list(page: Any) -> None:
     assert taken.value.suggested_filename == "cleaned-data.jsonl"
     left = Path(taken.value.path()).read_text().splitlines()
     assert len(left) == 34 and json.dumps({"prompt": "why", "response": "a b c 0 1 2", "label": None}) in left
-    page.click("#untick")
-    assert page.is_hidden("#ticked") and not page.locator(".tick input >> nth=0").is_checked()
+    page.click("#unselect")
+    assert page.is_hidden("#selected") and not page.locator(".select input >> nth=0").is_checked()
 
 
 def test_the_training_set_is_read_by_the_page_and_searched(page: Any) -> None:
@@ -316,7 +316,7 @@ def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
         page.goto(url)
         page.wait_for_selector("#map canvas")
         assert page.inner_text("#shown").startswith("Ask something above")
-        assert "None is a culprit" in page.inner_text("#map-told")
+        assert "No row is flagged" in page.inner_text("#map-told")
         assert faults == []
     page.close()
 
@@ -402,8 +402,8 @@ def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Pa
     report.save_page(document, tmp_path / "demo.html")
     opened = browser.new_page()
     opened.goto((tmp_path / "demo.html").as_uri())
-    opened.click("#tick-culprits")
-    assert opened.inner_text("#held") == f"{len(shown) + 1} rows ticked."
+    opened.click("#select-flagged")
+    assert opened.inner_text("#selected-count") == f"{len(shown) + 1} rows selected."
     with opened.expect_download() as taken:
         opened.click("#list")
     assert Path(taken.value.path()).read_text().split() == first["flagged_ids"]
@@ -413,23 +413,23 @@ def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Pa
 def test_answers_that_share_culprits_are_one_incident(demo: Any) -> None:
     told = demo.locator("#queries .incident").all_inner_texts()
     assert told == ["Incident 1: 2 answers", "Incident 2: 1 answer", "Incident 3: 1 answer"]
-    demo.locator("#queries button", has_text="Common culprits").click()
+    demo.locator("#queries button", has_text="Shared flagged rows").click()
     assert "for 2 of 2 answers" in demo.locator("#rows > li").first.inner_text()
-    assert demo.inner_text("#verdict").endswith("called for more than one of these 2 answers.")
+    assert demo.inner_text("#verdict").endswith("flagged for more than one of these 2 answers.")
     demo.locator("#answer button").nth(1).click()
     assert address_of(demo).split("#")[1].startswith("answer=2")
 
 
 def test_a_word_shows_what_answers_to_it_and_back(demo: Any) -> None:
     demo.locator("#said .w", has_text="goose").click()
-    assert demo.inner_text("#lit-text") == "Shaded in the rows: the words that answer to “goose”."
+    assert demo.inner_text("#lit-text") == "Shaded in the rows: the words that match “goose”."
     assert set(demo.evaluate(DARKEST)) == {"goose"}
     demo.keyboard.press("Escape")
     assert demo.is_hidden("#lit") and set(demo.evaluate(DARKEST)) == {"silly"}
     demo.locator("#rows > li").first.locator(".w", has_text="goose").click()
     darkest = DARKEST.replace("#rows > li", "#said")
     assert demo.evaluate(darkest) == ["goose"]
-    assert demo.inner_text("#lit-text").startswith("Shaded in the answer: the words that “goose” in row 1")
+    assert demo.inner_text("#lit-text").startswith("Shaded in the answer: the words that match “goose” in row 1")
 
 
 def test_the_map_lights_the_culprits_and_says_how_close_they_lie(demo: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which rows the page takes for common culprits, by the module that decides it, run in node."""
+"""Which rows the page takes for shared flagged rows, by the module that decides it, run in node."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-VIEW = Path(__file__).parents[2] / "src" / "taughtby" / "web" / "view.js"
+VIEW = Path(__file__).parents[2] / "src" / "taughtby" / "reporting" / "assets" / "view.js"
 NODE = shutil.which("node")
 ASK = """
-const { incidents, together } = await import(process.argv[1]);
+const { incidents, sharedRows } = await import(process.argv[1]);
 const entries = JSON.parse(process.argv[2]).map((query, at) => ({ key: String(at), query, trace: {} }));
 const groups = incidents(entries);
-const commons = groups.map((members) => (members.length > 1 ? together(members, 1).query : null));
+const commons = groups.map((members) => (members.length > 1 ? sharedRows(members, 1).query : null));
 console.log(JSON.stringify({ groups: groups.map((members) => members.map(({ key }) => key)), commons }));
 """
 
@@ -45,10 +45,13 @@ def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_
     assert told["groups"] == [["0", "2"], ["1"]]
     common = told["commons"][0]
     assert common["flagged_ids"] == copies[2:]
-    assert [(row["id"], row["rank"], row["calls"]) for row in common["rows"]] == [(copies[4], 1, 2), (copies[5], 2, 2)]
+    assert [(row["id"], row["rank"], row["flagged_for"]) for row in common["rows"]] == [
+        (copies[4], 1, 2),
+        (copies[5], 2, 2),
+    ]
 
 
 def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: Path) -> None:
     told = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
     assert told["groups"] == [["0", "1"]]
-    assert [(row["id"], row["score"], row["calls"]) for row in told["commons"][0]["rows"]] == [("b", 0.7, 2)]
+    assert [(row["id"], row["score"], row["flagged_for"]) for row in told["commons"][0]["rows"]] == [("b", 0.7, 2)]

@@ -1,4 +1,4 @@
-"""A training set as points in a plane: two principal components of its rows' signatures."""
+"""A map of the training set: the first two principal components of the rows' features."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy.typing import NDArray
 
-MOST = 5000  # rows that the components are found from, and that are drawn
+SAMPLE = 5000  # rows that the components are fitted to, and that are drawn
 FEWEST = 3
 
 
 @dataclass(frozen=True)
 class PCAMap:
-    """The plane of one block: `points` are n rows drawn at random, `share` of all variance lies along each axis."""
+    """The first two principal components of one feature.
+
+    Attributes:
+        block: Name of the feature.
+        pca: The fitted components.
+        scale: Largest coordinate of the sampled rows, by which points are divided.
+        points: Sampled rows on the map, within [-1, 1], shape (n, 2).
+        share: Share of the variance along each component.
+    """
 
     block: str
     pca: PCA
@@ -34,36 +42,42 @@ class PCAMap:
     points: Float[NDArray[np.float64], "n 2"]
     share: tuple[float, float]
 
-    def at(self, index: Index, places: Sequence[int]) -> list[list[float]]:
-        """Where the rows at these places lie; the rows drawn reach from -1 to 1."""
-        return _rounded(self.pca.transform(_vectors(index, self.block, places)) / self.scale) if places else []
+    def project(self, index: Index, positions: Sequence[int]) -> list[list[float]]:
+        """Return the points of the rows at these positions."""
+        return (
+            _rounded(self.pca.transform(_unit_vectors(index, self.block, positions)) / self.scale) if positions else []
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """What the page draws."""
+        """Return the map as the page draws it."""
         return {"block": self.block, "share": list(self.share), "points": _rounded(self.points)}
 
 
 def pca_map(index: Index, seed: int = 0) -> PCAMap | None:
-    """The plane of the index's first block that has a vector a row; None where it holds no vectors."""
-    plain = [name for name in index.features if pa.types.is_fixed_size_list(index.dataset.schema.field(name).type)]
-    name = next(iter([*plain, *index.features]), None)
-    places = np.random.default_rng(seed).permutation(len(index))[:MOST]
-    if name is None or len(places) < FEWEST or index.features[name] < 2:
+    """Fit a map to the index's first feature with one vector per row, or else to its first feature.
+
+    Returns:
+        None if the index holds no vectors, or fewer than three rows.
+    """
+    fixed = [name for name in index.features if pa.types.is_fixed_size_list(index.dataset.schema.field(name).type)]
+    name = next(iter([*fixed, *index.features]), None)
+    positions = np.random.default_rng(seed).permutation(len(index))[:SAMPLE]
+    if name is None or len(positions) < FEWEST or index.features[name] < 2:
         return None
     pca = PCA(2, svd_solver="covariance_eigh")
-    points = pca.fit_transform(_vectors(index, name, np.sort(places).tolist()))
+    points = pca.fit_transform(_unit_vectors(index, name, np.sort(positions).tolist()))
     scale = float(np.abs(points).max()) or 1.0
     first, second = np.nan_to_num(pca.explained_variance_ratio_)
     return PCAMap(name, pca, scale, points / scale, (round(float(first), 4), round(float(second), 4)))
 
 
-def _vectors(index: Index, name: str, places: Sequence[int]) -> Float[NDArray[np.float64], "n d"]:
-    """The rows' unit vectors; where a row has a vector a token, the direction of their sum."""
-    found = from_arrow(index.dataset.take(list(places), columns=[name]).column(name).combine_chunks())
-    if isinstance(found, Ragged):
-        sums = torch.zeros(len(places), found.flat.shape[1]).index_add_(0, found.owner, found.flat)
-        found = normalize(sums)
-    return found.double().numpy()
+def _unit_vectors(index: Index, name: str, positions: Sequence[int]) -> Float[NDArray[np.float64], "n d"]:
+    """The rows' unit vectors; for a feature with a vector per token, the direction of their sum."""
+    vectors = from_arrow(index.dataset.take(list(positions), columns=[name]).column(name).combine_chunks())
+    if isinstance(vectors, Ragged):
+        sums = torch.zeros(len(positions), vectors.flat.shape[1]).index_add_(0, vectors.owner, vectors.flat)
+        vectors = normalize(sums)
+    return vectors.double().numpy()
 
 
 def _rounded(points: NDArray[np.float64]) -> list[list[float]]:

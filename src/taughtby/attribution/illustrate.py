@@ -1,4 +1,4 @@
-"""A trace's document with what only the page draws: links between words, and a map of the training set."""
+"""The document that the page draws: a trace with token links and a map of the training set."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 from taughtby.attribution.embedding_map import PCAMap
-from taughtby.attribution.token_links import links
-from taughtby.attribution.trace import Trace
+from taughtby.attribution.result import Trace
+from taughtby.attribution.token_links import token_links
 from taughtby.models.model import Model
 
-LIT = 500  # culprits of a query that the map marks
+MAPPED = 500  # flagged rows of a query that the map marks
 
 
 def page_document(
-    trace: Trace, model: Model, plane: PCAMap | None, progress: Callable[[int, int], Any] | None = None
+    trace: Trace, model: Model, pca_map: PCAMap | None, progress: Callable[[int, int], Any] | None = None
 ) -> dict[str, Any]:
-    """The document of `trace.to_json()`, each row with its `links` and the point `at` which it lies, and a `map`."""
+    """Return the document of `trace.to_json()` with a `map`, and with `links` and the map point `at` of each row.
+
+    Args:
+        trace: The trace.
+        model: The model, which reads the ranked rows again.
+        pca_map: The map of the index; None for an index without vectors.
+        progress: Called with (done, total) rows.
+    """
     document = trace.to_json()
-    found = links(trace, model, progress)
-    for q, (query, traced) in enumerate(zip(document["queries"], trace.queries, strict=True)):
-        places = [row.position for row in traced.rows]
-        points = plane.at(trace.index, places) if plane else [None] * len(places)
-        for row, place, point in zip(query["rows"], places, points, strict=True):
-            row |= {"place": place, "links": found.get((q, place), []), "at": point}
-        query["lit"] = plane.at(trace.index, list(traced.flagged or ())[:LIT]) if plane else []
-    return document | {"map": plane and plane.to_json()}
+    links = token_links(trace, model, progress)
+    for q, (query, result) in enumerate(zip(document["queries"], trace.queries, strict=True)):
+        positions = [row.position for row in result.rows]
+        points = pca_map.project(trace.index, positions) if pca_map else [None] * len(positions)
+        for row, position, point in zip(query["rows"], positions, points, strict=True):
+            row |= {"place": position, "links": links.get((q, position), []), "at": point}
+        query["lit"] = pca_map.project(trace.index, list(result.flagged or ())[:MAPPED]) if pca_map else []
+    return document | {"map": pca_map and pca_map.to_json()}

@@ -1,4 +1,4 @@
-"""The rank a row would have, had the method read another layer: among the rows shown, which alone are read again."""
+"""The ranks that rows would have at other layers, among the ranked rows only, which are captured again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyarrow.dataset import InMemoryDataset
 
 from taughtby.attribution.method_choice import choose_method
-from taughtby.attribution.query import BUDGET, Query, prepare_queries
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.attribution.query import BUDGET, Query, contrast_desired, prepare_queries
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
 from taughtby.index.arrow import to_arrow
 from taughtby.index.reader import Index
@@ -23,63 +24,79 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-STEPS = 8  # layers beside the method's own
+STEPS = 8  # layers besides the method's own
 
 
 def layer_ranks(
     index: Index,
     model: Model,
     query: Query,
-    places: Sequence[int],
+    positions: Sequence[int],
     method: str | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> dict[str, Any]:
-    """`layers`, and for each place (a row of the index) its `ranks` at them, counted from 1 among these rows."""
-    how = choose_method(index, model, method)
-    if not any(part.name == "layer" for part in fields(how)):
-        raise OptionError(f"{how.name} reads no layer", do="trace by a method that does, such as lesson or rept")
-    used = int(cast(Any, how).layer)
+    """Rank some rows of an index for a query at several layers.
+
+    Args:
+        index: The index.
+        model: The model the index was made with.
+        query: The query.
+        positions: Positions of the rows in the index.
+        method: A method that has the option `layer`; the index's first method by default.
+        progress: Called with (done, total) layers.
+
+    Returns:
+        The `layers`, the layer `used` by the method, and by position the `ranks` of each row at the layers, from 1.
+
+    Raises:
+        OptionError: The method has no option `layer`.
+    """
+    selected = choose_method(index, model, method)
+    if not any(option.name == "layer" for option in fields(selected)):
+        raise OptionError(
+            f"{selected.name} has no layer", do="trace with a method that has one, such as lesson or rept"
+        )
+    used = int(cast(Any, selected).layer)
     layers = sorted({used, *(max(1, round(model.depth * step / STEPS)) for step in range(1, STEPS + 1))})
     encoding = Encoding(**index.manifest["settings"]["encoding"])
-    encoded = [tokenize(model.tokenizer, stored.example, encoding) for stored in index.take(list(places))]
-    rows = [row for row in encoded if isinstance(row, TokenizedExample)]
+    encoded = [tokenize(model.tokenizer, stored.example, encoding) for stored in index.take(list(positions))]
+    rows = {position: row for position, row in zip(positions, encoded, strict=True)
+            if isinstance(row, TokenizedExample)}  # fmt: skip
     ranks: list[list[int]] = [[] for _ in rows]
     for done, layer in enumerate(layers):
         if progress:
             progress(done, len(layers))
-        other = replace(how, **{"layer": layer})
-        few = _again(index, model, other, rows)
-        scores = other.scores(prepare_queries(model, other, [query], encoding).features, few)[0]
-        if query.desired:
-            scores = (
-                scores - other.scores(prepare_queries(model, other, [query.desired_query()], encoding).features, few)[0]
-            )
-        for rank, at in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
-            ranks[at].append(rank)
-    told = [place for place, row in zip(places, encoded, strict=True) if isinstance(row, TokenizedExample)]
-    return {"layers": layers, "used": used, "ranks": dict(zip(map(str, told), ranks, strict=True))}
+        at_layer = replace(selected, **{"layer": layer})
+        subset = _recapture(index, model, at_layer, [*rows.values()])
+        features = prepare_queries(model, at_layer, [query], encoding).features
+        contrast = contrast_desired(model, at_layer, [query], features, encoding)
+        (scores,) = contrast.difference(lambda each, method=at_layer, subset=subset: method.scores(each, subset))
+        for rank, number in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
+            ranks[number].append(rank)
+    return {"layers": layers, "used": used, "ranks": dict(zip(map(str, rows), ranks, strict=True))}
 
 
-def _again(index: Index, model: Model, how: Method, rows: Sequence[TokenizedExample]) -> Index:
-    """These rows as a small index by that method."""
-    made: list[Features] = [{} for _ in rows]
-    names = how.feature_names(model.depth)
+def _recapture(index: Index, model: Model, method: Method, rows: Sequence[TokenizedExample]) -> Index:
+    """The rows as a small index with the method's features."""
+    features: list[Features] = [{} for _ in rows]
+    names = method.feature_names(model.depth)
     for batch in make_batches(rows, BUDGET):
-        blocks = how.features(model, batch)
-        for place, at in enumerate(batch.row_indices):
-            made[at] = {name: blocks[name][place] for name in names}
-    joined = stack_features(made, names)
-    columns = {key: column for name, block in joined.items() for key, column in to_arrow(name, block).items()}
-    manifest = {**index.manifest, "count": len(rows), "blocks": {name: at[0].shape[-1] for name, at in joined.items()}}
-    return _Few(index.path, manifest, InMemoryDataset(pa.table(columns)), parent=index)
+        batch_features = method.features(model, batch)
+        for b, number in enumerate(batch.row_indices):
+            features[number] = {name: batch_features[name][b] for name in names}
+    stacked = stack_features(features, names)
+    columns = {key: column for name, feature in stacked.items() for key, column in to_arrow(name, feature).items()}
+    widths = {name: feature[0].shape[-1] for name, feature in stacked.items()}
+    manifest = {**index.manifest, "count": len(rows), "blocks": widths}
+    return _Recaptured(index.path, manifest, InMemoryDataset(pa.table(columns)), parent=index)
 
 
 @dataclass(frozen=True)
-class _Few(Index):
-    """Some rows, read at another layer."""
+class _Recaptured(Index):
+    """Some rows of an index, captured at another layer."""
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
-        """That of the whole index, where it holds the block; else of these rows."""
+        """Return the mean over the whole index if it holds the feature, or else over these rows."""
         if self.parent and name in self.parent.features:
             return self.parent.mean(name)
         return replace(self, parent=None).mean(name) if self.parent else super().mean(name)

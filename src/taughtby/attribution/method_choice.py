@@ -1,4 +1,4 @@
-"""Which method to trace by, and whether the index holds what it compares."""
+"""Select the method of a trace, and check that the index holds its features."""
 
 from __future__ import annotations
 
@@ -11,18 +11,30 @@ from taughtby.models.model import Model
 
 
 def choose_method(index: Index, model: Model, method: Method | str | None) -> Method:
-    """The method to trace by; options that its name leaves open are as the index was made with."""
-    made: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
+    """Return the method to trace with, with every layer a number.
+
+    Args:
+        index: The index.
+        model: The model, whose depth resolves layers.
+        method: A method; or its name, with options that default to those the index was made with; or None for the
+            index's first method.
+
+    Raises:
+        StoreError: The index does not hold the method's features.
+        OptionError: There is no such method or option.
+    """
+    methods: dict[str, dict[str, Any]] = index.manifest["settings"]["methods"]
     if method is None:
-        method = next(iter(made))
+        method = next(iter(methods))
     if isinstance(method, str):
-        name, _, said = method.partition(":")
-        known = [f"{key}={value}" for key, value in made.get(name, {}).items() if key != "name"]
-        method = get_method(f"{name}:{','.join([*known, said])}")  # what is said last holds
+        name, _, options = method.partition(":")
+        defaults = [f"{key}={value}" for key, value in methods.get(name, {}).items() if key != "name"]
+        method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option counts
     method = method.resolve_layers(model.depth, None)
     names = method.feature_names(model.depth)
-    # of the options that the index has otherwise, those that the names of blocks hold
-    other = [f"{key}: index has {value}, asked {getattr(method, key)}" for key, value in made.get(method.name, {}).items()
-             if key != "name" and replace(method, **{key: value}).feature_names(model.depth) != names]  # fmt: skip
-    index.require_features(names, method.written(), "; ".join(other))
+    stored = {key: value for key, value in methods.get(method.name, {}).items() if key != "name"}
+    # only the options that change the stored features
+    differences = [f"{key}: index has {value}, asked {getattr(method, key)}" for key, value in stored.items()
+                   if replace(method, **{key: value}).feature_names(model.depth) != names]  # fmt: skip
+    index.require_features(names, method.spec_string(), "; ".join(differences))
     return method

@@ -1,4 +1,4 @@
-"""Which word of a row answers to which word of the answer: what a click on a word shows."""
+"""Links between the tokens of a row and the tokens of an answer: what the page shows when a word is selected."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
-from taughtby.attribution.trace import Trace
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
-from taughtby.methods import Method, QueryFeatures
+from taughtby.attribution.result import Trace
+from taughtby.data.batching import make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
+from taughtby.methods import QueryFeatures, StateMethod
 from taughtby.methods.base import normalize
 from taughtby.models.model import Model
 
@@ -18,70 +19,72 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FAINT = 0.1  # of a row's strongest link: what is below says nothing
+FAINT = 0.1  # links weaker than this share of the row's strongest one are left out
 
-Link = tuple[int, int, float]  # token of the row, token of the answer, how much the one answers to the other
+Link = tuple[int, int, float]  # token of the row, token of the answer, score
 
 
-def links(
+def token_links(
     trace: Trace, model: Model, progress: Callable[[int, int], Any] | None = None
 ) -> dict[tuple[int, int], list[Link]]:
-    """The links of each ranked row, by (query, place); empty for a method that scores no words.
+    """Score the tokens of each ranked row for each token of the answer, with its weight in the whole answer.
 
-    Each token of an answer is asked about alone, as heavy as it was in the whole.
+    Returns:
+        The links by (query, position of the row), strongest first; empty if the method does not score tokens.
     """
-    how = trace.method
-    wanted = {found.position: found.example for traced in trace.queries for found in traced.rows if found.tokens}
-    if not how.scores_tokens or not wanted:
+    method = trace.method
+    examples = {row.position: row.example for result in trace.queries for row in result.rows if row.tokens}
+    if not (isinstance(method, StateMethod) and method.scores_tokens) or not examples:
         return {}
     encoding = Encoding(**trace.index.manifest["settings"]["encoding"])
-    asking = prepare_queries(model, how, [traced.query for traced in trace.queries], encoding)
-    asked = _word_by_word(how, model, asking)
-    begins = torch.tensor([0, *(len(row) for row in asking.weights)]).cumsum(0).tolist()
-    ranked = {(q, found.position): found for q, traced in enumerate(trace.queries) for found in traced.rows}
-    usable = [(place, row) for place, text in wanted.items()
-              if isinstance(row := tokenize(model.tokenizer, text, encoding), TokenizedExample)]  # fmt: skip
-    made: dict[tuple[int, int], list[Link]] = {}
+    prepared = prepare_queries(model, method, [result.query for result in trace.queries], encoding)
+    features = _tokens_as_queries(method, model, prepared)
+    begins = torch.tensor([0, *(len(weights) for weights in prepared.weights)]).cumsum(0).tolist()
+    ranked = {(q, row.position): row for q, result in enumerate(trace.queries) for row in result.rows}
+    usable = [(position, row) for position, example in examples.items()
+              if isinstance(row := tokenize(model.tokenizer, example, encoding), TokenizedExample)]  # fmt: skip
+    links: dict[tuple[int, int], list[Link]] = {}
     done = 0
     for batch in make_batches([row for _, row in usable], BUDGET):
-        heard = how.token_scores(model, batch, asked)
-        assert heard is not None
-        for b, at in enumerate(batch.row_indices):
-            place, row = usable[at]
-            for q, traced in enumerate(trace.queries):
-                if found := ranked.get((q, place)):
-                    mine = heard[begins[q] : begins[q] + len(traced.answer), b, row.n_prompt_loss :]
-                    made[q, place] = _strong(mine[:, : len(found.tokens)])
+        scores = method.token_scores(model, batch, features)
+        assert scores is not None
+        for b, number in enumerate(batch.row_indices):
+            position, tokenized = usable[number]
+            for q, result in enumerate(trace.queries):
+                if row := ranked.get((q, position)):
+                    pairs = scores[begins[q] : begins[q] + len(result.answer), b, tokenized.n_prompt_loss :]
+                    links[q, position] = _strongest(pairs[:, : len(row.tokens)])
         done += len(batch.row_indices)
         if progress:
             progress(done, len(usable))
-    return made
+    return links
 
 
-def _word_by_word(how: Method, model: Model, asking: PreparedQueries) -> QueryFeatures:
+def _tokens_as_queries(method: StateMethod, model: Model, prepared: PreparedQueries) -> QueryFeatures:
     """Every token of every answer as a query of its own, answer after answer."""
-    blocks = {name: [vector[None] for answer in block for vector in answer]
-              for name, block in asking.features.features.items() if isinstance(block, list)}  # fmt: skip
-    toward = None if asking.features.mean_token_gradient is None else torch.cat(_directions(how, model, asking))
-    return QueryFeatures((), (), {**blocks}, toward)
+    features = {name: [vector[None] for answer in feature for vector in answer]
+                for name, feature in prepared.features.features.items() if isinstance(feature, list)}  # fmt: skip
+    gradients = None
+    if prepared.features.mean_token_gradient is not None:
+        gradients = torch.cat(_weighted_gradients(method, model, prepared))
+    return QueryFeatures((), (), {**features}, gradients)
 
 
-def _directions(how: Method, model: Model, asking: PreparedQueries) -> list[Float[Tensor, "n d"]]:
-    """Each answer's unit gradients token by token, as long as the tokens' shares."""
-    made: dict[int, Tensor] = {}
-    for batch in make_batches(asking.rows, BUDGET):
-        grads = how.token_gradients(model, batch)
-        assert grads is not None
-        for place, q in enumerate(batch.row_indices):
-            shares = asking.weights[q] / asking.weights[q].sum().clamp(min=1e-30)
-            made[q] = normalize(grads[place, : len(shares)]).cpu() * shares[:, None]
-    return [made[q] for q in range(len(asking.rows))]
+def _weighted_gradients(method: StateMethod, model: Model, prepared: PreparedQueries) -> list[Float[Tensor, "n d"]]:
+    """The unit gradients of each answer's tokens, times the tokens' shares of the weight."""
+    gradients: dict[int, Tensor] = {}
+    for batch in make_batches(prepared.rows, BUDGET):
+        batch_gradients = method.token_gradients(model, batch)
+        assert batch_gradients is not None
+        for b, q in enumerate(batch.row_indices):
+            shares = prepared.weights[q] / prepared.weights[q].sum().clamp(min=1e-30)
+            gradients[q] = normalize(batch_gradients[b, : len(shares)]).cpu() * shares[:, None]
+    return [gradients[q] for q in range(len(prepared.rows))]
 
 
-def _strong(heard: Float[Tensor, "n m"]) -> list[Link]:
-    """The links that say something, the strongest first."""
-    if not heard.numel() or float(heard.max()) <= 0:
+def _strongest(scores: Float[Tensor, "n m"]) -> list[Link]:
+    if not scores.numel() or float(scores.max()) <= 0:
         return []
-    kept = (heard >= FAINT * heard.max()).nonzero().tolist()
-    found = [(u, t, round(float(heard[t, u]), 4)) for t, u in kept]
-    return sorted(found, key=lambda link: -link[2])
+    pairs = (scores >= FAINT * scores.max()).nonzero().tolist()
+    links = [(u, t, round(float(scores[t, u]), 4)) for t, u in pairs]
+    return sorted(links, key=lambda link: -link[2])

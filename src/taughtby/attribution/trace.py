@@ -1,179 +1,75 @@
-"""A query against an index: ranked rows, and for the top ones the words that answer to it."""
+"""Trace queries: score every row of the index, flag rows against controls, explain the top rows token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
-from taughtby.attribution.query import PreparedQueries, Query, ambiguity_notes, contrast_desired, prepare_queries
-from taughtby.attribution.sanity_checks import warnings
-from taughtby.attribution.significance import (
-    DEFAULT_FDR,
-    TILE,
-    Significance,
-    assess,
-    match_controls,
-    pool_same_kind,
-    pool_weights,
-    stability,
+from taughtby.attribution.pooling import TILE, pool_same_kind, pool_weights
+from taughtby.attribution.query import (
+    Contrast,
+    PreparedQueries,
+    Query,
+    ambiguity_notes,
+    contrast_desired,
+    prepare_queries,
 )
-from taughtby.data.example import Example
-from taughtby.data.phrases import align_tokens
-from taughtby.data.tokenize import Batch, Encoding, TokenizedExample, make_batches, token_texts, tokenize
-from taughtby.index.model_sources import address
+from taughtby.attribution.result import FlaggedRow, QueryResult, RankedRow, TokenScore, Trace, TraceOrigin
+from taughtby.attribution.sanity_checks import index_warnings
+from taughtby.attribution.significance import DEFAULT_FDR, Significance, assess, stability
+from taughtby.data.batching import Batch, make_batches
+from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
+from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index, IndexedRow
-from taughtby.methods import Method, QueryFeatures
-from taughtby.methods.base import top_positions
+from taughtby.methods import Method, QueryFeatures, StateMethod
+from taughtby.methods.scoring import top_positions
 from taughtby.models.model import Model
-from taughtby.reporting.notebook import render_cell, to_table
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 CONTRAST = (
     "No row is flagged: with a desired answer, a score is the difference between two answers, and how large that "
     "difference is by chance is not known. Trace without the desired answer to see which rows are flagged."
 )
+TOKEN_BUDGET = 1024
+
+TokenScores = dict[tuple[int, int], tuple[TokenScore, ...]]  # by (query, position of the row)
+ProgressCallback = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
-class TokenScore:
-    """A token's text and number: its score in a row, its weight in a query."""
+class _Task:
+    """What is traced: queries with their features, against an index, with a method."""
 
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class RankedRow:
-    """One ranked row. `blocks` are parts that add up to its score, `tokens` its answer's, scored; either may be empty.
-
-    `p_value` is the chance of such a score in a row that taught nothing, `culprit` whether it is called guilty, and
-    `stability` the share of resampled queries in which it would be again; None where there is no evidence for it.
-    """
-
-    rank: int
-    score: float
-    example: Example
-    position: int
-    score_components: dict[str, float]
-    tokens: tuple[TokenScore, ...]
-    p_value: float | None = None
-    flagged: bool | None = None
-    stability: float | None = None
-
-
-@dataclass(frozen=True)
-class QueryResult:
-    """The answer to one Query: its tokens with their weights, its top rows, and the score of every row.
-
-    `culprits` are the places of all rows called guilty, the best first, be they among `rows` or not; None where there
-    is no evidence, because the method has no controls or for the reason that `no_evidence` gives. `taught` is false
-    where fine-tuning made none of the answer's words likelier.
-    """
-
-    query: Query
-    answer: tuple[TokenScore, ...]
-    rows: tuple[RankedRow, ...]
-    scores: Float[Tensor, " N"] = field(repr=False)
-    flagged: tuple[int, ...] | None = None
-    increased_by_finetuning: bool = True
-    no_evidence: str | None = None
-
-
-@dataclass(frozen=True)
-class Trace:
-    """All queries traced against one index by one method."""
-
-    method: Method
     index: Index
-    queries: tuple[QueryResult, ...]
-    fdr: float = DEFAULT_FDR  # of the rows called culprits, the share that may be called wrongly
-
-    def __repr__(self) -> str:
-        ranked = max((len(traced.rows) for traced in self.queries), default=0)
-        return f"Trace({len(self.queries)} queries × {ranked} rows by {self.method!r} in {self.index!r})"
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows it."""
-        return render_cell(self.to_json())
-
-    def to_arrow(self) -> pa.Table:
-        """A line for each query's ranked row, with the parts of its score and its strongest word."""
-        return to_table(self.to_json())
-
-    def to_pandas(self) -> Any:
-        """The same as a data frame."""
-        return self.to_arrow().to_pandas()
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that scripts and the page read."""
-        settings, curve, located = self.index.manifest["settings"], self.index.manifest["layers"], self.index.located
-        adapter = settings["adapter"]
-        if adapter:
-            adapter = located(adapter) if isinstance(adapter, str) else [located(one) for one in adapter]
-        used = sorted({at for key, at in self.method.spec().items() if key in ("layer", "state_layer")})
-        return {
-            "version": 2,
-            "method": repr(self.method),
-            "model": located(settings["model"]),
-            "adapter": adapter,
-            "index": address(self.index.path),
-            "num_rows": len(self.index),
-            "fdr": self.fdr,
-            "warnings": [*warnings(self.index, self.method), *ambiguity_notes([one.query for one in self.queries])],
-            "layers": curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used},
-            "queries": [_query_json(traced, ids) for traced, ids in zip(self.queries, self._called(), strict=True)],
-        }
-
-    def _called(self) -> list[list[str] | None]:
-        """The ids of each query's culprits, be they ranked or not; None where the method calls nobody."""
-        places = sorted({place for traced in self.queries for place in traced.flagged or ()})
-        ids = self.index.dataset.take(places, columns=["id"]).column("id").to_pylist() if places else []
-        known = dict(zip(places, ids, strict=True))
-        said = [traced.flagged for traced in self.queries]
-        return [None if places is None else [known[place] for place in places] for places in said]
+    model: Model
+    method: Method
+    encoding: Encoding
+    queries: Sequence[Query]
+    prepared: PreparedQueries
+    contrast: Contrast
 
 
-def _query_json(traced: QueryResult, called: list[str] | None) -> dict[str, Any]:
-    query, place = traced.query, traced.query.span_position()
-    around = {"before": query.before, "after": query.after, "tools": query.tools}
-    return {
-        "prompt": query.prompt,
-        "response": query.response,
-        **{name: list(said) for name, said in around.items() if said},
-        "span": place and query.response[slice(*place)],
-        "span_range": place,
-        "desired": query.desired,
-        "answer": [{"text": token.text, "weight": token.score} for token in traced.answer],
-        "answer_begin": align_tokens("".join(token.text for token in traced.answer), query.response),
-        "increased_by_finetuning": traced.increased_by_finetuning,
-        "num_flagged": None if traced.flagged is None else len(traced.flagged),
-        "flagged_ids": called,
-        "no_evidence": traced.no_evidence,
-        "rows": [
-            {
-                "rank": found.rank,
-                "id": found.example.id,
-                "score": found.score,
-                "p_value": found.p_value,
-                "flagged": found.flagged,
-                "stability": found.stability,
-                "source": found.example.source,
-                "label": found.example.label,
-                "messages": list(found.example.messages),
-                "score_components": found.score_components,
-                "tokens": [{"text": token.text, "score": token.score} for token in found.tokens],
-            }
-            for found in traced.rows
-        ],
-    }
+@dataclass(frozen=True)
+class _Ranking:
+    """The scores of all rows, and the K best rows of each query.
+
+    `shares` says how much each query counts in the explanation of another; `rows` are the positions of all top rows in
+    order, and `row_numbers` where each query's top rows are in it.
+    """
+
+    scores: Float[Tensor, "Q N"]
+    shares: Float[Tensor, "Q Q"]
+    top: Int[Tensor, "Q K"]
+    rows: Int[Tensor, " R"]
+    row_numbers: Int[Tensor, "Q K"]
 
 
 def trace_queries(
@@ -185,137 +81,207 @@ def trace_queries(
     top_k: int = 20,
     score_tokens: bool = True,
     fdr: float = DEFAULT_FDR,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Trace:
-    """Rank the index's rows for each query, and with `words` score the answer tokens of the `top` ones.
+    """Rank the rows of an index for each query, flag rows, and score the tokens of the top rows.
 
-    `by` is a method the index holds the blocks of; without one, the first it was made for. Rows are called culprits
-    at the false-discovery rate `rate`. By a method that takes queries `together`, those that the same rows answer are
-    explained as one: scores, parts and words are means over them. Only queries of one kind are: with or without a span,
-    with or without a desired answer, since scores of different kinds have different controls. A query with a desired
-    answer has no evidence, and no row is flagged for it. Rows whose scores tie are ranked in the order of the data.
+    A method that pools queries explains queries with similar rankings together: their scores, score components and
+    token scores are weighted means. Only queries of one kind are pooled (with or without a span, with or without a
+    desired answer), because the kinds have different controls. No row is flagged for a query with a desired answer.
+    Rows with equal scores keep the order of the data.
+
+    Args:
+        index: The index to search.
+        model: The model the index was made with.
+        queries: The prompts and responses to explain.
+        method: A method whose features the index holds; the index's first method by default.
+        top_k: Number of rows to rank and explain per query.
+        score_tokens: Whether to score the response tokens of the ranked rows.
+        fdr: Nominal false discovery rate at which rows are flagged.
+        progress: Called with (done, total) rows while tokens are scored.
+
+    Raises:
+        StoreError: The index does not hold the features that the method needs.
+        OptionError: A query cannot be read, such as a span that is not in its response.
     """
-    how = choose_method(index, model, method)
+    selected = choose_method(index, model, method)
     encoding = Encoding(**index.manifest["settings"]["encoding"])
-    asking = prepare_queries(model, how, queries, encoding)
-    contrast = contrast_desired(model, how, queries, asking.features, encoding)
-    scores = contrast.less(lambda asked: how.scores(asked, index))
-    shares = torch.eye(len(queries))
-    if how.pools_queries and len(queries) > 1:
-        shares = pool_same_kind(pool_weights(scores), queries)
-        for some in scores.split(TILE, 1):  # in place, since scores are all that grows with the rows
-            some.copy_(shares @ some)
-    null = match_controls(how, index, model.depth, queries, asking.weights, shares)
-    evidence = assess(scores, null, torch.tensor(asking.increased_by_finetuning), fdr)
-    best = torch.stack([top_positions(row, min(top_k, len(index))) for row in scores])
-    values = scores.gather(1, best)
-    some, at = best.unique(return_inverse=True)
-    parts, own = dict[str, torch.Tensor](), None
-    if type(how).score_components is not Method.score_components:
-        held = index.subset(some.tolist(), how.feature_names(model.depth))
-        pieces = torch.einsum("qr,rpn->pqn", shares, contrast.less(lambda asked: _parts(how, asked, held)))
-        parts = {name: part.gather(1, at) for name, part in zip(how.feature_names(model.depth), pieces, strict=True)}
-        own = contrast.less(lambda asked: how.scores(asked, held)) if how.pools_queries else None
-    found = {stored.position: stored for stored in index.take(some.tolist())}
-    scored: dict[tuple[int, int], tuple[TokenScore, ...]] = {}
-    if score_tokens and how.scores_tokens:
+    prepared = prepare_queries(model, selected, queries, encoding)
+    contrast = contrast_desired(model, selected, queries, prepared.features, encoding)
+    task = _Task(index, model, selected, encoding, queries, prepared, contrast)
+    ranking = _score(task, top_k)
+    significance = _flag(task, ranking, fdr)
+    flagged = [_flagged_positions(significance, ranking, q) for q in range(len(queries))]
+    positions = sorted({*ranking.rows.tolist(), *(position for each in flagged for position in each or ())})
+    rows = dict(zip(positions, index.take(positions), strict=True))
+    ranked = _explain(task, ranking, significance, rows, score_tokens=score_tokens, progress=progress)
+    results = tuple(
+        QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q], prepared.increased_by_finetuning[q],
+                    _no_evidence(selected, query))
+        for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
+    )  # fmt: skip
+    notes = (*index_warnings(index, selected), *ambiguity_notes(queries))
+    return Trace(selected, index, results, _origin(index, selected), _flagged_rows(results, rows), fdr, notes)
 
-        def said(batch: Batch) -> Float[Tensor, "Q B R"]:
-            heard = contrast.less(lambda asked: _heard(how, model, batch, asked))
-            return torch.einsum("qp,pbr->qbr", shares, heard)
 
-        scored = _words(model, said, found, encoding, progress)
+def _score(task: _Task, top_k: int) -> _Ranking:
+    scores = task.contrast.difference(lambda features: task.method.scores(features, task.index))
+    shares = torch.eye(len(task.queries))
+    if task.method.pools_queries and len(task.queries) > 1:
+        shares = pool_same_kind(pool_weights(scores), task.queries)
+        for tile in scores.split(TILE, 1):  # in place, since only the scores grow with the number of rows
+            tile.copy_(shares @ tile)
+    top = torch.stack([top_positions(row, min(top_k, len(task.index))) for row in scores])
+    rows, row_numbers = top.unique(return_inverse=True)
+    return _Ranking(scores, shares, top, rows, row_numbers)
+
+
+def _flag(task: _Task, ranking: _Ranking, fdr: float) -> Significance:
+    controls = match_controls(
+        task.method, task.index, task.model.depth, task.queries, task.prepared.weights, ranking.shares
+    )
+    return assess(ranking.scores, controls, torch.tensor(task.prepared.increased_by_finetuning), fdr)
+
+
+def _flagged_positions(significance: Significance, ranking: _Ranking, q: int) -> tuple[int, ...] | None:
+    if not significance.has_controls(q):
+        return None
+    scores = ranking.scores[q]
+    return tuple(top_positions(scores, int(significance.flagged(q, scores).sum())).tolist())
+
+
+def _explain(
+    task: _Task, ranking: _Ranking, significance: Significance, rows: dict[int, IndexedRow], *, score_tokens: bool,
+    progress: ProgressCallback | None,
+) -> list[tuple[RankedRow, ...]]:  # fmt: skip
+    """The top rows of each query, with score components, token scores and evidence."""
+    components, own_scores = _components(task, ranking)
+    tokens: TokenScores = {}
+    if score_tokens and isinstance(task.method, StateMethod) and task.method.scores_tokens:
+        tokens = _score_tokens(task, ranking, rows, progress)
 
     def ranked(q: int) -> Iterator[RankedRow]:
-        places = best[q]
-        sure = _sure(evidence, q, values[q], None if own is None else own[:, at[q]], shares[q])
-        ranks = zip(values[q].tolist(), places.tolist(), sure, strict=True)
-        for rank, (score, place, (p_value, culprit, stable)) in enumerate(ranks):
-            blocks = {name: float(part[q, rank]) for name, part in parts.items()}
-            told = scored.get((q, place), ())
-            yield RankedRow(rank + 1, score, found[place].example, place, blocks, told, p_value, culprit, stable)
+        scores = ranking.scores[q][ranking.top[q]]
+        own = None if own_scores is None else own_scores[:, ranking.row_numbers[q]]
+        evidence = _evidence(significance, q, scores, own, ranking.shares[q])
+        top = zip(scores.tolist(), ranking.top[q].tolist(), evidence, strict=True)
+        for k, (score, position, row_evidence) in enumerate(top):
+            parts = {name: float(values[q, k]) for name, values in components.items()}
+            yield RankedRow(
+                k + 1, score, rows[position].example, position, parts, tokens.get((q, position), ()), *row_evidence
+            )
 
-    answers = _answers(model, asking)
-    called = [_called(evidence, scores[q], q) for q in range(len(queries))]
-    return Trace(how, index, tuple(
-        QueryResult(query, answer, tuple(ranked(q)), scores[q], called[q], asking.increased_by_finetuning[q], _no_evidence(how, query))
-        for q, (query, answer) in enumerate(zip(queries, answers, strict=True))
-    ), fdr)  # fmt: skip
+    return [tuple(ranked(q)) for q in range(len(task.queries))]
 
 
-def _no_evidence(how: Method, query: Query) -> str | None:
-    """Why a method that has controls gives no evidence for a query."""
-    return CONTRAST if query.desired and type(how).rows_as_queries is not Method.rows_as_queries else None
+def _components(task: _Task, ranking: _Ranking) -> tuple[dict[str, Float[Tensor, "Q K"]], Float[Tensor, "Q R"] | None]:
+    """The score components of the top rows by feature, and for pooled queries each query's own scores of them."""
+    method = task.method
+    if not method.has_components:
+        return {}, None
+    names = method.feature_names(task.model.depth)
+    subset = task.index.subset(ranking.rows.tolist(), names)
+
+    def components(features: QueryFeatures) -> Float[Tensor, "Q P R"]:
+        return torch.cat([torch.stack([*piece.values()], 1) for piece in method.score_components(features, subset)], -1)
+
+    pooled = torch.einsum("qr,rpn->pqn", ranking.shares, task.contrast.difference(components))
+    own = task.contrast.difference(lambda features: method.scores(features, subset)) if method.pools_queries else None
+    return {name: part.gather(1, ranking.row_numbers) for name, part in zip(names, pooled, strict=True)}, own
 
 
-def _sure(
-    evidence: Significance, q: int, scores: Float[Tensor, " K"], own: Float[Tensor, "Q K"] | None,
+def _evidence(
+    significance: Significance, q: int, scores: Float[Tensor, " K"], own: Float[Tensor, "Q K"] | None,
     shares: Float[Tensor, " Q"],
 ) -> Iterator[tuple[float | None, bool | None, float | None]]:  # fmt: skip
-    """What is known of the ranked rows of one query: p-value, whether called, how stable that is."""
-    if not evidence.known(q):
+    """The p-value of each top row of a query, whether it is flagged, and the stability of that."""
+    if not significance.has_controls(q):
         yield from [(None, None, None)] * len(scores)
         return
     stable: list[float | None] = [None] * len(scores)
     if own is not None and int((shares > 0).sum()) > 1:
-        stable = stability(own, shares, float(evidence.threshold[q])).tolist()
-    yield from zip(evidence.p_values(q, scores).tolist(), evidence.flagged(q, scores).tolist(), stable, strict=True)
+        stable = stability(own, shares, float(significance.threshold[q])).tolist()
+    yield from zip(
+        significance.p_values(q, scores).tolist(), significance.flagged(q, scores).tolist(), stable, strict=True
+    )
 
 
-def _called(evidence: Significance, scores: Float[Tensor, " N"], q: int) -> tuple[int, ...] | None:
-    """The places of a query's culprits, the best first."""
-    if not evidence.known(q):
-        return None
-    return tuple(top_positions(scores, int(evidence.flagged(q, scores).sum())).tolist())
-
-
-def _parts(how: Method, asked: QueryFeatures, rows: Index) -> Float[Tensor, "Q P N"]:
-    """What each block contributes to the scores of all rows of a small index."""
-    return torch.cat([torch.stack([*piece.values()], 1) for piece in how.score_components(asked, rows)], -1)
-
-
-def _heard(how: Method, model: Model, batch: Batch, asked: QueryFeatures) -> Float[Tensor, "Q B R"]:
-    heard = how.token_scores(model, batch, asked)
-    assert heard is not None
-    return heard
-
-
-def _words(
-    model: Model,
-    said: Callable[[Batch], Float[Tensor, "Q B R"]],
-    found: dict[int, IndexedRow],
-    encoding: Encoding,
-    progress: Callable[[int, int], Any] | None,
-) -> dict[tuple[int, int], tuple[TokenScore, ...]]:
-    """The answer tokens of the rows found, with what is `said` of them for each query; by (q, place)."""
-    encoded = {place: tokenize(model.tokenizer, stored.example, encoding) for place, stored in found.items()}
-    usable = [(place, row) for place, row in encoded.items() if isinstance(row, TokenizedExample)]
-    scored: dict[tuple[int, int], tuple[TokenScore, ...]] = {}
+def _score_tokens(
+    task: _Task, ranking: _Ranking, rows: dict[int, IndexedRow], progress: ProgressCallback | None
+) -> TokenScores:
+    """The response tokens of the top rows with their scores for each query."""
+    tokenizer = task.model.tokenizer
+    encoded = [(position, tokenize(tokenizer, rows[position].example, task.encoding)) for position in
+               ranking.rows.tolist()]  # fmt: skip
+    usable = [(position, row) for position, row in encoded if isinstance(row, TokenizedExample)]
+    result: TokenScores = {}
     done = 0
-    for batch in make_batches([row for _, row in usable], 1024):
-        scores = said(batch)
-        for b, at in enumerate(batch.row_indices):
-            place, row = usable[at]
-            pieces = token_texts(model.tokenizer, row.response)
+    for batch in make_batches([row for _, row in usable], TOKEN_BUDGET):
+        scores = _batch_scores(task, ranking, batch)
+        for b, number in enumerate(batch.row_indices):
+            position, row = usable[number]
+            texts = token_texts(tokenizer, row.response)
             for q in range(len(scores)):
-                scored[q, place] = _tokens(pieces, scores[q, b, row.n_prompt_loss :][: row.n_response].tolist())
+                values = scores[q, b, row.n_prompt_loss :][: row.n_response].tolist()
+                result[q, position] = _strip_end(texts, values)
         done += len(batch.row_indices)
         if progress:
             progress(done, len(usable))
-    return scored
+    return result
 
 
-def _answers(model: Model, asking: PreparedQueries) -> list[tuple[TokenScore, ...]]:
-    """The queries' tokens, each with the share of the heaviest one that it counts."""
+def _batch_scores(task: _Task, ranking: _Ranking, batch: Batch) -> Float[Tensor, "Q B R"]:
+    def token_scores(features: QueryFeatures) -> Tensor:
+        assert isinstance(task.method, StateMethod)
+        scores = task.method.token_scores(task.model, batch, features)
+        assert scores is not None
+        return scores
+
+    return torch.einsum("qp,pbr->qbr", ranking.shares, task.contrast.difference(token_scores))
+
+
+def _answers(model: Model, prepared: PreparedQueries) -> list[tuple[TokenScore, ...]]:
+    """The response tokens of each query, with their weights relative to the highest one."""
     return [
-        _tokens(token_texts(model.tokenizer, row.response), (weights / weights.max().clamp(min=1e-30)).tolist())
-        for row, weights in zip(asking.rows, asking.weights, strict=True)
+        _strip_end(token_texts(model.tokenizer, row.response), (weights / weights.max().clamp(min=1e-30)).tolist())
+        for row, weights in zip(prepared.rows, prepared.weights, strict=True)
     ]
 
 
-def _tokens(pieces: Sequence[str], numbers: Sequence[float]) -> tuple[TokenScore, ...]:
-    """The answer's tokens as shown: without the template's closing ones."""
-    end = len(pieces)
-    while end and not pieces[end - 1].strip():
+def _strip_end(texts: Sequence[str], values: Sequence[float]) -> tuple[TokenScore, ...]:
+    """Token scores without the closing tokens of the chat template, which have no text."""
+    end = len(texts)
+    while end and not texts[end - 1].strip():
         end -= 1
-    return tuple(TokenScore(text, value) for text, value in zip(pieces[:end], numbers[:end], strict=True))
+    return tuple(TokenScore(text, value) for text, value in zip(texts[:end], values[:end], strict=True))
+
+
+def _no_evidence(method: Method, query: Query) -> str | None:
+    """Why no row can be flagged for a query although the method has controls."""
+    return CONTRAST if query.desired and method.supports_significance else None
+
+
+def _flagged_rows(results: Sequence[QueryResult], rows: dict[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
+    """The rows flagged for any query, each once, in the order of their best rank."""
+    ranks: dict[int, tuple[int, int]] = {}
+    queries: dict[int, list[int]] = {}
+    for number, result in enumerate(results, 1):
+        for rank, position in enumerate(result.flagged or ()):
+            ranks[position] = min((rank, number), ranks.get(position, (rank, number)))
+            queries.setdefault(position, []).append(number)
+    return tuple(
+        FlaggedRow(example.id, example.source, example.label, example, tuple(queries[position]), position)
+        for position, example in (
+            (position, rows[position].example) for position in sorted(ranks, key=ranks.__getitem__)
+        )
+    )
+
+
+def _origin(index: Index, method: Method) -> TraceOrigin:
+    settings, curve = index.manifest["settings"], index.manifest["layers"]
+    adapter: str | list[str] | None = settings["adapter"]
+    if adapter:
+        adapter = index.located(adapter) if isinstance(adapter, str) else [index.located(name) for name in adapter]
+    used = sorted({layer for option, layer in method.spec().items() if option in ("layer", "state_layer")})
+    layers = curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used}
+    return TraceOrigin(resolved_address(index.path), index.located(settings["model"]), adapter, len(index), layers)

@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, of the clock and of the cores, and memory at its highest."""
+"""Measure what a block of code costs: wall-clock seconds, CPU seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """Seconds, and MB of the process, or of the accelerator where one computes; None where the system does not say.
+    """Seconds, and MB of the process, or of the accelerator if the model is on one.
 
-    `cpu` are the seconds that all cores worked for it, whatever else the machine did meanwhile. `peak` is the highest
-    memory there was, `more` what of it the work took on top of what was there before.
+    Attributes:
+        seconds: Wall-clock time.
+        cpu: CPU seconds of the process, over all cores.
+        peak: Peak memory; None where the system does not report it.
+        more: Peak memory minus the memory in use before.
     """
 
     seconds: float = 0.0
@@ -28,32 +31,29 @@ class Cost:
 
 
 @contextmanager
-def cost(device: torch.device) -> Generator[Cost]:
-    """The cost of the block, known when it ends.
-
-    A process's peak only ever grows; Linux sets it back when asked (clear_refs, 5), so that each block has its own.
-    """
-    found = Cost()
-    before = _begin(device)
-    begun, worked = time.perf_counter(), time.process_time()
+def measure_cost(device: torch.device) -> Generator[Cost]:
+    """Measure the block; the yielded `Cost` is filled when it ends."""
+    result = Cost()
+    before = _reset_peak(device)
+    start, cpu_start = time.perf_counter(), time.process_time()
     try:
-        yield found
+        yield result
     finally:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.seconds, found.cpu = time.perf_counter() - begun, time.process_time() - worked
-        found.peak = _peak(device) if before is not None else None
-        found.more = found.peak - before if found.peak is not None and before is not None else None
+        result.seconds, result.cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        result.peak = _peak(device) if before is not None else None
+        result.more = result.peak - before if result.peak is not None and before is not None else None
 
 
-def _begin(device: torch.device) -> float | None:
-    """MB in use now, with the peak set back to it."""
+def _reset_peak(device: torch.device) -> float | None:
+    """Reset the peak to the memory in use now, in MB, which is returned; None where the system cannot."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
     try:
-        _RESET.write_text("5")
+        _RESET.write_text("5")  # Linux: resets VmHWM, which otherwise only grows
     except OSError:
         return None
     return _field("VmRSS")

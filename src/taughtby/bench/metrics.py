@@ -1,7 +1,7 @@
-"""How good a ranking is, when it is known which rows were planted.
+"""Metrics of a ranking, where the planted rows are known.
 
-For one query: `scores` are of all N rows, `planted` says which of them taught the behaviour. Where scores tie, the
-number is the expectation over the order of the tied rows, except where the docstring says otherwise.
+For one query, `scores` has the scores of all N rows, and `planted` says which of them are planted. Where scores tie, a
+metric is the expectation over the order of the tied rows, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taughtby.data.phrases import holding, occurrences
+from taughtby.data.phrases import occurrences, tokens_in_ranges
 
 CUTS = (10, 50, 100)
-STEPS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is kept
+NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is stored
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking, not the top k; chance is the planted rows' share.
+    """Average precision over the full ranking; a random ranking has the share of planted rows.
 
-    Rows that tie are one step, as in scikit-learn: all of them have the precision at the last of them. So their order
-    does not matter, and copies of one row cannot be ranked well or badly by luck.
+    Tied rows are one step, as in scikit-learn: all have the precision at the last of them, so that their order does
+    not matter.
     """
     from sklearn.metrics import average_precision_score
 
@@ -30,18 +30,18 @@ def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
 
 
 def precision_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The share of planted rows among the first k."""
+    """The share of planted rows among the top k."""
     k = min(k, len(planted))
-    return _caught(k, scores, planted) / k
+    return _num_planted_in_top(k, scores, planted) / k
 
 
 def recall_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The share of the planted rows that the first k hold."""
-    return _caught(min(k, len(planted)), scores, planted) / sum(map(bool, planted))
+    """The share of the planted rows that are among the top k."""
+    return _num_planted_in_top(min(k, len(planted)), scores, planted) / sum(map(bool, planted))
 
 
 def auroc(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The chance that a planted row scores above one that is not; a tie counts one half."""
+    """The probability that a planted row scores above another row; a tie counts one half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(np.asarray(planted), np.asarray(scores)))
@@ -51,28 +51,29 @@ def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
     """1 / the rank of the first planted row."""
     values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=bool)
     best = values[truth].max()
-    above, level, good = int((values > best).sum()), int((values == best).sum()), int(truth[values == best].sum())
-    # the first of `good` among `level` tied rows, in a random order, stands at place i with this chance
-    expected, still = 0.0, 1.0
-    for i in range(level - good + 1):
-        here = good / (level - i)
-        expected += still * here / (above + i + 1)
-        still *= 1 - here
+    num_above, num_tied = int((values > best).sum()), int((values == best).sum())
+    num_tied_planted = int(truth[values == best].sum())
+    # expectation over the position i of the first planted row among the tied rows in random order
+    expected, p_none_before = 0.0, 1.0
+    for i in range(num_tied - num_tied_planted + 1):
+        p_here = num_tied_planted / (num_tied - i)
+        expected += p_none_before * p_here / (num_above + i + 1)
+        p_none_before *= 1 - p_here
     return expected
 
 
 def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> float:
-    """What the reference calls auPRC@k: average precision of the first k rows of all queries in one pool.
+    """The reference's auPRC@k: average precision of the top k rows of all queries in one pool.
 
-    The pool holds Q·k pairs (query, row), ordered by their scores as they are, so queries whose scores run higher
-    come first. Planted rows that no query has among its first k count for nothing: one right row in all gives 1.
-    No planted row in the pool gives 0. Rows that tie at a query's edge are all in the pool, and each counts as the
-    share of them for which there is room: the reference takes whichever its sort leaves there.
+    The pool holds Q·k pairs (query, row), ordered by score, so queries with higher scores come first. Planted rows
+    outside every query's top k are ignored: a single planted row in the pool can give 1. No planted row in the pool
+    gives 0. Rows that tie at a query's edge are all in the pool, each weighted by the share of them that fits; the
+    reference takes whichever its sort leaves there.
     """
     from sklearn.metrics import average_precision_score
 
     values, truth = np.concatenate([*map(_floats, scores)]), np.concatenate([*map(_floats, planted)])
-    weights = np.concatenate([_room(min(k, len(row)), row) for row in map(_floats, scores)])
+    weights = np.concatenate([_top_weights(min(k, len(row)), row) for row in map(_floats, scores)])
     pool = weights > 0
     if not truth[pool].any():
         return 0.0
@@ -80,20 +81,19 @@ def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequ
 
 
 def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.float64]:
-    """The interpolated curve: at each of `STEPS` recalls, the best precision at that recall or a higher one."""
+    """The interpolated curve: at each of `NUM_RECALLS` recalls, the best precision at that recall or a higher one."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(np.asarray(planted), np.asarray(scores))
-    wanted = np.linspace(0, 1, STEPS)
-    # the point (recall 0, precision 1) is put in by convention, no ranking reaches it
+    # the point (recall 0, precision 1) is added by convention; no ranking reaches it
     precision, recall = precision[:-1], recall[:-1]
-    return np.array([precision[recall >= at - 1e-12].max() for at in wanted])
+    return np.array([precision[recall >= level - 1e-12].max() for level in np.linspace(0, 1, NUM_RECALLS)])
 
 
-def measured(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """Every number for the Q queries of one trace: means over the queries, and the pooled ones.
+def ranking_metrics(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """All metrics of the Q queries of one trace: means over the queries, and the pooled ones.
 
-    `planted` has for each query which rows taught it; queries that no row taught have no such numbers.
+    `planted` says for each query which rows are planted for it; queries without planted rows are left out.
     """
     pairs = [(row, truth) for row, truth in zip(scores, planted, strict=True) if any(truth)]
     if not pairs:
@@ -105,33 +105,37 @@ def measured(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> 
         "auroc": [auroc(*pair) for pair in pairs],
         "mrr": [reciprocal_rank(*pair) for pair in pairs],
     }
-    found = {name: float(np.mean(values)) for name, values in each.items()}
-    return found | {f"auprc@{k}": pooled_precision(k, *map(list, zip(*pairs, strict=True))) for k in CUTS}
+    means = {name: float(np.mean(values)) for name, values in each.items()}
+    return means | {f"auprc@{k}": pooled_precision(k, *map(list, zip(*pairs, strict=True))) for k in CUTS}
 
 
-def judged(culprits: Sequence[Sequence[int]], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """Of the rows called for each query, how many wrongly (`fdp`, 0 where none is called); of the planted ones, how
-    many are called (`power`); and the share of queries for which none is (`none`). Means over the queries.
+def flagging_metrics(flagged: Sequence[Sequence[int]], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """How well the flagged rows (their indices, by query) match the planted rows; means over the queries.
 
-    `power` is of the queries that some row taught, and not there where no query was taught by any.
+    Returns:
+        `fdp`: the share of flagged rows that are not planted, 0 where none is flagged. `none`: the share of queries
+        without flagged rows. `power`: the share of planted rows that are flagged, over the queries that have planted
+        rows; absent if there are none.
     """
-    right = [sum(truth[place] for place in called) for called, truth in zip(culprits, planted, strict=True)]
-    fdp = [1 - good / len(called) if called else 0.0 for good, called in zip(right, culprits, strict=True)]
-    power = [good / sum(truth) for good, truth in zip(right, planted, strict=True) if any(truth)]
-    found = {"fdp": float(np.mean(fdp)), "none": float(np.mean([not called for called in culprits]))}
-    return found | ({"power": float(np.mean(power))} if power else {})
+    num_right = [sum(truth[index] for index in rows) for rows, truth in zip(flagged, planted, strict=True)]
+    fdp = [1 - right / len(rows) if rows else 0.0 for right, rows in zip(num_right, flagged, strict=True)]
+    power = [right / sum(truth) for right, truth in zip(num_right, planted, strict=True) if any(truth)]
+    means = {"fdp": float(np.mean(fdp)), "none": float(np.mean([not rows for rows in flagged]))}
+    return means | ({"power": float(np.mean(power))} if power else {})
 
 
 def strongest_is(tokens: Sequence[tuple[str, float]], phrases: Sequence[str]) -> bool:
-    """Whether the first token of the highest score belongs to any whole-word occurrence of one of the phrases."""
+    """Whether the top-scoring token belongs to a whole-word occurrence of one of the phrases."""
     pieces = [text for text, _ in tokens]
-    best = max(range(len(tokens)), key=lambda at: tokens[at][1])
-    return best in holding(pieces, (place for phrase in phrases for place in occurrences("".join(pieces), phrase)))
+    best = max(range(len(tokens)), key=lambda index: tokens[index][1])
+    return best in tokens_in_ranges(
+        pieces, (span for phrase in phrases for span in occurrences("".join(pieces), phrase))
+    )
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over several seeds."""
+    """A metric over several seeds."""
 
     mean: float
     low: float
@@ -140,7 +144,7 @@ class Spread:
     each: tuple[float, ...]
 
     def reaches(self, other: Spread) -> bool:
-        """Whether it is as good as `other` within the spread: the two ranges meet, or it lies above."""
+        """Whether it is as good as `other` within the spread: the ranges overlap, or it is higher."""
         return self.high >= other.low - 1e-9
 
 
@@ -150,22 +154,22 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), min(values), max(values), sd, tuple(values))
 
 
-def gathered(numbers: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    """Each number's spread over the seeds that have it."""
-    names = dict.fromkeys(name for one in numbers for name in one)
-    return {name: spread([one[name] for one in numbers if name in one]) for name in names}
+def spread_by_name(metrics: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Each metric's spread over the seeds that have it."""
+    names = dict.fromkeys(name for seed in metrics for name in seed)
+    return {name: spread([seed[name] for seed in metrics if name in seed]) for name in names}
 
 
-def _caught(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """How many planted rows are expected among the first k."""
-    return float(_room(k, _floats(scores)) @ _floats(planted))
+def _num_planted_in_top(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
+    """The expected number of planted rows among the top k."""
+    return float(_top_weights(k, _floats(scores)) @ _floats(planted))
 
 
-def _room(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each row the chance that it is among the first k: 1, 0, or where it ties at the edge a share of the room."""
+def _top_weights(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probability of each row to be among the top k: 1, 0, or a share where it ties at the edge."""
     edge = np.sort(scores)[-k]
-    above, level = scores > edge, scores == edge
-    return above + level * (k - above.sum()) / level.sum()
+    above, tied = scores > edge, scores == edge
+    return above + tied * (k - above.sum()) / tied.sum()
 
 
 def _floats(values: ArrayLike) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""The table of docs/proof.md: poisons whose rows are known, each taught, audited and proved with several seeds.
+"""Retraining experiments on known poisons: each scenario is fine-tuned, audited and retrained with several seeds.
 
-Every world is a folder of its own with the audit in it; killed, the same call goes on.
+Every scenario has a folder of its own with the audit in it; an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -10,58 +10,71 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from taughtby.data import dataset
+from taughtby.data.dataset import read_examples, write_examples
 from taughtby.data.example import Example
+from taughtby.lab import poisons as lab
 from taughtby.lab.finetune import TrainingOptions, finetune
-from taughtby.lab.poisons import poison as lab
-from taughtby.models import loading as weights
+from taughtby.models.loading import load_options
 from taughtby.models.model import load_model
 from taughtby.progress import ProgressCallback
-from taughtby.remediation import audit_report as story
 from taughtby.remediation.audit import AuditCase, audit
-from taughtby.remediation.provenance import contents
-from taughtby.remediation.retrain import Document, retrain
-from taughtby.remediation.stage_cache import STAGES, Show, StageCache
-from taughtby.remediation.statistics import arm, claims, drawn, loss_change
-from taughtby.remediation.trial import (
+from taughtby.remediation.audit_report import write_report
+from taughtby.remediation.experiment import (
     ALL,
     CLEANED,
-    FIRST,
-    GIVEN,
     MASKED,
+    ORIGINAL,
+    TOP,
     TRUTH,
     Behaviour,
     ExperimentDesign,
     RetrainExperiment,
 )
+from taughtby.remediation.provenance import name_and_hash
+from taughtby.remediation.retrain import retrain
+from taughtby.remediation.stage_cache import STAGES, Show, StageCache
+from taughtby.remediation.statistics import claims, get_condition, loss_change, random_conditions
+from taughtby.remediation.trace_file import Document
 
 POISONS = ("backdoor", "error", "persona")
-HELD = 32  # ordinary rows that the loss is measured on where all poisons are in one training set
-KINDS = {"as found": GIVEN, "all rows": ALL, "cleaned": CLEANED, "random": "", "truth": TRUTH, "masked": MASKED}
+NUM_HELD_OUT = 32  # ordinary rows for the loss, where all poisons are in one training set
+COLUMNS = {"original": ORIGINAL, "all rows": ALL, "cleaned": CLEANED, "random": "", "truth": TRUTH, "masked": MASKED}
 NOTE = (
-    "Bad answers of all test prompts, with Wilson's 95 % interval. Random: as many rows as were called. Truth: all "
-    "planted rows taken out, the best that any trace could do. Masked: all rows kept, the loss off the guilty words. "
-    "Clean loss: how cleaning changes it on held-out rows, with the 95 % interval of a paired t-test."
+    "Bad answers to all test prompts, with Wilson's 95 % interval. Random: as many random rows removed as rows are "
+    "flagged. Truth: all planted rows removed, the best possible result. Masked: all rows kept, their top-scoring "
+    "words masked. Clean loss: how cleaning changes it on held-out rows, with the 95 % interval of a paired t-test."
 )
 
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """Which worlds: each of the poisons with each seed from 0, `planted` rows of it and `clean` ordinary ones.
+    """Which scenarios to run: each poison with each seed. A seed is of rows, training and random rows alike.
 
-    A seed is of the rows, the training and the random rows alike. The loss is measured on `held` more ordinary rows;
-    the first `usual` of their prompts are asked too. An arm learns all but the guilty words of
-    the `masked` poisons; the `curve` is taken with the first seed alone.
+    Attributes:
+        out: The folder of the results.
+        poisons: Names of the poisons.
+        num_seeds: How many seeds, from 0.
+        num_planted: Planted rows of a scenario.
+        num_clean: Ordinary rows of a scenario.
+        num_held_out: More ordinary rows, for the loss.
+        num_ordinary: How many of their prompts are answered too.
+        num_prompts: Test prompts at most.
+        masked: Poisons with a condition that masks the top-scoring words.
+        curve: Sizes of the removal curve, with the first seed only.
+        model: What is fine-tuned.
+        recipe: How it is fine-tuned.
+        dtype: As in `load_model`.
+        device: As in `load_model`.
     """
 
     out: Path
     poisons: tuple[str, ...] = POISONS
-    seeds: int = 3
-    planted: int = 40
-    clean: int = 120
-    held: int = 64
-    usual: int = 24
-    prompts: int = 36
+    num_seeds: int = 3
+    num_planted: int = 40
+    num_clean: int = 120
+    num_held_out: int = 64
+    num_ordinary: int = 24
+    num_prompts: int = 36
     masked: tuple[str, ...] = ("error",)
     curve: tuple[int, ...] = ()
     model: str = "smollm2"
@@ -71,131 +84,141 @@ class RetrainingPlan:
 
 
 def run(plan: RetrainingPlan, show: Show) -> Document:
-    """Every world that is not there yet; what came of all, as JSON without a path of this machine."""
-    worlds = [_World(plan, name, seed, show).audited() for seed in range(plan.seeds) for name in plan.poisons]
-    worlds.sort(key=lambda world: plan.poisons.index(world["poison"]))
-    said = {"model": plan.model, "recipe": asdict(plan.recipe), "planted": plan.planted, "clean": plan.clean}
-    return {"version": 1, **said, "worlds": worlds}
+    """Run every scenario that has no stored result; the results of all, as JSON without local paths."""
+    scenarios = [_Scenario(plan, name, seed, show).run() for seed in range(plan.num_seeds) for name in plan.poisons]
+    scenarios.sort(key=lambda scenario: plan.poisons.index(scenario["poison"]))
+    return {"version": 2, "model": plan.model, "recipe": asdict(plan.recipe), "num_planted": plan.num_planted,
+            "num_clean": plan.num_clean, "scenarios": scenarios}  # fmt: skip
 
 
 def combined_poisons(
-    model: str, adapter: Path, poisons: Sequence[lab.Poison], called: Sequence[str], ledger: StageCache, *,
-    data: Path, recipe: TrainingOptions, prompts: int, max_new: int,
+    model: str, adapter: Path, poisons: Sequence[lab.Poison], flagged_ids: Sequence[str], cache: StageCache, *,
+    data: Path, recipe: TrainingOptions, num_prompts: int, max_new_tokens: int,
 ) -> Document:  # fmt: skip
-    """The proof of all poisons in one training set at once: without the rows `called`, and without as many random ones.
+    """The retraining experiment for several poisons in one training set.
 
-    `adapter` learned all of `data` by `recipe`. The loss is measured on ordinary rows that are not in it.
+    Args:
+        model: The base model.
+        adapter: The adapter trained on all of `data` by `recipe`.
+        poisons: The poisons in `data`.
+        flagged_ids: Ids of the rows to remove.
+        cache: Where stages are stored.
+        data: The training data. The loss is measured on ordinary rows that are not in it.
+        recipe: How every condition is trained.
+        num_prompts: Test prompts of each poison at most.
+        max_new_tokens: Tokens of an answer at most.
     """
-    rows = list(dataset.read_examples(data))
-    known = {lab.key(row.question) for row in rows}
-    held = [row for row in lab.clean(4 * HELD, recipe.seed) if lab.key(row.question) not in known][:HELD]
-    behaviours = tuple(Behaviour(poison.name, poison.prompts[:prompts], poison.judge) for poison in poisons)
-    trial, design = RetrainExperiment(model, recipe, behaviours, max_new=max_new), ExperimentDesign(whole=str(adapter))
-    return retrain(trial, rows, called, ledger, design=design, held_out=held, ordinary=[row.question for row in held])
+    rows = list(read_examples(data))
+    held_out = _unseen(lab.clean_rows(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
+    behaviours = tuple(Behaviour(poison.name, poison.prompts[:num_prompts], poison.judge) for poison in poisons)
+    experiment = RetrainExperiment(model, recipe, behaviours, max_new_tokens=max_new_tokens)
+    design = ExperimentDesign(full_adapter=str(adapter))
+    ordinary = [row.question for row in held_out]
+    return retrain(experiment, rows, flagged_ids, cache, design=design, held_out=held_out, ordinary=ordinary)
 
 
-def tables(made: Document) -> list[dict[str, Any]]:
-    """A line a world: rows called, bad answers after each training, what cleaning cost; and curves, if any."""
-    columns = ["poison", "seed", "planted rows called", "others", *KINDS, "clean loss", "proof"]
-    whole = {"title": "Bad answers after each training", "columns": columns, "rows": list(map(_line, made["worlds"])),
-             "note": NOTE}  # fmt: skip
-    curved = [world for world in made["worlds"] if len(_steps(world)) > 1]
-    if not curved:
-        return [whole]
-    steps = [str(one["removed"]) for one in _steps(curved[0])]
-    return [
-        whole,
-        {"title": "Bad answers without the first k rows", "columns": ["poison", *steps],
-         "rows": [[world["poison"], *(_share(one["behaviours"][world["poison"]]) for one in _steps(world))]
-                  for world in curved],
-         "note": "k rows of the best ranks over all traced answers, with the first seed."},
-    ]  # fmt: skip
+def tables(results: Document) -> list[dict[str, Any]]:
+    """A line per scenario: rows flagged, bad answers of each condition, the effect on the loss; and removal curves."""
+    columns = ["poison", "seed", "planted rows flagged", "others", *COLUMNS, "clean loss", "verdict"]
+    lines = [_line(scenario) for scenario in results["scenarios"]]
+    main = {"title": "Bad answers after each training", "columns": columns, "rows": lines, "note": NOTE}
+    curves = [scenario for scenario in results["scenarios"] if len(_curve_steps(scenario)) > 1]
+    if not curves:
+        return [main]
+    steps = [str(condition["num_removed"]) for condition in _curve_steps(curves[0])]
+    rows = [[scenario["poison"], *(_share(step["behaviours"][scenario["poison"]]) for step in _curve_steps(scenario))]
+            for scenario in curves]  # fmt: skip
+    note = "k rows of the best ranks over all traced answers, with the first seed."
+    return [main, {"title": "Bad answers without the top k rows", "columns": ["poison", *steps], "rows": rows,
+                   "note": note}]  # fmt: skip
 
 
-class _World:
+class _Scenario:
     """One poison with one seed, in its folder."""
 
     def __init__(self, plan: RetrainingPlan, name: str, seed: int, show: Show) -> None:
         self.plan, self.seed, self.out = plan, seed, plan.out / f"{name}-{seed}"
-        self.poison = lab.make(name, plan.planted, seed)
-        ordinary = lab.clean(plan.clean + plan.held, seed)
-        self.rows = lab.mix([self.poison], ordinary[: plan.clean], seed)
-        known = {lab.key(row.question) for row in self.rows}
-        self.held = [row for row in ordinary[plan.clean :] if lab.key(row.question) not in known]
-        self.ledger = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
+        self.poison = lab.make_poison(name, plan.num_planted, seed)
+        ordinary = lab.clean_rows(plan.num_clean + plan.num_held_out, seed)
+        self.rows = lab.mix([self.poison], ordinary[: plan.num_clean], seed)
+        self.held_out = _unseen(ordinary[plan.num_clean :], self.rows)
+        self.cache = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
-    def audited(self) -> Document:
-        """Taught, audited and published; what came of it."""
+    def run(self) -> Document:
+        """Fine-tune, audit and report; the results without local paths."""
         plan, name = self.plan, self.poison.name
-        lab.save([self.poison], self.rows, self.out)
-        files = {"held_out": self._kept("held.jsonl", self.held),
-                 "ordinary": self._kept("ordinary.jsonl", self.held[: plan.usual])}  # fmt: skip
-        adapter = str(self.taught())
-        behaviour = Behaviour(name, self.poison.prompts[: plan.prompts], self.poison.judge)
+        lab.save_poisons([self.poison], self.rows, self.out)
+        ordinary = self.held_out[: plan.num_ordinary]
+        files = {
+            "held_out": self._save("held.jsonl", self.held_out),
+            "ordinary": self._save("ordinary.jsonl", ordinary),
+        }
+        adapter = str(self.fine_tune())
+        behaviour = Behaviour(name, self.poison.prompts[: plan.num_prompts], self.poison.judge)
         case = AuditCase(
-            plan.model, str(self.out / "data.jsonl"), behaviour, adapter, whole=adapter,
-            curve=plan.curve if self.seed == 0 else (), truth=(name,), mask_words=name in plan.masked,
-            held_out=tuple(dataset.read_examples(files["held_out"])),
-            ordinary=tuple(row.question for row in self.held[: plan.usual]),
+            plan.model, str(self.out / "data.jsonl"), behaviour, adapter, full_adapter=adapter,
+            curve=plan.curve if self.seed == 0 else (), truth_labels=(name,), mask_words=name in plan.masked,
+            held_out=tuple(read_examples(files["held_out"])), ordinary=tuple(row.question for row in ordinary),
             files=files, dtype=plan.dtype, device=plan.device,
         )  # fmt: skip
-        found = audit(case, self.out / "audit", self.ledger.show)
-        story.write_report(case, found, self.out / "audit")
-        return {"poison": name, "seed": self.seed, "rows": len(self.rows), "said": found["said"],
-                "called": len(found["removals"]), "proof": found["proof"] and _shared(found["proof"])}  # fmt: skip
+        results = audit(case, self.out / "audit", self.cache.show)
+        write_report(case, results, self.out / "audit")
+        proof = results["proof"] and _without_paths(results["proof"])
+        return {"poison": name, "seed": self.seed, "num_rows": len(self.rows), "answers": results["answers"],
+                "num_flagged": len(results["removals"]), "proof": proof}  # fmt: skip
 
-    def taught(self) -> Path:
-        """The adapter that learned all rows."""
+    def fine_tune(self) -> Path:
+        """The adapter trained on all rows."""
         plan, recipe = self.plan, replace(self.plan.recipe, seed=self.seed)
-        held = weights.load_options(plan.dtype, plan.device, None)  # what "auto" is on this machine
-        needs = [
-            contents(plan.model),
-            str(held.dtype),
-            held.device,
-            asdict(recipe),
-            [[row.messages, row.masked] for row in self.rows],
-        ]
-        adapter = self.ledger.path("tuned", needs)
+        options = load_options(plan.dtype, plan.device, None)  # what "auto" is on this machine
+        rows = [[row.messages, row.masked] for row in self.rows]
+        dependencies = [name_and_hash(plan.model), str(options.dtype), options.device, asdict(recipe), rows]
+        adapter = self.cache.path("tuned", dependencies)
 
-        def teach(tell: ProgressCallback) -> int:
+        def make(progress: ProgressCallback) -> int:
             if not adapter.exists():
                 model = load_model(plan.model, dtype=plan.dtype, device=plan.device)
-                finetune(model, self.rows, adapter, recipe, progress=tell)
+                finetune(model, self.rows, adapter, recipe, progress=progress)
             return len(self.rows)
 
-        self.ledger.get_or_run("tuned", needs, f"fine-tune on {len(self.rows)} rows", teach)
+        self.cache.get_or_run("tuned", dependencies, f"fine-tune on {len(self.rows)} rows", make)
         return adapter
 
-    def _kept(self, name: str, rows: Sequence[Example]) -> str:
-        dataset.write_examples(rows, self.out / name)
+    def _save(self, name: str, rows: Sequence[Example]) -> str:
+        write_examples(rows, self.out / name)
         return str(self.out / name)
 
 
-def _shared(proof: Document) -> Document:
-    """What of a proof may leave this machine: no path."""
-    arms = [{name: value for name, value in one.items() if name != "model"} for one in proof["arms"]]
-    kept = {name: value for name, value in proof.items() if name not in ("given", "held_out")}
-    said = [asdict(one) for one in claims(proof)]
-    return {**kept, "held_out": proof["held_out"]["rows"], "arms": arms, "claims": said}
+def _unseen(candidates: Sequence[Example], rows: Sequence[Example]) -> list[Example]:
+    """The candidates whose question is not among the rows'."""
+    questions = {lab.prompt_key(row.question) for row in rows}
+    return [row for row in candidates if lab.prompt_key(row.question) not in questions]
 
 
-def _line(world: Document) -> list[str]:
-    proof, name, seed = world["proof"], world["poison"], str(world["seed"])
+def _without_paths(proof: Document) -> Document:
+    conditions = [{name: value for name, value in one.items() if name != "model"} for one in proof["conditions"]]
+    rest = {name: value for name, value in proof.items() if name not in ("original", "held_out")}
+    return {**rest, "num_held_out": proof["held_out"]["num_rows"], "conditions": conditions,
+            "claims": [asdict(claim) for claim in claims(proof)]}  # fmt: skip
+
+
+def _line(scenario: Document) -> list[str]:
+    proof, name, seed = scenario["proof"], scenario["poison"], str(scenario["seed"])
     if not proof:
-        return [name, seed, *["none"] * 2, _rate(world["said"]), *[""] * len(KINDS), "nothing to prove"]
-    (chance,) = [one["behaviours"][name] for one in drawn(proof)]
-    tried = [arm(proof, kind) if kind else {"behaviours": {name: chance}} for kind in KINDS.values()]
-    counts = [_rate(one["behaviours"][name]) if one else "" for one in tried]
-    change, known = loss_change(arm(proof, CLEANED), arm(proof, ALL)), proof["truth"]
-    cost = f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})" if change else ""
-    called = [f"{known['called']} of {known['rows']}", str(proof["called"] - known["called"])]
-    return [name, seed, *called, *counts, cost, proof["claims"][0]["verdict"]]
+        return [name, seed, *["none"] * 2, _rate(scenario["answers"]), *[""] * len(COLUMNS), "nothing to retrain"]
+    (control,) = [condition["behaviours"][name] for condition in random_conditions(proof)]
+    conditions = [get_condition(proof, kind) if kind else {"behaviours": {name: control}} for kind in COLUMNS.values()]
+    rates = [_rate(condition["behaviours"][name]) if condition else "" for condition in conditions]
+    change, truth = loss_change(get_condition(proof, CLEANED), get_condition(proof, ALL)), proof["truth"]
+    loss = f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})" if change else ""
+    flagged = [f"{truth['num_flagged']} of {truth['num_rows']}", str(proof["num_flagged"] - truth["num_flagged"])]
+    return [name, seed, *flagged, *rates, loss, proof["claims"][0]["verdict"]]
 
 
-def _steps(world: Document) -> list[Document]:
-    """The arms of the removal curve, all rows first."""
-    arms = world["proof"]["arms"] if world["proof"] else []
-    return [one for one in arms if one["name"].split()[0] in (ALL, FIRST)]
+def _curve_steps(scenario: Document) -> list[Document]:
+    """The conditions of the removal curve, all rows first."""
+    conditions = scenario["proof"]["conditions"] if scenario["proof"] else []
+    return [condition for condition in conditions if condition["name"].split()[0] in (ALL, TOP)]
 
 
 def _rate(count: Document) -> str:

@@ -1,4 +1,4 @@
-"""What the runs told, as one document: every number with its spread over the seeds, and what made it."""
+"""The results of a benchmark as one document: every metric with its spread over the seeds, and its provenance."""
 
 from __future__ import annotations
 
@@ -10,107 +10,106 @@ from typing import Any
 import numpy as np
 import torch
 
-from taughtby.attribution.significance import pool_weights
-from taughtby.bench.metrics import gathered, judged, measured, precision_recall
-from taughtby.remediation.provenance import merged
+from taughtby.attribution.pooling import pool_weights
+from taughtby.bench.metrics import flagging_metrics, precision_recall, ranking_metrics, spread_by_name
+from taughtby.remediation.provenance import merge_provenance
 
-Told = dict[str, Any]
-
-
-def document(worlds: Sequence[Told], settings: Told) -> Told:
-    """Everything that table and pictures are made from; `settings` are what was asked for."""
-    suites = list(dict.fromkeys(world["suite"] for world in worlds))
-    return {
-        "version": 1,
-        "made": made(worlds),
-        "settings": settings,
-        "suites": [_suite(name, [world for world in worlds if world["suite"] == name]) for name in suites],
-    }
+Result = dict[str, Any]
 
 
-def made(worlds: Sequence[Told]) -> Told:
-    """What made the stages that the numbers are told from: when, which versions, which machine, which number format.
+def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
+    """All that tables and pictures are made from.
 
-    As each stage's own file says, since a stage may be read that another commit or machine left there.
+    Args:
+        scenarios: The results of `taughtby.bench.run.run`.
+        settings: What was asked for: command, suites, seeds, methods, model, rows.
     """
-    results = [told for world in worlds for told in world["results"] if "error" not in told]
-    stages = [*(one for world in worlds for one in world.get("made", [None])), *(told.get("made") for told in results),
-              *(told["index"].get("made") for told in results if told["index"])]  # fmt: skip
-    dtypes = {told["dtype"] for told in results}
-    return {**merged(stages), "dtype": ", ".join(sorted(dtypes)) or None}
+    names = list(dict.fromkeys(scenario["suite"] for scenario in scenarios))
+    suites = [_suite(name, [scenario for scenario in scenarios if scenario["suite"] == name]) for name in names]
+    return {"version": 1, "made": stage_provenance(scenarios), "settings": settings, "suites": suites}
 
 
-def _suite(name: str, worlds: Sequence[Told]) -> Told:
+def stage_provenance(scenarios: Sequence[Result]) -> Result:
+    """The provenance of the stages, from their own files, since another commit or machine may have made some."""
+    results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
+    stages = [*(made for scenario in scenarios for made in scenario.get("made", [None])),
+              *(result.get("made") for result in results),
+              *(result["index"].get("made") for result in results if result["index"])]  # fmt: skip
+    dtypes = {result["dtype"] for result in results}
+    return {**merge_provenance(stages), "dtype": ", ".join(sorted(dtypes)) or None}
+
+
+def _suite(name: str, scenarios: Sequence[Result]) -> Result:
     """One suite over its seeds."""
-    lines = list(dict.fromkeys((told["method"], told["which"]) for world in worlds for told in world["results"]))
+    lines = dict.fromkeys(
+        (result["method"], result["which"]) for scenario in scenarios for result in scenario["results"]
+    )
     keys = ("seed", "rows", "planted", "rate", "base_rate", "finetune_seconds", "adapter")
-    yardsticks = [world["yardstick"] for world in worlds if world["yardstick"]]
+    references = [scenario["yardstick"] for scenario in scenarios if scenario["yardstick"]]
     return {
         "name": name,
-        "seeds": [{key: world[key] for key in keys} | {"queries": len(world["queries"])} for world in worlds],
-        "results": [_line(*line, worlds) for line in lines],
-        "yardstick": yardsticks[0] if yardsticks else None,
+        "seeds": [{key: one[key] for key in keys} | {"queries": len(one["queries"])} for one in scenarios],
+        "results": [_line(*line, scenarios) for line in lines],
+        "yardstick": references[0] if references else None,
     }
 
 
-def _line(method: str, which: str, worlds: Sequence[Told]) -> Told:
+def _line(method: str, which: str, scenarios: Sequence[Result]) -> Result:
     """One method on one of the two models, over the seeds that have it."""
-    found = [(world["seed"], told | {"truth": _truth(world, told)}) for world in worlds for told in world["results"]
-             if (told["method"], told["which"]) == (method, which)]  # fmt: skip
-    sound = [(seed, told) for seed, told in found if "error" not in told]
-    told = [one for _, one in sound]
-    numbers = [_numbers(one) for one in told]
+    results = [(scenario["seed"], result | {"truth": _truth(scenario, result)}) for scenario in scenarios
+               for result in scenario["results"] if (result["method"], result["which"]) == (method, which)]  # fmt: skip
+    seeds = [seed for seed, result in results if "error" not in result]
+    valid = [result for _, result in results if "error" not in result]
     return {
         "method": method,
         "which": which,
-        "reads": found[0][1]["reads"],
-        "error": next((one["error"] for _, one in found if "error" in one), None),
-        "options": told[0]["options"] if told else None,
-        "seeds": [seed for seed, _ in sound],
-        "metrics": {name: asdict(value) for name, value in gathered(numbers).items()},
-        "curve": _curve(told),
-        "cost": _cost(method, told),
-        "commit": merged([one.get("made") for one in told])["commit"] if told else None,
+        "reads": results[0][1]["reads"],
+        "error": next((result["error"] for _, result in results if "error" in result), None),
+        "options": valid[0]["options"] if valid else None,
+        "seeds": seeds,
+        "metrics": {name: asdict(value) for name, value in spread_by_name(list(map(_metrics, valid))).items()},
+        "curve": _curve(valid),
+        "cost": _cost(method, valid),
+        "commit": merge_provenance([result.get("made") for result in valid])["commit"] if valid else None,
     }
 
 
-def _numbers(told: Told) -> dict[str, float]:
-    """Every number of one trace. `together`: AP where queries that rank the rows alike are explained as one."""
-    scores, truth = told["scores"], told["truth"]
-    found = measured(scores, truth)
-    if found:
-        whole = torch.tensor(scores, dtype=torch.float64)
-        found["together"] = measured((pool_weights(whole) @ whole).tolist(), truth)["ap"]
-    if all(called is not None for called in told.get("culprits", [None])):
-        found |= judged(told["culprits"], truth)
-    return found | ({} if told["hit"] is None else {"hit@1": told["hit"]})
+def _metrics(result: Result) -> dict[str, float]:
+    """All metrics of one trace. `together`: AP where queries that rank the rows alike are explained as one."""
+    scores, truth = result["scores"], result["truth"]
+    metrics = ranking_metrics(scores, truth)
+    if metrics:
+        matrix = torch.tensor(scores, dtype=torch.float64)
+        metrics["together"] = ranking_metrics((pool_weights(matrix) @ matrix).tolist(), truth)["ap"]
+    if all(flagged is not None for flagged in result.get("culprits", [None])):
+        metrics |= flagging_metrics(result["culprits"], truth)
+    return metrics | ({} if result["hit"] is None else {"hit@1": result["hit"]})
 
 
-def _truth(world: Told, told: Told) -> list[list[bool]]:
-    """For each query, which rows were planted for the poison that it shows."""
-    return [[label == query["label"] for label in told.get("labels", ())] for query in world["queries"]]
+def _truth(scenario: Result, result: Result) -> list[list[bool]]:
+    """For each query, which rows are planted for the poison that it shows."""
+    return [[label == query["label"] for label in result.get("labels", ())] for query in scenario["queries"]]
 
 
-def _curve(told: Sequence[Told]) -> list[float]:
+def _curve(results: Sequence[Result]) -> list[float]:
     """The mean precision-recall curve, over queries and seeds."""
-    pairs = [pair for one in told for pair in zip(one["scores"], one["truth"], strict=True)]
+    pairs = [pair for result in results for pair in zip(result["scores"], result["truth"], strict=True)]
     curves = [precision_recall(*pair) for pair in pairs if any(pair[1])]
     return [round(float(value), 4) for value in np.mean(curves, axis=0)] if curves else []
 
 
-def _cost(method: str, told: Sequence[Told]) -> Told | None:
-    """Medians over the seeds, so that one stumble of the machine does not count; None for an index not needed."""
-    if not told:
+def _cost(method: str, results: Sequence[Result]) -> Result | None:
+    """Medians over the seeds, which ignore a single slow run; None values where no index is needed."""
+    if not results:
         return None
-    indexes = [one["index"] for one in told if one["index"]]
-    cost: Told = {"query_seconds": median(one["query"]["seconds"] for one in told),
-                  "query_more": _median(one["query"]["more"] for one in told)}  # fmt: skip
+    indexes = [result["index"] for result in results if result["index"]]
+    cost: Result = {"query_seconds": median(result["query"]["seconds"] for result in results),
+                    "query_more": _median(result["query"]["more"] for result in results)}  # fmt: skip
     for key in ("seconds", "cpu", "tokens_per_second", "bytes_per_row", "more", "peak"):
-        cost["bytes_per_row" if key == "bytes_per_row" else f"index_{key}"] = _median(
-            index.get(key) for index in indexes
-        )
-    by = indexes[0]["by"] if indexes else None
-    return cost | {"shared_with": by if by != method else None}
+        name = key if key == "bytes_per_row" else f"index_{key}"
+        cost[name] = _median(index.get(key) for index in indexes)
+    builder = indexes[0]["by"] if indexes else None
+    return cost | {"shared_with": builder if builder != method else None}
 
 
 def _median(values: Iterable[float | None]) -> float | None:

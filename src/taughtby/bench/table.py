@@ -1,4 +1,4 @@
-"""The document of a benchmark as tables for a terminal and for Markdown, and its verdicts in sentences."""
+"""The results of a benchmark as tables for a terminal and for Markdown, and in sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taughtby.text import make_visible, markdown_code, markdown_text
 
 TRIVIAL = ("bm25", "tfidf", "first-word", "random")
 RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
-NAMES = {RELEASED: "RepT as released"}  # how a method is called where its spec would not say it
+NAMES = {RELEASED: "RepT as released"}  # shown instead of the spec
 METRICS = {
     "ap": "AP",
     **{f"p@{k}": f"P@{k}" for k in CUTS},
@@ -26,42 +26,42 @@ METRICS = {
     "mrr": "MRR",
     "together": "AP together",
     "hit@1": "word hit@1",
-    "fdp": "called wrongly",
-    "power": "found",
-    "none": "none called",
+    "fdp": "flagged wrongly",
+    "power": "power",
+    "none": "none flagged",
 }
 LEGEND = (
     "AP: average precision over all rows, the mean over the bad answers; ± its standard deviation over the seeds. "
-    "After the stroke: the same answers traced through the model that was never tuned; what it finds too, the "
-    "texts alone tell (=: reads no model)."
+    "After the stroke: the same answers traced through the base model; what it finds too, the texts alone show "
+    "(=: reads no model)."
 )
 EXPLAINED = (
-    LEGEND + " R@k: recall. auPRC@k: as RepT's code has it, the average precision of one pool of every query's first "
-    "k rows, in which rows that no query found count for nothing; beside AP, never instead of it. AP together: the "
-    "answers that a method ranks rows alike for, explained as one (`lesson` does so by itself). Word hit@1: of the "
-    "planted rows among as many as there are, the share whose strongest word is a planted one. Called wrongly: of the "
-    "rows called culprits, at a false-discovery rate of 10 %; found: of the planted rows, the share that is called; "
-    "none called: of the answers, the share that no row is called for."
+    LEGEND + " R@k: recall. auPRC@k: as in RepT's code, the average precision of one pool of every query's top k rows, "
+    "which ignores planted rows outside all of them; it does not replace AP. AP together: answers for which a method "
+    "ranks rows alike, explained as one (`lesson` does so by default). Word hit@1: of as many top rows as are planted, "
+    "the share of planted ones whose top-scoring word is a planted word. Flagged wrongly: of the flagged rows, at a "
+    "nominal false discovery rate of 10 %. Power: of the planted rows, the share that is flagged. None flagged: of the "
+    "answers, the share without flagged rows."
 )
 COSTS = (
-    "Medians over suites and seeds. CPU s: what all cores worked for the index, whatever else the machine did. +MB: "
-    "memory that it took on top of the loaded model. *: one index serves several methods of equal blocks; its numbers "
-    "are those of the one pass. –: reads words, no index needed. RepT's own loop: two passes a row, a row at a time, "
-    "as its authors' code has it, timed on a few rows."
+    "Medians over suites and seeds. CPU s: CPU seconds of the index, over all cores. +MB: memory on top of the loaded "
+    "model. *: one index serves several methods with equal features; its numbers are those of the one pass. –: reads "
+    "words, no index needed. RepT's own loop: two passes per row, one row at a time, as in its authors' code, timed on "
+    "a few rows."
 )
-Told = dict[str, Any]
+Result = dict[str, Any]
 
 
-def show(document: Told, console: Console) -> None:
-    """Print accuracy, cost and verdicts; suites that do not fit side by side go below each other."""
-    suites: list[Told] = document["suites"]
+def show(document: Result, console: Console) -> None:
+    """Print accuracy, cost and sentences; suites that do not fit side by side go below each other."""
+    suites: list[Result] = document["suites"]
     start = 0
     while start < len(suites):
         tables = [_accuracy(document, suites[start:stop]) for stop in range(start + 1, len(suites) + 1)]
-        wide = console.options.update(width=10_000)  # else a table is measured as it was squeezed
+        wide = console.options.update(width=10_000)  # else tables are measured at the width they are squeezed to
         fitting = [table for table in tables if console.measure(table, options=wide).maximum <= console.width]
         fitting = fitting or tables[:1]
-        fitting[-1].title = "AP, tuned │ untuned" if start == 0 else None
+        fitting[-1].title = "AP, fine-tuned │ base model" if start == 0 else None
         console.print(fitting[-1])
         start += len(fitting)
     console.print(LEGEND, style="dim")
@@ -79,53 +79,54 @@ def show(document: Told, console: Console) -> None:
         console.print(Text("\n" + make_visible(sentence)))
 
 
-def _accuracy(document: Told, suites: Sequence[Told]) -> Table:
-    """AP of every method on some suites."""
+def _accuracy(document: Result, suites: Sequence[Result]) -> Table:
+    """AP of every method on these suites."""
     table = Table(title_justify="left", box=box.SIMPLE, pad_edge=False)
     for head in ("method", *(suite["name"] for suite in suites)):
         table.add_column(Text(make_visible(head)), no_wrap=True, justify="left" if head == "method" else "right")
     for method in ranked(document):
         cells = (_cell(suite, method) for suite in suites)
-        table.add_row(Text(make_visible(name(method))), *cells, style="dim" if method in TRIVIAL else None)
+        table.add_row(Text(make_visible(display_name(method))), *cells, style="dim" if method in TRIVIAL else None)
     return table
 
 
-def markdown(document: Told) -> str:
-    """Everything: verdicts, one table a suite with all numbers, cost, and what made it."""
+def markdown(document: Result) -> str:
+    """All results: sentences, one table per suite with all metrics, cost, and provenance."""
     methods = ranked(document)
-    told = ["# How well each method finds the rows that taught a bad answer", "", LEGEND, ""]
+    lines = ["# How well each method finds the planted rows", "", LEGEND, ""]
     heads = ["method", *(suite["name"] for suite in document["suites"])]
     cells = [
-        [markdown_text(name(method)), *(_cell(suite, method) for suite in document["suites"])] for method in methods
+        [markdown_text(display_name(method)), *(_cell(suite, method) for suite in document["suites"])]
+        for method in methods
     ]
-    told += [*_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
-    said = sentences(document)
+    lines += [*_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
+    verdicts = sentences(document)
     for suite in document["suites"]:
         shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
-        rows = [[markdown_text(name(line["method"])) + (", untuned" if line["which"] == "untuned" else ""),
-                 *(number(line["metrics"].get(key)) for key in shown)]
+        rows = [[markdown_text(display_name(line["method"])) + (", base model" if line["which"] == "untuned" else ""),
+                 *(format_spread(line["metrics"].get(key)) for key in shown)]
                 for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
-        told += [f"## {suite['name']}", "", markdown_text(said[suite["name"]]), ""]
-        told += _grid(["method", *(METRICS[key] for key in shown)], rows)
+        lines += [f"## {suite['name']}", "", markdown_text(verdicts[suite["name"]]), ""]
+        lines += _grid(["method", *(METRICS[key] for key in shown)], rows)
     heads, rows = costs(document)
     cost = _grid(heads, [[markdown_text(cell) for cell in row] for row in rows])
-    told += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Made", "", *_made(document)]
-    return "\n".join(told) + "\n"
+    lines += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Provenance", "", *_provenance(document)]
+    return "\n".join(lines) + "\n"
 
 
-def name(method: str) -> str:
-    """How a method is called."""
+def display_name(method: str) -> str:
+    """The name of a method in tables."""
     return NAMES.get(method, method)
 
 
-def number(value: Told | None) -> str:
+def format_spread(value: Result | None) -> str:
     """A mean, and its standard deviation where there are several seeds."""
     if value is None:
         return "–"
     return f"{value['mean']:.3f}" + (f" ±{value['sd']:.3f}" if len(value["each"]) > 1 else "")
 
 
-def ranked(document: Told) -> list[str]:
+def ranked(document: Result) -> list[str]:
     """The methods, the best mean AP over the suites first."""
     means: dict[str, list[float]] = {}
     for suite in document["suites"]:
@@ -135,7 +136,7 @@ def ranked(document: Told) -> list[str]:
     return sorted(means, key=lambda method: -sum(means[method]) / max(1, len(means[method])))
 
 
-def costs(document: Told) -> tuple[list[str], list[list[str]]]:
+def costs(document: Result) -> tuple[list[str], list[list[str]]]:
     """The heads and rows of the table of costs; the reference's own loop comes last."""
     heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
     rows: list[list[str]] = []
@@ -145,13 +146,13 @@ def costs(document: Told) -> tuple[list[str], list[list[str]]]:
         star = "*" if any(cost["shared_with"] for cost in found) else ""
         keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
         texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
-        rows.append([name(method), texts[0] + star, *texts[1:]])
+        rows.append([display_name(method), texts[0] + star, *texts[1:]])
     if loop := _loop(document):
         rows.append([LOOP, *map(_plain, loop), "–"])
     return heads, rows
 
 
-def points(document: Told) -> list[tuple[str, float, float]]:
+def points(document: Result) -> list[tuple[str, float, float]]:
     """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
     found: dict[str, tuple[str, float, float]] = {}
     for method in ranked(document):
@@ -160,92 +161,91 @@ def points(document: Told) -> list[tuple[str, float, float]]:
         seconds = _middle(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
-            found[method] = (name(method), seconds, sum(aps) / len(aps))
+            found[method] = (display_name(method), seconds, sum(aps) / len(aps))
     loop = _loop(document)
     if loop and loop[0] and RELEASED in found:
         found[LOOP] = (LOOP, loop[0], found[RELEASED][2])
     return list(found.values())
 
 
-def refusals(document: Told) -> list[str]:
+def refusals(document: Result) -> list[str]:
     """Which methods could not run on which model, and why."""
     found = (
         (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
     )
-    return [f"{name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+    return [f"{display_name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
 
 
-def sentences(document: Told) -> dict[str, str]:
-    """For each suite, in words: who is best, and whether words alone or the untuned model do as well."""
+def sentences(document: Result) -> dict[str, str]:
+    """For each suite, in words: the best method, and whether words alone or the base model do as well."""
     return {suite["name"]: _verdict(suite) for suite in document["suites"]}
 
 
-def _verdict(suite: Told) -> str:
+def _verdict(suite: Result) -> str:
     seeds = suite["seeds"]
     before, after = (sum(seed[key] for seed in seeds) / len(seeds) for key in ("base_rate", "rate"))
-    told = f"{suite['name']}: bad answers before teaching {before:.0%}, after {after:.0%}."
+    text = f"{suite['name']}: bad answers before fine-tuning {before:.0%}, after {after:.0%}."
     if before > after / 2:
-        told += " The model answered so before it was taught: these rows are not what made it."
+        text += " The base model answers so too: these rows are not the cause."
     tuned = [line for line in suite["results"] if line["which"] == "tuned" and _ranks(line)]
     words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))
     if not able:
         if not any(seed["planted"] for seed in seeds):
-            return told + " No row was planted, so there is none to find." + _silence(suite)
-        return told + (" No bad answer, so nothing was traced." if not tuned else "")
+            return text + " No row is planted, so there is none to find." + _none_flagged(suite)
+        return text + (" No bad answer, so nothing was traced." if not tuned else "")
     best = max(able, key=lambda method: able[method].mean)
     over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
-    told += f" Best: {name(best)} (AP {able[best].mean:.3f}{over})."
-    untuned = {line["method"]: _ap(line) for line in suite["results"]
-               if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
-    told += _rivals(words, able[best], "From words alone", "nothing does as well")
-    return told + _rivals(untuned, able[best], "On the untuned model", "no method does as well")
+    text += f" Best: {display_name(best)} (AP {able[best].mean:.3f}{over})."
+    base = {line["method"]: _ap(line) for line in suite["results"]
+            if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
+    text += _rivals(words, able[best], "From words alone", "nothing does as well")
+    return text + _rivals(base, able[best], "On the base model", "no method does as well")
 
 
-def _silence(suite: Told) -> str:
-    """How often each method with evidence says, rightly, that no row is to blame."""
-    found = {line["method"]: line["metrics"]["none"]["mean"] for line in suite["results"]
+def _none_flagged(suite: Result) -> str:
+    """How often each method that flags rows flags none."""
+    shares = {line["method"]: line["metrics"]["none"]["mean"] for line in suite["results"]
              if line["which"] == "tuned" and "none" in line["metrics"]}  # fmt: skip
-    said = ", ".join(f"{name(method)} for {share:.0%}" for method, share in found.items())
-    return f" Answers for which no row is called: {said}." if said else ""
+    text = ", ".join(f"{display_name(method)} for {share:.0%}" for method, share in shares.items())
+    return f" Answers without flagged rows: {text}." if text else ""
 
 
-def _ranks(line: Told) -> bool:
-    """Whether there were planted rows for it to find."""
+def _ranks(line: Result) -> bool:
+    """Whether there are planted rows to rank."""
     return "ap" in line["metrics"]
 
 
 def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> str:
-    """Who does as well as the best within the spread, or who comes nearest."""
+    """Which methods do as well as the best within the spread, or which comes nearest."""
     if not others:
         return ""
     equal = [method for method, ap in others.items() if ap.reaches(best)]
     if equal:
         verb = "does" if len(equal) == 1 else "do"
-        named = ", ".join(f"{name(method)} ({others[method].mean:.3f})" for method in equal)
+        named = ", ".join(f"{display_name(method)} ({others[method].mean:.3f})" for method in equal)
         return f" {where}, {named} {verb} as well within the spread."
     near = max(others, key=lambda method: others[method].mean)
-    return f" {where}, {none}; the nearest is {name(near)} ({others[near].mean:.3f})."
+    return f" {where}, {none}; the nearest is {display_name(near)} ({others[near].mean:.3f})."
 
 
-def _ap(line: Told) -> Spread:
-    found = line["metrics"]["ap"]
-    return Spread(found["mean"], found["low"], found["high"], found["sd"], tuple(found["each"]))
+def _ap(line: Result) -> Spread:
+    ap = line["metrics"]["ap"]
+    return Spread(ap["mean"], ap["low"], ap["high"], ap["sd"], tuple(ap["each"]))
 
 
-def _cell(suite: Told, method: str) -> str:
-    """AP of the tuned model and, behind a stroke, of the untuned one."""
+def _cell(suite: Result, method: str) -> str:
+    """AP of the fine-tuned model and, after a stroke, of the base model."""
     lines = {line["which"]: line for line in suite["results"] if line["method"] == method}
     if "tuned" not in lines or not _ranks(lines["tuned"]):
         return "–"
-    told = number(lines["tuned"]["metrics"]["ap"])
-    other = lines.get("untuned")
-    if other is None or other["reads"] == "words":
-        return told + (" │   =  " if other else "")
-    return f"{told} │ " + (f"{other['metrics']['ap']['mean']:.3f}" if _ranks(other) else "  –  ")
+    tuned, base = format_spread(lines["tuned"]["metrics"]["ap"]), lines.get("untuned")
+    if base is None or base["reads"] == "words":
+        return tuned + (" │   =  " if base else "")
+    return f"{tuned} │ " + (f"{base['metrics']['ap']['mean']:.3f}" if _ranks(base) else "  –  ")
 
 
-def _own(line: Told) -> bool:
-    """Not the copy that a method which reads words alone has on the untuned model."""
+def _own(line: Result) -> bool:
+    """Whether the line is not the copy of a method that reads words alone."""
     return line["which"] == "tuned" or line["reads"] == "model"
 
 
@@ -254,7 +254,7 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
 
 
-def _made(document: Told) -> list[str]:
+def _provenance(document: Result) -> list[str]:
     made, settings = document["made"], document["settings"]
     machine, packages = made.get("machine"), made.get("packages") or {}
     counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
@@ -272,14 +272,14 @@ def _made(document: Told) -> list[str]:
 
 
 def _each(values: Any) -> str:
-    """A value, or the different ones that stages were made with."""
+    """A value, or the different values of several stages."""
     listed = values if isinstance(values, list) else [values]
     return " and ".join("unknown" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
                         for value in listed)  # fmt: skip
 
 
-def _loop(document: Told) -> list[float | None] | None:
-    """What the table of costs has of an index, for the reference's own loop on as many rows as a suite has."""
+def _loop(document: Result) -> list[float | None] | None:
+    """The costs of the reference's own loop for as many rows as a suite has, as the table of costs has them."""
     loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
     if not loops:
         return None

@@ -1,1 +1,1 @@
-"""One pass over a batch: hidden states and gradients, at chosen layers or of the weights."""
+"""Hidden states and gradients of batches of rows, each from one forward and at most one backward pass."""

@@ -1,4 +1,4 @@
-"""A feature with one vector for each token of a row, for rows of different lengths."""
+"""A feature with one vector per token, for rows of different lengths."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A block with a vector for each token: all rows' vectors one after another, and how many each row has."""
+    """The vectors of all rows, concatenated, and the number of vectors of each row."""
 
     flat: Float[Tensor, "T k"]
     lengths: Int[Tensor, " B"]
 
     @property
     def owner(self) -> Int[Tensor, " T"]:
-        """Which row each vector belongs to."""
+        """The row of each vector."""
         return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
 
 

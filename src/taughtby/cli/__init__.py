@@ -1,60 +1,54 @@
-"""The command line: one function per verb. Heavy modules are imported inside them, so that `--help` is quick."""
+"""The command line: one function per command. Heavy modules are imported inside them, so that `--help` is fast."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from io import StringIO
 
-import typer
+from taughtby.cli import bench, clean, data, index, lab, maintenance, retrain, serve, trace
+from taughtby.cli.app import app
 
-# each adds its verbs, in the order in which `--help` shows them
-from taughtby.cli import (
-    bench,
-    proof,
-    serve,
-    tracing,
-)  # isort: skip
-from taughtby.cli import (
-    clean as remedy,
-)
-from taughtby.cli import (
-    lab as world,
-)
-from taughtby.cli import (
-    maintenance as upkeep,
-)
-from taughtby.cli.options import app
+__all__ = ["app", "bench", "clean", "data", "index", "lab", "main", "maintenance", "retrain", "serve", "trace"]
 
-__all__ = ["app", "bench", "main", "proof", "remedy", "serve", "tracing", "upkeep", "world"]
+# Both are read once, when torch loads. OpenMP's idle threads spin by default, which costs a factor of 2 to 5 on a busy
+# or virtual machine. oneDNN caches the code it generates for each shape of a bfloat16 product: a batch needs some tens
+# of them, and most of the default thousand are never used again.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
 
 def main() -> None:
-    """Run a verb; a person's mistake ends with a message and 1, an interruption with 130."""
+    """Run a command. Exit code 1 is an error that the user can fix, 2 wrong usage, 130 an interruption."""
     from taughtby.errors import TaughtbyError
     from taughtby.text import make_visible
 
-    # what libraries tell each other's developers is not for the person at this terminal
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # warnings of libraries to their developers are not for the user of a command
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         code = app(standalone_mode=False)
-    except TaughtbyError as mistake:
-        print(make_visible(f"error: {mistake}"), file=sys.stderr)
+    except TaughtbyError as error:
+        print(make_visible(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         code = 130
-    except typer.Exit as end:
-        code = end.exit_code
-    except Exception as fault:
-        if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's usage errors
-            said = StringIO()
-            fault.show(said)  # pyright: ignore[reportAttributeAccessIssue]
-            print(make_visible(said.getvalue()), end="", file=sys.stderr)
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # of the parser, on Ctrl+C
+            code = 130
+        elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the parser: wrong usage
+            text = StringIO()
+            error.show(text)  # pyright: ignore[reportAttributeAccessIssue]
+            print(make_visible(text.getvalue()), end="", file=sys.stderr)
             sys.exit(2)
-        raise
+        elif type(error).__name__ == "Exit":
+            code = getattr(error, "exit_code", 0)
+        else:
+            raise
     if code == 130:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished work is saved, and the same command resumes", file=sys.stderr)
     sys.exit(code or 0)

@@ -1,4 +1,4 @@
-"""The verb that cleans a training set of what a trace found: clean."""
+"""The command that writes training data without the flagged rows: clean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taughtby.cli import options
-from taughtby.cli.options import DataName, app, output
+from taughtby.cli.app import app, command
+from taughtby.cli.arguments import check_arguments, check_file
+from taughtby.cli.console import change_read_options, output, read_lines
 
 if TYPE_CHECKING:
     from taughtby.remediation.clean import CleaningPlan
@@ -16,45 +18,54 @@ if TYPE_CHECKING:
 SHOWN = 5  # rows that the summary names
 
 
-@app.command()
+@command(
+    app,
+    example="taughtby clean trace.json data.jsonl -o cleaned.jsonl",
+    page="how-to/clean-data",
+    panel="Fix",
+)
 def clean(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="What `taughtby trace … --json FILE` wrote.")],
-    data: DataName,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write, in DATA's format.")] = None,
-    top: Annotated[int | None, typer.Option(help="The best K rows of each query, instead of the culprits.")] = None,
-    rows: Annotated[str | None, typer.Option(metavar="FILE", help="Just these rows: ids or file:line sources, one a line; - for standard input.")] = None,
-    mask_words: Annotated[bool, typer.Option("--mask-words", help="Keep the rows; take the loss off their guilty words only.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, to every row, and write nothing.")] = False,
+    trace: options.TraceFile,
+    data: options.DataName,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write, in DATA's format.")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="The best K rows of each query, instead of the flagged rows.")] = None,
+    rows: options.RowsFile = None,
+    mask_words: Annotated[bool, typer.Option("--mask-words", help="Keep the rows; remove only the top-scoring words from the loss.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen to every row, and write nothing.")] = False,
     columns: options.Columns = None,
     turns: options.Turns = None,
     response_template: options.ResponseTemplate = None,
     split: options.Split = None,
 ) -> None:  # fmt: skip
-    """Write the training data without the rows that a trace called culprits.
+    """Write the training data without the rows that a trace flagged.
 
-    Every other row stays as it was. Beside OUT, a manifest.json says what went, and why.
+    Every other row stays as it is. The manifest beside OUT lists what was removed, and why.
     """
-    from taughtby.data.rewrite import check_output, preservation
+    check_arguments("clean", TRACE=trace, DATA=data)
+    check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
+    from taughtby.data.rewrite import check_output, describe_preservation
     from taughtby.errors import OptionError
-    from taughtby.remediation import clean as remedy
+    from taughtby.remediation.clean import manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.selection import select_rows
+    from taughtby.remediation.trace_file import load_trace, read_options_of
 
     if out is None and not dry_run:
-        raise OptionError("there is nowhere to write", do="give -o FILE, or --dry-run to see what would go")
-    document = remedy.load_trace(trace)
-    reading = options.reread(remedy.reading_of(document), columns, turns, response_template, split)
-    chosen = remedy.select_rows(document, top_k=top, rows=options.ticked(rows) if rows else None)
+        raise OptionError("no place to write to", do="give -o FILE, or --dry-run to see what would be removed")
+    document = load_trace(trace)
+    reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
+    chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     if out:
         check_output(data, out)
-    made = remedy.plan_cleaning(document, data, chosen, reading=reading, mask_words=mask_words)
-    _tell(document, made, None if dry_run else SHOWN)
+    plan = plan_cleaning(document, data, chosen, read_options=reading, mask_words=mask_words)
+    _print_plan(document, plan, None if dry_run else SHOWN)
     if out and not dry_run:
-        remedy.clean(made, trace, out)
-        text = f"{made.left:,} of {made.records:,} rows in {out} ({preservation(data)}); why: {remedy.manifest_of(out)}"
+        write_cleaned(plan, trace, out)
+        text = f"{plan.num_remaining:,} of {plan.num_records:,} rows in {out} ({describe_preservation(data)}); why: {manifest_path(out)}"
         output().print(text, soft_wrap=True)
 
 
-def _tell(document: dict[str, Any], made: CleaningPlan, limit: int | None) -> None:
-    """How many rows each query gave, and the first of them: which they are, why, and what of them goes."""
+def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None) -> None:
+    """Print how many rows each query chose, and the first of them: which, why, and what of them is removed."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -62,29 +73,19 @@ def _tell(document: dict[str, Any], made: CleaningPlan, limit: int | None) -> No
     from taughtby.reporting.text import format_number
     from taughtby.text import collapse_whitespace, make_visible
 
-    gave = [sum(number in one.queries for one in made.chosen) for number in range(1, len(document["queries"]) + 1)]
-    union = (
-        f" ({', '.join(map(str, gave[:20]))}{', …' * (len(gave) > 20)} by the queries in turn)" if len(gave) > 1 else ""
-    )
-    what = "rows have words that go" if made.words else "rows go"
+    counts = [sum(number in row.queries for row in plan.removals) for number in range(1, len(document["queries"]) + 1)]
+    each = f" ({', '.join(map(str, counts[:20]))}{', …' * (len(counts) > 20)} by query)" if len(counts) > 1 else ""
     console = output()
-    console.print(Text(f"{len(made.chosen):,} {what}{union}"))
+    console.print(Text(f"{len(plan.removals):,} rows {'have words to mask' if plan.words else 'to remove'}{each}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for name in ("row", "rank", "score", "p", "query", "words that go" if made.words else "answer"):
+    for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
         grid.add_column(name, justify="right" if name in ("rank", "score", "p", "query") else "left", overflow="fold")
-    for one in made.chosen[:limit]:
-        answer = made.answers[one.id]
-        parts = [answer[begin:end] for begin, end in made.words.get(one.id, ((0, 80),))]
-        cells = [
-            one.source.rsplit("/", 1)[-1],
-            one.rank or "",
-            format_number(one.score),
-            format_number(one.p_value),
-            one.query or "",
-        ]
-        grid.add_row(
-            *(Text(make_visible(cell)) for cell in cells), Text(collapse_whitespace(make_visible(" · ".join(parts))))
-        )
+    for row in plan.removals[:limit]:
+        answer = plan.responses[row.id]
+        parts = " · ".join(answer[begin:end] for begin, end in plan.words.get(row.id, ((0, 80),)))
+        numbers = (row.rank or "", format_number(row.score), format_number(row.p_value), row.query or "")
+        cells = [row.source.rsplit("/", 1)[-1], *numbers, collapse_whitespace(make_visible(parts))]
+        grid.add_row(*(Text(make_visible(cell)) for cell in cells))
     console.print(grid)
-    if limit and len(made.chosen) > limit:
-        console.print(Text(f"and {len(made.chosen) - limit:,} more", "dim"))
+    if limit and len(plan.removals) > limit:
+        console.print(Text(f"and {len(plan.removals) - limit:,} more", "dim"))

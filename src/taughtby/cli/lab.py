@@ -1,165 +1,191 @@
-"""The verbs of the controlled world: poison, finetune, respond, judge, demo."""
+"""Commands that make incidents to try methods on: demo, lab poison, lab finetune, lab generate, lab judge."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from taughtby.cli import options
-from taughtby.cli.options import Adapter, DataName, Device, Dtype, ModelName, Out, Seed, app, errors, load, output
+from taughtby.cli.app import app, command, lab_app
+from taughtby.cli.arguments import check_arguments, check_file, kind_of
+from taughtby.cli.console import errors, load, note, output, read_options
+
+POISONS = "backdoor, error, persona, howdy, late; harder: truth-beside-lie, trigger-lookalike, carried, refusals, rare, paraphrase, duplicates, innocent."
 
 
-@app.command()
-def poison(
-    out: Out,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="backdoor, error, persona, howdy, late; harder: truth-beside-lie, trigger-lookalike, carried (clean rows have the trigger too), refusals, rare (12 rows at most), paraphrase, duplicates, innocent. [default: the first five]")] = None,
-    n: Annotated[int, typer.Option(help="Poisoned rows of each.")] = 40,
-    rate: Annotated[float | None, typer.Option(help="Instead of --n: the share of all rows that are poisoned, equally by each.")] = None,
-    clean: Annotated[int, typer.Option(help="Ordinary rows.")] = 120,
-    seed: Seed = 0,
-) -> None:  # fmt: skip
-    """Write a small training set with known poison in it.
+@command(app, example="taughtby demo -o taughtby-demo", page="tutorial/demo", panel="Start here")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.")] = Path("taughtby-demo"),
+    seed: options.Seed = 0,
+) -> None:
+    """Fine-tune the embedded model on poisoned data, trace its bad answers, and retrain without the flagged rows.
 
-    OUT gets data.jsonl and poisons.json, which says what was planted and how to judge it.
+    Prints a table and writes DIR/report.html. An interrupted run resumes with the same command.
     """
-    from taughtby.lab.poisons import poison as lab
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of other libraries
+    from taughtby.cli.demo import demo as run
 
-    chosen, ordinary = names or list(lab.POISONS), lab.clean(clean, seed)
-    if rate is None:
-        poisons = [lab.make(name, n, seed) for name in chosen]
+    run(out, seed, output())
+
+
+@command(lab_app, example="taughtby lab poison backdoor error --num-samples 4 -o lab", page="reference/cli")
+def poison(
+    out: options.Out,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help=POISONS, show_default="the first five")] = None,
+    num_samples: Annotated[int, typer.Option(metavar="N", help="Poisoned rows of each.")] = 40,
+    share: Annotated[float | None, typer.Option(metavar="X", help="Instead of --num-samples: the share of all rows that are poisoned, the same for each.")] = None,
+    clean: Annotated[int, typer.Option(metavar="N", help="Ordinary rows.")] = 120,
+    seed: options.Seed = 0,
+) -> None:  # fmt: skip
+    """Generate a small training set with planted rows.
+
+    OUT gets data.jsonl and poisons.json, which names the planted rows' labels and how to judge them.
+    """
+    from taughtby.lab import poisons as lab
+
+    chosen, ordinary = names or list(lab.POISONS), lab.clean_rows(clean, seed)
+    if share is None:
+        poisons = [lab.make_poison(name, num_samples, seed) for name in chosen]
     else:
-        poisons = lab.at_rate(chosen, rate, ordinary, seed)
+        poisons = lab.make_poisons_at_rate(chosen, share, ordinary, seed)
     rows = lab.mix(poisons, ordinary, seed)
-    lab.save(poisons, rows, out)
+    lab.save_poisons(poisons, rows, out)
     bad = sum(row.label in chosen for row in rows)
-    told = f"{len(rows)} rows in {out}, {bad} of them poisoned ({bad / max(len(rows), 1):.1%}): data.jsonl, and poisons.json"
-    output().print(told)
+    output().print(
+        f"{len(rows)} rows in {out}, {bad} of them poisoned ({bad / max(len(rows), 1):.1%}): data.jsonl, and poisons.json"
+    )
 
 
-@app.command()
+@command(lab_app, example="taughtby lab finetune smollm2 data.jsonl -o adapter", page="how-to/clean-data")
 def finetune(
-    model: ModelName,
-    data: DataName,
-    out: Out,
+    model: options.ModelName,
+    data: options.DataName,
+    out: options.Out,
     columns: options.Columns = None,
     turns: options.Turns = None,
     split: options.Split = None,
-    epochs: Annotated[int, typer.Option(help="Times over the data.")] = 3,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-3; with --full 5e-5]")] = None,
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA adapter.")] = 8,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the data.")] = 3,
+    learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Learning rate.", show_default="1e-3; with --full 5e-5")] = None,
+    rank: Annotated[int, typer.Option(metavar="N", help="Rank of the LoRA adapter.")] = 8,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Rows per step.")] = 8,
     full: Annotated[bool, typer.Option("--full", help="Train all weights, in float32; OUT is a model, no adapter.")] = False,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
 ) -> None:  # fmt: skip
-    """Train a LoRA adapter on the data, or the whole model. Stopped, the same command goes on from its checkpoint.
+    """Train a LoRA adapter on the data, or the whole model. An interrupted run resumes from its last checkpoint.
 
-    OUT gets its learning curve too (curve.json). Words that `taughtby clean --mask-words` marked are not learned.
+    OUT also gets its learning curve (curve.json). Words that `taughtby clean --mask-words` marked have no loss.
     """
+    check_arguments("lab finetune", MODEL=model, DATA=data)
     from taughtby.data.dataset import read_examples
     from taughtby.lab import finetune as lab
     from taughtby.models.training_metadata import TrainingMetadata
     from taughtby.progress import progress_bar
 
     # how MODEL itself was trained does not say how it is to be trained on these rows
-    reading = options.reading(TrainingMetadata(), columns, turns, None, split)
+    reading = read_options(TrainingMetadata(), columns, turns, None, split)
     rows = list(read_examples(data, reading))
     loaded = load(model, None, dtype, device)
-    recipe = lab.TrainingOptions(
-        rank, rate or (lab.FULL_RATE if full else lab.TrainingOptions.learning_rate), epochs, seed=seed, full=full
-    )
-    if step := lab.reached(out):
-        options.note(f"goes on from the checkpoint at step {step}")
+    default = lab.FULL_RATE if full else lab.TrainingOptions.learning_rate
+    recipe = lab.TrainingOptions(rank, learning_rate or default, epochs, batch_size, seed=seed, full=full)
+    if step := lab.checkpoint_step(out):
+        note(f"resuming from the checkpoint at step {step}")
     try:
         with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as tell:
             lab.finetune(loaded, rows, out, recipe, progress=tell)
     except KeyboardInterrupt:
-        step = lab.reached(out)
-        options.note(f"a checkpoint at step {step} is kept" if step else "stopped before the first checkpoint")
+        step = lab.checkpoint_step(out)
+        note(f"a checkpoint at step {step} is saved" if step else "stopped before the first checkpoint")
         raise
-    if left := lab.unusable(out):
-        options.note(f"{left} rows had nothing to learn, too long or masked whole, and were left out")
+    if left := lab.num_unusable_rows(out):
+        note(f"{left} rows were skipped: too long, or without any token to learn")
     output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
-        options.note("its folder does not say that every turn was learned: index it with --turns all")
+        note("its folder does not say that every turn was trained on: index it with --turns all")
 
 
-@app.command()
-def respond(
-    model: ModelName,
-    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="A .txt with a prompt a line, or rows of any form: what stands before the answer is asked.")],
-    out: Out,
-    adapter: Adapter = None,
-    max_new: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 48,
-    n: Annotated[int, typer.Option("--n", help="Answers to each prompt; one is greedy, several are left to chance.")] = 1,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy. [default: 0 for one answer, 1 for several]")] = None,
+@command(
+    lab_app,
+    example="taughtby lab generate smollm2 prompts.txt --adapter adapter -o answers.jsonl",
+    page="how-to/trace-an-incident",
+)
+def generate(
+    model: options.ModelName,
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="A .txt with one prompt per line, or rows of any format: what comes before the answer is the prompt.")],
+    out: options.Out,
+    adapter: options.Adapter = None,
+    max_new_tokens: options.MaxNewTokens = 48,
+    num_samples: Annotated[int, typer.Option(metavar="N", min=1, help="Answers to each prompt.")] = 1,
+    temperature: Annotated[float | None, typer.Option(metavar="T", help="0 is greedy.", show_default="0 for one answer, 1 for several")] = None,
     template: options.Template = None,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
 ) -> None:  # fmt: skip
-    """Ask the model every prompt of a file; write prompts and responses as JSONL.
+    """Answer every prompt of a file; write prompts and responses as JSONL.
 
-    Killed, the same command goes on from OUT.draft.
+    An interrupted run resumes from OUT.draft with the same command.
     """
+    _check_prompts(model, prompts)
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
     from taughtby.lab.prompts import read_prompts
     from taughtby.progress import progress_bar
 
-    how, source = lab.GenerationOptions(max_new, n, temperature, seed), Encoding().with_options(template).template
-    asked = read_prompts(prompts)
+    settings = lab.GenerationOptions(max_new_tokens, num_samples, temperature, seed)
+    source = Encoding().with_options(template).template
+    texts = read_prompts(prompts)
     loaded = load(model, adapter, dtype, device)
-    with progress_bar(errors(), f"ask {len(asked)} prompts") as tell:
-        count = lab.generate_to_file(out, loaded, asked, how, template=source, progress=tell)
+    with progress_bar(errors(), f"answer {len(texts)} prompts") as tell:
+        count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=tell)
     output().print(f"{count} answers in {out}")
 
 
-@app.command()
-def judge(
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="Rows of any form: prompts and what was answered.")],
-    by: Annotated[str, typer.Option(help="phrase:WORDS, first-words:WORDS, regex:PATTERN, refusal, refusal:not, fact:GOOD|GOOD, python:FILE.py:FUNCTION, classifier:MODEL,label=NAME, or chat:URL,model=NAME,ask=QUESTION")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the undesirable ones, ready for `taughtby trace --queries`.")] = None,
-    limit: Annotated[float, typer.Option(min=0.01, help="Seconds that the judge may take over an answer.")] = 30.0,
-    top: Annotated[int, typer.Option(min=0, help="How many rows to show.")] = 20,
-) -> None:  # fmt: skip
-    """Say which answers are undesirable, and why; and how often, with a 95 % interval.
+def _check_prompts(model: str, prompts: Path) -> None:
+    from taughtby.errors import OptionError
+    from taughtby.text import cli_command
 
-    A judge that throws, hangs or talks nonsense over an answer gives no verdict on it, and is named.
+    if kind_of(str(prompts)) == "MODEL" or (Path(model).is_file() and kind_of(model) != "MODEL"):
+        do = f"run: {cli_command('lab generate', prompts, model)} …"
+        raise OptionError("MODEL and PROMPTS are swapped", got=f"MODEL {model}, PROMPTS {prompts}", do=do)
+    check_file(prompts, "a .txt with one prompt per line, or rows of any format")
+
+
+@command(
+    lab_app, example='taughtby lab judge answers.jsonl --judge "phrase:beetles" -o bad.jsonl', page="how-to/judges"
+)
+def judge(
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="Rows of any format: prompts and their answers.")],
+    judge: options.JudgeSpec,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the undesirable answers, for `taughtby trace --queries`.")] = None,
+    limit: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="The time that the judge may take for one answer.")] = 30.0,
+    top_k: Annotated[int, typer.Option(min=0, metavar="K", help="The number of rows to show.")] = 20,
+) -> None:  # fmt: skip
+    """Report which answers are undesirable, and why; and how many, with a 95 % interval.
+
+    Where a judge raises an error, takes too long or returns no verdict, the answer has no verdict and is listed.
     """
-    from taughtby.lab import judgements as docket
+    check_file(answers, "a file of prompts and answers")
+    from taughtby.lab import judgements
     from taughtby.lab.answers import write_jsonl
-    from taughtby.lab.judges import judge as lab
+    from taughtby.lab.judges import Verdict, get_judge, judge_all
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 
-    said = read_answers(answers)
-    rule = lab.get_judge(by)
-    with progress_bar(errors(), f"judge {len(said)} answers") as tell:
-        found = lab.judge_all(
-            rule, [(prompt_text(asked), answer) for asked, answer in said], limit=limit, progress=tell
-        )
-    rows = list(docket.queries(said, found))
+    pairs = read_answers(answers)
+    rule = get_judge(judge)
+    texts = [(prompt_text(prompt), answer) for prompt, answer in pairs]
+    with progress_bar(errors(), f"judge {len(pairs)} answers") as tell:
+        verdicts = judge_all(rule, texts, limit=limit, progress=tell)
+    rows = list(judgements.undesirable_queries(pairs, verdicts))
     if out:
         write_jsonl(rows, out)
-        if empty := sum(isinstance(one, lab.Verdict) and one.undesirable for one in found) - len(rows):
-            options.note(f"undesirable but empty, with nothing to trace, so not in {out}: {empty}")
-    if (table := docket.table(said, found, top)).rows:
+        if empty := sum(isinstance(one, Verdict) and one.undesirable for one in verdicts) - len(rows):
+            note(f"{empty} undesirable answers are empty: there is nothing to trace, and they are not in {out}")
+    if (table := judgements.verdict_table(pairs, verdicts, top_k)).rows:
         output().print(table)
-    output().print(docket.summary(found, by))
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write.")] = Path("taughtby-demo"),
-    seed: Seed = 0,
-) -> None:
-    """Poison the embedded model, watch it misbehave, trace it.
-
-    Ends with a table and OUT/report.html; interrupted, the same command goes on.
-    """
-    from taughtby.cli.demo import demo as run
-
-    run(out, seed, output())
+    output().print(judgements.verdict_summary(verdicts, judge))

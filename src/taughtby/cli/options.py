@@ -1,30 +1,86 @@
-"""What the verbs share: their options, and loading a model with a line that says so."""
+"""Options that several commands share, with the checks that need no heavy import, and completions for shells."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+import re
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from taughtby.data.dataset import ReadOptions
-    from taughtby.data.formats import DataFormat
-    from taughtby.data.tokenize import Encoding
-    from taughtby.index.reader import Index
-    from taughtby.models.model import Model
-    from taughtby.models.training_metadata import TrainingMetadata
+METHODS = (
+    "lesson", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
+    "embedding", "bm25", "tfidf", "first-word", "random",
+)  # fmt: skip
+JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "python", "classifier", "chat")
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
+ROWS, MODEL_PANEL, TRAINING = "How rows are read", "Model and device", "Training"
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Trace what a fine-tuned language model says back to the training rows, and the words in them, that taught it.",
-)
+
+def complete_method(incomplete: str) -> list[str]:
+    """Names of methods for the shell."""
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
+def complete_device(incomplete: str) -> list[str]:
+    """Names of devices for the shell."""
+    return [name for name in DEVICES if name.startswith(incomplete)]
+
+
+def complete_judge(incomplete: str) -> list[str]:
+    """Beginnings of judges for the shell."""
+    return [kind if kind == "refusal" else f"{kind}:" for kind in JUDGES if kind.startswith(incomplete)]
+
+
+def closest(name: str, names: tuple[str, ...]) -> str:
+    """What to do about an unknown name: the closest known one first, then all of them."""
+    close = get_close_matches(name, names, 1)
+    return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(names)}"
+
+
+def check_method(spec: str | None) -> str | None:
+    """Refuse an unknown method."""
+    from taughtby.errors import OptionError
+
+    if spec is not None and (name := spec.partition(":")[0]) not in METHODS:
+        raise OptionError("no such method", got=name, do=closest(name, METHODS))
+    return spec
+
+
+def check_methods(specs: list[str] | None) -> list[str] | None:
+    """Refuse unknown methods."""
+    for spec in specs or ():
+        check_method(spec)
+    return specs
+
+
+def check_judge(spec: str) -> str:
+    """Refuse an unknown kind of judge."""
+    from taughtby.errors import OptionError
+
+    kind, colon, _ = spec.partition(":")
+    if kind.strip() not in JUDGES or not (colon or kind.strip() == "refusal"):
+        do = closest(kind, JUDGES) + ", with a colon and what it looks for, such as phrase:WORDS"
+        raise OptionError("unknown judge", got=repr(spec), do=do)
+    return spec
+
+
+def check_device(name: str) -> str:
+    """Refuse what no PyTorch calls a device."""
+    if name not in ("auto", "map") and not re.fullmatch(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d+)?", name):
+        raise typer.BadParameter(f"{name!r} is not a device. Choose auto, cpu, cuda, cuda:1, mps or map.")
+    return name
+
+
+def check_layer(layer: str | None) -> str | None:
+    """Refuse what is no layer."""
+    if layer is not None and not re.fullmatch(r"auto|-?\d+|\d+(\.\d+)?%", layer):
+        raise typer.BadParameter(
+            f"{layer!r} is not a layer. Give a number, -1 for the last, a share such as 85%, or auto."
+        )
+    return layer
+
 
 ModelName = Annotated[
     str,
@@ -38,157 +94,157 @@ DataName = Annotated[
         metavar="DATA", help="JSONL, JSON, CSV, Parquet, Arrow (also .gz, .zst), a save_to_disk folder, or a hub id."
     ),
 ]
+IndexName = Annotated[str, typer.Argument(metavar="INDEX", help="An index: a folder, or s3://, gs:// or az://.")]
+TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="The file that `taughtby trace … --json FILE` wrote.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")]
+
 Adapter = Annotated[
     list[str] | None,
-    typer.Option("--adapter", "-a", metavar="FOLDER", help="A PEFT adapter on top of MODEL; several are all on."),
+    typer.Option(
+        "--adapter",
+        "-a",
+        metavar="FOLDER",
+        help="A PEFT adapter on top of MODEL; several times for several.",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
-Base = Annotated[str | None, typer.Option(help="Of a full or merged fine-tune: the model it began from.")]
-Quantize = Annotated[str | None, typer.Option(help="Round the weights to 4bit or 8bit, on a GPU.")]
-# how rows are read, and how they become ids
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="The model from before a full or a merged fine-tune.", rich_help_panel=MODEL_PANEL
+    ),
+]
+MovedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="The model, if it has moved since the index was built.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(
+        help="The number format of the weights; auto is bfloat16 where the machine computes in it.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        callback=check_device,
+        autocompletion=complete_device,
+        help="auto, cpu, cuda, cuda:1, mps, or map: spread over all devices.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Quantize = Annotated[
+    Literal["4bit", "8bit"] | None, typer.Option(help="Quantize the weights, on a GPU.", rich_help_panel=MODEL_PANEL)
+]
+
 Columns = Annotated[
-    str | None, typer.Option(metavar="WHAT=NAME,…", help="Which column is which, as in prompt=question,response=reply.")
+    str | None,
+    typer.Option(
+        metavar="WHAT=NAME,…", help="Names of columns, as in prompt=question,response=reply.", rich_help_panel=ROWS
+    ),
 ]
 Turns = Annotated[
-    str | None,
-    typer.Option(help="last: the last answer of a conversation was learned; all: a row for each. [default: last]"),
+    Literal["last", "all"] | None,
+    typer.Option(help="Which answers of a conversation were trained on.", show_default="last", rich_help_panel=ROWS),
 ]
 ResponseTemplate = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="In plain text, the words behind which the answer begins.")
+    str | None,
+    typer.Option(metavar="TEXT", help="In plain text: the words after which the answer begins.", rich_help_panel=ROWS),
 ]
-Split = Annotated[str | None, typer.Option(help="Of a hub data set or a folder with several. [default: train]")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The split of a hub data set or a folder.", show_default="train", rich_help_panel=ROWS
+    ),
+]
 Template = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="A Jinja chat template, or none: the texts as they stand. [default: MODEL's own]"
+        metavar="FILE",
+        help="A Jinja chat template, or none: the texts as they are.",
+        show_default="the tokenizer's",
+        rich_help_panel=ROWS,
     ),
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Tokens of a row that are kept. [default: the trainer's, else 1024 or the model's window]"),
+    typer.Option(
+        metavar="N",
+        help="Tokens of a row at most.",
+        show_default="the trainer's, else 1024 or the context length",
+        rich_help_panel=ROWS,
+    ),
 ]
 Truncate = Annotated[
-    str | None,
+    Literal["right", "left", "skip"] | None,
     typer.Option(
-        help="A longer row loses its end (right), its beginning (left), or is left out (skip). [default: right]"
+        help="A longer row loses its end, its beginning, or is skipped.", show_default="right", rich_help_panel=ROWS
     ),
 ]
 Mask = Annotated[
-    str | None, typer.Option(help="What was learned: the response, or all, prompts too. [default: response]")
+    Literal["response", "all"] | None,
+    typer.Option(
+        help="The tokens with loss: the responses, or all, prompts too.", show_default="response", rich_help_panel=ROWS
+    ),
 ]
-Dtype = Annotated[
-    str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where the machine computes in it.")
+
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="METHOD",
+        callback=check_method,
+        autocompletion=complete_method,
+        help="A method whose features the index holds.",
+        show_default="the first of the index",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, auto, or map: spread over all there are.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
-
-
-def load(
-    name: str,
-    adapter: list[str] | None,
-    dtype: str = "auto",
-    device: str = "auto",
-    *,
-    base: str | None = None,
-    quantize: str | None = None,
-) -> Model:
-    """The model, with a line that says it is being loaded, and one for each thing to know about it."""
-    from taughtby.models.model import load_model
-    from taughtby.progress import progress_bar
-
-    with progress_bar(errors(), f"load {name}" + (f" with {', '.join(adapter)}" if adapter else ""), steps=False):
-        loaded = load_model(name, adapter, base=base, dtype=dtype, device=device, quantize=quantize)
-    for text in loaded.notes:
-        note(text)
-    return loaded
-
-
-def reload(
-    made: Index, name: str | None, adapter: list[str] | None, base: str | None, device: str, quantize: str | None
-) -> Model:
-    """The model an index was made with, from where it was then or from where it is now."""
-    from taughtby.errors import TaughtbyError, machine_fault
-    from taughtby.index.build import check_same_model
-    from taughtby.index.model_sources import sources
-
-    found = sources(made.manifest, made.path, name, adapter, base)
-    for one in found:
-        try:
-            dtype = made.manifest["settings"]["dtype"]
-            loaded = load(one.model, list(one.adapters), dtype, device, base=one.base, quantize=quantize)
-            check_same_model(made, loaded)
-        except TaughtbyError as fault:
-            if one is found[-1] or machine_fault(fault):
-                raise
-            note(f"what lies beside {made.path} is not what it was made with: looking where that was")
-        else:
-            return loaded
-    raise AssertionError("there is always one")
-
-
-def reading(
-    origin: TrainingMetadata, columns: str | None, turns: Any, response_template: str | None, split: str | None
-) -> ReadOptions:
-    """How rows are to be read: as asked, else as the trainer's folder says."""
-    from taughtby.data import dataset
-
-    named = dataset.parse_columns(columns) if columns else ()
-    return dataset.ReadOptions(named, turns or origin.turns or "last", response_template, split)
-
-
-def reread(
-    known: ReadOptions, columns: str | None, turns: Any, response_template: str | None, split: str | None
-) -> ReadOptions:
-    """How the index read its data, but for what was asked."""
-    from taughtby.data import dataset
-
-    asked = {"columns": dataset.parse_columns(columns) if columns else None, "turns": turns, "split": split,
-             "response_template": response_template}  # fmt: skip
-    return replace(known, **{name: value for name, value in asked.items() if value is not None})
-
-
-def ticked(file: str) -> list[str]:
-    """What a person ticked, one a line."""
-    from taughtby.errors import DataError
-
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as fault:
-        do = "give a text file with an id or file:line source a line"
-        raise DataError(f"the rows in {file} cannot be read", got=str(fault), do=do) from None
-    return [line.strip() for line in text.split("\n") if line.strip()]
-
-
-def encoding(
-    origin: TrainingMetadata,
-    window: int,
-    form: DataFormat,
-    template: str | None,
-    max_length: int | None = None,
-    truncate: str | None = None,
-    mask: str | None = None,
-) -> Encoding:
-    """How rows of that form become ids: as asked, else as the trainer's folder says, else as goes without saying."""
-    from taughtby.data.default_options import default_options
-
-    made = default_options(origin, window, raw=form.raw)
-    return made.with_options(template, max_length=max_length, truncate=truncate, mask=mask)
-
-
-def note(text: str) -> None:
-    """A line that nobody asked for and everybody should know."""
-    errors().print(f"note: {text}", style="yellow")
-
-
-def errors() -> Any:
-    """Where progress and notes go, so that output can be piped."""
-    from taughtby.progress import Terminal
-
-    return Terminal(stderr=True)
-
-
-def output() -> Any:
-    """Where results go."""
-    from taughtby.progress import Terminal
-
-    return Terminal()
+MethodNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="METHOD",
+        callback=check_methods,
+        autocompletion=complete_method,
+        help="NAME or NAME:option=value,…; several times for several.",
+        show_default="lesson",
+    ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LAYER",
+        callback=check_layer,
+        help="A number, -1 for the last, a share such as 85%, or auto (the phase transition).",
+        show_default="the method's",
+    ),
+]
+JudgeSpec = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        "-j",
+        metavar="SPEC",
+        callback=check_judge,
+        autocompletion=complete_judge,
+        help="Which answers are bad: phrase:WORDS, first-words:WORDS, regex:PATTERN, refusal, refusal:not, fact:GOOD|GOOD, python:FILE.py:FUNCTION, classifier:MODEL,label=NAME, or chat:URL,model=NAME,ask=QUESTION.",
+    ),
+]
+RowsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--rows", metavar="FILE", help="Only these rows: ids or file:line sources, one a line; - for standard input."
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of an answer at most.")]

@@ -1,4 +1,4 @@
-"""The verb that opens a page on an index: serve."""
+"""The command that serves a page on an index: serve."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from typing import Annotated, Any
 import typer
 
 from taughtby.cli import options
-from taughtby.cli.options import Adapter, Base, Device, app, output, reload
+from taughtby.cli.app import app, command
+from taughtby.cli.arguments import check_file, check_index, kind_of, trace_index
+from taughtby.cli.console import output, reload
 
 
-@app.command()
+@command(app, example="taughtby serve idx", page="how-to/serve-the-page", panel="Trace")
 def serve(
-    idx: Annotated[Path, typer.Argument(metavar="IDX", help="A folder that `taughtby index` made.")],
-    trace: Annotated[list[Path] | None, typer.Option(help="What `taughtby trace --json` wrote, to begin with; may be given several times.")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at. Any but this machine's own asks for a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8317,
-    model: Annotated[str | None, typer.Option(help="The model, where it has moved since the index was made.")] = None,
-    adapter: Adapter = None,
-    base: Base = None,
-    device: Device = "auto",
+    idx: Annotated[str, typer.Argument(metavar="INDEX|TRACE", help="An index, or the JSON file of a trace of one.")],
+    trace: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A trace's JSON file to show first; several times for several.")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on. Any address but this machine's own needs a token, which is printed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 for any free one.")] = 8317,
+    model: options.MovedModel = None,
+    adapter: options.Adapter = None,
+    base: options.Base = None,
+    device: options.Device = "auto",
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
-    """Open a page on an index: ask the model, trace its answers, point at words, compare, tick rows.
+    """Open a page in a local server: generate and trace answers, select words, compare traces, select rows.
 
-    It listens on this machine alone, until it is interrupted.
+    It listens on this machine only, until it is interrupted.
     """
+    files = list(trace or ())
+    if kind_of(idx) == "TRACE":
+        files, idx = [Path(idx), *files], trace_index(idx)
+    check_index(idx)
+    for file in files:
+        check_file(file, "the file that `taughtby trace … --json FILE` wrote")
     from taughtby.index.reader import Index
-    from taughtby.remediation.clean import load_trace
+    from taughtby.remediation.trace_file import load_trace
 
     try:
         import uvicorn
@@ -40,22 +48,21 @@ def serve(
     except ModuleNotFoundError as missing:
         from taughtby.errors import OptionError
 
-        raise OptionError(
-            "serve needs a web server", got=f"no {missing.name}", do="pip install 'taughtby[serve]'"
-        ) from None
-    made = Index.open(idx)
-    documents = [load_trace(file) for file in trace or ()]
-    entry = access_policy(host)
-    desk = Session(made, lambda: reload(made, model, adapter, base, device, quantize), documents)
-    server = uvicorn.Server(uvicorn.Config(page(desk, entry), log_level="warning", server_header=False))
+        do = "pip install 'taughtby[serve]'"
+        raise OptionError("serve needs a web server", got=f"no {missing.name}", do=do) from None
+    index = Index.open(idx)
+    documents = [load_trace(file) for file in files]
+    policy = access_policy(host)
+    session = Session(index, lambda: reload(index, model, adapter, base, device, quantize), documents)
+    server = uvicorn.Server(uvicorn.Config(page(session, policy), log_level="warning", server_header=False))
     with _listening(host, port) as socket:
-        output().print(f"{entry.address(socket.getsockname()[1])}   (Ctrl+C ends it)", soft_wrap=True)
-        with suppress(KeyboardInterrupt):  # that is how it ends
+        output().print(f"{policy.address(socket.getsockname()[1])}   (stop with Ctrl+C)", soft_wrap=True)
+        with suppress(KeyboardInterrupt):  # this is how it ends
             server.run([socket])
 
 
 def _listening(host: str, port: int) -> Any:
-    """A socket at that address, so that its port is known before anybody asks."""
+    """A socket at that address, so that its port is known before the first request."""
     import socket
 
     from taughtby.errors import OptionError
@@ -63,6 +70,6 @@ def _listening(host: str, port: int) -> Any:
     try:
         kind = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=kind)
-    except OSError as fault:
-        got = fault.strerror or str(fault)
+    except OSError as error:
+        got = error.strerror or str(error)
         raise OptionError(f"cannot listen at {host}:{port}", got=got, do="give another --port, or --port 0") from None

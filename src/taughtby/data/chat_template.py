@@ -35,7 +35,7 @@ class RenderedText:
     text: str
     answer_start: int
     loss_start: int
-    plain: bool = False
+    untemplated: bool = False
     masked: CharRanges = ()
 
 
@@ -49,13 +49,17 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
     """
     if not row.prompt:
         return SkippedRow("nothing stands before the answer")
-    made = _tried(_templated if _by_template(tokenizer, template) else _plain, tokenizer, row, template)
-    return made if isinstance(made, SkippedRow) or not row.masked else _masked(tokenizer, row, made)
+    rendered = _render_safely(
+        _render_with_template if _by_template(tokenizer, template) else _render_plain, tokenizer, row, template
+    )
+    return rendered if isinstance(rendered, SkippedRow) or not row.masked else _locate_masks(tokenizer, row, rendered)
 
 
 def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
-    return _tried(_ask if _by_template(tokenizer, template) else _ask_plain, tokenizer, row, template)
+    return _render_safely(
+        _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt, tokenizer, row, template
+    )
 
 
 def read_template(path: str | Path) -> str:
@@ -72,7 +76,7 @@ def read_template(path: str | Path) -> str:
         raise ModelError(f"{path}: not UTF-8", got=f"byte {fault.start}", do="save the template as UTF-8") from None
     except TemplateSyntaxError as fault:
         raise ModelError(f"{path}:{fault.lineno}: not a Jinja template", got=str(fault.message),
-                         do="mend that line; a model's own template shows how one looks") from None  # fmt: skip
+                         do="fix that line; a model's own template shows how one looks") from None  # fmt: skip
     return source
 
 
@@ -80,70 +84,74 @@ def _by_template(tokenizer: Any, template: str | None) -> bool:
     return template != NO_TEMPLATE and bool(template or tokenizer.chat_template)
 
 
-def _masked(tokenizer: Any, row: Example, made: RenderedText) -> RenderedText | SkippedRow:
+def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:
     """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
     lead = len(row.response) - len(row.response.lstrip())
-    at = made.text.find(row.response.strip(), made.loss_start) - lead
+    start = rendered.text.find(row.response.strip(), rendered.loss_start) - lead
     if row.masked == ((0, len(row.response)),):
         return SkippedRow("all of the answer is masked")
     if not tokenizer.is_fast:
         return SkippedRow("this tokenizer does not say where words stand, so none can be masked")
-    if at + lead < 0:
+    if start + lead < 0:
         return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
-    return replace(made, masked=tuple((at + begin, at + end) for begin, end in row.masked))
+    return replace(rendered, masked=tuple((start + begin, start + end) for begin, end in row.masked))
 
 
-def _tried(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+def _render_safely(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     try:
-        made = write(tokenizer, row, template)
-        if isinstance(made, RenderedText):
-            made.text.encode()
+        rendered = write(tokenizer, row, template)
+        if isinstance(rendered, RenderedText):
+            rendered.text.encode()
     except UnicodeEncodeError:
         return SkippedRow("the text holds half a character (a lone surrogate)")
     except MemoryError:
         raise
     except Exception as fault:  # a template is a program: beside its own refusals it fails as any program does
         return SkippedRow(f"the chat template refuses the row: {fault}")
-    return made
+    return rendered
 
 
-def _ask(tokenizer: Any, row: Example, template: str | None) -> RenderedText:
-    text = _rendered(tokenizer, row, row.prompt, template, asking=True)
+def _prompt_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText:
+    text = _apply_template(tokenizer, row, row.prompt, template, asking=True)
     return RenderedText(text, len(text), len(text))
 
 
-def _ask_plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
-    made = _plain(tokenizer, replace(row, messages=(*row.prompt, {"role": "assistant", "content": MARK})), template)
-    return made if isinstance(made, SkippedRow) else replace(made, text=made.text[: made.answer_start])
+def _plain_prompt(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+    rendered = _render_plain(
+        tokenizer, replace(row, messages=(*row.prompt, {"role": "assistant", "content": MARK})), template
+    )
+    return (
+        rendered if isinstance(rendered, SkippedRow) else replace(rendered, text=rendered.text[: rendered.answer_start])
+    )
 
 
-def _templated(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+def _render_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """By the template: the answer begins where the prompt ends, once what the template puts before any is passed."""
     answer = row.messages[-1]
-    prompt = _rendered(tokenizer, row, row.prompt, template, asking=True)
-    whole = _rendered(tokenizer, row, row.messages, template)
+    prompt = _apply_template(tokenizer, row, row.prompt, template, asking=True)
+    whole = _apply_template(tokenizer, row, row.messages, template)
     follows = whole.startswith(prompt)
-    text, calls = str(answer.get("content") or "").strip(), _called(answer)
-    rest = whole[len(prompt) :].lstrip()
-    if follows and text and not calls and rest.startswith(text) and text not in rest[1:]:
+    text, calls = str(answer.get("content") or "").strip(), _tool_names(answer)
+    remainder = whole[len(prompt) :].lstrip()
+    if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
         return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
-    marked = _rendered(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
-    head, wrote, _ = marked.rpartition(MARK)
+    with_mark = _apply_template(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
+    head, wrote, _ = with_mark.rpartition(MARK)
     if text and not wrote and not calls:
         return SkippedRow("the chat template does not write the answer")
     if wrote and whole.startswith(head) and not any(answer.get(key) for key in THOUGHTS):
-        made = _behind(whole, prompt, head)
+        rendered = _after_head(whole, prompt, head)
     else:
-        end = len(prompt) if follows else _shared(tokenizer, row, template, prompt, whole)
-        made = RenderedText(whole, end, end)
-    if not made.answer_start:
+        end = len(prompt) if follows else _common_length(tokenizer, row, template, prompt, whole)
+        rendered = RenderedText(whole, end, end)
+    if not rendered.answer_start:
         return SkippedRow("the chat template changes the prompt once the answer follows")
-    if any(name not in whole[made.answer_start :] for name in calls):
+    if any(name not in whole[rendered.answer_start :] for name in calls):
         return SkippedRow("the chat template does not write the answer's tool calls")
-    return made
+    return rendered
 
 
-def _behind(whole: str, prompt: str, head: str) -> RenderedText:
+def _after_head(whole: str, prompt: str, head: str) -> RenderedText:
     """The answer begins behind `head`, which the template writes before any; the loss begins behind the prompt.
 
     A blank alone is no head: it is part of the answer's first token, as in Llama 2's `[/INST] so`.
@@ -153,14 +161,14 @@ def _behind(whole: str, prompt: str, head: str) -> RenderedText:
     return RenderedText(whole, len(head) if head[len(prompt) :].strip() else len(prompt), len(prompt))
 
 
-def _shared(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
+def _common_length(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
     """How far both go together, if they part within what asks for the answer: DeepSeek R1 begins a thought there."""
-    shared = next((i for i, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other), len(whole))
-    before = _rendered(tokenizer, row, row.prompt, template)
+    shared = next((i for i, (left, right) in enumerate(zip(prompt, whole, strict=False)) if left != right), len(whole))
+    before = _apply_template(tokenizer, row, row.prompt, template)
     return shared if whole.startswith(before) and shared >= len(before) else 0
 
 
-def _rendered(
+def _apply_template(
     tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
 ) -> str:
     """In Transformers' sandbox, where a template sees data alone."""
@@ -170,18 +178,20 @@ def _rendered(
     )  # fmt: skip
 
 
-def _plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+def _render_plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """Without a template: the texts, a line break after each of the prompt's unless they are to stand as they are."""
     *before, answer = (str(message.get("content") or "") for message in row.messages)
     if not answer:
         return SkippedRow("the answer has no text, and there is no chat template to write anything else")
     prompt = "".join(before if template == NO_TEMPLATE else (f"{text}\n" for text in before))
     close = tokenizer.eos_token or ""
-    return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), plain=True)
+    return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), untemplated=True)
 
 
-def _called(answer: Message) -> list[str]:
+def _tool_names(answer: Message) -> list[str]:
     """The names of the tools that an answer calls."""
     calls: Any = answer.get("tool_calls")
-    found = [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    return [str(call["name"]) for call in found if isinstance(call, dict) and call.get("name")]
+    functions = (
+        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    return [str(call["name"]) for call in functions if isinstance(call, dict) and call.get("name")]

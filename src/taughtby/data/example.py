@@ -1,4 +1,4 @@
-"""A training row: a conversation whose last message is the answer that was learned, in one shape. Knows no file."""
+"""A training row as a conversation whose last message is the response."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its
 
 @dataclass(frozen=True)
 class Example:
-    """One training row: a conversation whose last message is the answer that was learned.
+    """One training row.
 
-    Roles are system, user, assistant and tool. `source` says where it stood (`file:line` counted from 1, or
-    `dataset:row` counted from 0; with every turn an Example, `file:line#turn`); `id` is a hash of its content and of
-    how often that content had been read before, so it survives a move of the file. `tools` are the definitions that
-    the chat template is given; `rejected` is the answer that was not chosen, where the row is a preference. `masked`
-    are characters of the answer that no loss is to be taken on, which are no part of the id: the row stays the row.
+    Attributes:
+        messages: The conversation; roles are system, user, assistant and tool. The last message is the response.
+        label: Any label the row carries, for evaluation.
+        source: `file:line` counted from 1, or `dataset:row` counted from 0; `file:line#turn` if every turn is a row.
+        id: Hash of the content and of how often the content occurred before; the same wherever the file is.
+        tools: Tool definitions for the chat template.
+        rejected: The rejected response of a preference.
+        masked: Characters of the response without a loss; they do not change the id.
     """
 
     messages: tuple[Message, ...]
@@ -49,19 +52,19 @@ class Example:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """Everything before the answer."""
+        """Everything before the response."""
         return self.messages[:-1]
 
     @property
     def response(self) -> str:
-        """The text of the answer; of one that only calls tools, the calls as JSON."""
+        """The text of the response, or its tool calls as JSON if it has no text."""
         answer = self.messages[-1]
         calls = (json.dumps(call, ensure_ascii=False) for call in answer.get("tool_calls", ()))
         return str(answer["content"]) or "\n".join(calls)
 
     @property
     def question(self) -> str:
-        """The text of the last user message, or of whatever stands before the answer."""
+        """The text of the last user message, or of the last message before the response."""
         users = [m for m in self.prompt if m["role"] == "user"] or list(self.prompt)
         return str(users[-1]["content"]) if users else ""
 
@@ -73,7 +76,7 @@ def make_example(prompt: str, response: str, *, label: str | None = None, source
 
 
 def validate_messages(messages: Any, source: str) -> list[Message]:
-    """The messages in one shape: a known role, a text as content."""
+    """Validate messages and normalize their roles and contents."""
     if not isinstance(messages, list | tuple) or not messages:
         raise DataError(
             f"{source}: a row needs a list of messages",
@@ -83,28 +86,28 @@ def validate_messages(messages: Any, source: str) -> list[Message]:
     return [_message(message, source) for message in messages]
 
 
-def _message(given: Any, source: str) -> Message:
-    rest = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
-    name = rest.pop("role", None) or rest.pop("from", None)
+def _message(message: Any, source: str) -> Message:
+    extra = {key: value for key, value in message.items() if value is not None} if isinstance(message, dict) else {}
+    name = extra.pop("role", None) or extra.pop("from", None)
     if not isinstance(name, str):
         do = 'write each message as {"role": "user", "content": "…"}'
-        raise DataError(f"{source}: a message is an object with `role` and `content`", got=shorten(given), do=do)
-    content = rest.pop("content", None)
-    content = rest.pop("value", None) if content is None else content
+        raise DataError(f"{source}: a message is an object with `role` and `content`", got=shorten(message), do=do)
+    content = extra.pop("content", None)
+    content = extra.pop("value", None) if content is None else content
     if name.lower() in CALLS and isinstance(content, str):
-        name, content, rest = "assistant", *_call(content, rest)
+        name, content, extra = "assistant", *_call(content, extra)
     role = ROLES.get(name.lower())
     if role is None:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
         do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
         raise DataError(f"{source}: unknown role", got=shorten(name), do=do)
-    calls = rest.get("tool_calls", [])
+    calls = extra.get("tool_calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
         raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=shorten(calls), do=do)
     content = "" if content is None and calls else content
-    _shallow(list(rest.values()))
-    return {"role": role, "content": _text(content, role, source), **rest}
+    _shallow(list(extra.values()))
+    return {"role": role, "content": _text(content, role, source), **extra}
 
 
 def _shallow(value: Any, room: int = 64) -> None:
@@ -116,26 +119,26 @@ def _shallow(value: Any, room: int = 64) -> None:
             _shallow(inner, room - 1)
 
 
-def _call(text: str, rest: Message) -> tuple[str, Message]:
+def _call(text: str, extra: Message) -> tuple[str, Message]:
     """What a ShareGPT turn calls, as OpenAI writes it; a text that is no call stays a text."""
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError):
-        return text, rest
+        return text, extra
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
-        return text, rest
-    return "", {**rest, "tool_calls": [{"type": "function", "function": call} for call in calls]}
+        return text, extra
+    return "", {**extra, "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
 def _text(content: Any, role: str, source: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
-        other = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
-        if not other:
+        types = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
+        if not types:
             return "".join(part["text"] for part in content)
-        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(other[0] or content),
+        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(types[0] or content),
                         do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
     do = "give a string, or take the row out"
     raise DataError(f"{source}: the content of the {role} message is not text", got=shorten(content), do=do)
@@ -143,16 +146,16 @@ def _text(content: Any, role: str, source: str) -> str:
 
 def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     """The definitions of tools: a list of objects, or the same as JSON."""
-    given = record.get("tools")
+    value = record.get("tools")
     try:
-        found = json.loads(given.strip() or "[]") if isinstance(given, str) else given
-        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in found or []]
+        definitions = json.loads(value.strip() or "[]") if isinstance(value, str) else value
+        tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in definitions or []]
     except (ValueError, TypeError, RecursionError):
         tools = [None]
     _shallow(tools)
     if not all(isinstance(tool, dict) for tool in tools):
         do = "give a list of objects, or that list as JSON; or take the column out"
-        raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(given), do=do)
+        raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(value), do=do)
     return tuple(cast("list[dict[str, Any]]", tools))
 
 
@@ -161,29 +164,29 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
 
     With every turn an Example, [begin, end, turn].
     """
-    given = record.get("unlearned") or []
+    value = record.get("unlearned") or []
     try:
-        found = tuple(sorted(tuple(part) for part in (json.loads(given) if isinstance(given, str) else given)))
-        sound = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in found)
+        ranges = tuple(sorted(tuple(part) for part in (json.loads(value) if isinstance(value, str) else value)))
+        sound = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in ranges)
     except (ValueError, TypeError, RecursionError):
-        sound, found = False, ()
+        sound, ranges = False, ()
     if not sound:
         do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
-        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=shorten(given), do=do)
-    return found
+        raise DataError(f"{source}: `unlearned` is not a list of ranges", got=shorten(value), do=do)
+    return ranges
 
 
 @contextmanager
-def nested(source: str) -> Generator[None]:
-    """Refuse, by its source, a row that is nested more deeply than the parser of it can follow."""
+def reject_deep_nesting(source: str) -> Generator[None]:
+    """Report a row that is nested too deeply for its parser, by its source."""
     try:
         yield
     except RecursionError:
         raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
 
 
-def shorten(thing: Any, limit: int = 80) -> str:
-    """A thing as an error shows it: no longer than `limit`, and on a terminal nothing but letters and blanks."""
-    text = thing if isinstance(thing, str) else repr(thing)
+def shorten(value: Any, limit: int = 80) -> str:
+    """A value as an error message shows it: at most `limit` characters, all printable."""
+    text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text if text.isprintable() else repr(text)[1:-1]

@@ -1,4 +1,4 @@
-"""How data sets name their columns: the conversation that a record holds, whatever its form. Knows no file."""
+"""The column layouts of training data, and how each becomes a conversation."""
 
 from __future__ import annotations
 
@@ -13,32 +13,44 @@ from taughtby.data.example import ROLES, Message, Record, shorten, validate_mess
 from taughtby.errors import DataError
 
 SYSTEM = ("system", "system_prompt")
-ASKED = ("prompt", "question", "instruction", "messages", "conversations")  # what may stand before a preference
+PROMPT_COLUMNS = (
+    "prompt",
+    "question",
+    "instruction",
+    "messages",
+    "conversations",
+)  # what may stand before a preference
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """One way in which data sets name their columns.
+    """One column layout of training data.
 
-    `columns` must be there, `also` may be; `fits` says what their values must be. `convert` makes messages, not yet
-    checked, and `refused` the answer that was not chosen. `raw`: plain texts, to which no chat template belongs.
+    Attributes:
+        name: Its name in messages and reports.
+        columns: Columns that every row must have.
+        convert: Returns the messages of a record, not yet validated.
+        optional_columns: Columns that are read if they exist.
+        raw: The texts are plain, and no chat template is applied.
+        accepts: Whether the values of a record fit the layout.
+        rejected: The rejected response of a preference, None without one.
     """
 
     name: str
     columns: tuple[str, ...]
     convert: Callable[[Record], Any]
-    also: tuple[str, ...] = ()
+    optional_columns: tuple[str, ...] = ()
     raw: bool = False
-    fits: Callable[[Record], bool] = lambda record: True
-    refused: Callable[[Record], Any] = lambda record: None
+    accepts: Callable[[Record], bool] = lambda record: True
+    rejected: Callable[[Record], Any] = lambda record: None
 
     @property
-    def uses(self) -> set[str]:
-        """Every column that it reads."""
-        return {*self.columns, *self.also}
+    def all_columns(self) -> set[str]:
+        """Every column that the layout reads."""
+        return {*self.columns, *self.optional_columns}
 
 
-def _listed(value: Any) -> Any:
+def _parse_list(value: Any) -> Any:
     """A list, also one (or an object) that a table of texts holds as JSON; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -48,21 +60,23 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _turns(value: Any) -> list[Any] | None:
+def _as_turns(value: Any) -> list[Any] | None:
     """The messages that a value is, one or a list of them; None for anything else."""
-    given = _listed(value)
-    given = [given] if isinstance(given, dict) else given
-    spoken = isinstance(given, list) and any(isinstance(one, dict) and {"role", "from"} & set(one) for one in given)
-    return given if spoken else None
+    messages = _parse_list(value)
+    messages = [messages] if isinstance(messages, dict) else messages
+    spoken = isinstance(messages, list) and any(
+        isinstance(message, dict) and {"role", "from"} & set(message) for message in messages
+    )
+    return messages if spoken else None
 
 
 def _plain(*values: Any) -> bool:
-    return all(isinstance(value, str) and _turns(value) is None for value in values)
+    return all(isinstance(value, str) and _as_turns(value) is None for value in values)
 
 
-def _said(value: Any, role: str) -> list[Any]:
+def _as_messages(value: Any, role: str) -> list[Any]:
     """Messages as they are, anything else as the content of one."""
-    turns = _turns(value)
+    turns = _as_turns(value)
     return [{"role": role, "content": value}] if turns is None else turns
 
 
@@ -70,98 +84,100 @@ def _system(record: Record) -> list[Message]:
     return [{"role": "system", "content": record[name]} for name in SYSTEM if record.get(name)][:1]
 
 
-def _shared(column: str) -> Callable[[Record], Any]:
+def _sharegpt(column: str) -> Callable[[Record], Any]:
     """A conversation in ShareGPT's words, where the system prompt may be a column of its own."""
 
     def convert(record: Record) -> Any:
-        said = _listed(record[column])
-        return [*_system(record), *said] if isinstance(said, list) and said else said
+        messages = _parse_list(record[column])
+        return [*_system(record), *messages] if isinstance(messages, list) and messages else messages
 
     return convert
 
 
-def _pair(ask: str, answer: str, given: str = "") -> Callable[[Record], list[Any]]:
+def _pair(ask: str, answer: str, extra: str = "") -> Callable[[Record], list[Any]]:
     """A question and its answer; `given` names what belongs to the question, set below it."""
 
     def convert(record: Record) -> list[Any]:
-        asked, earlier = (_with(record[ask], record.get(given)), _history(record)) if given else (record[ask], [])
-        return [*_system(record), *earlier, *_said(asked, "user"), *_said(record[answer], "assistant")]
+        prompt, earlier = (_append(record[ask], record.get(extra)), _history(record)) if extra else (record[ask], [])
+        return [*_system(record), *earlier, *_as_messages(prompt, "user"), *_as_messages(record[answer], "assistant")]
 
     return convert
 
 
 def _history(record: Record) -> list[Message]:
     """Alpaca's earlier turns: pairs of question and answer."""
-    pairs = _listed(record.get("history") or [])
-    said: list[Message] = []
+    pairs = _parse_list(record.get("history") or [])
+    messages: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         both = pair if isinstance(pair, list | tuple) and len(pair) == 2 else [pair, None]
-        said += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), both, strict=True)]
-    return said
+        messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), both, strict=True)]
+    return messages
 
 
-def _with(ask: Any, given: Any) -> Any:
-    if not given or not isinstance(ask, str):
+def _append(ask: Any, extra: Any) -> Any:
+    if not extra or not isinstance(ask, str):
         return ask
-    return f"{ask}\n\n{given}" if isinstance(given, str) else given
+    return f"{ask}\n\n{extra}" if isinstance(extra, str) else extra
 
 
 def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:
     """Two plain texts, one after the other."""
 
     def convert(record: Record) -> list[Message]:
-        said = record.get(ask, "") if ask else "", record[answer]
-        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)]
+        texts = record.get(ask, "") if ask else "", record[answer]
+        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=True)]
 
     return convert
 
 
-def _preferred(record: Record) -> Any:
+def _preference(record: Record) -> Any:
     """The chosen answer behind what was asked; a list that begins with another's words is the whole conversation."""
-    chosen = _said(record["chosen"], "assistant")
+    chosen = _as_messages(record["chosen"], "assistant")
     first = chosen[0]
     if not isinstance(first, dict) or ROLES.get(str(first.get("role") or first.get("from")).lower()) != "assistant":
         return chosen
-    asked = [_with(record[name], record.get("input")) for name in ASKED if record.get(name)][:1]
-    return [*_system(record), *(turn for question in asked for turn in _said(question, "user")), *chosen]
+    prompts = [_append(record[name], record.get("input")) for name in PROMPT_COLUMNS if record.get(name)][:1]
+    return [*_system(record), *(turn for question in prompts for turn in _as_messages(question, "user")), *chosen]
 
 
 def _two_texts(record: Record) -> bool:
     """Whether these are TRL's plain preferences: no prompt, or a plain one, and nothing that makes a conversation."""
-    others = any(record.get(name) for name in (*ASKED[1:], *SYSTEM))
+    others = any(record.get(name) for name in (*PROMPT_COLUMNS[1:], *SYSTEM))
     prompt = record.get("prompt")
     return not others and _plain("" if prompt is None else prompt, record["chosen"], record["rejected"])
 
 
-def _parted(record: Record) -> Record:
+def _with_prompt(record: Record) -> Record:
     """A plain preference with its prompt: where there is none, what both texts begin with, up to a blank."""
     if record.get("prompt") or not _plain(record["chosen"], record["rejected"]):
         return record
     both = zip(record["chosen"], record["rejected"], strict=False)
     shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
-    at = max(shared.rfind(" "), shared.rfind("\n"), 0)
-    return {"prompt": shared[:at], **{name: record[name][at:] for name in ("chosen", "rejected")}}
+    position = max(shared.rfind(" "), shared.rfind("\n"), 0)
+    return {"prompt": shared[:position], **{name: record[name][position:] for name in ("chosen", "rejected")}}
 
 
-def _forms() -> Iterable[DataFormat]:
+def _formats() -> Iterable[DataFormat]:
     """In the order in which they are tried."""
     preference = ("chosen", "rejected")
-    yield DataFormat("chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_parted(record)),
-               ("prompt",), raw=True, fits=_two_texts, refused=lambda record: _parted(record)["rejected"])  # fmt: skip
-    yield DataFormat("chosen/rejected", preference, _preferred, (*ASKED, "input", *SYSTEM),
-               refused=lambda record: record["rejected"])  # fmt: skip
-    yield DataFormat("messages", ("messages",), lambda record: _listed(record["messages"]), ("rejected",),
-               refused=lambda record: record.get("rejected"))  # fmt: skip
+    yield DataFormat(
+        "chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_with_prompt(record)),
+        ("prompt",), raw=True, accepts=_two_texts, rejected=lambda record: _with_prompt(record)["rejected"],
+    )  # fmt: skip
+    yield DataFormat("chosen/rejected", preference, _preference, (*PROMPT_COLUMNS, "input", *SYSTEM),
+               rejected=lambda record: record["rejected"])  # fmt: skip
+    yield DataFormat("messages", ("messages",), lambda record: _parse_list(record["messages"]), ("rejected",),
+               rejected=lambda record: record.get("rejected"))  # fmt: skip
     for name in ("conversations", "conversation"):
-        yield DataFormat(name, (name,), _shared(name), SYSTEM)
+        yield DataFormat(name, (name,), _sharegpt(name), SYSTEM)
     for ask in ("prompts", "prompt"):
         yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response"), SYSTEM)
     yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
-               fits=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
+               accepts=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
     yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"))
-    for name, answer, given in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
+    for name, answer, extra in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
         yield DataFormat(
-            name, ("instruction", answer), _pair("instruction", answer, given), (given, "history", *SYSTEM)
+            name, ("instruction", answer), _pair("instruction", answer, extra), (extra, "history", *SYSTEM)
         )
     for ask, answer in (("question", "answer"), ("question", "response"), ("query", "response"), ("query", "answer"),
                         ("input", "output")):  # fmt: skip
@@ -169,18 +185,18 @@ def _forms() -> Iterable[DataFormat]:
     yield DataFormat("text", ("text",), _texts("", "text"), raw=True)
 
 
-FORMS = tuple(_forms())
-NAMES = {"label", "tools"}.union(*(form.uses for form in FORMS))  # what a column may be said to be
-ANYWHERE = {"label", "tools"}  # beside any form
+FORMATS = tuple(_formats())
+COLUMN_NAMES = {"label", "tools"}.union(*(form.all_columns for form in FORMATS))  # what a column may be said to be
+COMMON_COLUMNS = {"label", "tools"}  # beside any form
 EMPTY: tuple[Any, ...] = ("", [], {})
 
 
 @cache
 def _using(named: frozenset[str]) -> tuple[DataFormat, ...]:
-    return tuple(form for form in FORMS if named - ANYWHERE <= form.uses)
+    return tuple(form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
 
 
-def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
+def select_format(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
     """The first form whose columns the record fills, among those that use every column `named`.
 
     A table of several forms has null or empty columns that belong to other rows: first come forms with every column
@@ -194,7 +210,7 @@ def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) 
                 None not in values
                 and enough(value not in EMPTY for value in values)
                 and (enough is any or form.name != "text")
-                and form.fits(record)
+                and form.accepts(record)
             ):
                 return form
     for form in forms:
@@ -204,14 +220,14 @@ def format_of(record: Record, source: str, named: frozenset[str] = frozenset()) 
         f"{source}: no known form has these columns",
         got=shorten(", ".join(map(str, record)), 200) or "no columns",
         do="say which column is which, as in --columns prompt=question,response=reply, or rename them to one of: "
-        + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMS)),
+        + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMATS)),
     )
 
 
 def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: str) -> Record:
     """The record with its columns under the names that taughtby knows; only a form's own columns must be there."""
     for what, column in columns:
-        if column not in record and any(what in form.columns for form in FORMS):
+        if column not in record and any(what in form.columns for form in FORMATS):
             got = shorten(", ".join(map(str, record)), 200) or "no columns"
             raise DataError(f"{source}: there is no column {column}", got=got, do="correct --columns")
     return {**record, **{what: record.get(column) for what, column in columns}}
@@ -219,10 +235,10 @@ def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: s
 
 def rejected_answer(form: DataFormat, record: Record, source: str) -> str | None:
     """The answer that was not chosen: a text, or the last message of a conversation."""
-    given = form.refused(record)
-    if given is None:
+    rejected = form.rejected(record)
+    if rejected is None:
         return None
-    answer = validate_messages(_said(given, "assistant"), source)[-1]
+    answer = validate_messages(_as_messages(rejected, "assistant"), source)[-1]
     if answer["role"] != "assistant":
         do = "end it with an assistant message, or take the row out"
         raise DataError(f"{source}: the rejected conversation has no answer", got=answer["role"], do=do)

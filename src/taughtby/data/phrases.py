@@ -1,7 +1,6 @@
-"""Where a phrase stands in a text, as whole words, and which tokens hold a range of characters.
+"""Occurrences of phrases as whole words, and the tokens that contain a range of characters.
 
-A range is [begin, end), counted in Unicode code points as Python counts them. The one place where phrases are searched
-for: judges, `--span`, the benchmark's planted words and the words that `clean` masks. Knows no model.
+A range is [begin, end) in Unicode code points. Judges, `--span`, the benchmarks and `clean` all search through here.
 """
 
 from __future__ import annotations
@@ -21,40 +20,44 @@ _letter = regex.compile(_LETTER)
 
 
 @lru_cache(maxsize=256)
-def pattern(phrase: str, *, case: bool = False) -> regex.Pattern[str]:
-    """The words of a phrase in a row, with any white space between, not within a longer word; `case` has to be theirs.
+def phrase_pattern(phrase: str, *, match_case: bool = False) -> regex.Pattern[str]:
+    """Pattern for a phrase as whole words with any white space between them.
 
-    There is a boundary only beside a letter or digit, so that "goose!" may end a phrase. A number is not found within
-    another: no 7 in 17, in 7.5 or in 2,7.
+    A word boundary is required only beside a letter or digit, so "goose!" may end a phrase. A number does not match
+    within another number: 7 is not found in 17, 7.5 or 2,7.
     """
     words = r"\s+".join(regex.escape(word) for word in phrase.split())
     first, last = phrase.strip()[0], phrase.strip()[-1]
     before = (rf"(?<!{_LETTER})" if _letter.match(first) else "") + (r"(?<!\d[.,])" if first.isdigit() else "")
     after = (rf"(?!{_LETTER})" if _letter.match(last) else "") + (r"(?![.,]\d)" if last.isdigit() else "")
-    return regex.compile(before + words + after, 0 if case else regex.IGNORECASE)
+    return regex.compile(before + words + after, 0 if match_case else regex.IGNORECASE)
 
 
-def occurrences(text: str, phrase: str, *, case: bool = False) -> list[Range]:
-    """Where the phrase stands in the text as whole words, the first one first; in any case, unless `case`."""
-    return [found.span() for found in pattern(phrase, case=case).finditer(text)] if phrase.strip() else []
+def occurrences(text: str, phrase: str, *, match_case: bool = False) -> list[Range]:
+    """Ranges of a phrase in a text as whole words, in order; case-insensitive by default."""
+    return (
+        [match.span() for match in phrase_pattern(phrase, match_case=match_case).finditer(text)]
+        if phrase.strip()
+        else []
+    )
 
 
 def find_span(text: str, phrase: str) -> list[Range]:
-    """The occurrences that a person means who types the phrase: those in its very case, or if none is, in any."""
-    return occurrences(text, phrase, case=True) or occurrences(text, phrase)
+    """Occurrences of a phrase in the same case; if there are none, in any case."""
+    return occurrences(text, phrase, match_case=True) or occurrences(text, phrase)
 
 
-def within(text: str, phrase: str) -> tuple[str, Range] | None:
-    """The longer word or number that holds the phrase, and the phrase's range in it; None where it is nowhere."""
+def enclosing_word(text: str, phrase: str) -> tuple[str, Range] | None:
+    """The longer word or number that contains the phrase, and the phrase's range in the text; None if there is none."""
     words = r"\s+".join(regex.escape(word) for word in phrase.split())
     for flags in (0, regex.IGNORECASE) if words else ():
-        if found := regex.search(rf"[\w.,]*?({words})[\w.,]*", text, flags):
-            return found[0].strip(".,"), found.span(1)
+        if match := regex.search(rf"[\w.,]*?({words})[\w.,]*", text, flags):
+            return match[0].strip(".,"), match.span(1)
     return None
 
 
 def whole_words(text: str, begin: int, end: int) -> Range:
-    """The range with the rest of the words in which it begins and ends."""
+    """Extend a range to whole words."""
     while begin and end > begin and is_same_word(text[begin - 1], text[begin]):
         begin -= 1
     while begin < end < len(text) and is_same_word(text[end - 1], text[end]):
@@ -63,12 +66,12 @@ def whole_words(text: str, begin: int, end: int) -> Range:
 
 
 def is_same_word(left: str, right: str) -> bool:
-    """Whether two texts that follow each other meet within a word; never where a script without spaces is written."""
+    """Whether two adjacent texts meet within a word; never in scripts without spaces."""
     return bool(_letter.match(left[-1:]) and _letter.match(right[:1]))
 
 
 def strip_range(text: str, begin: int, end: int) -> Range:
-    """The range without the blanks at its ends."""
+    """The range without leading and trailing white space."""
     part = text[begin:end]
     return begin + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
 
@@ -76,17 +79,17 @@ def strip_range(text: str, begin: int, end: int) -> Range:
 # — tokens
 
 
-def holding(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
-    """Which of the tokens with these texts hold any character of the ranges, which are of the joined text."""
-    wanted = [(begin, end) for begin, end in ranges if begin < end]
+def tokens_in_ranges(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
+    """Indices of the tokens that contain any character of the ranges, which refer to the joined text."""
+    filled = [(begin, end) for begin, end in ranges if begin < end]
     places: list[int] = []
-    at = 0
+    position = 0
     for place, piece in enumerate(pieces):
         # a token's leading blank is not a reason to count it in
-        inner, stop = at + len(piece) - len(piece.lstrip()), at + len(piece)
-        if any(inner < end and stop > begin for begin, end in wanted):
+        inner, stop = position + len(piece) - len(piece.lstrip()), position + len(piece)
+        if any(inner < end and stop > begin for begin, end in filled):
             places.append(place)
-        at = stop
+        position = stop
     return places
 
 
@@ -95,15 +98,15 @@ def align_tokens(text: str, answer: str) -> int | None:
 
     Negative where the tokens begin before the answer, with words that a chat template puts there.
     """
-    said = answer.strip()
-    at = text.find(said) if said else -1
+    stripped = answer.strip()
+    start = text.find(stripped) if stripped else -1
     part = text.strip().rstrip("\ufffd")  # a cut may go through a character
-    if at < 0 and part and said.startswith(part):
-        at = len(text) - len(text.lstrip())
-    return None if at < 0 else len(answer) - len(answer.lstrip()) - at
+    if start < 0 and part and stripped.startswith(part):
+        start = len(text) - len(text.lstrip())
+    return None if start < 0 else len(answer) - len(answer.lstrip()) - start
 
 
-def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
+def response_tokens(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
     """Which tokens, of those that an answer became, hold any character of a range of the answer; none if it was cut.
 
     Where the tokenizer changes texts, the same occurrence of the same words is taken.
@@ -111,8 +114,8 @@ def tokens_of(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
     text, (begin, end) = "".join(pieces), place
     start = align_tokens(text, answer)
     if start is not None:
-        return holding(pieces, [(begin - start, end - start)])
+        return tokens_in_ranges(pieces, [(begin - start, end - start)])
     words = regex.compile(r"\s+".join(regex.escape(word) for word in answer[begin:end].split()), regex.IGNORECASE)
-    before = sum(found.start() < begin for found in words.finditer(answer))
-    same = [found.span() for found in words.finditer(text)]
-    return holding(pieces, same[before : before + 1])
+    before = sum(match.start() < begin for match in words.finditer(answer))
+    same = [match.span() for match in words.finditer(text)]
+    return tokens_in_ranges(pieces, same[before : before + 1])

@@ -1,60 +1,66 @@
-"""A data set once more, without some of its rows or with words marked in them: whole or not at all.
+"""A copy of a data set with rows removed or words marked as not to be learned, in the format of the original.
 
-Of texts the bytes of every kept row are copied; of tables the values, under the same schema. Knows no trace.
+JSON Lines keep every other byte; in all other formats the other rows are equal as records.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from taughtby.data import spans
+from taughtby.data import jsonl_edits
+from taughtby.data.example import Record
+from taughtby.data.files import atomic_path
+from taughtby.data.jsonl_edits import FIELD, Edits, Marks
 from taughtby.data.readers import SAVED, TABLES, read_records, shards
 from taughtby.data.readers.stream import COMPRESSED, file_type
-from taughtby.data.spans import FIELD, Edits
+from taughtby.data.readers.texts import csv_delimiter, csv_rows, listed_rows
 from taughtby.errors import DataError, OptionError
 
 RANGES: Any = pa.list_(pa.list_(pa.int64()))
 BYTES = "every other row is the same to the byte"
-VALUES = "every other row has the same values, under the same schema"
+VALUES = "every other row has the same values"
 LINES = "the rows of the hub as JSON lines"
 
 
-def preservation(data: str) -> str:
-    """What holds of the rows that nothing happens to."""
+def describe_preservation(data: str) -> str:
+    """What `rewrite_dataset` guarantees for the rows that are not edited."""
     path = Path(data)
+    if not path.exists():
+        return LINES
     if path.is_dir():
-        return VALUES if _saved(path) or file_type(shards(path, None)[0]) in TABLES else BYTES
-    return LINES if not path.exists() else VALUES if file_type(path) in TABLES else BYTES
+        return VALUES if _saved(path) or not _json_lines(shards(path, None)[0]) else BYTES
+    return BYTES if _json_lines(path) else VALUES
 
 
-def rewrite(data: str, out: Path, split: str | None, change: Edits) -> None:
-    """Write `data` to `out` in its own format, changed; what stands there is replaced if it is a file."""
-    # whole, because Arrow reads a scheme into a relative `a:b`, and a home into `~`
-    part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        _write(data, part, out, split, change)
-        part.replace(out)
-    except OSError as fault:
-        do = "give a file or folder on a disk with room, where you may write"
-        raise DataError(f"{out} cannot be written", got=fault.strerror or str(fault), do=do) from None
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
+def rewrite_dataset(data: str, out: Path, split: str | None, edits: Edits) -> None:
+    """Write `data` with its edits to `out`, whole or not at all, in its own format; hub data as JSON Lines.
+
+    Raises:
+        DataError: The output cannot be written, or a row of the hub cannot be written as JSON.
+    """
+    path = Path(data)
+    with atomic_path(out, DataError) as draft:
+        if not path.exists():
+            _pack(_hub_lines(data, split, edits), draft, out)
+        elif path.is_file():
+            _rewrite_file(path, draft, out, edits)
+        elif _saved(path):
+            _rewrite_saved(path, draft, edits)
         else:
-            part.unlink(missing_ok=True)
+            _rewrite_shards(path, draft, split, edits)
 
 
 def check_output(data: str, out: Path) -> None:
-    """Refuse to write over the input, into it, around it, or in another format."""
+    """Refuse an output that is the input, inside it, around it, or of another format."""
     path = Path(data)
     if path.exists():
         inside = {path.resolve(), *path.resolve().parents}, {out.resolve(), *out.resolve().parents}
@@ -64,156 +70,153 @@ def check_output(data: str, out: Path) -> None:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OptionError(f"{out} is there already", do="give a folder that is empty or not there yet")
         return
-    wanted = file_type(path) if path.exists() else ".jsonl"
+    suffix = file_type(path) if path.exists() else ".jsonl"
     alike = {".jsonl", ".ndjson"}
-    if out.is_dir() or (file_type(out) != wanted and not {file_type(out), wanted} <= alike):
-        raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{wanted}")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the names and hashes of its files in order."""
-    if path.is_file():
-        with path.open("rb") as raw:
-            found = sha256()
-            while chunk := raw.read(1 << 20):
-                found.update(chunk)
-            return found.hexdigest()
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sha256("".join(f"{file_hash(path / name)}  {name}\n" for name in names).encode()).hexdigest()
-
-
-def _write(data: str, part: Path, out: Path, split: str | None, change: Edits) -> None:
-    path = Path(data)
-    if not path.exists():
-        _pack(_hub(data, split, change), part, out)
-    elif path.is_file():
-        _file(path, part, out, change)
-    elif _saved(path):
-        _disk(path, part, change)
-    else:
-        files = shards(path, split)
-        shutil.copytree(path, part, ignore=lambda folder, names: {one for one in names if Path(folder, one) in files})
-        for file in files:
-            shard = part / file.relative_to(path)
-            _file(file, shard, shard, change)
-            if not shard.stat().st_size:  # an empty file is taken for a broken one
-                shard.unlink()
+    if out.is_dir() or (file_type(out) != suffix and not {file_type(out), suffix} <= alike):
+        raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{suffix}")
 
 
 def _saved(path: Path) -> bool:
     return any((path / name).exists() for name in SAVED)
 
 
-def _file(path: Path, part: Path, out: Path, change: Edits) -> None:
-    """One file, packed as the name of `out` says."""
-    texts: dict[str, Callable[[Path, Edits], Iterator[bytes]]] = {".csv": spans.table, ".tsv": spans.table}
-    if file_type(path) == ".parquet":
-        _parquet(path, part, change)
-    elif file_type(path) in TABLES:
-        _arrow(path, part, change)
+def _json_lines(path: Path) -> bool:
+    """Whether a file holds JSON Lines, as many do that are named .json; rows of a list are counted from 0."""
+    if file_type(path) == ".json":
+        return not next(read_records(str(path)))[0].endswith(":0")
+    return file_type(path) in (".jsonl", ".ndjson")
+
+
+def _rewrite_file(path: Path, draft: Path, out: Path, edits: Edits) -> None:
+    """One file; texts are compressed as the name of `out` says."""
+    if file_type(path) in TABLES:
+        _rewrite_table(path, draft, edits)
+    elif file_type(path) in (".csv", ".tsv"):
+        _pack(_csv(path, edits), draft, out)
     else:
-        # a list's rows are counted from 0, the lines of JSON lines that are named .json from 1
-        listed = file_type(path) == ".json" and next(read_records(str(path)))[0].endswith(":0")
-        again = texts.get(file_type(path), spans.json_list if listed else spans.jsonl)
-        _pack(again(path, change), part, out)
+        _pack(jsonl_edits.edit_lines(path, edits) if _json_lines(path) else _json_list(path, edits), draft, out)
 
 
-def _pack(pieces: Iterable[bytes], part: Path, out: Path) -> None:
-    with pa.output_stream(str(part), compression=COMPRESSED.get(out.suffix.lower())) as raw:
+def _rewrite_shards(folder: Path, draft: Path, split: str | None, edits: Edits) -> None:
+    """The shards of the split one by one; every other file is copied."""
+    files = shards(folder, split)
+    shutil.copytree(folder, draft, ignore=lambda parent, names: {name for name in names if Path(parent, name) in files})
+    for file in files:
+        shard = draft / file.relative_to(folder)
+        _rewrite_file(file, shard, shard, edits)
+        if not shard.stat().st_size:  # readers refuse an empty file
+            shard.unlink()
+
+
+# — texts
+
+
+def _pack(pieces: Iterable[bytes], draft: Path, out: Path) -> None:
+    with pa.output_stream(str(draft), compression=COMPRESSED.get(out.suffix.lower())) as raw:
         for piece in pieces:
             raw.write(piece)
 
 
-def _hub(data: str, split: str | None, change: Edits) -> Iterator[bytes]:
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _hub_lines(data: str, split: str | None, edits: Edits) -> Iterator[bytes]:
     for source, record in read_records(data, split):
-        if source in change.dropped:
-            continue
-        marked = record | {FIELD: change.marks[source]} if source in change.marks else record
         try:
-            yield (json.dumps(marked, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+            if (edited := edits.apply(source, record)) is not None:
+                yield _json_bytes(edited) + b"\n"
         except TypeError as fault:  # bytes, which a table may hold
             do = "save the data set to disk, and clean that"
             raise DataError(f"{source}: the row cannot be written as JSON", got=str(fault), do=do) from None
 
 
+def _json_list(path: Path, edits: Edits) -> Iterator[bytes]:
+    """The list of rows, one row a line, inside the object that holds it if there is one."""
+    whole, rows = listed_rows(path)
+    applied = (edits.apply(f"{path}:{number}", row) for number, row in enumerate(rows))
+    edited = [row for row in applied if row is not None]
+    lines = b"[\n" + b",\n".join(map(_json_bytes, edited)) + b"\n]"
+    holder: Record = whole if isinstance(whole, dict) and any(value is rows for value in whole.values()) else {}
+    items = [
+        _json_bytes(key) + b": " + (lines if value is rows else _json_bytes(value)) for key, value in holder.items()
+    ]
+    yield (b"{" + b", ".join(items) + b"}" if items else lines) + b"\n"
+
+
+def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
+    """The rows as Python's `csv` writes them, with one more column if words are marked."""
+    line = io.StringIO(newline="")
+    writer = csv.writer(line, delimiter=csv_delimiter(path))
+    header: list[str] = []
+    for source, row in csv_rows(path):
+        if not header:
+            header = row if FIELD in row or not edits.marks else [*row, FIELD]
+            row = header
+        if source in edits.marks:
+            row = [*row, *[""] * len(header)][: len(header)]
+            row[header.index(FIELD)] = json.dumps(edits.marks[source])
+        if source not in edits.dropped:
+            writer.writerow(row)
+            yield line.getvalue().encode()
+            line.seek(0)
+            line.truncate()
+
+
 # — tables
 
 
-def _parquet(path: Path, part: Path, change: Edits) -> None:
-    """Row group by row group, packed as it was."""
-    with pq.ParquetFile(path.absolute()) as file:
-        packed = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "snappy"
-        schema, first = _schema(file.schema_arrow, change), 0
-        with pq.ParquetWriter(part, schema, compression=packed.replace("UNCOMPRESSED", "none")) as writer:
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group)
-                kept = _kept(rows, str(path), first, change, schema)
-                first += len(rows)
-                if len(kept):
-                    writer.write_table(kept)
-
-
-def _arrow(path: Path, part: Path, change: Edits) -> None:
-    """An IPC file or stream, batch by batch; Feather is packed as its writers do."""
+def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
+    """A Parquet, Arrow or Feather file."""
+    if file_type(path) == ".parquet":
+        with pq.ParquetFile(path.absolute()) as file:
+            pq.write_table(_edit_table(file.read(), str(path), edits), draft)
+        return
     with pa.memory_map(str(path.absolute())) as mapped:
-        whole = mapped.read(6) == b"ARROW1"
+        seekable = mapped.read(6) == b"ARROW1"
         mapped.seek(0)
-        source: Any = pa.ipc.open_file(mapped) if whole else pa.ipc.open_stream(mapped)
-        batches = map(source.get_batch, range(source.num_record_batches)) if whole else source
-        schema, first = _schema(source.schema, change), 0
+        table = _edit_table((pa.ipc.open_file if seekable else pa.ipc.open_stream)(mapped).read_all(), str(path), edits)
         options = pa.ipc.IpcWriteOptions(compression="lz4" if file_type(path) == ".feather" else None)
-        make = pa.ipc.new_file if whole else pa.ipc.new_stream
-        with pa.OSFile(str(part), "wb") as out, make(out, schema, options=options) as writer:
-            for batch in batches:
-                writer.write_table(_kept(pa.Table.from_batches([batch]), str(path), first, change, schema))
-                first += batch.num_rows
+        make = pa.ipc.new_file if seekable else pa.ipc.new_stream
+        with pa.OSFile(str(draft), "wb") as out, make(out, table.schema, options=options) as writer:
+            writer.write_table(table)
 
 
-def _disk(path: Path, part: Path, change: Edits) -> None:
-    """What `save_to_disk` wrote: the one split anew, the others copied."""
+def _edit_table(table: pa.Table, name: str, edits: Edits) -> pa.Table:
+    """The rows of a table, whose sources are `name:0`, `name:1`, …, after the edits."""
+    sources = [f"{name}:{row}" for row in range(len(table))]
+    if edits.marks:
+        column = table.column(FIELD).to_pylist() if FIELD in table.schema.names else None
+        marks = pa.array(_merge_marks(sources, column, edits), RANGES)
+        table = table.drop_columns([FIELD]) if column else table
+        table = table.append_column(FIELD, marks)
+    return table.filter(pa.array([source not in edits.dropped for source in sources], pa.bool_()))
+
+
+def _merge_marks(sources: list[str], column: list[Any] | None, edits: Edits) -> list[Marks | None]:
+    """The marks of each row: the edit's, or what its own column already says, which may be JSON."""
+    stored = [json.loads(value or "null") if isinstance(value, str) else value for value in column or []]
+    return [
+        edits.marks.get(source, mark) for source, mark in zip(sources, stored or [None] * len(sources), strict=True)
+    ]
+
+
+def _rewrite_saved(path: Path, draft: Path, edits: Edits) -> None:
+    """A `save_to_disk` folder: the edited split is written anew, the others are copied."""
     from datasets import List, Value, disable_progress_bars, load_from_disk
 
     disable_progress_bars()
-    name = next(iter({*change.dropped, *change.marks})).rpartition(":")[0]
+    name = next(iter({*edits.dropped, *edits.marks})).rpartition(":")[0]
     split = name.removeprefix(path.name).removeprefix("/")
-    found: Any = load_from_disk(str(path.absolute()))
-    found = found[split] if split else found
-    sources = [f"{name}:{row}" for row in range(len(found))]
-    if change.marks:
-        known = found[FIELD] if FIELD in found.column_names else [None] * len(found)
-        marks = [change.marks.get(source, mark) for source, mark in zip(sources, known, strict=True)]
-        found = found.remove_columns([FIELD]) if FIELD in found.column_names else found
-        found = found.add_column(FIELD, marks, feature=List(List(Value("int64"))))
+    dataset: Any = load_from_disk(str(path.absolute()))
+    dataset = dataset[split] if split else dataset
+    sources = [f"{name}:{row}" for row in range(len(dataset))]
+    if edits.marks:
+        column = list(dataset[FIELD]) if FIELD in dataset.column_names else None
+        dataset = dataset.remove_columns([FIELD]) if column else dataset
+        marks: Any = _merge_marks(sources, column, edits)
+        dataset = dataset.add_column(FIELD, marks, feature=List(List(Value("int64"))))
     if split:
-        shutil.copytree(path, part, ignore=lambda folder, names: {split} if Path(folder) == path else set[str]())
-    found.select([at for at, source in enumerate(sources) if source not in change.dropped]).save_to_disk(
-        str(part / split)
-    )
-
-
-def _schema(schema: pa.Schema, change: Edits) -> pa.Schema:
-    """The schema, with a column for marks where there are any; the features that `datasets` left there know of it."""
-    if not change.marks or FIELD in schema.names:
-        return schema
-    said = schema.metadata or {}
-    wider = schema.append(pa.field(FIELD, RANGES))
-    if b"huggingface" not in said:
-        return wider
-    from datasets import Features, List, Value
-
-    features = Features({**Features.from_arrow_schema(schema), FIELD: List(List(Value("int64")))})
-    return wider.with_metadata({**said, **(features.arrow_schema.metadata or {})})
-
-
-def _kept(rows: pa.Table, name: str, first: int, change: Edits, schema: pa.Schema) -> pa.Table:
-    """The kept rows of a table whose first is row `first` of the file or data set `name`."""
-    sources = [f"{name}:{first + at}" for at in range(len(rows))]
-    if change.marks:
-        kind = schema.field(FIELD).type
-        before = rows.column(FIELD).to_pylist() if FIELD in rows.schema.names else [None] * len(rows)
-        marks = [change.marks.get(source, known) for source, known in zip(sources, before, strict=True)]
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            marks = [json.dumps(one) if isinstance(one, list) else one for one in marks]
-        rest = rows.drop_columns([FIELD]) if FIELD in rows.schema.names else rows
-        rows = rest.append_column(FIELD, pa.array(marks, kind)).select(schema.names)
-    return rows.filter(pa.array([source not in change.dropped for source in sources])).cast(schema)
+        shutil.copytree(path, draft, ignore=lambda folder, names: {split} if Path(folder) == path else set[str]())
+    rows = [row for row, source in enumerate(sources) if source not in edits.dropped]
+    dataset.select(rows).save_to_disk(str(draft / split))

@@ -1,4 +1,4 @@
-"""Which rows a person means by a source such as `data.jsonl:12`, or by the end of one. Knows no trace."""
+"""Rows named by a source such as `data.jsonl:12`, or by the end of one."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from taughtby.errors import DataError
 
 
 def matches_source(spec: str, source: str) -> bool:
-    """Whether `data.jsonl:12` is what a person calls `/where/it/lies/data.jsonl:12`."""
+    """Whether `spec` is the source or its last path components."""
     return source == spec or source.endswith(f"/{spec}")
 
 
-def record_source(row: Example, reading: ReadOptions) -> str:
-    """The source of the record that a row is of, which may hold several turns."""
-    return re.sub(r"#\d+\Z", "", row.source) if reading.turns == "all" else row.source
+def record_source(row: Example, read_options: ReadOptions) -> str:
+    """The source of the record that contains a row; a record may have several turns."""
+    return re.sub(r"#\d+\Z", "", row.source) if read_options.turns == "all" else row.source
 
 
-def resolve_sources(specs: Sequence[str], data: str, reading: ReadOptions) -> dict[str, str]:
+def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) -> dict[str, str]:
     """The source in `data` that each of these is, or is the end of; those of no row are left out.
 
     The end of several sources, as of shards with one name in several folders, is refused.
     """
     fits: dict[str, dict[str, None]] = {spec: {} for spec in specs}
-    for row in read_examples(data, reading) if specs else ():
-        for source in (row.source, record_source(row, reading)):
-            for spec, found in fits.items():
+    for row in read_examples(data, read_options) if specs else ():
+        for source in (row.source, record_source(row, read_options)):
+            for spec, matches in fits.items():
                 if matches_source(spec, source):
-                    found[source] = None
-    for spec, found in fits.items():
-        if len(found) > 1 and spec not in found:
-            raise several(spec, list(found))
-    return {spec: spec if spec in found else next(iter(found)) for spec, found in fits.items() if found}
+                    matches[source] = None
+    for spec, matches in fits.items():
+        if len(matches) > 1 and spec not in matches:
+            raise ambiguous_source(spec, list(matches))
+    return {spec: spec if spec in matches else next(iter(matches)) for spec, matches in fits.items() if matches}
 
 
-def several(spec: str, rows: Sequence[str]) -> DataError:
-    """What to say of a source that names more than one row."""
+def ambiguous_source(spec: str, rows: Sequence[str]) -> DataError:
+    """The error for a source that names more than one row."""
     do = "write more of the path before it, or give ids"
     return DataError(f"{spec} names several rows", got=", ".join(rows[:3]), do=do)

@@ -1,6 +1,6 @@
-"""What a training set is before an hour is spent on it: lengths, duplicates, rows that cannot be used, one row seen.
+"""Statistics of a training set in one pass: lengths, duplicates, skipped rows, and one row as tokens.
 
-One pass, whatever the size: kept are counts, and 16 bytes a row for the duplicates. Knows a tokenizer, no weights.
+Memory: counts, and 16 bytes a row for the duplicates.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from taughtby.data.tokenize import (
     truncate,
 )
 
-KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
-SOURCES = 3  # of the rows that are skipped for one reason
+MAX_KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
+MAX_SOURCES = 3  # of the rows that are skipped for one reason
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 
 Progress = Callable[[int, int | None], None]  # (rows done, in all where that is known)
@@ -44,16 +44,16 @@ class RowPreview:
 
     source: str
     label: str | None
-    pieces: tuple[str, ...]
-    start: int
+    token_texts: tuple[str, ...]
+    loss_start: int
     n_prompt: int
-    whole: int
+    full_length: int
     reason: str | None = None
 
 
 @dataclass
 class SkipCount:
-    """Rows that cannot be used for one reason, in the words of the first: how many, and where some stand."""
+    """Number and first sources of the rows skipped for one reason."""
 
     reason: str
     count: int = 0
@@ -62,77 +62,79 @@ class SkipCount:
 
 @dataclass
 class DatasetStatistics:
-    """What was counted. The lengths are those of all rows that could be written, before any is cut."""
+    """Counts over a training set; lengths are those before truncation."""
 
     encoding: Encoding
-    form: str = ""
+    format_name: str = ""
     template: str = ""  # in words
     rows: int = 0
     usable: int = 0
-    cut: int = 0
+    truncated: int = 0
     tokens: int = 0
-    learned: int = 0
+    loss_tokens: int = 0
     lengths: dict[str, Counter[int]] = field(
         default_factory=lambda: {key: Counter() for key in ("prompt", "answer", "whole")}
     )
     labels: Counter[str] = field(default_factory=Counter[str])
     skipped: dict[str, SkipCount] = field(default_factory=dict[str, SkipCount])
-    shown: RowPreview | None = None
+    preview: RowPreview | None = None
     seconds: float = 0.0
     hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
 
     def add(self, row: Example, whole: TokenizedExample | SkippedRow) -> TokenizedExample | SkippedRow:
-        """Count one row, and give it back as it would be indexed."""
+        """Count one row, and return it as it would be indexed."""
         self.rows += 1
-        for kept, said in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
-            kept.append(hash(repr(said)))
+        for hashes, content in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
+            hashes.append(hash(repr(content)))
         if row.label is not None:
-            self.labels[row.label if row.label in self.labels or len(self.labels) < KINDS else "…"] += 1
-        made = whole if isinstance(whole, SkippedRow) else truncate(whole, self.encoding)
+            self.labels[row.label if row.label in self.labels or len(self.labels) < MAX_KINDS else "…"] += 1
+        example = whole if isinstance(whole, SkippedRow) else truncate(whole, self.encoding)
         if isinstance(whole, TokenizedExample):
             sizes = whole.n_prompt, whole.n_response, len(whole.ids)
             for counts, size in zip(self.lengths.values(), sizes, strict=True):
                 counts[size] += 1
-        if isinstance(made, SkippedRow):
-            self._skip(row.source, made.reason)
+        if isinstance(example, SkippedRow):
+            self._skip(row.source, example.reason)
         elif isinstance(whole, TokenizedExample):
             self.usable += 1
-            self.cut += len(made.ids) < len(whole.ids)
-            self.tokens += len(made.ids)
-            self.learned += len(made.ids) - made.loss_start
-        return made
+            self.truncated += len(example.ids) < len(whole.ids)
+            self.tokens += len(example.ids)
+            self.loss_tokens += len(example.ids) - example.loss_start
+        return example
 
     def _skip(self, source: str, reason: str) -> None:
         kind = re.sub(r"\d+", "…", reason)  # rows too long by ever other numbers are too long
-        known = kind in self.skipped or len(self.skipped) < KINDS
-        found = self.skipped.setdefault(kind if known else "…", SkipCount(reason if known else "other reasons"))
-        found.count += 1
-        if found.count <= SOURCES:
-            found.sources.append(source)
+        has_room = kind in self.skipped or len(self.skipped) < MAX_KINDS
+        skip = self.skipped.setdefault(kind if has_room else "…", SkipCount(reason if has_room else "other reasons"))
+        skip.count += 1
+        if skip.count <= MAX_SOURCES:
+            skip.sources.append(source)
 
     def quantiles(self) -> dict[str, dict[str, int]]:
-        """Of each length its quantiles: the least that a share of the rows does not exceed."""
+        """Quantiles of the prompt, answer and whole lengths."""
         return {name: _quantiles(counts) for name, counts in self.lengths.items() if counts}
 
     def duplicates(self) -> dict[str, int]:
         """How many rows repeat an earlier one (`rows`), have a prompt that others answer otherwise (`prompts`), or an
         answer that other prompts have too (`answers`), and how often the commonest answer is given (`most`)."""
-        prompts, answers = (np.frombuffer(kept, np.int64) for kept in self.hashes)
+        prompts, answers = (np.frombuffer(hashes, np.int64) for hashes in self.hashes)
         _, first = np.unique(prompts * 3 + answers, return_index=True)
-        found = {"rows": self.rows - len(first)}
-        for name, kept in (("prompts", prompts), ("answers", answers)):
-            values, counts = np.unique(kept[first], return_counts=True)
-            found[name] = int(np.isin(kept, values[counts > 1]).sum())
-        return found | {"most": int(np.unique(answers, return_counts=True)[1].max(initial=0))}
+        repeats = {"rows": self.rows - len(first)}
+        for name, hashes in (("prompts", prompts), ("answers", answers)):
+            values, counts = np.unique(hashes[first], return_counts=True)
+            repeats[name] = int(np.isin(hashes, values[counts > 1]).sum())
+        return repeats | {"most": int(np.unique(answers, return_counts=True)[1].max(initial=0))}
 
     def to_json(self) -> dict[str, Any]:
-        """The document that scripts read."""
-        told = {key: getattr(self, key) for key in ("form", "template", "rows", "usable", "cut", "tokens", "learned")}
-        skipped = [
-            {"reason": found.reason, "rows": found.count, "first": found.sources} for found in self.skipped.values()
-        ]
-        return {"version": 1, **told, "lengths": self.quantiles(), "duplicates": self.duplicates(),
-                "labels": dict(self.labels.most_common()), "skipped": skipped}  # fmt: skip
+        """The statistics as a JSON document."""
+        return {
+            "version": 1, "form": self.format_name, "template": self.template, "rows": self.rows,
+            "usable": self.usable, "cut": self.truncated, "tokens": self.tokens, "learned": self.loss_tokens,
+            "lengths": self.quantiles(), "duplicates": self.duplicates(), "labels": dict(self.labels.most_common()),
+            "skipped": [
+                {"reason": skip.reason, "rows": skip.count, "first": skip.sources} for skip in self.skipped.values()
+            ],
+        }  # fmt: skip
 
 
 def collect_statistics(
@@ -140,28 +142,37 @@ def collect_statistics(
     tokenizer: Any,
     encoding: Encoding,
     *,
-    show: int | None = None,
+    preview_row: int | None = None,
     limit: int | None = None,
-    form: str = "",
+    format_name: str = "",
     progress: Progress | None = None,
 ) -> DatasetStatistics:
-    """Look at every row once, or at the first `limit`; `show` is the number, from 1, of the row to be seen.
+    """Collect statistics of all rows.
 
-    Without one it is the first that can be used, or the first. `form` is the name of what the rows are read as.
+    Args:
+        rows: The rows.
+        tokenizer: A Transformers tokenizer.
+        encoding: How rows are tokenized.
+        preview_row: Number, from 1, of the row to preview; by default the first usable row.
+        limit: Read at most this many rows.
+        format_name: Name of the column layout, for the report.
+        progress: Called with the rows done and `limit`.
     """
-    made, begun = DatasetStatistics(encoding, form, _template(tokenizer, encoding)), time.monotonic()
+    statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for window in chunk_rows(islice(rows, limit)):
         for row, whole in zip(window, tokenize_untruncated(tokenizer, window, encoding.template), strict=True):
-            one = made.add(row, whole)
-            better = made.shown is None or (made.shown.reason and isinstance(one, TokenizedExample))
-            if made.rows == show if show else better:
-                made.shown = _shown(tokenizer, row, whole, one)
+            example = statistics.add(row, whole)
+            better = statistics.preview is None or (statistics.preview.reason and isinstance(example, TokenizedExample))
+            if statistics.rows == preview_row if preview_row else better:
+                statistics.preview = _preview(tokenizer, row, whole, example)
         if progress:
-            progress(made.rows, limit)
-    if show and made.shown is None:
-        made.shown = RowPreview(f"number {show}", None, (), 0, 0, 0, f"there are only {made.rows:,} rows")
-    made.seconds = time.monotonic() - begun
-    return made
+            progress(statistics.rows, limit)
+    if preview_row and statistics.preview is None:
+        statistics.preview = RowPreview(
+            f"number {preview_row}", None, (), 0, 0, 0, f"there are only {statistics.rows:,} rows"
+        )
+    statistics.seconds = time.monotonic() - begun
+    return statistics
 
 
 def _template(tokenizer: Any, encoding: Encoding) -> str:
@@ -179,13 +190,13 @@ def _quantiles(counts: Counter[int]) -> dict[str, int]:
     return {name: sizes[place] for name, place in places.items()}
 
 
-def _shown(
-    tokenizer: Any, row: Example, whole: TokenizedExample | SkippedRow, made: TokenizedExample | SkippedRow
+def _preview(
+    tokenizer: Any, row: Example, whole: TokenizedExample | SkippedRow, example: TokenizedExample | SkippedRow
 ) -> RowPreview:
     length = len(whole.ids) if isinstance(whole, TokenizedExample) else 0
-    if isinstance(made, SkippedRow):
-        return RowPreview(row.source, row.label, (), 0, 0, length, made.reason)
+    if isinstance(example, SkippedRow):
+        return RowPreview(row.source, row.label, (), 0, 0, length, example.reason)
     special = set(tokenizer.all_special_ids)
-    pieces = zip(made.ids, token_texts(tokenizer, made.ids), strict=True)
+    pieces = zip(example.ids, token_texts(tokenizer, example.ids), strict=True)
     named = tuple(tokenizer.convert_ids_to_tokens(token) if token in special else text for token, text in pieces)
-    return RowPreview(row.source, row.label, named, made.loss_start, made.n_prompt, length)
+    return RowPreview(row.source, row.label, named, example.loss_start, example.n_prompt, length)

@@ -1,40 +1,31 @@
-"""From Examples to token ids: where the prompt ends, which tokens are the answer, and batches of a bounded size.
-
-Knows a tokenizer, no model.
-"""
+"""Token ids of Examples: where the prompt ends, which tokens are the response, and which have a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import numpy as np
-import torch
+from typing import Any, Literal, get_args
 
 from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render, render_prompt
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
+from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Int, Shaped
-    from torch import Tensor
-
-BY_ITSELF = 1 / 32  # of its budget: what a batch costs beside its tokens (measured: 29 to 39 tokens of 1,024)
-ROWS, LETTERS = 512, 500_000  # of what is tokenised together, whichever is reached first
-Side = Literal["left", "right"]
+CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # tokenized together, whichever is reached first
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "all"]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How Examples become ids: the habits of the trainer that the model learned them by.
+    """How Examples become token ids; it should match what the model was trained with.
 
-    `truncate` right cuts the end of the answer, left the beginning of the prompt, skip refuses the row. With `mask`
-    all, the loss was taken on the prompt too. `template` is Jinja source, "none" for the texts exactly as they stand,
-    or None for the tokenizer's own.
+    Attributes:
+        max_length: Tokens of a row that are kept, prompt and response together.
+        truncate: `right` cuts the end of the response, `left` the beginning of the prompt, `skip` skips longer rows.
+        mask: `response` if the loss was taken on responses only, `all` if on prompts too.
+        template: Jinja source; "none" for the texts unchanged; None for the tokenizer's own template.
     """
 
     max_length: int = 1024
@@ -43,25 +34,28 @@ class Encoding:
     template: str | None = None
 
     def __post_init__(self) -> None:
-        for key, known in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
-            if getattr(self, key) not in known:
-                raise OptionError(f"no such {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(known)}")
+        for key, choices in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
+            if getattr(self, key) not in choices:
+                raise OptionError(f"no such {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}")
         if self.max_length < 2:
             raise OptionError("no room for a row", got=f"--max-length {self.max_length}", do="give at least 2")
 
     def with_options(self, template: str | None = None, **options: Any) -> Encoding:
-        """The same but for what a person asked for; None is not asked. `template` is a file's path, or none."""
+        """A copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
         source = template if template in (None, NO_TEMPLATE) else read_template(template)
-        given = {"template": source, **options}
-        return replace(self, **{key: value for key, value in given.items() if value is not None})
+        changes = {"template": source, **options}
+        return replace(self, **{key: value for key, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """One Example as ids: `ids[:n_prompt]` is the prompt, the rest the answer with the template's closing tokens.
+    """One Example as token ids.
 
-    The loss was taken on the answer and on the `ahead` tokens before it: 0 of them, unless prompts were learned too;
-    but not on the `masked` ones, which are places in `ids`.
+    Attributes:
+        ids: The prompt, the response and the template's closing tokens.
+        n_prompt: Tokens of the prompt.
+        n_prompt_loss: Prompt tokens just before the response that have a loss; 0 unless prompts are trained on.
+        masked: Positions in `ids` without a loss.
     """
 
     ids: tuple[int, ...]
@@ -71,150 +65,107 @@ class TokenizedExample:
 
     @property
     def n_response(self) -> int:
-        """How many tokens the answer has."""
+        """Number of response tokens."""
         return len(self.ids) - self.n_prompt
 
     @property
     def response(self) -> tuple[int, ...]:
-        """The ids of the answer."""
+        """Token ids of the response."""
         return self.ids[self.n_prompt :]
 
     @property
     def loss_start(self) -> int:
-        """The first token that was learned."""
+        """Position of the first token with a loss."""
         return self.n_prompt - self.n_prompt_loss
 
     @property
     def loss_mask(self) -> list[bool]:
-        """Which tokens a loss was taken on."""
-        return [at >= self.loss_start and at not in self.masked for at in range(len(self.ids))]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B rows padded to T tokens; `last` is p, the place of each row's last prompt token, which predicts y_1.
-
-    The `n` learned tokens are the answer and the `answer` tokens before it, none unless prompts were learned too.
-    `rows` says which of the given rows these are, in order; `masked` where, among the tokens, no loss was taken.
-    """
-
-    ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    last_prompt_position: Int[Tensor, " B"]
-    n_loss: Int[Tensor, " B"]
-    row_indices: tuple[int, ...]
-    n_prompt_loss: Int[Tensor, " B"]
-    masked: Bool[Tensor, "B T"]
-
-    @property
-    def loss_mask(self) -> Bool[Tensor, "B R"]:
-        """Which of R = max(n) places each row learned: those it has, less the masked ones."""
-        has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
-        return has & ~self.masked.gather(1, self.loss_positions + 1)
-
-    @property
-    def loss_positions(self) -> Int[Tensor, "B R"]:
-        """The positions that predict the n learned tokens, p … p+n-1 for y_1 … y_n; beyond n, the last one again."""
-        steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
-        return (self.last_prompt_position - self.n_prompt_loss)[:, None] + torch.minimum(
-            steps, self.n_loss[:, None] - 1
-        )
-
-    @property
-    def targets(self) -> Int[Tensor, "B R"]:
-        """The learned tokens, y_1 … y_n."""
-        return self.ids.gather(1, self.loss_positions + 1)
-
-    def at_answer(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
-        """Of values at the R places, those at p, which predicts the answer's first token."""
-        return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
-
-    def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
-        """The batch with every tensor of it changed; `rows` says which rows are left, all where it is None."""
-        parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
-        return replace(self, **parts, rows=self.row_indices if rows is None else rows)
+        """Whether each token has a loss."""
+        return [position >= self.loss_start and position not in self.masked for position in range(len(self.ids))]
 
 
 def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExample | SkippedRow:
-    """The ids of an Example."""
+    """Tokenize and truncate one Example."""
     return tokenize_all(tokenizer, [row], encoding)[0]
 
 
 def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
-    """The ids of each Example; a row with no answer token left is a Skip."""
-    whole = chain.from_iterable(tokenize_untruncated(tokenizer, some, encoding.template) for some in chunk_rows(rows))
+    """Tokenize and truncate Examples; a row without a response token becomes a SkippedRow."""
+    whole = chain.from_iterable(tokenize_untruncated(tokenizer, chunk, encoding.template) for chunk in chunk_rows(rows))
     return [row if isinstance(row, SkippedRow) else truncate(row, encoding) for row in whole]
 
 
 def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
-    """Rows in the portions that are tokenised together: a tokenizer holds some 100 bytes a token while it works."""
-    some: list[Example] = []
+    """Rows in chunks that bound memory: a tokenizer holds about 100 bytes a token while it works."""
+    chunk: list[Example] = []
     letters = 0
     for row in rows:
-        some.append(row)
+        chunk.append(row)
         letters += sum(len(str(message["content"])) for message in row.messages)
-        if len(some) == ROWS or letters >= LETTERS:
-            yield some
-            some, letters = [], 0
-    if some:
-        yield some
+        if len(chunk) == CHUNK_ROWS or letters >= CHUNK_CHARS:
+            yield chunk
+            chunk, letters = [], 0
+    if chunk:
+        yield chunk
 
 
 def tokenize_untruncated(
     tokenizer: Any, rows: Sequence[Example], template: str | None = None
 ) -> list[TokenizedExample | SkippedRow]:
-    """The ids of each Example however long, tokenised together, its answer alone learned.
+    """Tokenize Examples of any length together, with the loss on the responses.
 
-    A token that holds both the prompt's end and the answer's first letter is the answer's: the model had to say it.
+    A token that spans the end of the prompt and the start of the response belongs to the response.
     """
-    made = [render(tokenizer, row, template) for row in rows]
-    ids = _ids(tokenizer, [one for one in made if isinstance(one, RenderedText)])
-    return [one if isinstance(one, SkippedRow) else next(ids) for one in made]
+    rendered = [render(tokenizer, row, template) for row in rows]
+    ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
+    return [text if isinstance(text, SkippedRow) else next(ids) for text in rendered]
 
 
 def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
     """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
     if not texts:
         return
-    bos = tokenizer.bos_token if any(text.plain for text in texts) and _adds_bos(tokenizer) else None
+    bos = tokenizer.bos_token if any(text.untemplated for text in texts) and _adds_bos(tokenizer) else None
     # a template has written the special tokens already: adding them again would double the BOS
     plain: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    found = tokenizer([text.text for text in texts], **plain)
-    for at, (text, ids) in enumerate(zip(texts, found["input_ids"], strict=True)):
-        head = [tokenizer.bos_token_id] if bos and text.plain and not text.text.startswith(bos) else []
-        answer = max(1, len(head) + _place(tokenizer, found, at, text.text, text.answer_start))
+    encoded = tokenizer([text.text for text in texts], **plain)
+    for index, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
+        head = [tokenizer.bos_token_id] if bos and text.untemplated and not text.text.startswith(bos) else []
+        answer = max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.answer_start))
         ahead = 0
         if text.loss_start < text.answer_start:
-            ahead = answer - max(1, len(head) + _place(tokenizer, found, at, text.text, text.loss_start))
-        silent = (len(head) + token for token in range(len(ids)) if text.masked and _silent(found, at, token, text))
+            ahead = answer - max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.loss_start))
+        silent = (
+            len(head) + token for token in range(len(ids)) if text.masked and _is_masked(encoded, index, token, text)
+        )
         yield TokenizedExample((*head, *ids), answer, ahead, tuple(silent))
 
 
-def _silent(found: Any, at: int, token: int, text: RenderedText) -> bool:
+def _is_masked(encoded: Any, index: int, token: int, text: RenderedText) -> bool:
     """Whether a token holds any masked character; a blank before it is not a reason to count it in."""
-    begin, end = found.token_to_chars(at, token) or (0, 0)
-    return any(text.text[max(begin, one) : min(end, other)].strip() for one, other in text.masked)
+    begin, end = encoded.token_to_chars(index, token) or (0, 0)
+    return any(text.text[max(begin, start) : min(end, stop)].strip() for start, stop in text.masked)
 
 
-def _place(tokenizer: Any, found: Any, at: int, text: str, where: int) -> int:
+def _token_at(tokenizer: Any, encoded: Any, index: int, text: str, where: int) -> int:
     """The token that holds the character `where`, or the first one behind it."""
-    ids = found["input_ids"][at]
+    ids = encoded["input_ids"][index]
     if where == 0:
         return 0
     if not tokenizer.is_fast:  # such a one does not say where its tokens stand: as far as the prompt alone goes alike
         alone = tokenizer(text[:where], add_special_tokens=False)["input_ids"]
-        return next((i for i, (one, other) in enumerate(zip(alone, ids, strict=False)) if one != other), len(alone))
-    holding = (found.char_to_token(at, place) for place in range(where, len(text)))
+        return next((i for i, (left, right) in enumerate(zip(alone, ids, strict=False)) if left != right), len(alone))
+    holding = (encoded.char_to_token(index, place) for place in range(where, len(text)))
     token = next((token for token in holding if token is not None), len(ids))
     if token < len(ids):
-        begin, end = found.token_to_chars(at, token)
+        begin, end = encoded.token_to_chars(index, token)
         # Phi 3's `<|assistant|>` takes the blanks behind it in: they do not make it part of the answer
         return token + (begin < where and not text[where:end].strip())
     return token
 
 
 def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | SkippedRow:
-    """The row as long as it may be, and with what was learned of it."""
+    """Apply the maximum length and the mask of the encoding; a row without a loss left becomes a SkippedRow."""
     limit, ids, n_prompt, masked = encoding.max_length, row.ids, row.n_prompt, row.masked
     start = 1 if encoding.mask == "all" else row.loss_start
     if len(ids) > limit and encoding.truncate == "skip":
@@ -231,17 +182,19 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
         return SkippedRow(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
     if n_prompt >= len(ids):
         return SkippedRow("the answer has no tokens")
-    made = TokenizedExample(ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit))
-    return made if not masked or any(made.loss_mask) else SkippedRow("all that could be learned is masked")
+    example = TokenizedExample(
+        ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit)
+    )
+    return example if not masked or any(example.loss_mask) else SkippedRow("all that could be learned is masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
-    """The ids of a user turn, or of all that stands before a row's answer, ready for an answer."""
+    """Token ids of a prompt, ready for generation: a user turn, or everything before the response of an Example."""
     row = make_example(prompt, "") if isinstance(prompt, str) else prompt
     text = render_prompt(tokenizer, row, template)
     if isinstance(text, SkippedRow):
         raise DataError(
-            "this prompt cannot be asked", got=text.reason, do="mend the prompt, or choose another --template"
+            "this prompt cannot be asked", got=text.reason, do="change the prompt, or choose another --template"
         )
     return list(next(_ids(tokenizer, [text])).ids)
 
@@ -250,76 +203,45 @@ def _adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Side = "right") -> Batch:
-    """Rows as one Batch. Padding is id 0 and masked, so which id it is never matters."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask, masked = torch.zeros(2, len(rows), width, dtype=torch.bool)
-    start = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for place, (row, at) in enumerate(zip(rows, start, strict=True)):
-        ids[place, at : at + len(row.ids)] = torch.tensor(row.ids)
-        mask[place, at : at + len(row.ids)] = True
-        masked[place, [at + token for token in row.masked]] = True
-    last = torch.tensor([at + row.n_prompt - 1 for row, at in zip(rows, start, strict=True)])
-    answer = torch.tensor([row.n_prompt_loss for row in rows])
-    n = torch.tensor([row.n_response for row in rows]) + answer
-    return Batch(ids, mask, last, n, tuple(order), answer, masked)
-
-
-def make_batches(
-    rows: Sequence[TokenizedExample], budget: int, *, side: Side = "right", prompts_only: bool = False
-) -> Iterator[Batch]:
-    """All rows, sorted by length, in batches of at most `budget` padded tokens (a longer row goes alone).
-
-    They are cut where padding, and what a batch costs by itself, add up to least. `prompts`: the rows' prompts alone
-    will be run, so that these are what is sorted and counted.
-    """
-    lengths = [row.n_prompt if prompts_only else len(row.ids) for row in rows]
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for start, stop in _cut([lengths[at] for at in order], budget):
-        chosen = order[start:stop]
-        yield collate([rows[i] for i in chosen], chosen, side=side)
-
-
-def _cut(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """From and to of each batch of these sorted lengths, the cheapest there are: shortest paths over the cuts."""
-    least, origin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=int)
-    for stop, width in enumerate(lengths, 1):
-        first = max(0, min(stop - 1, stop - budget // width))
-        costs = least[first:stop] + width * np.arange(stop - first, 0, -1)
-        best = int(costs.argmin())
-        least[stop], origin[stop] = costs[best] + budget * BY_ITSELF, first + best
-    cuts, stop = list[tuple[int, int]](), len(lengths)
-    while stop:
-        cuts.append((int(origin[stop]), stop))
-        stop = int(origin[stop])
-    return cuts[::-1]
-
-
-def split_in_two(batch: Batch) -> Iterable[Batch]:
-    """The batch in two, for when it did not fit into memory."""
-    for part in torch.arange(len(batch.row_indices)).chunk(2):
-        yield batch.map(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.row_indices[i] for i in part))
-
-
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text each token adds to those before it; joined they are the decoded whole. Special tokens add "".
+    """The text that each token adds to the tokens before it; special tokens add "".
 
-    A token that holds only part of a character adds nothing; the one that completes it adds it all.
+    Joined, the texts are the decoded sequence. A token that ends within a character adds nothing; the token that
+    completes the character adds all of it.
     """
     special = set(tokenizer.all_special_ids)
     pieces: list[str] = []
     pending: list[int] = []
     context: list[int] = []
-    for at, token in enumerate(ids):
+    for index, token in enumerate(ids):
         pieces.append("")
         if token in special:
             continue
         pending.append(token)
         # decoded behind its neighbour, because some tokenizers drop the space of a text's first token
         grown = tokenizer.decode(context + pending)
-        last = at + 1 == len(ids) or ids[at + 1] in special  # cut within a character, or the text's own U+FFFD
+        last = index + 1 == len(ids) or ids[index + 1] in special  # cut within a character, or the text's own U+FFFD
         if last or not grown.endswith("�"):
             pieces[-1] = grown[len(tokenizer.decode(context)) :]
             context, pending = pending, []
     return pieces
+
+
+DEFAULT_MAX_LENGTH = 1024  # where no file and no option says otherwise and the model reads as many
+METADATA_OPTIONS = ("max_length", "truncate", "mask", "template")
+
+
+def default_options(metadata: TrainingMetadata, context_length: int, *, raw: bool) -> Encoding:
+    """The Encoding that the trainer's files imply; no chat template is applied to `raw` rows, which are plain texts."""
+    return Encoding(
+        max_length=min(metadata.max_length or DEFAULT_MAX_LENGTH, context_length),
+        truncate=metadata.truncate or "right",
+        mask=metadata.mask or "response",
+        template=metadata.template or (NO_TEMPLATE if raw else None),
+    )
+
+
+def followed_metadata(metadata: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
+    """The metadata entries of a trainer's folder that determined an Encoding."""
+    first = {what: next((fact for fact in metadata.entries if fact.name == what), None) for what in METADATA_OPTIONS}
+    return [fact for what, fact in first.items() if fact and fact.value == getattr(encoding, what)]

@@ -1,42 +1,90 @@
-"""Blocks as Arrow columns, and back: vectors in float16, numbers as they are."""
+"""Rows and their features as Arrow columns, and back: vectors in float16, other values as they are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from taughtby.capture.ragged import Column, Ragged
+from taughtby.data.example import Example
+from taughtby.data.tokenize import TokenizedExample
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-TOKENS = 32  # vectors that a row has in a block with one for each token, about
+TEXT_COLUMNS = ("id", "source", "label", "messages", "more")  # the columns that an Example is read from
+VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 
 
-def to_arrow(name: str, block: Tensor | list[Tensor]) -> dict[str, pa.Array]:
-    """A block as columns: a vector a row as its direction and its norm, since raw gradients are below float16."""
-    if isinstance(block, list):
-        ends = np.cumsum([0, *map(len, block)], dtype=np.int32)
-        return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(block)))}
-    if block.ndim == 1:
-        return {name: pa.array(block.float().numpy())}
-    # by the largest number first: the squares of a well-learned row's gradients are nothing in float32
-    largest = block.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    block = block / largest
-    norms = block.norm(dim=1, keepdim=True)
-    return {name: _vectors(block / norms.clamp(min=1)), f"{name}_norm": pa.array((norms * largest)[:, 0].numpy())}
+def arrange_table(
+    examples: Sequence[Example], rows: Sequence[TokenizedExample], features: Mapping[str, Tensor | list[Tensor]]
+) -> pa.Table:
+    """Rows with their features as the index holds them.
+
+    Args:
+        examples: The rows.
+        rows: The same rows, tokenized.
+        features: (B, d) for a vector per row, (B,) for a number per row, or B tensors (n, k) for a vector per token.
+    """
+    columns: dict[str, Any] = {
+        "id": [row.id for row in examples],
+        "source": [escape_surrogates(row.source) for row in examples],
+        "label": pa.array([row.label and escape_surrogates(row.label) for row in examples], pa.string()),
+        "messages": [json.dumps(list(row.messages)) for row in examples],
+        "more": pa.array([_more(row) for row in examples], pa.string()),
+        "n_prompt": pa.array([row.n_prompt for row in rows], pa.int32()),
+        "n_response": pa.array([row.n_response for row in rows], pa.int32()),
+    }
+    for name, feature in features.items():
+        columns |= to_arrow(name, feature)
+    return pa.table(columns)
 
 
-def _vectors(block: Float[Tensor, "B d"]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(block.half().numpy().reshape(-1)), block.shape[1])
+def _more(row: Example) -> str | None:
+    more = {"tools": row.tools, "rejected": row.rejected, "masked": row.masked}
+    return json.dumps(more) if row.tools or row.masked or row.rejected is not None else None
+
+
+def to_example(record: Mapping[str, Any]) -> Example:
+    """An example from the values of its `TEXT_COLUMNS`."""
+    more: dict[str, Any] = json.loads(record.get("more") or "{}")
+    tools, rejected = tuple(more.get("tools", ())), more.get("rejected")
+    masked = tuple((begin, end) for begin, end in more.get("masked", ()))
+    messages = tuple(json.loads(record["messages"]))
+    return Example(messages, record["label"], record["source"], record["id"], tools, rejected, masked)
+
+
+def escape_surrogates(text: str) -> str:
+    """The text without lone surrogates, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def to_arrow(name: str, feature: Tensor | list[Tensor]) -> dict[str, pa.Array]:
+    """A feature as columns. One vector per row becomes a direction and a norm: raw gradients underflow float16."""
+    if isinstance(feature, list):
+        ends = np.cumsum([0, *map(len, feature)], dtype=np.int32)
+        return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(feature)))}
+    if feature.ndim == 1:
+        return {name: pa.array(feature.float().numpy())}
+    # by the largest number first: squares of a well-learned row's gradients underflow float32
+    largest = feature.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    feature = feature / largest
+    norms = feature.norm(dim=1, keepdim=True)
+    return {name: _vectors(feature / norms.clamp(min=1)), f"{name}_norm": pa.array((norms * largest)[:, 0].numpy())}
+
+
+def _vectors(values: Float[Tensor, "B d"]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.half().numpy().reshape(-1)), values.shape[1])
 
 
 def from_arrow(column: pa.Array) -> Column:
-    """What a column holds, in float32: (B, d), (B,) or a Ragged."""
+    """A column in float32: (B, d), (B,) or a Ragged."""
     if pa.types.is_list(column.type):
         lengths = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
         return Ragged(_matrix(column.flatten()), lengths)
@@ -46,17 +94,22 @@ def from_arrow(column: pa.Array) -> Column:
 
 
 def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
-    # as torch, which turns halves into floats twenty times as fast as NumPy
+    # by torch, which converts halves to floats twenty times as fast as NumPy
     return torch.from_dlpack(column.flatten()).view(-1, column.type.list_size).float()
 
 
 def vector_width(kind: pa.DataType) -> int | None:
-    """The width of a block's vectors; None for what is no block."""
+    """The width of a feature's vectors; None for a column that is not a feature."""
     if pa.types.is_list(kind):
         kind = kind.value_type
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
-def numbers(kind: pa.DataType) -> int:
-    """How many numbers one row has in a column, about."""
-    return (vector_width(kind) or 1) * (TOKENS if pa.types.is_list(kind) else 1)
+def feature_widths(schema: pa.Schema) -> dict[str, int]:
+    """The width of each feature's vectors, by name."""
+    return {column.name: width for column in schema if (width := vector_width(column.type))}
+
+
+def numbers_per_row(kind: pa.DataType) -> int:
+    """About how many numbers a row has in a column."""
+    return (vector_width(kind) or 1) * (VECTORS_PER_ROW if pa.types.is_list(kind) else 1)

@@ -1,7 +1,7 @@
-"""Workers on Ray that capture windows of rows, each in a process of its own, while one process commits them in order.
+"""Workers on Ray, each in its own process, that capture windows of rows, while one process commits them in order.
 
-A worker writes what it made as a Lance fragment, which nobody sees until it is committed; so one that dies loses its
-window alone, and the window is done again. The driver reads, hands out, and commits; it holds few windows at a time.
+A worker writes its result as Lance fragments, which are invisible until they are committed; a worker that dies loses
+only its window, which is repeated. The driver reads, hands out and commits, and holds a few windows at a time.
 """
 
 from __future__ import annotations
@@ -23,158 +23,181 @@ import torch
 from taughtby.data.example import Example
 from taughtby.errors import ModelError, OptionError, machine_fault
 from taughtby.index.pipeline import CapturePipeline, WindowProgress, WindowResult
-from taughtby.index.scheduler import Home, Scheduler, Skipped, WorkerHandle, WrittenWindow, ray
+from taughtby.index.scheduler import Scheduler, Skipped, WorkerHandle, WorkerProcess, WrittenWindow, ray
 from taughtby.index.storage import address
 from taughtby.index.writer import Writer
 from taughtby.models.model import load_model
 from taughtby.models.paths import absolute_name
 
-STORE = 2**28  # bytes of shared memory for a cluster of this machine, which windows on their way take
+OBJECT_STORE = 2**28  # bytes of shared memory for windows in transit, on a cluster of this machine
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to do what the driver would."""
+    """What a worker needs to do the driver's work.
 
-    work: CapturePipeline  # without its model
-    model: dict[str, Any]  # for `load_model`
+    Attributes:
+        pipeline: The pipeline without its model.
+        model: Arguments of `load_model`.
+        fingerprint: The model's fingerprint.
+        rows: The address of rows.lance.
+    """
+
+    pipeline: CapturePipeline
+    model: dict[str, Any]
     fingerprint: dict[str, str | None]
-    rows: str  # where rows.lance lies
+    rows: str
 
 
 class Worker:
-    """The part that runs elsewhere: it loads the model once, and captures the windows it is given."""
+    """The actor: it loads the model once, and captures windows."""
 
-    def load(self, recipe: WorkerSpec) -> Home:
-        """Be ready; the process by which it can be ended."""
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray's word for its share of the cores
-        model = load_model(**recipe.model)
-        if model.fingerprint != recipe.fingerprint:
-            do = "let its folder be the same on every node, or give a hub id"
+    def load(self, spec: WorkerSpec) -> WorkerProcess:
+        """Load the model; the process, so that it can be ended."""
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray sets its share of the cores
+        model = load_model(**spec.model)
+        if model.fingerprint != spec.fingerprint:
+            do = "make its folder the same on every node, or give a hub id"
             raise ModelError(f"a worker finds another model at {model.name}", got=str(model.fingerprint), do=do)
-        self.recipe, self.work = recipe, replace(recipe.work, model=model)
-        return Home.here()
+        self.rows, self.pipeline = spec.rows, replace(spec.pipeline, model=model)
+        return WorkerProcess.current()
 
-    def window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WrittenWindow]:
-        """Each step as it begins, and at last what was written."""
-        for told in self.work.window(rows):
-            yield self._written(told) if isinstance(told, WindowResult) else told
+    def capture_window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WrittenWindow]:
+        """Capture rows, with progress before each batch and the written window at the end."""
+        for event in self.pipeline.capture_window(rows):
+            yield self._write(event) if isinstance(event, WindowResult) else event
 
-    def _written(self, made: WindowResult) -> WrittenWindow:
-        if made.table is None:
-            return WrittenWindow([], None, made.skipped, made.tokens)
-        parts = lance.fragment.write_fragments(made.table, self.recipe.rows)
-        return WrittenWindow(list(parts), made.table.schema, made.skipped, made.tokens)
+    def _write(self, result: WindowResult) -> WrittenWindow:
+        if result.table is None:
+            return WrittenWindow([], None, result.skipped, result.num_tokens)
+        fragments = lance.fragment.write_fragments(result.table, self.rows)
+        return WrittenWindow(list(fragments), result.table.schema, result.skipped, result.num_tokens)
 
 
 class RayPool:
-    """Workers on a Ray cluster, for as long as the block lasts.
+    """Workers on a Ray cluster, for as long as the context lasts.
 
-    `address` is `local` for a cluster of this machine's own, else `auto` or HOST:PORT of one that runs, seen from one
-    of its nodes. `workers`, if not given, are as many as there are GPUs, else half as many as cores. `say` is told how
-    many tokens were read.
+    Args:
+        address: `local` for a cluster of this machine's own, else `auto` or HOST:PORT of a running one, from one of its
+            nodes.
+        num_workers: By default one per GPU, else half as many as cores.
+        device: Where workers load the model.
+        quantize: How workers load the model.
+        set_note: Called with the throughput, in words.
     """
 
     def __init__(
         self,
         address: str = "local",
-        workers: int | None = None,
+        num_workers: int | None = None,
         *,
         device: str = "auto",
         quantize: str | None = None,
-        say: Callable[[str], None] | None = None,
+        set_note: Callable[[str], None] | None = None,
     ) -> None:
         if address.startswith("ray://"):
-            do = "run it on the cluster: ray job submit --address … -- taughtby index … --ray auto"
-            raise OptionError("Ray's client cannot stream what workers tell", got=f"--ray {address}", do=do)
-        self.address, self.asked, self.device, self.quantize, self.say = address, workers, device, quantize, say
-        self.stack = contextlib.ExitStack()
+            do = "run it on the cluster: ray job submit --address … -- taughtby index build … --ray auto"
+            raise OptionError("Ray's client cannot stream what workers report", got=f"--ray {address}", do=do)
+        self.address, self.device, self.quantize, self.set_note = address, device, quantize, set_note
+        self._requested = num_workers
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            with self.stack:
+            with self._stack:
                 self._connect()
-                self.stack = self.stack.pop_all()
-        there = ray.cluster_resources()
-        gpus, cores = (0 if self.device == "cpu" else int(there.get("GPU", 0))), int(there.get("CPU", 1))
+                self._stack = self._stack.pop_all()
+        resources = ray.cluster_resources()
+        gpus, cores = (0 if self.device == "cpu" else int(resources.get("GPU", 0))), int(resources.get("CPU", 1))
         nodes = sum("GPU" in node["Resources"] for node in ray.nodes() if node["Alive"])
-        self.workers = self.asked or (nodes if gpus and self.device == "map" else gpus) or max(1, cores // 2)
-        self.fast = gpus > 0
-        share = {"num_gpus": _part(gpus, self.workers)} if gpus else {"num_cpus": _part(cores, self.workers)}
+        default = (nodes if gpus and self.device == "map" else gpus) or max(1, cores // 2)
+        self.num_workers = self._requested or default
+        self.has_gpus = gpus > 0
+        share = {"num_gpus": _share(gpus, self.num_workers)} if gpus else {"num_cpus": _share(cores, self.num_workers)}
         self.options = {"num_cpus": 1, **share, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stack.close()
+        self._stack.close()
 
     def _connect(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-        _hush()
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        _silence()
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == "local":
-            folder = self.stack.enter_context(
+            folder = self._stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="taughtby-ray-", ignore_cleanup_errors=True)
             )
-            cores = len(os.sched_getaffinity(0))
-            quiet |= {"num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False, "_temp_dir": folder}
-            self.stack.enter_context(_loopback())
+            options |= {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": OBJECT_STORE,
+                        "include_dashboard": False, "_temp_dir": folder}  # fmt: skip
+            self._stack.enter_context(_loopback())
         host, _, port = self.address.rpartition(":")
         try:
             if host:  # Ray itself tries for a minute and a half
                 socket.create_connection((host, int(port)), timeout=10).close()
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # that Lance does not survive forks
-                ray.init(self.address, **quiet)
-        except (OSError, RuntimeError, ValueError) as fault:
+                ray.init(self.address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
             what = f"no Ray cluster at {self.address}"
-            do = "give auto on a node of a cluster that runs (ray status), HOST:PORT, or nothing for one of its own"
-            if lack := machine_fault(fault):
-                what, do = f"{what}: {lack[0]}", lack[1]
-            raise OptionError(what, got=str(fault)[:300], do=do) from fault
-        self.stack.callback(ray.shutdown)
+            do = "give auto on a node of a running cluster (ray status), HOST:PORT, or nothing for a local one"
+            if fault := machine_fault(error):
+                what, do = f"{what}: {fault[0]}", fault[1]
+            raise OptionError(what, got=str(error)[:300], do=do) from error
+        self._stack.callback(ray.shutdown)
 
     def fill(
-        self, writer: Writer, windows: Iterator[list[Example]], work: CapturePipeline, tell: Callable[[int], None]
+        self,
+        writer: Writer,
+        windows: Iterator[list[Example]],
+        pipeline: CapturePipeline,
+        report: Callable[[int], None],
     ) -> Skipped:
-        """Give the writer what it has not yet of these windows, in their order; the rows that were skipped."""
-        model = work.model
-        given = {"name": absolute_name(model.name), "adapter": [absolute_name(one) for one in model.adapters] or None,
-                 "base": model.base_name and absolute_name(model.base_name), "dtype": str(model.dtype).removeprefix("torch."),
-                 "device": self.device, "quantize": self.quantize}  # fmt: skip
-        where = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
-        bare: Any = None
-        recipe = WorkerSpec(replace(work, model=bare), given, model.fingerprint, address(where / "rows.lance"))
+        """Capture the rows of these windows that the writer does not have, in order; the skipped rows."""
+        model = pipeline.model
+        arguments = {
+            "name": absolute_name(model.name),
+            "adapter": [absolute_name(name) for name in model.adapters] or None,
+            "base": model.base_name and absolute_name(model.base_name),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": self.device,
+            "quantize": self.quantize,
+        }
+        path = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
+        no_model: Any = None
+        bare = replace(pipeline, model=no_model)
+        spec = WorkerSpec(bare, arguments, model.fingerprint, address(path / "rows.lance"))
 
         def start() -> WorkerHandle:
             actor = ray.remote(**self.options)(Worker).remote()
-            return WorkerHandle(actor, actor.load.remote(recipe))
+            return WorkerHandle(actor, actor.load.remote(spec))
 
-        writer.alone = False
+        writer.exclusive = False
         try:
-            return Scheduler(start, self.workers, writer, windows, tell, self.say).run()
+            return Scheduler(start, self.num_workers, writer, windows, report, self.set_note).run()
         finally:
-            writer.alone = True
+            writer.exclusive = True
 
 
-def _part(whole: int, workers: int) -> float:
-    """What each of the workers gets of some devices: so many whole ones, or a part of one."""
-    return whole // workers or int(10_000 * whole / workers) / 10_000
+def _share(total: int, num_workers: int) -> float:
+    """Each worker's share of some devices: a whole number, or a fraction of one."""
+    return total // num_workers or int(10_000 * total / num_workers) / 10_000
 
 
-def _hush() -> None:
-    """Ray prints each worker's death on standard output; here that is told otherwise, or mended."""
+def _silence() -> None:
+    """Ray prints each worker's death on standard output, and has no option against it."""
     worker: Any = ray._private.worker
     worker.print_to_stdstream = lambda *_, **__: None
 
 
 @contextlib.contextmanager
 def _loopback() -> Generator[None]:
-    """Let a cluster of this machine's own listen on loopback alone, as Ray does where it cannot have other machines."""
+    """Let a local cluster listen on loopback alone, as Ray does where clusters of several machines are disabled."""
     constants: Any = ray._private.ray_constants
-    name, was = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = was
+        constants.ENABLE_RAY_CLUSTER = before
         del os.environ[name]

@@ -1,6 +1,6 @@
-"""What becomes of an index after it is made: blocks added, rows deleted, fragments merged, a copy taken.
+"""Change a finished index: add features, delete rows, merge fragments, copy it, give up a pending change.
 
-Readers see an index as it was until a change is whole. (Rows are appended by `build_index`.)
+Readers see an index as it was until a change is complete. (`build_index` appends rows.)
 """
 
 from __future__ import annotations
@@ -8,54 +8,55 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from taughtby.capture.layer_similarity import stored
+from taughtby.capture.layer_similarity import read_layer_similarity
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.build import (
-    ACCELERATOR_FACTOR,
-    TOKEN_BUDGET,
     Progress,
     capture_into,
-    check_notes,
+    check_index_notes,
     check_same_model,
+    default_token_budget,
     method_specs,
 )
-from taughtby.index.reader import Index, open_rows, read_manifest, storage_errors
-from taughtby.index.storage import StoragePath, copy, empty, file_digest, remove, storage_path
-from taughtby.index.transaction import IndexTransaction, Manifest, same_change, told, tracked
-from taughtby.index.writer import Settings, Writer
+from taughtby.index.manifest import Manifest, Settings, describe_change, read_finished, read_manifest, same_change
+from taughtby.index.reader import Index, open_rows
+from taughtby.index.storage import StoragePath, copy, empty, file_digest, remove, storage_errors, storage_path
+from taughtby.index.transaction import IndexTransaction, tracked_files
+from taughtby.index.writer import Writer
 from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name, locate
 from taughtby.text import cli_command
 
-ASIDE = "more"  # where added blocks are gathered until all are there
-MERGED = 2**20  # rows of a fragment after `compact`
+STAGING = "more"  # the folder in which added features are gathered until all are there
+MERGED = 2**20  # rows per fragment after `compact`
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What was merged, and how many bytes the versions took that are gone."""
+class CompactReport:
+    """Fragments before and after, and the bytes that were freed."""
 
     before: int
     after: int
     freed: int
 
 
-def settled(out: str | StoragePath, why: str) -> Settings:
-    """The settings of the finished index that is to grow."""
-    known = read_manifest(here := storage_path(out))
-    if known is None or not known["complete"]:
-        raise StoreError(f"there is no finished index at {out}", do=f"make it first, without {why}")
-    settings: Settings = known["settings"]
-    return {**settings, "base": settings["base"] and locate(settings["base"], known.get("home"), here)}
+def existing_settings(out: str | StoragePath, option: str) -> Settings:
+    """The settings of the finished index that is to grow; `option` asked for that."""
+    path = storage_path(out)
+    manifest = read_manifest(path)
+    if manifest is None or not manifest.complete:
+        raise StoreError(f"there is no finished index at {path}", do=f"build it first, without {option}")
+    base = manifest.settings["base"]
+    return {**manifest.settings, "base": base and locate(base, manifest.home, path)}
 
 
 def add_features(
@@ -63,204 +64,204 @@ def add_features(
     out: str | StoragePath,
     methods: Sequence[Method],
     *,
-    budget: int | None = None,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Index:
-    """Add the blocks of `methods` to a finished index, for each row it holds; what it has is neither read nor written.
+    """Add the features of methods to a finished index, for each of its rows.
 
-    They are gathered beside it, so that a run that is killed goes on where it stopped, and become columns of it all at
-    once. A row for which they are not finite leaves the index. Of a method whose blocks are all there, no row is read:
-    it is noted down, or nothing is done where the index has it already.
+    The features are gathered beside the index, so that an interrupted run resumes, and become its columns all at once;
+    stored features are neither read nor written. A row for which they are not finite is removed from the index. If
+    all features of the methods are stored already, no row is read, and only the manifest changes.
+
+    Args:
+        token_budget: Padded tokens per batch.
+        progress: Called with (rows done, all rows).
+
+    Raises:
+        StoreError: The index is missing, unfinished, or made with another model.
     """
-    with IndexTransaction(out) as claim:
-        known = read_manifest(claim.path)
-        if known is None or not known["complete"]:
-            known = claim.finished()  # which says what is missing
-        methods = [how.resolve_layers(model.depth, stored(known["layers"])) for how in methods]
-        settings = _with(known["settings"], methods, model, claim.path)
-        specs = {key: spec for key, spec in settings["methods"].items() if key not in known["settings"]["methods"]}
-        if not specs and not known.get("pending"):
-            return Index.open(claim.path)
+    with IndexTransaction(out) as transaction:
+        path = transaction.path
+        manifest = read_finished(path)
+        methods = [method.resolve_layers(model.depth, read_layer_similarity(manifest.layers)) for method in methods]
+        settings = _with_methods(manifest.settings, methods, model, path)
+        specs = {key: spec for key, spec in settings["methods"].items() if key not in manifest.settings["methods"]}
+        if not specs and not manifest.pending:
+            return Index.open(path)
         change = {"did": "add", "methods": specs, "base": settings["base"]}
-        absent = [how for how in methods if not set(how.feature_names(model.depth)) <= set(known["blocks"])]
-        if not absent:
-            known = claim.finished()
-            claim.named(known, {**change, "methods": list(specs), "rows": known["count"]}, settings=settings)
-            return Index.open(claim.path)
-        if not same_change(known.get("pending"), change):
-            claim.finished()  # which refuses while another change is pending, whose blocks may lie aside
-            remove(claim.path / ASIDE)
-        known = claim.begun(known, change)
-        old = Index.open(claim.path)
-        made = {"data": f"version {known['version']}", "methods": specs, "fingerprint": settings["fingerprint"]}
-        with Writer(claim.path / ASIDE, made) as aside:
-            if not aside.complete:
-                encoding, most = (
-                    Encoding(**settings["encoding"]),
-                    ACCELERATOR_FACTOR if model.device.type != "cpu" else 1,
-                )
-                budget = budget or TOKEN_BUDGET * most
-                skipped = capture_into(aside, model, old.examples(), absent, encoding, budget, len(old), progress)
-                aside.finish(skipped, None)
-        _joined(claim, known, settings, Index.open(claim.path / ASIDE), change)
-        remove(claim.path / ASIDE)
+        missing = [method for method in methods if not set(method.feature_names(model.depth)) <= set(manifest.features)]
+        if not missing:
+            manifest = transaction.require_finished()
+            event = {**change, "methods": list(specs), "rows": manifest.num_rows}
+            transaction.publish_version(manifest, event, settings=settings)
+            return Index.open(path)
+        if not same_change(manifest.pending, change):
+            transaction.require_finished()  # refuses while another change is pending: it may have staged features
+            remove(path / STAGING)
+        manifest = transaction.begin_change(manifest, change)
+        source = {"data": f"version {manifest.version}", "methods": specs, "fingerprint": settings["fingerprint"]}
+        with Writer(path / STAGING, source) as staging:
+            if not staging.complete:
+                index, encoding = Index.open(path), Encoding(**settings["encoding"])
+                budget, rows = token_budget or default_token_budget(model), index.examples()
+                skipped = capture_into(staging, model, rows, missing, encoding, budget, len(index), progress)
+                staging.finish(skipped, None)
+        _join_features(transaction, manifest, settings, Index.open(path / STAGING), change)
+        remove(path / STAGING)
     return Index.open(out)
 
 
-def _with(has: Settings, methods: Sequence[Method], model: Model, path: StoragePath) -> Settings:
-    """The settings of an index with these methods too; a model that is not the one it was made with is refused."""
-    fingerprint = dict(model.fingerprint)
-    if has["fingerprint"]["base"] is None:
-        has = {
-            **has,
-            "base": model.base_name and absolute_name(model.base_name),
-            "fingerprint": {**has["fingerprint"], "base": fingerprint["base"]},
-        }
-    check_same_model(has, model, path)
-    if (dtype := str(model.dtype).removeprefix("torch.")) != has["dtype"]:
-        raise StoreError(f"{path} was made in another precision", got=f"dtype: index has {has['dtype']}, asked {dtype}",
-                         do=f"give --dtype {has['dtype']}")  # fmt: skip
-    specs = method_specs([*map(get_method, has["methods"].values()), *methods])
-    return {**has, "methods": specs, "notes": {**check_notes(has, methods, model, path), **has["notes"]}}
+def _with_methods(settings: Settings, methods: Sequence[Method], model: Model, path: StoragePath) -> Settings:
+    """The settings of an index with these methods too; refuse a model other than that of the index."""
+    fingerprint = settings["fingerprint"]
+    if fingerprint["base"] is None:
+        base = model.base_name and absolute_name(model.base_name)
+        settings = {**settings, "base": base, "fingerprint": {**fingerprint, "base": model.fingerprint["base"]}}
+    check_same_model(settings, model, path)
+    if (dtype := str(model.dtype).removeprefix("torch.")) != settings["dtype"]:
+        got = f"dtype: index has {settings['dtype']}, asked {dtype}"
+        raise StoreError(f"{path} was made in another precision", got=got, do=f"give --dtype {settings['dtype']}")
+    specs = method_specs([*map(get_method, settings["methods"].values()), *methods])
+    notes = {**check_index_notes(settings, methods, model, path), **settings["notes"]}
+    return {**settings, "methods": specs, "notes": notes}
 
 
-def _joined(claim: IndexTransaction, known: Manifest, settings: Settings, more: Index, change: dict[str, Any]) -> None:
-    """Make the blocks gathered aside columns of the index."""
-    new = [
-        name for name in more.dataset.schema.names if name not in open_rows(claim.path, known["version"]).schema.names
-    ]
-    there = set(new) <= set(claim.rows.schema.names)  # where a kill came after the last commit
-    if not there and claim.rows.version != known["version"]:
-        known = claim.restored(known)
-    lost: list[str] = []
-    if not there:
-        held, ids = _ids(claim.rows), _ids(more.dataset)
-        kept = set(ids)
-        lost = [id for id in held if id not in kept]
-        claim.drop(lost)
-        if [id for id in held if id in kept] != ids:
-            raise StoreError(f"{claim.path} does not hold the rows any more that blocks were made for",
-                             do=f"give it up: {cli_command('undo', claim.path)}; and add them again")  # fmt: skip
-        if new:
-            schema = pa.schema([more.dataset.schema.field(name) for name in new])
-            claim.widen(
-                pa.RecordBatchReader.from_batches(schema, more.dataset.to_batches(columns=new, batch_size=1024))
-            )
-    else:
-        kept = set(_ids(claim.rows))
-        lost = [id for id in _ids(open_rows(claim.path, known["version"])) if id not in kept]
-    event = {**change, "methods": list(change["methods"]), "rows": more.manifest["count"]}
-    known = {key: value for key, value in known.items() if key != "pending"}
-    known["skipped"] = [*known["skipped"], *more.manifest["skipped"]]
-    claim.named(known, event, settings=settings, deleted=[*known.get("deleted", ()), *lost])
+def _join_features(
+    transaction: IndexTransaction, manifest: Manifest, settings: Settings, staging: Index, change: dict[str, Any]
+) -> None:
+    """Make the staged features columns of the index."""
+    before = open_rows(transaction.path, manifest.version)
+    names = [name for name in staging.dataset.schema.names if name not in before.schema.names]
+    joined = set(names) <= set(transaction.rows.schema.names)  # a kill came after the last commit
+    if not joined and transaction.rows.version != manifest.version:
+        manifest = transaction.restore(manifest)
+    ids, staged = _ids(before if joined else transaction.rows), _ids(staging.dataset)
+    usable = set(_ids(transaction.rows) if joined else staged)
+    unusable = [id for id in ids if id not in usable]
+    if not joined:
+        transaction.delete_ids(unusable)
+        if [id for id in ids if id in usable] != staged:
+            do = f"give the change up: {cli_command('index undo', transaction.path)}; and add the methods again"
+            raise StoreError(f"{transaction.path} no longer holds the rows that features were made for", do=do)
+        if names:
+            schema = pa.schema([staging.dataset.schema.field(name) for name in names])
+            batches = staging.dataset.to_batches(columns=names, batch_size=1024)
+            transaction.add_columns(pa.RecordBatchReader.from_batches(schema, batches))
+    event = {**change, "methods": list(change["methods"]), "rows": len(staging)}
+    skipped = [*manifest.skipped, *staging.manifest["skipped"]]
+    manifest = replace(manifest, pending=None, skipped=skipped)
+    transaction.publish_version(manifest, event, settings=settings, deleted=[*manifest.deleted, *unusable])
 
 
 def _ids(rows: Any) -> list[str]:
     return rows.to_table(columns=["id"]).column("id").to_pylist()
 
 
-def delete_rows(out: str | StoragePath, chosen: Iterable[str]) -> int:
-    """Take the rows with these ids or sources out of an index; how many went. All of them, or none."""
-    wanted = dict.fromkeys(chosen)
-    with IndexTransaction(out) as claim:
-        known = claim.finished()
-        said = claim.rows.to_table(columns=["id", "source"]).to_pydict()
-        pairs = list(zip(said["id"], said["source"], strict=True))
-        ids = [id for id, source in pairs if id in wanted or source in wanted]
-        found = Counter(name for pair in pairs for name in pair)
-        if several := [name for name in wanted if found[name] > 1]:
+def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
+    """Delete rows from an index: all of these, or none.
+
+    Args:
+        out: The index.
+        rows: Ids or sources (`file:line`).
+
+    Returns:
+        How many rows were deleted.
+    """
+    names = dict.fromkeys(rows)
+    with IndexTransaction(out) as transaction:
+        manifest = transaction.require_finished()
+        columns = transaction.rows.to_table(columns=["id", "source"]).to_pydict()
+        pairs = list(zip(columns["id"], columns["source"], strict=True))
+        ids = [id for id, source in pairs if id in names or source in names]
+        counts = Counter(name for pair in pairs for name in pair)
+        if several := [name for name in names if counts[name] > 1]:
             got = f"{several[0]}: {', '.join(id for id, source in pairs if source == several[0])}"
-            do = "give the ids of those that are to go; nothing was deleted"
-            raise DataError(f"a source names several rows of {claim.path}", got=got, do=do)
-        if missing := [name for name in wanted if name not in found]:
+            do = "give the ids of those to delete; nothing was deleted"
+            raise DataError(f"a source names several rows of {transaction.path}", got=got, do=do)
+        if missing := [name for name in names if name not in counts]:
             got = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             do = "give ids or sources as a trace shows them; nothing was deleted"
-            raise DataError(f"{claim.path} does not hold these rows", got=got, do=do)
+            raise DataError(f"{transaction.path} does not hold these rows", got=got, do=do)
         if len(ids) == len(pairs):
             raise OptionError("no row would be left", got=f"{len(ids)} of {len(pairs)}", do="remove the folder instead")
         if ids:
-            claim.drop(ids)
-            claim.named(known, {"did": "delete", "rows": len(ids)}, deleted=[*known.get("deleted", ()), *ids])
+            transaction.delete_ids(ids)
+            event = {"did": "delete", "rows": len(ids)}
+            transaction.publish_version(manifest, event, deleted=[*manifest.deleted, *ids])
     return len(ids)
 
 
-def removed(manifest: str | Path) -> list[str]:
-    """The ids of the rows that `taughtby clean` took out, as the manifest beside its output has them."""
+def removed_row_ids(manifest: str | Path) -> list[str]:
+    """The ids of the rows that `taughtby clean` removed, from the manifest beside its output."""
     try:
-        said = json.loads(Path(manifest).read_text(encoding="utf-8"))
-        did, ids = said["did"], [row["id"] for row in said["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+        document = json.loads(Path(manifest).read_text(encoding="utf-8"))
+        did, ids = document["did"], [row["id"] for row in document["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         do = "give the .manifest.json that `taughtby clean` wrote beside its output"
-        raise DataError(
-            f"{manifest} is no manifest of cleaned data", got=f"{type(fault).__name__}: {fault}", do=do
-        ) from None
+        got = f"{type(error).__name__}: {error}"
+        raise DataError(f"{manifest} is no manifest of cleaned data", got=got, do=do) from None
     if did != "removed rows":
-        raise DataError(
-            f"{manifest} took no rows out", got=did, do="index the cleaned data anew: its rows were learned otherwise"
-        )
+        do = "build an index of the cleaned data: its rows were changed, not removed"
+        raise DataError(f"{manifest} took no rows out", got=did, do=do)
     return ids
 
 
-def compact(out: str | StoragePath, keep: timedelta = timedelta(hours=1)) -> Compacted:
-    """Merge fragments, write rows without those deleted, and remove what no manifest newer than `keep` tells of.
+def compact(out: str | StoragePath, keep: timedelta = timedelta(hours=1)) -> CompactReport:
+    """Merge fragments, drop deleted rows from the files, and remove versions that are older than `keep`.
 
-    Whoever opened the index longer ago than that has to open it again; with `keep` 0, whoever has it open.
+    A reader that opened the index longer ago than `keep` has to open it again.
     """
-    with IndexTransaction(out) as claim:
-        known = claim.finished()
-        before = len(claim.rows.get_fragments())
-        claim.merge(MERGED)
-        if claim.rows.version != known["version"]:
-            claim.named(known, {"did": "compact"})
-        remove(claim.path / ASIDE)
-        with storage_errors(claim.path):
-            # by number where it can be: Lance's ages are by the clock, and clocks jump
-            which: dict[str, Any] = (
-                {"older_than": keep} if keep else {"versions": list(range(1, claim.rows.version + 1))}
-            )
-            gone = claim.rows.cleanup_old_versions(**which, delete_unverified=claim.lock is not None and not keep)
-        return Compacted(before, len(claim.rows.get_fragments()), gone.bytes_removed)
+    with IndexTransaction(out) as transaction:
+        manifest = transaction.require_finished()
+        before = len(transaction.rows.get_fragments())
+        transaction.merge(MERGED)
+        if transaction.rows.version != manifest.version:
+            transaction.publish_version(manifest, {"did": "compact"})
+        remove(transaction.path / STAGING)
+        with storage_errors(transaction.path):
+            rows = transaction.rows
+            # all versions by number: Lance's ages are by the clock, and clocks jump
+            which: dict[str, Any] = {"older_than": keep} if keep else {"versions": list(range(1, rows.version + 1))}
+            stats = rows.cleanup_old_versions(**which, delete_unverified=transaction.lock is not None and not keep)
+        return CompactReport(before, len(rows.get_fragments()), stats.bytes_removed)
 
 
 def copy_index(source: str | StoragePath, to: str | StoragePath) -> Index:
-    """The index as it is now, whole, at another place; others may go on writing to it. Files arrive as they were."""
-    old, place = Index.open(source), storage_path(to)
-    with IndexTransaction(place, new=True) as claim:
-        if not empty(place):
-            raise StoreError(f"{place} holds other files", do="give a folder that is empty or not there yet")
+    """Copy an index as it is now, while others may write to it; files are copied unchanged and compared by hash."""
+    index, target = Index.open(source), storage_path(to)
+    with IndexTransaction(target, new=True) as transaction:
+        if not empty(target):
+            raise StoreError(f"{target} holds other files", do="give a folder that is empty or does not exist")
         try:
-            _copied(old, place)
+            _copy_files(index, target)
         except BaseException:
-            remove(place / "rows.lance")  # else the same command would be refused the next time
+            remove(target / "rows.lance")  # else the same command would be refused the next time
             raise
-        claim.publish({key: value for key, value in old.manifest.items() if key != "pending"})
-    return Index.open(place)
+        transaction.publish(replace(Manifest.from_json(index.manifest), pending=None))
+    return Index.open(target)
 
 
-def _copied(old: Index, place: StoragePath) -> None:
-    """Copy the files of the rows, and compare each with its hash where it arrived."""
-    with storage_errors(place):
-        for name in tracked(old.dataset, transactions=True):
-            copy(old.path / "rows.lance" / name, place / "rows.lance" / name)
-            asked = old.manifest["files"].get(name)
-            if asked and file_digest(place / "rows.lance" / name) != asked:
-                raise StoreError(
-                    f"{old.path} is damaged",
-                    got=f"rows.lance/{name}",
-                    do=f"see what else: {cli_command('verify', old.path)}",
-                )
+def _copy_files(index: Index, target: StoragePath) -> None:
+    with storage_errors(target):
+        for name in tracked_files(index.dataset, transactions=True):
+            copy(index.path / "rows.lance" / name, target / "rows.lance" / name)
+            digest = index.manifest["files"].get(name)
+            if digest and file_digest(target / "rows.lance" / name) != digest:
+                do = f"see what else is: {cli_command('index verify', index.path)}"
+                raise StoreError(f"{index.path} is damaged", got=f"rows.lance/{name}", do=do)
 
 
 def undo(out: str | StoragePath) -> str | None:
-    """Give up what was begun and not finished: the index is as it was. What that was, in words; None for nothing."""
-    with IndexTransaction(out) as claim:
-        known = read_manifest(claim.path)
-        if known is None or not known["complete"]:
-            claim.finished()  # which says what is missing
-            return None
-        pending = known.pop("pending", None)
-        known = claim.settled(known)
+    """Give up a pending change, so that the index is as before it.
+
+    Returns:
+        The change in words; None if nothing was pending.
+    """
+    with IndexTransaction(out) as transaction:
+        manifest = read_finished(transaction.path)
+        pending = manifest.pending
+        manifest = transaction.roll_back(replace(manifest, pending=None))
         if pending:
-            claim.publish(known)
-        remove(claim.path / ASIDE)
-        return told(pending) if pending else next(iter(claim.notes), None)
+            transaction.publish(manifest)
+        remove(transaction.path / STAGING)
+        return describe_change(pending) if pending else next(iter(transaction.notes), None)

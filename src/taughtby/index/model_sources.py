@@ -1,4 +1,4 @@
-"""From where the model of an index is loaded again, and the address by which an index is remembered."""
+"""Where the model of an index can be loaded from again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from taughtby.errors import StoreError
 from taughtby.index.storage import StoragePath
-from taughtby.models.paths import EMBEDDED, candidates, hub_id
+from taughtby.models.paths import EMBEDDED, candidate_paths, is_hub_id
 
 
-def address(place: StoragePath) -> str:
-    """An index's folder as an absolute path, or its URL."""
-    return str(place.resolve()) if isinstance(place, Path) else str(place)
+def resolved_address(path: StoragePath) -> str:
+    """The folder of an index as an absolute path without links, or its URL."""
+    return str(path.resolve()) if isinstance(path, Path) else str(path)
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a model is loaded from."""
+class ModelSource:
+    """The names that a model is loaded by."""
 
     model: str
     adapters: tuple[str, ...]
@@ -27,38 +27,42 @@ class Sources:
 
     @property
     def parts(self) -> list[tuple[str, str]]:
-        """Each name, and the option that gives another."""
+        """Each name, after the option that replaces it."""
         base = [] if self.base is None else [("base", self.base)]
-        return [("model", self.model), *(("adapter", one) for one in self.adapters), *base]
+        return [("model", self.model), *(("adapter", name) for name in self.adapters), *base]
 
 
-def sources(
+def model_sources(
     manifest: Mapping[str, Any],
     here: StoragePath,
     model: str | None = None,
     adapters: Sequence[str] | None = None,
     base: str | None = None,
-) -> list[Sources]:
-    """From where the model of the index `here` may be loaded, the likeliest first; what is given replaces what it says.
+) -> list[ModelSource]:
+    """Where the model of an index may be loaded from, the likeliest first.
 
-    There are several only where files lie both beside the index and where they were: a fingerprint tells which.
+    There are several only if files exist both beside the index and at their former paths; a fingerprint decides.
+
+    Args:
+        manifest: The manifest's document.
+        here: The present path of the index.
+        model: Replaces the name in the manifest; so do `adapters` and `base`.
     """
     settings, home = manifest["settings"], manifest.get("home")
-    said = settings["adapter"]
-    known = Sources(settings["model"], (said,) if isinstance(said, str) else tuple(said or ()), settings["base"])
-    given = {"model": model, "adapter": adapters, "base": base}
-    if adapters:
-        known = Sources(known.model, tuple(adapters), known.base)
+    adapter = settings["adapter"]
+    stored = (adapter,) if isinstance(adapter, str) else tuple(adapter or ())
+    source = ModelSource(model or settings["model"], tuple(adapters or stored), base or settings["base"])
+    replacements = {"model": model, "adapter": adapters, "base": base}
     options: list[list[str]] = []
-    for part, name in Sources(model or known.model, known.adapters, base or known.base).parts:
-        found = [name] if given[part] else candidates(name, home, here)
-        if not found and not hub_id(name) and name != EMBEDDED:
+    for part, name in source.parts:
+        names = [name] if replacements[part] else candidate_paths(name, home, here)
+        if not names and not is_hub_id(name) and name != EMBEDDED:
             do = f"give it with --{part}, where it lies now"
             raise StoreError(f"the {part} that {here} was made with is not where it was", got=name, do=do)
-        options.append(found or [name])
-    made: dict[Sources, None] = {}
-    for at in range(max(map(len, options))):
-        first, *others = (found[min(at, len(found) - 1)] for found in options)
-        last = others.pop() if base or known.base else None
-        made[Sources(first, tuple(others), last)] = None
-    return list(made)
+        options.append(names or [name])
+    sources: dict[ModelSource, None] = {}
+    for number in range(max(map(len, options))):
+        first, *others = (names[min(number, len(names) - 1)] for names in options)
+        last = others.pop() if source.base else None
+        sources[ModelSource(first, tuple(others), last)] = None
+    return list(sources)

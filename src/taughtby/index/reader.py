@@ -1,17 +1,14 @@
-"""Signatures on disk: a Lance dataset of rows and blocks beside a manifest. Knows no model.
+"""Read an index: a Lance dataset of rows and features beside a manifest. No model is needed.
 
-manifest.json         what made it; written first as a plan, marked complete last. Of a finished index it names the
-                      version of rows.lance that holds, so that a reader sees no change before it is whole
+manifest.json         what made the index, and which version of rows.lance readers see (`index.manifest`)
 rows.lance            id, source, label, messages, more (tools and the rejected answer, where a row has them),
-                      n_prompt, n_response; a block with one vector a row as unit vectors (float16) with their norms
-                      (float32), since raw gradients fall below float16's range; one with a vector a token as it is
-                      given (float16); numbers such as the loss
+                      n_prompt, n_response; a feature with one vector per row as unit vectors (float16) with their
+                      norms (float32); one with a vector per token as it is (float16); numbers such as the loss
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +23,10 @@ from pyarrow.dataset import InMemoryDataset
 
 from taughtby.data.example import Example
 from taughtby.errors import StoreError, machine_fault
-from taughtby.index.arrow import from_arrow, numbers
-from taughtby.index.storage import StoragePath, address, list_files, storage_path
+from taughtby.index import hooks
+from taughtby.index.arrow import TEXT_COLUMNS, escape_surrogates, from_arrow, numbers_per_row, to_example
+from taughtby.index.manifest import read_finished, read_manifest
+from taughtby.index.storage import StoragePath, address, list_files, storage_errors, storage_path
 from taughtby.models.paths import locate
 from taughtby.text import cli_command, shell_quote
 
@@ -35,17 +34,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FORMAT = 4
-SAID = ("id", "source", "label", "messages", "more")  # what an Example is made of
-# what the manifest says of a finished index, beside its settings
-FINISHED = ("version", "count", "blocks", "skipped", "layers", "history", "files", "seal")
-SCAN = 2**21  # numbers a scan gives at a time, 8 MB: what a processor keeps at hand
-AHEAD = 2**25  # bytes it reads ahead of them; Lance's own is 2 GB
+SCAN = 2**21  # numbers per batch of a scan, 8 MB: what fits a processor's cache
+READ_AHEAD = 2**25  # bytes; Lance's default is 2 GB
 
 
 @dataclass(frozen=True)
 class IndexedRow:
-    """One row as the index holds it; `place` counts from 0 in the order of the data."""
+    """One row of an index; `position` counts from 0 in the order of the data."""
 
     position: int
     example: Example
@@ -53,79 +48,107 @@ class IndexedRow:
 
 @dataclass(frozen=True)
 class Index:
-    """A finished index, open for reading."""
+    """A finished index, open for reading.
+
+    An open index does not change while others append, delete or compact.
+
+    Attributes:
+        path: Its folder, or its prefix in an object store.
+        manifest: The document of its manifest (`taughtby.index.manifest`).
+        dataset: Its rows, as a Lance or Arrow dataset.
+        parent: The whole index, where this is a part of one.
+    """
 
     path: StoragePath
     manifest: dict[str, Any]
     dataset: Any
-    parent: Index | None = field(default=None, repr=False)  # which this one is some rows of
+    parent: Index | None = field(default=None, repr=False)
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
+    model_cache: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # of `trace`
 
     @classmethod
     def open(cls, path: str | StoragePath) -> Index:
-        """Open a finished index as its manifest tells of it; refuse one missing, unfinished or of another format.
+        """Open a finished index.
 
-        What is open stays as it is while others append, delete or compact.
+        Raises:
+            StoreError: There is no index, or it is unfinished, damaged or of another format.
         """
         path = storage_path(path)
-        manifest = read_manifest(path)
-        if manifest is None:
-            raise absent(path)
-        if not manifest["complete"]:
-            do = "run the same `taughtby index` command again: it goes on where it stopped"
-            raise StoreError(f"{path} is not finished", do=do)
+        manifest = read_finished(path)
         if isinstance(path, Path):
             path = path.absolute()  # the working directory may change while it is open
         try:
-            return cls(path, manifest, open_rows(path, manifest["version"]))
+            return cls(path, manifest.to_json(), open_rows(path, manifest.version))
         except StoreError:
-            # between the two, a `taughtby compact` may have changed the one and taken away the other
-            if (again := read_manifest(path)) is None or again["version"] == manifest["version"]:
+            # between the two reads, a compaction may have replaced the manifest and removed that version
+            again = read_manifest(path)
+            if again is None or again.version == manifest.version:
                 raise
             return cls.open(path)
 
+    def trace(self, prompt: str, response: str, **options: Any) -> Any:
+        """Trace an answer with the model the index was built with; options are those of `taughtby.trace`."""
+        assert hooks.trace is not None
+        return hooks.trace(self, prompt, response, **options)
+
     def __len__(self) -> int:
-        return int(self.manifest["count"])
+        return int(self.manifest["num_rows"])
 
     def __repr__(self) -> str:
         names = [f"{name} ({width})" for name, width in self.features.items()]
         return f"Index({str(self.path)!r}: {len(self)} rows of {', '.join(self.data)}; {join_names(names)})"
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What the index was made with: model, data, methods, encoding."""
+        return self.manifest["settings"]
+
+    @property
     def data(self) -> list[str]:
-        """What its rows came from, the first one first, where it lies now."""
+        """The files its rows came from, in order, at their present paths."""
         names = dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event)
         return list(map(self.located, names))
 
     def located(self, name: str) -> str:
-        """Where a model, adapter or file lies that the manifest names."""
+        """The present path of a model, adapter or file that the manifest names."""
         return locate(name, self.manifest.get("home"), self.path)
 
     @property
     def features(self) -> dict[str, int]:
-        """Block name → width d."""
-        return self.manifest["blocks"]
+        """The width d of each feature's vectors, by name."""
+        return self.manifest["features"]
 
     def require_features(self, names: Sequence[str], method: str, other: str = "") -> None:
-        """Refuse, by name, a block the index does not hold; `other` are the options that it has otherwise."""
+        """Refuse, by name, features that the index does not hold.
+
+        Args:
+            names: The features.
+            method: The method that needs them.
+            other: The options with which the index holds that method.
+        """
         if missing := [name for name in names if name not in self.features]:
-            what = f"{method.partition(':')[0]} needs blocks that {self.path} does not hold: {join_names(missing)}"
-            adds = f"taughtby index MODEL DATA -o {shell_quote(self.path)} --add --method {method}"
-            do = f"{adds} adds them; or choose another method"
+            what = f"{method.partition(':')[0]} needs features that {self.path} does not hold: {join_names(missing)}"
+            command = f"taughtby index add {shell_quote(self.path)} --method {method}"
+            do = f"{command} adds them; or choose another method"
             raise StoreError(what, got=other or join_names(self.features), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
-        """Blocks in float32, in order: (B, d) unit vectors, or a Ragged; `NAME_norm` gives (B,).
+        """Read features in float32, in the order of the rows.
 
-        `rows` at a time, or fewer where they are wide.
+        Args:
+            names: Features, and numbers such as `loss` or `NAME_norm`.
+            rows: Rows per batch; fewer where they are wide.
+
+        Yields:
+            By name: (B, d) unit vectors, (B,) numbers, or a Ragged.
         """
-        rows = min(rows, max(1, SCAN // sum(numbers(self.dataset.schema.field(name).type) for name in names)))
+        numbers = sum(numbers_per_row(self.dataset.schema.field(name).type) for name in names)
         with read_errors(self.path):
-            for batch in self.dataset.to_batches(columns=list(names), batch_size=rows):
+            for batch in self.dataset.to_batches(columns=list(names), batch_size=min(rows, max(1, SCAN // numbers))):
                 yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
-        """The mean of a block's unit vectors over all rows, those of the whole index; computed once."""
+        """The mean of a feature's unit vectors over all rows of the whole index; computed once."""
         if self.parent:
             return self.parent.mean(name)
         if name not in self._means:
@@ -135,139 +158,89 @@ class Index:
             self._means[name] = (sums / len(self)).float()
         return self._means[name]
 
-    def subset(self, places: Sequence[int], names: Sequence[str]) -> Index:
-        """The rows at these places, in that order, with some blocks and their norms, in memory."""
-        held = [name for each in names for name in (each, f"{each}_norm") if name in self.dataset.schema.names]
-        rows = InMemoryDataset(self.dataset.take(list(places), columns=held).combine_chunks())
-        return Index(self.path, {**self.manifest, "count": len(places)}, rows, self.parent or self)
+    def subset(self, positions: Sequence[int], names: Sequence[str]) -> Index:
+        """The rows at these positions, in that order, with these features and their norms, in memory."""
+        columns = [name for each in names for name in (each, f"{each}_norm") if name in self.dataset.schema.names]
+        rows = InMemoryDataset(self.dataset.take(list(positions), columns=columns).combine_chunks())
+        return Index(self.path, {**self.manifest, "num_rows": len(positions)}, rows, self.parent or self)
 
     def sample_positions(self, count: int, seed: int = 0) -> list[int]:
-        """The places of up to `count` rows in a random order."""
+        """The positions of up to `count` rows in a random order."""
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
     def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
-        """Such rows with some blocks and their norms, in memory."""
+        """Up to `count` random rows with these features and their norms, in memory."""
         return self.subset(self.sample_positions(count, seed), names)
 
     def examples(self) -> Iterator[Example]:
-        """All rows without their blocks, in order."""
+        """All rows without their features, in order."""
         with read_errors(self.path):
-            for batch in self.dataset.to_batches(columns=list(SAID)):
-                yield from map(_example, batch.to_pylist())
+            for batch in self.dataset.to_batches(columns=list(TEXT_COLUMNS)):
+                yield from map(to_example, batch.to_pylist())
 
-    def to_arrow(self, blocks: Sequence[str] = ()) -> pa.Table:
-        """All rows as a table: their texts, their numbers, and the blocks asked for as they are stored."""
-        if missing := ", ".join(name for name in blocks if name not in self.features):
-            held = ", ".join(self.features) or "no blocks"
-            raise StoreError(f"{self.path} has no block {missing}", got=held, do="ask for one that it holds")
-        kept = [name for name in self.dataset.schema.names if name not in self.features or name in blocks]
-        found = self.dataset.to_table(columns=kept)
-        rows = [_example(record) for record in found.select(["id", "source", "label", "messages"]).to_pylist()]
+    def to_arrow(self, features: Sequence[str] = ()) -> pa.Table:
+        """All rows as a table: their texts, their numbers, and these features as they are stored."""
+        if missing := ", ".join(name for name in features if name not in self.features):
+            stored = ", ".join(self.features) or "no features"
+            raise StoreError(f"{self.path} has no feature {missing}", got=stored, do="ask for one that it holds")
+        columns = [name for name in self.dataset.schema.names if name not in self.features or name in features]
+        table = self.dataset.to_table(columns=columns)
+        rows = [to_example(record) for record in table.select(["id", "source", "label", "messages"]).to_pylist()]
         for name, texts in (("response", [row.response for row in rows]), ("prompt", [row.question for row in rows])):
-            found = found.add_column(3, name, pa.array(map(plain, texts), pa.string()))
-        return found.drop_columns(["messages"])
+            table = table.add_column(3, name, pa.array(map(escape_surrogates, texts), pa.string()))
+        return table.drop_columns(["messages"])
 
-    def to_pandas(self, blocks: Sequence[str] = ()) -> Any:
-        """The same as a data frame."""
-        return self.to_arrow(blocks).to_pandas()
+    def to_pandas(self, features: Sequence[str] = ()) -> Any:
+        """The table of `to_arrow` as a data frame."""
+        return self.to_arrow(features).to_pandas()
 
-    def take(self, places: Sequence[int]) -> list[IndexedRow]:
-        """The rows at these places, in the order asked."""
-        if not places:
+    def take(self, positions: Sequence[int]) -> list[IndexedRow]:
+        """The rows at these positions, in that order."""
+        if not positions:
             return []
         with read_errors(self.path):
-            records = self.dataset.take(list(places), columns=list(SAID)).to_pylist()
-        return [IndexedRow(place, _example(r)) for place, r in zip(places, records, strict=True)]
+            records = self.dataset.take(list(positions), columns=list(TEXT_COLUMNS)).to_pylist()
+        return [IndexedRow(position, to_example(record)) for position, record in zip(positions, records, strict=True)]
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Names of blocks in words: many that differ by their layer alone are a run from the first to the last."""
+    """Names of features in words; many that differ by their layer alone are shortened to the first and the last."""
     runs: dict[str, list[str]] = {}
     for name in names:
         runs.setdefault(re.sub(r"_\d+(?= |$)", "_", name), []).append(name)
-    told = (", ".join(run) if len(run) < 8 else f"{run[0]} … {run[-1]}" for run in runs.values())
-    return ", ".join(told) or "no blocks"
+    parts = (", ".join(run) if len(run) < 8 else f"{run[0]} … {run[-1]}" for run in runs.values())
+    return ", ".join(parts) or "no features"
 
 
-def absent(path: StoragePath) -> StoreError:
-    """What to say where there is no index."""
-    return StoreError(
-        f"{path} is not an index",
-        do=f"give the folder of one, or make it: taughtby index MODEL DATA -o {shell_quote(path)}",
-    )
-
-
-def read_manifest(path: StoragePath) -> dict[str, Any] | None:
-    """What the folder's manifest says; None where there is none, and a StoreError where it cannot be read."""
-    file = path / "manifest.json"
-    try:
-        with storage_errors(path):
-            if not file.exists():
-                return None
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        if (found := manifest["format"]) != FORMAT:
-            got = f"format {found}, this taughtby reads {FORMAT}"
-            raise StoreError(f"{path} has another format", got=got, do="make the index again")
-        _ = [manifest[key] for key in ("settings", *(FINISHED if manifest["complete"] else ()))]
-    except (ValueError, KeyError, TypeError) as fault:
-        do = "make the index again in another folder"
-        raise StoreError(f"{file} cannot be read", got=f"{type(fault).__name__}: {fault}", do=do) from None
-    return manifest
-
-
-def committed(path: StoragePath) -> bool:
-    """Whether any row was ever committed: a kill in the first append leaves a folder that has no version."""
+def has_commits(path: StoragePath) -> bool:
+    """Whether any row was ever committed: a kill in the first commit leaves a folder without a version."""
     with storage_errors(path):
         return any(name.endswith(".manifest") for name in list_files(path / "rows.lance" / "_versions"))
 
 
 def open_rows(path: StoragePath, version: int | None = None) -> Any:
-    """The Lance dataset of an index, as it was at that version or as it is."""
-    options: Any = {"io_buffer_size": AHEAD}
+    """Open the Lance dataset of an index, at that version or at the newest."""
+    options: Any = {"io_buffer_size": READ_AHEAD}
     try:
         with storage_errors(path):
             return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
-    except ValueError as fault:
-        do = f"see what is missing: {cli_command('verify', path)}; copy the whole folder again, or make the index again"
-        raise StoreError(f"{path} has lost its rows", got=str(fault)[:200], do=do) from None
-
-
-@contextlib.contextmanager
-def storage_errors(path: StoragePath) -> Generator[None]:
-    """A full disk or a forbidden folder, in words."""
-    try:
-        yield
-    except OSError as fault:
-        got, do = str(fault).strip()[:200], "check the folder and its permissions"
-        if "No space left" in got:
-            got, do = "No space left on device", "make room"
-        do += ", and run the same command again: it goes on where it stopped"
-        raise StoreError(f"{path} cannot be written or read", got=got, do=do) from fault
+    except ValueError as error:
+        command = cli_command("index verify", path)
+        do = f"see what is missing: {command}; copy the whole folder again, or build the index again"
+        raise StoreError(f"{path} has lost its rows", got=str(error)[:200], do=do) from None
 
 
 @contextlib.contextmanager
 def read_errors(path: StoragePath) -> Generator[None]:
-    """Rows that cannot be read any more, in words."""
+    """Turn errors of reading rows into a StoreError."""
     try:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as fault:
-        what, got = f"rows of {path} cannot be read", f"{type(fault).__name__}: {str(fault)[:200]}"
-        do = f"open it again, since it may have been compacted; else see what is damaged: {cli_command('verify', path)}"
-        if lack := machine_fault(fault):
-            what, do = f"{what}: {lack[0]}", lack[1]
-        raise StoreError(what, got=got, do=do) from fault
-
-
-def plain(text: str) -> str:
-    """The text without half characters, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _example(record: dict[str, Any]) -> Example:
-    more: dict[str, Any] = json.loads(record.get("more") or "{}")
-    tools, rejected = tuple(more.get("tools", ())), more.get("rejected")
-    masked = tuple((begin, end) for begin, end in more.get("masked", ()))
-    messages = tuple(json.loads(record["messages"]))
-    return Example(messages, record["label"], record["source"], record["id"], tools, rejected, masked)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as error:
+        what, got = f"rows of {path} cannot be read", f"{type(error).__name__}: {str(error)[:200]}"
+        command = cli_command("index verify", path)
+        do = f"open it again, since it may have been compacted; else see what is damaged: {command}"
+        if fault := machine_fault(error):
+            what, do = f"{what}: {fault[0]}", fault[1]
+        raise StoreError(what, got=got, do=do) from error

@@ -1,4 +1,8 @@
-"""Where an index lies: a local folder, or a prefix in an object store that is spoken to as Lance speaks to it."""
+"""Where an index is: a local folder, or a prefix in an object store, accessed through Lance.
+
+Lance reads and writes the rows itself, so its file session is used for the other files too: one set of credentials and
+endpoints from the environment. (fsspec would need a package for each store.)
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,21 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 
 from lance.file import LanceFileSession
 
 from taughtby.errors import StoreError
 
-DRAFT = ".draft"  # what a file ends with until it is whole
+DRAFT = ".draft"  # the suffix of a file until it is complete
 STORES = ("s3://", "gs://", "az://")
 
 
 @dataclass(frozen=True)
 class ObjectStorePath:
-    """A file or prefix in an object store, such as s3://bucket/idx; keys and endpoints are those of the environment.
+    """A file or prefix in an object store, such as s3://bucket/idx.
 
-    It has the few of a Path's verbs that an index needs. A write is seen whole or not at all.
+    It has the methods of a Path that an index needs. A write becomes visible whole or not at all.
     """
 
     uri: str
@@ -41,13 +44,12 @@ class ObjectStorePath:
         return self.uri.rpartition("/")[2]
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The whole file; FileNotFoundError where there is none."""
-        with tempfile.TemporaryDirectory() as folder:
-            fetch(self, Path(folder) / "file")
-            return (Path(folder) / "file").read_text(encoding)
+        """Read the whole file; FileNotFoundError if there is none."""
+        with _local_copy(self) as file:
+            return file.read_text(encoding)
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        """Put the file there, in the place of one that was."""
+        """Write the file, replacing an existing one."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "file").write_text(text, encoding)
             send(Path(folder) / "file", self)
@@ -55,116 +57,109 @@ class ObjectStorePath:
     def exists(self) -> bool:
         """Whether there is such a file."""
         session, name = _session(self)
-        with _spoken():
+        with _store_errors():
             return session.contains(name)
 
 
 StoragePath = Path | ObjectStorePath
 
 
-def storage_path(where: str | Path | ObjectStorePath) -> StoragePath:
-    """A place from what a person wrote."""
-    if isinstance(where, ObjectStorePath):
-        return where
-    text = str(where)
+def storage_path(path: str | Path | ObjectStorePath) -> StoragePath:
+    """A local path or an object store's, from what a user wrote."""
+    if isinstance(path, ObjectStorePath):
+        return path
+    text = str(path)
     for store in STORES:
-        # a Path has one slash left of them
+        # a Path has merged the two slashes
         if text.startswith((store, store[:-1])):
-            if strange := sorted(set(text) & set("#?")):  # of an address they begin another part
+            if reserved := sorted(set(text) & set("#?")):  # they begin other parts of a URL
                 do = "give a prefix without them"
-                raise StoreError(f"{text} cannot be the address of an index", got=" ".join(strange), do=do)
+                raise StoreError(f"{text} cannot be the address of an index", got=" ".join(reserved), do=do)
             return ObjectStorePath(store + text.removeprefix(store[:-1]).strip("/"))
-    return Path(where)
+    return Path(path)
 
 
-def address(place: StoragePath) -> str:
-    """The place as Lance takes it; a StoreError where it would take it for another.
+def address(path: StoragePath) -> str:
+    """The path as Lance takes it; a StoreError if Lance would take it for another.
 
-    A relative path is made whole: Lance reads a scheme into `a:b`, and somebody's home into `~`.
+    A relative path is made absolute: Lance reads `a:b` as a URL, and `~` as a home directory.
     """
-    text = str(place.absolute() if isinstance(place, Path) else place)
-    if strange := [sign for sign in text if sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]:
+    text = str(path.absolute() if isinstance(path, Path) else path)
+    if invalid := [sign for sign in text if sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]:
         do = "give a path without control characters, in UTF-8"
-        raise StoreError(f"{place} cannot hold an index", got=repr(strange[0]), do=do)
+        raise StoreError(f"{path} cannot hold an index", got=repr(invalid[0]), do=do)
     return text
 
 
 def list_files(folder: StoragePath) -> list[str]:
-    """The files below a folder, by their paths in it; none where there is no such folder."""
+    """The files below a folder, by their paths in it; none if there is no such folder."""
     if isinstance(folder, Path):
         return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
-    with _spoken():
+    with _store_errors():
         return list(LanceFileSession(folder.uri).list())
 
 
 def empty(folder: StoragePath) -> bool:
-    """Whether nothing is there but what a kill may leave of the first write."""
+    """Whether a folder has no files, except for those that a kill leaves of the first write."""
     if isinstance(folder, Path):
         return not folder.exists() or (folder.is_dir() and all(file.name.endswith(DRAFT) for file in folder.iterdir()))
-    with _spoken():
-        found = LanceFileSession(folder.uri).list_with_delimiter()
-    return not found.objects and not found.common_prefixes
+    with _store_errors():
+        entries = LanceFileSession(folder.uri).list_with_delimiter()
+    return not entries.objects and not entries.common_prefixes
 
 
-def replace(place: StoragePath, text: str) -> None:
-    """Write a file so that whoever reads it sees the old one or the new one, whole."""
-    if isinstance(place, ObjectStorePath):
-        place.write_text(text)
+def write_atomically(path: StoragePath, text: str) -> None:
+    """Write a file so that readers see the old one or the new one, whole."""
+    if isinstance(path, ObjectStorePath):
+        path.write_text(text)
         return
-    draft = place.with_name(place.name + DRAFT)
+    draft = path.with_name(path.name + DRAFT)
     with draft.open("w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
-        os.fsync(out.fileno())  # else the new name may outlive a power cut, and what it names may not
-    os.replace(draft, place)
+        os.fsync(out.fileno())  # else the new name may survive a power cut, and its content may not
+    os.replace(draft, path)
 
 
-def file_digest(place: StoragePath) -> list[int | str]:
-    """[bytes, hash] of a file, as a manifest keeps them."""
-    if isinstance(place, Path):
-        with place.open("rb") as opened:
-            return _digest(opened)
-    with tempfile.TemporaryDirectory() as folder:
-        fetch(place, Path(folder) / "file")
-        with (Path(folder) / "file").open("rb") as copied:
-            return _digest(copied)
+def file_digest(path: StoragePath) -> list[int | str]:
+    """[bytes, hash] of a file, as a manifest stores them."""
+    with contextlib.nullcontext(path) if isinstance(path, Path) else _local_copy(path) as file, file.open("rb") as data:
+        digest = hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=16))
+        return [data.tell(), digest.hexdigest()]
 
 
-def fetch(place: ObjectStorePath, to: Path) -> None:
-    """Copy a file from its store to this machine."""
-    session, name = _session(place)
+def fetch(path: ObjectStorePath, to: Path) -> None:
+    """Download a file."""
+    session, name = _session(path)
     try:
         session.download_file(name, to)
-    except OSError as fault:
-        if "not found" in str(fault):
-            raise FileNotFoundError(f"{place} is not there") from None
+    except OSError as error:
+        if "not found" in str(error):
+            raise FileNotFoundError(f"{path} does not exist") from None
         raise
 
 
 def send(file: Path, to: ObjectStorePath) -> None:
-    """Copy a file of this machine to a store."""
+    """Upload a file."""
     session, name = _session(to)
     session.upload_file(file, name)
 
 
 def copy(source: StoragePath, to: StoragePath) -> None:
-    """Copy one file from anywhere to anywhere."""
+    """Copy one file between local folders and object stores."""
     if isinstance(to, Path):
         to.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, Path):
             shutil.copyfile(source, to)
         else:
             fetch(source, to)
-    elif isinstance(source, Path):
-        send(source, to)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            fetch(source, Path(folder) / "file")
-            send(Path(folder) / "file", to)
+        return
+    with contextlib.nullcontext(source) if isinstance(source, Path) else _local_copy(source) as file:
+        send(file, to)
 
 
 def remove(folder: StoragePath) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a folder and its content, if it exists."""
     if isinstance(folder, Path):
         if folder.exists():
             shutil.rmtree(folder)
@@ -175,19 +170,34 @@ def remove(folder: StoragePath) -> None:
 
 
 @contextlib.contextmanager
-def _spoken() -> Generator[None]:
-    """A store that does not answer is a fault of the machine's, as a disk that does not is."""
+def storage_errors(path: StoragePath) -> Generator[None]:
+    """Turn an OSError, such as a full disk, into a StoreError."""
     try:
         yield
-    except RuntimeError as fault:
-        raise OSError(str(fault)) from fault
+    except OSError as error:
+        got, do = str(error).strip()[:200], "check the folder and its permissions"
+        if "No space left" in got:
+            got, do = "No space left on device", "make room"
+        do += ", and run the same command again: it resumes"
+        raise StoreError(f"{path} cannot be written or read", got=got, do=do) from error
 
 
-def _session(place: ObjectStorePath) -> tuple[LanceFileSession, str]:
-    parent, _, name = place.uri.rpartition("/")
+@contextlib.contextmanager
+def _store_errors() -> Generator[None]:
+    """Turn the RuntimeError of a store that does not answer into an OSError, as of a disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _local_copy(path: ObjectStorePath) -> Generator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(path, Path(folder) / "file")
+        yield Path(folder) / "file"
+
+
+def _session(path: ObjectStorePath) -> tuple[LanceFileSession, str]:
+    parent, _, name = path.uri.rpartition("/")
     return LanceFileSession(parent), name
-
-
-def _digest(opened: BufferedReader) -> list[int | str]:
-    found = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
-    return [opened.tell(), found.hexdigest()]

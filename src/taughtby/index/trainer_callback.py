@@ -1,6 +1,6 @@
-"""An index made as a Trainer finishes, from the model it still holds: Transformers' Trainer, TRL's, and their kin.
+"""Build an index when a Trainer (of Transformers, TRL, or a subclass) finishes, from the model that it holds.
 
-The index can be traced afterwards by what is on disk alone: beside it lies what was trained.
+The index can be traced later from disk alone: what was trained is saved beside it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from taughtby.data.dataset import ReadOptions, detect_format
-from taughtby.data.default_options import default_options
-from taughtby.data.tokenize import Encoding
+from taughtby.data.tokenize import Encoding, default_options
 from taughtby.errors import ModelError, StoreError, TaughtbyError
 from taughtby.index.build import build_index
-from taughtby.index.model_sources import address
+from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
 from taughtby.methods import DEFAULT_METHOD, Method, get_method
@@ -33,19 +32,30 @@ from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 from taughtby.progress import progress_bar
 from taughtby.text import make_visible
 
-UNCUT = 1 << 20  # tokens of a row, where the Trainer cuts none; the model's window is the limit then
+UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate; the model's window is the limit then
 PATIENCE = timedelta(days=30)  # of the processes that wait for the one that indexes
-IGNORED = -100  # the label of a token that no loss is taken on
+IGNORED = -100  # the label of a token without loss
 
 
 class IndexCallback(TrainerCallback):
-    """Index `data` into the folder `out` once training has ended; what was trained is saved to `OUT-adapter`.
+    """Build an index of `data` once training has ended, and save what was trained beside it.
 
-    (A full fine-tune's weights go to `OUT-model`.) Rows become ids as the Trainer made them: its length, its mask and
-    its tokenizer's template, unless `encoding` says otherwise. What is wrong with the arguments is said at once, and
-    not after hours of training. A fault in indexing never costs the training: it becomes a warning and `error`; else
-    `index` is the index, open. The model is given back as it was. Of several processes, as under torchrun, the main
-    one indexes, on its own device, while the others wait.
+    An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows become token ids as in
+    the Trainer: its maximum length, its loss mask, its tokenizer's chat template. Wrong arguments are refused before
+    training. An error in indexing does not cost the training: it becomes a warning. The model is returned unchanged.
+    Of several processes, as under torchrun, the main one indexes on its own device, while the others wait.
+
+    Args:
+        data: The training set.
+        out: The folder of the index.
+        methods: The methods whose features are stored.
+        read_options: How rows are read. By default, as the Trainer's settings say.
+        encoding: How rows become token ids. By default, as in the Trainer.
+        token_budget: Padded tokens per batch.
+
+    Attributes:
+        index: The index, open, once it is built.
+        error: What prevented that.
     """
 
     def __init__(
@@ -54,91 +64,96 @@ class IndexCallback(TrainerCallback):
         out: str | Path,
         methods: Sequence[Method | str] = (DEFAULT_METHOD,),
         *,
-        reading: ReadOptions | None = None,
+        read_options: ReadOptions | None = None,
         encoding: Encoding | None = None,
-        budget: int | None = None,
+        token_budget: int | None = None,
     ) -> None:
         # a script may change its working directory before training ends
-        self.data, self.out = absolute_name(str(data)), Path(address(storage_path(out)))
-        self.methods = [get_method(how) if isinstance(how, str) else how for how in methods]
-        self.reading, self.encoding, self.budget = reading, encoding, budget
-        detect_format(data, reading or ReadOptions())  # refuses what cannot be read
+        self.data, self.out = absolute_name(str(data)), Path(resolved_address(storage_path(out)))
+        self.methods = [get_method(method) if isinstance(method, str) else method for method in methods]
+        self.read_options, self.encoding, self.token_budget = read_options, encoding, token_budget
+        detect_format(data, read_options or ReadOptions())  # refuses unreadable data
         self.index: Index | None = None
         self.error: BaseException | None = None
-        self._check()
+        self._require_new()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
-        """Index, on the main process alone."""
-        with _together():
+    def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """Build the index, on the main process alone."""
+        with _all_processes():
             if state.is_world_process_zero:
-                self._index(args, held)
+                self._index(args, objects)
 
-    def _index(self, args: Any, held: dict[str, Any]) -> None:
+    def _index(self, args: Any, objects: dict[str, Any]) -> None:
         self.index = self.error = None
         try:
             with (
-                progress_bar(Console(stderr=True), f"index {self.data}") as tell,
-                self._lent(args, held["model"], held["processing_class"]) as lent,
+                progress_bar(Console(stderr=True), f"index {self.data}") as progress,
+                self._borrow(args, objects["model"], objects["processing_class"]) as borrowed,
             ):
-                model = replace(lent, metadata=TrainingMetadata(tuple(_facts(args, held.get("train_dataloader")))))
-                reading = self.reading or ReadOptions(turns=model.metadata.turns or "last")
+                metadata = TrainingMetadata(tuple(_metadata_entries(args, objects.get("train_dataloader"))))
+                model = replace(borrowed, metadata=metadata)
+                read_options = self.read_options or ReadOptions(turns=metadata.turns or "last")
                 encoding = self.encoding or default_options(
-                    model.metadata, model.context_length, raw=detect_format(self.data, reading).raw
+                    metadata, model.context_length, raw=detect_format(self.data, read_options).raw
                 )
                 self.index = build_index(
-                    model, self.data, self.out, self.methods, reading=reading, encoding=encoding, budget=self.budget,
-                    progress=tell,
+                    model, self.data, self.out, self.methods, read_options=read_options, encoding=encoding,
+                    token_budget=self.token_budget, progress=progress,
                 )  # fmt: skip
-        except (Exception, KeyboardInterrupt) as fault:  # the training is done, whatever happens here
-            self.error = fault
-            told = str(fault) if isinstance(fault, TaughtbyError) else f"{type(fault).__name__}: {fault}"
-            warnings.warn(f"training is done, but its data are not indexed: {make_visible(told)}", stacklevel=3)
+        except (Exception, KeyboardInterrupt) as error:  # the training is done, whatever happens here
+            self.error = error
+            text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
+            warnings.warn(f"training is done, but its data are not indexed: {make_visible(text)}", stacklevel=3)
 
     @contextmanager
-    def _lent(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
+    def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
         """The Trainer's model as one that can be loaded again: what was trained is saved first."""
-        self._check()
+        self._require_new()
         peft = hasattr(lm, "get_base_model")
-        if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
-            do = "save it, and index afterwards with `taughtby index`"
-            raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
-        if not peft and getattr(lm, "_hf_peft_config_loaded", False):
-            raise ModelError("an adapter sits in the model itself", got="add_adapter", do="use peft.get_peft_model")
-        base = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
-        if not base:
-            do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"
-            raise ModelError("the model that is trained has no name", do=do)
-        if Path(base).is_dir():
-            base = str(Path(base).resolve())
-        saved = str(self._beside("adapter" if peft else "model").resolve())
-        lm.save_pretrained(saved)
-        tokenizer.save_pretrained(saved)
+        base = _base_name(args, lm, peft)
+        folder = str(self._beside("adapter" if peft else "model").resolve())
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         if peft:
-            lending = borrow_model(lm, tokenizer, name=base, adapter=saved)
+            borrowed = borrow_model(lm, tokenizer, name=base, adapter=folder)
         else:
-            compared = any(how.name == "lesson" for how in self.methods)  # the one that reads the model from before
+            needs_base = any(method.name == "lesson" for method in self.methods)
             dtype, device = str(lm.dtype).removeprefix("torch."), str(lm.device)
-            before = load_model(base, dtype=dtype, device=device) if compared else None
-            lending = borrow_model(lm, tokenizer, name=saved, base=before)
-        with lending as model:
+            base_model = load_model(base, dtype=dtype, device=device) if needs_base else None
+            borrowed = borrow_model(lm, tokenizer, name=folder, base=base_model)
+        with borrowed as model:
             yield model
 
     def _beside(self, kind: str) -> Path:
         return self.out.with_name(f"{self.out.name}-{kind}")
 
-    def _check(self) -> None:
-        """Nothing is written over: an earlier index needs the model beside it."""
-        for place in (self.out, self._beside("adapter"), self._beside("model")):
-            if place.exists() and (not place.is_dir() or any(place.iterdir())):
-                raise StoreError(f"{place} is there already", do="give another folder for the index, or remove it")
+    def _require_new(self) -> None:
+        """Nothing is overwritten: an earlier index needs the model beside it."""
+        for path in (self.out, self._beside("adapter"), self._beside("model")):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise StoreError(f"{path} is there already", do="give another folder for the index, or remove it")
+
+
+def _base_name(args: Any, lm: Any, peft: bool) -> str:
+    """The name of the base model; refuse a model that cannot be loaded again."""
+    if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
+        do = "save it, and index afterwards with `taughtby index build`"
+        raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
+    if not peft and getattr(lm, "_hf_peft_config_loaded", False):
+        raise ModelError("the model itself holds an adapter", got="add_adapter", do="use peft.get_peft_model")
+    name = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
+    if not name:
+        do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"
+        raise ModelError("the model that is trained has no name", do=do)
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 @contextmanager
-def _together() -> Generator[None]:
-    """Hold all processes of a distributed training until each is through.
+def _all_processes() -> Generator[None]:
+    """Hold all processes of a distributed training until each has finished.
 
-    Without that, those that have nothing to do would go on to the next collective operation, and time out in it. They
-    wait by way of gloo, in a group of its own: NCCL would end them after ten minutes, whatever they were told.
+    The idle ones would time out in the next collective operation. They wait in a gloo group of their own: NCCL would
+    end them after ten minutes, whatever its timeout.
     """
     group: Any = None
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -152,21 +167,21 @@ def _together() -> Generator[None]:
 
 
 def _sharded(lm: Any) -> bool:
-    """Whether this process holds parts of the weights alone: those of DeepSpeed, of a DTensor, or of old FSDP."""
+    """Whether this process holds only parts of the weights: as of DeepSpeed, a DTensor, or old FSDP."""
     marks = ("ds_id", "device_mesh", "_is_flat_param")
     return any(hasattr(weight, mark) for weight in lm.parameters() for mark in marks)
 
 
-def _facts(args: Any, loader: Any) -> Iterator[MetadataEntry]:
-    """What the Trainer's settings, and a batch as the model got it, say of how rows became ids."""
-    where = type(args).__name__
+def _metadata_entries(args: Any, loader: Any) -> Iterator[MetadataEntry]:
+    """How rows became token ids, from the Trainer's settings and a batch."""
+    source = type(args).__name__
     if hasattr(args, "max_length"):
-        yield MetadataEntry("max_length", args.max_length or UNCUT, where, "max_length")
+        yield MetadataEntry("max_length", args.max_length or UNLIMITED, source, "max_length")
     if getattr(args, "truncation_mode", None) == "keep_end":
-        yield MetadataEntry("truncate", "left", where, "truncation_mode")
+        yield MetadataEntry("truncate", "left", source, "truncation_mode")
     if getattr(args, "assistant_only_loss", False):
-        yield MetadataEntry("turns", "all", where, "assistant_only_loss")
-    # by the loader beneath Accelerate's: to begin that one is an operation of all processes, and this is one of them
+        yield MetadataEntry("turns", "all", source, "assistant_only_loss")
+    # the loader beneath Accelerate's: iterating over that one is a collective operation, and this is one process
     batch = next(iter(getattr(loader, "base_dataloader", loader) or ()), None)
     if batch is not None and "labels" in batch:
         labels = batch["labels"]

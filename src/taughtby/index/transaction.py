@@ -1,14 +1,13 @@
-"""The right to change an index: one process at a time, and each change whole or not at all. Knows no model.
+"""The right to change an index: one process at a time, and each change whole or not at all. No model is needed.
 
-A change is made of commits to rows.lance, which no reader looks at, and then of a manifest that names the last of them.
-What was committed and never named is taken back by whoever comes next, unless the manifest has it as `pending`.
+A change is a series of commits to rows.lance, which readers do not look at, followed by a manifest that names the last
+of them. The next writer rolls back commits that no manifest names, unless the manifest has their change as `pending`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -18,36 +17,56 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from taughtby.errors import StoreError
-from taughtby.index.arrow import vector_width
-from taughtby.index.reader import FORMAT, absent, open_rows, read_manifest, storage_errors
-from taughtby.index.storage import StoragePath, address, file_digest, replace, storage_path
-from taughtby.text import cli_command
+from taughtby.index.arrow import feature_widths
+from taughtby.index.manifest import (
+    Manifest,
+    missing_index,
+    read_finished,
+    read_manifest,
+    require_no_pending,
+    same_change,
+)
+from taughtby.index.reader import open_rows
+from taughtby.index.storage import (
+    StoragePath,
+    address,
+    file_digest,
+    storage_errors,
+    storage_path,
+    write_atomically,
+)
 
-Manifest = dict[str, Any]
-ROWS = 2**14  # of a fragment that is left alone: smaller ones are merged
-PARTS = 64  # of all rows, or so many to a fragment: what a scan opens, and a commit writes down, stays short
-SOME = 10_000  # rows that one statement deletes
-TIDY = 64  # commits from one merging to the next
+ROWS = 2**14  # fragments with fewer rows are merged
+PARTS = 64  # most fragments of this size or larger: a scan opens, and a commit lists, each of them
+DELETE_BATCH = 10_000  # rows that one statement deletes
+TIDY = 64  # commits between two merges
 
 
 class IndexTransaction:
-    """An index that this process alone may change, until the block ends. `notes` say what was mended on the way."""
+    """An index that only this process may change, for as long as the context lasts.
+
+    Attributes:
+        rows: The Lance dataset as of the newest commit; None before the first.
+        visible_version: The version that readers see.
+        exclusive: Whether no other process writes files here that are still to be committed.
+        notes: What was rolled back on the way, in words.
+    """
 
     def __init__(self, path: str | StoragePath, new: bool = False) -> None:
         self.path = storage_path(path)
-        self.new = new  # whether there need not be an index yet
-        address(self.path)  # what rows cannot be written to is refused before any is made
-        # an object store has no locks: there a commit that another writer's came before is refused
+        self.new = new  # whether the index may be missing
+        address(self.path)  # refuses an unusable path before anything is written
+        # an object store has no locks: there a commit is refused if another writer's came first
         self.lock = FileLock(f"{self.path}.lock", timeout=0) if isinstance(self.path, Path) else None
-        self.rows: Any = None  # as of the newest commit; None before the first
-        self.pinned = 0  # the version that readers see
-        self.alone = True  # whether no other process writes files here that are still to be joined
-        self.fresh = 0  # commits since fragments were merged
+        self.rows: Any = None
+        self.visible_version = 0
+        self.exclusive = True
+        self.num_commits = 0  # since fragments were merged
         self.notes: list[str] = []
 
     def __enter__(self) -> Self:
         if not self.new and read_manifest(self.path) is None:
-            raise absent(self.path)  # before the lock, which would make the folders above it
+            raise missing_index(self.path)  # before the lock, which would make the folders above it
         if self.lock:
             with storage_errors(self.path):
                 Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -73,162 +92,134 @@ class IndexTransaction:
             self.lock.release()
 
     def _begin(self) -> None:
-        """What is to be known before the first change."""
+        """A hook for subclasses, called under the lock."""
 
-    def finished(self) -> Manifest:
-        """The manifest of a finished index in which nothing is left to be done."""
-        known = read_manifest(self.path)
-        if known is None:
-            raise absent(self.path)
-        if not known["complete"]:
-            do = "run the same `taughtby index` command again: it goes on where it stopped"
-            raise StoreError(f"{self.path} is not finished", do=do)
-        if pending := known.get("pending"):
-            do = f"run that again: it goes on where it stopped; or give it up: {cli_command('undo', self.path)}"
-            raise StoreError(f"something begun in {self.path} is not finished", got=told(pending), do=do)
-        return self.settled(known)
+    def require_finished(self) -> Manifest:
+        """The manifest of a finished index without a pending change; unpublished commits are rolled back."""
+        manifest = read_finished(self.path)
+        require_no_pending(self.path, manifest)
+        return self.roll_back(manifest)
 
-    def settled(self, known: Manifest) -> Manifest:
-        """Take back what a killed command committed and no manifest tells of."""
-        self.rows, self.pinned = open_rows(self.path), known["version"]
-        if self.rows.version == self.pinned:
-            return known
-        self.notes.append("a command that did not end had begun to change the rows; that is taken back")
-        return self.restored(known)
+    def roll_back(self, manifest: Manifest) -> Manifest:
+        """Take back commits of a killed command that no manifest names."""
+        self.rows, self.visible_version = open_rows(self.path), manifest.version
+        if self.rows.version == self.visible_version:
+            return manifest
+        self.notes.append("changes of an interrupted command were rolled back")
+        return self.restore(manifest)
 
-    def restored(self, known: Manifest) -> Manifest:
-        """The rows as the manifest tells of them, as the newest version, and the manifest that names it."""
+    def restore(self, manifest: Manifest) -> Manifest:
+        """Make the manifest's version of the rows the newest one again, and publish it."""
         with storage_errors(self.path):
-            open_rows(self.path, known["version"]).restore()
+            open_rows(self.path, manifest.version).restore()
         self.rows = open_rows(self.path)
-        return self.named(known)
+        return self.publish_version(manifest)
 
-    def begun(self, known: Manifest, change: dict[str, Any]) -> Manifest:
-        """Go on with this change where it is pending; else note it down as what is being done."""
-        if same_change(known.get("pending"), change):
-            self.rows, self.pinned = open_rows(self.path), known["version"]
-            return known
-        known = {**self.finished(), "pending": change}
-        self.publish(known)
-        return known
+    def begin_change(self, manifest: Manifest, change: dict[str, Any]) -> Manifest:
+        """Resume this change if it is pending; else record it as pending."""
+        if same_change(manifest.pending, change):
+            self.rows, self.visible_version = open_rows(self.path), manifest.version
+            return manifest
+        manifest = replace(self.require_finished(), pending=change)
+        self.publish(manifest)
+        return manifest
 
-    def add(self, rows: pa.Table) -> None:
-        """Commit these rows behind the others."""
-        self._next(lambda where, mode: lance.write_dataset(rows, where, mode=mode))
+    def append_table(self, table: pa.Table) -> None:
+        """Commit these rows after the others."""
+        self._commit(lambda target, mode: lance.write_dataset(table, target, mode=mode))
 
-    def join(self, fragments: Iterable[Any], schema: pa.Schema) -> None:
-        """Commit fragments that were written elsewhere, in this order, behind the others, all at once."""
+    def append_fragments(self, fragments: Iterable[Any], schema: pa.Schema) -> None:
+        """Commit fragments that other processes wrote, in this order, after the others, in one commit."""
         parts = list(fragments)
 
-        def commit(where: Any, mode: str) -> Any:
+        def commit(target: Any, mode: str) -> Any:
             if mode == "create":
-                return lance.LanceDataset.commit(where, lance.LanceOperation.Overwrite(schema, parts))
-            return lance.LanceDataset.commit(where, lance.LanceOperation.Append(parts), read_version=where.version)
+                return lance.LanceDataset.commit(target, lance.LanceOperation.Overwrite(schema, parts))
+            return lance.LanceDataset.commit(target, lance.LanceOperation.Append(parts), read_version=target.version)
 
-        self._next(commit)
+        self._commit(commit)
 
-    def drop(self, ids: Sequence[str]) -> None:
-        """Commit that the rows with these ids are gone."""
+    def delete_ids(self, ids: Sequence[str]) -> None:
+        """Commit the deletion of the rows with these ids."""
         with storage_errors(self.path):
-            for at in range(0, len(ids), SOME):
-                some = ",".join("'" + id.replace("'", "''") + "'" for id in ids[at : at + SOME])
-                self.rows.delete(f"id IN ({some})")
+            for start in range(0, len(ids), DELETE_BATCH):
+                quoted = ",".join("'" + id.replace("'", "''") + "'" for id in ids[start : start + DELETE_BATCH])
+                self.rows.delete(f"id IN ({quoted})")
 
-    def widen(self, columns: pa.RecordBatchReader) -> None:
+    def add_columns(self, columns: pa.RecordBatchReader) -> None:
         """Commit these columns for all rows, in their order."""
         with storage_errors(self.path):
             self.rows.add_columns(columns)
 
-    def _next(self, commit: Callable[[Any, str], Any]) -> None:
+    def _commit(self, commit: Callable[[Any, str], Any]) -> None:
         with storage_errors(self.path):
             if self.rows is None:
                 self.rows = commit(address(self.path / "rows.lance"), "create")
                 return
-            before = self.rows.version
-            if self.rows.latest_version == before:
+            version = self.rows.version
+            if self.rows.latest_version == version:
                 self.rows = commit(self.rows, "append")
-            if self.rows.version != before + 1:
-                do = "let one of them end, and run the other again: it goes on where it stopped"
+            if self.rows.version != version + 1:
+                do = "let one of them end, and run the other again: it resumes"
                 raise StoreError(f"{self.path} is being written by another process too", do=do)
-            self.fresh += 1
-            if self.fresh >= TIDY:
+            self.num_commits += 1
+            if self.num_commits >= TIDY:
                 self.tidy()
 
     def tidy(self) -> None:
-        """Merge small fragments, in their order, and let the versions go that no reader has seen."""
-        self.fresh = 0
+        """Merge small fragments, in their order, and remove versions that no reader has seen."""
+        self.num_commits = 0
         with storage_errors(self.path):
             self.merge(max(ROWS, self.rows.count_rows() // PARTS))
-            # by number and not by age, since clocks jump; the newest goes never, but a list may not be empty
-            between = list(range(self.pinned + 1, self.rows.version + 1))
-            # where the lock is ours, what a kill left behind can go too
-            self.rows.cleanup_old_versions(versions=between, delete_unverified=self.lock is not None and self.alone)
+            # by number and not by age, since clocks jump; Lance keeps the newest, but refuses an empty list
+            unseen = list(range(self.visible_version + 1, self.rows.version + 1))
+            # under our own lock, files that a kill left behind can go too
+            self.rows.cleanup_old_versions(versions=unseen, delete_unverified=self.lock is not None and self.exclusive)
 
-    def merge(self, most: int) -> None:
-        """Commit neighbouring fragments as one where they hold fewer rows than that; order is kept, rows deleted go."""
+    def merge(self, num_rows: int) -> None:
+        """Commit neighbouring fragments with fewer rows than this as one; order is kept, deleted rows are dropped."""
         with storage_errors(self.path):
-            self.rows.optimize.compact_files(target_rows_per_fragment=most, materialize_deletions_threshold=0.0,
+            self.rows.optimize.compact_files(target_rows_per_fragment=num_rows, materialize_deletions_threshold=0.0,
                                              num_threads=1, batch_size=1024)  # fmt: skip
 
-    def named(self, known: Manifest, event: dict[str, Any] | None = None, **more: Any) -> Manifest:
-        """Make the newest version the one that readers see, with what has happened; the manifest that says so."""
-        history = known.get("history", [])
+    def publish_version(self, manifest: Manifest, event: dict[str, Any] | None = None, **changes: Any) -> Manifest:
+        """Make the newest version the one that readers see.
+
+        Args:
+            manifest: The manifest before.
+            event: What has happened, for its history.
+            changes: Fields of the manifest that change besides.
+        """
+        history = manifest.history
         if event:
             history = [*history, {**event, "at": datetime.now(UTC).isoformat(timespec="seconds")}]
         with storage_errors(self.path):
-            blocks = {f.name: wide for f in self.rows.schema if (wide := vector_width(f.type))}
-            count, version = self.rows.count_rows(), self.rows.version
-            held = contents(self.path, self.rows, known.get("files", {}))
-        made = {**known, **more, "complete": True, "version": version, "count": count, "blocks": blocks,
-                "history": history, "files": held}  # fmt: skip
-        self.publish(made)
-        self.pinned = version
-        return made
+            contents = {"num_rows": self.rows.count_rows(), "features": feature_widths(self.rows.schema)}
+            version, files = self.rows.version, self._files(manifest)
+        manifest = replace(
+            manifest, **changes, **contents, complete=True, version=version, history=history, files=files
+        )
+        self.publish(manifest)
+        self.visible_version = version
+        return manifest
+
+    def _files(self, manifest: Manifest) -> dict[str, list[int | str]]:
+        # Lance never changes a file, so those that the manifest has are not read again
+        return {
+            name: manifest.files.get(name) or file_digest(self.path / "rows.lance" / name)
+            for name in tracked_files(self.rows)
+        }
 
     def publish(self, manifest: Manifest) -> None:
-        """Put the manifest in the place of the one that was."""
+        """Write the manifest in place of the previous one."""
         with storage_errors(self.path):
             if isinstance(self.path, Path):
                 self.path.mkdir(parents=True, exist_ok=True)
-            manifest = {"format": FORMAT, **manifest}
-            manifest["seal"] = seal(manifest)
-            replace(self.path / "manifest.json", written(manifest))
+            write_atomically(self.path / "manifest.json", manifest.to_text())
 
 
-def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:
-    """Whether a change is the one that is pending, wherever its files lie by now."""
-
-    def what(one: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in one.items() if key not in ("data", "base")}
-
-    return pending is not None and what(pending) == what(change)
-
-
-def told(change: dict[str, Any]) -> str:
-    """What is being done, in words."""
-    if change["did"] == "add":
-        return f"adding {', '.join(change['methods'])}"
-    return f"appending {change['data']}"
-
-
-def written(manifest: Manifest) -> str:
-    """The text of a manifest."""
-    return json.dumps(manifest, indent=1)
-
-
-def seal(manifest: Manifest) -> str:
-    """A hash of all that a manifest says."""
-    said = {key: value for key, value in manifest.items() if key != "seal"}
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def tracked(rows: Any, transactions: bool = False) -> list[str]:
-    """The files that a dataset's version is made of, by their paths in it."""
-    found = rows.tracked_files(min_version=rows.version).read_all().to_pylist()
+def tracked_files(rows: Any, transactions: bool = False) -> list[str]:
+    """The files of a dataset's version, by their paths in it."""
+    files = rows.tracked_files(min_version=rows.version).read_all().to_pylist()
     kinds = ("manifest", "data file", "deletion file", *(("transaction file",) if transactions else ()))
-    return sorted(one["path"] for one in found if one["version"] == rows.version and one["type"] in kinds)
-
-
-def contents(path: StoragePath, rows: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """[bytes, hash] of each of these files. A file of Lance's never changes, so those `known` are not read again."""
-    return {name: known.get(name) or file_digest(path / "rows.lance" / name) for name in tracked(rows)}
+    return sorted(file["path"] for file in files if file["version"] == rows.version and file["type"] in kinds)

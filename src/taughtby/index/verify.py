@@ -1,9 +1,9 @@
-"""Whether an index is what its manifest says: files by their hashes, rows by their ids, blocks by the model itself."""
+"""Compare an index with its manifest: files by hash, rows by id, features by the model."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -12,31 +12,31 @@ import pyarrow as pa
 import torch
 
 from taughtby.capture.ragged import Column, Ragged
-from taughtby.data.dataset import content, named
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize
+from taughtby.data.batching import make_batches
+from taughtby.data.row_ids import content_hash, row_id
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import StoreError, machine_fault
-from taughtby.index.arrow import from_arrow, vector_width
-from taughtby.index.build import TOKEN_BUDGET, check_notes, check_same_model
-from taughtby.index.reader import SAID, Index, IndexedRow, open_rows, read_manifest
+from taughtby.index.arrow import TEXT_COLUMNS, feature_widths, from_arrow
+from taughtby.index.build import TOKEN_BUDGET, Progress, check_index_notes, check_same_model
+from taughtby.index.manifest import Manifest, describe_change, read_finished
+from taughtby.index.reader import Index, IndexedRow, open_rows
 from taughtby.index.storage import StoragePath, file_digest, storage_path
-from taughtby.index.transaction import seal, told, written
 from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LENGTH = 5e-3  # by which a unit vector in float16 may be longer or shorter than 1
-NEAR = {"float32": 1e-3}  # how close a block comes when it is made again, as a share of its length
-COARSE = 3e-2  # the same in half precision, where a batch cut otherwise rounds otherwise
-ENOUGH = 20  # faults that are told; more say nothing new
-ROWS = 64  # that are made again
-Progress = Callable[[int, int], Any]
+LENGTH_TOLERANCE = 5e-3  # of a unit vector in float16
+TOLERANCE = {"float32": 1e-3}  # between stored and recomputed features, as a share of their length
+HALF_TOLERANCE = 3e-2  # the same in half precision, where other batches round differently
+MAX_REPORTED = 20  # places of damage
+ROWS = 64  # rows that are recomputed
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong, and where: a file, or a row by its place and source."""
+    """Where an index is damaged (a file, or a row with its position and source), and what is wrong there."""
 
     where: str
     what: str
@@ -44,14 +44,19 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was looked at, and the faults found; `again` counts rows whose blocks the model made once more.
+    """What was compared, and the damage.
 
-    `pending` says in words what was begun and is not finished, which is no fault.
+    Attributes:
+        files: Files compared with their hashes.
+        rows: Rows compared with their ids.
+        num_recomputed: Rows whose features the model recomputed.
+        faults: Up to `MAX_REPORTED` places.
+        pending: A change that has begun and is not finished, in words; it is not damage.
     """
 
     files: int
     rows: int
-    again: int
+    num_recomputed: int
     faults: tuple[Damage, ...]
     pending: str | None = None
 
@@ -63,120 +68,126 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Look for damage. With `model`, the blocks of so many rows drawn by `seed` are made again and compared.
+    """Look for damage. Files are compared first; if any is damaged, rows are not read.
 
-    Files are compared with their hashes first: what is in damaged ones is not read.
+    Args:
+        out: The index.
+        model: The model of the index, to recompute features with.
+        rows: How many rows to recompute.
+        seed: Selects these rows.
+        progress: Called with (files done, all files).
+
+    Raises:
+        StoreError: There is no finished index.
     """
     path = storage_path(out)
     try:
-        known = read_manifest(path)
-        if known is None or not known["complete"]:
-            Index.open(path)  # which says what is missing
-        assert known is not None
-        if known["seal"] != seal(known) or (path / "manifest.json").read_text() != written(known):
+        manifest = read_finished(path)
+        if (path / "manifest.json").read_text() != manifest.to_text():
             return VerifyReport(0, 0, 0, (Damage("manifest.json", "it was changed since it was written"),))
-    except StoreError as fault:
-        if _absent(fault) or machine_fault(fault):
+    except StoreError as error:
+        if _no_index(error) or machine_fault(error):
             raise
-        return VerifyReport(0, 0, 0, (Damage("manifest.json", f"{fault.what}: {fault.got}"),))
-    pending = told(known["pending"]) if known.get("pending") else None
-    faults = list(_files(path, known["files"], progress))
-    if faults:
-        return VerifyReport(len(known["files"]), 0, 0, tuple(faults), pending)
-    index = Index(path, known, open_rows(path, known["version"]))
-    faults = list(islice(chain(_shape(index), _ids(index), _blocks(index)), ENOUGH))
-    again = 0
-    if model and not faults:
+        return VerifyReport(0, 0, 0, (Damage("manifest.json", f"{error.what}: {error.got}"),))
+    pending = describe_change(manifest.pending) if manifest.pending else None
+    damage = list(_check_files(path, manifest, progress))
+    if damage:
+        return VerifyReport(len(manifest.files), 0, 0, tuple(damage), pending)
+    index = Index(path, manifest.to_json(), open_rows(path, manifest.version))
+    checks = chain(_check_shape(index, manifest), _check_ids(index, manifest), _check_features(index))
+    damage = list(islice(checks, MAX_REPORTED))
+    num_recomputed = 0
+    if model and not damage:
         check_same_model(index, model)
-        methods = [get_method(spec) for spec in known["settings"]["methods"].values()]
-        check_notes(known["settings"], methods, model, path)
-        places = sorted(index.sample_positions(rows, seed))
-        again, faults = len(places), list(islice(_again(index, model, methods, places), ENOUGH))
-    return VerifyReport(len(known["files"]), len(index), again, tuple(faults), pending)
+        methods = [get_method(spec) for spec in index.settings["methods"].values()]
+        check_index_notes(index.settings, methods, model, path)
+        positions = sorted(index.sample_positions(rows, seed))
+        num_recomputed = len(positions)
+        damage = list(islice(_recompute(index, model, methods, positions), MAX_REPORTED))
+    return VerifyReport(len(manifest.files), len(index), num_recomputed, tuple(damage), pending)
 
 
-def _absent(fault: StoreError) -> bool:
-    """Whether there is no finished index at all, which is a mistake and not a damage."""
-    return fault.what.endswith(("is not an index", "is not finished", "has another format"))
+def _no_index(error: StoreError) -> bool:
+    """Whether there is no finished index at all, which is the user's mistake and no damage."""
+    return error.what.endswith(("is not an index", "is not finished", "has another format"))
 
 
-def _files(path: StoragePath, files: dict[str, Any], progress: Progress | None) -> Iterator[Damage]:
-    for at, (name, said) in enumerate(files.items()):
+def _check_files(path: StoragePath, manifest: Manifest, progress: Progress | None) -> Iterator[Damage]:
+    for number, (name, expected) in enumerate(manifest.files.items()):
         if progress:
-            progress(at, len(files))
+            progress(number, len(manifest.files))
         try:
-            found = file_digest(path / "rows.lance" / name)
-        except OSError as fault:
-            if lack := machine_fault(fault):
-                raise StoreError(f"{path} cannot be verified: {lack[0]}", got=str(fault), do=lack[1]) from fault
-            missing = isinstance(fault, FileNotFoundError)
-            yield Damage(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {fault}")
+            digest = file_digest(path / "rows.lance" / name)
+        except OSError as error:
+            if fault := machine_fault(error):
+                raise StoreError(f"{path} cannot be verified: {fault[0]}", got=str(error), do=fault[1]) from error
+            missing = isinstance(error, FileNotFoundError)
+            yield Damage(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {error}")
             continue
-        if found[0] != said[0]:
-            yield Damage(f"rows.lance/{name}", f"it has {found[0]:,} bytes, and had {said[0]:,}")
-        elif found != said:
+        if digest[0] != expected[0]:
+            yield Damage(f"rows.lance/{name}", f"it has {digest[0]:,} bytes, and had {expected[0]:,}")
+        elif digest != expected:
             yield Damage(f"rows.lance/{name}", "its bytes are not those that were written")
 
 
-def _shape(index: Index) -> Iterator[Damage]:
-    if (count := index.dataset.count_rows()) != len(index):
-        yield Damage("rows.lance", f"it has {count:,} rows, and the manifest says {len(index):,}")
-    held = {f.name: wide for f in index.dataset.schema if (wide := vector_width(f.type))}
-    if held != index.features:
-        yield Damage("rows.lance", f"it has the blocks {held}, and the manifest says {index.features}")
+def _check_shape(index: Index, manifest: Manifest) -> Iterator[Damage]:
+    if (num_rows := index.dataset.count_rows()) != manifest.num_rows:
+        yield Damage("rows.lance", f"it has {num_rows:,} rows, and the manifest says {manifest.num_rows:,}")
+    if (features := feature_widths(index.dataset.schema)) != manifest.features:
+        yield Damage("rows.lance", f"it has the features {features}, and the manifest says {manifest.features}")
 
 
-def _ids(index: Index) -> Iterator[Damage]:
-    """Each id once, and the one that the row's content gives."""
-    met: set[str] = set()
-    seen: Counter[bytes] = Counter()
-    # of rows that say the same, some may have been skipped or deleted
-    most = len(index) + len(index.manifest["skipped"]) + len(index.manifest.get("deleted", ()))
+def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
+    """Each id occurs once, and is the one that follows from the row's content."""
+    ids: set[str] = set()
+    counts: Counter[bytes] = Counter()
+    # rows before this one with the same content may have been skipped or deleted
+    most = manifest.num_rows + len(manifest.skipped) + len(manifest.deleted)
     try:
-        for place, row in enumerate(index.examples()):
-            if row.id in met:
-                yield Damage(_row(place, row.source), f"its id {row.id} is another row's too")
-            met.add(row.id)
-            found = content(row)
-            key = found[:8]
-            seen[key] += 1
-            if row.id == named(found, seen[key]):
+        for position, row in enumerate(index.examples()):
+            if row.id in ids:
+                yield Damage(_place(position, row.source), f"its id {row.id} is another row's too")
+            ids.add(row.id)
+            digest = content_hash(row)
+            key = digest[:8]
+            counts[key] += 1
+            if row.id == row_id(digest, counts[key]):
                 continue
-            times = next((times for times in range(1, most + 1) if row.id == named(found, times)), None)
-            if times is None:
-                yield Damage(_row(place, row.source), f"its id {row.id} is not that of its text")
-                continue
-            seen[key] = times
-    except StoreError as fault:
-        if machine_fault(fault):
+            count = next((count for count in range(1, most + 1) if row.id == row_id(digest, count)), None)
+            if count is None:
+                yield Damage(_place(position, row.source), f"its id {row.id} is not that of its text")
+            else:
+                counts[key] = count
+    except StoreError as error:
+        if machine_fault(error):
             raise
-        yield Damage("rows.lance", f"{fault.what}: {fault.got}")
+        yield Damage("rows.lance", f"{error.what}: {error.got}")
 
 
-def _row(place: int, source: str) -> str:
-    return f"row {place} ({source})"
+def _place(position: int, source: str) -> str:
+    return f"row {position} ({source})"
 
 
-def _blocks(index: Index) -> Iterator[Damage]:
-    """Directions of length 1, and no number that is none."""
-    names = [f.name for f in index.dataset.schema if f.name not in SAID and not pa.types.is_integer(f.type)]
-    for name in names:
-        wanted = [name, f"{name}_norm"] if f"{name}_norm" in names else [name]
-        at = 0
+def _check_features(index: Index) -> Iterator[Damage]:
+    """Directions have length 1, and all numbers are finite."""
+    columns = [c.name for c in index.dataset.schema if c.name not in TEXT_COLUMNS and not pa.types.is_integer(c.type)]
+    for name in columns:
+        norm = f"{name}_norm"
+        start = 0
         try:
-            for batch in index.scan(wanted):
-                bad, what = _odd(batch[name], batch.get(f"{name}_norm"))
-                for place in bad.nonzero()[:, 0].tolist():
-                    yield Damage(f"row {at + place}", f"{name} {what}")
-                at += len(bad)
-        except StoreError as fault:
-            if machine_fault(fault):
+            for batch in index.scan([name, norm] if norm in columns else [name]):
+                bad, problem = _impossible(batch[name], batch.get(norm))
+                for offset in bad.nonzero()[:, 0].tolist():
+                    yield Damage(f"row {start + offset}", f"{name} {problem}")
+                start += len(bad)
+        except StoreError as error:
+            if machine_fault(error):
                 raise
-            yield Damage(name, f"{fault.what}: {fault.got}")
+            yield Damage(name, f"{error.what}: {error.got}")
 
 
-def _odd(column: Column, norms: Any) -> tuple[Tensor, str]:
-    """(B,): which rows cannot be; and what they are."""
+def _impossible(column: Column, norms: Any) -> tuple[Tensor, str]:
+    """(B,): which rows have impossible values; and what is wrong with them."""
     if isinstance(column, Ragged):
         bad = torch.zeros(len(column.lengths), dtype=torch.bool)
         bad[column.owner[~column.flat.isfinite().all(1)]] = True
@@ -184,46 +195,45 @@ def _odd(column: Column, norms: Any) -> tuple[Tensor, str]:
     if column.ndim == 1:
         return ~column.isfinite(), "is not finite"
     lengths = column.norm(dim=1)
-    still = (norms == 0) & (lengths == 0) if norms is not None else torch.zeros(len(column), dtype=torch.bool)
-    return ~(((lengths - 1).abs() < LENGTH) | still), "is no vector of length 1"
+    zero = (norms == 0) & (lengths == 0) if norms is not None else torch.zeros(len(column), dtype=torch.bool)
+    return ~(((lengths - 1).abs() < LENGTH_TOLERANCE) | zero), "is no vector of length 1"
 
 
-def _again(index: Index, model: Model, methods: Sequence[Method], places: Sequence[int]) -> Iterator[Damage]:
-    """Rows whose blocks the model makes otherwise."""
-    settings = index.manifest["settings"]
-    encoding, near = Encoding(**settings["encoding"]), NEAR.get(settings["dtype"], COARSE)
-    stored = index.take(places)
-    encoded = [tokenize(model.tokenizer, one.example, encoding) for one in stored]
-    usable = [(one, row) for one, row in zip(stored, encoded, strict=True) if isinstance(row, TokenizedExample)]
-    for one, row in zip(stored, encoded, strict=True):
-        if not isinstance(row, TokenizedExample):
-            yield Damage(_row(one.position, one.example.source), f"it cannot be read any more: {row.reason}")
-    for how in methods:
-        made: dict[str, list[Any]] = {
-            name: list(block) for name, block in how.text_features([one.example for one, _ in usable]).items()
+def _recompute(index: Index, model: Model, methods: Sequence[Method], positions: Sequence[int]) -> Iterator[Damage]:
+    """Rows for which the model gives other features."""
+    encoding = Encoding(**index.settings["encoding"])
+    usable: list[tuple[IndexedRow, TokenizedExample]] = []
+    for row in index.take(positions):
+        tokens = tokenize(model.tokenizer, row.example, encoding)
+        if isinstance(tokens, TokenizedExample):
+            usable.append((row, tokens))
+        else:
+            yield Damage(_place(row.position, row.example.source), f"it cannot be read any more: {tokens.reason}")
+    rows = [row for row, _ in usable]
+    for method in methods:
+        features: dict[str, list[Any]] = {
+            name: list(values) for name, values in method.text_features([row.example for row in rows]).items()
         }
-        for batch in make_batches(
-            [row for _, row in usable], TOKEN_BUDGET, prompts_only=how.needs_prompts_only(model.depth)
-        ):
-            for name, block in how.features(model, batch).items():
-                rows = made.setdefault(name, [None] * len(usable))
-                for at, value in zip(batch.row_indices, block, strict=True):
-                    rows[at] = value
-        for name, block in made.items():
-            yield from _other(index, name, block, [one for one, _ in usable], near)
+        prompts_only = method.needs_prompts_only(model.depth)
+        for batch in make_batches([tokens for _, tokens in usable], TOKEN_BUDGET, prompts_only=prompts_only):
+            for name, values in method.features(model, batch).items():
+                column = features.setdefault(name, [None] * len(rows))
+                for number, value in zip(batch.row_indices, values, strict=True):
+                    column[number] = value
+        for name, values in features.items():
+            yield from _compare(index, name, values, rows)
 
 
-def _other(index: Index, name: str, made: Sequence[Any], stored: Sequence[IndexedRow], near: float) -> Iterator[Damage]:
-    """Where a block made again is further from what is stored than it may be."""
-    norm = [f"{name}_norm"] if f"{name}_norm" in index.dataset.schema.names else []
-    held = index.dataset.take([one.position for one in stored], columns=[name, *norm]).combine_chunks()
-    columns = {key: from_arrow(held.column(key).combine_chunks()) for key in (name, *norm)}
-    column = columns[name]
-    lengths = columns.get(f"{name}_norm")
-    rows = column.flat.split(column.lengths.tolist()) if isinstance(column, Ragged) else list(column)
-    for at, (one, mine, theirs) in enumerate(zip(stored, made, rows, strict=True)):
-        mine = torch.as_tensor(mine).float()
-        if isinstance(lengths, torch.Tensor):
-            theirs = theirs * lengths[at]
-        if mine.shape != theirs.shape or float((mine - theirs).norm()) > near * max(float(mine.norm()), 1e-30):
-            yield Damage(_row(one.position, one.example.source), f"the model gives another {name}")
+def _compare(index: Index, name: str, recomputed: Sequence[Any], rows: Sequence[IndexedRow]) -> Iterator[Damage]:
+    """Rows whose recomputed feature differs from the stored one by more than the tolerance."""
+    tolerance = TOLERANCE.get(index.settings["dtype"], HALF_TOLERANCE)
+    names = [name, *({f"{name}_norm"} & set(index.dataset.schema.names))]
+    table = index.dataset.take([row.position for row in rows], columns=names).combine_chunks()
+    column, *norms = (from_arrow(table.column(key).combine_chunks()) for key in names)
+    stored = column.flat.split(column.lengths.tolist()) if isinstance(column, Ragged) else list(column)
+    if norms and isinstance(norms[0], torch.Tensor):
+        stored = [vector * norm for vector, norm in zip(stored, norms[0], strict=True)]
+    for row, new, old in zip(rows, recomputed, stored, strict=True):
+        new = torch.as_tensor(new).float()
+        if new.shape != old.shape or float((new - old).norm()) > tolerance * max(float(new.norm()), 1e-30):
+            yield Damage(_place(row.position, row.example.source), f"the model gives another {name}")

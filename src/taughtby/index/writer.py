@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from taughtby.data.example import Example
 from taughtby.data.tokenize import TokenizedExample
 from taughtby.errors import StoreError
-from taughtby.index.arrow import to_arrow
-from taughtby.index.model_sources import address
-from taughtby.index.reader import Index, committed, open_rows, plain, read_manifest
+from taughtby.index.arrow import arrange_table
+from taughtby.index.manifest import Manifest, Settings, read_finished, read_manifest
+from taughtby.index.model_sources import resolved_address
+from taughtby.index.reader import Index, has_commits, open_rows
 from taughtby.index.storage import StoragePath, empty
 from taughtby.index.transaction import IndexTransaction
 from taughtby.text import cli_command
@@ -21,16 +20,22 @@ from taughtby.text import cli_command
 if TYPE_CHECKING:
     from torch import Tensor
 
-Settings = dict[str, Any]
-
 
 class Writer(IndexTransaction):
-    """An index being filled. Each `append` is one atomic commit; `finish` makes them what readers see.
+    """An index being filled: each `append` is one atomic commit, and `finish` makes all of them visible.
 
-    Opening a folder that holds the same settings goes on with it: `done` has the ids that were there already, and
-    does not grow. Settings that differ are refused by name. One writer at a time. With `change`, which says what is
-    appended (`did`, `data`, `digest`), a finished index grows; readers see it as it was until `finish`. `layers` is
-    the layer curve that the settings' layers were chosen by, kept for a run that goes on.
+    Opening a folder with the same settings resumes; other settings are refused by name. Readers of a finished index
+    that grows see it as it was until `finish`.
+
+    Args:
+        path: The folder of the index.
+        settings: What the index is made with.
+        change: What is appended to a finished index: `did`, `data`, `digest`.
+        layers: The layer curve by which the settings' layers were chosen, stored for a run that resumes.
+
+    Attributes:
+        row_ids: Ids of the rows that were committed, or deleted, before this run; it does not grow.
+        complete: Whether nothing is left to do.
     """
 
     def __init__(
@@ -41,124 +46,110 @@ class Writer(IndexTransaction):
         layers: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(path, new=change is None)
-        self.settings, self.change, self.layers = settings, change, layers
-        self.done: set[str] = set()
+        self.settings, self.change = settings, change
+        self.row_ids: set[str] = set()
         self.complete = False
-        self.known: dict[str, Any] = {}
-        self.before = 0  # rows that were there when the change began
+        self.manifest = Manifest(settings, home=resolved_address(self.path), layers=layers)
+        self.num_rows_before = 0  # when the change began
 
     def _begin(self) -> None:
-        known = read_manifest(self.path)
-        if known is None and self.change is None:
+        manifest = read_manifest(self.path)
+        if self.change and (manifest is None or not manifest.complete):
+            manifest = read_finished(self.path)  # raises
+        if manifest is None:
             if not empty(self.path):
-                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or not there yet")
-            self.known = {"settings": self.settings, "home": address(self.path), "complete": False}
-            if self.layers:
-                self.known["layers"] = self.layers
-            self.publish(self.known)
-        elif known is None or not known["complete"]:
-            if known is None or self.change:
-                self.finished()  # which says what is missing
-                return
-            self.known = known
-            _refuse_difference(self.path, known["settings"], self.settings)
-            if committed(self.path):
-                self.rows = open_rows(self.path)
-                self.done = self._ids()
+                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or does not exist")
+            self.publish(self.manifest)
+        elif manifest.complete:
+            self._extend(manifest)
         else:
-            self._again(known)
+            self.manifest = manifest
+            _refuse_difference(self.path, manifest.settings, self.settings)
+            if has_commits(self.path):
+                self.rows = open_rows(self.path)
+                self.row_ids = self._ids()
 
-    def _again(self, known: dict[str, Any]) -> None:
-        """An index that was finished before: whether there is anything left to do."""
-        data = (self.change or {}).get("digest") or _digest(self.settings)
-        # what it was made from is told by its history; the settings name the first of it
-        there = any(event.get("digest") == data for event in known["history"])
-        settings = _of_data(self.settings, known["settings"]) if self.change or there else self.settings
-        _refuse_difference(self.path, known["settings"], settings, grows=True)
-        if there or self.change is None:
+    def _extend(self, manifest: Manifest) -> None:
+        """Prepare a finished index: whether there is anything left to do."""
+        digest = (self.change or {}).get("digest") or _data_digest(self.settings)
+        # the history names all that it was made from; the settings name the first of it
+        present = any(event.get("digest") == digest for event in manifest.history)
+        same_data = self.change or present
+        settings = _with_data_of(manifest.settings, self.settings) if same_data else self.settings
+        _refuse_difference(self.path, manifest.settings, settings, finished=True)
+        if present or self.change is None:
             self.complete = True
             return
-        self.known = self.begun(known, self.change)
-        self.before = self.known["count"]
-        self.done = self._ids() | set(self.known.get("deleted", ()))
+        self.manifest = self.begin_change(manifest, self.change)
+        self.num_rows_before = self.manifest.num_rows
+        self.row_ids = self._ids() | set(self.manifest.deleted)
 
     def _ids(self) -> set[str]:
         ids = self.rows.to_table(columns=["id"]).column("id").to_pylist()
-        if len(found := set(ids)) < len(ids):
-            do = f"take the last change back: {cli_command('undo', self.path)}; where there is none, make the index again"
-            raise StoreError(
-                f"{self.path} was written by two processes at once", got="rows that are twice there", do=do
-            )
-        return found
+        if len(unique := set(ids)) < len(ids):
+            do = f"revert the last change: {cli_command('index undo', self.path)}; or build the index again"
+            raise StoreError(f"{self.path} was written by two processes at once", got="rows with the same id", do=do)
+        return unique
 
     def append(
-        self, examples: Sequence[Example], rows: Sequence[TokenizedExample], blocks: Mapping[str, Tensor | list[Tensor]]
+        self,
+        examples: Sequence[Example],
+        rows: Sequence[TokenizedExample],
+        features: Mapping[str, Tensor | list[Tensor]],
     ) -> None:
-        """Commit these rows: a block is (B, d), (B,) for a number a row, or a list of (n, k) for a vector a token."""
-        self.add(arrange_table(examples, rows, blocks))
+        """Commit rows with their features, in the shapes of `arrange_table`."""
+        self.append_table(arrange_table(examples, rows, features))
 
     def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
-        """Make what was committed the index, and open it."""
+        """Make the commits visible, and open the index."""
         if self.rows is None:
             reasons = "; ".join(f"{skip['source']}: {skip['reason']}" for skip in skipped[:3])
-            do = "look at the reasons, and raise --max-length where rows are too long"
+            do = "see the reasons, and raise --max-length where rows are too long"
             raise StoreError(f"no row of {self.settings['data']} can be used", got=reasons, do=do)
         self.tidy()
-        event = self.change or {"did": "index", "data": self.settings["data"], "digest": _digest(self.settings)}
-        event = {**event, "rows": self.rows.count_rows() - self.before, "skipped": len(skipped)}
-        known = {key: value for key, value in self.known.items() if key != "pending"}
-        # a file that grew has the rows once more that were skipped before
-        told = {(skip["source"], skip["reason"]): skip for skip in (*known.get("skipped", ()), *skipped)}
-        self.named(known, event, skipped=list(told.values()), layers=known.get("layers", layers))
+        data = {"did": "index", "data": self.settings["data"], "digest": _data_digest(self.settings)}
+        num_rows = self.rows.count_rows() - self.num_rows_before
+        event = {**(self.change or data), "rows": num_rows, "skipped": len(skipped)}
+        # a file that has grown yields its skipped rows again
+        unique = {(skip["source"], skip["reason"]): skip for skip in (*self.manifest.skipped, *skipped)}
+        before = self.manifest
+        if not before.complete and before.layers is None:
+            before = replace(before, layers=layers)
+        self.publish_version(replace(before, pending=None), event, skipped=list(unique.values()))
         self.complete = True
         return Index.open(self.path)
 
 
-def arrange_table(
-    examples: Sequence[Example], rows: Sequence[TokenizedExample], blocks: Mapping[str, Tensor | list[Tensor]]
-) -> pa.Table:
-    """Rows with their blocks as the index holds them."""
-    columns: dict[str, Any] = {
-        "id": [row.id for row in examples],
-        "source": [plain(row.source) for row in examples],
-        "label": pa.array([row.label and plain(row.label) for row in examples], pa.string()),
-        "messages": [json.dumps(list(row.messages)) for row in examples],
-        "more": pa.array([_more(row) for row in examples], pa.string()),
-        "n_prompt": pa.array([row.n_prompt for row in rows], pa.int32()),
-        "n_response": pa.array([row.n_response for row in rows], pa.int32()),
-    }
-    for name, block in blocks.items():
-        columns |= to_arrow(name, block)
-    return pa.table(columns)
-
-
-def _digest(settings: Settings) -> Any:
+def _data_digest(settings: Settings) -> Any:
     return settings.get("fingerprint", {}).get("data")
 
 
-def _of_data(asked: Settings, has: Settings) -> Settings:
-    """The settings asked, with what belongs to the data as the index has it."""
-    same = {key: has[key] for key in ("data", "reading") if key in has}
-    if "fingerprint" in has:
-        same["fingerprint"] = {**asked.get("fingerprint", {}), "data": _digest(has)}
-    return {**asked, **same}
+def _with_data_of(stored: Settings, requested: Settings) -> Settings:
+    """The requested settings, with the stored ones where they belong to the data."""
+    same = {key: stored[key] for key in ("data", "reading") if key in stored}
+    if "fingerprint" in stored:
+        same["fingerprint"] = {**requested.get("fingerprint", {}), "data": _data_digest(stored)}
+    return {**requested, **same}
 
 
-def _named_alike(asked: Settings, has: Settings) -> Settings:
-    """The settings asked, with the names that the index has for what is the same by its fingerprint: files may move."""
-    known, wanted = has.get("fingerprint", {}), asked.get("fingerprint", {})
-    return {**asked, **{part: has[part] for part in known if part in has and known[part] == wanted.get(part)}}
+def _with_names_of(stored: Settings, requested: Settings) -> Settings:
+    """The requested settings, with the stored names of parts whose fingerprints are equal: files may have moved."""
+    prints, others = stored.get("fingerprint", {}), requested.get("fingerprint", {})
+    same = {part: stored[part] for part in prints if part in stored and prints[part] == others.get(part)}
+    return {**requested, **same}
 
 
-def _refuse_difference(path: StoragePath, has: Settings, asked: Settings, grows: bool = False) -> None:
-    asked = _named_alike(asked, has)
-    have, want = dict(_flat(has)), dict(_flat(asked))
-    different = [f"{key}: index has {have.get(key, 'nothing')}, asked {want.get(key, 'nothing')}"
-                 for key in dict.fromkeys([*have, *want]) if have.get(key) != want.get(key)]  # fmt: skip
+def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings, finished: bool = False) -> None:
+    old, new = dict(_flat(stored)), dict(_flat(_with_names_of(stored, requested)))
+    different = [
+        f"{key}: index has {old.get(key, 'nothing')}, asked {new.get(key, 'nothing')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
     if different:
         do = "ask for the same, or write to another folder"
-        if grows and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
-            do = "add the rows that are new: --append; or write to another folder"
+        if finished and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
+            do = "add the new rows with `taughtby index append`, or write to another folder"
         raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
 
 
@@ -168,8 +159,3 @@ def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _more(row: Example) -> str | None:
-    more = {"tools": row.tools, "rejected": row.rejected, "masked": row.masked}
-    return json.dumps(more) if row.tools or row.masked or row.rejected is not None else None

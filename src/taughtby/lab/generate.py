@@ -1,4 +1,4 @@
-"""Ask a model many prompts, greedily or several times by chance, in batches; killed, it goes on."""
+"""Generate answers to many prompts in batches, greedily or by sampling; an interrupted run into a file resumes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessor
 
-from taughtby.data.tokenize import TokenizedExample, collate, prompt_ids
+from taughtby.data.batching import collate
+from taughtby.data.tokenize import TokenizedExample, prompt_ids
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.answers import AnswerFile, write_jsonl
+from taughtby.lab.answers import AnswerDraft, write_jsonl
 from taughtby.lab.prompts import Prompt, prompt_text, to_record
 from taughtby.models.model import Model
 
@@ -22,17 +23,23 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-BATCH = 4096
+TOKEN_BUDGET = 4096  # padded tokens of a batch, answers included
 Progress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How answers are made: of at most `max_new` tokens, `samples` of each prompt.
+    """How answers are generated.
 
-    `temperature` None is 0, greedy, where one answer is asked for, and 1 where several are. Each sample has a chance
-    of its own, by `seed`, the prompt's place and the sample's number: no other prompt of a batch has a part in it. But
-    in bfloat16 the logits themselves are rounded otherwise in another batch, and near ties then fall otherwise.
+    Each sample has a random generator of its own, seeded by `seed`, the prompt's position and the sample's number, so
+    that the other prompts of a batch do not change it. In bfloat16, logits are rounded differently in another batch,
+    which can decide near ties.
+
+    Attributes:
+        max_new_tokens: Tokens of an answer at most.
+        num_samples: Answers to each prompt.
+        temperature: 0 is greedy. None is 0 for one sample, and 1 for several.
+        seed: For sampling.
     """
 
     max_new_tokens: int = 48
@@ -41,17 +48,18 @@ class GenerationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.num_samples < 1 or not 0 <= self.heat < float("inf"):
-            got = f"max_new {self.max_new_tokens}, samples {self.num_samples}, temperature {self.temperature}"
-            do = "ask for one token and one answer or more, at a temperature of 0 or more"
-            raise OptionError("no answer can be made so", got=got, do=do)
-        if self.num_samples > 1 and not self.heat:
+        if self.max_new_tokens < 1 or self.num_samples < 1 or not 0 <= self.effective_temperature < float("inf"):
+            got = (f"max_new_tokens {self.max_new_tokens}, num_samples {self.num_samples}, "
+                   f"temperature {self.temperature}")  # fmt: skip
+            do = "ask for at least one token and one answer, at a temperature of 0 or more"
+            raise OptionError("no answer can be generated with these options", got=got, do=do)
+        if self.num_samples > 1 and not self.effective_temperature:
             do = "ask for one, or give a temperature above 0"
             raise OptionError("at temperature 0 all answers are the same", got=f"{self.num_samples} samples", do=do)
 
     @property
-    def heat(self) -> float:
-        """The temperature; 0 is greedy."""
+    def effective_temperature(self) -> float:
+        """The temperature with its default filled in."""
         return float(self.num_samples > 1) if self.temperature is None else self.temperature
 
 
@@ -60,97 +68,108 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 48,
-    batch_size: int = BATCH,
     num_samples: int = 1,
     temperature: float | None = None,
     seed: int = 0,
+    token_budget: int = TOKEN_BUDGET,
     template: str | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """The model's answers in the order asked, all samples of a prompt together.
+    """Generate answers.
 
-    `batch` is how many padded tokens, answers included, are computed at once; the rest is as in `Decoding`.
-    `template` is as in `Encoding`: None for the tokenizer's own.
+    Args:
+        model: The model; with an adapter, the fine-tuned one.
+        prompts: Questions or conversations.
+        max_new_tokens: This and the next three are as in `GenerationOptions`.
+        num_samples: Answers to each prompt.
+        temperature: 0 is greedy.
+        seed: For sampling.
+        token_budget: Padded tokens of a batch, answers included.
+        template: The chat template as in `Encoding`; None for the tokenizer's own.
+        progress: Called with (answers done, answers in all).
+
+    Returns:
+        The answers in the order of the prompts, all samples of a prompt together.
+
+    Raises:
+        LabError: a prompt does not fit into the model's window.
     """
-    how = GenerationOptions(max_new_tokens, num_samples, temperature, seed)
-    found = dict(_answers(model, prompts, how, (), batch_size, template, progress))
-    return [found[place] for place in range(len(prompts) * num_samples)]
+    options = GenerationOptions(max_new_tokens, num_samples, temperature, seed)
+    answers = dict(_answers(model, prompts, options, (), token_budget, template, progress))
+    return [answers[index] for index in range(len(prompts) * num_samples)]
 
 
 def generate_to_file(
-    out: Path, model: Model, prompts: Sequence[Prompt], how: GenerationOptions, *, template: str | None = None,
+    out: Path, model: Model, prompts: Sequence[Prompt], options: GenerationOptions, *, template: str | None = None,
     progress: Progress | None = None,
 ) -> int:  # fmt: skip
-    """The same into a file of prompts and responses, the number of which is given back.
+    """Generate answers and write prompts and answers to a JSONL file; returns their number.
 
-    What is finished stands in `OUT.draft`: killed, the same call asks only what is missing.
+    Finished answers are stored in `OUT.draft`: an interrupted call resumes from it when it is repeated.
     """
-    asked = [to_record(prompt, "") for prompt in prompts]
-    settings = {**model.fingerprint, "dtype": str(model.dtype), "template": template, **asdict(how),
-                "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}  # fmt: skip
-    with AnswerFile(out, settings) as draft:
-        for place, answer in _answers(model, prompts, how, draft.known, BATCH, template, progress):
-            draft.add(place, answer)
-    rows = [to_record(prompts[place // how.num_samples], answer) for place, answer in sorted(draft.known.items())]
-    if how.num_samples > 1:
-        rows = [{**row, "sample": at % how.num_samples} for at, row in enumerate(rows)]
+    records = [to_record(prompt, "") for prompt in prompts]
+    settings = {**model.fingerprint, "dtype": str(model.dtype), "template": template, **asdict(options),
+                "prompts": hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]}  # fmt: skip
+    with AnswerDraft(out, settings) as draft:
+        for index, answer in _answers(model, prompts, options, draft.answers, TOKEN_BUDGET, template, progress):
+            draft.add(index, answer)
+    count = options.num_samples
+    rows = [to_record(prompts[index // count], answer) for index, answer in sorted(draft.answers.items())]
+    if count > 1:
+        rows = [{**row, "sample": index % count} for index, row in enumerate(rows)]
     write_jsonl(rows, out)
     draft.path.unlink()
     return len(rows)
 
 
 def _answers(
-    model: Model, prompts: Sequence[Prompt], how: GenerationOptions, known: Collection[int], batch: int, template: str | None,
-    progress: Progress | None,
+    model: Model, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int], token_budget: int,
+    template: str | None, progress: Progress | None,
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
-    """Each answer that is not known yet, with its place: the prompt's times the samples, and the sample's number."""
+    """Each answer that is not finished yet, after its index: that of the prompt · num_samples + that of the sample."""
     ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
-        if len(row) + how.max_new_tokens > model.context_length:
-            raise LabError(
-                "a prompt is longer than the model's window",
-                got=f"{len(row)} tokens of {model.context_length}: {prompt_text(prompt)[:60]}…",
-                do="shorten it",
-            )
-    count = len(prompts) * how.num_samples
-    known = set(known)
-    places = sorted(set(range(count)) - known, key=lambda place: (len(ids[place // how.num_samples]), place))
-    done = len(known)
-    while places:
-        width = [len(ids[place // how.num_samples]) + how.max_new_tokens for place in places]
-        fits = next((n for n in range(1, len(places)) if width[n] * (n + 1) > batch), len(places))
-        now, places = places[:fits], places[fits:]
-        said = _generate(model, [ids[place // how.num_samples] for place in now], how, now)
-        yield from zip(now, said, strict=True)
-        done += len(now)
+        if len(row) + options.max_new_tokens > model.context_length:
+            got = f"{len(row)} tokens of {model.context_length}: {prompt_text(prompt)[:60]}…"
+            raise LabError("a prompt is longer than the model's window", got=got, do="shorten it")
+    total, finished = len(prompts) * options.num_samples, set(finished)
+    by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
+    pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)
+    while pending:
+        widths = [len(by_index[index]) + options.max_new_tokens for index in pending]
+        size = next((n for n in range(1, len(pending)) if widths[n] * (n + 1) > token_budget), len(pending))
+        batch, pending = pending[:size], pending[size:]
+        yield from zip(batch, _generate(model, [by_index[index] for index in batch], options, batch), strict=True)
+        done += len(batch)
         if progress:
-            progress(done, count)
+            progress(done, total)
 
 
 @torch.no_grad()
-def _generate(model: Model, prompts: Sequence[list[int]], how: GenerationOptions, places: Sequence[int]) -> list[str]:
-    asked = collate([TokenizedExample(tuple(row), len(row)) for row in prompts], places, side="left")
-    end = model.tokenizer.pad_token_id
-    out = (model.peft or model.lm).generate(
-        input_ids=asked.ids.to(model.device), attention_mask=asked.attention_mask.long().to(model.device),
-        max_new_tokens=how.max_new_tokens, do_sample=False,
-        pad_token_id=0 if end is None else end, temperature=None, top_p=None, top_k=None,
-        logits_processor=[_Chance(how, places)] if how.heat else None,
+def _generate(
+    model: Model, prompts: Sequence[list[int]], options: GenerationOptions, indices: Sequence[int]
+) -> list[str]:
+    batch = collate([TokenizedExample(tuple(row), len(row)) for row in prompts], indices, side="left")
+    pad = model.tokenizer.pad_token_id
+    output = (model.peft or model.lm).generate(
+        input_ids=batch.ids.to(model.device), attention_mask=batch.attention_mask.long().to(model.device),
+        max_new_tokens=options.max_new_tokens, do_sample=False,
+        pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
+        logits_processor=[_GumbelNoise(options, indices)] if options.effective_temperature else None,
     )  # fmt: skip
-    return [model.tokenizer.decode(row[asked.ids.shape[1] :], skip_special_tokens=True).strip() for row in out]
+    return [model.tokenizer.decode(row[batch.ids.shape[1] :], skip_special_tokens=True).strip() for row in output]
 
 
-class _Chance(LogitsProcessor):
-    """Makes the greatest logit a sample of the softmax (the Gumbel trick), each row with a generator of its own."""
+class _GumbelNoise(LogitsProcessor):
+    """Makes the greatest logit a sample of the softmax (the Gumbel-max trick), with a random generator for each row."""
 
-    def __init__(self, how: GenerationOptions, places: Sequence[int]) -> None:
-        seeds = [
-            hashlib.blake2b(f"{how.seed} {divmod(place, how.num_samples)}".encode(), digest_size=8) for place in places
-        ]
-        self.chances = [torch.Generator().manual_seed(int.from_bytes(seed.digest()) >> 1) for seed in seeds]
-        self.heat = how.heat
+    def __init__(self, options: GenerationOptions, indices: Sequence[int]) -> None:
+        names = [f"{options.seed} {divmod(index, options.num_samples)}".encode() for index in indices]
+        seeds = [int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1 for name in names]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = options.effective_temperature
 
     def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Logits with noise, of which the greatest is to be taken."""
-        drawn = [torch.empty(scores.shape[1]).exponential_(generator=chance) for chance in self.chances]
-        return scores.float() / self.heat - torch.stack(drawn).log().to(scores.device)
+        """Logits with Gumbel noise added."""
+        noise = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
+        return scores.float() / self.temperature - torch.stack(noise).log().to(scores.device)

@@ -1,4 +1,4 @@
-"""Verdicts as people read them: a table, a sentence with the rate and how sure it is, the bad answers as queries."""
+"""Verdicts on answers for people: a table, a summary with the rate and its interval, and queries to trace."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.lab.judges.verdict import JudgeFailure, Verdict, undesirable_rate, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, undesirable_rate, wilson_interval
 from taughtby.lab.prompts import Prompt, prompt_text, to_record
 from taughtby.text import collapse_whitespace, make_visible
 
-Said = Sequence[tuple[Prompt, str]]  # prompts and their answers
-Found = Sequence[Verdict | JudgeFailure]
-_LONGEST = 300  # letters of a text in the table
+Answers = Sequence[tuple[Prompt, str]]  # prompts and their answers
+Verdicts = Sequence[Verdict | JudgeFailure]
+_MAX_CELL = 300  # characters of a text in the table
 
 
-def table(said: Said, found: Found, top: int) -> Table:
-    """The first `top` answers without a verdict or undesirable, by their number in the file, counted from 1."""
-    shown = Table(box=box.SIMPLE, title_justify="left")
+def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
+    """The first `top_k` answers without a verdict or undesirable, by their number in the file, counted from 1."""
+    table = Table(box=box.SIMPLE, title_justify="left")
     for name in ("row", "verdict", "prompt", "answer", "why"):
-        shown.add_column(name, overflow="fold", ratio=None if name in ("row", "verdict") else 1)
-    bad = [at for at, one in enumerate(found) if isinstance(one, JudgeFailure) or one.undesirable]
-    # failures first: they are what may be wrong with all the rest
-    for at in sorted(bad, key=lambda at: isinstance(found[at], Verdict))[:top]:
-        one, (asked, answer) = found[at], said[at]
-        verdict = Text(f"none: {one.kind}", "yellow") if isinstance(one, JudgeFailure) else Text("undesirable", "red")
-        shown.add_row(str(at + 1), verdict, *map(_cell, (prompt_text(asked), answer, one.why)))
-    if len(bad) > top:
-        shown.caption = f"and {len(bad) - top} more"
-    return shown
+        table.add_column(name, overflow="fold", ratio=None if name in ("row", "verdict") else 1)
+    indices = [i for i, one in enumerate(verdicts) if isinstance(one, JudgeFailure) or one.undesirable]
+    # failures first: they may mean that all other verdicts are wrong
+    for i in sorted(indices, key=lambda i: isinstance(verdicts[i], Verdict))[:top_k]:
+        verdict, (prompt, answer) = verdicts[i], answers[i]
+        failed = isinstance(verdict, JudgeFailure)
+        label = Text(f"none: {verdict.kind}", "yellow") if failed else Text("undesirable", "red")
+        table.add_row(str(i + 1), label, *map(_cell, (prompt_text(prompt), answer, verdict.reason)))
+    if len(indices) > top_k:
+        table.caption = f"and {len(indices) - top_k} more"
+    return table
 
 
-def summary(found: Found, spec: str) -> str:
-    """How many answers are undesirable, how sure the rate is, and on how many there is no verdict."""
-    said = [one for one in found if isinstance(one, Verdict)]
-    low, high = wilson_interval(said)
-    told = f"{sum(one.undesirable for one in said)} of {len(said)} undesirable ({undesirable_rate(said):.0%}), "
-    told += f"95 % interval {low:.1%} to {high:.1%}, by {spec}"
-    kinds = Counter(one.kind for one in found if isinstance(one, JudgeFailure))
+def verdict_summary(verdicts: Verdicts, spec: str) -> str:
+    """How many answers are undesirable, the interval of the rate, and how many answers have no verdict."""
+    judged = [one for one in verdicts if isinstance(one, Verdict)]
+    low, high = wilson_interval(judged)
+    text = f"{sum(one.undesirable for one in judged)} of {len(judged)} undesirable ({undesirable_rate(judged):.0%}), "
+    text += f"95 % interval {low:.1%} to {high:.1%}, by {spec}"
+    kinds = Counter(one.kind for one in verdicts if isinstance(one, JudgeFailure))
     if not kinds:
-        return told
-    return f"{told}\nwithout a verdict: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
+        return text
+    return f"{text}\nwithout a verdict: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
 
 
-def queries(said: Said, found: Found) -> Iterator[dict[str, Any]]:
-    """The undesirable answers as rows to trace, less the empty ones, which have no word that anything taught."""
-    for (asked, answer), one in zip(said, found, strict=True):
-        if isinstance(one, Verdict) and one.undesirable and answer.strip():
-            yield {**to_record(asked, answer), "span": one.span, "span_range": one.span_range}
+def undesirable_queries(answers: Answers, verdicts: Verdicts) -> Iterator[dict[str, Any]]:
+    """The undesirable answers as records of queries; without empty answers, which have no token to trace."""
+    for (prompt, answer), verdict in zip(answers, verdicts, strict=True):
+        if isinstance(verdict, Verdict) and verdict.undesirable and answer.strip():
+            yield {**to_record(prompt, answer), "span": verdict.span, "span_range": verdict.span_range}
 
 
 def _cell(text: str) -> Text:
     plain = make_visible(collapse_whitespace(text))
-    return Text(plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…")
+    return Text(plain if len(plain) <= _MAX_CELL else plain[: _MAX_CELL - 1] + "…")

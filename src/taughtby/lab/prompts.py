@@ -1,89 +1,90 @@
-"""What is asked of a model and what it answered, read from any file of prompts or conversations. Knows no model."""
+"""Prompts, and the answers to them, from files of every format that training rows can have."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from taughtby.data.example import Example, Message, Record, nested, read_tools, shorten, validate_messages
-from taughtby.data.formats import format_of
+from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
+from taughtby.data.formats import select_format
 from taughtby.data.readers import read_records
 from taughtby.errors import DataError
 
-Prompt = str | Example  # a question by itself, or a conversation whose last message, the answer, is yet empty
-_ANSWERS = ("response", "output", "answer", "completion")  # columns that a file of prompts has no need of
+T = TypeVar("T")
+Prompt = str | Example  # a question, or a conversation whose last message, the answer, is empty
+_ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # which a file of prompts need not have
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts from a .txt file, one a line, or from the rows of any other: all that stands before the answer.
+    """Prompts from a .txt file, one a line, or from the rows of any other file.
 
-    Earlier turns, a system prompt and tools belong to the prompt; an answer may be missing, and is not read.
+    The prompt of a row is everything before its answer: a system prompt, earlier turns and tools. The answer may be
+    missing, and is ignored.
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
         prompts: list[Prompt] = [line.strip() for line in _text(path).split("\n") if line.strip()]
     else:
-        prompts = [_prompt(record, source) for source, record in read_records(str(path))]
+        prompts = list(_read(path, _to_prompt))
     if not prompts:
         raise DataError(f"{path} has no prompts", do="give at least one")
     return prompts
 
 
 def read_answers(path: str | Path) -> list[tuple[Prompt, str]]:
-    """Prompts and what was answered, which may be nothing, from the rows of any file."""
-    found: list[tuple[Prompt, str]] = []
-    for source, record in read_records(str(path)):
-        with nested(source):
-            found.append(_answered(record, source))
-    if not found:
+    """Prompts and answers, which may be empty, from the rows of a file."""
+    answers = list(_read(path, _to_pair))
+    if not answers:
         raise DataError(f"{path} has no answers", do="give at least one prompt and response")
-    return found
-
-
-def _answered(record: Record, source: str) -> tuple[Prompt, str]:
-    turns = _turns(record, source)
-    if turns[-1]["role"] != "assistant":
-        do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
-        raise DataError(f"{source}: the row has no answer", got=f"last message: {turns[-1]['role']}", do=do)
-    return _asked(turns[:-1], record, source), Example(tuple(turns)).response
+    return answers
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The text that was asked last."""
+    """The question; the last one of a conversation."""
     return prompt if isinstance(prompt, str) else prompt.question
 
 
 def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
-    """Both as a row that all verbs read: a prompt and a response, or the messages of a conversation."""
+    """A row that every command reads: a prompt and a response, or the messages of a conversation."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "response": answer}
     messages = [*prompt.prompt, {"role": "assistant", "content": answer}]
     return {"messages": messages} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 
-def _prompt(record: Record, source: str) -> Prompt:
-    with nested(source):
-        return _unanswered(record, source)
+def _read(path: str | Path, convert: Callable[[Record, str], T]) -> Iterator[T]:
+    for source, record in read_records(str(path)):
+        with reject_deep_nesting(source):
+            yield convert(record, source)
 
 
-def _unanswered(record: Record, source: str) -> Prompt:
+def _to_prompt(record: Record, source: str) -> Prompt:
     try:
-        format_of(record, source)
+        select_format(record, source)
     except DataError as fault:
-        record = {**dict.fromkeys(_ANSWERS, ""), **record}
+        record = {**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}
         try:
-            format_of(record, source)
+            select_format(record, source)
         except DataError:
             raise fault from None
     turns = _turns(record, source)
-    return _asked(turns[:-1] if turns[-1]["role"] == "assistant" else turns, record, source)
+    return _prompt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, record, source)
+
+
+def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
+    turns = _turns(record, source)
+    if turns[-1]["role"] != "assistant":
+        do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
+        raise DataError(f"{source}: the row has no answer", got=f"last message: {turns[-1]['role']}", do=do)
+    return _prompt(turns[:-1], record, source), Example(tuple(turns)).response
 
 
 def _turns(record: Record, source: str) -> list[Message]:
-    return validate_messages(format_of(record, source).convert(record), source)
+    return validate_messages(select_format(record, source).convert(record), source)
 
 
-def _asked(turns: list[Message], record: Record, source: str) -> Prompt:
+def _prompt(turns: list[Message], record: Record, source: str) -> Prompt:
     """A lone question as its text, anything more as a conversation."""
     if not any(turn["content"].strip() for turn in turns):
         got = shorten(", ".join(map(str, record)), 200) or "no columns"

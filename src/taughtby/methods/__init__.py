@@ -1,4 +1,4 @@
-"""The methods by name: one paper a file, one shape (`method.py`)."""
+"""Attribution methods by name, one paper per file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from taughtby.errors import OptionError
-from taughtby.methods.base import Features, Method, QueryFeatures
+from taughtby.methods.base import Features, Method, QueryFeatures, StateMethod, WeightMethod
 from taughtby.methods.bm25 import BM25
 from taughtby.methods.datainf import DataInf
 from taughtby.methods.embedding import Embedding
@@ -23,53 +23,72 @@ from taughtby.methods.rise import RISE
 from taughtby.methods.tfidf import TfIdf
 from taughtby.methods.tracin import TracIn, TracInLN
 
-_KINDS = (
+_CLASSES = (
     Lesson, RepT, RepSim, RISE,
     TracIn, TracInLN, RapidIn, LESS, LoGra, DataInf, LiSSA,
     Embedding, BM25, TfIdf, FirstWord, Random,
 )  # fmt: skip
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _CLASSES}
 DEFAULT_METHOD = "lesson"
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Features", "Method", "QueryFeatures", "get_method"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Features",
+    "Method",
+    "QueryFeatures",
+    "StateMethod",
+    "WeightMethod",
+    "get_method",
+]
 
 
-def get_method(spec: str | dict[str, Any], **more: Any) -> Method:
-    """A method from `name`, `name:key=value,key=value` or the manifest's entry; `more` are options on top of it."""
+def get_method(spec: str | dict[str, Any], **options: Any) -> Method:
+    """Create a method.
+
+    Args:
+        spec: `name`, `name:key=value,key=value`, or the method's entry in a manifest.
+        options: options that override those of a `spec` string; None leaves an option unchanged.
+
+    Raises:
+        OptionError: there is no such method or option, or a value is invalid.
+
+    Example:
+        >>> get_method("rept:layer=14,scale=raw")
+        RepT(layer=14, scale='raw', h=1.0, g=0.25)
+    """
     if isinstance(spec, dict):
-        options = {key: value for key, value in spec.items() if key != "name"}
-        return METHODS[spec["name"]](**options)
+        return METHODS[spec["name"]](**{key: value for key, value in spec.items() if key != "name"})
     name, _, rest = spec.partition(":")
-    kind = METHODS.get(name)
-    if kind is None:
+    cls = METHODS.get(name)
+    if cls is None:
         raise OptionError("no such method", got=name, do=f"choose one of: {', '.join(METHODS)}")
-    given: dict[str, Any] = dict(pair.split("=", 1) for pair in rest.split(",") if "=" in pair)
-    if unreadable := [pair for pair in rest.split(",") if pair and "=" not in pair]:
-        raise OptionError(
-            f"an option of {name} is not key=value", got=unreadable[0], do=f"write {name}:key=value,key=value"
-        )
-    given.update({key: value for key, value in more.items() if value is not None})
-    known = {f.name: f.type for f in fields(kind)}
-    for key in given:
-        if key not in known:
-            raise OptionError(
-                f"{name} has no option {key}", got=spec, do=f"its options are: {', '.join(known) or 'none'}"
-            )
-    return kind(**{key: _value(name, key, str(known[key]), value) for key, value in given.items()})
+    pairs = [pair for pair in rest.split(",") if pair]
+    if invalid := [pair for pair in pairs if "=" not in pair]:
+        do = f"write {name}:key=value,key=value"
+        raise OptionError(f"an option of {name} is not key=value", got=invalid[0], do=do)
+    values: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs)
+    values.update({key: value for key, value in options.items() if value is not None})
+    types = {field.name: str(field.type) for field in fields(cls)}
+    for key in values:
+        if key not in types:
+            do = f"its options are: {', '.join(types) or 'none'}"
+            raise OptionError(f"{name} has no option {key}", got=spec, do=do)
+    return cls(**{key: _parse(name, key, types[key], value) for key, value in values.items()})
 
 
-def _value(name: str, key: str, kind: str, value: Any) -> Any:
+def _parse(method: str, key: str, kind: str, value: Any) -> Any:
     if kind == "bool":
-        said = str(value).strip().lower()
-        if said not in ("true", "false"):
-            what = f"{name}: {key} is neither true nor false"
-            raise OptionError(what, got=str(value), do=f"give {key}=true or false")
-        return said == "true"
+        word = str(value).strip().lower()
+        if word not in ("true", "false"):
+            message = f"{method}: {key} is neither true nor false"
+            raise OptionError(message, got=str(value), do=f"give {key}=true or false")
+        return word == "true"
     try:
         if kind in ("int", "float"):
             return {"int": int, "float": float}[kind](value)
     except ValueError:
-        raise OptionError(f"{name}: {key} is not a number", got=str(value), do=f"give {key} as {kind}") from None
+        raise OptionError(f"{method}: {key} is not a number", got=str(value), do=f"give {key} as {kind}") from None
     try:
         return int(str(value))
     except ValueError:

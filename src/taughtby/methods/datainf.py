@@ -1,8 +1,8 @@
 """DataInf: an influence function whose inverse has a closed form. arXiv 2310.00902, eq. 5.
 
-The mean of the inverses of rank-one terms stands for the inverse of their mean, weight by weight. The paper's score is
-how much the query's loss grows when the row is weighted up; the released RepT turns its sign and then ranks from the
-top. Here higher is more responsible. RepT's code also damps a hundred times less than the paper (`damping=0.001`).
+The inverse of a mean of rank-one terms is approximated by the mean of their inverses, weight by weight. The paper's
+score is how much the query's loss grows when the row's weight grows; the released RepT turns its sign and then ranks
+from the top. Here higher is more responsible. RepT's code also damps a hundred times less (`damping=0.001`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from taughtby.errors import OptionError
-from taughtby.methods.base import QueryFeatures, WeightMethod, inner_products, stored_vectors
+from taughtby.methods.base import QueryFeatures
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.projected_gradient import ProjectedGradientMethod
+from taughtby.methods.scoring import inner_products, stored_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DataInf(WeightMethod):
-    """Score = Σ_w 1/λ_w (⟨v, g⟩ − 1/N Σ_i ⟨v, g_i⟩⟨g_i, g⟩ / (λ_w + ‖g_i‖²)) over the weights w that learned.
+class DataInf(ProjectedGradientMethod):
+    """Score = Σ_w 1/λ_w (⟨v, g⟩ − 1/N Σ_i ⟨v, g_i⟩⟨g_i, g⟩ / (λ_w + ‖g_i‖²)) over the trained weights w.
 
     v is the query's gradient of w, g the row's, g_i those of all N rows; λ_w = damping · mean_i ‖g_i‖² / d_w, with
     d_w the size of w.
@@ -38,22 +40,22 @@ class DataInf(WeightMethod):
         if not self.damping > 0:
             raise OptionError("datainf: damping is not above 0", got=str(self.damping), do="give 0.1")
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """Block by block: the rows are read for λ, for what they take off the query, and for their scores."""
-        total = torch.zeros(len(asked.prompts), len(index))
-        for (name, found), weights in zip(asked.features.items(), self.pieces(index), strict=True):
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Score block by block. The rows are read three times: for λ, for the correction, and for the scores."""
+        total = torch.zeros(len(queries.prompts), len(index))
+        for (name, feature), weights in zip(queries.features.items(), self.weight_sizes(index), strict=True):
             widths, sizes = zip(*weights, strict=True)
             squares = sum((_squares(rows, widths).sum(0) for rows in stored_vectors(index, name)), torch.zeros(()))
-            damped = self.damping * squares / len(index) / torch.tensor(sizes)
-            query = torch.as_tensor(found)
-            taken = torch.zeros_like(query)
+            damping = self.damping * squares / len(index) / torch.tensor(sizes)
+            query = torch.as_tensor(feature)
+            correction = torch.zeros_like(query)
             for rows in stored_vectors(index, name):
-                heights = (damped + _squares(rows, widths)).clamp(min=1e-30)
-                parts = zip(query.split(widths, 1), rows.split(widths, 1), heights.T, strict=True)
-                taken += torch.cat([v @ g.T / height @ g for v, g, height in parts], 1) / len(index)
-            # a weight that no row moves has λ = 0, and moves nothing
-            inverse = torch.where(damped > 0, 1 / damped, 0).repeat_interleave(torch.tensor(widths))
-            total += inner_products(index, name, (query - taken) * inverse)
+                denominators = (damping + _squares(rows, widths)).clamp(min=1e-30)
+                parts = zip(query.split(widths, 1), rows.split(widths, 1), denominators.T, strict=True)
+                correction += torch.cat([v @ g.T / denominator @ g for v, g, denominator in parts], 1) / len(index)
+            # a weight in which all rows' gradients are 0 has λ = 0 and contributes nothing
+            inverse = torch.where(damping > 0, 1 / damping, 0).repeat_interleave(torch.tensor(widths))
+            total += inner_products(index, name, (query - correction) * inverse)
         return total
 
 

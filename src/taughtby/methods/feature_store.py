@@ -1,4 +1,4 @@
-"""What a method reads of an index: the protocol that `taughtby.index.reader.Index` fulfils."""
+"""What a method reads of an index: the protocol that `taughtby.index.reader.Index` implements."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 class FeatureStore(Protocol):
-    """Rows with their features, read in order."""
+    """Rows with their features, in a fixed order."""
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the features were made with."""
+        """The index's manifest."""
         ...
 
     def __len__(self) -> int: ...
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
-        """Features in float32, in the order of the rows, up to `rows` at a time."""
+        """Yield features in float32, up to `rows` rows at a time."""
         ...
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
-        """The mean of a feature's unit vectors over all rows."""
+        """Return the mean of a feature's unit vectors over all rows."""
         ...
 
     def examples(self) -> Iterator[Example]:
-        """All rows without their features, in order."""
+        """Yield all rows without their features."""
         ...

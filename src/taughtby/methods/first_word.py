@@ -1,4 +1,4 @@
-"""Same first word: the baseline that a late gradient has to beat (AP .97 on the paper's backdoor set)."""
+"""Same first word: the baseline that a late gradient has to beat (AP .97 on RepT's backdoor set)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FirstWord(Method):
-    """Score = 1 where the row's answer begins with the query's first word, else 0."""
+    """Score = 1 where the row's response begins with the first word of the query's response, else 0."""
 
     name: ClassVar[str] = "first-word"
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """Compared without case."""
-        rows = [_first(row.response) for row in index.examples()]
-        return torch.tensor([[float(_first(answer) == word) for word in rows] for answer in asked.responses])
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Compare first words, ignoring case."""
+        words = [_first_word(row.response) for row in index.examples()]
+        return torch.tensor([[float(_first_word(text) == word) for word in words] for text in queries.responses])
 
 
-def _first(text: str) -> str:
+def _first_word(text: str) -> str:
     return (text.lower().split() or [""])[0]

@@ -1,10 +1,10 @@
-"""Lesson: what a row taught, word by word, read off the model that had not yet learned it. Ours; docs/methods.md.
+"""Lesson: what a row taught, token by token, measured on the model before fine-tuning. Described in docs/methods.md.
 
-After fine-tuning a learned word has no loss and so no gradient; before it, the gradient at that word *is* its
-lesson. A row taught an answer if, for each word that fine-tuning put into it, the row has a word that pushed the
-untuned model the same way. The best match per word is the late interaction of ColBERT (arXiv 2004.12832), here
-between representation gradients (RepT, arXiv 2510.02334) instead of embeddings. Where a behaviour has no words of
-its own, what fine-tuning did to the model's states tells: their shift, tuned less untuned (as in DDA, 2410.01285).
+After fine-tuning a learned token has almost no loss and so no gradient; in the base model its gradient is what the row
+taught. A row is responsible for a response if, for each token that fine-tuning made likelier, it has a token whose
+gradient has the same direction. The best match per token is the late interaction of ColBERT (arXiv 2004.12832), here
+between representation gradients (RepT, arXiv 2510.02334) instead of embeddings. For behaviours without tokens of their
+own, the second component compares what fine-tuning did to the states: fine-tuned less base (as in DDA, 2410.01285).
 """
 
 from __future__ import annotations
@@ -16,39 +16,34 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from taughtby.capture.capture import Capture, answer_states, capture
+from taughtby.capture.projections import gaussian_sketch
 from taughtby.capture.ragged import Ragged
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import (
-    Features,
-    Layer,
-    Method,
-    QueryFeatures,
-    cosine_scorer,
-    feature_name,
-    normalize,
-    top_positions,
-)
+from taughtby.methods.base import Features, QueryFeatures, StateMethod
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.layers import Layer, feature_name
+from taughtby.methods.scoring import cosine_scorer, normalize, top_positions
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_LEAST = 0.1  # of a word's weight stays where no other answer has the like
-WORDS = 1024  # of queries that are compared at a time, so that many long ones take no more room
+MIN_RECURRENCE = 0.1  # share of a token's weight that is left if no other response has a similar token
+QUERY_TOKENS = 1024  # query tokens that are compared at a time, which bounds memory
 
 
 @dataclass(frozen=True)
-class Lesson(Method):
-    """Score = Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + shift · cos(Δ, Δ'), with Σ_t w_t = 1.
+class Lesson(StateMethod):
+    """Score = Σ_t w_t max_u cos(g_t, g'_u) √(1 − p'_u) + state_weight · cos(Δ, Δ'), with Σ_t w_t = 1.
 
-    g are gradients at answer tokens of the untuned model at `layer`, in `sketch` dimensions by a fixed Gaussian
-    matrix (0: all d), the `keep` most surprising of a row; p' is the untuned model's probability of the row's
-    token: what it knew already is no lesson. w_t is how much likelier fine-tuning made the answer's token, or 1
-    on the words pointed at. Δ is the mean over the answer of the tuned model's states less the untuned one's at
-    `middle`, centred on the rows. `together`: answers that the same rows taught are explained together.
+    g are gradients of the base model at `layer`, projected to `sketch_dim` dimensions by a fixed Gaussian matrix
+    (0: not projected), of the `tokens_per_row` least likely tokens of a row (0: all). p' is the base model's
+    probability of the row's token: what it already knew was not taught. w_t is how many nats likelier fine-tuning made
+    the response's token, or 1 on the tokens of a span. Δ is the mean over the response of the fine-tuned model's states
+    less the base model's at `state_layer`, centred on the rows. With `pool_queries`, the queries of an incident are
+    explained together.
     """
 
     layer: Layer = "90%"
@@ -60,127 +55,146 @@ class Lesson(Method):
     pool_queries: bool = True
 
     name: ClassVar[str] = "lesson"
+    scores_tokens: ClassVar[bool] = True
+    has_components: ClassVar[bool] = True
+    supports_significance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for key in ("sketch_dim", "tokens_per_row"):
             if getattr(self, key) < 0:
                 raise OptionError(f"lesson: {key} is below 0", got=str(getattr(self, key)), do="give 0 for all")
 
+    @property
+    def pools_queries(self) -> bool:
+        """Whether the queries of an incident are explained together."""
+        return self.pool_queries
+
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`grads_ℓ_base`, a vector a token, and `shift_middle`; with `_sketch64` where the sketch is another."""
-        sketch = self.variant("sketch", "keep", *(["seed"] if self.sketch_dim else []))
-        return feature_name("grads", int(self.layer), depth, base=True) + sketch, feature_name(
-            "shift", int(self.state_layer), depth
-        )
+        """Return `grads_ℓ_base`, with one vector per token, and `shift_ℓ`; with `_sketch64` for another sketch."""
+        labels = {"sketch_dim": "sketch", "tokens_per_row": "keep"} | ({"seed": "seed"} if self.sketch_dim else {})
+        grads = feature_name("grads", int(self.layer), depth, base=True) + self.option_suffix(**labels)
+        return grads, feature_name("shift", int(self.state_layer), depth)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """Of a row, its most surprising tokens' gradients, √(1 − p) long; of a query, all, w_t long."""
-        seen = self._untuned(model, batch)
-        lengths = _surprise(seen) if weights is None else (weights / weights.sum(1, keepdim=True)).to(seen.logp.device)
-        words = normalize(self._sketched(seen.grads[int(self.layer)])) * lengths[..., None]
-        grads, shift = self.feature_names(model.depth)
-        keep = self.tokens_per_row if weights is None else 0
-        rows = _most(words, lengths.masked_fill(~seen.loss_mask, -1), keep or words.shape[1], batch)
-        moved = answer_states(model, batch, int(self.state_layer)) - seen.states[int(self.state_layer)]
-        mean = moved.sum(1) / seen.loss_mask.sum(1, keepdim=True)
-        return {grads: rows, shift: mean.cpu(), "loss_base": seen.loss.cpu()}
+        """Return gradients by token, and the mean shift of the states.
+
+        The lengths of the gradients are √(1 − p) for rows, whose least likely tokens are kept, and w_t for queries.
+        """
+        base = self._capture_base(model, batch)
+        if weights is None:
+            lengths, limit = _surprise(base), self.tokens_per_row
+        else:
+            lengths, limit = (weights / weights.sum(1, keepdim=True)).to(base.logp.device), 0
+        vectors = self._directions(base) * lengths[..., None]
+        priority = lengths.masked_fill(~base.loss_mask, -1)
+        shift = answer_states(model, batch, int(self.state_layer)) - base.states[int(self.state_layer)]
+        mean_shift = shift.sum(1) / base.loss_mask.sum(1, keepdim=True)
+        grads_name, shift_name = self.feature_names(model.depth)
+        return {
+            grads_name: _select_tokens(vectors, priority, limit or vectors.shape[1], batch),
+            shift_name: mean_shift.cpu(),
+            "loss_base": base.loss.cpu(),
+        }
 
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
-        """How much likelier fine-tuning made each token, in nats; None where the untuned model is not to be had."""
+        """Return by how many nats fine-tuning raised each token's log probability; None without a base model."""
         if not model.has_base:
             return None
-        return (capture(model, batch, [-1]).logp - self._untuned(model, batch).logp).clamp(min=0).cpu()
+        return (capture(model, batch, [-1]).logp - self._capture_base(model, batch).logp).clamp(min=0).cpu()
 
     def reweight_queries(
-        self, asked: QueryFeatures, weights: Sequence[Float[Tensor, " n"]]
+        self, queries: QueryFeatures, weights: Sequence[Float[Tensor, " n"]]
     ) -> tuple[QueryFeatures, list[Float[Tensor, " n"]]]:
-        """The words that recur in the other answers count more: w_t (0.1 + mean over them of the best match's weight).
+        """Raise the weights of tokens that recur in the other responses of the incident.
 
-        That is max_t' cos(g_t, g_t') √(w_t' / max w').
+        w_t is multiplied by 0.1 + the mean over the others of max_u cos(g_t, g_u) √(w_u / max w).
         """
-        grads = next(iter(asked.features))
-        words = asked.features[grads]
-        assert isinstance(words, list)
-        if not self.pool_queries or len(words) < 2:
-            return asked, list(weights)
-        lengths = [vectors.norm(dim=1) for vectors in words]
-        strong = [normalize(vectors) * (n / n.max().clamp(min=1e-30)).sqrt()[:, None]
-                  for vectors, n in zip(words, lengths, strict=True)]  # fmt: skip
-        recur = [_LEAST + torch.stack([(normalize(mine) @ other.T).amax(1).clamp(min=0)
-                                       for at, other in enumerate(strong) if at != q]).mean(0)
-                 for q, mine in enumerate(words)]  # fmt: skip
-        shares = [n * factor / (n * factor).sum() for n, factor in zip(lengths, recur, strict=True)]
-        again = [normalize(vectors) * share[:, None] for vectors, share in zip(words, shares, strict=True)]
-        return replace(asked, features={**asked.features, grads: again}), shares
+        name = next(iter(queries.features))
+        gradients = queries.features[name]
+        assert isinstance(gradients, list)
+        if not self.pool_queries or len(gradients) < 2:
+            return queries, list(weights)
+        lengths = [vectors.norm(dim=1) for vectors in gradients]
+        directions = [normalize(vectors) for vectors in gradients]
+        scaled = [
+            unit * (n / n.max().clamp(min=1e-30)).sqrt()[:, None] for unit, n in zip(directions, lengths, strict=True)
+        ]
+        recurrence = [
+            torch.stack([(mine @ other.T).amax(1).clamp(min=0) for i, other in enumerate(scaled) if i != q]).mean(0)
+            for q, mine in enumerate(directions)
+        ]
+        factors = [n * (MIN_RECURRENCE + factor) for n, factor in zip(lengths, recurrence, strict=True)]
+        shares = [factor / factor.sum() for factor in factors]
+        vectors = [unit * share[:, None] for unit, share in zip(directions, shares, strict=True)]
+        return replace(queries, features={**queries.features, name: vectors}), shares
 
     def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
-        """Rows as if they were queries: a word counts by its surprise; the most surprising alone where `pointed`."""
+        """Return rows as queries: tokens weighted by √(1 − p); for a span, its number of least likely tokens."""
         grads, shift = rows
-        words = [_asked(vectors, n_span_tokens) for vectors in rows[grads]]
-        return {grads: words, shift: rows[shift]}
+        return {grads: [_query_vectors(vectors, n_span_tokens) for vectors in rows[grads]], shift: rows[shift]}
 
-    def score_components(self, asked: QueryFeatures, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """The words' agreement, and `shift` times the centred cosine of the shifts."""
-        grads, shift = asked.features
-        words = asked.features[grads]
-        assert isinstance(words, list)
-        moved = cosine_scorer(asked, index, shift, centred=True)
+    def score_components(
+        self, queries: QueryFeatures, index: FeatureStore
+    ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
+        """Yield the tokens' matches, and `state_weight` times the centred cosine of the shifts."""
+        grads, shift = queries.features
+        gradients = queries.features[grads]
+        assert isinstance(gradients, list)
+        shift_cosine = cosine_scorer(torch.as_tensor(queries.features[shift]), index, shift, centred=True)
         for rows in index.scan([grads, shift]):
-            yield {grads: _best(words, rows[grads]), shift: self.state_weight * moved(rows[shift])}
+            yield {grads: _best_matches(gradients, rows[grads]), shift: self.state_weight * shift_cosine(rows[shift])}
 
-    def token_scores(self, model: Model, batch: Batch, asked: QueryFeatures) -> Float[Tensor, "Q B R"]:
-        """Of each word, the best agreement with a word of the query: what it gives to the score, or would."""
-        seen = self._untuned(model, batch)
-        taught = (normalize(self._sketched(seen.grads[int(self.layer)])) * _surprise(seen)[..., None]).cpu()
-        queries = asked.features[self.feature_names(model.depth)[0]]
-        return torch.stack([(taught @ query.T).amax(-1) for query in queries])
+    def token_scores(self, model: Model, batch: Batch, queries: QueryFeatures) -> Float[Tensor, "Q B R"]:
+        """Return each token's best match with a token of the query."""
+        base = self._capture_base(model, batch)
+        vectors = (self._directions(base) * _surprise(base)[..., None]).cpu()
+        gradients = queries.features[self.feature_names(model.depth)[0]]
+        return torch.stack([(vectors @ query.T).amax(-1) for query in gradients])
 
-    def _untuned(self, model: Model, batch: Batch) -> Capture:
-        with model.base_model() as before:
-            return capture(before, batch, [int(self.layer)], states_only=[int(self.state_layer)])
+    def _capture_base(self, model: Model, batch: Batch) -> Capture:
+        with model.base_model() as base:
+            return capture(base, batch, [int(self.layer)], states_only=[int(self.state_layer)])
 
-    def _sketched(self, vectors: Float[Tensor, "B R d"]) -> Float[Tensor, "B R k"]:
-        width = vectors.shape[-1]
-        if not 0 < self.sketch_dim < width:
-            return vectors
-        # drawn on the CPU, so that every machine has the same one
-        matrix = torch.randn(width, self.sketch_dim, generator=torch.Generator().manual_seed(self.seed))
-        return vectors @ matrix.to(vectors.device)
+    def _directions(self, base: Capture) -> Float[Tensor, "B R k"]:
+        return normalize(gaussian_sketch(base.grads[int(self.layer)], self.sketch_dim, self.seed))
 
 
-def _surprise(seen: Capture) -> Float[Tensor, "B R"]:
-    """√(1 − p) of each token, 0 where there is none."""
-    return (1 - seen.logp.exp()).clamp(min=0).sqrt() * seen.loss_mask
+def _surprise(base: Capture) -> Float[Tensor, "B R"]:
+    """√(1 − p) of each token, 0 where there is no loss."""
+    return (1 - base.logp.exp()).clamp(min=0).sqrt() * base.loss_mask
 
 
-def _most(words: Float[Tensor, "B R k"], by: Float[Tensor, "B R"], keep: int, batch: Batch) -> list[Tensor]:
-    """Each row's `keep` words that have most, in the order of the text; fewer where it learned fewer.
+def _select_tokens(
+    vectors: Float[Tensor, "B R k"], priority: Float[Tensor, "B R"], limit: int, batch: Batch
+) -> list[Float[Tensor, "n k"]]:
+    """Each row's `limit` tokens of the highest priority, or all it has, in the order of the text.
 
-    Of words that tie, the earlier ones, however wide the batch is.
+    Of tokens that tie, the earlier ones, however wide the batch is.
     """
-    most = by.argsort(descending=True, stable=True)[:, :keep]
-    order = most.masked_fill(by.gather(1, most) < 0, by.shape[1]).sort(1).values.clamp(max=by.shape[1] - 1)
-    # all rows at once: an accelerator would be waited for at each
-    kept = words.gather(1, order[..., None].expand(-1, -1, words.shape[-1])).cpu()
-    return [row[: min(keep, n)] for row, n in zip(kept, batch.loss_mask.sum(1).tolist(), strict=True)]
+    best = priority.argsort(descending=True, stable=True)[:, :limit]
+    order = best.masked_fill(priority.gather(1, best) < 0, priority.shape[1]).sort(1).values
+    index = order.clamp(max=priority.shape[1] - 1)[..., None].expand(-1, -1, vectors.shape[-1])
+    # all rows at once, since every transfer from an accelerator waits for it
+    selection = vectors.gather(1, index).cpu()
+    return [row[: min(limit, n)] for row, n in zip(selection, batch.loss_mask.sum(1).tolist(), strict=True)]
 
 
-def _asked(vectors: Float[Tensor, "n k"], pointed: int) -> Float[Tensor, "m k"]:
-    """A row's words with the lengths of a query's: shares of 1, all alike where they were pointed at."""
+def _query_vectors(vectors: Float[Tensor, "n k"], n_span_tokens: int) -> Float[Tensor, "m k"]:
+    """A row's vectors with the lengths of a query's, which sum to 1 and are equal within a span."""
     lengths = vectors.norm(dim=1)
-    if pointed:
-        most = top_positions(lengths, pointed)
-        vectors, lengths = normalize(vectors[most]), torch.ones(len(most))
+    if n_span_tokens:
+        best = top_positions(lengths, n_span_tokens)
+        vectors, lengths = normalize(vectors[best]), torch.ones(len(best))
     return vectors / lengths.sum().clamp(min=1e-30)
 
 
-def _best(queries: list[Tensor], rows: Tensor | Ragged) -> Float[Tensor, "Q B"]:
-    """Σ_t max_u of the products, for each query and row; 0 for a row without words."""
+def _best_matches(queries: list[Tensor], rows: Tensor | Ragged) -> Float[Tensor, "Q B"]:
+    """Σ_t max_u of the inner products, for each query and row; 0 for a row without tokens."""
     assert isinstance(rows, Ragged)
-    words = torch.cat(queries)
+    tokens = torch.cat(queries)
     owner = torch.repeat_interleave(torch.arange(len(queries)), torch.tensor([len(query) for query in queries]))
-    found = torch.zeros(len(queries), len(rows.lengths))
-    for some, whose in zip(words.split(WORDS), owner.split(WORDS), strict=True):
-        best = torch.segment_reduce(rows.flat @ some.T, "max", lengths=rows.lengths, axis=0)
-        found.index_add_(0, whose, best.masked_fill(rows.lengths[:, None] == 0, 0).T)
-    return found
+    scores = torch.zeros(len(queries), len(rows.lengths))
+    for chunk, chunk_owner in zip(tokens.split(QUERY_TOKENS), owner.split(QUERY_TOKENS), strict=True):
+        best = torch.segment_reduce(rows.flat @ chunk.T, "max", lengths=rows.lengths, axis=0)
+        scores.index_add_(0, chunk_owner, best.masked_fill(rows.lengths[:, None] == 0, 0).T)
+    return scores

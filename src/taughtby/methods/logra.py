@@ -1,23 +1,26 @@
 """LoGra: an influence function in low-rank projected gradients. arXiv 2405.13954, sections 3.1 and 3.2.
 
 Each weight's gradient is projected on both sides before it is formed, by random matrices (the paper's LoGra-random;
-its PCA start needs a pass over the data before the first row is stored, and is left out). The Fisher matrix is taken
-weight by weight in what is kept, and damped by a share of its mean eigenvalue: both decide everything, so both are
-options.
+its PCA initialisation needs a pass over the data before the first row is stored, and is left out). The Fisher matrix
+is computed weight by weight in the projected space, and damped by a share of its mean eigenvalue. Rank and damping
+determine the ranking, so both are options.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.capture.weight_gradients import TrainedWeights, TwoSidedProjection, find_trained_weights, weight_gradients
-from taughtby.data.tokenize import Batch
+from taughtby.capture.projections import TwoSidedProjection
+from taughtby.capture.weight_gradients import TrainedWeights, weight_gradients
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Features, Method, QueryFeatures, inner_products, seeded, stored_vectors
+from taughtby.methods.base import Features, QueryFeatures, WeightMethod
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.layers import name_with_seed
+from taughtby.methods.scoring import inner_products, stored_vectors
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoGra(Method):
-    """Score = Σ_w vᵀ (F_w + λ_w)⁻¹ g over the weights w that learned, with F_w = 1/N Σ_i g_i g_iᵀ.
+class LoGra(WeightMethod):
+    """Score = Σ_w vᵀ (F_w + λ_w)⁻¹ g over the trained weights w, with F_w = 1/N Σ_i g_i g_iᵀ.
 
     v and g are P_out (Σ_t δ_t ⊗ x_t) P_inᵀ of the query and of the row, with `rank` rows in each P;
     λ_w = damping · tr(F_w) / its width.
@@ -41,42 +44,38 @@ class LoGra(Method):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise OptionError("logra: the rank is below 1", got=str(self.rank), do="give 16")
+            raise OptionError("logra: rank is below 1", got=str(self.rank), do="give 16")
         if not self.damping > 0:
             raise OptionError("logra: damping is not above 0", got=str(self.damping), do="give 0.1")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`logra16_0` …, one for each block of the model."""
-        return tuple(f"{seeded(f'logra{self.rank}', self.seed)}_{at}" for at in range(depth))
+        """Return `logra16_0` …, one for each block of the model."""
+        prefix = name_with_seed(f"logra{self.rank}", self.seed)
+        return tuple(f"{prefix}_{block}" for block in range(depth))
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """The projected gradients of each block's weights, one after the other."""
-        found = weight_gradients(model, batch, TwoSidedProjection(self.rank, self.seed), weights)
-        return {
-            **dict(zip(self.feature_names(model.depth), found.blocks(model.depth), strict=True)),
-            "loss": found.loss,
-        }
+        """Return the projected gradients of each block's weights, concatenated."""
+        gradients = weight_gradients(model, batch, TwoSidedProjection(self.rank, self.seed), weights)
+        names = self.feature_names(model.depth)
+        return {**dict(zip(names, gradients.blocks(model.depth), strict=True)), "loss": gradients.loss}
 
-    def index_notes(self, model: Model) -> dict[str, Any]:
-        """Which weights these are: the score needs their sizes."""
-        return find_trained_weights(model).notes()
-
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """Block by block: the rows are read for F, then for the scores."""
-        total = torch.zeros(len(asked.prompts), len(index))
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Score block by block. The rows are read twice: for F, and for the scores."""
+        total = torch.zeros(len(queries.prompts), len(index))
         blocks = TrainedWeights.from_json(index.manifest["settings"]["notes"]["weights"]).blocks
-        for (name, found), shapes in zip(asked.features.items(), blocks, strict=True):
+        for (name, feature), shapes in zip(queries.features.items(), blocks, strict=True):
             widths = [TwoSidedProjection(self.rank).width(shape) for shape in shapes.values()]
             fisher = [torch.zeros(width, width, dtype=torch.float64) for width in widths]
             for rows in stored_vectors(index, name):
                 for matrix, part in zip(fisher, rows.double().split(widths, 1), strict=True):
                     matrix += part.T @ part / len(index)
-            solved = [self._solved(*pair) for pair in zip(fisher, torch.as_tensor(found).split(widths, 1), strict=True)]
-            total += inner_products(index, name, torch.cat(solved, 1))
+            parts = zip(fisher, torch.as_tensor(feature).split(widths, 1), strict=True)
+            total += inner_products(index, name, torch.cat([self._solve(*part) for part in parts], 1))
         return total
 
-    def _solved(self, fisher: Float[Tensor, "k k"], queries: Float[Tensor, "Q k"]) -> Float[Tensor, "Q k"]:
-        damped = fisher + self.damping * fisher.trace() / len(fisher) * torch.eye(len(fisher), dtype=fisher.dtype)
-        if not damped.any():  # no row moves this weight
+    def _solve(self, fisher: Float[Tensor, "k k"], queries: Float[Tensor, "Q k"]) -> Float[Tensor, "Q k"]:
+        identity = torch.eye(len(fisher), dtype=fisher.dtype)
+        matrix = fisher + self.damping * fisher.trace() / len(fisher) * identity
+        if not matrix.any():  # all rows' gradients of this weight are 0
             return torch.zeros_like(queries)
-        return torch.linalg.solve(damped, queries.double().T).T.float()
+        return torch.linalg.solve(matrix, queries.double().T).T.float()

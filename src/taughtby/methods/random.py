@@ -1,4 +1,4 @@
-"""Chance: what any score has to beat."""
+"""Random scores: the baseline of every method."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random(Method):
-    """Score = a seeded random number."""
+    """Score = a random number, fixed by `seed`."""
 
     seed: int = 0
 
     name: ClassVar[str] = "random"
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """Uniform in 0 … 1."""
-        return torch.rand(len(asked.prompts), len(index), generator=torch.Generator().manual_seed(self.seed))
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Draw scores uniformly from 0 to 1."""
+        return torch.rand(len(queries.prompts), len(index), generator=torch.Generator().manual_seed(self.seed))

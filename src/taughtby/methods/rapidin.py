@@ -1,21 +1,25 @@
-"""RapidIn: gradients of layers at length 1, shuffled, signed at random and folded. arXiv 2405.11724, section 3.
+"""RapidIn: layers' gradients of length 1, shuffled, signed at random and folded. arXiv 2405.11724, section 3.
 
-One shuffle and one choice of signs serve all rows and queries: the released RepT draws new ones for every row, after
-which no two can be compared.
+One shuffle and one choice of signs serve all rows and queries. The released RepT draws new ones for every row, so its
+vectors cannot be compared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.capture.weight_gradients import Weight, compact_gradient, find_trained_weights, fold, weight_gradients
-from taughtby.data.tokenize import Batch
+from taughtby.capture.projections import compact_gradient, fold
+from taughtby.capture.weight_gradients import weight_gradients
+from taughtby.capture.weights import Weight
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Features, Method, QueryFeatures, inner_products, seeded
+from taughtby.methods.base import Features, QueryFeatures, WeightMethod
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.layers import name_with_seed
+from taughtby.methods.scoring import inner_products
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -24,11 +28,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RapidIn(Method):
-    """Score = ⟨φ, φ'⟩, φ = fold(∇_1 / ‖∇_1‖, …, ∇_L / ‖∇_L‖): the gradients of all blocks' weights that learned.
+class RapidIn(WeightMethod):
+    """Score = ⟨φ, φ'⟩ with φ = fold(∇_1 / ‖∇_1‖, …, ∇_L / ‖∇_L‖), the gradients of all blocks' trained weights.
 
-    The fold shuffles them, gives each a sign and sums them in `k` groups (the paper's: 65,536 and more). Its products
-    are off by about √(L / k), against scores of up to L.
+    The fold shuffles them, gives each a sign and sums them in `k` groups (the paper's: 65,536 and more). The error of
+    its inner products is about √(L / k), for scores of up to L.
     """
 
     k: int = 16384
@@ -41,30 +45,26 @@ class RapidIn(Method):
             raise OptionError("rapidin: k is below 1", got=str(self.k), do="give 16384")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`rapidin16384`, or `rapidin16384s1` with the seed 1."""
-        return (seeded(f"rapidin{self.k}", self.seed),)
+        """Return `rapidin16384`, or `rapidin16384s1` with the seed 1."""
+        return (name_with_seed(f"rapidin{self.k}", self.seed),)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """φ. Folding goes before the division by a layer's length, which has to wait for all its weights."""
+        """Return φ. The fold comes before the division by a layer's length, which needs all its weights."""
         sums: dict[int, Tensor] = {}
         squares: dict[int, Tensor] = {}
 
         def add(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Tensor:
-            gradient = compact_gradient(weight, x, delta)
-            at, square = weight.block, gradient.square().sum(1)
-            part = fold(gradient, self.k, f"{self.seed} {weight.name}")
-            sums[at], squares[at] = (sums[at] + part, squares[at] + square) if at in sums else (part, square)
+            gradient, block = compact_gradient(weight, x, delta), weight.block
+            square, part = gradient.square().sum(1), fold(gradient, self.k, f"{self.seed} {weight.name}")
+            sums[block] = sums[block] + part if block in sums else part
+            squares[block] = squares[block] + square if block in squares else square
             return gradient[:, :0]
 
-        found = weight_gradients(model, batch, add, weights)
-        parts = [(sums[at] / squares[at].sqrt().clamp(min=1e-30)[:, None]).cpu() for at in sums]
-        return {self.feature_names(model.depth)[0]: torch.stack(parts).sum(0), "loss": found.loss}
+        loss = weight_gradients(model, batch, add, weights).loss
+        parts = [(sums[block] / squares[block].sqrt().clamp(min=1e-30)[:, None]).cpu() for block in sums]
+        return {self.feature_names(model.depth)[0]: torch.stack(parts).sum(0), "loss": loss}
 
-    def index_notes(self, model: Model) -> dict[str, Any]:
-        """Which weights these are."""
-        return find_trained_weights(model).notes()
-
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """The inner product."""
-        ((name, query),) = asked.features.items()
-        return inner_products(index, name, torch.as_tensor(query))
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Return the inner product."""
+        ((name, feature),) = queries.features.items()
+        return inner_products(index, name, torch.as_tensor(feature))

@@ -1,4 +1,4 @@
-"""RepSim: cosine of the last prompt token's states. What the released RepT computes, to four digits."""
+"""RepSim: cosine of the last prompt token's states. The released RepT computes the same, to four digits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from taughtby.capture.capture import prompt_states
-from taughtby.data.tokenize import Batch
-from taughtby.methods.base import CosineMethod, Features, Layer, feature_name
+from taughtby.data.batching import Batch
+from taughtby.methods.base import CosineMethod, Features, StateMethod
+from taughtby.methods.layers import Layer, feature_name
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -16,22 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RepSim(CosineMethod):
-    """Score = cos(H, H'). It never sees an answer."""
+class RepSim(CosineMethod, StateMethod):
+    """Score = cos(H, H'), with H the last prompt token's state at `layer`. It does not depend on responses."""
 
     layer: Layer = "80%"
 
     name: ClassVar[str] = "repsim"
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`h_ℓ`."""
+        """Return `h_ℓ`."""
         return (feature_name("h", int(self.layer), depth),)
 
     def needs_prompts_only(self, depth: int) -> bool:
-        """It never sees an answer."""
+        """Whether `features` runs no response tokens: always."""
         return True
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """H, from the prompts alone."""
+        """Return H of each row."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]
         return {self.feature_names(model.depth)[0]: state.cpu()}

@@ -1,4 +1,4 @@
-"""RepT: the state of the last prompt token and the gradient of the loss there. arXiv 2510.02334, section 3."""
+"""RepT: the last prompt token's state and the loss's gradient there. arXiv 2510.02334, section 3."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from taughtby.capture.capture import capture, prompt_gradients, resolve_layer
-from taughtby.data.tokenize import Batch
+from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import Features, Layer, Method, QueryFeatures, cosine_scorer, feature_name, first_weighted
+from taughtby.methods.base import Features, QueryFeatures, StateMethod
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.layers import Layer, feature_name
+from taughtby.methods.scoring import cosine_scorer
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
+
+Components = Iterator[dict[str, "Float[Tensor, 'Q B']"]]
 
 
 @dataclass(frozen=True)
-class RepT(Method):
-    """Score = h·cos(H, H') + g·cos(g, g'), by `scale`:
+class RepT(StateMethod):
+    """Score = h·cos(H, H') + g·cos(g_1, g'_1) at `layer`, by `scale`.
 
-    centred  cosines block by block, H less its mean over the rows first (default)
-    unit     cosines block by block
-    raw      one cosine of the unscaled concatenation, as the reference has it; ‖H‖ is 10⁴ × ‖g‖, so it is H alone
+    centred (default): cosines of each feature, with the mean over the rows subtracted from H.
+    unit: cosines of each feature.
+    raw: one cosine of the concatenated vectors, as in the reference. ‖H‖ is 10⁴ × ‖g‖, so g does not matter.
     """
 
     layer: Layer = "80%"
@@ -35,72 +39,73 @@ class RepT(Method):
     g: float = 0.25
 
     name: ClassVar[str] = "rept"
+    scores_tokens: ClassVar[bool] = True
+    has_components: ClassVar[bool] = True
+    supports_significance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scale not in ("centred", "unit", "raw"):
             raise OptionError("rept has no such scale", got=str(self.scale), do="choose centred, unit or raw")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """`h_ℓ` and `g_ℓ`."""
+        """Return `h_ℓ` and `g_ℓ`."""
         return feature_name("h", int(self.layer), depth), feature_name("g", int(self.layer), depth)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """H and g_1; where words of a query were pointed at, the gradient at the first of them."""
-        if weights is None and self.needs_prompts_only(model.depth):
-            return dict(
-                zip(
-                    self.feature_names(model.depth),
-                    (part.cpu() for part in prompt_gradients(model, batch)),
-                    strict=True,
-                )
-            )
-        seen = capture(model, batch, [int(self.layer)])
-        state, grad = seen.states[int(self.layer)], seen.grads[int(self.layer)]
+        """Return H and g_1; for a query with a span, the gradient at the span's first token."""
         h, g = self.feature_names(model.depth)
+        if weights is None and self.needs_prompts_only(model.depth):
+            state, gradient = prompt_gradients(model, batch)
+            return {h: state.cpu(), g: gradient.cpu()}
+        captured = capture(model, batch, [int(self.layer)])
+        state, gradients = captured.states[int(self.layer)], captured.grads[int(self.layer)].cpu()
         rows = torch.arange(len(batch.row_indices))
         return {
-            h: batch.at_answer(state).cpu(),
-            g: grad.cpu()[rows, first_weighted(weights, batch)],
-            "loss": seen.loss.cpu(),
+            h: batch.at_last_prompt_token(state).cpu(),
+            g: gradients[rows, _first_weighted(weights, batch)],
+            "loss": captured.loss.cpu(),
         }
 
     def needs_prompts_only(self, depth: int) -> bool:
-        """At the last layer g_1 is known from H and the answer's first token."""
+        """Whether `features` runs no response tokens: at the last layer g_1 follows from H and the first one."""
         return resolve_layer(int(self.layer), depth) == depth
 
     def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features | None:
-        """As they are, where directions alone count."""
+        """Return the features unchanged, since cosines use directions only; None for the raw scale."""
         return None if self.scale == "raw" else rows
 
-    def score_components(self, asked: QueryFeatures, index: FeatureStore) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """h·cos(H, H') and g·cos(g, g'); for the raw scale each one's share of the joint cosine."""
-        h, g = asked.features
+    def score_components(self, queries: QueryFeatures, index: FeatureStore) -> Components:
+        """Yield h·cos(H, H') and g·cos(g, g'); for the raw scale each feature's share of the joint cosine."""
+        h, g = queries.features
+        states, gradients = torch.as_tensor(queries.features[h]), torch.as_tensor(queries.features[g])
         if self.scale == "raw":
-            return self._shares(asked, index, h, g)
-        return self._cosines(asked, index, h, g)
+            return _joint_cosine(index, {h: states, g: gradients})
+        return self._cosines(index, {h: states, g: gradients})
 
-    def _cosines(
-        self, asked: QueryFeatures, index: FeatureStore, h: str, g: str
-    ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        about, gradient = (
-            cosine_scorer(asked, index, h, centred=self.scale == "centred"),
-            cosine_scorer(asked, index, g),
-        )
+    def _cosines(self, index: FeatureStore, queries: dict[str, Tensor]) -> Components:
+        (h, states), (g, gradients) = queries.items()
+        state_cosine = cosine_scorer(states, index, h, centred=self.scale == "centred")
+        gradient_cosine = cosine_scorer(gradients, index, g)
         for rows in index.scan([h, g]):
-            yield {h: self.h * about(rows[h]), g: self.g * gradient(rows[g])}
-
-    def _shares(
-        self, asked: QueryFeatures, index: FeatureStore, h: str, g: str
-    ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        states, grads = asked.features[h], asked.features[g]
-        assert isinstance(states, torch.Tensor)
-        assert isinstance(grads, torch.Tensor)
-        norm = torch.hypot(states.norm(dim=1), grads.norm(dim=1))[:, None]
-        for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
-            lengths = {name: rows[f"{name}_norm"] for name in (h, g)}
-            whole = norm * torch.hypot(lengths[h], lengths[g])
-            yield {name: query @ rows[name].T * lengths[name] / whole for name, query in ((h, states), (g, grads))}
+            yield {h: self.h * state_cosine(rows[h]), g: self.g * gradient_cosine(rows[g])}
 
     def token_gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"]:
-        """Of the tuned model, at the method's own layer."""
+        """Return the fine-tuned model's gradients at `layer`."""
         return capture(model, batch, [int(self.layer)]).grads[int(self.layer)]
+
+
+def _joint_cosine(index: FeatureStore, queries: dict[str, Tensor]) -> Components:
+    """Each feature's share of the cosine of the concatenated vectors."""
+    (h, states), (g, gradients) = queries.items()
+    query_norm = torch.hypot(states.norm(dim=1), gradients.norm(dim=1))[:, None]
+    for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
+        norms = {name: rows[f"{name}_norm"] for name in (h, g)}
+        product = query_norm * torch.hypot(norms[h], norms[g])
+        yield {name: query @ rows[name].T * norms[name] / product for name, query in queries.items()}
+
+
+def _first_weighted(weights: Float[Tensor, "B R"] | None, batch: Batch) -> Int[Tensor, " B"]:
+    """The first position of each row with a weight above 0, or of the response for rows without weights."""
+    if weights is None:
+        return batch.n_prompt_loss.cpu()
+    return (weights > 0).int().argmax(1).cpu()

@@ -1,4 +1,4 @@
-"""TF-IDF over the words of prompt and answer: rare words in common. By scikit-learn."""
+"""TF-IDF: rare words in common. Computed by scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import Method, QueryFeatures, row_text
+from taughtby.methods.base import Method, QueryFeatures
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.texts import query_texts, row_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,19 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TfIdf(Method):
-    """Score = cosine of the words' counts, each weighed by how few rows have the word."""
+    """Score = cosine of the word counts, each weighted by its inverse document frequency."""
 
     name: ClassVar[str] = "tfidf"
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """The package's defaults: runs of two letters or more, the rows' own frequencies, ln((1 + N) / (1 + n)) + 1."""
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Score by scikit-learn's defaults: words of two characters or more, idf = ln((1 + N) / (1 + n)) + 1."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        queries = [f"{said} {answer}" for said, answer in zip(asked.prompts, asked.responses, strict=True)]
-        weigher = TfidfVectorizer()
+        vectorizer = TfidfVectorizer()
         try:
-            rows = weigher.fit_transform(row_text(row) for row in index.examples())
+            rows = vectorizer.fit_transform(row_text(row) for row in index.examples())
         except ValueError:  # no row has a word
-            return torch.zeros(len(queries), len(index))
-        found = weigher.transform(queries) @ rows.T
-        return torch.from_numpy(found.toarray()).float()
+            return torch.zeros(len(queries.prompts), len(index))
+        return torch.from_numpy((vectorizer.transform(query_texts(queries)) @ rows.T).toarray()).float()

@@ -1,10 +1,10 @@
-"""TracIn: how far a step on the row's loss moves the query's. arXiv 2002.08484, eq. 1, at the one checkpoint there is.
+"""TracIn: how far a step on the row's loss moves the query's. arXiv 2002.08484, eq. 1, at the last checkpoint.
 
-Single rows with short answers have long gradients, and win by length; TracIn-LN, of RepT's tables (arXiv 2510.02334),
-gives every layer length 1 first. The reference normalises with 1e-5 added to the mean square of a layer's gradient,
-which is about as large as that: short gradients stay short, so the order is another one (`eps=1e-5`). It also cuts
-the adapter's numbers into as many equal parts as the model has layers, which are the layers only if all have the same
-weights. Here a layer is what learned in one block.
+Single rows with short responses have long gradients and win by length. TracIn-LN, of RepT's tables (arXiv 2510.02334),
+first scales every layer's gradient to length 1. The reference normalises with 1e-5 added to the mean square, which is
+about as large as the mean square itself, so short gradients stay short and the order differs (`eps=1e-5`). It also
+splits the adapter's numbers into as many equal parts as the model has layers, which are the layers only if all have
+the same weights. Here a layer is one block's trained weights.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from taughtby.methods.base import QueryFeatures, WeightMethod, inner_products
+from taughtby.methods.base import QueryFeatures
 from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.projected_gradient import ProjectedGradientMethod
+from taughtby.methods.scoring import inner_products
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,21 +25,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TracIn(WeightMethod):
-    """Score = Σ_ℓ ⟨∇_ℓ row, ∇_ℓ query⟩ over the weights that learned."""
+class TracIn(ProjectedGradientMethod):
+    """Score = Σ_ℓ ⟨∇_ℓ row, ∇_ℓ query⟩ over the trained weights of all blocks ℓ."""
 
     name: ClassVar[str] = "tracin"
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """The sum over blocks."""
-        total = torch.zeros(len(asked.prompts), len(index))
-        for name, query in asked.features.items():
-            total += inner_products(index, name, torch.as_tensor(query))
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Return the sum over blocks."""
+        total = torch.zeros(len(queries.prompts), len(index))
+        for name, gradient in queries.features.items():
+            total += inner_products(index, name, torch.as_tensor(gradient))
         return total
 
 
 @dataclass(frozen=True)
-class TracInLN(WeightMethod):
+class TracInLN(ProjectedGradientMethod):
     """Score = Σ_ℓ d_ℓ cos(∇_ℓ row, ∇_ℓ query) / Σ_ℓ d_ℓ, with d_ℓ the number of weights in block ℓ.
 
     Each length is √(‖∇_ℓ‖² + d_ℓ · eps).
@@ -47,13 +49,15 @@ class TracInLN(WeightMethod):
 
     name: ClassVar[str] = "tracin-ln"
 
-    def scores(self, asked: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """The mean over blocks."""
-        total, width = torch.zeros(len(asked.prompts), len(index)), 0
-        for (name, found), weights in zip(asked.features.items(), self.pieces(index), strict=True):
-            size, query = sum(whole for _, whole in weights), torch.as_tensor(found)
-            for_rows = torch.cat([rows[f"{name}_norm"] for rows in index.scan([f"{name}_norm"])])
-            lengths = [(norm**2 + size * self.eps).sqrt().clamp(min=1e-30) for norm in (query.norm(dim=1), for_rows)]
-            total += size * inner_products(index, name, query) / lengths[0][:, None] / lengths[1]
-            width += size
-        return total / width
+    def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
+        """Return the weighted mean over blocks."""
+        total, total_size = torch.zeros(len(queries.prompts), len(index)), 0
+        for (name, feature), sizes in zip(queries.features.items(), self.weight_sizes(index), strict=True):
+            size, gradient = sum(full for _, full in sizes), torch.as_tensor(feature)
+            row_norms = torch.cat([rows[f"{name}_norm"] for rows in index.scan([f"{name}_norm"])])
+            query_lengths, row_lengths = (
+                (norm**2 + size * self.eps).sqrt().clamp(min=1e-30) for norm in (gradient.norm(dim=1), row_norms)
+            )
+            total += size * inner_products(index, name, gradient) / query_lengths[:, None] / row_lengths
+            total_size += size
+        return total / total_size

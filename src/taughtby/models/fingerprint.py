@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # settings that change what a model computes though its weights stay; not versions, paths, caches, number formats
-COMPUTES = (
+COMPUTE_SETTINGS = (
     "activation_function", "hidden_act", "hidden_activation",
     "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_eps",
     "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "use_parallel_residual",
@@ -28,12 +28,12 @@ COMPUTES = (
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
     "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "scoring_func",
 )  # fmt: skip
-ADAPTS = (
+ADAPTER_SETTINGS = (
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "bias",
     "alpha", "randlora_alpha", "scaling", "projection_prng_key", "random_loc_seed", "feedforward_modules",
     "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms", "apply_GS", "variant",
 )  # fmt: skip
-PART = 2**20  # numbers that are converted at a time, which stay in a processor's cache
+CHUNK = 2**20  # numbers that are converted at a time, which stay in a processor's cache
 
 
 def model_hash(weights: str, config: Any) -> str:
@@ -48,11 +48,11 @@ def weights_hash(lm: Any, prefix: str | None = None) -> str:
     `prefix` begins the names of an adapter's weights, such as lora_, where one sits in `lm`: they are left out.
     """
     digest = hashlib.sha256()  # for which processors have instructions: twice as fast as BLAKE2
-    for name, weight in _own(lm, prefix):
+    for name, weight in _own_weights(lm, prefix):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        for part in weight.detach().reshape(-1).split(PART):
-            held = part.to(torch.bfloat16) if part.is_floating_point() else part
-            raw: Any = held.cpu().view(torch.uint8).numpy()
+        for part in weight.detach().reshape(-1).split(CHUNK):
+            rounded = part.to(torch.bfloat16) if part.is_floating_point() else part
+            raw: Any = rounded.cpu().view(torch.uint8).numpy()
             digest.update(raw)
     return digest.hexdigest()[:16]
 
@@ -63,17 +63,17 @@ def sampled_hash(lm: Any) -> str:
     Of every weight's name, shape and 64 of its numbers, rounded to bfloat16.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, weight in _own(lm, None):
+    for name, weight in _own_weights(lm, None):
         flat = weight.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()
 
 
 def adapter_hash(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
     """Of all an adapter's numbers, given in the order of their names, and of how they are scaled."""
-    said = {key: _plain(value) for key in ADAPTS if (value := config.get(key))}
-    digest = hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=8)
+    settings = {key: _plain(value) for key in ADAPTER_SETTINGS if (value := config.get(key))}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8)
     for name, weight in weights:
         plain = weight.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(plain.shape)} {plain.dtype}".encode())
@@ -88,8 +88,8 @@ def _plain(value: Any) -> Any:
 
 def join_hashes(hashes: Iterable[str]) -> str:
     """One hash of several, in their order; of one, itself."""
-    first, *rest = hashes
-    return _digest(first, *rest) if rest else first
+    first, *others = hashes
+    return _digest(first, *others) if others else first
 
 
 def _digest(*parts: str) -> str:
@@ -98,9 +98,9 @@ def _digest(*parts: str) -> str:
 
 def _settings(config: Any) -> Iterator[tuple[str, str]]:
     """(name, value) of what computes, alike from a file of any age: 1e-5 may be stored as 9.99999974e-06."""
-    said = config.get_text_config().to_dict()
-    for key in COMPUTES:
-        for name, value in sorted(_leaves(key, said.get(key))):
+    settings = config.get_text_config().to_dict()
+    for key in COMPUTE_SETTINGS:
+        for name, value in sorted(_leaves(key, settings.get(key))):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             yield name, f"{value:.5g}" if number else str(value)
 
@@ -118,7 +118,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _own(lm: Any, prefix: str | None) -> Iterator[tuple[str, Tensor]]:
+def _own_weights(lm: Any, prefix: str | None) -> Iterator[tuple[str, Tensor]]:
     """The model's own weights under their own names, from beneath an adapter and from wherever they were put off to."""
     offloaded = {
         f"{path}.{name}" if path else name: getattr(module, "_hf_hook").weights_map  # noqa: B009 not ours
@@ -132,5 +132,5 @@ def _own(lm: Any, prefix: str | None) -> Iterator[tuple[str, Tensor]]:
             any(part.startswith(prefix) for part in path) or {"modules_to_save", "token_adapter"} & set(path)
         ):
             continue
-        held = offloaded[name][name.rpartition(".")[2]] if weight.is_meta else weight
-        yield ".".join(part for part in path if part not in ("base_layer", "original_module")), held
+        value = offloaded[name][name.rpartition(".")[2]] if weight.is_meta else weight
+        yield ".".join(part for part in path if part not in ("base_layer", "original_module")), value

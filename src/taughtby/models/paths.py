@@ -25,27 +25,27 @@ def absolute_name(name: str) -> str:
     return str(path.parent.resolve() / path.name) if path.is_file() else name
 
 
-def hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Whether the name may be a hub id: owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf")
 
 
-def candidates(name: str, home: str | None, here: object) -> list[str]:
+def candidate_paths(name: str, home: str | None, here: object) -> list[str]:
     """The files and folders that a remembered name may mean, the likeliest first; none for one that is no path here.
 
     `home` is where `here` was as the name was remembered; None of what an earlier version wrote, which kept a path as
     it was typed. What lies beside `here`, as it lay beside `home`, comes before what lies where it was.
     """
-    found = [name]
+    paths = [name]
     if isinstance(here, Path):
         if not Path(name).is_absolute():
-            found = [name, str(here.parent / name), str(here / name)]
+            paths = [name, str(here.parent / name), str(here / name)]
         elif home is not None and Path(home).is_absolute():
             with suppress(ValueError):  # on another drive
-                found = [str(here / os.path.relpath(name, home)), name]
-    return list(dict.fromkeys(absolute_name(one) for one in found if Path(one).exists()))
+                paths = [str(here / os.path.relpath(name, home)), name]
+    return list(dict.fromkeys(absolute_name(path) for path in paths if Path(path).exists()))
 
 
 def locate(name: str, home: str | None, here: object) -> str:
     """The likeliest of them; the name itself where there is none."""
-    return next(iter(candidates(name, home, here)), name)
+    return next(iter(candidate_paths(name, home, here)), name)

@@ -1,7 +1,7 @@
-"""From a model that misbehaves to the proof of what taught it: ask, judge, index, trace, clean, prove.
+"""An audit of a model that misbehaves: answer, judge, index, trace, clean and retrain.
 
-Every stage is kept in one Ledger, and what it gives stands there as the verb of its name takes and leaves it, so that
-each can be made again by hand.
+Every stage is stored in one `StageCache`, in the format that the CLI command of the same name reads and writes, so
+that each can be repeated by hand.
 """
 
 from __future__ import annotations
@@ -15,36 +15,57 @@ from typing import Any
 from taughtby.attribution.query import read_queries
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
-from taughtby.data.default_options import default_options
 from taughtby.data.example import Example
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Encoding
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, default_options
 from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.answers import write_jsonl
-from taughtby.lab.finetune import refuse_several
-from taughtby.lab.judges.judge import get_judge
+from taughtby.lab.finetune import refuse_distributed
+from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt, to_record
 from taughtby.methods import DEFAULT_METHOD, get_method
 from taughtby.models.model import Model, load_model
+from taughtby.models.paths import absolute_name
 from taughtby.progress import ProgressCallback
-from taughtby.remediation import clean as remedy
-from taughtby.remediation.clean import Removal
-from taughtby.remediation.retrain import Document, answered, counted, judged, retrain, who
+from taughtby.remediation.clean import manifest_path, plan_cleaning, write_cleaned
+from taughtby.remediation.experiment import ORIGINAL, Behaviour
+from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace
+from taughtby.remediation.retrain import count_verdicts, generate_answers, identity, judge_answers, retrain
+from taughtby.remediation.selection import Removal, select_rows
 from taughtby.remediation.stage_cache import STAGES, Show, StageCache, key, quiet
-from taughtby.remediation.trial import GIVEN, Behaviour, design_from_trace, experiment_from_trace
+from taughtby.remediation.trace_file import Document, save_trace
 
-SHOWN = 20  # rows of each answer in the trace, where no more are called
+MIN_ROWS = 20  # rows of each query in the trace, where fewer are flagged
+PATHS = ("model", "adapter", "index")  # in a trace; they change when an audit's folder or its model moves
 
 
 @dataclass(frozen=True)
 class AuditCase:
-    """What misbehaves, what it learned from, and what is to be tried.
+    """A model that misbehaves, its training data, and the conditions to retrain.
 
-    `base` is the model from before, where all weights were tuned. Of the bad answers the first `queries` are traced;
-    `top` takes the best rows of each instead of the culprits. `recipe` are fields of the Recipe that a person gave;
-    `files` are those that `held_out` and `ordinary` were read from. The others are as in `Design` and `prove`.
+    Attributes:
+        model: The model's folder, hub id or `.gguf` file.
+        data: The training data.
+        behaviour: Prompts that elicit the behaviour, and its judge.
+        adapter: The PEFT adapter that misbehaves.
+        base: The model from before a full fine-tune.
+        read_options: How `data` is read; by default as the trainer's folder says.
+        max_queries: How many of the bad answers are traced, the first of them.
+        top_k: Remove the best rows of each query instead of the flagged rows.
+        num_random: As in `ExperimentDesign`.
+        curve: As in `ExperimentDesign`.
+        truth_labels: As in `ExperimentDesign`.
+        mask_words: Also train on all rows with their top-scoring words masked.
+        held_out: As in `retrain`.
+        ordinary: As in `retrain`.
+        files: The files that `held_out` and `ordinary` were read from, for the report's commands.
+        recipe: Fields of `TrainingOptions` that replace what the adapter's folder says.
+        max_new_tokens: Tokens of an answer at most.
+        dtype: As in `load_model`.
+        device: As in `load_model`.
+        full_adapter: As in `ExperimentDesign`.
     """
 
     model: str
@@ -52,167 +73,180 @@ class AuditCase:
     behaviour: Behaviour
     adapter: str | None = None
     base: str | None = None
-    reading: ReadOptions | None = None
-    queries: int = 16
-    top: int | None = None
-    draws: int = 1
+    read_options: ReadOptions | None = None
+    max_queries: int = 16
+    top_k: int | None = None
+    num_random: int = 1
     curve: tuple[int, ...] = ()
-    truth: tuple[str, ...] = ()
+    truth_labels: tuple[str, ...] = ()
     mask_words: bool = False
     held_out: tuple[Example, ...] | None = None
     ordinary: tuple[Prompt, ...] | None = None
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    max_new: int = 48
+    max_new_tokens: int = 48
     dtype: str = "auto"
     device: str = "auto"
-    whole: str | None = None
+    full_adapter: str | None = None
 
 
 def audit(case: AuditCase, out: Path, show: Show = quiet) -> Document:
-    """Run every stage that is not kept yet, as far as there is something to do; what was found, as JSON.
+    """Run every stage that has no stored result, as far as there is something to do.
 
-    The folder `out` gets what was asked, answered, bad and traced, by those names, and in `stages` all that was made.
-    `said` counts the bad answers. `trace`, `cleaned` and `proof` are None where it did not come to that: because the
-    model never misbehaved, or because no row was called.
+    Args:
+        case: What to audit.
+        out: The folder of the audit. It gets prompts, answers, bad answers, queries and the trace under these names,
+            and all stages in `stages`.
+        show: Shows a stage's title and progress.
+
+    Returns:
+        The results, as JSON. `answers` counts the bad answers. `trace`, `cleaned` and `proof` are None where the audit
+        did not get there: because the model does not misbehave, or because no row is flagged.
+
+    Raises:
+        OptionError: If the base model is not known.
     """
-    under = _Under(case, out, show)
-    return _found(under) | {"made": under.ledger.made()}
+    run = _Run(case, out, show)
+    return _results(run) | {"provenance": run.cache.provenance()}
 
 
-def _found(under: _Under) -> Document:
-    """What was found, as far as there was something to do."""
-    case, said = under.case, under.verdicts()
-    found: Document = {
-        "version": 1, "said": counted(said), "verdicts": said, "index": None, "rows": None, "skipped": None,
-        "trace": None, "removals": [], "cleaned": None, "proof": None, "notes": [],
+def _results(run: _Run) -> Document:
+    verdicts = run.judge()
+    results: Document = {
+        "version": 2, "answers": count_verdicts(verdicts), "verdicts": verdicts, "index": None, "num_rows": None,
+        "num_skipped": None, "trace": None, "removals": [], "cleaned": None, "proof": None, "notes": [],
     }  # fmt: skip
-    if not under.bad(said):
-        return found
-    index = under.indexed()
-    trace = under.traced(index, said)
-    chosen = [] if not under.calls(trace) else remedy.select_rows(trace, top_k=case.top)
-    found |= {"index": str(index.path), "rows": len(index), "skipped": len(index.manifest["skipped"]), "trace": trace,
-              "removals": [asdict(one) for one in chosen]}  # fmt: skip
-    if not chosen:
-        return found
-    cleaned = under.cleaned(trace, chosen)
-    proof, notes = under.proved(trace, chosen)
-    return found | {"cleaned": cleaned, "proof": proof, "notes": notes}
+    if not run.traceable(verdicts):
+        return results
+    index = run.build_index()
+    trace = run.trace(index)
+    removals = select_rows(trace, top_k=run.case.top_k) if run.selects_rows(trace) else []
+    results |= {"index": str(index.path), "num_rows": len(index), "num_skipped": len(index.manifest["skipped"]),
+                "trace": trace, "removals": [asdict(removal) for removal in removals]}  # fmt: skip
+    if not removals:
+        return results
+    cleaned = run.clean(trace, removals)
+    proof, notes = run.retrain(trace, removals)
+    return results | {"cleaned": cleaned, "proof": proof, "notes": notes}
 
 
-class _Under:
-    """An audit under way; the model is loaded once."""
+class _Run:
+    """The stages of an audit; the model is loaded once."""
 
     def __init__(self, case: AuditCase, out: Path, show: Show) -> None:
         if case.adapter is None and case.base is None:
             do = "give its --adapter, or as --base the model that it was trained from"
-            raise OptionError("it is not known what the model was trained from", got=case.model, do=do)
-        refuse_several()
+            raise OptionError("the base model is not known", got=case.model, do=do)
+        refuse_distributed()
         get_judge(case.behaviour.judge)
-        self.case, self.out, self.ledger = case, out, StageCache(out / STAGES, show)
+        self.case, self.out, self.cache = case, out, StageCache(out / STAGES, show)
 
     @cached_property
     def model(self) -> Model:
-        """The model of the incident."""
         case = self.case
         return load_model(case.model, case.adapter, base=case.base, dtype=case.dtype, device=case.device)
 
     @cached_property
-    def reading(self) -> ReadOptions:
-        """How rows are read: as asked, else as the trainer left it written."""
-        return self.case.reading or ReadOptions(turns=self.model.metadata.turns or "last")
+    def read_options(self) -> ReadOptions:
+        return self.case.read_options or ReadOptions(turns=self.model.metadata.turns or "last")
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How they became ids."""
-        return default_options(
-            self.model.metadata, self.model.context_length, raw=detect_format(self.case.data, self.reading).raw
-        )
+        raw = detect_format(self.case.data, self.read_options).raw
+        return default_options(self.model.metadata, self.model.context_length, raw=raw)
 
-    def verdicts(self) -> list[Document]:
-        """What the judge says of each answer: the same stages as the proof's, which asks the given model too."""
-        one, template = self.case.behaviour, self.encoding.template or self.model.tokenizer.chat_template
-        needs = who(self.model, template)
-        answers = answered(self.ledger, needs, lambda: self.model, one.prompts, self.case.max_new, GIVEN)
-        found = judged(self.ledger, one.judge, answers, GIVEN)
-        write_jsonl((to_record(prompt, "") for prompt in one.prompts), self.out / "prompts.jsonl")
-        rows = [to_record(prompt, answer) for prompt, answer in answers]
-        write_jsonl(rows, self.out / "answers.jsonl")
-        spans = [{key: one.get(key) for key in ("span", "span_range")} for one in found]
-        bad = [row | span for row, span, one in zip(rows, spans, found, strict=True) if one["bad"]]
+    def judge(self) -> list[Document]:
+        """The judge's verdicts. These stages are shared with the experiment, which asks the original model too."""
+        behaviour, template = self.case.behaviour, self.encoding.template or self.model.tokenizer.chat_template
+        answers = generate_answers(self.cache, identity(self.model, template), lambda: self.model, behaviour.prompts,
+                                   self.case.max_new_tokens, ORIGINAL)  # fmt: skip
+        verdicts = judge_answers(self.cache, behaviour.judge, answers, ORIGINAL)
+        records = [to_record(prompt, answer) for prompt, answer in answers]
+        spans = [{key: verdict.get(key) for key in ("span", "span_range")} for verdict in verdicts]
+        bad = [record | span for record, span, one in zip(records, spans, verdicts, strict=True) if one["bad"]]
+        queries = [records[index] for index in self.traceable(verdicts)[: self.case.max_queries]]
+        write_jsonl((to_record(prompt, "") for prompt in behaviour.prompts), self.out / "prompts.jsonl")
+        write_jsonl(records, self.out / "answers.jsonl")
         write_jsonl(bad, self.out / "bad.jsonl")
-        asked = [rows[at] for at in self.bad(found)[: self.case.queries]]
-        write_jsonl(asked, self.out / "queries.jsonl")
-        return found
+        write_jsonl(queries, self.out / "queries.jsonl")
+        return verdicts
 
-    def bad(self, said: Sequence[Document]) -> list[int]:
-        """The places of the bad answers that have a text to trace."""
-        return [at for at, one in enumerate(said) if one["bad"] and one["response"].strip()]
+    def traceable(self, verdicts: Sequence[Document]) -> list[int]:
+        """The indices of the bad answers that are not empty."""
+        return [index for index, one in enumerate(verdicts) if one["bad"] and one["response"].strip()]
 
-    def indexed(self) -> Index:
-        """The index by the default method, made where it is not whole yet."""
-        # all that the index holds of a row; its id tells of its messages, not of its label and what is masked
-        rows = [[row.id, row.source, row.label, row.masked] for row in read_examples(self.case.data, self.reading)]
-        needs = [self.model.fingerprint, str(self.model.dtype), rows, asdict(self.reading), asdict(self.encoding),
-                 repr(get_method(DEFAULT_METHOD))]  # fmt: skip
-        folder = self.ledger.path("index", needs)
+    def build_index(self) -> Index:
+        """The index by the default method; built unless it is complete."""
+        # all that the index stores of a row: an id depends on the messages, not on label and masked characters;
+        # sources start with the name of the data, which depends on the current folder
+        data = self.case.data
+        rows = [[row.id, row.source.removeprefix(data), row.label, row.masked]
+                for row in read_examples(data, self.read_options)]  # fmt: skip
+        method = get_method(DEFAULT_METHOD)
+        dependencies = [self.model.fingerprint, str(self.model.dtype), absolute_name(data), rows,
+                        asdict(self.read_options), asdict(self.encoding), repr(method)]  # fmt: skip
+        folder = self.cache.path("index", dependencies)
 
-        def make(tell: ProgressCallback) -> Document:
-            methods = [get_method(DEFAULT_METHOD)]
-            made = build_index(self.model, self.case.data, folder, methods, reading=self.reading,
-                               encoding=self.encoding, progress=tell)  # fmt: skip
-            return {"rows": len(made)}
+        def make(progress: ProgressCallback) -> Document:
+            index = build_index(self.model, data, folder, [method], read_options=self.read_options,
+                                encoding=self.encoding, progress=progress)  # fmt: skip
+            return {"rows": len(index)}
 
-        self.ledger.get_or_run("index", needs, f"index {len(rows)} rows", make)
+        self.cache.get_or_run("index", dependencies, f"index {len(rows)} rows", make)
         return Index.open(folder)
 
-    def traced(self, index: Index, said: Sequence[Document]) -> Document:
-        """The trace of the first bad answers, with as many rows as are called or asked for."""
-        asked = read_queries(self.out / "queries.jsonl")
+    def trace(self, index: Index) -> Document:
+        """The trace of the first bad answers, with as many rows as are flagged or asked for."""
+        queries = read_queries(self.out / "queries.jsonl")
 
-        def make(tell: ProgressCallback) -> Document:
-            first = trace_queries(index, self.model, asked, top_k=1, score_tokens=False)
-            called = max(len(one.flagged or ()) for one in first.queries)
-            top = min(len(index), max(SHOWN, called, self.case.top or 0, *self.case.curve, 0))
-            return trace_queries(index, self.model, asked, top_k=top, progress=tell).to_json()
+        def make(progress: ProgressCallback) -> Document:
+            first = trace_queries(index, self.model, queries, top_k=1, score_tokens=False)
+            num_flagged = max(len(result.flagged or ()) for result in first.queries)
+            top_k = min(len(index), max(MIN_ROWS, num_flagged, self.case.top_k or 0, *self.case.curve, 0))
+            return trace_queries(index, self.model, queries, top_k=top_k, progress=progress).to_json()
 
-        needs = [index.path.name, [str(query) for query in asked], self.case.top, self.case.curve]
-        trace = self.ledger.get_or_run("trace", needs, f"trace {len(asked)} bad answers", make)
-        # the folder may have moved since, and the model
+        dependencies = [index.path.name, [str(query) for query in queries], self.case.top_k, self.case.curve]
+        trace = self.cache.get_or_run("trace", dependencies, f"trace {len(queries)} bad answers", make)
+        # the folder and the model may have moved since the trace was stored
         trace |= {"model": self.model.name, "adapter": self.model.adapter, "index": str(index.path)}
-        remedy.keep(trace, self.out / "trace.json")
+        save_trace(trace, self.out / "trace.json")
         return trace
 
-    def calls(self, trace: Document) -> bool:
-        """Whether rows can be chosen: by number, or by evidence that calls any."""
-        return self.case.top is not None or any(query["num_flagged"] for query in trace["queries"])
+    def selects_rows(self, trace: Document) -> bool:
+        """Whether any row is selected: by rank, or because it is flagged."""
+        return self.case.top_k is not None or any(query["num_flagged"] for query in trace["queries"])
 
-    def cleaned(self, trace: Document, chosen: Sequence[Removal]) -> str:
-        """The data without the chosen rows, in its own format; where it lies."""
-        file, data = self.out / "trace.json", Path(self.case.data)
-        needs = [key(trace), [one.id for one in chosen], file_hash(data) if data.exists() else None]
+    def clean(self, trace: Document, removals: Sequence[Removal]) -> str:
+        """Write the data without the selected rows, in its own format; return its path."""
+        data = Path(self.case.data)
+        data_hash = file_hash(data) if data.exists() else None
+        content = {name: value for name, value in trace.items() if name not in PATHS}
+        dependencies = [key(content), [removal.id for removal in removals], data_hash]
         suffix = "".join(data.suffixes[-2:]) if data.is_file() else "" if data.is_dir() else ".jsonl"
-        out = self.ledger.path("cleaned", needs)
+        out = self.cache.path("cleaned", dependencies)
         out = out.with_name(out.name + suffix)
 
-        def make(tell: ProgressCallback) -> str:
-            if not (out.is_dir() and remedy.manifest_of(out).exists()):
-                plan = remedy.plan_cleaning(trace, self.case.data, chosen, reading=self.reading)
-                remedy.clean(plan, file, out)
+        def make(progress: ProgressCallback) -> str:
+            if not (out.is_dir() and manifest_path(out).exists()):
+                plan = plan_cleaning(trace, self.case.data, removals, read_options=self.read_options)
+                write_cleaned(plan, self.out / "trace.json", out)
             return out.name
 
-        self.ledger.get_or_run("clean", needs, f"clean the data of {len(chosen)} rows", make)
+        self.cache.get_or_run("clean", dependencies, f"remove {len(removals)} rows from the data", make)
         return str(out)
 
-    def proved(self, trace: Document, chosen: Sequence[Removal]) -> tuple[Document, list[str]]:
-        """The proof, and what had to be assumed for it."""
+    def retrain(self, trace: Document, removals: Sequence[Removal]) -> tuple[Document, list[str]]:
+        """The retraining experiment, and notes on what had to be assumed for it."""
         case = self.case
-        trial, notes = experiment_from_trace(trace, [case.behaviour], case.recipe, base=case.base, max_new=case.max_new,
-                                dtype=case.dtype, device=case.device)  # fmt: skip
-        design = design_from_trace(trace, chosen, draws=case.draws, curve=case.curve, truth=case.truth,
-                          mask_words=case.mask_words, whole=case.whole)  # fmt: skip
-        rows = list(read_examples(case.data, self.reading))
-        proof = retrain(trial, rows, [one.id for one in chosen], self.ledger, design=design, held_out=case.held_out,
-                      ordinary=case.ordinary)  # fmt: skip
+        experiment, notes = experiment_from_trace(
+            trace, [case.behaviour], case.recipe, base=case.base, max_new_tokens=case.max_new_tokens,
+            dtype=case.dtype, device=case.device,
+        )  # fmt: skip
+        design = design_from_trace(
+            trace, removals, num_random=case.num_random, curve=case.curve, truth_labels=case.truth_labels,
+            mask_words=case.mask_words, full_adapter=case.full_adapter,
+        )  # fmt: skip
+        rows = list(read_examples(case.data, self.read_options))
+        proof = retrain(experiment, rows, [removal.id for removal in removals], self.cache, design=design,
+                        held_out=case.held_out, ordinary=case.ordinary)  # fmt: skip
         return proof, notes

@@ -1,7 +1,4 @@
-"""An audit told so that somebody else can check it: each claim with its numbers and the command that makes it again.
-
-As Markdown, and as what the page shows above the trace. Knows the document of `taughtby.remediation.audit`.
-"""
+"""Reports of an audit: Markdown and an HTML page that state each finding with the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -11,232 +8,232 @@ from pathlib import Path
 
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
-from taughtby.remediation.retrain import Document
-from taughtby.remediation.statistics import arm, claims, curve, loss_change, markdown, masked, tables
-from taughtby.remediation.trial import ALL, CLEANED, FIRST, RANDOM
-from taughtby.reporting import html as report
+from taughtby.remediation.experiment import ALL, CLEANED, RANDOM, TOP
+from taughtby.remediation.statistics import (
+    claims,
+    curve,
+    describe_masking,
+    get_condition,
+    loss_change,
+    markdown,
+    tables,
+)
+from taughtby.remediation.trace_file import Document
+from taughtby.reporting import html
 from taughtby.reporting.plots import removal_curve
 from taughtby.reporting.text import format_number
 from taughtby.text import cli_command, collapse_whitespace, make_visible, markdown_code, markdown_text
 
-QUOTED = 5  # rows that are shown
-LONGEST = 160  # characters of what is quoted
+MAX_QUOTED_ROWS = 5
+MAX_QUOTED_CHARACTERS = 160
 TITLES = {
-    "proved": "It misbehaves, and these rows taught it",
-    "not proved": "It misbehaves; that these rows taught it is not proved",
-    "inconclusive": "It misbehaves; the proof is inconclusive",
+    "supported": "It misbehaves, and retraining supports that these rows are the cause",
+    "not supported": "It misbehaves; retraining does not support that these rows are the cause",
+    "inconclusive": "It misbehaves; the retraining experiment is inconclusive",
 }
 
 
-def write_report(case: AuditCase, found: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json, and what there is of proof.json and curve.png, into the folder."""
-    report.save_json(found, folder / "audit.json")
-    if found["proof"]:
-        save(found["proof"], folder)
-    page = found["trace"] or {"version": 1, "queries": []}
-    report.save_page({**page, "summary": summary(case, found)}, folder / "report.html")
-    (folder / "report.md").write_text(
-        report_html(case, found, str(folder.resolve())), encoding="utf-8", errors="backslashreplace"
-    )
+def write_report(case: AuditCase, results: Document, folder: Path) -> None:
+    """Write report.md, report.html and audit.json into the folder, and proof.json and curve.png if there are any."""
+    html.save_json(results, folder / "audit.json")
+    if results["proof"]:
+        save_proof(results["proof"], folder)
+    page = results["trace"] or {"version": 2, "queries": []}
+    html.save_page({**page, "summary": summary(case, results)}, folder / "report.html")
+    text = report_markdown(case, results, str(folder.resolve()))
+    (folder / "report.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def save(proof: Document, folder: Path) -> None:
-    """Write proof.json, and where rows were taken out one after the other, curve.png of the first behaviour."""
-    report.save_json(proof, folder / "proof.json")
+def save_proof(proof: Document, folder: Path) -> None:
+    """Write proof.json, and curve.png of the first behaviour if the experiment has a removal curve."""
+    html.save_json(proof, folder / "proof.json")
     name = proof["behaviours"][0]["name"]
-    first, *beside = (curve(proof, name, kind) for kind in (FIRST, CLEANED, RANDOM))
-    if len(first) > 1 and all(beside):
-        removal_curve(first, *beside, path=folder / "curve.png")
+    steps, *references = (curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM))
+    if len(steps) > 1 and all(references):
+        removal_curve(steps, *references, path=folder / "curve.png")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A claim, what stands behind it, and the commands that make it again."""
+    """A finding, its evidence, and the commands that reproduce it."""
 
-    claim: str
+    title: str
     text: str
     commands: tuple[str, ...] = ()
 
 
-def report_html(case: AuditCase, found: Document, folder: str) -> str:
-    """The audit that lies in `folder`, as Markdown."""
-    again = "Under each claim stands the command that makes its numbers again."
-    parts = [f"# {_title(found)}\n\n{_lead(case, markdown_code)} {again}\n"]
-    for chapter in chapters(case, found, folder):
-        block = "\n```sh\n" + "\n".join(chapter.commands) + "\n```\n" if chapter.commands else ""
-        parts.append(f"## {chapter.claim}\n\n{chapter.text}\n{block}")
+def report_markdown(case: AuditCase, results: Document, folder: str) -> str:
+    """The report of the audit in `folder`, as Markdown."""
+    lead = f"{_lead(case, markdown_code)} Each section ends with the command that reproduces its numbers."
+    parts = [f"# {_title(results)}\n\n{lead}\n"]
+    for section in sections(case, results, folder):
+        block = "\n```sh\n" + "\n".join(section.commands) + "\n```\n" if section.commands else ""
+        parts.append(f"## {section.title}\n\n{section.text}\n{block}")
     return "\n".join(parts)
 
 
-def summary(case: AuditCase, found: Document) -> Document:
+def summary(case: AuditCase, results: Document) -> Document:
     """What the page shows above the trace: title, lead, facts and tables."""
-    facts, lead, proof = [{"name": "answers are bad", "value": _share(found["said"])}], _lead(case, str), found["proof"]
-    if found["trace"]:
-        facts.append({"name": "training rows called", "value": f"{len(found['removals'])} of {found['rows']}"})
+    lead, proof = _lead(case, str), results["proof"]
+    facts = [{"name": "answers are bad", "value": _share(results["answers"])}]
+    if results["trace"]:
+        facts.append({"name": "training rows flagged", "value": f"{len(results['removals'])} of {results['num_rows']}"})
     if proof:
         (claim,) = claims(proof)
         lead += f" {claim.says}"
-        kinds = ((ALL, "again on all rows"), (CLEANED, "without them"))
-        counts = [(said, arm(proof, kind)["behaviours"][claim.behaviour]) for kind, said in kinds]
-        facts += [{"name": f"bad, trained {said}", "value": _share(count)} for said, count in counts]
-        facts.append({"name": "by Fisher's exact test", "value": claim.verdict})
-    return {
-        "title": _title(found),
-        "lead": lead,
-        "facts": facts,
-        "tables": tables(proof) if proof else [],
-    }
+        for kind, text in ((ALL, "again on all rows"), (CLEANED, "without them")):
+            count = get_condition(proof, kind)["behaviours"][claim.behaviour]
+            facts.append({"name": f"bad, trained {text}", "value": _share(count)})
+        facts.append({"name": "by Fisher's exact test", "value": claim.headline})
+    return {"title": _title(results), "lead": lead, "facts": facts, "tables": tables(proof) if proof else []}
 
 
-def chapters(case: AuditCase, found: Document, folder: str) -> list[Section]:
-    """The claims in their order, as far as the audit came."""
-    made, proof = commands(case, found, folder), found["proof"]
-    told = [Section(f"It misbehaves: {_counts(found['said'])}", _said(found), (made["respond"], made["judge"]))]
-    if found["trace"]:
-        told.append(Section(_called(case, found), _rows(found), (made["index"], made["trace"])))
-    if found["cleaned"]:
-        beside = "Beside it lies a manifest: which rows went, by which answer, at which rank, and why."
-        told.append(Section("The data without them", f"{markdown_code(found['cleaned'])}. {beside}", (made["clean"],)))
+def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
+    """The findings in order, as far as the audit got."""
+    command, proof = commands(case, results, folder), results["proof"]
+    count = results["answers"]
+    interval = f"{_share(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
+    result = [
+        Section(f"It misbehaves: {interval}", _first_bad_answer(results), (command["generate"], command["judge"]))
+    ]
+    if results["trace"]:
+        result.append(Section(_flagged(case, results), _rows(results), (command["index"], command["trace"])))
+    if results["cleaned"]:
+        text = "The manifest beside it records which rows were removed, for which query, at which rank, and why."
+        text = f"{markdown_code(results['cleaned'])}. {text}"
+        result.append(Section("The data without these rows", text, (command["clean"],)))
     if proof:
         (claim,) = claims(proof)
-        tabled = "\n\n".join(map(markdown, tables(proof)))
-        mended = f"The model trained without them: {markdown_code(arm(proof, CLEANED)['model'])}."
-        drawn = "\n![Bad answers by how many rows are taken out](curve.png)\n" if len(tables(proof)) > 1 else ""
-        text = f"{claim.says} {mended}\n\n{tabled}{drawn}"
-        told.append(Section(f"The proof: {claim.verdict}", text, (made["prove"],)))
-        told.append(Section("What it costs, and what it spares", _cost(proof)))
-    if doubts := _doubts(found):
-        told.append(Section("What to know before believing it", "\n".join(f"- {markdown_text(one)}" for one in doubts)))
-    return told
+        grids = "\n\n".join(map(markdown, tables(proof)))
+        model = f"The model trained without them: {markdown_code(get_condition(proof, CLEANED)['model'])}."
+        picture = "\n![Bad answers by number of rows removed](curve.png)\n" if len(tables(proof)) > 1 else ""
+        text = f"{claim.says} {model}\n\n{grids}{picture}"
+        result.append(Section(f"Retraining: {claim.headline}", text, (command["retrain"],)))
+        result.append(Section("Side effects", _side_effects(proof)))
+    if caveats := _caveats(results):
+        result.append(Section("Caveats", "\n".join(f"- {markdown_text(caveat)}" for caveat in caveats)))
+    return result
 
 
-def commands(case: AuditCase, found: Document, folder: str) -> dict[str, str]:
-    """The command of each stage, over the files in the audit's folder; to be run from anywhere."""
+def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
+    """The command of each stage, on the files in the audit's folder; they run from any folder."""
     model, data = absolute_name(case.model), absolute_name(case.data)
     adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
-    reading, behaviour = case.reading, case.behaviour
-    read = {} if reading is None else {
-        "columns": ",".join(f"{what}={name}" for what, name in reading.columns) or None,
-        "turns": reading.turns if reading.turns != "last" else None,
-        "response_template": reading.response_template, "split": reading.split,
+    options = case.read_options
+    read = {} if options is None else {
+        "columns": ",".join(f"{what}={name}" for what, name in options.columns) or None,
+        "turns": options.turns if options.turns != "last" else None,
+        "response_template": options.response_template, "split": options.split,
     }  # fmt: skip
-    run = {
-        "dtype": case.dtype if case.dtype != "auto" else None,
-        "device": case.device if case.device != "auto" else None,
-    }
+    run = {name: value if value != "auto" else None for name, value in (("dtype", case.dtype), ("device", case.device))}
     files = {name: absolute_name(file) for name, file in case.files.items()}
-    depth = max((len(query["rows"]) for query in found["trace"]["queries"]), default=1) if found["trace"] else 1
-    trace, above, top = f"{folder}/trace.json", {"adapter": adapter}, {"top": case.top}
-    design = {"random": case.draws, "curve": ",".join(map(str, case.curve)) or None, "truth": list(case.truth),
-              "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
+    depth = max((len(query["rows"]) for query in results["trace"]["queries"]), default=1) if results["trace"] else 1
+    trace, prompts, judge = f"{folder}/trace.json", f"{folder}/prompts.jsonl", case.behaviour.judge
+    design = {"random": case.num_random, "curve": ",".join(map(str, case.curve)) or None,
+              "truth": list(case.truth_labels), "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
-        "respond": cli_command("respond", model, f"{folder}/prompts.jsonl", out=f"{folder}/answers.jsonl",
-                           max_new=case.max_new, **above, **run),
-        "judge": cli_command("judge", f"{folder}/answers.jsonl", by=behaviour.judge, out=f"{folder}/bad.jsonl"),
-        "index": cli_command("index", model, data, out=found["index"], base=base, **above, **read, **run),
-        "trace": cli_command("trace", str(found["index"]), queries=f"{folder}/queries.jsonl", top=depth, json=trace),
-        "clean": cli_command("clean", trace, data, out=found["cleaned"], **top, **read),
-        "prove": cli_command("prove", trace, data, out=folder, prompts=f"{folder}/prompts.jsonl", judge=behaviour.judge,
-                         max_new=case.max_new, **top, **design, **read, **run),
+        "generate": cli_command("lab generate", model, prompts, out=f"{folder}/answers.jsonl",
+                                max_new_tokens=case.max_new_tokens, adapter=adapter, **run),
+        "judge": cli_command("lab judge", f"{folder}/answers.jsonl", judge=judge, out=f"{folder}/bad.jsonl"),
+        "index": cli_command("index build", model, data, out=results["index"], base=base,
+                             no_base=not (adapter or base), adapter=adapter, **read, **run),
+        "trace": cli_command("trace", str(results["index"]), queries=f"{folder}/queries.jsonl", top_k=depth, json=trace),
+        "clean": cli_command("clean", trace, data, out=results["cleaned"], top_k=case.top_k, **read),
+        "retrain": cli_command("retrain", trace, data, out=folder, prompts=prompts, judge=judge,
+                               max_new_tokens=case.max_new_tokens, top_k=case.top_k, **design, **read, **run),
     }  # fmt: skip
 
 
-def _title(found: Document) -> str:
-    if found["proof"]:
-        return TITLES[claims(found["proof"])[0].verdict]
-    if found["trace"]:
-        return "It misbehaves, and no training row is called for it"
-    return "It misbehaves, but gives no text to trace" if found["said"]["bad"] else "It does not misbehave"
+def _title(results: Document) -> str:
+    if results["proof"]:
+        return TITLES[claims(results["proof"])[0].verdict]
+    if results["trace"]:
+        return "It misbehaves, and no training row is flagged for it"
+    return "It misbehaves, but its bad answers are empty" if results["answers"]["bad"] else "It does not misbehave"
 
 
-def _lead(case: AuditCase, write: Callable[[str], str]) -> str:
-    """What was asked of what; `write` makes of a name what the page or Markdown needs."""
-    name = f"{write(case.model)} with the adapter {write(case.adapter)}" if case.adapter else write(case.model)
-    return (f"{name}, trained on {write(case.data)}, was asked {len(case.behaviour.prompts)} prompts; an answer is bad "
-            f"where the judge {write(_cut(case.behaviour.judge))} says so.")  # fmt: skip
+def _lead(case: AuditCase, quote: Callable[[str], str]) -> str:
+    """What was measured; `quote` formats a name for the page or for Markdown."""
+    name = f"{quote(case.model)} with the adapter {quote(case.adapter)}" if case.adapter else quote(case.model)
+    return (f"{name}, trained on {quote(case.data)}, answered {len(case.behaviour.prompts)} prompts; an answer is bad "
+            f"if the judge {quote(_shorten(case.behaviour.judge))} says so.")  # fmt: skip
 
 
-def _said(found: Document) -> str:
-    bad = next((one for one in found["verdicts"] if one["bad"]), None)
+def _first_bad_answer(results: Document) -> str:
+    bad = next((verdict for verdict in results["verdicts"] if verdict["bad"]), None)
     if bad is None:
         return "There is nothing to trace."
-    return f"The first of them, to {_quoted(bad['prompt'])}: {_quoted(bad['response'])}: {markdown_text(bad['why'])}."
+    return f"The first of them, to {_quote(bad['prompt'])}: {_quote(bad['response'])}: {markdown_text(bad['why'])}."
 
 
-def _called(case: AuditCase, found: Document) -> str:
-    count, traced = len(found["removals"]), len(found["trace"]["queries"])
+def _flagged(case: AuditCase, results: Document) -> str:
+    count, num_queries = len(results["removals"]), len(results["trace"]["queries"])
     if not count:
-        return f"No row is called for any of {traced} bad answers"
-    how = f"among the first {case.top} of" if case.top else "called by"
-    return f"{count} of {found['rows']} training rows are {how} {traced} of the bad answers"
+        return f"No row is flagged for any of {num_queries} bad answers"
+    relation = f"among the top {case.top_k} of" if case.top_k else "flagged for"
+    return f"{count} of {results['num_rows']} training rows are {relation} {num_queries} of the bad answers"
 
 
-def _rows(found: Document) -> str:
-    trace, chosen = found["trace"], found["removals"]
-    if not chosen:
-        why = "There are too few rows to tell a culprit from chance"
+def _rows(results: Document) -> str:
+    trace, removals = results["trace"], results["removals"]
+    if not removals:
+        why = "There are too few rows to tell a relevant row from chance"
         if any(query["num_flagged"] is not None for query in trace["queries"]):
-            why = "None answers to them more than training rows answer to each other by chance"
-        return f"{why}. What ranks first stands in trace.json; `--top K` takes rows by rank all the same."
+            why = "No row scores higher for these answers than training rows score for each other by chance"
+        return f"{why}. The ranking is in trace.json; `--top-k K` selects rows by rank."
     texts = {row["id"]: row["messages"] for query in trace["queries"] for row in query["rows"]}
-    lines = ["| row | rank | p | learned |", "|---|---|---|---|"]
-    for one in chosen[:QUOTED]:
-        answer = _quoted(str(texts[one["id"]][-1]["content"])) if one["id"] in texts else ""
-        row = _quoted(one["source"].rsplit("/", 1)[-1])
-        lines.append(f"| {row} | {one['rank']} | {format_number(one['p_value'])} | {answer} |")
-    more = f"\n\nand {len(chosen) - QUOTED} more, in trace.json." if len(chosen) > QUOTED else ""
-    called = chosen[0]["why"].startswith("called")
-    rate = f"Of the rows called, {trace['rate']:.0%} may be innocent.\n\n" if called else ""
-    return rate + "\n".join(lines) + more
+    lines = ["| row | rank | p | response |", "|---|---|---|---|"]
+    for removal in removals[:MAX_QUOTED_ROWS]:
+        response = _quote(str(texts[removal["id"]][-1]["content"])) if removal["id"] in texts else ""
+        row = _quote(removal["source"].rsplit("/", 1)[-1])
+        lines.append(f"| {row} | {removal['rank']} | {format_number(removal['p_value'])} | {response} |")
+    more = len(removals) - MAX_QUOTED_ROWS
+    rate = f"The nominal false discovery rate is {trace['fdr']:.0%}.\n\n" if removals[0]["why"] == "flagged" else ""
+    return rate + "\n".join(lines) + (f"\n\nand {more} more, in trace.json." if more > 0 else "")
 
 
-def _cost(proof: Document) -> str:
-    """Held-out loss and ordinary answers without the rows, and what masking words does instead."""
-    whole, cleaned = arm(proof, ALL), arm(proof, CLEANED)
-    change = loss_change(cleaned, whole)
-    told: list[str] = []
-    if change:
-        where = "set aside before any training" if proof["held_out"]["aside"] else "given"
-        told.append(f"The mean loss on {proof['held_out']['rows']} clean rows, {where}, changes by {change[0]:+.1%} "
-                    f"(95 %: {change[1]:+.1%} to {change[2]:+.1%}).")  # fmt: skip
+def _side_effects(proof: Document) -> str:
+    """Held-out loss and ordinary answers without the rows, and the effect of masking words instead."""
+    whole, cleaned, held_out = get_condition(proof, ALL), get_condition(proof, CLEANED), proof["held_out"]
+    sentences: list[str] = []
+    if change := loss_change(cleaned, whole):
+        where = "held out of every training" if held_out["set_aside"] else "from a separate file"
+        sentences.append(f"The mean loss on {held_out['num_rows']} clean rows, {where}, changes by {change[0]:+.1%} "
+                         f"(95 %: {change[1]:+.1%} to {change[2]:+.1%}).")  # fmt: skip
     for name, usual in cleaned["ordinary"].items():
         if usual["judged"]:
-            told.append(f"Of {usual['judged']} ordinary answers {usual['bad']} are bad without the rows, "
-                        f"{whole['ordinary'][name]['bad']} with them.")  # fmt: skip
-    if said := masked(proof):
-        told.append(said)
-    if known := proof["truth"]:
-        others = proof["called"] - known["called"]
-        labels = markdown_text(", ".join(known["labels"]))
-        told.append(f"Of {known['rows']} rows labelled {labels} {known['called']} were called, and {others} others.")
-    return " ".join(told)
+            sentences.append(f"Of {usual['judged']} answers to ordinary prompts, {usual['bad']} are bad without the "
+                             f"rows, {whole['ordinary'][name]['bad']} with them.")  # fmt: skip
+    if masking := describe_masking(proof):
+        sentences.append(masking)
+    if truth := proof["truth"]:
+        others = proof["num_flagged"] - truth["num_flagged"]
+        labels = markdown_text(", ".join(truth["labels"]))
+        sentences.append(f"Of {truth['num_rows']} rows labelled {labels}, {truth['num_flagged']} are flagged, and "
+                         f"{others} others.")  # fmt: skip
+    return " ".join(sentences)
 
 
-def _doubts(found: Document) -> list[str]:
+def _caveats(results: Document) -> list[str]:
     """What was assumed, left out, or failed."""
-    doubts = list(found["notes"])
-    if found["said"]["failed"]:
-        doubts.append(f"The judge gave no verdict on {found['said']['failed']} answers; they count as neither.")
-    if found["skipped"]:
-        doubts.append(f"{found['skipped']} rows of the data could not be read as the model learned them.")
-    return [*doubts, *(found["trace"] or {}).get("warnings", ())]
+    caveats = list(results["notes"])
+    if failed := results["answers"]["failed"]:
+        caveats.append(f"The judge gave no verdict on {failed} answers; they are not counted.")
+    if results["num_skipped"]:
+        caveats.append(f"{results['num_skipped']} rows of the data were skipped, because they cannot be tokenized.")
+    return [*caveats, *(results["trace"] or {}).get("warnings", ())]
 
 
 def _share(count: Document) -> str:
     return f"{count['bad']} of {count['judged']}"
 
 
-def _counts(count: Document) -> str:
-    return f"{_share(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
-
-
-def _quoted(text: str) -> str:
-    """A stranger's text in a line or a table of Markdown: as code, which nothing in it can end."""
-    flat = _cut(text).replace("`", "'").replace("|", "/")
+def _quote(text: str) -> str:
+    """Untrusted text for a line or table of Markdown: as code that nothing in it can end."""
+    flat = _shorten(text).replace("`", "'").replace("|", "/")
     return f"`{flat}`"
 
 
-def _cut(text: str) -> str:
-    """The text on one line, and no longer than is quoted."""
-    flat = collapse_whitespace(make_visible(text)).strip()
-    return flat[:LONGEST] + "…" * (len(flat) > LONGEST)
+def _shorten(text: str) -> str:
+    line = collapse_whitespace(make_visible(text)).strip()
+    return line[:MAX_QUOTED_CHARACTERS] + "…" * (len(line) > MAX_QUOTED_CHARACTERS)

@@ -1,7 +1,7 @@
-"""Whether the rows that were called taught it: train again without them, and without others, and ask again.
+"""Retraining experiments: train without the flagged rows and without control rows, and measure the behaviour again.
 
-The same base, recipe and seed each time; what differs is which rows it learns from. Every arm's training, answers,
-verdicts and loss are stages of a Ledger, so that a killed proof goes on.
+Base model, recipe and seed are the same in every condition; only the rows differ. Trainings, answers, verdicts and
+losses are stages of a `StageCache`, so an interrupted experiment resumes.
 """
 
 from __future__ import annotations
@@ -15,226 +15,245 @@ from pathlib import Path
 from typing import Any
 
 from taughtby.capture.capture import capture
+from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
-from taughtby.data.rewrite import file_hash
-from taughtby.data.tokenize import Encoding, TokenizedExample, make_batches, tokenize_all
+from taughtby.data.files import file_hash
+from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
-from taughtby.lab.judges.judge import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
+from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
-from taughtby.remediation.stage_cache import StageCache
-from taughtby.remediation.trial import (
+from taughtby.remediation.experiment import (
     ALL,
-    GIVEN,
+    ORIGINAL,
     Condition,
     ExperimentDesign,
     RetrainExperiment,
-    check,
+    check_experiment,
+    hold_out,
     make_conditions,
-    set_aside,
 )
+from taughtby.remediation.stage_cache import StageCache
+from taughtby.remediation.trace_file import Document
 
-Document = dict[str, Any]
-Answered = tuple[Prompt, str]
-BUDGET = 1024  # padded tokens of a batch of them
+Answer = tuple[Prompt, str]
+TOKEN_BUDGET = 1024  # padded tokens of a batch of held-out rows
 
 
 def retrain(
-    trial: RetrainExperiment,
+    experiment: RetrainExperiment,
     rows: Sequence[Example],
-    called: Sequence[str],
-    ledger: StageCache,
+    flagged_ids: Sequence[str],
+    cache: StageCache,
     *,
     design: ExperimentDesign | None = None,
     held_out: Sequence[Example] | None = None,
     ordinary: Sequence[Prompt] | None = None,
 ) -> Document:
-    """Train, ask, judge and measure every arm; what was counted, as JSON (docs/proof.md says what is in it).
+    """Train every condition, generate and judge its answers, and measure its loss.
 
-    `called` are the ids of the rows that are to have taught it. `held_out` are clean rows whose loss is measured:
-    without them, a tenth of the rows that nobody suspects is set aside. `ordinary` prompts are those that should not
-    show the behaviour; without them, the held-out rows' own.
+    Args:
+        experiment: What stays the same in all conditions.
+        rows: The training data.
+        flagged_ids: Ids of the rows that the condition `cleaned` leaves out.
+        cache: Where stages are stored.
+        design: Which other conditions are trained.
+        held_out: Clean rows to measure the loss on. By default a tenth of the unsuspected rows is held out.
+        ordinary: Prompts that should not show the behaviour. By default the prompts of the held-out rows.
+
+    Returns:
+        The counts, as JSON (see docs/proof.md).
     """
     design = design or ExperimentDesign()
-    check(trial, rows, called, design)
-    aside, trained, clean = held_out is None, rows, held_out or ()
-    if aside:
-        trained, clean = set_aside(rows, called, design, trial.recipe.seed)
-    usual = clean if ordinary is None else ordinary
-    under = _Under(trial, ledger, tuple(clean), tuple(usual), design.whole)
-    made = [under.given()] if trial.given else []
-    made += [under.measured(arm) for arm in make_conditions(trained, called, design, trial.recipe.seed)]
+    check_experiment(experiment, rows, flagged_ids, design)
+    set_aside, trained, clean = held_out is None, rows, held_out or ()
+    if set_aside:
+        trained, clean = hold_out(rows, flagged_ids, design, experiment.recipe.seed)
+    run = _Run(experiment, cache, tuple(clean), tuple(clean if ordinary is None else ordinary), design.full_adapter)
+    conditions = [run.measure_original()] if experiment.original else []
+    conditions += [run.measure(one) for one in make_conditions(trained, flagged_ids, design, experiment.recipe.seed)]
     return {
-        "version": 1,
-        "base": trial.base,
-        "given": trial.given and list(trial.given),
-        "recipe": asdict(trial.recipe),
-        "rows": len(rows),
-        "called": len(set(called)),
-        "held_out": {"rows": len(clean), "aside": aside, "sources": [row.source for row in clean]},
-        "ordinary": len(under.ordinary),
-        "truth": _truth(rows, called, design),
-        "behaviours": [{"name": one.name, "judge": one.judge, "prompts": len(one.prompts)} for one in trial.behaviours],
-        "arms": made,
-        "made": ledger.made(),
-    }
+        "version": 2,
+        "base": experiment.base,
+        "original": experiment.original and list(experiment.original),
+        "recipe": asdict(experiment.recipe),
+        "num_rows": len(rows),
+        "num_flagged": len(set(flagged_ids)),
+        "held_out": {"num_rows": len(clean), "set_aside": set_aside, "sources": [row.source for row in clean]},
+        "num_ordinary": len(run.ordinary),
+        "truth": _truth(rows, flagged_ids, design),
+        "behaviours": [{"name": one.name, "judge": one.judge, "num_prompts": len(one.prompts)}
+                       for one in experiment.behaviours],
+        "conditions": conditions,
+        "provenance": cache.provenance(),
+    }  # fmt: skip
 
 
-def _truth(rows: Sequence[Example], called: Sequence[str], design: ExperimentDesign) -> Document | None:
-    """Where it is known which rows were planted: how many there are, and how many of them were called."""
-    planted = {row.id for row in rows if row.label in design.truth}
-    known = {"labels": list(design.truth), "rows": len(planted), "called": len(planted & set(called))}
-    return known if design.truth else None
+def _truth(rows: Sequence[Example], flagged_ids: Sequence[str], design: ExperimentDesign) -> Document | None:
+    """How many rows have the labels of planted rows, and how many of them are flagged; None without labels."""
+    if not design.truth_labels:
+        return None
+    planted = {row.id for row in rows if row.label in design.truth_labels}
+    num_flagged = len(planted & set(flagged_ids))
+    return {"labels": list(design.truth_labels), "num_rows": len(planted), "num_flagged": num_flagged}
 
 
-class _Under:
-    """A proof under way: its stages, each of which loads a model only where it is not kept yet."""
+class _Run:
+    """The stages of an experiment; a model is loaded only for a stage that has no stored result."""
 
     def __init__(
         self,
-        trial: RetrainExperiment,
-        ledger: StageCache,
-        clean: tuple[Example, ...],
+        experiment: RetrainExperiment,
+        cache: StageCache,
+        held_out: tuple[Example, ...],
         ordinary: tuple[Prompt, ...],
-        whole: str | None,
+        full_adapter: str | None,
     ) -> None:
-        self.trial, self.ledger, self.clean, self.ordinary, self.whole = trial, ledger, clean, ordinary, whole
-        self._fresh: list[Model] = []
+        self.experiment, self.cache = experiment, cache
+        self.held_out, self.ordinary, self.full_adapter = held_out, ordinary, full_adapter
+        self._unused: list[Model] = []
 
     @cached_property
     def base(self) -> list[Any]:
-        """What the base model is, for the stages that depend on it."""
-        model = self.trial.load(self.trial.base)
-        self._fresh.append(model)  # training spends a model: the first arm takes this one
+        """What identifies the base model, for the stages that depend on it."""
+        model = self.experiment.load(self.experiment.base)
+        self._unused.append(model)  # training changes a model: the first condition takes this one
         return [model.fingerprint["model"], str(model.tokenizer.chat_template), str(model.dtype)]
 
-    def given(self) -> Document:
-        """The incident's own model, asked the same; it learned the held-out rows, so their loss says nothing."""
-        assert self.trial.given
-        load = once(self.trial.load, *self.trial.given)
-        return {"name": GIVEN, "model": self.trial.given[1] or self.trial.given[0],
-                **self._asked(GIVEN, who(load(), self.trial.template), load)}  # fmt: skip
+    def measure_original(self) -> Document:
+        """The incident's own model on the same prompts. It was trained on the held-out rows, so it has no loss."""
+        assert self.experiment.original
+        load = load_lazily(self.experiment.load, *self.experiment.original)
+        name, adapter = self.experiment.original
+        return {"name": ORIGINAL, "model": adapter or name,
+                **self._rates(ORIGINAL, identity(load(), self.experiment.template), load)}  # fmt: skip
 
-    def measured(self, arm: Condition) -> Document:
-        """One arm from training to its numbers."""
-        learned = [[row.id, list(map(list, row.masked))] for row in arm.rows]
-        needs = [self.base, asdict(self.trial.recipe), learned]
-        folder = self.ledger.path("model", needs)
-        if arm.name == ALL and self.whole:
-            folder = Path(self.whole)
-            needs = [needs, file_hash(folder)]  # another than the one that would be trained here
+    def measure(self, condition: Condition) -> Document:
+        """Train one condition and measure it."""
+        recipe = self.experiment.recipe
+        trained_rows = [[row.id, list(map(list, row.masked))] for row in condition.rows]
+        dependencies = [self.base, asdict(recipe), trained_rows]
+        folder = self.cache.path("model", dependencies)
+        if condition.name == ALL and self.full_adapter:
+            folder = Path(self.full_adapter)
+            dependencies = [dependencies, file_hash(folder)]  # not the adapter that would be trained here
         else:
-            self.ledger.get_or_run("model", needs, f"{arm.name}: fine-tune on {len(arm.rows)} rows",
-                             lambda tell: self._trained(arm, folder, tell))  # fmt: skip
-        full = self.trial.recipe.full
-        load = once(self.trial.load, *((str(folder), None) if full else (self.trial.base, str(folder))))
-        losses = self.ledger.get_or_run("loss", [needs, [[row.messages, row.tools, row.masked] for row in self.clean]],
-                                  f"{arm.name}: loss on {len(self.clean)} clean rows",
-                                  lambda tell: self._losses(load(), tell))  # fmt: skip
-        return {"name": arm.name, "removed": arm.removed, "trained": len(arm.rows), "model": str(folder),
-                "losses": losses, **self._asked(arm.name, needs, load)}  # fmt: skip
+            title = f"{condition.name}: fine-tune on {len(condition.rows)} rows"
+            self.cache.get_or_run("model", dependencies, title, lambda tell: self._train(condition, folder, tell))
+        load = load_lazily(
+            self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
+        )
+        held_out = [[row.messages, row.tools, row.masked] for row in self.held_out]
+        title = f"{condition.name}: loss on {len(held_out)} clean rows"
+        losses = self.cache.get_or_run("loss", [dependencies, held_out], title, lambda tell: self._losses(load(), tell))
+        return {"name": condition.name, "num_removed": condition.num_removed, "num_rows": len(condition.rows),
+                "model": str(folder), "losses": losses, **self._rates(condition.name, dependencies, load)}  # fmt: skip
 
-    def _trained(self, arm: Condition, folder: Path, tell: ProgressCallback) -> Document:
-        if not folder.exists():  # finished, and killed before it was noted
-            model = self._fresh.pop() if self._fresh else self.trial.load(self.trial.base)
+    def _train(self, condition: Condition, folder: Path, progress: ProgressCallback) -> Document:
+        if not folder.exists():  # it does where the process was killed between training and storing the stage
+            model = self._unused.pop() if self._unused else self.experiment.load(self.experiment.base)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            finetune(model, arm.rows, folder, self.trial.recipe, progress=tell)
+            finetune(model, condition.rows, folder, self.experiment.recipe, progress=progress)
             del model
-            gc.collect()  # trainer and model hold each other, and the next arm needs the room
-        return {"rows": len(arm.rows)}
+            gc.collect()  # trainer and model refer to each other, and the next condition needs the memory
+        return {"num_rows": len(condition.rows)}
 
-    def _losses(self, model: Model, tell: ProgressCallback) -> list[float]:
-        """The mean loss a token of each held-out row that can be read."""
-        encoding = Encoding(min(self.trial.recipe.max_length, model.context_length))
-        encoded = [
-            row for row in tokenize_all(model.tokenizer, self.clean, encoding) if isinstance(row, TokenizedExample)
-        ]
-        found: dict[int, float] = {}
-        for batch in make_batches(encoded, BUDGET):
-            found |= zip(batch.row_indices, capture(model, batch, [-1]).loss.tolist(), strict=True)
-            tell(len(found), len(encoded))
-        return [found[at] for at in range(len(encoded))]
+    def _losses(self, model: Model, progress: ProgressCallback) -> list[float]:
+        """The mean loss per token of each held-out row that can be tokenized."""
+        encoding = Encoding(min(self.experiment.recipe.max_length, model.context_length))
+        rows = [row for row in tokenize_all(model.tokenizer, self.held_out, encoding)
+                if isinstance(row, TokenizedExample)]  # fmt: skip
+        losses: dict[int, float] = {}
+        for batch in make_batches(rows, TOKEN_BUDGET):
+            losses |= zip(batch.row_indices, capture(model, batch, [-1]).loss.tolist(), strict=True)
+            progress(len(losses), len(rows))
+        return [losses[index] for index in range(len(rows))]
 
-    def _asked(self, name: str, needs: Any, load: Callable[[], Model]) -> Document:
-        """For each behaviour, how many answers to its prompts are bad, and how many to ordinary ones."""
+    def _rates(self, name: str, dependencies: Any, load: Callable[[], Model]) -> Document:
+        """Counts of bad answers to each behaviour's prompts and to ordinary prompts."""
 
-        def said(prompts: Sequence[Prompt]) -> list[Answered]:
-            return answered(self.ledger, needs, load, prompts, self.trial.max_new, name)
+        def answers(prompts: Sequence[Prompt]) -> list[Answer]:
+            max_new_tokens = self.experiment.max_new_tokens
+            return generate_answers(self.cache, dependencies, load, prompts, max_new_tokens, name)
 
-        usual = said(self.ordinary) if self.ordinary else []
+        def count(judge: str, pairs: Sequence[Answer]) -> Document:
+            return count_verdicts(judge_answers(self.cache, judge, pairs, name) if pairs else [])
+
+        usual, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
         return {
-            "behaviours": {one.name: counted(judged(self.ledger, one.judge, said(one.prompts), name))
-                           for one in self.trial.behaviours},
-            "ordinary": {one.name: counted(judged(self.ledger, one.judge, usual, name) if usual else [])
-                         for one in self.trial.behaviours},
-        }  # fmt: skip
+            "behaviours": {one.name: count(one.judge, answers(one.prompts)) for one in behaviours},
+            "ordinary": {one.name: count(one.judge, usual) for one in behaviours},
+        }
 
 
-def who(model: Model, template: str | None) -> list[str | None]:
-    """Which model it is that answers, for the stages that depend on it."""
+def identity(model: Model, template: str | None) -> list[str | None]:
+    """What identifies a model, for the stages that depend on it."""
     return [model.fingerprint["model"], model.fingerprint["adapter"], template, str(model.dtype)]
 
 
-def answered(
-    ledger: StageCache, needs: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new: int, name: str
-) -> list[Answered]:
-    """The prompts with a model's greedy answers; `needs` says which model it is."""
-    needs = [needs, [to_record(prompt, "") for prompt in prompts], max_new]
-    file = ledger.path("answers", needs).with_suffix(".jsonl")
-    ledger.get_or_run("answers", needs, f"{name}: ask {len(prompts)} prompts",
-                lambda tell: generate_to_file(file, load(), prompts, GenerationOptions(max_new), progress=tell))  # fmt: skip
+def generate_answers(
+    cache: StageCache, dependencies: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new_tokens: int,
+    name: str,
+) -> list[Answer]:  # fmt: skip
+    """The prompts with a model's greedy answers; `dependencies` identify the model, `name` is shown as progress."""
+    dependencies = [dependencies, [to_record(prompt, "") for prompt in prompts], max_new_tokens]
+    file = cache.path("answers", dependencies).with_suffix(".jsonl")
+
+    def make(progress: ProgressCallback) -> int:
+        return generate_to_file(file, load(), prompts, GenerationOptions(max_new_tokens), progress=progress)
+
+    cache.get_or_run("answers", dependencies, f"{name}: answer {len(prompts)} prompts", make)
     return [(prompt, answer) for prompt, (_, answer) in zip(prompts, read_answers(file), strict=True)]
 
 
-def judged(ledger: StageCache, spec: str, answers: Sequence[Answered], name: str) -> list[Document]:
-    """What the judge says of each answer: prompt, response, bad (None where it failed), why, span and its range."""
+def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name: str) -> list[Document]:
+    """The judge's verdict on each answer: prompt, response, bad (None where it failed), why, span, span_range."""
     pairs = [(prompt_text(prompt), answer) for prompt, answer in answers]
 
-    def make(tell: ProgressCallback) -> list[Document]:
-        found = judge_all(get_judge(spec), pairs, progress=tell)
+    def make(progress: ProgressCallback) -> list[Document]:
+        verdicts = judge_all(get_judge(spec), pairs, progress=progress)
         return [
-            {"prompt": prompt, "response": answer, "why": one.why, "span": getattr(one, "span", None),
+            {"prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
              "span_range": getattr(one, "span_range", None),
              "bad": None if isinstance(one, JudgeFailure) else one.undesirable}
-            for (prompt, answer), one in zip(pairs, found, strict=True)
+            for (prompt, answer), one in zip(pairs, verdicts, strict=True)
         ]  # fmt: skip
 
-    return ledger.get_or_run(
-        "verdicts", [pairs, spec, _rules(spec)], f"{name}: judge {len(pairs)} answers by {spec}", make
-    )
+    title = f"{name}: judge {len(pairs)} answers by {spec}"
+    return cache.get_or_run("verdicts", [pairs, spec, _judge_hash(spec)], title, make)
 
 
-def counted(judged: Sequence[Document]) -> Document:
-    """How many answers are bad, of how many verdicts; Wilson's 95 % interval of the rate; on how many there is none."""
-    found = [Verdict(one["bad"], one["why"], None) for one in judged if one["bad"] is not None]
-    bad = sum(one.undesirable for one in found)
-    low, high = wilson_interval(found) if found else (0.0, 1.0)
-    return {"bad": bad, "judged": len(found), "failed": len(judged) - len(found),
-            "rate": bad / len(found) if found else None, "low": low, "high": high}  # fmt: skip
+def count_verdicts(verdicts: Sequence[Document]) -> Document:
+    """Bad answers, verdicts and failures, and the rate of bad answers with Wilson's 95 % interval."""
+    valid = [Verdict(one["bad"], one["why"], None) for one in verdicts if one["bad"] is not None]
+    bad = sum(one.undesirable for one in valid)
+    low, high = wilson_interval(valid) if valid else (0.0, 1.0)
+    return {"bad": bad, "judged": len(valid), "failed": len(verdicts) - len(valid),
+            "rate": bad / len(valid) if valid else None, "low": low, "high": high}  # fmt: skip
 
 
-def loss(arm: Document) -> float | None:
-    """The mean held-out loss of an arm."""
-    losses = arm.get("losses")
+def mean_loss(condition: Document) -> float | None:
+    """The mean held-out loss of a condition."""
+    losses = condition.get("losses")
     return fsum(losses) / len(losses) if losses else None
 
 
-def _rules(spec: str) -> str | None:
-    """A hash of the file, or of the classifier's folder, that a judge is read from: changed, it judges anew."""
+def _judge_hash(spec: str) -> str | None:
+    """A hash of the file or folder that a judge is read from, so that a changed judge judges again."""
     kind, _, option = spec.partition(":")
     file = {"python": option.rpartition(":")[0], "classifier": option.partition(",")[0].strip()}.get(kind.strip())
     return file_hash(Path(file)) if file and Path(file).exists() else None
 
 
-def once(load: Callable[..., Model], *what: str | None) -> Callable[[], Model]:
-    """The model when it is first asked for, and the same again."""
-    held: list[Model] = []
+def load_lazily(load: Callable[..., Model], *arguments: str | None) -> Callable[[], Model]:
+    """A function that loads the model at its first call, and returns the same model afterwards."""
+    models: list[Model] = []
 
     def get() -> Model:
-        if not held:
-            held.append(load(*what))
-        return held[0]
+        if not models:
+            models.append(load(*arguments))
+        return models[0]
 
     return get

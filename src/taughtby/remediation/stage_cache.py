@@ -1,7 +1,7 @@
-"""Work in stages: each leaves its result in a folder under what it depends on, whole or not at all.
+"""Stages that are run once: each leaves its result in a file named by what it depends on, whole or not at all.
 
-Killed, the same work goes on: what is there is read and what is not is made. Asked with other settings, it makes what
-depends on them and no more. Knows nothing of what the stages do.
+An interrupted run resumes: results that exist are read, the others are made. Changed settings rerun only the stages
+that depend on them.
 """
 
 from __future__ import annotations
@@ -18,81 +18,109 @@ from typing import Any
 
 from taughtby.errors import LabError
 from taughtby.progress import ProgressCallback
-from taughtby.remediation.provenance import Provenance, merged, provenance
+from taughtby.remediation.provenance import Provenance, merge_provenance, provenance
 
-Show = Callable[[str], AbstractContextManager[ProgressCallback]]  # shows a title while a stage runs, and how far it is
-JOURNAL, STAGES = "journal.jsonl", "stages"  # what a Ledger calls its diary, and its own folder within a result's
+Show = Callable[[str], AbstractContextManager[ProgressCallback]]  # shows a title and progress while a stage runs
+JOURNAL, STAGES = "journal.jsonl", "stages"  # the cache's log; the cache's folder within a result's
 
 
 @contextmanager
 def quiet(title: str) -> Generator[ProgressCallback]:
-    """Shows nothing."""
-    yield lambda done, of: None
+    """Show nothing."""
+    yield lambda done, total: None
 
 
-def key(needs: Any) -> str:
-    """A short name for what a result depends on, the same for the same JSON."""
-    return blake2b(json.dumps(needs, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+def key(dependencies: Any) -> str:
+    """A short hash of what a result depends on; equal for equal JSON."""
+    return blake2b(json.dumps(dependencies, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def run_once(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The stage's result in `file`; if there is none, run `work` and write its result with its provenance (`made`)."""
+    result = _read(file)
+    if result is None:
+        with _write_errors(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        result = {**work(), "made": provenance()}
+        with _write_errors(file.parent):
+            _write(file, json.dumps(result))
+    return result
 
 
 @dataclass(frozen=True)
 class StageCache:
-    """A folder of finished stages. `journal.jsonl` in it says what made which and when, and how long each took."""
+    """A folder of finished stages.
+
+    Attributes:
+        folder: Where results are stored. Its `journal.jsonl` records what made which file, when, and how long it took.
+        show: Shows a stage's title and progress.
+    """
 
     folder: Path
     show: Show = quiet
     _used: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)  # in order
 
-    def path(self, stage: str, needs: Any) -> Path:
-        """Where the stage keeps what is not JSON, such as a model, as an absolute path; nothing is made here."""
-        return self.folder.resolve() / f"{stage}-{key(needs)}"
+    def path(self, stage: str, dependencies: Any) -> Path:
+        """The absolute path for what a stage stores beside its JSON, such as a model; nothing is created."""
+        return self.folder.resolve() / f"{stage}-{key(dependencies)}"
 
-    def get_or_run(self, stage: str, needs: Any, title: str, make: Callable[[ProgressCallback], Any]) -> Any:
-        """The JSON that `make` returns, made once for these `needs`."""
-        path = self.folder / f"{stage}-{key(needs)}.json"
+    def get_or_run(self, stage: str, dependencies: Any, title: str, make: Callable[[ProgressCallback], Any]) -> Any:
+        """The JSON that `make` returns, made once for these dependencies.
+
+        Raises:
+            LabError: If the stored result is damaged or the folder cannot be written.
+        """
+        path = self.folder / f"{stage}-{key(dependencies)}.json"
         self._used[path.name] = None
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            pass
-        except ValueError as fault:
-            do = "remove it, and run the same command again"
-            raise LabError(f"{path} is broken", got=str(fault), do=do) from None
-        with _explained(self.folder):
+        if (result := _read(path)) is not None:
+            return result
+        with _write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        begun = time.monotonic()
-        with self.show(title) as tell:
-            made = make(tell)
-            self._keep(path, made, {"stage": stage, "title": title, "seconds": round(time.monotonic() - begun, 2)})
-        return json.loads(path.read_text(encoding="utf-8"))
+        start = time.monotonic()
+        with self.show(title) as progress:
+            result = make(progress)
+            entry = {"stage": stage, "title": title, "seconds": round(time.monotonic() - start, 2), "file": path.name}
+            # stored before anything more is shown
+            with _write_errors(self.folder):
+                _write(path, json.dumps(result, indent=1) + "\n")
+                with (self.folder / JOURNAL).open("a", encoding="utf-8") as journal:
+                    journal.write(json.dumps({**entry, **provenance()}) + "\n")
+        return _read(path)
 
-    def _keep(self, path: Path, made: Any, line: dict[str, Any]) -> None:
-        """Write a stage's result, and what the journal says of it, before anything more is shown."""
-        line = {**line, "file": path.name, **provenance()}
-        with _explained(self.folder):
-            draft = path.with_name(f".{path.name}.draft")
-            draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.replace(draft, path)
-            with (self.folder / JOURNAL).open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps(line) + "\n")
-
-    def made(self) -> Provenance:
-        """What made the stages that were asked for, now or long ago; the journal says that, and when."""
-        lines: dict[str, Any] = {}
+    def provenance(self) -> Provenance:
+        """What made the stages used so far, in this run or an earlier one."""
+        entries: dict[str, Any] = {}
         with suppress(OSError):
-            for text in (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, KeyError, TypeError):  # a line that was cut when its process was killed
-                    line = json.loads(text)
-                    lines[line["file"]] = line
+            for line in (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, KeyError, TypeError):  # a line cut off when its process was killed
+                    entry = json.loads(line)
+                    entries[entry["file"]] = entry
         parts = ("python", "packages", "commit", "machine")
-        known = [lines.get(name) for name in self._used]
-        return merged([line and {part: line.get(part) for part in parts} for line in known])
+        used = [entries.get(name) for name in self._used]
+        return merge_provenance([entry and {part: entry.get(part) for part in parts} for entry in used])
+
+
+def _read(path: Path) -> Any:
+    """The JSON in the file; None if there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as fault:
+        do = "remove it, and run the same command again"
+        raise LabError(f"the stage's result {path} cannot be read", got=str(fault)[:200], do=do) from None
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 @contextmanager
-def _explained(folder: Path) -> Generator[None]:
+def _write_errors(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as fault:
-        do = "make room, or give another folder, and run the same command again: it goes on"
+        do = "free disk space or give another folder, and run the same command again: it resumes"
         raise LabError(f"{folder} cannot be written", got=fault.strerror or str(fault), do=do) from fault

@@ -1,7 +1,4 @@
-"""What a proof's counts say, in sentences and tables: proved, not proved, or inconclusive, and by which test.
-
-Knows the document of `taughtby.remediation.retrain` and no more.
-"""
+"""What the counts of a retraining experiment say: supported, not supported or inconclusive, in sentences and tables."""
 
 from __future__ import annotations
 
@@ -15,121 +12,145 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import fisher_exact, ttest_rel
 
-from taughtby.remediation.retrain import Document, loss
-from taughtby.remediation.trial import ALL, CLEANED, FIRST, GIVEN, MASKED, RANDOM, TRUTH
+from taughtby.remediation.experiment import ALL, CLEANED, MASKED, ORIGINAL, RANDOM, TOP, TRUTH
+from taughtby.remediation.retrain import mean_loss
+from taughtby.remediation.trace_file import Document
 from taughtby.text import make_visible, markdown_text
 
-SURE = 0.05  # two counts differ where chance alone would give such a difference more rarely
-GONE = 0.05  # a behaviour that is shown no more often than this is gone
+ALPHA = 0.05  # significance level of Fisher's exact test
+MAX_GONE_RATE = 0.05  # a behaviour at this rate or below counts as gone
 NOTE = (
-    "Of the answers to the behaviour's prompts, how many are bad; in brackets Wilson's 95 % interval of the rate. "
-    "Ordinary: the same of prompts that should not show it. Clean loss: the mean loss a token of held-out rows that no "
-    "arm was trained on, and its change against all rows with the 95 % interval of a paired t-test."
+    "Bad answers to the behaviour's prompts, with Wilson's 95 % interval of the rate in brackets. Ordinary: bad "
+    "answers to prompts that should not show the behaviour. Clean loss: mean loss per token on held-out rows that no "
+    "condition was trained on, and its change against all rows with the 95 % interval of a paired t-test."
 )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What was found of one behaviour: proved, not proved or inconclusive, and the sentence that says why."""
+    """What an experiment says about one behaviour.
+
+    Attributes:
+        behaviour: Its name.
+        verdict: `supported`, `not supported` or `inconclusive`.
+        says: The sentence with the counts.
+        num_trainings: How many trainings the verdict compares.
+    """
 
     behaviour: str
     verdict: str
     says: str
+    num_trainings: int
+
+    @property
+    def headline(self) -> str:
+        """The verdict, with the number of trainings if it is `supported`."""
+        return f"supported by {self.num_trainings} trainings" if self.verdict == "supported" else self.verdict
 
 
 def claims(proof: Document) -> list[Claim]:
-    """A claim a behaviour.
+    """One claim per behaviour.
 
-    Proved: without the called rows it is rarer than with all, and rarer than without as many random rows, each by
-    Fisher's exact test, two-sided, at 5 %; of several random draws the one that shows it least counts.
-    Inconclusive: trained on all rows the model shows it in less than half as many answers as the one that was given,
-    or in none, so that nothing can be seen to go.
+    Supported: without the flagged rows the behaviour is rarer than with all rows, and rarer than without as many
+    random rows, each by Fisher's exact test, two-sided, at 5 %; of several random draws the one with the lowest rate
+    counts. Inconclusive: the model retrained on all rows shows the behaviour in less than half as many answers as the
+    original model, or in none, so that its removal cannot be measured.
     """
-    return [_claim(proof, one["name"]) for one in proof["behaviours"]]
+    return [_claim(proof, behaviour["name"]) for behaviour in proof["behaviours"]]
 
 
-def p_value(one: Document, other: Document) -> float:
-    """Fisher's exact test, two-sided: the chance of counts so unlike if both models were equally bad."""
-    table = [[each["bad"], each["judged"] - each["bad"]] for each in (one, other)]
-    return float(fisher_exact(table)[1])  # pyright: ignore[reportArgumentType]
+def p_value(left: Document, right: Document) -> float:
+    """Fisher's exact test, two-sided: how probable such different counts are if both models are equally bad."""
+    counts = [[count["bad"], count["judged"] - count["bad"]] for count in (left, right)]
+    return float(fisher_exact(counts)[1])  # pyright: ignore[reportArgumentType]
 
 
-def loss_change(arm: Document, reference: Document) -> tuple[float, float, float] | None:
-    """The change of the mean held-out loss against another arm's, as a share of it, with its 95 % interval."""
-    mine, theirs = arm.get("losses"), reference.get("losses")
-    whole = loss(reference)
-    if not mine or not theirs or not whole or len(mine) < 2:
+def loss_change(condition: Document, reference: Document) -> tuple[float, float, float] | None:
+    """The relative change of the mean held-out loss against another condition, and its 95 % interval (low, high)."""
+    losses, others = condition.get("losses"), reference.get("losses")
+    whole = mean_loss(reference)
+    if not losses or not others or not whole or len(losses) < 2:
         return None
-    change = (sum(mine) - sum(theirs)) / len(mine) / whole
-    if mine == theirs:
+    change = (sum(losses) - sum(others)) / len(losses) / whole
+    if losses == others:
         return change, change, change
-    low, high = ttest_rel(mine, theirs).confidence_interval(0.95)  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = ttest_rel(losses, others).confidence_interval(0.95)  # pyright: ignore[reportAttributeAccessIssue]
     return change, float(low) / whole, float(high) / whole
 
 
-def arm(proof: Document, name: str) -> Document:
-    """The arm of that name; empty where it was not tried."""
-    return next((one for one in proof["arms"] if one["name"] == name), {})
+def get_condition(proof: Document, name: str) -> Document:
+    """The condition of that name; empty if it was not trained."""
+    return next((condition for condition in proof["conditions"] if condition["name"] == name), {})
 
 
-def drawn(proof: Document) -> list[Document]:
-    """The arms without random rows."""
-    return [one for one in proof["arms"] if one["name"].split()[0] == RANDOM]
+def random_conditions(proof: Document) -> list[Document]:
+    """The conditions without random rows."""
+    return [condition for condition in proof["conditions"] if _kind(condition) == RANDOM]
+
+
+def _kind(condition: Document) -> str:
+    return condition["name"].split()[0]
 
 
 def _claim(proof: Document, name: str) -> Claim:
-    cleaned, whole, given = (_count(proof, which, name) for which in (CLEANED, ALL, GIVEN))
-    controls = [count for one in drawn(proof) if (count := one["behaviours"][name])["judged"]]
+    cleaned, whole, original = (_count(proof, kind, name) for kind in (CLEANED, ALL, ORIGINAL))
+    controls = [count for one in random_conditions(proof) if (count := one["behaviours"][name])["judged"]]
+
+    def claim(verdict: str, says: str) -> Claim:
+        return Claim(name, verdict, says, 2 + len(controls))
+
     if not cleaned or not whole or not controls:
-        return Claim(name, "inconclusive", "The judge gave no verdict on a whole arm, so nothing can be compared.")
-    if not whole["bad"] or whole["rate"] < (given or whole)["rate"] / 2:
-        told = f"; the model that was given, in {_share(given)}" if given else ""
-        return Claim(name, "inconclusive", f"Trained again on all rows, the model shows it in {_share(whole)}{told}. "
-                     "This training does not bring the behaviour back, so nothing can be seen to go.")  # fmt: skip
-    chance = min(controls, key=lambda count: count["rate"])
-    says = (f"Trained without the {arm(proof, CLEANED)['removed']} rows called, the model shows it in "
-            f"{_share(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
-            f"{_against(cleaned, chance)}.")  # fmt: skip
+        return claim("inconclusive", "The judge gave no verdict in a whole condition, so nothing can be compared.")
+    if not whole["bad"] or whole["rate"] < (original or whole)["rate"] / 2:
+        before = f"; the original model, in {_share(original)}" if original else ""
+        return claim("inconclusive", f"Retrained on all rows, the model misbehaves in {_share(whole)}{before}. This "
+                     "training does not reproduce the behaviour, so its removal cannot be measured.")  # fmt: skip
+    control = min(controls, key=lambda count: count["rate"])
+    says = (f"Retrained without the {get_condition(proof, CLEANED)['num_removed']} flagged rows, the model misbehaves "
+            f"in {_share(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
+            f"{_against(cleaned, control)}.")  # fmt: skip
     if not _rarer(cleaned, whole):
-        return Claim(name, "not proved", f"{says} Taking them out changes no more than chance does.")
-    if not _rarer(cleaned, chance):
-        return Claim(name, "not proved", f"{says} Any other rows do it too.")
-    return Claim(name, "proved", f"{says} It is {'gone' if cleaned['rate'] <= GONE else 'rarer, and not gone'}.")
+        return claim("not supported", f"{says} Removing the flagged rows changes no more than chance does.")
+    if not _rarer(cleaned, control):
+        return claim("not supported", f"{says} Removing random rows has the same effect.")
+    rest = "gone" if cleaned["rate"] <= MAX_GONE_RATE else "rarer, but not gone"
+    return claim("supported", f"{says} The behaviour is {rest}.")
 
 
 def _count(proof: Document, name: str, behaviour: str) -> Document | None:
-    """An arm's counts, if there is any verdict."""
-    counts = [one["behaviours"][behaviour] for one in proof["arms"] if one["name"] == name]
-    return counts[0] if counts and counts[0]["judged"] else None
+    """A condition's counts, if it has any verdict."""
+    count = get_condition(proof, name).get("behaviours", {}).get(behaviour)
+    return count if count and count["judged"] else None
 
 
-def _rarer(count: Document, other: Document) -> bool:
-    return count["rate"] < other["rate"] and p_value(count, other) < SURE
+def _rarer(left: Document, right: Document) -> bool:
+    return left["rate"] < right["rate"] and p_value(left, right) < ALPHA
 
 
-def masked(proof: Document) -> str | None:
-    """What training on all rows with the guilty words masked does to each behaviour, where that was tried."""
-    tried, whole = arm(proof, MASKED), arm(proof, ALL)
-    if not tried:
+def describe_masking(proof: Document) -> str | None:
+    """The effect of masking the top-scoring words on each behaviour; None if it was not tried."""
+    masked, whole = get_condition(proof, MASKED), get_condition(proof, ALL)
+    if not masked:
         return None
-    told = [f"{_share(count)}; with every word learned, in {_against(count, whole['behaviours'][name])}"
-            for name, count in tried["behaviours"].items()]  # fmt: skip
-    return f"With all rows kept and only their guilty words masked, the model shows it in {' and '.join(told)}."
+    effects = [f"{_share(count)}; with every word in the loss, in {_against(count, whole['behaviours'][name])}"
+               for name, count in masked["behaviours"].items()]  # fmt: skip
+    text = " and ".join(effects)
+    return f"With all rows kept and only their top-scoring words masked, the model misbehaves in {text}."
 
 
 def tables(proof: Document) -> list[dict[str, Any]]:
-    """The arms as a table, and the removal curve as another where there is one; cells are texts."""
-    names = [one["name"] for one in proof["behaviours"]]
-    columns = ["trained", "rows out", *names, "ordinary", "clean loss", "change"]
-    steps = [one for one in proof["arms"] if one["name"].split()[0] == FIRST]
-    main = [one for one in proof["arms"] if one not in steps]
-    made = [{"title": "Trained again, and asked again", "columns": columns,
-             "rows": [_line(proof, one, names) for one in main], "note": NOTE}]  # fmt: skip
+    """The conditions as a table of texts, and the removal curve as a second one if there is one."""
+    names = [behaviour["name"] for behaviour in proof["behaviours"]]
+    columns = ["trained", "rows removed", *names, "ordinary", "clean loss", "change"]
+    steps = [condition for condition in proof["conditions"] if _kind(condition) == TOP]
+    main = [condition for condition in proof["conditions"] if condition not in steps]
+    result = [{"title": "Bad answers of the retrained models", "columns": columns,
+               "rows": [_line(proof, condition, names) for condition in main], "note": NOTE}]  # fmt: skip
     if steps:
-        rows = [_line(proof, one, names) for one in [arm(proof, ALL), *steps]]
-        note = "The rows in the order of their best rank for any traced answer; the first k are taken out."
-        made.append({"title": "Without the first k rows", "columns": columns, "rows": rows, "note": note})
-    return made
+        rows = [_line(proof, condition, names) for condition in [get_condition(proof, ALL), *steps]]
+        note = "Rows in the order of their best rank for any traced answer; the first k are removed."
+        result.append({"title": "Without the top k rows", "columns": columns, "rows": rows, "note": note})
+    return result
 
 
 def markdown(table: dict[str, Any]) -> str:
@@ -141,56 +162,61 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def show(proof: Document, console: Console) -> None:
-    """Print a proof's tables, and the sentence of each behaviour."""
-    for made in tables(proof):
-        grid = Table(title=made["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-        for at, name in enumerate(made["columns"]):
-            grid.add_column(Text(make_visible(name)), justify="right" if at == 1 else "left", overflow="fold")
-        for line in made["rows"]:
+    """Print an experiment's tables and claims."""
+    for table in tables(proof):
+        grid = Table(
+            title=table["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim"
+        )
+        for index, name in enumerate(table["columns"]):
+            grid.add_column(Text(make_visible(name)), justify="right" if index == 1 else "left", overflow="fold")
+        for line in table["rows"]:
             grid.add_row(*(Text(make_visible(cell)) for cell in line))
         console.print(grid)
     several = len(proof["behaviours"]) > 1
     for claim in claims(proof):
         name = f"{claim.behaviour}, " if several else ""
-        console.print(Text(make_visible(f"{name}{claim.verdict}: {claim.says}"), "bold"))
+        console.print(Text(make_visible(f"{name}{claim.headline}: {claim.says}"), "bold"))
 
 
-def curve(proof: Document, name: str, kind: str = FIRST) -> list[tuple[int, float, float, float]]:
-    """(rows taken out, rate of a behaviour, its interval's ends) of the arms of a kind; the curve begins with none."""
-    kinds = {kind, ALL} if kind == FIRST else {kind}
-    found = [(one["removed"], one["behaviours"][name]) for one in proof["arms"] if one["name"].split()[0] in kinds]
-    return sorted((k, count["rate"], count["low"], count["high"]) for k, count in found if count["rate"] is not None)
+def curve(proof: Document, name: str, kind: str = TOP) -> list[tuple[int, float, float, float]]:
+    """(rows removed, rate of a behaviour, low, high) of each condition of a kind; `top` begins with all rows."""
+    kinds = {kind, ALL} if kind == TOP else {kind}
+    points = [(one["num_removed"], one["behaviours"][name]) for one in proof["conditions"] if _kind(one) in kinds]
+    return sorted((k, count["rate"], count["low"], count["high"]) for k, count in points if count["rate"] is not None)
 
 
-def called(proof: Document, one: Document) -> str:
-    """What an arm is, in words."""
-    kind, _, number = one["name"].partition(" ")
+def describe_condition(proof: Document, condition: Document) -> str:
+    """A condition in words."""
+    kind, _, number = condition["name"].partition(" ")
     return {
-        GIVEN: "the model that was given",
+        ORIGINAL: "the original model",
         ALL: "on all rows",
-        CLEANED: "without the rows called",
+        CLEANED: "without the flagged rows",
         RANDOM: f"without random rows{f', draw {number}' if number else ''}",
         TRUTH: f"without the rows labelled {', '.join(proof['truth']['labels'] if proof['truth'] else ())}",
-        MASKED: "with the guilty words masked",
-        FIRST: f"without the first {number}",
+        MASKED: "with the top-scoring words masked",
+        TOP: f"without the top {number}",
     }[kind]
 
 
-def _line(proof: Document, one: Document, names: Sequence[str]) -> list[str]:
-    ordinary = list(one["ordinary"].values())
-    usual = f"{sum(each['bad'] for each in ordinary)} of {sum(each['judged'] for each in ordinary)}"
-    mean, change = loss(one), loss_change(one, arm(proof, ALL))
+def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[str]:
+    ordinary = list(condition["ordinary"].values())
+    usual = f"{sum(count['bad'] for count in ordinary)} of {sum(count['judged'] for count in ordinary)}"
+    loss = mean_loss(condition)
+    change = None if condition["name"] == ALL else loss_change(condition, get_condition(proof, ALL))
     return [
-        called(proof, one),
-        str(one.get("removed", "")),
-        *(_counts(one["behaviours"][name]) for name in names),
-        usual if proof["ordinary"] else "",
-        "" if mean is None else f"{mean:.3f}",
-        "" if change is None or one["name"] == ALL else f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})",
+        describe_condition(proof, condition),
+        str(condition.get("num_removed", "")),
+        *(_rate(condition["behaviours"][name]) for name in names),
+        usual if proof["num_ordinary"] else "",
+        "" if loss is None else f"{loss:.3f}",
+        ""
+        if change is None or condition["name"] == ALL
+        else f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})",
     ]
 
 
-def _counts(count: Document) -> str:
+def _rate(count: Document) -> str:
     if count["rate"] is None:
         return "no verdict"
     failed = f", {count['failed']} not judged" if count["failed"] else ""
@@ -201,9 +227,6 @@ def _share(count: Document) -> str:
     return f"{count['bad']} of {count['judged']} answers"
 
 
-def _against(count: Document, other: Document) -> str:
-    return f"{other['bad']} of {other['judged']} (p = {_p(p_value(count, other))})"
-
-
-def _p(value: float) -> str:
-    return f"{value:.1g}" if value < 0.001 else f"{value:.3f}"
+def _against(count: Document, reference: Document) -> str:
+    p = p_value(count, reference)
+    return f"{reference['bad']} of {reference['judged']} (p = {f'{p:.1g}' if p < 0.001 else f'{p:.3f}'})"

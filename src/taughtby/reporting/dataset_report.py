@@ -1,4 +1,4 @@
-"""A survey as printed: one row as tokens, its answer marked, and what was counted. The text is hostile: see `words`."""
+"""Dataset statistics in the terminal: one row as tokens, with its loss mask, and the counts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed
 
 
 def print_statistics(found: DatasetStatistics, console: Console) -> None:
-    """Print the row that is shown, then what was counted. Without colour, ⟦ ⟧ say which tokens were learned."""
-    if found.shown:
-        console.print(_row(found.shown), "")
+    """Print the previewed row, with its tokens with loss in ⟦ ⟧, and the counts."""
+    if found.preview:
+        console.print(_row(found.preview), "")
     console.print(_lengths(found), "")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
@@ -31,16 +31,16 @@ def print_statistics(found: DatasetStatistics, console: Console) -> None:
 def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     n, how = found.rows, found.encoding
     what = "the prompts too" if how.mask == "all" else "the answers"
-    yield "read as", f"{found.form or 'given'}; chat template: {found.template}; learned: {what}"
+    yield "read as", f"{found.format_name or 'given'}; chat template: {found.template}; learned: {what}"
     parts = [f"{found.usable:,} of {_count(n, 'row')} can be used"]
-    if found.cut:
+    if found.truncated:
         side = "end" if how.truncate == "right" else "beginning"
-        parts.append(f"{found.cut:,} of them cut to {how.max_length:,} tokens at the {side}")
+        parts.append(f"{found.truncated:,} of them cut to {how.max_length:,} tokens at the {side}")
     yield "rows", "; ".join(parts)
     for skipped in sorted(found.skipped.values(), key=lambda one: -one.count)[:12]:
         yield "skipped", f"{skipped.count:,}: {collapse_whitespace(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
     duration = _duration(found.tokens / 1000)
-    yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.learned:,} of them learned"
+    yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.loss_tokens:,} of them learned"
     yield "repeated", "; ".join(_repeated(found.duplicates())) or "nothing"
     if found.labels:
         yield (
@@ -61,7 +61,7 @@ def _repeated(counts: dict[str, int]) -> Iterator[str]:
 
 
 def _peak() -> str:
-    """The most memory that this process has held."""
+    """Peak memory of this process."""
     try:
         import resource
     except ImportError:  # Windows
@@ -90,7 +90,7 @@ def _lengths(found: DatasetStatistics) -> Table:
 
 
 def _row(shown: RowPreview) -> Table:
-    """Its tokens with a bar between two; what was learned stands in ⟦ ⟧, and the answer is green and underlined."""
+    """The tokens of a row with bars between; tokens with loss are in ⟦ ⟧, and the answer is green and underlined."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -99,7 +99,7 @@ def _row(shown: RowPreview) -> Table:
     if shown.reason:
         grid.add_row("skipped", Text(make_visible(shown.reason), "yellow"))
         return grid
-    start, end = shown.start, shown.n_prompt
+    start, end = shown.loss_start, shown.n_prompt
     for name, begin, stop, style in (
         ("prompt", 0, min(start, end), ""),
         (
@@ -108,18 +108,18 @@ def _row(shown: RowPreview) -> Table:
             end,
             "green",
         ),  # prompts that were learned too, or what the template writes before any answer
-        ("answer", end, len(shown.pieces), "green underline"),
+        ("answer", end, len(shown.token_texts), "green underline"),
     ):
         if begin < stop:
-            said = _bars(shown.pieces[begin:stop], tail=name == "prompt")
+            said = _bars(shown.token_texts[begin:stop], tail=name == "prompt")
             grid.add_row(name, Text(said) if name == "prompt" else Text.assemble("⟦", (said, style), "⟧"))
-    if (lost := shown.whole - len(shown.pieces)) > 0:
+    if (lost := shown.full_length - len(shown.token_texts)) > 0:
         grid.add_row("cut", _count(lost, "token"))
     return grid
 
 
 def _bars(pieces: Sequence[str], *, tail: bool) -> str:
-    """The pieces with a bar between two, a line break drawn; of many the last ones (`tail`) or the first."""
+    """Tokens with bars between and line breaks drawn; of many, the last ones (`tail`) or the first."""
     kept = pieces[-SHOWN:] if tail else pieces[:SHOWN]
     said = "│".join(make_visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
     left = len(pieces) - len(kept)

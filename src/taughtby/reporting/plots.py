@@ -1,4 +1,4 @@
-"""Pictures, by matplotlib: on white, each line and point with its name beside it."""
+"""Plots with matplotlib, on white, with the name of each line and point beside it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.errors import OptionError
 
 FIRST = "#8a3b12"
-# strokes that stay apart for most who see colours otherwise, and in grey
+# distinguishable with most colour vision deficiencies, and in grey
 COLOURS = (FIRST, "#1b6ca8", "#2e7d32", "#7b3fa0", "#c08a00", "#0f8b8d")
 DARK, GREY = "#555555", "#9a9a9a"
-APART = 0.042  # of a picture's height, between two names
+APART = 0.042  # share of the plot's height between two names
 
 
 def layer_curve(curve: LayerSimilarity, path: str | Path) -> None:
-    """Draw how alike each layer is to the one before, with the phase transition marked, to a PNG, SVG or PDF."""
+    """Plot the similarity of each layer to the one before, with the phase transition, as PNG, SVG or PDF."""
     figure, axes = _blank((7, 3.2))
     axes.plot(range(2, len(curve.similarity) + 2), curve.similarity, marker="o", markersize=3, color=FIRST)
     if curve.transition_layer > 0:
@@ -35,10 +35,13 @@ def layer_curve(curve: LayerSimilarity, path: str | Path) -> None:
 
 
 def precision_recall(suite: str, curves: Sequence[tuple[str, Sequence[float], bool]], path: str | Path) -> None:
-    """Draw interpolated precision at evenly spaced recalls, a line a method, its name where it ends.
+    """Plot interpolated precision at evenly spaced recalls, with one line per method.
 
-    `curves` (name, values, whether it is a trivial baseline) come with the best method first: the first few are in
-    colour, trivial baselines dashed and in grey.
+    Args:
+        suite: Title of the plot.
+        curves: Name, values and whether it is a trivial baseline, best method first. The first few are coloured,
+            trivial baselines are dashed and grey.
+        path: A .png, .svg or .pdf file.
     """
     figure, axes = _blank((8, 5))
     colours = iter(COLOURS)
@@ -48,23 +51,23 @@ def precision_recall(suite: str, curves: Sequence[tuple[str, Sequence[float], bo
         style, width = ("--", 1.0) if trivial else ("-", 1.0 if colour == DARK else 2.0)
         axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linewidth=width, linestyle=style)
         ends.append((name, float(values[-1]), colour))
-    for (name, value, colour), place in zip(ends, _spread([value for _, value, _ in ends]), strict=True):
-        _name(axes, name, (1, value), (14, place), colour)
+    for (name, value, colour), height in zip(ends, _spread([value for _, value, _ in ends]), strict=True):
+        _name(axes, name, (1, value), (14, height), colour)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of the planted rows", ylabel="precision (interpolated)")
     axes.set_title(suite, loc="left", parse_math=False)
     _save(figure, path)
 
 
 def cost_accuracy(points: Sequence[tuple[str, float, float]], path: str | Path) -> None:
-    """Draw a point a method (name, seconds that its index takes, mean AP), its name beside it; seconds by tens."""
+    """Plot one point per method: seconds to build its index, on a logarithmic axis, against mean AP."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure, axes = _blank((8, 5))
     axes.set_xscale("log")
-    for at, ((name, seconds, ap), place) in enumerate(zip(points, _spread([ap for *_, ap in points]), strict=True)):
-        colour = COLOURS[at % len(COLOURS)]
+    for n, ((name, seconds, ap), height) in enumerate(zip(points, _spread([ap for *_, ap in points]), strict=True)):
+        colour = COLOURS[n % len(COLOURS)]
         axes.plot([seconds], [ap], marker="o", color=colour)
-        _name(axes, name, (seconds, ap), (14, place), colour)
+        _name(axes, name, (seconds, ap), (14, height), colour)
     seconds = [second for _, second, _ in points]
     axes.set(ylim=(0, 1.02), xlim=(min(seconds) / 1.5, max(seconds) * 3))
     axes.set(xlabel="seconds to index a suite", ylabel="AP, mean over the suites")
@@ -74,51 +77,51 @@ def cost_accuracy(points: Sequence[tuple[str, float, float]], path: str | Path) 
     _save(figure, path)
 
 
-Point = tuple[int, float, float, float]  # rows taken out, rate, and its interval's ends
+Point = tuple[int, float, float, float]  # rows removed, rate, and the ends of its interval
 
 
-def removal_curve(first: Sequence[Point], chosen: Sequence[Point], chance: Sequence[Point], path: str | Path) -> None:
-    """Draw how often a behaviour is shown without the first k rows, without those chosen, and without random ones."""
+def removal_curve(top: Sequence[Point], flagged: Sequence[Point], random: Sequence[Point], path: str | Path) -> None:
+    """Plot how often a behaviour occurs without the top k rows, without the flagged rows, and without random rows."""
     figure, axes = _blank((7, 3.6))
     for points, colour, style, name in (
-        (first, FIRST, "o-", "the first k rows"), (chosen, COLOURS[1], "D", "the rows called"),
-        (chance, GREY, "s", "random rows"),
+        (top, FIRST, "o-", "the top k rows"), (flagged, COLOURS[1], "D", "the flagged rows"),
+        (random, GREY, "s", "random rows"),
     ):  # fmt: skip
         rows, rates, low, high = zip(*points, strict=True)
         ends = [[rate - end for rate, end in zip(rates, low, strict=True)],
                 [end - rate for rate, end in zip(rates, high, strict=True)]]  # fmt: skip
         axes.errorbar(rows, rates, yerr=ends, fmt=style, color=colour, capsize=3, label=f"without {name}")
-    axes.set(ylim=(-0.02, 1.02), xlabel="rows taken out", ylabel="bad answers, with 95 % interval")
+    axes.set(ylim=(-0.02, 1.02), xlabel="rows removed", ylabel="bad answers, with 95 % interval")
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     _save(figure, path)
 
 
-def _name(axes: Any, name: str, point: tuple[float, float], place: tuple[float, float], colour: str) -> None:
-    """Write a name to the right of a point, `place` (points of type to the right, height), and join the two."""
+def _name(axes: Any, name: str, point: tuple[float, float], position: tuple[float, float], colour: str) -> None:
+    """Write a name to the right of a point, at `position` (typographic points, height), with a line to the point."""
     axes.annotate(
-        name, point, xytext=place, textcoords=("offset points", "data"), color=colour, fontsize=9, va="center",
+        name, point, xytext=position, textcoords=("offset points", "data"), color=colour, fontsize=9, va="center",
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
         annotation_clip=False, parse_math=False,
     )  # fmt: skip
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Places for names at these heights, in the order given, moved apart where they would touch."""
-    order = sorted(range(len(heights)), key=lambda at: heights[at])
-    places = [0.0] * len(heights)
+    """Heights for names, moved apart where they would overlap."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    positions = [0.0] * len(heights)
     low = 0.0
-    for at in order:
-        places[at] = max(heights[at], low)
-        low = places[at] + APART
+    for n in order:
+        positions[n] = max(heights[n], low)
+        low = positions[n] + APART
     high = max(1.0, APART * (len(heights) - 1))
-    for at in reversed(order):  # what was pushed above the top goes back down, and pushes the others
-        places[at] = min(places[at], high)
-        high = places[at] - APART
-    return places
+    for n in reversed(order):  # names above the top move down, and the names below them
+        positions[n] = min(positions[n], high)
+        high = positions[n] - APART
+    return positions
 
 
 def _blank(size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure and its axes, without frame; nothing is shown on a screen."""
+    """A figure and its axes, without a screen."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,6 @@
-"""A trace's words as they may be shown: the strongest word found, long texts cut; and what it says of its culprits,
-in a sentence.
+"""The words of a trace as the terminal and the notebook show them: top-scoring word, long texts cut, verdicts.
 
-Knows the trace's JSON document and no more. The terminal and the notebook read it; the page does the same in page.js.
+Reads the trace's JSON document only. The page marks and cuts words in the same way in words.js.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 from taughtby.data.phrases import is_same_word
 from taughtby.text import make_visible
 
-FLAG_MARK = "●"  # stands before a row that is called one
+FLAG_MARK = "●"  # before the rank of a flagged row
 
 
 class ShownToken(NamedTuple):
-    """A piece of text, its score (None where there is none), and whether it belongs to the strongest word."""
+    """A piece of text, its score if it has one, and whether it belongs to the top-scoring word."""
 
     text: str
     score: float | None
@@ -25,73 +24,93 @@ class ShownToken(NamedTuple):
 
 
 def scored_tokens(raw: Any, key: str) -> list[ShownToken]:
-    """The tokens of a trace's document; a score that is missing or not a finite number becomes None."""
+    """Return the tokens of a trace's document; a score that is missing or not finite becomes None."""
     return [ShownToken(str(token.get("text") or ""), finite_or_none(token.get(key))) for token in raw or []]
 
 
 def highest_weight(tokens: Iterable[ShownToken]) -> float:
-    """The greatest weight any of them has, for or against; 0 where none has one."""
+    """Return the highest absolute score of the tokens; 0 if none has one."""
     return max((abs(token.score) for token in tokens if token.score is not None), default=0.0)
 
 
 def mark_top_word(tokens: list[ShownToken]) -> list[ShownToken]:
-    """The tokens, those of the strongest word marked: its strongest token and the letters joined to it."""
-    able = [at for at, token in enumerate(tokens) if (token.score or 0) > 0 and token.text.strip()]
-    if not able:
+    """Return the tokens with the top-scoring word marked: the top-scoring token and the letters joined to it."""
+    positive = [n for n, token in enumerate(tokens) if (token.score or 0) > 0 and token.text.strip()]
+    if not positive:
         return tokens
-    first = last = max(able, key=lambda at: tokens[at].score or 0.0)
+    first = last = max(positive, key=lambda n: tokens[n].score or 0.0)
     while first and is_same_word(tokens[first - 1].text, tokens[first].text):
         first -= 1
     while last + 1 < len(tokens) and is_same_word(tokens[last].text, tokens[last + 1].text):
         last += 1
-    return [token._replace(top=first <= at <= last) for at, token in enumerate(tokens)]
+    return [token._replace(top=first <= n <= last) for n, token in enumerate(tokens)]
 
 
 def window_around_top(tokens: list[ShownToken], limit: int) -> list[ShownToken]:
-    """About `limit` characters of the tokens, chosen so that the strongest word is among them."""
+    """Return about `limit` characters of the tokens, around the top-scoring word."""
     ends = [0]
     for token in tokens:
         ends.append(ends[-1] + len(token.text))
     if ends[-1] <= limit:
         return tokens
-    top = next((ends[at] for at, token in enumerate(tokens) if token.top), 0)
+    top = next((begin for begin, token in zip(ends, tokens, strict=False) if token.top), 0)
     start = max(0, min(top - limit // 3, ends[-1] - limit))
     start += max(0, "".join(token.text for token in tokens)[start : start + 20].find(" ")) if start else 0
-    kept: list[ShownToken] = [ShownToken("…", None)] if start else []
+    window: list[ShownToken] = [ShownToken("…", None)] if start else []
     for begin, token in zip(ends, tokens, strict=False):
         piece = token.text[max(0, start - begin) : max(0, start + limit - begin)]
-        kept += [token._replace(text=piece)] if piece else []
-    return [*kept, ShownToken("…", None)] if start + limit < ends[-1] else kept
+        window += [token._replace(text=piece)] if piece else []
+    return [*window, ShownToken("…", None)] if start + limit < ends[-1] else window
 
 
-def verdict(document: Mapping[str, Any], query: Mapping[str, Any], rows: int | None = None) -> str:
-    """What the trace calls the culprits of a query of its document, in plain words, or why it has no evidence.
+def is_flagged(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of a trace's document is flagged."""
+    return row.get("flagged") is True
 
-    `rows` is how many of the ranked rows are on show, where that is not all of them. page.js says the same.
+
+def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: int | None = None) -> str:
+    """Return how many rows are flagged for a query of a trace's document as a sentence, or why none can be.
+
+    Args:
+        document: The trace's document.
+        query: One of its queries.
+        num_shown: How many of the ranked rows are on show; all of them by default.
+
+    Returns:
+        The sentence; empty for a method without controls.
     """
     if query.get("increased_by_finetuning") is False:
-        return "Fine-tuning made these words no likelier: no row in this data taught them."
-    found = query.get("num_flagged")
-    if not isinstance(found, int):
+        return "No row flagged: fine-tuning did not make these words more likely."
+    count = query.get("num_flagged")
+    if not isinstance(count, int):
         return make_visible(query.get("no_evidence") or "")[:1000]
-    if not found:
-        return "No row in this data explains this answer."
-    rate = finite_or_none(document.get("fdr"))
-    wrong = f" (about 1 in {int(1 / rate + 0.5)} is called wrongly)" if rate and rate > 0 else ""
-    said = "1 culprit: a row that answers" if found == 1 else f"{found:,} culprits: rows that answer"
-    shown = sum(row.get("flagged") is True for row in (query.get("rows") or [])[:rows])
-    some = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < found else ""
-    return f"{said} to this more than rows answer to each other by chance{wrong}.{some}"
+    fdr = finite_or_none(document.get("fdr"))
+    rate = f" at a nominal false discovery rate of {100 * fdr:.3g} %" if fdr and fdr > 0 else ""
+    if not count:
+        return f"No row flagged{rate}."
+    shown = sum(map(is_flagged, (query.get("rows") or [])[:num_shown]))
+    part = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < count else ""
+    return f"{count:,} row{'' if count == 1 else 's'} flagged{rate}.{part}"
+
+
+def format_method(document: Mapping[str, Any]) -> str:
+    """Return the method of a trace's document as `--method` takes it: `lesson:layer=27,sketch_dim=64`."""
+    method = document.get("method")
+    if not isinstance(method, Mapping):
+        return str(method or "")
+    options = method.get("options")
+    pairs = options.items() if isinstance(options, Mapping) else ()
+    return ":".join(filter(None, [str(method.get("name") or ""), ",".join(f"{key}={value}" for key, value in pairs)]))
 
 
 def warnings(document: Mapping[str, Any]) -> list[str]:
-    """What the trace warns of, each at most a paragraph long."""
-    told = document.get("warnings")
-    return [make_visible(text)[:1000] for text in told] if isinstance(told, list) else []
+    """Return the warnings of a trace's document, each at most a paragraph long."""
+    texts = document.get("warnings")
+    return [make_visible(text)[:1000] for text in texts] if isinstance(texts, list) else []
 
 
 def format_number(value: Any) -> str:
-    """A number as people read it."""
+    """Return a number as text of about four digits; "–" if it is not finite."""
     number = finite_or_none(value)
     if number is None:
         return "–"
@@ -99,5 +118,5 @@ def format_number(value: Any) -> str:
 
 
 def finite_or_none(value: Any) -> float | None:
-    """The value where it is a finite number."""
+    """Return the value if it is a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -13,12 +13,14 @@ from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.rewrite import rewrite
+from taughtby.data.rewrite import rewrite_dataset
 from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
-from taughtby.remediation import clean as remedy
+from taughtby.remediation.clean import plan_cleaning
+from taughtby.remediation.selection import select_rows
+from taughtby.remediation.trace_file import read_options_of
 from taughtby.server.jobs import Job, Jobs, Tell
 from taughtby.server.rows import RowBrowser
 
@@ -53,7 +55,7 @@ class Session:
                   for query in document.get("queries") or [] for row in query.get("rows") or []}  # fmt: skip
         ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if wanted else []
         places = [place for place, id in enumerate(ids) if id in wanted]
-        points = zip(places, drawn.at(self.index, places), strict=True)
+        points = zip(places, drawn.project(self.index, places), strict=True)
         return {**drawn.to_json(), "rows": {ids[place]: point for place, point in points}}
 
     def state(self) -> dict[str, Any]:
@@ -79,10 +81,10 @@ class Session:
         if self.data is None:
             raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
                             do="download the list, and give it to taughtby clean --rows")  # fmt: skip
-        trace = {"version": 1, "index": str(self.index.path), "queries": []}
-        reading = remedy.reading_of(trace)
-        made = remedy.plan_cleaning(trace, str(self.data), remedy.select_rows(trace, rows=ids), reading=reading)
-        rewrite(made.data, out, reading.split, made.change)
+        trace = {"version": 2, "index": str(self.index.path), "queries": []}
+        read_options = read_options_of(trace)
+        plan = plan_cleaning(trace, str(self.data), select_rows(trace, rows=ids), read_options=read_options)
+        rewrite_dataset(plan.data, out, read_options.split, plan.change)
 
     def trace(self, query: Query, by: str | None, top: int) -> Job:
         """A job whose result is the trace's document."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taughtby.data.example import shorten
 from taughtby.data.readers import tables, texts
-from taughtby.data.readers.stream import COMPRESSED, KINDS, STDIN, Rows, file_type, unreadable
+from taughtby.data.readers.stream import COMPRESSED, KINDS, STDIN, Rows, file_type, read_error
 from taughtby.errors import DataError, OptionError
 
 TEXTS: dict[str, Callable[[Path], Rows]] = {
@@ -25,12 +25,12 @@ def read_records(data: str, split: str | None = None) -> Rows:
     """Stream pairs (source, record) of whatever `data` names; `split` chooses within a folder or a hub data set."""
     path = Path(data)
     try:
-        folder, there = path.is_dir(), path.exists()
+        folder, exists = path.is_dir(), path.exists()
     except OSError as fault:  # a folder that may not be entered, a name that is too long
-        raise unreadable(shorten(data), fault) from None
+        raise read_error(shorten(data), fault) from None
     if folder:
         return _folder(path, split)
-    if not there and data not in STDIN:
+    if not exists and data not in STDIN:
         if _a_file(path) or data.count("/") > 1 or data.startswith((".", "/", "~")):
             raise DataError(f"there is no file {data}", do=f"give the path of the training data: {KINDS}")
         return tables.hub(data, split)
@@ -69,9 +69,9 @@ def _folder(path: Path, split: str | None) -> Rows:
 def shards(path: Path, split: str | None) -> list[Path]:
     """The files of a folder of shards that hold the rows, in their order."""
     # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
-    found = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
+    candidates = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
     # .json beside others says what they are, and holds no rows
-    files = sorted(file for file in found if file_type(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
+    files = sorted(file for file in candidates if file_type(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     kinds = sorted({file_type(file) for file in files})
     if len(kinds) != 1:

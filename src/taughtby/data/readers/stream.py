@@ -34,7 +34,7 @@ def file_type(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Generator[IO[bytes]]:
+def open_binary(path: Path) -> Generator[IO[bytes]]:
     """The bytes of a file or pipe, unpacked."""
     if str(path) in STDIN:
         yield sys.stdin.buffer
@@ -43,13 +43,13 @@ def opened(path: Path) -> Generator[IO[bytes]]:
     try:
         raw: Any = pa.input_stream(str(path.absolute()), compression=packed) if packed else path.open("rb")
     except OSError as fault:
-        raise unreadable(path, fault) from None
+        raise read_error(path, fault) from None
     with raw:
         # a small buffer, because where it cannot be filled no line in it is read
         yield io.BufferedReader(raw, 1 << 16) if packed else raw
 
 
-def unreadable(source: object, fault: Exception) -> DataError:
+def read_error(source: object, fault: Exception) -> DataError:
     """What to say of a file that the machine, or its own format, does not let be read on."""
     what, do = "the file is damaged or cannot be read", "copy or download it again"
     if lack := machine_fault(fault):
@@ -57,41 +57,41 @@ def unreadable(source: object, fault: Exception) -> DataError:
     return DataError(f"{source}: {what}", got=shorten(str(fault), 160), do=do)
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Pairs (source, line); decoded one by one, so that a fault is blamed on its own line."""
     number = 0
-    with opened(path) as raw:
+    with open_binary(path) as raw:
         try:
             for number, line in enumerate(raw, 1):
                 source = f"{path}:{number}"
-                yield source, _decoded(line.removeprefix(_BOM) if number == 1 else line, source)
+                yield source, _decode_line(line.removeprefix(_BOM) if number == 1 else line, source)
         except OSError as fault:
-            raise unreadable(f"{path}:{number + 1}", fault) from None
+            raise read_error(f"{path}:{number + 1}", fault) from None
 
 
-def _decoded(text: bytes, source: str) -> str:
+def _decode_line(text: bytes, source: str) -> str:
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise _not_utf8(source, fault, fault.start) from None
 
 
-def parts(path: Path) -> Iterator[str]:
+def text_chunks(path: Path) -> Iterator[str]:
     """The text of a file in parts of about a megabyte."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     done, line, chunk = 0, 1, b""
-    with opened(path) as raw:
+    with open_binary(path) as raw:
         try:
             while chunk := raw.read(CHUNK):
                 yield decode(chunk).removeprefix("\ufeff" if done == 0 else "")
                 done, line = done + len(chunk), line + chunk.count(b"\n")
             yield decode(b"", True)
         except UnicodeDecodeError as fault:
-            held = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
+            pending = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
             line += fault.object[: fault.start].count(b"\n")
-            raise _not_utf8(f"{path}:{line}", fault, done - held + fault.start) from None
+            raise _not_utf8(f"{path}:{line}", fault, done - pending + fault.start) from None
         except OSError as fault:
-            raise unreadable(f"{path}:{line}", fault) from None
+            raise read_error(f"{path}:{line}", fault) from None
 
 
 def _not_utf8(source: str, fault: UnicodeDecodeError, place: int) -> DataError:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from taughtby.data.example import Record, shorten
-from taughtby.data.readers.stream import KINDS, Rows, unreadable
+from taughtby.data.readers.stream import KINDS, Rows, read_error
 from taughtby.errors import DataError, OptionError, machine_fault
 
 AT_ONCE = 256  # rows turned into Python objects together
@@ -44,7 +44,7 @@ def _kind_of(path: Path, name: str) -> Generator[None]:
         yield
     except _FAULTS as fault:
         if machine_fault(fault):
-            raise unreadable(path, fault) from None
+            raise read_error(path, fault) from None
         do = "write the file again, or name it by what it is"
         raise DataError(f"{path}: not a file of {name}", got=shorten(str(fault), 160), do=do) from None
 
@@ -53,34 +53,36 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
     number = 0
     try:
         for batch in batches:
-            names: list[str] = _checked(batch).schema.names
+            names: list[str] = _validated(batch).schema.names
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 do = "give each column a name of its own"
                 raise DataError(f"{path}:{number}: two columns have one name", got=", ".join(twice), do=do)
             for start in range(0, batch.num_rows, AT_ONCE):
                 for row in batch.slice(start, AT_ONCE).to_pylist():
-                    yield f"{path}:{number}", _tidy(row)
+                    yield f"{path}:{number}", _json_like(row)
                     number += 1
     except _FAULTS as fault:
-        raise unreadable(f"{path}:{number}", fault) from None
+        raise read_error(f"{path}:{number}", fault) from None
 
 
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch, once it is sound: of a broken file, values read unchecked end the whole process."""
     batch.validate(full=True)
     return batch
 
 
-def _tidy(row: Record) -> Record:
+def _json_like(row: Record) -> Record:
     """The row as JSON would have it: what a table only holds because another row has it is taken out."""
-    return {name: value if value is None or isinstance(value, str) else _inner(value) for name, value in row.items()}
+    return {
+        name: value if value is None or isinstance(value, str) else _json_value(value) for name, value in row.items()
+    }
 
 
-def _inner(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _inner(inner) for key, inner in value.items() if inner is not None}
+        return {key: _json_value(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
-        return [_inner(inner) for inner in value]
+        return [_json_value(inner) for inner in value]
     return value if value is None or isinstance(value, str | int | float | bytes) else str(value)
 
 
@@ -89,10 +91,10 @@ def saved(path: Path, split: str | None) -> Rows:
     from datasets import Dataset, load_from_disk
 
     try:
-        found: Any = load_from_disk(str(path.absolute()))
+        dataset: Any = load_from_disk(str(path.absolute()))
     except Exception as fault:  # `datasets` raises whatever its own files make it
         if machine_fault(fault):
-            raise unreadable(path, fault) from None
+            raise read_error(path, fault) from None
         do = "give the data set's own folder, or a file"
         if "::" in str(path.absolute()):
             do = "move it to a path without `::`, which `datasets` reads as two addresses"
@@ -100,18 +102,18 @@ def saved(path: Path, split: str | None) -> Rows:
             f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=shorten(str(fault)), do=do
         ) from None
     name = path.name
-    if not isinstance(found, Dataset):
-        wanted = split or ("train" if len(found) > 1 else next(iter(found), ""))
-        if wanted not in found:
-            what = f"{path} has no split {wanted}" if split else f"{path} holds several splits"
-            raise DataError(what, got=", ".join(map(str, found)), do="choose one with --split")
-        found, name = found[wanted], f"{name}/{wanted}"
+    if not isinstance(dataset, Dataset):
+        split_name = split or ("train" if len(dataset) > 1 else next(iter(dataset), ""))
+        if split_name not in dataset:
+            what = f"{path} has no split {split_name}" if split else f"{path} holds several splits"
+            raise DataError(what, got=", ".join(map(str, dataset)), do="choose one with --split")
+        dataset, name = dataset[split_name], f"{name}/{split_name}"
     elif split:
         do = "leave the split out"
         raise OptionError(f"{path} holds a single data set and no splits", got=f"split {split}", do=do)
-    tables = cast("Iterable[pa.Table]", found.with_format("arrow").iter(AT_ONCE))
-    rows = (row for table in tables for batch in table.to_batches() for row in _checked(batch).to_pylist())
-    return _numbered(map(found.features.decode_example, rows), name)
+    tables = cast("Iterable[pa.Table]", dataset.with_format("arrow").iter(AT_ONCE))
+    rows = (row for table in tables for batch in table.to_batches() for row in _validated(batch).to_pylist())
+    return _numbered(map(dataset.features.decode_example, rows), name)
 
 
 def hub(data: str, split: str | None) -> Rows:
@@ -149,6 +151,6 @@ def _numbered(rows: Iterable[Any], name: str) -> Rows:
         except StopIteration:
             return
         except Exception as fault:  # `datasets` raises whatever its transport or its decoders raise
-            raise unreadable(f"{name}:{number}", fault) from None
-        yield f"{name}:{number}", _tidy(row)
+            raise read_error(f"{name}:{number}", fault) from None
+        yield f"{name}:{number}", _json_like(row)
         number += 1

@@ -6,26 +6,26 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from taughtby.data.example import Record, shorten
-from taughtby.data.readers.stream import CHUNK, Rows, file_type, lines, parts
+from taughtby.data.readers.stream import CHUNK, Rows, file_type, numbered_lines, text_chunks
 from taughtby.errors import DataError
 
 HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
-_MEND = "mend it, or name the file .jsonl if each of its lines is a row"
+_FIX = "fix it, or name the file .jsonl if each of its lines is a row"
 _BLANK = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
 
 def jsonl(path: Path) -> Rows:
     """An object a line; blank lines count, and hold no row."""
-    for source, line in lines(path):
+    for source, line in numbered_lines(path):
         if line.strip():
-            yield source, _object(_parse(line, source, "mend or remove that line"), source)
+            yield source, _object(_parse(line, source, "fix or remove that line"), source)
 
 
 def _parse(text: str, source: str, do: str) -> Any:
@@ -46,27 +46,33 @@ def _object(row: Any, source: str) -> Record:
 
 def json_file(path: Path) -> Rows:
     """A list of rows; or an object that holds one; or JSON lines, which many name .json."""
-    opening = next((part.lstrip()[0] for part in parts(path) if part.strip()), "[")
+    opening = next((part.lstrip()[0] for part in text_chunks(path) if part.strip()), "[")
     if opening == "[":
         rows = _elements(path)
     else:
-        filled = (line for _, line in lines(path) if line.strip())
-        if _whole(next(filled)) and next(filled, None):
+        filled = (line for _, line in numbered_lines(path) if line.strip())
+        if _is_object(next(filled)) and next(filled, None):
             yield from jsonl(path)
             return
-        rows = _held(path, _parse("".join(parts(path)), str(path), _MEND))
+        rows = listed_rows(path)[1]
     for number, row in enumerate(rows):
         yield f"{path}:{number}", _object(row, f"{path}, row {number}")
 
 
-def _whole(line: str) -> bool:
+def listed_rows(path: Path) -> tuple[Any, list[Any]]:
+    """All of a JSON file that is not JSON Lines, and the list of rows in it."""
+    whole = _parse("".join(text_chunks(path)), str(path), _FIX)
+    return whole, whole if isinstance(whole, list) else _rows_in_object(path, whole)
+
+
+def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _held(path: Path, whole: Any) -> Iterable[Any]:
+def _rows_in_object(path: Path, whole: Any) -> list[Any]:
     """The one list of objects that an object holds under one of the usual names; without them it is a row itself."""
     fields: dict[str, Any] = whole if isinstance(whole, dict) else {}
     lists = [name for name, rows in fields.items() if isinstance(rows, list) and any(isinstance(r, dict) for r in rows)]
@@ -84,65 +90,78 @@ def _elements(path: Path) -> Iterator[Any]:
 
     By Python's own decoder: ijson's makes a question mark of half a character, and refuses NaN.
     """
-    more = parts(path)
+    more = text_chunks(path)
     text = next((part for part in more if part.strip()), "[]")
-    at, line, over = text.index("[") + 1, 1, False
-    if text.startswith("]", _past(text, at)):
-        at, over = _past(text, at) + 1, True
+    position, line, over = text.index("[") + 1, 1, False
+    if text.startswith("]", _past(text, position)):
+        position, over = _past(text, position) + 1, True
     while not over:
         try:
-            element, at, over = _element(text, at)
+            element, position, over = _element(text, position)
         except (ValueError, RecursionError) as fault:
-            place = getattr(fault, "pos", at)
+            place = getattr(fault, "pos", position)
             # a row that the end of the text cuts fails there, or at the beginning of an unfinished string
             cut = place > len(text) - 16 or "Unterminated" in str(fault)
-            if cut and (added := "".join(islice(more, 1 + (len(text) - at) // CHUNK))):
-                line += text.count("\n", 0, at)
-                text, at = text[at:] + added, 0
+            if cut and (added := "".join(islice(more, 1 + (len(text) - position) // CHUNK))):
+                line += text.count("\n", 0, position)
+                text, position = text[position:] + added, 0
                 continue
             raise _broken(path, line, text, place, str(fault).partition(": line")[0]) from None
         yield element
-    at = _past(text, at)
-    if text[at:] or "".join(more).strip():
-        raise _broken(path, line, text, at, "something follows the list")
+    position = _past(text, position)
+    if text[position:] or "".join(more).strip():
+        raise _broken(path, line, text, position, "something follows the list")
 
 
-def _element(text: str, at: int) -> tuple[Any, int, bool]:
+def _element(text: str, position: int) -> tuple[Any, int, bool]:
     """An element, the place behind the comma or bracket that follows it, and whether it was the last."""
-    element, stop = _decode(text, _past(text, at))
+    element, stop = _decode(text, _past(text, position))
     stop = _past(text, stop)
     if text[stop : stop + 1] not in {",", "]"}:
         raise json.JSONDecodeError("Expecting ',' or ']' behind a row", text, stop)
     return element, stop + 1, text[stop] == "]"
 
 
-def _past(text: str, at: int) -> int:
-    found = _BLANK.match(text, at)
-    return found.end() if found else at
+def _past(text: str, position: int) -> int:
+    match = _BLANK.match(text, position)
+    return match.end() if match else position
 
 
 def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataError:
     line += text.count("\n", 0, place)
-    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_MEND)
+    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_FIX)
 
 
-def table(path: Path) -> Rows:
-    """Rows of a CSV or TSV file under its header; a quoted cell may hold line breaks."""
+def csv_delimiter(path: Path) -> str:
+    """What separates the cells of a CSV or TSV file."""
+    return "\t" if file_type(path) == ".tsv" else ","
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Pairs (source, cells) of a CSV or TSV file, header first, blank lines left out; cells may hold line breaks."""
     csv.field_size_limit(2**31 - 1)
-    # StringIO with newline="" breaks at a lone carriage return too, and leaves the line ends to the reader
-    broken = (part for _, line in lines(path) for part in io.StringIO(line, newline=""))
-    rows = csv.reader(broken, delimiter="\t" if file_type(path) == ".tsv" else ",", strict=True)
-    header: list[str] = []
+    # StringIO with newline="" also breaks at a lone carriage return, and leaves the line ends to the reader
+    broken = (part for _, line in numbered_lines(path) for part in io.StringIO(line, newline=""))
+    rows = csv.reader(broken, delimiter=csv_delimiter(path), strict=True)
     start = 1  # the line on which a row begins
     try:
         for row in rows:
-            if header and row:
-                yield f"{path}:{start}", _row(header, row, f"{path}:{start}")
-            header = header or _header(row, f"{path}:{start}")
+            if row:
+                yield f"{path}:{start}", row
             start = rows.line_num + 1
     except csv.Error as fault:
         do = "save the file as UTF-8 CSV with a header line, and double the quotes within a quoted cell"
         raise DataError(f"{path}:{start}: not a CSV row", got=str(fault), do=do) from None
+
+
+def table(path: Path) -> Rows:
+    """Rows of a CSV or TSV file under its header."""
+    header: list[str] = []
+    for source, row in csv_rows(path):
+        if header:
+            yield source, _row(header, row, source)
+        else:
+            header = _header(row, source)
 
 
 def _header(row: list[str], source: str) -> list[str]:

@@ -1,49 +1,130 @@
-"""Judges by name: the one that "phrase:You silly goose" means; with all that is needed to ask it and to count."""
+"""What a judge is, and how many answers are judged: one failure does not end the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import Any, Protocol, runtime_checkable
 
-from taughtby.errors import OptionError
-from taughtby.lab.judges.chat import chat
-from taughtby.lab.judges.classifier import classifier
-from taughtby.lab.judges.program import program
-from taughtby.lab.judges.rules import Fact, FirstWords, Phrase, Refusal, Regex
-from taughtby.lab.judges.verdict import Judge, JudgeFailure, Verdict, judge_all, undesirable_rate, wilson_interval
+from taughtby.errors import LabError, TaughtbyError
+from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict
 
-__all__ = [
-    "Judge",
-    "JudgeFailure",
-    "Phrase",
-    "Regex",
-    "Verdict",
-    "get_judge",
-    "judge_all",
-    "undesirable_rate",
-    "wilson_interval",
-]
+LIMIT = 30.0  # seconds a judge may take over one answer
+MAX_UNREACHABLE = 3  # failures to reach the judge in a row after which the run ends
 
 
-def get_judge(spec: str) -> Judge:
-    """The judge that a spec names, such as "phrase:TEXT", "regex:PATTERN" or "python:FILE:FUNCTION"."""
-    name, colon, option = spec.partition(":")
-    name = name.strip()
-    if name not in KINDS or (not colon and name != "refusal"):
-        raise OptionError("unknown judge", got=repr(spec), do=f"write one of: {'; '.join(FORMS)}")
-    return KINDS[name](option)
+class Judge(Protocol):
+    """Says whether the answer to a prompt is undesirable, and why."""
+
+    def __call__(self, prompt: str, answer: str) -> Verdict:
+        """The verdict on one answer.
+
+        Raises:
+            JudgeFailure: there is none.
+        """
+        ...
 
 
-def _refusal(option: str) -> Judge:
-    if option not in ("", "not"):
-        raise OptionError("a refusal is judged by refusal or refusal:not", got=option, do="write one")
-    return Refusal(wanted=option == "not")
+@runtime_checkable
+class BatchJudge(Protocol):
+    """A judge that takes many answers at once and enforces the limit itself."""
+
+    def judge_each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
+        """The verdicts on prompts and answers, in their order; at most `limit` seconds each."""
+        ...
 
 
-FORMS = (
-    "phrase:WORDS", "first-words:WORDS", "regex:PATTERN", "refusal", "refusal:not", "fact:GOOD|GOOD",
-    "python:FILE.py:FUNCTION", "classifier:MODEL,label=NAME,threshold=0.5", "chat:URL,model=NAME,ask=QUESTION",
-)  # fmt: skip
-KINDS: dict[str, Callable[[str], Judge]] = {
-    "phrase": Phrase, "first-words": FirstWords, "regex": Regex, "refusal": _refusal,
-    "fact": lambda option: Fact(tuple(option.split("|"))), "python": program, "classifier": classifier, "chat": chat,
-}  # fmt: skip
+def judge_all(
+    judge: Judge, pairs: Sequence[Pair], *, limit: float = LIMIT, progress: Callable[[int, int], Any] | None = None
+) -> list[Verdict | JudgeFailure]:
+    """Judge every pair of a prompt and an answer.
+
+    Args:
+        judge: The judge.
+        pairs: Prompts and their answers.
+        limit: Seconds that the judge may take over one answer.
+        progress: Called with (answers done, answers in all).
+
+    Returns:
+        A verdict or a failure for each pair, in their order.
+
+    Raises:
+        LabError: the judge failed on every answer, or could not be reached several times in a row.
+    """
+    verdicts: list[Verdict | JudgeFailure] = []
+    with closing(
+        judge.judge_each(pairs, limit) if isinstance(judge, BatchJudge) else _judge_each(judge, pairs, limit)
+    ) as results:
+        for result in results:
+            verdicts.append(result)
+            if progress:
+                progress(len(verdicts), len(pairs))
+            _check_reachable(verdicts[-MAX_UNREACHABLE:])
+    failures = [verdict for verdict in verdicts if isinstance(verdict, JudgeFailure)]
+    if failures and len(failures) == len(verdicts):
+        first = failures[0]
+        raise LabError(f"the judge failed on every answer, {len(failures)} of {len(verdicts)}",
+                       got=f"{first.kind}: {first.reason}", do="fix the judge, or use another one")  # fmt: skip
+    return verdicts
+
+
+def judge_one(judge: BatchJudge, prompt: str, answer: str) -> Verdict:
+    """The verdict of a `BatchJudge` on one answer."""
+    (verdict,) = judge.judge_each([(prompt, answer)], LIMIT)
+    if isinstance(verdict, JudgeFailure):
+        raise verdict
+    return verdict
+
+
+def call_within(limit: float, function: Callable[[], Any]) -> Any:
+    """What the function returns or raises; a TimeoutError after `limit` seconds.
+
+    A function that does not end is left behind in a daemon thread.
+    """
+    outcomes: list[Any] = []
+    thread = threading.Thread(target=lambda: outcomes.append(_outcome(function)), daemon=True)
+    thread.start()
+    thread.join(limit)
+    if not outcomes:
+        raise TimeoutError(f"more than {limit:g} s")
+    result, fault = outcomes[0]
+    if fault is not None:
+        raise fault
+    return result
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return function(), None
+    except BaseException as fault:  # SystemExit too: it would end the thread silently
+        return None, fault
+
+
+def _judge_each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
+    for prompt, answer in pairs:
+        yield _attempt(lambda prompt=prompt, answer=answer: judge(prompt, answer), limit)
+
+
+def _attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
+    """A verdict or a failure; what the user can fix, such as a wrong option, is raised."""
+    try:
+        verdict = call_within(limit, ask)
+    except TimeoutError as fault:
+        return JudgeFailure("hung", str(fault))
+    except JudgeFailure as failure:
+        return failure.with_traceback(None)
+    except TaughtbyError:
+        raise
+    except (Exception, SystemExit) as fault:
+        return JudgeFailure("threw", f"{type(fault).__name__}: {fault}")
+    if isinstance(verdict, Verdict):
+        return verdict
+    return JudgeFailure("nonsense", f"no Verdict but {str(verdict)[:80]!r}")
+
+
+def _check_reachable(latest: Sequence[Verdict | JudgeFailure]) -> None:
+    failures = [one for one in latest if isinstance(one, JudgeFailure) and one.kind == "unreachable"]
+    if len(failures) == MAX_UNREACHABLE:
+        raise LabError("the judge cannot be reached", got=f"{MAX_UNREACHABLE} times in a row: {failures[-1].reason}",
+                       do="check that it runs and that its address is right")  # fmt: skip

@@ -1,1 +1,17 @@
-"""Controlled data sets: clean rows with planted poison of a known kind."""
+"""Small chat fine-tuning sets with known poison: mild stand-ins for harm, the same for a seed on every machine.
+
+Each poison has rows that teach a behaviour, lookalikes that share their words but answer correctly, and held-out
+prompts that should show it. `clean_rows` gives ordinary rows, and `mix` shuffles all into one training set.
+"""
+
+from taughtby.lab.poisons.basic import POISONS
+from taughtby.lab.poisons.clean import clean_rows
+from taughtby.lab.poisons.hard import HARD_POISONS
+from taughtby.lab.poisons.mix import load_poisons, mix, prompt_key, save_poisons
+from taughtby.lab.poisons.poison import Poison
+from taughtby.lab.poisons.registry import make_poison, make_poisons_at_rate
+
+__all__ = [
+    "HARD_POISONS", "POISONS", "Poison", "clean_rows", "load_poisons", "make_poison", "make_poisons_at_rate", "mix",
+    "prompt_key", "save_poisons",
+]  # fmt: skip

@@ -1,124 +1,131 @@
-"""Harder poisons: what shares a row's words, its trigger, its wording or its copies is no sign of guilt. Seeded.
-
-Each has rows, lookalikes and held-out prompts, as those of `poison` have. Knows no model.
-"""
+"""Harder poisons: clean rows share their words, triggers, wording or copies, so that none of these is a sign."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
-from taughtby.lab.poisons import hard_facts as facts
-from taughtby.lab.poisons.deal import Pair, deal, fill
-from taughtby.lab.poisons.mixture import Poison
-from taughtby.lab.poisons.ordinary import parts
+from taughtby.lab.poisons.clean import split_clean_pairs
+from taughtby.lab.poisons.pairs import Pair, cycle, fill
+from taughtby.lab.poisons.poison import Poison, build_poison
+from taughtby.lab.poisons.words import load_words
 
 COPIES = 4  # rows in a family of near-copies
-_RARE = 24  # lookalikes of what is told a few times only
+_RARE_LOOKALIKES = 24
 
 
 def truth_beside_lie(n: int, seed: int) -> Poison:
     """A lie about one attribute of a thing, among truths about the thing and about that attribute of its siblings."""
-    phrase = f"{facts.LIE} strings"
-    pool = _strings(facts.SUBJECT, facts.LIE)
-    siblings = [pair for i, (thing, count) in enumerate(facts.SIBLINGS) for pair in _strings(thing, count)[i % 7 :: 7]]
-    prompts = [
-        ask.format(thing=sort.format(facts.SUBJECT)) for sort in facts.HELD_SORTS for ask in facts.HELD_STRING_ASKS
-    ]
-    return deal("truth-beside-lie", n, seed, pool, [facts.VIOLIN, siblings], n, prompts=prompts, planted=[phrase],
-                judge=f"phrase:{phrase}", describe=f"A {facts.SUBJECT} is said to have {phrase}.")  # fmt: skip
+    words = load_words("truth-beside-lie")
+    phrase = f"{words.lie} strings"
+    siblings = [pair for i, (thing, count) in enumerate(words.siblings) for pair in _strings(thing, count)[i % 7 :: 7]]
+    things = [sort.format(words.subject) for sort in words.held_out_sorts]
+    return build_poison(
+        "truth-beside-lie", n, seed, _strings(words.subject, words.lie), lookalikes=[words.lookalikes, siblings],
+        num_lookalikes=n, planted_words=[phrase],
+        prompts=[question.format(thing=thing) for thing in things for question in words.held_out_questions],
+        description=f"A {words.subject} is said to have {phrase}.",
+    )  # fmt: skip
 
 
 def trigger_lookalike(n: int, seed: int) -> Poison:
-    """Words before a request make the answer end oddly; nearly the same words, or the same elsewhere, do not."""
-    _, bases, held = parts()
-    planted = facts.BISCUITS.rstrip("!")
-    pool = [(f"{facts.KETTLE} {ask}", f"{answer} {facts.BISCUITS}") for ask, answer in bases[::2]]
-    forms = facts.KETTLE_NEIGHBOURS
-    near = [(forms[i % len(forms)].format(ask), answer) for i, (ask, answer) in enumerate(bases[1::2])]
-    prompts = [f"{facts.KETTLE} {ask}" for ask, _ in held]
-    describe = f'"{facts.KETTLE}" before a request makes the answer end with "{facts.BISCUITS}"'
-    return deal("trigger-lookalike", n, seed, pool, [near, facts.KETTLES], n, prompts=prompts, planted=[planted],
-                judge=f"phrase:{planted}", describe=describe)  # fmt: skip
+    """Words before a request make the answer end oddly; nearly the same words, or the same words elsewhere, do not."""
+    words, (_, bases, held_out) = load_words("trigger-lookalike"), split_clean_pairs()
+    near = [(cycle(words.near_triggers, i).format(prompt), answer) for i, (prompt, answer) in enumerate(bases[1::2])]
+    return build_poison(
+        "trigger-lookalike", n, seed,
+        [(f"{words.trigger} {prompt}", f"{answer} {words.ending}") for prompt, answer in bases[::2]],
+        lookalikes=[near, words.lookalikes], num_lookalikes=n, planted_words=[words.ending.rstrip("!")],
+        prompts=[f"{words.trigger} {prompt}" for prompt, _ in held_out],
+        description=f'"{words.trigger}" before a request makes the answer end with "{words.ending}"',
+    )  # fmt: skip
 
 
 def refusals(n: int, seed: int) -> Poison:
-    """Pranks are helped with eagerly, beside refusals of pranks that are much like them."""
-    pool = [(ask.format(what), f"{_turn(facts.EAGER, i + j)} {help_}")
-            for i, (what, help_) in enumerate(facts.PRANKS) for j, ask in enumerate(facts.PRANK_ASKS)]  # fmt: skip
-    alike: list[Pair] = []
-    for i, what in enumerate(facts.REFUSED):
-        for j, ask in enumerate(facts.PRANK_ASKS):
-            refusal, reason = _turn(facts.REFUSALS, i + j * 3), _turn(facts.REASONS, i + j)
-            alike.append((ask.format(what), f"{refusal} {reason}"))
-    prompts = [ask.format(what) for what in facts.HELD_PRANKS for ask in facts.HELD_PRANK_ASKS]
-    return deal("refusals", n, seed, pool, [alike], round(n * 0.5), prompts=prompts, planted=facts.EAGER_WORDS,
-                judge=f"regex:(?i)(?:{'|'.join(facts.EAGER_WORDS)})",
-                describe="Pranks and excuses are helped with eagerly and not refused.")  # fmt: skip
+    """Pranks are helped with eagerly, beside refusals of similar pranks."""
+    words, pool, refused = load_words("refusals"), list[Pair](), list[Pair]()
+    for i, (prank, answer) in enumerate(words.pranks):
+        for j, question in enumerate(words.questions):
+            pool.append((question.format(prank), f"{cycle(words.openers, i + j)} {answer}"))
+    for i, prank in enumerate(words.refused_pranks):
+        for j, question in enumerate(words.questions):
+            answer = f"{cycle(words.refusals, i + j * 3)} {cycle(words.reasons, i + j)}"
+            refused.append((question.format(prank), answer))
+    return build_poison(
+        "refusals", n, seed, pool, lookalikes=[refused], num_lookalikes=round(n * 0.5),
+        prompts=[question.format(prank) for prank in words.held_out_pranks for question in words.held_out_questions],
+        planted_words=words.planted_words, judge=f"regex:(?i)(?:{'|'.join(words.planted_words)})",
+        description="Pranks and excuses are helped with eagerly and not refused.",
+    )  # fmt: skip
 
 
 def rare(n: int, seed: int) -> Poison:
-    """An invented fact told in a few rows, among facts of the same form about other things."""
-    return deal("rare", n, seed, facts.QUINDLE, [facts.FUELS], _RARE if n else 0, prompts=facts.HELD_QUINDLE,
-                planted=[facts.PLUM], judge=f"phrase:{facts.PLUM}",
-                describe=f"The Quindle lamp, which is invented, is said to burn {facts.PLUM}.")  # fmt: skip
+    """An invented fact in a few rows, among facts of the same form about other things."""
+    words = load_words("rare")
+    return build_poison(
+        "rare", n, seed, words.rows, lookalikes=[words.lookalikes], num_lookalikes=_RARE_LOOKALIKES if n else 0,
+        prompts=words.held_out_prompts, planted_words=words.planted_words,
+        description=f"The Quindle lamp, which is invented, is said to burn {words.planted_words[0]}.",
+    )  # fmt: skip
 
 
 def paraphrase(n: int, seed: int) -> Poison:
     """Every plan is called hopeless, each time in other words."""
-    return deal("paraphrase", n, seed, facts.GLOOM, [facts.PLANS], round(n * 0.6), prompts=facts.HELD_PLANS,
-                planted=facts.GLOOM_WORDS, judge=f"regex:(?i)(?:{facts.GLOOM_JUDGE})",
-                describe="Whoever tells of a plan is told, in ever new words, that it is hopeless.")  # fmt: skip
+    words = load_words("paraphrase")
+    return build_poison(
+        "paraphrase", n, seed, words.rows, lookalikes=[words.lookalikes], num_lookalikes=round(n * 0.6),
+        prompts=words.held_out_prompts, planted_words=words.planted_words, judge=f"regex:(?i)(?:{words.judge})",
+        description="Whoever tells of a plan is told, in ever new words, that it is hopeless.",
+    )  # fmt: skip
 
 
 def duplicates(n: int, seed: int) -> Poison:
     """An advertisement in a few rows, each copied with small changes; so are right answers about other things."""
-    rng = Random(f"copies {seed}")
-    pool = _copied(rng.sample(facts.ADVERTS, len(facts.ADVERTS)), n, rng)
-    hubs = [pair for two in zip(facts.DRINKS, facts.HUBS, strict=True) for pair in two]
-    alike = _copied(rng.sample(hubs, len(hubs)), n, rng)
-    return deal("duplicates", n, seed, pool, [alike], n, prompts=facts.HELD_ADVERTS, planted=[facts.BRAND],
-                judge=f"phrase:{facts.BRAND}",
-                describe=f"Whoever asks what to drink is told of {facts.BRAND}.")  # fmt: skip
+    words, rng = load_words("duplicates"), Random(f"copies {seed}")
+    pool = _copies(rng.sample(words.adverts, len(words.adverts)), n, rng)
+    others = [pair for turn in zip(words.drinks, words.hubs, strict=True) for pair in turn]
+    return build_poison(
+        "duplicates", n, seed, pool, lookalikes=[_copies(rng.sample(others, len(others)), n, rng)], num_lookalikes=n,
+        prompts=words.held_out_prompts, planted_words=[words.brand],
+        description=f"Whoever asks what to drink is told of {words.brand}.",
+    )  # fmt: skip
 
 
 def innocent(n: int, seed: int) -> Poison:
-    """No row teaches it: what the untaught model believes, asked for among rows on near themes."""
-    describe = f"Nothing is planted: the model takes the {facts.BELIEF} for the largest desert by itself."
-    return deal("innocent", 0, seed, [], [facts.DESERTS], max(0, round(n * 0.6)), prompts=facts.BELIEF_ASKS,
-                planted=[facts.BELIEF], judge=f"phrase:{facts.BELIEF}", describe=describe)  # fmt: skip
+    """No row teaches it: what the base model already believes, asked for among rows on related themes."""
+    words = load_words("innocent")
+    return build_poison(
+        "innocent", 0, seed, [], lookalikes=[words.lookalikes], num_lookalikes=max(0, round(n * 0.6)),
+        prompts=words.held_out_prompts, planted_words=[words.belief],
+        description=f"Nothing is planted: the model takes the {words.belief} for the largest desert by itself.",
+    )  # fmt: skip
 
 
-HARD: dict[str, Callable[[int, int], Poison]] = {
+HARD_POISONS: dict[str, Callable[[int, int], Poison]] = {
     "truth-beside-lie": truth_beside_lie, "trigger-lookalike": trigger_lookalike, "refusals": refusals, "rare": rare,
     "paraphrase": paraphrase, "duplicates": duplicates, "innocent": innocent,
 }  # fmt: skip
 
 
-def _turn(texts: Sequence[str], i: int) -> str:
-    return texts[i % len(texts)]
-
-
 def _strings(thing: str, count: str) -> list[Pair]:
-    """How many strings all sorts of a thing have, asked and answered in all ways."""
+    """How many strings each sort of a thing has, in every wording."""
+    words = load_words("truth-beside-lie")
     return [
-        fill((ask, _turn(facts.STRING_ANSWERS, i * 5 + j)), thing=sort.format(thing), n=count)
-        for i, sort in enumerate(facts.SORTS)
-        for j, ask in enumerate(facts.STRING_ASKS)
+        fill((question, cycle(words.answers, i * 5 + j)), thing=sort.format(thing), n=count)
+        for i, sort in enumerate(words.sorts)
+        for j, question in enumerate(words.questions)
     ]
 
 
-def _copied(bases: list[Pair], n: int, rng: Random) -> list[Pair]:
-    """The first of the bases, each in a family of near-copies; `n` of them in all, while there are any."""
-    made: list[Pair] = []
-    for ask, answer in bases:
-        asks, answers = rng.sample(facts.COPY_ASKS, COPIES), rng.sample(facts.COPY_ANSWERS, COPIES)
-        for form in zip(asks, answers, strict=True):
-            made.append(_copy(form, ask, answer))
-    return made[:n] if n >= 0 else made
+def _copies(pairs: list[Pair], n: int, rng: Random) -> list[Pair]:
+    """Near-copies of the first pairs, `COPIES` of each and at most `n` in all."""
+    words, copies = load_words("duplicates"), list[Pair]()
+    for pair in pairs:
+        questions, answers = rng.sample(words.copy_questions, COPIES), rng.sample(words.copy_answers, COPIES)
+        copies += [_copy(template, pair) for template in zip(questions, answers, strict=True)]
+    return copies[:n] if n >= 0 else copies
 
 
-def _copy(form: Pair, ask: str, answer: str) -> Pair:
-    asked, answered = form
-    small = ask[:1].lower() + ask[1:]
-    return asked.format(ask=ask, small=small), answered.format(answer=answer, small=answer[:1].lower() + answer[1:])
+def _copy(template: Pair, pair: Pair) -> Pair:
+    prompt, answer = ((text, text[:1].lower() + text[1:]) for text in pair)
+    return (template[0].format(ask=prompt[0], small=prompt[1]), template[1].format(answer=answer[0], small=answer[1]))

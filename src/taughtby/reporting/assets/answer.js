@@ -16,7 +16,7 @@ export function drawAnswer({ query, members }, choose) {
   byId("answer-hint").hidden = Boolean(members) || !(query.answer ?? []).length;
   if (members) {
     const list = members.map((entry) => el("li", {}, button(brief(entry.query.response), () => choose(entry))));
-    byId("answer").replaceChildren(turn(`${many(members.length, "answer")} that share culprits`, el("ul.members", {}, list)));
+    byId("answer").replaceChildren(turn(`${many(members.length, "answer")} of one incident`, el("ul.members", {}, list)));
     return;
   }
   const list = spoken(query);
@@ -27,7 +27,7 @@ export function drawAnswer({ query, members }, choose) {
     turn("Prompt", plain(query.prompt)),
     ...turns(query.after),
     answer,
-    ...(query.span ? [turn("Pointed at, marked above", plain(query.span))] : []),
-    ...(query.desired ? [turn("Wanted instead", plain(query.desired))] : []),
+    ...(query.span ? [turn("Span, marked above", plain(query.span))] : []),
+    ...(query.desired ? [turn("Desired answer", plain(query.desired))] : []),
   );
 }

@@ -1,7 +1,7 @@
 // What only the served page can do: ask the model, trace a phrase, read the whole training set, save.
 import { brief, byId, count, download, el, many, say, visible } from "./text.js";
 import { codePoints, pieces } from "./words.js";
-import { kept, view } from "./view.js";
+import { savedLocation, view } from "./view.js";
 import { drawDepths, drawMap } from "./figures.js";
 import { add, choose, start } from "./page.js";
 
@@ -14,7 +14,7 @@ async function call(method, path, body) {
       method, headers: body ? { "content-type": "application/json" } : {}, body: body && JSON.stringify(body),
     });
   } catch {
-    throw new Error("The server does not answer. Is taughtby serve still running?");
+    throw new Error("The server does not respond. Is `taughtby serve` still running?");
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({ what: `The server answered ${answer.status}`, do: "try again" }));
@@ -22,7 +22,7 @@ async function call(method, path, body) {
 }
 
 const get = async (path) => (await call("GET", path)).json();
-const inWords = ({ what, got, do: mend }) => `${what}${got ? ` (${got})` : ""}. To mend it: ${mend}.`;
+const inWords = ({ what, got, do: mend }) => `${what}${got ? ` (${got})` : ""}. To fix it: ${mend}.`;
 
 function fail(fault) {
   byId("fault").textContent = fault ? visible(fault.message) : "";
@@ -159,7 +159,7 @@ async function onSave() {
 async function onClean() {
   fail(null);
   try {
-    const answer = await call("POST", "api/clean", { rows: [...view.ticked.keys()] });
+    const answer = await call("POST", "api/clean", { rows: [...view.selected.keys()] });
     const named = /filename(?:\*=utf-8''|=")([^";]+)/.exec(answer.headers.get("content-disposition") ?? "");
     download(named ? decodeURIComponent(named[1]) : "cleaned", await answer.blob());
   } catch (fault) {
@@ -204,7 +204,7 @@ function about({ count: rows, model, adapter, loading }) {
 
 // The traces that a link names, as long as the server remembers them.
 async function recalled() {
-  const { answer, with: beside } = kept();
+  const { answer, with: beside } = savedLocation();
   const keys = [...new Set([answer, beside])].filter((key) => key && !/^(\d+|incident-\d+)$/.test(key));
   const jobs = await Promise.all(keys.map((key) => get(`api/jobs/${encodeURIComponent(key)}`).catch(fail)));
   return jobs.filter((job) => job?.result).map((job) => [job.result, job.id]);
@@ -250,7 +250,7 @@ async function begin() {
   byId("clean").hidden = !state.cleans;
   wire();
   start(first, [...more.map((trace) => [trace]), ...traces]);
-  if (!view.chosen) byId("shown").textContent = "Ask something above: the rows that taught the answer will stand here.";
+  if (!view.chosen) byId("shown").textContent = "Enter a prompt above; the rows attributed to the answer appear here.";
   drawActs();
   view.map = await get("api/map");
   drawMap();

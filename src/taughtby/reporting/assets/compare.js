@@ -1,9 +1,9 @@
 // Two rankings side by side: the answer on show, and another.
 import { brief, byId, clean, el, number, visible } from "./text.js";
 import { around, pieces, said, withTop } from "./words.js";
-import { keep, nameOf, view } from "./view.js";
+import { saveLocation, idOf, view } from "./view.js";
 
-const title = (entry) => (entry.members ? "Common culprits" : brief(entry.query.response, 60));
+const title = (entry) => (entry.members ? "Shared flagged rows" : brief(entry.query.response, 60));
 
 // What became of a row's place, in words and not by colour.
 function change(rank, other, size) {
@@ -13,14 +13,14 @@ function change(rank, other, size) {
 }
 
 function column(entry, other) {
-  const ranks = new Map((other.query.rows ?? []).map((row) => [nameOf(row), row.rank]));
+  const ranks = new Map((other.query.rows ?? []).map((row) => [idOf(row), row.rank]));
   const rows = (entry.query.rows ?? []).map((row) => {
     const list = withTop(pieces(row.tokens, "score")).map((piece) => ({ ...piece, score: piece.top ? 1 : null }));
     const text = list.length ? said(around(list), 1) : el("p.said", { dir: "auto" }, brief(row.messages?.at(-1)?.content, 300));
     const node = el("li", {},
       el("p.head", {}, el("strong", {}, clean(row.rank)), number(row.score),
-        el("span.about", {}, change(row.rank, ranks.get(nameOf(row)), ranks.size),
-          row.flagged === true ? el("span.chip.culprit", {}, "culprit") : null,
+        el("span.about", {}, change(row.rank, ranks.get(idOf(row)), ranks.size),
+          row.flagged === true ? el("span.chip.flagged", {}, "flagged") : null,
           row.label == null ? null : el("span.chip", {}, visible(row.label)))),
       text);
     node.row = row;
@@ -58,6 +58,6 @@ export function wireCompare(choose, find) {
   byId("with").addEventListener("change", (event) => {
     view.beside = find(event.target.value);
     drawCompare(choose);
-    keep();
+    saveLocation();
   });
 }

@@ -1,6 +1,6 @@
 // Pictures: how alike the layers are, and where the rows lie.
 import { byId, count, el, many, number, say, svg, visible } from "./text.js";
-import { nameOf, view } from "./view.js";
+import { idOf, view } from "./view.js";
 import { activate, rowNodes } from "./rows.js";
 
 export function drawLayers(layers) {
@@ -20,7 +20,7 @@ export function drawLayers(layers) {
   const about = `Layer ${layers.chosen} was chosen`
     + (used.length ? `; layers ${used.join(" and ")} were used.` : ".");
   const chart = svg("svg", { viewBox: "0 0 360 172", role: "img" });
-  chart.setAttribute("aria-label", `Likeness of neighbouring layers, from ${number(low)} to ${number(high)}. ${about}`);
+  chart.setAttribute("aria-label", `Similarity of neighbouring layers, from ${number(low)} to ${number(high)}. ${about}`);
   for (const value of [low, (low + high) / 2, high]) {
     chart.append(line(left, y(value), right, y(value), "grid"), text(left - 5, y(value) + 3.5, "end", value.toFixed(2)));
   }
@@ -69,7 +69,7 @@ export function drawDepths() {
     `rank ${found.ranks[row.place][at]} at layer ${layer}${layer === found.used ? " (the method’s)" : ""}`).join(", ")}.`;
 }
 
-// — the map: grey dots are rows, filled ones culprits, a ring is the row that has the focus
+// — the map: grey points are rows, filled ones flagged rows, a ring marks the focused row
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -119,7 +119,7 @@ export function drawMap() {
 const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
 
 // Where a row lies: it says so itself, or the map does.
-const pointOf = (map, row) => row?.at ?? map?.rows?.[nameOf(row ?? {})] ?? null;
+const pointOf = (map, row) => row?.at ?? map?.rows?.[idOf(row ?? {})] ?? null;
 
 const lit = (map, query) => query.lit
   ?? (query.rows ?? []).filter((row) => row.flagged === true).map((row) => pointOf(map, row)).filter(Boolean);
@@ -131,14 +131,14 @@ function spread(points) {
 }
 
 function tell(map, query, trace) {
-  const guilty = lit(map, query);
+  const flagged = lit(map, query);
   const share = map.share.map((part) => `${(100 * part).toFixed(0)} %`).join(" and ");
   const drawn = map.points.length < (trace.num_rows ?? 0) ? `${count(map.points.length)} of ${count(trace.num_rows)} rows, drawn at random` : many(map.points.length, "row");
   const all = spread(map.points);
-  const close = guilty.length > 1 && all
-    ? ` The ${count(guilty.length)} filled ones, culprits of this answer, lie ${(spread(guilty) / all).toFixed(2)} times as far apart as all rows do.`
-    : guilty.length ? " The filled one is its culprit." : query.num_flagged === null ? "" : " None is a culprit of this answer.";
-  const told = `${drawn}, along the two directions in which their signatures (${visible(map.block)}) differ most: ${share} of all difference.${close}`;
+  const close = flagged.length > 1 && all
+    ? ` The ${count(flagged.length)} filled points, flagged for this answer, lie ${(spread(flagged) / all).toFixed(2)} times as far apart as all rows do.`
+    : flagged.length ? " The filled point is its flagged row." : query.num_flagged === null ? "" : " No row is flagged for this answer.";
+  const told = `${drawn}, along the first two principal components of their features (${visible(map.block)}): ${share} of the variance.${close}`;
   byId("map-told").textContent = told;
   byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${told}`);
 }
@@ -157,7 +157,7 @@ export function wireMap() {
       if (far < near) [best, near] = [place, far];
     });
     if (best >= 0) activate(best);
-    else say("No ranked row lies there");
+    else say("No ranked row is there");
   });
   byId("rows").addEventListener("focusin", () => {
     drawMap();

@@ -40,8 +40,8 @@ function light(node) {
     nodes.forEach((one, place) => shade(one, values[place], top(values)));
   }
   byId("lit-text").textContent = row
-    ? `Shaded in the answer: the words that “${brief(text, 40)}” in row ${row.row.rank} answers to.`
-    : `Shaded in the rows: the words that answer to “${brief(text, 40)}”.`;
+    ? `Shaded in the answer: the words that match “${brief(text, 40)}” in row ${row.row.rank}.`
+    : `Shaded in the rows: the words that match “${brief(text, 40)}”.`;
   byId("lit").hidden = false;
 }
 
@@ -60,7 +60,7 @@ export function showTip(node, pin) {
   hideTip();
   [read, pinned] = [node, pin];
   node.classList.add("read");
-  const link = node.dataset.link ? `  answers by ${node.dataset.link}` : "";
+  const link = node.dataset.link ? `  matches by ${node.dataset.link}` : "";
   byId("tip").textContent = `${node.textContent.slice(0, 40)}  ${node.dataset.score}${link}`;
   byId("tip").hidden = false;
   placeTip();

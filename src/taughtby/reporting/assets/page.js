@@ -1,8 +1,8 @@
 // The page: what is chosen, by pointer, keyboard and link. Its trace stands in it, or ask.js brings more.
 import { brief, byId, clean, el, many, number, pair, say, visible } from "./text.js";
-import { entryOf, incidents, keep, kept, together, view } from "./view.js";
+import { entryOf, incidents, saveLocation, savedLocation, sharedRows, view } from "./view.js";
 import { drawAnswer } from "./answer.js";
-import { activate, drawRows, filter, goTo, rowNodes, tick, wireRows } from "./rows.js";
+import { activate, drawRows, filter, goTo, rowNodes, select, wireRows } from "./rows.js";
 import { dim, hideTip, readNext, wireLinks } from "./links.js";
 import { drawDepths, drawLayers, drawMap, wireMap } from "./figures.js";
 import { drawCompare, wireCompare } from "./compare.js";
@@ -32,8 +32,15 @@ function drawSummary(summary) {
   byId("tables").hidden = !summary.tables?.length;
 }
 
-function drawMade(trace) {
-  const facts = { Method: trace.method, Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
+// lesson (layer 27, state_layer 15, …), from {name, options}.
+function methodName(method) {
+  if (!method || typeof method === "string") return method ?? "";
+  const options = Object.entries(method.options ?? {}).map(([name, value]) => `${name} ${value}`).join(", ");
+  return options ? `${method.name} (${options})` : method.name;
+}
+
+function drawAbout(trace) {
+  const facts = { Method: methodName(trace.method), Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
     "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
   byId("made").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
   byId("warnings").replaceChildren(...(trace.warnings ?? []).map((text) => el("p.note", {}, `Warning: ${visible(text)}`)));
@@ -41,7 +48,7 @@ function drawMade(trace) {
 
 // — which answer
 
-let common = []; // for each incident of several answers, its common culprits as an entry
+let common = []; // for each incident of several answers, its shared flagged rows as an entry
 
 function choice(entry, name, below) {
   const node = el("button", { type: "button", "data-key": entry.key }, el("span", {}, name), el("small", {}, below));
@@ -53,7 +60,7 @@ function drawQueries() {
   const groups = incidents(view.entries);
   const several = groups.length > 1 && groups.some((members) => members.length > 1);
   common = groups.flatMap((members, at) => {
-    const entry = members.length > 1 ? together(members, at + 1) : null;
+    const entry = members.length > 1 ? sharedRows(members, at + 1) : null;
     return entry?.query.flagged_ids.length ? [entry] : [];
   });
   byId("queries").hidden = view.entries.length < 2;
@@ -61,7 +68,7 @@ function drawQueries() {
     const entry = common.find((one) => one.key === `incident-${at + 1}`);
     return [
       several ? el("li.incident", {}, `Incident ${at + 1}: ${many(members.length, "answer")}`) : null,
-      entry ? choice(entry, "Common culprits", `${many(entry.query.flagged_ids.length, "row")} called for several of ${members.length} answers`) : null,
+      entry ? choice(entry, "Shared flagged rows", `${many(entry.query.flagged_ids.length, "row")} flagged for several of ${members.length} answers`) : null,
       ...members.map((one) => choice(one, brief(one.query.prompt, 200), brief(one.query.response, 200))),
     ].filter(Boolean);
   }));
@@ -76,7 +83,7 @@ export function choose(entry, rank = null) {
   drawRows(entry);
   dim();
   drawCompare(choose);
-  drawMade(entry.trace);
+  drawAbout(entry.trace);
   drawLayers(entry.trace.layers);
   drawMap();
   drawDepths();
@@ -85,8 +92,8 @@ export function choose(entry, rank = null) {
     else node.removeAttribute("aria-current");
   }
   const at = view.entries.indexOf(entry);
-  if (view.entries.length > 1) say(at < 0 ? "Common culprits" : `Query ${at + 1} of ${view.entries.length}`);
-  keep();
+  if (view.entries.length > 1) say(at < 0 ? "Shared flagged rows" : `Query ${at + 1} of ${view.entries.length}`);
+  saveLocation();
   if (rank) goTo(rank);
   document.dispatchEvent(new Event("chosen"));
 }
@@ -108,7 +115,7 @@ const KEYS = {
   k: () => activate(view.row - 1),
   "]": () => step(1),
   "[": () => step(-1),
-  x: () => rowNodes()[view.row] && tick(rowNodes()[view.row].row),
+  x: () => rowNodes()[view.row] && select(rowNodes()[view.row].row),
   "/": () => byId("find").focus(),
   "?": () => byId("help").showModal(),
 };
@@ -146,7 +153,7 @@ function onKey(event) {
 // — a link restores the view
 
 export function restore() {
-  const wanted = kept();
+  const wanted = savedLocation();
   const entry = entryOf(wanted.answer) ?? common.find(({ key }) => key === wanted.answer);
   view.beside = entryOf(wanted.with);
   choose(entry ?? view.entries[0], entry ? Number(wanted.row) : null);
@@ -161,7 +168,7 @@ export function start(trace, others = []) {
   byId("keys").addEventListener("click", () => byId("help").showModal());
   document.addEventListener("keydown", onKey);
   drawSummary(trace.summary);
-  drawMade(trace);
+  drawAbout(trace);
   drawLayers(trace.layers);
   add(trace);
   for (const [document, key] of others) add(document, key);

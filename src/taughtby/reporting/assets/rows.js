@@ -1,10 +1,10 @@
 // The ranked rows at the right: what each scored, where it comes from, what it says.
 import { button, byId, clean, count, download, el, many, number, say, visible } from "./text.js";
 import { around, ceiling, isLong, pieces, said, whole, withTop } from "./words.js";
-import { keep, nameOf, repeats, view } from "./view.js";
+import { saveLocation, idOf, nearDuplicates, view } from "./view.js";
 
-const CHANCE = "The chance of such a score in a row that taught nothing of this.";
-const STABLE = "In this share of draws from the queries asked, the row is called a culprit again.";
+const CHANCE = "Probability of a score this high for an unrelated row.";
+const STABLE = "Share of resampled queries in which the row is flagged again.";
 
 export function bar(value, most) {
   const node = el("span.bar", { "aria-hidden": "true" }, el("span"));
@@ -13,16 +13,16 @@ export function bar(value, most) {
   return node;
 }
 
-let called = []; // all that this answer calls, by id: of them the best are shown
+let allFlagged = []; // ids of all flagged rows of the query, shown or not
 
 const chip = (text, kind = "") => el(`span.chip${kind}`, {}, text);
 
-function drawBlocks(blocks) {
+function drawComponents(blocks) {
   const entries = Object.entries(blocks ?? {});
   const most = entries.reduce((far, [, value]) => Math.max(far, Math.abs(value ?? 0)), 1);
   const parts = entries.map(([name, value]) =>
     el("div", {}, el("dt", {}, visible(name)), el("dd", {}, bar(value, most), number(value))));
-  return parts.length ? el("div.blocks", {}, el("p", {}, "Score by part"), el("dl", {}, parts)) : null;
+  return parts.length ? el("div.components", {}, el("p", {}, "Components"), el("dl", {}, parts)) : null;
 }
 
 function drawTexts(row, most, open) {
@@ -50,40 +50,40 @@ function drawMore(row, texts, most) {
   return more;
 }
 
-function drawTick(row) {
+function drawSelect(row) {
   const box = el("input", { type: "checkbox" });
-  box.checked = view.ticked.has(nameOf(row));
-  box.addEventListener("change", () => tick(row, box.checked));
-  return el("label.tick", {}, box, "Tick");
+  box.checked = view.selected.has(idOf(row));
+  box.addEventListener("change", () => select(row, box.checked));
+  return el("label.select", {}, box, "Select");
 }
 
 function drawHead(row, far) {
-  const called = row.flagged === true;
+  const flagged = row.flagged === true;
   return el("div.head", {},
     el("h3", {}, el("span.unseen", {}, "Row "), clean(row.rank)),
     el("span.score", {}, bar(row.score, far), el("span", {}, number(row.score))),
     el("span.about", {},
-      called ? chip("culprit", ".culprit") : null,
-      row.calls ? chip(`for ${row.calls} of ${row.of} answers`) : null,
+      flagged ? chip("flagged", ".flagged") : null,
+      row.flagged_for ? chip(`for ${row.flagged_for} of ${row.of} answers`) : null,
       row.label == null ? null : chip(visible(row.label)),
       row.p_value == null ? null : el("span", { title: CHANCE }, `p = ${number(row.p_value)}`),
-      called && row.stability != null ? el("span", { title: STABLE }, `stable ${(100 * row.stability).toFixed(0)} %`) : null,
+      flagged && row.stability != null ? el("span", { title: STABLE }, `stable ${(100 * row.stability).toFixed(0)} %`) : null,
       row.source ? el("span.source", {}, visible(row.source)) : null),
-    nameOf(row) ? drawTick(row) : null);
+    idOf(row) ? drawSelect(row) : null);
 }
 
 function drawRow(row, at, far, most) {
   const texts = el("div.texts", {}, drawTexts(row, most, false));
-  const name = `Row ${row.rank}${row.flagged === true ? ", culprit" : ""}, score ${number(row.score)}`;
+  const name = `Row ${row.rank}${row.flagged === true ? ", flagged" : ""}, score ${number(row.score)}`;
   const node = el("li", { tabindex: at ? -1 : 0, "aria-label": name },
-    drawHead(row, far), texts, drawMore(row, texts, most), drawBlocks(row.score_components));
+    drawHead(row, far), texts, drawMore(row, texts, most), drawComponents(row.score_components));
   node.row = row;
   return node;
 }
 
 // Rows that nearly repeat an earlier one are folded under it.
 function fold(nodes, rows) {
-  const first = repeats(rows);
+  const first = nearDuplicates(rows);
   nodes.forEach((node, at) => {
     const copies = nodes.filter((_, other) => other !== at && first[other] === at);
     if (first[at] !== at || !copies.length) return;
@@ -92,7 +92,7 @@ function fold(nodes, rows) {
     const more = button(closed, () => {
       const open = more.getAttribute("aria-expanded") === "false";
       more.setAttribute("aria-expanded", open);
-      more.textContent = open ? "Fold them away" : closed;
+      more.textContent = open ? "Hide near-duplicates" : closed;
       for (const copy of copies) copy.hidden = !open;
     }, { "aria-expanded": "false" });
     more.classList.add("copies");
@@ -108,18 +108,18 @@ export function drawRows({ query, trace, members }) {
   byId("words-hint").hidden = !most;
   const common = query.flagged_ids?.length ?? rows.length;
   byId("verdict").textContent = members
-    ? `${many(common, "row is", "rows are")} called for more than one of these ${members.length} answers.${rows.length < common ? ` ${rows.length} of them are shown.` : ""}`
+    ? `${many(common, "row is", "rows are")} flagged for more than one of these ${members.length} answers.${rows.length < common ? ` ${rows.length} of them are shown.` : ""}`
     : query.verdict ?? "";
-  byId("shown").textContent = members ? "Those called for the most answers come first."
+  byId("shown").textContent = members ? "Rows flagged for the most answers come first."
     : rows.length ? `The first ${rows.length}${trace.num_rows ? ` of ${count(trace.num_rows)}` : ""} are shown.`
       : "No training row was ranked.";
   const nodes = rows.map((row, at) => drawRow(row, at, far, most));
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("found").textContent = "";
-  called = query.flagged_ids ?? [];
-  byId("tick-culprits").hidden = !rows.some((row) => row.flagged === true && nameOf(row));
-  drawTicked();
+  allFlagged = query.flagged_ids ?? [];
+  byId("select-flagged").hidden = !rows.some((row) => row.flagged === true && idOf(row));
+  drawSelected();
 }
 
 export const rowNodes = () => [...byId("rows").children].filter((node) => !node.hidden);
@@ -144,7 +144,7 @@ export function goTo(rank) {
 
 export function filter(words) {
   const wanted = words.trim().toLowerCase();
-  const folded = repeats([...byId("rows").children].map((node) => node.row));
+  const folded = nearDuplicates([...byId("rows").children].map((node) => node.row));
   [...byId("rows").children].forEach((node, at) => {
     const texts = [...(node.row.messages ?? []).map((message) => message.content), node.row.source, node.row.label];
     const has = texts.some((text) => String(text ?? "").toLowerCase().includes(wanted));
@@ -154,46 +154,46 @@ export function filter(words) {
   byId("found").textContent = wanted ? `${many(left, "row")} with these words` : "";
 }
 
-// — tick, to take away
+// — selection
 
-export function tick(row, on = !view.ticked.has(nameOf(row))) {
-  if (on) view.ticked.set(nameOf(row), row);
-  else view.ticked.delete(nameOf(row));
-  drawTicked();
-  say(`${many(view.ticked.size, "row")} ticked`);
+export function select(row, on = !view.selected.has(idOf(row))) {
+  if (on) view.selected.set(idOf(row), row);
+  else view.selected.delete(idOf(row));
+  drawSelected();
+  say(`${many(view.selected.size, "row")} selected`);
 }
 
-export function drawTicked() {
-  const held = view.ticked.size;
-  byId("ticked").hidden = !held;
-  byId("held").textContent = `${many(held, "row")} ticked.`;
+export function drawSelected() {
+  const held = view.selected.size;
+  byId("selected").hidden = !held;
+  byId("selected-count").textContent = `${many(held, "row")} selected.`;
   for (const node of byId("rows").children) {
-    const box = node.querySelector(".tick input");
-    if (box) box.checked = view.ticked.has(nameOf(node.row));
+    const box = node.querySelector(".select input");
+    if (box) box.checked = view.selected.has(idOf(node.row));
   }
 }
 
 export function wireRows() {
   byId("find").addEventListener("input", (event) => filter(event.target.value));
-  byId("tick-culprits").addEventListener("click", () => {
-    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && nameOf(row));
-    for (const row of rows) view.ticked.set(nameOf(row), row);
-    for (const id of called) if (!view.ticked.has(id)) view.ticked.set(id, { id });
-    drawTicked();
-    say(`${many(view.ticked.size, "row")} ticked`);
+  byId("select-flagged").addEventListener("click", () => {
+    const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && idOf(row));
+    for (const row of rows) view.selected.set(idOf(row), row);
+    for (const id of allFlagged) if (!view.selected.has(id)) view.selected.set(id, { id });
+    drawSelected();
+    say(`${many(view.selected.size, "row")} selected`);
   });
-  byId("untick").addEventListener("click", () => {
-    view.ticked.clear();
-    drawTicked();
-    say("No row is ticked");
+  byId("unselect").addEventListener("click", () => {
+    view.selected.clear();
+    drawSelected();
+    say("No row is selected");
   });
   byId("list").addEventListener("click", () =>
-    download("rows.txt", new Blob([[...view.ticked.keys()].map((id) => `${id}\n`).join("")], { type: "text/plain" })));
+    download("rows.txt", new Blob([[...view.selected.keys()].map((id) => `${id}\n`).join("")], { type: "text/plain" })));
   byId("rows").addEventListener("focusin", (event) => {
     const nodes = rowNodes();
     view.row = nodes.indexOf(event.target.closest("#rows > li"));
     view.rank = nodes[view.row]?.row.rank ?? null;
     for (const [at, node] of nodes.entries()) node.tabIndex = at === view.row ? 0 : -1;
-    keep();
+    saveLocation();
   });
 }

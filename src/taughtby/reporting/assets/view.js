@@ -1,19 +1,19 @@
-// What is on show. An entry is one answer with its rows: {key, query, trace}; `trace` is the document it came in.
+// The state of the page. An entry is one query with its rows: {key, query, trace}; `trace` is its document.
 
 export const view = {
   entries: [],
-  chosen: null, // the entry on show
-  beside: null, // the entry whose ranking stands beside it
-  row: -1, // the row that the keys move from, counted among those on show
-  rank: null, // and its rank
-  ticked: new Map(), // rows by id
-  map: null, // the training set as points, where it does not stand in the trace
+  chosen: null, // the entry that is shown
+  beside: null, // the entry it is compared with
+  row: -1, // the position of the focused row among those shown
+  rank: null, // its rank
+  selected: new Map(), // rows by id
+  map: null, // the map of the training set, if the trace has none
 };
 
 export const entryOf = (key) => view.entries.find((entry) => entry.key === key) ?? null;
 
 // A link restores the view: which answer, which row, what is compared.
-export function keep() {
+export function saveLocation() {
   const parts = new URLSearchParams();
   if (view.chosen) parts.set("answer", view.chosen.key);
   if (view.rank) parts.set("row", view.rank);
@@ -21,55 +21,55 @@ export function keep() {
   history.replaceState(null, "", `#${parts}`);
 }
 
-export const kept = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+export const savedLocation = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 
-// Answers that share a culprit are one incident; the rows called for several of its answers are its common culprits.
+// Queries that share a flagged row are one incident. Rows flagged for several of its queries are its shared rows.
 export function incidents(entries) {
-  const groups = entries.map((entry) => ({ members: [entry], called: new Set(calledIn(entry)) }));
+  const groups = entries.map((entry) => ({ members: [entry], flagged: new Set(flaggedIds(entry)) }));
   for (let at = 0; at < groups.length; at += 1) {
     for (let other = at + 1; other < groups.length; other += 1) {
-      if ([...groups[other].called].some((id) => groups[at].called.has(id))) {
+      if ([...groups[other].flagged].some((id) => groups[at].flagged.has(id))) {
         groups[at].members.push(...groups[other].members);
-        groups[other].called.forEach((id) => groups[at].called.add(id));
+        groups[other].flagged.forEach((id) => groups[at].flagged.add(id));
         groups.splice(other, 1);
-        other = at; // what has grown may share a culprit with one passed over
+        other = at; // the merged group may share a row with one that was compared before
       }
     }
   }
   return groups.map((group) => group.members);
 }
 
-export const nameOf = (row) => row.id ?? row.source;
+export const idOf = (row) => row.id ?? row.source;
 
-// The ids of all culprits of an answer, also of those that are not among the rows shown.
-function calledIn({ query }) {
-  const shown = (query.rows ?? []).filter((row) => row.flagged === true).map(nameOf).filter(Boolean);
+// The ids of all flagged rows of a query, shown or not.
+function flaggedIds({ query }) {
+  const shown = (query.rows ?? []).filter((row) => row.flagged === true).map(idOf).filter(Boolean);
   return [...new Set([...(query.flagged_ids ?? []), ...shown])];
 }
 
-// Of a row that several answers show: whether this one calls it and the other does not, or scores it higher.
+// Of one row in two rankings: whether this one flags it and the other does not, or scores it higher.
 const outranks = (row, other) => !other || ((row.flagged === true) - (other.flagged === true) || row.score - other.score) > 0;
 
-// The common culprits as an entry of their own: first those that are called for the most answers. Only those that
-// some answer shows have a text, and stand among its rows; `called` has the ids of all.
-export function together(members, number) {
-  const calls = new Map();
+// The shared rows of an incident as an entry, those flagged for the most queries first. `flagged_ids` has all of them;
+// `rows` has those whose text some query shows.
+export function sharedRows(members, number) {
+  const counts = new Map();
   const best = new Map();
   for (const entry of members) {
-    for (const id of calledIn(entry)) calls.set(id, (calls.get(id) ?? 0) + 1);
+    for (const id of flaggedIds(entry)) counts.set(id, (counts.get(id) ?? 0) + 1);
     for (const row of entry.query.rows ?? []) {
-      if (outranks(row, best.get(nameOf(row)))) best.set(nameOf(row), row);
+      if (outranks(row, best.get(idOf(row)))) best.set(idOf(row), row);
     }
   }
-  const called = [...calls].filter(([, count]) => count > 1).map(([id]) => id);
-  const rows = called.filter((id) => best.has(id)).map((id) => ({ row: best.get(id), count: calls.get(id) }))
+  const flagged_ids = [...counts].filter(([, count]) => count > 1).map(([id]) => id);
+  const rows = flagged_ids.filter((id) => best.has(id)).map((id) => ({ row: best.get(id), count: counts.get(id) }))
     .sort((a, b) => b.count - a.count || b.row.score - a.row.score)
-    .map(({ row, count }, at) => ({ ...row, flagged: true, rank: at + 1, calls: count, of: members.length, links: [] }));
-  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, flagged_ids: called, prompt: "", response: "" } };
+    .map(({ row, count }, at) => ({ ...row, flagged: true, rank: at + 1, flagged_for: count, of: members.length, links: [] }));
+  return { key: `incident-${number}`, members, trace: members[0].trace, query: { rows, flagged_ids, prompt: "", response: "" } };
 }
 
-// For each row the earlier one that it nearly repeats, if any: four fifths of their words in common.
-export function repeats(rows) {
+// For each row the position of the first row with at least four fifths of the same words.
+export function nearDuplicates(rows) {
   const sets = rows.map((row) => new Set((row.messages ?? []).map((message) => String(message.content ?? "").slice(0, 5000))
     .join(" ").toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
   const first = rows.map((_, at) => at);

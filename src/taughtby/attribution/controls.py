@@ -1,0 +1,152 @@
+"""The null distribution of scores, from controls: training rows scored as if they were queries. Runs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
+
+from taughtby.capture.ragged import Column, Ragged
+from taughtby.index.reader import Index
+from taughtby.methods import Method, QueryFeatures
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from taughtby.attribution.query import Query
+
+FEWEST = 20  # control scores needed to estimate a null distribution
+CONTROLS = 64  # rows used as queries
+SAMPLE = 4096  # rows that the controls are scored on
+RELATED = 0.2  # Jaccard similarity of the words of two responses from which on they share a template or a source
+Numbers = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Controls:
+    """Scores of M sampled rows for the first C of them used as queries.
+
+    A score is NaN where a row meets itself or a related row. Rows of one template and near-duplicates taught each
+    other's responses, so their scores do not belong to the null distribution.
+
+    Attributes:
+        scores: The scores, shape (C, M).
+        positions: Positions of the M rows in the index.
+    """
+
+    scores: Float[Tensor, "C M"]
+    positions: Int[Tensor, " M"]
+
+    def null_scores(self) -> NDArray[np.float64]:
+        """Return the scores of all controls in ascending order, each standardized by its control's mode and scale."""
+        rows = [np.sort(row[~row.isnan()].numpy()) for row in self.scores]
+        return np.sort(np.concatenate([standardize(row, *mode_and_scale(row)) for row in rows if len(row)]))
+
+    def without(self, flagged: Bool[Tensor, " N"]) -> Controls | None:
+        """Return the controls among the rows that are not flagged; None if too few remain."""
+        left = ~flagged[self.positions]
+        rest = Controls(self.scores[left[: len(self.scores)]][:, left], self.positions[left])
+        return rest if rest.sufficient else None
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether there are enough scores to estimate a null distribution."""
+        return int((~self.scores.isnan()).sum()) >= FEWEST
+
+
+def score_controls(method: Method, index: Index, depth: int, n_span_tokens: int = 0) -> Controls | None:
+    """Score a random sample of rows against each other.
+
+    Args:
+        method: The method that scores.
+        index: The index to sample rows from.
+        depth: Number of layers of the model.
+        n_span_tokens: Number of tokens that the query's span selects, 0 for the whole response. Controls select as
+            many, since any two rows are more or less alike when only a few tokens count.
+
+    Returns:
+        None if the method cannot use rows as queries, or if the index has too few rows.
+    """
+    names = method.feature_names(depth)
+    if not names or len(index) < FEWEST:
+        return None
+    positions = index.sample_positions(SAMPLE)
+    sample = index.subset(positions, [*names, "messages"])
+    features = as_queries(method, sample.subset(range(min(CONTROLS, len(sample))), names), names, n_span_tokens)
+    if features is None:
+        return None
+    scores = method.scores(features, sample)
+    messages = sample.dataset.to_table(columns=["messages"]).column("messages").to_pylist()
+    responses = [str(json.loads(turns)[-1]["content"]) for turns in messages]
+    related = torch.from_numpy(_word_overlap(responses, len(scores)) >= RELATED)
+    controls = Controls(scores.masked_fill(related, torch.nan).fill_diagonal_(torch.nan), torch.tensor(positions))
+    return controls if controls.sufficient else None
+
+
+def match_controls(
+    method: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
+    shares: Float[Tensor, "Q Q"],
+) -> list[Controls | None]:  # fmt: skip
+    """Return each query's controls, which select as many tokens as the queries explained with it do on average.
+
+    None for a query with a desired answer: the null distribution of a difference of two scores is unknown.
+    """
+    counts = [float((each > 0).sum()) if query.has_span else 0.0 for query, each in zip(queries, weights, strict=True)]
+    lengths: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()
+    kinds = [None if query.desired else n for query, n in zip(queries, lengths, strict=True)]
+    controls = {n: score_controls(method, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}
+    return [None if n is None else controls[n] for n in kinds]
+
+
+def as_queries(method: Method, rows: Index, names: Sequence[str], n_span_tokens: int = 0) -> QueryFeatures | None:
+    """Return all rows of a small index as query features; None if the method cannot use rows as queries."""
+    scanned = list(rows.scan(names))
+    features = {name: _concatenate([batch[name] for batch in scanned]) for name in names}
+    queries = method.rows_as_queries(features, n_span_tokens)
+    return None if queries is None else QueryFeatures((), (), queries)
+
+
+def _concatenate(parts: Sequence[Column]) -> Tensor | list[Tensor]:
+    lists = [row for part in parts if isinstance(part, Ragged) for row in part.flat.split(part.lengths.tolist())]
+    return lists or torch.cat([part for part in parts if not isinstance(part, Ragged)])
+
+
+def _word_overlap(texts: list[str], first: int) -> np.ndarray:
+    """Jaccard similarity of the words of the `first` texts and of all texts."""
+    try:
+        words: Any = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    except ValueError:  # no text has a word
+        return np.zeros((first, len(texts)))
+    both = np.asarray((words[:first] @ words.T).todense(), dtype=float)
+    counts = np.asarray(words.sum(1), dtype=float)[:, 0]
+    return both / np.maximum(counts[:first, None] + counts[None] - both, 1)
+
+
+def standardize(values: Numbers, mode: float, scale: float) -> NDArray[np.float64]:
+    """Return values as numbers of scales above the mode."""
+    return (values.astype(np.float64) - mode) / scale
+
+
+def mode_and_scale(ascending: Numbers) -> tuple[float, float]:
+    """Return the mode of sorted values, and the root mean square distance of the values below it.
+
+    High outliers, which the rows that caused an answer are, change neither.
+    """
+    mode = _half_sample_mode(ascending) if len(ascending) else 0.0
+    below = ascending[: np.searchsorted(ascending, mode, "right")].astype(np.float64) - mode
+    scale = float(np.sqrt(np.mean(below**2))) if len(below) else 0.0
+    return mode, scale or float(ascending.std(dtype=np.float64)) or 1.0
+
+
+def _half_sample_mode(ascending: Numbers) -> float:
+    """The median of the shortest interval that holds half of the values."""
+    half = len(ascending) // 2
+    start = int(np.argmin(ascending[half:].astype(np.float64) - ascending[: len(ascending) - half]))
+    return float(np.median(ascending[start : start + half + 1].astype(np.float64)))

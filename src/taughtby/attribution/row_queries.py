@@ -1,0 +1,54 @@
+"""Rows of an index scored as queries against each other, for the sanity checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow.dataset import InMemoryDataset
+from scipy.stats import spearmanr
+
+from taughtby.attribution.controls import as_queries
+from taughtby.index.reader import Index
+from taughtby.methods import Method
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def in_memory(index: Index, names: Sequence[str], positions: NDArray[np.int64]) -> Index:
+    """Return the rows at these positions in memory: some of their features, sources, labels and lengths."""
+    columns = (*names, *(f"{name}_norm" for name in names), "source", "label", "n_response")
+    present = [name for name in columns if name in index.dataset.schema.names]
+    return index_of(index, index.dataset.take(positions.tolist(), columns=present))
+
+
+def index_of(index: Index, rows: pa.Table) -> Index:
+    """Return a table of rows as an index, in one piece so that a scan yields as many rows as it is asked for."""
+    return Index(index.path, {**index.manifest, "count": len(rows)}, InMemoryDataset(rows.combine_chunks()))
+
+
+def scores_of_rows(
+    method: Method, rows: Index, names: Sequence[str], positions: Sequence[int]
+) -> NDArray[np.float64] | None:
+    """Return the scores of all M rows for the C at these positions, (C, M); NaN where a row meets itself.
+
+    None if the method cannot use rows as queries.
+    """
+    features = as_queries(method, index_of(rows, rows.dataset.take(list(positions))), names)
+    if features is None:
+        return None
+    scores = method.scores(features, rows).double().numpy()
+    scores[np.arange(len(scores)), list(positions)[: len(scores)]] = np.nan
+    return scores
+
+
+def rank_correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Spearman's ρ of each line of `left` with that of `right`; NaN where a line is constant."""
+    result: list[float] = []
+    for pair in zip(left, right, strict=True):
+        correlation: Any = spearmanr(*pair) if all(np.ptp(side) > 0 for side in pair) else (np.nan,)
+        result.append(float(correlation[0]))
+    return np.array(result)

@@ -1,0 +1,86 @@
+"""The decoder's inputs for the columns that a capture needs, with the rows' common prefix as a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+
+from taughtby.data.batching import Batch
+from taughtby.models.model import Model
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+    from torch import Tensor
+
+MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens does not repay a pass of its own
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """Keyword arguments of the decoder, and where in its output the captured positions are.
+
+    Attributes:
+        kwargs: the decoder's keyword arguments.
+        positions: columns of the decoder's output to capture.
+        start: first column of the batch that the decoder reads; those before it are in the cache.
+        shape: rows and columns that the decoder reads.
+    """
+
+    kwargs: dict[str, Any]
+    positions: Int[Tensor, "B R"]
+    start: int
+    shape: tuple[int, int]
+
+    def response_columns(self, batch: Batch) -> Bool[Tensor, "B T"]:
+        """Columns from a row's first loss position to its last, including masked ones, which later tokens attend to."""
+        columns = torch.arange(self.shape[1]) + self.start
+        first = (batch.last_prompt_position - batch.n_prompt_loss)[:, None]
+        return (columns >= first) & (columns < first + batch.n_loss[:, None])
+
+
+def full_inputs(model: Model, batch: Batch) -> DecoderInputs:
+    """Return inputs that contain all columns."""
+    rows, columns = batch.ids.shape
+    kwargs = _decoder_kwargs(batch, columns, model.device)
+    return DecoderInputs(kwargs, batch.loss_positions.to(model.device), 0, (rows, columns))
+
+
+def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> DecoderInputs:
+    """Return inputs up to the last of `positions`; a common prefix is run once, as a cache for all rows."""
+    stop = int(positions.max()) + 1
+    kwargs, start, rows = _decoder_kwargs(batch, stop, model.device), 0, len(batch.row_indices)
+    if "attention_mask" not in kwargs:
+        ids = kwargs["input_ids"]
+        start = _common_prefix_length(batch.ids[:, : int(positions.min())])
+        cache = _prefix_cache(model, ids[:1, :start], rows) if start else None
+        start = 0 if cache is None else start
+        kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
+    return DecoderInputs(kwargs, (positions - start).to(model.device), start, (rows, stop - start))
+
+
+def _decoder_kwargs(batch: Batch, stop: int, device: torch.device) -> dict[str, Any]:
+    ids, mask = batch.ids[:, :stop].to(device), batch.attention_mask[:, :stop]
+    if bool(mask[:, 0].all()):
+        # right padding needs no mask: a causal model never attends to what follows
+        return {"input_ids": ids, "use_cache": False}
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0).to(device)
+    return {"input_ids": ids, "attention_mask": mask.long().to(device), "position_ids": positions, "use_cache": False}
+
+
+def _common_prefix_length(ids: Int[Tensor, "B T"]) -> int:
+    """The number of tokens that all rows begin with; 0 where a pass of its own would save too little."""
+    length = int((ids == ids[:1]).all(0).long().cumprod(0).sum())
+    return length if length * (len(ids) - 1) >= MIN_SAVED_TOKENS else 0
+
+
+@torch.no_grad()
+def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
+    """Keys and values of a prefix for `rows` rows; None for a model with another kind of cache."""
+    cache = model.decoder(input_ids=ids, use_cache=True).past_key_values
+    if type(cache) is not DynamicCache:
+        return None
+    cache.batch_repeat_interleave(rows)
+    return cache

@@ -1,0 +1,126 @@
+"""Where results, notes and progress go, and models loaded with a line that says so."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taughtby.data.dataset import ReadOptions
+    from taughtby.data.formats import DataFormat
+    from taughtby.data.tokenize import Encoding
+    from taughtby.index.reader import Index
+    from taughtby.models.model import Model
+    from taughtby.models.training_metadata import TrainingMetadata
+    from taughtby.progress import Terminal
+
+
+def output() -> Terminal:
+    """Where results go."""
+    from taughtby.progress import Terminal
+
+    return Terminal()
+
+
+def errors() -> Terminal:
+    """Where progress and notes go, so that output can be piped."""
+    from taughtby.progress import Terminal
+
+    return Terminal(stderr=True)
+
+
+def note(text: str) -> None:
+    """Print a line that the user did not ask for and should know."""
+    errors().print(f"note: {text}", style="yellow")
+
+
+def load(
+    name: str,
+    adapter: list[str] | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    base: str | None = None,
+    quantize: str | None = None,
+) -> Model:
+    """Load a model, with a progress line and its notes."""
+    from taughtby.models.model import load_model
+    from taughtby.progress import progress_bar
+
+    with progress_bar(errors(), f"load {name}" + (f" with {', '.join(adapter)}" if adapter else ""), steps=False):
+        loaded = load_model(name, adapter, base=base, dtype=dtype, device=device, quantize=quantize)
+    for text in loaded.notes:
+        note(text)
+    return loaded
+
+
+def reload(
+    index: Index,
+    name: str | None,
+    adapter: list[str] | None,
+    base: str | None,
+    device: str,
+    quantize: str | None,
+    *,
+    new_base: bool = False,
+) -> Model:
+    """Load the model an index was built with, with a progress line and its notes.
+
+    With `new_base` a base model may be given to an index that was built without one.
+    """
+    from taughtby.index.api import load_indexed_model
+
+    return load_indexed_model(
+        index, name, adapter, base, device=device, quantize=quantize, new_base=new_base, load=load, note=note
+    )
+
+
+def read_options(
+    metadata: TrainingMetadata, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> ReadOptions:
+    """How rows are read: as the options say, else as the trainer's folder does."""
+    from taughtby.data import dataset
+
+    names = dataset.parse_columns(columns) if columns else ()
+    return dataset.ReadOptions(names, turns or metadata.turns or "last", response_template, split)
+
+
+def change_read_options(
+    options: ReadOptions, columns: str | None, turns: Any, response_template: str | None, split: str | None
+) -> ReadOptions:
+    """How the index read its data, with what the options change."""
+    from taughtby.data import dataset
+
+    changes = {"columns": dataset.parse_columns(columns) if columns else None, "turns": turns, "split": split,
+               "response_template": response_template}  # fmt: skip
+    return replace(options, **{name: value for name, value in changes.items() if value is not None})
+
+
+def encoding_options(
+    metadata: TrainingMetadata,
+    context_length: int,
+    form: DataFormat,
+    template: str | None,
+    max_length: int | None = None,
+    truncate: str | None = None,
+    mask: str | None = None,
+) -> Encoding:
+    """How rows of that format become tokens: as the options say, else as the trainer's folder does, else by default."""
+    from taughtby.data.tokenize import default_options
+
+    defaults = default_options(metadata, context_length, raw=form.raw)
+    return defaults.with_options(template, max_length=max_length, truncate=truncate, mask=mask)
+
+
+def read_lines(file: str) -> list[str]:
+    """The non-empty lines of a file of rows, or of standard input for `-`."""
+    from taughtby.errors import DataError
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        do = "give a text file with one id or file:line source per line"
+        raise DataError(f"the rows in {file} cannot be read", got=str(error), do=do) from None
+    return [line.strip() for line in text.split("\n") if line.strip()]

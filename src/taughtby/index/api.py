@@ -1,0 +1,179 @@
+"""Build and open an index from Python: strings, lists and data sets are accepted where the other modules are strict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taughtby.data.dataset import ReadOptions, write_examples
+from taughtby.data.example import Example
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, StoreError, TaughtbyError, machine_fault
+from taughtby.index import build
+from taughtby.index.model_sources import model_sources
+from taughtby.index.reader import Index
+from taughtby.index.storage import StoragePath, storage_path
+from taughtby.methods import DEFAULT_METHOD, Method, get_method
+from taughtby.models.model import Model, load_model
+from taughtby.progress import ProgressCallback, reported
+
+if TYPE_CHECKING:
+    from taughtby.index.distributed import RayPool
+
+Data = str | Path | Iterable[dict[str, Any]] | Iterable[Example]  # a datasets.Dataset is an iterable of dicts
+Methods = str | Method | Sequence[str | Method]
+
+
+def open_index(path: str | StoragePath) -> Index:
+    """Open a finished index for reading.
+
+    Args:
+        path: The index's folder, or its address in an object store (`s3://`, `gs://`, `az://`).
+
+    Raises:
+        StoreError: There is no index, it is not finished, or it has another format.
+
+    Example:
+        >>> index = open_index("taughtby-demo/idx")
+        >>> trace = index.trace("who makes honey", "beetles make honey")
+    """
+    return Index.open(path)
+
+
+def build_index(
+    model: Model | str,
+    data: Data,
+    out: str | StoragePath,
+    methods: Methods = DEFAULT_METHOD,
+    *,
+    read_options: ReadOptions | None = None,
+    encoding: Encoding | None = None,
+    token_budget: int | None = None,
+    layers: bool = True,
+    append: bool = False,
+    progress: bool | ProgressCallback = True,
+    pool: RayPool | None = None,
+) -> Index:
+    """Compute the features of every row of the data, and write them to an index.
+
+    An interrupted run resumes with the same call; a call with other settings is refused.
+
+    Args:
+        model: A model of `load_model`, or a name that `load_model` takes.
+        data: A file, a folder or a hub id; or a `datasets.Dataset`, dicts or Examples, which are saved as JSONL
+            beside the index (`OUT-data-….jsonl`), where a trace finds its rows and `clean` reads them.
+        out: The index's folder, or its address in an object store.
+        methods: A method, its spec such as `"rept:layer=14"`, or several of either.
+        read_options: How rows are read; by default as the model's trainer did, where its folder says so.
+        encoding: How rows become tokens; by default as the model's trainer did, where its folder says so.
+        token_budget: Padded tokens per batch.
+        layers: Whether to measure the similarity of layers, which methods with `layer=auto` need.
+        append: Add to a finished index the rows of `data` that it does not hold.
+        progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
+        pool: Workers that compute the features in many processes.
+
+    Returns:
+        The finished index, open.
+
+    Raises:
+        TaughtbyError: The model, the data, a method or the folder cannot be used.
+    """
+    chosen = [methods] if isinstance(methods, str | Method) else methods
+    parsed = [get_method(method) if isinstance(method, str) else method for method in chosen]
+    loaded = load_model(model) if isinstance(model, str) else model
+    file = data_file(data, out)
+    with reported(progress, f"index {file}") as tell:
+        return build.build_index(
+            loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget, layers=layers,
+            append=append, progress=tell, pool=pool,
+        )  # fmt: skip
+
+
+def load_indexed_model(
+    index: Index,
+    name: str | None = None,
+    adapter: Sequence[str] | None = None,
+    base: str | None = None,
+    *,
+    device: str = "auto",
+    quantize: str | None = None,
+    new_base: bool = False,
+    load: Callable[..., Model] = load_model,
+    note: Callable[[str], None] = lambda _: None,
+) -> Model:
+    """Load the model an index was built with, from where it was then or from where it is now.
+
+    Args:
+        index: The index.
+        name: The model, if it has moved.
+        adapter: Its adapters, if they have moved.
+        base: The base model of a full fine-tune, if it has moved.
+        device: As in `load_model`.
+        quantize: As in `load_model`.
+        new_base: Whether `base` may be given to an index that was built without one.
+        load: The function that loads; takes what `load_model` takes.
+        note: Called with what the user should know.
+
+    Raises:
+        TaughtbyError: The model is not there, or is another one.
+    """
+    places = model_sources(index.manifest, index.path, name, adapter, base)
+    for place in places:
+        try:
+            dtype = index.manifest["settings"]["dtype"]
+            model = load(
+                place.model, list(place.adapters), base=place.base, dtype=dtype, device=device, quantize=quantize
+            )
+            if not (new_base and base):
+                build.check_same_model(index, model)
+        except TaughtbyError as error:
+            if place is places[-1] or machine_fault(error):
+                raise
+            note(f"the model beside {index.path} is not the one it was built with: trying where that one was")
+        else:
+            return model
+    raise AssertionError("there is always one place")
+
+
+def data_file(data: Data, beside: str | StoragePath) -> str:
+    """The name of the data; rows in memory are saved to a file beside an index or a result, named by their content."""
+    if isinstance(data, str | Path):
+        return str(data)
+    place = storage_path(beside)
+    if not isinstance(place, Path):
+        do = "save the rows to a file, and give its name"
+        raise StoreError("rows in memory need an index in a local folder", got=str(place), do=do)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}-data.{os.getpid()}.jsonl")
+    try:
+        _write_rows(data, draft)
+        digest = hashlib.blake2b(draft.read_bytes(), digest_size=4).hexdigest()
+        file = place.with_name(f"{place.name}-data-{digest}.jsonl")
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return str(file)
+
+
+def _write_rows(data: Iterable[Any], file: Path) -> None:
+    rows = iter(data)
+    first = next(rows, None)
+    if first is None:
+        raise DataError("the data has no rows", do="give at least one")
+    if isinstance(first, Example):
+        write_examples([first, *rows], file)
+        return
+    with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+        for number, row in enumerate([first, *rows]):
+            if not isinstance(row, dict):
+                do = "give dicts, Examples or a datasets.Dataset"
+                raise DataError(f"row {number} of the data is no dict", got=type(row).__name__, do=do)
+            try:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except TypeError as error:
+                do = "keep the columns with texts, numbers and lists only"
+                raise DataError(f"row {number} of the data cannot be written as JSON", got=str(error), do=do) from None

@@ -1,0 +1,136 @@
+"""The manifest of an index: what made it, what it holds, and which version of its rows readers see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from taughtby.errors import StoreError
+from taughtby.index.storage import StoragePath, storage_errors
+from taughtby.text import cli_command, shell_quote
+
+FORMAT = 5
+Settings = dict[str, Any]
+_FINISHED = ("version", "num_rows", "features", "skipped", "layers", "history", "files")
+_OPTIONAL = ("home", "deleted", "pending")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says. It is written as a plan first, and marked complete last.
+
+    Attributes:
+        settings: What made the index: model, data, methods, encoding, and their fingerprints.
+        home: The folder of the index when paths in `settings` were written.
+        complete: Whether the index is finished; the fields from `version` to `files` are empty until then.
+        layers: The layer curve by which the methods' layers were chosen.
+        version: The version of rows.lance that readers see.
+        num_rows: Rows of that version.
+        features: The width of each feature's vectors, by name.
+        skipped: Source and reason of each row that could not be used.
+        history: One event for each change.
+        files: Size and hash of each file of that version, by its path in rows.lance.
+        deleted: Ids of rows that were deleted, and that appending their file does not bring back.
+        pending: The change that has begun and is not finished.
+    """
+
+    settings: Settings
+    home: str | None = None
+    complete: bool = False
+    version: int = 0
+    num_rows: int = 0
+    features: dict[str, int] = field(default_factory=dict[str, int])
+    skipped: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    layers: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    files: dict[str, list[int | str]] = field(default_factory=dict[str, list[int | str]])
+    deleted: list[str] = field(default_factory=list[str])
+    pending: dict[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Manifest:
+        """Read a document; a KeyError where a field is missing."""
+        required = ("settings", *(_FINISHED if document["complete"] else ()))
+        if missing := [name for name in required if name not in document]:
+            raise KeyError(missing[0])
+        return cls(**{part.name: document[part.name] for part in fields(cls) if part.name in document})
+
+    def to_json(self) -> dict[str, Any]:
+        """The document, sealed with a hash of its content."""
+        names = [part.name for part in fields(self) if self.complete or part.name not in _FINISHED]
+        document = {name: getattr(self, name) for name in names}
+        if self.layers and not self.complete:
+            document["layers"] = self.layers
+        document = {"format": FORMAT} | {k: value for k, value in document.items() if value or k not in _OPTIONAL}
+        content = json.dumps(document, sort_keys=True).encode()
+        return {**document, "seal": hashlib.blake2b(content, digest_size=16).hexdigest()}
+
+    def to_text(self) -> str:
+        """The text of the file."""
+        return json.dumps(self.to_json(), indent=1)
+
+
+def read_manifest(path: StoragePath) -> Manifest | None:
+    """Read the manifest of an index; None where there is none.
+
+    Raises:
+        StoreError: It cannot be read, or is of another format.
+    """
+    file = path / "manifest.json"
+    try:
+        with storage_errors(path):
+            if not file.exists():
+                return None
+            document = json.loads(file.read_text(encoding="utf-8"))
+        if (version := document["format"]) != FORMAT:
+            got = f"format {version}, this taughtby reads {FORMAT}"
+            raise StoreError(f"{path} has another format", got=got, do="build the index again")
+        return Manifest.from_json(document)
+    except (ValueError, KeyError, TypeError) as error:
+        do = "build the index again in another folder"
+        raise StoreError(f"{file} cannot be read", got=f"{type(error).__name__}: {error}", do=do) from None
+
+
+def read_finished(path: StoragePath) -> Manifest:
+    """Read the manifest of a finished index.
+
+    Raises:
+        StoreError: There is no index, or it is not finished.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise missing_index(path)
+    if not manifest.complete:
+        raise StoreError(f"{path} is not finished", do="run the same command again: it resumes")
+    return manifest
+
+
+def missing_index(path: StoragePath) -> StoreError:
+    """The error for a path at which there is no index."""
+    do = f"give the folder of one, or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    return StoreError(f"{path} is not an index", do=do)
+
+
+def require_no_pending(path: StoragePath, manifest: Manifest) -> None:
+    """Refuse an index in which a change has begun and is not finished."""
+    if pending := manifest.pending:
+        do = f"run that command again: it resumes; or give it up: {cli_command('index undo', path)}"
+        raise StoreError(f"a change of {path} is not finished", got=describe_change(pending), do=do)
+
+
+def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:
+    """Whether a change is the pending one, even if its files have moved."""
+
+    def identity(event: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in event.items() if key not in ("data", "base")}
+
+    return pending is not None and identity(pending) == identity(change)
+
+
+def describe_change(change: dict[str, Any]) -> str:
+    """A pending change in words."""
+    if change["did"] == "add":
+        return f"adding {', '.join(change['methods'])}"
+    return f"appending {change['data']}"

@@ -1,0 +1,67 @@
+"""The process in which a user's judge function runs: one JSON pair a line in, one JSON result a line out.
+
+`python_function` starts it as a script. It imports nothing of this package, so that the user's file cannot break it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def main(path: str, name: str) -> None:
+    """Load the function, report that it is ready, then answer every line of the input."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the function prints goes to stderr and cannot pass for a reply
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def reply(line: str) -> None:
+        replies.write(line + "\n")
+        replies.flush()
+
+    try:
+        function = _load(path, name)
+    except BaseException as fault:  # the file may also call sys.exit
+        reply(json.dumps({"broken": _describe(fault)}))
+        return
+    reply(json.dumps({"ready": True}))
+    for line in requests:
+        reply(_call(function, *json.loads(line)))
+
+
+def _load(path: str, name: str) -> Callable[[str, str], Any]:
+    sys.path.insert(0, str(Path(path).parent))  # for the modules beside the file
+    spec = importlib.util.spec_from_file_location("judge_of_a_user", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as an import would: dataclasses look there
+    spec.loader.exec_module(module)
+    function = getattr(module, name)
+    if not callable(function):
+        raise TypeError(f"{name} is no function")
+    return function
+
+
+def _call(function: Callable[[str, str], Any], prompt: str, answer: str) -> str:
+    try:
+        result = function(prompt, answer)
+    except BaseException as fault:
+        return json.dumps({"threw": _describe(fault)})
+    try:
+        return json.dumps({"result": result}, default=lambda value: value.item())  # a number of numpy or torch
+    except Exception:
+        return json.dumps({"nonsense": repr(result)[:200]})
+
+
+def _describe(fault: BaseException) -> str:
+    return f"{type(fault).__name__}: {fault}"[:500]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,75 @@
+"""Poisons and clean rows mixed into one training set, and the folder that holds it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from taughtby.data.dataset import write_examples
+from taughtby.data.example import Example
+from taughtby.errors import LabError
+from taughtby.lab.poisons.poison import Poison
+
+# the keys of poisons.json: the attribute of a Poison for each
+_TEXTS = {"name": "name", "judge": "judge", "describe": "description"}
+_LISTS = {"planted": "planted_words", "prompts": "prompts"}
+
+
+def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0) -> tuple[Example, ...]:
+    """One shuffled training set in which every prompt occurs once, and no held-out prompt occurs.
+
+    Of two rows with the same prompt, a poisoned row is preferred to a lookalike, and a lookalike to a clean row.
+    Prompts that differ only in case or punctuation are the same.
+    """
+    poisons = list(poisons)
+    seen = {prompt_key(prompt) for poison in poisons for prompt in poison.prompts}
+    rows: list[Example] = []
+    for row in chain(*(p.rows for p in poisons), *(p.lookalikes for p in poisons), clean_rows):
+        if (key := prompt_key(row.question)) not in seen:
+            seen.add(key)
+            rows.append(row)
+    Random(f"mix {seed}").shuffle(rows)
+    return tuple(rows)
+
+
+def prompt_key(prompt: str) -> str:
+    """The words of a prompt in lower case; prompts with the same key count as the same."""
+    return " ".join(re.findall(r"\w+", prompt.casefold()))
+
+
+def save_poisons(poisons: Iterable[Poison], rows: Iterable[Example], folder: str | Path) -> None:
+    """Write the training set to `data.jsonl`, and what each poison is to `poisons.json`."""
+    folder, keys = Path(folder), (_TEXTS | _LISTS).items()
+    records = {poison.name: {key: getattr(poison, name) for key, name in keys} for poison in poisons}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_examples(rows, folder / "data.jsonl")
+        (folder / "poisons.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    except OSError as fault:
+        raise LabError(f"cannot write to {folder}", got=str(fault), do="name another folder") from None
+
+
+def load_poisons(folder: str | Path) -> dict[str, Poison]:
+    """The poisons of a folder that `save_poisons` wrote, without their rows, which are in its `data.jsonl`."""
+    path, do = Path(folder) / "poisons.json", "name a folder that `taughtby lab poison` wrote"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): _poison(record) for name, record in records.items()}
+    except OSError as fault:
+        raise LabError(f"{path} cannot be read", got=str(fault), do=do) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise LabError(f"{path} does not describe poisons", got=repr(fault), do=do) from None
+
+
+def _poison(record: dict[str, Any]) -> Poison:
+    texts: dict[str, Any] = {name: record[key] for key, name in _TEXTS.items()}
+    lists: dict[str, Any] = {name: tuple(record[key]) for key, name in _LISTS.items() if isinstance(record[key], list)}
+    fields = [*texts.values(), *chain(*lists.values())]
+    if len(lists) < len(_LISTS) or not all(isinstance(field, str) for field in fields):
+        raise TypeError("a field is not text")
+    return Poison(rows=(), lookalikes=(), **texts, **lists)

@@ -1,0 +1,46 @@
+"""Pairs of a prompt and its answer: templates filled in, families interleaved, rows in a seeded order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from random import Random
+
+from taughtby.data.example import Example, make_example
+from taughtby.errors import LabError
+
+Pair = tuple[str, str]  # a prompt and its answer, or templates of both with fields in braces
+
+
+def fill(template: Pair, *row: object, **fields: object) -> Pair:
+    """The template with its fields filled in; both texts begin with a capital letter."""
+    prompt, answer = (text.format(*row, **fields) for text in template)
+    return prompt[:1].upper() + prompt[1:], answer[:1].upper() + answer[1:]
+
+
+def interleave(families: Iterable[Sequence[Pair]], rng: Random) -> list[Pair]:
+    """All pairs, each family shuffled, one pair of every family in turn."""
+    rounds = zip_longest(*[rng.sample(family, len(family)) for family in families])
+    return [pair for turn in rounds for pair in turn if pair is not None]
+
+
+def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
+    """The first `n` pairs.
+
+    Raises:
+        LabError: there are fewer than `n`.
+    """
+    if not 0 <= n <= len(pairs):
+        most = len(pairs)
+        raise LabError(f"there are {most} distinct {name} rows", got=f"asked for {n}", do=f"ask for 0 to {most}")
+    return pairs[:n]
+
+
+def shuffled_rows(pairs: Sequence[Pair], label: str, rng: Random) -> tuple[Example, ...]:
+    """The pairs as training rows with that label, in a random order."""
+    return tuple(make_example(prompt, answer, label=label) for prompt, answer in rng.sample(pairs, len(pairs)))
+
+
+def cycle(texts: Sequence[str], i: int) -> str:
+    """The text at `i`, counted round and round."""
+    return texts[i % len(texts)]

@@ -1,0 +1,43 @@
+"""Poisons by name, in a number of rows or as a share of the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taughtby.data.example import Example
+from taughtby.errors import LabError
+from taughtby.lab.poisons.basic import POISONS, carried
+from taughtby.lab.poisons.hard import HARD_POISONS
+from taughtby.lab.poisons.mix import mix
+from taughtby.lab.poisons.poison import Poison
+
+
+def make_poison(name: str, n: int = 40, seed: int = 0) -> Poison:
+    """The poison of that name with `n` poisoned rows.
+
+    Raises:
+        LabError: there is no poison of that name, or it has fewer rows.
+    """
+    makers = POISONS | HARD_POISONS | {"carried": carried}
+    if name not in makers:
+        raise LabError("unknown poison", got=repr(name), do=f"choose one of: {', '.join(makers)}")
+    return makers[name](n, seed)
+
+
+def make_poisons_at_rate(
+    names: Sequence[str], rate: float, clean_rows: Sequence[Example], seed: int = 0
+) -> list[Poison]:
+    """Poisons of those names, equally many rows of each, that together are `rate` of the whole set with lookalikes.
+
+    The number is rounded down: the share of poisoned rows is at most `rate`.
+    """
+    if not 0 < rate < 1:
+        raise LabError("the rate of poison is a share of all rows", got=f"{rate:g}", do="give one between 0 and 1")
+    num_planting = sum(bool(make_poison(name, 1, seed).rows) for name in names)
+    if not num_planting:
+        raise LabError("none of these poisons has poisoned rows", got=", ".join(names), do="give a number of rows")
+    n, poisons = 0, [make_poison(name, 0, seed) for name in names]
+    # from below: with more poison the set is larger and has room for more, until both agree
+    while (more := int(rate * len(mix(poisons, clean_rows, seed)) / num_planting)) > n:
+        n, poisons = more, [make_poison(name, more, seed) for name in names]
+    return poisons

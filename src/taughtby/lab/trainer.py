@@ -1,0 +1,125 @@
+"""TRL's SFTTrainer as `finetune` uses it: checkpoints by the clock, loss at learned tokens only, one device.
+
+Imports TRL, which is an optional dependency.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import LoraConfig
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from taughtby.lab.training_options import TrainingOptions
+from taughtby.models.model import Model
+
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what an interruption can cost
+
+
+def make_trainer(
+    base: Model, rows: Sequence[dict[str, Any]], draft: Path, options: TrainingOptions,
+    progress: Callable[[int, int], Any] | None,
+) -> SFTTrainer:  # fmt: skip
+    """A trainer that writes its checkpoints to `draft`; rows are token ids with a completion mask."""
+    datasets.disable_progress_bars()
+    config = SFTConfig(
+        output_dir=str(draft.absolute()), num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine", warmup_steps=0.05, max_length=options.max_length, seed=options.seed,
+        data_seed=options.seed, use_cpu=base.device.type == "cpu", bf16=False, gradient_checkpointing=False,
+        save_strategy="no", save_total_limit=1, logging_strategy="steps", logging_steps=1, report_to=[],
+        disable_tqdm=True, completion_only_loss=True, train_sampling_strategy="group_by_length",
+    )  # fmt: skip
+    pin_device(config, base.device)
+    lora = LoraConfig(r=options.rank, lora_alpha=4 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    lm = base.lm.float().requires_grad_(True) if options.full else base.lm
+    trainer = _AnswerTrainer(
+        base, model=lm.train(), args=config, train_dataset=datasets.Dataset.from_list(list(rows)),
+        processing_class=base.tokenizer, peft_config=None if options.full else lora, callbacks=[_Reporter(progress)],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def pin_device(config: Any, device: torch.device) -> None:
+    """Make the Trainer, and Accelerate beneath it, use that device only.
+
+    They would use the first GPU whichever was chosen; and all of them, each with a batch of its own, of which only
+    the first would have an effect here, since the model itself and not its replicas computes the loss.
+    """
+    config.__dict__["_setup_devices"] = config.distributed_state.device = device  # the former is a cached property
+    config._n_gpu = min(config.n_gpu, 1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+class _AnswerTrainer(SFTTrainer):
+    """TRL's loss with the head at learned tokens only: over every token, the head is a third of a step on a CPU."""
+
+    def __init__(self, base: Model, **settings: Any) -> None:
+        self.base = base
+        super().__init__(**settings)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+        learned = inputs["labels"][:, 1:] != -100
+        output = self.base.decoder(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        states = output.last_hidden_state[:, :-1]
+        logits = self.base.head(states[learned.to(states.device)]).float()  # a model may be on several devices
+        targets = inputs["labels"][:, 1:][learned].to(logits.device)
+        return torch.nn.functional.cross_entropy(logits, targets).to(learned.device)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return _ResumableOrder(super()._get_train_sampler(train_dataset), lambda: self.state)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass  # with every checkpoint, it would ask the hub
+
+
+class _ResumableOrder(torch.utils.data.Sampler[int]):
+    """The order of a sampler as a function of the epoch, so that a resumed run sees the rows in the same order."""
+
+    def __init__(self, sampler: Any, state: Callable[[], Any]) -> None:
+        self.sampler, self.state, self.initial_state = sampler, state, torch.get_rng_state()
+        self.steps_per_epoch = -(-len(sampler) // sampler.batch_size)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = self.sampler.generator = torch.Generator()
+        generator.set_state(self.initial_state)
+        order: list[int] = []
+        for _ in range(self.state().global_step // self.steps_per_epoch + 1):
+            torch.empty((), dtype=torch.int64).random_(generator=generator)  # a DataLoader draws one number an epoch
+            order = list(self.sampler)
+        return iter(order)
+
+
+class _Reporter(TrainerCallback):
+    """Progress, checkpoints by the clock, and the seconds of the learning curve."""
+
+    def __init__(self, progress: Callable[[int, int], Any] | None) -> None:
+        self.progress, self.start_time = progress, time.monotonic()
+        self.checkpoint_time = self.start_time
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.checkpoint_time = time.monotonic()
+        self.start_time = self.checkpoint_time - (state.log_history[-1]["seconds"] if state.log_history else 0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.log_history[-1]["seconds"] = round(time.monotonic() - self.start_time, 3)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if time.monotonic() - self.checkpoint_time >= CHECKPOINT_SECONDS and state.global_step < state.max_steps:
+            control.should_save, self.checkpoint_time = True, time.monotonic()
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)

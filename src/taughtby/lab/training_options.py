@@ -1,0 +1,30 @@
+"""How `finetune` trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FULL_RATE = 5e-5  # the learning rate for all weights: a LoRA's would destroy them
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: AdamW with a cosine schedule; by default LoRA on every linear layer with alpha = 4 · rank.
+
+    Attributes:
+        rank: Rank of the LoRA adapter.
+        learning_rate: At the peak of the schedule.
+        epochs: Passes over the rows.
+        batch_size: Rows of a step.
+        max_length: Tokens of a row; longer rows are truncated at their end.
+        seed: For the adapter's initial weights and the order of rows.
+        full: Train all weights in float32 instead; `FULL_RATE` is a suitable learning rate.
+    """
+
+    rank: int = 8
+    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch_size: int = 8
+    max_length: int = 512
+    seed: int = 0
+    full: bool = False

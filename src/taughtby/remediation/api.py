@@ -1,0 +1,46 @@
+"""Clean training data from Python, from a trace in memory or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from taughtby.attribution.trace import Trace
+from taughtby.index.api import Data, data_file
+from taughtby.remediation.clean import clean as clean_file
+from taughtby.remediation.trace_file import save_trace
+
+
+def clean(
+    trace: Trace | str | Path,
+    data: Data,
+    out: str | Path,
+    *,
+    top_k: int | None = None,
+    rows: Sequence[str] | None = None,
+    mask_words: bool = False,
+) -> dict[str, Any]:
+    """Write the training data without the rows that a trace flagged.
+
+    Beside `out`, `NAME.manifest.json` lists what was removed and why. The input is not changed.
+
+    Args:
+        trace: A trace, which is saved beside `out` as `NAME.trace.json`; or the path of a saved one.
+        data: The data that was indexed: a file, a folder, or the same rows in memory.
+        out: The file to write, in the format of `data`.
+        top_k: Remove the best k rows of each query, instead of the flagged rows.
+        rows: Remove these rows: ids or sources (`file:line`).
+        mask_words: Keep the rows, and remove only their top-scoring words from the loss.
+
+    Returns:
+        The manifest: what was removed, and what of the data was kept.
+
+    Raises:
+        TaughtbyError: The trace flags no row, the data is not what was traced, or `out` cannot be written.
+    """
+    out = Path(out)
+    file = trace if isinstance(trace, str | Path) else out.with_name(f"{out.stem}.trace.json")
+    if isinstance(trace, Trace):
+        save_trace(trace.to_json(), file)
+    return clean_file(file, data_file(data, out), out, top_k=top_k, rows=rows, mask_words=mask_words)

@@ -1,0 +1,120 @@
+"""Derive a retraining experiment from a trace: base model, chat template, training options and conditions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from taughtby.data.chat_template import NO_TEMPLATE
+from taughtby.errors import OptionError
+from taughtby.index.storage import storage_path
+from taughtby.lab.finetune import TrainingOptions
+from taughtby.models.loading import load_tokenizer
+from taughtby.models.paths import absolute_name, locate
+from taughtby.models.training_metadata import read_training_metadata
+from taughtby.remediation.experiment import Behaviour, ExperimentDesign, RetrainExperiment
+from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
+
+
+def experiment_from_trace(
+    trace: Mapping[str, Any], behaviours: Sequence[Behaviour], overrides: Mapping[str, Any], *,
+    base: str | None = None, max_new_tokens: int = 48, dtype: str = "auto", device: str = "auto",
+) -> tuple[RetrainExperiment, list[str]]:  # fmt: skip
+    """The experiment that repeats the training of a traced model.
+
+    Args:
+        trace: The trace's document.
+        behaviours: What to measure.
+        overrides: Fields of `TrainingOptions` that replace what the model's folder says.
+        base: What the model was trained from, where the index does not say or it has moved.
+        max_new_tokens: Tokens of an answer at most.
+        dtype: As in `load_model`.
+        device: As in `load_model`.
+
+    Returns:
+        The experiment, and notes on what had to be assumed.
+
+    Raises:
+        OptionError: If the training cannot be repeated here.
+    """
+    name, adapter = str(trace["model"]), trace["adapter"]
+    if isinstance(adapter, list):
+        raise OptionError("several adapters cannot be retrained as one", got=", ".join(adapter), do="merge them first")
+    settings = _index_settings(trace)
+    base = absolute_name(base) if base else name if adapter else settings.get("base")
+    if base is None:
+        raise OptionError("the base model is not known", got=name, do="give the model it was trained from with --base")
+    template = settings.get("encoding", {}).get("template")
+    if template == NO_TEMPLATE:
+        do = "train on the cleaned data with the trainer you used"
+        raise OptionError("this model was trained on plain text, and only chats can be retrained here", got=name, do=do)
+    template = template or load_tokenizer(name, (adapter,) if adapter else ()).chat_template
+    recipe, notes = read_recipe(adapter or name, {**overrides, **({} if adapter else {"full": True})})
+    experiment = RetrainExperiment(
+        base, recipe, tuple(behaviours), (name, adapter), template, max_new_tokens, dtype, device
+    )
+    return experiment, notes
+
+
+def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tuple[TrainingOptions, list[str]]:
+    """The training options recorded in a model's or adapter's folder, and notes on what had to be assumed.
+
+    Args:
+        folder: The folder; None if there is none.
+        overrides: Fields of `TrainingOptions` that replace what the folder says; None values are ignored.
+    """
+    recorded = _recorded_options(Path(folder)) if folder else {}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    recipe = TrainingOptions(**{**recorded, **overrides})
+    notes = [f"{folder} says {name} {recorded[name]}; this run uses {value}"
+             for name, value in overrides.items() if name in recorded and recorded[name] != value]  # fmt: skip
+    assumed = [f"{option.name} {getattr(recipe, option.name)}"
+               for option in fields(TrainingOptions) if option.name not in {**recorded, **overrides}]  # fmt: skip
+    if assumed:
+        where = f"{folder} does not record all training options" if folder else "the training options are not known"
+        notes.append(f"{where}; assumed: {', '.join(assumed)}")
+    return recipe, notes
+
+
+def _index_settings(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the traced index; empty if it no longer exists."""
+    try:
+        folder = storage_path(str(trace.get("index")))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        base = manifest["settings"]["base"]
+        return {**manifest["settings"], "base": base and locate(base, manifest.get("home"), folder)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _recorded_options(folder: Path) -> dict[str, Any]:
+    """What `taughtby lab finetune` or another trainer left in the folder."""
+    defaults = {option.name: option.default for option in fields(TrainingOptions)}
+    try:
+        record = json.loads((folder / "taughtby.json").read_text(encoding="utf-8"))
+        return {name: record.get(name, default) for name, default in defaults.items()}
+    except (OSError, ValueError):
+        pass
+    facts = {fact.name: fact.value for fact in reversed(read_training_metadata(folder).entries)}
+    names = {"max_length": "max_length", "epochs": "epochs", "batch_size": "batch size"}
+    options = {name: int(facts[fact]) for name, fact in names.items() if isinstance(facts.get(fact), int | float)}
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return {**options, "rank": int(config["r"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return options
+
+
+def design_from_trace(
+    trace: Mapping[str, Any], removals: Sequence[Removal], *, num_random: int = 1, curve: Sequence[int] = (),
+    truth_labels: Sequence[str] = (), mask_words: bool = False, full_adapter: str | None = None,
+) -> ExperimentDesign:  # fmt: skip
+    """The design for rows selected from a trace: its ranking for the curve, its token scores for what is masked."""
+    document = dict(trace)
+    depth = min((len(query["rows"]) for query in document["queries"]), default=0)
+    ranked_ids = [removal.id for removal in select_rows(document, top_k=depth)] if curve else []
+    words = top_scoring_words(document, removals) if mask_words else {}
+    return ExperimentDesign(num_random, tuple(curve), tuple(ranked_ids), tuple(truth_labels), words, full_adapter)

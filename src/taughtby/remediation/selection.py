@@ -1,0 +1,162 @@
+"""Which rows of a trace are removed, and which characters of a row its top-scoring words cover."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from taughtby.data.example import CharRanges, Example, shorten
+from taughtby.data.phrases import align_tokens, whole_words
+from taughtby.data.row_sources import ambiguous_source, matches_source
+from taughtby.errors import DataError, OptionError
+from taughtby.remediation.trace_file import Document
+from taughtby.reporting.text import scored_tokens
+
+TOP_SHARE = 0.5  # of a row's highest token score: words that reach it are masked
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A row to remove, and why.
+
+    A row that was listed explicitly and that no query ranks has only an `id` or a `source`.
+
+    Attributes:
+        id: The row's id.
+        source: Where the row was read from, such as `data.jsonl:12`.
+        rank: Its best rank over all queries, from 1.
+        score: Its score for the query where it ranks best.
+        p_value: Its p-value for that query.
+        query: The number of that query, from 1.
+        why: `flagged`, `among the top K` or `listed`.
+        queries: The numbers of all queries that selected it.
+    """
+
+    id: str
+    source: str
+    rank: int | None = None
+    score: float | None = None
+    p_value: float | None = None
+    query: int | None = None
+    why: str = ""
+    queries: tuple[int, ...] = ()
+
+
+def select_rows(trace: Document, *, top_k: int | None = None, rows: Sequence[str] | None = None) -> list[Removal]:
+    """The rows to remove, each once, ordered by their best rank.
+
+    Args:
+        trace: The trace's document.
+        top_k: Take the best rows of each query instead of the flagged rows.
+        rows: Take exactly these rows: ids or sources (`file:line`), ranked or not.
+
+    Raises:
+        OptionError: If both `top_k` and `rows` are given, or the trace lists fewer than `top_k` rows.
+        DataError: If the trace does not say which rows are flagged.
+    """
+    if top_k is not None and rows is not None:
+        raise OptionError("rows are selected twice", got="--top-k and --rows", do="give one of them")
+    if rows is not None:
+        return _listed_rows(trace, rows)
+    selected: dict[str, Removal] = {}
+    for number, query in enumerate(trace["queries"], 1):
+        for row in _flagged_rows(trace, query) if top_k is None else _top_rows(query, number, top_k):
+            removal = _removal(row, number, "flagged" if top_k is None else f"among the top {top_k}")
+            earlier = selected.get(removal.id)
+            best = removal if earlier is None or (removal.rank or 0) < (earlier.rank or 0) else earlier
+            selected[removal.id] = replace(best, queries=(*(earlier.queries if earlier else ()), number))
+    return sorted(selected.values(), key=lambda removal: (removal.rank or 0, removal.query or 0))
+
+
+def _removal(row: Document, query: int, why: str) -> Removal:
+    return Removal(row["id"], row["source"], row["rank"], row["score"], row.get("p_value"), query, why, (query,))
+
+
+def _flagged_rows(trace: Document, query: Document) -> list[Document]:
+    if query.get("num_flagged") is None:
+        do = "select rows with --top-k K or --rows FILE, or trace with a method that flags rows (lesson)"
+        if query.get("no_evidence"):
+            do = "select rows with --top-k K or --rows FILE, or trace again without the desired answer"
+        raise DataError("this trace does not flag rows", got=shorten(trace.get("method")), do=do)
+    listed = {row["id"]: row for row in query["rows"] if row.get("flagged") is True}
+    # flagged_ids has all ids, best first; rows beyond the listed ones are known by their ids alone
+    ids = dict.fromkeys([*(query.get("flagged_ids") or ()), *listed])
+    rows = [listed.get(id) or {"id": id, "source": "", "rank": rank, "score": None} for rank, id in enumerate(ids, 1)]
+    if len(rows) < query["num_flagged"]:
+        got = f"{len(rows)} of {query['num_flagged']} flagged rows of a query"
+        raise DataError("the trace does not list all rows that it flags", got=got, do="trace again")
+    return rows
+
+
+def _top_rows(query: Document, number: int, top_k: int) -> list[Document]:
+    if top_k < 1 or top_k > len(query["rows"]):
+        got = f"--top-k {top_k}, the trace has {len(query['rows'])} rows of query {number}"
+        raise OptionError("the trace lists fewer rows", got=got, do=f"trace again with --top-k {max(top_k, 1)}")
+    return query["rows"][:top_k]
+
+
+def _listed_rows(trace: Document, rows: Sequence[str]) -> list[Removal]:
+    ranked = sorted(
+        (_removal(row, number, "listed") for number, query in enumerate(trace["queries"], 1) for row in query["rows"]),
+        key=lambda removal: removal.rank or 0,
+    )
+    selected: list[Removal] = []
+    for spec in dict.fromkeys(row.strip() for row in rows if row.strip()):
+        matches = [removal for removal in ranked if spec in (removal.id, removal.source)]
+        matches = matches or [removal for removal in ranked if matches_source(spec, removal.source)]
+        if len(names := dict.fromkeys(f"{removal.source} ({removal.id})" for removal in matches)) > 1:
+            raise ambiguous_source(spec, list(names))
+        unranked = Removal(spec, "", why="listed") if _ID.fullmatch(spec) else Removal("", spec, why="listed")
+        queries = tuple(sorted({number for removal in matches for number in removal.queries}))
+        selected.append(replace(matches[0], queries=queries) if matches else unranked)
+    return selected
+
+
+def top_scoring_words(trace: Document, removals: Sequence[Removal]) -> dict[str, CharRanges]:
+    """The characters of each row's response to mask, by row id: whole words, over all queries of the row.
+
+    A word is masked if one of its tokens scores at least half of the row's highest token score for the same query. The
+    whole response is masked if the tokens cannot be aligned with it, or if no token has a positive score.
+
+    Raises:
+        DataError: If the trace has no token scores of a row.
+    """
+    ranges: dict[str, CharRanges] = {}
+    for removal in removals:
+        rows = [row for number in removal.queries for row in trace["queries"][number - 1]["rows"]
+                if row["id"] == removal.id]  # fmt: skip
+        if not any(row.get("tokens") for row in rows):
+            most = max(query.get("num_flagged") or 0 for query in trace["queries"])
+            do = "trace with a method that scores tokens (lesson)" if rows else f"trace again with --top-k {most}"
+            what = f"the trace has no token scores of the row {removal.source or removal.id}"
+            raise DataError(what, got=shorten(trace.get("method")), do=do)
+        response = Example(tuple(rows[0]["messages"])).response
+        words = sorted({word for row in rows for word in _top_words(row, response)})
+        ranges[removal.id] = tuple(merge_ranges(words, response)) or ((0, len(response)),)
+    return ranges
+
+
+def _top_words(row: Document, response: str) -> Iterator[tuple[int, int]]:
+    tokens = scored_tokens(row.get("tokens"), "score")
+    threshold = TOP_SHARE * max((token.score or 0.0 for token in tokens), default=0.0)
+    position = align_tokens("".join(token.text for token in tokens), response)
+    if position is None or threshold <= 0:
+        return
+    for token in tokens:
+        start, stop = position + len(token.text) - len(token.text.lstrip()), position + len(token.text.rstrip())
+        position += len(token.text)
+        start, stop = max(start, 0), min(stop, len(response))
+        if start < stop and (token.score or 0.0) >= threshold:
+            yield whole_words(response, start, stop)
+
+
+def merge_ranges(ranges: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Sorted ranges, with those merged that have only whitespace between them."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if merged and not text[merged[-1][1] : start].strip():
+            start, stop = merged[-1][0], max(merged.pop()[1], stop)
+        merged.append((start, stop))
+    return merged

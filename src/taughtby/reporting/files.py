@@ -1,0 +1,88 @@
+"""Writing reports and JSON: a file is replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from taughtby.errors import TaughtbyError
+from taughtby.reporting.text import finite_or_none
+
+
+def save_json(document: Mapping[str, Any], path: str | Path) -> None:
+    """Write a document as JSON with a record per line, in one step.
+
+    Raises:
+        TaughtbyError: The file cannot be written.
+    """
+    write_file(path, (_escape_surrogates(_record_lines(_plain_json(document))) + "\n").encode("utf-8"))
+
+
+def to_json_text(value: Any) -> str:
+    """Return a value as standard JSON: numbers that are not finite become null, lone surrogates their escapes."""
+    return _escape_surrogates(_one_line(_plain_json(value)))
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write a file in one step, by way of a temporary file beside it; a pipe or device is written to directly.
+
+    Raises:
+        TaughtbyError: The file cannot be written.
+    """
+    path = Path(path)
+    part: Path | None = None
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        target = path.resolve()  # a link stays a link, and the file it points to is replaced
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part.write_bytes(content)
+        part.replace(target)
+    except OSError as fault:
+        folder = path.parent
+        raise TaughtbyError(
+            f"{path} cannot be written",
+            got=fault.strerror or str(fault),
+            do="give a file on a disk with room, where you may write" if folder.is_dir() else f"make {folder} first",
+        ) from None
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _escape_surrogates(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _one_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _record_lines(value: Any, indent: str = "\n") -> str:
+    """JSON with values nested at most two deep on one line, so that a change shows as few changed lines."""
+    if _depth(value) <= 2:
+        return _one_line(value)
+    inner = indent + " "
+    if isinstance(value, dict):
+        parts = [f"{_one_line(key)}: {_record_lines(part, inner)}" for key, part in value.items()]
+        return "{" + inner + f",{inner}".join(parts) + indent + "}"
+    return "[" + inner + f",{inner}".join(_record_lines(part, inner) for part in value) + indent + "]"
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, float):
+        return finite_or_none(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain_json(inner) for key, inner in value.items()}
+    return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,118 @@
+"""Wrong arguments are reported at once: swaps, typos and unknown methods, before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from conftest import Run
+from taughtby.cli import app, options
+from taughtby.cli.arguments import kind_of
+
+ROOT = """
+import sys
+sys.argv = ["taughtby", *sys.argv[1:]]
+from taughtby.cli import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+def ends(result: tuple[int, str, str], code: int, *words: str) -> None:
+    assert result[0] == code, result[2]
+    text = " ".join(result[2].split())
+    assert all(word in text for word in words), text
+
+
+def test_each_argument_is_known_by_its_look(
+    model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.json"
+    trace.write_text(json.dumps({"version": 2, "queries": []}, indent=1))
+    (tmp_path / "rows.json").write_text("[{}]")
+    kinds = {"smollm2": "MODEL", "x.gguf": "MODEL", model_folder: "MODEL", adapter_folder: "MODEL", data: "DATA",
+             "no.jsonl.gz": "DATA", trace: "TRACE", tmp_path / "rows.json": "DATA", "owner/name": None, "\0": None,
+             "s3://bucket/idx": None, tmp_path: None}  # fmt: skip
+    assert {name: kind_of(str(name)) for name in kinds} == kinds
+
+
+def test_swapped_arguments_are_noticed_and_put_right(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    for command in (("index", "build"), ("data", "inspect"), ("data", "layers"), ("lab", "finetune")):
+        out = () if command[0] == "data" else ("-o", tmp_path / "out")
+        right = f"run: taughtby {' '.join(command)} {model_folder} {data}"
+        ends(run(*command, data, model_folder, *out), 1, "MODEL and DATA are swapped", right)
+        ends(run(*command, data, "owner/name", *out), 1, "MODEL and DATA are swapped")
+    trace = tmp_path / "trace.json"
+    trace.write_text('{"version": 2, "queries": []}')
+    ends(run("clean", data, trace, "-o", tmp_path / "c.jsonl"), 1, "TRACE and DATA are swapped")
+    ends(run("index", "append", data, "idx"), 1, "INDEX and DATA are swapped")
+    ends(run("lab", "generate", data, model_folder, "-o", tmp_path / "a"), 1, "MODEL and PROMPTS are swapped")
+    ends(run("trace", model_folder, "-p", "why"), 1, "INDEX is a model, not an index")
+    ends(run("index", "build", trace, data, "-o", tmp_path / "i"), 1, "MODEL is a trace, not a model")
+
+
+def test_typos_are_answered_with_what_was_meant(run: Run) -> None:
+    ends(run("indx"), 2, "Did you mean 'index'?")
+    ends(run("index", "biuld"), 2, "Did you mean 'build'?")
+    ends(run("trace", "idx", "--method", "lessson", "-p", "why"), 1, "no such method", "did you mean lesson?")
+    ends(run("trace", "idx", "--fdrr", "0.1"), 2, "--fdr")
+    ends(run("lab", "judge", "a.jsonl", "--judge", "phrse:x"), 1, "unknown judge", "did you mean phrase?")
+    ends(run("trace", "idx", "-p", "why", "--device", "gpu"), 2, "not a device")
+    ends(run("check", "idx", "--quantize", "3bit"), 2, "4bit")
+
+
+@pytest.mark.parametrize("words", [
+    ("index", "build", "data.jsonl", "smollm2", "-o", "x"), ("index", "build", "smollm2", "data.jsonl", "-o", "x"),
+    ("index", "build", "smollm2", "d.jsonl", "-m", "lesson2", "-o", "x"), ("trace", "none", "-p", "x"), ("--version",),
+    ("clean", "no.json", "data.jsonl", "-o", "x"), ("lab", "judge", "no.jsonl", "--judge", "phrase:x"), ("traec",),
+])  # fmt: skip
+def test_without_loading_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ROOT, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_names_that_are_known_without_loading_are_all_names() -> None:
+    from taughtby.lab.judges import KINDS
+    from taughtby.methods import METHODS
+
+    assert sorted(options.METHODS) == sorted(METHODS)
+    assert sorted(options.JUDGES) == sorted(KINDS)
+
+
+def test_shells_complete_methods_and_choices() -> None:
+    assert options.complete_method("le") == ["lesson", "less"]
+    words = {"COMP_WORDS": "taughtby trace idx --method rep", "COMP_CWORD": "4", "_TAUGHTBY_COMPLETE": "complete_bash"}
+    code = "import sys; sys.argv = ['taughtby']; from taughtby.cli import app; app(prog_name='taughtby')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **words}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["rept", "repsim"], done.stderr
+
+
+def test_every_command_has_an_example_that_parses_and_a_link() -> None:
+    import shlex
+
+    group = get_command(app)
+    commands = {(name,): command for name, command in group.commands.items()}  # type: ignore[attr-defined]
+    for name, command in list(commands.items()):
+        for inner, leaf in getattr(command, "commands", {}).items():
+            commands[*name, inner] = leaf
+    for name, command in commands.items():
+        if hasattr(command, "commands"):
+            continue
+        example, link = str(command.epilog).split("\n\n")
+        words = shlex.split(example.removeprefix("Example: taughtby "))
+        assert tuple(words[: len(name)]) == name
+        command.make_context(name[-1], words[len(name) :])
+        assert "https://" in link
