@@ -95,7 +95,7 @@ def test_it_is_known_beneath_what_libraries_raise_on_top() -> None:
 
 @pytest.mark.parametrize("fault", [
     ValueError("bad"), OSError("there is no config.json"), FileNotFoundError(errno.ENOENT, "No such file"),
-    RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="mend it"),
+    RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="fix it"),
 ])  # fmt: skip
 def test_any_other_fault_may_be_the_inputs(fault: Exception) -> None:
     assert machine_fault(fault) is None

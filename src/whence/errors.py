@@ -52,7 +52,7 @@ class LabError(WhenceError):
     """A poison, fine-tuning, generation or judge that cannot go on."""
 
 
-# — faults of the machine, which no other input would mend
+# — faults of the machine, which no other input would avoid
 
 _MEMORY = ("there is not enough memory",
            "free some, use a device with more, or ask for less: a smaller number format, batch or model")  # fmt: skip

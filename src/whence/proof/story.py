@@ -100,9 +100,9 @@ def chapters(case: Case, found: Document, folder: str) -> list[Chapter]:
     if proof:
         (claim,) = claims(proof)
         tabled = "\n\n".join(map(markdown, tables(proof)))
-        mended = f"The model trained without them: {code(arm(proof, CLEANED)['model'])}."
+        retrained = f"The model trained without them: {code(arm(proof, CLEANED)['model'])}."
         drawn = "\n![Bad answers by how many rows are taken out](curve.png)\n" if len(tables(proof)) > 1 else ""
-        text = f"{claim.says} {mended}\n\n{tabled}{drawn}"
+        text = f"{claim.says} {retrained}\n\n{tabled}{drawn}"
         told.append(Chapter(f"The proof: {claim.verdict}", text, (made["prove"],)))
         told.append(Chapter("What it costs, and what it spares", _cost(proof)))
     if doubts := _doubts(found):

@@ -63,7 +63,7 @@ class Job:
 
     @property
     def state(self) -> State:
-        """What becomes of the job."""
+        """Waiting, running, done, failed or cancelled."""
         return self.status.state
 
     @property
