@@ -152,7 +152,6 @@ def retrain(
     from taughtby.remediation.retrain import retrain as run
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.stage_cache import STAGES, StageCache
-    from taughtby.remediation.statistics import seed_table, show, show_table
     from taughtby.remediation.trace_file import load_trace, read_options_of
 
     document = load_trace(trace)
@@ -176,10 +175,7 @@ def retrain(
                for one in with_seeds(experiment, seeds)]  # fmt: skip
     for number, result in enumerate(results):
         save_proof(result, out / f"seed-{experiment.recipe.seed + number}" if number else out)
-    show(results[0], output())
-    if seeds > 1:
-        show_table(seed_table(results), output())
-    output().print(f"{out}: results as JSON, and every model, answer and verdict")
+    _print_results(results, out)
 
 
 @command(
@@ -237,6 +233,16 @@ def _check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) ->
     check_file(prompts, "a .txt with one prompt per line, or rows of any format")
     check_file(held_out, "a file of clean rows")
     check_file(ordinary, "a .txt with one prompt per line, or rows of any format")
+
+
+def _print_results(results: list[Document], out: Path) -> None:
+    """Print the experiment, and the spread over its seeds."""
+    from taughtby.remediation.statistics import seed_table, show, show_table
+
+    show(results[0], output())
+    if len(results) > 1:
+        show_table(seed_table(results), output())
+    output().print(f"{out}: results as JSON, and every model, answer and verdict")
 
 
 def _print_audit(result: Document) -> None:

@@ -34,13 +34,9 @@ _OLD_KEYS = {"rate": "learning_rate", "batch": "batch_size"}  # of records that 
 
 
 def finetune(
-    model: Model,
-    rows: Sequence[Example],
-    out: str | Path,
-    options: TrainingOptions | None = None,
-    *,
+    model: Model, rows: Sequence[Example], out: str | Path, options: TrainingOptions | None = None, *,
     progress: Progress | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Train an adapter, or with `full` the model, and write it to a folder atomically.
 
     An interrupted call resumes from its last checkpoint when it is repeated, and gives the same result as an
@@ -70,9 +66,9 @@ def finetune(
         trainer = _make_trainer(model, tokenized, draft, options, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(draft))
         result = draft.absolute() / "whole"  # of a relative path, Transformers reads a home into `~`
-        home = {"home": str(out.resolve())}  # finds the base again where both have moved
-        counts = {"rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
-        _write(trainer, result, {**record, **home, **counts})
+        # the home finds the base again where both have moved
+        facts = {"home": str(out.resolve()), "rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
+        _write(trainer, result, {**record, **facts})
         result.replace(out)
         shutil.rmtree(draft)
     except TaughtbyError:
