@@ -29,6 +29,14 @@ CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its
 
 
 @dataclass(frozen=True)
+class LossMark:
+    """A mark in the data that says what had a loss, as `weight 0`, and whether taughtby follows it."""
+
+    name: str
+    followed: bool = True
+
+
+@dataclass(frozen=True)
 class Example:
     """One training row.
 
@@ -40,6 +48,13 @@ class Example:
         tools: Tool definitions for the chat template.
         rejected: The rejected response of a preference.
         masked: Characters of the response without a loss; they do not change the id.
+        after: The messages behind the response, where a template may write the response otherwise because of them.
+        loss_from: The first message with a loss, in a prompt with its completion or chosen answer: all from there on
+            has one, whatever a chat template marks.
+        no_loss: Why no loss was taken on the row; such a row is skipped.
+        token_ids: The tokens of a row that was tokenized before; its messages are then decoded from them.
+        loss_positions: The positions in `token_ids` that have a loss.
+        marks: What the data says of the loss.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +64,12 @@ class Example:
     tools: tuple[dict[str, Any], ...] = ()
     rejected: str | None = None
     masked: CharRanges = ()
+    after: tuple[Message, ...] = ()
+    loss_from: int | None = None
+    no_loss: str = ""
+    token_ids: tuple[int, ...] = ()
+    loss_positions: tuple[int, ...] = ()
+    marks: tuple[LossMark, ...] = field(default=(), compare=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
