@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from taughtby.data.chat_template import (
@@ -21,9 +22,16 @@ from taughtby.data.example import Example
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's own mark of what an assistant wrote
 
 
-def render_with_loss(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
-    """The text of a row as `render` has it, with the loss where the trainer took it."""
+def render_with_loss(
+    tokenizer: Any, row: Example, template: str | None = None, *, generated: bool = True
+) -> RenderedText | SkippedRow:
+    """The text of a row as `render` has it, with the loss where the trainer took it.
+
+    With `generated`, a template's own marks of what an assistant wrote count.
+    """
     rendered = render_safely(_render, tokenizer, row, template)
+    if generated and isinstance(rendered, RenderedText) and not rendered.untemplated and row.loss_from is None:
+        rendered = render_safely(partial(_generated, rendered=rendered), tokenizer, row, template)
     if isinstance(rendered, SkippedRow) or not row.masked:
         return rendered
     return _locate_masks(tokenizer, row, rendered)
@@ -39,7 +47,7 @@ def _render(tokenizer: Any, row: Example, template: str | None) -> RenderedText 
         return rendered
     if row.loss_from is not None:
         return _with_earlier_loss(tokenizer, row, rendered, template)
-    return rendered if rendered.untemplated else _generated(tokenizer, row, rendered, template)
+    return rendered
 
 
 def _within_conversation(
@@ -103,7 +111,7 @@ def _with_earlier_loss(
     return replace(rendered, loss_start=min(length, rendered.loss_start))
 
 
-def _generated(tokenizer: Any, row: Example, rendered: RenderedText, template: str | None) -> RenderedText:
+def _generated(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> RenderedText:
     """The loss on what the template itself marks as generated, where it does: TRL's `assistant_only_loss`."""
     source = tokenizer.get_chat_template(template, tools=list(row.tools) or None)
     if not GENERATION.search(source):

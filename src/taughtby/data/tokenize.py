@@ -95,7 +95,9 @@ def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExamp
 
 def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
     """Tokenize and truncate Examples; a row without a response token becomes a SkippedRow."""
-    whole = chain.from_iterable(tokenize_untruncated(tokenizer, chunk, encoding.template) for chunk in chunk_rows(rows))
+    whole = chain.from_iterable(
+        tokenize_untruncated(tokenizer, chunk, encoding.template, encoding.mask) for chunk in chunk_rows(rows)
+    )
     return [row if isinstance(row, SkippedRow) else truncate(row, encoding) for row in whole]
 
 
@@ -114,23 +116,47 @@ def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def tokenize_untruncated(
-    tokenizer: Any, rows: Sequence[Example], template: str | None = None
+    tokenizer: Any, rows: Sequence[Example], template: str | None = None, mask: Mask = "response"
 ) -> list[TokenizedExample | SkippedRow]:
     """Tokenize Examples of any length together, with the loss on the responses.
 
-    A token that spans the end of the prompt and the start of the response belongs to the response.
+    A token that spans the end of the prompt and the start of the response belongs to the response. With the mask `all`
+    a template's own marks of what was generated do not count.
     """
-    rendered = [_prepare(tokenizer, row, template) for row in rows]
+    rendered = [_prepare(tokenizer, row, template, mask) for row in rows]
     ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
-    return [next(ids) if isinstance(text, RenderedText) else text for text in rendered]
+    return [
+        _as_completion(tokenizer, row, text, next(ids)) if isinstance(text, RenderedText) else text
+        for row, text in zip(rows, rendered, strict=True)
+    ]
 
 
-def _prepare(tokenizer: Any, row: Example, template: str | None) -> RenderedText | TokenizedExample | SkippedRow:
+def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: TokenizedExample) -> TokenizedExample:
+    """A plain text with its answer from where its ids part from the prompt's own, as in TRL.
+
+    Within a word they part before the end of the prompt; for a preference, where those of either answer do.
+    """
+    prompt = text.text[: text.answer_start]
+    if not text.untemplated or not prompt or not tokenizer.is_fast:
+        return whole
+    sides = [text.text] if row.rejected is None else [text.text, prompt + row.rejected]
+    alone, *others = tokenizer([prompt, *sides], add_special_tokens=False)["input_ids"]
+    shared = min(
+        next((i for i, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids)))
+        for ids in others
+    )
+    head = len(whole.ids) - len(others[0])  # the BOS
+    return replace(whole, n_prompt=max(1, min(whole.n_prompt, head + shared)))
+
+
+def _prepare(
+    tokenizer: Any, row: Example, template: str | None, mask: Mask
+) -> RenderedText | TokenizedExample | SkippedRow:
     """A row as text; or as ids, where it came as ids."""
     if row.no_loss:
         return SkippedRow(row.no_loss)
     if not row.token_ids:
-        return render_with_loss(tokenizer, row, template)
+        return render_with_loss(tokenizer, row, template, generated=mask == "response")
     if reason := skip_reason(tokenizer, row):
         return reason
     first, learned = row.loss_positions[0], set(row.loss_positions)
