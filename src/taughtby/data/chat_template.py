@@ -120,6 +120,8 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     prompt = apply_template(tokenizer, row, row.prompt, template, asking=True)
     whole = apply_template(tokenizer, row, row.messages, template)
     follows = whole.startswith(prompt)
+    if str(answer.get("thinking") or "").strip() not in whole.removeprefix(prompt):
+        return SkippedRow("the chat template does not write the answer's thought")
     text, calls = str(answer.get("content") or "").strip(), _tool_names(answer)
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from taughtby.data.message_parts import convert_parts, tools_of_functions
 from taughtby.errors import DataError
 
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
@@ -117,6 +118,7 @@ def _message(message: Any, source: str) -> Message:
     content = extra.pop("value", None) if content is None else content
     if name.lower() in CALLS and isinstance(content, str):
         name, content, extra = "assistant", *_call(content, extra)
+    content, extra = convert_parts(content, extra, source)
     role = ROLES.get(name.lower())
     if role is None:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
@@ -167,7 +169,7 @@ def _text(content: Any, role: str, source: str) -> str:
 
 def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     """The definitions of tools: a list of objects, or the same as JSON."""
-    value = record.get("tools")
+    value = record.get("tools") or tools_of_functions(record.get("functions"))
     try:
         definitions = json.loads(value.strip() or "[]") if isinstance(value, str) else value
         tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in definitions or []]
