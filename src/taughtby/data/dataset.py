@@ -29,7 +29,7 @@ from taughtby.data.formats import (
     select_format,
 )
 from taughtby.data.loss_marks import read_row_marks, read_turn_marks
-from taughtby.data.pretokenized import read_token_row
+from taughtby.data.pretokenized import IGNORED, read_token_row
 from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
 from taughtby.data.turns import select_turns
@@ -196,6 +196,12 @@ def write_examples(examples: Iterable[Example], path: str | Path) -> int:
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}
+            if row.token_ids:
+                has_loss = set(row.loss_positions)
+                labels = [token if place in has_loss else IGNORED for place, token in enumerate(row.token_ids)]
+                record = {"input_ids": list(row.token_ids), "labels": labels}
+            elif row.no_loss:
+                record["messages"][-1] = {**row.messages[-1], "weight": 0}
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
                     "unlearned": list(row.masked) or None}  # fmt: skip
             record |= {name: value for name, value in more.items() if value is not None}
