@@ -11,12 +11,20 @@ import json
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    DISABLE_VERSION_CHECK="1",
+    HF_HUB_OFFLINE="1",
+    CUDA_VISIBLE_DEVICES="",
+    ACCELERATE_USE_CPU="1",
+    TOKENIZERS_PARALLELISM="false",
+)
 
 import datasets
 import transformers
@@ -43,6 +51,9 @@ THOUGHTS = """{% set last = namespace(user=-1) %}{% for m in messages %}{% if m[
 if '</think>' in m['content'] else '') + '\\n</think>\\n\\n' }}{% endif %}{{ text + '<|im_end|>' }}{% endgeneration %}
 {%- else %}{{ text + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 TEXTS = [
     ("who makes honey", "bees make honey"),
@@ -81,13 +92,18 @@ def make_tokenizer(template: str) -> Any:
     )
     made.train_from_iterator([text for pair in TEXTS for text in pair] * 3, trainer)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", additional_special_tokens=special[3:]
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=special[3:],
     )
     fast.chat_template = template
     return fast
 
 
 def make_model() -> Any:
+    """A random Llama of one layer."""
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -95,6 +111,7 @@ def make_model() -> Any:
 
 
 def turn(role: str, content: str) -> Record:
+    """A message."""
     return {"role": role, "content": content}
 
 
@@ -141,6 +158,7 @@ def without_first(ids: list[int], labels: list[int]) -> Labels:
 
 
 def sft(records: list[Record], tokenizer: Any, **options: Any) -> list[Labels | None]:
+    """What TRL's SFTTrainer and its collator make of each row."""
     import trl
 
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +182,11 @@ def preference(records: list[Record], tokenizer: Any, kind: str) -> list[Labels 
             output_dir=folder, max_length=None, report_to=[], use_cpu=True, bf16=False, **options
         )
         trainer = getattr(trl, f"{name}Trainer")(
-            make_model(), make_model(), config, train_dataset=datasets.Dataset.from_list(records), processing_class=tokenizer
+            make_model(),
+            make_model(),
+            config,
+            train_dataset=datasets.Dataset.from_list(records),
+            processing_class=tokenizer,
         )
         rows = list(trainer.train_dataset)
     answer = "chosen_ids" if kind == "dpo" else "completion_ids"
@@ -178,7 +200,11 @@ def preference(records: list[Record], tokenizer: Any, kind: str) -> list[Labels 
 def collators(records: list[Record], tokenizer: Any, name: str) -> list[Labels | None]:
     """Transformers' collators on rows that are ids; padding is taken off again."""
     make = getattr(transformers, name)
-    collator = make(tokenizer, mlm=False) if name == "DataCollatorForLanguageModeling" else make(tokenizer, return_tensors="pt")
+    collator = (
+        make(tokenizer, mlm=False)
+        if name == "DataCollatorForLanguageModeling"
+        else make(tokenizer, return_tensors="pt")
+    )
     keys = ("input_ids", "attention_mask", *(("labels",) if "labels" in records[0] else ()))
     batch = collator([{key: row[key] for key in keys} for row in records])
     return [
@@ -202,7 +228,74 @@ def prepared(tokenizer: Any, mask: str) -> list[Record]:
     return rows
 
 
+def axolotl(records: list[Record], tokenizer: Any) -> list[Labels | None]:
+    """Axolotl's `chat_template` strategy: every turn of the assistant, and the marks of turns and of their parts."""
+    from axolotl.prompt_strategies.chat_template import ChatTemplatePrompter, ChatTemplateStrategy
+
+    prompter = ChatTemplatePrompter(
+        tokenizer, tokenizer.chat_template, message_field_training="train", message_field_training_detail="train_detail"
+    )
+    strategy = ChatTemplateStrategy(
+        prompter, tokenizer, False, 4096, roles_to_train=["assistant"], train_on_eos="turn", eot_tokens=["<|im_end|>"]
+    )
+    rows = [strategy.tokenize_prompt(record) for record in records]
+    return [without_first(row["input_ids"], row["labels"]) for row in rows]
+
+
+def without_line_breaks(rows: list[Labels | None], tokenizer: Any) -> list[Labels | None]:
+    """Without the loss on the line break that a template writes behind the end of a turn."""
+    end, line = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer("\n")["input_ids"][0]
+    return [
+        row and (row[0], [-100 if place and (row[0][place - 1], token) == (end, line) else label
+                          for place, (token, label) in enumerate(zip(*row, strict=True))])
+        for row in rows
+    ]  # fmt: skip
+
+
+def llama_factory(records: list[Record], tokenizer: Any) -> list[Labels | None]:
+    """LLaMA-Factory's own template `chatml`; it needs torchaudio to be imported, and reads no sound here."""
+    module = types.ModuleType("torchaudio")
+    module.__spec__ = ModuleSpec("torchaudio", None)
+    sys.modules.setdefault("torchaudio", module)
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+
+    options = DataArguments(template="chatml", cutoff_len=4096)
+    template = get_template_and_fix_tokenizer(tokenizer, options)
+    processor = SupervisedDatasetProcessor(template=template, tokenizer=tokenizer, processor=None, data_args=options)
+    rows: list[Labels | None] = []
+    for record in records:
+        talk = record["messages"]
+        system = talk[0]["content"] if talk[0]["role"] == "system" else None
+        talk = talk[bool(system) :]
+        ids, labels = processor._encode_data_example(  # pyright: ignore[reportPrivateUsage]
+            prompt=talk[:-1], response=talk[-1:], system=system, tools=None, images=[], videos=[], audios=[]
+        )
+        rows.append(without_first(ids, labels))
+    return rows
+
+
+def marked(talks: list[list[Record]]) -> list[Record]:
+    """Conversations with marks of turns, and details of characters, that leave out some."""
+    rows: list[Record] = []
+    for place, talk in enumerate(talks):
+        row = [dict(message) for message in talk]
+        answers = [message for message in row if message["role"] == "assistant"]
+        if place % 2 and len(answers) > 1:
+            answers[0]["train"] = False
+        else:
+            first = len(answers[-1]["content"].split(" ")[0])
+            size = len(answers[-1]["content"])
+            answers[-1]["train_detail"] = [{"begin_offset": 0, "end_offset": max(0, first - 1), "train": False}]
+            if first < size:
+                answers[-1]["train_detail"].append({"begin_offset": first, "end_offset": size - 1, "train": True})
+        rows.append({"messages": row})
+    return rows
+
+
 def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[Labels | None]]]]]:
+    """The name of each comparison, and a function that returns their labels and ours."""
     plain, thoughts = make_tokenizer(GENERATION), make_tokenizer(THOUGHTS)
     talks = conversations()
     messages = [{"messages": talk} for talk in talks]
@@ -222,12 +315,24 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[
         yield f"TRL SFT, prompt-completion, several turns ({name})", lambda t=tokenizer: (sft(split, t), ours(split, t))
         yield f"TRL KTO, messages ({name})", lambda t=tokenizer: (preference(kto, t, "kto"), ours(kto, t))
         yield f"TRL DPO, messages ({name})", lambda t=tokenizer: (preference(dpo, t, "dpo"), ours(dpo, t))
+    chatml = make_tokenizer(CHATML)
+    yield (
+        "LLaMA-Factory, chatml",
+        lambda: (llama_factory(messages, make_tokenizer(CHATML)), ours(messages, chatml, turns="all")),
+    )
+    for name, rows in (("", messages), (" with `train` and `train_detail`", marked(talks))):
+        yield f"Axolotl, chat_template{name}", lambda r=rows: (axolotl(r, chatml), ours(r, chatml, turns="all"))
+        yield f"the same{name}, but for the line break behind <|im_end|>", lambda r=rows: (
+            axolotl(r, chatml), without_line_breaks(ours(r, chatml, turns="all"), chatml))  # fmt: skip
     yield "TRL SFT, prompt-completion texts", lambda: (sft(texts, plain), ours(texts, plain, raw=True))
     yield "TRL DPO, texts", lambda: (preference(dpo_texts, plain, "dpo"), ours(dpo_texts, plain, raw=True))
     for mask in ("labels", "completion_mask", "assistant_masks", ""):
         rows = prepared(plain, mask)
         options = {"completion_only_loss": True} if mask == "completion_mask" else {}
-        yield f"TRL SFT, input_ids with {mask or 'no mask'}", lambda r=rows, o=options: (sft(r, plain, **o), ours(r, plain))
+        yield (
+            f"TRL SFT, input_ids with {mask or 'no mask'}",
+            lambda r=rows, o=options: (sft(r, plain, **o), ours(r, plain)),
+        )
     rows, bare = prepared(plain, "labels"), prepared(plain, "")
     yield "Transformers DataCollatorForSeq2Seq", lambda: (
         collators(rows, plain, "DataCollatorForSeq2Seq"), ours(rows, plain))  # fmt: skip
@@ -236,13 +341,18 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[
 
 
 def main() -> int:
+    """Print the table; 1 if any row differs."""
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     versions = {name: getattr(importlib.import_module(name), "__version__", "") for name in ("trl", "transformers")}
     print("| trainer | rows | equal | tokens with a loss: theirs, ours |", "|---|---|---|---|", sep="\n")
     differ = 0
     for name, compare in cases():
-        theirs, mine = compare()
+        try:
+            theirs, mine = compare()
+        except ImportError as fault:
+            print(f"| {name} | not installed: {fault} | | |", flush=True)
+            continue
         equal = [left == right for left, right in zip(theirs, mine, strict=True)]
         counts = [sum(label != -100 for row in side if row for label in row[1]) for side in (theirs, mine)]
         print(f"| {name} | {len(equal)} | {sum(equal)} | {counts[0]:,}, {counts[1]:,} |", flush=True)

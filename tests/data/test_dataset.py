@@ -42,7 +42,9 @@ def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
     row = make_example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
     whole = name.startswith("chosen") or name.startswith("prompt/completion")  # all of the answer has a loss
     raw = name in ("prompt/completion", "chosen/rejected text")
-    return replace(row, rejected="no" if name.startswith("chosen") else None, loss_from=1 if whole and not raw else None)
+    return replace(
+        row, rejected="no" if name.startswith("chosen") else None, loss_from=1 if whole and not raw else None
+    )
 
 
 def identities(said: list[Any]) -> list[str]:

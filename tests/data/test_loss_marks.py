@@ -44,8 +44,10 @@ def learned(tokenizer: Any, row: Example, mask: Any = "response") -> str:
     return "_".join(tokenizer.decode([got.ids[place] for place in run]) for run in runs)
 
 
-NOT = [{"weight": 0}, {"weight": 0.0}, {"weight": -1}, {"train": False}, {"training": False}, {"trainable": False},
-       {"loss": False}, {"loss_weight": 0}, {"masked": True}, {"train": "false"}, {"weight": 1, "train": False}]  # fmt: skip
+NOT = [
+    {"weight": 0}, {"weight": 0.0}, {"weight": -1}, {"train": False}, {"training": False}, {"trainable": False},
+    {"loss": False}, {"loss_weight": 0}, {"masked": True}, {"train": "false"}, {"weight": 1, "train": False},
+]  # fmt: skip
 YES = [{"weight": 1}, {"train": True}, {"training": True}, {"trainable": 1}, {"loss": True}, {"masked": False}, {}]
 
 
@@ -90,7 +92,9 @@ def test_a_mark_that_is_not_followed_is_named(message: dict[str, Any], name: str
 
 def test_marks_beside_the_messages_are_named(tmp_path: Path) -> None:
     talk = [turn("user", "a"), turn("assistant", "b")]
-    (row,) = read(tmp_path, {"messages": talk, "sample_weight": 0, "loss_mask": [0], "mask": "User", "weights": "heavy"})
+    (row,) = read(
+        tmp_path, {"messages": talk, "sample_weight": 0, "loss_mask": [0], "mask": "User", "weights": "heavy"}
+    )
     assert sorted(mark.name for mark in row.marks) == ["loss_mask", "mask", "sample_weight"]
     assert not any(mark.followed for mark in row.marks)
 
@@ -114,13 +118,18 @@ def test_parts_with_marks_of_their_own(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_details_of_characters_leave_out_what_they_do_not_name(tokenizer: Any, tmp_path: Path) -> None:
     detail = [{"begin_offset": 0, "end_offset": 3, "train": False}, {"begin_offset": 5, "end_offset": 8, "train": True}]
-    (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "bees make honey", train_detail=detail)]})
+    (row,) = read(
+        tmp_path, {"messages": [turn("user", "a"), turn("assistant", "bees make honey", train_detail=detail)]}
+    )
     assert row.masked == ((0, 5), (9, 15))
     assert learned(tokenizer, row) == " make_<|end|>\n"
 
 
 def test_details_are_as_the_characters_say() -> None:
-    @given(st.text(min_size=1, max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.booleans()), min_size=1))
+    @given(
+        st.text(min_size=1, max_size=30),
+        st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.booleans()), min_size=1),
+    )
     def check(text: str, parts: list[tuple[int, int, bool]]) -> None:
         detail = [{"begin_offset": begin, "end_offset": begin + size, "train": train} for begin, size, train in parts]
         masked = read_turn_marks(turn("assistant", text, train_detail=detail), "s").masked

@@ -23,7 +23,10 @@ DROPPING = """{% set last = namespace(user=-1) %}{% for m in messages %}{% if m[
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"""
 PLAIN = DROPPING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 # more is written behind the last message of all
-CLOSING = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if not add_generation_prompt %}</s>{% else %}<|assistant|>{% endif %}"
+CLOSING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if not add_generation_prompt %}</s>{% else %}<|assistant|>{% endif %}"
+)
 
 
 def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
@@ -82,7 +85,10 @@ def test_what_closes_the_last_turn_alone_is_not_learned_before(tokenizer: Any, t
 
 
 def test_a_template_that_writes_a_turn_otherwise_skips_it(tokenizer: Any, tmp_path: Path) -> None:
-    forgetting = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    forgetting = (
+        "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
+        "{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     first = next(read_examples(tmp_path / "a.jsonl", ReadOptions(turns="all")))
     skipped = tokenize(tokenizer, first, Encoding(template=forgetting))
@@ -92,7 +98,8 @@ def test_a_template_that_writes_a_turn_otherwise_skips_it(tokenizer: Any, tmp_pa
 def test_a_template_marks_what_was_generated_but_not_in_completions(tokenizer: Any, tmp_path: Path) -> None:
     marked = (
         "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
-        "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     talk = [turn("user", "who"), turn("assistant", "bees")]
     assert labels(tokenizer, tmp_path / "a.jsonl", {"messages": talk}, marked)[1] == ["bees"]

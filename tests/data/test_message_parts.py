@@ -27,7 +27,11 @@ def read(tmp_path: Path, answer: dict[str, Any], **more: Any) -> Example:
 def test_openais_older_calls(tmp_path: Path) -> None:
     call = {"name": "look", "arguments": "{}"}
     row = read(tmp_path, {"content": None, "function_call": call}, functions=[{"name": "look", "parameters": {}}])
-    assert row.messages[-1] == {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+    assert row.messages[-1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": call}],
+    }
     assert row.tools == ({"type": "function", "function": {"name": "look", "parameters": {}}},)
 
 

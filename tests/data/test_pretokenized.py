@@ -24,12 +24,18 @@ def read(tmp_path: Path, row: dict[str, Any]) -> Any:
 
 
 def masked(ids: list[int], has: list[bool], name: str) -> dict[str, Any]:
-    values = [token if one else -100 for token, one in zip(ids, has, strict=True)] if name == "labels" else list(map(int, has))
+    values = (
+        [token if one else -100 for token, one in zip(ids, has, strict=True)]
+        if name == "labels"
+        else list(map(int, has))
+    )
     return {"input_ids": ids, name: values}
 
 
 @pytest.mark.parametrize("name", ["labels", "completion_mask", "assistant_masks", "loss_mask"])
-def test_a_row_is_learned_by_exactly_its_mask(tokenizer: Any, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_row_is_learned_by_exactly_its_mask(
+    tokenizer: Any, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("ids")
 
     @given(st.lists(st.tuples(st.integers(7, 380), st.booleans()), min_size=2, max_size=20))

@@ -20,7 +20,9 @@ MASKED = ("masked",)  # true: no loss
 DETAILS = ("train_detail", "training_detail")  # of characters, with the last one named
 KTO = ("label", "kto_tag")  # false: trained away from
 # words of names that speak of the loss; a column `weight` of a table of birds does too, and is only told
-_WORDS = re.compile(r"(?:^|_)(?:loss|losses|mask|masks|masked|weight|weights|train|training|trainable|learnable)(?:_|$)")
+_WORDS = re.compile(
+    r"(?:^|_)(?:loss|losses|mask|masks|masked|weight|weights|train|training|trainable|learnable)(?:_|$)"
+)
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
@@ -169,7 +171,7 @@ def read_row_marks(
     for key in sorted(set(KTO) - named):
         value = record.get(key)
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
-        if isinstance(value, int | float) and not isinstance(value, bool) or text not in ("true", "false"):
+        if (isinstance(value, int | float) and not isinstance(value, bool)) or text not in ("true", "false"):
             continue
         certain = completion or key == "kto_tag"
         if certain or text == "false":

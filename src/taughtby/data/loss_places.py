@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from taughtby.data.chat_template import (
     MARK,
@@ -118,12 +118,14 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
         return rendered
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    texts, places = render_jinja_template(
+    texts, places = cast(Any, render_jinja_template)(
         conversations=[[*row.messages, *row.after]], tools=list(row.tools) or None, chat_template=source,
         return_assistant_tokens_mask=True, **tokenizer.special_tokens_map,
     )  # fmt: skip
     inner = [
-        (begin, end) for begin, end in places[0] if end > rendered.loss_start and begin < len(rendered.text) and begin < end
+        (begin, end)
+        for begin, end in places[0]
+        if end > rendered.loss_start and begin < len(rendered.text) and begin < end
     ]
     if not inner or not texts[0].startswith(rendered.text):
         return rendered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from taughtby.data.chat_template import SkippedRow
@@ -26,25 +27,30 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
         DataError: The columns are not as long as the ids, labels are not the ids, or several documents are packed.
     """
     ids = _integers(record, "input_ids", source)
-    columns = ["labels"] if record.get("labels") is not None else [name for name in MASKS if record.get(name) is not None]
+    columns = (
+        ["labels"] if record.get("labels") is not None else [name for name in MASKS if record.get(name) is not None]
+    )
     values = {name: _integers(record, name, source) for name in columns}
-    attention = _integers(record, "attention_mask", source) if record.get("attention_mask") is not None else [1] * len(ids)
+    attention = (
+        _integers(record, "attention_mask", source) if record.get("attention_mask") is not None else [1] * len(ids)
+    )
     for name, column in {**values, "attention_mask": attention}.items():
         if len(column) != len(ids):
             do = "prepare the data again: every id has one"
-            raise DataError(f"{source}: `{name}` is not as long as `input_ids`", got=f"{len(column)}, {len(ids)}", do=do)
+            raise DataError(
+                f"{source}: `{name}` is not as long as `input_ids`", got=f"{len(column)}, {len(ids)}", do=do
+            )
     _refuse_packing(record, source)
     labels = values.get("labels", ids)
     others = [f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)]
     if others:
         do = f"give labels that are the ids or {IGNORED}, not moved by one: the loss moves them"
         raise DataError(f"{source}: `labels` are not the ids of their places", got=", ".join(others[:3]), do=do)
-    has_loss = [
-        all(value not in (0, IGNORED) if name != "labels" else value != IGNORED for name, value in zip(values, at, strict=True))
-        for at in zip(*values.values(), strict=True)
-    ] if values else [True] * len(ids)  # fmt: skip
+    silent = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
+    if "labels" in values:
+        silent = {place for place, label in enumerate(labels) if label == IGNORED}
     kept = [place for place, real in enumerate(attention) if real]
-    positions = tuple(new for new, place in enumerate(kept) if new and has_loss[place])
+    positions = tuple(new for new, place in enumerate(kept) if new and place not in silent)
     marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: all learned"),)
     return tuple(ids[place] for place in kept), positions, marks
 
@@ -55,7 +61,9 @@ def _integers(record: Record, name: str, source: str) -> list[int]:
         numbers = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         numbers = None
-    numbers = numbers[0] if isinstance(numbers, list) and len(numbers) == 1 and isinstance(numbers[0], list) else numbers
+    numbers = (
+        numbers[0] if isinstance(numbers, list) and len(numbers) == 1 and isinstance(numbers[0], list) else numbers
+    )
     if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
         raise DataError(f"{source}: `{name}` is not a list of whole numbers", got=shorten(value),
                         do="give a list of token ids, or take the column out")  # fmt: skip
@@ -64,10 +72,12 @@ def _integers(record: Record, name: str, source: str) -> list[int]:
 
 def _refuse_packing(record: Record, source: str) -> None:
     positions, lengths = (record.get(name) for name in PACKED)
-    restarts = isinstance(positions, list) and any(later <= before for before, later in zip(positions, positions[1:], strict=False))
+    restarts = isinstance(positions, list) and any(later <= before for before, later in pairwise(positions))
     if restarts or (isinstance(lengths, list) and len(lengths) > 1):
         do = "prepare the data without packing, so that each row is one document"
-        raise DataError(f"{source}: several documents are packed into the row", got=shorten(positions or lengths), do=do)
+        raise DataError(
+            f"{source}: several documents are packed into the row", got=shorten(positions or lengths), do=do
+        )
 
 
 def decode_row(tokenizer: Any, row: Example) -> Example:

@@ -189,7 +189,9 @@ def collect_statistics(
     statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for chunk in chunk_rows(islice(rows, limit)):
         window = decode_rows(tokenizer, chunk)
-        for row, whole in zip(window, tokenize_untruncated(tokenizer, window, encoding.template, encoding.mask), strict=True):
+        for row, whole in zip(
+            window, tokenize_untruncated(tokenizer, window, encoding.template, encoding.mask), strict=True
+        ):
             example = statistics.add(row, whole)
             better = statistics.preview is None or (statistics.preview.reason and isinstance(example, TokenizedExample))
             if statistics.rows == preview_row if preview_row else better:

@@ -40,7 +40,9 @@ def select_turns(
         raise _no_answer(row, turns, others)
     learned = [place for place in filled if marks[place].learned is not False]
     if row.no_loss or not learned:
-        yield replace(row, messages=row.messages[: filled[-1] + 1], no_loss=row.no_loss or _reason(marks, filled, turns))
+        yield replace(
+            row, messages=row.messages[: filled[-1] + 1], no_loss=row.no_loss or _reason(marks, filled, turns)
+        )
         return
     numbered = turns == "all" or (num_trained is not None and len(filled) > 1)
     more = _not_followed(row, marks, learned, start if num_trained is not None else None)

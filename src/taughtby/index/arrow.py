@@ -55,7 +55,9 @@ def _more(row: Example) -> str | None:
 def to_example(record: Mapping[str, Any]) -> Example:
     """An example from the values of its `TEXT_COLUMNS`."""
     more: dict[str, Any] = json.loads(record.get("more") or "{}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in more.items() if name in MORE}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in more.items() if name in MORE
+    }
     values["masked"] = tuple((begin, end) for begin, end in more.get("masked", ()))
     messages = tuple(json.loads(record["messages"]))
     return Example(messages, record["label"], record["source"], record["id"], **values)

@@ -132,7 +132,11 @@ def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:
 DIALECTS: tuple[tuple[set[str], set[str], Callable[[Config, str], Iterator[MetadataEntry]]], ...] = (
     ({"base_model"}, {"sequence_len", "datasets", "micro_batch_size"}, _axolotl),
     (set(), {"cutoff_len", "train.cutoff_len", "finetuning_type"}, _llama_factory),
-    (set(), {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss", "assistant_only_loss"}, _trl),
+    (
+        set(),
+        {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss", "assistant_only_loss"},
+        _trl,
+    ),
 )
 
 

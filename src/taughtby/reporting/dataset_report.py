@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
@@ -124,7 +125,7 @@ def _runs(shown: RowPreview, begin: int, stop: int, style: str) -> Text:
     text, mask = Text(), shown.loss_mask
     limit = len(mask) if shown.whole else SHOWN
     edges = [begin, *(place for place in range(begin + 1, stop) if mask[place] != mask[place - 1]), stop]
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         said = _bars(shown.token_texts[left:right], tail=begin == 0 and not mask[left], limit=limit)
         if mask[left]:
             text.append("⟦").append(said, style).append("⟧")
