@@ -43,7 +43,7 @@ def test_every_token_of_the_row_asked_for_with_its_mark(run: Run, model_folder: 
     assert code == 0 and " more)" not in out
     assert out.count("⟦") == 1
     row = json.loads((tmp_path / "out.json").read_text())["row"]
-    assert "".join(token["text"] for token in row["tokens"] if token["loss"]).startswith("honey")
+    assert "".join(token["text"] for token in row["tokens"] if token["loss"]).startswith(" honey")
     assert sum("bee" in token["text"] and token["loss"] for token in row["tokens"]) == 0
 
 
