@@ -24,9 +24,11 @@ class IdAssigner:
 
 
 def content_hash(row: Example) -> bytes:
-    """Hash of the messages, tools and rejected response of a row: 12 bytes."""
+    """Hash of the messages, tools and rejected response of a row, or of its ids and their mask: 12 bytes."""
     content: Any = list(row.messages)
-    if row.tools or row.rejected is not None:
+    if row.token_ids:
+        content = [list(row.token_ids), list(row.loss_positions)]
+    elif row.tools or row.rejected is not None:
         content = [content, list(row.tools), row.rejected]
     try:
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
