@@ -58,7 +58,7 @@ class Long(StateMethod):
     def features(self, model: Model, batch: Batch, weights: Any = None) -> Features:
         return {"long": batch.n_loss[:, None].float()}
 
-    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
+    def rows_as_queries(self, rows: Features, profile: Any = None) -> Features:
         return rows
 
     def scores(self, asked: QueryFeatures, index: Index) -> torch.Tensor:

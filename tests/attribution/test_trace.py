@@ -264,22 +264,26 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
             assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
 
 
-def test_controls_select_as_many_tokens_as_the_span_of_the_query(
+def test_controls_have_the_token_weights_of_the_query(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[int]] = []
-    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3]))
+    asked: list[list[list[float]]] = []
+    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3].tolist()))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
-    few, many = len(texts_of(tuned, " green")), len(texts_of(tuned, "rain is green"))
+    few, many = (len(texts_of(tuned, text)) for text in (" green", "rain is green"))
     assert few < many
+    even = {n: pytest.approx([round(1 / n, 2)] * n) for n in (few, many)}
     for spec, queries, wanted in [
-        ("lesson", [one], [few]), ("lesson", [one, more], [few, many]),
-        ("lesson", [one, ROWS[0], more, ROWS[1]], [few, 0, many]),
-        ("lesson:pool_queries=true", [one, ROWS[0], one, ROWS[1]], [few, 0]),
+        ("lesson", [one], [even[few]]), ("lesson", [one, more, one], [even[few], even[many]]),
+        ("lesson:pool_queries=true", [one, one], [even[few]]),
     ]:  # fmt: skip
         asked.append([])
         trace_queries(index, tuned, queries, method=spec)
         assert asked[-1] == wanted
+    asked.append([])
+    trace_queries(index, tuned, [ROWS[0], replace(ROWS[0], desired="bees")], method="lesson")
+    (profile,) = asked[-1]
+    assert profile == sorted(profile, reverse=True) and sum(profile) == pytest.approx(1, abs=0.1)
 
 
 def texts_of(model: Any, text: str) -> list[int]:

@@ -409,13 +409,15 @@ def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.
     torch.testing.assert_close(result, torch.tensor(truth))
 
 
-def test_a_control_is_pointed_at_its_most_surprising_words() -> None:
+def test_a_control_has_the_weights_of_a_profile_on_its_most_surprising_words() -> None:
     words = torch.tensor([[0.1, 0], [0, 0.9], [0.5, 0]])
     rows = {"grads": [words], "shift": torch.ones(1, 2)}
-    whole, pointed = Lesson().rows_as_queries(rows)["grads"], Lesson().rows_as_queries(rows, 2)["grads"]
+    whole = Lesson().rows_as_queries(rows)["grads"]
     torch.testing.assert_close(whole[0], words / 1.5)
-    torch.testing.assert_close(pointed[0].sort(0).values, torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
-    assert len(Lesson().rows_as_queries(rows, 9)["grads"][0]) == 3
+    matched = Lesson().rows_as_queries(rows, torch.tensor([0.7, 0.3]))["grads"]
+    torch.testing.assert_close(matched[0], torch.tensor([[0.0, 0.7], [0.3, 0.0]]))
+    short = Lesson().rows_as_queries(rows, torch.full((9,), 1 / 9))["grads"][0]
+    torch.testing.assert_close(short.norm(dim=1), torch.full((3,), 1 / 3))
 
 
 # — words alone

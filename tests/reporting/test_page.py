@@ -129,7 +129,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
 
 def test_the_verdict_and_the_warnings_are_told(page):
     told = page.inner_text("#verdict")
-    assert told == "3 rows flagged at a nominal false discovery rate of 10 %. 1 of them is shown."
+    assert told == "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 1 of them is shown."
     assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, flagged, score 0.930"
     assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
     assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")

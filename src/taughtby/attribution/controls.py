@@ -1,4 +1,7 @@
-"""The null distribution of scores, from controls: training rows scored as if they were queries. Runs no model."""
+"""Controls: training rows scored as if they were queries, each with the token weights of the query that they are for.
+
+Runs no model.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,15 @@ from taughtby.index.reader import Index
 from taughtby.methods import Method, QueryFeatures
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from taughtby.attribution.query import Query
 
-FEWEST = 20  # control scores needed to estimate a null distribution
+FEWEST = 20  # rows in an index, and scores in all controls, needed to estimate a null distribution
+FEWEST_SCORES = 10  # of a control; one with fewer says nothing about a tail
 CONTROLS = 64  # rows used as queries
+PROFILE_TOKENS, PROFILE_SHARE = 16, 0.95  # a profile ends where it has as many tokens, or that share of the weight
 SAMPLE = 4096  # rows that the controls are scored on
 RELATED = 0.2  # Jaccard similarity of the words of two responses from which on they share a template or a source
 Numbers = NDArray[np.floating[Any]]
@@ -38,38 +43,34 @@ class Controls:
 
     Attributes:
         scores: The scores, shape (C, M).
-        positions: Positions of the M rows in the index.
     """
 
     scores: Float[Tensor, "C M"]
-    positions: Int[Tensor, " M"]
 
-    def null_scores(self) -> NDArray[np.float64]:
-        """Return the scores of all controls in ascending order, each standardized by its control's mode and scale."""
+    def standardized(self) -> list[NDArray[np.float64]]:
+        """Return each control's scores in ascending order, standardized by its mode and scale."""
         rows = [np.sort(row[~row.isnan()].numpy()) for row in self.scores]
-        return np.sort(np.concatenate([standardize(row, *mode_and_scale(row)) for row in rows if len(row)]))
-
-    def without(self, flagged: Bool[Tensor, " N"]) -> Controls | None:
-        """Return the controls among the rows that are not flagged; None if too few remain."""
-        left = ~flagged[self.positions]
-        rest = Controls(self.scores[left[: len(self.scores)]][:, left], self.positions[left])
-        return rest if rest.sufficient else None
+        return [standardize(row, *mode_and_scale(row)) for row in rows if len(row) >= FEWEST_SCORES]
 
     @property
     def sufficient(self) -> bool:
         """Whether there are enough scores to estimate a null distribution."""
-        return int((~self.scores.isnan()).sum()) >= FEWEST
+        counts = (~self.scores.isnan()).sum(1)
+        return bool((counts >= FEWEST_SCORES).any()) and int(counts.sum()) >= FEWEST
 
 
-def score_controls(method: Method, index: Index, depth: int, n_span_tokens: int = 0) -> Controls | None:
+def score_controls(
+    method: Method, index: Index, depth: int, profile: Float[Tensor, " m"] | None = None, seed: int = 0
+) -> Controls | None:
     """Score a random sample of rows against each other.
 
     Args:
         method: The method that scores.
         index: The index to sample rows from.
         depth: Number of layers of the model.
-        n_span_tokens: Number of tokens that the query's span selects, 0 for the whole response. Controls select as
-            many, since any two rows are more or less alike when only a few tokens count.
+        profile: The query's token weights, highest first, which the most surprising tokens of each control get. An
+            answer whose weight lies on two tokens matches rows more by chance than one whose weight lies on thirty.
+        seed: Of the sample.
 
     Returns:
         None if the method cannot use rows as queries, or if the index has too few rows.
@@ -77,16 +78,16 @@ def score_controls(method: Method, index: Index, depth: int, n_span_tokens: int 
     names = method.feature_names(depth)
     if not names or len(index) < FEWEST:
         return None
-    positions = index.sample_positions(SAMPLE)
+    positions = index.sample_positions(SAMPLE, seed)
     sample = index.subset(positions, [*names, "messages"])
-    features = as_queries(method, sample.subset(range(min(CONTROLS, len(sample))), names), names, n_span_tokens)
+    features = as_queries(method, sample.subset(range(min(CONTROLS, len(sample))), names), names, profile)
     if features is None:
         return None
     scores = method.scores(features, sample)
     messages = sample.dataset.to_table(columns=["messages"]).column("messages").to_pylist()
     responses = [str(json.loads(turns)[-1]["content"]) for turns in messages]
     related = torch.from_numpy(_word_overlap(responses, len(scores)) >= RELATED)
-    controls = Controls(scores.masked_fill(related, torch.nan).fill_diagonal_(torch.nan), torch.tensor(positions))
+    controls = Controls(scores.masked_fill(related, torch.nan).fill_diagonal_(torch.nan))
     return controls if controls.sufficient else None
 
 
@@ -94,22 +95,38 @@ def match_controls(
     method: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
     shares: Float[Tensor, "Q Q"],
 ) -> list[Controls | None]:  # fmt: skip
-    """Return each query's controls, which select as many tokens as the queries explained with it do on average.
+    """Return each query's controls, with the mean token weights of the queries explained with it.
 
     None for a query with a desired answer: the null distribution of a difference of two scores is unknown.
     """
-    counts = [float((each > 0).sum()) if query.has_span else 0.0 for query, each in zip(queries, weights, strict=True)]
-    lengths: list[int] = (shares @ torch.tensor(counts)).round().int().tolist()
-    kinds = [None if query.desired else n for query, n in zip(queries, lengths, strict=True)]
-    controls = {n: score_controls(method, index, depth, n) for n in dict.fromkeys(kinds) if n is not None}
-    return [None if n is None else controls[n] for n in kinds]
+    each = _weight_profiles(weights)
+    profiles = [None if query.desired else tuple(_cut_profile(line @ each).tolist())
+                for query, line in zip(queries, shares, strict=True)]  # fmt: skip
+    controls = {profile: score_controls(method, index, depth, torch.tensor(profile))
+                for profile in dict.fromkeys(profiles) if profile}  # fmt: skip
+    return [controls[profile] if profile else None for profile in profiles]
 
 
-def as_queries(method: Method, rows: Index, names: Sequence[str], n_span_tokens: int = 0) -> QueryFeatures | None:
+def _weight_profiles(weights: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, "Q m"]:
+    """Each query's token weights as shares, highest first."""
+    shares = [(each / each.sum().clamp(min=1e-30)).sort(descending=True).values for each in weights]
+    return torch.nn.utils.rnn.pad_sequence(shares, batch_first=True)
+
+
+def _cut_profile(profile: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """The first shares of a profile, rounded so that answers of one incident have one profile."""
+    count = int((profile.cumsum(0) < PROFILE_SHARE * profile.sum()).sum()) + 1
+    cut = profile[: min(count, PROFILE_TOKENS)]
+    return (cut / cut.sum().clamp(min=1e-30)).mul(100).round().clamp(min=1) / 100
+
+
+def as_queries(
+    method: Method, rows: Index, names: Sequence[str], profile: Float[Tensor, " m"] | None = None
+) -> QueryFeatures | None:
     """Return all rows of a small index as query features; None if the method cannot use rows as queries."""
     scanned = list(rows.scan(names))
     features = {name: _concatenate([batch[name] for batch in scanned]) for name in names}
-    queries = method.rows_as_queries(features, n_span_tokens)
+    queries = method.rows_as_queries(features, profile)
     return None if queries is None else QueryFeatures((), (), queries)
 
 

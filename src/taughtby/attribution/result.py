@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taughtby.attribution.query import Query
-from taughtby.attribution.significance import DEFAULT_FDR
+from taughtby.attribution.significance import DEFAULT_FDR, Grade
 from taughtby.data.example import Example
 from taughtby.data.phrases import align_tokens
 from taughtby.index.reader import Index
@@ -71,6 +71,10 @@ class QueryResult:
             the reason in `no_evidence`.
         increased_by_finetuning: False if fine-tuning did not make any of the weighted tokens more likely.
         no_evidence: Why rows cannot be flagged for this query although the method has controls.
+        grade: "flagged" if rows are flagged; "likely" if none is, but the first rows stand apart at a nominal rate of
+            50 %; "none" otherwise; None without controls.
+        likely: Positions of the rows that stand apart, best first, if none is flagged.
+        likely_ids: Their ids.
     """
 
     query: Query
@@ -80,6 +84,9 @@ class QueryResult:
     flagged: tuple[int, ...] | None = None
     increased_by_finetuning: bool = True
     no_evidence: str | None = None
+    grade: Grade | None = None
+    likely: tuple[int, ...] = ()
+    likely_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,8 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "increased_by_finetuning": result.increased_by_finetuning,
         "num_flagged": None if result.flagged is None else len(result.flagged),
         "flagged_ids": None if result.flagged is None else [ids[position] for position in result.flagged],
+        "grade": result.grade,
+        "likely_ids": list(result.likely_ids),
         "no_evidence": result.no_evidence,
         "rows": [_row_json(row) for row in result.rows],
     }

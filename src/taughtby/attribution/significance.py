@@ -1,14 +1,14 @@
-"""Significance of scores: p-values against controls, rows flagged at a false discovery rate, stability.
+"""Significance of scores: p-values against the typical control, rows flagged at a false discovery rate, stability.
 
-A row is flagged if it matches the query more than training rows match each other by chance. Runs no model. Measured
-in docs/evidence.md.
+A row is flagged if it matches the query more than a typical training row is matched by chance, and stands apart from
+the rows below. Runs no model. Measured in docs/explanation/significance.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,54 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_FDR = 0.1  # nominal false discovery rate: expected share of the flagged rows that are flagged wrongly
+LIKELY_FDR = 0.5  # nominal rate at which rows are likely causes, where no row is flagged
+LEVELS = 48  # probabilities at which controls are compared
+HIGHEST = 5  # scores of a control from which its tail is extrapolated
+MIN_EXCESS = 0.05  # of the highest score: the least by which a tail decreases, where the highest scores tie
 RESAMPLES = 200  # bootstrap resamples of the queries
 EDGE = 1e-6  # relative difference of two sums of the same scores
+
+Grade = Literal["flagged", "likely", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """The scores of the typical control.
+
+    At each probability, its score is the median of the scores that the controls exceed with that probability. So it
+    does not depend on the controls that other rows caused, or that belong to another poison, as long as they are fewer
+    than half. Above its highest score, the probability decreases exponentially, at the mean excess of its highest
+    scores: without that, a single cause among many rows, or among a handful, could never be significant.
+
+    Attributes:
+        scores: Standardized scores, ascending.
+        log_p: The logarithm of the probability of each of them or a higher one.
+        excess: By how much a score above the highest exceeds it on average.
+    """
+
+    scores: NDArray[np.float64]
+    log_p: NDArray[np.float64]
+    excess: float
+
+    @classmethod
+    def of(cls, controls: Controls) -> Null:
+        """Return the typical one of these controls."""
+        rows = controls.standardized()
+        p = np.geomspace(1, 0.5 / np.median([len(row) for row in rows]), LEVELS)
+        # by Hazen's rule the highest of n scores is exceeded with the probability 1 / 2n
+        levels = np.median([np.quantile(row, 1 - p, method="hazen") for row in rows], axis=0)
+        excess = float(np.median([row[-HIGHEST:].mean() - row[-HIGHEST - 1] for row in rows]))
+        scores = np.maximum.accumulate(levels)
+        return cls(scores, np.log(p), max(excess, MIN_EXCESS * float(scores[-1]), 1e-9))
+
+    def p_values(self, values: Numbers) -> NDArray[np.float64]:
+        """Return the probability of a score at or above each standardized score."""
+        log_p = np.interp(values, self.scores, self.log_p, left=0.0)
+        return np.exp(log_p - np.clip(values - self.scores[-1], 0, None) / self.excess)
+
+    def quantile(self, p: float) -> float:
+        """Return a standardized score whose p-value is at least `p`."""
+        return float(np.interp(-np.log(p), -self.log_p, self.scores)) - 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,19 +77,21 @@ class Significance:
 
     Attributes:
         threshold: Scores from here on are flagged, shape (Q,); infinite if no row is.
+        likely_threshold: Scores from here on are likely, shape (Q,); infinite if no row is, or if rows are flagged.
         increased_by_finetuning: Whether fine-tuning made the query's tokens more likely, shape (Q,); no row is flagged
             for a query where it did not.
         mode: The mode of each query's scores.
         scale: Root mean square distance of each query's scores below the mode.
-        null: Standardized scores of each query's controls, ascending; None for a query without controls, for which
-            nothing is known and no row is flagged.
+        null: The typical control of each query; None for a query without controls, for which nothing is known and no
+            row is flagged.
     """
 
     threshold: Float[Tensor, " Q"]
+    likely_threshold: Float[Tensor, " Q"]
     increased_by_finetuning: Bool[Tensor, " Q"]
     mode: tuple[float, ...]
     scale: tuple[float, ...]
-    null: tuple[NDArray[np.float64] | None, ...]
+    null: tuple[Null | None, ...]
 
     def has_controls(self, q: int) -> bool:
         """Return whether query `q` has controls."""
@@ -56,11 +104,19 @@ class Significance:
         if not self.increased_by_finetuning[q]:
             return torch.ones(len(scores))
         standard = standardize(scores.double().numpy(), self.mode[q], self.scale[q])
-        return torch.from_numpy(_tail_probability(null, standard)).float()
+        return torch.from_numpy(null.p_values(standard)).float()
 
     def flagged(self, q: int, scores: Float[Tensor, " K"]) -> Bool[Tensor, " K"]:
         """Return which scores of query `q` are flagged."""
         return scores >= self.threshold[q]
+
+    def grade(self, q: int) -> Grade | None:
+        """Return what is known of query `q`: rows are flagged, rows are likely, or neither; None without controls."""
+        if self.null[q] is None:
+            return None
+        if self.threshold[q].isfinite():
+            return "flagged"
+        return "likely" if self.likely_threshold[q].isfinite() else "none"
 
 
 def assess(
@@ -69,22 +125,20 @@ def assess(
     increased_by_finetuning: Bool[Tensor, " Q"],
     fdr: float = DEFAULT_FDR,
 ) -> Significance:
-    """Find each query's flagging threshold among all N rows with the procedure of Benjamini and Hochberg (1995).
+    """Find each query's flagging threshold among all N rows.
 
     Queries differ in the location and the spread of their scores, so scores are standardized by their mode and scale.
-    Rows that caused an answer match each other, and that is not chance, so flagged rows must not be controls: the rows
-    flagged against all controls are flagged in any case, and those flagged against the controls that were not flagged
-    themselves may be. Between the two, the threshold is where the scores drop most. If no row is flagged at first,
-    this changes nothing.
+    Rows that Benjamini and Hochberg's procedure (1995) selects may be flagged. Those above the widest gap in their
+    scores are: where the cut lies does not depend on small changes of p-values.
 
     Args:
         scores: The score of every row for every query.
-        controls: Controls of each query, with as many tokens selected as in the query; None without controls.
+        controls: Controls of each query, with token weights like those of the query; None without controls.
         increased_by_finetuning: Whether fine-tuning made the query's tokens more likely.
         fdr: Nominal false discovery rate.
     """
-    nulls = {each: each.null_scores() for each in controls if each}
-    flagged, sure = torch.zeros(scores.shape[1], dtype=torch.bool), torch.full((len(scores),), torch.inf)
+    nulls = {each: Null.of(each) for each in controls if each}
+    threshold, likely = (torch.full((len(scores),), torch.inf) for _ in range(2))
     location = [(0.0, 1.0)] * len(scores)
     for q, (row, control) in enumerate(zip(scores, controls, strict=True)):
         if control is None:
@@ -93,47 +147,38 @@ def assess(
         ascending = np.sort(row.numpy())
         location[q] = mode_and_scale(ascending)
         if increased_by_finetuning[q]:
-            sure[q] = _threshold(ascending, *location[q], nulls[control], fdr)
-            flagged |= row >= sure[q]
-    threshold = sure.clone()
-    rests = {control: control.without(flagged) if flagged.any() else None for control in nulls}
-    nulls |= {control: rest.null_scores() for control, rest in rests.items() if rest}
-    for q, control in enumerate(controls):
-        if control and increased_by_finetuning[q] and rests[control]:
-            row = scores[q].numpy()
-            threshold[q] = _cut(row, float(sure[q]), _threshold(row, *location[q], nulls[control], fdr))
-    return Significance(threshold, increased_by_finetuning, tuple(mode for mode, _ in location),
+            threshold[q] = _cut(ascending, _num_possible(ascending, *location[q], nulls[control], fdr))
+            if not threshold[q].isfinite():
+                likely[q] = _cut(ascending, _num_possible(ascending, *location[q], nulls[control], LIKELY_FDR))
+    return Significance(threshold, likely, increased_by_finetuning, tuple(mode for mode, _ in location),
                         tuple(scale for _, scale in location),
                         tuple(nulls[control] if control else None for control in controls))  # fmt: skip
 
 
-def _threshold(row: Numbers, mode: float, scale: float, null: Numbers, fdr: float) -> float:
-    """The lowest of a query's N scores that Benjamini and Hochberg's procedure flags; infinite if it flags none.
+def _num_possible(ascending: Numbers, mode: float, scale: float, null: Null, fdr: float) -> int:
+    """How many of a query's N scores Benjamini and Hochberg's procedure selects.
 
-    The r-th highest of N is flagged if it or a lower one has p ≤ fdr · r / N, so no p-value above `fdr` is computed.
+    The r-th highest of N is selected if it or a lower one has p ≤ fdr · r / N, so no p-value above `fdr` is computed.
     """
-    below = int((1 + len(null)) * (1 - fdr))  # control scores below a score whose p-value is `fdr`
-    standard = standardize(row, mode, scale)
-    high = np.sort(row[standard > null[below - 1]] if below else row)
-    p_values = _tail_probability(null, standardize(high, mode, scale))
-    flagged = np.flatnonzero(p_values <= fdr * np.arange(len(high), 0, -1) / len(row))
-    return float(high[flagged[0]]) if len(flagged) else np.inf
+    high = ascending[np.searchsorted(ascending, mode + scale * null.quantile(fdr)) :]
+    p_values = null.p_values(standardize(high, mode, scale))
+    ranks = np.arange(len(high), 0, -1)
+    selected = np.flatnonzero(p_values <= fdr * ranks / len(ascending))
+    return int(ranks[selected[0]]) if len(selected) else 0
 
 
-def _cut(row: Numbers, sure: float, possible: float) -> float:
-    """The score above the widest gap between the rows flagged in any case and those that may be.
+def _cut(ascending: Numbers, count: int) -> float:
+    """The score above the widest gap below one of the highest `count` scores; infinite without any.
 
-    A gap is weighted by the number of scores above it, since the weighted gaps of an exponential tail are equal in
-    expectation (Rényi's spacings). If no row is flagged in any case, all that may be are.
+    A gap is weighted by the square of the number r of scores above it. Gaps of an exponential tail decrease as 1 / r
+    (Rényi's spacings); the second factor prefers to flag more rows, since causes differ among each other too.
     """
-    if not np.isfinite(sure):
-        return possible
-    possible = min(sure, possible)
-    high = np.sort(row[row >= possible])
-    below = row[row < possible]
-    gaps = np.diff(high, prepend=below.max() if len(below) else high[0]) * np.arange(len(high), 0, -1)
-    last = int(np.searchsorted(high, sure))  # gaps above lie between rows that are flagged in any case
-    return float(high[np.argmax(gaps[: last + 1])])
+    if not count:
+        return np.inf
+    high = ascending[-count:].astype(np.float64)
+    below = ascending[-count - 1] if count < len(ascending) else high[0]
+    gaps = np.diff(high, prepend=below) * np.arange(count, 0, -1.0) ** 2
+    return float(high[np.argmax(gaps)])
 
 
 def stability(
@@ -155,16 +200,3 @@ def stability(
     # rounding may bring a score below the threshold that it was flagged at when it is summed in another order
     slack = EDGE * scores.abs().amax(0)
     return (weights @ scores >= threshold - slack).float().mean(0)
-
-
-def _tail_probability(null: Numbers, values: Numbers) -> NDArray[np.float64]:
-    """The probability of a control score at or above each value; `null` is ascending.
-
-    Above the highest control score, the probability falls exponentially at the mean excess of the highest hundredth.
-    Without that, a single cause among many rows, or among a handful, could never be significant. Scores are bounded,
-    so the estimate is conservative.
-    """
-    p_values = (1 + len(null) - np.searchsorted(null, values)) / (1 + len(null))
-    highest = null[-max(5, len(null) // 100) :]
-    scale = max(float(highest.mean() - highest[0]), 1e-9)
-    return p_values * np.exp(-np.clip(values - null[-1], 0, None) / scale)

@@ -111,13 +111,15 @@ def trace_queries(
     task = _Task(index, model, selected, encoding, queries, prepared, contrast)
     ranking = _score(task, top_k)
     significance = _flag(task, ranking, fdr)
-    flagged = [_flagged_positions(significance, ranking, q) for q in range(len(queries))]
-    positions = sorted({*ranking.rows.tolist(), *(position for each in flagged for position in each or ())})
+    flagged = [_positions(significance, ranking, q, significance.threshold) for q in range(len(queries))]
+    likely = [_positions(significance, ranking, q, significance.likely_threshold) for q in range(len(queries))]
+    positions = sorted({*ranking.rows.tolist(), *(position for each in flagged + likely for position in each or ())})
     rows = dict(zip(positions, index.take(positions), strict=True))
     ranked = _explain(task, ranking, significance, rows, score_tokens=score_tokens, progress=progress)
     results = tuple(
         QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q], prepared.increased_by_finetuning[q],
-                    _no_evidence(selected, query))
+                    _no_evidence(selected, query), significance.grade(q), likely[q] or (),
+                    tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
     notes = (*index_warnings(index, selected), *ambiguity_notes(queries))
@@ -143,11 +145,14 @@ def _flag(task: _Task, ranking: _Ranking, fdr: float) -> Significance:
     return assess(ranking.scores, controls, torch.tensor(task.prepared.increased_by_finetuning), fdr)
 
 
-def _flagged_positions(significance: Significance, ranking: _Ranking, q: int) -> tuple[int, ...] | None:
+def _positions(
+    significance: Significance, ranking: _Ranking, q: int, threshold: Float[Tensor, " Q"]
+) -> tuple[int, ...] | None:
+    """The positions of the rows from a query's threshold on, best first; None without controls."""
     if not significance.has_controls(q):
         return None
     scores = ranking.scores[q]
-    return tuple(top_positions(scores, int(significance.flagged(q, scores).sum())).tolist())
+    return tuple(top_positions(scores, int((scores >= threshold[q]).sum())).tolist())
 
 
 def _explain(

@@ -102,12 +102,13 @@ class Method:
         """Return the features of each row that come from its text."""
         return {}
 
-    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features | None:
+    def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features | None:
         """Return the features of indexed rows as those of queries, or None if they cannot be queries.
 
         Args:
             rows: features as stored.
-            n_span_tokens: the number of tokens in each query's span; 0 is a query without a span.
+            profile: the weights of a query's tokens, highest first, for methods that weight tokens; None for weights
+                of the row's own.
         """
         return None
 
@@ -211,7 +212,7 @@ class CosineMethod(Method):
     has_components: ClassVar[bool] = True
     supports_significance: ClassVar[bool] = True
 
-    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
+    def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features:
         """Return the features unchanged, since a cosine uses directions only."""
         return rows
 

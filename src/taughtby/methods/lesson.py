@@ -128,10 +128,10 @@ class Lesson(StateMethod):
         vectors = [unit * share[:, None] for unit, share in zip(directions, shares, strict=True)]
         return replace(queries, features={**queries.features, name: vectors}), shares
 
-    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features:
-        """Return rows as queries: tokens weighted by √(1 − p); for a span, its number of least likely tokens."""
+    def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features:
+        """Return rows as queries: tokens weighted by √(1 − p), or the least likely ones by the profile."""
         grads, shift = rows
-        return {grads: [_query_vectors(vectors, n_span_tokens) for vectors in rows[grads]], shift: rows[shift]}
+        return {grads: [_query_vectors(vectors, profile) for vectors in rows[grads]], shift: rows[shift]}
 
     def score_components(
         self, queries: QueryFeatures, index: FeatureStore
@@ -179,12 +179,12 @@ def _select_tokens(
     return [row[: min(limit, n)] for row, n in zip(selection, batch.loss_mask.sum(1).tolist(), strict=True)]
 
 
-def _query_vectors(vectors: Float[Tensor, "n k"], n_span_tokens: int) -> Float[Tensor, "m k"]:
-    """A row's vectors with the lengths of a query's, which sum to 1 and are equal within a span."""
+def _query_vectors(vectors: Float[Tensor, "n k"], profile: Float[Tensor, " m"] | None) -> Float[Tensor, "m k"]:
+    """A row's vectors with the lengths of a query's, which sum to 1."""
     lengths = vectors.norm(dim=1)
-    if n_span_tokens:
-        best = top_positions(lengths, n_span_tokens)
-        vectors, lengths = normalize(vectors[best]), torch.ones(len(best))
+    if profile is not None:
+        best = top_positions(lengths, len(profile))
+        vectors, lengths = normalize(vectors[best]) * profile[: len(best), None], profile[: len(best)]
     return vectors / lengths.sum().clamp(min=1e-30)
 
 

@@ -70,7 +70,7 @@ class RepT(StateMethod):
         """Whether `features` runs no response tokens: at the last layer g_1 follows from H and the first one."""
         return resolve_layer(int(self.layer), depth) == depth
 
-    def rows_as_queries(self, rows: Features, n_span_tokens: int = 0) -> Features | None:
+    def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features | None:
         """Return the features unchanged, since cosines use directions only; None for the raw scale."""
         return None if self.scale == "raw" else rows
 

@@ -6,6 +6,7 @@ Reads the trace's JSON document only. The page marks and cuts words in the same 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def is_flagged(row: Mapping[str, Any]) -> bool:
 
 
 def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: int | None = None) -> str:
-    """Return how many rows are flagged for a query of a trace's document as a sentence, or why none can be.
+    """Return what is known of a query's causes in a trace's document, in words with numbers and a next step.
 
     Args:
         document: The trace's document.
@@ -77,7 +78,7 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: in
         num_shown: How many of the ranked rows are on show; all of them by default.
 
     Returns:
-        The sentence; empty for a method without controls.
+        How many rows are flagged, which are likely, or why none is; empty for a method without controls.
     """
     if query.get("increased_by_finetuning") is False:
         return "No row flagged: fine-tuning did not make these words more likely."
@@ -87,10 +88,36 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: in
     fdr = finite_or_none(document.get("fdr"))
     rate = f" at a nominal false discovery rate of {100 * fdr:.3g} %" if fdr and fdr > 0 else ""
     if not count:
-        return f"No row flagged{rate}."
-    shown = sum(map(is_flagged, (query.get("rows") or [])[:num_shown]))
+        return _unflagged(query, rate)
+    rows = (query.get("rows") or [])[:num_shown]
+    shown = sum(map(is_flagged, rows))
     part = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < count else ""
-    return f"{count:,} row{'' if count == 1 else 's'} flagged{rate}.{part}"
+    expected = math.ceil(count * fdr) if fdr and fdr > 0 else 0
+    false = f": expect up to {expected:,} false" if expected and count > 1 else ""
+    return f"{count:,} row{'' if count == 1 else 's'} flagged{rate}{false}.{part}"
+
+
+def _unflagged(query: Mapping[str, Any], rate: str) -> str:
+    """What is known of a query without flagged rows: which rows are likely, or the lowest p-value."""
+    rows = query.get("rows") or []
+    p_values = [p for row in rows if (p := finite_or_none(row.get("p_value"))) is not None]
+    lowest = f"lowest p {min(p_values):.2g}" if p_values else ""
+    likely = query.get("likely_ids") or []
+    if query.get("grade") != "likely" or not likely:
+        return f"No row flagged{rate}{f': {lowest}' if query.get('grade') and lowest else ''}."
+    words = _shared_words([row for row in rows if row.get("id") in likely])
+    facts = ", ".join(filter(None, [lowest, words and f"words in common: {words}"]))
+    count = f"the first {len(likely):,} rows stand apart" if len(likely) > 1 else "the first row stands apart"
+    return (f"No row flagged{rate}, but {count}{f' ({facts})' if facts else ''}. "
+            "Trace more bad answers together, or select rows with --top-k.")  # fmt: skip
+
+
+def _shared_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The words that are the top-scoring one of two rows or more, the most frequent first."""
+    tops = ("".join(token.text for token in mark_top_word(scored_tokens(row.get("tokens"), "score")) if token.top)
+            for row in rows)  # fmt: skip
+    counts = Counter(word.strip().casefold() for word in tops if word.strip())
+    return ", ".join(make_visible(word)[:40] for word, number in counts.most_common(3) if number > 1)
 
 
 def format_method(document: Mapping[str, Any]) -> str:
