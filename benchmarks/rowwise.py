@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common import command, load, parse, parser
-from taughtby.capture.weight_gradients import candidate_weights, full_gradient, weight_gradients
+from taughtby.capture.projections import full_gradient
+from taughtby.capture.weight_gradients import weight_gradients
+from taughtby.capture.weights import candidate_weights
 from taughtby.data.batching import Batch, make_batches
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
 from taughtby.data.tokenize import Encoding, TokenizedExample, default_options, tokenize_all

@@ -118,8 +118,9 @@ while True:
 lost = [computed - kept for computed, kept in lives]
 print(f"{killed} kills, {len(lives)} lives that came to the rows, "
       f"{sum(one for one, _ in lives):,} rows computed for {rows:,}: "
-      f"{sum(lost)} twice, in no life more than {max(lost)} (a window has {window}, and one is written while the next is captured); {end - start:.1f} s undisturbed, "
+      f"{sum(lost)} twice, in no life more than {max(lost)} (a window has {window}); {end - start:.1f} s undisturbed, "
       f"{time.monotonic() - end:.0f} s so")
+# one window is written while the next is captured
 assert killed >= 0.8 * kills and 0 <= min(lost) and max(lost) <= 2 * window, (killed, lives)
 """
 

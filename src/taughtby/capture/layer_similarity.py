@@ -60,7 +60,7 @@ def measure_layer_similarity(
         budget: padded tokens per batch; None is as many as fit into memory.
     """
     total = torch.zeros(model.depth - 1)
-    for batch in make_batches(rows, budget or token_budget(model, 0, per_token=True)):
+    for batch in make_batches(rows, budget or token_budget(model, 0)):
         states = prompt_states(model, batch, range(1, model.depth + 1))
         stack = torch.stack([states[layer] for layer in range(1, model.depth + 1)])
         total += torch.cosine_similarity(stack[:-1], stack[1:], dim=-1).sum(1).cpu()

@@ -52,6 +52,11 @@ def to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor.detach(), non_blocking=True)
 
 
+def pending_copies() -> Copies | None:
+    """Return the copies that this thread defers; None outside of `deferred_copies`."""
+    return _deferred.get()
+
+
 @contextlib.contextmanager
 def deferred_copies(device: torch.device) -> Generator[Copies]:
     """While active in this thread, `to_host` does not wait for `device`."""
