@@ -15,7 +15,7 @@ from rich.table import Table
 import speed_capture
 import speed_query
 from common import command, load, parse, parser, print_table
-from taughtby.index.build import ACCELERATOR_FACTOR, TOKEN_BUDGET
+from taughtby.capture.budget import token_budget
 from taughtby.models.model import Model
 from taughtby.progress import Terminal, progress_bar
 from taughtby.reporting.html import save_json
@@ -45,8 +45,7 @@ def race_indexing(
     """A line for each way through random rows that have their first `num_shared` tokens in common."""
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     rows = speed_capture.random_rows(num_rows, vocabulary, num_shared=num_shared)
-    budget = TOKEN_BUDGET * (1 if model.device.type == "cpu" else ACCELERATOR_FACTOR)
-    return speed_capture.race(model, rows, budget=budget, progress=progress)
+    return speed_capture.race(model, rows, budget=token_budget(model, model.depth), progress=progress)
 
 
 def index_table(lines: list[dict[str, Any]], num_shared: int) -> Table:

@@ -51,7 +51,7 @@ def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
 
 def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
-    monkeypatch.setattr(taughtby.attribution.query, "BUDGET", 1)
+    monkeypatch.setattr(Method, "token_budget", lambda *_, **__: 1)
     apart = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
     assert apart.features.mean_token_gradient is not None
     torch.testing.assert_close(

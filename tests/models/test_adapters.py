@@ -369,3 +369,33 @@ def test_half_precision_loads_with_its_adapter(
     with half.base_model() as before:
         assert logits(before).dtype == getattr(torch, dtype)
     assert half.separate_base is None and half.fingerprint["adapter"] == tuned.fingerprint["adapter"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "lora and a whole head", "norms"])
+def test_the_switch_does_what_pefts_own_does(model_folder: Path, kind: str) -> None:
+    from peft import LNTuningConfig, LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from taughtby.models.adapters import AdapterSwitch
+
+    torch.manual_seed(0)
+    lora = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    config = LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM")
+    if kind != "norms":
+        config = LoraConfig(**lora, modules_to_save=["lm_head"] if "head" in kind else None)
+    lm = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), config).eval()
+    for weight in lm.parameters():
+        if weight.requires_grad:
+            weight.data += 0.3 * torch.randn_like(weight)
+    lm.requires_grad_(False)
+    ids = torch.arange(1, 9)[None]
+    on = lm(input_ids=ids).logits
+    with lm.disable_adapter():
+        off = lm(input_ids=ids).logits
+    lm.requires_grad_(False)
+    switch = AdapterSwitch(lm)
+    with switch.off(), switch.off():
+        assert torch.equal(lm(input_ids=ids).logits, off)
+    assert torch.equal(lm(input_ids=ids).logits, on)
+    assert not torch.equal(on, off)
+    assert not any(weight.requires_grad for weight in lm.parameters())

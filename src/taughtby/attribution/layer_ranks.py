@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow.dataset import InMemoryDataset
 
 from taughtby.attribution.method_choice import choose_method
-from taughtby.attribution.query import BUDGET, Query, contrast_desired, prepare_queries
+from taughtby.attribution.query import Query, contrast_desired, prepare_queries
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import OptionError
@@ -80,7 +80,7 @@ def _recapture(index: Index, model: Model, method: Method, rows: Sequence[Tokeni
     """The rows as a small index with the method's features."""
     features: list[Features] = [{} for _ in rows]
     names = method.feature_names(model.depth)
-    for batch in make_batches(rows, BUDGET):
+    for batch in make_batches(rows, method.token_budget(model)):
         batch_features = method.features(model, batch)
         for b, number in enumerate(batch.row_indices):
             features[number] = {name: batch_features[name][b] for name in names}

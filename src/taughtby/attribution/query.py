@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-BUDGET = 1024  # tokens per batch
 MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
 
 
@@ -230,7 +229,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
     token_weights: list[Tensor] = [torch.empty(0) for _ in rows]
     increased = [True for _ in rows]
     gradients: list[Tensor | None] = [None for _ in rows]
-    for batch in make_batches(rows, BUDGET):
+    for batch in make_batches(rows, method.token_budget(model, per_token=True)):
         gain = method.logprob_gain(model, batch) if isinstance(method, StateMethod) else None
         weights = _token_weights(model, gain, batch, rows, queries)
         batch_features = method.features(model, batch, weights)

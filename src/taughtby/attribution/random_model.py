@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 RANDOM = "random model"
 SIMILAR = 0.9  # rank correlation above which the check fails
-TOKEN_BUDGET = 1024
 
 
 def check_random_model(
@@ -83,7 +82,7 @@ def _features(
 ) -> Features:
     features: list[Features] = [{} for _ in rows]
     done = 0
-    for batch in make_batches(rows, TOKEN_BUDGET):
+    for batch in make_batches(rows, method.token_budget(model)):
         batch_features = method.features(model, batch)
         for b, row in enumerate(batch.row_indices):
             features[row] = {name: feature[b] for name, feature in batch_features.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taughtby.attribution.query import BUDGET, PreparedQueries, prepare_queries
+from taughtby.attribution.query import PreparedQueries, prepare_queries
 from taughtby.attribution.result import Trace
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
@@ -45,7 +45,8 @@ def token_links(
               if isinstance(row := tokenize(model.tokenizer, example, encoding), TokenizedExample)]  # fmt: skip
     links: dict[tuple[int, int], list[Link]] = {}
     done = 0
-    for batch in make_batches([row for _, row in usable], BUDGET):
+    budget = method.token_budget(model, per_token=True)
+    for batch in make_batches([row for _, row in usable], budget):
         scores = method.token_scores(model, batch, features)
         assert scores is not None
         for b, number in enumerate(batch.row_indices):
@@ -73,7 +74,7 @@ def _tokens_as_queries(method: StateMethod, model: Model, prepared: PreparedQuer
 def _weighted_gradients(method: StateMethod, model: Model, prepared: PreparedQueries) -> list[Float[Tensor, "n d"]]:
     """The unit gradients of each answer's tokens, times the tokens' shares of the weight."""
     gradients: dict[int, Tensor] = {}
-    for batch in make_batches(prepared.rows, BUDGET):
+    for batch in make_batches(prepared.rows, method.token_budget(model, per_token=True)):
         batch_gradients = method.token_gradients(model, batch)
         assert batch_gradients is not None
         for b, q in enumerate(batch.row_indices):

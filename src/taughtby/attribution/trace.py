@@ -38,7 +38,6 @@ CONTRAST = (
     "No row is flagged: with a desired answer, a score is the difference between two answers, and how large that "
     "difference is by chance is not known. Trace without the desired answer to see which rows are flagged."
 )
-TOKEN_BUDGET = 1024
 
 TokenScores = dict[tuple[int, int], tuple[TokenScore, ...]]  # by (query, position of the row)
 ProgressCallback = Callable[[int, int], Any]
@@ -221,7 +220,8 @@ def _score_tokens(
     usable = [(position, row) for position, row in encoded if isinstance(row, TokenizedExample)]
     result: TokenScores = {}
     done = 0
-    for batch in make_batches([row for _, row in usable], TOKEN_BUDGET):
+    budget = task.method.token_budget(task.model, per_token=True)
+    for batch in make_batches([row for _, row in usable], budget):
         scores = _batch_scores(task, ranking, batch)
         for b, number in enumerate(batch.row_indices):
             position, row = usable[number]

@@ -21,6 +21,7 @@ import torch
 from taughtby.capture.decoder_inputs import full_inputs, needed_inputs
 from taughtby.capture.lm_head import final_state_gradient, logit_gradient
 from taughtby.capture.sparse_backward import SparseBackward
+from taughtby.capture.transfer import to_device
 from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.models.model import Model
@@ -84,7 +85,7 @@ def capture(
     gradient_layers = sorted({resolve_layer(layer, model.depth) for layer in layers})
     state_layers = sorted({resolve_layer(layer, model.depth) for layer in states_only} - set(gradient_layers))
     inputs = full_inputs(model, batch) if full_sequence else needed_inputs(model, batch, batch.loss_positions)
-    positions, loss_mask = inputs.positions, batch.loss_mask.to(model.device)
+    positions, loss_mask = inputs.positions, to_device(batch.loss_mask, model.device)
     mask = loss_mask[..., None]
     columns = batch.attention_mask if full_sequence else inputs.response_columns(batch)
     sparse_backward = SparseBackward(inputs.shape, columns, model.device)
@@ -131,10 +132,10 @@ def prompt_gradients(model: Model, batch: Batch) -> tuple[Float[Tensor, "B d"], 
     """
     state = prompt_states(model, batch, [-1])[model.depth]
     next_position = batch.last_prompt_position[:, None] + 1
-    targets = batch.ids.gather(1, next_position)[:, 0].to(model.device)
+    targets = to_device(batch.ids.gather(1, next_position)[:, 0], model.device)
     gradient, _ = logit_gradient(model, state.to(model.dtype), targets)
     share = ~batch.masked.gather(1, next_position) / batch.loss_mask.sum(1, keepdim=True).clamp(min=1)
-    return state, gradient.float() * share.to(model.device)
+    return state, gradient.float() * to_device(share, model.device)
 
 
 @torch.no_grad()
@@ -147,7 +148,7 @@ def answer_states(model: Model, batch: Batch, layer: int = -1) -> Float[Tensor, 
     inputs = needed_inputs(model, batch, batch.loss_positions)
     with _record_states(model, [number], stop=True) as recorded, contextlib.suppress(_StopForward):
         recorded[model.depth] = model.decoder(**inputs.kwargs).last_hidden_state
-    return _gather(recorded[number], inputs.positions) * batch.loss_mask[..., None].to(model.device)
+    return _gather(recorded[number], inputs.positions) * to_device(batch.loss_mask, model.device)[..., None]
 
 
 class _StopForward(Exception):

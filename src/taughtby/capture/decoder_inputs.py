@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
+from taughtby.capture.transfer import to_device
 from taughtby.data.batching import Batch
 from taughtby.models.model import Model
 
@@ -45,7 +46,7 @@ def full_inputs(model: Model, batch: Batch) -> DecoderInputs:
     """Return inputs that contain all columns."""
     rows, columns = batch.ids.shape
     kwargs = _decoder_kwargs(batch, columns, model.device)
-    return DecoderInputs(kwargs, batch.loss_positions.to(model.device), 0, (rows, columns))
+    return DecoderInputs(kwargs, to_device(batch.loss_positions, model.device), 0, (rows, columns))
 
 
 def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> DecoderInputs:
@@ -58,16 +59,21 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
         cache = _prefix_cache(model, ids[:1, :start], rows) if start else None
         start = 0 if cache is None else start
         kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
-    return DecoderInputs(kwargs, (positions - start).to(model.device), start, (rows, stop - start))
+    return DecoderInputs(kwargs, to_device(positions - start, model.device), start, (rows, stop - start))
 
 
 def _decoder_kwargs(batch: Batch, stop: int, device: torch.device) -> dict[str, Any]:
-    ids, mask = batch.ids[:, :stop].to(device), batch.attention_mask[:, :stop]
+    ids, mask = to_device(batch.ids[:, :stop], device), batch.attention_mask[:, :stop]
     if bool(mask[:, 0].all()):
         # right padding needs no mask: a causal model never attends to what follows
         return {"input_ids": ids, "use_cache": False}
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0).to(device)
-    return {"input_ids": ids, "attention_mask": mask.long().to(device), "position_ids": positions, "use_cache": False}
+    positions = to_device((mask.long().cumsum(1) - 1).clamp(min=0), device)
+    return {
+        "input_ids": ids,
+        "attention_mask": to_device(mask.long(), device),
+        "position_ids": positions,
+        "use_cache": False,
+    }
 
 
 def _common_prefix_length(ids: Int[Tensor, "B T"]) -> int:

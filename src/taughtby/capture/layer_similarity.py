@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from taughtby.capture.budget import token_budget
 from taughtby.capture.capture import prompt_states
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import TokenizedExample
@@ -48,16 +49,18 @@ def read_layer_similarity(entry: dict[str, Any] | None) -> LayerSimilarity | Non
     return LayerSimilarity(tuple(entry["similarity"])) if entry and "similarity" in entry else None
 
 
-def measure_layer_similarity(model: Model, rows: Sequence[TokenizedExample], budget: int = 4096) -> LayerSimilarity:
+def measure_layer_similarity(
+    model: Model, rows: Sequence[TokenizedExample], budget: int | None = None
+) -> LayerSimilarity:
     """Measure the similarity curve over rows, of which the prompts are run.
 
     Args:
         model: the model.
         rows: the rows.
-        budget: padded tokens per batch.
+        budget: padded tokens per batch; None is as many as fit into memory.
     """
     total = torch.zeros(model.depth - 1)
-    for batch in make_batches(rows, budget):
+    for batch in make_batches(rows, budget or token_budget(model, 0)):
         states = prompt_states(model, batch, range(1, model.depth + 1))
         stack = torch.stack([states[layer] for layer in range(1, model.depth + 1)])
         total += torch.cosine_similarity(stack[:-1], stack[1:], dim=-1).sum(1).cpu()

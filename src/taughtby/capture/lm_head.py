@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from taughtby.capture.transfer import to_device
 from taughtby.data.batching import Batch
 from taughtby.models.model import Model
 
@@ -30,9 +31,10 @@ def final_state_gradient(
     """
     loss_mask, device = batch.loss_mask, states.device
     counts = loss_mask.float() if weights is None else weights.to(loss_mask.device) * loss_mask
-    share = (counts / counts.sum(1, keepdim=True).clamp(min=1e-30))[loss_mask].to(device)
+    share = to_device((counts / counts.sum(1, keepdim=True).clamp(min=1e-30))[loss_mask], device)
     # nonzero() runs on the CPU, since it would make the host wait for an accelerator
-    flat_positions, targets = loss_mask.flatten().nonzero()[:, 0].to(device), batch.targets[loss_mask].to(device)
+    flat_positions = to_device(loss_mask.flatten().nonzero()[:, 0], device)
+    targets = to_device(batch.targets[loss_mask], device)
     gradients, target_logp = logit_gradient(model, states.flatten(0, 1)[flat_positions], targets)
     gradient = torch.zeros_like(states)
     gradient.view(-1, gradient.shape[-1])[flat_positions] = gradients * share[:, None].to(gradients)

@@ -8,6 +8,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from taughtby.capture.transfer import to_device
+
 if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
@@ -26,8 +28,9 @@ class SparseBackward(TorchFunctionMode):
     def __init__(self, shape: tuple[int, int], positions: Bool[Tensor, "B T"], device: torch.device) -> None:
         super().__init__()
         self.shape = shape
-        self.flat_positions = positions.flatten().nonzero()[:, 0].to(device)
-        self.enabled = len(self.flat_positions) < MAX_SHARE * positions.numel()
+        flat_positions = positions.flatten().nonzero()[:, 0]
+        self.flat_positions = to_device(flat_positions, device)
+        self.enabled = len(flat_positions) < MAX_SHARE * positions.numel()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

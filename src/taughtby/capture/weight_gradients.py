@@ -20,6 +20,7 @@ from torch import nn
 
 from taughtby.capture.capture import capture
 from taughtby.capture.projections import SIDE_DIM, TwoSidedProjection
+from taughtby.capture.transfer import to_host
 from taughtby.capture.weights import USE_STATES, Weight, active_adapters, candidate_weights
 from taughtby.data.batching import Batch, collate
 from taughtby.data.tokenize import TokenizedExample
@@ -44,8 +45,8 @@ class Gradients:
         """Return the numbers of each block's weights, concatenated, on the CPU."""
         parts: list[list[Tensor]] = [[] for _ in range(depth)]
         for weight, values in self.by_weight.items():
-            parts[weight.block].append(values.cpu())
-        return [torch.cat(part, 1) if part else torch.zeros(len(self.loss), 0) for part in parts]
+            parts[weight.block].append(values)
+        return [to_host(torch.cat(part, 1)) if part else torch.zeros(len(self.loss), 0) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def weight_gradients(
         if weight.adapter and weight not in results:
             raise ModelError("the adapter is used in a way that per-row gradients cannot follow",
                              got=f"{weight.name}, in {type(weight.module).__name__}", do=USE_STATES)  # fmt: skip
-    return Gradients({weight: results[weight] for weight in candidates if weight in results}, loss.cpu())
+    return Gradients({weight: results[weight] for weight in candidates if weight in results}, to_host(loss))
 
 
 def find_trained_weights(model: Model) -> TrainedWeights:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -43,13 +45,13 @@ class Batch:
     n_prompt_loss: Int[Tensor, " B"]
     masked: Bool[Tensor, "B T"]
 
-    @property
+    @cached_property
     def loss_mask(self) -> Bool[Tensor, "B R"]:
         """Whether each of the R = max(n) target positions exists in its row and is not masked."""
         has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
         return has & ~self.masked.gather(1, self.loss_positions + 1)
 
-    @property
+    @cached_property
     def loss_positions(self) -> Int[Tensor, "B R"]:
         """The positions p … p+n-1 that predict the n tokens with a loss; beyond n, the last one again."""
         steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
@@ -57,35 +59,39 @@ class Batch:
             steps, self.n_loss[:, None] - 1
         )
 
-    @property
+    @cached_property
     def targets(self) -> Int[Tensor, "B R"]:
         """The tokens with a loss, y_1 … y_n."""
         return self.ids.gather(1, self.loss_positions + 1)
 
     def at_last_prompt_token(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
         """Select, of values at the R positions, those at p, which predicts the first response token."""
-        return values[torch.arange(len(values), device=values.device), self.n_prompt_loss.to(values.device)]
+        first = self.n_prompt_loss.to(values.device, non_blocking=True)
+        return values[torch.arange(len(values), device=values.device), first]
 
     def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
         """The batch with `change` applied to every tensor; `rows` are the row indices that remain, by default all."""
-        parts = {name: change(part) for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = {name: change(part) for name, part in own.items() if isinstance(part, torch.Tensor)}
         return replace(self, **parts, row_indices=self.row_indices if rows is None else rows)
 
 
 def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Side = "right") -> Batch:
     """Pad rows into one Batch. Padding has id 0 and is masked."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask, masked = torch.zeros(2, len(rows), width, dtype=torch.bool)
-    start = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for place, (row, offset) in enumerate(zip(rows, start, strict=True)):
-        ids[place, offset : offset + len(row.ids)] = torch.tensor(row.ids)
-        mask[place, offset : offset + len(row.ids)] = True
-        masked[place, [offset + token for token in row.masked]] = True
-    last = torch.tensor([offset + row.n_prompt - 1 for row, offset in zip(rows, start, strict=True)])
-    answer = torch.tensor([row.n_prompt_loss for row in rows])
-    n = torch.tensor([row.n_response for row in rows]) + answer
-    return Batch(ids, mask, last, n, tuple(order), answer, masked)
+    lengths = np.array([len(row.ids) for row in rows])
+    width = int(lengths.max())
+    offsets = width - lengths if side == "left" else np.zeros_like(lengths)
+    columns = np.arange(width)
+    mask = (columns >= offsets[:, None]) & (columns < (offsets + lengths)[:, None])
+    ids, masked = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.bool_)
+    ids[mask] = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, int(lengths.sum()))
+    for place, row in enumerate(rows):
+        if row.masked:
+            masked[place, offsets[place] + np.array(row.masked)] = True
+    prompts, answers, ahead = np.array([(row.n_prompt, row.n_response, row.n_prompt_loss) for row in rows]).T
+    last, n, ahead = (torch.from_numpy(part) for part in (offsets + prompts - 1, answers + ahead, ahead.copy()))
+    ids, mask, masked = (torch.from_numpy(part) for part in (ids, mask, masked))
+    return Batch(ids, mask, last, n, tuple(order), ahead, masked)
 
 
 def make_batches(

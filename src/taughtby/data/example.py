@@ -26,6 +26,7 @@ ROLES = {
     }.items()
     for name in names.split()
 }
+_STORED_ROLES = frozenset(ROLES.values())
 CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its text is the call as JSON
 
 
@@ -109,6 +110,10 @@ def validate_messages(messages: Any, source: str) -> list[Message]:
 
 
 def _message(message: Any, source: str) -> Message:
+    if type(message) is dict and len(message) == 2:  # the usual message, checked at once
+        role, content = message.get("role"), message.get("content")
+        if type(content) is str and type(role) is str and role in _STORED_ROLES:
+            return {"role": role, "content": content}
     extra = {key: value for key, value in message.items() if value is not None} if isinstance(message, dict) else {}
     name = extra.pop("role", None) or extra.pop("from", None)
     if not isinstance(name, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -215,9 +215,11 @@ COMMON_COLUMNS = {"label", "tools"}  # beside any form
 EMPTY: tuple[Any, ...] = ("", [], {})
 
 
-@cache
-def _using(named: frozenset[str]) -> tuple[DataFormat, ...]:
-    return tuple(form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
+@lru_cache(maxsize=256)
+def _using(named: frozenset[str], present: tuple[str, ...]) -> tuple[DataFormat, ...]:
+    """The forms that use every column named, and of which all columns are present."""
+    usable = (form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
+    return tuple(form for form in usable if set(form.columns) <= set(present))
 
 
 def select_format(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
@@ -226,7 +228,7 @@ def select_format(record: Record, source: str, named: frozenset[str] = frozenset
     A table of several forms has null or empty columns that belong to other rows: first come forms with every column
     filled (but not `text`, which repeats Alpaca's empty answers), then those with any, then those without null.
     """
-    forms = _using(named)
+    forms = _using(named, tuple(record))
     for enough in (all, any):
         for form in forms:
             values = [record.get(column) for column in form.columns]
@@ -237,9 +239,8 @@ def select_format(record: Record, source: str, named: frozenset[str] = frozenset
                 and form.accepts(record)
             ):
                 return form
-    for form in forms:
-        if all(column in record for column in form.columns):
-            return form
+    if forms:
+        return forms[0]
     raise DataError(
         f"{source}: no known form has these columns",
         got=shorten(", ".join(map(str, record)), 200) or "no columns",

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ from taughtby.data.example import Example, shorten
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options, tokenize, tokenize_all
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.manifest import Settings, read_manifest
-from taughtby.index.pipeline import CapturePipeline, WindowProgress
+from taughtby.index.pipeline import CapturedWindow, CapturePipeline, PreparedWindow
 from taughtby.index.reader import Index
+from taughtby.index.stages import OneBehind, one_ahead
 from taughtby.index.storage import StoragePath, storage_path
 from taughtby.index.writer import Writer
 from taughtby.methods import Method
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from taughtby.index.distributed import RayPool
 
 WINDOW = 256  # rows per commit: what a kill can cost, and the rows that are sorted by length together
-TOKEN_BUDGET = 1024  # padded tokens per batch on a CPU, where more is slower
-ACCELERATOR_FACTOR = 16  # times as many of both on an accelerator
+ACCELERATOR_FACTOR = 16  # times as many on an accelerator
 PROBE = 64  # rows that the layer curve is measured on
 
 Progress = Callable[[int, int], None]  # (done, all)
@@ -61,6 +62,7 @@ def build_index(
     Args:
         out: The folder of the index, or its prefix in an object store.
         read_options: How rows are read; by default, as the model's training metadata says. So with `encoding`.
+        token_budget: Padded tokens of a batch; by default, as many as fit into the memory of the device.
         layers: Whether to measure the layer curve, which methods with the layer `auto` need.
         append: Add the rows that a finished index does not hold; readers see it as it was until all are there.
         progress: Called with (rows done, all rows).
@@ -70,7 +72,6 @@ def build_index(
         OptionError, DataError: An option is out of range; the data cannot be read, or no row is usable.
         StoreError: The folder holds other files, or an index with other settings.
     """
-    token_budget = token_budget or default_token_budget(model, pool)
     read_options = read_options or ReadOptions(turns=model.metadata.turns or "last")
     if encoding is None:
         raw = detect_format(data, read_options).raw
@@ -128,7 +129,7 @@ def capture_into(
     data: Iterator[Example],
     methods: Sequence[Method],
     encoding: Encoding,
-    token_budget: int,
+    token_budget: int | None,
     num_rows: int,
     progress: Progress | None = None,
     pool: RayPool | None = None,
@@ -142,7 +143,8 @@ def capture_into(
         Source and reason of each skipped row.
     """
     pipeline = CapturePipeline(model, tuple(methods), encoding, token_budget)
-    windows = _windows(data, WINDOW * _scale(model, pool))
+    accelerated = pool.has_gpus if pool else model.device.type != "cpu"
+    windows = _windows(data, WINDOW * (ACCELERATOR_FACTOR if accelerated else 1))
 
     def report(done: int) -> None:
         if progress:
@@ -150,19 +152,36 @@ def capture_into(
 
     if pool:
         return pool.fill(writer, windows, pipeline, report)
+    return _capture_windows(writer, pipeline, windows, report)
+
+
+def _capture_windows(
+    writer: Writer, pipeline: CapturePipeline, windows: Iterator[list[Example]], report: Callable[[int], None]
+) -> list[dict[str, str]]:
+    """Capture windows in this process: the next is prepared, and the last one written, while the model runs."""
     skipped: list[dict[str, str]] = []
     done = 0
-    for window in windows:
-        new = [row for row in window if row.id not in writer.row_ids]
-        for event in pipeline.capture_window(new) if new else ():
-            if isinstance(event, WindowProgress):
-                report(done + len(window) - len(new) + event.num_rows)
-                continue
-            if event.table is not None:
-                writer.append_table(event.table)
-            skipped += event.skipped
-        done += len(window)
-        report(done)
+
+    def prepared() -> Iterator[tuple[int, PreparedWindow]]:
+        for window in windows:
+            new = [row for row in window if row.id not in writer.row_ids]
+            yield len(window), pipeline.prepare(new)
+
+    def write(captured: CapturedWindow) -> None:
+        result = captured.finish()
+        if result.table is not None:
+            writer.append_table(result.table)
+        skipped.extend(result.skipped)
+
+    with OneBehind[None]() as behind, one_ahead(prepared()) as ahead:
+        for size, window in ahead:
+            for event in pipeline.capture_window(window) if window.num_rows else ():
+                if isinstance(event, CapturedWindow):
+                    behind.submit(partial(write, event))
+                else:
+                    report(done + size - window.num_rows + event.num_rows)
+            done += size
+            report(done)
     return skipped
 
 
@@ -263,15 +282,6 @@ def probe_rows(
             do="raise --max-length, or shorten the prompts",
         )
     return usable
-
-
-def default_token_budget(model: Model, pool: RayPool | None = None) -> int:
-    """Padded tokens per batch on the device of the model, or of the workers."""
-    return TOKEN_BUDGET * _scale(model, pool)
-
-
-def _scale(model: Model, pool: RayPool | None) -> int:
-    return ACCELERATOR_FACTOR if (pool.has_gpus if pool else model.device.type != "cpu") else 1
 
 
 def _windows(rows: Iterator[Example], size: int) -> Iterator[list[Example]]:

@@ -22,7 +22,7 @@ import torch
 
 from taughtby.data.example import Example
 from taughtby.errors import ModelError, OptionError, machine_fault
-from taughtby.index.pipeline import CapturePipeline, WindowProgress, WindowResult
+from taughtby.index.pipeline import CapturedWindow, CapturePipeline, WindowProgress
 from taughtby.index.scheduler import Scheduler, Skipped, WorkerHandle, WorkerProcess, WrittenWindow, ray
 from taughtby.index.storage import address
 from taughtby.index.writer import Writer
@@ -64,10 +64,11 @@ class Worker:
 
     def capture_window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WrittenWindow]:
         """Capture rows, with progress before each batch and the written window at the end."""
-        for event in self.pipeline.capture_window(rows):
-            yield self._write(event) if isinstance(event, WindowResult) else event
+        for event in self.pipeline.capture_window(self.pipeline.prepare(rows)):
+            yield self._write(event) if isinstance(event, CapturedWindow) else event
 
-    def _write(self, result: WindowResult) -> WrittenWindow:
+    def _write(self, captured: CapturedWindow) -> WrittenWindow:
+        result = captured.finish()
         if result.table is None:
             return WrittenWindow([], None, result.skipped, result.num_tokens)
         fragments = lance.fragment.write_fragments(result.table, self.rows)

@@ -23,7 +23,6 @@ from taughtby.index.build import (
     capture_into,
     check_index_notes,
     check_same_model,
-    default_token_budget,
     method_specs,
 )
 from taughtby.index.manifest import Manifest, Settings, describe_change, read_finished, read_manifest, same_change
@@ -103,8 +102,8 @@ def add_features(
         with Writer(path / STAGING, source) as staging:
             if not staging.complete:
                 index, encoding = Index.open(path), Encoding(**settings["encoding"])
-                budget, rows = token_budget or default_token_budget(model), index.examples()
-                skipped = capture_into(staging, model, rows, missing, encoding, budget, len(index), progress)
+                rows = index.examples()
+                skipped = capture_into(staging, model, rows, missing, encoding, token_budget, len(index), progress)
                 staging.finish(skipped, None)
         _join_features(transaction, manifest, settings, Index.open(path / STAGING), change)
         remove(path / STAGING)

@@ -17,7 +17,7 @@ from taughtby.data.row_ids import content_hash, row_id
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.errors import StoreError, machine_fault
 from taughtby.index.arrow import TEXT_COLUMNS, feature_widths, from_arrow
-from taughtby.index.build import TOKEN_BUDGET, Progress, check_index_notes, check_same_model
+from taughtby.index.build import Progress, check_index_notes, check_same_model
 from taughtby.index.manifest import Manifest, describe_change, read_finished
 from taughtby.index.reader import Index, IndexedRow, open_rows
 from taughtby.index.storage import StoragePath, file_digest, storage_path
@@ -215,7 +215,9 @@ def _recompute(index: Index, model: Model, methods: Sequence[Method], positions:
             name: list(values) for name, values in method.text_features([row.example for row in rows]).items()
         }
         prompts_only = method.needs_prompts_only(model.depth)
-        for batch in make_batches([tokens for _, tokens in usable], TOKEN_BUDGET, prompts_only=prompts_only):
+        for batch in make_batches(
+            [tokens for _, tokens in usable], method.token_budget(model), prompts_only=prompts_only
+        ):
             for name, values in method.features(model, batch).items():
                 column = features.setdefault(name, [None] * len(rows))
                 for number, value in zip(batch.row_indices, values, strict=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
+from taughtby.capture.budget import token_budget
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.capture.weight_gradients import find_trained_weights
 from taughtby.data.batching import Batch
@@ -98,6 +99,14 @@ class Method:
         """Whether `features` runs no response tokens, so that rows are batched by the lengths of their prompts."""
         return not self.reads_model
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass of `features` needs the activations."""
+        return 0
+
+    def token_budget(self, model: Model, *, per_token: bool = False) -> int:
+        """Return how many padded tokens a batch may have; arguments as in `taughtby.capture.budget`."""
+        return token_budget(model, self.backward_blocks(model.depth), per_token=per_token)
+
     def text_features(self, rows: Sequence[Example]) -> Features:
         """Return the features of each row that come from its text."""
         return {}
@@ -152,6 +161,10 @@ class StateMethod(Method):
         """Whether `features` runs no response tokens."""
         return False
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: of all, unless a method knows better."""
+        return depth
+
     @abstractmethod
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return the features of each row, and statistics such as its loss.
@@ -199,6 +212,10 @@ class WeightMethod(Method):
     @abstractmethod
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return the features of each row and its loss; arguments as in `StateMethod`."""
+
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: of all."""
+        return depth
 
     def index_notes(self, model: Model) -> dict[str, Any]:
         """Return which weights these are: scores need their sizes."""

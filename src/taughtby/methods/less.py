@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from taughtby.capture.projections import compact_gradient, fold
+from taughtby.capture.transfer import to_host
 from taughtby.capture.weight_gradients import weight_gradients
 from taughtby.capture.weights import Weight
 from taughtby.data.batching import Batch
@@ -62,10 +63,10 @@ class AdamState:
         if name not in self.mean or self.mean[name].numel() != gradient.shape[1]:
             raise ModelError(f"{MOMENTS} is not of this adapter", got=f"no moments for {name}",
                              do=f"remove {MOMENTS}, or copy the adapter's own there")  # fmt: skip
-        moments = zip((self.mean[name], self.square[name]), (gradient, gradient.square()), self.betas, strict=True)
+        stored = (part[name].flatten().to(gradient, non_blocking=True) for part in (self.mean, self.square))
+        moments = zip(stored, (gradient, gradient.square()), self.betas, strict=True)
         mean, square = (
-            (beta * moment.flatten().to(update) + (1 - beta) * update) / (1 - beta ** (self.steps + 1))
-            for moment, update, beta in moments
+            (beta * moment + (1 - beta) * update) / (1 - beta ** (self.steps + 1)) for moment, update, beta in moments
         )
         return mean / (square.sqrt() + self.eps)
 
@@ -105,7 +106,7 @@ class LESS(CosineMethod, WeightMethod):
             return gradient[:, :0]
 
         loss = weight_gradients(model, batch, add, weights).loss
-        total = torch.stack([part.cpu() for part in sums.values()]).sum(0)
+        total = to_host(torch.stack(list(sums.values())).sum(0))
         return {self.feature_names(model.depth)[0]: total, "loss": loss}
 
     def index_notes(self, model: Model) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from taughtby.capture.capture import Capture, answer_states, capture
 from taughtby.capture.projections import gaussian_sketch
 from taughtby.capture.ragged import Ragged
+from taughtby.capture.transfer import to_device, to_host
 from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, StateMethod
@@ -75,6 +76,10 @@ class Lesson(StateMethod):
         grads = feature_name("grads", int(self.layer), depth, base=True) + self.option_suffix(**labels)
         return grads, feature_name("shift", int(self.state_layer), depth)
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: those above the layer."""
+        return depth - int(self.layer)
+
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return gradients by token, and the mean shift of the states.
 
@@ -84,7 +89,7 @@ class Lesson(StateMethod):
         if weights is None:
             lengths, limit = _surprise(base), self.tokens_per_row
         else:
-            lengths, limit = (weights / weights.sum(1, keepdim=True)).to(base.logp.device), 0
+            lengths, limit = to_device(weights / weights.sum(1, keepdim=True), base.logp.device), 0
         vectors = self._directions(base) * lengths[..., None]
         priority = lengths.masked_fill(~base.loss_mask, -1)
         shift = answer_states(model, batch, int(self.state_layer)) - base.states[int(self.state_layer)]
@@ -92,8 +97,8 @@ class Lesson(StateMethod):
         grads_name, shift_name = self.feature_names(model.depth)
         return {
             grads_name: _select_tokens(vectors, priority, limit or vectors.shape[1], batch),
-            shift_name: mean_shift.cpu(),
-            "loss_base": base.loss.cpu(),
+            shift_name: to_host(mean_shift),
+            "loss_base": to_host(base.loss),
         }
 
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
@@ -175,7 +180,7 @@ def _select_tokens(
     order = best.masked_fill(priority.gather(1, best) < 0, priority.shape[1]).sort(1).values
     index = order.clamp(max=priority.shape[1] - 1)[..., None].expand(-1, -1, vectors.shape[-1])
     # all rows at once, since every transfer from an accelerator waits for it
-    selection = vectors.gather(1, index).cpu()
+    selection = to_host(vectors.gather(1, index))
     return [row[: min(limit, n)] for row, n in zip(selection, batch.loss_mask.sum(1).tolist(), strict=True)]
 
 

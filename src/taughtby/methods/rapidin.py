@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from taughtby.capture.projections import compact_gradient, fold
+from taughtby.capture.transfer import to_host
 from taughtby.capture.weight_gradients import weight_gradients
 from taughtby.capture.weights import Weight
 from taughtby.data.batching import Batch
@@ -61,8 +62,8 @@ class RapidIn(WeightMethod):
             return gradient[:, :0]
 
         loss = weight_gradients(model, batch, add, weights).loss
-        parts = [(sums[block] / squares[block].sqrt().clamp(min=1e-30)[:, None]).cpu() for block in sums]
-        return {self.feature_names(model.depth)[0]: torch.stack(parts).sum(0), "loss": loss}
+        parts = [sums[block] / squares[block].sqrt().clamp(min=1e-30)[:, None] for block in sums]
+        return {self.feature_names(model.depth)[0]: to_host(torch.stack(parts).sum(0)), "loss": loss}
 
     def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Return the inner product."""

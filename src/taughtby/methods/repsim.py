@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from taughtby.capture.capture import prompt_states
+from taughtby.capture.transfer import to_host
 from taughtby.data.batching import Batch
 from taughtby.methods.base import CosineMethod, Features, StateMethod
 from taughtby.methods.layers import Layer, feature_name
@@ -32,7 +33,11 @@ class RepSim(CosineMethod, StateMethod):
         """Whether `features` runs no response tokens: always."""
         return True
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: none."""
+        return 0
+
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return H of each row."""
         state = prompt_states(model, batch, [int(self.layer)])[int(self.layer)]
-        return {self.feature_names(model.depth)[0]: state.cpu()}
+        return {self.feature_names(model.depth)[0]: to_host(state)}

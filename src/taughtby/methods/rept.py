@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from taughtby.capture.capture import capture, prompt_gradients, resolve_layer
+from taughtby.capture.transfer import to_device, to_host
 from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, StateMethod
@@ -51,19 +52,24 @@ class RepT(StateMethod):
         """Return `h_ℓ` and `g_ℓ`."""
         return feature_name("h", int(self.layer), depth), feature_name("g", int(self.layer), depth)
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: those above the layer."""
+        return depth - resolve_layer(int(self.layer), depth)
+
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return H and g_1; for a query with a span, the gradient at the span's first token."""
         h, g = self.feature_names(model.depth)
         if weights is None and self.needs_prompts_only(model.depth):
             state, gradient = prompt_gradients(model, batch)
-            return {h: state.cpu(), g: gradient.cpu()}
+            return {h: to_host(state), g: to_host(gradient)}
         captured = capture(model, batch, [int(self.layer)])
-        state, gradients = captured.states[int(self.layer)], captured.grads[int(self.layer)].cpu()
-        rows = torch.arange(len(batch.row_indices))
+        state, gradients = captured.states[int(self.layer)], captured.grads[int(self.layer)]
+        rows = torch.arange(len(batch.row_indices), device=gradients.device)
+        first = to_device(_first_weighted(weights, batch), gradients.device)
         return {
-            h: batch.at_last_prompt_token(state).cpu(),
-            g: gradients[rows, _first_weighted(weights, batch)],
-            "loss": captured.loss.cpu(),
+            h: to_host(batch.at_last_prompt_token(state)),
+            g: to_host(gradients[rows, first]),
+            "loss": to_host(captured.loss),
         }
 
     def needs_prompts_only(self, depth: int) -> bool:

@@ -19,6 +19,7 @@ import torch
 from taughtby.capture.capture import answer_states
 from taughtby.capture.lm_head import HEAD_CHUNK
 from taughtby.capture.projections import count_sketch
+from taughtby.capture.transfer import to_device, to_host
 from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
 from taughtby.methods.base import Features, QueryFeatures, StateMethod
@@ -83,11 +84,15 @@ class RISE(StateMethod):
         )
         return feature_name("rh", depth, depth) + rh, feature_name("gh", depth, depth) + gh
 
+    def backward_blocks(self, depth: int) -> int:
+        """Return of how many blocks the backward pass needs the activations: none."""
+        return 0
+
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return both channels, summed over the tokens with a loss."""
         factors = self.factors(model, batch)
-        state = factors.h if weights is None else factors.h * weights.to(factors.h.device)[..., None]
-        rh, gh = (torch.einsum("brk,brh->bkh", part, state).flatten(1).cpu() for part in (factors.r, factors.g))
+        state = factors.h if weights is None else factors.h * to_device(weights, factors.h.device)[..., None]
+        rh, gh = (to_host(torch.einsum("brk,brh->bkh", part, state).flatten(1)) for part in (factors.r, factors.g))
         return dict(zip(self.feature_names(model.depth), (rh, gh), strict=True))
 
     def score_components(
@@ -117,15 +122,16 @@ class RISE(StateMethod):
     def factors(self, model: Model, batch: Batch) -> Factors:
         """Return ĥ, r̂ and ĝ at every loss position, zero where a row has no loss."""
         states, loss_mask = answer_states(model, batch), batch.loss_mask
-        mask = loss_mask.to(model.device)
-        chunks = zip(states[mask].split(HEAD_CHUNK), batch.targets[loss_mask].to(model.device).split(HEAD_CHUNK),
-                     strict=True)  # fmt: skip
-        sketches = [self._sketch(model, chunk, targets) for chunk, targets in chunks]
+        # by positions from the CPU: to select by a mask, the host would wait for the accelerator
+        positions = to_device(loss_mask.flatten().nonzero()[:, 0], model.device)
+        targets = to_device(batch.targets[loss_mask], model.device)
+        chunks = zip(states.flatten(0, 1)[positions].split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
+        sketches = [self._sketch(model, *chunk) for chunk in chunks]
         factors: list[Tensor] = []
         for parts in zip(*sketches, strict=True):
-            factor = torch.zeros(*loss_mask.shape, parts[0].shape[-1], device=model.device)
-            factor[mask] = torch.cat(parts)
-            factors.append(factor)
+            factor = torch.zeros(loss_mask.numel(), parts[0].shape[-1], device=model.device)
+            factor[positions] = torch.cat(parts)
+            factors.append(factor.view(*loss_mask.shape, -1))
         return Factors(*factors)
 
     def _sketch(self, model: Model, states: Float[Tensor, "N d"], targets: Int[Tensor, " N"]) -> list[Tensor]:
@@ -152,8 +158,8 @@ class RISE(StateMethod):
         values, ids = (logits / self.temperature).topk(size, -1)
         target = targets[:, None]
         missing = ~(ids == target).any(-1)
-        ids[missing, -1] = targets[missing]
-        values[missing, -1] = logits[missing].gather(1, target[missing])[:, 0] / self.temperature
+        ids[:, -1] = torch.where(missing, targets, ids[:, -1])
+        values[:, -1] = torch.where(missing, logits.gather(1, target)[:, 0] / self.temperature, values[:, -1])
         p = values.softmax(-1)
         is_target = ids == target
         if self.support:

@@ -54,6 +54,43 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     return peft.eval().requires_grad_(False), join_hashes(hashes), over
 
 
+class AdapterSwitch:
+    """Switches the adapters of a PEFT model off.
+
+    PEFT's `disable_adapter` does the same, but examines every layer each time, which takes 40 ms at 1 B parameters, and
+    makes the adapters trainable again.
+    """
+
+    def __init__(self, peft: Any) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        layers = [part for part in peft.modules() if isinstance(part, kinds)]
+        # these do nothing but set the flag, and whether weights are trainable; a few others do more
+        usual = {kind.enable_adapters for kind in (*kinds, ModulesToSaveWrapper)}
+        self.flagged = [layer for layer in layers if type(layer).enable_adapters in usual]
+        self.others = [layer for layer in layers if type(layer).enable_adapters not in usual]
+
+    @contextlib.contextmanager
+    def off(self) -> Generator[None]:
+        """Switch them off for as long as the context lasts."""
+        flagged, others = ([layer for layer in layers if not layer._disable_adapters]
+                           for layers in (self.flagged, self.others))  # fmt: skip
+        try:
+            for layer in flagged:
+                layer._disable_adapters = True
+            for layer in others:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer in flagged:
+                layer._disable_adapters = False
+            for layer in others:
+                layer.enable_adapters(True)
+                layer.requires_grad_(False)
+
+
 def live_adapter_hash(peft: Any) -> str:
     """The fingerprint of an adapter in memory, which is the one it will have once saved."""
     from peft import get_peft_model_state_dict

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from taughtby.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
@@ -66,3 +70,27 @@ def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> Non
     near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
         raise not_causal(name, f"{type(lm).__name__}, which looks ahead")
+
+
+def with_decoder_output(module: Any, path: list[str], output: DecoderOutput) -> Any:
+    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    clone = copy.copy(module)
+    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    if not path:
+        clone.forward = lambda *_, **__: output
+        return clone
+    clone._modules = {**module._modules, path[0]: with_decoder_output(getattr(module, path[0]), path[1:], output)}
+    return clone
+
+
+class DecoderOutput:
+    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]

@@ -7,10 +7,10 @@ is tested by running it.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from taughtby.errors import ModelError
-from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
-from taughtby.models.decoder import check_causal, find_decoder, input_device
+from taughtby.models.adapters import AdapterSwitch, attach_adapters, live_adapter_hash, resize_embeddings
+from taughtby.models.decoder import DecoderOutput, check_causal, find_decoder, input_device, with_decoder_output
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
 from taughtby.models.loading import LoadOptions, load_options, load_tokenizer, load_weights
 from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter
@@ -109,11 +109,20 @@ class Model:
         elif self.peft is None:
             yield self
         else:
-            try:
-                with self.peft.disable_adapter():
-                    yield replace(self, adapters=(), peft=None, fingerprint={**self.fingerprint, "adapter": None})
-            finally:
-                self.peft.requires_grad_(False)  # peft thaws an adapter whenever it switches it on
+            with self._adapter_switch.off():
+                yield self._without_adapters
+
+    @cached_property
+    def _adapter_switch(self) -> AdapterSwitch:
+        return AdapterSwitch(self.peft)
+
+    @cached_property
+    def _decoder_path(self) -> list[str]:
+        return next(name for name, part in self.lm.named_modules() if part is self.decoder).split(".")
+
+    @cached_property
+    def _without_adapters(self) -> Model:
+        return replace(self, adapters=(), peft=None, fingerprint={**self.fingerprint, "adapter": None})
 
     def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
         """Logits of states as they leave the final norm, by the model's own code.
@@ -125,34 +134,9 @@ class Model:
             states: (…, d), on any device.
         """
         flat = states.reshape(1, -1, states.shape[-1])
-        path = next(name for name, part in self.lm.named_modules() if part is self.decoder)
-        lm = _with_decoder_output(self.lm, path.split("."), _DecoderOutput(flat))
+        lm = with_decoder_output(self.lm, self._decoder_path, DecoderOutput(flat))
         ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
         return lm(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
-
-
-def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
-    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
-    clone = copy.copy(module)
-    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
-    if not path:
-        clone.forward = lambda *_, **__: output
-        return clone
-    clone._modules = {**module._modules, path[0]: _with_decoder_output(getattr(module, path[0]), path[1:], output)}
-    return clone
-
-
-class _DecoderOutput:
-    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
-
-    def __init__(self, states: Tensor) -> None:
-        self.last_hidden_state = states
-
-    def __getattr__(self, _: str) -> None:
-        return None
-
-    def __getitem__(self, index: Any) -> Any:
-        return (self.last_hidden_state,)[index]
 
 
 def load_model(
@@ -283,11 +267,8 @@ def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
     rows, base_rows = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
     if rows != base_rows:
         resize_embeddings(before.lm, rows)
-    notes = (
-        ()
-        if rows <= base_rows
-        else (f"{base} lacks {rows - base_rows} tokens, and reads each as the mean of those it has",)
-    )
+    added = f"{base} lacks {rows - base_rows} tokens, and reads each as the mean of those it has"
+    notes = (added,) if rows > base_rows else ()
     before = replace(before, tokenizer=model.tokenizer)
     fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}
     return replace(model, separate_base=before, fingerprint=fingerprint, notes=(*model.notes, *before.notes, *notes))

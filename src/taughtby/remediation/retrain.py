@@ -14,6 +14,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from taughtby.capture.budget import token_budget
 from taughtby.capture.capture import capture
 from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
@@ -39,7 +40,6 @@ from taughtby.remediation.stage_cache import StageCache
 from taughtby.remediation.trace_file import Document
 
 Answer = tuple[Prompt, str]
-TOKEN_BUDGET = 1024  # padded tokens of a batch of held-out rows
 
 
 def retrain(
@@ -166,7 +166,7 @@ class _Run:
         rows = [row for row in tokenize_all(model.tokenizer, self.held_out, encoding)
                 if isinstance(row, TokenizedExample)]  # fmt: skip
         losses: dict[int, float] = {}
-        for batch in make_batches(rows, TOKEN_BUDGET):
+        for batch in make_batches(rows, token_budget(model, 0)):
             losses |= zip(batch.row_indices, capture(model, batch, [-1]).loss.tolist(), strict=True)
             progress(len(losses), len(rows))
         return [losses[index] for index in range(len(rows))]

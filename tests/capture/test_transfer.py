@@ -1,0 +1,40 @@
+"""Copies to and from a device: the values are right once they have been waited for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from taughtby.capture import transfer
+from taughtby.capture.transfer import deferred_copies, to_device, to_host
+
+CPU = torch.device("cpu")
+
+
+def test_on_a_cpu_nothing_is_copied() -> None:
+    tensor = torch.arange(6.0).view(2, 3)
+    with deferred_copies(CPU) as copies:
+        assert to_device(tensor, CPU) is tensor
+        assert to_host(tensor) is tensor
+    assert copies.events == []
+    copies.wait()
+
+
+def test_waiting_waits_for_each_event_once() -> None:
+    class Event:
+        waits = 0
+
+        def synchronize(self) -> None:
+            self.waits += 1
+
+    event = Event()
+    copies = transfer.Copies(CPU, [event])
+    copies.wait()
+    copies.wait()
+    assert event.waits == 1
+
+
+def test_copies_are_deferred_inside_the_context_alone() -> None:
+    with pytest.raises(ZeroDivisionError), deferred_copies(CPU):
+        raise ZeroDivisionError
+    assert transfer._deferred.get() is None
