@@ -66,7 +66,7 @@ class AdapterSwitch:
         from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        layers = [part for part in peft.modules() if isinstance(part, kinds)]
+        layers: list[Any] = [part for part in peft.modules() if isinstance(part, kinds)]
         # these do nothing but set the flag, and whether weights are trainable; a few others do more
         usual = {kind.enable_adapters for kind in (*kinds, ModulesToSaveWrapper)}
         self.flagged = [layer for layer in layers if type(layer).enable_adapters in usual]
