@@ -123,7 +123,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         "0.880",
     ):
         assert part in shown
-    assert "The first 4 of 1,300 are shown" in page.inner_text("#shown")
+    assert "The first 4 of 1,300 are shown" in page.inner_text("#num-shown")
     assert page.inner_text("h1") == "A goose"
 
 
@@ -168,7 +168,7 @@ def test_the_darkest_word_is_the_strongest_and_is_bold_and_underlined(page):
         "go",
         "ose",
     ]
-    assert page.locator("#rows .against").first.inner_text() == "!"
+    assert page.locator("#rows .negative").first.inner_text() == "!"
 
 
 def test_the_span_is_marked_across_tokens(page):
@@ -189,9 +189,9 @@ def test_rows_words_and_help_by_keyboard(page):
         assert page.evaluate(focused).startswith(label)
     for key, says in (("ArrowRight", "go  0.970"), ("ArrowRight", "ose  0.600"), ("ArrowLeft", "go  0.970")):
         page.keyboard.press(key)
-        assert page.text_content("#tip") == page.text_content("#say") == says
+        assert page.text_content("#tooltip") == page.text_content("#announcement") == says
     page.keyboard.press("Escape")
-    assert page.is_hidden("#tip")
+    assert page.is_hidden("#tooltip")
     page.keyboard.press("?")
     assert page.is_visible("#help")
     page.click("#help button")
@@ -200,11 +200,11 @@ def test_rows_words_and_help_by_keyboard(page):
 
 def test_a_word_shows_its_score_to_pointer_and_click(page):
     page.hover("#rows .w >> nth=1")
-    assert page.inner_text("#tip") == "silly  0.900"
+    assert page.inner_text("#tooltip") == "silly  0.900"
     page.hover("h1")
-    assert page.is_hidden("#tip")
+    assert page.is_hidden("#tooltip")
     page.click("#answer .w >> nth=0")
-    assert page.inner_text("#tip") == "You  0.500"
+    assert page.inner_text("#tooltip") == "You  0.500"
 
 
 def test_a_long_row_shows_its_strongest_word_and_opens(page):
@@ -222,7 +222,7 @@ def test_a_long_row_shows_its_strongest_word_and_opens(page):
 
 def test_queries_are_chosen_by_keyboard_and_click(page):
     page.keyboard.press("]")
-    assert page.text_content("#say") == "Query 2 of 2"
+    assert page.text_content("#announcement") == "Query 2 of 2"
     assert "Second answer" in page.inner_text("#answer") and "Be calm." in page.inner_text("#answer")
     assert page.locator("#rows > li").count() == 1
     page.keyboard.press("]")  # there is no third
@@ -249,7 +249,7 @@ def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
 
 
 def test_the_layers_are_drawn_and_told(page):
-    figure = page.locator("#layers svg")
+    figure = page.locator("#layer-similarity svg")
     assert figure.get_attribute("aria-label").endswith("Layer 4 was chosen; layers 4 and 7 were used.")
     assert figure.locator("circle.used").count() == 2
     points = figure.locator("polyline").get_attribute("points").split()
@@ -311,5 +311,5 @@ def test_missing_fields_leave_a_page(browser, tmp_path, document):
     page.on("pageerror", lambda fault: faults.append(str(fault)))
     page.goto((tmp_path / "page.html").as_uri())
     assert faults == []
-    assert page.locator("#made dd").count() == 6
+    assert page.locator("#about-trace dd").count() == 6
     page.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,7 @@ class Trace:
         name, options = self.method.name, self.method.spec()
         return {
             "version": 2,
+            "taughtby": sys.modules["taughtby"].__version__,  # packages import only from earlier ones
             "method": {"name": name, "options": {key: value for key, value in options.items() if key != "name"}},
             "model": self.origin.model,
             "adapter": self.origin.adapter,

@@ -42,7 +42,7 @@ def serve(
     try:
         import uvicorn
 
-        from taughtby.server.app import app as page
+        from taughtby.server.app import create_app
         from taughtby.server.security import access_policy
         from taughtby.server.session import Session
     except ModuleNotFoundError as missing:
@@ -54,7 +54,7 @@ def serve(
     documents = [load_trace(file) for file in files]
     policy = access_policy(host)
     session = Session(index, lambda: reload(index, model, adapter, base, device, quantize), documents)
-    server = uvicorn.Server(uvicorn.Config(page(session, policy), log_level="warning", server_header=False))
+    server = uvicorn.Server(uvicorn.Config(create_app(session, policy), log_level="warning", server_header=False))
     with _listening(host, port) as socket:
         output().print(f"{policy.address(socket.getsockname()[1])}   (stop with Ctrl+C)", soft_wrap=True)
         with suppress(KeyboardInterrupt):  # this is how it ends

@@ -1,21 +1,21 @@
-// The page: what is chosen, by pointer, keyboard and link. Its trace stands in it, or ask.js brings more.
-import { brief, byId, clean, el, many, number, pair, say, visible } from "./text.js";
+// The page: entries, keys and the address. The trace is part of a saved page; ask.js adds those of a served one.
+import { shorten, byId, display, el, plural, number, pair, announce, visible } from "./text.js";
 import { entryOf, incidents, saveLocation, savedLocation, sharedRows, view } from "./view.js";
 import { drawAnswer } from "./answer.js";
 import { activate, drawRows, filter, goTo, rowNodes, select, wireRows } from "./rows.js";
-import { dim, hideTip, readNext, wireLinks } from "./links.js";
-import { drawDepths, drawLayers, drawMap, wireMap } from "./figures.js";
+import { clearLinks, hideTooltip, focusNextToken, wireLinks } from "./links.js";
+import { drawLayerRanks, drawLayers, drawMap, wireMap } from "./figures.js";
 import { drawCompare, wireCompare } from "./compare.js";
 
-// — what the whole is about
+// — summary and origin
 
 function drawTable({ title, columns = [], rows = [], note }) {
   const digits = columns.map((_, at) => rows.length && rows.every((row) => /^\s*[-+−–—]?[\d.,]*\s*%?$/.test(row[at])));
-  const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, clean(text));
+  const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, display(text));
   const body = rows.map((row) => el("tr", {}, row.map((text, at) => cell("td", text, at))));
   const name = visible(title ?? "Table");
-  return el("div.tabled", {}, el("h2", {}, name), note ? el("p.hint", {}, visible(note)) : null,
-    el("div.wide", { role: "region", tabindex: 0, "aria-label": name }, el("table", {},
+  return el("div.table-block", {}, el("h2", {}, name), note ? el("p.hint", {}, visible(note)) : null,
+    el("div.scroll-x", { role: "region", tabindex: 0, "aria-label": name }, el("table", {},
       el("thead", {}, el("tr", {}, columns.map((text, at) => cell("th", text, at)))), el("tbody", {}, body))));
 }
 
@@ -42,16 +42,16 @@ function methodName(method) {
 function drawAbout(trace) {
   const facts = { Method: methodName(trace.method), Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
     "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
-  byId("made").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
+  byId("about-trace").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
   byId("warnings").replaceChildren(...(trace.warnings ?? []).map((text) => el("p.note", {}, `Warning: ${visible(text)}`)));
 }
 
-// — which answer
+// — list of answers
 
-let common = []; // for each incident of several answers, its shared flagged rows as an entry
+let sharedEntries = []; // the shared flagged rows of each incident of several answers, as an entry
 
-function choice(entry, name, below) {
-  const node = el("button", { type: "button", "data-key": entry.key }, el("span", {}, name), el("small", {}, below));
+function answerItem(entry, name, detail) {
+  const node = el("button", { type: "button", "data-key": entry.key }, el("span", {}, name), el("small", {}, detail));
   node.addEventListener("click", () => choose(entry));
   return el("li", {}, node);
 }
@@ -59,17 +59,17 @@ function choice(entry, name, below) {
 function drawQueries() {
   const groups = incidents(view.entries);
   const several = groups.length > 1 && groups.some((members) => members.length > 1);
-  common = groups.flatMap((members, at) => {
+  sharedEntries = groups.flatMap((members, at) => {
     const entry = members.length > 1 ? sharedRows(members, at + 1) : null;
     return entry?.query.flagged_ids.length ? [entry] : [];
   });
   byId("queries").hidden = view.entries.length < 2;
   byId("queries").querySelector("ol").replaceChildren(...groups.flatMap((members, at) => {
-    const entry = common.find((one) => one.key === `incident-${at + 1}`);
+    const entry = sharedEntries.find((one) => one.key === `incident-${at + 1}`);
     return [
-      several ? el("li.incident", {}, `Incident ${at + 1}: ${many(members.length, "answer")}`) : null,
-      entry ? choice(entry, "Shared flagged rows", `${many(entry.query.flagged_ids.length, "row")} flagged for several of ${members.length} answers`) : null,
-      ...members.map((one) => choice(one, brief(one.query.prompt, 200), brief(one.query.response, 200))),
+      several ? el("li.incident", {}, `Incident ${at + 1}: ${plural(members.length, "answer")}`) : null,
+      entry ? answerItem(entry, "Shared flagged rows", `${plural(entry.query.flagged_ids.length, "row")} flagged for several of ${members.length} answers`) : null,
+      ...members.map((one) => answerItem(one, shorten(one.query.prompt, 200), shorten(one.query.response, 200))),
     ].filter(Boolean);
   }));
 }
@@ -77,35 +77,35 @@ function drawQueries() {
 // Show an answer with its rows, and go to the row of that rank.
 export function choose(entry, rank = null) {
   if (!entry) return;
-  [view.chosen, view.row, view.rank] = [entry, -1, null];
-  hideTip();
+  [view.entry, view.row, view.rank] = [entry, -1, null];
+  hideTooltip();
   drawAnswer(entry, choose);
   drawRows(entry);
-  dim();
+  clearLinks();
   drawCompare(choose);
   drawAbout(entry.trace);
   drawLayers(entry.trace.layers);
   drawMap();
-  drawDepths();
+  drawLayerRanks();
   for (const node of byId("queries").querySelectorAll("button")) {
     if (node.dataset.key === entry.key) node.setAttribute("aria-current", "true");
     else node.removeAttribute("aria-current");
   }
   const at = view.entries.indexOf(entry);
-  if (view.entries.length > 1) say(at < 0 ? "Shared flagged rows" : `Query ${at + 1} of ${view.entries.length}`);
+  if (view.entries.length > 1) announce(at < 0 ? "Shared flagged rows" : `Query ${at + 1} of ${view.entries.length}`);
   saveLocation();
   if (rank) goTo(rank);
-  document.dispatchEvent(new Event("chosen"));
+  document.dispatchEvent(new Event("entrychange"));
 }
 
-const step = (by) => choose(view.entries[view.entries.indexOf(view.chosen) + by]);
+const step = (by) => choose(view.entries[view.entries.indexOf(view.entry) + by]);
 
-// Take up a trace's answers; they stand behind those that are there.
-export function add(trace, key) {
-  const added = (trace.queries ?? []).map((query, at) => ({ key: key ?? String(view.entries.length + at + 1), query, trace }));
-  view.entries.push(...added);
+// Append the answers of a trace.
+export function addTrace(trace, key) {
+  const entries = (trace.queries ?? []).map((query, at) => ({ key: key ?? String(view.entries.length + at + 1), query, trace }));
+  view.entries.push(...entries);
   drawQueries();
-  return added;
+  return entries;
 }
 
 // — keys
@@ -119,12 +119,12 @@ const KEYS = {
   "/": () => byId("find").focus(),
   "?": () => byId("help").showModal(),
 };
-// Outside the rows these keys keep what they do everywhere: scroll, and press what has the focus.
+// Outside the rows these keys keep their usual effect.
 const ROW_KEYS = {
   ArrowDown: KEYS.j,
   ArrowUp: KEYS.k,
-  ArrowRight: () => readNext(1),
-  ArrowLeft: () => readNext(-1),
+  ArrowRight: () => focusNextToken(1),
+  ArrowLeft: () => focusNextToken(-1),
   Enter: () => rowNodes()[view.row]?.querySelector(".more")?.click(),
 };
 const ANSWER_KEYS = { ArrowRight: ROW_KEYS.ArrowRight, ArrowLeft: ROW_KEYS.ArrowLeft };
@@ -133,8 +133,8 @@ function onKey(event) {
   const focus = document.activeElement;
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   if (event.key === "Escape") {
-    hideTip();
-    dim();
+    hideTooltip();
+    clearLinks();
     if (focus === byId("find")) {
       focus.value = "";
       filter("");
@@ -143,23 +143,23 @@ function onKey(event) {
   }
   if (focus?.matches("input:not([type=checkbox]), textarea, select")) return;
   if (event.key === "Enter" && focus?.matches("button, a, input")) return;
-  const act = KEYS[event.key] ?? (byId("rows").contains(focus) ? ROW_KEYS[event.key]
+  const action = KEYS[event.key] ?? (byId("rows").contains(focus) ? ROW_KEYS[event.key]
     : byId("answer").contains(focus) ? ANSWER_KEYS[event.key] : undefined);
-  if (!act) return;
+  if (!action) return;
   event.preventDefault();
-  act();
+  action();
 }
 
-// — a link restores the view
+// — the address restores the view
 
 export function restore() {
-  const wanted = savedLocation();
-  const entry = entryOf(wanted.answer) ?? common.find(({ key }) => key === wanted.answer);
-  view.beside = entryOf(wanted.with);
-  choose(entry ?? view.entries[0], entry ? Number(wanted.row) : null);
+  const saved = savedLocation();
+  const entry = entryOf(saved.answer) ?? sharedEntries.find(({ key }) => key === saved.answer);
+  view.compared = entryOf(saved.with);
+  choose(entry ?? view.entries[0], entry ? Number(saved.row) : null);
 }
 
-// Draw what the page has: a trace, and others by the keys that links know them by.
+// Draw a trace, and others with the keys that the address names them by.
 export function start(trace, others = []) {
   wireRows();
   wireLinks();
@@ -170,11 +170,11 @@ export function start(trace, others = []) {
   drawSummary(trace.summary);
   drawAbout(trace);
   drawLayers(trace.layers);
-  add(trace);
-  for (const [document, key] of others) add(document, key);
+  addTrace(trace);
+  for (const [document, key] of others) addTrace(document, key);
   window.addEventListener("hashchange", restore);
   if (view.entries.length) restore();
-  else byId("shown").textContent = "The trace has no queries.";
+  else byId("num-shown").textContent = "The trace has no queries.";
 }
 
 const data = byId("trace");

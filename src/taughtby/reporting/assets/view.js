@@ -2,8 +2,8 @@
 
 export const view = {
   entries: [],
-  chosen: null, // the entry that is shown
-  beside: null, // the entry it is compared with
+  entry: null, // the entry on show
+  compared: null, // the entry it is compared with
   row: -1, // the position of the focused row among those shown
   rank: null, // its rank
   selected: new Map(), // rows by id
@@ -15,9 +15,9 @@ export const entryOf = (key) => view.entries.find((entry) => entry.key === key) 
 // A link restores the view: which answer, which row, what is compared.
 export function saveLocation() {
   const parts = new URLSearchParams();
-  if (view.chosen) parts.set("answer", view.chosen.key);
+  if (view.entry) parts.set("answer", view.entry.key);
   if (view.rank) parts.set("row", view.rank);
-  if (view.beside) parts.set("with", view.beside.key);
+  if (view.compared) parts.set("with", view.compared.key);
   history.replaceState(null, "", `#${parts}`);
 }
 
