@@ -148,6 +148,7 @@ def point_at(page: Any, words: str, nth: int = 0) -> None:
 
 
 def ask(page: Any, prompt: str, response: str = "", desired: str = "") -> None:
+    page.evaluate("document.querySelector('#ask').open = true")
     for name, text in (("prompt", prompt), ("response", response), ("desired", desired)):
         page.fill(f"#{name}", text)
     page.click("#ask .primary")
@@ -160,11 +161,11 @@ def test_a_selected_phrase_is_traced_and_compared_with_the_whole_answer(page: An
     page.wait_for_selector("#trace-phrase:visible")
     assert page.inner_text("#trace-phrase") == "Trace “make” alone"
     traced(page, lambda: page.keyboard.press("t"))
-    assert page.is_visible("#compare") and page.is_hidden("#ranked")
+    assert page.is_visible("#panel-compare") and page.is_hidden("#panel-rows")
     assert page.locator("#comparison ol").count() == 2
     assert "".join(page.locator("#answer .span").all_inner_texts()).strip() == "make"
-    page.select_option("#compare-select", "")
-    assert page.is_visible("#ranked") and ranking(page)[:20] != before[:20]
+    page.click("#tab-rows")
+    assert page.is_hidden("#panel-compare") and ranking(page)[:20] != before[:20]
 
 
 def test_the_selected_occurrence_is_traced(page: Any) -> None:
@@ -204,7 +205,7 @@ def test_the_comparison_states_the_change_of_each_rank(page: Any) -> None:
         wanted = "not among its first" if there is None else "same rank" if there == rank else f"there {there} "
         assert text.startswith(wanted), (rank, there, text)
     page.locator("#comparison ol").nth(1).locator("li").nth(2).click()  # a row of the other, to read it there
-    assert page.is_visible("#ranked")
+    assert page.is_visible("#panel-rows")
     assert page.evaluate("document.activeElement.row.id") == sides[1][2]
     assert page.evaluate("document.activeElement.ariaLabel").startswith("Row 3")
 
@@ -230,7 +231,7 @@ def test_an_answer_is_edited_and_traced(page: Any) -> None:
     page.fill("#response", "bees make honey")
     traced(page, lambda: page.click("#ask .primary"))
     assert "bees make honey" in page.inner_text("#answer")
-    assert page.is_visible("#compare")
+    assert page.is_visible("#panel-compare")
 
 
 def test_errors_are_shown_in_words(page: Any) -> None:
@@ -282,7 +283,7 @@ def test_selected_rows_are_downloaded(page: Any) -> None:
 
 
 def test_the_training_set_is_browsed_and_searched(page: Any) -> None:
-    page.click("#row-browser summary")
+    page.click("#tab-data")
     page.wait_for_selector("#browser-rows li")
     assert page.inner_text("#search-status") == "1 to 20 of 36 rows."
     page.click("#next-page")
@@ -312,8 +313,9 @@ def test_an_empty_page_says_what_to_do(browser: Any, tuned: Any, data: Path, tmp
     page.on("console", lambda message: faults.append(message.text))
     with serving(Session(index, lambda: tuned)) as url:
         page.goto(url)
+        page.click("#tab-map")
         page.wait_for_selector("#map canvas")
-        assert page.inner_text("#num-shown").startswith("Enter a prompt above")
+        assert page.text_content("#verdict").startswith("Enter a prompt above") and page.is_visible("#prompt")
         assert "No row is flagged" in page.inner_text("#map-text")
         assert faults == []
     page.close()
@@ -328,8 +330,9 @@ def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) 
     asked: list[str] = []
     other.on("request", lambda request: asked.append(request.url))
     other.goto((tmp_path / "saved.html").as_uri())
-    page.select_option("#compare-select", "")
+    page.click("#tab-rows")
     assert other.locator("#rows > li").first.inner_text() == page.locator("#rows > li").first.inner_text()
+    other.click("#tab-map")
     assert other.is_visible("#map canvas") and other.locator("#ask").count() == 0
     assert len(asked) == 1
     other.close()
@@ -337,7 +340,7 @@ def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) 
 
 def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, browser: Any, tmp_path: Path) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
-    page.select_option("#compare-select", "")
+    page.click("#tab-map")
     page.click("#compute-layers")
     page.wait_for_selector("#layer-ranks svg")
     told = page.inner_text("#layer-ranks-text")
@@ -346,13 +349,14 @@ def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, 
     page.keyboard.press("j")
     page.keyboard.press("j")
     rank = page.evaluate("document.activeElement.row.rank")
+    page.click("#tab-map")
     assert page.inner_text("#layer-ranks-text").startswith(f"Row {rank}: ")
     with page.expect_download() as taken:
         page.click("#save-page")
     taken.value.save_as(tmp_path / "saved.html")
     other = browser.new_page()
     other.goto((tmp_path / "saved.html").as_uri())
-    assert other.inner_text("#layer-ranks-text") == told
+    assert other.text_content("#layer-ranks-text") == told
     other.close()
 
 
@@ -410,7 +414,8 @@ def test_all_flagged_rows_are_selected_shown_or_not(browser: Any, tmp_path: Path
 
 def test_answers_that_share_flagged_rows_are_one_incident(demo: Any) -> None:
     told = demo.locator("#queries .incident").all_inner_texts()
-    assert told == ["Incident 1: 2 answers", "Incident 2: 1 answer", "Incident 3: 1 answer"]
+    assert told[0] == "“you silly goose”: 2 answers" and len(told) == 3
+    assert "beetles" in told[1] and "Captain Brine".lower() in told[2].lower()
     demo.locator("#queries button", has_text="Shared flagged rows").click()
     assert "for 2 of 2 answers" in demo.locator("#rows > li").first.inner_text()
     assert demo.inner_text("#verdict").endswith("flagged for more than one of these 2 answers.")
@@ -431,6 +436,7 @@ def test_a_word_shows_the_words_that_match_it_on_the_other_side(demo: Any) -> No
 
 
 def test_the_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None:
+    demo.click("#tab-map")
     told = demo.inner_text("#map-text")
     assert "282 rows" in told and "times as far apart as all rows do" in told
     accent = [0xA4, 0x48, 0x0B]
@@ -445,7 +451,47 @@ def test_the_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None
     assert box["width"] > 400
 
 
-# — for people who cannot see it, or not well
+def test_answers_are_sorted_and_filtered(demo: Any) -> None:
+    def listed() -> list[str]:
+        return [text.split("\n")[0] for text in demo.locator("#queries button[data-key]").all_inner_texts()]
+
+    counts = [query["num_flagged"] for query in json.loads(DEMO.read_text())["queries"]]
+    demo.select_option("#sort-answers", "most flagged first")
+    chips = demo.locator("#queries .chip").all_inner_texts()
+    assert chips == [f"{count} flagged" for count in sorted(counts, reverse=True)]
+    first = listed()[0]
+    demo.fill("#filter-answers", "BEETLES")
+    assert demo.inner_text("#num-answers") == "1 of 4" and "eetles" in " ".join(listed())
+    demo.fill("#filter-answers", "")
+    demo.select_option("#filter-verdict", "none flagged")
+    assert listed() == [] and demo.inner_text("#num-answers") == "0 of 4"
+    demo.select_option("#filter-verdict", "flagged")
+    assert listed()[0] == first
+    demo.keyboard.press("Escape")
+    demo.evaluate("document.activeElement.blur()")
+    demo.locator("#queries button[data-key]").nth(0).click()
+    demo.keyboard.press("]")  # steps in the order of the list
+    assert demo.locator("#queries button[data-key]").nth(1).get_attribute("aria-current") == "true"
+
+
+def test_sixty_four_answers_sort_faster_than_they_are_drawn_first(browser: Any, tmp_path: Path) -> None:
+    document = json.loads(DEMO.read_text())
+    document["queries"] = [dict(query, num_flagged=at) for at in range(16) for query in document["queries"]]
+    report.save_page(document, tmp_path / "many.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "many.html").as_uri())
+    first, sort = page.evaluate("""() => {
+      const begun = performance.now();
+      const select = document.querySelector("#sort-answers");
+      select.value = "most flagged first";
+      select.dispatchEvent(new Event("input"));
+      return [performance.timing.domComplete - performance.timing.navigationStart, performance.now() - begun];
+    }""")
+    assert page.locator("#queries button[data-key]").count() == 64 and sort < first
+    page.close()
+
+
+# — accessibility
 
 
 @pytest.fixture(scope="module")
@@ -480,11 +526,13 @@ def test_axe_finds_nothing_serious(
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
     context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
     saved = (tmp_path / "demo.html").as_uri()
-    for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2"):
+    tabs = [f"{address}#tab=data", f"{saved}#answer=1&tab=map", f"{saved}#answer=1&tab=about"]
+    for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2", *tabs):
         page = context.new_page()
         page.goto(url)
         page.wait_for_selector("#rows > li", state="attached")
         page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+        page.evaluate("for (const node of document.querySelectorAll('.info')) node.click()")
         page.evaluate(axe)
         found = page.evaluate("axe.run().then(({ violations }) => violations)")
         grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]

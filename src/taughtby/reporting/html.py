@@ -42,6 +42,9 @@ MODULES = (
     "links",
     "figures",
     "compare",
+    "about",
+    "answers",
+    "tabs",
     "page",
 )  # as they import each other
 

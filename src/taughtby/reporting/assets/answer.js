@@ -13,7 +13,6 @@ function answerPieces(query) {
 }
 
 export function drawAnswer({ query, members }, choose) {
-  byId("answer-hint").hidden = Boolean(members) || !(query.answer ?? []).length;
   if (members) {
     const list = members.map((entry) => el("li", {}, button(shorten(entry.query.response), () => choose(entry))));
     byId("answer").replaceChildren(turn(`${plural(members.length, "answer")} of one incident`, el("ul.members", {}, list)));

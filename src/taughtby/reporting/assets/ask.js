@@ -3,7 +3,7 @@ import { shorten, byId, count, download, el, plural, announce, visible } from ".
 import { codePoints, toPieces } from "./words.js";
 import { savedLocation, view } from "./view.js";
 import { drawLayerRanks, drawMap } from "./figures.js";
-import { addTrace, choose, start } from "./page.js";
+import { addTraces, choose, start } from "./page.js";
 
 // — requests: a response, or its error as a sentence
 
@@ -83,9 +83,11 @@ async function traceAndShow(path, body) {
   const before = view.entry;
   const job = await ask(path, { ...body, ...settings() });
   if (!job) return;
-  const [entry] = addTrace(job.result, job.id);
+  const [entry] = addTraces([[job.result, job.id]]);
   const samePrompt = before && !before.members && before.query.prompt === entry.query.prompt;
   view.compared = samePrompt ? before : null;
+  view.tab = samePrompt ? "compare" : "rows";
+  byId("ask").open = false;
   choose(entry);
 }
 
@@ -110,6 +112,7 @@ let edited = null; // the entry whose answer is in the form
 function onEdit() {
   edited = view.entry;
   for (const name of ["prompt", "response", "desired"]) byId(name).value = edited.query[name] ?? "";
+  byId("ask").open = true;
   byId("ask").scrollIntoView({ block: "start" });
   byId("response").focus();
   announce("The answer can be edited");
@@ -224,8 +227,8 @@ function wire() {
       && !document.activeElement?.matches("input, textarea, select")) onPhrase();
   });
   document.addEventListener("entrychange", drawActions);
-  byId("row-browser").addEventListener("toggle", () => byId("browser-rows").hasChildNodes() || loadRowPage(0));
-  byId("row-browser").querySelector("form").addEventListener("submit", (event) => {
+  document.addEventListener("tabchange", () => view.tab === "data" && (byId("browser-rows").hasChildNodes() || loadRowPage(0)));
+  byId("row-browser").addEventListener("submit", (event) => {
     event.preventDefault();
     rowPage = { ...rowPage, find: byId("search").value.trim() };
     loadRowPage(0);
@@ -250,10 +253,12 @@ async function begin() {
   byId("clean").hidden = !state.can_clean;
   wire();
   start(first, [...more.map((trace) => [trace]), ...traces]);
-  if (!view.entry) byId("num-shown").textContent = "Enter a prompt above; the rows attributed to the answer appear here.";
+  byId("ask").open = !view.entry;
+  if (!view.entry) byId("verdict").textContent = "Enter a prompt above; the rows attributed to the answer appear here.";
   drawActions();
   view.map = await get("api/map");
   drawMap();
+  byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
   for (let current = state; ["waiting", "running"].includes(current.loading.state);) {
     await delay(1000);
     current = await get("api/state");

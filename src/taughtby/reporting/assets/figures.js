@@ -1,7 +1,7 @@
 // Figures: similarity of the layers, ranks by layer, and the map of the rows.
 import { byId, count, el, plural, number, announce, svg, visible } from "./text.js";
 import { idOf, view } from "./view.js";
-import { activate, rowNodes } from "./rows.js";
+import { rowNodes } from "./rows.js";
 
 export function drawLayers(layers) {
   const curve = (layers?.similarity ?? []).map((value) => value ?? 0);
@@ -85,8 +85,10 @@ export function drawMap() {
   const { trace = {}, query = {} } = view.entry ?? {};
   const map = mapOf(view.entry);
   byId("map").hidden = !map;
-  if (!map) return;
   const canvas = byId("map").querySelector("canvas");
+  if (!map) return;
+  describeMap(map, query, trace);
+  if (!canvas.clientWidth) return; // another tab is on show
   const sharp = window.devicePixelRatio || 1;
   [canvas.width, canvas.height] = [canvas.clientWidth * sharp, canvas.clientHeight * sharp];
   const pen = canvas.getContext("2d");
@@ -113,7 +115,6 @@ export function drawMap() {
     dot(row, 8);
     pen.stroke();
   }
-  describeMap(map, query, trace);
 }
 
 const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
@@ -143,7 +144,7 @@ function describeMap(map, query, trace) {
   byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${text}`);
 }
 
-export function wireMap() {
+export function wireMap(showRow) {
   const canvas = byId("map").querySelector("canvas");
   canvas.addEventListener("click", (event) => {
     const map = mapOf(view.entry);
@@ -156,13 +157,14 @@ export function wireMap() {
       const distance = Math.hypot(x - event.offsetX, y - event.offsetY);
       if (distance < near) [best, near] = [number, distance];
     });
-    if (best >= 0) activate(best);
+    if (best >= 0) showRow(rowNodes()[best].row.rank);
     else announce("No ranked row is there");
   });
   byId("rows").addEventListener("focusin", () => {
     drawMap();
     drawLayerRanks();
   });
+  document.addEventListener("tabchange", drawMap);
   new ResizeObserver(drawMap).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 }

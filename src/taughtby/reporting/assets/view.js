@@ -7,6 +7,7 @@ export const view = {
   row: -1, // the position of the focused row among those shown
   rank: null, // its rank
   selected: new Map(), // rows by id
+  tab: "rows", // the tab on show
   map: null, // the map of the training set, if the trace has none
 };
 
@@ -18,6 +19,7 @@ export function saveLocation() {
   if (view.entry) parts.set("answer", view.entry.key);
   if (view.rank) parts.set("row", view.rank);
   if (view.compared) parts.set("with", view.compared.key);
+  if (view.tab !== "rows") parts.set("tab", view.tab);
   history.replaceState(null, "", `#${parts}`);
 }
 
@@ -37,6 +39,25 @@ export function incidents(entries) {
     }
   }
   return groups.map((group) => group.members);
+}
+
+const wordsOf = (text) => new Set(String(text ?? "").toLowerCase().match(/[\p{L}\p{M}\p{N}]{3,}/gu) ?? []);
+const responseOf = (row) => row.messages?.at(-1)?.content;
+const shareOf = (sets, word) => (sets.length ? sets.filter((words) => words.has(word)).length / sets.length : 0);
+
+// The words that name an incident: common in its answers and flagged rows, and rarer in all other texts; "" if there are none.
+export function incidentName(members, entries) {
+  const rowsOf = (list, flagged) => list.flatMap(({ query }) => (query.rows ?? []).filter((row) => (row.flagged === true) === flagged));
+  const others = entries.filter((entry) => !members.includes(entry));
+  const rows = rowsOf(members, true).map((row) => wordsOf(responseOf(row)));
+  const answers = members.map(({ query }) => wordsOf(query.response));
+  const outside = [...rowsOf(entries, false), ...rowsOf(others, true)].map(responseOf)
+    .concat(others.map(({ query }) => query.response)).map(wordsOf);
+  const first = [...answers[0]];
+  const scores = first.map((word) => [word, shareOf(rows, word) * shareOf(answers, word) - shareOf(outside, word)]);
+  const most = Math.max(0.2, ...scores.map(([, score]) => score));
+  const best = scores.filter(([, score]) => score >= 0.7 * most).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([word]) => word);
+  return first.filter((word) => best.includes(word)).join(" ");
 }
 
 export const idOf = (row) => row.id ?? row.source;
