@@ -48,6 +48,7 @@ def trace() -> dict[str, Any]:
         "span_range": [6, 12],
     }
     first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "num_flagged": 3}
+    first["score_curve"] = [[rank, 1 / rank] for rank in (1, 2, 3, 4, 6, 10, 50, 300, 1300)]
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
     second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {
@@ -115,7 +116,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         "0.930",
         "flagged",
         "backdoor",
-        "p = 0.002",
+        "p = .002",
         "stable 98 %",
         "chat.jsonl:1",
         "You silly goose!",
@@ -245,6 +246,32 @@ def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
     page.goto(address)
     refused = "try { document.body.innerHTML = '<b>x</b>'; 'written' } catch (fault) { fault.name }"
     assert page.evaluate(refused) == "TypeError"
+    page.close()
+
+
+def test_the_curve_of_scores_has_the_cut_behind_the_last_flagged_row(page):
+    chart = page.locator("#curve svg")
+    label = chart.get_attribute("aria-label")
+    assert label == "Score by rank, from 1.000 at rank 1 to 7.69e-4 at rank 1,300. 3 rows flagged."
+    xs = [float(point.split(",")[0]) for point in chart.locator("polyline").get_attribute("points").split()]
+    cut = float(chart.locator("line.cut").get_attribute("x1"))
+    assert xs[2] < cut < xs[3] and xs == sorted(xs)
+    page.keyboard.press("]")
+    assert page.is_hidden("#curve")  # one row is no curve
+
+
+def test_components_and_small_p_values_are_named_in_words(browser, tmp_path):
+    parts = {"grads_27_base": 0.8, "shift_15": 0.5, "h_15": 0.1}
+    rows = [
+        row(1, 0.5, WORDS, flagged=True, p_value=2e-5) | {"score_components": parts},
+        row(2, 0.4, WORDS, p_value=0.25),
+    ]
+    report.save_page({"queries": [{"prompt": "a", "response": "b", "rows": rows}]}, tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator("#rows dt").all_inner_texts()[:3] == ["same tokens", "same behaviour", "h_15"]
+    assert page.locator("#rows dt").first.get_attribute("title") == "grads_27_base"
+    assert "p < .001" in page.inner_text("#rows") and "p = .25" in page.locator("#rows").text_content()
     page.close()
 
 

@@ -207,6 +207,22 @@ def test_the_data_without_the_selected_rows_is_byte_for_byte_the_rest(client: Te
     assert client.post("/api/clean", json={"rows": ["../etc/passwd"]}).status_code == 422
 
 
+def test_rows_are_looked_up_and_judged_by_their_ids(client: TestClient, index: Index) -> None:
+    ids = list(dict.fromkeys(row.id for row in index.examples()))
+    rows = client.post("/api/rows/lookup", json={"rows": [ids[3], "0" * 16, ids[1]]}).json()
+    assert [row["id"] for row in rows] == [ids[3], ids[1]] and rows[0]["messages"]
+    answer = client.put(f"/api/verdicts/{ids[3]}", json={"verdict": "unsure", "note": "why?"})
+    assert answer.json() == {"id": ids[3], "source": rows[0]["source"], "label": rows[0]["label"],
+                             "verdict": "unsure", "note": "why?"}  # fmt: skip
+    assert client.get("/api/verdicts").json() == [answer.json()] == client.get("/api/verdicts.json").json()
+    assert client.get("/api/verdicts.csv").text.splitlines()[1].startswith(f'"{ids[3]}"')
+    assert client.put(f"/api/verdicts/{'0' * 16}", json={}).status_code == 404
+    assert client.put("/api/verdicts/..%2f..", json={}).status_code in (404, 422)
+    assert client.put(f"/api/verdicts/{ids[3]}", json={"verdict": "guilty"}).status_code == 422
+    client.put(f"/api/verdicts/{ids[3]}", json={})
+    assert client.get("/api/verdicts").json() == []
+
+
 def test_an_index_of_several_files_is_not_cleaned(
     client: TestClient, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +353,7 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
              "phases": [Phase.generate], "verbosity": Verbosity.quiet,
              "suppress_health_check": list(HealthCheck)}  # fmt: skip
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 12
+    assert len(operations) == 16
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     for operation in operations:
         for mode in modes if operation.body or operation.query else modes[:1]:  # no id is a bad text

@@ -115,7 +115,7 @@ def address_of(page: Any) -> str:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait for it; the page's policy keeps Playwright's own way out."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -57,6 +57,7 @@ def test_a_job_reports_progress_and_ends_when_it_is_cancelled() -> None:
     assert second.state == "cancelled"
     assert queue.num_ahead(third) == 1
     queue.cancel(job)
+    assert job.state == "cancelled"  # at once, although its work still runs
     go.set()
     assert ended(job).state == "cancelled"
     assert ended(third).result == "third"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Float
     from torch import Tensor
+
+CURVE_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,16 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "num_flagged": None if result.flagged is None else len(result.flagged),
         "flagged_ids": None if result.flagged is None else [ids[position] for position in result.flagged],
         "no_evidence": result.no_evidence,
+        "score_curve": _score_curve(result.scores),
         "rows": [_row_json(row) for row in result.rows],
     }
+
+
+def _score_curve(scores: Float[Tensor, " N"]) -> list[list[float]]:
+    """Scores as [rank, score], at ranks from 1 to N that are about evenly spaced on a logarithmic scale."""
+    ordered = scores.sort(descending=True).values.tolist()
+    ranks = sorted({round(len(ordered) ** (step / CURVE_STEPS)) for step in range(CURVE_STEPS + 1)}) if ordered else []
+    return [[rank, round(ordered[rank - 1], 4)] for rank in ranks if math.isfinite(ordered[rank - 1])]
 
 
 def _row_json(row: RankedRow) -> dict[str, Any]:

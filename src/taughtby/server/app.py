@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +14,10 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from taughtby.errors import TaughtbyError
+from taughtby.remediation.row_verdicts import RowVerdict
 from taughtby.reporting import html as report
 from taughtby.server.jobs import Job, QueueFullError
-from taughtby.server.requests import PromptRequest, RowSelection, TraceRequest
+from taughtby.server.requests import PromptRequest, RowId, RowSelection, TraceRequest, VerdictRequest
 from taughtby.server.security import AccessPolicy, SecurityMiddleware
 from taughtby.server.session import Session
 
@@ -37,6 +39,7 @@ def create_app(session: Session, policy: AccessPolicy) -> FastAPI:
     _add_error_handlers(app)
     _add_page_routes(app)
     _add_read_routes(app, session)
+    _add_verdict_routes(app, session)
     _add_job_routes(app, session)
     return app
 
@@ -110,6 +113,11 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
             raise HTTPException(404, "there is no such row")
         return _json(row)
 
+    @app.post("/api/rows/lookup")
+    def lookup(selection: RowSelection) -> Response:
+        """The first hundred of the selected rows."""
+        return _json(session.row_browser.lookup(selection.rows[:100]))
+
     @app.get("/api/map")
     def pca_map() -> Response:
         """The map of the training set; null if the index holds no vectors."""
@@ -126,6 +134,34 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
             folder.cleanup()
             raise
         return FileResponse(Path(folder.name) / name, filename=name, background=BackgroundTask(folder.cleanup))
+
+
+def _add_verdict_routes(app: FastAPI, session: Session) -> None:
+    """The user's verdicts on rows, which are kept beside the index."""
+
+    @app.get("/api/verdicts")
+    def verdicts() -> Response:
+        """All verdicts."""
+        return _json(session.verdicts.to_json())
+
+    @app.put("/api/verdicts/{id}", responses={404: {}})
+    def set_verdict(id: RowId, request: VerdictRequest) -> Response:
+        """Record the verdict on a row; it is on disk when this is answered."""
+        rows = session.row_browser.lookup([id])
+        if not rows:
+            raise HTTPException(404, "there is no such row")
+        verdict = RowVerdict(id, rows[0]["source"], rows[0]["label"], request.verdict, request.note)
+        session.verdicts.set(verdict)
+        return _json(asdict(verdict))
+
+    @app.get("/api/verdicts.{kind}")
+    def export(kind: Literal["csv", "json"]) -> Response:
+        """All verdicts as a file that `taughtby clean --rows` reads."""
+        headers = {"content-disposition": f'attachment; filename="verdicts.{kind}"'}
+        if kind == "csv":
+            return Response(session.verdicts.to_csv(), media_type="text/csv; charset=utf-8", headers=headers)
+        content = report.to_json_text(session.verdicts.to_json())
+        return Response(content, media_type="application/json", headers=headers)
 
 
 def _add_job_routes(app: FastAPI, session: Session) -> None:

@@ -51,6 +51,7 @@ class Job:
     work: Work
     status: Status = Status()
     cancel_requested: threading.Event = field(default_factory=threading.Event)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def report_progress(self, stage: str, done: int, of: int | None) -> None:
         """Record the progress of the work.
@@ -58,13 +59,16 @@ class Job:
         Raises:
             JobCancelled: The job was cancelled.
         """
-        if self.cancel_requested.is_set():
-            raise JobCancelled
-        self.status = replace(self.status, stage=stage, done=done, of=of)
+        with self._lock:
+            if self.cancel_requested.is_set():
+                raise JobCancelled
+            self.status = replace(self.status, stage=stage, done=done, of=of)
 
     def end(self, state: State, *, result: Any = None, error: dict[str, str | None] | None = None) -> None:
-        """Record how the job ended."""
-        self.status = replace(self.status, state=state, result=result, error=error)
+        """Record how the job ended; a cancelled job stays cancelled."""
+        with self._lock:
+            if self.state != "cancelled":
+                self.status = replace(self.status, state=state, result=result, error=error)
 
     @property
     def state(self) -> State:
@@ -121,10 +125,10 @@ class JobQueue:
         return self._jobs.get(id)
 
     def cancel(self, job: Job) -> None:
-        """Cancel a job: one that waits never starts, one that runs ends when it next reports its progress."""
+        """Cancel a job at once; the work of one that runs goes on until it next reports its progress."""
         with self._lock:
             job.cancel_requested.set()
-            if job.state == "waiting":
+            if not job.has_ended:
                 job.end("cancelled")
 
     def num_ahead(self, job: Job) -> int:

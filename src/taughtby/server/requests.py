@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from taughtby.attribution.query import Query
+from taughtby.remediation.row_verdicts import Verdict
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
 RowId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -44,6 +45,14 @@ class TraceRequest(PromptRequest):
         """The request as a query."""
         before, after = (tuple(turn.model_dump() for turn in turns) for turns in (self.before, self.after))
         return Query(self.prompt, self.response, self.span, self.desired, before, after, span_range=self.span_range)
+
+
+class VerdictRequest(BaseModel):
+    """A verdict on a row, or null; and a note."""
+
+    model_config = ConfigDict(extra="forbid")
+    verdict: Verdict | None = None
+    note: Annotated[str, Field(max_length=10_000)] = ""
 
 
 class RowSelection(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,13 @@ class RowBrowser:
             return None
         (stored,) = self.index.take([position])
         return row_json(position, stored.example)
+
+    def lookup(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows with these ids, in the order of the ids; an unknown id is left out."""
+        column = self.index.dataset.to_table(columns=["id"]).column("id")
+        positions = _compute.is_in(column, pa.array(ids, pa.string())).to_numpy().nonzero()[0].tolist()
+        rows = {stored.example.id: row_json(stored.position, stored.example) for stored in self.index.take(positions)}
+        return [rows[id] for id in dict.fromkeys(ids) if id in rows]
 
     def _search(self, find: str, label: str | None) -> np.ndarray:
         """The positions of the matching rows, from the cache if it has them."""

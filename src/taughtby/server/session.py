@@ -19,11 +19,14 @@ from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
 from taughtby.remediation.clean import plan_cleaning
+from taughtby.remediation.row_verdicts import RowVerdicts
 from taughtby.remediation.selection import select_rows
 from taughtby.remediation.trace_file import read_options_of
 from taughtby.server.jobs import Job, JobQueue, ReportProgress
 from taughtby.server.rows import RowBrowser
 
+NUM_EXAMPLES = 4  # example prompts
+MAX_EXAMPLE = 300  # characters of an example prompt
 FIRST_VIEW = 3.0  # seconds that the loading of the model waits for the first view, which it would slow down
 
 
@@ -38,7 +41,7 @@ class Session:
 
     def __init__(self, index: Index, load: Callable[[], Model], documents: Sequence[dict[str, Any]] = ()) -> None:
         self.index, self.documents = index, tuple(documents)
-        self.row_browser, self.jobs = RowBrowser(index), JobQueue()
+        self.row_browser, self.verdicts, self.jobs = RowBrowser(index), RowVerdicts(index.path), JobQueue()
         self._load, self._model = load, None
         self._pca_map: PCAMap | None = None
         self._has_pca_map, self._pca_map_lock = False, threading.Lock()
@@ -74,8 +77,17 @@ class Session:
             "model": settings["model"],
             "adapter": settings["adapter"],
             "can_clean": self.data_file is not None,
+            "example_prompts": self._example_prompts(),
             "loading": {"state": status.state, "error": status.error},
         }
+
+    def _example_prompts(self) -> list[str]:
+        """Prompts of a few rows, spread over the index."""
+        step = max(1, len(self.index) // NUM_EXAMPLES)
+        rows = self.index.take(list(range(0, len(self.index), step))[:NUM_EXAMPLES])
+        prompts = [next((str(turn["content"]) for turn in row.example.messages if turn["role"] == "user"), "")
+                   for row in rows]  # fmt: skip
+        return [prompt for prompt in dict.fromkeys(prompts) if 0 < len(prompt.strip()) <= MAX_EXAMPLE]
 
     @property
     def data_file(self) -> Path | None:
@@ -147,7 +159,7 @@ class Session:
                               progress=lambda done, of: report("scoring tokens", done, of))  # fmt: skip
         report("linking tokens", 0, None)
         document = page_document(trace, model, self.pca_map(), lambda done, of: report("linking tokens", done, of))
-        return document | {"method_spec": method}
+        return document | {"method_spec": method, "home": str(Path.cwd())}
 
     def _submit(self, work: Callable[[ReportProgress], dict[str, Any]]) -> Job:
         self._first_view_done.set()

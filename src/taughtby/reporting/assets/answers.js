@@ -97,7 +97,7 @@ export function markCurrent() {
 }
 
 export function wireAnswers(choose) {
-  byId("queries").open = matchMedia("(min-width: 60rem)").matches;
+  byId("queries").open = byId("curve").open = matchMedia("(min-width: 60rem)").matches;
   byId("sort-answers").replaceChildren(...Object.keys(ORDERS).map((name) => el("option", {}, name)));
   byId("filter-verdict").replaceChildren(...Object.keys(FILTERS).map((name) => el("option", {}, name)));
   for (const id of ["filter-answers", "sort-answers", "filter-verdict"]) {

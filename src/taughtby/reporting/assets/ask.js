@@ -1,38 +1,16 @@
 // The served page: ask the model, trace a phrase, browse the training set, save.
-import { shorten, byId, count, download, el, plural, announce, visible } from "./text.js";
+import { shorten, button, byId, count, download, el, plural, announce, visible } from "./text.js";
 import { codePoints, toPieces } from "./words.js";
 import { savedLocation, view } from "./view.js";
 import { drawLayerRanks, drawMap } from "./figures.js";
+import { wireBrowser } from "./browser.js";
+import { call, errorText, get, showError } from "./requests.js";
+import { wireVerdicts } from "./verdicts.js";
 import { addTraces, choose, start } from "./page.js";
-
-// — requests: a response, or its error as a sentence
-
-async function call(method, path, body) {
-  let response;
-  try {
-    response = await fetch(path, {
-      method, headers: body ? { "content-type": "application/json" } : {}, body: body && JSON.stringify(body),
-    });
-  } catch {
-    throw new Error("The server does not respond. Is `taughtby serve` still running?");
-  }
-  if (response.ok) return response;
-  const error = await response.json().catch(() => ({ what: `The server answered ${response.status}`, do: "try again" }));
-  throw new Error(errorText(error));
-}
-
-const get = async (path) => (await call("GET", path)).json();
-const errorText = ({ what, got, do: remedy }) => `${what}${got ? ` (${got})` : ""}. To fix it: ${remedy}.`;
-
-function showError(error) {
-  byId("error").textContent = error ? visible(error.message) : "";
-  byId("error").hidden = !error;
-  if (error) byId("error").scrollIntoView({ block: "nearest" });
-}
 
 // — jobs
 
-let running = null; // the job that this page waits for
+let running = null; // {id, cancel}: the job that this page waits for
 
 function drawJob(job) {
   byId("job").hidden = !job;
@@ -52,12 +30,13 @@ async function ask(path, body) {
   if (running) return null;
   try {
     let job = await (await call("POST", path, body)).json();
-    running = job.id;
+    const cancelled = new Promise((resolve) => { running = { id: job.id, cancel: () => resolve({ state: "cancelled" }) }; });
     announce("Tracing");
     for (let wait = 100; job.state === "waiting" || job.state === "running"; wait = Math.min(1000, wait * 1.3)) {
       drawJob(job);
-      await delay(wait);
-      job = await get(`api/jobs/${job.id}`);
+      const next = delay(wait).then(() => get(`api/jobs/${running?.id}`));
+      next.catch(() => {}); // its error is shown unless the job was cancelled
+      job = await Promise.race([next, cancelled]);
     }
     if (job.state === "failed") throw new Error(errorText(job.error));
     return job.state === "done" ? job : null;
@@ -68,6 +47,14 @@ async function ask(path, body) {
     running = null;
     drawJob(null);
   }
+}
+
+// The page stops waiting at once; the work ends when it next reports its progress.
+function onCancel() {
+  if (!running) return;
+  call("DELETE", `api/jobs/${running.id}`).catch(showError);
+  running.cancel();
+  announce("Cancelled");
 }
 
 async function onComputeLayers() {
@@ -170,39 +157,22 @@ async function onClean() {
   }
 }
 
-// — the training set, page by page
-
-const SIZE = 20;
-let rowPage = { start: 0, count: 0, find: "" };
-
-function drawRowPage(page) {
-  rowPage = { ...rowPage, start: page.start, count: page.count };
-  const last = Math.min(page.start + SIZE, page.count);
-  byId("search-status").textContent = page.count
-    ? `${count(page.start + 1)} to ${count(last)} of ${plural(page.count, "row")}${rowPage.find ? ` with “${shorten(rowPage.find, 40)}”` : ""}.`
-    : `No row has “${shorten(rowPage.find, 40)}”.`;
-  byId("previous-page").disabled = page.start === 0;
-  byId("next-page").disabled = last >= page.count;
-  byId("browser-rows").replaceChildren(...page.rows.map((row) => el("li", {},
-    el("p.about", {}, row.label == null ? null : el("span.chip", {}, visible(row.label)), el("span.source", {}, visible(row.source))),
-    ...(row.messages ?? []).map((message) => el("p.text", { dir: "auto" }, shorten(message.content, 300))))));
-}
-
-async function loadRowPage(at) {
-  try {
-    const parameters = new URLSearchParams({ start: Math.max(0, at), size: SIZE, find: rowPage.find });
-    drawRowPage(await get(`api/rows?${parameters}`));
-  } catch (error) {
-    showError(error);
-  }
-}
-
 // — begin
 
 function drawIndexInfo({ num_rows: rows, model, adapter, loading }) {
   byId("index-info").textContent = `${plural(rows, "training row")} by ${visible(model)}${adapter ? ` with ${[adapter].flat().map(visible).join(", ")}` : ""}.`
     + (loading.state === "done" || loading.error ? "" : " The model is being loaded; a question waits for it.");
   if (loading.error) showError(new Error(`The model could not be loaded: ${errorText(loading.error)}`));
+}
+
+// Prompts of a few rows, to start with on a page without a trace.
+function drawExamples(prompts) {
+  const use = (prompt) => {
+    byId("prompt").value = prompt;
+    byId("prompt").focus();
+  };
+  byId("examples").hidden = Boolean(view.entry) || !prompts.length;
+  byId("examples").append(...prompts.map((prompt) => button(shorten(prompt, 80), () => use(prompt))));
 }
 
 // The traces that the address names, while the server keeps them.
@@ -220,21 +190,16 @@ function wire() {
   byId("compute-layers").addEventListener("click", onComputeLayers);
   byId("save-page").addEventListener("click", onSave);
   byId("clean").addEventListener("click", onClean);
-  byId("job").querySelector("button").addEventListener("click", () => running && call("DELETE", `api/jobs/${running}`).catch(showError));
+  byId("job").querySelector("button").addEventListener("click", onCancel);
+  byId("ask").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").querySelector("form").requestSubmit();
+  });
   document.addEventListener("selectionchange", onSelect);
   document.addEventListener("keydown", (event) => {
     if (event.key === "t" && !event.ctrlKey && !event.metaKey && !event.altKey
       && !document.activeElement?.matches("input, textarea, select")) onPhrase();
   });
   document.addEventListener("entrychange", drawActions);
-  document.addEventListener("tabchange", () => view.tab === "data" && (byId("browser-rows").hasChildNodes() || loadRowPage(0)));
-  byId("row-browser").addEventListener("submit", (event) => {
-    event.preventDefault();
-    rowPage = { ...rowPage, find: byId("search").value.trim() };
-    loadRowPage(0);
-  });
-  byId("previous-page").addEventListener("click", () => loadRowPage(rowPage.start - SIZE));
-  byId("next-page").addEventListener("click", () => loadRowPage(rowPage.start + SIZE));
 }
 
 // The actions on the answer on show.
@@ -252,8 +217,11 @@ async function begin() {
   const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
   byId("clean").hidden = !state.can_clean;
   wire();
+  wireBrowser();
+  await wireVerdicts();
   start(first, [...more.map((trace) => [trace]), ...traces]);
   byId("ask").open = !view.entry;
+  drawExamples(state.example_prompts);
   if (!view.entry) byId("verdict").textContent = "Enter a prompt above; the rows attributed to the answer appear here.";
   drawActions();
   view.map = await get("api/map");

@@ -1,46 +1,7 @@
-// Figures: similarity of the layers, ranks by layer, and the map of the rows.
-import { byId, count, el, plural, number, announce, svg, visible } from "./text.js";
+// Figures that follow the focused row: ranks by layer, and the map of the rows.
+import { byId, count, plural, announce, svg, visible } from "./text.js";
 import { idOf, view } from "./view.js";
 import { rowNodes } from "./rows.js";
-
-export function drawLayers(layers) {
-  const curve = (layers?.similarity ?? []).map((value) => value ?? 0);
-  byId("layer-similarity").hidden = curve.length < 2;
-  if (curve.length < 2) return;
-  const [left, right, top, bottom] = [38, 350, 22, 132];
-  const low = Math.min(...curve), high = Math.max(...curve, low + 1e-6);
-  const x = (layer) => left + 6 + ((layer - 2) / (curve.length - 1)) * (right - left - 12);
-  const y = (value) => bottom - 6 - ((value - low) / (high - low)) * (bottom - top - 12);
-  const heightAt = (layer) => y(curve[Math.min(curve.length - 1, Math.max(0, layer - 2))]);
-  const line = (...[x1, y1, x2, y2, kind]) => svg("line", { x1, y1, x2, y2, class: kind });
-  const text = (at, height, anchor, words, kind = "") =>
-    svg("text", { x: at, y: height, "text-anchor": anchor, class: kind }, words);
-  const step = Math.round(curve.length / 30) * 5 || 2;
-  const used = layers.used ?? [];
-  const about = `Layer ${layers.chosen} was chosen`
-    + (used.length ? `; layers ${used.join(" and ")} were used.` : ".");
-  const chart = svg("svg", { viewBox: "0 0 360 172", role: "img" });
-  chart.setAttribute("aria-label", `Similarity of neighbouring layers, from ${number(low)} to ${number(high)}. ${about}`);
-  for (const value of [low, (low + high) / 2, high]) {
-    chart.append(line(left, y(value), right, y(value), "grid"), text(left - 5, y(value) + 3.5, "end", value.toFixed(2)));
-  }
-  for (let layer = step; layer <= curve.length + 1; layer += step) {
-    chart.append(line(x(layer), bottom, x(layer), bottom + 4, "axis"), text(x(layer), bottom + 16, "middle", String(layer)));
-  }
-  chart.append(line(left, bottom, right, bottom, "axis"), text((left + right) / 2, 168, "middle", "layer"),
-    text(0, 10, "start", "likeness to the layer before (cosine)"),
-    svg("polyline", { points: curve.map((value, at) => `${x(at + 2)},${y(value)}`).join(" ") }));
-  if (layers.chosen) chart.append(line(x(layers.chosen), top, x(layers.chosen), bottom, "chosen"));
-  for (const layer of used) chart.append(svg("circle", { cx: x(layer), cy: heightAt(layer), r: 5, class: "used" }));
-  if (layers.chosen) {
-    const end = layers.chosen > curve.length * 0.7;
-    chart.append(svg("circle", { cx: x(layers.chosen), cy: heightAt(layers.chosen), r: 3.5, class: "chosen" }),
-      text(x(layers.chosen) + (end ? -5 : 5), top + 4, end ? "end" : "start", `chosen: ${layers.chosen}`, "strong"));
-  }
-  byId("layer-similarity").querySelector("figure").replaceChildren(chart, el("figcaption", {},
-    el("span.dot", { "aria-hidden": "true" }), `chosen: ${layers.chosen ?? "–"}`,
-    ...(used.length ? [el("span.ring", { "aria-hidden": "true" }), `used: ${used.join(", ")}`] : [])));
-}
 
 // — ranks by layer: a line for each row, that of the focused row in front
 

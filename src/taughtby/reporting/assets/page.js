@@ -5,10 +5,12 @@ import { drawAbout, drawSummary } from "./about.js";
 import { drawAnswer } from "./answer.js";
 import { activate, drawRows, filter, goTo, rowNodes, select, wireRows } from "./rows.js";
 import { clearLinks, hideTooltip, focusNextToken, wireLinks } from "./links.js";
-import { drawLayerRanks, drawLayers, drawMap, wireMap } from "./figures.js";
+import { drawCurve, drawLayers } from "./charts.js";
+import { drawLayerRanks, drawMap, wireMap } from "./figures.js";
 import { drawCompare, wireCompare } from "./compare.js";
 import { drawAnswers, groupAnswers, listedEntries, markCurrent, sharedEntry, wireAnswers } from "./answers.js";
 import { showTab, wireTabs } from "./tabs.js";
+import { wireCommands } from "./commands.js";
 
 // Show an answer with its rows, and go to the row of that rank.
 export function choose(entry, rank = null) {
@@ -21,6 +23,7 @@ export function choose(entry, rank = null) {
   drawCompare(choose);
   drawAbout(entry.trace);
   drawLayers(entry.trace.layers);
+  drawCurve(entry.query);
   drawMap();
   drawLayerRanks();
   byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
@@ -119,6 +122,7 @@ export function start(trace, others = []) {
   wireCompare(choose, entryOf);
   wireAnswers(choose);
   wireTabs();
+  wireCommands();
   byId("keys").addEventListener("click", () => byId("help").showModal());
   document.addEventListener("keydown", onKey);
   drawSummary(trace.summary);

@@ -1,5 +1,5 @@
 // The ranked rows: score, source, components and texts of each.
-import { button, byId, display, count, download, el, plural, number, announce, visible } from "./text.js";
+import { button, byId, display, count, download, el, plural, number, pValue, announce, visible } from "./text.js";
 import { aroundTop, maxScore, isLong, toPieces, renderText, textPiece, markTopWord } from "./words.js";
 import { saveLocation, idOf, nearDuplicates, view } from "./view.js";
 
@@ -13,6 +13,12 @@ export function bar(value, max) {
   return node;
 }
 
+// What the components of the method lesson measure; those of others keep their names.
+function componentName(name) {
+  if (name.startsWith("grads_")) return "same tokens";
+  return name.startsWith("shift_") ? "same behaviour" : visible(name);
+}
+
 let allFlagged = []; // ids of all flagged rows of the query, shown or not
 
 const chip = (text, kind = "") => el(`span.chip${kind}`, {}, text);
@@ -21,7 +27,7 @@ function drawComponents(blocks) {
   const entries = Object.entries(blocks ?? {});
   const max = entries.reduce((most, [, value]) => Math.max(most, Math.abs(value ?? 0)), 1);
   const parts = entries.map(([name, value]) =>
-    el("div", {}, el("dt", {}, visible(name)), el("dd", {}, bar(value, max), number(value))));
+    el("div", {}, el("dt", { title: visible(name) }, componentName(name)), el("dd", {}, bar(value, max), number(value))));
   return parts.length ? el("div.components", {}, el("p", {}, "Components"), el("dl", {}, parts)) : null;
 }
 
@@ -50,8 +56,8 @@ function drawMore(row, texts, max) {
   return more;
 }
 
-function drawSelect(row) {
-  const box = el("input", { type: "checkbox" });
+export function drawSelect(row) {
+  const box = el("input", { type: "checkbox", "data-id": idOf(row) });
   box.checked = view.selected.has(idOf(row));
   box.addEventListener("change", () => select(row, box.checked));
   return el("label.select", {}, box, "Select");
@@ -61,12 +67,13 @@ function drawHead(row, topScore) {
   const flagged = row.flagged === true;
   return el("div.head", {},
     el("h3", {}, el("span.visually-hidden", {}, "Row "), display(row.rank)),
-    el("span.score", {}, bar(row.score, topScore), el("span", {}, number(row.score))),
+    row.score == null ? null : el("span.score", {}, bar(row.score, topScore), el("span", {}, number(row.score))),
     el("span.about", {},
       flagged ? chip("flagged", ".flagged") : null,
+      row.flagged_number ? chip(`${row.flagged_number} of ${count(allFlagged.length)} flagged rows`) : null,
       row.flagged_for ? chip(`for ${row.flagged_for} of ${row.of} answers`) : null,
       row.label == null ? null : chip(visible(row.label)),
-      row.p_value == null ? null : el("span", { title: CHANCE }, `p = ${number(row.p_value)}`),
+      row.p_value == null ? null : el("span", { title: `${CHANCE} ${number(row.p_value)}` }, pValue(row.p_value)),
       flagged && row.stability != null ? el("span", { title: STABLE }, `stable ${(100 * row.stability).toFixed(0)} %`) : null,
       row.source ? el("span.source", {}, visible(row.source)) : null),
     idOf(row) ? drawSelect(row) : null);
@@ -74,9 +81,9 @@ function drawHead(row, topScore) {
 
 function drawRow(row, at, topScore, max) {
   const texts = el("div.texts", {}, drawTexts(row, max, false));
-  const name = `Row ${row.rank}${row.flagged === true ? ", flagged" : ""}, score ${number(row.score)}`;
+  const name = `Row ${display(row.rank)}${row.flagged === true ? ", flagged" : ""}, score ${number(row.score)}`;
   const node = el("li", { tabindex: at ? -1 : 0, "aria-label": name },
-    drawHead(row, topScore), texts, drawMore(row, texts, max), drawComponents(row.score_components));
+    drawHead(row, topScore), texts, drawMore(row, texts, max), drawComponents(row.score_components), view.rowControls(row));
   node.row = row;
   return node;
 }
@@ -113,13 +120,24 @@ export function drawRows({ query, trace, members }) {
   byId("num-shown").textContent = members ? "Rows flagged for the most answers come first."
     : rows.length ? `The first ${rows.length}${trace.num_rows ? ` of ${count(trace.num_rows)}` : ""} are shown.`
       : "No training row was ranked.";
+  allFlagged = query.flagged_ids ?? [];
   const nodes = rows.map((row, at) => drawRow(row, at, topScore, max));
   fold(nodes, rows);
   byId("rows").replaceChildren(...nodes);
   byId("find").value = byId("find-status").textContent = "";
-  allFlagged = query.flagged_ids ?? [];
   byId("select-flagged").hidden = !rows.some((row) => row.flagged === true && idOf(row));
   drawSelected();
+}
+
+// The flagged rows that are not listed: their ids and their numbers among all flagged rows.
+export function unlistedFlagged() {
+  const listed = new Set([...byId("rows").children].map(({ row }) => idOf(row)));
+  return allFlagged.map((id, at) => ({ id, flagged_number: at + 1 })).filter(({ id }) => !listed.has(id));
+}
+
+// Append flagged rows that the trace has only by their ids.
+export function appendRows(rows) {
+  byId("rows").append(...rows.map((row) => drawRow({ ...row, flagged: true }, byId("rows").children.length, 0, 0)));
 }
 
 export const rowNodes = () => [...byId("rows").children].filter((node) => !node.hidden);
@@ -167,10 +185,8 @@ export function drawSelected() {
   const size = view.selected.size;
   byId("selected").hidden = !size;
   byId("selected-count").textContent = `${plural(size, "row")} selected.`;
-  for (const node of byId("rows").children) {
-    const box = node.querySelector(".select input");
-    if (box) box.checked = view.selected.has(idOf(node.row));
-  }
+  for (const box of document.querySelectorAll(".select input")) box.checked = view.selected.has(box.dataset.id);
+  view.onSelection();
 }
 
 export function wireRows() {

@@ -21,6 +21,14 @@ export function number(value) {
   return value === 0 || (magnitude >= 1e-3 && magnitude < 1e4) ? value.toFixed(3) : value.toExponential(2);
 }
 
+// A p-value as journals print it: .02, or < .001.
+export function pValue(value) {
+  return value < 0.001 ? "p < .001" : `p = ${String(Number(value.toPrecision(2))).replace(/^0/, "")}`;
+}
+
+// A text as one argument of a shell command.
+export const shellQuote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${visible(text).replaceAll("'", "'\\''")}'`);
+
 export const count = (value) => Number(value).toLocaleString("en");
 export const plural = (value, singular, pluralForm = `${singular}s`) => `${count(value)} ${value === 1 ? singular : pluralForm}`;
 

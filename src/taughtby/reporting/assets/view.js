@@ -8,6 +8,8 @@ export const view = {
   rank: null, // its rank
   selected: new Map(), // rows by id
   tab: "rows", // the tab on show
+  rowControls: () => null, // what a served page adds to a row
+  onSelection: () => {}, // called when rows are selected
   map: null, // the map of the training set, if the trace has none
 };
 
