@@ -52,6 +52,7 @@ export function addTraces(traces) {
     view.entries.push(entry);
     return entry;
   }));
+  document.body.classList.toggle("empty", !view.entries.length);
   groupAnswers();
   drawAnswers(choose);
   return added;
