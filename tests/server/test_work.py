@@ -25,7 +25,7 @@ from taughtby.methods import get_method
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-from test_browser import ask, browser, serving, until  # noqa: F401
+from test_browser import ask, browser, serving, until  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 from taughtby.server.session import Session
 

@@ -18,7 +18,7 @@ from taughtby.reporting.files import save_json, to_json_text
 
 Verdict = Literal["cause", "not the cause", "unsure"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
-COLUMNS = ("id", "source", "label", "verdict", "note")
+COLUMNS: tuple[str, ...] = ("id", "source", "label", "verdict", "note")
 
 
 @dataclass(frozen=True)
