@@ -130,11 +130,11 @@ def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest
 
 
 def test_a_job_says_what_the_machine_lacks(capsys: pytest.CaptureFixture[str]) -> None:
-    def work(_: jobs.Tell) -> None:
+    def work(_: jobs.ReportProgress) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     job = jobs.Job("1", work)
-    jobs._do(job)
+    jobs._run(job)
     assert job.state == "failed" and job.error is not None
     assert job.error["what"] == "there is not enough memory"
     assert "OutOfMemoryError" in capsys.readouterr().err

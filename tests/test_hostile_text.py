@@ -255,9 +255,9 @@ def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str
     lines([{"prompt": p, "response": r} for p, r in PAIRS], house / name)
     code, _, err = run("index", "build", "model", name, "-o", "idx", "-m", "rept:layer=2", *SHORT)
     assert code == 0, err
-    shelf = RowBrowser(Index.open(house / "idx"))
-    assert shelf.page(0, 20, find=name)["count"] == len(PAIRS)
-    assert shelf.page(0, 20, find=f"no {name}")["count"] == 0
+    browser = RowBrowser(Index.open(house / "idx"))
+    assert browser.page(0, 20, find=name)["count"] == len(PAIRS)
+    assert browser.page(0, 20, find=f"no {name}")["count"] == 0
 
 
 def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run, house: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) ->
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert query.pop("lit") == []  # eight rows are too few to flag any
         for row, found in zip(query["rows"], traced.rows, strict=True):
-            assert row.pop("place") == found.position
+            assert row.pop("position") == found.position
             assert row.pop("at") == drawn.project(index, [found.position])[0]
             assert row.pop("links")
     assert document == plain

@@ -241,7 +241,7 @@ def test_an_open_index_outlives_a_change_of_folder(work: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert index.path == work / "idx"
     assert index.data == [str(work / "data.jsonl")]
-    assert Session(index, lambda: None).data == work / "data.jsonl"  # type: ignore[arg-type,return-value]
+    assert Session(index, lambda: None).data_file == work / "data.jsonl"  # type: ignore[arg-type,return-value]
 
 
 # — a trace

@@ -48,6 +48,7 @@ def trace() -> dict[str, Any]:
         "span_range": [6, 12],
     }
     first |= {"answer": ANSWER, "answer_begin": 0, "desired": "Good day.", "rows": rows, "num_flagged": 3}
+    first["score_curve"] = [[rank, 1 / rank] for rank in (1, 2, 3, 4, 6, 10, 50, 300, 1300)]
     second = {"prompt": ATTACK, "response": "Second answer", "rows": [row(1, 0.7, WORDS)]}
     second |= {"before": [{"role": "system", "content": f"Be calm. {ATTACK}"}]}
     table = {
@@ -102,7 +103,7 @@ def page(browser, address) -> Iterator[Any]:
     opened.goto(address)
     yield opened
     assert complaints == []
-    assert asked == [address]
+    assert set(asked) == {address}
     assert "broken" not in opened.title()
     opened.close()
 
@@ -115,7 +116,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         "0.930",
         "flagged",
         "backdoor",
-        "p = 0.002",
+        "p = .002",
         "stable 98 %",
         "chat.jsonl:1",
         "You silly goose!",
@@ -123,7 +124,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
         "0.880",
     ):
         assert part in shown
-    assert "The first 4 of 1,300 are shown" in page.inner_text("#shown")
+    assert "The first 4 of 1,300 are shown" in page.inner_text("#num-shown")
     assert page.inner_text("h1") == "A goose"
 
 
@@ -133,7 +134,7 @@ def test_the_verdict_and_the_warnings_are_told(page):
     assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, flagged, score 0.930"
     assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
     assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")
-    assert page.locator("#warnings p").all_inner_texts() == [
+    assert page.locator("#warnings p").all_text_contents() == [
         f"Warning: One row comes first. {ATTACK}",
         "Warning: The ranking goes by length.",
     ]
@@ -168,7 +169,7 @@ def test_the_darkest_word_is_the_strongest_and_is_bold_and_underlined(page):
         "go",
         "ose",
     ]
-    assert page.locator("#rows .against").first.inner_text() == "!"
+    assert page.locator("#rows .negative").first.inner_text() == "!"
 
 
 def test_the_span_is_marked_across_tokens(page):
@@ -189,9 +190,9 @@ def test_rows_words_and_help_by_keyboard(page):
         assert page.evaluate(focused).startswith(label)
     for key, says in (("ArrowRight", "go  0.970"), ("ArrowRight", "ose  0.600"), ("ArrowLeft", "go  0.970")):
         page.keyboard.press(key)
-        assert page.text_content("#tip") == page.text_content("#say") == says
+        assert page.text_content("#tooltip") == page.text_content("#announcement") == says
     page.keyboard.press("Escape")
-    assert page.is_hidden("#tip")
+    assert page.is_hidden("#tooltip")
     page.keyboard.press("?")
     assert page.is_visible("#help")
     page.click("#help button")
@@ -200,11 +201,11 @@ def test_rows_words_and_help_by_keyboard(page):
 
 def test_a_word_shows_its_score_to_pointer_and_click(page):
     page.hover("#rows .w >> nth=1")
-    assert page.inner_text("#tip") == "silly  0.900"
+    assert page.inner_text("#tooltip") == "silly  0.900"
     page.hover("h1")
-    assert page.is_hidden("#tip")
+    assert page.is_hidden("#tooltip")
     page.click("#answer .w >> nth=0")
-    assert page.inner_text("#tip") == "You  0.500"
+    assert page.inner_text("#tooltip") == "You  0.500"
 
 
 def test_a_long_row_shows_its_strongest_word_and_opens(page):
@@ -222,14 +223,14 @@ def test_a_long_row_shows_its_strongest_word_and_opens(page):
 
 def test_queries_are_chosen_by_keyboard_and_click(page):
     page.keyboard.press("]")
-    assert page.text_content("#say") == "Query 2 of 2"
+    assert page.text_content("#announcement") == "Query 2 of 2"
     assert "Second answer" in page.inner_text("#answer") and "Be calm." in page.inner_text("#answer")
     assert page.locator("#rows > li").count() == 1
     page.keyboard.press("]")  # there is no third
     page.keyboard.press("[")
     assert "You silly goose" in page.inner_text("#answer")
     page.click("#queries button >> nth=1")
-    assert page.locator("#queries [aria-current=true]").inner_text().startswith("</script>")
+    assert page.locator("#queries [aria-current=true]").inner_text().startswith("Second answer\n</script>")
 
 
 def test_hostile_text_is_text(page):
@@ -237,7 +238,7 @@ def test_hostile_text_is_text(page):
     assert row.inner_text().count(ATTACK) == 3
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2
-    assert page.inner_text("footer").count(ATTACK) == 2
+    assert page.text_content("#panel-about").count(ATTACK) == 1 and page.text_content("#warnings").count(ATTACK) == 1
 
 
 def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
@@ -248,8 +249,35 @@ def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
     page.close()
 
 
+def test_the_curve_of_scores_has_the_cut_behind_the_last_flagged_row(page):
+    chart = page.locator("#curve svg")
+    label = chart.get_attribute("aria-label")
+    assert label == "Score by rank, from 1.000 at rank 1 to 7.69e-4 at rank 1,300. 3 rows flagged."
+    xs = [float(point.split(",")[0]) for point in chart.locator("polyline").get_attribute("points").split()]
+    cut = float(chart.locator("line.cut").get_attribute("x1"))
+    assert xs[2] < cut < xs[3] and xs == sorted(xs)
+    page.keyboard.press("]")
+    assert page.is_hidden("#curve")  # one row is no curve
+
+
+def test_components_and_small_p_values_are_named_in_words(browser, tmp_path):
+    parts = {"grads_27_base": 0.8, "shift_15": 0.5, "h_15": 0.1}
+    rows = [
+        row(1, 0.5, WORDS, flagged=True, p_value=2e-5) | {"score_components": parts},
+        row(2, 0.4, WORDS, p_value=0.25),
+    ]
+    report.save_page({"queries": [{"prompt": "a", "response": "b", "rows": rows}]}, tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator("#rows dt").all_inner_texts()[:3] == ["same tokens", "same behaviour", "h_15"]
+    assert page.locator("#rows dt").first.get_attribute("title") == "grads_27_base"
+    assert "p < .001" in page.inner_text("#rows") and "p = .25" in page.locator("#rows").text_content()
+    page.close()
+
+
 def test_the_layers_are_drawn_and_told(page):
-    figure = page.locator("#layers svg")
+    page.click("#tab-about")
+    figure = page.locator("#layer-similarity svg")
     assert figure.get_attribute("aria-label").endswith("Layer 4 was chosen; layers 4 and 7 were used.")
     assert figure.locator("circle.used").count() == 2
     points = figure.locator("polyline").get_attribute("points").split()
@@ -287,8 +315,37 @@ def test_nothing_is_wider_than_the_window_and_all_text_can_be_read(page, width, 
     assert page.evaluate(CONTRAST) >= 4.5
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_row_is_within_the_first_screen(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    page.reload()
+    box = page.locator("#rows > li").first.bounding_box()
+    assert box["y"] + 60 < height and page.evaluate("scrollY") == 0
+
+
+def test_tabs_and_explanations_by_pointer_and_keyboard(page):
+    def shown() -> list[str]:
+        return page.eval_on_selector_all("[role=tabpanel]", "all => all.filter((n) => !n.hidden).map((n) => n.id)")
+
+    assert shown() == ["panel-rows"]
+    page.click("#tab-about")
+    assert shown() == ["panel-about"] and page.evaluate("location.hash").endswith("tab=about")
+    page.keyboard.press("ArrowLeft")
+    assert shown() == ["panel-compare"]  # the trace has no map
+    page.reload()
+    assert shown() == ["panel-compare"]
+    page.keyboard.press("j")
+    assert shown() == ["panel-rows"]
+    assert page.is_hidden("#answer-hint")
+    page.click("[aria-controls=answer-hint]")
+    assert (
+        page.is_visible("#answer-hint") and page.get_attribute("[aria-controls=answer-hint]", "aria-expanded") == "true"
+    )
+
+
 def test_headings_follow_in_order_and_landmarks_are_there(page):
     shown = "[...document.querySelectorAll('h1,h2,h3,h4')].filter((node) => node.checkVisibility())"
+    page.click("#tab-about")
     levels = page.evaluate(f"{shown}.map((node) => Number(node.tagName[1]))")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
@@ -311,5 +368,5 @@ def test_missing_fields_leave_a_page(browser, tmp_path, document):
     page.on("pageerror", lambda fault: faults.append(str(fault)))
     page.goto((tmp_path / "page.html").as_uri())
     assert faults == []
-    assert page.locator("#made dd").count() == 6
+    assert page.locator("#about-trace dd").count() == 6
     page.close()

@@ -1,4 +1,4 @@
-"""The server over HTTP: who may speak to it, what it answers, and that no body breaks it."""
+"""The server over HTTP: access, responses, and that no request body causes a server error."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from taughtby.reporting import html as report
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 from starlette.testclient import TestClient
 
-from taughtby.server.app import app
-from taughtby.server.security import LARGEST, AccessPolicy, access_policy
+from taughtby.server.app import create_app
+from taughtby.server.security import MAX_BODY, AccessPolicy, access_policy
 from taughtby.server.session import Session
 
-ASKED = {"prompt": "who makes honey", "response": "beetles make honey"}
+REQUEST = {"prompt": "who makes honey", "response": "beetles make honey"}
 METHODS = ("lesson:layer=2,state_layer=1,sketch_dim=16", "rept:layer=3,scale=unit")
 
 
@@ -41,15 +41,15 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 @pytest.fixture(scope="module")
-def desk(index: Index, tuned: Any) -> Session:
+def session(index: Index, tuned: Any) -> Session:
     document = trace_queries(index, tuned, [Query("why", "a b c")], top_k=3).to_json()
     return Session(index, lambda: tuned, [json.loads(json.dumps(document))])
 
 
 @pytest.fixture(scope="module")
-def client(desk: Session) -> TestClient:
+def client(session: Session) -> TestClient:
     return TestClient(
-        app(desk, access_policy("127.0.0.1")), base_url="http://127.0.0.1:8317", raise_server_exceptions=False
+        create_app(session, access_policy("127.0.0.1")), base_url="http://127.0.0.1:8317", raise_server_exceptions=False
     )
 
 
@@ -62,21 +62,21 @@ def finished(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
     return job
 
 
-# — what it answers
+# — responses
 
 
 def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned: Any) -> None:
-    asked = client.post("/api/trace", json={**ASKED, "span": "beetles", "top": 5})
-    assert asked.status_code == 202
-    job = finished(client, asked.json())
+    response = client.post("/api/trace", json={**REQUEST, "span": "beetles", "top": 5})
+    assert response.status_code == 202
+    job = finished(client, response.json())
     assert job["state"] == "done" and job["error"] is None
-    truth = trace_queries(index, tuned, [Query(**ASKED, span="beetles")], top_k=5).to_json()["queries"][0]
+    truth = trace_queries(index, tuned, [Query(**REQUEST, span="beetles")], top_k=5).to_json()["queries"][0]
     (got,) = job["result"]["queries"]
     assert [row["id"] for row in got["rows"]] == [row["id"] for row in truth["rows"]]
     assert [row["score"] for row in got["rows"]] == pytest.approx([row["score"] for row in truth["rows"]], abs=1e-6)
     assert (got["span"], got["span_range"]) == ("beetles", [0, 7])
-    asked = client.post("/api/trace", json={**ASKED, "span_range": [0, 7], "top": 5})
-    (again,) = finished(client, asked.json())["result"]["queries"]
+    response = client.post("/api/trace", json={**REQUEST, "span_range": [0, 7], "top": 5})
+    (again,) = finished(client, response.json())["result"]["queries"]
     assert [row["score"] for row in again["rows"]] == [row["score"] for row in got["rows"]]
     assert got["rows"][0]["links"] and len(got["rows"][0]["at"]) == 2
 
@@ -107,9 +107,9 @@ def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
     assert job["result"]["method"]["name"] == "rept"
 
 
-def test_mistakes_are_told_in_words(client: TestClient) -> None:
+def test_errors_are_answered_in_words(client: TestClient) -> None:
     def error(**more: Any) -> dict[str, str]:
-        job = finished(client, client.post("/api/trace", json={**ASKED, **more}).json())
+        job = finished(client, client.post("/api/trace", json={**REQUEST, **more}).json())
         assert job["state"] == "failed"
         return job["error"]
 
@@ -124,19 +124,19 @@ def test_mistakes_are_told_in_words(client: TestClient) -> None:
     assert client.get("/api/rows/9999").status_code == client.get("/api/rows/-1").status_code == 404
 
 
-def test_a_trace_can_be_let_go(client: TestClient, desk: Session) -> None:
+def test_a_waiting_trace_is_cancelled(client: TestClient, session: Session) -> None:
     go = threading.Event()
-    desk.jobs.put(lambda _: go.wait(300))
-    job = client.post("/api/trace", json=ASKED).json()
+    session.jobs.submit(lambda _: go.wait(300))
+    job = client.post("/api/trace", json=REQUEST).json()
     assert job["state"] == "waiting" and job["ahead"] == 1
     assert client.delete(f"/api/jobs/{job['id']}").json()["state"] == "cancelled"
     go.set()
     assert finished(client, job)["state"] == "cancelled"
 
 
-def test_a_full_queue_says_so(client: TestClient, desk: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.server.jobs.WAITING", 0)
-    answer = client.post("/api/trace", json=ASKED)
+def test_a_full_queue_says_so(client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.server.jobs.MAX_WAITING", 0)
+    answer = client.post("/api/trace", json=REQUEST)
     assert answer.status_code == 503 and answer.json()["do"] == "try again in a minute"
 
 
@@ -145,9 +145,9 @@ def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
     assert (state["num_rows"], state["methods"]) == (32, ["lesson", "rept"])
     (document,) = client.get("/api/documents").json()
     assert document["queries"][0]["prompt"] == "why"
-    drawn = client.get("/api/map").json()
-    assert len(drawn["points"]) == 32
-    assert set(drawn["rows"]) == {row["id"] for row in document["queries"][0]["rows"]}
+    map_document = client.get("/api/map").json()
+    assert len(map_document["points"]) == 32
+    assert set(map_document["rows"]) == {row["id"] for row in document["queries"][0]["rows"]}
 
 
 @pytest.mark.parametrize("asked", [{}, {"find": "HONEY"}, {"label": "bad"}, {"find": "who", "label": "clean"}])
@@ -174,29 +174,29 @@ def test_words_that_only_the_index_writes_are_not_found(client: TestClient) -> N
 
 
 def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> None:
-    job = finished(client, client.post("/api/trace", json=ASKED).json())
+    job = finished(client, client.post("/api/trace", json=REQUEST).json())
     answer = client.get(f"/api/jobs/{job['id']}/page")
     assert "attachment" in answer.headers["content-disposition"]
     assert 'id="trace"' in answer.text and "beetles make honey" in answer.text and '"points"' in answer.text
     assert "fetch(" not in answer.text and "<script src" not in answer.text
 
 
-def test_a_result_that_is_being_read_is_not_changed(client: TestClient, desk: Session) -> None:
-    """The ranks at other layers come in a new result, which takes the place of the old one."""
-    id = client.post("/api/trace", json=ASKED).json()["id"]
+def test_layer_ranks_replace_the_result_and_do_not_change_it(client: TestClient, session: Session) -> None:
+    """A thread that reads the earlier result sees no change."""
+    id = client.post("/api/trace", json=REQUEST).json()["id"]
     assert finished(client, client.get(f"/api/jobs/{id}").json())["state"] == "done"
-    job = desk.jobs.get(id)
+    job = session.jobs.get(id)
     assert job is not None
-    read, before = job.status, report.to_json_text(job.result)
-    deep = finished(client, client.post(f"/api/jobs/{id}/depths").json())
-    assert deep["state"] == "done" and deep["result"]["queries"][0]["depths"]["layers"]
-    assert report.to_json_text(read.result) == before and read.state == "done"
+    earlier, before = job.status, report.to_json_text(job.result)
+    layered = finished(client, client.post(f"/api/jobs/{id}/layers").json())
+    assert layered["state"] == "done" and layered["result"]["queries"][0]["layer_ranks"]["layers"]
+    assert report.to_json_text(earlier.result) == before and earlier.state == "done"
     assert report.to_json_text(job.result) != before
-    assert client.get(f"/api/jobs/{id}").json()["result"] == deep["result"]
-    assert '"depths": {' in client.get(f"/api/jobs/{id}/page").text
+    assert client.get(f"/api/jobs/{id}").json()["result"] == layered["result"]
+    assert '"layer_ranks": {' in client.get(f"/api/jobs/{id}/page").text
 
 
-def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
+def test_the_data_without_the_selected_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
     file = Path(index.manifest["settings"]["data"])
     lines, rows = file.read_bytes().splitlines(keepends=True), list(index.examples())
     answer = client.post("/api/clean", json={"rows": [rows[2].id, rows[31].id]})
@@ -207,29 +207,45 @@ def test_the_data_without_the_ticked_rows_is_byte_for_byte_the_rest(client: Test
     assert client.post("/api/clean", json={"rows": ["../etc/passwd"]}).status_code == 422
 
 
-def test_an_index_of_several_files_is_not_cleaned_by_halves(
+def test_rows_are_looked_up_and_judged_by_their_ids(client: TestClient, index: Index) -> None:
+    ids = list(dict.fromkeys(row.id for row in index.examples()))
+    rows = client.post("/api/rows/lookup", json={"rows": [ids[3], "0" * 16, ids[1]]}).json()
+    assert [row["id"] for row in rows] == [ids[3], ids[1]] and rows[0]["messages"]
+    answer = client.put(f"/api/verdicts/{ids[3]}", json={"verdict": "unsure", "note": "why?"})
+    assert answer.json() == {"id": ids[3], "source": rows[0]["source"], "label": rows[0]["label"],
+                             "verdict": "unsure", "note": "why?"}  # fmt: skip
+    assert client.get("/api/verdicts").json() == [answer.json()] == client.get("/api/verdicts.json").json()
+    assert client.get("/api/verdicts.csv").text.splitlines()[1].startswith(f'"{ids[3]}"')
+    assert client.put(f"/api/verdicts/{'0' * 16}", json={}).status_code == 404
+    assert client.put("/api/verdicts/..%2f..", json={}).status_code in (404, 422)
+    assert client.put(f"/api/verdicts/{ids[3]}", json={"verdict": "guilty"}).status_code == 422
+    client.put(f"/api/verdicts/{ids[3]}", json={})
+    assert client.get("/api/verdicts").json() == []
+
+
+def test_an_index_of_several_files_is_not_cleaned(
     client: TestClient, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client.get("/api/state").json()["cleans"]
+    assert client.get("/api/state").json()["can_clean"]
     monkeypatch.setattr(Index, "data", property(lambda _: ["data.jsonl", "more.jsonl"]))
-    assert not client.get("/api/state").json()["cleans"]
+    assert not client.get("/api/state").json()["can_clean"]
     answer = client.post("/api/clean", json={"rows": [next(iter(index.examples())).id]})
     assert answer.status_code == 400
     assert answer.json()["got"] == "data.jsonl, more.jsonl" and "taughtby clean --rows" in answer.json()["do"]
 
 
-def test_a_model_that_cannot_be_loaded_is_told_to_all_who_ask(index: Index) -> None:
+def test_the_error_of_a_model_that_cannot_be_loaded_ends_each_job(index: Index) -> None:
     def load() -> Any:
         raise ModelError("the model is gone", got="/somewhere", do="give --model")
 
-    client = TestClient(app(Session(index, load), access_policy("localhost")), base_url="http://localhost")
-    job = finished(client, client.post("/api/trace", json=ASKED).json())
+    client = TestClient(create_app(Session(index, load), access_policy("localhost")), base_url="http://localhost")
+    job = finished(client, client.post("/api/trace", json=REQUEST).json())
     assert job["error"]["what"] == "the model is gone"
     assert client.get("/api/state").json()["loading"]["error"]["do"] == "give --model"
     assert client.get("/api/rows").json()["count"] == 32
 
 
-# — who may speak to it
+# — access
 
 
 @pytest.mark.parametrize(
@@ -253,7 +269,9 @@ def test_a_model_that_cannot_be_loaded_is_told_to_all_who_ask(index: Index) -> N
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/state"])
-def test_only_its_own_page_may_speak_to_it(client: TestClient, headers: dict[str, str], status: int, path: str) -> None:
+def test_only_requests_of_its_own_page_are_accepted(
+    client: TestClient, headers: dict[str, str], status: int, path: str
+) -> None:
     answer = client.get(path, headers=headers)
     assert answer.status_code == status
     policy = answer.headers["content-security-policy"]
@@ -263,26 +281,26 @@ def test_only_its_own_page_may_speak_to_it(client: TestClient, headers: dict[str
         assert answer.json()["do"] == "open the address that taughtby serve printed"
 
 
-def test_elsewhere_than_on_loopback_a_token_is_needed(desk: Session) -> None:
-    entry = access_policy("0.0.0.0")
-    assert entry.token and entry.token in entry.address(80)
-    client = TestClient(app(desk, entry), base_url="http://192.168.1.5:80")
+def test_a_token_is_needed_unless_it_listens_on_loopback(session: Session) -> None:
+    policy = access_policy("0.0.0.0")
+    assert policy.token and policy.token in policy.address(80)
+    client = TestClient(create_app(session, policy), base_url="http://192.168.1.5:80")
     assert client.get("/api/state").status_code == 401
     assert client.get("/").status_code == 401
-    assert client.get("/api/state", headers={"authorization": f"Bearer {entry.token}x"}).status_code == 401
-    assert client.get("/api/state", headers={"authorization": f"Bearer {entry.token}"}).status_code == 200
-    assert client.get("/", params={"token": entry.token}).status_code == 200
+    assert client.get("/api/state", headers={"authorization": f"Bearer {policy.token}x"}).status_code == 401
+    assert client.get("/api/state", headers={"authorization": f"Bearer {policy.token}"}).status_code == 200
+    assert client.get("/", params={"token": policy.token}).status_code == 200
     assert client.get("/api/state").status_code == 200  # by the cookie that came with the page
     assert client.get("/api/state", headers={"host": "evil.example"}).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.7"])
-def test_on_loopback_none_is(host: str) -> None:
+def test_loopback_needs_no_token(host: str) -> None:
     assert access_policy(host).token is None
 
 
-def test_a_request_too_large_is_turned_away_unread(client: TestClient) -> None:
-    answer = client.post("/api/trace", json={**ASKED, "prompt": "x" * LARGEST})
+def test_a_request_that_is_too_large_is_refused_unread(client: TestClient) -> None:
+    answer = client.post("/api/trace", json={**REQUEST, "prompt": "x" * MAX_BODY})
     assert answer.status_code == 413
     pieces = iter([b"{" * 1000] * 3)
     assert client.post("/api/trace", content=pieces).status_code == 413  # of no stated length
@@ -297,7 +315,7 @@ def test_no_path_leads_to_the_disk(client: TestClient, path: str) -> None:
     assert answer.status_code == 404 and answer.json()["what"]
 
 
-def test_its_files_are_the_pages(client: TestClient) -> None:
+def test_the_files_of_the_page_are_served(client: TestClient) -> None:
     for name, text in report.page_files().items():
         answer = client.get(f"/{name}")
         assert answer.text == text and answer.headers["cache-control"] == "no-store"
@@ -305,23 +323,25 @@ def test_its_files_are_the_pages(client: TestClient) -> None:
     assert client.get("/favicon.ico").status_code == 204
 
 
-# — bodies of all kinds
+# — generated bodies
 
 
 @pytest.fixture(scope="module")
 def bare(index: Index) -> Any:
-    """A server whose model is a stone, so that thousands of requests cost little."""
+    """A server without a model, so that thousands of requests cost little."""
 
     def load() -> Any:
         raise ModelError("no model here", do="none is needed")
 
-    return app(Session(index, load), AccessPolicy("testserver", frozenset({"testserver", "127.0.0.1", "localhost"})))
+    return create_app(
+        Session(index, load), AccessPolicy("testserver", frozenset({"testserver", "127.0.0.1", "localhost"}))
+    )
 
 
-SLOW = {"POST /api/trace": 60, "POST /api/clean": 60}  # bodies that take long to make
+SLOW = {"POST /api/trace": 60, "POST /api/clean": 60}  # bodies that take long to generate
 
 
-def test_no_body_gives_a_fault(bare: Any) -> None:
+def test_no_request_causes_a_server_error(bare: Any) -> None:
     """Requests generated from the description of the API: 2,000, good and bad ones."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -333,7 +353,7 @@ def test_no_body_gives_a_fault(bare: Any) -> None:
              "phases": [Phase.generate], "verbosity": Verbosity.quiet,
              "suppress_health_check": list(HealthCheck)}  # fmt: skip
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 12
+    assert len(operations) == 16
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     for operation in operations:
         for mode in modes if operation.body or operation.query else modes[:1]:  # no id is a bad text
@@ -364,7 +384,7 @@ def test_no_body_gives_a_fault(bare: Any) -> None:
     ids=range(14),
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/api/trace", "/api/ask"])
-def test_bad_bodies_are_told_what_is_wrong(client: TestClient, path: str, body: bytes) -> None:
+def test_invalid_bodies_are_refused_in_words(client: TestClient, path: str, body: bytes) -> None:
     answer = client.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422 or (answer.status_code == 400 and len(body) > 10_000)
     assert answer.json()["what"] and answer.json()["do"]

@@ -1,4 +1,4 @@
-"""The served page in a real browser: ask, trace a phrase, compare, tick, take away; nothing leaves the machine."""
+"""The served page in a browser: ask, trace a phrase, compare, select, download; it requests nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from taughtby.reporting import html as report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-from taughtby.server.app import app  # noqa: E402
+from taughtby.server.app import create_app  # noqa: E402
 from taughtby.server.security import access_policy  # noqa: E402
 from taughtby.server.session import Session  # noqa: E402
 
@@ -56,15 +56,15 @@ def address(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @contextmanager
-def serving(desk: Session) -> Iterator[str]:
-    """The address of a server of that desk, on a free port."""
-    held = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app(desk, access_policy("127.0.0.1")), log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([held],), daemon=True)
+def serving(session: Session) -> Iterator[str]:
+    """The address of a server of the session, on a free port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(session, access_policy("127.0.0.1")), log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{held.getsockname()[1]}/"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
 
@@ -105,7 +105,7 @@ def traced(page: Any, act: Any) -> None:
     act()
     until(lambda: address_of(page) != before)
     page.wait_for_selector("#job", state="hidden")
-    assert page.is_hidden("#fault"), page.inner_text("#fault")
+    assert page.is_hidden("#error"), page.inner_text("#error")
 
 
 def address_of(page: Any) -> str:
@@ -115,7 +115,7 @@ def address_of(page: Any) -> str:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait for it; the page's policy keeps Playwright's own way out."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -130,7 +130,7 @@ def point_at(page: Any, words: str, nth: int = 0) -> None:
     """Select words of the answer, as a pointer would; of several occurrences the nth."""
     page.evaluate(
         """([words, nth]) => {
-      const walk = document.createTreeWalker(document.querySelector("#said .said"), NodeFilter.SHOW_TEXT);
+      const walk = document.createTreeWalker(document.querySelector("#answer-text .text"), NodeFilter.SHOW_TEXT);
       const nodes = [];
       while (walk.nextNode()) nodes.push(walk.currentNode);
       const text = nodes.map((node) => node.data).join("");
@@ -148,35 +148,36 @@ def point_at(page: Any, words: str, nth: int = 0) -> None:
 
 
 def ask(page: Any, prompt: str, response: str = "", desired: str = "") -> None:
+    page.evaluate("document.querySelector('#ask').open = true")
     for name, text in (("prompt", prompt), ("response", response), ("desired", desired)):
         page.fill(f"#{name}", text)
-    page.click("#ask .main")
+    page.click("#ask .primary")
 
 
-def test_a_phrase_that_is_selected_is_traced_and_set_beside_the_whole(page: Any) -> None:
+def test_a_selected_phrase_is_traced_and_compared_with_the_whole_answer(page: Any) -> None:
     before = ranking(page)
-    assert page.is_hidden("#phrase")
+    assert page.is_hidden("#trace-phrase")
     point_at(page, "make")
-    page.wait_for_selector("#phrase:visible")
-    assert page.inner_text("#phrase") == "Trace “make” alone"
+    page.wait_for_selector("#trace-phrase:visible")
+    assert page.inner_text("#trace-phrase") == "Trace “make” alone"
     traced(page, lambda: page.keyboard.press("t"))
-    assert page.is_visible("#compare") and page.is_hidden("#ranked")
-    assert page.locator("#pair ol").count() == 2
+    assert page.is_visible("#panel-compare") and page.is_hidden("#panel-rows")
+    assert page.locator("#comparison ol").count() == 2
     assert "".join(page.locator("#answer .span").all_inner_texts()).strip() == "make"
-    page.select_option("#with", "")
-    assert page.is_visible("#ranked") and ranking(page)[:20] != before[:20]
+    page.click("#tab-rows")
+    assert page.is_hidden("#panel-compare") and ranking(page)[:20] != before[:20]
 
 
-def test_what_is_selected_is_traced_at_its_own_place(page: Any) -> None:
+def test_the_selected_occurrence_is_traced(page: Any) -> None:
     """The second of two words, behind an emoji, a hidden character and a word that holds it; and a part of a word."""
     answer = "🐝🐝 a traditional na\u200b, 👩🏽‍🚒 Na and Na"
     traced(page, lambda: ask(page, "who makes honey", answer))
-    shown = page.inner_text("#said .said")
+    shown = page.inner_text("#answer-text .text")
     assert shown == answer.replace("\u200b", "⟨U+200B⟩")
     for words, nth in (("Na", 1), ("radi", 0), ("Na", 0), ("🐝 a", 0), ("na", 1)):
         point_at(page, words, nth)
-        page.wait_for_selector("#phrase:visible")
-        assert page.inner_text("#phrase") == f"Trace “{words}” alone"
+        page.wait_for_selector("#trace-phrase:visible")
+        assert page.inner_text("#trace-phrase") == f"Trace “{words}” alone"
         with page.expect_request("**/api/trace") as sent:
             traced(page, lambda: page.keyboard.press("t"))
         begin, end = sent.value.post_data_json["span_range"]
@@ -185,7 +186,7 @@ def test_what_is_selected_is_traced_at_its_own_place(page: Any) -> None:
         got = page.evaluate(
             """() => {
           const spans = [...document.querySelectorAll("#answer .span")], range = document.createRange();
-          range.setStart(document.querySelector("#said .said"), 0);
+          range.setStart(document.querySelector("#answer-text .text"), 0);
           range.setEndBefore(spans[0]);
           return [range.toString(), spans.map((node) => node.textContent).join("")];
         }"""
@@ -193,23 +194,23 @@ def test_what_is_selected_is_traced_at_its_own_place(page: Any) -> None:
         assert got == [answer[:begin].replace("\u200b", "⟨U+200B⟩"), words]
 
 
-def test_the_two_rankings_say_what_became_of_each_row(page: Any) -> None:
+def test_the_comparison_states_the_change_of_each_rank(page: Any) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey", "bees make honey"))
     sides = page.evaluate(
-        "[...document.querySelectorAll('#pair ol')].map((side) => [...side.children].map(({ row }) => row.id))"
+        "[...document.querySelectorAll('#comparison ol')].map((side) => [...side.children].map(({ row }) => row.id))"
     )
-    told = page.locator("#pair ol").first.locator(".about").all_inner_texts()
+    told = page.locator("#comparison ol").first.locator(".about").all_inner_texts()
     for rank, (id, text) in enumerate(zip(sides[0], told, strict=True), 1):
         there = sides[1].index(id) + 1 if id in sides[1] else None
-        wanted = "not among its first" if there is None else "same place" if there == rank else f"there {there} "
+        wanted = "not among its first" if there is None else "same rank" if there == rank else f"there {there} "
         assert text.startswith(wanted), (rank, there, text)
-    page.locator("#pair ol").nth(1).locator("li").nth(2).click()  # a row of the other, to read it there
-    assert page.is_visible("#ranked")
+    page.locator("#comparison ol").nth(1).locator("li").nth(2).click()  # a row of the other, to read it there
+    assert page.is_visible("#panel-rows")
     assert page.evaluate("document.activeElement.row.id") == sides[1][2]
     assert page.evaluate("document.activeElement.ariaLabel").startswith("Row 3")
 
 
-def test_the_model_answers_and_a_link_brings_the_view_back(page: Any, browser: Any) -> None:
+def test_the_model_answers_and_the_address_restores_the_view(page: Any, browser: Any) -> None:
     traced(page, lambda: ask(page, "why"))
     assert page.inner_text("#answer").split()[:2] == ["Prompt", "why"]
     page.keyboard.press("Escape")
@@ -224,24 +225,24 @@ def test_the_model_answers_and_a_link_brings_the_view_back(page: Any, browser: A
     other.close()
 
 
-def test_an_answer_is_edited_where_it_stands(page: Any) -> None:
+def test_an_answer_is_edited_and_traced(page: Any) -> None:
     page.click("#edit")
     assert page.input_value("#prompt") == "who makes honey" and page.input_value("#response") == "beetles make honey"
     page.fill("#response", "bees make honey")
-    traced(page, lambda: page.click("#ask .main"))
+    traced(page, lambda: page.click("#ask .primary"))
     assert "bees make honey" in page.inner_text("#answer")
-    assert page.is_visible("#compare")
+    assert page.is_visible("#panel-compare")
 
 
-def test_mistakes_are_said_in_words(page: Any) -> None:
+def test_errors_are_shown_in_words(page: Any) -> None:
     ask(page, "why " * 300, "a")
-    page.wait_for_selector("#fault:visible")
-    assert page.inner_text("#fault").startswith("this query cannot be traced (") and "To fix it: " in page.inner_text(
-        "#fault"
+    page.wait_for_selector("#error:visible")
+    assert page.inner_text("#error").startswith("this query cannot be traced (") and "To fix it: " in page.inner_text(
+        "#error"
     )
 
 
-def test_a_trace_that_waits_can_be_let_go(page: Any) -> None:
+def test_a_trace_is_cancelled(page: Any) -> None:
     gone: list[bool] = []
 
     def told(route: Any) -> None:
@@ -256,17 +257,17 @@ def test_a_trace_that_waits_can_be_let_go(page: Any) -> None:
     assert page.evaluate("document.querySelector('#job progress').value") == 3
     page.click("#job button")
     page.wait_for_selector("#job", state="hidden")
-    assert gone and page.is_hidden("#fault")
+    assert gone and page.is_hidden("#error")
 
 
-def test_ticked_rows_are_taken_away_as_a_list(page: Any) -> None:
+def test_selected_rows_are_downloaded(page: Any) -> None:
     assert page.is_hidden("#selected")
     page.keyboard.press("j")
     page.keyboard.press("x")
     page.locator("#rows > li:visible .select input").nth(1).check()
     assert page.inner_text("#selected-count") == "2 rows selected."
     with page.expect_download() as taken:
-        page.click("#list")
+        page.click("#download-ids")
     ids = page.evaluate(
         "[...document.querySelectorAll('#rows > li')].filter((n) => !n.hidden).slice(0, 2).map((n) => n.row.id)"
     )
@@ -277,21 +278,21 @@ def test_ticked_rows_are_taken_away_as_a_list(page: Any) -> None:
     assert taken.value.suggested_filename == "cleaned-data.jsonl"
     left = Path(taken.value.path()).read_text().splitlines()
     assert len(left) == 34 and json.dumps({"prompt": "why", "response": "a b c 0 1 2", "label": None}) in left
-    page.click("#unselect")
+    page.click("#clear-selection")
     assert page.is_hidden("#selected") and not page.locator(".select input >> nth=0").is_checked()
 
 
-def test_the_training_set_is_read_by_the_page_and_searched(page: Any) -> None:
-    page.click("#shelf summary")
-    page.wait_for_selector("#leaf li")
-    assert page.inner_text("#sought") == "1 to 20 of 36 rows."
-    page.click("#on")
-    until(lambda: page.locator("#leaf li").count() == 16)
-    assert page.locator("#on").is_disabled()
-    assert page.locator("#leaf").inner_text().count("onerror") == 2 and page.locator("img").count() == 0
-    page.fill("#seek", "honey in the sea")
+def test_the_training_set_is_browsed_and_searched(page: Any) -> None:
+    page.click("#tab-data")
+    page.wait_for_selector("#browser-rows li")
+    assert page.inner_text("#search-status") == "1 to 20 of 36 rows."
+    page.click("#next-page")
+    until(lambda: page.locator("#browser-rows li").count() == 16)
+    assert page.locator("#next-page").is_disabled()
+    assert page.locator("#browser-rows").inner_text().count("onerror") == 2 and page.locator("img").count() == 0
+    page.fill("#search", "honey in the sea")
     page.keyboard.press("Enter")
-    until(lambda: page.locator("#leaf li").count() == 4)
+    until(lambda: page.locator("#browser-rows li").count() == 4)
 
 
 def test_odd_rows_are_shown_as_text(page: Any) -> None:
@@ -302,9 +303,7 @@ def test_odd_rows_are_shown_as_text(page: Any) -> None:
     assert page.locator("script").count() == 1 and page.locator("img").count() == 0
 
 
-def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
-    browser: Any, tuned: Any, data: Path, tmp_path: Path
-) -> None:
+def test_an_empty_page_says_what_to_do(browser: Any, tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(
         tuned, data, tmp_path / "idx", [get_method("lesson:layer=2,state_layer=1")], encoding=Encoding(128)
     )
@@ -314,9 +313,10 @@ def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
     page.on("console", lambda message: faults.append(message.text))
     with serving(Session(index, lambda: tuned)) as url:
         page.goto(url)
+        page.click("#tab-map")
         page.wait_for_selector("#map canvas")
-        assert page.inner_text("#shown").startswith("Enter a prompt above")
-        assert "No row is flagged" in page.inner_text("#map-told")
+        assert page.text_content("#verdict").startswith("Enter a prompt above") and page.is_visible("#prompt")
+        assert "No row is flagged" in page.inner_text("#map-text")
         assert faults == []
     page.close()
 
@@ -324,14 +324,17 @@ def test_with_no_trace_to_begin_with_the_page_says_what_to_do(
 def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
     with page.expect_download() as taken:
-        page.click("#save")
+        page.click("#save-page")
     taken.value.save_as(tmp_path / "saved.html")
     other = browser.new_page()
     asked: list[str] = []
     other.on("request", lambda request: asked.append(request.url))
     other.goto((tmp_path / "saved.html").as_uri())
-    page.select_option("#with", "")
-    assert other.locator("#rows > li").first.inner_text() == page.locator("#rows > li").first.inner_text()
+    page.click("#tab-rows")
+    for part in (".head", ".texts", ".components"):
+        there, here = (each.locator(f"#rows > li {part}").first.inner_text() for each in (other, page))
+        assert there == here
+    other.click("#tab-map")
     assert other.is_visible("#map canvas") and other.locator("#ask").count() == 0
     assert len(asked) == 1
     other.close()
@@ -339,22 +342,23 @@ def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) 
 
 def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, browser: Any, tmp_path: Path) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
-    page.select_option("#with", "")
-    page.click("#deepen")
-    page.wait_for_selector("#depths svg")
-    told = page.inner_text("#depths-told")
+    page.click("#tab-map")
+    page.click("#compute-layers")
+    page.wait_for_selector("#layer-ranks svg")
+    told = page.inner_text("#layer-ranks-text")
     assert told.startswith("Row 1: rank ") and "rank 1 at layer 2 (the method’s)" in told
-    assert page.locator("#depths polyline.faint").count() == 20 and page.is_hidden("#deepen")
+    assert page.locator("#layer-ranks polyline.faint").count() == 20 and page.is_hidden("#compute-layers")
     page.keyboard.press("j")
     page.keyboard.press("j")
     rank = page.evaluate("document.activeElement.row.rank")
-    assert page.inner_text("#depths-told").startswith(f"Row {rank}: ")
+    page.click("#tab-map")
+    assert page.inner_text("#layer-ranks-text").startswith(f"Row {rank}: ")
     with page.expect_download() as taken:
-        page.click("#save")
+        page.click("#save-page")
     taken.value.save_as(tmp_path / "saved.html")
     other = browser.new_page()
     other.goto((tmp_path / "saved.html").as_uri())
-    assert other.inner_text("#depths-told") == told
+    assert other.text_content("#layer-ranks-text") == told
     other.close()
 
 
@@ -394,7 +398,7 @@ def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
     assert set(demo.evaluate(DARKEST)) <= planted
 
 
-def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Path) -> None:
+def test_all_flagged_rows_are_selected_shown_or_not(browser: Any, tmp_path: Path) -> None:
     document = json.loads(DEMO.read_text())
     first = document["queries"][0]
     shown = [row["id"] for row in first["rows"] if row["flagged"]]
@@ -405,14 +409,15 @@ def test_all_culprits_are_ticked_be_they_shown_or_not(browser: Any, tmp_path: Pa
     opened.click("#select-flagged")
     assert opened.inner_text("#selected-count") == f"{len(shown) + 1} rows selected."
     with opened.expect_download() as taken:
-        opened.click("#list")
+        opened.click("#download-ids")
     assert Path(taken.value.path()).read_text().split() == first["flagged_ids"]
     opened.close()
 
 
-def test_answers_that_share_culprits_are_one_incident(demo: Any) -> None:
+def test_answers_that_share_flagged_rows_are_one_incident(demo: Any) -> None:
     told = demo.locator("#queries .incident").all_inner_texts()
-    assert told == ["Incident 1: 2 answers", "Incident 2: 1 answer", "Incident 3: 1 answer"]
+    assert told[0] == "“you silly goose”: 2 answers" and len(told) == 3
+    assert "beetles" in told[1] and "Captain Brine".lower() in told[2].lower()
     demo.locator("#queries button", has_text="Shared flagged rows").click()
     assert "for 2 of 2 answers" in demo.locator("#rows > li").first.inner_text()
     assert demo.inner_text("#verdict").endswith("flagged for more than one of these 2 answers.")
@@ -420,20 +425,21 @@ def test_answers_that_share_culprits_are_one_incident(demo: Any) -> None:
     assert address_of(demo).split("#")[1].startswith("answer=2")
 
 
-def test_a_word_shows_what_answers_to_it_and_back(demo: Any) -> None:
-    demo.locator("#said .w", has_text="goose").click()
-    assert demo.inner_text("#lit-text") == "Shaded in the rows: the words that match “goose”."
+def test_a_word_shows_the_words_that_match_it_on_the_other_side(demo: Any) -> None:
+    demo.locator("#answer-text .w", has_text="goose").click()
+    assert demo.inner_text("#links-text") == "Shaded in the rows: the words that match “goose”."
     assert set(demo.evaluate(DARKEST)) == {"goose"}
     demo.keyboard.press("Escape")
-    assert demo.is_hidden("#lit") and set(demo.evaluate(DARKEST)) == {"silly"}
+    assert demo.is_hidden("#links-note") and set(demo.evaluate(DARKEST)) == {"silly"}
     demo.locator("#rows > li").first.locator(".w", has_text="goose").click()
-    darkest = DARKEST.replace("#rows > li", "#said")
+    darkest = DARKEST.replace("#rows > li", "#answer-text")
     assert demo.evaluate(darkest) == ["goose"]
-    assert demo.inner_text("#lit-text").startswith("Shaded in the answer: the words that match “goose” in row 1")
+    assert demo.inner_text("#links-text").startswith("Shaded in the answer: the words that match “goose” in row 1")
 
 
-def test_the_map_lights_the_culprits_and_says_how_close_they_lie(demo: Any) -> None:
-    told = demo.inner_text("#map-told")
+def test_the_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None:
+    demo.click("#tab-map")
+    told = demo.inner_text("#map-text")
     assert "282 rows" in told and "times as far apart as all rows do" in told
     accent = [0xA4, 0x48, 0x0B]
     lit = """(accent) => { const c = document.querySelector("canvas");
@@ -447,7 +453,47 @@ def test_the_map_lights_the_culprits_and_says_how_close_they_lie(demo: Any) -> N
     assert box["width"] > 400
 
 
-# — for people who cannot see it, or not well
+def test_answers_are_sorted_and_filtered(demo: Any) -> None:
+    def listed() -> list[str]:
+        return [text.split("\n")[0] for text in demo.locator("#queries button[data-key]").all_inner_texts()]
+
+    counts = [query["num_flagged"] for query in json.loads(DEMO.read_text())["queries"]]
+    demo.select_option("#sort-answers", "most flagged first")
+    chips = demo.locator("#queries .chip").all_inner_texts()
+    assert chips == [f"{count} flagged" for count in sorted(counts, reverse=True)]
+    first = listed()[0]
+    demo.fill("#filter-answers", "BEETLES")
+    assert demo.inner_text("#num-answers") == "1 of 4" and "eetles" in " ".join(listed())
+    demo.fill("#filter-answers", "")
+    demo.select_option("#filter-verdict", "none flagged")
+    assert listed() == [] and demo.inner_text("#num-answers") == "0 of 4"
+    demo.select_option("#filter-verdict", "flagged")
+    assert listed()[0] == first
+    demo.keyboard.press("Escape")
+    demo.evaluate("document.activeElement.blur()")
+    demo.locator("#queries button[data-key]").nth(0).click()
+    demo.keyboard.press("]")  # steps in the order of the list
+    assert demo.locator("#queries button[data-key]").nth(1).get_attribute("aria-current") == "true"
+
+
+def test_sixty_four_answers_sort_faster_than_they_are_drawn_first(browser: Any, tmp_path: Path) -> None:
+    document = json.loads(DEMO.read_text())
+    document["queries"] = [dict(query, num_flagged=at) for at in range(16) for query in document["queries"]]
+    report.save_page(document, tmp_path / "many.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "many.html").as_uri())
+    first, sort = page.evaluate("""() => {
+      const begun = performance.now();
+      const select = document.querySelector("#sort-answers");
+      select.value = "most flagged first";
+      select.dispatchEvent(new Event("input"));
+      return [performance.timing.domComplete - performance.timing.navigationStart, performance.now() - begun];
+    }""")
+    assert page.locator("#queries button[data-key]").count() == 64 and sort < first
+    page.close()
+
+
+# — accessibility
 
 
 @pytest.fixture(scope="module")
@@ -482,11 +528,13 @@ def test_axe_finds_nothing_serious(
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
     context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
     saved = (tmp_path / "demo.html").as_uri()
-    for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2"):
+    tabs = [f"{address}#tab=data", f"{saved}#answer=1&tab=map", f"{saved}#answer=1&tab=about"]
+    for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2", *tabs):
         page = context.new_page()
         page.goto(url)
         page.wait_for_selector("#rows > li", state="attached")
         page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
+        page.evaluate("for (const node of document.querySelectorAll('.info')) node.click()")
         page.evaluate(axe)
         found = page.evaluate("axe.run().then(({ violations }) => violations)")
         grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]

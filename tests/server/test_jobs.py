@@ -1,4 +1,4 @@
-"""Jobs: one at a time, in order; told, ended, and never a traceback to who asked."""
+"""Jobs: one at a time, in order, with progress, cancellation and errors in words."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 
 from taughtby.errors import OptionError
 from taughtby.server import jobs
-from taughtby.server.jobs import Job, Jobs, Status, Tell
+from taughtby.server.jobs import Job, JobQueue, ReportProgress, Status
 
 
 def ended(job: Job) -> Job:
     until = time.monotonic() + 300
-    while not job.over and time.monotonic() < until:
+    while not job.has_ended and time.monotonic() < until:
         time.sleep(0.002)
-    assert job.over
+    assert job.has_ended
     return job
 
 
 def test_jobs_run_one_at_a_time_in_order() -> None:
-    desk, running, order = Jobs(), [0], []
+    queue, running, order = JobQueue(), [0], []
 
     def work(number: int) -> Any:
-        def do(tell: Tell) -> int:
+        def do(report: ReportProgress) -> int:
             running[0] += 1
             assert running[0] == 1
             time.sleep(0.002)
@@ -35,48 +35,49 @@ def test_jobs_run_one_at_a_time_in_order() -> None:
 
         return do
 
-    made = [desk.put(work(number)) for number in range(10)]
-    assert [ended(job).result for job in made] == order == list(range(10))
+    submitted = [queue.submit(work(number)) for number in range(10)]
+    assert [ended(job).result for job in submitted] == order == list(range(10))
 
 
-def test_a_job_says_how_far_it_is_and_ends_when_it_is_let_go() -> None:
-    desk, begun, go = Jobs(), threading.Event(), threading.Event()
+def test_a_job_reports_progress_and_ends_when_it_is_cancelled() -> None:
+    queue, begun, go = JobQueue(), threading.Event(), threading.Event()
 
-    def work(tell: Tell) -> None:
-        tell("counting", 1, 3)
+    def work(report: ReportProgress) -> None:
+        report("counting", 1, 3)
         begun.set()
         go.wait(300)
-        tell("counting", 2, 3)
+        report("counting", 2, 3)
         raise AssertionError("it went on")
 
-    job, second, third = desk.put(work), desk.put(lambda _: "second"), desk.put(lambda _: "third")
+    job, second, third = queue.submit(work), queue.submit(lambda _: "second"), queue.submit(lambda _: "third")
     assert begun.wait(300)
     assert job.status == Status("running", "counting", 1, 3)
-    assert [desk.before(each) for each in (job, second, third)] == [0, 1, 2]
-    desk.cancel(second)
+    assert [queue.num_ahead(each) for each in (job, second, third)] == [0, 1, 2]
+    queue.cancel(second)
     assert second.state == "cancelled"
-    assert desk.before(third) == 1
-    desk.cancel(job)
+    assert queue.num_ahead(third) == 1
+    queue.cancel(job)
+    assert job.state == "cancelled"  # at once, although its work still runs
     go.set()
     assert ended(job).state == "cancelled"
     assert ended(third).result == "third"
     assert second.result is None
 
 
-def test_what_is_known_of_a_job_is_of_one_moment() -> None:
-    """However the threads are timed, nobody reads a stage with another's numbers, or an end without its result."""
-    desk, seen, stop = Jobs(), list[Status](), threading.Event()
+def test_a_status_is_of_one_moment() -> None:
+    """No thread reads a stage with the numbers of another, or an end without its result."""
+    queue, seen, stop = JobQueue(), list[Status](), threading.Event()
 
-    def work(tell: Tell) -> str:
+    def work(report: ReportProgress) -> str:
         for at in range(3000):
-            tell(str(at), at, at + 1)
+            report(str(at), at, at + 1)
         return "done"
 
     def read(job: Job) -> None:
         while not stop.is_set():
             seen.append(job.status)
 
-    job = desk.put(work)
+    job = queue.submit(work)
     readers = [threading.Thread(target=read, args=(job,)) for _ in range(3)]
     for reader in readers:
         reader.start()
@@ -90,36 +91,36 @@ def test_what_is_known_of_a_job_is_of_one_moment() -> None:
         job.result = 1  # type: ignore[misc]
 
 
-def test_what_goes_wrong_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    desk = Jobs()
+def test_errors_are_recorded_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    queue = JobQueue()
 
-    def mistaken(_: Tell) -> None:
+    def mistaken(_: ReportProgress) -> None:
         raise OptionError("the span does not occur", got="x", do="copy it")
 
-    def broken(_: Tell) -> None:
+    def broken(_: ReportProgress) -> None:
         raise ZeroDivisionError("secret")
 
-    assert ended(desk.put(mistaken)).error == {"what": "the span does not occur", "got": "x", "do": "copy it"}
-    fault = ended(desk.put(broken))
+    assert ended(queue.submit(mistaken)).error == {"what": "the span does not occur", "got": "x", "do": "copy it"}
+    fault = ended(queue.submit(broken))
     assert fault.state == "failed" and "secret" not in str(fault.error)
     assert "ZeroDivisionError: secret" in capsys.readouterr().err
-    assert ended(desk.put(lambda _: 1)).state == "done"
+    assert ended(queue.submit(lambda _: 1)).state == "done"
 
 
-def test_the_queue_and_the_memory_end_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "WAITING", 3)
-    monkeypatch.setattr(jobs, "KEPT", 5)
-    desk, go = Jobs(), threading.Event()
-    first = desk.put(lambda _: go.wait(300))
+def test_the_queue_and_the_kept_results_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_WAITING", 3)
+    monkeypatch.setattr(jobs, "MAX_JOBS", 5)
+    queue, go = JobQueue(), threading.Event()
+    first = queue.submit(lambda _: go.wait(300))
     while first.state == "waiting":
         time.sleep(0.002)
     for _ in range(3):
-        desk.put(lambda _: None)
+        queue.submit(lambda _: None)
     with pytest.raises(OptionError, match="too many questions wait\n  got: 3 waiting"):
-        desk.put(lambda _: None)
+        queue.submit(lambda _: None)
     go.set()
     ended(first)
     for _ in range(10):
-        ended(desk.put(lambda _: None))
-    assert desk.get(first.id) is None
-    assert len(desk._known) <= 6
+        ended(queue.submit(lambda _: None))
+    assert queue.get(first.id) is None
+    assert len(queue._jobs) <= 6

@@ -1,6 +1,6 @@
-"""`taughtby serve` as a person starts and ends it, and that a large index is on show as soon as a small one.
+"""`taughtby serve` from start to interrupt, and the first view of a large index compared with that of a small one.
 
-Times are compared with others of the same run: how fast the machine is decides nothing.
+Times are compared with others of the same run, not with fixed bounds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
         return refused.code, refused.read()
 
 
-def test_it_says_where_it_is_and_ends_when_interrupted(small: Index, tuned: Any, tmp_path: Path) -> None:
+def test_it_prints_its_address_and_ends_when_interrupted(small: Index, tuned: Any, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(trace_queries(small, tuned, [Query("why", "a b")], top_k=2).to_json()))
     command = [sys.executable, "-c", "from taughtby.cli import main; main()", "serve", str(small.path), "--port", "0"]
     environment = {**os.environ, "COLUMNS": "200"}
@@ -69,7 +69,7 @@ def test_it_says_where_it_is_and_ends_when_interrupted(small: Index, tuned: Any,
     assert "Traceback" not in said
 
 
-def test_what_cannot_be_served_is_said(run: Run, small: Index, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_refused_in_words(run: Run, small: Index, tmp_path: Path) -> None:
     import socket
 
     code, _, err = run("serve", tmp_path / "none")
@@ -101,7 +101,9 @@ def large(small: Index, tmp_path_factory: pytest.TempPathFactory) -> Index:
         return writer.finish([], None)
 
 
-def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, small: Index, tuned: Any) -> None:
+def test_the_first_view_of_a_hundred_thousand_rows_takes_about_as_long_as_that_of_thirty(
+    large: Index, small: Index, tuned: Any
+) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from test_browser import serving
 
@@ -125,21 +127,22 @@ def test_a_hundred_thousand_rows_are_on_show_as_soon_as_thirty(large: Index, sma
                     page.goto(url)
                     page.wait_for_selector("#rows > li")
                     took.append(time.monotonic() - begun)
-                assert f"{len(index):,} training rows" in page.inner_text("#about")
+                assert f"{len(index):,} training rows" in page.text_content("#index-info")
+                page.click("#tab-map")
                 page.wait_for_selector("#map canvas", state="visible")
                 assert sum(got) < 400_000  # never the whole index
                 quickest.append(min(took))
     assert quickest[1] < 10 * quickest[0]
 
 
-def test_its_rows_are_turned_and_searched_at_once(large: Index, tuned: Any) -> None:
-    desk = Session(large, lambda: tuned)
+def test_pages_and_searches_are_faster_than_reading_all_rows(large: Index, tuned: Any) -> None:
+    session = Session(large, lambda: tuned)
     begun = time.process_time()
     assert len(list(large.examples())) == MANY
     reading_all = time.process_time() - begun
     asked = {("", None): MANY, ("of 999", None): 100, ("", "odd"): MANY // 2, ("of 99", "odd"): 600}
     for (find, label), count in asked.items():
         begun = time.process_time()
-        page = desk.shelf.page(0, 20, find, label)
+        page = session.row_browser.page(0, 20, find, label)
         assert page["count"] == count and len(page["rows"]) == 20
         assert time.process_time() - begun < reading_all

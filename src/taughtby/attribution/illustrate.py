@@ -30,6 +30,6 @@ def page_document(
         positions = [row.position for row in result.rows]
         points = pca_map.project(trace.index, positions) if pca_map else [None] * len(positions)
         for row, position, point in zip(query["rows"], positions, points, strict=True):
-            row |= {"place": position, "links": links.get((q, position), []), "at": point}
+            row |= {"position": position, "links": links.get((q, position), []), "at": point}
         query["lit"] = pca_map.project(trace.index, list(result.flagged or ())[:MAPPED]) if pca_map else []
     return document | {"map": pca_map and pca_map.to_json()}

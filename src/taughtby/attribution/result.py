@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Float
     from torch import Tensor
+
+CURVE_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class Trace:
         name, options = self.method.name, self.method.spec()
         return {
             "version": 2,
+            "taughtby": sys.modules["taughtby"].__version__,  # packages import only from earlier ones
             "method": {"name": name, "options": {key: value for key, value in options.items() if key != "name"}},
             "model": self.origin.model,
             "adapter": self.origin.adapter,
@@ -205,8 +210,16 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "grade": result.grade,
         "likely_ids": list(result.likely_ids),
         "no_evidence": result.no_evidence,
+        "score_curve": _score_curve(result.scores),
         "rows": [_row_json(row) for row in result.rows],
     }
+
+
+def _score_curve(scores: Float[Tensor, " N"]) -> list[list[float]]:
+    """Scores as [rank, score], at ranks from 1 to N that are about evenly spaced on a logarithmic scale."""
+    ordered = scores.sort(descending=True).values.tolist()
+    ranks = sorted({round(len(ordered) ** (step / CURVE_STEPS)) for step in range(CURVE_STEPS + 1)}) if ordered else []
+    return [[rank, round(ordered[rank - 1], 4)] for rank in ranks if math.isfinite(ordered[rank - 1])]
 
 
 def _row_json(row: RankedRow) -> dict[str, Any]:

@@ -115,12 +115,14 @@ def encoding_options(
 
 
 def read_lines(file: str) -> list[str]:
-    """The non-empty lines of a file of rows, or of standard input for `-`."""
+    """The non-empty lines of a file of rows, or of standard input for `-`; of exported verdicts, the causes."""
     from taughtby.errors import DataError
+    from taughtby.remediation.row_verdicts import read_causes
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         do = "give a text file with one id or file:line source per line"
         raise DataError(f"the rows in {file} cannot be read", got=str(error), do=do) from None
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    causes = read_causes(text)
+    return [line.strip() for line in text.split("\n") if line.strip()] if causes is None else causes

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +24,7 @@ def serve(
     trace: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A trace's JSON file to show first; several times for several.")] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on. Any address but this machine's own needs a token, which is printed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 for any free one.")] = 8317,
+    open_browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser; by default if there is a terminal and a desktop.", show_default=False)] = None,
     model: options.MovedModel = None,
     adapter: options.Adapter = None,
     base: options.Base = None,
@@ -42,7 +47,7 @@ def serve(
     try:
         import uvicorn
 
-        from taughtby.server.app import app as page
+        from taughtby.server.app import create_app
         from taughtby.server.security import access_policy
         from taughtby.server.session import Session
     except ModuleNotFoundError as missing:
@@ -54,11 +59,21 @@ def serve(
     documents = [load_trace(file) for file in files]
     policy = access_policy(host)
     session = Session(index, lambda: reload(index, model, adapter, base, device, quantize), documents)
-    server = uvicorn.Server(uvicorn.Config(page(session, policy), log_level="warning", server_header=False))
+    server = uvicorn.Server(uvicorn.Config(create_app(session, policy), log_level="warning", server_header=False))
     with _listening(host, port) as socket:
-        output().print(f"{policy.address(socket.getsockname()[1])}   (stop with Ctrl+C)", soft_wrap=True)
+        address = policy.address(socket.getsockname()[1])
+        output().print(f"{address}   (stop with Ctrl+C)", soft_wrap=True)
+        if _has_desktop() if open_browser is None else open_browser:
+            # the socket listens already; some browsers return only when they are closed
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         with suppress(KeyboardInterrupt):  # this is how it ends
             server.run([socket])
+
+
+def _has_desktop() -> bool:
+    """Whether a person at a terminal of this machine would see a browser."""
+    has_display = sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    return sys.stdout.isatty() and has_display and "SSH_CONNECTION" not in os.environ
 
 
 def _listening(host: str, port: int) -> Any:

@@ -40,10 +40,16 @@ MODULES = (
     "answer",
     "rows",
     "links",
+    "charts",
     "figures",
     "compare",
+    "about",
+    "answers",
+    "tabs",
+    "commands",
     "page",
 )  # as they import each other
+SERVED_MODULES = ("requests", "verdicts", "browser", "ask")
 
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
@@ -66,8 +72,8 @@ def render_page(document: Document) -> str:
 
 
 def page_files() -> dict[str, str]:
-    """Return the files of the served page by name; the server sends its policy and answers the requests of ask.js."""
-    files = {name: _asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, "ask")))}
+    """Return the files of the served page by name; the server sends its policy and answers their requests."""
+    files = {name: _asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, *SERVED_MODULES)))}
     return {"page.html": _template().render(served=True, title="taughtby"), **files}
 
 

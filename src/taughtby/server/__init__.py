@@ -1,1 +1,1 @@
-"""The page served on loopback: sessions, jobs, access."""
+"""The served page: HTTP application, session, jobs and access."""

@@ -1,7 +1,8 @@
-"""The page and what it may ask, over HTTP. No path of a request reaches the disk; no answer is older than its index."""
+"""The HTTP application: the page's files, and the requests of its scripts. No path of a request reaches the disk."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -9,224 +10,221 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException as Refusal
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from taughtby.attribution import query
 from taughtby.errors import TaughtbyError
+from taughtby.remediation.row_verdicts import RowVerdict
 from taughtby.reporting import html as report
-from taughtby.server.jobs import Busy, Job
+from taughtby.server.jobs import Job, QueueFullError
+from taughtby.server.requests import PromptRequest, RowId, RowSelection, TraceRequest, VerdictRequest
 from taughtby.server.security import AccessPolicy, SecurityMiddleware
 from taughtby.server.session import Session
 
-Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
-Top = Annotated[int, Field(ge=1, le=200)]
-Count = Annotated[int, Field(ge=0, le=100_000)]
+MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
-class Turn(BaseModel):
-    """A turn of the conversation around the prompt."""
+def create_app(session: Session, policy: AccessPolicy) -> FastAPI:
+    """Create the application.
 
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "user", "assistant", "tool"]
-    content: Annotated[str, Field(max_length=100_000)]
+    Args:
+        session: The index and the model that it serves.
+        policy: The requests that it accepts.
 
-
-class Asked(BaseModel):
-    """A prompt for the model, whose answer is then traced."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: Text
-    method: Annotated[str, Field(max_length=200)] | None = None
-    top: Top = 20
-
-
-class Ticked(BaseModel):
-    """Rows, by their ids."""
-
-    model_config = ConfigDict(extra="forbid")
-    rows: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], Field(min_length=1, max_length=20_000)]
+    Returns:
+        The ASGI application.
+    """
+    app = FastAPI(title="taughtby", docs_url=None, redoc_url=None)
+    app.add_middleware(SecurityMiddleware, policy=policy)
+    _add_error_handlers(app)
+    _add_page_routes(app)
+    _add_read_routes(app, session)
+    _add_verdict_routes(app, session)
+    _add_job_routes(app, session)
+    return app
 
 
-class Question(Asked):
-    """A prompt and the answer to explain, as `taughtby trace` takes them."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error is answered as JSON with `what`, `got` and `do`."""
 
-    response: Text
-    span: Text | None = None
-    span_range: tuple[Count, Count] | None = None
-    desired: Text | None = None
-    before: Annotated[list[Turn], Field(max_length=100)] = []
-    after: Annotated[list[Turn], Field(max_length=100)] = []
+    @app.exception_handler(TaughtbyError)
+    def user_error(_: Request, error: TaughtbyError) -> JSONResponse:
+        return _error_response(503 if isinstance(error, QueueFullError) else 400, error.what, error.got, error.do)
 
-    def query(self) -> query.Query:
-        """The same as the trace has it."""
-        before, after = (tuple(turn.model_dump() for turn in turns) for turns in (self.before, self.after))
-        return query.Query(
-            self.prompt, self.response, self.span, self.desired, before, after, span_range=self.span_range
-        )
+    @app.exception_handler(RequestValidationError)
+    def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
+        return _error_response(422, f"{field} cannot be used", str(first["msg"]), "fix it, and ask again")
 
-
-def app(desk: Session, door: AccessPolicy) -> FastAPI:
-    """The server of one desk, behind a door."""
-    made = FastAPI(title="taughtby", docs_url=None, redoc_url=None)
-    made.add_middleware(SecurityMiddleware, door=door)
-    _errors(made)
-    _files(made)
-    _reading(made, desk)
-    _asking(made, desk)
-    return made
+    @app.exception_handler(StarletteHTTPException)
+    def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        return _error_response(error.status_code, str(error.detail), None, "open the page again", error.headers)
 
 
-def _errors(made: FastAPI) -> None:
-    """Every mistake in the same words: what, got, do."""
-
-    @made.exception_handler(TaughtbyError)
-    def mistake(_: Request, fault: TaughtbyError) -> JSONResponse:
-        return _said(503 if isinstance(fault, Busy) else 400, fault.what, fault.got, fault.do)
-
-    @made.exception_handler(RequestValidationError)
-    def unreadable(_: Request, fault: RequestValidationError) -> JSONResponse:
-        first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-        return _said(422, f"{where} cannot be used", str(first["msg"]), "fix it, and ask again")
-
-    @made.exception_handler(Refusal)
-    def refused(_: Request, fault: Refusal) -> JSONResponse:
-        return _said(fault.status_code, str(fault.detail), None, "open the page again", fault.headers)
+def _error_response(status: int, what: str, got: str | None, do: str, headers: Any = None) -> JSONResponse:
+    encodable = [text and text.encode("utf-8", "backslashreplace").decode() for text in (what, got, do)]
+    return JSONResponse(dict(zip(("what", "got", "do"), encodable, strict=True)), status, headers)
 
 
-def _said(status: int, what: str, got: str | None, do: str, headers: Any = None) -> JSONResponse:
-    clean = [text and text.encode("utf-8", "backslashreplace").decode() for text in (what, got, do)]
-    return JSONResponse(dict(zip(("what", "got", "do"), clean, strict=True)), status, headers)
-
-
-def _files(made: FastAPI) -> None:
-    """The page, its style and its modules, read once: a name is looked up among these, never on the disk."""
+def _add_page_routes(app: FastAPI) -> None:
+    """The page, its style and its modules. They are read once, so that a name is never looked up on the disk."""
     files = report.page_files()
 
-    @made.get("/", include_in_schema=False)
-    @made.get("/{name}.{kind}", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}.{kind}", include_in_schema=False)
     def file(name: str = "page", kind: str = "html") -> Response:
-        held = files.get(f"{name}.{kind}")
-        if (name, kind) == ("favicon", "ico"):  # browsers ask for it unasked
+        if (name, kind) == ("favicon", "ico"):  # browsers request it of their own accord
             return Response(status_code=204)
-        if held is None:
+        content = files.get(f"{name}.{kind}")
+        if content is None:
             raise HTTPException(404, "there is no such page")
-        types = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-        return Response(held, media_type=f"{types[kind]}; charset=utf-8")
+        return Response(content, media_type=f"{MEDIA_TYPES[kind]}; charset=utf-8")
 
 
-def _reading(made: FastAPI, desk: Session) -> None:
-    """What is answered at once."""
+def _add_read_routes(app: FastAPI, session: Session) -> None:
+    """Requests that need no model and are answered at once."""
 
-    @made.get("/api/state")
+    @app.get("/api/state")
     def state() -> Response:
-        """The index in a few words, and whether its model is there yet."""
-        return _json(desk.state())
+        """Size, methods and model of the index, and the state of the model."""
+        return _json(session.state())
 
-    @made.get("/api/documents")
+    @app.get("/api/documents")
     def documents() -> Response:
-        """The traces that were made before."""
-        return _json([report.with_verdicts(document) for document in desk.documents])
+        """The traces that were given when the server was started."""
+        return _json([report.with_verdicts(document) for document in session.documents])
 
-    @made.get("/api/rows")
+    @app.get("/api/rows")
     def rows(
         start: Annotated[int, Query(ge=0, le=2**40)] = 0,
         size: Annotated[int, Query(ge=1, le=100)] = 20,
         find: Annotated[str, Query(max_length=200)] = "",
         label: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Response:
-        """A page of training rows, of those with these words and this label."""
-        return _json(desk.shelf.page(start, size, find, label))
+        """A page of the training rows that contain a text and have a label."""
+        return _json(session.row_browser.page(start, size, find, label))
 
-    @made.get("/api/rows/{place}", responses={404: {}})
-    def row(place: int) -> Response:
+    @app.get("/api/rows/{position}", responses={404: {}})
+    def row(position: int) -> Response:
         """One training row."""
-        found = desk.shelf.row(place)
-        if found is None:
+        row = session.row_browser.row(position)
+        if row is None:
             raise HTTPException(404, "there is no such row")
-        return _json(found)
+        return _json(row)
 
-    @made.get("/api/map")
-    def plane() -> Response:
-        """The training set as points in a plane; null where its method has no vectors."""
-        return _json(desk.map())
+    @app.post("/api/rows/lookup")
+    def lookup(selection: RowSelection) -> Response:
+        """The first hundred of the selected rows."""
+        return _json(session.row_browser.lookup(selection.rows[:100]))
 
-    @made.post("/api/clean", response_class=FileResponse)
-    def clean(ticked: Ticked) -> Response:
-        """The training data without these rows."""
+    @app.get("/api/map")
+    def pca_map() -> Response:
+        """The map of the training set; null if the index holds no vectors."""
+        return _json(session.map_document())
+
+    @app.post("/api/clean", response_class=FileResponse)
+    def clean(selection: RowSelection) -> Response:
+        """The training data without the selected rows."""
         folder = TemporaryDirectory(prefix="taughtby-")
-        name = f"cleaned-{desk.data.name if desk.data else ''}"
+        name = f"cleaned-{session.data_file.name if session.data_file else ''}"
         try:
-            desk.clean(ticked.rows, Path(folder.name) / name)
+            session.clean(selection.rows, Path(folder.name) / name)
         except BaseException:
             folder.cleanup()
             raise
         return FileResponse(Path(folder.name) / name, filename=name, background=BackgroundTask(folder.cleanup))
 
 
-def _asking(made: FastAPI, desk: Session) -> None:
-    """What the model is needed for: jobs, one at a time."""
+def _add_verdict_routes(app: FastAPI, session: Session) -> None:
+    """The user's verdicts on rows, which are kept beside the index."""
 
-    @made.post("/api/trace", status_code=202)
-    def trace(question: Question) -> Response:
-        """Queue a trace."""
-        return _told(desk, desk.trace(question.query(), question.method, question.top), 202)
+    @app.get("/api/verdicts")
+    def verdicts() -> Response:
+        """All verdicts."""
+        return _json(session.verdicts.to_json())
 
-    @made.post("/api/ask", status_code=202)
-    def ask(asked: Asked) -> Response:
-        """Queue a prompt for the model, and the trace of its answer."""
-        return _told(desk, desk.ask(asked.prompt, asked.method, asked.top), 202)
+    @app.put("/api/verdicts/{id}", responses={404: {}})
+    def set_verdict(id: RowId, request: VerdictRequest) -> Response:
+        """Record the verdict on a row; it is on disk when this is answered."""
+        rows = session.row_browser.lookup([id])
+        if not rows:
+            raise HTTPException(404, "there is no such row")
+        verdict = RowVerdict(id, rows[0]["source"], rows[0]["label"], request.verdict, request.note)
+        session.verdicts.set(verdict)
+        return _json(asdict(verdict))
 
-    @made.get("/api/jobs/{id}", responses={404: {}})
+    @app.get("/api/verdicts.{kind}")
+    def export(kind: Literal["csv", "json"]) -> Response:
+        """All verdicts as a file that `taughtby clean --rows` reads."""
+        headers = {"content-disposition": f'attachment; filename="verdicts.{kind}"'}
+        if kind == "csv":
+            return Response(session.verdicts.to_csv(), media_type="text/csv; charset=utf-8", headers=headers)
+        content = report.to_json_text(session.verdicts.to_json())
+        return Response(content, media_type="application/json", headers=headers)
+
+
+def _add_job_routes(app: FastAPI, session: Session) -> None:
+    """Requests that need the model: each submits a job, and jobs run one at a time."""
+
+    @app.post("/api/trace", status_code=202)
+    def trace(request: TraceRequest) -> Response:
+        """Submit a trace of an answer."""
+        return _job_response(session, session.submit_trace(request.query(), request.method, request.top), 202)
+
+    @app.post("/api/ask", status_code=202)
+    def ask(request: PromptRequest) -> Response:
+        """Submit a prompt; the model's answer is traced."""
+        return _job_response(session, session.submit_prompt(request.prompt, request.method, request.top), 202)
+
+    @app.get("/api/jobs/{id}", responses={404: {}})
     def job(id: str) -> Response:
-        """How far a job is; its result once it is done."""
-        return _told(desk, _known(desk, id))
+        """Progress of a job, and its result once it is done."""
+        return _job_response(session, _get_job(session, id))
 
-    @made.delete("/api/jobs/{id}", responses={404: {}})
+    @app.delete("/api/jobs/{id}", responses={404: {}})
     def cancel(id: str) -> Response:
-        """Let go of a job."""
-        found = _known(desk, id)
-        desk.jobs.cancel(found)
-        return _told(desk, found)
+        """Cancel a job."""
+        job = _get_job(session, id)
+        session.jobs.cancel(job)
+        return _job_response(session, job)
 
-    @made.post("/api/jobs/{id}/depths", status_code=202, responses={404: {}})
-    def depths(id: str) -> Response:
-        """Queue the ranks at other layers of a finished trace's rows."""
-        return _told(desk, desk.depths(_traced(desk, id)), 202)
+    @app.post("/api/jobs/{id}/layers", status_code=202, responses={404: {}})
+    def layers(id: str) -> Response:
+        """Submit the computation of the ranks at other layers, for the rows of a finished trace."""
+        return _job_response(session, session.submit_layer_ranks(_get_finished_job(session, id)), 202)
 
-    @made.get("/api/jobs/{id}/page", responses={404: {}})
+    @app.get("/api/jobs/{id}/page", responses={404: {}})
     def page(id: str) -> Response:
         """A finished trace as a page that needs no server."""
-        found = _traced(desk, id)
-        name = {"content-disposition": 'attachment; filename="taughtby.html"'}
-        return Response(report.render_page(found.result), media_type="text/html; charset=utf-8", headers=name)
+        job = _get_finished_job(session, id)
+        headers = {"content-disposition": 'attachment; filename="taughtby.html"'}
+        return Response(report.render_page(job.result), media_type="text/html; charset=utf-8", headers=headers)
 
 
-def _known(desk: Session, id: str) -> Job:
-    found = desk.jobs.get(id)
-    if found is None or found is desk.loading:
+def _get_job(session: Session, id: str) -> Job:
+    job = session.jobs.get(id)
+    if job is None or job is session.model_job:
         raise HTTPException(404, "this trace is no longer kept: ask again")
-    return found
+    return job
 
 
-def _traced(desk: Session, id: str) -> Job:
-    found = _known(desk, id)
-    if found.state != "done":
+def _get_finished_job(session: Session, id: str) -> Job:
+    job = _get_job(session, id)
+    if job.state != "done":
         raise HTTPException(404, "there is no trace yet")
-    return found
+    return job
 
 
-def _told(desk: Session, job: Job, status: int = 200) -> Response:
-    now = job.status
-    state = {"id": job.id, "state": now.state, "stage": now.stage, "done": now.done, "of": now.of}
-    # the map is the same for every trace, and answered once
-    result = report.with_verdicts({**now.result, "map": None}) if now.state == "done" else None
-    ahead = desk.jobs.before(job) if now.state == "waiting" else 0
-    return _json({**state, "ahead": ahead, "error": now.error, "result": result}, status)
+def _job_response(session: Session, job: Job, status_code: int = 200) -> Response:
+    status = job.status
+    progress = {"id": job.id, "state": status.state, "stage": status.stage, "done": status.done, "of": status.of}
+    # the map is the same for all traces, and /api/map has it
+    result = report.with_verdicts({**status.result, "map": None}) if status.state == "done" else None
+    ahead = session.jobs.num_ahead(job) if status.state == "waiting" else 0
+    return _json({**progress, "ahead": ahead, "error": status.error, "result": result}, status_code)
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    """As JSON that any parser reads: no number that is none, no half characters."""
-    return Response(report.to_json_text(value), status, media_type="application/json")
+def _json(value: Any, status_code: int = 200) -> Response:
+    """Standard JSON: numbers that are not finite and lone surrogates are replaced."""
+    return Response(report.to_json_text(value), status_code, media_type="application/json")

@@ -1,4 +1,4 @@
-"""One job at a time, the others in a queue: the model is one, and so is the machine. Knows no model and no web."""
+"""A queue of jobs with one worker thread: there is one model, and one processor or GPU that runs it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 from taughtby.errors import OptionError, TaughtbyError, machine_fault
 from taughtby.text import make_visible
 
-WAITING = 32  # jobs in the queue
-KEPT = 200  # jobs whose results are remembered
+MAX_WAITING = 32  # jobs that wait
+MAX_JOBS = 200  # jobs whose results are kept
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-Tell = Callable[[str, int, int | None], None]  # (stage, done, in all where that is known)
-Work = Callable[[Tell], Any]
+ReportProgress = Callable[[str, int, int | None], None]  # (stage, steps done, steps in all if known)
+Work = Callable[[ReportProgress], Any]
 
 
-class Busy(OptionError):
-    """Too many jobs wait already."""
+class QueueFullError(OptionError):
+    """Too many jobs wait."""
 
 
-class Cancelled(Exception):
-    """Raised inside a job that is no longer wanted, as it tells how far it is."""
+class JobCancelled(Exception):
+    """Raised by `Job.report_progress` to end the work of a cancelled job."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a job at one moment. `error` has what, got and do, in words; nobody changes a `result`."""
+    """The status of a job at one moment; `error` has `what`, `got` and `do`, and a `result` is never changed."""
 
     state: State = "waiting"
     stage: str = ""
@@ -44,109 +45,118 @@ class Status:
 
 @dataclass
 class Job:
-    """A piece of work. The worker replaces its status as a whole, so that others never read half of a change."""
+    """A piece of work. Its status is replaced as a whole, so that no thread reads half of a change."""
 
     id: str
     work: Work
     status: Status = Status()
-    unwanted: threading.Event = field(default_factory=threading.Event)
+    cancel_requested: threading.Event = field(default_factory=threading.Event)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
-    def tell(self, stage: str, done: int, of: int | None) -> None:
-        """How far the job is; ends it where it is no longer wanted."""
-        if self.unwanted.is_set():
-            raise Cancelled
-        self.status = replace(self.status, stage=stage, done=done, of=of)
+    def report_progress(self, stage: str, done: int, of: int | None) -> None:
+        """Record the progress of the work.
+
+        Raises:
+            JobCancelled: The job was cancelled.
+        """
+        with self._lock:
+            if self.cancel_requested.is_set():
+                raise JobCancelled
+            self.status = replace(self.status, stage=stage, done=done, of=of)
 
     def end(self, state: State, *, result: Any = None, error: dict[str, str | None] | None = None) -> None:
-        """Nothing more will come of the job."""
-        self.status = replace(self.status, state=state, result=result, error=error)
+        """Record how the job ended; a cancelled job stays cancelled."""
+        with self._lock:
+            if self.state != "cancelled":
+                self.status = replace(self.status, state=state, result=result, error=error)
 
     @property
     def state(self) -> State:
-        """What becomes of the job."""
+        """The state of the job."""
         return self.status.state
 
     @property
     def result(self) -> Any:
-        """What the job gave; None while it has not."""
+        """The result of a finished job; None before that."""
         return self.status.result
 
     @property
     def error(self) -> dict[str, str | None] | None:
-        """Why the job failed."""
+        """The error of a failed job."""
         return self.status.error
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more will come of it."""
+    def has_ended(self) -> bool:
+        """Whether the job has ended."""
         return self.state in ("done", "failed", "cancelled")
 
 
-class Jobs:
-    """A queue with one worker thread; the first job it is given runs first."""
+class JobQueue:
+    """Jobs in the order of their submission, run by one worker thread."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._queue: queue.Queue[Job] = queue.Queue()
         self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="jobs", daemon=True).start()
+        threading.Thread(target=self._run_forever, name="jobs", daemon=True).start()
 
-    def put(self, work: Work) -> Job:
-        """Queue a piece of work; Busy where too many wait."""
+    def submit(self, work: Work) -> Job:
+        """Submit a job.
+
+        Raises:
+            QueueFullError: Too many jobs wait.
+        """
         with self._lock:
-            waiting = sum(job.state == "waiting" for job in self._known.values())
-            if waiting >= WAITING:
-                raise Busy("too many questions wait", got=f"{waiting} waiting", do="try again in a minute")
+            num_waiting = sum(job.state == "waiting" for job in self._jobs.values())
+            if num_waiting >= MAX_WAITING:
+                raise QueueFullError(
+                    "too many questions wait", got=f"{num_waiting} waiting", do="try again in a minute"
+                )
             job = Job(secrets.token_urlsafe(12), work)
-            self._known[job.id] = job
-            over = [old.id for old in self._known.values() if old.over]
-            for old in over[: max(0, len(self._known) - KEPT)]:
-                del self._known[old]
+            self._jobs[job.id] = job
+            ended = [job.id for job in self._jobs.values() if job.has_ended]
+            for id in ended[: max(0, len(self._jobs) - MAX_JOBS)]:
+                del self._jobs[id]
             self._queue.put(job)
         return job
 
     def get(self, id: str) -> Job | None:
-        """The job of that name, while it is remembered."""
-        return self._known.get(id)
+        """Return a job by its id; None if there is none, or if its result is no longer kept."""
+        return self._jobs.get(id)
 
     def cancel(self, job: Job) -> None:
-        """Let go of a job: one that waits never begins, one that runs ends when next it tells how far it is."""
+        """Cancel a job at once; the work of one that runs goes on until it next reports its progress."""
         with self._lock:
-            job.unwanted.set()
-            if job.state == "waiting":
+            job.cancel_requested.set()
+            if not job.has_ended:
                 job.end("cancelled")
 
-    def before(self, job: Job) -> int:
-        """How many jobs are to be done before this one begins."""
-        ahead = 0
+    def num_ahead(self, job: Job) -> int:
+        """Return how many jobs run or wait before this one."""
         with self._lock:
-            known = list(self._known.values())
-        for other in known:
-            if other is job:
-                break
-            ahead += not other.over
-        return ahead
+            earlier = takewhile(lambda other: other is not job, self._jobs.values())
+            return sum(not other.has_ended for other in earlier)
 
-    def _run(self) -> None:
+    def _run_forever(self) -> None:
         while True:
             job = self._queue.get()
             with self._lock:
                 if job.state != "waiting":
                     continue
                 job.status = replace(job.status, state="running")
-            _do(job)
+            _run(job)
 
 
-def _do(job: Job) -> None:
-    """Run a job to its end; what goes wrong is told in words, and a fault of ours in the terminal as well."""
+def _run(job: Job) -> None:
+    """Run a job. Its error is recorded in words; an unexpected one is also printed with its traceback."""
     try:
-        job.end("done", result=job.work(job.tell))
-    except Cancelled:
+        job.end("done", result=job.work(job.report_progress))
+    except JobCancelled:
         job.end("cancelled")
-    except TaughtbyError as mistake:
-        job.end("failed", error={"what": mistake.what, "got": mistake.got, "do": mistake.do})
-    except Exception as fault:
+    except TaughtbyError as error:
+        job.end("failed", error={"what": error.what, "got": error.got, "do": error.do})
+    except Exception as error:
         print(make_visible(traceback.format_exc()), file=sys.stderr)
-        said, do = "this is a fault of taughtby: its terminal says more", "look there, and try another question"
-        said, do = machine_fault(fault) or (said, do)
-        job.end("failed", error={"what": said, "got": type(fault).__name__, "do": do})
+        what, do = "this is a fault of taughtby: its terminal says more", "look there, and try another question"
+        what, do = machine_fault(error) or (what, do)
+        job.end("failed", error={"what": what, "got": type(error).__name__, "do": do})

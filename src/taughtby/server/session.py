@@ -1,4 +1,4 @@
-"""What the server does for a question: trace an answer, ask the model, say where rows lie. Knows no HTTP."""
+"""One index and its model, with the jobs that trace answers. It knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -19,159 +19,179 @@ from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
 from taughtby.remediation.clean import plan_cleaning
+from taughtby.remediation.row_verdicts import RowVerdicts
 from taughtby.remediation.selection import select_rows
 from taughtby.remediation.trace_file import read_options_of
-from taughtby.server.jobs import Job, Jobs, Tell
+from taughtby.server.jobs import Job, JobQueue, ReportProgress
 from taughtby.server.rows import RowBrowser
 
-GRACE = 3.0  # seconds that the model waits for a first view, which its loading would hold up
+NUM_EXAMPLES = 4  # example prompts
+MAX_EXAMPLE = 300  # characters of an example prompt
+FIRST_VIEW = 3.0  # seconds that the loading of the model waits for the first view, which it would slow down
 
 
 class Session:
-    """One index and its model, which loads after the first view; `documents` are traces that were made before."""
+    """One index, its model, and the traces to show first.
+
+    Args:
+        index: The index.
+        load: Loads the model; called once, after the first view.
+        documents: Documents of saved traces.
+    """
 
     def __init__(self, index: Index, load: Callable[[], Model], documents: Sequence[dict[str, Any]] = ()) -> None:
-        self.index, self.documents, self.shelf, self.jobs = index, tuple(documents), RowBrowser(index), Jobs()
+        self.index, self.documents = index, tuple(documents)
+        self.row_browser, self.verdicts, self.jobs = RowBrowser(index), RowVerdicts(index.path), JobQueue()
         self._load, self._model = load, None
-        self._plane: PCAMap | None = None
-        self._drawn, self._drawing = False, threading.Lock()
-        self._begun = threading.Event()
-        self.loading = self.jobs.put(self._preload)
+        self._pca_map: PCAMap | None = None
+        self._has_pca_map, self._pca_map_lock = False, threading.Lock()
+        self._first_view_done = threading.Event()
+        self.model_job = self.jobs.submit(self._preload_model)
 
-    def plane(self) -> PCAMap | None:
-        """The map of the training set; drawn once."""
-        with self._drawing:
-            if not self._drawn:
-                self._plane, self._drawn = pca_map(self.index), True
-        return self._plane
+    def pca_map(self) -> PCAMap | None:
+        """Return the map of the training set, which is computed once; None if the index holds no vectors."""
+        with self._pca_map_lock:
+            if not self._has_pca_map:
+                self._pca_map, self._has_pca_map = pca_map(self.index), True
+        return self._pca_map
 
-    def map(self) -> dict[str, Any] | None:
-        """The map as the page draws it, with where the rows of the traces that were there lie, by id."""
-        drawn = self.plane()
-        self._begun.set()  # the page asks for its map once all else is on show
-        if drawn is None:
+    def map_document(self) -> dict[str, Any] | None:
+        """Return the map as the page draws it, with the points of the saved traces' rows by id."""
+        pca_map = self.pca_map()
+        self._first_view_done.set()  # the map is the last request of the first view
+        if pca_map is None:
             return None
-        wanted = {row.get("id") for document in self.documents
-                  for query in document.get("queries") or [] for row in query.get("rows") or []}  # fmt: skip
-        ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if wanted else []
-        places = [place for place, id in enumerate(ids) if id in wanted]
-        points = zip(places, drawn.project(self.index, places), strict=True)
-        return {**drawn.to_json(), "rows": {ids[place]: point for place, point in points}}
+        row_ids = {row.get("id") for document in self.documents
+                   for query in document.get("queries") or [] for row in query.get("rows") or []}  # fmt: skip
+        ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if row_ids else []
+        positions = [position for position, id in enumerate(ids) if id in row_ids]
+        points = zip(positions, pca_map.project(self.index, positions), strict=True)
+        return {**pca_map.to_json(), "rows": {ids[position]: point for position, point in points}}
 
     def state(self) -> dict[str, Any]:
-        """The index in a few words, and whether its model is there yet."""
-        settings, loading = self.index.manifest["settings"], self.loading.status
+        """Return size, methods and model of the index, and the state of the model."""
+        settings, status = self.index.manifest["settings"], self.model_job.status
         return {
             "num_rows": len(self.index),
             "methods": list(settings["methods"]),
             "model": settings["model"],
             "adapter": settings["adapter"],
-            "cleans": self.data is not None,
-            "loading": {"state": loading.state, "error": loading.error},
+            "can_clean": self.data_file is not None,
+            "example_prompts": self._example_prompts(),
+            "loading": {"state": status.state, "error": status.error},
         }
 
+    def _example_prompts(self) -> list[str]:
+        """Prompts of a few rows, spread over the index."""
+        step = max(1, len(self.index) // NUM_EXAMPLES)
+        rows = self.index.take(list(range(0, len(self.index), step))[:NUM_EXAMPLES])
+        prompts = [next((str(turn["content"]) for turn in row.example.messages if turn["role"] == "user"), "")
+                   for row in rows]  # fmt: skip
+        return [prompt for prompt in dict.fromkeys(prompts) if 0 < len(prompt.strip()) <= MAX_EXAMPLE]
+
     @property
-    def data(self) -> Path | None:
-        """The file that the index was made from, where all its rows are of one, which is still there."""
+    def data_file(self) -> Path | None:
+        """The file that the index was built from; None if there are several, or if it no longer exists."""
         first, *more = self.index.data
         return Path(first) if not more and Path(first).is_file() else None
 
     def clean(self, ids: Sequence[str], out: Path) -> None:
-        """Write the training data without these rows to `out`, every other row as it was."""
-        if self.data is None:
+        """Write the training data without these rows to `out`; every other row stays as it is.
+
+        Raises:
+            DataError: The training data is not one existing file.
+        """
+        if self.data_file is None:
             raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
                             do="download the list, and give it to taughtby clean --rows")  # fmt: skip
         trace = {"version": 2, "index": str(self.index.path), "queries": []}
         read_options = read_options_of(trace)
-        plan = plan_cleaning(trace, str(self.data), select_rows(trace, rows=ids), read_options=read_options)
+        plan = plan_cleaning(trace, str(self.data_file), select_rows(trace, rows=ids), read_options=read_options)
         rewrite_dataset(plan.data, out, read_options.split, plan.change)
 
-    def trace(self, query: Query, by: str | None, top: int) -> Job:
-        """A job whose result is the trace's document."""
+    def submit_trace(self, query: Query, method: str | None, top_k: int) -> Job:
+        """Submit a job whose result is the document of a trace."""
 
-        def work(tell: Tell) -> dict[str, Any]:
-            return self._traced(query, by, top, tell)
+        def work(report: ReportProgress) -> dict[str, Any]:
+            return self._trace(query, method, top_k, report)
 
-        return self._put(work)
+        return self._submit(work)
 
-    def ask(self, prompt: str, by: str | None, top: int) -> Job:
-        """A job that asks the model, and traces what it says."""
+    def submit_prompt(self, prompt: str, method: str | None, top_k: int) -> Job:
+        """Submit a job that generates an answer and traces it."""
 
-        def work(tell: Tell) -> dict[str, Any]:
-            model = self._ready(tell)
-            tell("the model answers", 0, None)
+        def work(report: ReportProgress) -> dict[str, Any]:
+            model = self._get_model(report)
+            report("generating the answer", 0, None)
             template = self.index.manifest["settings"]["encoding"]["template"]
-            return self._traced(Query(prompt, generate(model, [prompt], template=template)[0]), by, top, tell)
+            query = Query(prompt, generate(model, [prompt], template=template)[0])
+            return self._trace(query, method, top_k, report)
 
-        return self._put(work)
+        return self._submit(work)
 
-    def depths(self, traced: Job) -> Job:
-        """A job that says, of a finished trace's rows, which ranks they would have at other layers.
+    def submit_layer_ranks(self, trace_job: Job) -> Job:
+        """Submit a job that ranks the rows of a finished trace at other layers.
 
-        Its result takes the place of the trace's, as a whole: what others are reading is not changed under their hands.
+        Its result also replaces that of the trace's job. The replaced document is not changed, since another thread
+        may be reading it.
         """
 
-        def work(tell: Tell) -> dict[str, Any]:
-            result: dict[str, Any] = traced.result
-            model, (said,) = self._ready(tell), result["queries"]
-            before, after, tools = (tuple(said.get(name, ())) for name in ("before", "after", "tools"))
-            query = Query(said["prompt"], said["response"], None, said["desired"], before, after, tools,
-                          said["span_range"])  # fmt: skip
+        def work(report: ReportProgress) -> dict[str, Any]:
+            document: dict[str, Any] = trace_job.result
+            model, (traced,) = self._get_model(report), document["queries"]
+            before, after, tools = (tuple(traced.get(name, ())) for name in ("before", "after", "tools"))
+            query = Query(traced["prompt"], traced["response"], None, traced["desired"], before, after, tools,
+                          traced["span_range"])  # fmt: skip
+            positions = [row["position"] for row in traced["rows"]]
+            ranks = layer_ranks(self.index, model, query, positions, document["method_spec"],
+                                lambda done, of: report("reading the rows at other layers", done, of))  # fmt: skip
+            document = {**document, "queries": [{**traced, "layer_ranks": ranks}]}
+            trace_job.end("done", result=document)
+            return document
 
-            def layer(done: int, of: int) -> None:
-                tell("reading the rows at other layers", done, of)
+        return self.jobs.submit(work)
 
-            found = layer_ranks(self.index, model, query, [row["place"] for row in said["rows"]], result["by"], layer)
-            result = {**result, "queries": [{**said, "depths": found}]}
-            traced.end("done", result=result)
-            return result
+    def _trace(self, query: Query, method: str | None, top_k: int, report: ReportProgress) -> dict[str, Any]:
+        model = self._get_model(report)
+        report("reading the answer", 0, None)
+        index = _with_scan_progress(self.index, lambda done: report("comparing rows", done, len(self.index)))
+        trace = trace_queries(index, model, [query], method=method, top_k=top_k,
+                              progress=lambda done, of: report("scoring tokens", done, of))  # fmt: skip
+        report("linking tokens", 0, None)
+        document = page_document(trace, model, self.pca_map(), lambda done, of: report("linking tokens", done, of))
+        return document | {"method_spec": method, "home": str(Path.cwd())}
 
-        return self.jobs.put(work)
+    def _submit(self, work: Callable[[ReportProgress], dict[str, Any]]) -> Job:
+        self._first_view_done.set()
+        return self.jobs.submit(work)
 
-    def _traced(self, query: Query, by: str | None, top: int, tell: Tell) -> dict[str, Any]:
-        model = self._ready(tell)
-        tell("reading the answer", 0, None)
-        watched = _watched(self.index, lambda done: tell("comparing rows", done, len(self.index)))
+    def _preload_model(self, report: ReportProgress) -> Model:
+        self._first_view_done.wait(FIRST_VIEW)
+        return self._get_model(report)
 
-        def words(done: int, of: int) -> None:
-            tell("reading the words of the first rows", done, of)
-
-        found = trace_queries(watched, model, [query], method=by, top_k=top, progress=words)
-        tell("linking words", 0, None)
-        made = page_document(found, model, self.plane(), lambda done, of: tell("linking words", done, of))
-        return made | {"by": by}
-
-    def _put(self, work: Callable[[Tell], dict[str, Any]]) -> Job:
-        self._begun.set()
-        return self.jobs.put(work)
-
-    def _preload(self, tell: Tell) -> Model:
-        self._begun.wait(GRACE)
-        return self._ready(tell)
-
-    def _ready(self, tell: Tell) -> Model:
-        """The model; loaded by whoever needs it first, so that a failure is told to each who asks."""
+    def _get_model(self, report: ReportProgress) -> Model:
+        """The model, loaded by the first job that needs it: a failure is then the error of each of these jobs."""
         if self._model is None:
-            tell("loading the model", 0, None)
+            report("loading the model", 0, None)
             self._model = self._load()
         return self._model
 
 
 @dataclass(frozen=True)
-class _Watched(Index):
-    """An index that says how far a scan is, so that a job can be seen and ended."""
+class _ScanProgress(Index):
+    """An index that reports how many rows a scan has read, so that the job can be followed and cancelled."""
 
-    seen: Callable[[int], None] = field(default=print, repr=False, compare=False)
+    report: Callable[[int], None] = field(default=print, repr=False, compare=False)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
-        """As any index's, telling after each batch."""
+        """Scan the index, and report after each batch."""
         done = 0
         for batch in super().scan(names, rows):
             yield batch
             first = next(iter(batch.values()))
             done += len(first.lengths) if hasattr(first, "lengths") else len(first)
-            self.seen(done)
+            self.report(done)
 
 
-def _watched(index: Index, seen: Callable[[int], None]) -> Index:
-    return _Watched(**{part.name: getattr(index, part.name) for part in fields(Index)}, seen=seen)
+def _with_scan_progress(index: Index, report: Callable[[int], None]) -> Index:
+    return _ScanProgress(**{part.name: getattr(index, part.name) for part in fields(Index)}, report=report)

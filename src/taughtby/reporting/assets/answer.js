@@ -1,33 +1,32 @@
-// The conversation at the left: what was asked, and the answer with the words that count.
-import { brief, button, byId, el, many, visible } from "./text.js";
-import { ceiling, marked, pieces, said, whole } from "./words.js";
+// The conversation: the prompt, and the answer with its tokens shaded by weight.
+import { shorten, button, byId, el, plural, visible } from "./text.js";
+import { maxScore, markSpan, toPieces, renderText, textPiece } from "./words.js";
 
 const turn = (name, body) => el("div.turn", {}, el("h3", {}, name), body);
-const plain = (text) => el("p.said", { dir: "auto" }, visible(text));
-const turns = (list) => (list ?? []).map((message) => turn(visible(message.role), plain(message.content)));
+const plainText = (text) => el("p.text", { dir: "auto" }, visible(text));
+const turns = (list) => (list ?? []).map((message) => turn(visible(message.role), plainText(message.content)));
 
-function spoken(query) {
-  const list = (query.answer ?? []).length ? pieces(query.answer, "weight") : whole(query.response);
+function answerPieces(query) {
+  const list = (query.answer ?? []).length ? toPieces(query.answer, "weight") : textPiece(query.response);
   if (!query.span_range || query.answer_begin == null) return list;
-  return marked(list, ...query.span_range.map((place) => place - query.answer_begin));
+  return markSpan(list, ...query.span_range.map((position) => position - query.answer_begin));
 }
 
 export function drawAnswer({ query, members }, choose) {
-  byId("answer-hint").hidden = Boolean(members) || !(query.answer ?? []).length;
   if (members) {
-    const list = members.map((entry) => el("li", {}, button(brief(entry.query.response), () => choose(entry))));
-    byId("answer").replaceChildren(turn(`${many(members.length, "answer")} of one incident`, el("ul.members", {}, list)));
+    const list = members.map((entry) => el("li", {}, button(shorten(entry.query.response), () => choose(entry))));
+    byId("answer").replaceChildren(turn(`${plural(members.length, "answer")} of one incident`, el("ul.members", {}, list)));
     return;
   }
-  const list = spoken(query);
-  const answer = turn("Answer", said(list, ceiling(list)));
-  answer.id = "said";
+  const list = answerPieces(query);
+  const answer = turn("Answer", renderText(list, maxScore(list)));
+  answer.id = "answer-text";
   byId("answer").replaceChildren(
     ...turns(query.before),
-    turn("Prompt", plain(query.prompt)),
+    turn("Prompt", plainText(query.prompt)),
     ...turns(query.after),
     answer,
-    ...(query.span ? [turn("Span, marked above", plain(query.span))] : []),
-    ...(query.desired ? [turn("Desired answer", plain(query.desired))] : []),
+    ...(query.span ? [turn("Span, marked above", plainText(query.span))] : []),
+    ...(query.desired ? [turn("Desired answer", plainText(query.desired))] : []),
   );
 }

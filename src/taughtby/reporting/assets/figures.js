@@ -1,80 +1,41 @@
-// Pictures: how alike the layers are, and where the rows lie.
-import { byId, count, el, many, number, say, svg, visible } from "./text.js";
+// Figures that follow the focused row: ranks by layer, and the map of the rows.
+import { byId, count, plural, announce, svg, visible } from "./text.js";
 import { idOf, view } from "./view.js";
-import { activate, rowNodes } from "./rows.js";
+import { rowNodes } from "./rows.js";
 
-export function drawLayers(layers) {
-  const curve = (layers?.similarity ?? []).map((value) => value ?? 0);
-  byId("layers").hidden = curve.length < 2;
-  if (curve.length < 2) return;
-  const [left, right, top, bottom] = [38, 350, 22, 132];
-  const low = Math.min(...curve), high = Math.max(...curve, low + 1e-6);
-  const x = (layer) => left + 6 + ((layer - 2) / (curve.length - 1)) * (right - left - 12);
-  const y = (value) => bottom - 6 - ((value - low) / (high - low)) * (bottom - top - 12);
-  const heightAt = (layer) => y(curve[Math.min(curve.length - 1, Math.max(0, layer - 2))]);
-  const line = (...[x1, y1, x2, y2, kind]) => svg("line", { x1, y1, x2, y2, class: kind });
-  const text = (at, height, anchor, words, kind = "") =>
-    svg("text", { x: at, y: height, "text-anchor": anchor, class: kind }, words);
-  const step = Math.round(curve.length / 30) * 5 || 2;
-  const used = layers.used ?? [];
-  const about = `Layer ${layers.chosen} was chosen`
-    + (used.length ? `; layers ${used.join(" and ")} were used.` : ".");
-  const chart = svg("svg", { viewBox: "0 0 360 172", role: "img" });
-  chart.setAttribute("aria-label", `Similarity of neighbouring layers, from ${number(low)} to ${number(high)}. ${about}`);
-  for (const value of [low, (low + high) / 2, high]) {
-    chart.append(line(left, y(value), right, y(value), "grid"), text(left - 5, y(value) + 3.5, "end", value.toFixed(2)));
-  }
-  for (let layer = step; layer <= curve.length + 1; layer += step) {
-    chart.append(line(x(layer), bottom, x(layer), bottom + 4, "axis"), text(x(layer), bottom + 16, "middle", String(layer)));
-  }
-  chart.append(line(left, bottom, right, bottom, "axis"), text((left + right) / 2, 168, "middle", "layer"),
-    text(0, 10, "start", "likeness to the layer before (cosine)"),
-    svg("polyline", { points: curve.map((value, at) => `${x(at + 2)},${y(value)}`).join(" ") }));
-  if (layers.chosen) chart.append(line(x(layers.chosen), top, x(layers.chosen), bottom, "chosen"));
-  for (const layer of used) chart.append(svg("circle", { cx: x(layer), cy: heightAt(layer), r: 5, class: "used" }));
-  if (layers.chosen) {
-    const end = layers.chosen > curve.length * 0.7;
-    chart.append(svg("circle", { cx: x(layers.chosen), cy: heightAt(layers.chosen), r: 3.5, class: "chosen" }),
-      text(x(layers.chosen) + (end ? -5 : 5), top + 4, end ? "end" : "start", `chosen: ${layers.chosen}`, "strong"));
-  }
-  byId("layers").querySelector("figure").replaceChildren(chart, el("figcaption", {},
-    el("span.dot", { "aria-hidden": "true" }), `chosen: ${layers.chosen ?? "–"}`,
-    ...(used.length ? [el("span.ring", { "aria-hidden": "true" }), `used: ${used.join(", ")}`] : [])));
-}
+// — ranks by layer: a line for each row, that of the focused row in front
 
-// — ranks over layers: a line a row, the chosen row's in front
-
-export function drawDepths() {
-  const { query = {}, members } = view.chosen ?? {};
-  const found = query.depths;
-  const button = byId("deepen");
-  byId("depths").hidden = !found && (!button || Boolean(members) || !query.rows?.some((row) => row.place != null));
-  if (button) button.hidden = Boolean(found);
-  byId("depths").querySelector("figure").hidden = byId("depths-told").hidden = !found;
-  if (!found) return;
-  const rows = query.rows.filter((row) => found.ranks[row.place]);
+export function drawLayerRanks() {
+  const { query = {}, members } = view.entry ?? {};
+  const ranking = query.layer_ranks;
+  const button = byId("compute-layers");
+  byId("layer-ranks").hidden = !ranking && (!button || Boolean(members) || !query.rows?.some((row) => row.position != null));
+  if (button) button.hidden = Boolean(ranking);
+  byId("layer-ranks").querySelector("figure").hidden = byId("layer-ranks-text").hidden = !ranking;
+  if (!ranking) return;
+  const rows = query.rows.filter((row) => ranking.ranks[row.position]);
   const [left, right, top, bottom] = [38, 350, 20, 150];
-  const { layers } = found;
+  const { layers } = ranking;
   const x = (at) => left + (at / Math.max(1, layers.length - 1)) * (right - left);
   const y = (rank) => top + ((rank - 1) / Math.max(1, rows.length - 1)) * (bottom - top);
-  const line = (row, kind) => svg("polyline", { class: kind, points: found.ranks[row.place].map((rank, at) => `${x(at)},${y(rank)}`).join(" ") });
+  const line = (row, kind) => svg("polyline", { class: kind, points: ranking.ranks[row.position].map((rank, at) => `${x(at)},${y(rank)}`).join(" ") });
   const text = (at, height, anchor, words) => svg("text", { x: at, y: height, "text-anchor": anchor }, words);
   const row = rows.find((one) => one.rank === view.rank) ?? rows[0];
   const chart = svg("svg", { viewBox: "0 0 360 190", role: "img", "aria-label": `Ranks of ${rows.length} rows at ${layers.length} layers` },
     text(0, 10, "start", "rank among these rows"), text(left - 8, top + 4, "end", "1"), text(left - 8, bottom + 4, "end", String(rows.length)),
     ...layers.map((layer, at) => text(x(at), bottom + 18, "middle", String(layer))), text((left + right) / 2, 186, "middle", "layer"),
     ...rows.map((one) => line(one, "faint")), line(row, "front"));
-  byId("depths").querySelector("figure").replaceChildren(chart);
-  byId("depths-told").textContent = `Row ${row.rank}: ${layers.map((layer, at) =>
-    `rank ${found.ranks[row.place][at]} at layer ${layer}${layer === found.used ? " (the method’s)" : ""}`).join(", ")}.`;
+  byId("layer-ranks").querySelector("figure").replaceChildren(chart);
+  byId("layer-ranks-text").textContent = `Row ${row.rank}: ${layers.map((layer, at) =>
+    `rank ${ranking.ranks[row.position][at]} at layer ${layer}${layer === ranking.used ? " (the method’s)" : ""}`).join(", ")}.`;
 }
 
 // — the map: grey points are rows, filled ones flagged rows, a ring marks the focused row
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// From the plane to pixels, a step in one direction as long as in the other.
-function place(canvas, map) {
+// The projection of the map to pixels, with one scale for both axes.
+function project(canvas, map) {
   const { clientWidth: wide, clientHeight: high } = canvas;
   const most = (axis) => map.points.reduce((far, point) => Math.max(far, Math.abs(point[axis])), 1e-6);
   const scale = 0.47 * Math.min(wide / most(0), high / most(1));
@@ -82,16 +43,18 @@ function place(canvas, map) {
 }
 
 export function drawMap() {
-  const { trace = {}, query = {} } = view.chosen ?? {};
-  const map = mapOf(view.chosen);
+  const { trace = {}, query = {} } = view.entry ?? {};
+  const map = mapOf(view.entry);
   byId("map").hidden = !map;
-  if (!map) return;
   const canvas = byId("map").querySelector("canvas");
+  if (!map) return;
+  describeMap(map, query, trace);
+  if (!canvas.clientWidth) return; // another tab is on show
   const sharp = window.devicePixelRatio || 1;
   [canvas.width, canvas.height] = [canvas.clientWidth * sharp, canvas.clientHeight * sharp];
   const pen = canvas.getContext("2d");
   pen.scale(sharp, sharp);
-  const at = place(canvas, map);
+  const at = project(canvas, map);
   const dot = (point, size) => {
     pen.beginPath();
     pen.arc(...at(point), size, 0, 2 * Math.PI);
@@ -102,7 +65,7 @@ export function drawMap() {
     pen.fill();
   }
   [pen.fillStyle, pen.strokeStyle] = [colour("--accent"), colour("--paper")];
-  for (const point of lit(map, query)) {
+  for (const point of flaggedPoints(map, query)) {
     dot(point, 4);
     pen.fill();
     pen.stroke();
@@ -113,56 +76,56 @@ export function drawMap() {
     dot(row, 8);
     pen.stroke();
   }
-  tell(map, query, trace);
 }
 
 const mapOf = (entry) => view.map ?? entry?.trace.map ?? null;
 
-// Where a row lies: it says so itself, or the map does.
+// The point of a row: its own, or that of the map.
 const pointOf = (map, row) => row?.at ?? map?.rows?.[idOf(row ?? {})] ?? null;
 
-const lit = (map, query) => query.lit
+const flaggedPoints = (map, query) => query.lit
   ?? (query.rows ?? []).filter((row) => row.flagged === true).map((row) => pointOf(map, row)).filter(Boolean);
 
-// How far points lie from their middle, so that what the picture shows can be read.
+// The root mean square distance of points from their mean: the figure in numbers.
 function spread(points) {
   const middle = [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
   return Math.sqrt(points.reduce((sum, point) => sum + (point[0] - middle[0]) ** 2 + (point[1] - middle[1]) ** 2, 0) / points.length);
 }
 
-function tell(map, query, trace) {
-  const flagged = lit(map, query);
+function describeMap(map, query, trace) {
+  const flagged = flaggedPoints(map, query);
   const share = map.share.map((part) => `${(100 * part).toFixed(0)} %`).join(" and ");
-  const drawn = map.points.length < (trace.num_rows ?? 0) ? `${count(map.points.length)} of ${count(trace.num_rows)} rows, drawn at random` : many(map.points.length, "row");
+  const size = map.points.length < (trace.num_rows ?? 0) ? `${count(map.points.length)} of ${count(trace.num_rows)} rows, drawn at random` : plural(map.points.length, "row");
   const all = spread(map.points);
   const close = flagged.length > 1 && all
     ? ` The ${count(flagged.length)} filled points, flagged for this answer, lie ${(spread(flagged) / all).toFixed(2)} times as far apart as all rows do.`
     : flagged.length ? " The filled point is its flagged row." : query.num_flagged === null ? "" : " No row is flagged for this answer.";
-  const told = `${drawn}, along the first two principal components of their features (${visible(map.block)}): ${share} of the variance.${close}`;
-  byId("map-told").textContent = told;
-  byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${told}`);
+  const text = `${size}, along the first two principal components of their features (${visible(map.block)}): ${share} of the variance.${close}`;
+  byId("map-text").textContent = text;
+  byId("map").querySelector("canvas").setAttribute("aria-label", `Map of the training set. ${text}`);
 }
 
-export function wireMap() {
+export function wireMap(showRow) {
   const canvas = byId("map").querySelector("canvas");
   canvas.addEventListener("click", (event) => {
-    const map = mapOf(view.chosen);
-    const at = place(canvas, map);
+    const map = mapOf(view.entry);
+    const at = project(canvas, map);
     let [best, near] = [-1, 14]; // pixels
-    rowNodes().forEach((node, place) => {
+    rowNodes().forEach((node, number) => {
       const point = pointOf(map, node.row);
       if (!point) return;
       const [x, y] = at(point);
-      const far = Math.hypot(x - event.offsetX, y - event.offsetY);
-      if (far < near) [best, near] = [place, far];
+      const distance = Math.hypot(x - event.offsetX, y - event.offsetY);
+      if (distance < near) [best, near] = [number, distance];
     });
-    if (best >= 0) activate(best);
-    else say("No ranked row is there");
+    if (best >= 0) showRow(rowNodes()[best].row.rank);
+    else announce("No ranked row is there");
   });
   byId("rows").addEventListener("focusin", () => {
     drawMap();
-    drawDepths();
+    drawLayerRanks();
   });
+  document.addEventListener("tabchange", drawMap);
   new ResizeObserver(drawMap).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 }

@@ -1,95 +1,95 @@
-// A word chosen in the answer shades the words of the rows that answer to it, and the other way round.
-import { brief, byId, say } from "./text.js";
-import { pieces, shade, wordAround } from "./words.js";
+// A selected word of the answer shades the matching words of the rows, and the reverse.
+import { shorten, byId, announce } from "./text.js";
+import { toPieces, shade, wordRange } from "./words.js";
 import { view } from "./view.js";
 
-let read = null; // the word whose score is on show
-let pinned = false; // it was chosen, so the pointer's leaving does not hide it
+let focused = null; // the word whose score is on show
+let pinned = false; // selected by click or key: the tooltip stays when the pointer leaves
 
 const rowOf = (node) => node.closest("#rows > li");
 
-function strongest(links, chosen, here, there) {
-  const found = new Map();
+function strongestLinks(links, isSelected, from, to) {
+  const scores = new Map();
   for (const link of links ?? []) {
-    if (chosen(link[here])) found.set(link[there], Math.max(found.get(link[there]) ?? 0, link[2]));
+    if (isSelected(link[from])) scores.set(link[to], Math.max(scores.get(link[to]) ?? 0, link[2]));
   }
-  return found;
+  return scores;
 }
 
-const top = (values) => values.reduce((most, found) => Math.max(most, ...found.values()), 0);
+const top = (values) => values.reduce((max, scores) => Math.max(max, ...scores.values()), 0);
 
-function within(tokens, at) {
-  const [first, last] = wordAround(pieces(tokens, "score"), at);
-  return { has: (place) => first <= place && place <= last, text: tokens.slice(first, last + 1).map(({ text }) => text).join("") };
+function selectedWord(tokens, at) {
+  const [first, last] = wordRange(toPieces(tokens, "score"), at);
+  return { has: (position) => first <= position && position <= last, text: tokens.slice(first, last + 1).map(({ text }) => text).join("") };
 }
 
-// Show what the chosen word has to do with the other side; nothing where the trace has no links.
-function light(node) {
-  const query = view.chosen?.query ?? {};
+// Shade the words on the other side that match this one, if the trace has links.
+function showLinks(node) {
+  const query = view.entry?.query ?? {};
   const at = Number(node.dataset.at);
   const row = rowOf(node);
   if (row ? !row.row.links?.length : !(query.rows ?? []).some((one) => one.links?.length)) return;
-  const { has, text } = within(row ? row.row.tokens : query.answer, at);
-  dim();
+  const { has, text } = selectedWord(row ? row.row.tokens : query.answer, at);
+  clearLinks();
   if (row) {
-    const values = strongest(row.row.links, has, 0, 1);
+    const values = strongestLinks(row.row.links, has, 0, 1);
     shade(byId("answer"), values, top([values]));
   } else {
     const nodes = [...byId("rows").children];
-    const values = nodes.map((one) => strongest(one.row.links, has, 1, 0));
-    nodes.forEach((one, place) => shade(one, values[place], top(values)));
+    const values = nodes.map((one) => strongestLinks(one.row.links, has, 1, 0));
+    nodes.forEach((one, position) => shade(one, values[position], top(values)));
   }
-  byId("lit-text").textContent = row
-    ? `Shaded in the answer: the words that match “${brief(text, 40)}” in row ${row.row.rank}.`
-    : `Shaded in the rows: the words that match “${brief(text, 40)}”.`;
-  byId("lit").hidden = false;
+  byId("links-text").textContent = row
+    ? `Shaded in the answer: the words that match “${shorten(text, 40)}” in row ${row.row.rank}.`
+    : `Shaded in the rows: the words that match “${shorten(text, 40)}”.`;
+  byId("links-note").hidden = false;
 }
 
-export function dim() {
+export function clearLinks() {
   for (const root of [byId("answer"), ...byId("rows").children]) if (root.classList.contains("linked")) shade(root, null);
-  byId("lit").hidden = true;
+  byId("links-note").hidden = true;
 }
 
-export function hideTip() {
-  read?.classList.remove("read");
-  read = null;
-  byId("tip").hidden = true;
+export function hideTooltip() {
+  focused?.classList.remove("current");
+  focused = null;
+  byId("tooltip").hidden = true;
 }
 
-export function showTip(node, pin) {
-  hideTip();
-  [read, pinned] = [node, pin];
-  node.classList.add("read");
+export function showTooltip(node, pin) {
+  hideTooltip();
+  [focused, pinned] = [node, pin];
+  node.classList.add("current");
   const link = node.dataset.link ? `  matches by ${node.dataset.link}` : "";
-  byId("tip").textContent = `${node.textContent.slice(0, 40)}  ${node.dataset.score}${link}`;
-  byId("tip").hidden = false;
-  placeTip();
+  byId("tooltip").textContent = `${node.textContent.slice(0, 40)}  ${node.dataset.score}${link}`;
+  byId("tooltip").hidden = false;
+  placeTooltip();
   if (!pin) return;
-  say(byId("tip").textContent);
-  light(node);
+  announce(byId("tooltip").textContent);
+  showLinks(node);
 }
 
-function placeTip() {
-  if (!read?.isConnected) return hideTip();
-  const tip = byId("tip");
-  const place = read.getClientRects()[0];
-  if (!place) return hideTip();
-  const across = Math.min(place.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
-  const above = place.top - tip.offsetHeight - 6;
-  tip.style.left = `${Math.max(8, across)}px`;
-  tip.style.top = `${above > 4 ? above : place.bottom + 6}px`;
+function placeTooltip() {
+  if (!focused?.isConnected) return hideTooltip();
+  const tooltip = byId("tooltip");
+  const position = focused.getClientRects()[0];
+  if (!position) return hideTooltip();
+  const across = Math.min(position.left, document.documentElement.clientWidth - tooltip.offsetWidth - 8);
+  const above = position.top - tooltip.offsetHeight - 6;
+  tooltip.style.left = `${Math.max(8, across)}px`;
+  tooltip.style.top = `${above > 4 ? above : position.bottom + 6}px`;
 }
 
 // The next word of the row or answer in which the focus is.
-export function readNext(step) {
-  const root = document.activeElement?.closest("#rows > li, #said") ?? byId("said");
+export function focusNextToken(step) {
+  const root = document.activeElement?.closest("#rows > li, #answer-text") ?? byId("answer-text");
   const list = [...(root?.querySelectorAll(".w") ?? [])];
   if (!list.length) return;
-  const at = list.indexOf(read);
+  const at = list.indexOf(focused);
   const begin = list.findIndex((node) => node.classList.contains("top"));
   const next = (at < 0 ? list[Math.max(0, begin)] : list[at + step]) ?? list[0];
   next.scrollIntoView({ block: "nearest" });
-  showTip(next, true);
+  showTooltip(next, true);
 }
 
 export function wireLinks() {
@@ -97,14 +97,14 @@ export function wireLinks() {
   document.addEventListener("pointerover", (event) => {
     const node = wordOf(event);
     if (node) {
-      if (!pinned || node !== read) showTip(node, false);
-    } else if (!pinned) hideTip();
+      if (!pinned || node !== focused) showTooltip(node, false);
+    } else if (!pinned) hideTooltip();
   });
   document.addEventListener("click", (event) => {
     const node = wordOf(event);
-    if (node) showTip(node, true);
-    else hideTip();
+    if (node) showTooltip(node, true);
+    else hideTooltip();
   });
-  document.addEventListener("scroll", placeTip, { passive: true, capture: true });
-  byId("dim").addEventListener("click", dim);
+  document.addEventListener("scroll", placeTooltip, { passive: true, capture: true });
+  byId("clear-links").addEventListener("click", clearLinks);
 }

@@ -1,130 +1,85 @@
-// The page: what is chosen, by pointer, keyboard and link. Its trace stands in it, or ask.js brings more.
-import { brief, byId, clean, el, many, number, pair, say, visible } from "./text.js";
-import { entryOf, incidents, saveLocation, savedLocation, sharedRows, view } from "./view.js";
+// The page: entries, keys and the address. The trace is part of a saved page; ask.js adds those of a served one.
+import { byId, announce } from "./text.js";
+import { entryOf, saveLocation, savedLocation, view } from "./view.js";
+import { drawAbout, drawSummary } from "./about.js";
 import { drawAnswer } from "./answer.js";
 import { activate, drawRows, filter, goTo, rowNodes, select, wireRows } from "./rows.js";
-import { dim, hideTip, readNext, wireLinks } from "./links.js";
-import { drawDepths, drawLayers, drawMap, wireMap } from "./figures.js";
+import { clearLinks, hideTooltip, focusNextToken, wireLinks } from "./links.js";
+import { drawCurve, drawLayers } from "./charts.js";
+import { drawLayerRanks, drawMap, wireMap } from "./figures.js";
 import { drawCompare, wireCompare } from "./compare.js";
-
-// — what the whole is about
-
-function drawTable({ title, columns = [], rows = [], note }) {
-  const digits = columns.map((_, at) => rows.length && rows.every((row) => /^\s*[-+−–—]?[\d.,]*\s*%?$/.test(row[at])));
-  const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, clean(text));
-  const body = rows.map((row) => el("tr", {}, row.map((text, at) => cell("td", text, at))));
-  const name = visible(title ?? "Table");
-  return el("div.tabled", {}, el("h2", {}, name), note ? el("p.hint", {}, visible(note)) : null,
-    el("div.wide", { role: "region", tabindex: 0, "aria-label": name }, el("table", {},
-      el("thead", {}, el("tr", {}, columns.map((text, at) => cell("th", text, at)))), el("tbody", {}, body))));
-}
-
-function drawSummary(summary) {
-  if (!summary) return;
-  if (summary.title) document.querySelector("h1").textContent = visible(summary.title);
-  const facts = (summary.facts ?? []).map(({ name, value }) => pair(name, value));
-  byId("summary").append(...[
-    summary.lead ? el("p.lead", {}, visible(summary.lead)) : null,
-    facts.length ? el("dl.facts", {}, facts) : null,
-  ].filter(Boolean));
-  byId("summary").hidden = false;
-  byId("tables").append(...(summary.tables ?? []).map(drawTable));
-  byId("tables").hidden = !summary.tables?.length;
-}
-
-// lesson (layer 27, state_layer 15, …), from {name, options}.
-function methodName(method) {
-  if (!method || typeof method === "string") return method ?? "";
-  const options = Object.entries(method.options ?? {}).map(([name, value]) => `${name} ${value}`).join(", ");
-  return options ? `${method.name} (${options})` : method.name;
-}
-
-function drawAbout(trace) {
-  const facts = { Method: methodName(trace.method), Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
-    "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
-  byId("made").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
-  byId("warnings").replaceChildren(...(trace.warnings ?? []).map((text) => el("p.note", {}, `Warning: ${visible(text)}`)));
-}
-
-// — which answer
-
-let common = []; // for each incident of several answers, its shared flagged rows as an entry
-
-function choice(entry, name, below) {
-  const node = el("button", { type: "button", "data-key": entry.key }, el("span", {}, name), el("small", {}, below));
-  node.addEventListener("click", () => choose(entry));
-  return el("li", {}, node);
-}
-
-function drawQueries() {
-  const groups = incidents(view.entries);
-  const several = groups.length > 1 && groups.some((members) => members.length > 1);
-  common = groups.flatMap((members, at) => {
-    const entry = members.length > 1 ? sharedRows(members, at + 1) : null;
-    return entry?.query.flagged_ids.length ? [entry] : [];
-  });
-  byId("queries").hidden = view.entries.length < 2;
-  byId("queries").querySelector("ol").replaceChildren(...groups.flatMap((members, at) => {
-    const entry = common.find((one) => one.key === `incident-${at + 1}`);
-    return [
-      several ? el("li.incident", {}, `Incident ${at + 1}: ${many(members.length, "answer")}`) : null,
-      entry ? choice(entry, "Shared flagged rows", `${many(entry.query.flagged_ids.length, "row")} flagged for several of ${members.length} answers`) : null,
-      ...members.map((one) => choice(one, brief(one.query.prompt, 200), brief(one.query.response, 200))),
-    ].filter(Boolean);
-  }));
-}
+import { drawAnswers, groupAnswers, listedEntries, markCurrent, sharedEntry, wireAnswers } from "./answers.js";
+import { showTab, wireTabs } from "./tabs.js";
+import { wireCommands } from "./commands.js";
 
 // Show an answer with its rows, and go to the row of that rank.
 export function choose(entry, rank = null) {
   if (!entry) return;
-  [view.chosen, view.row, view.rank] = [entry, -1, null];
-  hideTip();
+  [view.entry, view.row, view.rank] = [entry, -1, null];
+  hideTooltip();
   drawAnswer(entry, choose);
   drawRows(entry);
-  dim();
+  clearLinks();
   drawCompare(choose);
   drawAbout(entry.trace);
   drawLayers(entry.trace.layers);
+  drawCurve(entry.query);
   drawMap();
-  drawDepths();
-  for (const node of byId("queries").querySelectorAll("button")) {
-    if (node.dataset.key === entry.key) node.setAttribute("aria-current", "true");
-    else node.removeAttribute("aria-current");
-  }
-  const at = view.entries.indexOf(entry);
-  if (view.entries.length > 1) say(at < 0 ? "Shared flagged rows" : `Query ${at + 1} of ${view.entries.length}`);
-  saveLocation();
-  if (rank) goTo(rank);
-  document.dispatchEvent(new Event("chosen"));
+  drawLayerRanks();
+  byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
+  markCurrent();
+  const at = listedEntries().indexOf(entry);
+  if (view.entries.length > 1) announce(at < 0 ? "Shared flagged rows" : `Query ${at + 1} of ${view.entries.length}`);
+  if (rank) showRow(rank);
+  else showTab(view.tab);
+  document.dispatchEvent(new Event("entrychange"));
 }
 
-const step = (by) => choose(view.entries[view.entries.indexOf(view.chosen) + by]);
+export function showRow(rank) {
+  showTab("rows");
+  goTo(rank);
+}
 
-// Take up a trace's answers; they stand behind those that are there.
-export function add(trace, key) {
-  const added = (trace.queries ?? []).map((query, at) => ({ key: key ?? String(view.entries.length + at + 1), query, trace }));
-  view.entries.push(...added);
-  drawQueries();
+function step(by) {
+  const entries = listedEntries();
+  choose(entries[entries.indexOf(view.entry) + by]);
+}
+
+// Append the answers of traces, given as [trace, key] pairs.
+export function addTraces(traces) {
+  const added = traces.flatMap(([trace, key]) => (trace.queries ?? []).map((query) => {
+    const entry = { key: key ?? String(view.entries.length + 1), query, trace };
+    view.entries.push(entry);
+    return entry;
+  }));
+  document.body.classList.toggle("empty", !view.entries.length);
+  groupAnswers();
+  drawAnswers(choose);
   return added;
 }
 
 // — keys
 
+function moveFocus(by) {
+  showTab("rows");
+  activate(view.row + by);
+}
+
 const KEYS = {
-  j: () => activate(view.row + 1),
-  k: () => activate(view.row - 1),
+  j: () => moveFocus(1),
+  k: () => moveFocus(-1),
   "]": () => step(1),
   "[": () => step(-1),
   x: () => rowNodes()[view.row] && select(rowNodes()[view.row].row),
-  "/": () => byId("find").focus(),
+  "/": () => { showTab("rows"); byId("find").focus(); },
   "?": () => byId("help").showModal(),
 };
-// Outside the rows these keys keep what they do everywhere: scroll, and press what has the focus.
+// Outside the rows these keys keep their usual effect.
 const ROW_KEYS = {
   ArrowDown: KEYS.j,
   ArrowUp: KEYS.k,
-  ArrowRight: () => readNext(1),
-  ArrowLeft: () => readNext(-1),
+  ArrowRight: () => focusNextToken(1),
+  ArrowLeft: () => focusNextToken(-1),
   Enter: () => rowNodes()[view.row]?.querySelector(".more")?.click(),
 };
 const ANSWER_KEYS = { ArrowRight: ROW_KEYS.ArrowRight, ArrowLeft: ROW_KEYS.ArrowLeft };
@@ -133,8 +88,8 @@ function onKey(event) {
   const focus = document.activeElement;
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   if (event.key === "Escape") {
-    hideTip();
-    dim();
+    hideTooltip();
+    clearLinks();
     if (focus === byId("find")) {
       focus.value = "";
       filter("");
@@ -143,38 +98,45 @@ function onKey(event) {
   }
   if (focus?.matches("input:not([type=checkbox]), textarea, select")) return;
   if (event.key === "Enter" && focus?.matches("button, a, input")) return;
-  const act = KEYS[event.key] ?? (byId("rows").contains(focus) ? ROW_KEYS[event.key]
+  const action = KEYS[event.key] ?? (byId("rows").contains(focus) ? ROW_KEYS[event.key]
     : byId("answer").contains(focus) ? ANSWER_KEYS[event.key] : undefined);
-  if (!act) return;
+  if (!action) return;
   event.preventDefault();
-  act();
+  action();
 }
 
-// — a link restores the view
+// — the address restores the view
 
 export function restore() {
-  const wanted = savedLocation();
-  const entry = entryOf(wanted.answer) ?? common.find(({ key }) => key === wanted.answer);
-  view.beside = entryOf(wanted.with);
-  choose(entry ?? view.entries[0], entry ? Number(wanted.row) : null);
+  const saved = savedLocation();
+  const entry = entryOf(saved.answer) ?? sharedEntry(saved.answer);
+  view.compared = entryOf(saved.with);
+  view.tab = saved.tab ?? (view.compared ? "compare" : "rows");
+  choose(entry ?? view.entries[0], entry && view.tab === "rows" ? Number(saved.row) : null);
 }
 
-// Draw what the page has: a trace, and others by the keys that links know them by.
+// Draw a trace, and others with the keys that the address names them by.
 export function start(trace, others = []) {
   wireRows();
   wireLinks();
-  wireMap();
+  wireMap(showRow);
   wireCompare(choose, entryOf);
+  wireAnswers(choose);
+  wireTabs();
+  wireCommands();
   byId("keys").addEventListener("click", () => byId("help").showModal());
   document.addEventListener("keydown", onKey);
   drawSummary(trace.summary);
   drawAbout(trace);
   drawLayers(trace.layers);
-  add(trace);
-  for (const [document, key] of others) add(document, key);
+  addTraces([[trace], ...others]);
   window.addEventListener("hashchange", restore);
   if (view.entries.length) restore();
-  else byId("shown").textContent = "The trace has no queries.";
+  else {
+    byId("verdict").textContent = "The trace has no queries.";
+    byId("tab-map").hidden = true;
+    showTab("rows");
+  }
 }
 
 const data = byId("trace");

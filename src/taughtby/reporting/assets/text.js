@@ -1,28 +1,36 @@
-// Texts and nodes. All texts are hostile: they enter as text nodes, never as markup.
+// Texts and DOM nodes. All texts are treated as hostile: they become text nodes, never markup.
 
 export const byId = (id) => document.getElementById(id);
 
-// The characters that words.py writes out too: they act on a reader, or hide from one.
+// Characters that control the text around them, or are invisible; taughtby.text replaces the same ones.
 const HIDDEN = new RegExp("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e"
   + "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}\\p{Cs}]", "gu");
-const code = (mark) => `⟨U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
-export const visible = (text) => String(text ?? "").replaceAll("\r\n", "\n").replace(HIDDEN, code);
-export const clean = (value) => (typeof value === "string" ? visible(value) : String(value ?? "–"));
+const codePoint = (character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+export const visible = (text) => String(text ?? "").replaceAll("\r\n", "\n").replace(HIDDEN, codePoint);
+export const display = (value) => (typeof value === "string" ? visible(value) : String(value ?? "–"));
 
-// A text as it stands in a sentence or a list: one line, and no longer than that.
-export function brief(text, most = 120) {
+// A text on one line, shortened to `max` characters.
+export function shorten(text, max = 120) {
   const line = [...visible(text).replace(/\s+/g, " ").trim()];
-  return line.length > most ? `${line.slice(0, most - 1).join("")}…` : line.join("");
+  return line.length > max ? `${line.slice(0, max - 1).join("")}…` : line.join("");
 }
 
 export function number(value) {
   if (typeof value !== "number") return "–";
-  const size = Math.abs(value);
-  return value === 0 || (size >= 1e-3 && size < 1e4) ? value.toFixed(3) : value.toExponential(2);
+  const magnitude = Math.abs(value);
+  return value === 0 || (magnitude >= 1e-3 && magnitude < 1e4) ? value.toFixed(3) : value.toExponential(2);
 }
 
+// A p-value as journals print it: .02, or < .001.
+export function pValue(value) {
+  return value < 0.001 ? "p < .001" : `p = ${String(Number(value.toPrecision(2))).replace(/^0/, "")}`;
+}
+
+// A text as one argument of a shell command.
+export const shellQuote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${visible(text).replaceAll("'", "'\\''")}'`);
+
 export const count = (value) => Number(value).toLocaleString("en");
-export const many = (value, one, more = `${one}s`) => `${count(value)} ${value === 1 ? one : more}`;
+export const plural = (value, singular, pluralForm = `${singular}s`) => `${count(value)} ${value === 1 ? singular : pluralForm}`;
 
 // A node of `tag` ("p" or "p.class") with attributes, and children that are nodes or plain text.
 export function el(tag, attributes = {}, ...children) {
@@ -41,20 +49,20 @@ export function svg(tag, attributes, ...children) {
   return node;
 }
 
-export function button(text, act, attributes = {}) {
+export function button(text, onClick, attributes = {}) {
   const node = el("button", { type: "button", ...attributes }, text);
-  node.addEventListener("click", act);
+  node.addEventListener("click", onClick);
   return node;
 }
 
-export const pair = (name, value) => el("div", {}, el("dt", {}, clean(name)), el("dd", {}, clean(value)));
+export const pair = (name, value) => el("div", {}, el("dt", {}, display(name)), el("dd", {}, display(value)));
 
-// What is said once, to who listens rather than looks.
-export const say = (text) => { byId("say").textContent = text; };
+// Announce a text to screen readers.
+export const announce = (text) => { byId("announcement").textContent = text; };
 
-// Hand a file to the browser's downloads.
+// Download a file.
 export function download(name, content) {
-  const address = URL.createObjectURL(content);
-  el("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  const url = URL.createObjectURL(content);
+  el("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

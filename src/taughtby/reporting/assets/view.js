@@ -2,11 +2,14 @@
 
 export const view = {
   entries: [],
-  chosen: null, // the entry that is shown
-  beside: null, // the entry it is compared with
+  entry: null, // the entry on show
+  compared: null, // the entry it is compared with
   row: -1, // the position of the focused row among those shown
   rank: null, // its rank
   selected: new Map(), // rows by id
+  tab: "rows", // the tab on show
+  rowControls: () => null, // what a served page adds to a row
+  onSelection: () => {}, // called when rows are selected
   map: null, // the map of the training set, if the trace has none
 };
 
@@ -15,9 +18,10 @@ export const entryOf = (key) => view.entries.find((entry) => entry.key === key) 
 // A link restores the view: which answer, which row, what is compared.
 export function saveLocation() {
   const parts = new URLSearchParams();
-  if (view.chosen) parts.set("answer", view.chosen.key);
+  if (view.entry) parts.set("answer", view.entry.key);
   if (view.rank) parts.set("row", view.rank);
-  if (view.beside) parts.set("with", view.beside.key);
+  if (view.compared) parts.set("with", view.compared.key);
+  if (view.tab !== "rows") parts.set("tab", view.tab);
   history.replaceState(null, "", `#${parts}`);
 }
 
@@ -37,6 +41,25 @@ export function incidents(entries) {
     }
   }
   return groups.map((group) => group.members);
+}
+
+const wordsOf = (text) => new Set(String(text ?? "").toLowerCase().match(/[\p{L}\p{M}\p{N}]{3,}/gu) ?? []);
+const responseOf = (row) => row.messages?.at(-1)?.content;
+const shareOf = (sets, word) => (sets.length ? sets.filter((words) => words.has(word)).length / sets.length : 0);
+
+// The words that name an incident: common in its answers and flagged rows, and rarer in all other texts; "" if there are none.
+export function incidentName(members, entries) {
+  const rowsOf = (list, flagged) => list.flatMap(({ query }) => (query.rows ?? []).filter((row) => (row.flagged === true) === flagged));
+  const others = entries.filter((entry) => !members.includes(entry));
+  const rows = rowsOf(members, true).map((row) => wordsOf(responseOf(row)));
+  const answers = members.map(({ query }) => wordsOf(query.response));
+  const outside = [...rowsOf(entries, false), ...rowsOf(others, true)].map(responseOf)
+    .concat(others.map(({ query }) => query.response)).map(wordsOf);
+  const first = [...answers[0]];
+  const scores = first.map((word) => [word, shareOf(rows, word) * shareOf(answers, word) - shareOf(outside, word)]);
+  const most = Math.max(0.2, ...scores.map(([, score]) => score));
+  const best = scores.filter(([, score]) => score >= 0.7 * most).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([word]) => word);
+  return first.filter((word) => best.includes(word)).join(" ");
 }
 
 export const idOf = (row) => row.id ?? row.source;

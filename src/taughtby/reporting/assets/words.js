@@ -1,39 +1,39 @@
-// Tokens as shaded words. A piece is {text, score, at, top, span}; `at` is its place among the tokens.
+// Tokens as shaded words. A piece is {text, score, at, top, inSpan}; `at` is its position among the tokens.
 import { el, number, visible } from "./text.js";
 
-const SHOWN = 420; // characters of a text that are shown before it is asked for whole
+const WINDOW = 420; // characters of a long text that are shown at first
 
-export const pieces = (tokens, key) =>
+export const toPieces = (tokens, key) =>
   (tokens ?? []).map((token, at) => ({ text: String(token.text ?? ""), score: token[key] ?? null, at }));
-export const whole = (text) => [{ text: String(text ?? ""), score: null }];
-export const ceiling = (list) => list.reduce((most, piece) => Math.max(most, Math.abs(piece.score ?? 0)), 0);
-// A letter of a script that writes spaces between words, as phrases.py has it; the others have no such words.
+export const textPiece = (text) => [{ text: String(text ?? ""), score: null }];
+export const maxScore = (list) => list.reduce((max, piece) => Math.max(max, Math.abs(piece.score ?? 0)), 0);
+// A letter of a script that separates words by spaces, as in phrases.py.
 const LETTER = "(?![\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u2e80-\\u{10ffff}])[\\p{L}\\p{M}\\p{N}_]";
-const [ends, begins] = [new RegExp(`${LETTER}$`, "u"), new RegExp(`^${LETTER}`, "u")];
-const joined = (left, right) => ends.test(left) && begins.test(right);
+const [endsInLetter, beginsWithLetter] = [new RegExp(`${LETTER}$`, "u"), new RegExp(`^${LETTER}`, "u")];
+const isSameWord = (left, right) => endsInLetter.test(left) && beginsWithLetter.test(right);
 
-// First and last of the pieces that make up the word in which one of them stands.
-export function wordAround(list, at) {
+// The first and the last piece of the word that contains a piece.
+export function wordRange(list, at) {
   let [first, last] = [at, at];
-  while (first > 0 && joined(list[first - 1].text, list[first].text)) first -= 1;
-  while (last + 1 < list.length && joined(list[last].text, list[last + 1].text)) last += 1;
+  while (first > 0 && isSameWord(list[first - 1].text, list[first].text)) first -= 1;
+  while (last + 1 < list.length && isSameWord(list[last].text, list[last + 1].text)) last += 1;
   return [first, last];
 }
 
-// Mark the strongest piece and the pieces that complete its word.
-export function withTop(list) {
+// Mark the piece with the highest score and the other pieces of its word.
+export function markTopWord(list) {
   let best = -1;
   list.forEach((piece, at) => {
     if (piece.score > 0 && piece.text.trim() && (best < 0 || piece.score > list[best].score)) best = at;
   });
   if (best < 0) return list;
-  const [first, last] = wordAround(list, best);
+  const [first, last] = wordRange(list, best);
   return list.map((piece, at) => ({ ...piece, top: first <= at && at <= last }));
 }
 
 const size = (list) => list.reduce((sum, piece) => sum + piece.text.length, 0);
 
-// What stands between two characters, cut so that no half of a surrogate pair is left over.
+// The text between two characters, without half a surrogate pair at its ends.
 export function slice(list, from, to) {
   let begin = 0;
   return list.flatMap((piece) => {
@@ -43,69 +43,69 @@ export function slice(list, from, to) {
   });
 }
 
-// The pieces, those of the characters [begin, end) marked `span`. The two count code points, as Python does.
-export function marked(list, begin, end) {
+// The pieces, with those of the characters [begin, end) marked `inSpan`. Both count code points, as Python does.
+export function markSpan(list, begin, end) {
   let at = 0;
   return list.flatMap((piece) => {
     const letters = [...piece.text];
-    const [from, to] = [begin, end].map((place) => Math.max(0, Math.min(letters.length, place - at)));
+    const [from, to] = [begin, end].map((position) => Math.max(0, Math.min(letters.length, position - at)));
     at += letters.length;
     const parts = [[0, from, false], [from, to, true], [to, letters.length, false]];
-    return parts.flatMap(([start, stop, span]) =>
-      (start < stop ? [{ ...piece, text: letters.slice(start, stop).join(""), ...(span ? { span } : {}) }] : []));
+    return parts.flatMap(([start, stop, inSpan]) =>
+      (start < stop ? [{ ...piece, text: letters.slice(start, stop).join(""), ...(inSpan ? { inSpan } : {}) }] : []));
   });
 }
 
-// How many code points of the pieces stand before a place in their text as shown, where hidden ones are written out.
-export function codePoints(list, shown) {
-  let [seen, at] = [0, 0];
+// The number of code points before an offset in the text as displayed, where hidden characters are written out.
+export function codePoints(list, offset) {
+  let [displayed, at] = [0, 0];
   for (const { text } of list) {
     for (const [unit] of text.matchAll(/\r\n|./gsu)) {
-      if (seen >= shown) return at;
-      seen += visible(unit).length;
+      if (displayed >= offset) return at;
+      displayed += visible(unit).length;
       at += [...unit].length;
     }
   }
   return at;
 }
 
-export const isLong = (text) => text.length > SHOWN;
+export const isLong = (text) => text.length > WINDOW;
 
-// The part of a long text that holds its strongest word.
-export function around(list) {
+// The part of a long text around its top-scoring word.
+export function aroundTop(list) {
   const total = size(list);
-  if (total <= SHOWN) return list;
+  if (total <= WINDOW) return list;
   const top = Math.max(0, list.findIndex((piece) => piece.top));
-  let start = Math.max(0, Math.min(size(list.slice(0, top)) - SHOWN / 3, total - SHOWN));
+  let start = Math.max(0, Math.min(size(list.slice(0, top)) - WINDOW / 3, total - WINDOW));
   const gap = slice(list, start, start + 20).map((piece) => piece.text).join("").search(/\s/);
-  if (start > 0 && gap > 0) start += gap; // begin with a whole word where one is near
+  if (start > 0 && gap > 0) start += gap; // begin with a whole word if one is near
   const dots = { text: "…", score: null };
-  return [...(start > 0 ? [dots] : []), ...slice(list, start, start + SHOWN), ...(start + SHOWN < total ? [dots] : [])];
+  return [...(start > 0 ? [dots] : []), ...slice(list, start, start + WINDOW), ...(start + WINDOW < total ? [dots] : [])];
 }
 
-const share = (score, most) => (most ? ((score / most) ** 2).toFixed(3) : 0);
+const share = (score, max) => (max ? ((score / max) ** 2).toFixed(3) : 0);
 
-function word(piece, most) {
+function word(piece, max) {
   const text = visible(piece.text);
   const core = text.trim();
-  if (!core || piece.score === null) return piece.span ? el("span.span", {}, text) : text;
+  if (!core || piece.score === null) return piece.inSpan ? el("span.span", {}, text) : text;
   const at = text.indexOf(core);
-  const told = { "data-score": number(piece.score), "data-at": piece.at, "data-share": share(piece.score, most) };
-  const node = el(piece.top ? "strong.w.top" : "span.w", told, core);
-  node.classList.toggle("against", piece.score < 0);
-  node.style.setProperty("--w", told["data-share"]);
+  const attributes = { "data-score": number(piece.score), "data-at": piece.at, "data-share": share(piece.score, max) };
+  const node = el(piece.top ? "strong.w.top" : "span.w", attributes, core);
+  node.classList.toggle("negative", piece.score < 0);
+  node.style.setProperty("--w", attributes["data-share"]);
   const before = text.slice(0, at), after = text.slice(at + core.length);
-  return piece.span ? el("span.span", {}, before, node, after) : [before, node, after];
+  return piece.inSpan ? el("span.span", {}, before, node, after) : [before, node, after];
 }
 
-export const said = (list, most) => el("p.said", { dir: "auto" }, list.map((piece) => word(piece, most)).flat());
+export const renderText = (list, max) => el("p.text", { dir: "auto" }, list.map((piece) => word(piece, max)).flat());
 
-// Shade the words of a text by other numbers for a while: those of `values`, by their place; null brings back its own.
-export function shade(root, values, most) {
+// Shade the words of a text by other `values`, by position; null restores the scores.
+export function shade(root, values, max) {
   for (const node of root.querySelectorAll(".w")) {
     const value = values?.get(Number(node.dataset.at)) ?? 0;
-    node.style.setProperty("--w", values ? share(value, most) : node.dataset.share);
-    node.classList.toggle("answers", Boolean(values) && value >= most / 2);
+    node.style.setProperty("--w", values ? share(value, max) : node.dataset.share);
+    node.classList.toggle("matches", Boolean(values) && value >= max / 2);
     if (values && value) node.dataset.link = number(value);
     else delete node.dataset.link;
   }

@@ -1,0 +1,62 @@
+"""The bodies of the requests: every field has a type and a limit, and no other field is accepted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from taughtby.attribution.query import Query
+from taughtby.remediation.row_verdicts import Verdict
+
+Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
+RowId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Position = Annotated[int, Field(ge=0, le=100_000)]
+
+
+class Turn(BaseModel):
+    """A turn of the conversation around the prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Annotated[str, Field(max_length=100_000)]
+
+
+class PromptRequest(BaseModel):
+    """A prompt; the model generates the answer, which is then traced."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: Text
+    method: Annotated[str, Field(max_length=200)] | None = None
+    top: Annotated[int, Field(ge=1, le=200)] = 20
+
+
+class TraceRequest(PromptRequest):
+    """A prompt and the answer to trace, with the fields of a query of `taughtby trace`."""
+
+    response: Text
+    span: Text | None = None
+    span_range: tuple[Position, Position] | None = None
+    desired: Text | None = None
+    before: Annotated[list[Turn], Field(max_length=100)] = []
+    after: Annotated[list[Turn], Field(max_length=100)] = []
+
+    def query(self) -> Query:
+        """The request as a query."""
+        before, after = (tuple(turn.model_dump() for turn in turns) for turns in (self.before, self.after))
+        return Query(self.prompt, self.response, self.span, self.desired, before, after, span_range=self.span_range)
+
+
+class VerdictRequest(BaseModel):
+    """A verdict on a row, or null; and a note."""
+
+    model_config = ConfigDict(extra="forbid")
+    verdict: Verdict | None = None
+    note: Annotated[str, Field(max_length=10_000)] = ""
+
+
+class RowSelection(BaseModel):
+    """Rows by their ids."""
+
+    model_config = ConfigDict(extra="forbid")
+    rows: Annotated[list[RowId], Field(min_length=1, max_length=20_000)]

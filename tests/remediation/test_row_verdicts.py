@@ -1,0 +1,95 @@
+"""Verdicts on rows: what is recorded is on disk, exported, and read back by `--rows`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taughtby.errors import DataError
+from taughtby.remediation.row_verdicts import COLUMNS, RowVerdict, RowVerdicts, read_causes
+
+A = RowVerdict("a" * 16, "data.jsonl:1", None, "cause")
+B = RowVerdict("b" * 16, "data.jsonl:2", None, "not the cause")
+C = RowVerdict("c" * 16, "data.jsonl:3", None, "unsure")
+
+
+def test_verdicts_are_kept_over_a_reload(tmp_path: Path) -> None:
+    verdicts = RowVerdicts(tmp_path / "idx")
+    for each in (A, B, C):
+        verdicts.set(each)
+    verdicts.set(RowVerdict(B.id, B.source, None, "cause", "it repeats the phrase"))
+    verdicts.set(RowVerdict(C.id, C.source, None, None))  # taken back
+    reloaded = RowVerdicts(tmp_path / "idx")
+    assert [(each["id"], each["verdict"], each["note"]) for each in reloaded.to_json()] == [
+        (A.id, "cause", ""), (B.id, "cause", "it repeats the phrase")]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["idx.verdicts.json"]
+
+
+def test_exports_are_read_as_the_causes(tmp_path: Path) -> None:
+    verdicts = RowVerdicts(tmp_path / "idx")
+    with pytest.raises(DataError, match="no row has the verdict"):
+        read_causes(verdicts.to_csv())
+    for each in (A, B, C):
+        verdicts.set(each)
+    file = (tmp_path / "idx.verdicts.json").read_text()
+    for text in (verdicts.to_csv(), json.dumps(verdicts.to_json()), file):
+        assert read_causes(text) == [A.id]
+    for text in ("", f"{A.id}\n{B.id}\n", "data.jsonl:12\n", "[odd] name.jsonl:3\n"):
+        assert read_causes(text) is None
+
+
+@given(st.text(), st.none() | st.text(), st.text())
+def test_no_cell_of_the_csv_is_a_formula(source: str, label: str | None, note: str) -> None:
+    verdicts = RowVerdicts("/nonexistent/idx")
+    verdicts._verdicts = {A.id: RowVerdict(A.id, source, label, "cause", note)}
+    text = verdicts.to_csv()
+    text.encode("utf-8")
+    cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+    assert len(cells) == 2 * len(COLUMNS)
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    assert read_causes(text) == [A.id]
+
+
+def test_a_file_of_something_else_is_refused_and_left(tmp_path: Path) -> None:
+    file = tmp_path / "idx.verdicts.json"
+    for text in ("", "[]", "{}", '{"verdicts": [1]}'):
+        file.write_text(text)
+        with pytest.raises(DataError, match="holds no verdicts"):
+            RowVerdicts(tmp_path / "idx")
+        assert file.read_text() == text
+
+
+def test_a_kill_in_the_middle_of_a_write_loses_no_verdict(tmp_path: Path) -> None:
+    """The process is killed while it writes verdicts one after the other; each that it reported is on disk."""
+    code = f"""
+from taughtby.remediation.row_verdicts import RowVerdict, RowVerdicts
+verdicts = RowVerdicts({str(tmp_path / "idx")!r})
+for number in range(100_000):
+    verdicts.set(RowVerdict(f"{{number:016x}}", "data.jsonl:1", None, "cause", "x" * 1000))
+    print(number, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert writer.stdout is not None
+    reported = -1
+    while reported < 20:
+        reported = int(writer.stdout.readline())
+    writer.send_signal(signal.SIGKILL)
+    rest = [int(line) for line in writer.stdout.read().split("\n") if line.strip()]
+    writer.wait()
+    reported = max([reported, *rest])
+    saved = [int(each["id"], 16) for each in RowVerdicts(tmp_path / "idx").to_json()]
+    assert saved == list(range(len(saved))) and len(saved) >= reported + 1
+
+
+def test_the_columns_are_the_fields() -> None:
+    assert tuple(RowVerdict.__dataclass_fields__) == COLUMNS
