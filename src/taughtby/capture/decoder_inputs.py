@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from taughtby.data.batching import Batch
 from taughtby.models.model import Model
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens does not repay a pass of its own
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
+BY_LENGTH = ("longrope", "dynamic")  # rotations that differ once an input is longer than the first training's
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
     if "attention_mask" not in kwargs:
         ids = kwargs["input_ids"]
         start = _common_prefix_length(batch.ids[:, : int(positions.min())])
-        cache = _prefix_cache(model, ids[:1, :start], rows) if start else None
+        shared = start > 0 and _shares_prefixes(model, stop)
+        cache = _prefix_cache(model, ids[:1, :start], rows) if shared else None
         start = 0 if cache is None else start
         kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
     return DecoderInputs(kwargs, (positions - start).to(model.device), start, (rows, stop - start))
@@ -76,11 +80,31 @@ def _common_prefix_length(ids: Int[Tensor, "B T"]) -> int:
     return length if length * (len(ids) - 1) >= MIN_SAVED_TOKENS else 0
 
 
+def _shares_prefixes(model: Model, length: int) -> bool:
+    """Whether rows of that length may continue a cached prefix.
+
+    Not where a layer keeps a state instead of keys and values (linear attention, state spaces, convolutions): most of
+    them start anew where more than one token follows. Nor where positions are rotated by the length of the input, which
+    is another one in the prefix's own pass.
+    """
+    config = model.lm.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
+    first_length = rope.get("original_max_position_embeddings") or model.context_length
+    if set(kinds) & set(BY_LENGTH) and length > first_length:
+        return False
+    return _holds_keys_and_values(DynamicCache(config=config))
+
+
+def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
+    return type(cache) is DynamicCache and all(type(layer) in KEYS_AND_VALUES for layer in cache.layers)
+
+
 @torch.no_grad()
 def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
     """Keys and values of a prefix for `rows` rows; None for a model with another kind of cache."""
-    cache = model.decoder(input_ids=ids, use_cache=True).past_key_values
-    if type(cache) is not DynamicCache:
+    cache = getattr(model.decoder(input_ids=ids, use_cache=True), "past_key_values", None)
+    if not _holds_keys_and_values(cache):
         return None
     cache.batch_repeat_interleave(rows)
     return cache
