@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from taughtby.data.batching import Batch
+from taughtby.errors import ModelError
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ class DecoderInputs:
 def full_inputs(model: Model, batch: Batch) -> DecoderInputs:
     """Return inputs that contain all columns."""
     rows, columns = batch.ids.shape
-    kwargs = _decoder_kwargs(batch, columns, model.device)
+    kwargs = _decoder_kwargs(model, batch, columns)
     return DecoderInputs(kwargs, batch.loss_positions.to(model.device), 0, (rows, columns))
 
 
 def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> DecoderInputs:
     """Return inputs up to the last of `positions`; a common prefix is run once, as a cache for all rows."""
     stop = int(positions.max()) + 1
-    kwargs, start, rows = _decoder_kwargs(batch, stop, model.device), 0, len(batch.row_indices)
+    kwargs, start, rows = _decoder_kwargs(model, batch, stop), 0, len(batch.row_indices)
     if "attention_mask" not in kwargs:
         ids = kwargs["input_ids"]
         start = _common_prefix_length(batch.ids[:, : int(positions.min())])
@@ -65,7 +66,12 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
     return DecoderInputs(kwargs, (positions - start).to(model.device), start, (rows, stop - start))
 
 
-def _decoder_kwargs(batch: Batch, stop: int, device: torch.device) -> dict[str, Any]:
+def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
+    # on a GPU an index beyond the embedding would end the process's use of it
+    if lack := model.token_without_embedding([int(batch.ids.max())]):
+        raise ModelError(f"the tokenizer has tokens that {model.name} cannot read", got=lack,
+                         do="save the embedding with the adapter (modules_to_save), or the whole model")  # fmt: skip
+    device = model.device
     ids, mask = batch.ids[:, :stop].to(device), batch.attention_mask[:, :stop]
     if bool(mask[:, 0].all()):
         # right padding needs no mask: a causal model never attends to what follows
