@@ -114,9 +114,7 @@ class CapturePipeline:
         return features
 
 
-def tokenize_readable(
-    model: Model, rows: Sequence[Example], encoding: Encoding
-) -> list[TokenizedExample | SkippedRow]:
+def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
     """Tokenize rows as `tokenize_all`, and skip those with tokens that the model has no embedding for."""
     tokenized = tokenize_all(model.tokenizer, rows, encoding)
     return [

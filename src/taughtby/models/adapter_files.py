@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taughtby.errors import ModelError, explain_errors
 from taughtby.models.model_files import nearest_file
+from taughtby.models.trainer_recipes import read_json
 from taughtby.models.weight_files import WRAPPERS, check_content, check_not_empty, ranks_of_training, read_header
 from taughtby.text import shell_quote
 
@@ -22,6 +24,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers",
                "megatron_config": "sits in Megatron's layers"}  # fmt: skip
 _OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
+_PREFIX = "base_model.model."
+_TEXT_PARTS = (("model.language_model.", "model."), ("model.", "model.language_model."),
+               ("language_model.model.", "model."), ("language_model.model.", "model.language_model."))  # fmt: skip
+_NEW_PART = re.compile(r"\.lora_\w+(\.weight|\.bias)?$")
 # a raw state dict has the adapter's name in it: lora_A.default.weight
 _NAMED = re.compile(
     r"\.((?:lora|ia3|oft|vera|hada|lokr|boft|randlora|hra|miss|fourierft|vblora)_\w+)\.(?!weight$|bias$)\w+(\.weight|\.bias)?$"
@@ -43,10 +49,11 @@ def check_folder(folder: Path, model_type: str) -> None:
     if (task := config_value(folder, CONFIG, "task_type")) in _OTHER_TASKS:
         raise ModelError(f"the adapter {folder} was trained for another task than writing text", got=task,
                          do="give an adapter of a causal language model (CAUSAL_LM)")  # fmt: skip
-    base = Path(base_name(folder))
-    kind = config_value(base, "config.json", "model_type") if (base / "config.json").exists() else None
-    if kind not in (None, model_type):
-        got = f"a {model_type}, trained on a {kind}"
+    base = read_json(Path(base_name(folder)) / "config.json")
+    parts = [part for part in (base, base.get("text_config")) if isinstance(part, dict)]
+    kinds = [part["model_type"] for part in parts if part.get("model_type")]
+    if kinds and model_type not in kinds:
+        got = f"a {model_type}, trained on a {kinds[0]}"
         raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=base_advice(folder))
 
 
@@ -90,12 +97,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS
     header = read_header(file)
     check_not_empty(file, header)
-    prefix = "" if any("base_model." in name for name in header) else "base_model.model."
+    prefix = "" if any("base_model." in name for name in header) else _PREFIX
     names: dict[str, str] = {}
     for name in header:
         plain = _plain_name(name, prefix)
         if other := names.get(plain):
-            raise ModelError(f"{file} holds several adapters", got=f"{other} and {name}", do="save one of them by itself")
+            got = f"{other} and {name}"
+            raise ModelError(f"{file} holds several adapters", got=got, do="save one of them by itself")
         names[plain] = name
     with explain_errors(f"the adapter {folder} cannot be read", "copy it again"), safe_open(file, "pt") as stored:
         weights = {plain: stored.get_tensor(name) for plain, name in names.items()}
@@ -111,6 +119,39 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise ModelError(what, got=f"{len(ups)} weights lora_B, all of them zero",
                          do="give the adapter as the training saved it at its end")  # fmt: skip
     return weights
+
+
+@dataclass(frozen=True)
+class PlacedWeights:
+    """An adapter's weights by the names of a model's modules.
+
+    Attributes:
+        weights: Those that have a place.
+        left_out: Names of those that have none.
+        modules: The modules that they change, where the names were changed: the configuration has others.
+    """
+
+    weights: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeights:
+    """An adapter's weights under the names that the model's modules have.
+
+    The text model of a vision-language checkpoint is loaded by itself in some families, and as a part in others; an
+    adapter may have been trained on the other of the two. What it changes of the tower for pictures has no place, nor a
+    part in answers to text. Names that PEFT itself converts are left to it.
+    """
+    places = {name: _NEW_PART.sub("", name.removeprefix(_PREFIX)) for name in weights}
+    if any(place in modules for place in places.values()):
+        return PlacedWeights(weights)
+    for old, new in _TEXT_PARTS:
+        moved = {name: new + place.removeprefix(old) for name, place in places.items() if place.startswith(old)}
+        if moved and all(place in modules for place in moved.values()):
+            found = {_PREFIX + moved[name] + name.removeprefix(_PREFIX + places[name]): weights[name] for name in moved}
+            return PlacedWeights(found, tuple(sorted(set(weights) - set(moved))), tuple(sorted(set(moved.values()))))
+    return PlacedWeights(weights)
 
 
 def base_advice(folder: Path, given: str = "") -> str:

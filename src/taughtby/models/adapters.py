@@ -6,13 +6,22 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from taughtby.errors import ModelError, explain_errors
-from taughtby.models.adapter_files import CONFIG, base_advice, check_folder, config_value, read_weights
+from taughtby.models.adapter_files import (
+    CONFIG,
+    PlacedWeights,
+    base_advice,
+    check_folder,
+    config_value,
+    place_weights,
+    read_weights,
+)
 from taughtby.models.fingerprint import adapter_hash, join_hashes
 
 if TYPE_CHECKING:
@@ -21,11 +30,33 @@ if TYPE_CHECKING:
     Weights = dict[str, Tensor]
 
 
-def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> tuple[Any, str, bool]:
-    """PEFT's wrapper of `lm` with the adapters of those folders, all active together, and their fingerprint.
+@dataclass(frozen=True)
+class Attached:
+    """Adapters on a model, all active together.
 
-    `known` are the base's fingerprint and those it had by earlier rules; an adapter that names none of them is
-    refused. True as the third: they wrote over weights of the base, which switching them off will not undo.
+    Attributes:
+        peft: PEFT's wrapper of the model.
+        fingerprint: Their hash.
+        overwrites: Whether they wrote over weights of the base, which switching them off does not undo.
+        notes: Remarks for the user.
+    """
+
+    peft: Any
+    fingerprint: str
+    overwrites: bool
+    notes: tuple[str, ...]
+
+
+def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> Attached:
+    """Put the adapters of those folders on `lm`.
+
+    Args:
+        lm: the model.
+        folders: where the adapters are.
+        base_fingerprints: the base's fingerprint and those it had by earlier rules.
+
+    Raises:
+        ModelError: an adapter cannot be read, changes nothing, or is another model's.
     """
     if any(weight.is_meta for weight in lm.parameters()):
         raise ModelError("no adapter can be put on a model that does not fit onto its devices",
@@ -33,7 +64,9 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
                          do="merge the adapter into the model, or load it on one device, or rounded")  # fmt: skip
     for folder in folders:
         check_folder(folder, lm.config.model_type)
-    stored = [read_weights(folder) for folder in folders]
+    modules = {path for path, _ in lm.named_modules()}
+    placed = [place_weights(read_weights(folder), modules) for folder in folders]
+    stored = [adapter.weights for adapter in placed]
     over = any(_overwrites(lm, folder, weights) for folder, weights in zip(folders, stored, strict=True))
     rows = [num_tokens for weights in stored if (num_tokens := _vocabulary_size(lm, weights))]
     if rows and max(rows) != lm.get_input_embeddings().weight.shape[0]:
@@ -42,9 +75,9 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     peft: Any = None
     names = ["default", *(f"adapter_{number}" for number in range(2, len(folders) + 1))]
     hashes: list[str] = []
-    for name, folder, weights in zip(names, folders, stored, strict=True):
-        peft, complete = _load_adapter(peft or lm, name, folder, weights)
-        hashes.append(_check_weights(peft, name, folder, weights, complete))
+    for name, folder, adapter in zip(names, folders, placed, strict=True):
+        peft, complete = _load_adapter(peft or lm, name, folder, adapter)
+        hashes.append(_check_weights(peft, name, folder, adapter.weights, complete))
         _check_base(folder, base_fingerprints)
     if len(folders) > 1:
         with explain_errors("these adapters cannot be active together", "give one at a time, or merge them"):
@@ -53,7 +86,11 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     for weight in peft.parameters():
         if id(weight) not in base_weights and weight.is_floating_point():
             weight.data = weight.data.to(dtype)
-    return peft.eval().requires_grad_(False), join_hashes(hashes), over
+    notes = tuple(
+        f"{folder}: {len(left)} weights of the adapter have no part in answers to text, such as {left[0]}"
+        for folder, left in zip(folders, [adapter.left_out for adapter in placed], strict=True) if left
+    )  # fmt: skip
+    return Attached(peft.eval().requires_grad_(False), join_hashes(hashes), over, notes)
 
 
 def live_adapter_hash(peft: Any) -> str:
@@ -100,7 +137,7 @@ def _overwrites(lm: Any, folder: Path, weights: Weights) -> bool:
     return False
 
 
-def _load_adapter(on: Any, name: str, folder: Path, weights: Weights) -> tuple[Any, bool]:
+def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> tuple[Any, bool]:
     """The adapter on a bare model, or beside those that a wrapped one carries; whether each weight found its place.
 
     As `PeftModel.from_pretrained` does it, but of weights that were read and examined already, whose names PEFT
@@ -118,6 +155,7 @@ def _load_adapter(on: Any, name: str, folder: Path, weights: Weights) -> tuple[A
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
+    config.target_modules = set(adapter.modules) or config.target_modules
     _check_start(config, folder)
     with explain_errors(what, do), warnings.catch_warnings():
         # Transformers tells peft, not its users, that a name was changed
@@ -129,7 +167,7 @@ def _load_adapter(on: Any, name: str, folder: Path, weights: Weights) -> tuple[A
             on.add_adapter(name, config, autocast_adapter_dtype=False)
         else:
             on = PeftModel(on, config, adapter_name=name, autocast_adapter_dtype=False)
-        result = set_peft_model_state_dict(on, weights, adapter_name=name)
+        result = set_peft_model_state_dict(on, adapter.weights, adapter_name=name)
     mine = [key for key in result.missing_keys if name in key.split(".")]
     return on, not mine and not result.unexpected_keys
 

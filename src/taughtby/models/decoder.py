@@ -44,6 +44,12 @@ def not_causal(name: str, got: str) -> ModelError:
     return ModelError(f"{name} is not a causal language model", got=got, do=do)
 
 
+def not_finite(name: str, dtype: torch.dtype) -> ModelError:
+    """The error for a model whose weights are finite, and what it computes is not."""
+    do = "load it with --dtype bfloat16 or float32; if that does not help, its training diverged"
+    return ModelError(f"what {name} computes is not finite", got=f"in {str(dtype).removeprefix('torch.')}", do=do)
+
+
 @torch.no_grad()
 def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> None:
     """Check by a pass that no token changes an earlier state, and that each token has one state per block.
@@ -62,6 +68,8 @@ def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> Non
     if shapes != [3]:
         what, do = "has several states per token and cannot be traced", "give a model with one state per token"
         raise ModelError(f"{name} {what}", got=type(lm).__name__, do=do)
+    if not states.isfinite().all():
+        raise not_finite(name, lm.get_input_embeddings().weight.dtype)
     # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
     near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):

@@ -73,7 +73,8 @@ def _not_finite(name: str, weight_name: str, weight: Tensor) -> ModelError:
     do = "its training diverged: give an earlier checkpoint"
     if weight.dtype == torch.float16:
         do = "load it with --dtype bfloat16, since float16 holds no number above 65,504; else its training diverged"
-    return ModelError(f"the weights of {name} are not finite", got=f"{count:,} of {weight.numel():,} in {weight_name}", do=do)
+    got = f"{count:,} of {weight.numel():,} in {weight_name}"
+    return ModelError(f"the weights of {name} are not finite", got=got, do=do)
 
 
 def sampled_hash(lm: Any) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from taughtby.errors import ModelError, OptionError, explain_errors
-from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
 from taughtby.models.decoder import not_causal
-from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
+from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
 from taughtby.models.trainer_recipes import read_json
+from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 from taughtby.models.weight_files import check_checkpoint, check_complete, check_content
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -123,7 +123,7 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
 
 
 def check_files(path: str) -> dict[str, str]:
-    """Refuse a folder whose files cannot be the model's, before their numbers are read; names that are to be changed."""
+    """Refuse a folder whose files cannot be the model's; otherwise the `key_mapping` that their names need."""
     folder = Path(path)
     if not folder.is_dir():
         return {}
@@ -146,12 +146,13 @@ def _quiet_transformers() -> Generator[None]:
 
 
 def _model_kind(config: Any, name: str) -> Any:
-    """The class that loads it: a causal language model, or one with a tower for pictures, which rows of text pass by."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    """The class that loads it: for causal language models, or for those that read pictures beside text."""
+    import transformers as tf
 
-    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
-        if type(config) in kind._model_mapping:
-            return kind
+    if type(config) in tf.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return tf.AutoModelForCausalLM
+    if type(config) in tf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return tf.AutoModelForImageTextToText
     raise not_causal(name, f"{type(config).__name__}, model_type {config.model_type}")
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from taughtby.errors import ModelError
 from taughtby.models.adapters import attach_adapters, live_adapter_hash, resize_embeddings
-from taughtby.models.decoder import check_causal, find_decoder, input_device
+from taughtby.models.decoder import check_causal, find_decoder, input_device, not_finite
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
 from taughtby.models.head import head_logits
 from taughtby.models.loading import LoadOptions, check_files, load_options, load_tokenizer, load_weights
@@ -225,26 +225,30 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
     states = _probe(model)
-    peft, digest, changed = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    attached = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    peft, notes = attached.peft, (*model.notes, *attached.notes)
     origin = read_training_metadata(folders[-1], model.context_length)
-    fingerprint = {**model.fingerprint, "adapter": digest}
-    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin)
+    fingerprint = {**model.fingerprint, "adapter": attached.fingerprint}
+    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin, notes=notes)
     # the probe has a few tokens, and these parts change what some tokens do
     partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
     by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
-    if not by_token and torch.equal(_probe(adapted)[..., :vocabulary], states):
-        raise ModelError(f"the adapter {adapters[-1]} changes nothing that {model.name} computes",
-                         got=f"equal logits in {str(model.dtype).removeprefix('torch.')} with and without it",
-                         do="check that it was trained on parts that read text, and that lora_alpha is not 0")  # fmt: skip
+    tuned = _probe(adapted)[..., :vocabulary]
+    if not tuned.isfinite().all():
+        raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
+    if not by_token and torch.equal(tuned, states):
+        got = f"equal logits in {str(model.dtype).removeprefix('torch.')} with and without it"
+        raise ModelError(f"the adapter {adapters[-1]} changes nothing that {model.name} computes", got=got,
+                         do="give one trained on parts that read text, with a lora_alpha above 0")  # fmt: skip
     with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
         difference = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
-    if not changed and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
+    if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return adapted
     reloaded = _load_plain(model.name, model.tokenizer, options)
     if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
         resize_embeddings(reloaded.lm, rows)
     note = "the adapter changed the base for good, so the base is held a second time"
-    return replace(adapted, separate_base=reloaded, notes=(*model.notes, note))
+    return replace(adapted, separate_base=reloaded, notes=(*notes, note))
 
 
 def _with_base(model: Model, base: str, options: LoadOptions) -> Model:

@@ -167,9 +167,10 @@ def _convert_gguf(gguf: Path) -> Path:
     ):
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
-        lm, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
+        lm, info = loaded
         check_complete(str(gguf), info)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         lm.save_pretrained(draft)

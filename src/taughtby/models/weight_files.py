@@ -54,7 +54,7 @@ def read_header(file: Path) -> Header:
             end = 8 + length + max((value["data_offsets"][1] for value in weights.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ModelError(f"{file} is no safetensors file", got=f"{type(error).__name__}: {error}"[:300],
-                             do="copy or download it again")  # fmt: skip
+                             do="copy or download it again") from error  # fmt: skip
     if size < end:
         raise ModelError(f"{file} is cut short", got=f"{size:,} of {end:,} bytes", do="copy or download it again")
     return weights
@@ -122,8 +122,8 @@ def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
                          got=f"{len(missing)} weights missing, such as {min(missing)}", do=whole)  # fmt: skip
     if mismatched := info["mismatched_keys"]:
         weight, stored, expected = min(mismatched)
-        raise ModelError(f"the weights of {name} do not fit its config.json",
-                         got=f"{len(mismatched)} of another shape, such as {weight}: {list(stored)}, not {list(expected)}",
+        got = f"{len(mismatched)} of another shape, such as {weight}: {list(stored)}, not {list(expected)}"
+        raise ModelError(f"the weights of {name} do not fit its config.json", got=got,
                          do="give the config.json that was saved with them")  # fmt: skip
     surplus = info["unexpected_keys"]
     if lora := [weight for weight in surplus if ".lora_" in weight or weight.startswith("lora_")]:
@@ -154,7 +154,7 @@ def weight_paths(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} cannot be read", got=f"{type(error).__name__}: {error}"[:300],
-                         do="copy or download it again")  # fmt: skip
+                         do="copy or download it again") from error  # fmt: skip
     if missing := [name for name in names if not (folder / name).exists()]:
         got = f"{len(missing)} of {len(names)} missing, such as {missing[0]}"
         raise ModelError(f"{folder} lacks files of weights that {index.name} names", got=got,
