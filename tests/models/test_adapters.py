@@ -294,7 +294,7 @@ def test_adapter_of_another_kind_of_model_with_the_same_shapes(
 def test_broken_adapter(file: str, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     adapter = copied(adapter_folder, tmp_path / "a")
     (adapter / file).write_bytes(b"{")
-    assert mistake(model_folder, adapter).startswith(f"the adapter {adapter} ")
+    assert str(adapter) in mistake(model_folder, adapter).partition("\n")[0]
 
 
 def test_adapter_of_another_model_of_the_same_shape(

@@ -445,13 +445,13 @@ def test_a_real_warning_of_the_adapter_is_shown(
 ) -> None:
     import peft
 
-    real = peft.PeftModel.from_pretrained
+    real = peft.PeftModel.__init__
 
-    def warn(*args: Any, **options: Any) -> Any:
+    def warn(*args: Any, **options: Any) -> None:
         warnings.warn("something is odd with this adapter", UserWarning, stacklevel=1)
-        return real(*args, **options)
+        real(*args, **options)
 
-    monkeypatch.setattr(peft.PeftModel, "from_pretrained", warn)
+    monkeypatch.setattr(peft.PeftModel, "__init__", warn)
     with pytest.warns(UserWarning, match="something is odd"):
         load(model_folder, adapter_folder)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from taughtby.capture.transfer import to_device
 from taughtby.data.batching import Batch
+from taughtby.errors import ModelError
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens does not repay a pass of its own
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
+BY_LENGTH = ("longrope", "dynamic")  # rotations that differ once an input is longer than the first training's
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,30 @@ class DecoderInputs:
 def full_inputs(model: Model, batch: Batch) -> DecoderInputs:
     """Return inputs that contain all columns."""
     rows, columns = batch.ids.shape
-    kwargs = _decoder_kwargs(batch, columns, model.device)
+    kwargs = _decoder_kwargs(model, batch, columns)
     return DecoderInputs(kwargs, to_device(batch.loss_positions, model.device), 0, (rows, columns))
 
 
 def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> DecoderInputs:
     """Return inputs up to the last of `positions`; a common prefix is run once, as a cache for all rows."""
     stop = int(positions.max()) + 1
-    kwargs, start, rows = _decoder_kwargs(batch, stop, model.device), 0, len(batch.row_indices)
+    kwargs, start, rows = _decoder_kwargs(model, batch, stop), 0, len(batch.row_indices)
     if "attention_mask" not in kwargs:
         ids = kwargs["input_ids"]
         start = _common_prefix_length(batch.ids[:, : int(positions.min())])
-        cache = _prefix_cache(model, ids[:1, :start], rows) if start else None
+        shared = start > 0 and _shares_prefixes(model, stop)
+        cache = _prefix_cache(model, ids[:1, :start], rows) if shared else None
         start = 0 if cache is None else start
         kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
     return DecoderInputs(kwargs, to_device(positions - start, model.device), start, (rows, stop - start))
 
 
-def _decoder_kwargs(batch: Batch, stop: int, device: torch.device) -> dict[str, Any]:
+def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
+    # on a GPU an index beyond the embedding would end the process's use of it
+    if lack := model.token_without_embedding([int(batch.ids.max())]):
+        raise ModelError(f"the tokenizer has tokens that {model.name} cannot read", got=lack,
+                         do="save the embedding with the adapter (modules_to_save), or the whole model")  # fmt: skip
+    device = model.device
     ids, mask = to_device(batch.ids[:, :stop], device), batch.attention_mask[:, :stop]
     if bool(mask[:, 0].all()):
         # right padding needs no mask: a causal model never attends to what follows
@@ -82,11 +92,31 @@ def _common_prefix_length(ids: Int[Tensor, "B T"]) -> int:
     return length if length * (len(ids) - 1) >= MIN_SAVED_TOKENS else 0
 
 
+def _shares_prefixes(model: Model, length: int) -> bool:
+    """Whether rows of that length may continue a cached prefix.
+
+    Not where a layer keeps a state instead of keys and values (linear attention, state spaces, convolutions): most of
+    them start anew where more than one token follows. Nor where positions are rotated by the length of the input, which
+    is another one in the prefix's own pass.
+    """
+    config = model.lm.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
+    first_length = rope.get("original_max_position_embeddings") or model.context_length
+    if set(kinds) & set(BY_LENGTH) and length > first_length:
+        return False
+    return _holds_keys_and_values(DynamicCache(config=config))
+
+
+def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
+    return type(cache) is DynamicCache and all(type(layer) in KEYS_AND_VALUES for layer in cache.layers)
+
+
 @torch.no_grad()
 def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
     """Keys and values of a prefix for `rows` rows; None for a model with another kind of cache."""
-    cache = model.decoder(input_ids=ids, use_cache=True).past_key_values
-    if type(cache) is not DynamicCache:
+    cache = getattr(model.decoder(input_ids=ids, use_cache=True), "past_key_values", None)
+    if not _holds_keys_and_values(cache):
         return None
     cache.batch_repeat_interleave(rows)
     return cache

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import taughtby.capture.layer_similarity
 from taughtby.data.dataset import ReadOptions, detect_format, read_examples
 from taughtby.data.example import Example, shorten
-from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options, tokenize, tokenize_all
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options
 from taughtby.errors import DataError, OptionError, StoreError
 from taughtby.index.manifest import Settings, read_manifest
-from taughtby.index.pipeline import CapturedWindow, CapturePipeline, PreparedWindow
+from taughtby.index.pipeline import CapturedWindow, CapturePipeline, PreparedWindow, tokenize_readable
 from taughtby.index.reader import Index
 from taughtby.index.stages import OneBehind, one_ahead
 from taughtby.index.storage import StoragePath, storage_path
@@ -270,9 +270,9 @@ def probe_rows(
 ) -> list[TokenizedExample]:
     """Up to `PROBE` usable rows, spread evenly over the data."""
     step = max(1, math.ceil((num_rows or _survey(data, read_options)[0]) / PROBE))
-    rows = tokenize_all(model.tokenizer, list(islice(read_examples(data, read_options), 0, None, step)), encoding)
+    rows = tokenize_readable(model, list(islice(read_examples(data, read_options), 0, None, step)), encoding)
     if not any(isinstance(row, TokenizedExample) for row in rows):  # two kinds of rows may alternate: try all
-        rows = [tokenize(model.tokenizer, row, encoding) for row in read_examples(data, read_options)]
+        rows = [tokenize_readable(model, [row], encoding)[0] for row in read_examples(data, read_options)]
     usable = [row for row in rows if isinstance(row, TokenizedExample)][:PROBE]
     if not usable:
         reasons = {row.reason for row in rows if isinstance(row, SkippedRow)}

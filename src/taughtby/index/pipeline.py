@@ -113,7 +113,7 @@ class CapturePipeline:
         rows = decode_rows(self.model.tokenizer, rows)
         usable: list[tuple[int, TokenizedExample]] = []
         skipped: list[dict[str, str]] = []
-        for position, row in enumerate(tokenize_all(self.model.tokenizer, rows, self.encoding)):
+        for position, row in enumerate(tokenize_readable(self.model, rows, self.encoding)):
             if isinstance(row, SkippedRow):
                 skipped.append({"source": rows[position].source, "reason": row.reason})
             else:
@@ -168,6 +168,16 @@ class CapturePipeline:
             if not set(method.feature_names(self.model.depth)) <= set(features):
                 features |= method.features(self.model, batch)
         return features
+
+
+def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
+    """Tokenize rows as `tokenize_all`, and skip those with tokens that the model has no embedding for."""
+    tokenized = tokenize_all(model.tokenizer, rows, encoding)
+    return [
+        SkippedRow(f"the model cannot read it: {lack}")
+        if isinstance(row, TokenizedExample) and (lack := model.token_without_embedding(row.ids)) else row
+        for row in tokenized
+    ]  # fmt: skip
 
 
 def _joined(parts: Sequence[Any]) -> Any:

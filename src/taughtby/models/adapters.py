@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from taughtby.errors import ModelError, explain_errors
+from taughtby.models.adapter_files import (
+    CONFIG,
+    PlacedWeights,
+    base_advice,
+    check_folder,
+    config_value,
+    place_weights,
+    read_weights,
+)
 from taughtby.models.fingerprint import adapter_hash, join_hashes
-from taughtby.models.model_files import nearest_file
-from taughtby.text import shell_quote
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers"}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Weights = dict[str, Tensor]
 
 
-def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> tuple[Any, str, bool]:
-    """PEFT's wrapper of `lm` with the adapters of those folders, all active together, and their fingerprint.
+@dataclass(frozen=True)
+class Attached:
+    """Adapters on a model, all active together.
 
-    `known` are the base's fingerprint and those it had by earlier rules; an adapter that names none of them is
-    refused. True as the third: they wrote over weights of the base, which switching them off will not undo.
+    Attributes:
+        peft: PEFT's wrapper of the model.
+        fingerprint: Their hash.
+        overwrites: Whether they wrote over weights of the base, which switching them off does not undo.
+        notes: Remarks for the user.
+    """
+
+    peft: Any
+    fingerprint: str
+    overwrites: bool
+    notes: tuple[str, ...]
+
+
+def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> Attached:
+    """Put the adapters of those folders on `lm`.
+
+    Args:
+        lm: the model.
+        folders: where the adapters are.
+        base_fingerprints: the base's fingerprint and those it had by earlier rules.
+
+    Raises:
+        ModelError: an adapter cannot be read, changes nothing, or is another model's.
     """
     if any(weight.is_meta for weight in lm.parameters()):
         raise ModelError("no adapter can be put on a model that does not fit onto its devices",
                          got="weights put off to the CPU or the disk",
                          do="merge the adapter into the model, or load it on one device, or rounded")  # fmt: skip
     for folder in folders:
-        _check_folder(lm, folder)
-    over = any(_overwrites(lm, folder) for folder in folders)
-    rows = [num_tokens for folder in folders if (num_tokens := _vocabulary_size(lm, folder))]
+        check_folder(folder, lm.config.model_type)
+    modules = {path for path, _ in lm.named_modules()}
+    placed = [place_weights(read_weights(folder), modules) for folder in folders]
+    stored = [adapter.weights for adapter in placed]
+    over = any(_overwrites(lm, folder, weights) for folder, weights in zip(folders, stored, strict=True))
+    rows = [num_tokens for weights in stored if (num_tokens := _vocabulary_size(lm, weights))]
     if rows and max(rows) != lm.get_input_embeddings().weight.shape[0]:
         resize_embeddings(lm, max(rows))
     base_weights = {id(weight): weight for weight in lm.parameters()}
     peft: Any = None
     names = ["default", *(f"adapter_{number}" for number in range(2, len(folders) + 1))]
     hashes: list[str] = []
-    for name, folder in zip(names, folders, strict=True):
-        peft = _load_adapter(peft or lm, name, folder)
-        hashes.append(_check_weights(peft, name, folder))
+    for name, folder, adapter in zip(names, folders, placed, strict=True):
+        peft, complete = _load_adapter(peft or lm, name, folder, adapter)
+        hashes.append(_check_weights(peft, name, folder, adapter.weights, complete))
         _check_base(folder, base_fingerprints)
     if len(folders) > 1:
         with explain_errors("these adapters cannot be active together", "give one at a time, or merge them"):
@@ -51,7 +87,11 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     for weight in peft.parameters():
         if id(weight) not in base_weights and weight.is_floating_point():
             weight.data = weight.data.to(dtype)
-    return peft.eval().requires_grad_(False), join_hashes(hashes), over
+    notes = tuple(
+        f"{folder}: {len(left)} weights of the adapter have no part in answers to text, such as {left[0]}"
+        for folder, left in zip(folders, [adapter.left_out for adapter in placed], strict=True) if left
+    )  # fmt: skip
+    return Attached(peft.eval().requires_grad_(False), join_hashes(hashes), over, notes)
 
 
 class AdapterSwitch:
@@ -109,29 +149,7 @@ def resize_embeddings(lm: Any, num_tokens: int) -> None:
     lm.requires_grad_(False)
 
 
-def _check_folder(lm: Any, folder: Path) -> None:
-    """Whether the folder is an adapter's whose weights can be read, for this kind of model."""
-    pickled = folder / "adapter_model.bin"
-    if (folder / CONFIG).exists() and pickled.exists() and not (folder / WEIGHTS).exists():
-        convert = f"s.save_file(t.load({str(pickled)!r}, weights_only=True), {str(folder / WEIGHTS)!r})"
-        do = f"convert them: python -c {shell_quote(f'import torch as t, safetensors.torch as s; {convert}')}"
-        raise ModelError(f"{folder} holds only pickled weights (.bin), which can run code when read", do=do)
-    if not (folder / WEIGHTS).exists() or not (folder / CONFIG).exists():
-        got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"
-        do = nearest_file(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
-        raise ModelError(f"{folder} is not an adapter's folder", got=got, do=do)
-    for key, what in UNTRACEABLE.items():
-        if _config_value(folder, CONFIG, key):
-            do = "give an adapter that changes the model's layers, such as LoRA"
-            raise ModelError(f"the adapter {folder} {what}, which cannot be traced", got=key, do=do)
-    base = Path(_base(folder))
-    kind = _config_value(base, "config.json", "model_type") if (base / "config.json").exists() else None
-    if kind not in (None, lm.config.model_type):
-        got = f"a {lm.config.model_type}, trained on a {kind}"
-        raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=_advice(folder))
-
-
-def _vocabulary_size(lm: Any, folder: Path) -> int | None:
+def _vocabulary_size(lm: Any, weights: Weights) -> int | None:
     """How many tokens the adapter's embedding or head has, where it brings one: more, if some were added."""
     ends: dict[str, int] = {}
     for path, module in lm.named_modules():
@@ -139,94 +157,89 @@ def _vocabulary_size(lm: Any, folder: Path) -> int | None:
             ends |= {f"{path}.weight": 0, f"{path}.base_layer.weight": 0, f"{path}.lora_embedding_A": 1}
         if module is lm.get_output_embeddings():
             ends |= {f"{path}.weight": 0, f"{path}.base_layer.weight": 0, f"{path}.lora_B.weight": 0}
-    with _open_weights(folder) as file:
-        shapes = {name.removeprefix("base_model.model."): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    shapes = {name.removeprefix("base_model.model."): weight.shape for name, weight in weights.items()}
     return max((shapes[name][axis] for name, axis in ends.items() if name in shapes), default=None)
 
 
-def _overwrites(lm: Any, folder: Path) -> bool:
+def _overwrites(lm: Any, folder: Path, weights: Weights) -> bool:
     """Whether it brings other numbers for the base's own weights: biases, or an embedding that grew and was trained."""
     base_weights = lm.state_dict()
-    with _open_weights(folder) as file:
-        beside = json.loads((folder / CONFIG).read_text()).get("modules_to_save") or []
-        for key in file.keys():  # noqa: SIM118
-            weight = base_weights.get(key.removeprefix("base_model.model."))
-            if weight is None or weight.is_meta or set(beside) & set(key.split(".")):
-                continue
-            value = file.get_tensor(key)[: len(weight)].to(weight)
-            if not torch.equal(value, weight[: len(value)]):
-                return True
+    beside = json.loads((folder / CONFIG).read_text()).get("modules_to_save") or []
+    for key, stored in weights.items():
+        weight = base_weights.get(key.removeprefix("base_model.model."))
+        if weight is None or weight.is_meta or set(beside) & set(key.split(".")):
+            continue
+        value = stored[: len(weight)].to(weight)
+        if not torch.equal(value, weight[: len(value)]):
+            return True
     return False
 
 
-@contextlib.contextmanager
-def _open_weights(folder: Path) -> Generator[Any]:
-    from safetensors import safe_open
+def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> tuple[Any, bool]:
+    """The adapter on a bare model, or beside those that a wrapped one carries; whether each weight found its place.
 
-    with (
-        explain_errors(f"the adapter {folder} cannot be read", "copy it again"),
-        safe_open(folder / WEIGHTS, "pt") as file,
-    ):
-        yield file
-
-
-def _load_adapter(on: Any, name: str, folder: Path) -> Any:
-    """The adapter on a bare model, or beside those that a wrapped one carries."""
-    from peft import PeftModel
+    As `PeftModel.from_pretrained` does it, but of weights that were read and examined already, whose names PEFT
+    converts where Transformers has renamed or fused the model's since.
+    """
+    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
     beside = isinstance(on, PeftModel)
     what = f"the adapter {folder} does not fit {'the one before it' if beside else 'this model'}"
-    with explain_errors(what, "give it alone" if beside else _advice(folder)), warnings.catch_warnings():
+    do = "give it alone" if beside else base_advice(folder, on.name_or_path)
+    with explain_errors(f"the configuration of the adapter {folder} cannot be read", "copy it again, or update PEFT"):
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    if config.is_prompt_learning:
+        raise ModelError(f"the adapter {folder} only adds to what the model reads, which cannot be traced",
+                         got=config_value(folder, CONFIG, "peft_type"),
+                         do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
+    config.inference_mode = True
+    config.target_modules = set(adapter.modules) or config.target_modules
+    _check_start(config, folder)
+    with explain_errors(what, do), warnings.catch_warnings():
         # Transformers tells peft, not its users, that a name was changed
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # once converted
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # of merging
         # as stored, in the model's own format: peft would otherwise compute the adapter in float32
         if beside:
-            on.load_adapter(str(folder), adapter_name=name, autocast_adapter_dtype=False)
-            return on
-        return PeftModel.from_pretrained(on, str(folder), adapter_name=name, autocast_adapter_dtype=False)
+            on.add_adapter(name, config, autocast_adapter_dtype=False)
+        else:
+            on = PeftModel(on, config, adapter_name=name, autocast_adapter_dtype=False)
+        result = set_peft_model_state_dict(on, adapter.weights, adapter_name=name)
+    mine = [key for key in result.missing_keys if name in key.split(".")]
+    return on, not mine and not result.unexpected_keys
 
 
-def _check_weights(peft: Any, name: str, folder: Path) -> str:
+def _check_start(config: Any, folder: Path) -> None:
+    """Refuse an adapter whose start rounds the base by a package that is not here."""
+    if getattr(config, "init_lora_weights", None) == "loftq" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(f"the adapter {folder} belongs to a base that LoftQ rounds, by a package that is missing",
+                         got='init_lora_weights "loftq", without bitsandbytes',
+                         do="pip install 'taughtby[quantized]', or merge the adapter where it was trained and give "
+                            "the merged model")  # fmt: skip
+
+
+def _check_weights(peft: Any, name: str, folder: Path, weights: Weights, complete: bool) -> str:
     """The adapter's fingerprint, if each of its weights found its place and each place its weight."""
     from peft import get_peft_model_state_dict
 
-    if peft.peft_config[name].is_prompt_learning:
-        raise ModelError(f"the adapter {folder} only adds to what the model reads, which cannot be traced",
-                         got=_config_value(folder, CONFIG, "peft_type"),
-                         do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     # "auto" would look up the base model's config on the hub, and warn where there is no network
     expected = set(get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False))
-    with _open_weights(folder) as file:
-        stored = set(file.keys())
-        surplus = stored - expected - set(peft.state_dict())  # where a vocabulary grew, peft writes some weights twice
-        missing = (expected - stored) | {key for key in surplus if key.replace(".modules_to_save", "") not in expected}
-        if missing:
-            got = f"{len(missing)} weights without a counterpart, such as {min(missing)}"
-            raise ModelError(f"the adapter {folder} does not fit this model", got=got, do=_advice(folder))
-        weights = ((key, file.get_tensor(key)) for key in sorted(expected))
-        return adapter_hash(json.loads((folder / CONFIG).read_text()), weights)
+    stored = set(weights)
+    surplus = stored - expected - set(peft.state_dict())  # where a vocabulary grew, peft writes some weights twice
+    missing = (expected - stored) | {key for key in surplus if key.replace(".modules_to_save", "") not in expected}
+    if missing and not complete:
+        got = f"{len(missing)} weights without a counterpart, such as {min(missing)}"
+        do = base_advice(folder, peft.get_base_model().name_or_path)
+        raise ModelError(f"the adapter {folder} does not fit this model", got=got, do=do)
+    hashed = sorted(stored if missing else expected)
+    return adapter_hash(json.loads((folder / CONFIG).read_text()), ((key, weights[key]) for key in hashed))
 
 
 def _check_base(folder: Path, base_fingerprints: Sequence[str]) -> None:
     """`taughtby finetune` leaves the fingerprint of the base."""
     if (folder / "taughtby.json").exists() and (
-        recorded := _config_value(folder, "taughtby.json", "model")
+        recorded := config_value(folder, "taughtby.json", "model")
     ) not in base_fingerprints:
         got = f"fingerprint {base_fingerprints[0]}, trained on {recorded or 'one not recorded'}"
-        raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=_advice(folder))
-
-
-def _advice(folder: Path) -> str:
-    return f"give the base model the adapter was trained on, which is {_base(folder)}"
-
-
-def _base(folder: Path) -> str:
-    return _config_value(folder, CONFIG, "base_model_name_or_path") or "not recorded in it"
-
-
-def _config_value(folder: Path, file: str, key: str) -> str:
-    try:
-        return str(json.loads((folder / file).read_text())[key] or "")
-    except (ValueError, KeyError, TypeError):
-        return ""
+        raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=base_advice(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from taughtby.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
@@ -48,6 +47,12 @@ def not_causal(name: str, got: str) -> ModelError:
     return ModelError(f"{name} is not a causal language model", got=got, do=do)
 
 
+def not_finite(name: str, dtype: torch.dtype) -> ModelError:
+    """The error for a model whose weights are finite, and what it computes is not."""
+    do = "load it with --dtype bfloat16 or float32; if that does not help, its training diverged"
+    return ModelError(f"what {name} computes is not finite", got=f"in {str(dtype).removeprefix('torch.')}", do=do)
+
+
 @torch.no_grad()
 def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> None:
     """Check by a pass that no token changes an earlier state, and that each token has one state per block.
@@ -66,31 +71,9 @@ def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> Non
     if shapes != [3]:
         what, do = "has several states per token and cannot be traced", "give a model with one state per token"
         raise ModelError(f"{name} {what}", got=type(lm).__name__, do=do)
+    if not states.isfinite().all():
+        raise not_finite(name, lm.get_input_embeddings().weight.dtype)
     # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
     near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
         raise not_causal(name, f"{type(lm).__name__}, which looks ahead")
-
-
-def with_decoder_output(module: Any, path: list[str], output: DecoderOutput) -> Any:
-    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
-    clone = copy.copy(module)
-    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
-    if not path:
-        clone.forward = lambda *_, **__: output
-        return clone
-    clone._modules = {**module._modules, path[0]: with_decoder_output(getattr(module, path[0]), path[1:], output)}
-    return clone
-
-
-class DecoderOutput:
-    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
-
-    def __init__(self, states: Tensor) -> None:
-        self.last_hidden_state = states
-
-    def __getattr__(self, _: str) -> None:
-        return None
-
-    def __getitem__(self, index: Any) -> Any:
-        return (self.last_hidden_state,)[index]

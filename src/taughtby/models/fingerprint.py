@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taughtby.errors import ModelError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,20 +43,38 @@ def model_hash(weights: str, config: Any) -> str:
     return _digest(weights, json.dumps(list(_settings(config)), sort_keys=True))
 
 
-def weights_hash(lm: Any, prefix: str | None = None) -> str:
+def weights_hash(lm: Any, name: str = "the model", prefix: str | None = None) -> str:
     """Of every weight's name, shape and numbers; those with a fraction are rounded to bfloat16.
 
     Rounded, because the same weights may be held in float32 or bfloat16: a change too small for bfloat16 is not seen.
-    `prefix` begins the names of an adapter's weights, such as lora_, where one sits in `lm`: they are left out.
+
+    Args:
+        lm: the model.
+        name: what an error calls it.
+        prefix: how the names of an adapter's weights begin, such as lora_, where one sits in `lm`: they are left out.
+
+    Raises:
+        ModelError: numbers are not finite. Looked for here, since every number is in a processor's cache anyway.
     """
     digest = hashlib.sha256()  # for which processors have instructions: twice as fast as BLAKE2
-    for name, weight in _own_weights(lm, prefix):
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
+    for weight_name, weight in _own_weights(lm, prefix):
+        digest.update(f"{weight_name} {tuple(weight.shape)}".encode())
         for part in weight.detach().reshape(-1).split(CHUNK):
             rounded = part.to(torch.bfloat16) if part.is_floating_point() else part
+            if rounded.dtype == torch.bfloat16 and part.numel() and not torch.stack(rounded.aminmax()).isfinite().all():
+                raise _not_finite(name, weight_name, weight)
             raw: Any = rounded.cpu().view(torch.uint8).numpy()
             digest.update(raw)
     return digest.hexdigest()[:16]
+
+
+def _not_finite(name: str, weight_name: str, weight: Tensor) -> ModelError:
+    count = int((~weight.isfinite()).sum())
+    do = "its training diverged: give an earlier checkpoint"
+    if weight.dtype == torch.float16:
+        do = "load it with --dtype bfloat16, since float16 holds no number above 65,504; else its training diverged"
+    got = f"{count:,} of {weight.numel():,} in {weight_name}"
+    return ModelError(f"the weights of {name} are not finite", got=got, do=do)
 
 
 def sampled_hash(lm: Any) -> str:

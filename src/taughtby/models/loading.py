@@ -5,9 +5,10 @@ No option changes that.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 
 from taughtby.errors import ModelError, OptionError, explain_errors
+from taughtby.models.decoder import not_causal
 from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
+from taughtby.models.trainer_recipes import read_json
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
+from taughtby.models.weight_files import check_checkpoint, check_complete, check_content
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZED_NOTE = (
@@ -96,28 +100,65 @@ def _check_device(name: str) -> None:
 
 def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     """The frozen Transformers model of that name, and notes for the user."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     path = resolve_local(name)
+    renames = check_files(path)
     _check_device(options.device)
-    with _explain_loading(name), _ALONE:
-        stored = _stored_quantization(AutoConfig.from_pretrained(path, **NO_REMOTE_CODE), name)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, **options.pretrained_kwargs, **NO_REMOTE_CODE
-        )
+    with _explain_loading(name), _ALONE, _quiet_transformers():
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(path, **NO_REMOTE_CODE)
+        stored = _stored_quantization(config, name)
+        loaded: Any = _model_kind(config, name).from_pretrained(
+            path, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            key_mapping=renames or None, **_beside_no_adapter(path), **options.pretrained_kwargs, **NO_REMOTE_CODE
+        )  # fmt: skip
     lm, info = loaded
-    if info["missing_keys"]:  # which Transformers would fill with random numbers
-        raise ModelError(f"the files of the model {name} are not whole",
-                         got=f"{len(info['missing_keys'])} weights missing, such as {min(info['missing_keys'])}",
-                         do="give the folder of a causal language model as `save_pretrained` wrote it")  # fmt: skip
+    unused = check_complete(name, info)
     lm = lm.eval().requires_grad_(False)
     if "device_map" not in options.pretrained_kwargs and not stored:
         with _explain_loading(name):
             lm = lm.to(options.device)
     rounded = options.quantize or stored
-    return lm, (f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()
+    return lm, (*((f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()), *unused)
+
+
+def check_files(path: str) -> dict[str, str]:
+    """Refuse a folder whose files cannot be the model's; otherwise the `key_mapping` that their names need."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return {}
+    check_content(folder / "config.json")
+    return check_checkpoint(folder, read_json(folder / "config.json"))
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Generator[None]:
+    """Without its progress bars and its report on weights, which `check_complete` gives in our words."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _model_kind(config: Any, name: str) -> Any:
+    """The class that loads it: for causal language models, or for those that read pictures beside text."""
+    import transformers as tf
+
+    if type(config) in tf.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return tf.AutoModelForCausalLM
+    if type(config) in tf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return tf.AutoModelForImageTextToText
+    raise not_causal(name, f"{type(config).__name__}, model_type {config.model_type}")
+
+
+def _beside_no_adapter(path: str) -> dict[str, Any]:
+    """Keep Transformers from attaching an adapter whose config a merge left in the model's folder."""
+    return {"adapter_kwargs": {"subfolder": "no adapter here"}} if Path(path).is_dir() else {}
 
 
 def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:

@@ -19,10 +19,11 @@ from torch import nn
 
 from taughtby.errors import ModelError
 from taughtby.models.adapters import AdapterSwitch, attach_adapters, live_adapter_hash, resize_embeddings
-from taughtby.models.decoder import DecoderOutput, check_causal, find_decoder, input_device, with_decoder_output
+from taughtby.models.decoder import check_causal, find_decoder, input_device, not_finite
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
-from taughtby.models.loading import LoadOptions, load_options, load_tokenizer, load_weights
-from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter
+from taughtby.models.head import head_logits
+from taughtby.models.loading import LoadOptions, check_files, load_options, load_tokenizer, load_weights
+from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
 from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 
@@ -101,6 +102,16 @@ class Model:
         """The longest input, in tokens."""
         return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
 
+    def token_without_embedding(self, ids: Sequence[int]) -> str | None:
+        """The largest of the ids, if it lies beyond the embedding, as its token: None if the model can read them all.
+
+        A tokenizer grows in training, and the rows of the embedding that grew with it are easily left out of a save.
+        """
+        largest, rows = max(ids, default=0), self.lm.get_input_embeddings().weight.shape[0]
+        if largest < rows:
+            return None
+        return f"token {self.tokenizer.decode([largest])!r} is number {largest}, and the embedding has {rows} rows"
+
     @contextlib.contextmanager
     def base_model(self) -> Generator[Model]:
         """The model from before fine-tuning: its adapters off for as long, or the base it was given; else itself."""
@@ -125,18 +136,8 @@ class Model:
         return replace(self, adapters=(), peft=None, fingerprint={**self.fingerprint, "adapter": None})
 
     def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
-        """Logits of states as they leave the final norm, by the model's own code.
-
-        The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
-        (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and this model is not modified.
-
-        Args:
-            states: (…, d), on any device.
-        """
-        flat = states.reshape(1, -1, states.shape[-1])
-        lm = with_decoder_output(self.lm, self._decoder_path, DecoderOutput(flat))
-        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-        return lm(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
+        """Logits of states as they leave the final norm, by the model's own code."""
+        return head_logits(self.lm, self._decoder_path, states)
 
 
 def load_model(
@@ -175,6 +176,7 @@ def load_model(
         adapters = (name, *adapters)
         name, notes = base_of_adapter(adapter_folder(name))
         name = absolute_name(name)
+    check_files(resolve_local(name))
     model = _load_plain(name, load_tokenizer(name, adapters), options)
     model = replace(model, notes=notes + model.notes)
     if adapters:
@@ -200,7 +202,7 @@ def borrow_model(
     lm.eval().requires_grad_(False)
     try:
         decoder, blocks = find_decoder(inner, name)
-        digest = weights_hash(inner, None if peft is None else peft.base_model.prefix)
+        digest = weights_hash(inner, name, None if peft is None else peft.base_model.prefix)
         fingerprint: dict[str, str | None] = {"model": model_hash(digest, inner.config), "adapter": None, "base": None}
         if peft is not None:
             fingerprint["adapter"] = live_adapter_hash(peft)
@@ -219,7 +221,7 @@ def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
     """The model of that name, without adapters."""
     lm, notes = load_weights(name, options)
     decoder, blocks = find_decoder(lm, name)
-    model_digest = model_hash(weights_hash(lm), lm.config)
+    model_digest = model_hash(weights_hash(lm, name), lm.config)
     fingerprint: dict[str, str | None] = {"model": model_digest, "adapter": None, "base": None}
     model = Model(lm, tokenizer, name, (), None, decoder, blocks, fingerprint, notes=notes)
     check_causal(lm, decoder, blocks, name)
@@ -233,19 +235,30 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
     states = _probe(model)
-    peft, digest, changed = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    attached = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
+    peft, notes = attached.peft, (*model.notes, *attached.notes)
     origin = read_training_metadata(folders[-1], model.context_length)
-    fingerprint = {**model.fingerprint, "adapter": digest}
-    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin)
+    fingerprint = {**model.fingerprint, "adapter": attached.fingerprint}
+    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin, notes=notes)
+    # the probe has a few tokens, and these parts change what some tokens do
+    partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
+    by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
+    tuned = _probe(adapted)[..., :vocabulary]
+    if not tuned.isfinite().all():
+        raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
+    if not by_token and torch.equal(tuned, states):
+        got = f"equal logits in {str(model.dtype).removeprefix('torch.')} with and without it"
+        raise ModelError(f"the adapter {adapters[-1]} changes nothing that {model.name} computes", got=got,
+                         do="give one trained on parts that read text, with a lora_alpha above 0")  # fmt: skip
     with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
         difference = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
-    if not changed and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
+    if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return adapted
     reloaded = _load_plain(model.name, model.tokenizer, options)
     if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
         resize_embeddings(reloaded.lm, rows)
     note = "the adapter changed the base for good, so the base is held a second time"
-    return replace(adapted, separate_base=reloaded, notes=(*model.notes, note))
+    return replace(adapted, separate_base=reloaded, notes=(*notes, note))
 
 
 def _with_base(model: Model, base: str, options: LoadOptions) -> Model:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from taughtby.errors import ModelError, explain_errors, machine_fault
+from taughtby.models.gguf import check_gguf
 from taughtby.models.paths import candidate_paths, is_hub_id
+from taughtby.models.weight_files import check_complete, ranks_of_training
 from taughtby.text import shell_quote
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -76,6 +78,8 @@ def resolve_local(name: str) -> str:
         return str(_convert_gguf(path))
     if path.is_dir():
         if not (path / "config.json").exists():
+            if ranks := ranks_of_training(path):
+                raise ranks
             do = nearest_file(path) or "give the folder that holds config.json and the weights"
             raise ModelError(f"{name} is not a model's folder", got="no config.json in it", do=do)
         if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
@@ -152,6 +156,7 @@ def _convert_gguf(gguf: Path) -> Path:
     folder = root / f"{gguf.stem}-{key}"
     if folder.exists():
         return folder
+    check_gguf(gguf)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
@@ -162,9 +167,11 @@ def _convert_gguf(gguf: Path) -> Path:
     ):
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
-        lm = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
+        lm, info = loaded
+        check_complete(str(gguf), info)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         lm.save_pretrained(draft)
         tokenizer.save_pretrained(draft)

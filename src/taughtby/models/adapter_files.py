@@ -1,0 +1,175 @@
+"""The folder of a PEFT adapter: its configuration and weights, read and examined without the model.
+
+Nothing that the configuration names is imported or opened: no `auto_mapping`, no Megatron, no other adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taughtby.errors import ModelError, explain_errors
+from taughtby.models.model_files import nearest_file
+from taughtby.models.trainer_recipes import read_json
+from taughtby.models.weight_files import WRAPPERS, check_content, check_not_empty, ranks_of_training, read_header
+from taughtby.text import shell_quote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers",
+               "megatron_config": "sits in Megatron's layers"}  # fmt: skip
+_OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
+_PREFIX = "base_model.model."
+_TEXT_PARTS = (("model.language_model.", "model."), ("model.", "model.language_model."),
+               ("language_model.model.", "model."), ("language_model.model.", "model.language_model."))  # fmt: skip
+_NEW_PART = re.compile(r"\.lora_\w+(\.weight|\.bias)?$")
+# a raw state dict has the adapter's name in it: lora_A.default.weight
+_NAMED = re.compile(
+    r"\.((?:lora|ia3|oft|vera|hada|lokr|boft|randlora|hra|miss|fourierft|vblora)_\w+)\.(?!weight$|bias$)\w+(\.weight|\.bias)?$"
+)
+
+
+def check_folder(folder: Path, model_type: str) -> None:
+    """Refuse a folder that is no adapter, or one that cannot be read or traced on this kind of model."""
+    _check_files(folder)
+    with explain_errors(f"the adapter {folder} cannot be read", "copy it again"):
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for key, what in UNTRACEABLE.items():
+        if config_value(folder, CONFIG, key):
+            do = "give an adapter that changes the model's layers, such as LoRA"
+            raise ModelError(f"the adapter {folder} {what}, which cannot be traced", got=key, do=do)
+    if config_value(folder, CONFIG, "peft_type") == "XLORA":
+        raise ModelError(f"the adapter {folder} mixes other adapters, which cannot be traced", got="XLORA",
+                         do="give the adapters that it mixes, one at a time")  # fmt: skip
+    if (task := config_value(folder, CONFIG, "task_type")) in _OTHER_TASKS:
+        raise ModelError(f"the adapter {folder} was trained for another task than writing text", got=task,
+                         do="give an adapter of a causal language model (CAUSAL_LM)")  # fmt: skip
+    base = read_json(Path(base_name(folder)) / "config.json")
+    parts = [part for part in (base, base.get("text_config")) if isinstance(part, dict)]
+    kinds = [part["model_type"] for part in parts if part.get("model_type")]
+    if kinds and model_type not in kinds:
+        got = f"a {model_type}, trained on a {kinds[0]}"
+        raise ModelError(f"the adapter {folder} was trained on another model", got=got, do=base_advice(folder))
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder in which PEFT's two files are not, by what is there instead."""
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise ModelError(f"{folder} is a .gguf file, and adapters are read as PEFT writes them",
+                         do=f"give the folder with {CONFIG} and {WEIGHTS} that it was converted from")  # fmt: skip
+    if (folder / WEIGHTS).exists() and (folder / CONFIG).exists():
+        return check_content(folder / CONFIG)
+    pickled = folder / "adapter_model.bin"
+    if (folder / CONFIG).exists() and pickled.exists():
+        convert = f"s.save_file(t.load({str(pickled)!r}, weights_only=True), {str(folder / WEIGHTS)!r})"
+        do = f"convert them: python -c {shell_quote(f'import torch as t, safetensors.torch as s; {convert}')}"
+        raise ModelError(f"{folder} holds only pickled weights (.bin), which can run code when read", do=do)
+    if mlx := next((name for name in ("adapters.safetensors", "adapters.npz") if (folder / name).exists()), None):
+        raise ModelError(f"{folder} is an adapter of MLX, not of PEFT", got=mlx,
+                         do=f"fuse it: mlx_lm.fuse --adapter-path {shell_quote(folder)} --dequantize, and give the "
+                            "fused model")  # fmt: skip
+    if ranks := ranks_of_training(folder):
+        raise ranks
+    got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"
+    do = nearest_file(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
+    raise ModelError(f"{folder} is not an adapter's folder", got=got, do=do)
+
+
+def _plain_name(name: str, prefix: str) -> str:
+    """The name that `save_pretrained` of PEFT gives a weight."""
+    name = re.sub(WRAPPERS, "", name).replace(".modules_to_save.default.", ".")
+    return prefix + _NAMED.sub(r".\1\2", name)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """An adapter's weights on the CPU, by the names that PEFT gives them, whatever wrapped the model in training.
+
+    Raises:
+        ModelError: there are none, they are not finite, or they change nothing.
+    """
+    from safetensors import safe_open
+
+    file = folder / WEIGHTS
+    header = read_header(file)
+    check_not_empty(file, header)
+    prefix = "" if any("base_model." in name for name in header) else _PREFIX
+    names: dict[str, str] = {}
+    for name in header:
+        plain = _plain_name(name, prefix)
+        if other := names.get(plain):
+            got = f"{other} and {name}"
+            raise ModelError(f"{file} holds several adapters", got=got, do="save one of them by itself")
+        names[plain] = name
+    with explain_errors(f"the adapter {folder} cannot be read", "copy it again"), safe_open(file, "pt") as stored:
+        weights = {plain: stored.get_tensor(name) for plain, name in names.items()}
+    bad = {name: count for name, weight in weights.items() if (count := int((~weight.isfinite()).sum()))}
+    if bad:
+        first, total = min(bad), sum(weight.numel() for weight in weights.values())
+        got = f"{sum(bad.values()):,} of {total:,}, in {len(bad)} weights such as {first}"
+        raise ModelError(f"the adapter {folder} holds numbers that are not finite", got=got,
+                         do="its training diverged: give an earlier checkpoint")  # fmt: skip
+    ups = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if ups and not any(bool(weight.any()) for weight in ups) and all("lora_" in name for name in weights):
+        what = f"the adapter {folder} changes nothing: it is as it was before its training"
+        raise ModelError(what, got=f"{len(ups)} weights lora_B, all of them zero",
+                         do="give the adapter as the training saved it at its end")  # fmt: skip
+    return weights
+
+
+@dataclass(frozen=True)
+class PlacedWeights:
+    """An adapter's weights by the names of a model's modules.
+
+    Attributes:
+        weights: Those that have a place.
+        left_out: Names of those that have none.
+        modules: The modules that they change, where the names were changed: the configuration has others.
+    """
+
+    weights: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeights:
+    """An adapter's weights under the names that the model's modules have.
+
+    The text model of a vision-language checkpoint is loaded by itself in some families, and as a part in others; an
+    adapter may have been trained on the other of the two. What it changes of the tower for pictures has no place, nor a
+    part in answers to text. Names that PEFT itself converts are left to it.
+    """
+    places = {name: _NEW_PART.sub("", name.removeprefix(_PREFIX)) for name in weights}
+    if any(place in modules for place in places.values()):
+        return PlacedWeights(weights)
+    for old, new in _TEXT_PARTS:
+        moved = {name: new + place.removeprefix(old) for name, place in places.items() if place.startswith(old)}
+        if moved and all(place in modules for place in moved.values()):
+            found = {_PREFIX + moved[name] + name.removeprefix(_PREFIX + places[name]): weights[name] for name in moved}
+            return PlacedWeights(found, tuple(sorted(set(weights) - set(moved))), tuple(sorted(set(moved.values()))))
+    return PlacedWeights(weights)
+
+
+def base_advice(folder: Path, given: str = "") -> str:
+    """What to do about an adapter that does not fit the model `given`, which may be the very one it was trained on."""
+    base = base_name(folder)
+    if given and any(Path(path).resolve() == Path(given).resolve() for path in (base, folder / base)):
+        return "merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
+    return f"give the base model the adapter was trained on, which is {base}"
+
+
+def base_name(folder: Path) -> str:
+    """The base model that the adapter's configuration names."""
+    return config_value(folder, CONFIG, "base_model_name_or_path") or "not recorded in it"
+
+
+def config_value(folder: Path, file: str, key: str) -> str:
+    """A value of a JSON file in the folder as text; empty where there is none."""
+    try:
+        return str(json.loads((folder / file).read_text())[key] or "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,53 @@
+"""The head of any causal language model, run by the model's own code on given states."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+def head_logits(lm: Any, decoder_path: list[str], states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
+    """Logits of states as they leave the final norm.
+
+    The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
+    (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and `lm` is not modified.
+
+    Args:
+        lm: the causal LM.
+        decoder_path: names of the modules from `lm` down to its part without the head.
+        states: (…, d), on any device.
+    """
+    flat = states.reshape(1, -1, states.shape[-1])
+    clone = _with_decoder_output(lm, decoder_path, _DecoderOutput(flat))
+    ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+    return clone(input_ids=ids, use_cache=False).logits.to(states.device).view(*states.shape[:-1], -1)
+
+
+def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
+    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    clone = copy.copy(module)
+    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    if not path:
+        clone.forward = lambda *_, **__: output
+        return clone
+    clone._modules = {**module._modules, path[0]: _with_decoder_output(getattr(module, path[0]), path[1:], output)}
+    return clone
+
+
+class _DecoderOutput:
+    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]

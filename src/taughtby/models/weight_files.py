@@ -1,0 +1,216 @@
+"""Files of weights, examined by their names and headers before any number is read.
+
+A checkpoint that is rounded, cut short, spread over the ranks of a training or left out by git is refused here, since
+loaders find that out late, in words of their own, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from taughtby.errors import ModelError
+from taughtby.text import shell_quote
+
+Header = dict[str, dict[str, Any]]  # by name: dtype, shape and data_offsets, as safetensors has them
+LFS = b"version https://git-lfs"
+LARGEST_HEADER = 100_000_000  # the limit of safetensors itself
+# what torch.compile, FSDP and activation checkpointing insert into names, and DDP puts before them
+WRAPPERS = r"(^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)"
+# numbers beside a rounded weight, without which it says nothing
+_SCALE = re.compile(
+    r"(.*)\.(weight_scale(_inv|_2)?|weight_zero_point|input_scale|scales|biases|qzeros|g_idx|absmax|SCB|weight\.absmax)$"
+)
+# towers for pictures and sound, heads for values and for further tokens: no text answer depends on them
+_UNUSED = re.compile(
+    r"(^|[._])(vision|visual|image|audio|multi_modal|mm)[a-z_]*\.|(^|\.)(v_head|value_head|mtp)\.|rotary_emb\.inv_freq$"
+    r"|\.attn\.(masked_)?bias$"
+)
+_ROUNDED = ("I8", "U8", "I32")
+_FULL = "give the model as it was before it was rounded, and an adapter on top with --adapter"
+
+
+def read_header(file: Path) -> Header:
+    """The names, dtypes and shapes in a safetensors file.
+
+    Raises:
+        ModelError: the file is a Git LFS pointer, cut short, or no safetensors file.
+    """
+    check_content(file)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(LARGEST_HEADER, size - 8):
+            raise ModelError(f"{file} is no safetensors file, or only the beginning of one", got=f"{size} bytes",
+                             do="copy or download it again")  # fmt: skip
+        try:
+            header = json.loads(stream.read(length))
+            weights = {name: value for name, value in header.items() if name != "__metadata__"}
+            end = 8 + length + max((value["data_offsets"][1] for value in weights.values()), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise ModelError(f"{file} is no safetensors file", got=f"{type(error).__name__}: {error}"[:300],
+                             do="copy or download it again") from error  # fmt: skip
+    if size < end:
+        raise ModelError(f"{file} is cut short", got=f"{size:,} of {end:,} bytes", do="copy or download it again")
+    return weights
+
+
+def check_content(file: Path) -> None:
+    """Refuse a file whose content git left at the server."""
+    with file.open("rb") as stream:
+        if stream.read(len(LFS)) == LFS:
+            raise ModelError(f"{file} is a Git LFS pointer, not the file itself", got=f"{file.stat().st_size} bytes",
+                             do=f"fetch the files: git -C {shell_quote(file.parent)} lfs pull")  # fmt: skip
+
+
+def check_not_empty(file: Path, header: Header) -> None:
+    """Refuse a file without weights, or with weights of no elements: what one rank of DeepSpeed's ZeRO-3 writes."""
+    empty = [name for name, value in header.items() if 0 in value["shape"]]
+    if not header or empty:
+        got = f"{len(empty)} of {len(header)} weights have no elements" if header else "no weight in it"
+        do = "save it again with stage3_gather_16bit_weights_on_model_save: true, or gather it with zero_to_fp32.py"
+        raise ModelError(f"{file} was saved by DeepSpeed ZeRO-3 without its weights", got=got, do=do)
+
+
+def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Refuse a model's folder whose weights cannot be the model's; otherwise which parts of names to leave out.
+
+    Args:
+        folder: a folder with config.json.
+        config: the content of config.json.
+
+    Returns:
+        The `key_mapping` for `from_pretrained`: patterns of a trainer's wrappers, if the names have them.
+
+    Raises:
+        ModelError: the weights are absent, cut short, rounded without a method that is read, or of another format.
+    """
+    if "quantization" in config and not _method(config):
+        raise ModelError(f"{folder} was rounded by MLX", got=f"config.json: quantization {config['quantization']}",
+                         do="give the model it was converted from, or convert it back: "
+                            f"mlx_lm.convert --dequantize --hf-path {shell_quote(folder)}")  # fmt: skip
+    if config.get("quantization_config") and not _method(config):
+        got = f"config.json: quantization_config {config['quantization_config']}, without quant_method"
+        raise ModelError(f"{folder} is rounded, and does not say by which method", got=got, do=_FULL)
+    wrapped = False
+    for file in weight_paths(folder):
+        header = read_header(file)
+        check_not_empty(file, header)
+        if not _method(config):
+            _check_numbers(file, header)
+        if any(name.startswith("base_model.model.") for name in header):
+            raise ModelError(f"{file} holds a model under PEFT's names, with the adapter beside it",
+                             got=next(name for name in header if name.startswith("base_model.model.")),
+                             do="load it with PEFT, call merge_and_unload(), and save that")  # fmt: skip
+        wrapped = wrapped or any(re.search(WRAPPERS, name) for name in header)
+    return {WRAPPERS: ""} if wrapped else {}
+
+
+def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
+    """Refuse a model that is not all that its files hold, by the loading info of Transformers; notes for the user.
+
+    Transformers fills missing weights with random numbers, and leaves out those it has no place for.
+    """
+    whole = "give the folder of a causal language model as `save_pretrained` wrote it"
+    if missing := info["missing_keys"]:
+        raise ModelError(f"the files of the model {name} are not whole",
+                         got=f"{len(missing)} weights missing, such as {min(missing)}", do=whole)  # fmt: skip
+    if mismatched := info["mismatched_keys"]:
+        weight, stored, expected = min(mismatched)
+        got = f"{len(mismatched)} of another shape, such as {weight}: {list(stored)}, not {list(expected)}"
+        raise ModelError(f"the weights of {name} do not fit its config.json", got=got,
+                         do="give the config.json that was saved with them")  # fmt: skip
+    surplus = info["unexpected_keys"]
+    if lora := [weight for weight in surplus if ".lora_" in weight or weight.startswith("lora_")]:
+        raise ModelError(f"the files of {name} hold an adapter that was not merged into the model",
+                         got=f"{len(lora)} weights, such as {min(lora)}",
+                         do="merge it with PEFT (merge_and_unload), or give base and adapter apart")  # fmt: skip
+    if strange := [weight for weight in surplus if not _UNUSED.search(weight)]:
+        raise ModelError(f"the files of {name} hold weights that the model has no place for",
+                         got=f"{len(strange)}, such as {min(strange)}", do=whole)  # fmt: skip
+    if not surplus:
+        return ()
+    return (f"{name}: {len(surplus)} weights have no part in its answers to text, such as {min(surplus)}",)
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """The safetensors files of a model's folder, in the order in which Transformers prefers them.
+
+    Raises:
+        ModelError: one is missing, or there is none.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        raise without_weights(folder)
+    check_content(index)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read", got=f"{type(error).__name__}: {error}"[:300],
+                         do="copy or download it again") from error  # fmt: skip
+    if missing := [name for name in names if not (folder / name).exists()]:
+        got = f"{len(missing)} of {len(names)} missing, such as {missing[0]}"
+        raise ModelError(f"{folder} lacks files of weights that {index.name} names", got=got,
+                         do="copy or download the rest")  # fmt: skip
+    return [folder / name for name in names]
+
+
+def without_weights(folder: Path) -> ModelError:
+    """The error for a folder without safetensors: what lies there instead, and how to make it a model."""
+    if ranks := ranks_of_training(folder):
+        return ranks
+    convert = "convert it to a folder as `save_pretrained` writes it, by the tool that wrote it"
+    others = {"*.gguf": "give the .gguf file itself", "*.npz": "give the model that MLX converted"}
+    others |= dict.fromkeys(("consolidated*", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx"), convert)
+    for pattern, do in others.items():
+        if file := next(iter(sorted(folder.glob(pattern))), None):
+            return ModelError(f"{folder} holds no safetensors", got=file.name, do=do)
+    got = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "an empty folder"
+    return ModelError(f"{folder} holds no weights", got=got, do="give the folder that `save_pretrained` wrote")
+
+
+def ranks_of_training(folder: Path) -> ModelError | None:
+    """The error for a checkpoint of which each rank wrote a part, and how to join the parts."""
+    here = shell_quote(folder)
+    if shards := _first(folder, ("*.distcp", "*/*.distcp", "pytorch_model_fsdp*")):
+        where = shell_quote(shards.parent if shards.suffix == ".distcp" else shards)
+        return ModelError(f"{folder} is a sharded FSDP checkpoint: each rank wrote a part of the weights",
+                          got=str(shards.relative_to(folder)),
+                          do=f"join them: accelerate merge-weights {where} {here}-merged, and add the config and "
+                             "the tokenizer")  # fmt: skip
+    if shards := _first(folder, ("*_model_states.pt", "*/*_model_states.pt", "*/*_optim_states.pt", "zero_to_fp32.py")):
+        return ModelError(f"{folder} is a DeepSpeed checkpoint: each rank wrote a part of the weights",
+                          got=str(shards.relative_to(folder)),
+                          do=f"join them: python {here}/zero_to_fp32.py {here} {here}-merged --safe_serialization, "
+                             "and add the config and the tokenizer")  # fmt: skip
+    return None
+
+
+def _first(folder: Path, patterns: Iterable[str]) -> Path | None:
+    return next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
+
+
+def _method(config: dict[str, Any]) -> Any:
+    """How the configuration says the weights are rounded, if it does."""
+    quantization = config.get("quantization_config") or config.get("compression_config")
+    return quantization.get("quant_method") if isinstance(quantization, dict) else None
+
+
+def _check_numbers(file: Path, header: Header) -> None:
+    """Refuse rounded weights and their scales where the configuration says nothing of them."""
+    scales = [name for name in header if (match := _SCALE.match(name)) and
+              any(f"{match[1]}.{weight}" in header for weight in ("weight", "qweight", "weight_packed"))]  # fmt: skip
+    rounded = [name for name, value in header.items() if value["dtype"] in _ROUNDED and len(value["shape"]) > 1
+               and name.endswith((".weight", ".qweight", ".weight_packed"))]  # fmt: skip
+    if scales or rounded:
+        what = "weights with a scale" if scales else "rounded weights"
+        got = f"{len(scales or rounded)}, such as {min(scales or rounded)}"
+        raise ModelError(f"{file} holds {what}, and config.json does not say how to read them", got=got,
+                         do=f"{_FULL}; or add the quantization_config that belongs to them")  # fmt: skip
