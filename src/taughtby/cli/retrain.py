@@ -151,7 +151,7 @@ def retrain(
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     settings = _given(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size,
                       max_length=max_length, seed=seed)  # fmt: skip
-    behaviour = Behaviour("bad answers", tuple(read_prompts(prompts)), judge)
+    behaviour = Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge)
     experiment, notes = experiment_from_trace(
         document, [behaviour], settings, base=base, max_new_tokens=max_new_tokens, dtype=dtype, device=device
     )
@@ -164,7 +164,7 @@ def retrain(
         experiment, list(read_examples(data, reading)), [row.id for row in chosen],
         StageCache(out / STAGES, _progress), design=design,
         held_out=list(read_examples(str(held_out))) if held_out else None,
-        ordinary=read_prompts(ordinary) if ordinary else None,
+        ordinary=read_prompts(ordinary, failed_only=False) if ordinary else None,
     )  # fmt: skip
     save_proof(result, out)
     show(result, output())
@@ -207,10 +207,10 @@ def audit(
     any_reading = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
     case = AuditCase(
-        model, data, Behaviour("bad answers", tuple(read_prompts(prompts)), judge), adapter, base,
+        model, data, Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge), adapter, base,
         read_options(TrainingMetadata(), columns, turns, response_template, split) if any_reading else None,
         queries, top_k, random, _numbers(curve), tuple(truth or ()), mask_words,
-        tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary)) if ordinary else None,
+        tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary, failed_only=False)) if ordinary else None,
         {name: str(file) for name, file in files.items() if file},
         _given(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size, max_length=max_length,
                seed=seed),
