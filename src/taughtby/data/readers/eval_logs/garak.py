@@ -10,10 +10,11 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 
 HIT = 0.5  # score of a detector from which on an answer is a hit, as in garak's own default
 EVALUATED = 2  # status of an attempt
+ENTRIES = ("start_run setup", "init", "attempt")  # which a report begins with
 
 
 def _accepts(row: Record) -> bool:
-    return {"goal", "prompt", "output", "probe", "detector"} <= set(row) or "entry_type" in row
+    return {"goal", "prompt", "output", "probe", "detector"} <= set(row) or row.get("entry_type") in ENTRIES
 
 
 def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:

@@ -13,6 +13,7 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 from taughtby.data.readers.stream import Rows
 from taughtby.errors import DataError
 
+PROMPTS = ("messages", "input", "prompt")  # of chat completions, responses and completions
 MAX_NEIGHBOURS = 64  # files beside a batch output that are looked into for its requests
 
 
@@ -75,9 +76,7 @@ def _request(row: Record) -> Record | None:
     outer = [row.get(name) for name in ("request", "body", "kwargs")]
     inner = [one.get("body") for one in outer if isinstance(one, dict)]
     for one in (*inner, *outer, row):
-        if isinstance(one, dict) and any(
-            isinstance(one.get(name), list | str) for name in ("messages", "input", "prompt")
-        ):
+        if isinstance(one, dict) and any(isinstance(one.get(name), list | str) for name in PROMPTS):
             return one
     return None
 
@@ -85,25 +84,30 @@ def _request(row: Record) -> Record | None:
 def _completion(row: Record) -> Record | None:
     """What came back: an object with `choices`, or with the `output` of the Responses API."""
     response = row.get("response")
+    if isinstance(response, str):
+        return None  # a row of training data, which may have columns of such names
     for one in (response.get("body") if isinstance(response, dict) else None, response, row):
-        if isinstance(one, dict) and any(_objects(one.get(name)) for name in ("choices", "output")):
+        if isinstance(one, dict) and (
+            _objects(one.get("choices"), "message", "text") or _objects(one.get("output"), "type")
+        ):
             return one
     return None
 
 
-def _objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+def _objects(value: Any, *keys: str) -> bool:
+    """Whether a value is a list of objects that have one of the keys each."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and {*keys} & {*one} for one in value)
 
 
 def _prompt(request: Record) -> list[Any]:
-    turns = next((request[name] for name in ("messages", "input", "prompt") if request.get(name)), "")
+    turns = next((request[name] for name in PROMPTS if request.get(name)), "")
     system = request.get("instructions")  # of the Responses API
     first = [{"role": "system", "content": system}] if isinstance(system, str) else []
     return [*first, *(turns if isinstance(turns, list) else as_turns(turns) or [])]
 
 
 def _outputs(completion: Record) -> Iterator[Record]:
-    if "choices" in completion:
+    if completion.get("choices"):
         for choice in completion["choices"]:
             message = choice.get("message")
             message = message if isinstance(message, dict) else {"content": choice.get("text")}

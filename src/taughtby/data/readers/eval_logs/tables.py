@@ -10,7 +10,7 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 
 PROMPTS = ("messages", "prompt", "question", "input", "instruction", "query")
 ANSWERS = ("response", "output", "completion", "answer", "prediction", "generation", "model_output")
-VERDICTS = ("correct", "is_correct", "passed", "pass", "success", "exact_match", "acc", "accuracy", "score")
+VERDICTS = ("correct", "is_correct", "passed", "pass", "success", "exact_match", "acc")
 
 
 def _accepts(row: Record) -> bool:
