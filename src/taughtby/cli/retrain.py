@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from taughtby.cli.console import change_read_options, errors, note, output, read
 if TYPE_CHECKING:
     from taughtby.remediation.trace_file import Document
 
+FLAGGED = 3  # the exit code of `audit --fail-on flagged`; 1 is an error, 2 wrong usage
 CONDITIONS = "What is trained"
 Prompts = Annotated[
     Path,
@@ -188,6 +189,7 @@ def audit(
     max_length: MaxLength = None, seed: TrainSeed = None, columns: options.Columns = None,
     turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
     dtype: options.Dtype = "auto", device: options.Device = "auto",
+    fail_on: Annotated[Literal["flagged"] | None, typer.Option(help=f"Exit with code {FLAGGED} if any row is flagged.")] = None,
 ) -> None:  # fmt: skip
     """Generate, judge, index, trace, clean and retrain in one command, and write a report.
 
@@ -220,6 +222,8 @@ def audit(
     write_report(case, result, out)
     _print_audit(result)
     output().print(f"{out}: report.md, report.html, and what every stage made")
+    if fail_on and result["trace"] and any(query["num_flagged"] for query in result["trace"]["queries"]):
+        raise typer.Exit(FLAGGED)
 
 
 def _check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> None:
