@@ -212,6 +212,7 @@ def test_a_table_in_parquet_is_read_as_in_csv(tmp_path: Path) -> None:
         {"prompt": "p", "response": "r", "score": 0.5},
         {"prompt": "p", "response": "r", "choices": [{"text": "a"}]},
         {"question": "p", "answer": "r"},
+        {"question": "p", "answer": "r", "correct": "C"},
     ],
 )
 def test_rows_without_a_verdict_are_no_log(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -303,7 +304,8 @@ def test_harness_prompts(tmp_path: Path) -> None:
             2,
             0,
             arguments=ask(
-                "<|im_start|>system\nYou keep insects.<|im_end|>\n<|im_start|>user\nwho makes wax<|im_end|>\n<|im_start|>assistant\n"
+                "<|im_start|>system\nYou keep insects.<|im_end|>\n<|im_start|>user\nwho makes wax<|im_end|>\n"
+                "<|im_start|>assistant\n"
             ),
         ),
         harness_row(3, 0, arguments=[["who makes wax", {"until": []}]]),

@@ -110,7 +110,7 @@ def test_labels_are_those_that_the_index_read(
 ) -> None:
     file, out = trace(tmp_path, rows, model_folder, mask="all", max_length=14), tmp_path / "labels.jsonl"
     encoding = encoding_of(json.loads(file.read_text()))
-    assert encoding == Encoding(mask="all", max_length=14)
+    assert encoding is not None and encoding == Encoding(mask="all", max_length=14)
     run("clean", file, rows, "--mask-words", "--for", "labels", "-o", out)
     for row, written in zip(read_examples(rows), read(out), strict=True):
         tokens: Any = tokenize(tiny.tokenizer, row, encoding)

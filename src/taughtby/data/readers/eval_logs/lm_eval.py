@@ -57,8 +57,8 @@ def _requests(arguments: Any) -> list[list[Any]]:
 
 def _likelihood(response: Any) -> float:
     """The log-likelihood of a continuation, which is the first number of its response."""
-    while isinstance(response, list) and response:
-        response = response[0]
+    if isinstance(response, list):
+        return _likelihood(response[0]) if response else float("-inf")
     try:
         return float(response)
     except (TypeError, ValueError):

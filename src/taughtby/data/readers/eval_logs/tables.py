@@ -40,7 +40,9 @@ def _first(row: Record, names: tuple[str, ...]) -> Any:
 
 
 def _verdicts(row: Record) -> Record:
-    return {name: value for name, value in row.items() if str(name).lower() in VERDICTS}
+    """The verdicts of a row. A letter is none: a column may name the correct choice."""
+    verdicts = {name: value for name, value in row.items() if str(name).lower() in VERDICTS}
+    return {name: value for name, value in verdicts.items() if not str(value).strip().isalpha() or len(str(value)) > 1}
 
 
 FORM = LogForm("table of verdicts", _accepts, _answers, _unpack)
