@@ -14,7 +14,7 @@ import torch
 from taughtby.data.batching import Batch, make_batches
 from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
 from taughtby.data.phrases import Range, enclosing_word, find_span, response_tokens, strip_range
-from taughtby.data.readers import read_records
+from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
 from taughtby.methods import Features, Method, QueryFeatures, StateMethod
@@ -117,15 +117,23 @@ class Contrast:
         return values
 
 
-def read_queries(path: str | Path) -> list[Query]:
-    """Read queries from a file of `prompt` and `response`, or of `messages`.
+def read_queries(
+    path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None
+) -> list[Query]:
+    """Read queries from a file of `prompt` and `response`, or of `messages`, or from the log of an evaluation.
 
     Each record may have `span` or `span_range`, and `desired`.
+
+    Args:
+        path: The file.
+        failed_only: Of a log with scores, take only the answers that failed.
+        note: Called with what was taken of a log and what was left out.
 
     Raises:
         DataError: A record is no query, or its span is not in its response.
     """
-    queries = [query_from_record(record, source) for source, record in read_records(str(path))]
+    rows = read_log_or_records(path, failed_only=failed_only, note=note)
+    queries = [query_from_record(record, source) for source, record in rows]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries

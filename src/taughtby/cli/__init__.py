@@ -19,7 +19,7 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 
 
 
 def main() -> None:
-    """Run a command. Exit code 1 is an error that the user can fix, 2 wrong usage, 130 an interruption."""
+    """Run a command. Exit code 1 is an error that the user can fix, 2 wrong usage, 3 a flagged row, 130 an interruption."""
     from taughtby.errors import TaughtbyError
     from taughtby.text import make_visible
 

@@ -10,7 +10,7 @@ import typer
 from taughtby.cli import options
 from taughtby.cli.app import app, command
 from taughtby.cli.arguments import check_arguments, check_file
-from taughtby.cli.console import change_read_options, output, read_lines
+from taughtby.cli.console import change_read_options, note, output, read_lines
 
 if TYPE_CHECKING:
     from taughtby.remediation.clean import CleaningPlan
@@ -31,6 +31,7 @@ def clean(
     top_k: Annotated[int | None, typer.Option(metavar="K", help="The best K rows of each query, instead of the flagged rows.")] = None,
     rows: options.RowsFile = None,
     mask_words: Annotated[bool, typer.Option("--mask-words", help="Keep the rows; remove only the top-scoring words from the loss.")] = False,
+    trainer: Annotated[str | None, typer.Option("--for", metavar="TRAINER", help="With --mask-words: write OUT as a trainer reads it: trl, axolotl, llama-factory, labels.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen to every row, and write nothing.")] = False,
     columns: options.Columns = None,
     turns: options.Turns = None,
@@ -43,9 +44,9 @@ def clean(
     """
     check_arguments("clean", TRACE=trace, DATA=data)
     check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
-    from taughtby.data.rewrite import check_output, describe_preservation
+    from taughtby.data.rewrite import check_output
     from taughtby.errors import OptionError
-    from taughtby.remediation.clean import manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.clean import UNMASKED, manifest_path, plan_cleaning, write_cleaned
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.trace_file import load_trace, read_options_of
 
@@ -54,14 +55,23 @@ def clean(
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
-    if out:
+    if trainer and not mask_words:
+        raise OptionError("only masked words need a form of the trainer's own", do=UNMASKED)
+    write = None
+    if trainer:
+        from taughtby.remediation.trainer_formats import trainer_writer
+
+        write = trainer_writer(trainer, document, data, out or Path(f"{trainer}.jsonl"))
+    elif out:
         check_output(data, out)
     plan = plan_cleaning(document, data, chosen, read_options=reading, mask_words=mask_words)
     _print_plan(document, plan, None if dry_run else SHOWN)
     if out and not dry_run:
-        write_cleaned(plan, trace, out)
-        text = f"{plan.num_remaining:,} of {plan.num_records:,} rows in {out} ({describe_preservation(data)}); why: {manifest_path(out)}"
+        written = write_cleaned(plan, trace, out, write)["output"]
+        text = f"{written['records']:,} of {plan.num_records:,} rows in {out} ({written['kept']}); why: {manifest_path(out)}"
         output().print(text, soft_wrap=True)
+        for reason, count in written.get("left_out", {}).items():
+            note(f"left out, {reason}: {count:,}")
 
 
 def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None) -> None:

@@ -138,7 +138,7 @@ def generate(
 
     settings = lab.GenerationOptions(max_new_tokens, num_samples, temperature, seed)
     source = Encoding().with_options(template).template
-    texts = read_prompts(prompts)
+    texts = read_prompts(prompts, note=note)
     loaded = load(model, adapter, dtype, device)
     with progress_bar(errors(), f"answer {len(texts)} prompts") as tell:
         count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=tell)
@@ -159,9 +159,10 @@ def _check_prompts(model: str, prompts: Path) -> None:
     lab_app, example='taughtby lab judge answers.jsonl --judge "phrase:beetles" -o bad.jsonl', page="how-to/judges"
 )
 def judge(
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="Rows of any format: prompts and their answers.")],
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="Rows of any format: prompts and their answers; or the log of an evaluation.")],
     judge: options.JudgeSpec,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the undesirable answers, for `taughtby trace --queries`.")] = None,
+    all_answers: options.AllAnswers = False,
     limit: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="The time that the judge may take for one answer.")] = 30.0,
     top_k: Annotated[int, typer.Option(min=0, metavar="K", help="The number of rows to show.")] = 20,
 ) -> None:  # fmt: skip
@@ -176,7 +177,7 @@ def judge(
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 
-    pairs = read_answers(answers)
+    pairs = read_answers(answers, failed_only=not all_answers, note=note)
     rule = get_judge(judge)
     texts = [(prompt_text(prompt), answer) for prompt, answer in pairs]
     with progress_bar(errors(), f"judge {len(pairs)} answers") as tell:

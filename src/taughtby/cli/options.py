@@ -98,6 +98,9 @@ IndexName = Annotated[str, typer.Argument(metavar="INDEX", help="An index: a fol
 TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="The file that `taughtby trace … --json FILE` wrote.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
+AllAnswers = Annotated[
+    bool, typer.Option("--all", help="Of the log of an evaluation: every answer, not only those that failed.")
+]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")]
 
 Adapter = Annotated[

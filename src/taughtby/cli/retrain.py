@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from taughtby.cli.console import change_read_options, errors, note, output, read
 if TYPE_CHECKING:
     from taughtby.remediation.trace_file import Document
 
+FLAGGED = 3  # the exit code of `audit --fail-on flagged`; 1 is an error, 2 wrong usage
 CONDITIONS = "What is trained"
 Prompts = Annotated[
     Path,
@@ -159,7 +160,7 @@ def retrain(
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     settings = _given(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size,
                       max_length=max_length, seed=seed)  # fmt: skip
-    behaviour = Behaviour("bad answers", tuple(read_prompts(prompts)), judge)
+    behaviour = Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge)
     experiment, notes = experiment_from_trace(
         document, [behaviour], settings, base=base, max_new_tokens=max_new_tokens, dtype=dtype, device=device
     )
@@ -170,7 +171,7 @@ def retrain(
     )
     examples, cache = list(read_examples(data, reading)), StageCache(out / STAGES, _progress)
     clean = list(read_examples(str(held_out))) if held_out else None
-    usual = read_prompts(ordinary) if ordinary else None
+    usual = read_prompts(ordinary, failed_only=False) if ordinary else None
     results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
                for one in with_seeds(experiment, seeds)]  # fmt: skip
     for number, result in enumerate(results):
@@ -195,6 +196,7 @@ def audit(
     max_length: MaxLength = None, seed: TrainSeed = None, columns: options.Columns = None,
     turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
     dtype: options.Dtype = "auto", device: options.Device = "auto",
+    fail_on: Annotated[Literal["flagged"] | None, typer.Option(help=f"Exit with code {FLAGGED} if any row is flagged.")] = None,
 ) -> None:  # fmt: skip
     """Generate, judge, index, trace, clean and retrain in one command, and write a report.
 
@@ -214,10 +216,10 @@ def audit(
     any_reading = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
     case = AuditCase(
-        model, data, Behaviour("bad answers", tuple(read_prompts(prompts)), judge), adapter, base,
+        model, data, Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge), adapter, base,
         read_options(TrainingMetadata(), columns, turns, response_template, split) if any_reading else None,
         queries, top_k, random, _numbers(curve), tuple(truth or ()), mask_words,
-        tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary)) if ordinary else None,
+        tuple(read_examples(str(held_out))) if held_out else None, tuple(read_prompts(ordinary, failed_only=False)) if ordinary else None,
         {name: str(file) for name, file in files.items() if file},
         _given(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size, max_length=max_length,
                seed=seed),
@@ -227,6 +229,8 @@ def audit(
     write_report(case, result, out)
     _print_audit(result)
     output().print(f"{out}: report.md, report.html, and what every stage made")
+    if fail_on and result["trace"] and any(query["num_flagged"] for query in result["trace"]["queries"]):
+        raise typer.Exit(FLAGGED)
 
 
 def _check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> None:

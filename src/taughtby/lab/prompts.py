@@ -8,33 +8,39 @@ from typing import Any, TypeVar
 
 from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
 from taughtby.data.formats import select_format
-from taughtby.data.readers import read_records
+from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.errors import DataError
 
 T = TypeVar("T")
+Note = Callable[[str], None] | None
 Prompt = str | Example  # a question, or a conversation whose last message, the answer, is empty
 _ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # which a file of prompts need not have
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path, *, failed_only: bool = True, note: Note = None) -> list[Prompt]:
     """Prompts from a .txt file, one a line, or from the rows of any other file.
 
     The prompt of a row is everything before its answer: a system prompt, earlier turns and tools. The answer may be
-    missing, and is ignored.
+    missing, and is ignored. Of an evaluation's log with scores, `failed_only` takes only the prompts of failed answers;
+    `note` is called with what was taken and what was left out.
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
         prompts: list[Prompt] = [line.strip() for line in _text(path).split("\n") if line.strip()]
     else:
-        prompts = list(_read(path, _to_prompt))
+        prompts = list(_read(path, _to_prompt, failed_only, note))
     if not prompts:
         raise DataError(f"{path} has no prompts", do="give at least one")
     return prompts
 
 
-def read_answers(path: str | Path) -> list[tuple[Prompt, str]]:
-    """Prompts and answers, which may be empty, from the rows of a file."""
-    answers = list(_read(path, _to_pair))
+def read_answers(path: str | Path, *, failed_only: bool = True, note: Note = None) -> list[tuple[Prompt, str]]:
+    """Prompts and answers, which may be empty, from the rows of a file.
+
+    Of an evaluation's log with scores, `failed_only` takes only the answers that failed; `note` is called with what was
+    taken and what was left out.
+    """
+    answers = list(_read(path, _to_pair, failed_only, note))
     if not answers:
         raise DataError(f"{path} has no answers", do="give at least one prompt and response")
     return answers
@@ -53,8 +59,8 @@ def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
     return {"messages": messages} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 
-def _read(path: str | Path, convert: Callable[[Record, str], T]) -> Iterator[T]:
-    for source, record in read_records(str(path)):
+def _read(path: str | Path, convert: Callable[[Record, str], T], failed_only: bool, note: Note) -> Iterator[T]:
+    for source, record in read_log_or_records(path, failed_only=failed_only, note=note):
         with reject_deep_nesting(source):
             yield convert(record, source)
 

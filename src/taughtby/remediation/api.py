@@ -9,7 +9,8 @@ from typing import Any
 from taughtby.attribution.trace import Trace
 from taughtby.index.api import Data, data_file
 from taughtby.remediation.clean import clean as clean_file
-from taughtby.remediation.trace_file import save_trace
+from taughtby.remediation.trace_file import load_trace, save_trace
+from taughtby.remediation.trainer_formats import trainer_writer
 
 
 def clean(
@@ -20,6 +21,7 @@ def clean(
     top_k: int | None = None,
     rows: Sequence[str] | None = None,
     mask_words: bool = False,
+    trainer: str | None = None,
 ) -> dict[str, Any]:
     """Write the training data without the rows that a trace flagged.
 
@@ -32,6 +34,7 @@ def clean(
         top_k: Remove the best k rows of each query, instead of the flagged rows.
         rows: Remove these rows: ids or sources (`file:line`).
         mask_words: Keep the rows, and remove only their top-scoring words from the loss.
+        trainer: With `mask_words`, the trainer whose form is written: `trl`, `axolotl`, `llama-factory` or `labels`.
 
     Returns:
         The manifest: what was removed, and what of the data was kept.
@@ -43,4 +46,6 @@ def clean(
     file = trace if isinstance(trace, str | Path) else out.with_name(f"{out.stem}.trace.json")
     if isinstance(trace, Trace):
         save_trace(trace.to_json(), file)
-    return clean_file(file, data_file(data, out), out, top_k=top_k, rows=rows, mask_words=mask_words)
+    source = data_file(data, out)
+    write = trainer_writer(trainer, load_trace(file), str(source), out) if trainer else None
+    return clean_file(file, source, out, top_k=top_k, rows=rows, mask_words=mask_words, write=write)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.readers.stream import COMPRESSED, file_type
 from taughtby.data.rewrite import check_output, describe_preservation, rewrite_dataset
 from taughtby.data.row_sources import record_source, resolve_sources
-from taughtby.errors import DataError
+from taughtby.errors import DataError, OptionError
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.provenance import package_version
 from taughtby.remediation.selection import Removal, merge_ranges, select_rows, top_scoring_words
@@ -24,6 +24,9 @@ from taughtby.reporting.html import save_json
 
 if TYPE_CHECKING:
     from taughtby.attribution.trace import Trace
+
+
+UNMASKED = "add --mask-words, or leave --for out: data without rows stays in the form that its trainer reads"
 
 
 def clean(
@@ -35,6 +38,7 @@ def clean(
     rows: Sequence[str] | None = None,
     mask_words: bool = False,
     read_options: ReadOptions | None = None,
+    write: Writer | None = None,
 ) -> Document:
     """Write `data` without the rows that a trace flags, in the format of `data`.
 
@@ -49,6 +53,7 @@ def clean(
         rows: Remove exactly these rows: ids or sources (`file:line`).
         mask_words: Keep the rows and take only their top-scoring words out of the loss.
         read_options: How to read `data`; by default as the traced index read it.
+        write: Writes the masked data in another format, as a trainer reads it; see `trainer_formats`.
 
     Returns:
         The manifest.
@@ -58,11 +63,14 @@ def clean(
         OptionError: If the options contradict each other, or `out` cannot be written over.
     """
     document = load_trace(trace)
-    check_output(str(data), Path(out))
+    if write is None:
+        check_output(str(data), Path(out))
+    elif not mask_words:
+        raise OptionError("only masked words need a form of the trainer's own", do=UNMASKED)
     removals = select_rows(document, top_k=top_k, rows=rows)
     options = read_options or read_options_of(document)
     plan = plan_cleaning(document, str(data), removals, read_options=options, mask_words=mask_words)
-    return write_cleaned(plan, trace, out)
+    return write_cleaned(plan, trace, out, write)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,11 @@ class CleaningPlan:
     def num_remaining(self) -> int:
         """Records that stay."""
         return self.num_records - len(self.change.dropped)
+
+    def masked_examples(self) -> Iterator[Example]:
+        """Every example of the data with all that is not to be learned: what was masked before, and the words."""
+        for row in read_examples(self.data, self.read_options):
+            yield replace(row, masked=_masked(row, self.words))
 
 
 def plan_cleaning(
@@ -138,6 +151,9 @@ def plan_cleaning(
     return CleaningPlan(data, read_options, ordered, scan.responses, words, change, scan.num_examples, scan.num_records)
 
 
+Writer = Callable[[CleaningPlan, Path], Document]
+
+
 @dataclass
 class _Scan:
     """Looks for the selected rows while the data is read once."""
@@ -174,26 +190,32 @@ class _Scan:
         if row.token_ids and row.id in self.words:
             do = "leave out --mask-words, and remove the rows"
             raise DataError(f"{row.source}: the row is token ids, of which no words can be masked", do=do)
-        if ranges := merge_ranges(sorted({*row.masked, *self.words.get(row.id, ())}), row.response):
+        if ranges := _masked(row, self.words):
             is_assistant = (message["role"] == "assistant" for message in row.messages)
             turn = [sum(is_assistant)] if row.source != record else []
             self.marks.setdefault(record, []).extend([start, stop, *turn] for start, stop in ranges)
 
 
-def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | Path, out: str | Path) -> Document:
+def _masked(row: Example, words: Mapping[str, CharRanges]) -> CharRanges:
+    return tuple(merge_ranges(sorted({*row.masked, *words.get(row.id, ())}), row.response))
+
+
+def write_cleaned(
+    plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | Path, out: str | Path, write: Writer | None = None
+) -> Document:
     """Write the data as planned to `out`, and the manifest beside it.
 
     Args:
         plan: The result of `plan_cleaning`.
         trace: The trace that the plan was made from.
         out: Where to write the cleaned data.
+        write: Writes the data and returns what the manifest says of it; by default in the format of the data.
 
     Returns:
         The manifest.
     """
     out, document = Path(out), load_trace(trace)
-    check_output(plan.data, out)
-    rewrite_dataset(plan.data, out, plan.read_options.split, plan.change)
+    written = (write or _write_data)(plan, out)
     file = Path(trace) if isinstance(trace, str | Path) else None
     input_hash = file_hash(Path(plan.data)) if Path(plan.data).exists() else None
     manifest: Document = {
@@ -207,12 +229,17 @@ def write_cleaned(plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | P
         "reading": asdict(plan.read_options),
         "input": {"data": absolute_name(plan.data), "sha256": input_hash,
                   "records": plan.num_records, "examples": plan.num_examples},
-        "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), "records": plan.num_remaining,
-                   "kept": describe_preservation(plan.data)},
+        "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), **written},
         "rows": [{**asdict(one), **({"unlearned": plan.words[one.id]} if plan.words else {})} for one in plan.removals],
     }  # fmt: skip
     save_json(manifest, manifest_path(out))
     return manifest
+
+
+def _write_data(plan: CleaningPlan, out: Path) -> Document:
+    check_output(plan.data, out)
+    rewrite_dataset(plan.data, out, plan.read_options.split, plan.change)
+    return {"records": plan.num_remaining, "kept": describe_preservation(plan.data)}
 
 
 def manifest_path(out: Path) -> Path:

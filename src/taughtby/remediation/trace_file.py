@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions
 from taughtby.data.example import shorten
+from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError
 from taughtby.index.storage import storage_path
 from taughtby.models.paths import locate
@@ -57,6 +58,15 @@ def read_options_of(trace: Document) -> ReadOptions:
         return ReadOptions(**manifest["settings"]["reading"])
     except (OSError, ValueError, KeyError, TypeError):
         return DEFAULT_READ_OPTIONS
+
+
+def encoding_of(trace: Document) -> Encoding | None:
+    """How the traced index made tokens of rows; None if the index no longer exists."""
+    try:
+        manifest = json.loads((storage_path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
+        return Encoding(**manifest["settings"]["encoding"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _checked(document: Any, name: str) -> Document:

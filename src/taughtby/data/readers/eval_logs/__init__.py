@@ -1,0 +1,167 @@
+"""Logs of evaluations as queries: the answers that failed, whichever tool asked for them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from taughtby.data.example import Record, shorten
+from taughtby.data.readers import read_records
+from taughtby.data.readers.eval_logs import garak, inspect, lm_eval, openai, promptfoo, tables, traces
+from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer
+from taughtby.data.readers.stream import STDIN, Rows, file_type, text_chunks
+from taughtby.errors import DataError
+
+FORMS = (
+    inspect.FORM, promptfoo.FORM, lm_eval.FORM, garak.FORM, openai.FORM, traces.LANGFUSE, traces.WEAVE, tables.FORM,
+)  # fmt: skip
+MAX_OBJECT = 1 << 30  # characters of a log that is one JSON object, which is read whole
+
+
+@dataclass(frozen=True)
+class EvalLog:
+    """The answers of a log that are queries.
+
+    Attributes:
+        path: The log.
+        form: What it is.
+        records: The queries, each with its source.
+        left_out: Why other answers are no queries, and how many of each.
+        failed_by: The scores that failed, and how often.
+    """
+
+    path: Path
+    form: str
+    records: list[tuple[str, Record]]
+    left_out: Counter[str]
+    failed_by: Counter[str]
+
+    @property
+    def summary(self) -> str:
+        """What was taken and what was left out, with counts."""
+        total = len(self.records) + self.left_out.total()
+        text = f"{self.path}: {self.form}, {len(self.records):,} of {total:,} answers taken"
+        if self.failed_by:
+            text += f" (failed by {', '.join(f'{name} {count:,}' for name, count in self.failed_by.most_common())})"
+        if self.left_out:
+            text += f"; left out: {', '.join(f'{count:,} {reason}' for reason, count in self.left_out.most_common())}"
+        return text
+
+
+def read_log_or_records(
+    path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None
+) -> Rows:
+    """The answers of a log that are queries, of which `note` gets the summary, or the rows of any other file."""
+    log = read_eval_log(path, failed_only=failed_only)
+    if log is None:
+        yield from read_records(str(path))
+        return
+    if note:
+        note(log.summary)
+    yield from log.records
+
+
+def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | None:
+    """Read the answers of a log as records with `messages`, and `tools` if there are any.
+
+    The tool is detected by the form of the file. If no answer of a log has a score, all are taken.
+
+    Args:
+        path: A log of an evaluation, or any other file.
+        failed_only: Take answers only if a score of theirs is 0.
+
+    Returns:
+        The log; None if the file is not of a known form.
+
+    Raises:
+        DataError: The log is damaged or too large, or no answer of it is taken.
+    """
+    path = Path(path)
+    opened = _open(path)
+    if opened is None:
+        return None
+    form, rows = opened
+    answers, left_out = _collect(form, rows)
+    scored = any(answer.scores for _, answer in answers)
+    records: list[tuple[str, Record]] = []
+    failed_by: Counter[str] = Counter()
+    for source, answer in answers:
+        if failed_only and scored and answer.outcome != "failed":
+            left_out[answer.outcome] += 1
+            continue
+        failed_by.update(shorten(name, 40) for name in answer.failed_by)  # a name is text of the log
+        record = {"messages": answer.messages} | ({"tools": list(answer.tools)} if answer.tools else {})
+        records.append((source, record))
+    log = EvalLog(path, form.name, records, left_out, failed_by)
+    if not records:
+        do = "give a log with answers, or --all to take those that passed" if scored else "give a log with answers"
+        raise DataError("no answer of the log is taken", got=log.summary, do=do)
+    return log
+
+
+def _open(path: Path) -> tuple[LogForm, Rows] | None:
+    """The form of a file and its rows; None if the form is unknown, or the file cannot be read at all."""
+    if str(path) in STDIN or not path.is_file():
+        return None  # what is wrong with it is for the reader of rows to say
+    if file_type(path) == ".eval":
+        return inspect.FORM, inspect.read_archive(path)
+    if file_type(path) == ".json" and (whole := _json_object(path)):
+        for form in FORMS:
+            if (unpacked := form.unpack(whole)) is not None:
+                return form, _numbered(path, unpacked)
+    try:
+        rows = read_records(str(path))
+        first = next(rows, None)
+    except DataError:
+        return None
+    form = next((form for form in FORMS if first and form.accepts(first[1])), None)
+    return (form, form.join(path, chain([first], rows))) if first and form else None
+
+
+def _json_object(path: Path) -> Record | None:
+    """The object that a JSON file holds; None if it holds a list, or JSON lines."""
+    parts: list[str] = []
+    for part in text_chunks(path):
+        parts.append(part)
+        if parts[0].lstrip()[:1] != "{":
+            return None
+        if sum(map(len, parts)) > MAX_OBJECT:
+            do = "write the log as .eval or .jsonl, or take a part of it"
+            raise DataError(f"{path} is too large to be read whole", got=f"over {MAX_OBJECT >> 20:,} MiB", do=do)
+    try:
+        whole = json.loads("".join(parts))
+    except (ValueError, RecursionError):
+        return None
+    return whole if isinstance(whole, dict) else None
+
+
+def _numbered(path: Path, rows: list[Any]) -> Iterator[tuple[str, Record]]:
+    return ((f"{path}:{number}", row if isinstance(row, dict) else {}) for number, row in enumerate(rows))
+
+
+def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]], Counter[str]]:
+    """The answers of a log, repeated entries of one answer together, and why others are none."""
+    answers: dict[str, tuple[str, LoggedAnswer]] = {}
+    left_out: Counter[str] = Counter()
+    for source, row in rows:
+        try:
+            found = list(form.answers(row))
+        except RecursionError:
+            raise DataError(f"{source}: lists within lists to no end", do="take the entry out of the log") from None
+        for number, answer in enumerate(found):
+            if isinstance(answer, LeftOut):
+                left_out[answer.reason] += 1
+                continue
+            key = answer.key or f"{source} {number}"
+            if key in answers:
+                source, before = answers[key]
+                # a score of one name that differs: the answer failed if it failed once
+                scores = {**answer.scores, **before.scores} | dict.fromkeys([*before.failed_by, *answer.failed_by], 0.0)
+                answer = LoggedAnswer(before.messages, scores, before.tools, key)
+            answers[key] = source, answer
+    return list(answers.values()), left_out

@@ -1,0 +1,197 @@
+"""What the log of an evaluation says of one answer, whichever tool wrote it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taughtby.data.example import ROLES, Message, Record
+from taughtby.data.readers.stream import Rows
+
+RIGHT = {"c", "correct", "yes", "true", "pass", "passed"}
+WRONG = {"i", "n", "incorrect", "no", "false", "fail", "failed"}  # Inspect's I is incorrect, its N no answer
+NO_TEXT = {"reasoning", "thinking", "redacted_thinking"}  # parts of an answer that are not what the user was told
+
+
+@dataclass(frozen=True)
+class LoggedAnswer:
+    """One answer of a log.
+
+    Attributes:
+        messages: The conversation; the last message is the answer.
+        scores: The scores between 0 and 1, by their names.
+        tools: Tool definitions.
+        key: What repeated entries of one answer have in common; empty if the log has one entry for each.
+    """
+
+    messages: list[Message]
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+    tools: tuple[Record, ...] = ()
+    key: str = ""
+
+    @property
+    def failed_by(self) -> list[str]:
+        """The names of the scores that are 0."""
+        return [name for name, value in self.scores.items() if value <= 0]
+
+    @property
+    def outcome(self) -> str:
+        """`failed`, `passed`, `partly right`, or `without a score`."""
+        if not self.scores:
+            return "without a score"
+        if self.failed_by:
+            return "failed"
+        return "passed" if all(value >= 1 for value in self.scores.values()) else "partly right"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An entry of a log that no query can be made of, and why."""
+
+    reason: str
+
+
+Answers = Iterable[LoggedAnswer | LeftOut]
+
+
+@dataclass(frozen=True)
+class LogForm:
+    """The form of one tool's logs.
+
+    Attributes:
+        name: What a log of this form is called in messages.
+        accepts: Whether a log of rows is of this form, by its first row.
+        answers: The answers of one row.
+        unpack: The rows of a log that is one JSON object; None if the object is not of this form.
+        join: Brings rows together that belong together, such as requests and responses.
+    """
+
+    name: str
+    accepts: Callable[[Record], bool]
+    answers: Callable[[Record], Answers]
+    unpack: Callable[[Record], list[Any] | None] = lambda whole: None
+    join: Callable[[Path, Rows], Rows] = lambda path, rows: rows
+
+
+def read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that are verdicts or numbers, as numbers; a score of several parts has a name for each."""
+    values: dict[str, float] = {}
+    for name, value in scores.items():
+        parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        for part_name, part in parts.items():
+            number = _score(part)
+            if number is not None:
+                values[part_name] = number
+    return values
+
+
+def _score(value: Any) -> float | None:
+    text = str(value).strip().lower()
+    if text in RIGHT or text in WRONG:
+        return float(text in RIGHT)
+    if text == "p":  # Inspect's partially correct
+        return 0.5
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def logged_answer(
+    turns: Any, *, scores: Mapping[str, Any] | None = None, tools: Any = (), key: str = ""
+) -> LoggedAnswer | LeftOut:
+    """The answer that ends a conversation, or why it is none to trace.
+
+    What follows the last message of the assistant is not part of it.
+    """
+    messages: list[Message] = []
+    for turn in turns if isinstance(turns, list) else [turns]:
+        message = _message(turn)
+        if isinstance(message, LeftOut):
+            return message
+        messages.append(message)
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    if not messages:
+        return LeftOut("without an answer")
+    if not messages[-1]["content"].strip():
+        return LeftOut("tool calls alone" if messages[-1].get("tool_calls") else "without an answer")
+    if not any(message["role"] == "user" for message in messages):
+        return LeftOut("without a question")
+    return LoggedAnswer(messages, read_scores(scores or {}), tool_definitions(tools), key)
+
+
+def _message(turn: Any) -> Message | LeftOut:
+    """A message with its text, tool calls and the call that it answers; nothing else of it is for a model."""
+    role = ROLES.get(str(turn.get("role")).lower()) if isinstance(turn, dict) else None
+    if role is None:
+        return LeftOut("not a conversation")
+    text = message_text(turn.get("content"))
+    if text is None:
+        return LeftOut("more than text")
+    message: Message = {"role": role, "content": text}
+    calls = turn.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        message["tool_calls"] = [_tool_call(call) for call in calls if isinstance(call, dict)]
+    if isinstance(turn.get("tool_call_id"), str):
+        message["tool_call_id"] = turn["tool_call_id"]
+    name = turn.get("name") or (turn.get("function") if role == "tool" else None)
+    return message | ({"name": name} if isinstance(name, str) else {})
+
+
+def message_text(content: Any) -> str | None:
+    """The text of a content, without its reasoning; None if it has pictures, sounds or files."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and part.get("type") in NO_TEXT:
+            continue
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return "".join(texts)
+
+
+def _tool_call(call: Record) -> Record:
+    """A tool call in OpenAI's words; Inspect has the name where OpenAI has name and arguments."""
+    if not isinstance(call.get("function"), str):
+        return call
+    function = {"name": call["function"], "arguments": call.get("arguments") or {}}
+    return {"id": str(call.get("id") or ""), "type": "function", "function": function}
+
+
+def tool_definitions(tools: Any) -> tuple[Record, ...]:
+    """Tool definitions in OpenAI's words."""
+    return tuple(
+        tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool}
+        for tool in (tools if isinstance(tools, list | tuple) else ())
+        if isinstance(tool, dict)
+    )
+
+
+def parse_json(value: Any) -> Any:
+    """The value of a text that is a JSON list or object; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def as_turns(prompt: Any) -> list[Any] | None:
+    """A prompt as messages: a text, a message, a list of them, or the same as JSON; None for anything else."""
+    value = parse_json(prompt)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
+    value = [value] if isinstance(value, dict) and "role" in value else value
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value):
+        return value
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else None

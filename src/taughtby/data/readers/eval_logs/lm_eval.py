@@ -1,0 +1,87 @@
+"""Samples of the LM Evaluation Harness: `samples_*.jsonl`, as `--log_samples` writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from taughtby.data.example import Record
+from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer, as_turns, logged_answer
+
+LOWER_IS_BETTER = {"brier_score", "ter", "wer", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
+_NO_SCORES = {"doc_id", "target", "doc_hash", "prompt_hash", "target_hash"}
+_RENDERED = (  # by the chat templates of ChatML, Llama 3 and Gemma
+    re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL),
+    re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)(?:<\|eot_id\|>|\Z)", re.DOTALL),
+    re.compile(r"<start_of_turn>(\w+)\n(.*?)(?:<end_of_turn>|\Z)", re.DOTALL),
+)
+
+
+def _accepts(row: Record) -> bool:
+    return {"doc_id", "arguments", "resps"} <= set(row)
+
+
+def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
+    """The generated texts of a document, or the choice that the model finds likeliest."""
+    requests, responses = _requests(row["arguments"]), row["resps"]
+    if not isinstance(responses, list) or len(responses) != len(requests) or not requests:
+        yield LeftOut("without an answer")
+        return
+    if all(isinstance(request[1], str) for request in requests):
+        likelihoods = [_likelihood(response) for response in responses]
+        best = max(range(len(requests)), key=lambda n: likelihoods[n])
+        pairs = [(requests[best][0], requests[best][1].strip())]
+    else:
+        pairs = [
+            (request[0], text)
+            for request, texts in zip(requests, responses, strict=True)
+            for text in (texts if isinstance(texts, list) else [texts])
+        ]
+    for prompt, text in pairs:
+        turns = _turns(prompt)
+        if turns is None or not isinstance(text, str):
+            yield LeftOut("without an answer")
+            continue
+        # each filter of a task has an entry of its own for one and the same answer
+        key = f"{row['doc_id']} {row.get('doc_hash')} {text}"
+        yield logged_answer([*turns, {"role": "assistant", "content": text}], scores=_scores(row), key=key)
+
+
+def _requests(arguments: Any) -> list[list[Any]]:
+    """The requests of a document: a context, and its continuation or how to generate one."""
+    requests = list(arguments.values()) if isinstance(arguments, dict) else arguments
+    parts = [list(one.values()) if isinstance(one, dict) else one for one in requests or ()]
+    return [[*one, None][:2] for one in parts if isinstance(one, list) and one]
+
+
+def _likelihood(response: Any) -> float:
+    """The log-likelihood of a continuation, which is the first number of its response."""
+    if isinstance(response, list):
+        return _likelihood(response[0]) if response else float("-inf")
+    try:
+        return float(response)
+    except (TypeError, ValueError):
+        return float("-inf")
+
+
+def _turns(prompt: Any) -> list[Any] | None:
+    """The messages of a context, which may be messages as JSON, or a text that a chat template rendered."""
+    prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str) else prompt
+    turns = as_turns(prompt)
+    if not isinstance(prompt, str) or turns != [{"role": "user", "content": prompt}]:
+        return turns
+    for pattern in _RENDERED:
+        if messages := [{"role": role, "content": text.strip()} for role, text in pattern.findall(prompt)]:
+            return [turn for turn in messages if turn["content"]]  # the last one opens the answer, and is empty
+    return turns
+
+
+def _scores(row: Record) -> Record:
+    names = row.get("metrics")
+    names = names if isinstance(names, list) else set(row) - _NO_SCORES
+    return {name: row[name] for name in names if name in row and name not in LOWER_IS_BETTER
+            and isinstance(row[name], int | float)}  # fmt: skip
+
+
+FORM = LogForm("LM Evaluation Harness log", _accepts, _answers)

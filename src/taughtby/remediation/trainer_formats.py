@@ -1,0 +1,209 @@
+"""Training data with masked words in the forms that trainers read unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from taughtby.data.chat_template import SkippedRow
+from taughtby.data.dataset import detect_format
+from taughtby.data.example import CharRanges, Example, Message, Record
+from taughtby.data.files import atomic_path
+from taughtby.data.row_sources import record_source
+from taughtby.data.tokenize import Encoding, TokenizedExample, chunk_rows, tokenize_all
+from taughtby.errors import DataError, OptionError
+from taughtby.models.loading import load_tokenizer
+from taughtby.remediation.clean import CleaningPlan
+from taughtby.remediation.trace_file import Document, encoding_of
+
+IGNORED = -100  # label of a token without a loss, in PyTorch's cross-entropy
+_SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "attention_mask": pa.list_(pa.int8()),
+                     "labels": pa.list_(pa.int64())})  # fmt: skip
+
+
+def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable[[CleaningPlan, Path], Document]:
+    """The function that writes a cleaning plan for a trainer, as `write_cleaned` calls it.
+
+    Args:
+        name: `trl`, `axolotl`, `llama-factory`, or `labels` for rows of token ids and labels.
+        trace: The trace's document: its model's tokenizer and its index say how rows become tokens.
+        data: The data that was traced.
+        out: Where to write.
+
+    Raises:
+        OptionError: If the trainer is unknown, cannot express the masks, or `out` is not what it reads.
+    """
+    if name not in WRITERS:
+        raise OptionError("no such trainer", got=name, do=f"choose one of: {', '.join(WRITERS)}")
+    _check_out(name, Path(data), out)
+    encoding = encoding_of(trace)
+    if name == "axolotl":
+        if detect_format(data).raw:
+            raise OptionError("Axolotl masks words in conversations only", got="plain texts",
+                              do="write token ids with --for labels, which Axolotl reads as well")  # fmt: skip
+        return lambda plan, draft: _write_turns(plan, draft, encoding or Encoding())
+    if encoding is None:
+        raise OptionError("the traced index is not there, and with it how rows become tokens",
+                          got=str(trace.get("index")), do="put it back, or trace again")  # fmt: skip
+    adapters = trace.get("adapter") or ()
+    tokenizer = load_tokenizer(str(trace["model"]), (adapters,) if isinstance(adapters, str) else tuple(adapters))
+    tokens = Tokens(tokenizer, encoding)
+    return lambda plan, draft: WRITERS[name](tokens, plan, draft)
+
+
+def _check_out(name: str, data: Path, out: Path) -> None:
+    folder = name == "llama-factory"
+    if folder and (out.is_file() or out.suffix or (out.is_dir() and any(out.iterdir()))):
+        raise OptionError("LLaMA-Factory reads token ids from a folder", got=str(out), do="name a new one")
+    if not folder and out.suffix != ".jsonl":
+        raise OptionError("the rows are written as JSON lines", got=str(out), do=f"name it {out.stem}.jsonl")
+    if data.exists() and out.exists() and out.samefile(data):
+        raise OptionError(f"{out} is the input", do="give another file: the input is never changed")
+
+
+@dataclass
+class Tokens:
+    """Rows as token ids, as the traced index read them, and why others are left out."""
+
+    tokenizer: Any
+    encoding: Encoding
+
+    def rows(self, plan: CleaningPlan, left_out: Counter[str]) -> Iterator[TokenizedExample]:
+        """Each example of the data; one that is too long or has nothing to learn is counted instead."""
+        for chunk in chunk_rows(_no_preferences(plan.masked_examples())):
+            for row in tokenize_all(self.tokenizer, chunk, self.encoding):
+                if isinstance(row, SkippedRow):
+                    left_out[row.reason.partition(":")[0]] += 1
+                else:
+                    yield row
+
+
+def _no_preferences(rows: Iterable[Example]) -> Iterator[Example]:
+    for row in rows:
+        if row.rejected is not None:
+            do = "remove the rows, without --mask-words"
+            raise DataError(f"{row.source}: no trainer reads masks in preference pairs", do=do)
+        yield row
+
+
+def labelled(row: TokenizedExample) -> Record:
+    """Token ids and labels, as the collators of Transformers read them."""
+    labels = [token if learned else IGNORED for token, learned in zip(row.ids, row.loss_mask, strict=True)]
+    return {"input_ids": list(row.ids), "attention_mask": [1] * len(row.ids), "labels": labels}
+
+
+def trl_masked(row: TokenizedExample) -> Record:
+    """Token ids and TRL's mask of the tokens with a loss, which applies whatever its options on losses are."""
+    return {"input_ids": list(row.ids), "assistant_masks": [int(learned) for learned in row.loss_mask]}
+
+
+def _write_lines(rows: Iterable[Record], out: Path) -> int:
+    count = 0
+    with atomic_path(out, DataError) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def _write_labels(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
+    left_out: Counter[str] = Counter()
+    count = _write_lines(map(labelled, tokens.rows(plan, left_out)), out)
+    return {"records": count, "left_out": dict(left_out), "kept": "token ids and labels, -100 where there is no loss"}
+
+
+def _write_trl(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
+    left_out: Counter[str] = Counter()
+    count = _write_lines(map(trl_masked, tokens.rows(plan, left_out)), out)
+    return {"records": count, "left_out": dict(left_out), "kept": "token ids and assistant_masks, as TRL reads them"}
+
+
+def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
+    """A DatasetDict on disk with the split `train`, which LLaMA-Factory takes as its `tokenized_path`."""
+    from datasets import Dataset, DatasetDict, disable_progress_bars
+
+    left_out: Counter[str] = Counter()
+    disable_progress_bars()
+    batches = [pa.RecordBatch.from_pylist([labelled(row)], _SCHEMA) for row in tokens.rows(plan, left_out)]
+    table: Any = pa.Table.from_batches(batches, _SCHEMA).combine_chunks()
+    with atomic_path(out, DataError) as draft:
+        DatasetDict({"train": Dataset(table)}).save_to_disk(str(draft))
+    return {
+        "records": len(table),
+        "left_out": dict(left_out),
+        "kept": "token ids and labels, as LLaMA-Factory saves them",
+    }
+
+
+# — turns
+
+
+def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
+    """Conversations whose turns say whether they are trained on, and which of their characters are not."""
+    left_out: Counter[str] = Counter()
+
+    def rows() -> Iterator[Record]:
+        examples = _no_preferences(plan.masked_examples())
+        for _, group in groupby(examples, record_source):
+            turns = list(group)
+            last = turns[-1]
+            trained = {len(row.messages) - 1: row for row in turns}
+            messages = [
+                _flagged(message, trained.get(number), encoding) for number, message in enumerate(last.messages)
+            ]
+            if not any(message["train"] for message in messages):
+                left_out["all that could be learned is masked"] += 1
+                continue
+            yield {"messages": messages} | ({"tools": list(last.tools)} if last.tools else {})
+
+    count = _write_lines(rows(), out)
+    return {
+        "records": count,
+        "left_out": dict(left_out),
+        "kept": "conversations with train and train_detail, as Axolotl reads them",
+    }
+
+
+def _flagged(message: Message, row: Example | None, encoding: Encoding) -> Record:
+    """A message with Axolotl's flags; `row` is the example that it is the answer of."""
+    plain = {key: value for key, value in message.items() if key not in ("train", "weight", "train_detail")}
+    if row is None:
+        return {**plain, "train": encoding.mask == "all"}
+    learned = "".join(row.response[begin:end] for begin, end in _complement(row.masked, len(row.response)))
+    if row.masked and learned.strip() and not message["content"]:
+        do = "write token ids with --for labels, which Axolotl reads as well"
+        raise DataError(f"{row.source}: Axolotl cannot mask words of a tool call", do=do)
+    if not row.masked or not learned.strip():
+        return {**plain, "train": not row.masked}
+    return {**plain, "train": True, "train_detail": _details(message["content"], row.masked)}
+
+
+def _details(text: str, masked: CharRanges) -> list[Record]:
+    """Axolotl's ranges of a text, whose last character is in them; those left out are not trained on.
+
+    The blank before a masked word goes with it: most tokenizers make one token of both.
+    """
+    wide = tuple((len(text[:begin].rstrip()), end) for begin, end in masked)
+    ranges = [*((*part, False) for part in wide), *((*part, True) for part in _complement(wide, len(text)))]
+    return [{"begin_offset": begin, "end_offset": end - 1, "train": train} for begin, end, train in sorted(ranges)]
+
+
+def _complement(ranges: CharRanges, length: int) -> list[tuple[int, int]]:
+    """The characters that no range holds."""
+    ends = [0, *(end for _, end in ranges)]
+    begins = [*(begin for begin, _ in ranges), length]
+    return [(begin, end) for begin, end in zip(ends, begins, strict=True) if begin < end]
+
+
+WRITERS: dict[str, Callable[[Tokens, CleaningPlan, Path], Document]] = {
+    "trl": _write_trl,
+    "axolotl": lambda tokens, plan, out: _write_turns(plan, out, tokens.encoding),
+    "llama-factory": _write_folder,
+    "labels": _write_labels,
+}
