@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from taughtby.attribution.significance import assess, score_controls
+from taughtby.attribution.controls import score_controls
+from taughtby.attribution.significance import assess
 from taughtby.bench.cost import Cost, measure_cost
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import TokenizedExample

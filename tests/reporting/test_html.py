@@ -241,7 +241,8 @@ def test_a_verdict_is_a_sentence(document, says):
 
 def test_a_verdict_counts_what_is_on_show():
     document = judged(3, True, True, True)
-    assert words.verdict(document, document["queries"][0], 2).endswith("10 %: expect up to 1 false. 2 of them are shown.")
+    sentence = words.verdict(document, document["queries"][0], 2)
+    assert sentence.endswith("10 %: expect up to 1 false. 2 of them are shown.")
 
 
 @pytest.mark.parametrize("width", [30, 99, 100, 160])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FDR = 0.1  # nominal false discovery rate: expected share of the flagged rows that are flagged wrongly
 LIKELY_FDR = 0.5  # nominal rate at which rows are likely causes, where no row is flagged
+MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
 LEVELS = 48  # probabilities at which controls are compared
 HIGHEST = 5  # scores of a control from which its tail is extrapolated
 MIN_EXCESS = 0.05  # of the highest score: the least by which a tail decreases, where the highest scores tie
