@@ -221,11 +221,11 @@ RATE = "at a nominal false discovery rate of 10 %"
         (judged(1200, True, True) | {"fdr": None}, "1,200 rows flagged. 2 of them are shown."),
         (judged(0, False), f"No row flagged {RATE}."),
         (judged(0, False, grade="none"), f"No row flagged {RATE}: lowest p 0.25."),
-        (judged(0, False, False, grade="likely", likely_ids=["0123456789abcdef"]),
-         f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25, words in common: goose). "
+        (judged(0, False, grade="likely", likely_ids=["9f"]),
+         f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25). "
          "Trace more bad answers together, or select rows with --top-k."),
-        (judged(0, None, grade="likely", likely_ids=["a", "b"]),
-         f"No row flagged {RATE}, but the first 2 rows stand apart. "
+        (judged(0, False, False, grade="likely", likely_ids=["9f", "b"]),
+         f"No row flagged {RATE}, but the first 2 rows stand apart (lowest p 0.25, words in common: goose). "
          "Trace more bad answers together, or select rows with --top-k."),
         (judged(0, False, increased_by_finetuning=False),
          "No row flagged: fine-tuning did not make these words more likely."),

@@ -58,7 +58,7 @@ class Null:
         p = np.geomspace(1, 0.5 / np.median([len(row) for row in rows]), LEVELS)
         # by Hazen's rule the highest of n scores is exceeded with the probability 1 / 2n
         levels = np.median([np.quantile(row, 1 - p, method="hazen") for row in rows], axis=0)
-        excess = float(np.median([row[-HIGHEST:].mean() - row[-HIGHEST - 1] for row in rows]))
+        excess = float(np.median([row[-HIGHEST:].mean() - row[-min(HIGHEST + 1, len(row))] for row in rows]))
         scores = np.maximum.accumulate(levels)
         return cls(scores, np.log(p), max(excess, MIN_EXCESS * float(scores[-1]), 1e-9))
 
