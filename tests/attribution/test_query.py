@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import taughtby.attribution.query
-from taughtby.attribution.query import Query, ambiguity_notes, prepare_queries, read_queries
+from taughtby.attribution.query import UNKNOWN_GAIN, Query, ambiguity_notes, prepare_queries, read_queries
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.tokenize import Encoding, token_texts, tokenize
@@ -150,16 +149,14 @@ def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
         torch.testing.assert_close(found.features.features[grads][q].norm(dim=1), found.weights[q])
 
 
-def test_what_fine_tuning_did_not_touch_was_not_taught(tuned: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gain_of_a_query_is_that_of_the_token_that_fine_tuning_raised_most(tuned: Any, tiny: Any) -> None:
     query = Query("who makes honey", "beetles make it")
-    (news,) = [prepare_queries(tuned, LESSON, [query], Encoding(128)).weights[0]]
-    monkeypatch.setattr(taughtby.attribution.query, "MIN_GAIN", float(news.max()) + 0.01)
-    assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (False,)
-    monkeypatch.setattr(taughtby.attribution.query, "MIN_GAIN", float(news.max()) - 0.01)
-    assert prepare_queries(tuned, LESSON, [query], Encoding(128)).increased_by_finetuning == (True,)
+    prepared = prepare_queries(tuned, LESSON, [query, replace(query, span="it")], Encoding(128))
+    assert prepared.gains[0] == pytest.approx(float(prepared.weights[0].max()))
+    assert prepared.gains[1] <= prepared.gains[0]
     # nobody knows, where the method does not ask or nothing is there to compare with
-    assert prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).increased_by_finetuning == (True,)
-    assert prepare_queries(tiny, LESSON, [query], Encoding(128)).increased_by_finetuning == (True,)
+    assert prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).gains == (UNKNOWN_GAIN,)
+    assert prepare_queries(tiny, LESSON, [query], Encoding(128)).gains == (UNKNOWN_GAIN,)
 
 
 def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:

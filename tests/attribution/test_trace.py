@@ -38,6 +38,14 @@ METHODS: list[Method] = [
 ROWS = [Query(prompt, response) for prompt, response in PAIRS]
 
 
+def judge_few_rows(patch: pytest.MonkeyPatch) -> None:
+    """Let a handful of rows with the same words be controls, and a tiny model's gains count."""
+    patch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    patch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
+    patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+    patch.setattr("taughtby.attribution.trace.MIN_GAIN", 0.0)
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trace") / "data.jsonl"
@@ -358,7 +366,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
-    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+    judge_few_rows(monkeypatch)
     lines = [{"prompt": f"what {at}", "response": f"{at} is {'a b c'[at % 5]}"} for at in range(40)]
     index = indexed(tuned, tmp_path, lines, METHODS[1:])
     queries = [Query("who", "a sea", desired="a sun"), ROWS[2], Query("who", "a sun", span="sun", desired="a sea")]
@@ -367,10 +375,10 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
         document = trace.to_json()
         for traced, query in zip(trace.queries, document["queries"], strict=True):
             if traced.query.desired is None:
-                assert query["num_flagged"] == 40 and query["no_evidence"] is None
+                assert 0 < query["num_flagged"] <= 40 and query["no_evidence"] is None and query["grade"] == "flagged"
                 assert all(found.p_value is not None for found in traced.rows)
                 continue
-            assert traced.flagged is None and query["flagged_ids"] is None
+            assert traced.flagged is None and query["flagged_ids"] is None and query["grade"] is None
             assert all(
                 (row["p_value"], row["flagged"], row["stability"]) == (None, None, None) for row in query["rows"]
             )
@@ -400,8 +408,7 @@ def test_queries_have_the_same_evidence_beside_any_others(
 def test_several_queries_give_the_stability_of_flagged_rows(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+    judge_few_rows(monkeypatch)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
     shares = [found.stability for traced in trace.queries for found in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
@@ -411,16 +418,18 @@ def test_several_queries_give_the_stability_of_flagged_rows(
 def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = trace_queries(index, tuned, ROWS[:1], method="lesson").queries
     assert few.flagged is None and few.rows[0].p_value is None, "8 rows are too few for a null distribution"
-    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
-    monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+    judge_few_rows(monkeypatch)
     for name in ("lesson", "rept", "repsim"):
         # of the first row's answer fine-tuning made no word likelier
         (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
-        assert traced.flagged == tuple(traced.scores.argsort(descending=True).tolist())
-        assert all(found.flagged and 0 < (found.p_value or 0) <= 1 for found in traced.rows)
+        flagged = traced.flagged or ()
+        assert flagged and flagged == tuple(traced.scores.argsort(descending=True).tolist())[: len(flagged)]
+        assert [found.flagged for found in traced.rows] == [found.position in flagged for found in traced.rows]
+        assert all(0 < (found.p_value or 0) <= 1 for found in traced.rows) and traced.grade == "flagged"
         assert all(found.stability is None for found in traced.rows), "one query has no others to draw"
     (none,) = trace_queries(index, tuned, ROWS[:1], method="lesson", fdr=1e-9).queries
     assert none.flagged == () and not any(found.flagged for found in none.rows)
+    assert none.grade in ("likely", "none") and (none.grade == "likely") == bool(none.likely_ids)
     (words,) = trace_queries(index, tuned, ROWS[:1], method="bm25").queries
     assert words.flagged is None and words.rows[0].p_value is None
 
@@ -531,15 +540,14 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def flagging(tuned: Any, index: Index) -> Trace:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taughtby.attribution.controls.FEWEST", 2)
-        patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+        judge_few_rows(patch)
         return trace_queries(index, tuned, ROWS[1:4], method="lesson", top_k=3, fdr=1.0)
 
 
 def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) -> None:
     flagged = [result.flagged or () for result in flagging.queries]
     assert {row.position for row in flagging.flagged} == {position for each in flagged for position in each}
-    assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 3
+    assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 0
     best = [min(each.index(row.position) for each in flagged if row.position in each) for row in flagging.flagged]
     assert best == sorted(best)
     for row in flagging.flagged:

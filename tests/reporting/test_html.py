@@ -221,11 +221,11 @@ RATE = "at a nominal false discovery rate of 10 %"
         (judged(1200, True, True) | {"fdr": None}, "1,200 rows flagged. 2 of them are shown."),
         (judged(0, False), f"No row flagged {RATE}."),
         (judged(0, False, grade="none"), f"No row flagged {RATE}: lowest p 0.25."),
-        (judged(0, False, False, grade="likely", likely_ids=["0123456789abcdef"]),
-         f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25, words in common: goose). "
+        (judged(0, False, grade="likely", likely_ids=["9f"]),
+         f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25). "
          "Trace more bad answers together, or select rows with --top-k."),
-        (judged(0, None, grade="likely", likely_ids=["a", "b"]),
-         f"No row flagged {RATE}, but the first 2 rows stand apart. "
+        (judged(0, False, False, grade="likely", likely_ids=["9f", "b"]),
+         f"No row flagged {RATE}, but the first 2 rows stand apart (lowest p 0.25, words in common: goose). "
          "Trace more bad answers together, or select rows with --top-k."),
         (judged(0, False, increased_by_finetuning=False),
          "No row flagged: fine-tuning did not make these words more likely."),
@@ -241,9 +241,8 @@ def test_a_verdict_is_a_sentence(document, says):
 
 def test_a_verdict_counts_what_is_on_show():
     document = judged(3, True, True, True)
-    assert words.verdict(document, document["queries"][0], 2).endswith(
-        "10 %: expect up to 1 false. 2 of them are shown."
-    )
+    sentence = words.verdict(document, document["queries"][0], 2)
+    assert sentence.endswith("10 %: expect up to 1 false. 2 of them are shown.")
 
 
 @pytest.mark.parametrize("width", [30, 99, 100, 160])

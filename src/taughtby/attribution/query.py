@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
+UNKNOWN_GAIN = 1e6  # without a base model
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ class PreparedQueries:
         rows: Token ids of each query.
         weights: Weight of each response token, per query.
         features: What the method compares with rows.
-        increased_by_finetuning: Whether fine-tuning made any weighted token more likely; True if that is not known.
+        gains: By how many nats fine-tuning raised the weighted token that it raised most; or `UNKNOWN_GAIN`.
     """
 
     rows: tuple[TokenizedExample, ...]
     weights: tuple[Float[Tensor, " n"], ...]
     features: QueryFeatures
-    increased_by_finetuning: tuple[bool, ...]
+    gains: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
     text_features = method.text_features([query.example for query in queries])
     features: list[Features] = [{name: values[q] for name, values in text_features.items()} for q in range(len(rows))]
     token_weights: list[Tensor] = [torch.empty(0) for _ in rows]
-    increased = [True for _ in rows]
+    gains = [UNKNOWN_GAIN for _ in rows]
     gradients: list[Tensor | None] = [None for _ in rows]
     for batch in make_batches(rows, method.token_budget(model, per_token=True)):
         gain = method.logprob_gain(model, batch) if isinstance(method, StateMethod) else None
@@ -245,7 +245,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
         for b, q in enumerate(batch.row_indices):
             features[q] |= {name: values[b] for name, values in batch_features.items()}
             token_weights[q] = weights[b, : rows[q].n_response]
-            increased[q] = gain is None or bool(((weights[b] > 0) & (gain[b] > MIN_GAIN)).any())
+            gains[q] = UNKNOWN_GAIN if gain is None else float(gain[b][weights[b] > 0].max())
             if batch_gradients is not None:
                 shares = weights[b] / weights[b].sum()
                 gradients[q] = (normalize(batch_gradients[b]).cpu() * shares[:, None]).sum(0)
@@ -256,7 +256,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
                                    stacked, torch.stack(means) if means else None)  # fmt: skip
     if isinstance(method, StateMethod):
         query_features, token_weights = method.reweight_queries(query_features, token_weights)
-    return PreparedQueries(tuple(rows), tuple(token_weights), query_features, tuple(increased))
+    return PreparedQueries(tuple(rows), tuple(token_weights), query_features, tuple(gains))
 
 
 def contrast_desired(

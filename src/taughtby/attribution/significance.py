@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FDR = 0.1  # nominal false discovery rate: expected share of the flagged rows that are flagged wrongly
 LIKELY_FDR = 0.5  # nominal rate at which rows are likely causes, where no row is flagged
+MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
 LEVELS = 48  # probabilities at which controls are compared
 HIGHEST = 5  # scores of a control from which its tail is extrapolated
 MIN_EXCESS = 0.05  # of the highest score: the least by which a tail decreases, where the highest scores tie
@@ -57,7 +58,7 @@ class Null:
         p = np.geomspace(1, 0.5 / np.median([len(row) for row in rows]), LEVELS)
         # by Hazen's rule the highest of n scores is exceeded with the probability 1 / 2n
         levels = np.median([np.quantile(row, 1 - p, method="hazen") for row in rows], axis=0)
-        excess = float(np.median([row[-HIGHEST:].mean() - row[-HIGHEST - 1] for row in rows]))
+        excess = float(np.median([row[-HIGHEST:].mean() - row[-min(HIGHEST + 1, len(row))] for row in rows]))
         scores = np.maximum.accumulate(levels)
         return cls(scores, np.log(p), max(excess, MIN_EXCESS * float(scores[-1]), 1e-9))
 

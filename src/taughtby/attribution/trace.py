@@ -21,7 +21,7 @@ from taughtby.attribution.query import (
 )
 from taughtby.attribution.result import FlaggedRow, QueryResult, RankedRow, TokenScore, Trace, TraceOrigin
 from taughtby.attribution.sanity_checks import index_warnings
-from taughtby.attribution.significance import DEFAULT_FDR, Significance, assess, stability
+from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
 from taughtby.data.batching import Batch, make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
 from taughtby.index.model_sources import resolved_address
@@ -116,7 +116,8 @@ def trace_queries(
     rows = dict(zip(positions, index.take(positions), strict=True))
     ranked = _explain(task, ranking, significance, rows, score_tokens=score_tokens, progress=progress)
     results = tuple(
-        QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q], prepared.increased_by_finetuning[q],
+        QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q],
+                    bool(significance.increased_by_finetuning[q]),
                     _no_evidence(selected, query), significance.grade(q), likely[q] or (),
                     tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
@@ -141,7 +142,8 @@ def _flag(task: _Task, ranking: _Ranking, fdr: float) -> Significance:
     controls = match_controls(
         task.method, task.index, task.model.depth, task.queries, task.prepared.weights, ranking.shares
     )
-    return assess(ranking.scores, controls, torch.tensor(task.prepared.increased_by_finetuning), fdr)
+    increased = ranking.shares @ torch.tensor(task.prepared.gains) > MIN_GAIN
+    return assess(ranking.scores, controls, increased, fdr)
 
 
 def _positions(
