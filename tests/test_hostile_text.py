@@ -86,7 +86,7 @@ def test_a_relative_path_is_a_path(
     lines([{"prompt": p, "response": r} for p, r in PAIRS], home / "data.jsonl")
     given = "./-x" if name == "-x" else name
     for args in (
-        ("lab", "finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 1),
+        ("lab", "finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 3),
         ("index", "build", model_folder, f"{given}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
         ("trace", f"{given}/idx", "-p", "why", "-r", "a b c", "--json", f"{name}/trace.json"),
         ("clean", f"{given}/trace.json", f"{given}/data.jsonl", "--top-k", 1, "-o", f"{name}/cleaned.jsonl"),

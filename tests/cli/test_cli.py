@@ -311,7 +311,7 @@ def test_wrong_usage_is_2(run: Run) -> None:
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, tmp_path: Path, run: Run) -> None:
     """A real process, a real SIGINT in the middle, and the index afterwards equals an undisturbed one.
 
-    The process waits for it after its first commit: how fast a machine is decides nothing.
+    After its first commit the process waits for it before the next batch: how fast a machine is decides nothing.
     """
     file = tmp_path / "many.jsonl"
     lines = [
@@ -321,9 +321,17 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
     code = """
         import time
         from taughtby.cli import main
+        from taughtby.index.pipeline import CapturePipeline
         from taughtby.index.writer import Writer
-        append, wait = Writer.append_table, lambda: [time.sleep(0.05) for _ in range(12000)]
-        Writer.append_table = lambda *given: (append(*given), print("added", flush=True), wait())
+        append, features, added = Writer.append_table, CapturePipeline.features, []
+
+        def wait(*batch):
+            while added:
+                time.sleep(0.05)
+            return features(*batch)
+
+        CapturePipeline.features = wait
+        Writer.append_table = lambda *table: (append(*table), print("added", flush=True), added.append(1))
         main()
     """
     how = "-m", "rept:layer=2", "--max-length", "200", "--dtype", "float32"

@@ -385,12 +385,14 @@ def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path)
 def test_a_fresh_adapter_moves_half_of_its_weights(
     make_model: Callable[[str], Path], file: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    """LoRA's B is 0 before training, so A has no gradient at all: no NaN comes of it."""
+    """Where LoRA's B is 0, as before training, A has no gradient at all: no NaN comes of it."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base = make_model("llama")
     lm = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    first = next(weight for name, weight in lm.named_parameters() if "lora_B" in name)
+    torch.nn.init.normal_(first.data, std=0.02)  # an adapter that changes nothing at all is refused
     lm.save_pretrained(tmp_path / "fresh")
     model = load_model(str(base), str(tmp_path / "fresh"), dtype="float32")
     specs = [*EXACT, "rapidin:k=64", "less:k=64", "logra"]

@@ -315,6 +315,7 @@ def test_lesson_without_news_counts_all_words_alike(
 def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)  # none of them counts as another's relative
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
     names = method.feature_names(tuned.depth)
