@@ -174,7 +174,7 @@ def _apply_template(
     """In Transformers' sandbox, where a template sees data alone."""
     return tokenizer.apply_chat_template(
         list(messages), tools=list(row.tools) or None, chat_template=template, tokenize=False,
-        add_generation_prompt=asking,
+        add_generation_prompt=asking, **dict(row.template_kwargs),
     )  # fmt: skip
 
 

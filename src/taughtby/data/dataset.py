@@ -9,10 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from taughtby.data.cells import settle_cells
+from taughtby.data.content import reject_media
 from taughtby.data.example import (
     Example,
     Message,
     Record,
+    read_template_kwargs,
     read_tools,
     read_unlearned,
     reject_deep_nesting,
@@ -106,7 +109,7 @@ def open_dataset(
 
 
 def _apply_format(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
-    record = rename_columns(record, reading.columns, source)
+    record = settle_cells(rename_columns(record, reading.columns, source))
     return select_format(record, source, frozenset(what for what, _ in reading.columns)), record
 
 
@@ -123,13 +126,15 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
 def _example(record: Record, source: str, reading: ReadOptions) -> Example:
     """The row as one Example: the whole conversation, whatever its last message is."""
     form, record = _apply_format(record, source, reading)
+    reject_media(record, source)
     messages, rejected = validate_messages(form.convert(record), source), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)
     label: Any = record.get("label")
     empty = label is None or label == "" or label != label  # NaN is pandas' word for nothing
     tools = () if form.raw else read_tools(record, source)
-    return Example(tuple(messages), None if empty else str(label), source, "", tools, rejected)
+    kwargs = () if form.raw else read_template_kwargs(record, source)
+    return Example(tuple(messages), None if empty else str(label), source, "", tools, rejected, template_kwargs=kwargs)
 
 
 def _split_text(
@@ -198,7 +203,8 @@ def write_examples(examples: Iterable[Example], path: str | Path) -> int:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
-                    "unlearned": list(row.masked) or None}  # fmt: skip
+                    "unlearned": list(row.masked) or None,
+                    "chat_template_kwargs": dict(row.template_kwargs) or None}  # fmt: skip
             record |= {name: value for name, value in more.items() if value is not None}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return count

@@ -24,10 +24,12 @@ class IdAssigner:
 
 
 def content_hash(row: Example) -> bytes:
-    """Hash of the messages, tools and rejected response of a row: 12 bytes."""
+    """Hash of the messages, tools, rejected response and template arguments of a row: 12 bytes."""
     content: Any = list(row.messages)
     if row.tools or row.rejected is not None:
         content = [content, list(row.tools), row.rejected]
+    if row.template_kwargs:
+        content = [content, row.template_kwargs]
     try:
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     except TypeError as fault:  # bytes, which a table may hold

@@ -48,7 +48,9 @@ def arrange_table(
 
 def _more(row: Example) -> str | None:
     more = {"tools": row.tools, "rejected": row.rejected, "masked": row.masked}
-    return json.dumps(more) if row.tools or row.masked or row.rejected is not None else None
+    if row.template_kwargs:
+        more["template_kwargs"] = row.template_kwargs
+    return json.dumps(more) if any(value not in ((), None) for value in more.values()) else None
 
 
 def to_example(record: Mapping[str, Any]) -> Example:
@@ -57,7 +59,8 @@ def to_example(record: Mapping[str, Any]) -> Example:
     tools, rejected = tuple(more.get("tools", ())), more.get("rejected")
     masked = tuple((begin, end) for begin, end in more.get("masked", ()))
     messages = tuple(json.loads(record["messages"]))
-    return Example(messages, record["label"], record["source"], record["id"], tools, rejected, masked)
+    kwargs = tuple((name, value) for name, value in more.get("template_kwargs", ()))
+    return Example(messages, record["label"], record["source"], record["id"], tools, rejected, masked, kwargs)
 
 
 def escape_surrogates(text: str) -> str:
