@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from taughtby.data.content_shape import shape_contents
 from taughtby.data.example import CharRanges, Example, Message
 from taughtby.errors import ModelError
 
@@ -135,7 +136,9 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
         return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
-    with_mark = _apply_template(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
+    # without its calls, which a template may write before the text: the answer begins with whichever is first
+    bare = {key: value for key, value in answer.items() if key != "tool_calls"}
+    with_mark = _apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
     head, wrote, _ = with_mark.rpartition(MARK)
     if text and not wrote and not calls:
         return SkippedRow("the chat template does not write the answer")
@@ -172,8 +175,10 @@ def _apply_template(
     tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
 ) -> str:
     """In Transformers' sandbox, where a template sees data alone."""
+    tools = list(row.tools) or None
+    source = tokenizer.get_chat_template(template, tools=tools)
     return tokenizer.apply_chat_template(
-        list(messages), tools=list(row.tools) or None, chat_template=template, tokenize=False,
+        shape_contents(tokenizer, source, messages), tools=tools, chat_template=source, tokenize=False,
         add_generation_prompt=asking, **dict(row.template_kwargs),
     )  # fmt: skip
 

@@ -87,7 +87,7 @@ def reject_media(record: Record, source: str) -> None:
     for name, value in record.items():
         if (name in MEDIA_COLUMNS and is_filled(value)) or _is_file(value):
             raise DataError(f"{source}: the row has pictures, sounds or films", got=f"column {shorten(name)}",
-                            do="take the row out: taughtby reads texts; or the column, if the model did not see it")  # fmt: skip
+                            do="take the row out; or the column, if the model did not see what it holds")  # fmt: skip
 
 
 def _is_file(value: Any) -> bool:

@@ -9,18 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from taughtby.data.cells import settle_cells
-from taughtby.data.content import reject_media
+from taughtby.data.conversation import apply_format, read_conversation
 from taughtby.data.example import (
     Example,
     Message,
     Record,
-    read_template_kwargs,
-    read_tools,
     read_unlearned,
     reject_deep_nesting,
     shorten,
-    validate_messages,
 )
 from taughtby.data.formats import (
     COLUMN_NAMES,
@@ -28,8 +24,6 @@ from taughtby.data.formats import (
     FORMATS,
     DataFormat,
     rejected_answer,
-    rename_columns,
-    select_format,
 )
 from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
@@ -105,12 +99,7 @@ def open_dataset(
     first = next(rows, None)
     if first is None:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
-    return _apply_format(first[1], first[0], read_options)[0], _examples(chain([first], rows), read_options)
-
-
-def _apply_format(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
-    record = settle_cells(rename_columns(record, reading.columns, source))
-    return select_format(record, source, frozenset(what for what, _ in reading.columns)), record
+    return apply_format(first[1], first[0], read_options.columns)[0], _examples(chain([first], rows), read_options)
 
 
 def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
@@ -125,16 +114,14 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
 
 def _example(record: Record, source: str, reading: ReadOptions) -> Example:
     """The row as one Example: the whole conversation, whatever its last message is."""
-    form, record = _apply_format(record, source, reading)
-    reject_media(record, source)
-    messages, rejected = validate_messages(form.convert(record), source), rejected_answer(form, record, source)
+    form, record = apply_format(record, source, reading.columns)
+    row = read_conversation(form, record, source)
+    messages, rejected = list(row.messages), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)
     label: Any = record.get("label")
     empty = label is None or label == "" or label != label  # NaN is pandas' word for nothing
-    tools = () if form.raw else read_tools(record, source)
-    kwargs = () if form.raw else read_template_kwargs(record, source)
-    return Example(tuple(messages), None if empty else str(label), source, "", tools, rejected, template_kwargs=kwargs)
+    return replace(row, messages=tuple(messages), label=None if empty else str(label), rejected=rejected)
 
 
 def _split_text(

@@ -126,6 +126,10 @@ def _tokenizer(folder: Path, window: int | None) -> Iterator[MetadataEntry]:
         yield MetadataEntry("chat template", "the tokenizer's own", "tokenizer_config.json", "chat_template")
     elif (folder / "chat_template.jinja").is_file():
         yield MetadataEntry("chat template", "the tokenizer's own", "chat_template.jinja")
+    else:
+        files = ("chat_template.json", "processor_config.json")
+        if file := next((name for name in files if read_json(folder / name).get("chat_template")), None):
+            yield MetadataEntry("chat template", "the processor's", file, "chat_template")
 
 
 def _state(folder: Path) -> Iterator[MetadataEntry]:

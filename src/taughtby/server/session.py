@@ -11,7 +11,7 @@ from typing import Any
 from taughtby.attribution.embedding_map import PCAMap, pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
-from taughtby.attribution.query import Query
+from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.rewrite import rewrite_dataset
 from taughtby.errors import DataError
@@ -116,7 +116,7 @@ class Session:
             model, (said,) = self._ready(tell), result["queries"]
             before, after, tools = (tuple(said.get(name, ())) for name in ("before", "after", "tools"))
             query = Query(said["prompt"], said["response"], None, said["desired"], before, after, tools,
-                          said["span_range"])  # fmt: skip
+                          said["span_range"], *(tuple(said.get(name, {}).items()) for name in FIELDS))  # fmt: skip
 
             def layer(done: int, of: int) -> None:
                 tell("reading the rows at other layers", done, of)

@@ -1,0 +1,34 @@
+"""One record as a conversation: what training rows, queries, prompts and answers are all read by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taughtby.data.cells import settle_cells
+from taughtby.data.content import reject_media
+from taughtby.data.example import Example, Record, read_template_kwargs, read_tools, validate_messages
+from taughtby.data.formats import DataFormat, rename_columns, select_format
+
+Columns = Sequence[tuple[str, str]]  # pairs of a role and the column that has it
+
+
+def apply_format(record: Record, source: str, columns: Columns = ()) -> tuple[DataFormat, Record]:
+    """The column layout of a record, and the record under the names of that layout.
+
+    Raises:
+        DataError: No layout has its columns.
+    """
+    record = settle_cells(rename_columns(record, columns, source))
+    return select_format(record, source, frozenset(what for what, _ in columns)), record
+
+
+def read_conversation(form: DataFormat, record: Record, source: str) -> Example:
+    """The messages, tools and template arguments of a record, whatever its last message is.
+
+    Raises:
+        DataError: A message is no text, the row has pictures, or says two things.
+    """
+    reject_media(record, source)
+    messages = validate_messages(form.convert(record), source)
+    tools, kwargs = ((), ()) if form.raw else (read_tools(record, source), read_template_kwargs(record, source))
+    return Example(tuple(messages), source=source, tools=tools, template_kwargs=kwargs)
