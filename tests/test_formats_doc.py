@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taughtby.data.dataset import ReadOptions, parse_columns, read_examples, write_examples
-from taughtby.data.formats import FORMS, NAMES
+from taughtby.data.formats import COLUMN_NAMES, FORMATS
 from taughtby.errors import DataError
 from writers import delimited, lines, turn
 
@@ -51,10 +51,10 @@ def test_each_row_is_read_as_the_page_says(heading: str, row: Any, said: list[An
 def test_the_page_has_all_that_it_should() -> None:
     rows = [row for _, row, _, _ in examples()]
     assert len(rows) + PAGE.count("\nis read as\n") == PAGE.count("```json\n") > 30
-    shown = {form.name for form in FORMS if any(set(form.columns) <= set(row) for row in rows)}
-    assert {form.name for form in FORMS} - shown == {"conversation", "query/answer"}  # named, or like another
+    shown = {form.name for form in FORMATS if any(set(form.columns) <= set(row) for row in rows)}
+    assert {form.name for form in FORMATS} - shown == {"conversation", "query/answer"}  # named, or like another
     listed = " ".join(PAGE.split()).split("Known names are ")[1].split(". A column")[0]
-    assert set(re.findall(r"`(\w+)`", listed)) == NAMES
+    assert set(re.findall(r"`(\w+)`", listed)) == COLUMN_NAMES
 
 
 GOOD = {"messages": SAID}

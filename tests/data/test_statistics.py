@@ -156,7 +156,7 @@ def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
     row = tokenize(tokenizer, ROWS[0], Encoding())
     assert isinstance(row, TokenizedExample)
     assert (shown.source, shown.label, shown.reason) == ("d:1", None, None)
-    assert (shown.loss_start, shown.n_prompt, shown.full_length) == (row.loss_start, row.n_prompt, len(row.ids))
+    assert (shown.loss_mask, shown.n_prompt, shown.full_length) == (tuple(row.loss_mask), row.n_prompt, len(row.ids))
     assert "".join(shown.token_texts) == "<|user|>what is the capital of france<|end|>\n<|assistant|>paris<|end|>\n"
     assert "".join(shown.token_texts[shown.n_prompt :]) == "paris<|end|>\n"
 

@@ -225,7 +225,7 @@ def test_trl_only_names_itself(tmp_path: Path) -> None:
 def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
     yaml = "model_name_or_path: m\nmax_length: 256\ntruncation_mode: keep_end\nassistant_only_loss: true\n"
     origin = read_training_metadata(folder(tmp_path, {"sft.yaml": yaml}))
-    assert known(origin) == {"base": "m", "max_length": 256, "truncate": "left", "mask": "response"}
+    assert known(origin) == {"base": "m", "max_length": 256, "truncate": "left", "mask": "response", "turns": "all"}
 
 
 def test_our_own_fine_tuning(tmp_path: Path) -> None:

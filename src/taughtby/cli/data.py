@@ -29,6 +29,7 @@ def inspect(
     truncate: options.Truncate = None,
     mask: options.Mask = None,
     json: options.Json = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 if a mark of the loss is not followed.")] = False,
 ) -> None:  # fmt: skip
     """Print a training row as the model sees it, lengths, duplicates and unusable rows.
 
@@ -38,6 +39,7 @@ def inspect(
     from taughtby.data.dataset import open_dataset
     from taughtby.data.statistics import collect_statistics
     from taughtby.data.tokenize import followed_metadata
+    from taughtby.errors import DataError
     from taughtby.models.loading import load_without_weights
     from taughtby.progress import progress_bar
     from taughtby.reporting.dataset_report import print_statistics
@@ -57,6 +59,10 @@ def inspect(
     if json:
         save_json(statistics.to_json(), json)
     print_statistics(statistics, output())
+    if strict and (marks := statistics.unfollowed()):
+        got = "; ".join(f"{mark}: {count:,} rows" for mark, count in marks.items())
+        do = "take the marks out if the trainer did not follow them either, or leave out --strict"
+        raise DataError("the data says what was learned in a way that is not followed", got=got, do=do)
 
 
 @command(data_app, example="taughtby data layers smollm2 data.jsonl", page="how-to/inspect-data")

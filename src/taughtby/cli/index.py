@@ -65,7 +65,7 @@ def build(
         if pool:
             pool.set_note = tell.set_note
         index = build_index(
-            loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell, pool=pool
+            loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell, pool=pool, note=note
         )
     skipped = index.manifest["skipped"]
     features = join_names(index.features)

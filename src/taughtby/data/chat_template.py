@@ -30,7 +30,8 @@ class RenderedText:
     """A row as text: from `answer` on it is the answer and what the template puts after it, from `learned` on the loss.
 
     The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
-    empty thought. `plain`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss there.
+    empty thought. `untemplated`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss
+    there. `loss_end`: no token that begins there or behind has a loss.
     """
 
     text: str
@@ -38,6 +39,7 @@ class RenderedText:
     loss_start: int
     untemplated: bool = False
     masked: CharRanges = ()
+    loss_end: int | None = None
 
 
 _Write = Callable[[Any, Example, str | None], RenderedText | SkippedRow]
@@ -50,15 +52,14 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
     """
     if not row.prompt:
         return SkippedRow("nothing stands before the answer")
-    rendered = _render_safely(
+    return render_safely(
         _render_with_template if _by_template(tokenizer, template) else _render_plain, tokenizer, row, template
     )
-    return rendered if isinstance(rendered, SkippedRow) or not row.masked else _locate_masks(tokenizer, row, rendered)
 
 
 def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
-    return _render_safely(
+    return render_safely(
         _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt, tokenizer, row, template
     )
 
@@ -85,20 +86,8 @@ def _by_template(tokenizer: Any, template: str | None) -> bool:
     return template != NO_TEMPLATE and bool(template or tokenizer.chat_template)
 
 
-def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:
-    """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
-    lead = len(row.response) - len(row.response.lstrip())
-    start = rendered.text.find(row.response.strip(), rendered.loss_start) - lead
-    if row.masked == ((0, len(row.response)),):
-        return SkippedRow("all of the answer is masked")
-    if not tokenizer.is_fast:
-        return SkippedRow("this tokenizer does not say where words stand, so none can be masked")
-    if start + lead < 0:
-        return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
-    return replace(rendered, masked=tuple((start + begin, start + end) for begin, end in row.masked))
-
-
-def _render_safely(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+def render_safely(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+    """What `write` renders, or why it cannot: whatever a template raises is a reason to skip the row."""
     try:
         rendered = write(tokenizer, row, template)
         if isinstance(rendered, RenderedText):
@@ -113,7 +102,7 @@ def _render_safely(write: _Write, tokenizer: Any, row: Example, template: str | 
 
 
 def _prompt_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText:
-    text = _apply_template(tokenizer, row, row.prompt, template, asking=True)
+    text = apply_template(tokenizer, row, row.prompt, template, asking=True)
     return RenderedText(text, len(text), len(text))
 
 
@@ -129,16 +118,18 @@ def _plain_prompt(tokenizer: Any, row: Example, template: str | None) -> Rendere
 def _render_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """By the template: the answer begins where the prompt ends, once what the template puts before any is passed."""
     answer = row.messages[-1]
-    prompt = _apply_template(tokenizer, row, row.prompt, template, asking=True)
-    whole = _apply_template(tokenizer, row, row.messages, template)
+    prompt = apply_template(tokenizer, row, row.prompt, template, asking=True)
+    whole = apply_template(tokenizer, row, row.messages, template)
     follows = whole.startswith(prompt)
+    if str(answer.get("thinking") or "").strip() not in whole.removeprefix(prompt):
+        return SkippedRow("the chat template does not write the answer's thought")
     text, calls = str(answer.get("content") or "").strip(), _tool_names(answer)
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
         return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
     # without its calls, which a template may write before the text: the answer begins with whichever is first
     bare = {key: value for key, value in answer.items() if key != "tool_calls"}
-    with_mark = _apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
+    with_mark = apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
     head, wrote, _ = with_mark.rpartition(MARK)
     if text and not wrote and not calls:
         return SkippedRow("the chat template does not write the answer")
@@ -167,11 +158,11 @@ def _after_head(whole: str, prompt: str, head: str) -> RenderedText:
 def _common_length(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
     """How far both go together, if they part within what asks for the answer: DeepSeek R1 begins a thought there."""
     shared = next((i for i, (left, right) in enumerate(zip(prompt, whole, strict=False)) if left != right), len(whole))
-    before = _apply_template(tokenizer, row, row.prompt, template)
+    before = apply_template(tokenizer, row, row.prompt, template)
     return shared if whole.startswith(before) and shared >= len(before) else 0
 
 
-def _apply_template(
+def apply_template(
     tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
 ) -> str:
     """In Transformers' sandbox, where a template sees data alone."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taughtby.data.cells import settle_cells
-from taughtby.data.content import reject_media
+from taughtby.data.content import is_filled, reject_media
 from taughtby.data.example import Example, Record, read_template_kwargs, read_tools, validate_messages
-from taughtby.data.formats import DataFormat, rename_columns, select_format
+from taughtby.data.formats import FORMATS, DataFormat, rename_columns, select_format
 
+_FOR_TEMPLATES = {"tools", "functions", "chat_template_kwargs"}  # columns that only a chat template reads
+_MEANT = _FOR_TEMPLATES.union(*(form.all_columns for form in FORMATS if not form.tokenized))
 Columns = Sequence[tuple[str, str]]  # pairs of a role and the column that has it
 
 
@@ -32,3 +34,9 @@ def read_conversation(form: DataFormat, record: Record, source: str) -> Example:
     messages = validate_messages(form.convert(record), source)
     tools, kwargs = ((), ()) if form.raw else (read_tools(record, source), read_template_kwargs(record, source))
     return Example(tuple(messages), source=source, tools=tools, template_kwargs=kwargs)
+
+
+def unread_columns(form: DataFormat, record: Record) -> list[str]:
+    """The filled columns that have a meaning in some layout of texts, and are not read in this one."""
+    read = form.all_columns | {"label"} | (set() if form.raw else _FOR_TEMPLATES)
+    return [name for name in record if name in _MEANT - read and is_filled(record[name])]

@@ -9,9 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from taughtby.data.conversation import apply_format, read_conversation
+from taughtby.data.conversation import apply_format, read_conversation, unread_columns
 from taughtby.data.example import (
     Example,
+    LossMark,
     Message,
     Record,
     read_unlearned,
@@ -25,8 +26,11 @@ from taughtby.data.formats import (
     DataFormat,
     rejected_answer,
 )
+from taughtby.data.loss_marks import read_row_marks, read_turn_marks
+from taughtby.data.pretokenized import IGNORED, read_token_row
 from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
+from taughtby.data.turns import select_turns
 from taughtby.errors import DataError, OptionError
 
 
@@ -107,21 +111,45 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
     for source, record in rows:
         with reject_deep_nesting(source):
             unlearned = read_unlearned(record, source)
-            turns = [_with_masks(row, unlearned) for row in _turns(_example(record, source, reading), reading)]
+            turns = [_with_masks(row, unlearned) for row in _record_examples(record, source, reading)]
             examples = [replace(row, id=ids.assign(row)) for row in turns]
         yield from examples
 
 
-def _example(record: Record, source: str, reading: ReadOptions) -> Example:
-    """The row as one Example: the whole conversation, whatever its last message is."""
+def _record_examples(record: Record, source: str, reading: ReadOptions) -> Iterator[Example]:
+    """The Examples of one record: one for each turn with a loss, or one that says why there is none."""
     form, record = apply_format(record, source, reading.columns)
-    row = read_conversation(form, record, source)
+    if form.tokenized:
+        yield _token_example(record, source)
+        return
+    turns, row = form.convert(record), read_conversation(form, record, source)
     messages, rejected = list(row.messages), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)
+    named = {what for what, _ in reading.columns}
+    beside, no_loss = read_row_marks(
+        record, form.all_columns, completion=form.name.startswith("prompt/completion"), named=named
+    )
+    row = replace(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
+    marks = [read_turn_marks(turn, source) for turn in turns]
+    examples = select_turns(row, marks, reading.turns, form.trained(record))
+    unread = (LossMark(f"column {name}, which is not read", followed=False) for name in unread_columns(form, record))
+    told = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
+    for number, example in enumerate(examples):
+        yield replace(example, marks=(*example.marks, *told)) if number == 0 else example
+
+
+def _label(record: Record) -> str | None:
     label: Any = record.get("label")
     empty = label is None or label == "" or label != label  # NaN is pandas' word for nothing
-    return replace(row, messages=tuple(messages), label=None if empty else str(label), rejected=rejected)
+    return None if empty else str(label)
+
+
+def _token_example(record: Record, source: str) -> Example:
+    """A row that was tokenized before, without texts until a tokenizer decodes it."""
+    ids, positions, marks = read_token_row(record, source)
+    messages = tuple({"role": role, "content": ""} for role in ("user", "assistant"))
+    return Example(messages, _label(record), source, token_ids=ids, loss_positions=positions, marks=marks)
 
 
 def _split_text(
@@ -141,25 +169,6 @@ def _split_text(
     return [{**message, "content": text} for message, text in zip(messages, texts, strict=True)], rejected_text
 
 
-def _turns(row: Example, reading: ReadOptions) -> Iterator[Example]:
-    """The row with its last message as the answer, or one for each turn that was learned."""
-    places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
-    last = row.messages[-1]
-    if reading.turns == "last" and places[-1:] == [len(row.messages) - 1] and _has_content(last):
-        yield row
-        return
-    trained = [(turn, place) for turn, place in enumerate(places, 1) if _is_trained(row.messages[place])]
-    if reading.turns == "last" or not trained:
-        do = "end each row with a non-empty assistant message, or take the row out"
-        if trained:
-            do += "; or make a row of every assistant turn (--turns all)"
-        got = f"last message: {last['role']}, {shorten(last['content']) or 'empty'}"
-        raise DataError(f"{row.source}: the row has no answer to learn from", got=got, do=do)
-    for turn, place in trained:
-        rejected = row.rejected if place == places[-1] else None
-        yield replace(row, messages=row.messages[: place + 1], source=f"{row.source}#{turn}", rejected=rejected)
-
-
 def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example:
     """The row with what is not to be learned of its answer: of those ranges that name a turn, its own."""
     if not unlearned:
@@ -170,16 +179,7 @@ def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example
         got = f"up to character {ranges[-1][1]} of {len(row.response)}: {shorten(row.response)}"
         do = "clean the data again: the row was changed since"
         raise DataError(f"{row.source}: `unlearned` reaches beyond the answer", got=got, do=do)
-    return replace(row, masked=ranges)
-
-
-def _has_content(message: Message) -> bool:
-    return bool(message["content"].strip() or message.get("tool_calls"))
-
-
-def _is_trained(message: Message) -> bool:
-    """Whether the loss was taken on a turn: OpenAI's `weight` and Axolotl's `train` may leave it out."""
-    return _has_content(message) and message.get("weight") != 0 and message.get("train") is not False
+    return replace(row, masked=tuple(sorted({*row.masked, *ranges})))
 
 
 def write_examples(examples: Iterable[Example], path: str | Path) -> int:
@@ -189,6 +189,12 @@ def write_examples(examples: Iterable[Example], path: str | Path) -> int:
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}
+            if row.token_ids:
+                has_loss = set(row.loss_positions)
+                labels = [token if place in has_loss else IGNORED for place, token in enumerate(row.token_ids)]
+                record = {"input_ids": list(row.token_ids), "labels": labels}
+            elif row.no_loss:
+                record["messages"][-1] = {**row.messages[-1], "weight": 0}
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
                     "unlearned": list(row.masked) or None,
                     "chat_template_kwargs": dict(row.template_kwargs) or None}  # fmt: skip

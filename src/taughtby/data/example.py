@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from taughtby.data.content import Record, UnclearRow, read_content, reject_foreign_message
+from taughtby.data.message_parts import convert_parts, tools_of_functions
 from taughtby.errors import DataError
 from taughtby.text import shorten
 
@@ -36,6 +37,14 @@ CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its
 
 
 @dataclass(frozen=True)
+class LossMark:
+    """A mark in the data that says what had a loss, as `weight 0`, and whether taughtby follows it."""
+
+    name: str
+    followed: bool = True
+
+
+@dataclass(frozen=True)
 class Example:
     """One training row.
 
@@ -48,6 +57,13 @@ class Example:
         rejected: The rejected response of a preference.
         masked: Characters of the response without a loss; they do not change the id.
         template_kwargs: What the row gives the chat template beside messages and tools.
+        after: The messages behind the response, where a template may write the response otherwise because of them.
+        loss_from: The first message with a loss, in a prompt with its completion or chosen answer: all from there on
+            has one, whatever a chat template marks.
+        no_loss: Why no loss was taken on the row; such a row is skipped.
+        token_ids: The tokens of a row that was tokenized before; its messages are then decoded from them.
+        loss_positions: The positions in `token_ids` that have a loss.
+        marks: What the data says of the loss.
     """
 
     messages: tuple[Message, ...]
@@ -58,6 +74,12 @@ class Example:
     rejected: str | None = None
     masked: CharRanges = ()
     template_kwargs: tuple[tuple[str, Any], ...] = ()
+    after: tuple[Message, ...] = ()
+    loss_from: int | None = None
+    no_loss: str = ""
+    token_ids: tuple[int, ...] = ()
+    loss_positions: tuple[int, ...] = ()
+    marks: tuple[LossMark, ...] = field(default=(), compare=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -105,6 +127,7 @@ def _message(message: Any, source: str) -> Message:
     content = extra.pop("value", None) if content is None else content
     if name.lower() in CALLS and isinstance(content, str):
         name, content, extra = "assistant", *_call(content, extra)
+    content, extra = convert_parts(content, extra, source)
     role = ROLES.get(name.lower())
     if role is None:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
@@ -153,7 +176,7 @@ def parse_json(text: str) -> Any:
 
 def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
     """The definitions of tools: a list of objects, or the same as JSON."""
-    value = record.get("tools")
+    value = record.get("tools") or tools_of_functions(record.get("functions"))
     try:
         definitions = json.loads(value.strip() or "[]") if isinstance(value, str) else value
         tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in definitions or []]

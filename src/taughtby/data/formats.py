@@ -24,6 +24,9 @@ PROMPT_COLUMNS = (
 )  # what may stand before a preference
 
 
+TOKEN_MASKS = ("labels", "completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "attention_mask")
+
+
 @dataclass(frozen=True)
 class DataFormat:
     """One column layout of training data.
@@ -36,6 +39,8 @@ class DataFormat:
         raw: The texts are plain, and no chat template is applied.
         accepts: Whether the values of a record fit the layout.
         rejected: The rejected response of a preference, None without one.
+        trained: How many of the last messages had a loss, all of them, whatever their roles; None where turns decide.
+        tokenized: The rows are token ids, and have no messages.
     """
 
     name: str
@@ -45,6 +50,8 @@ class DataFormat:
     raw: bool = False
     accepts: Callable[[Record], bool] = lambda record: True
     rejected: Callable[[Record], Any] = lambda record: None
+    trained: Callable[[Record], int | None] = lambda record: None
+    tokenized: bool = False
 
     @property
     def all_columns(self) -> set[str]:
@@ -153,16 +160,31 @@ def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:
     return convert
 
 
+def _role(message: Any) -> str | None:
+    name = message.get("role") or message.get("from") if isinstance(message, dict) else None
+    return ROLES.get(str(name).lower())
+
+
 def _preference(record: Record) -> Any:
     """The chosen answer behind what was asked; a list that begins with another's words is the whole conversation."""
     chosen = _as_messages(record["chosen"], "assistant")
-    first = chosen[0]
-    if not isinstance(first, dict) or ROLES.get(str(first.get("role") or first.get("from")).lower()) != "assistant":
+    if _role(chosen[0]) != "assistant":
         return chosen
     name = next((name for name in PROMPT_COLUMNS if record.get(name)), None)
     prompt = _conversation(record[name]) if name in CONVERSATIONS else record.get(name or "")
     turns = [*(_as_messages(_append(prompt, record.get("input")), "user") if name else ()), *chosen]
     return [*_system(record, turns), *turns]
+
+
+def _chosen_alone(record: Record) -> int:
+    """How many messages of a preference are its chosen answer: where that has the prompt too, those that differ."""
+    chosen, rejected = (_as_messages(record[name], "assistant") for name in ("chosen", "rejected"))
+    if _role(chosen[0]) == "assistant":
+        return len(chosen)
+    contents = [[message.get("content", message.get("value")) if isinstance(message, dict) else message
+                 for message in side] for side in (chosen, rejected)]  # fmt: skip
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*contents, strict=False)))
+    return max(1, len(chosen) - shared)
 
 
 def _two_texts(record: Record) -> bool:
@@ -185,12 +207,13 @@ def _with_prompt(record: Record) -> Record:
 def _formats() -> Iterable[DataFormat]:
     """In the order in which they are tried."""
     preference = ("chosen", "rejected")
+    yield DataFormat("input_ids", ("input_ids",), lambda record: (), TOKEN_MASKS, tokenized=True)
     yield DataFormat(
         "chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_with_prompt(record)),
         ("prompt",), raw=True, accepts=_two_texts, rejected=lambda record: _with_prompt(record)["rejected"],
     )  # fmt: skip
     yield DataFormat("chosen/rejected", preference, _preference, (*PROMPT_COLUMNS, "input", *SYSTEM),
-               rejected=lambda record: record["rejected"])  # fmt: skip
+               rejected=lambda record: record["rejected"], trained=_chosen_alone)  # fmt: skip
     yield DataFormat("messages", ("messages",), _whole("messages"), ("rejected", *SYSTEM),
                rejected=lambda record: record.get("rejected"))  # fmt: skip
     for name in CONVERSATIONS[1:]:
@@ -200,9 +223,9 @@ def _formats() -> Iterable[DataFormat]:
         yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response", "input"), more)
     yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
                accepts=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
-    yield DataFormat(
-        "prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"), ("history", *SYSTEM)
-    )
+    yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"),
+               ("history", *SYSTEM),
+               trained=lambda record: len(_as_messages(record["completion"], "assistant")))  # fmt: skip
     for name, answer, extra in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
         yield DataFormat(
             name, ("instruction", answer), _pair("instruction", answer, extra), (extra, "history", *SYSTEM)

@@ -24,9 +24,11 @@ class IdAssigner:
 
 
 def content_hash(row: Example) -> bytes:
-    """Hash of the messages, tools, rejected response and template arguments of a row: 12 bytes."""
+    """Hash of the messages, tools, rejected response and template arguments of a row, or of its ids and their mask."""
     content: Any = list(row.messages)
-    if row.tools or row.rejected is not None:
+    if row.token_ids:
+        content = [list(row.token_ids), list(row.loss_positions)]
+    elif row.tools or row.rejected is not None:
         content = [content, list(row.tools), row.rejected]
     if row.template_kwargs:
         content = [content, row.template_kwargs]

@@ -15,9 +15,9 @@ def matches_source(spec: str, source: str) -> bool:
     return source == spec or source.endswith(f"/{spec}")
 
 
-def record_source(row: Example, read_options: ReadOptions) -> str:
+def record_source(row: Example) -> str:
     """The source of the record that contains a row; a record may have several turns."""
-    return re.sub(r"#\d+\Z", "", row.source) if read_options.turns == "all" else row.source
+    return re.sub(r"(?<=:)(\d+)#\d+\Z", r"\1", row.source)
 
 
 def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) -> dict[str, str]:
@@ -27,7 +27,7 @@ def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) 
     """
     fits: dict[str, dict[str, None]] = {spec: {} for spec in specs}
     for row in read_examples(data, read_options) if specs else ():
-        for source in (row.source, record_source(row, read_options)):
+        for source in (row.source, record_source(row)):
             for spec, matches in fits.items():
                 if matches_source(spec, source):
                     matches[source] = None

@@ -10,13 +10,14 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from taughtby.data.example import Example
+from taughtby.data.example import Example, LossMark
+from taughtby.data.pretokenized import decode_rows
 from taughtby.data.tokenize import (
     NO_TEMPLATE,
     Encoding,
@@ -37,18 +38,29 @@ Progress = Callable[[int, int | None], None]  # (rows done, in all where that is
 
 @dataclass(frozen=True)
 class RowPreview:
-    """One row as tokens: `pieces[:start]` were not learned, from `n_prompt` on they are the answer.
+    """One row as tokens, each with its id and whether it had a loss; from `n_prompt` on they are the answer.
 
-    `whole` is how many tokens it has before it is cut; `reason` why it cannot be used, and then there are no pieces.
+    `full_length` is how many tokens it has before it is cut; `reason` why it cannot be used, and then there are none.
+    `whole`: it was asked for, so that every token is printed.
     """
 
     source: str
     label: str | None
     token_texts: tuple[str, ...]
-    loss_start: int
+    loss_mask: tuple[bool, ...]
     n_prompt: int
     full_length: int
     reason: str | None = None
+    token_ids: tuple[int, ...] = ()
+    whole: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The row with every token."""
+        tokens = zip(self.token_ids, self.token_texts, self.loss_mask, strict=True)
+        return {
+            "source": self.source, "reason": self.reason, "n_prompt": self.n_prompt,
+            "tokens": [{"id": token, "text": text, "loss": loss} for token, text, loss in tokens],
+        }  # fmt: skip
 
 
 @dataclass
@@ -77,6 +89,7 @@ class DatasetStatistics:
     )
     labels: Counter[str] = field(default_factory=Counter[str])
     skipped: dict[str, SkipCount] = field(default_factory=dict[str, SkipCount])
+    marks: Counter[LossMark] = field(default_factory=Counter[LossMark])  # records that have each
     preview: RowPreview | None = None
     seconds: float = 0.0
     hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
@@ -84,6 +97,8 @@ class DatasetStatistics:
     def add(self, row: Example, whole: TokenizedExample | SkippedRow) -> TokenizedExample | SkippedRow:
         """Count one row, and return it as it would be indexed."""
         self.rows += 1
+        for mark in row.marks:
+            self.marks[mark if mark in self.marks or len(self.marks) < MAX_KINDS else LossMark("…", False)] += 1
         for hashes, content in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
             hashes.append(hash(repr(content)))
         if row.label is not None:
@@ -99,7 +114,7 @@ class DatasetStatistics:
             self.usable += 1
             self.truncated += len(example.ids) < len(whole.ids)
             self.tokens += len(example.ids)
-            self.loss_tokens += len(example.ids) - example.loss_start
+            self.loss_tokens += sum(example.loss_mask)
         return example
 
     def _skip(self, source: str, reason: str) -> None:
@@ -109,6 +124,14 @@ class DatasetStatistics:
         skip.count += 1
         if skip.count <= MAX_SOURCES:
             skip.sources.append(source)
+
+    def unfollowed(self) -> dict[str, int]:
+        """The marks of the loss that are not followed, and how many records have each.
+
+        A loss on prompts too takes no heed of the marks of messages.
+        """
+        ignored = self.encoding.mask == "all" and self.format_name != "input_ids"
+        return {mark.name: count for mark, count in self.marks.items() if ignored or not mark.followed}
 
     def quantiles(self) -> dict[str, dict[str, int]]:
         """Quantiles of the prompt, answer and whole lengths."""
@@ -130,6 +153,11 @@ class DatasetStatistics:
         return {
             "version": 1, "form": self.format_name, "template": self.template, "rows": self.rows,
             "usable": self.usable, "cut": self.truncated, "tokens": self.tokens, "learned": self.loss_tokens,
+            "marks": [
+                {"mark": mark.name, "rows": count, "followed": mark.name not in self.unfollowed()}
+                for mark, count in self.marks.most_common()
+            ],
+            "row": self.preview and self.preview.to_json(),
             "lengths": self.quantiles(), "duplicates": self.duplicates(), "labels": dict(self.labels.most_common()),
             "skipped": [
                 {"reason": skip.reason, "rows": skip.count, "first": skip.sources} for skip in self.skipped.values()
@@ -159,17 +187,20 @@ def collect_statistics(
         progress: Called with the rows done and `limit`.
     """
     statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
-    for window in chunk_rows(islice(rows, limit)):
-        for row, whole in zip(window, tokenize_untruncated(tokenizer, window, encoding.template), strict=True):
+    for chunk in chunk_rows(islice(rows, limit)):
+        window = decode_rows(tokenizer, chunk)
+        for row, whole in zip(
+            window, tokenize_untruncated(tokenizer, window, encoding.template, encoding.mask), strict=True
+        ):
             example = statistics.add(row, whole)
             better = statistics.preview is None or (statistics.preview.reason and isinstance(example, TokenizedExample))
             if statistics.rows == preview_row if preview_row else better:
-                statistics.preview = _preview(tokenizer, row, whole, example)
+                statistics.preview = replace(_preview(tokenizer, row, whole, example), whole=bool(preview_row))
         if progress:
             progress(statistics.rows, limit)
     if preview_row and statistics.preview is None:
         statistics.preview = RowPreview(
-            f"number {preview_row}", None, (), 0, 0, 0, f"there are only {statistics.rows:,} rows"
+            f"number {preview_row}", None, (), (), 0, 0, f"there are only {statistics.rows:,} rows"
         )
     statistics.seconds = time.monotonic() - begun
     return statistics
@@ -195,8 +226,9 @@ def _preview(
 ) -> RowPreview:
     length = len(whole.ids) if isinstance(whole, TokenizedExample) else 0
     if isinstance(example, SkippedRow):
-        return RowPreview(row.source, row.label, (), 0, 0, length, example.reason)
+        return RowPreview(row.source, row.label, (), (), 0, length, example.reason)
     special = set(tokenizer.all_special_ids)
     pieces = zip(example.ids, token_texts(tokenizer, example.ids), strict=True)
     named = tuple(tokenizer.convert_ids_to_tokens(token) if token in special else text for token, text in pieces)
-    return RowPreview(row.source, row.label, named, example.loss_start, example.n_prompt, length)
+    mask = tuple(example.loss_mask)
+    return RowPreview(row.source, row.label, named, mask, example.n_prompt, length, token_ids=tuple(example.ids))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, get_args
 
-from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render, render_prompt
+from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render_prompt
 from taughtby.data.example import Example, make_example
+from taughtby.data.loss_places import render_with_loss
+from taughtby.data.pretokenized import skip_reason
 from taughtby.errors import DataError, OptionError
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
@@ -56,12 +58,14 @@ class TokenizedExample:
         n_prompt: Tokens of the prompt.
         n_prompt_loss: Prompt tokens just before the response that have a loss; 0 unless prompts are trained on.
         masked: Positions in `ids` without a loss.
+        own_mask: The row came with its mask, which the encoding's does not change.
     """
 
     ids: tuple[int, ...]
     n_prompt: int
     n_prompt_loss: int = 0
     masked: tuple[int, ...] = ()
+    own_mask: bool = False
 
     @property
     def n_response(self) -> int:
@@ -91,7 +95,9 @@ def tokenize(tokenizer: Any, row: Example, encoding: Encoding) -> TokenizedExamp
 
 def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
     """Tokenize and truncate Examples; a row without a response token becomes a SkippedRow."""
-    whole = chain.from_iterable(tokenize_untruncated(tokenizer, chunk, encoding.template) for chunk in chunk_rows(rows))
+    whole = chain.from_iterable(
+        tokenize_untruncated(tokenizer, chunk, encoding.template, encoding.mask) for chunk in chunk_rows(rows)
+    )
     return [row if isinstance(row, SkippedRow) else truncate(row, encoding) for row in whole]
 
 
@@ -110,15 +116,52 @@ def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def tokenize_untruncated(
-    tokenizer: Any, rows: Sequence[Example], template: str | None = None
+    tokenizer: Any, rows: Sequence[Example], template: str | None = None, mask: Mask = "response"
 ) -> list[TokenizedExample | SkippedRow]:
     """Tokenize Examples of any length together, with the loss on the responses.
 
-    A token that spans the end of the prompt and the start of the response belongs to the response.
+    A token that spans the end of the prompt and the start of the response belongs to the response. With the mask `all`
+    a template's own marks of what was generated do not count.
     """
-    rendered = [render(tokenizer, row, template) for row in rows]
+    rendered = [_prepare(tokenizer, row, template, mask) for row in rows]
     ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
-    return [text if isinstance(text, SkippedRow) else next(ids) for text in rendered]
+    return [
+        _as_completion(tokenizer, row, text, next(ids)) if isinstance(text, RenderedText) else text
+        for row, text in zip(rows, rendered, strict=True)
+    ]
+
+
+def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: TokenizedExample) -> TokenizedExample:
+    """A plain text with its answer from where its ids part from the prompt's own, as in TRL.
+
+    Within a word they part before the end of the prompt; for a preference, where those of either answer do.
+    """
+    prompt = text.text[: text.answer_start]
+    if not text.untemplated or not prompt or not tokenizer.is_fast:
+        return whole
+    sides = [text.text] if row.rejected is None else [text.text, prompt + row.rejected]
+    alone, *others = tokenizer([prompt, *sides], add_special_tokens=False)["input_ids"]
+    shared = min(
+        next((i for i, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids)))
+        for ids in others
+    )
+    head = len(whole.ids) - len(others[0])  # the BOS
+    return replace(whole, n_prompt=max(1, min(whole.n_prompt, head + shared)))
+
+
+def _prepare(
+    tokenizer: Any, row: Example, template: str | None, mask: Mask
+) -> RenderedText | TokenizedExample | SkippedRow:
+    """A row as text; or as ids, where it came as ids."""
+    if row.no_loss:
+        return SkippedRow(row.no_loss)
+    if not row.token_ids:
+        return render_with_loss(tokenizer, row, template, generated=mask == "response")
+    if reason := skip_reason(tokenizer, row):
+        return reason
+    first, learned = row.loss_positions[0], set(row.loss_positions)
+    silent = (place for place in range(first, len(row.token_ids)) if place not in learned)
+    return TokenizedExample(row.token_ids, first, 0, tuple(silent), own_mask=True)
 
 
 def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
@@ -135,15 +178,16 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
         ahead = 0
         if text.loss_start < text.answer_start:
             ahead = answer - max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.loss_start))
-        silent = (
-            len(head) + token for token in range(len(ids)) if text.masked and _is_masked(encoded, index, token, text)
-        )
+        marked = text.masked or (tokenizer.is_fast and text.loss_end is not None)
+        silent = (len(head) + token for token in range(len(ids)) if marked and _is_masked(encoded, index, token, text))
         yield TokenizedExample((*head, *ids), answer, ahead, tuple(silent))
 
 
 def _is_masked(encoded: Any, index: int, token: int, text: RenderedText) -> bool:
-    """Whether a token holds any masked character; a blank before it is not a reason to count it in."""
+    """Whether a token begins behind the loss or holds any masked character; a blank before it does not count."""
     begin, end = encoded.token_to_chars(index, token) or (0, 0)
+    if text.loss_end is not None and begin >= text.loss_end:
+        return True
     return any(text.text[max(begin, start) : min(end, stop)].strip() for start, stop in text.masked)
 
 
@@ -167,7 +211,7 @@ def _token_at(tokenizer: Any, encoded: Any, index: int, text: str, where: int) -
 def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | SkippedRow:
     """Apply the maximum length and the mask of the encoding; a row without a loss left becomes a SkippedRow."""
     limit, ids, n_prompt, masked = encoding.max_length, row.ids, row.n_prompt, row.masked
-    start = 1 if encoding.mask == "all" else row.loss_start
+    start = 1 if encoding.mask == "all" and not row.own_mask else row.loss_start
     if len(ids) > limit and encoding.truncate == "skip":
         return SkippedRow(f"too long: {len(ids)} tokens, the limit is {limit}")
     if len(ids) > limit and encoding.truncate == "left":
@@ -183,7 +227,7 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
     if n_prompt >= len(ids):
         return SkippedRow("the answer has no tokens")
     example = TokenizedExample(
-        ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit)
+        ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit), row.own_mask
     )
     return example if not masked or any(example.loss_mask) else SkippedRow("all that could be learned is masked")
 

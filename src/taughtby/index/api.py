@@ -57,6 +57,7 @@ def build_index(
     append: bool = False,
     progress: bool | ProgressCallback = True,
     pool: RayPool | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Index:
     """Compute the features of every row of the data, and write them to an index.
 
@@ -75,6 +76,7 @@ def build_index(
         append: Add to a finished index the rows of `data` that it does not hold.
         progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
         pool: Workers that compute the features in many processes.
+        note: Called with what there is to know of the data, such as marks of the loss that are not followed.
 
     Returns:
         The finished index, open.
@@ -89,7 +91,7 @@ def build_index(
     with reported(progress, f"index {file}") as tell:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
-            layers=layers, append=append, progress=tell, pool=pool,
+            layers=layers, append=append, progress=tell, pool=pool, note=note,
         )  # fmt: skip
 
 

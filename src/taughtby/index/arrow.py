@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT_COLUMNS = ("id", "source", "label", "messages", "more")  # the columns that an Example is read from
+MORE = (
+    "tools",
+    "rejected",
+    "masked",
+    "after",
+    "loss_from",
+    "token_ids",
+    "loss_positions",
+    "template_kwargs",
+)  # of few rows, as JSON
 VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 
 
@@ -47,20 +57,20 @@ def arrange_table(
 
 
 def _more(row: Example) -> str | None:
-    more = {"tools": row.tools, "rejected": row.rejected, "masked": row.masked}
-    if row.template_kwargs:
-        more["template_kwargs"] = row.template_kwargs
-    return json.dumps(more) if any(value not in ((), None) for value in more.values()) else None
+    more = {name: getattr(row, name) for name in MORE if getattr(row, name) not in ((), None)}
+    return json.dumps(more) if more else None
 
 
 def to_example(record: Mapping[str, Any]) -> Example:
     """An example from the values of its `TEXT_COLUMNS`."""
     more: dict[str, Any] = json.loads(record.get("more") or "{}")
-    tools, rejected = tuple(more.get("tools", ())), more.get("rejected")
-    masked = tuple((begin, end) for begin, end in more.get("masked", ()))
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in more.items() if name in MORE
+    }
+    values["masked"] = tuple((begin, end) for begin, end in more.get("masked", ()))
     messages = tuple(json.loads(record["messages"]))
-    kwargs = tuple((name, value) for name, value in more.get("template_kwargs", ()))
-    return Example(messages, record["label"], record["source"], record["id"], tools, rejected, masked, kwargs)
+    values["template_kwargs"] = tuple((name, value) for name, value in more.get("template_kwargs", ()))
+    return Example(messages, record["label"], record["source"], record["id"], **values)
 
 
 def escape_surrogates(text: str) -> str:

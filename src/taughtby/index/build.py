@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -50,6 +51,7 @@ def build_index(
     append: bool = False,
     progress: Progress | None = None,
     pool: RayPool | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Index:
     """Build an index of `data` for all `methods`.
 
@@ -62,6 +64,7 @@ def build_index(
         layers: Whether to measure the layer curve, which methods with the layer `auto` need.
         append: Add the rows that a finished index does not hold; readers see it as it was until all are there.
         progress: Called with (rows done, all rows).
+        note: Called with what the user should know of the data before rows are captured.
 
     Raises:
         OptionError, DataError: An option is out of range; the data cannot be read, or no row is usable.
@@ -73,7 +76,10 @@ def build_index(
         raw = detect_format(data, read_options).raw
         encoding = default_options(model.metadata, model.context_length, raw=raw)
     _check_options(model, methods, encoding, append)
-    num_rows, digest = _survey(data, read_options)
+    num_rows, digest, unfollowed = _survey(data, read_options)
+    if note and unfollowed:
+        names = ", ".join(f"{mark} ({count:,} rows)" for mark, count in unfollowed.most_common(5))
+        note(f"the data has marks of the loss that are not followed: {names}; `taughtby data inspect` shows them")
     curve = None
     if layers and not append and model.depth > 1:
         curve = _planned_curve(out, model.depth) or _measured_curve(model, data, read_options, encoding, num_rows)
@@ -229,13 +235,15 @@ def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
     return specs
 
 
-def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str]:
-    """The number of rows, and a hash of their ids and loss masks."""
-    digest, num_rows = hashlib.blake2b(digest_size=8), 0
+def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str, Counter[str]]:
+    """The number of rows, a hash of their ids and loss masks, and the marks of the loss that are not followed."""
+    digest, num_rows, unfollowed = hashlib.blake2b(digest_size=8), 0, Counter[str]()
     for row in read_examples(data, read_options):
-        digest.update(row.id.encode() + (repr(row.masked).encode() if row.masked else b""))
+        loss = [row.masked, row.loss_from, bool(row.no_loss)] if row.no_loss or row.loss_from else row.masked
+        digest.update(row.id.encode() + (repr(loss).encode() if loss else b""))
+        unfollowed.update(mark.name for mark in row.marks if not mark.followed)
         num_rows += 1
-    return num_rows, digest.hexdigest()
+    return num_rows, digest.hexdigest(), unfollowed
 
 
 def probe_rows(

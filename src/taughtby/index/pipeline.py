@@ -10,6 +10,7 @@ import torch
 
 from taughtby.data.batching import Batch, make_batches, split_in_two
 from taughtby.data.example import Example
+from taughtby.data.pretokenized import decode_rows
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize_all
 from taughtby.errors import out_of_memory
 from taughtby.index.arrow import arrange_table
@@ -50,6 +51,7 @@ class CapturePipeline:
 
         A row whose numbers are not finite is skipped.
         """
+        rows = decode_rows(self.model.tokenizer, rows)
         skipped: list[dict[str, str]] = []
         usable: list[tuple[int, TokenizedExample]] = []
         for position, row in enumerate(tokenize_all(self.model.tokenizer, rows, self.encoding)):

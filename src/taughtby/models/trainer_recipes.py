@@ -112,6 +112,17 @@ def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
         yield MetadataEntry(
             "truncate", "left" if config["truncation_mode"] == "keep_end" else "right", file, "truncation_mode"
         )
+    yield from _trl_mask(config, file)
+
+
+def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:
+    """The loss on every turn of the assistant, else on completions.
+
+    Without either TRL takes it on all of a conversation and on the completion of a prompt: which one the data says.
+    """
+    if config.get("assistant_only_loss") is True:
+        yield MetadataEntry("mask", "response", file, "assistant_only_loss")
+        yield MetadataEntry("turns", "all", file, "assistant_only_loss")
     for key in ("completion_only_loss", "assistant_only_loss"):
         if isinstance(config.get(key), bool):
             yield MetadataEntry("mask", "response" if config[key] else "all", file, key)
@@ -121,7 +132,11 @@ def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
 DIALECTS: tuple[tuple[set[str], set[str], Callable[[Config, str], Iterator[MetadataEntry]]], ...] = (
     ({"base_model"}, {"sequence_len", "datasets", "micro_batch_size"}, _axolotl),
     (set(), {"cutoff_len", "train.cutoff_len", "finetuning_type"}, _llama_factory),
-    (set(), {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss"}, _trl),
+    (
+        set(),
+        {"max_length", "max_seq_length", "dataset_text_field", "completion_only_loss", "assistant_only_loss"},
+        _trl,
+    ),
 )
 
 

@@ -160,7 +160,7 @@ class _Scan:
         self._last_record = ""
 
     def add(self, row: Example) -> None:
-        record = record_source(row, self.read_options)
+        record = record_source(row)
         self.num_examples += 1
         self.num_records += record != self._last_record
         self._last_record = record
@@ -171,9 +171,12 @@ class _Scan:
         if matches:
             self.records.add(record)
             self.responses[row.id] = row.response
+        if row.token_ids and row.id in self.words:
+            do = "leave out --mask-words, and remove the rows"
+            raise DataError(f"{row.source}: the row is token ids, of which no words can be masked", do=do)
         if ranges := merge_ranges(sorted({*row.masked, *self.words.get(row.id, ())}), row.response):
             is_assistant = (message["role"] == "assistant" for message in row.messages)
-            turn = [sum(is_assistant)] if self.read_options.turns == "all" else []
+            turn = [sum(is_assistant)] if row.source != record else []
             self.marks.setdefault(record, []).extend([start, stop, *turn] for start, stop in ranges)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from rich.text import Text
 from taughtby.data.statistics import QUANTILES, DatasetStatistics, RowPreview
 from taughtby.text import collapse_whitespace, make_visible
 
-SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed
+SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed of a row nobody asked for
 
 
 def print_statistics(found: DatasetStatistics, console: Console) -> None:
@@ -39,6 +40,12 @@ def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     yield "rows", "; ".join(parts)
     for skipped in sorted(found.skipped.values(), key=lambda one: -one.count)[:12]:
         yield "skipped", f"{skipped.count:,}: {collapse_whitespace(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
+    lost = found.unfollowed()
+    followed = {mark.name: count for mark, count in found.marks.items() if mark.name not in lost}
+    for name, counts in (("followed", followed), ("not followed", lost)):
+        if counts:
+            yield name, "; ".join(f"{collapse_whitespace(mark)[:60]}: {_count(count, 'row')}" for mark, count in
+                                  sorted(counts.items(), key=lambda one: -one[1])[:12])  # fmt: skip
     duration = _duration(found.tokens / 1000)
     yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.loss_tokens:,} of them learned"
     yield "repeated", "; ".join(_repeated(found.duplicates())) or "nothing"
@@ -99,28 +106,37 @@ def _row(shown: RowPreview) -> Table:
     if shown.reason:
         grid.add_row("skipped", Text(make_visible(shown.reason), "yellow"))
         return grid
-    start, end = shown.loss_start, shown.n_prompt
-    for name, begin, stop, style in (
-        ("prompt", 0, min(start, end), ""),
-        (
-            "learned",
-            start,
-            end,
-            "green",
-        ),  # prompts that were learned too, or what the template writes before any answer
-        ("answer", end, len(shown.token_texts), "green underline"),
+    end = shown.n_prompt
+    start = next((place for place, has_loss in enumerate(shown.loss_mask) if has_loss), len(shown.loss_mask))
+    for name, begin, stop in (
+        ("prompt", 0, min(start, end)),
+        ("learned", start, end),  # prompts that were learned too, or what the template writes before any answer
+        ("answer", end, len(shown.token_texts)),
     ):
         if begin < stop:
-            said = _bars(shown.token_texts[begin:stop], tail=name == "prompt")
-            grid.add_row(name, Text(said) if name == "prompt" else Text.assemble("⟦", (said, style), "⟧"))
+            grid.add_row(name, _runs(shown, begin, stop, "green underline" if name == "answer" else "green"))
     if (lost := shown.full_length - len(shown.token_texts)) > 0:
         grid.add_row("cut", _count(lost, "token"))
     return grid
 
 
-def _bars(pieces: Sequence[str], *, tail: bool) -> str:
+def _runs(shown: RowPreview, begin: int, stop: int, style: str) -> Text:
+    """Part of a row, each run of tokens with loss in ⟦ ⟧."""
+    text, mask = Text(), shown.loss_mask
+    limit = len(mask) if shown.whole else SHOWN
+    edges = [begin, *(place for place in range(begin + 1, stop) if mask[place] != mask[place - 1]), stop]
+    for left, right in pairwise(edges):
+        said = _bars(shown.token_texts[left:right], tail=begin == 0 and not mask[left], limit=limit)
+        if mask[left]:
+            text.append("⟦").append(said, style).append("⟧")
+        else:
+            text.append(said if begin == 0 else f" {said} ", "" if begin == 0 else "dim")
+    return text
+
+
+def _bars(pieces: Sequence[str], *, tail: bool, limit: int) -> str:
     """Tokens with bars between and line breaks drawn; of many, the last ones (`tail`) or the first."""
-    kept = pieces[-SHOWN:] if tail else pieces[:SHOWN]
+    kept = pieces[-limit:] if tail else pieces[:limit]
     said = "│".join(make_visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
     left = len(pieces) - len(kept)
     more = f"({left:,} more)"

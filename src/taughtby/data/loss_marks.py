@@ -1,0 +1,181 @@
+"""Marks in the data that say what had a loss: of a message, of a part of one, of a row.
+
+OpenAI, Mistral and Together write `weight`, LLaMA-Factory `loss_weight`, Axolotl `train`, `training` and
+`train_detail`, ms-swift `loss`, torchtune `masked`, others `trainable`; TRL's KTO has a `label`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taughtby.data.example import ROLES, CharRanges, LossMark, Record, shorten
+from taughtby.errors import DataError
+
+LEARNED = ("train", "training", "trainable", "learnable", "loss", "weight", "loss_weight")  # false or 0: no loss
+MASKED = ("masked",)  # true: no loss
+DETAILS = ("train_detail", "training_detail")  # of characters, with the last one named
+KTO = ("label", "kto_tag")  # false: trained away from
+# words of names that speak of the loss; a column `weight` of a table of birds does too, and is only told
+_WORDS = re.compile(
+    r"(?:^|_)(?:loss|losses|mask|masks|masked|weight|weights|train|training|trainable|learnable)(?:_|$)"
+)
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+@dataclass(frozen=True)
+class TurnMarks:
+    """What the marks of one message say.
+
+    Attributes:
+        learned: Whether it had a loss; None without a mark.
+        masked: Characters of its text without a loss.
+        marks: The marks that were read.
+    """
+
+    learned: bool | None = None
+    masked: CharRanges = ()
+    marks: tuple[LossMark, ...] = ()
+
+    @property
+    def names(self) -> str:
+        """The marks that leave the message out, as a reason."""
+        return ", ".join(dict.fromkeys(mark.name for mark in self.marks if mark.followed))
+
+
+def read_turn_marks(message: Any, source: str) -> TurnMarks:
+    """Read the marks of a message as the row has it, with its parts unjoined.
+
+    Raises:
+        DataError: The details name no characters of the text.
+    """
+    if not isinstance(message, dict):
+        return TurnMarks()
+    content = next((message[key] for key in ("content", "value") if message.get(key) is not None), None)
+    learned, marks = _flags(message)
+    masked: CharRanges = ()
+    if isinstance(content, list | tuple) and any(isinstance(part, dict) for part in content):
+        masked, more = _part_marks(content)
+        marks += more
+    elif details := next((message[key] for key in DETAILS if message.get(key)), None):
+        masked = _detail_ranges(_parse(details), str(content or ""), source)
+        marks.append(LossMark(next(key for key in DETAILS if message.get(key))))
+    marks += [LossMark(key, followed=False) for key in _unknown(message, {*LEARNED, *MASKED, *DETAILS})]
+    return TurnMarks(learned, masked, tuple(marks))
+
+
+def _flags(holder: Mapping[str, Any]) -> tuple[bool | None, list[LossMark]]:
+    """Whether flags let a message or part be learned, and the flags that were read; one that says no decides."""
+    said: list[bool] = []
+    marks: list[LossMark] = []
+    for key in (*LEARNED, *MASKED):
+        if (value := holder.get(key)) is None:
+            continue
+        learned = _truth(value)
+        marks.append(LossMark(f"{key} {shorten(json.dumps(value, default=str), 20)}", _is_flag(value)))
+        if learned is not None:
+            said.append(learned != (key in MASKED))
+    return (all(said) if said else None), marks
+
+
+def _truth(value: Any) -> bool | None:
+    """A flag as a bool; a weight that is not positive is none. None for what is no flag."""
+    if isinstance(value, bool | int | float):
+        return value > 0
+    return _TRUTH.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _is_flag(value: Any) -> bool:
+    """Whether a mark means learned or not, and nothing between, which no method here could follow."""
+    return _truth(value) is not None and (isinstance(value, str) or value in (0, 1) or value < 0)
+
+
+def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
+    """The ranges of the parts that were not learned, in the joined text, and the marks."""
+    ranges: list[tuple[int, int]] = []
+    marks: list[LossMark] = []
+    place = 0
+    for part in parts:
+        fields: dict[str, Any] = part if isinstance(part, dict) else {}
+        text = fields.get("text")
+        size = len(text) if isinstance(text, str) else 0
+        learned, found = _flags(fields)
+        if learned is False and size:
+            begin = ranges.pop()[0] if ranges and ranges[-1][1] == place else place
+            ranges.append((begin, place + size))
+        marks += [LossMark(f"{mark.name} of a part", mark.followed) for mark in found]
+        marks += [LossMark(f"{key} of a part", followed=False) for key in _unknown(fields, {*LEARNED, *MASKED})]
+        place += size
+    return tuple(ranges), marks
+
+
+def _detail_ranges(details: Any, text: str, source: str) -> CharRanges:
+    """The characters that no detail lets be learned; as in Axolotl, what no detail names is not learned."""
+    try:
+        parts = [(int(d["begin_offset"]), int(d["end_offset"]) + 1, _truth(d["train"])) for d in details]
+        sound = all(0 <= begin < end for begin, end, _ in parts)
+    except (KeyError, TypeError, ValueError):
+        parts, sound = [], False
+    if not sound:
+        do = 'write [{"begin_offset": 0, "end_offset": 8, "train": true}, …], counted in characters, the last included'
+        raise DataError(f"{source}: `train_detail` is not a list of ranges", got=shorten(details), do=do)
+    learned = [any(begin <= place < end and train for begin, end, train in parts) for place in range(len(text))]
+    for begin, end, train in parts:
+        if not train:
+            learned[begin:end] = [False] * len(learned[begin:end])
+    edges = [place for place in range(len(text) + 1) if _at(learned, place - 1) != _at(learned, place)]
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _at(learned: list[bool], place: int) -> bool:
+    return learned[place] if 0 <= place < len(learned) else True
+
+
+def _parse(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
+def _unknown(holder: Mapping[str, Any], known: set[str]) -> list[str]:
+    """Keys that speak of the loss by their name and their value, and are not followed."""
+    return [key for key, value in holder.items() if key not in known and _WORDS.search(key) and _may_mark(value)]
+
+
+def _may_mark(value: Any) -> bool:
+    """Whether a value may say what had a loss: a flag, a number, some of them, or (NeMo's `mask`) a role."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(part, bool | int | float | list | dict) for part in value)
+    if isinstance(value, str):
+        return value.strip().lower() in {*_TRUTH, *ROLES}
+    return isinstance(value, bool | int | float | dict)
+
+
+def read_row_marks(
+    record: Record, used: set[str], *, completion: bool, named: set[str]
+) -> tuple[tuple[LossMark, ...], str]:
+    """The marks beside the messages of a row, and why the row was not learned ("" if it was).
+
+    Args:
+        record: The row.
+        used: The columns that its format reads.
+        completion: Whether the row is a prompt and its completion, which is TRL's KTO with a `label` of true or false.
+        named: The columns that the user named: a `label` among them is the user's own.
+    """
+    marks = [LossMark(key, followed=False) for key in _unknown(record, {*used, *KTO})]
+    reason = ""
+    for key in sorted(set(KTO) - named):
+        value = record.get(key)
+        text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
+        if (isinstance(value, int | float) and not isinstance(value, bool)) or text not in ("true", "false"):
+            continue
+        certain = completion or key == "kto_tag"
+        if certain or text == "false":
+            marks.append(LossMark(f"{key} {text}" + ("" if certain else " (not followed here: KTO's?)"), certain))
+        if certain and text == "false":
+            reason = f"trained away from, not learned: {key} false (KTO)"
+    return tuple(marks), reason

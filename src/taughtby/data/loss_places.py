@@ -1,0 +1,146 @@
+"""Where in the text of a row a trainer took the loss: within the whole conversation, before the answer, or in parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from taughtby.data.chat_template import (
+    MARK,
+    NO_TEMPLATE,
+    THOUGHTS,
+    RenderedText,
+    SkippedRow,
+    apply_template,
+    render,
+    render_safely,
+)
+from taughtby.data.example import Example
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's own mark of what an assistant wrote
+
+
+def render_with_loss(
+    tokenizer: Any, row: Example, template: str | None = None, *, generated: bool = True
+) -> RenderedText | SkippedRow:
+    """The text of a row as `render` has it, with the loss where the trainer took it.
+
+    With `generated`, a template's own marks of what an assistant wrote count.
+    """
+    rendered = render_safely(_render, tokenizer, row, template)
+    if generated and isinstance(rendered, RenderedText) and not rendered.untemplated and row.loss_from is None:
+        rendered = render_safely(partial(_generated, rendered=rendered), tokenizer, row, template)
+    if isinstance(rendered, SkippedRow) or not row.masked:
+        return rendered
+    return _locate_masks(tokenizer, row, rendered)
+
+
+def _render(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
+    rendered = render(tokenizer, row, template)
+    if isinstance(rendered, SkippedRow):
+        return rendered
+    if row.after and not rendered.untemplated:
+        rendered = _within_conversation(tokenizer, row, rendered, template)
+    if isinstance(rendered, SkippedRow):
+        return rendered
+    if row.loss_from is not None:
+        return _with_earlier_loss(tokenizer, row, rendered, template)
+    return rendered
+
+
+def _within_conversation(
+    tokenizer: Any, row: Example, alone: RenderedText, template: str | None
+) -> RenderedText | SkippedRow:
+    """A turn as the template writes it in the whole conversation, without the thoughts that it drops there.
+
+    The turn lies between what the template writes before and behind another answer in its place.
+    """
+    whole = apply_template(tokenizer, row, (*row.messages, *row.after), template)
+    if whole.startswith(alone.text):
+        return alone
+    other = {key: value for key, value in row.messages[-1].items() if key not in ("tool_calls", *THOUGHTS)}
+    turn = (*row.prompt, {**other, "content": MARK})
+    head, _, rest = apply_template(tokenizer, row, (*turn, *row.after), template).partition(MARK)
+    if not rest or not whole.endswith(rest):
+        return SkippedRow("the chat template writes this turn otherwise in the whole conversation")
+    opening = _opening(tokenizer, row, template)
+    begin = head.rfind(opening) + len(opening) if opening in head else len(head)
+    if shared_length(head, whole) < begin:
+        return SkippedRow("the chat template begins this turn otherwise in the whole conversation")
+    closing = apply_template(tokenizer, row, turn, template).rpartition(MARK)[2]
+    if not rest.startswith(closing):  # what closes the last turn of all is more: only whole marks are shared
+        shared = closing[: shared_length(rest, closing)]
+        closing = shared[: max(shared.rfind(sign) for sign in ">]\n ") + 1]
+    end = len(whole) - len(rest) + len(closing)
+    return RenderedText(whole[:end], len(head) if whole.startswith(head) else begin, begin)
+
+
+def _opening(tokenizer: Any, row: Example, template: str | None) -> str:
+    """What the template writes to ask for an answer."""
+    asking = apply_template(tokenizer, row, row.prompt, template, asking=True)
+    before = apply_template(tokenizer, row, row.prompt, template)
+    return asking[len(before) :] if asking.startswith(before) else MARK
+
+
+def shared_length(left: str, right: str) -> int:
+    """How many characters two texts have in common at their beginnings."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def _with_earlier_loss(
+    tokenizer: Any, row: Example, rendered: RenderedText, template: str | None
+) -> RenderedText | SkippedRow:
+    """The loss also on the messages from `loss_from` on, as TRL takes it on all of a completion."""
+    before, place = row.messages[: row.loss_from], row.loss_from or 0
+    if place == len(row.messages) - 1:
+        return rendered
+    if rendered.untemplated:
+        texts = [str(message.get("content") or "") for message in before]
+        length = sum(map(len, texts)) + (0 if template == NO_TEMPLATE else len(texts))
+    elif before and before[-1]["role"] == "assistant":
+        earlier = replace(row, messages=before, after=(*row.messages[place:], *row.after), loss_from=None, masked=())
+        text = _render(tokenizer, earlier, template)
+        if isinstance(text, SkippedRow):
+            return text
+        length = len(text.text)
+    else:
+        prompt = apply_template(tokenizer, row, before, template, asking=True) if before else ""
+        length = shared_length(prompt, rendered.text)
+    return replace(rendered, loss_start=min(length, rendered.loss_start))
+
+
+def _generated(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> RenderedText:
+    """The loss on what the template itself marks as generated, where it does: TRL's `assistant_only_loss`."""
+    source = tokenizer.get_chat_template(template, tools=list(row.tools) or None)
+    if not GENERATION.search(source):
+        return rendered
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts, places = cast(Any, render_jinja_template)(
+        conversations=[[*row.messages, *row.after]], tools=list(row.tools) or None, chat_template=source,
+        return_assistant_tokens_mask=True, **tokenizer.special_tokens_map,
+    )  # fmt: skip
+    inner = [
+        (begin, end)
+        for begin, end in places[0]
+        if end > rendered.loss_start and begin < len(rendered.text) and begin < end
+    ]
+    if not inner or not texts[0].startswith(rendered.text):
+        return rendered
+    begin, end = inner[0][0], inner[-1][1]
+    return replace(rendered, answer_start=begin, loss_start=begin, loss_end=end)
+
+
+def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:
+    """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
+    lead = len(row.response) - len(row.response.lstrip())
+    start = rendered.text.find(row.response.strip(), rendered.answer_start) - lead
+    if row.masked == ((0, len(row.response)),):
+        return SkippedRow("all of the answer is masked")
+    if not tokenizer.is_fast:
+        return SkippedRow("this tokenizer does not say where words stand, so none can be masked")
+    if start + lead < 0:
+        return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
+    return replace(rendered, masked=tuple((start + begin, start + end) for begin, end in row.masked))

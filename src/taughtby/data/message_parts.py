@@ -1,0 +1,65 @@
+"""Messages of other dialects as OpenAI's: calls and thoughts that stand among the parts of a content, older calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from taughtby.errors import DataError
+
+Fields = dict[str, Any]
+THOUGHT_PARTS = {"thinking": "thinking", "reasoning": "text"}  # type of a part: where its text is
+OTHER_MESSAGES = {  # parts that are messages of their own in OpenAI's words
+    "tool_result": 'make it a message: {"role": "tool", "tool_call_id": …, "content": "…"}',
+    "redacted_thinking": "take the part out: its text is not there",
+}
+
+
+def convert_parts(content: Any, extra: Fields, source: str) -> tuple[Any, Fields]:
+    """The content and the other fields of a message, with calls as `tool_calls` and thoughts as `thinking`.
+
+    Raises:
+        DataError: A part would be a message of its own.
+    """
+    if isinstance(call := extra.get("function_call"), dict) and "tool_calls" not in extra:
+        extra = {key: value for key, value in extra.items() if key != "function_call"}
+        return content, {**extra, "tool_calls": [{"type": "function", "function": call}]}
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return content, extra
+    texts: list[Any] = []
+    thoughts: list[str] = []
+    calls: list[Fields] = []
+    for part in content:
+        kind = part.get("type")
+        if kind in OTHER_MESSAGES:
+            raise DataError(f"{source}: a message has a part of type {kind}", do=OTHER_MESSAGES[kind])
+        if kind in THOUGHT_PARTS and (thought := _thought(part.get(THOUGHT_PARTS[kind]))) is not None:
+            thoughts.append(thought)
+        elif kind == "tool_use" and isinstance(part.get("name"), str):
+            function = {"name": part["name"], "arguments": part.get("input") or {}}
+            calls.append({"id": part.get("id"), "type": "function", "function": function})
+        else:
+            texts.append(part)
+    if thoughts:
+        extra = {**extra, "thinking": "\n".join(thoughts)}
+    if calls:
+        extra = {**extra, "tool_calls": [*extra.get("tool_calls", ()), *calls]}
+    return (texts or ("" if thoughts or calls else content)), extra
+
+
+def _thought(value: Any) -> str | None:
+    """A thought: a text, or Mistral's list of text parts."""
+    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+        return "".join(part["text"] for part in value)
+    return value if isinstance(value, str) else None
+
+
+def tools_of_functions(functions: Any) -> list[Fields] | None:
+    """OpenAI's older column `functions` as `tools`; None for anything else."""
+    try:
+        parsed = json.loads(functions) if isinstance(functions, str) else functions
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, list) or not all(isinstance(one, dict) and "name" in one for one in parsed):
+        return None
+    return [{"type": "function", "function": one} for one in parsed]

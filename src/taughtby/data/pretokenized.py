@@ -1,0 +1,111 @@
+"""Rows that were tokenized before: ids, and which of them had a loss, as trainers' prepared data has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from taughtby.data.chat_template import SkippedRow
+from taughtby.data.example import Example, LossMark, Record, shorten
+from taughtby.errors import DataError
+
+IGNORED = -100  # the label of a token without a loss
+MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")  # 1 or true: a loss
+PACKED = ("position_ids", "seq_lengths")  # several documents in one row
+
+
+def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[LossMark, ...]]:
+    """Read the ids of a row, the positions among them that have a loss, and the columns that say so.
+
+    As in TRL, `labels` decide where they are there, else every mask; without any, all ids have a loss. Padding is
+    taken off. The first id is predicted by nothing and has no loss.
+
+    Raises:
+        DataError: The columns are not as long as the ids, labels are not the ids, or several documents are packed.
+    """
+    ids = _integers(record, "input_ids", source)
+    columns = (
+        ["labels"] if record.get("labels") is not None else [name for name in MASKS if record.get(name) is not None]
+    )
+    values = {name: _integers(record, name, source) for name in columns}
+    attention = (
+        _integers(record, "attention_mask", source) if record.get("attention_mask") is not None else [1] * len(ids)
+    )
+    for name, column in {**values, "attention_mask": attention}.items():
+        if len(column) != len(ids):
+            do = "prepare the data again: every id has one"
+            raise DataError(
+                f"{source}: `{name}` is not as long as `input_ids`", got=f"{len(column)}, {len(ids)}", do=do
+            )
+    _refuse_packing(record, source)
+    labels = values.get("labels", ids)
+    others = [f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)]
+    if others:
+        do = f"give labels that are the ids or {IGNORED}, not moved by one: the loss moves them"
+        raise DataError(f"{source}: `labels` are not the ids of their places", got=", ".join(others[:3]), do=do)
+    silent = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
+    if "labels" in values:
+        silent = {place for place, label in enumerate(labels) if label == IGNORED}
+    kept = [place for place, real in enumerate(attention) if real]
+    positions = tuple(new for new, place in enumerate(kept) if new and place not in silent)
+    marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: all learned"),)
+    return tuple(ids[place] for place in kept), positions, marks
+
+
+def _integers(record: Record, name: str, source: str) -> list[int]:
+    value = record[name]
+    try:
+        numbers = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        numbers = None
+    numbers = (
+        numbers[0] if isinstance(numbers, list) and len(numbers) == 1 and isinstance(numbers[0], list) else numbers
+    )
+    if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+        raise DataError(f"{source}: `{name}` is not a list of whole numbers", got=shorten(value),
+                        do="give a list of token ids, or take the column out")  # fmt: skip
+    return [int(number) for number in numbers]
+
+
+def _refuse_packing(record: Record, source: str) -> None:
+    positions, lengths = (record.get(name) for name in PACKED)
+    restarts = isinstance(positions, list) and any(later <= before for before, later in pairwise(positions))
+    if restarts or (isinstance(lengths, list) and len(lengths) > 1):
+        do = "prepare the data without packing, so that each row is one document"
+        raise DataError(
+            f"{source}: several documents are packed into the row", got=shorten(positions or lengths), do=do
+        )
+
+
+def decode_row(tokenizer: Any, row: Example) -> Example:
+    """The row with its messages decoded from its ids: what stands before the first loss, and the rest.
+
+    A row with messages, and one that the tokenizer cannot decode, is returned as it is.
+    """
+    if not row.token_ids or row.messages[-1]["content"] or _foreign(tokenizer, row):
+        return row
+    start = row.loss_positions[0] if row.loss_positions else len(row.token_ids)
+    texts = (tokenizer.decode(row.token_ids[part]) for part in (slice(0, start), slice(start, None)))
+    messages = tuple({"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=True))
+    return replace(row, messages=messages)
+
+
+def decode_rows(tokenizer: Any, rows: Sequence[Example]) -> list[Example]:
+    """The rows, those of token ids with their texts."""
+    return [decode_row(tokenizer, row) for row in rows]
+
+
+def skip_reason(tokenizer: Any, row: Example) -> SkippedRow | None:
+    """Why a row of token ids cannot be used."""
+    if not row.loss_positions:
+        return SkippedRow("nothing in the row was learned: none of its tokens has a loss")
+    if other := _foreign(tokenizer, row):
+        return SkippedRow(f"token {other[0]} is not in this tokenizer's vocabulary of {len(tokenizer)}")
+    return None
+
+
+def _foreign(tokenizer: Any, row: Example) -> list[int]:
+    return [token for token in row.token_ids if not 0 <= token < len(tokenizer)]

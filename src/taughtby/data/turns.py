@@ -1,0 +1,99 @@
+"""Which messages of a conversation had a loss, and the Example that each of them becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from taughtby.data.example import Example, LossMark, Message, shorten
+from taughtby.data.loss_marks import TurnMarks
+from taughtby.errors import DataError
+
+
+def select_turns(
+    row: Example, marks: Sequence[TurnMarks], turns: Literal["last", "all"], num_trained: int | None = None
+) -> Iterator[Example]:
+    """Yield an Example for each assistant message that had a loss.
+
+    Args:
+        row: The whole conversation, whatever its last message is.
+        marks: The marks of each message.
+        turns: `last`, or `all` assistant messages; marks leave out some of them.
+        num_trained: How many of the last messages had a loss whatever `turns` says: TRL's completion. All of their
+            tokens had one, also those of messages of others between them.
+
+    Returns:
+        One Example with the reason as `no_loss` where the marks leave none.
+
+    Raises:
+        DataError: There is no answer.
+    """
+    start = 0 if num_trained is None else max(0, len(row.messages) - num_trained)
+    places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant" and place >= start]
+    filled = [place for place in places if has_content(row.messages[place])]
+    last = len(row.messages) - 1
+    if num_trained is None and turns == "last":
+        filled = [place for place in filled if place == last]
+    if not filled:
+        others = num_trained is None and any(has_content(row.messages[place]) for place in places)
+        raise _no_answer(row, turns, others)
+    learned = [place for place in filled if marks[place].learned is not False]
+    if row.no_loss or not learned:
+        yield replace(
+            row, messages=row.messages[: filled[-1] + 1], no_loss=row.no_loss or _reason(marks, filled, turns)
+        )
+        return
+    numbered = turns == "all" or (num_trained is not None and len(filled) > 1)
+    more = _not_followed(row, marks, learned, start if num_trained is not None else None)
+    for place in learned:
+        source = f"{row.source}#{places_before(row.messages, place)}" if numbered else row.source
+        rejected = row.rejected if place == filled[-1] else None
+        before = [other for other in filled if other < place]
+        begin = before[-1] + 1 if before else start
+        yield replace(
+            row, messages=row.messages[: place + 1], source=source, rejected=rejected, masked=marks[place].masked,
+            after=row.messages[place + 1 :] if num_trained is not None or turns == "all" else (),
+            loss_from=None if num_trained is None else begin,
+            marks=more if place == learned[0] else (),
+        )  # fmt: skip
+
+
+def places_before(messages: Sequence[Message], place: int) -> int:
+    """The number of an assistant message among those of its conversation, from 1."""
+    return sum(message["role"] == "assistant" for message in messages[: place + 1])
+
+
+def has_content(message: Message) -> bool:
+    """Whether a message has text or calls a tool."""
+    return bool(message["content"].strip() or message.get("tool_calls"))
+
+
+def _reason(marks: Sequence[TurnMarks], filled: Sequence[int], turns: str) -> str:
+    names = ", ".join(dict.fromkeys(marks[place].names for place in filled))
+    what = "its last turn was not learned" if turns == "last" else "none of its turns was learned"
+    return f"{what}: {names}"
+
+
+def _not_followed(
+    row: Example, marks: Sequence[TurnMarks], learned: Sequence[int], completion: int | None
+) -> tuple[LossMark, ...]:
+    """What had a loss and is in no Example."""
+    others = [
+        LossMark(f"{name} on a message of the {row.messages[place]['role']}", followed=False)
+        for place, mark in enumerate(marks)
+        for name in [mark.names]
+        if mark.learned and row.messages[place]["role"] != "assistant" and (completion is None or place < completion)
+    ]
+    if completion is not None and learned[-1] < len(row.messages) - 1:
+        others.append(LossMark("a completion that goes on behind its last answer", followed=False))
+    return tuple(others)
+
+
+def _no_answer(row: Example, turns: str, others: bool) -> DataError:
+    last = row.messages[-1]
+    do = "end each row with a non-empty assistant message, or take the row out"
+    if others and turns == "last":
+        do += "; or make a row of every assistant turn (--turns all)"
+    got = f"last message: {last['role']}, {shorten(last['content']) or 'empty'}"
+    return DataError(f"{row.source}: the row has no answer to learn from", got=got, do=do)

@@ -1,0 +1,130 @@
+"""Turns within their whole conversation, under templates that drop earlier thoughts, and templates' own marks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taughtby.data.dataset import ReadOptions, read_examples
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize
+
+# the last answer has its thought, those before a later question have none, as in Qwen 3
+DROPPING = """{% set last = namespace(user=-1) %}{% for m in messages %}{% if m['role'] == 'user' %}
+{%- set last.user = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}<|{{ m['role'] }}|>
+{%- if m['role'] == 'assistant' %}{% generation %}{% if loop.index0 > last.user %}
+{{- '(' + (m['reasoning_content'] or '') + ')' }}{% endif %}{% for call in m['tool_calls'] or [] %}
+{{- '[' + call['function']['name'] + ']' }}{% endfor %}{{ m['content'] + '<|end|>' }}{% endgeneration %}
+{%- else %}{{ m['content'] + '<|end|>' }}{% endif %}{{ '\\n' }}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+PLAIN = DROPPING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+# more is written behind the last message of all
+CLOSING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if not add_generation_prompt %}</s>{% else %}<|assistant|>{% endif %}"
+)
+
+
+def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def labels(tokenizer: Any, path: Path, row: dict[str, Any], template: str, turns: Any = "all") -> tuple[str, list[str]]:
+    """The text of the longest Example of a record, and what of it each Example learned."""
+    path.write_text(json.dumps(row) + "\n")
+    texts: list[str] = []
+    learned: list[str] = []
+    for example in read_examples(path, ReadOptions(turns=turns)):
+        got = tokenize(tokenizer, example, Encoding(2000, template=template))
+        assert isinstance(got, TokenizedExample), got
+        texts.append(tokenizer.decode(got.ids))
+        learned.append(tokenizer.decode([token for token, has in zip(got.ids, got.loss_mask, strict=True) if has]))
+    longest = max(texts, key=len)
+    assert all(longest.startswith(text) for text in texts)
+    return longest, learned
+
+
+TALK = [
+    turn("user", "who"), turn("assistant", "bees", reasoning_content="hm"), turn("user", "what"),
+    turn("assistant", "honey", reasoning_content="so"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "close"), [(PLAIN, "<|end|>\n"), (DROPPING, "<|end|>")])
+def test_each_turn_is_as_the_whole_conversation_was_trained(
+    tokenizer: Any, template: str, close: str, tmp_path: Path
+) -> None:
+    text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": TALK}, template)
+    assert text == tokenizer.apply_chat_template(TALK, chat_template=template, tokenize=False)
+    assert learned == [f"bees{close}", f"(so)honey{close}"]
+
+
+def test_a_completion_of_several_turns_under_such_a_template(tokenizer: Any, tmp_path: Path) -> None:
+    row = {"prompt": TALK[:1], "completion": TALK[1:]}
+    text, learned = labels(tokenizer, tmp_path / "a.jsonl", row, PLAIN, "last")
+    assert text == tokenizer.apply_chat_template(TALK, chat_template=PLAIN, tokenize=False)
+    assert "".join(learned) == text.removeprefix("<|user|>who<|end|>\n<|assistant|>")
+
+
+def test_a_call_behind_a_dropped_thought(tokenizer: Any, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    talk = [TALK[0], turn("assistant", "", reasoning_content="hm", tool_calls=[call]), *TALK[2:]]
+    text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": talk}, PLAIN)
+    assert text == tokenizer.apply_chat_template(talk, chat_template=PLAIN, tokenize=False)
+    assert learned == ["[look]<|end|>\n", "(so)honey<|end|>\n"]
+
+
+def test_what_closes_the_last_turn_alone_is_not_learned_before(tokenizer: Any, tmp_path: Path) -> None:
+    text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": TALK}, CLOSING)
+    assert text.count("</s>") == 1
+    assert learned == ["bees<|end|>", "honey<|end|></s>"]
+
+
+def test_a_template_that_writes_a_turn_otherwise_skips_it(tokenizer: Any, tmp_path: Path) -> None:
+    forgetting = (
+        "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
+        "{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
+    first = next(read_examples(tmp_path / "a.jsonl", ReadOptions(turns="all")))
+    skipped = tokenize(tokenizer, first, Encoding(template=forgetting))
+    assert isinstance(skipped, SkippedRow) and "in the whole conversation" in skipped.reason
+
+
+def test_a_template_marks_what_was_generated_but_not_in_completions(tokenizer: Any, tmp_path: Path) -> None:
+    marked = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
+        "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    talk = [turn("user", "who"), turn("assistant", "bees")]
+    assert labels(tokenizer, tmp_path / "a.jsonl", {"messages": talk}, marked)[1] == ["bees"]
+    split = {"prompt": talk[:1], "completion": talk[1:]}
+    assert labels(tokenizer, tmp_path / "a.jsonl", split, marked)[1] == ["bees<|end|>"]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    got = tokenize(tokenizer, next(read_examples(tmp_path / "a.jsonl")), Encoding(mask="all", template=marked))
+    assert isinstance(got, TokenizedExample) and all(got.loss_mask[1:])
+
+
+@pytest.mark.parametrize("template", [PLAIN, DROPPING, CLOSING])
+def test_every_conversation_is_learned_turn_by_turn(
+    tokenizer: Any, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("talks") / "a.jsonl"
+    words = st.text(alphabet="abc ()<|>\n", min_size=1, max_size=8).filter(str.strip)
+
+    @settings(max_examples=60)
+    @given(st.lists(st.tuples(words, words, words), min_size=1, max_size=4))
+    def check(said: list[tuple[str, str, str]]) -> None:
+        talk = [part for ask, thought, answer in said
+                for part in (turn("user", ask), turn("assistant", answer, reasoning_content=thought))]  # fmt: skip
+        text, learned = labels(tokenizer, path, {"messages": talk}, template)
+        assert text == tokenizer.decode(tokenizer.apply_chat_template(talk, chat_template=template)["input_ids"])
+        for (_, thought, answer), had in zip(said[:-1], learned, strict=False):
+            assert had.startswith(f"{answer}<|end|>"), (thought, answer, had)
+
+    check()

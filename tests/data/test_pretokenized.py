@@ -1,0 +1,114 @@
+"""Rows of token ids: learned by exactly their masks, shown by decoding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taughtby.data.dataset import open_dataset, read_examples
+from taughtby.data.pretokenized import decode_rows
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize
+from taughtby.errors import DataError
+
+
+def read(tmp_path: Path, row: dict[str, Any]) -> Any:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (example,) = read_examples(path)
+    return example
+
+
+def masked(ids: list[int], has: list[bool], name: str) -> dict[str, Any]:
+    values = (
+        [token if one else -100 for token, one in zip(ids, has, strict=True)]
+        if name == "labels"
+        else list(map(int, has))
+    )
+    return {"input_ids": ids, name: values}
+
+
+@pytest.mark.parametrize("name", ["labels", "completion_mask", "assistant_masks", "loss_mask"])
+def test_a_row_is_learned_by_exactly_its_mask(
+    tokenizer: Any, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("ids")
+
+    @given(st.lists(st.tuples(st.integers(7, 380), st.booleans()), min_size=2, max_size=20))
+    def check(tokens: list[tuple[int, bool]]) -> None:
+        ids, has = [token % len(tokenizer) for token, _ in tokens], [one for _, one in tokens]
+        for mask in ("response", "all"):  # the row's own mask counts
+            got = tokenize(tokenizer, read(folder, masked(ids, has, name)), Encoding(mask=mask))
+            if any(has[1:]):
+                assert isinstance(got, TokenizedExample)
+                assert (list(got.ids), got.loss_mask) == (ids, [False, *has[1:]])
+            else:
+                assert got == SkippedRow("nothing in the row was learned: none of its tokens has a loss")
+
+    check()
+
+
+def test_texts_are_decoded(tokenizer: Any, tmp_path: Path) -> None:
+    ask, answer = (tokenizer(text)["input_ids"] for text in ("who makes honey", " bees"))
+    row = read(tmp_path, {"input_ids": ask + answer, "labels": [-100] * len(ask) + answer})
+    assert [message["content"] for message in decode_rows(tokenizer, [row])[0].messages] == ["who makes honey", " bees"]
+    assert open_dataset(tmp_path / "rows.jsonl")[0].name == "input_ids"
+
+
+def test_two_masks_must_both_have_a_loss_and_padding_is_taken_off(tokenizer: Any, tmp_path: Path) -> None:
+    row = {"input_ids": [0, 8, 9, 10, 11], "completion_mask": [0, 0, 1, 1, 1], "assistant_masks": [0, 1, 1, 0, 1],
+           "attention_mask": [0, 1, 1, 1, 1]}  # fmt: skip
+    got = tokenize(tokenizer, read(tmp_path, row), Encoding())
+    assert isinstance(got, TokenizedExample)
+    assert (got.ids, got.loss_mask) == ((8, 9, 10, 11), [False, True, False, True])
+
+
+def test_without_a_mask_all_is_learned_and_that_is_said(tokenizer: Any, tmp_path: Path) -> None:
+    row = read(tmp_path, {"input_ids": [8, 9, 10]})
+    got = tokenize(tokenizer, row, Encoding())
+    assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, True]
+    assert [mark.name for mark in row.marks] == ["input_ids without a mask: all learned"]
+
+
+def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> None:
+    row = read(tmp_path, {"input_ids": [8, 9, 10, 11], "labels": [-100, 9, -100, 11]})
+    got = tokenize(tokenizer, row, Encoding(3))
+    assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, False]
+    foreign = tokenize(tokenizer, read(tmp_path, {"input_ids": [8, 99_999]}), Encoding())
+    assert isinstance(foreign, SkippedRow) and foreign.reason.startswith("token 99999 is not in this tokenizer's")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"labels": [8, 9]}, "`labels` is not as long as `input_ids`"),
+        ({"labels": [9, 10, -100]}, "`labels` are not the ids of their places"),
+        ({"completion_mask": "no"}, "`completion_mask` is not a list of whole numbers"),
+        ({"input_ids": [8.5, 9, 10]}, "`input_ids` is not a list of whole numbers"),
+        ({"position_ids": [0, 1, 0]}, "several documents are packed into the row"),
+        ({"seq_lengths": [1, 2]}, "several documents are packed into the row"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"rows\.jsonl:1: {told}"):
+        read(tmp_path, {"input_ids": [8, 9, 10], **more})
+
+
+def test_an_index_holds_the_mask_and_the_decoded_texts(tokenizer: Any, tiny: Any, tmp_path: Path) -> None:
+    import taughtby
+
+    ids = tokenizer("who makes honey bees")["input_ids"]
+    rows = [masked(ids, [place > turn for place in range(len(ids))], "labels") for turn in (1, 2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = taughtby.build_index(tiny, path, tmp_path / "idx", "repsim", progress=False)
+    assert len(index) == 2
+    trace = index.trace("who makes honey", "bees", model=tiny)
+    row = trace.queries[0].rows[0].example
+    assert row.prompt[0]["content"] + row.response == "who makes honey bees"
+    got = tokenize(tokenizer, row, Encoding())
+    assert isinstance(got, TokenizedExample) and list(got.ids) == ids
