@@ -85,8 +85,9 @@ def trace_queries(
         TaughtbyError: The index, the model or a query cannot be used.
     """
     opened = index if isinstance(index, Index) else Index.open(index)
-    columns = opened.manifest["settings"]["reading"]["columns"]
-    parsed = [as_query(query, number, columns) for number, query in enumerate(queries, 1)]
+    reading = opened.manifest["settings"]["reading"]
+    columns, join = reading["columns"], reading.get("join")
+    parsed = [as_query(query, number, columns, join) for number, query in enumerate(queries, 1)]
     loaded = _model_of(opened) if model is None else load_model(model) if isinstance(model, str) else model
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:
@@ -95,12 +96,12 @@ def trace_queries(
         )
 
 
-def as_query(query: AnyQuery, number: int = 1, columns: Columns = ()) -> Query:
+def as_query(query: AnyQuery, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:
     """The query that a Query, a dict or a pair means; `number` names it in an error."""
     if isinstance(query, Query):
         return query
     if isinstance(query, Mapping):
-        return query_from_record(dict(query), f"query {number}", columns)
+        return query_from_record(dict(query), f"query {number}", columns, join)
     if not isinstance(query, str) and len(query) == 2:
         return query_from_record({"prompt": query[0], "response": query[1]}, f"query {number}")
     do = 'give a Query, {"prompt": …, "response": …}, or a pair of prompt and response'

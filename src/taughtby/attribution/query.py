@@ -127,23 +127,23 @@ class Contrast:
         return values
 
 
-def read_queries(path: str | Path, columns: Columns = ()) -> list[Query]:
+def read_queries(path: str | Path, columns: Columns = (), join: str | None = None) -> list[Query]:
     """Read queries from a file of any layout that training rows have, such as `prompt` and `response`.
 
-    Each record may have `span` or `span_range`, and `desired`. `columns` are the names that the training rows have.
+    Each record may have `span` or `span_range`, and `desired`. `columns` and `join` are what the training rows have.
 
     Raises:
         DataError: A record is no query, or its span is not in its response.
     """
-    queries = [query_from_record(record, source, columns) for source, record in read_records(str(path))]
+    queries = [query_from_record(record, source, columns, join) for source, record in read_records(str(path))]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
 
 
-def query_from_record(record: Record, source: str, columns: Columns = ()) -> Query:
+def query_from_record(record: Record, source: str, columns: Columns = (), join: str | None = None) -> Query:
     """The query of a dict with `prompt` and `response`, or as any training row; `source` names it in an error."""
-    query = Query(**read_query(record, source, columns))
+    query = Query(**read_query(record, source, columns, join))
     try:
         query.span_position()  # before a model is loaded
     except OptionError as fault:

@@ -16,13 +16,14 @@ from taughtby.errors import DataError
 _DO = 'write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like'
 
 
-def read_query(record: Record, source: str, columns: Columns = ()) -> dict[str, Any]:
+def read_query(record: Record, source: str, columns: Columns = (), join: str | None = None) -> dict[str, Any]:
     """The fields of a Query: its words, its span, and the conversation it stands in.
 
     Args:
         record: A record of any layout that training rows have; also `span`, `span_range` and `desired`.
         source: Its name in an error.
         columns: How the training rows name their columns; a record that has others is read by its own.
+        join: What the training rows have between an instruction and its input.
 
     Raises:
         DataError: It has no prompt or no answer, or cannot be read.
@@ -31,7 +32,7 @@ def read_query(record: Record, source: str, columns: Columns = ()) -> dict[str, 
         columns = columns if all(column in record for _, column in columns) else ()
         _require_texts(record, source, columns)
         form, named = apply_format(record, source, columns)
-        fields = _fields(read_conversation(form, named, source))
+        fields = _fields(read_conversation(form, named, source, join))
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
 

@@ -53,7 +53,8 @@ def trace(
     from taughtby.reporting import html as report
 
     index = Index.open(idx)
-    chosen = read_queries(queries, index.manifest["settings"]["reading"]["columns"]) if queries else []
+    reading = index.manifest["settings"]["reading"]
+    chosen = read_queries(queries, reading["columns"], reading.get("join")) if queries else []
     loaded = reload(index, model, adapter, base, device, quantize)
     if prompt is not None:
         template = index.manifest["settings"]["encoding"]["template"]

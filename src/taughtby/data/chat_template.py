@@ -12,6 +12,7 @@ from jinja2 import TemplateSyntaxError
 from taughtby.data.content_shape import shape_contents
 from taughtby.data.example import CharRanges, Example, Message
 from taughtby.errors import ModelError
+from taughtby.models.wordings import WORDING
 
 MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
@@ -52,16 +53,21 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
     """
     if not row.prompt:
         return SkippedRow("nothing stands before the answer")
-    return render_safely(
-        _render_with_template if _by_template(tokenizer, template) else _render_plain, tokenizer, row, template
-    )
+    write = _render_with_template if _by_template(tokenizer, template) else _render_plain
+    return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
 
 
 def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
-    return render_safely(
-        _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt, tokenizer, row, template
-    )
+    write = _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt
+    return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
+
+
+def _as_wording(rendered: RenderedText | SkippedRow, tokenizer: Any, template: str | None) -> RenderedText | SkippedRow:
+    """The text of a trainer's own wording as a plain one, whose BOS is the tokenizer's to add."""
+    if isinstance(rendered, SkippedRow) or not str(template or tokenizer.chat_template).startswith(WORDING):
+        return rendered
+    return replace(rendered, untemplated=True)
 
 
 def read_template(path: str | Path) -> str:

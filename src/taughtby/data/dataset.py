@@ -32,6 +32,7 @@ from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
 from taughtby.data.turns import select_turns
 from taughtby.errors import DataError, OptionError
+from taughtby.models.training_metadata import TrainingMetadata
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ReadOptions:
         columns: Pairs of a role and the column that has it, such as ("prompt", "question").
         turns: `all` makes every assistant turn an Example, with the turns before it as its prompt.
         response_template: Splits a plain text after its last occurrence into prompt and response.
+        join: What stands between an instruction and its input; an empty line if None.
         split: The split of a hub data set or folder; `train` if None.
     """
 
@@ -49,6 +51,7 @@ class ReadOptions:
     turns: Literal["last", "all"] = "last"
     response_template: str | None = None
     split: str | None = None
+    join: str | None = None
 
     def __post_init__(self) -> None:
         # a manifest gives them back as lists
@@ -70,6 +73,12 @@ class ReadOptions:
 
 
 DEFAULT_READ_OPTIONS = ReadOptions()
+
+
+def default_read_options(metadata: TrainingMetadata) -> ReadOptions:
+    """The ReadOptions that the trainer's files imply."""
+    columns = parse_columns(metadata.columns) if metadata.columns else ()
+    return ReadOptions(columns, turns=metadata.turns or "last", join=metadata.join)
 
 
 def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
@@ -122,7 +131,7 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     if form.tokenized:
         yield _token_example(record, source)
         return
-    turns, row = form.convert(record), read_conversation(form, record, source)
+    turns, row = form.convert(record), read_conversation(form, record, source, reading.join)
     messages, rejected = list(row.messages), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)

@@ -13,6 +13,7 @@ from taughtby.data.content import UnclearRow, UntypedText, is_filled
 from taughtby.data.example import ROLES, Message, Record, shorten, validate_messages
 from taughtby.errors import DataError
 
+INPUT_JOIN = "\n\n"  # between an instruction and its input
 SYSTEM = ("system", "system_prompt")
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that hold messages, and never a text
 PROMPT_COLUMNS = (
@@ -145,7 +146,7 @@ def _append(ask: Any, extra: Any) -> Any:
         return ask
     if not isinstance(ask, str):
         return [ask, extra]  # which is no text, and is refused
-    return f"{ask}\n\n{extra}" if isinstance(extra, str) else extra
+    return f"{ask}{INPUT_JOIN}{extra}" if isinstance(extra, str) else extra
 
 
 def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taughtby.capture.layer_similarity
-from taughtby.data.dataset import ReadOptions, detect_format, read_examples
+from taughtby.data.dataset import ReadOptions, default_read_options, detect_format, read_examples
 from taughtby.data.example import Example, shorten
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options, tokenize, tokenize_all
 from taughtby.errors import DataError, OptionError, StoreError
@@ -71,7 +71,7 @@ def build_index(
         StoreError: The folder holds other files, or an index with other settings.
     """
     token_budget = token_budget or default_token_budget(model, pool)
-    read_options = read_options or ReadOptions(turns=model.metadata.turns or "last")
+    read_options = read_options or default_read_options(model.metadata)
     if encoding is None:
         raw = detect_format(data, read_options).raw
         encoding = default_options(model.metadata, model.context_length, raw=raw)

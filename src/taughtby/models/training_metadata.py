@@ -59,6 +59,21 @@ class TrainingMetadata:
         """A chat template the saved tokenizer does not carry: its Jinja source, or none for texts as they stand."""
         return self._first("template")
 
+    @property
+    def join(self) -> str | None:
+        """What the trainer put between an instruction and its input."""
+        return self._first("join")
+
+    @property
+    def columns(self) -> str:
+        """The names of the columns, as `--columns` has them; empty if they are the usual ones."""
+        return self._first("columns") or ""
+
+    @property
+    def unfollowed(self) -> list[MetadataEntry]:
+        """What the files say of how rows were read, and taughtby does not follow."""
+        return [entry for entry in self.entries if not entry.followed]
+
     def _first(self, what: str) -> Any:
         return next((fact.value for fact in self.entries if fact.name == what), None)
 
