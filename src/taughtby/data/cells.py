@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from taughtby.data.content import Record, UntypedText, is_filled
+from taughtby.data.content import UntypedText, is_filled
+from taughtby.data.example import ROLES, Record
 
 _PROMPTS = ("prompt", "prompts", "question", "instruction", "query", "input")
 _CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -23,9 +24,18 @@ def settle_cells(record: Record) -> Record:
     parsed = {name: turns for name, text in cells.items() for turns in [_messages(text, alone)] if turns}
     answers = [turns for name, turns in parsed.items() if name in _ANSWERS]
     said = [[turn.get("content", turn.get("value")) for turn in turns] for turns in answers]
-    if not answers or not all(name in parsed or all(text in texts for texts in said) for name, text in cells.items()):
-        return record
-    return record | parsed
+    texts_fit = all(name in parsed or all(text in texts for texts in said) for name, text in cells.items())
+    return record | parsed if answers and texts_fit and _fit(parsed) else record
+
+
+def _fit(parsed: dict[str, list[dict[str, Any]]]) -> bool:
+    """Whether those who speak fit: no prompt ends with an answer, and an answer is one, or a whole preference."""
+    for name, turns in parsed.items():
+        roles = [ROLES.get(str(turn.get("role") or turn.get("from")).lower()) for turn in turns]
+        begins, ends = roles[0] == "assistant", roles[-1] == "assistant"
+        if not (not ends if name in _PROMPTS else ends if name in ("chosen", "rejected") else begins):
+            return False
+    return True
 
 
 def _messages(text: Any, alone: bool) -> list[dict[str, Any]] | None:

@@ -144,6 +144,8 @@ def _history(record: Record) -> list[Message]:
 def _append(ask: Any, extra: Any) -> Any:
     if not is_filled(extra):
         return ask
+    if isinstance(ask, UntypedText):  # refused as it is
+        return ask
     if not isinstance(ask, str):
         return [ask, extra]  # which is no text, and is refused
     return f"{ask}{INPUT_JOIN}{extra}" if isinstance(extra, str) else extra
