@@ -75,3 +75,10 @@ def markdown_code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     pad = " " if "`" in (flat[:1], flat[-1:]) else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def shorten(value: Any, limit: int = 80) -> str:
+    """A value as an error message shows it: at most `limit` characters, all printable."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -13,9 +13,10 @@ import torch
 from taughtby.attribution.query import UNKNOWN_GAIN, Query, ambiguity_notes, prepare_queries, read_queries
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
+from taughtby.data.dataset import read_examples
 from taughtby.data.tokenize import Encoding, token_texts, tokenize
 from taughtby.errors import DataError, OptionError
-from taughtby.lab.prompts import read_answers, read_prompts
+from taughtby.lab.prompts import read_answers, read_prompts, to_record
 from taughtby.methods import Method, get_method
 from taughtby.methods.base import normalize
 from taughtby.methods.lesson import Lesson
@@ -353,6 +354,79 @@ def test_a_bad_query_is_named_by_its_line(tmp_path: Path, row: str, message: str
     with pytest.raises(DataError) as caught:
         read_queries(file)
     assert message in str(caught.value)
+
+
+CHAT = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]
+TOOL = {"type": "function", "function": {"name": "f", "description": "f"}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"system": "s", "prompt": "p", "response": "r"}, {"system": [{"text": "s"}], "messages": CHAT},
+        {"messages": [{"role": "system", "content": "s"}, *CHAT]}, {"messages": json.dumps(CHAT)},
+        {"tools": json.dumps([TOOL]), "messages": CHAT}, {"prompt": "p", "history": [["a", "b"]], "response": "r"},
+        {"prompt": "p", "input": "x", "response": "r"}, {"prompt": CHAT[:1], "response": "r"},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]}, {"instruction": "p", "input": "x", "output": "r"},
+        {"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "r"}]},
+        {"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "t"}]}, {"messages": [CHAT[0] | {"name": "n"}, CHAT[1]]},
+        {"messages": CHAT, "chat_template_kwargs": {"effort": "much"}}, {"prompt": "p", "response": '{"role": "user"}'},
+    ],
+)  # fmt: skip
+def test_a_query_is_read_as_the_training_row_of_the_same_columns(tmp_path: Path, record: dict[str, Any]) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    (query,), (row,) = read_queries(file), read_examples(file)
+    assert query.example.messages == row.messages
+    assert (query.tools, query.example.template_kwargs) == (row.tools, row.template_kwargs)
+    (answer,) = read_answers(file)  # and as the judge and the files it writes have it
+    file.write_text(json.dumps(to_record(*answer)) + "\n")
+    (again,) = read_queries(file)
+    assert (again.example.messages, again.tools, again.template_kwargs) == (
+        row.messages,
+        row.tools,
+        row.template_kwargs,
+    )
+
+
+def test_a_desired_answer_has_no_thought_of_the_bad_one(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps({"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "t"}], "desired": "d"}))
+    assert read_queries(file)[0].desired_query().example.messages == (CHAT[0], {"role": "assistant", "content": "d"})
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"messages": [*CHAT, {"role": "user", "content": "and"}]},
+            "the last message of a query is no answer\n  got: user, and",
+        ),
+        (
+            {"messages": [*CHAT, {"role": "tool", "content": "7"}]},
+            "the last message of a query is no answer\n  got: tool, 7",
+        ),
+        (
+            {"messages": [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [TOOL]}]},
+            "has no text\n  got: tool calls",
+        ),
+        ({"prompt": "p", "response": "r", "images": ["a.jpg"]}, "the row has pictures"),
+        ({"text": "r"}, "a query has no prompt"),
+    ],
+)
+def test_a_query_that_no_answer_ends_or_no_text_asks_is_refused(tmp_path: Path, record: Any, message: str) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n" + json.dumps(record))
+    with pytest.raises(DataError) as caught:
+        read_queries(file)
+    assert str(caught.value).startswith(f"{file}:2: ") and message in str(caught.value)
+
+
+def test_queries_may_have_the_columns_of_the_training_rows_or_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"ask": "p", "reply": "r"}\n{"prompt": "p", "response": "r"}\n')
+    columns = (("prompt", "ask"), ("response", "reply"))
+    assert read_queries(file, columns) == [Query("p", "r"), Query("p", "r")]
 
 
 def test_files_without_queries(tmp_path: Path) -> None:

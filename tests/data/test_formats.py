@@ -79,11 +79,25 @@ def test_a_system_prompt_in_a_column_of_its_own(column: str, said: Said) -> None
     for record in (
         {"conversations": talk}, {"instruction": "a", "output": "b"}, {"question": "a", "response": "b"},
         {"prompts": "a", "response": "b"}, {"question": "a", "chosen": "b", "rejected": "c"},
+        {"messages": [turn("user", "a"), ANSWER]}, {"messages": json.dumps([turn("user", "a"), ANSWER])},
+        {"prompt": [turn("user", "a")], "completion": [ANSWER]},
     ):  # fmt: skip
         assert said({column: "be kind", **record}).messages == (turn("system", "be kind"), turn("user", "a"), ANSWER)
         assert said({column: "", **record}).messages == (turn("user", "a"), ANSWER)
-    # OpenAI's form says it within
-    assert said({column: "be kind", "messages": [turn("user", "a"), ANSWER]}).messages == (turn("user", "a"), ANSWER)
+        for parts in ([{"text": "be "}, {"text": "kind"}], [{"type": "text", "text": "be kind"}]):  # Bedrock, Anthropic
+            assert said({column: parts, **record}).messages[0] == turn("system", "be kind")
+
+
+def test_a_system_prompt_said_twice_is_one_and_two_are_refused(said: Said, refused: Refused) -> None:
+    talk = [turn("system", "be kind"), turn("user", "a"), ANSWER]
+    for record in ({"messages": talk}, {"conversations": [{"from": "system", "value": "be kind"}, *talk[1:]]}):
+        assert said({"system": "be kind", **record}).messages == tuple(talk)
+        assert refused({"system": "be brief", **record}) == (
+            "the row has two system prompts, one of them in a column of its own\n  got: be brief / be kind\n"
+            "  do:  take one of them out"
+        )
+    # the same words from somebody else are no system prompt
+    assert said({"system": "a", "messages": talk[1:]}).messages == (turn("system", "a"), *talk[1:])
 
 
 # -- what a message holds

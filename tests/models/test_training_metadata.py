@@ -180,12 +180,12 @@ def test_axolotl_of_plain_texts(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_axolotl_with_a_template_of_its_own_and_with_wording_no_file_holds(tmp_path: Path) -> None:
+def test_axolotl_with_a_template_and_with_a_wording_of_its_own(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"a.yaml": AXOLOTL + 'chat_template_jinja: "{{ messages }}"\n'}))
     assert origin.template == "{{ messages }}"
     alpaca = AXOLOTL.replace("type: chat_template", "type: alpaca")
     facts = read_training_metadata(folder(tmp_path, {"a.yaml": alpaca})).entries
-    assert MetadataEntry("wording", "alpaca: axolotl's own, in no file here", "a.yaml", "datasets: type") in facts
+    assert MetadataEntry("wording", "alpaca, axolotl's", "a.yaml", "datasets: type") in facts
 
 
 # -- LLaMA-Factory

@@ -10,6 +10,7 @@ from taughtby.attribution import trace as tracing
 from taughtby.attribution.query import Query, query_from_record
 from taughtby.attribution.significance import DEFAULT_FDR
 from taughtby.attribution.trace import Trace
+from taughtby.data.conversation import Columns
 from taughtby.errors import DataError
 from taughtby.index.api import load_indexed_model
 from taughtby.index.reader import Index
@@ -84,7 +85,9 @@ def trace_queries(
         TaughtbyError: The index, the model or a query cannot be used.
     """
     opened = index if isinstance(index, Index) else Index.open(index)
-    parsed = [as_query(query, number) for number, query in enumerate(queries, 1)]
+    reading = opened.manifest["settings"]["reading"]
+    columns, join = reading["columns"], reading.get("join")
+    parsed = [as_query(query, number, columns, join) for number, query in enumerate(queries, 1)]
     loaded = _model_of(opened) if model is None else load_model(model) if isinstance(model, str) else model
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:
@@ -93,12 +96,12 @@ def trace_queries(
         )
 
 
-def as_query(query: AnyQuery, number: int = 1) -> Query:
+def as_query(query: AnyQuery, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:
     """The query that a Query, a dict or a pair means; `number` names it in an error."""
     if isinstance(query, Query):
         return query
     if isinstance(query, Mapping):
-        return query_from_record(dict(query), f"query {number}")
+        return query_from_record(dict(query), f"query {number}", columns, join)
     if not isinstance(query, str) and len(query) == 2:
         return query_from_record({"prompt": query[0], "response": query[1]}, f"query {number}")
     do = 'give a Query, {"prompt": …, "response": …}, or a pair of prompt and response'

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taughtby.attribution.query_record import read_query
 from taughtby.data.batching import Batch, make_batches
-from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
+from taughtby.data.conversation import Columns
+from taughtby.data.example import Example, Message, Record
 from taughtby.data.phrases import Range, enclosing_word, find_span, response_tokens, strip_range
 from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNKNOWN_GAIN = 1e6  # without a base model
+FIELDS = ("prompt_fields", "response_fields", "template_kwargs")  # of a Query, pairs that a trace has as objects
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Query:
         after: Turns between the prompt and the response, such as tool calls and their results.
         tools: Tool definitions for the chat template.
         span_range: Characters [begin, end) of the response to explain, in code points.
+        prompt_fields: What the prompt's message holds beside its text.
+        response_fields: What the response's message holds beside its text: its thought, its tool calls.
+        template_kwargs: What the chat template is given beside messages and tools.
     """
 
     prompt: str
@@ -52,6 +56,9 @@ class Query:
     after: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     span_range: Range | None = None
+    prompt_fields: tuple[tuple[str, Any], ...] = ()
+    response_fields: tuple[tuple[str, Any], ...] = ()
+    template_kwargs: tuple[tuple[str, Any], ...] = ()
 
     @property
     def has_span(self) -> bool:
@@ -74,14 +81,16 @@ class Query:
         return occurrences[0]
 
     def desired_query(self) -> Query:
-        """Return the query with the desired response in place of the response, without a span."""
-        return replace(self, response=str(self.desired), desired=None, span=None, span_range=None)
+        """Return the query with the desired response in place of the response, without its thought and a span."""
+        return replace(self, response=str(self.desired), desired=None, span=None, span_range=None, response_fields=())
 
     @property
     def example(self) -> Example:
         """The query as a training row."""
-        prompt, response = {"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response}
-        return Example((*self.before, prompt, *self.after, response), tools=self.tools)
+        prompt = {"role": "user", "content": self.prompt, **dict(self.prompt_fields)}
+        response = {"role": "assistant", "content": self.response, **dict(self.response_fields)}
+        messages = (*self.before, prompt, *self.after, response)
+        return Example(messages, tools=self.tools, template_kwargs=self.template_kwargs)
 
 
 @dataclass(frozen=True)
@@ -118,14 +127,17 @@ class Contrast:
 
 
 def read_queries(
-    path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None
-) -> list[Query]:
-    """Read queries from a file of `prompt` and `response`, or of `messages`, or from the log of an evaluation.
+    path: str | Path, columns: Columns = (), join: str | None = None, *, failed_only: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> list[Query]:  # fmt: skip
+    """Read queries from a file of any layout that training rows have, or from the log of an evaluation.
 
     Each record may have `span` or `span_range`, and `desired`.
 
     Args:
         path: The file.
+        columns: How the training rows name their columns.
+        join: What the training rows have between an instruction and its input.
         failed_only: Of a log with scores, take only the answers that failed.
         note: Called with what was taken of a log and what was left out.
 
@@ -133,59 +145,20 @@ def read_queries(
         DataError: A record is no query, or its span is not in its response.
     """
     rows = read_log_or_records(path, failed_only=failed_only, note=note)
-    queries = [query_from_record(record, source) for source, record in rows]
+    queries = [query_from_record(record, source, columns, join) for source, record in rows]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")
     return queries
 
 
-def query_from_record(record: Record, source: str) -> Query:
-    """The query of a dict with `prompt` and `response`, or `messages`; `source` names it in an error."""
-    with reject_deep_nesting(source):
-        query = _read_query(record, source)
+def query_from_record(record: Record, source: str, columns: Columns = (), join: str | None = None) -> Query:
+    """The query of a dict with `prompt` and `response`, or as any training row; `source` names it in an error."""
+    query = Query(**read_query(record, source, columns, join))
     try:
         query.span_position()  # before a model is loaded
     except OptionError as fault:
         raise DataError(f"{source}: {fault.what}", got=fault.got, do=fault.do) from None
     return query
-
-
-def _read_query(record: Record, source: str) -> Query:
-    span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
-    span_range = _read_range(record.get("span_range"), source)
-    tools = read_tools(record, source)
-    if record.get("messages"):
-        *turns, answer = validate_messages(record["messages"], source)
-        last = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=None)
-        if last is None:
-            raise DataError(f"{source}: a query without a question", got=", ".join(turn["role"] for turn in turns),
-                            do="put a user message before the answer")  # fmt: skip
-        if not answer["content"]:
-            raise DataError(f"{source}: the answer of a query has no text", got="tool calls alone", do="give it a text")
-        before, after = tuple(turns[:last]), tuple(turns[last + 1 :])
-        return Query(turns[last]["content"], answer["content"], span, desired, before, after, tools, span_range)
-    for key in ("prompt", "response"):
-        if not isinstance(record.get(key), str) or not record[key].strip():
-            raise DataError(
-                f"{source}: a query has no {key}",
-                got=", ".join(map(str, record)) or "no columns",
-                do='write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like',
-            )
-    return Query(record["prompt"], record["response"], span, desired, tools=tools, span_range=span_range)
-
-
-def _read_range(value: Any, source: str) -> Range | None:
-    """The span_range of a record; a cell of a table has it as JSON."""
-    pair = value
-    if isinstance(pair, str):
-        with suppress(ValueError):
-            pair = json.loads(pair or "null")
-    if pair is None:
-        return None
-    if not isinstance(pair, list) or [type(part) for part in pair] != [int, int]:  # a bool is an int
-        raise DataError(f"{source}: the span_range is not two whole numbers", got=shorten(value),
-                        do='write "span_range": [begin, end], in characters of the answer from 0')  # fmt: skip
-    return pair[0], pair[1]
 
 
 def _valid_range(response: str, span_range: Range, span: str | None) -> Range:

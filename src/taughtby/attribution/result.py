@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taughtby.attribution.query import Query
+from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.significance import DEFAULT_FDR, Grade
 from taughtby.data.example import Example
 from taughtby.data.phrases import align_tokens
@@ -195,10 +195,12 @@ class Trace:
 def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
     query, span = result.query, result.query.span_position()
     context = {"before": query.before, "after": query.after, "tools": query.tools}
+    fields = {name: getattr(query, name) for name in FIELDS}
     return {
         "prompt": query.prompt,
         "response": query.response,
         **{name: list(values) for name, values in context.items() if values},
+        **{name: dict(pairs) for name, pairs in fields.items() if pairs},
         "span": span and query.response[slice(*span)],
         "span_range": span,
         "desired": query.desired,

@@ -83,8 +83,9 @@ def read_options(
     """How rows are read: as the options say, else as the trainer's folder does."""
     from taughtby.data import dataset
 
-    names = dataset.parse_columns(columns) if columns else ()
-    return dataset.ReadOptions(names, turns or metadata.turns or "last", response_template, split)
+    named = columns or metadata.columns
+    names = dataset.parse_columns(named) if named else ()
+    return dataset.ReadOptions(names, turns or metadata.turns or "last", response_template, split, metadata.join)
 
 
 def change_read_options(
@@ -112,6 +113,19 @@ def encoding_options(
 
     defaults = default_options(metadata, context_length, raw=form.raw)
     return defaults.with_options(template, max_length=max_length, truncate=truncate, mask=mask)
+
+
+def explain_reading(
+    metadata: TrainingMetadata, encoding: Encoding, form: DataFormat, tokenizer: Any, template: str | None
+) -> None:
+    """Print what of the trainer's files rows are not read by, and that no chat template is there."""
+    for entry in metadata.entries:
+        if entry.name in ("wording", "join", "columns") and entry.followed:
+            note(str(entry))
+    for entry in metadata.unfollowed if template is None else ():
+        note(f"not followed: {entry}: the model may have been trained on other texts than these")
+    if encoding.template is None and not form.raw and not tokenizer.chat_template:
+        note("no chat template: conversations are read as their texts, with a line break between; give --template FILE")
 
 
 def read_lines(file: str) -> list[str]:

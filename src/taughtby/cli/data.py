@@ -10,7 +10,7 @@ import typer
 from taughtby.cli import options
 from taughtby.cli.app import command, data_app
 from taughtby.cli.arguments import check_arguments
-from taughtby.cli.console import encoding_options, errors, load, note, output, read_options
+from taughtby.cli.console import encoding_options, errors, explain_reading, load, note, output, read_options
 
 
 @command(data_app, example="taughtby data inspect smollm2 data.jsonl", page="how-to/inspect-data")
@@ -50,6 +50,7 @@ def inspect(
     encoding = encoding_options(metadata, context_length, form, template, max_length, truncate, mask)
     for entry in followed_metadata(metadata, encoding):
         note(str(entry))
+    explain_reading(metadata, encoding, form, tokenizer, template)
     if encoding.max_length > context_length:
         note(f"the model reads {context_length:,} tokens at most: an index cannot use {encoding.max_length:,}")
     with progress_bar(errors(), f"inspect {data}") as tell:

@@ -10,7 +10,17 @@ import typer
 from taughtby.cli import options
 from taughtby.cli.app import command, index_app
 from taughtby.cli.arguments import check_arguments, check_index
-from taughtby.cli.console import change_read_options, encoding_options, errors, load, note, output, read_options, reload
+from taughtby.cli.console import (
+    change_read_options,
+    encoding_options,
+    errors,
+    explain_reading,
+    load,
+    note,
+    output,
+    read_options,
+    reload,
+)
 from taughtby.cli.workers import Ray, RayCommand, Workers, worker_pool
 
 if TYPE_CHECKING:
@@ -60,7 +70,7 @@ def build(
     reading = read_options(loaded.metadata, columns, turns, response_template, split)
     form = detect_format(data, reading)
     encoding = encoding_options(loaded.metadata, loaded.context_length, form, template, max_length, truncate, mask)
-    _explain_encoding(loaded, form, encoding, mask)
+    _explain_encoding(loaded, form, encoding, mask, template)
     with progress_bar(errors(), f"index {data}") as tell:
         if pool:
             pool.set_note = tell.set_note
@@ -99,7 +109,9 @@ def _no_base(model: str, named: str | None) -> Exception:
     return OptionError(what, got="neither --adapter nor --base", do=f"{do}; or give --no-base")
 
 
-def _explain_encoding(model: Model, form: DataFormat, encoding: Encoding, mask: str | None) -> None:
+def _explain_encoding(
+    model: Model, form: DataFormat, encoding: Encoding, mask: str | None, template: str | None
+) -> None:
     """Print how rows are read, and where that comes from."""
     from taughtby.data.tokenize import followed_metadata
 
@@ -109,6 +121,7 @@ def _explain_encoding(model: Model, form: DataFormat, encoding: Encoding, mask: 
             "loss on the answers only (give --mask all if prompts were trained on too, as TRL does by default)"
         )
     note("; ".join(parts))
+    explain_reading(model.metadata, encoding, form, model.tokenizer, template)
 
 
 @command(index_app, cls=RayCommand, example="taughtby index append idx more.jsonl", page="how-to/maintain-an-index")

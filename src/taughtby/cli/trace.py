@@ -54,7 +54,11 @@ def trace(
     from taughtby.reporting import html as report
 
     index = Index.open(idx)
-    chosen = read_queries(queries, failed_only=not all_answers, note=note) if queries else []
+    reading = index.manifest["settings"]["reading"]
+    chosen = (
+        read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
+        if queries else []
+    )  # fmt: skip
     loaded = reload(index, model, adapter, base, device, quantize)
     if prompt is not None:
         template = index.manifest["settings"]["encoding"]["template"]

@@ -9,8 +9,10 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from taughtby.data.content_shape import shape_contents
 from taughtby.data.example import CharRanges, Example, Message
 from taughtby.errors import ModelError
+from taughtby.models.wordings import WORDING
 
 MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
@@ -51,16 +53,21 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
     """
     if not row.prompt:
         return SkippedRow("nothing stands before the answer")
-    return render_safely(
-        _render_with_template if _by_template(tokenizer, template) else _render_plain, tokenizer, row, template
-    )
+    write = _render_with_template if _by_template(tokenizer, template) else _render_plain
+    return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
 
 
 def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
     """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
-    return render_safely(
-        _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt, tokenizer, row, template
-    )
+    write = _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt
+    return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
+
+
+def _as_wording(rendered: RenderedText | SkippedRow, tokenizer: Any, template: str | None) -> RenderedText | SkippedRow:
+    """The text of a trainer's own wording as a plain one, whose BOS is the tokenizer's to add."""
+    if isinstance(rendered, SkippedRow) or not str(template or tokenizer.chat_template).startswith(WORDING):
+        return rendered
+    return replace(rendered, untemplated=True)
 
 
 def read_template(path: str | Path) -> str:
@@ -126,7 +133,9 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
         return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
-    with_mark = apply_template(tokenizer, row, (*row.prompt, {**answer, "content": MARK}), template)
+    # without its calls, which a template may write before the text: the answer begins with whichever is first
+    bare = {key: value for key, value in answer.items() if key != "tool_calls"}
+    with_mark = apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
     head, wrote, _ = with_mark.rpartition(MARK)
     if text and not wrote and not calls:
         return SkippedRow("the chat template does not write the answer")
@@ -163,9 +172,11 @@ def apply_template(
     tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
 ) -> str:
     """In Transformers' sandbox, where a template sees data alone."""
+    tools = list(row.tools) or None
+    source = tokenizer.get_chat_template(template, tools=tools)
     return tokenizer.apply_chat_template(
-        list(messages), tools=list(row.tools) or None, chat_template=template, tokenize=False,
-        add_generation_prompt=asking,
+        shape_contents(tokenizer, source, messages), tools=tools, chat_template=source, tokenize=False,
+        add_generation_prompt=asking, **dict(row.template_kwargs),
     )  # fmt: skip
 
 

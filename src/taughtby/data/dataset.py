@@ -9,15 +9,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from taughtby.data.conversation import apply_format, read_conversation, unread_columns
 from taughtby.data.example import (
     Example,
+    LossMark,
     Message,
     Record,
-    read_tools,
     read_unlearned,
     reject_deep_nesting,
     shorten,
-    validate_messages,
 )
 from taughtby.data.formats import (
     COLUMN_NAMES,
@@ -25,8 +25,6 @@ from taughtby.data.formats import (
     FORMATS,
     DataFormat,
     rejected_answer,
-    rename_columns,
-    select_format,
 )
 from taughtby.data.loss_marks import read_row_marks, read_turn_marks
 from taughtby.data.pretokenized import IGNORED, read_token_row
@@ -34,6 +32,7 @@ from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
 from taughtby.data.turns import select_turns
 from taughtby.errors import DataError, OptionError
+from taughtby.models.training_metadata import TrainingMetadata
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class ReadOptions:
         columns: Pairs of a role and the column that has it, such as ("prompt", "question").
         turns: `all` makes every assistant turn an Example, with the turns before it as its prompt.
         response_template: Splits a plain text after its last occurrence into prompt and response.
+        join: What stands between an instruction and its input; an empty line if None.
         split: The split of a hub data set or folder; `train` if None.
     """
 
@@ -51,6 +51,7 @@ class ReadOptions:
     turns: Literal["last", "all"] = "last"
     response_template: str | None = None
     split: str | None = None
+    join: str | None = None
 
     def __post_init__(self) -> None:
         # a manifest gives them back as lists
@@ -72,6 +73,12 @@ class ReadOptions:
 
 
 DEFAULT_READ_OPTIONS = ReadOptions()
+
+
+def default_read_options(metadata: TrainingMetadata) -> ReadOptions:
+    """The ReadOptions that the trainer's files imply."""
+    columns = parse_columns(metadata.columns) if metadata.columns else ()
+    return ReadOptions(columns, turns=metadata.turns or "last", join=metadata.join)
 
 
 def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
@@ -105,12 +112,7 @@ def open_dataset(
     first = next(rows, None)
     if first is None:
         raise DataError(f"{data} has no rows", do="give a file with at least one training row")
-    return _apply_format(first[1], first[0], read_options)[0], _examples(chain([first], rows), read_options)
-
-
-def _apply_format(record: Record, source: str, reading: ReadOptions) -> tuple[DataFormat, Record]:
-    record = rename_columns(record, reading.columns, source)
-    return select_format(record, source, frozenset(what for what, _ in reading.columns)), record
+    return apply_format(first[1], first[0], read_options.columns)[0], _examples(chain([first], rows), read_options)
 
 
 def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
@@ -125,23 +127,23 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
 
 def _record_examples(record: Record, source: str, reading: ReadOptions) -> Iterator[Example]:
     """The Examples of one record: one for each turn with a loss, or one that says why there is none."""
-    form, record = _apply_format(record, source, reading)
+    form, record = apply_format(record, source, reading.columns)
     if form.tokenized:
         yield _token_example(record, source)
         return
-    turns = form.convert(record)
-    messages, rejected = validate_messages(turns, source), rejected_answer(form, record, source)
+    turns, row = form.convert(record), read_conversation(form, record, source, reading.join)
+    messages, rejected = list(row.messages), rejected_answer(form, record, source)
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)
-    tools = () if form.raw else read_tools(record, source)
     named = {what for what, _ in reading.columns}
     beside, no_loss = read_row_marks(
         record, form.all_columns, completion=form.name.startswith("prompt/completion"), named=named
     )
-    row = Example(tuple(messages), _label(record), source, "", tools, rejected, no_loss=no_loss)
+    row = replace(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
     marks = [read_turn_marks(turn, source) for turn in turns]
     examples = select_turns(row, marks, reading.turns, form.trained(record))
-    told = dict.fromkeys((*beside, *(mark for turn in marks for mark in turn.marks)))
+    unread = (LossMark(f"column {name}, which is not read", followed=False) for name in unread_columns(form, record))
+    told = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
         yield replace(example, marks=(*example.marks, *told)) if number == 0 else example
 
@@ -203,7 +205,8 @@ def write_examples(examples: Iterable[Example], path: str | Path) -> int:
             elif row.no_loss:
                 record["messages"][-1] = {**row.messages[-1], "weight": 0}
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
-                    "unlearned": list(row.masked) or None}  # fmt: skip
+                    "unlearned": list(row.masked) or None,
+                    "chat_template_kwargs": dict(row.template_kwargs) or None}  # fmt: skip
             record |= {name: value for name, value in more.items() if value is not None}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return count

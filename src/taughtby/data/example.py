@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from taughtby.data.content import Record, UnclearRow, read_content, reject_foreign_message
 from taughtby.data.message_parts import convert_parts, tools_of_functions
 from taughtby.errors import DataError
+from taughtby.text import shorten
 
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
-Record = dict[str, Any]
 CharRanges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
 # what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
@@ -27,6 +28,12 @@ ROLES = {
     for name in names.split()
 }
 _STORED_ROLES = frozenset(ROLES.values())
+# what apply_chat_template is called with anyway
+_TAKEN = {
+    "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
 CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its text is the call as JSON
 
 
@@ -50,6 +57,7 @@ class Example:
         tools: Tool definitions for the chat template.
         rejected: The rejected response of a preference.
         masked: Characters of the response without a loss; they do not change the id.
+        template_kwargs: What the row gives the chat template beside messages and tools.
         after: The messages behind the response, where a template may write the response otherwise because of them.
         loss_from: The first message with a loss, in a prompt with its completion or chosen answer: all from there on
             has one, whatever a chat template marks.
@@ -66,6 +74,7 @@ class Example:
     tools: tuple[dict[str, Any], ...] = ()
     rejected: str | None = None
     masked: CharRanges = ()
+    template_kwargs: tuple[tuple[str, Any], ...] = ()
     after: tuple[Message, ...] = ()
     loss_from: int | None = None
     no_loss: str = ""
@@ -129,13 +138,16 @@ def _message(message: Any, source: str) -> Message:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
         do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
         raise DataError(f"{source}: unknown role", got=shorten(name), do=do)
+    reject_foreign_message(extra, role, source)
     calls = extra.get("tool_calls", [])
+    if isinstance(calls, str):  # in a table of texts
+        calls = extra["tool_calls"] = parse_json(calls or "[]")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
         raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=shorten(calls), do=do)
     content = "" if content is None and calls else content
     _shallow(list(extra.values()))
-    return {"role": role, "content": _text(content, role, source), **extra}
+    return {"role": role, "content": read_content(content, role, source), **extra}
 
 
 def _shallow(value: Any, room: int = 64) -> None:
@@ -159,17 +171,12 @@ def _call(text: str, extra: Message) -> tuple[str, Message]:
     return "", {**extra, "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
 
-def _text(content: Any, role: str, source: str) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
-        types = [part.get("type") for part in content if not isinstance(part.get("text"), str)]
-        if not types:
-            return "".join(part["text"] for part in content)
-        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(types[0] or content),
-                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
-    do = "give a string, or take the row out"
-    raise DataError(f"{source}: the content of the {role} message is not text", got=shorten(content), do=do)
+def parse_json(text: str) -> Any:
+    """What a text holds as JSON; a text that is no JSON as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
@@ -185,6 +192,20 @@ def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
         do = "give a list of objects, or that list as JSON; or take the column out"
         raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(value), do=do)
     return tuple(cast("list[dict[str, Any]]", tools))
+
+
+def read_template_kwargs(record: Record, source: str) -> tuple[tuple[str, Any], ...]:
+    """TRL's `chat_template_kwargs`: an object, or the same as JSON, as sorted pairs."""
+    value = record.get("chat_template_kwargs")
+    value = parse_json(value.strip() or "{}") if isinstance(value, str) else {} if value is None else value
+    _shallow(value)
+    if not isinstance(value, dict) or not all(isinstance(name, str) and name.isidentifier() for name in value):
+        do = 'give an object, such as {"enable_thinking": false}; or take the column out'
+        raise DataError(f"{source}: the chat_template_kwargs are no object", got=shorten(value), do=do)
+    if taken := sorted(_TAKEN & value.keys()):
+        do = "take it out of chat_template_kwargs: a row does not say how it is rendered"
+        raise DataError(f"{source}: a row cannot give the chat template that", got=taken[0], do=do)
+    return tuple(sorted(value.items()))
 
 
 def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
@@ -206,15 +227,10 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
 
 @contextmanager
 def reject_deep_nesting(source: str) -> Generator[None]:
-    """Report a row that is nested too deeply for its parser, by its source."""
+    """Report a row that is nested too deeply for its parser, or says two things, by its source."""
     try:
         yield
+    except UnclearRow as fault:
+        raise DataError(f"{source}: {fault.what}", got=fault.got, do=fault.do) from None
     except RecursionError:
         raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
-
-
-def shorten(value: Any, limit: int = 80) -> str:
-    """A value as an error message shows it: at most `limit` characters, all printable."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text if text.isprintable() else repr(text)[1:-1]

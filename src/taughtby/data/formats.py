@@ -9,19 +9,14 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
+from taughtby.data.content import UnclearRow, UntypedText, is_filled
 from taughtby.data.example import ROLES, Message, Record, shorten, validate_messages
 from taughtby.errors import DataError
 
+INPUT_JOIN = "\n\n"  # between an instruction and its input
 SYSTEM = ("system", "system_prompt")
-PROMPT_COLUMNS = (
-    "prompt",
-    "question",
-    "instruction",
-    "messages",
-    "conversations",
-)  # what may stand before a preference
-
-
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that hold messages, and never a text
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "messages", "conversations")  # before a preference
 TOKEN_MASKS = ("labels", "completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "attention_mask")
 
 
@@ -67,10 +62,15 @@ def _parse_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _as_turns(value: Any) -> list[Any] | None:
-    """The messages that a value is, one or a list of them; None for anything else."""
+def _conversation(value: Any) -> Any:
+    """The messages of a column that holds nothing else, which a table of texts has as JSON, whole or one by one."""
     messages = _parse_list(value)
-    messages = [messages] if isinstance(messages, dict) else messages
+    return [_parse_list(message) for message in messages] if isinstance(messages, list) else messages
+
+
+def _as_turns(value: Any) -> list[Any] | None:
+    """The messages that a value is, one or a list of them; None for anything else, such as a text that is JSON."""
+    messages = [value] if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
     spoken = isinstance(messages, list) and any(
         isinstance(message, dict) and {"role", "from"} & set(message) for message in messages
     )
@@ -78,7 +78,7 @@ def _as_turns(value: Any) -> list[Any] | None:
 
 
 def _plain(*values: Any) -> bool:
-    return all(isinstance(value, str) and _as_turns(value) is None for value in values)
+    return all(isinstance(value, str) for value in values)
 
 
 def _as_messages(value: Any, role: str) -> list[Any]:
@@ -87,16 +87,25 @@ def _as_messages(value: Any, role: str) -> list[Any]:
     return [{"role": role, "content": value}] if turns is None else turns
 
 
-def _system(record: Record) -> list[Message]:
-    return [{"role": "system", "content": record[name]} for name in SYSTEM if record.get(name)][:1]
+def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
+    """The system prompt in a column of its own, unless the messages begin with the same."""
+    prompts = [turn for name in SYSTEM if is_filled(record.get(name)) for turn in _as_messages(record[name], "system")]
+    said: dict[str, Any] = messages[0] if prompts and messages and isinstance(messages[0], dict) else {}
+    if ROLES.get(str(said.get("role") or said.get("from")).lower()) != "system":
+        return prompts[:1]
+    own, other = said.get("content", said.get("value")), prompts[0].get("content")
+    if own != other:
+        raise UnclearRow("the row has two system prompts, one of them in a column of its own",
+                         got=shorten(f"{other} / {own}"), do="take one of them out")  # fmt: skip
+    return []
 
 
-def _sharegpt(column: str) -> Callable[[Record], Any]:
-    """A conversation in ShareGPT's words, where the system prompt may be a column of its own."""
+def _whole(column: str) -> Callable[[Record], Any]:
+    """A conversation in one column, where the system prompt may be a column of its own."""
 
     def convert(record: Record) -> Any:
-        messages = _parse_list(record[column])
-        return [*_system(record), *messages] if isinstance(messages, list) and messages else messages
+        messages = _conversation(record[column])
+        return [*_system(record, messages), *messages] if isinstance(messages, list) and messages else messages
 
     return convert
 
@@ -105,15 +114,18 @@ def _pair(ask: str, answer: str, extra: str = "") -> Callable[[Record], list[Any
     """A question and its answer; `given` names what belongs to the question, set below it."""
 
     def convert(record: Record) -> list[Any]:
-        prompt, earlier = (_append(record[ask], record.get(extra)), _history(record)) if extra else (record[ask], [])
-        return [*_system(record), *earlier, *_as_messages(prompt, "user"), *_as_messages(record[answer], "assistant")]
+        prompt = _append(record[ask], record.get(extra)) if extra else record[ask]
+        turns = [*_history(record), *_as_messages(prompt, "user"), *_as_messages(record[answer], "assistant")]
+        return [*_system(record, turns), *turns]
 
     return convert
 
 
 def _history(record: Record) -> list[Message]:
-    """Alpaca's earlier turns: pairs of question and answer."""
+    """Alpaca's earlier turns: pairs of question and answer, or messages."""
     pairs = _parse_list(record.get("history") or [])
+    if turns := _as_turns(pairs):
+        return turns
     messages: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         both = pair if isinstance(pair, list | tuple) and len(pair) == 2 else [pair, None]
@@ -122,9 +134,13 @@ def _history(record: Record) -> list[Message]:
 
 
 def _append(ask: Any, extra: Any) -> Any:
-    if not extra or not isinstance(ask, str):
+    if not is_filled(extra):
         return ask
-    return f"{ask}\n\n{extra}" if isinstance(extra, str) else extra
+    if isinstance(ask, UntypedText):  # refused as it is
+        return ask
+    if not isinstance(ask, str):
+        return [ask, extra]  # which is no text, and is refused
+    return f"{ask}{INPUT_JOIN}{extra}" if isinstance(extra, str) else extra
 
 
 def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:
@@ -132,6 +148,8 @@ def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:
 
     def convert(record: Record) -> list[Message]:
         texts = record.get(ask, "") if ask else "", record[answer]
+        # a column `text` never holds messages
+        texts = [str(text) if isinstance(text, UntypedText) and not ask else text for text in texts]
         return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=True)]
 
     return convert
@@ -147,8 +165,10 @@ def _preference(record: Record) -> Any:
     chosen = _as_messages(record["chosen"], "assistant")
     if _role(chosen[0]) != "assistant":
         return chosen
-    prompts = [_append(record[name], record.get("input")) for name in PROMPT_COLUMNS if record.get(name)][:1]
-    return [*_system(record), *(turn for question in prompts for turn in _as_messages(question, "user")), *chosen]
+    name = next((name for name in PROMPT_COLUMNS if record.get(name)), None)
+    prompt = _conversation(record[name]) if name in CONVERSATIONS else record.get(name or "")
+    turns = [*(_as_messages(_append(prompt, record.get("input")), "user") if name else ()), *chosen]
+    return [*_system(record, turns), *turns]
 
 
 def _chosen_alone(record: Record) -> int:
@@ -189,15 +209,17 @@ def _formats() -> Iterable[DataFormat]:
     )  # fmt: skip
     yield DataFormat("chosen/rejected", preference, _preference, (*PROMPT_COLUMNS, "input", *SYSTEM),
                rejected=lambda record: record["rejected"], trained=_chosen_alone)  # fmt: skip
-    yield DataFormat("messages", ("messages",), lambda record: _parse_list(record["messages"]), ("rejected",),
+    yield DataFormat("messages", ("messages",), _whole("messages"), ("rejected", *SYSTEM),
                rejected=lambda record: record.get("rejected"))  # fmt: skip
-    for name in ("conversations", "conversation"):
-        yield DataFormat(name, (name,), _sharegpt(name), SYSTEM)
+    for name in CONVERSATIONS[1:]:
+        yield DataFormat(name, (name,), _whole(name), SYSTEM)
+    more = ("input", "history", *SYSTEM)
     for ask in ("prompts", "prompt"):
-        yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response"), SYSTEM)
+        yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response", "input"), more)
     yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
                accepts=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
     yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"),
+               ("history", *SYSTEM),
                trained=lambda record: len(_as_messages(record["completion"], "assistant")))  # fmt: skip
     for name, answer, extra in (("alpaca", "output", "input"), ("instruction/response", "response", "context")):
         yield DataFormat(
@@ -205,7 +227,8 @@ def _formats() -> Iterable[DataFormat]:
         )
     for ask, answer in (("question", "answer"), ("question", "response"), ("query", "response"), ("query", "answer"),
                         ("input", "output")):  # fmt: skip
-        yield DataFormat(f"{ask}/{answer}", (ask, answer), _pair(ask, answer), SYSTEM)
+        extra, names = ("input", more) if ask != "input" else ("", more[1:])
+        yield DataFormat(f"{ask}/{answer}", (ask, answer), _pair(ask, answer, extra), names)
     yield DataFormat("text", ("text",), _texts("", "text"), raw=True)
 
 

@@ -99,7 +99,7 @@ def align_tokens(text: str, answer: str) -> int | None:
     Negative where the tokens begin before the answer, with words that a chat template puts there.
     """
     stripped = answer.strip()
-    start = text.find(stripped) if stripped else -1
+    start = text.rfind(stripped) if stripped else -1  # the last: a thought before it may hold its words
     part = text.strip().rstrip("\ufffd")  # a cut may go through a character
     if start < 0 and part and stripped.startswith(part):
         start = len(text) - len(text.lstrip())

@@ -24,12 +24,14 @@ class IdAssigner:
 
 
 def content_hash(row: Example) -> bytes:
-    """Hash of the messages, tools and rejected response of a row, or of its ids and their mask: 12 bytes."""
+    """Hash of the messages, tools, rejected response and template arguments of a row, or of its ids and their mask."""
     content: Any = list(row.messages)
     if row.token_ids:
         content = [list(row.token_ids), list(row.loss_positions)]
     elif row.tools or row.rejected is not None:
         content = [content, list(row.tools), row.rejected]
+    if row.template_kwargs:
+        content = [content, row.template_kwargs]
     try:
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     except TypeError as fault:  # bytes, which a table may hold

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT_COLUMNS = ("id", "source", "label", "messages", "more")  # the columns that an Example is read from
-MORE = ("tools", "rejected", "masked", "after", "loss_from", "token_ids", "loss_positions")  # of few rows, as JSON
+MORE = (
+    "tools",
+    "rejected",
+    "masked",
+    "after",
+    "loss_from",
+    "token_ids",
+    "loss_positions",
+    "template_kwargs",
+)  # of few rows, as JSON
 VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 
 
@@ -60,6 +69,7 @@ def to_example(record: Mapping[str, Any]) -> Example:
     }
     values["masked"] = tuple((begin, end) for begin, end in more.get("masked", ()))
     messages = tuple(json.loads(record["messages"]))
+    values["template_kwargs"] = tuple((name, value) for name, value in more.get("template_kwargs", ()))
     return Example(messages, record["label"], record["source"], record["id"], **values)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taughtby.capture.layer_similarity
-from taughtby.data.dataset import ReadOptions, detect_format, read_examples
+from taughtby.data.dataset import ReadOptions, default_read_options, detect_format, read_examples
 from taughtby.data.example import Example, shorten
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, default_options
 from taughtby.errors import DataError, OptionError, StoreError
@@ -72,7 +72,7 @@ def build_index(
         OptionError, DataError: An option is out of range; the data cannot be read, or no row is usable.
         StoreError: The folder holds other files, or an index with other settings.
     """
-    read_options = read_options or ReadOptions(turns=model.metadata.turns or "last")
+    read_options = read_options or default_read_options(model.metadata)
     if encoding is None:
         raw = detect_format(data, read_options).raw
         encoding = default_options(model.metadata, model.context_length, raw=raw)

@@ -171,7 +171,11 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
 def _digest(rows: Sequence[Example]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
-        digest.update(repr((row.messages, row.tools, row.masked)).encode("utf-8", "backslashreplace"))
+        digest.update(
+            repr((row.messages, row.tools, row.masked, *([row.template_kwargs] if row.template_kwargs else []))).encode(
+                "utf-8", "backslashreplace"
+            )
+        )
     return digest.hexdigest()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taughtby.data.example import Example, Message, Record, read_tools, reject_deep_nesting, shorten, validate_messages
-from taughtby.data.formats import select_format
+from taughtby.data.conversation import apply_format, read_conversation
+from taughtby.data.example import Example, Message, Record, reject_deep_nesting, shorten
 from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.errors import DataError
 
@@ -55,8 +56,9 @@ def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
     """A row that every command reads: a prompt and a response, or the messages of a conversation."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "response": answer}
-    messages = [*prompt.prompt, {"role": "assistant", "content": answer}]
-    return {"messages": messages} | ({"tools": list(prompt.tools)} if prompt.tools else {})
+    messages = [*prompt.prompt, {**prompt.messages[-1], "content": answer}]
+    more = {"tools": list(prompt.tools), "chat_template_kwargs": dict(prompt.template_kwargs)}
+    return {"messages": messages} | {name: value for name, value in more.items() if value}
 
 
 def _read(path: str | Path, convert: Callable[[Record, str], T], failed_only: bool, note: Note) -> Iterator[T]:
@@ -67,38 +69,40 @@ def _read(path: str | Path, convert: Callable[[Record, str], T], failed_only: bo
 
 def _to_prompt(record: Record, source: str) -> Prompt:
     try:
-        select_format(record, source)
+        form, named = apply_format(record, source)
     except DataError as fault:
-        record = {**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}
         try:
-            select_format(record, source)
+            form, named = apply_format({**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}, source)
         except DataError:
             raise fault from None
-    turns = _turns(record, source)
-    return _prompt(turns[:-1] if turns[-1]["role"] == "assistant" else turns, record, source)
+    row = read_conversation(form, named, source)
+    turns = row.messages
+    return _prompt(replace(row, messages=turns[:-1] if turns[-1]["role"] == "assistant" else turns), {}, record)
 
 
 def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
-    turns = _turns(record, source)
-    if turns[-1]["role"] != "assistant":
+    row = read_conversation(*apply_format(record, source), source)
+    *turns, answer = row.messages
+    if answer["role"] != "assistant":
         do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
-        raise DataError(f"{source}: the row has no answer", got=f"last message: {turns[-1]['role']}", do=do)
-    return _prompt(turns[:-1], record, source), Example(tuple(turns)).response
+        raise DataError(f"{source}: the row has no answer", got=f"last message: {answer['role']}", do=do)
+    return _prompt(replace(row, messages=tuple(turns)), answer, record), row.response
 
 
-def _turns(record: Record, source: str) -> list[Message]:
-    return validate_messages(select_format(record, source).convert(record), source)
+def _prompt(row: Example, answer: Message, record: Record) -> Prompt:
+    """A lone question as its text, anything more as a conversation.
 
-
-def _prompt(turns: list[Message], record: Record, source: str) -> Prompt:
-    """A lone question as its text, anything more as a conversation."""
+    The answer's place keeps what the answer holds beside its text, such as its thought.
+    """
+    turns = row.messages
     if not any(turn["content"].strip() for turn in turns):
         got = shorten(", ".join(map(str, record)), 200) or "no columns"
-        raise DataError(f"{source}: no prompt", got=got, do='write {"prompt": "…"}')
-    tools = read_tools(record, source)
-    if len(turns) == 1 and turns[0] == {"role": "user", "content": turns[0]["content"]} and not tools:
+        raise DataError(f"{row.source}: no prompt", got=got, do='write {"prompt": "…"}')
+    empty = {"role": "assistant", **{key: value for key, value in answer.items() if key != "role"}, "content": ""}
+    alone = turns == ({"role": "user", "content": turns[0]["content"]},) and len(empty) == 2
+    if alone and not row.tools and not row.template_kwargs:
         return turns[0]["content"]
-    return Example((*turns, {"role": "assistant", "content": ""}), source=source, tools=tools)
+    return replace(row, messages=(*turns, empty))
 
 
 def _text(path: Path) -> str:

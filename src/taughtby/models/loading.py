@@ -176,7 +176,25 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
     ]
     path = str(with_tokenizer[-1]) if with_tokenizer else resolve_local(name)
     with _explain_loading(str(with_tokenizer[-1]) if with_tokenizer else name):
-        return AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
+        if not tokenizer.chat_template and (template := _processor_template(path)):
+            tokenizer.chat_template = template
+    return tokenizer
+
+
+def _processor_template(path: str) -> str | None:
+    """The chat template that a processor keeps for its tokenizer: vision models before 2025 have it there alone."""
+    from transformers.utils.hub import cached_file
+
+    quiet: dict[str, Any] = {
+        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")
+    }
+    for name in () if Path(path).is_file() else ("chat_template.json", "processor_config.json"):
+        file = cached_file(path, name, **quiet)
+        template = read_json(Path(file)).get("chat_template") if file else None
+        if isinstance(template, str) and template:
+            return template
+    return None
 
 
 def _explain_loading(name: str) -> Any:

@@ -12,6 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from taughtby.models.wordings import Wording, axolotl_wording
+
+UNFOLLOWED = "not followed: "  # before the key of an entry on how rows were read that taughtby does not follow
+# what a configuration of Axolotl says of texts and roles, and is not followed
+AXOLOTL_READING = (
+    "chat_template_kwargs", "conversation", "default_system_message", "field_messages", "field_system", "field_tools",
+    "message_field_content", "message_field_role", "message_property_mappings", "roles", "roles_to_train",
+    "split_thinking", "train_on_eos", "train_on_eot",
+)  # fmt: skip
 LARGEST = 64 << 20  # bytes of a file that is read; a tokenizer has 30 MB at most
 Config = dict[str, Any]
 
@@ -28,8 +37,18 @@ class MetadataEntry:
     file: str
     key: str = ""
 
+    @property
+    def followed(self) -> bool:
+        """Whether taughtby reads rows as the entry says, where it bears on that."""
+        return not self.key.startswith(UNFOLLOWED) and self.name != "template name"
+
     def __str__(self) -> str:
-        return f"{self.name} {self.value} ({self.file}{': ' if self.key else ''}{self.key})"
+        key, value = self.key.removeprefix(UNFOLLOWED), str(self.value)
+        if self.name == "template" and value != "none":
+            value = "as the trainer has it"  # it may be a page long
+        elif self.name == "join":
+            value = repr(value)
+        return f"{self.name} {value} ({self.file}{': ' if key else ''}{key})"
 
 
 def recipe_entries(folder: Path) -> Iterator[MetadataEntry]:
@@ -56,8 +75,10 @@ def recipe_entries(folder: Path) -> Iterator[MetadataEntry]:
 def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
     """https://docs.axolotl.ai: `sequence_len`, beyond which a row is dropped unless told otherwise."""
     sets = [cast(Config, entry) for entry in as_list(config.get("datasets")) if isinstance(entry, dict)]
-    kinds = {printable_line(entry.get("type")) for entry in sets}
+    kinds = {_kind_name(entry.get("type")) for entry in sets}
     yield MetadataEntry("trainer", "axolotl", file)
+    if paths := printable_line([entry.get("path") for entry in sets]):
+        yield MetadataEntry("data", paths, file, "datasets")
     yield from text_entries(config, file, base="base_model")
     yield MetadataEntry(
         "max_length", token_count(config.get("sequence_len")) or 512, file, _key(config, "sequence_len")
@@ -72,15 +93,36 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
             "mask", "all" if config.get("train_on_inputs") else "response", file, _key(config, "train_on_inputs")
         )
         yield MetadataEntry("turns", "all", file, "roles_to_train")
-        if own_kinds := sorted(kind for kind in kinds if kind and not kind.startswith("chat_template")):
-            yield MetadataEntry(
-                "wording", f"{', '.join(own_kinds)}: axolotl's own, in no file here", file, "datasets: type"
-            )
+        own_kinds = sorted(kind for kind in kinds if kind and not kind.startswith("chat_template"))
+        wording = axolotl_wording(sets[0].get("type")) if own_kinds else None
+        if wording and all(entry.get("type") == sets[0].get("type") for entry in sets):
+            yield from _wording_entries(wording, own_kinds[0], file)
+            return
+        if own_kinds:
+            names = f"{', '.join(own_kinds)}: axolotl's own"
+            yield MetadataEntry("wording", names, file, f"{UNFOLLOWED}datasets: type")
     if isinstance(jinja := config.get("chat_template_jinja"), str) and "{" in jinja:
         yield MetadataEntry("template", jinja, file, "chat_template_jinja")
     yield from text_entries(config, file, **{"template name": "chat_template"})
-    if paths := printable_line([entry.get("path") for entry in sets]):
-        yield MetadataEntry("data", paths, file, "datasets")
+    said = {key: value for entry in (config, *sets) for key, value in entry.items() if key in AXOLOTL_READING and value}
+    for key, value in sorted(said.items()):
+        yield MetadataEntry(key, printable_line(str(value)), file, f"{UNFOLLOWED}{key}")
+
+
+def _kind_name(kind: Any) -> str:
+    """The `type` of a data set in words; a mapping is a format of its own."""
+    return "a format of its own" if isinstance(kind, dict) else printable_line(kind)
+
+
+def _wording_entries(wording: Wording, name: str, file: str) -> Iterator[MetadataEntry]:
+    """A wording as the chat template that writes it, and how rows are read for it."""
+    yield MetadataEntry("wording", f"{name}, axolotl's", file, "datasets: type")
+    yield MetadataEntry("template", wording.template, file, "datasets: type")
+    if wording.join is not None:
+        yield MetadataEntry("join", wording.join, file, "datasets: type")
+    if wording.columns:
+        columns = ",".join(f"{name}={column}" for name, column in wording.columns)
+        yield MetadataEntry("columns", columns, file, "datasets: type")
 
 
 def _llama_factory(config: Config, file: str) -> Iterator[MetadataEntry]:
@@ -98,7 +140,11 @@ def _llama_factory(config: Config, file: str) -> Iterator[MetadataEntry]:
         "mask", "all" if config.get("train_on_prompt") else "response", file, _key(config, "train_on_prompt")
     )
     yield MetadataEntry("turns", "last" if config.get("mask_history") else "all", file, _key(config, "mask_history"))
+    yield MetadataEntry("join", "\n", file, "between an instruction and its input")
     yield from text_entries(config, file, **{"template name": "template", "data": "dataset"})
+    for key in ("default_system", "tool_format"):
+        if text := printable_line(config.get(key)):
+            yield MetadataEntry(key, text, file, f"{UNFOLLOWED}{key}")
 
 
 def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
@@ -113,6 +159,10 @@ def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
             "truncate", "left" if config["truncation_mode"] == "keep_end" else "right", file, "truncation_mode"
         )
     yield from _trl_mask(config, file)
+    for key in ("chat_template_path", "chat_template", "chat_template_kwargs", "dataset_text_field", "system_prompt"):
+        text = printable_line(str(config.get(key) or ""))
+        if text and (key, text) != ("dataset_text_field", "text"):
+            yield MetadataEntry(key, text, file, f"{UNFOLLOWED}{key}")
 
 
 def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:

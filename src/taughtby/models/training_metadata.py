@@ -59,6 +59,21 @@ class TrainingMetadata:
         """A chat template the saved tokenizer does not carry: its Jinja source, or none for texts as they stand."""
         return self._first("template")
 
+    @property
+    def join(self) -> str | None:
+        """What the trainer put between an instruction and its input."""
+        return self._first("join")
+
+    @property
+    def columns(self) -> str:
+        """The names of the columns, as `--columns` has them; empty if they are the usual ones."""
+        return self._first("columns") or ""
+
+    @property
+    def unfollowed(self) -> list[MetadataEntry]:
+        """What the files say of how rows were read, and taughtby does not follow."""
+        return [entry for entry in self.entries if not entry.followed]
+
     def _first(self, what: str) -> Any:
         return next((fact.value for fact in self.entries if fact.name == what), None)
 
@@ -126,6 +141,10 @@ def _tokenizer(folder: Path, window: int | None) -> Iterator[MetadataEntry]:
         yield MetadataEntry("chat template", "the tokenizer's own", "tokenizer_config.json", "chat_template")
     elif (folder / "chat_template.jinja").is_file():
         yield MetadataEntry("chat template", "the tokenizer's own", "chat_template.jinja")
+    else:
+        files = ("chat_template.json", "processor_config.json")
+        if file := next((name for name in files if read_json(folder / name).get("chat_template")), None):
+            yield MetadataEntry("chat template", "the processor's", file, "chat_template")
 
 
 def _state(folder: Path) -> Iterator[MetadataEntry]:

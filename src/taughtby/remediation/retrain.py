@@ -145,7 +145,7 @@ class _Run:
         load = load_lazily(
             self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
         )
-        held_out = [[row.messages, row.tools, row.masked] for row in self.held_out]
+        held_out = [[row.messages, row.tools, row.masked, row.template_kwargs] for row in self.held_out]
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
         losses = self.cache.get_or_run("loss", [dependencies, held_out], title, lambda tell: self._losses(load(), tell))
         return {"name": condition.name, "num_removed": condition.num_removed, "num_rows": len(condition.rows),

@@ -11,7 +11,7 @@ from typing import Any
 from taughtby.attribution.embedding_map import PCAMap, pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
-from taughtby.attribution.query import Query
+from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.rewrite import rewrite_dataset
 from taughtby.errors import DataError
@@ -141,7 +141,7 @@ class Session:
             model, (traced,) = self._get_model(report), document["queries"]
             before, after, tools = (tuple(traced.get(name, ())) for name in ("before", "after", "tools"))
             query = Query(traced["prompt"], traced["response"], None, traced["desired"], before, after, tools,
-                          traced["span_range"])  # fmt: skip
+                          traced["span_range"], *(tuple(traced.get(name, {}).items()) for name in FIELDS))  # fmt: skip
             positions = [row["position"] for row in traced["rows"]]
             ranks = layer_ranks(self.index, model, query, positions, document["method_spec"],
                                 lambda done, of: report("reading the rows at other layers", done, of))  # fmt: skip

@@ -11,11 +11,11 @@ from typing import Any, cast
 import pyarrow as pa
 
 from taughtby.data.example import Record, shorten
+from taughtby.data.readers.arrow_values import AT_ONCE, batch_rows, json_like
 from taughtby.data.readers.stream import KINDS, Rows, read_error
 from taughtby.errors import DataError, OptionError, machine_fault
 
-AT_ONCE = 256  # rows turned into Python objects together
-_FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError)
+_FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, NotImplementedError)
 
 
 def parquet(path: Path) -> Rows:
@@ -57,10 +57,9 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 do = "give each column a name of its own"
                 raise DataError(f"{path}:{number}: two columns have one name", got=", ".join(twice), do=do)
-            for start in range(0, batch.num_rows, AT_ONCE):
-                for row in batch.slice(start, AT_ONCE).to_pylist():
-                    yield f"{path}:{number}", _json_like(row)
-                    number += 1
+            for row in batch_rows(batch):
+                yield f"{path}:{number}", row
+                number += 1
     except _FAULTS as fault:
         raise read_error(f"{path}:{number}", fault) from None
 
@@ -69,21 +68,6 @@ def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch, once it is sound: of a broken file, values read unchecked end the whole process."""
     batch.validate(full=True)
     return batch
-
-
-def _json_like(row: Record) -> Record:
-    """The row as JSON would have it: what a table only holds because another row has it is taken out."""
-    return {
-        name: value if value is None or isinstance(value, str) else _json_value(value) for name, value in row.items()
-    }
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _json_value(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list | tuple):
-        return [_json_value(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float | bytes) else str(value)
 
 
 def saved(path: Path, split: str | None) -> Rows:
@@ -112,8 +96,8 @@ def saved(path: Path, split: str | None) -> Rows:
         do = "leave the split out"
         raise OptionError(f"{path} holds a single data set and no splits", got=f"split {split}", do=do)
     tables = cast("Iterable[pa.Table]", dataset.with_format("arrow").iter(AT_ONCE))
-    rows = (row for table in tables for batch in table.to_batches() for row in _validated(batch).to_pylist())
-    return _numbered(map(dataset.features.decode_example, rows), name)
+    rows = (row for table in tables for batch in table.to_batches() for row in batch_rows(_validated(batch)))
+    return _numbered(rows, name)
 
 
 def hub(data: str, split: str | None) -> Rows:
@@ -123,7 +107,7 @@ def hub(data: str, split: str | None) -> Rows:
     name, _, config = data.partition(":")
     chosen: dict[str, Any] = {"name": config} if config else {}
     try:
-        rows = iter(load_dataset(name, split=split or "train", streaming=True, **chosen))
+        rows = iter(_undecoded(load_dataset(name, split=split or "train", streaming=True, **chosen)))
         first = next(rows)
     except StopIteration:
         raise DataError(
@@ -142,6 +126,16 @@ def hub(data: str, split: str | None) -> Rows:
     return _numbered(chain([first], rows), data)
 
 
+def _undecoded(dataset: Any) -> Any:
+    """The data set with pictures and sounds as files: no decoder is needed to see that they are there."""
+    media = {"Image", "Audio", "Video", "Pdf"}
+    features: dict[str, Any] = getattr(dataset, "features", None) or {}
+    columns = {name: type(feature) for name, feature in features.items() if type(feature).__name__ in media}
+    for name, feature in columns.items():
+        dataset = dataset.cast_column(name, feature(decode=False))
+    return dataset
+
+
 def _numbered(rows: Iterable[Any], name: str) -> Rows:
     iterator: Iterator[Any] = iter(rows)
     number = 0
@@ -152,5 +146,5 @@ def _numbered(rows: Iterable[Any], name: str) -> Rows:
             return
         except Exception as fault:  # `datasets` raises whatever its transport or its decoders raise
             raise read_error(f"{name}:{number}", fault) from None
-        yield f"{name}:{number}", _json_like(row)
+        yield f"{name}:{number}", json_like(row)
         number += 1

@@ -11,12 +11,15 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from taughtby.data.content import UntypedText
 from taughtby.data.example import Record, shorten
 from taughtby.data.readers.stream import CHUNK, Rows, file_type, numbered_lines, text_chunks
 from taughtby.errors import DataError
 
 HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
 _FIX = "fix it, or name the file .jsonl if each of its lines is a row"
+# a list of messages as JSON, as Python prints it (which is how pandas writes it), or a message alone
+_MESSAGES = re.compile(r"""\s*\[?\s*\{(?=.*["'](?:role|from)["']\s*:).*\}\s*\]?\s*\Z""", re.DOTALL)
 _BLANK = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -176,4 +179,9 @@ def _row(header: list[str], row: list[str], source: str) -> Record:
         got = f"{len(row)} cells under {len(header)} names, the last: {shorten(row[-1])}"
         raise DataError(f"{source}: the row is longer than the header", got=got,
                         do="put a text that holds commas in quotes, or name the column")  # fmt: skip
-    return dict(zip_longest(header, row[: len(header)]))
+    return {name: _cell(text) for name, text in zip_longest(header, row[: len(header)])}
+
+
+def _cell(text: str | None) -> str | None:
+    """A cell; one that could be a list of messages is marked, since a table of texts does not say what is a list."""
+    return UntypedText(text) if text and _MESSAGES.match(text) else text

@@ -1,0 +1,99 @@
+"""One record of a file of queries, read as a training row is: its conversation, and which words to explain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from taughtby.data.content import is_filled
+from taughtby.data.conversation import Columns, apply_format, read_conversation
+from taughtby.data.example import Example, Message, Record, reject_deep_nesting, shorten
+from taughtby.data.phrases import Range
+from taughtby.errors import DataError
+
+_DO = 'write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like'
+
+
+def read_query(record: Record, source: str, columns: Columns = (), join: str | None = None) -> dict[str, Any]:
+    """The fields of a Query: its words, its span, and the conversation it stands in.
+
+    Args:
+        record: A record of any layout that training rows have; also `span`, `span_range` and `desired`.
+        source: Its name in an error.
+        columns: How the training rows name their columns; a record that has others is read by its own.
+        join: What the training rows have between an instruction and its input.
+
+    Raises:
+        DataError: It has no prompt or no answer, or cannot be read.
+    """
+    with reject_deep_nesting(source):
+        columns = columns if all(column in record for _, column in columns) else ()
+        _require_texts(record, source, columns)
+        form, named = apply_format(record, source, columns)
+        fields = _fields(read_conversation(form, named, source, join))
+    span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
+    return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
+
+
+def _require_texts(record: Record, source: str, columns: Columns) -> None:
+    """Refuse a record that no layout fits, or a prompt and response of which one is missing."""
+    try:
+        form, _ = apply_format(record, source, columns)
+    except DataError:
+        missing = [key for key in ("prompt", "response") if not is_filled(record.get(key))]
+    else:
+        keys = form.columns if form.columns == ("prompt", "response") else ()
+        values = {key: record.get(key) for key in keys}
+        missing = [key for key, value in values.items() if not isinstance(value, str | list | dict) or not
+                   (value.strip() if isinstance(value, str) else value)]  # fmt: skip
+    if missing:
+        got = ", ".join(map(str, record)) or "no columns"
+        raise DataError(f"{source}: a query has no {missing[0]}", got=shorten(got, 200), do=_DO)
+
+
+def _fields(row: Example) -> dict[str, Any]:
+    *turns, answer = row.messages
+    last = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+    if answer["role"] != "assistant":
+        raise DataError(f"{row.source}: the last message of a query is no answer",
+                        got=f"{answer['role']}, {shorten(answer['content']) or 'empty'}",
+                        do="end it with the answer to explain, a message of the assistant")  # fmt: skip
+    if last is None:
+        raise DataError(f"{row.source}: a query without a question", got=_roles(turns),
+                        do="put a user message before the answer")  # fmt: skip
+    if not answer["content"].strip():
+        got = "tool calls alone" if answer.get("tool_calls") else "an empty answer"
+        raise DataError(f"{row.source}: the answer of a query has no text", got=got, do="give it a text")
+    if not turns[last]["content"].strip():
+        raise DataError(f"{row.source}: a query has no prompt", got="an empty question", do=_DO)
+    return {
+        "prompt": turns[last]["content"], "response": answer["content"],
+        "before": tuple(turns[:last]), "after": tuple(turns[last + 1 :]), "tools": row.tools,
+        "prompt_fields": _extras(turns[last]), "response_fields": _extras(answer),
+        "template_kwargs": row.template_kwargs,
+    }  # fmt: skip
+
+
+def _roles(turns: Sequence[Message]) -> str:
+    return ", ".join(turn["role"] for turn in turns) or "the answer alone"
+
+
+def _extras(message: Message) -> tuple[tuple[str, Any], ...]:
+    """What a message holds beside role and content: a thought, calls, a name."""
+    return tuple((key, value) for key, value in message.items() if key not in ("role", "content"))
+
+
+def _read_range(value: Any, source: str) -> Range | None:
+    """The span_range of a record; a cell of a table has it as JSON."""
+    pair = value
+    if isinstance(pair, str):
+        with suppress(ValueError):
+            pair = json.loads(pair or "null")
+    if pair is None:
+        return None
+    if not isinstance(pair, list) or [type(part) for part in pair] != [int, int]:  # a bool is an int
+        raise DataError(f"{source}: the span_range is not two whole numbers", got=shorten(value),
+                        do='write "span_range": [begin, end], in characters of the answer from 0')  # fmt: skip
+    return pair[0], pair[1]

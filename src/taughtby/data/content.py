@@ -1,0 +1,111 @@
+"""What a message or a row holds beside text: parts, pictures and other media, calls in other forms than OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from taughtby.errors import DataError
+from taughtby.text import shorten
+
+Record = dict[str, Any]
+TEXT_PARTS = (None, "text", "input_text", "output_text")
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_PLACES = ("image_path", "image_paths", "image_url", "image_urls", "image_file", "video_path", "audio_path")
+MEDIA_COLUMNS = (*_MEDIA, *_PLACES)
+MEDIA_KEYS = (*MEDIA_COLUMNS, "video_url", "input_audio", "file", "files", "document", "attachments")
+EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
+# kinds of parts that a chat may have and that no list of OpenAI's parts does: what each is, and what to write
+_TOOLS = "write calls as `tool_calls`, and results as messages of role tool"
+_THOUGHT = "write it as `reasoning_content` beside `content`, if the chat template writes that"
+_KINDS = {
+    "tool_use": ("Anthropic's tool_use", _TOOLS), "tool_result": ("Anthropic's tool_result", _TOOLS),
+    "toolUse": ("Bedrock's toolUse", _TOOLS), "toolResult": ("Bedrock's toolResult", _TOOLS),
+    "thinking": ("a thought as a part", _THOUGHT), "reasoning": ("a thought as a part", _THOUGHT),
+    "redacted_thinking": ("a thought as a part", "take the part out"), "think": ("a thought as a part", _THOUGHT),
+    "reasoningContent": ("Bedrock's thought as a part", _THOUGHT),
+}  # fmt: skip
+
+
+class UnclearRow(DataError):
+    """A row that says two things; whoever knows its source adds that."""
+
+
+class UntypedText(str):
+    """A cell of a table of texts that is a text or a list of messages: nothing in the file says which."""
+
+    __slots__ = ()
+
+
+def is_filled(value: Any) -> bool:
+    """Whether a value is there: Arrow fills what other rows have with nothing, within lists and objects too."""
+    if isinstance(value, list | tuple):
+        return any(is_filled(inner) for inner in cast("list[Any]", value))
+    if isinstance(value, Mapping):
+        return any(is_filled(inner) for inner in cast("dict[str, Any]", value).values())
+    return value not in EMPTY and value == value  # NaN is pandas' word for nothing
+
+
+def read_content(content: Any, role: str, source: str) -> str:
+    """The text of a message: a string, or a list of parts that are texts.
+
+    Raises:
+        DataError: It holds anything else, such as a picture, or may be two things.
+    """
+    if isinstance(content, UntypedText):
+        do = "save the rows as JSON Lines or Parquet, where a text is a text and a list is a list"
+        raise DataError(f"{source}: the cell of the {role} message is a text or a list of messages, which is not known",
+                        got=shorten(content), do=do)  # fmt: skip
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
+        return "".join(_part_text(part, role, source) for part in cast("list[dict[str, Any]]", content))
+    do = "give a string, or take the row out"
+    raise DataError(f"{source}: the content of the {role} message is not text", got=shorten(content), do=do)
+
+
+def _part_text(part: dict[str, Any], role: str, source: str) -> str:
+    kind, text = part.get("type"), part.get("text")
+    foreign = [name for name in _KINDS if name == kind or (kind is None and is_filled(part.get(name)))]
+    if foreign:
+        name, do = _KINDS[foreign[0]]
+        raise DataError(f"{source}: the {role} message holds {name}", got=shorten(foreign[0]), do=do)
+    media = [name for name in MEDIA_KEYS if is_filled(part.get(name))]
+    if kind not in TEXT_PARTS or not isinstance(text, str) or media:
+        got = kind if kind not in (None, "text") else media[0] if media else part
+        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(got),
+                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
+    return text
+
+
+def reject_media(record: Record, source: str) -> None:
+    """Refuse a row with pictures or other media in columns of their own: the model saw them, and no text says what.
+
+    Raises:
+        DataError: The row has such a column, filled.
+    """
+    for name, value in record.items():
+        if (name in MEDIA_COLUMNS and is_filled(value)) or _is_file(value):
+            raise DataError(f"{source}: the row has pictures, sounds or films", got=f"column {shorten(name)}",
+                            do="take the row out; or the column, if the model did not see what it holds")  # fmt: skip
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a value is a file, or a list of them, as `datasets` stores pictures and sounds."""
+    files = cast("list[Any]", value if isinstance(value, list) else [value])
+    return any(isinstance(file, dict) and isinstance(cast("Any", file).get("bytes"), bytes) for file in files)
+
+
+def reject_foreign_message(message: Mapping[str, Any], role: str, source: str) -> None:
+    """Refuse a message with media beside its text, or with a call as OpenAI wrote it before `tool_calls`.
+
+    Raises:
+        DataError: The message has one.
+    """
+    if media := [name for name in MEDIA_KEYS if is_filled(message.get(name))]:
+        raise DataError(f"{source}: the {role} message holds more than text", got=media[0],
+                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
+    if is_filled(message.get("function_call")):
+        do = 'write it as "tool_calls": [{"type": "function", "function": {"name": …, "arguments": …}}]'
+        raise DataError(f"{source}: the {role} message has a function_call, OpenAI's form before tool_calls",
+                        got=shorten(message["function_call"]), do=do)  # fmt: skip

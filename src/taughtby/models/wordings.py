@@ -1,0 +1,144 @@
+"""The words that Axolotl puts around instructions instead of a chat template, as a Jinja template of the same text."""
+
+from __future__ import annotations
+
+import json
+import string
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+# the first words of such a template: its text has no BOS, which the tokenizer adds as it does for plain texts
+WORDING = "{#- a trainer's own wording -#}"
+_UNWRITTEN = "\n\n"  # stands before an input that a wording leaves out
+_ENDS_ELSEWHERE = "the wording has one question and one answer"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The texts around an instruction, in Python's format with {instruction}, {input} and {system}.
+
+    Attributes:
+        turn: Of a row with an input.
+        turn_no_input: Of a row without.
+        system_format: Of a system prompt.
+        systems: The system prompts of rows with and without an input.
+        own_system: Whether a system prompt of the row takes the place of these.
+        columns: The columns that hold what a row says, by taughtby's names.
+    """
+
+    turn: str
+    turn_no_input: str
+    system_format: str = "{system}"
+    systems: tuple[str, str] = ("", "")
+    own_system: bool = False
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def join(self) -> str | None:
+        """What stands between an instruction and its input; None for a wording that cannot be followed."""
+        parts, without = _parts(self.turn), _parts(self.turn_no_input)
+        if not parts or not without or len(without) != 2:
+            return None
+        return parts[1] if len(parts) == 3 else _UNWRITTEN
+
+    @property
+    def template(self) -> str:
+        """The Jinja template. A user message has its input behind the instruction, and again as `input`."""
+        with_input, without = _parts(self.turn) or [], _parts(self.turn_no_input) or []
+        before, after = (_either(with_input[place], without[place]) for place in (0, -1))
+        first, last = (_around(self.system_format) or ["", ""])[:2]
+        instruction = "ask.content"
+        if len(with_input) == 2:  # the input is not written
+            behind = f"({json.dumps(_UNWRITTEN)} ~ ask.input)|length"
+            instruction = f"(ask.content[:ask.content|length - {behind}] if ask.input else ask.content)"
+        system = f"{{%- set system = {_either(*self.systems)} -%}}"
+        if self.own_system:
+            system += "{%- if turns|length < messages|length -%}{%- set system = messages[0].content -%}{%- endif -%}"
+        return (
+            f"{WORDING}{{%- set turns = messages[1:] if messages[0].role == 'system' else messages -%}}"
+            f"{{%- if turns|length > 2 or turns[0].role != 'user' -%}}{{{{ raise_exception('{_ENDS_ELSEWHERE}') }}}}"
+            f"{{%- endif -%}}{{%- set ask = turns[0] -%}}{system}"
+            f"{{%- if system -%}}{{{{ {json.dumps(first)} ~ system ~ {json.dumps(last)} }}}}{{%- endif -%}}"
+            f"{{{{ ({before}) ~ {instruction} ~ ({after}) }}}}"
+            "{%- if turns|length > 1 -%}{{ turns[1].content }}"
+            "{%- if not turns[1].content.endswith(eos_token or '') -%}{{ eos_token }}{%- endif -%}{%- endif -%}"
+        )
+
+
+def _either(with_input: str, without: str) -> str:
+    return f"{json.dumps(with_input)} if ask.input else {json.dumps(without)}"
+
+
+def _parts(text: str) -> list[str] | None:
+    """The literal texts around {instruction}, and around {input} if it follows; None for any other order."""
+    pieces = _pieces(text)
+    if pieces is None or [name for _, name in pieces if name] not in (["instruction"], ["instruction", "input"]):
+        return None
+    return [literal for literal, _ in pieces]
+
+
+def _around(text: str) -> list[str] | None:
+    pieces = _pieces(text)
+    return [literal for literal, _ in pieces] if pieces and [name for _, name in pieces if name] == ["system"] else None
+
+
+def _pieces(text: str) -> list[tuple[str, str | None]] | None:
+    """Literal texts, each with the field behind it; the last has none. None for a text that is no format."""
+    try:
+        fields = list(string.Formatter().parse(text))
+    except ValueError:
+        return None
+    if any(spec or way for _, _, spec, way in fields):
+        return None
+    parsed = [(literal, name) for literal, name, _, _ in fields]
+    return parsed if parsed and parsed[-1][1] is None else [*parsed, ("", None)]
+
+
+_TASK = "Below is an instruction that describes a task"
+_DONE = "Write a response that appropriately completes the request."
+_SYSTEMS = (f"{_TASK}, paired with an input that provides further context. {_DONE}", f"{_TASK}. {_DONE}")
+_FROM_USER = "Below is an instruction from a USER that describes a task"
+_CONCISE = (
+    f"{_FROM_USER}, paired with an input that provides further context. The ASSISTANT writes a response that concisely "
+    "and appropriately completes the request.\n\n",
+    f"{_FROM_USER}. The ASSISTANT writes a response that appropriately and concisely completes the request.\n\n",
+)
+_INSTRUCT = Wording(
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+    "### Instruction:\n{instruction}\n\n### Response:\n", "{system}\n\n", _SYSTEMS,
+)  # fmt: skip
+_CHAT = Wording("USER: {instruction}\n{input}\nASSISTANT:", "USER: {instruction}\nASSISTANT:",
+                "SYSTEM: {system}\n", _SYSTEMS)  # fmt: skip
+_ROWS_SYSTEM: dict[str, Any] = {"systems": ("", ""), "own_system": True}
+AXOLOTL = {
+    "alpaca": _INSTRUCT, "alpaca:instruct": _INSTRUCT, "alpaca_instruct": _INSTRUCT, "alpaca:chat": _CHAT,
+    "gpteacher": replace(_INSTRUCT, columns=(("instruction", "instruction"), ("response", "response"))),
+    "alpaca_instruct.load_no_prompt": replace(_INSTRUCT, systems=("", "")),
+    "alpaca_chat": _CHAT, "alpaca_chat.load_no_prompt": replace(_CHAT, systems=("", "")),
+    "alpaca_chat.load_concise": replace(_CHAT, systems=_CONCISE),
+    "alpaca_chat.load_qa": replace(_CHAT, systems=_CONCISE, columns=(("question", "question"), ("answer", "answer"))),
+    "alpaca_w_system": replace(_CHAT, **_ROWS_SYSTEM), "alpaca_w_system.load_chat": replace(_CHAT, **_ROWS_SYSTEM),
+    "alpaca_w_system.load_instruct": replace(_INSTRUCT, **_ROWS_SYSTEM),
+}  # fmt: skip
+
+
+def axolotl_wording(kind: Any) -> Wording | None:
+    """The wording of a data set's `type`: a name, or a mapping with a format of its own; None for one not known."""
+    if isinstance(kind, str):
+        return AXOLOTL.get(kind)
+    if not isinstance(kind, dict):
+        return None
+    fields = cast("dict[str, Any]", kind)
+    if not all(isinstance(value, str) for value in fields.values()):
+        return None
+    names = {"instruction": "field_instruction", "output": "field_output", "system": "field_system"}
+    columns = tuple((name, fields[key]) for name, key in names.items() if key in fields and fields[key] != name)
+    if columns and not {"instruction", "output"} & {name for name, _ in columns}:
+        columns = ()
+    system = fields.get("system_prompt", "")
+    wording = Wording(
+        fields.get("format") or "{instruction} {input} ", fields.get("no_input_format") or "{instruction} ",
+        fields.get("system_format") or "{system}", (system, system), own_system=True, columns=columns,
+    )  # fmt: skip
+    other_input = fields.get("field_input", "input") != "input"
+    return None if wording.join is None or _around(wording.system_format) is None or other_input else wording

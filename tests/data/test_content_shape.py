@@ -1,0 +1,62 @@
+"""Templates that want lists of parts get them, by role; others get texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conftest import TEMPLATE
+from taughtby.data.chat_template import RenderedText, render, render_prompt
+from taughtby.data.example import Example, make_example
+from writers import turn
+
+PARTS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}"
+    "{% endif %}{% endfor %}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+FIRST = PARTS.replace("{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}",
+                      "{% if m['role'] == 'system' %}{{ m['content'] }}{% else %}"
+                      "{{ m['content'][0]['text'] }}{% endif %}")  # fmt: skip
+BOTH = PARTS.replace("{% for p in", "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in").replace(
+    "{% endif %}{% endfor %}<|end|>", "{% endif %}{% endfor %}{% endif %}<|end|>"
+)
+STRICT = "{% if messages[0]['content'] is string %}{{ raise_exception('parts') }}{% endif %}" + PARTS
+ROW = Example((turn("system", "be kind"), turn("user", "why"), turn("assistant", "so")))
+
+
+@pytest.mark.parametrize("template", [PARTS, FIRST, BOTH, STRICT, TEMPLATE])
+def test_every_text_is_written_whatever_shape_the_template_wants(tokenizer: Any, template: str) -> None:
+    text = "<|system|>be kind<|end|>\n<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
+    start = text.index("so")
+    assert render(tokenizer, ROW, template) == RenderedText(text, start, start)
+    prompt = render_prompt(tokenizer, ROW, template)
+    assert isinstance(prompt, RenderedText) and prompt.text == text[:start]
+
+
+def test_arguments_of_the_row_reach_the_template(tokenizer: Any) -> None:
+    template = "{{ effort if effort is defined else 'little' }}" + TEMPLATE
+    for kwargs, word in (((), "little"), ((("effort", "much"),), "much")):
+        got = render(tokenizer, Example(ROW.messages, template_kwargs=kwargs), template)
+        assert isinstance(got, RenderedText) and got.text.startswith(f"{word}<|system|>")
+
+
+@pytest.mark.parametrize("content", ["", "look here"])
+def test_calls_are_found_before_the_text_and_behind_it(tokenizer: Any, content: str) -> None:
+    calls = "{% for c in (m.tool_calls or []) %}call:{{ c.function.name }}{% endfor %}"
+    call = {"type": "function", "function": {"name": "look", "arguments": {"w": "wax"}}}
+    row = Example((turn("user", "why"), turn("assistant", content) | {"tool_calls": [call]}))
+    text = "{{ m['content'] }}"
+    for written, answer in ((calls + text, f"call:look{content}"), (text + calls, f"{content}call:look")):
+        template = (
+            "{% for m in messages %}<|{{ m['role'] }}|>"
+            + written
+            + ("<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+        )
+        got = render(tokenizer, row, template)
+        assert isinstance(got, RenderedText) and got.text[got.answer_start :] == f"{answer}<|end|>\n"
+
+
+def test_a_template_that_writes_neither_is_said(tokenizer: Any) -> None:
+    got = render(tokenizer, make_example("why", "so"), "{% for m in messages %}<|{{ m.role }}|>{% endfor %}")
+    assert "does not write the answer" in getattr(got, "reason", "")
