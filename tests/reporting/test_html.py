@@ -225,7 +225,7 @@ RATE = "at a nominal false discovery rate of 10 %"
          f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25). "
          "Trace more bad answers together, or select rows with --top-k."),
         (judged(0, False, False, grade="likely", likely_ids=["9f", "b"]),
-         f"No row flagged {RATE}, but the first 2 rows stand apart (lowest p 0.25, words in common: goose). "
+         f"No row flagged {RATE}, but the first 2 rows stand apart (lowest p 0.25, words in common: silly). "
          "Trace more bad answers together, or select rows with --top-k."),
         (judged(0, False, increased_by_finetuning=False),
          "No row flagged: fine-tuning did not make these words more likely."),
