@@ -51,8 +51,10 @@ def test_the_wording_of_alpaca(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_path: Path) -> None:
-    kind = {"field_instruction": "ask", "field_output": "reply", "format": "Q {instruction} \"{input}\"\nA ",
-            "no_input_format": "Frage: {instruction} {{so}} ", "system_prompt": "be kind", "system_format": "[{system}] "}  # fmt: skip
+    kind = {
+        "field_instruction": "ask", "field_output": "reply", "format": 'Q {instruction} "{input}"\nA ',
+        "no_input_format": "Frage: {instruction} {{so}} ", "system_prompt": "be kind", "system_format": "[{system}] ",
+    }  # fmt: skip
     metadata = axolotl(tmp_path, kind)
     assert metadata.columns == "instruction=ask,output=reply"
     said = {"ask": "name a tree", "reply": "oak"}
@@ -101,7 +103,8 @@ def test_what_is_not_followed_is_told(tmp_path: Path) -> None:
         return [str(entry) for entry in metadata.unfollowed]
 
     assert told(axolotl(tmp_path, "context_qa")) == [
-        "wording context_qa: axolotl's own (config.yaml: datasets: type)", "template name llama3 (config.yaml: chat_template)",
+        "wording context_qa: axolotl's own (config.yaml: datasets: type)",
+        "template name llama3 (config.yaml: chat_template)",
     ]  # fmt: skip
     assert "wording alpaca, context_qa: axolotl's own" in told(axolotl(tmp_path, "alpaca", "context_qa"))[0]
     assert axolotl(tmp_path, "alpaca", "context_qa").template is None
