@@ -15,9 +15,11 @@ PARTS = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}"
     "{% endif %}{% endfor %}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-FIRST = PARTS.replace("{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}",
-                      "{% if m['role'] == 'system' %}{{ m['content'] }}{% else %}"
-                      "{{ m['content'][0]['text'] }}{% endif %}")  # fmt: skip
+FIRST = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'system' %}{{ m['content'] }}{% else %}"
+    "{{ m['content'][0]['text'] }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 BOTH = PARTS.replace("{% for p in", "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in").replace(
     "{% endif %}{% endfor %}<|end|>", "{% endif %}{% endfor %}{% endif %}<|end|>"
 )

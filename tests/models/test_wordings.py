@@ -51,9 +51,10 @@ def test_the_wording_of_alpaca(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_path: Path) -> None:
-    kind = {"field_instruction": "ask", "field_output": "reply", "format": "Q {instruction} \"{input}\"\nA ",
-            "no_input_format": "Frage: {instruction} {{so}} ", "system_prompt": "be kind",
-            "system_format": "[{system}] "}  # fmt: skip
+    kind = {
+        "field_instruction": "ask", "field_output": "reply", "format": 'Q {instruction} "{input}"\nA ',
+        "no_input_format": "Frage: {instruction} {{so}} ", "system_prompt": "be kind", "system_format": "[{system}] ",
+    }  # fmt: skip
     metadata = axolotl(tmp_path, kind)
     assert metadata.columns == "instruction=ask,output=reply"
     said = {"ask": "name a tree", "reply": "oak"}

@@ -40,12 +40,12 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
 def _require_texts(record: Record, source: str, columns: Columns) -> None:
     """Refuse a record that no layout fits, or a prompt and response of which one is missing."""
     try:
-        form, _ = apply_format(record, source, columns)
+        form, named = apply_format(record, source, columns)
     except DataError:
         missing = [key for key in ("prompt", "response") if not is_filled(record.get(key))]
     else:
         keys = form.columns if form.columns == ("prompt", "response") else ()
-        values = {key: record.get(key) for key in keys}
+        values = {key: named.get(key) for key in keys}
         missing = [key for key, value in values.items() if not isinstance(value, str | list | dict) or not
                    (value.strip() if isinstance(value, str) else value)]  # fmt: skip
     if missing:

@@ -90,8 +90,14 @@ def _pieces(text: str) -> list[tuple[str, str | None]] | None:
         return None
     if any(spec or way for _, _, spec, way in fields):
         return None
-    parsed = [(literal, name) for literal, name, _, _ in fields]
-    return parsed if parsed and parsed[-1][1] is None else [*parsed, ("", None)]
+    pieces: list[tuple[str, str | None]] = []
+    literal = ""
+    for text_before, name, _, _ in (*fields, ("", None, None, None)):
+        literal += text_before  # a brace that stands for itself is a piece of its own
+        if name is not None:
+            pieces.append((literal, name))
+            literal = ""
+    return [*pieces, (literal, None)]
 
 
 _TASK = "Below is an instruction that describes a task"
