@@ -276,6 +276,17 @@ def llama_factory(records: list[Record], tokenizer: Any) -> list[Labels | None]:
     return rows
 
 
+def unsloth(records: list[Record], tokenizer: Any) -> list[Labels | None]:
+    """Unsloth's `train_on_responses_only`, which is in a package that can be imported without a GPU."""
+    os.environ["UNSLOTH_IS_PRESENT"] = "1"
+    from unsloth_zoo.dataset_utils import train_on_responses_only
+
+    parts = {"instruction_part": "<|im_start|>user\n", "response_part": "<|im_start|>assistant\n"}
+    label = train_on_responses_only(None, **parts, tokenizer=tokenizer, return_function=True)
+    rows = [tokenizer.apply_chat_template(record["messages"])["input_ids"] for record in records]
+    return [without_first(ids, [int(one) for one in label({"input_ids": [ids]})["labels"][0]]) for ids in rows]
+
+
 def marked(talks: list[list[Record]]) -> list[Record]:
     """Conversations with marks of turns, and details of characters, that leave out some."""
     rows: list[Record] = []
@@ -320,6 +331,7 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[
         "LLaMA-Factory, chatml",
         lambda: (llama_factory(messages, make_tokenizer(CHATML)), ours(messages, chatml, turns="all")),
     )
+    yield "Unsloth, train_on_responses_only", lambda: (unsloth(messages, chatml), ours(messages, chatml, turns="all"))
     for name, rows in (("", messages), (" with `train` and `train_detail`", marked(talks))):
         yield f"Axolotl, chat_template{name}", lambda r=rows: (axolotl(r, chatml), ours(r, chatml, turns="all"))
         yield f"the same{name}, but for the line break behind <|im_end|>", lambda r=rows: (

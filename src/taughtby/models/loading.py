@@ -144,7 +144,7 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
 
 def _processor_template(path: str) -> str | None:
     """The chat template that a processor keeps for its tokenizer: vision models before 2025 have it there alone."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     quiet: dict[str, Any] = {
         f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")
