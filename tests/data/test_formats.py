@@ -278,8 +278,8 @@ def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> No
         "no known form has these columns\n  got: ask, reply\n  do:  say which column is which, as in --columns "
         "prompt=question,response=reply, or rename them to one of: input_ids; chosen + rejected; messages; "
         "conversations; conversation; prompts + response; prompt + response; prompt + completion; "
-        "instruction + output; instruction + response; question + answer; question + response; query + response; "
-        "query + answer; input + output; text"
+        "instruction + output; instruction + response; question + answer; question + response; "
+        "query + response; query + answer; input + output; text"
     )
     assert "got: no columns\n" in refused({})
     assert len(refused({f"column {number}": 1 for number in range(1000)})) < 900

@@ -171,8 +171,11 @@ def test_cancel_answers_at_once_while_the_work_goes_on(page: Any) -> None:
     with page.expect_request("**/api/trace"):
         ask(page, "why", "a b c")  # another question can be asked
     page.click("#job button")
+    cancelled = {**answer, "state": "cancelled"}
+    page.route("**/api/jobs/x", lambda route: route.fulfill(json=cancelled))  # what the page asks from here on
     for route in held:
-        route.fulfill(json={**answer, "state": "cancelled"})
+        route.fulfill(json=cancelled)
+    page.wait_for_load_state("networkidle")
 
 
 def test_an_empty_page_offers_prompts_of_the_training_set(browser: Any, index: Index, tuned: Any) -> None:  # noqa: F811

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 from taughtby.data.content import UntypedText, is_filled
 from taughtby.data.example import ROLES, Record
@@ -46,10 +46,8 @@ def _messages(text: Any, alone: bool) -> list[dict[str, Any]] | None:
         turns: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if alone and isinstance(turns, dict):
-        turns = [turns]
-    sound = isinstance(turns, list) and all(isinstance(turn, dict) and _is_message(turn) for turn in cast(Any, turns))
-    return turns if sound else None
+    listed: list[Any] = turns if isinstance(turns, list) else [turns] if alone and isinstance(turns, dict) else []
+    return listed if listed and all(isinstance(turn, dict) and _is_message(turn) for turn in listed) else None
 
 
 def _is_message(turn: dict[str, Any]) -> bool:
