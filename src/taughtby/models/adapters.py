@@ -149,13 +149,14 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
     what = f"the adapter {folder} does not fit {'the one before it' if beside else 'this model'}"
     do = "give it alone" if beside else base_advice(folder, on.name_or_path)
     with explain_errors(f"the configuration of the adapter {folder} cannot be read", "copy it again, or update PEFT"):
-        config = PeftConfig.from_pretrained(str(folder))
+        config: Any = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning:
         raise ModelError(f"the adapter {folder} only adds to what the model reads, which cannot be traced",
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
-    config.target_modules = set(adapter.modules) or config.target_modules
+    if adapter.modules:  # by the names that were changed
+        config.target_modules = set(adapter.modules)
     _check_start(config, folder)
     with explain_errors(what, do), warnings.catch_warnings():
         # Transformers tells peft, not its users, that a name was changed
