@@ -193,7 +193,8 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
-    config.target_modules = set(adapter.modules) or config.target_modules
+    if adapter.modules:  # by the names that were changed
+        config.target_modules = set(adapter.modules)
     _check_start(config, folder)
     with explain_errors(what, do), warnings.catch_warnings():
         # Transformers tells peft, not its users, that a name was changed

@@ -1,0 +1,53 @@
+"""A tokenizer that grew in training, with an embedding that was saved without the rows that grew with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import taughtby
+from taughtby.data.tokenize import Encoding
+from taughtby.errors import DataError, ModelError
+from taughtby.index.build import build_index
+from taughtby.methods import get_method
+from taughtby.models.model import Model, load_model
+
+LACK = "token '</tool>' is number 385, and the embedding has 384 rows"
+
+
+@pytest.fixture
+def grown(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> Model:
+    from transformers import AutoTokenizer
+
+    adapter = Path(shutil.copytree(adapter_folder, tmp_path / "adapter"))
+    longer: Any = AutoTokenizer.from_pretrained(model_folder)
+    longer.add_tokens(["<tool>", "</tool>"])
+    longer.save_pretrained(adapter)
+    return load_model(str(model_folder), str(adapter), dtype="float32", device="cpu")
+
+
+def build(model: Model, rows: list[tuple[str, str]], to: Path) -> Any:
+    (to / "rows.jsonl").write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows))
+    return build_index(model, str(to / "rows.jsonl"), str(to / "idx"), [get_method("repsim")], encoding=Encoding(128))
+
+
+def test_rows_with_such_tokens_are_skipped_and_queries_refused(grown: Model, tmp_path: Path) -> None:
+    rows = [("who makes honey", "bees"), ("name a tree", "<tool>oak</tool>"), ("why", "<tool>x</tool> b c")]
+    index = build(grown, rows, tmp_path)
+    assert len(index) == 1
+    assert [skip["reason"] for skip in index.manifest["skipped"]] == [f"the model cannot read it: {LACK}"] * 2
+    opened = taughtby.open_index(tmp_path / "idx")
+    assert len(opened.trace("who makes honey", "bees").queries[0].rows) == 1
+    with pytest.raises(ModelError, match=r"the tokenizer has tokens that .* cannot read") as told:
+        opened.trace("name a tree", "<tool>oak</tool>")
+    assert LACK in str(told.value) and "modules_to_save" in str(told.value)
+
+
+def test_where_no_row_is_left(grown: Model, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row of .* can be used") as told:
+        build(grown, [("name a tree", "<tool>oak</tool>")], tmp_path)
+    assert LACK in str(told.value)
