@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from taughtby.reporting.incidents import find_incidents
 from taughtby.reporting.text import (
     FLAG_MARK,
     ShownToken,
@@ -47,6 +48,8 @@ def print_trace(document: Document, console: Console) -> None:
     queries: list[Document] = document.get("queries") or []
     if not queries:
         console.print(Text("The trace has no queries."))
+    if len(queries) > 1:
+        console.print(_summary(document, queries))
     for number, query in enumerate(queries, 1):
         if len(queries) > 1:
             console.print(Text(f"Query {number} of {len(queries)}", "bold"))
@@ -59,6 +62,28 @@ def print_trace(document: Document, console: Console) -> None:
     console.print(Text(f"{make_visible(method)[:500]}, {count} rows in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))
+
+
+def _summary(document: Document, queries: list[Document]) -> Text:
+    """Of several answers: how many rows are flagged in all, and a line for each incident with its common words."""
+    incidents, count = find_incidents(queries), document.get("num_rows", "?")
+    without = len(queries) - sum(len(incident.queries) for incident in incidents)
+    num_flagged = len({row for incident in incidents for row in incident.flagged_ids})
+    parts: list[str] = []
+    if incidents:
+        parts.append(f"{num_flagged:,} of {count} rows are flagged for {_count(len(incidents), 'incident')}")
+    if without:
+        parts.append(f"{_count(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
+    text = Text(f"{_count(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
+    for incident in incidents:
+        name = incident.words or f"like query {incident.queries[0]}"
+        size = f"{_count(len(incident.queries), 'answer')}, {_count(len(incident.flagged_ids), 'row')}"
+        text.append(f"\n{FLAG_MARK} {name}: {size}", "not bold")
+    return text.append("\n")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _query_grid(query: Document, console: Console) -> Table:

@@ -105,15 +105,15 @@ def _unflagged(query: Mapping[str, Any], rate: str) -> str:
     likely = query.get("likely_ids") or []
     if query.get("grade") != "likely" or not likely:
         return f"No row flagged{rate}{f': {lowest}' if query.get('grade') and lowest else ''}."
-    words = _shared_words([row for row in rows if row.get("id") in likely])
+    words = shared_words([row for row in rows if row.get("id") in likely])
     facts = ", ".join(filter(None, [lowest, words and f"words in common: {words}"]))
     count = f"the first {len(likely):,} rows stand apart" if len(likely) > 1 else "the first row stands apart"
     return (f"No row flagged{rate}, but {count}{f' ({facts})' if facts else ''}. "
             "Trace more bad answers together, or select rows with --top-k.")  # fmt: skip
 
 
-def _shared_words(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The words that are the top-scoring one of two rows or more, the most frequent first."""
+def shared_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the words that are the top-scoring one of two rows or more, the most frequent first."""
     tops = ("".join(token.text for token in mark_top_word(scored_tokens(row.get("tokens"), "score")) if token.top)
             for row in rows)  # fmt: skip
     counts = Counter(word.strip().casefold() for word in tops if word.strip())

@@ -1,0 +1,55 @@
+"""Incidents in a trace's document: answers that share flagged rows, with the words that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taughtby.reporting.text import is_flagged, shared_words
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Queries that share flagged rows.
+
+    Attributes:
+        queries: Numbers of the queries, from 1.
+        flagged_ids: Ids of the rows flagged for any of them.
+        words: The top-scoring words that its flagged rows have in common; empty if there are none.
+    """
+
+    queries: tuple[int, ...]
+    flagged_ids: tuple[str, ...]
+    words: str
+
+
+def find_incidents(queries: Sequence[Document]) -> list[Incident]:
+    """Group the queries that have flagged rows: two queries that share one belong to the same incident.
+
+    Args:
+        queries: The queries of a trace's document.
+
+    Returns:
+        The incidents, the one with the most queries first. A query without flagged rows belongs to none.
+    """
+    groups: list[tuple[list[int], dict[str, None]]] = []
+    for number, query in enumerate(queries, 1):
+        flagged = dict.fromkeys(map(str, query.get("flagged_ids") or ()))
+        if not flagged:
+            continue
+        related = [group for group in groups if flagged.keys() & group[1].keys()]
+        numbers = sorted([number, *(other for numbers, _ in related for other in numbers)])
+        rows = {id: None for ids in [*(ids for _, ids in related), flagged] for id in ids}
+        groups = [group for group in groups if group not in related] + [(numbers, rows)]
+    groups.sort(key=lambda group: (-len(group[0]), group[0]))
+    return [Incident(tuple(numbers), tuple(rows), _words(queries, numbers)) for numbers, rows in groups]
+
+
+def _words(queries: Sequence[Document], numbers: Sequence[int]) -> str:
+    rows = {
+        row.get("id"): row for number in numbers for row in queries[number - 1].get("rows") or [] if is_flagged(row)
+    }
+    return shared_words(rows.values())
