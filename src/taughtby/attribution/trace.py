@@ -72,16 +72,9 @@ class _Ranking:
 
 
 def trace_queries(
-    index: Index,
-    model: Model,
-    queries: Sequence[Query],
-    *,
-    method: Method | str | None = None,
-    top_k: int = 20,
-    score_tokens: bool = True,
-    fdr: float = DEFAULT_FDR,
-    progress: ProgressCallback | None = None,
-) -> Trace:
+    index: Index, model: Model, queries: Sequence[Query], *, method: Method | str | None = None, top_k: int = 20,
+    score_tokens: bool = True, fdr: float = DEFAULT_FDR, progress: ProgressCallback | None = None,
+) -> Trace:  # fmt: skip
     """Rank the rows of an index for each query, flag rows, and score the tokens of the top rows.
 
     A method that pools queries explains queries with similar rankings together: their scores, score components and
@@ -115,9 +108,9 @@ def trace_queries(
     positions = sorted({*ranking.rows.tolist(), *(position for each in flagged + likely for position in each or ())})
     rows = dict(zip(positions, index.take(positions), strict=True))
     ranked = _explain(task, ranking, significance, rows, score_tokens=score_tokens, progress=progress)
+    increased = significance.increased_by_finetuning.tolist()
     results = tuple(
-        QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q],
-                    bool(significance.increased_by_finetuning[q]),
+        QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q], increased[q],
                     _no_evidence(selected, query), significance.grade(q), likely[q] or (),
                     tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))

@@ -35,11 +35,8 @@ def trace(
     fdr: Annotated[float, typer.Option(min=0.001, max=0.5, metavar="F", help="The nominal false discovery rate of the flagged rows.")] = 0.1,
     json: options.Json = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no other file.")] = None,
-    model: options.MovedModel = None,
-    adapter: options.Adapter = None,
-    base: options.Base = None,
-    device: options.Device = "auto",
-    quantize: options.Quantize = None,
+    model: options.MovedModel = None, adapter: options.Adapter = None, base: options.Base = None,
+    device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that explain an answer, and the tokens in them."""
     _check_query(idx, prompt, queries, any((response, span, desired)))

@@ -28,7 +28,7 @@ _KINDS = {
 
 
 class UnclearRow(DataError):
-    """A row that says two things; whoever knows its source adds that."""
+    """A row that says two things; the caller adds its source."""
 
 
 class UntypedText(str):

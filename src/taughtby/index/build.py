@@ -40,20 +40,11 @@ Progress = Callable[[int, int], None]  # (done, all)
 
 
 def build_index(
-    model: Model,
-    data: str | Path,
-    out: str | StoragePath,
-    methods: Sequence[Method],
-    *,
-    read_options: ReadOptions | None = None,
-    encoding: Encoding | None = None,
-    token_budget: int | None = None,
-    layers: bool = True,
-    append: bool = False,
-    progress: Progress | None = None,
-    pool: RayPool | None = None,
+    model: Model, data: str | Path, out: str | StoragePath, methods: Sequence[Method], *,
+    read_options: ReadOptions | None = None, encoding: Encoding | None = None, token_budget: int | None = None,
+    layers: bool = True, append: bool = False, progress: Progress | None = None, pool: RayPool | None = None,
     note: Callable[[str], None] | None = None,
-) -> Index:
+) -> Index:  # fmt: skip
     """Build an index of `data` for all `methods`.
 
     An interrupted build resumes with the same call, and refuses other settings. All rows are read once before the
@@ -79,8 +70,7 @@ def build_index(
     _check_options(model, methods, encoding, append)
     num_rows, digest, unfollowed = _survey(data, read_options)
     if note and unfollowed:
-        names = ", ".join(f"{mark} ({count:,} rows)" for mark, count in unfollowed.most_common(5))
-        note(f"the data has marks of the loss that are not followed: {names}; `taughtby data inspect` shows them")
+        note(_unfollowed_note(unfollowed))
     curve = None
     if layers and not append and model.depth > 1:
         curve = _planned_curve(out, model.depth) or _measured_curve(model, data, read_options, encoding, num_rows)
@@ -94,6 +84,11 @@ def build_index(
             writer, model, read_examples(data, read_options), methods, encoding, token_budget, num_rows, progress, pool
         )
         return writer.finish(skipped, curve_json)
+
+
+def _unfollowed_note(marks: Counter[str]) -> str:
+    names = ", ".join(f"{mark} ({count:,} rows)" for mark, count in marks.most_common(5))
+    return f"the data has marks of the loss that are not followed: {names}; `taughtby data inspect` shows them"
 
 
 def _check_options(model: Model, methods: Sequence[Method], encoding: Encoding, append: bool) -> None:

@@ -39,6 +39,7 @@ def create_app(session: Session, policy: AccessPolicy) -> FastAPI:
     _add_error_handlers(app)
     _add_page_routes(app)
     _add_read_routes(app, session)
+    _add_clean_route(app, session)
     _add_verdict_routes(app, session)
     _add_job_routes(app, session)
     return app
@@ -122,6 +123,10 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
     def pca_map() -> Response:
         """The map of the training set; null if the index holds no vectors."""
         return _json(session.map_document())
+
+
+def _add_clean_route(app: FastAPI, session: Session) -> None:
+    """The download of the cleaned data."""
 
     @app.post("/api/clean", response_class=FileResponse)
     def clean(selection: RowSelection) -> Response:
