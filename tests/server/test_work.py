@@ -64,7 +64,7 @@ def page(browser: Any, index: Index, tuned: Any, trace_file: Path) -> Iterator[A
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     faults: list[str] = []
     opened.on("pageerror", lambda fault: faults.append(str(fault)))
-    opened.on("console", lambda message: faults.append(message.text))
+    opened.on("console", lambda message: faults.append(f"{message.text} {message.location['url']}"))
     with serving(Session(index, lambda: tuned, [json.loads(trace_file.read_text())])) as url:
         opened.goto(url)
         opened.wait_for_selector("#rows > li")
@@ -176,6 +176,7 @@ def test_cancel_answers_at_once_while_the_work_goes_on(page: Any) -> None:
     for route in held:
         route.fulfill(json=cancelled)
     page.wait_for_load_state("networkidle")
+    page.unroute_all(behavior="wait")
 
 
 def test_an_empty_page_offers_prompts_of_the_training_set(browser: Any, index: Index, tuned: Any) -> None:  # noqa: F811

@@ -34,7 +34,8 @@ async function ask(path, body) {
     announce("Tracing");
     for (let wait = 100; job.state === "waiting" || job.state === "running"; wait = Math.min(1000, wait * 1.3)) {
       drawJob(job);
-      const next = delay(wait).then(() => get(`api/jobs/${running?.id}`));
+      const { id } = job;
+      const next = delay(wait).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // none once cancelled
       next.catch(() => {}); // its error is shown unless the job was cancelled
       job = await Promise.race([next, cancelled]);
     }
