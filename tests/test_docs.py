@@ -67,7 +67,7 @@ def page_name(page: Path) -> str:
 
 def demo_table() -> list[str]:
     """The lines of the demo's table for seed 0."""
-    methods = json.loads((DOCS / "results" / "demo-seed0.json").read_text())["methods"]
+    methods = json.loads((DOCS / "results" / "demo-162-seed0.json").read_text())["methods"]
 
     def cells(scores: Any, poison: str) -> str:
         tuned, base = scores["tuned"][poison], scores["untuned"][poison]
