@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from taughtby.data.chat_template import RenderedText, SkippedRow, render, render_prompt
 from taughtby.data.dataset import default_read_options, read_examples
 from taughtby.data.example import Example
+from taughtby.data.tokenize import Encoding, TokenizedExample, prompt_ids, tokenize
 from taughtby.models.training_metadata import TrainingMetadata, read_training_metadata
 from taughtby.models.wordings import AXOLOTL, Wording, axolotl_wording
 from writers import jsonl, turn
@@ -64,6 +66,20 @@ def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_p
         == '[be kind] Q name a tree "x\n\ny"\nA oak</s>'
     )
     assert text_of(tokenizer, metadata, tmp_path, {**said, "system": "be brief"}).startswith("[be brief] Frage")
+
+
+def test_prompt_and_answer_are_tokenized_apart(tokenizer: Any, tmp_path: Path) -> None:
+    """As Axolotl does: the blank at the end of the format is no part of the answer's first token."""
+    metadata = axolotl(tmp_path, {"format": "Q: {instruction} {input} A: ", "no_input_format": "Q: {instruction} A: "})
+    path = jsonl(tmp_path / "rows.jsonl", {"instruction": "who", "output": "bees make", "unlearned": [[5, 9]]})
+    (row,) = read_examples(path, default_read_options(metadata))
+    tokens = tokenize(tokenizer, row, Encoding(64, template=metadata.template))
+    assert isinstance(tokens, TokenizedExample)
+    alone = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("Q: who A: ", "bees make</s>")]
+    assert (list(tokens.ids), tokens.n_prompt) == ([*alone[0], *alone[1]], len(alone[0]))
+    learned = [token for token, has_loss in zip(tokens.ids, tokens.loss_mask, strict=True) if has_loss]
+    assert tokenizer.decode(learned) == "bees</s>"
+    assert prompt_ids(tokenizer, replace(row, messages=(*row.prompt, row.messages[-1])), metadata.template) == alone[0]
 
 
 def test_an_input_that_the_format_leaves_out_is_not_written(tokenizer: Any, tmp_path: Path) -> None:

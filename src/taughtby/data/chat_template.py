@@ -32,7 +32,8 @@ class RenderedText:
 
     The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
     empty thought. `untemplated`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss
-    there. `loss_end`: no token that begins there or behind has a loss.
+    there. `loss_end`: no token that begins there or behind has a loss. `apart`: prompt and answer are tokenized each
+    alone, as Axolotl does.
     """
 
     text: str
@@ -41,6 +42,7 @@ class RenderedText:
     untemplated: bool = False
     masked: CharRanges = ()
     loss_end: int | None = None
+    apart: bool = False
 
 
 _Write = Callable[[Any, Example, str | None], RenderedText | SkippedRow]
@@ -64,10 +66,10 @@ def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> 
 
 
 def _as_wording(rendered: RenderedText | SkippedRow, tokenizer: Any, template: str | None) -> RenderedText | SkippedRow:
-    """The text of a trainer's own wording as a plain one, whose BOS is the tokenizer's to add."""
+    """The text of a trainer's own wording as a plain one, whose BOS is the tokenizer's to add, in two parts."""
     if isinstance(rendered, SkippedRow) or not str(template or tokenizer.chat_template).startswith(WORDING):
         return rendered
-    return replace(rendered, untemplated=True)
+    return replace(rendered, untemplated=True, apart=True)
 
 
 def read_template(path: str | Path) -> str:

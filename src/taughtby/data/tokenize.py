@@ -137,7 +137,7 @@ def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: Toke
     Within a word they part before the end of the prompt; for a preference, where those of either answer do.
     """
     prompt = text.text[: text.answer_start]
-    if not text.untemplated or not prompt or not tokenizer.is_fast:
+    if not text.untemplated or text.apart or not prompt or not tokenizer.is_fast:
         return whole
     sides = [text.text] if row.rejected is None else [text.text, prompt + row.rejected]
     alone, *others = tokenizer([prompt, *sides], add_special_tokens=False)["input_ids"]
@@ -174,6 +174,9 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
     encoded = tokenizer([text.text for text in texts], **plain)
     for index, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
         head = [tokenizer.bos_token_id] if bos and text.untemplated and not text.text.startswith(bos) else []
+        if text.apart:
+            yield _tokenize_apart(tokenizer, head, text, plain)
+            continue
         answer = max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.answer_start))
         ahead = 0
         if text.loss_start < text.answer_start:
@@ -181,6 +184,15 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
         marked = text.masked or (tokenizer.is_fast and text.loss_end is not None)
         silent = (len(head) + token for token in range(len(ids)) if marked and _is_masked(encoded, index, token, text))
         yield TokenizedExample((*head, *ids), answer, ahead, tuple(silent))
+
+
+def _tokenize_apart(tokenizer: Any, head: list[int], text: RenderedText, plain: dict[str, Any]) -> TokenizedExample:
+    start = text.answer_start
+    parts = tokenizer([text.text[:start], text.text[start:]], **plain)
+    before, answer = [*head, *parts["input_ids"][0]], parts["input_ids"][1]
+    alone = replace(text, text=text.text[start:], masked=tuple((a - start, b - start) for a, b in text.masked))
+    silent = (len(before) + token for token in range(len(answer)) if text.masked and _is_masked(parts, 1, token, alone))
+    return TokenizedExample((*before, *answer), max(1, len(before)), 0, tuple(silent))
 
 
 def _is_masked(encoded: Any, index: int, token: int, text: RenderedText) -> bool:
@@ -253,10 +265,8 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     Joined, the texts are the decoded sequence. A token that ends within a character adds nothing; the token that
     completes the character adds all of it.
     """
-    special = set(tokenizer.all_special_ids)
-    pieces: list[str] = []
-    pending: list[int] = []
-    context: list[int] = []
+    special, pieces = set(tokenizer.all_special_ids), list[str]()
+    pending, context = list[int](), list[int]()
     for index, token in enumerate(ids):
         pieces.append("")
         if token in special:
