@@ -265,8 +265,7 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     Joined, the texts are the decoded sequence. A token that ends within a character adds nothing; the token that
     completes the character adds all of it.
     """
-    special, pieces = set(tokenizer.all_special_ids), list[str]()
-    pending, context = list[int](), list[int]()
+    special, pieces, pending, context = set(tokenizer.all_special_ids), list[str](), list[int](), list[int]()
     for index, token in enumerate(ids):
         pieces.append("")
         if token in special:
