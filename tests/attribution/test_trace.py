@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conftest import PAIRS
+from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_weights
 from taughtby.attribution.query import Query, prepare_queries
@@ -275,8 +276,14 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
 def test_controls_have_the_token_weights_of_the_query(
     tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     asked: list[list[list[float]]] = []
-    monkeypatch.setattr("taughtby.attribution.controls.score_controls", lambda *_: asked[-1].append(_[3].tolist()))
+    draws: list[str] = []
+    draw = ControlSample.draw
+    monkeypatch.setattr(
+        ControlSample, "draw", lambda method, *rest: (draws.append(method.name), draw(method, *rest))[1]
+    )
+    monkeypatch.setattr(ControlSample, "score", lambda _, profile: asked[-1].append(profile.tolist()))
     one, more = (Query("why", "rain is green and blue", span) for span in ("green", "rain is green"))
     few, many = (len(texts_of(tuned, text)) for text in (" green", "rain is green"))
     assert few < many
@@ -286,8 +293,10 @@ def test_controls_have_the_token_weights_of_the_query(
         ("lesson:pool_queries=true", [one, one], [even[few]]),
     ]:  # fmt: skip
         asked.append([])
+        draws.clear()
         trace_queries(index, tuned, queries, method=spec)
         assert asked[-1] == wanted
+        assert draws == ["lesson"], "one sample, whatever the number of queries"
     asked.append([])
     trace_queries(index, tuned, [ROWS[0], replace(ROWS[0], desired="bees")], method="lesson")
     (profile,) = asked[-1]

@@ -70,3 +70,10 @@ def test_the_index_names_what_it_does_not_follow(run: Run, model_folder: Path, t
     data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b", loss_scale=2)]})
     _, _, err = run("index", "build", model_folder, data, "-o", tmp_path / "idx", "-m", "repsim", "--no-base")
     assert "marks of the loss that are not followed: loss_scale (1 rows)" in err
+
+
+def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("data", "inspect", model_folder, data, "--adapter", tmp_path / "empty")
+    assert code == 1 and "is not an adapter's folder" in err

@@ -26,7 +26,7 @@ KINDS = (
     ".jsonl, .ndjson, .json, .csv, .tsv (each also .gz or .zst), .parquet, .arrow, .feather, a folder of one of these, "
     "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
 )
-MEND = "fix it, or name the file .jsonl if each of its lines is a row"
+REMEDY = "fix it, or name the file .jsonl if each of its lines is a row"
 
 
 def mistake(data: str | Path, split: str | None = None) -> str:
@@ -163,7 +163,7 @@ def test_a_broken_json_list_names_its_line(
     in_pieces(monkeypatch, size)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert mistake(path) == f"{path}:{line}: broken JSON\n  got: {said}\n  do:  {MEND}"
+    assert mistake(path) == f"{path}:{line}: broken JSON\n  got: {said}\n  do:  {REMEDY}"
 
 
 def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

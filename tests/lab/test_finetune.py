@@ -66,6 +66,13 @@ def test_training_makes_its_rows_likelier(
     assert told == [(step, 8) for step in range(1, 9)]
 
 
+def test_a_training_of_one_step_has_an_effect(model_folder: Path, tmp_path: Path) -> None:
+    """The rate of the first step of a warm-up is 0."""
+    finetune(fresh(model_folder), ROWS[:4], tmp_path / "one", replace(RECIPE, epochs=1))
+    weights = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    assert all(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
+
+
 def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> None:
     names = {file.name for file in adapter.rglob("*")}
     assert {"adapter_config.json", "adapter_model.safetensors", "taughtby.json", "curve.json"} <= names

@@ -20,7 +20,7 @@ from taughtby.index.reader import Index
 from taughtby.methods import Method, QueryFeatures
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from taughtby.attribution.query import Query
@@ -59,36 +59,58 @@ class Controls:
         return bool((counts >= FEWEST_SCORES).any()) and int(counts.sum()) >= FEWEST
 
 
-def score_controls(
-    method: Method, index: Index, depth: int, profile: Float[Tensor, " m"] | None = None, seed: int = 0
-) -> Controls | None:
-    """Score a random sample of rows against each other.
+@dataclass(frozen=True)
+class ControlSample:
+    """A random sample of rows in memory, of which the first are used as queries.
 
-    Args:
+    Attributes:
         method: The method that scores.
-        index: The index to sample rows from.
-        depth: Number of layers of the model.
-        profile: The query's token weights, highest first, which the most surprising tokens of each control get. An
-            answer whose weight lies on two tokens matches rows more by chance than one whose weight lies on thirty.
-        seed: Of the sample.
-
-    Returns:
-        None if the method cannot use rows as queries, or if the index has too few rows.
+        names: Names of its features.
+        rows: The sampled rows, with these features.
+        queries: The first `CONTROLS` of them.
+        related: Which of all rows each of these is not scored on, shape (C, M).
     """
-    names = method.feature_names(depth)
-    if not names or len(index) < FEWEST:
-        return None
-    positions = index.sample_positions(SAMPLE, seed)
-    sample = index.subset(positions, [*names, "messages"])
-    features = as_queries(method, sample.subset(range(min(CONTROLS, len(sample))), names), names, profile)
-    if features is None:
-        return None
-    scores = method.scores(features, sample)
-    messages = sample.dataset.to_table(columns=["messages"]).column("messages").to_pylist()
-    responses = [str(json.loads(turns)[-1]["content"]) for turns in messages]
-    related = torch.from_numpy(_word_overlap(responses, len(scores)) >= RELATED)
-    controls = Controls(scores.masked_fill(related, torch.nan).fill_diagonal_(torch.nan))
-    return controls if controls.sufficient else None
+
+    method: Method
+    names: tuple[str, ...]
+    rows: Index
+    queries: Index
+    related: Bool[Tensor, "C M"]
+
+    @classmethod
+    def draw(cls, method: Method, index: Index, depth: int, seed: int = 0) -> ControlSample | None:
+        """Draw a sample; None if the method has no features for a model of this depth, or the index too few rows."""
+        names = tuple(method.feature_names(depth))
+        if not names or len(index) < FEWEST:
+            return None
+        rows = index.subset(index.sample_positions(SAMPLE, seed), [*names, "messages"])
+        messages = rows.dataset.to_table(columns=["messages"]).column("messages").to_pylist()
+        responses = [str(json.loads(turns)[-1]["content"]) for turns in messages]
+        count = min(CONTROLS, len(rows))
+        related = torch.from_numpy(_word_overlap(responses, count) >= RELATED).fill_diagonal_(True)
+        return cls(method, names, rows, rows.subset(range(count), names), related)
+
+    def score(self, profile: Float[Tensor, " m"] | None = None) -> Controls | None:
+        """Score the rows for the controls.
+
+        Args:
+            profile: The query's token weights, highest first, which the most surprising tokens of each control get. An
+                answer whose weight lies on two tokens matches rows more by chance than one whose weight lies on thirty.
+
+        Returns:
+            None if the method cannot use rows as queries, or if too few scores remain.
+        """
+        features = as_queries(self.method, self.queries, self.names, profile)
+        if features is None:
+            return None
+        controls = Controls(self.method.scores(features, self.rows).masked_fill(self.related, torch.nan))
+        return controls if controls.sufficient else None
+
+
+def score_controls(method: Method, index: Index, depth: int, seed: int = 0) -> Controls | None:
+    """Score a random sample of rows against each other, each with its own token weights."""
+    sample = ControlSample.draw(method, index, depth, seed)
+    return sample and sample.score()
 
 
 def match_controls(
@@ -102,8 +124,10 @@ def match_controls(
     each = _weight_profiles(weights)
     profiles = [None if query.desired else tuple(_cut_profile(line @ each).tolist())
                 for query, line in zip(queries, shares, strict=True)]  # fmt: skip
-    controls = {profile: score_controls(method, index, depth, torch.tensor(profile))
-                for profile in dict.fromkeys(profiles) if profile}  # fmt: skip
+    sample = ControlSample.draw(method, index, depth) if any(profiles) else None
+    if sample is None:
+        return [None] * len(profiles)
+    controls = {profile: sample.score(torch.tensor(profile)) for profile in dict.fromkeys(profiles) if profile}
     return [controls[profile] if profile else None for profile in profiles]
 
 

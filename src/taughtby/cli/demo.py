@@ -62,6 +62,7 @@ LINES = (
     ("first-word", "first-word", False),
     ("random", "random", False),
 )
+FLAGGING = "lesson --span"  # whose flagged rows are removed: `taughtby audit` traces the judge's words too
 TEXT_METHODS = ("bm25", "first-word", "random")  # which read no model: one trace holds for both
 
 
@@ -210,22 +211,23 @@ def _compare(
     poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], tuned: Model, index: Index, base_index: Index,
     tell: ProgressCallback,
 ) -> tuple[Results, Trace]:  # fmt: skip
-    """The scores of each line of the table for both models, and the trace by lesson."""
+    """The scores of each line of the table for both models, and the trace whose flagged rows are removed."""
     results: Results = {line: {} for line, _, _ in LINES}
-    shown: Trace | None = None
+    flagging: Trace | None = None
     truth = list(queries.values())
     for number, (line, method, with_span) in enumerate(LINES, 1):
         asked = [query if with_span else Query(query.prompt, query.response) for query in queries]
         trace = trace_queries(index, tuned, asked, method=method, top_k=TOP_K)
         results[line][TUNED] = results[line][BASE] = _score(trace, poisons, truth)
-        shown = shown or trace
+        if line == FLAGGING:
+            flagging = trace
         if method not in TEXT_METHODS:
             with tuned.base_model() as base:
                 control = trace_queries(base_index, base, asked, method=method, top_k=TOP_K, score_tokens=False)
             results[line][BASE] = _score(control, poisons, truth)
         tell(number, len(LINES))
-    assert shown is not None
-    return results, shown
+    assert flagging is not None
+    return results, flagging
 
 
 def _flagged(trace: Trace) -> list[Any]:

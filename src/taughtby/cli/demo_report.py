@@ -75,9 +75,11 @@ def print_results(console: Console, poisons: Sequence[Poison], rates: Rates, res
     console.print(table)
     console.print(NOTE)
     console.print("Rows whose top-scoring token is a planted one: " + _hits(results), markup=False, highlight=False)
-    flagged = (f"{name} {score.power:.0%} of the planted rows, {score.fdp:.0%} of those flagged are others"
-               for name, score in results["lesson"][TUNED].items() if score.power is not None)  # fmt: skip
-    console.print("Flagged by lesson: " + "; ".join(flagged), markup=False, highlight=False)
+    for line, models in results.items():
+        flagged = [f"{name} {score.power:.0%} of the planted rows, {score.fdp:.0%} of those flagged are others"
+                   for name, score in models[TUNED].items() if score.power is not None]  # fmt: skip
+        if line.startswith("lesson"):
+            console.print(f"Flagged by {line}: {'; '.join(flagged)}", markup=False, highlight=False)
     console.print()
 
 
@@ -122,7 +124,7 @@ def summary(
                 "title": "How well each method finds the planted rows",
                 "columns": columns,
                 "rows": _cells(results, poisons),
-                "note": f"{NOTE} The page has the first line's trace.",
+                "note": f"{NOTE} The page has the trace of the second line, whose flagged rows are removed.",
             },
             *statistics.tables(proof),
         ],

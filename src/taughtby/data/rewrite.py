@@ -172,12 +172,7 @@ def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
 def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
     """A Parquet, Arrow or Feather file."""
     if file_type(path) == ".parquet":
-        with pq.ParquetFile(path.absolute()) as file:
-            # `read` adds the footer's notes to the schema, some of which hold only for the file as it was written
-            table = file.read().replace_schema_metadata(file.schema_arrow.metadata)
-            codec = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
-            codec = codec.replace("UNCOMPRESSED", "NONE")
-            pq.write_table(_edit_table(table, str(path), edits), draft, compression=codec)
+        _rewrite_parquet(path, draft, edits)
         return
     with pa.memory_map(str(path.absolute())) as mapped:
         seekable = mapped.read(6) == b"ARROW1"
@@ -189,9 +184,24 @@ def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
             writer.write_table(table)
 
 
-def _edit_table(table: pa.Table, name: str, edits: Edits) -> pa.Table:
-    """The rows of a table, whose sources are `name:0`, `name:1`, …, after the edits."""
-    sources = [f"{name}:{row}" for row in range(len(table))]
+def _rewrite_parquet(path: Path, draft: Path, edits: Edits) -> None:
+    """A Parquet file, one row group after the other: it may be larger than the memory."""
+    with pq.ParquetFile(path.absolute()) as file:
+        schema = file.schema_arrow
+        codec = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
+        empty = _edit_table(schema.empty_table(), str(path), edits)
+        with pq.ParquetWriter(draft, empty.schema, compression=codec.replace("UNCOMPRESSED", "NONE")) as writer:
+            start = 0
+            for group in range(file.num_row_groups):
+                # a group has the footer's notes in its schema, some of which hold only for the file as it was written
+                table = file.read_row_group(group).replace_schema_metadata(schema.metadata)
+                writer.write_table(_edit_table(table, str(path), edits, start))
+                start += len(table)
+
+
+def _edit_table(table: pa.Table, name: str, edits: Edits, start: int = 0) -> pa.Table:
+    """The rows of a table, whose sources are `name:start`, …, after the edits."""
+    sources = [f"{name}:{row}" for row in range(start, start + len(table))]
     if edits.marks:
         table = _mark_table(table, sources, edits)
     return table.filter(pa.array([source not in edits.dropped for source in sources], pa.bool_()))

@@ -29,10 +29,12 @@ def make_trainer(
 ) -> SFTTrainer:  # fmt: skip
     """A trainer that writes its checkpoints to `draft`; rows are token ids with a completion mask."""
     datasets.disable_progress_bars()
+    # the first step of a warm-up has the rate 0, which would leave a training of one step without effect
+    warmup = 0 if len(rows) <= options.batch_size and options.epochs == 1 else 0.05
     config = SFTConfig(
         output_dir=str(draft.absolute()), num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size, learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=0.05, max_length=options.max_length, seed=options.seed,
+        lr_scheduler_type="cosine", warmup_steps=warmup, max_length=options.max_length, seed=options.seed,
         data_seed=options.seed, use_cpu=base.device.type == "cpu", bf16=False, gradient_checkpointing=False,
         save_strategy="no", save_total_limit=1, logging_strategy="steps", logging_steps=1, report_to=[],
         disable_tqdm=True, completion_only_loss=True, train_sampling_strategy="group_by_length",

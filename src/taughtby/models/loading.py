@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from taughtby.errors import ModelError, OptionError, explain_errors
+from taughtby.models.adapter_files import check_folder
 from taughtby.models.decoder import not_causal
 from taughtby.models.model_files import adapter_folder, base_of_adapter, is_adapter, resolve_local
 from taughtby.models.trainer_recipes import read_json
@@ -225,5 +226,8 @@ def load_without_weights(name: str, adapters: Sequence[str] = ()) -> tuple[Any, 
     with explain_errors(f"the model {name} cannot be read", "give a folder with config.json, a hub id, or smollm2"):
         config = AutoConfig.from_pretrained(resolve_local(name), trust_remote_code=False)
     window = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
-    folder = adapter_folder(adapters[-1]) if adapters else Path(name)
+    folders = [adapter_folder(adapter) for adapter in adapters]
+    for folder in folders:
+        check_folder(folder, config.model_type)
+    folder = folders[-1] if folders else Path(name)
     return tokenizer, read_training_metadata(folder, window) if folder.is_dir() else TrainingMetadata(), window
