@@ -247,7 +247,8 @@ def test_a_trace_is_cancelled(page: Any) -> None:
 
     def told(route: Any) -> None:
         state = "cancelled" if gone else "running"
-        answer = {"id": "x", "state": state, "stage": "comparing rows", "done": 3, "of": 9}
+        key = route.request.url.rsplit("/", 1)[1]
+        answer = {"id": key, "state": state, "stage": "comparing rows", "done": 3, "of": 9}
         route.continue_() if route.request.method == "DELETE" else route.fulfill(json=answer)
 
     page.route("**/api/jobs/*", told)
