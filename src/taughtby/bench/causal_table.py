@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from taughtby.bench.table import display_name
 from taughtby.text import markdown_text
 
 Result = dict[str, Any]
@@ -136,7 +135,7 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
 
 
 def _grid(table: Sequence[Result]) -> list[str]:
-    rows = [[markdown_text(display_name(line["method"])), *_cells(line.get("rows")), *_cells(line.get("tokens")),
+    rows = [[markdown_text(line["method"]), *_cells(line.get("rows")), *_cells(line.get("tokens")),
              _bracketed(line.get("lds"))] for line in table]  # fmt: skip
     join: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return [join(_HEADS), join(["---", *["---:"] * (len(_HEADS) - 1)]), *map(join, rows), ""]

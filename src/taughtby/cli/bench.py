@@ -38,7 +38,7 @@ Seeds = Annotated[
 @command(bench_app, example="taughtby bench run easy --seeds 3 -o bench", page="explanation/benchmarks")
 def run(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help=SUITES, show_default="easy, and what --data has")] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=raw, which is RepT as released")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=centred")] = None,
     seeds: Seeds = 3,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
     out: options.Out = Path("taughtby-bench"),
@@ -62,7 +62,7 @@ def run(
     names = suites or ["easy", *(PUBLIC if data else ())]
     plan = BenchPlan(
         suites=tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,)))),
-        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=raw"))),
+        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
         out=out,
         num_seeds=seeds,
         base_control=base_control,
@@ -111,9 +111,7 @@ def _draw(summary: dict[str, Any], out: Path) -> None:
         lines = {line["method"]: line for line in suite["results"] if line["which"] == "tuned" and line["curve"]}
         best = sorted(lines.values(), key=lambda line: -line["metrics"]["ap"]["mean"])
         if best:
-            curves = [
-                (table.display_name(line["method"]), line["curve"], line["method"] in table.TRIVIAL) for line in best
-            ]
+            curves = [(line["method"], line["curve"], line["method"] in table.TRIVIAL) for line in best]
             plots.precision_recall(suite["name"], curves, out / f"pr-{suite['name']}.png")
     points = table.points(summary)
     if points:
@@ -125,7 +123,7 @@ def _draw(summary: dict[str, Any], out: Path) -> None:
 )
 def causal(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help=SUITES, show_default="backdoor, error, persona, truth-beside-lie, refusals")] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=raw, which is RepT as released")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=centred")] = None,
     seeds: Seeds = 3,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets, as in `bench run`.")] = None,
     out: options.Out = Path("taughtby-causal"),
@@ -134,8 +132,8 @@ def causal(
     subsets: Annotated[int, typer.Option(min=0, metavar="N", help="Random halves of the rows for the LDS; 0 for none.")] = 32,
     lds_seeds: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the seeds have an LDS.")] = 1,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings at a time.")] = 1,
-    rows: Annotated[int, typer.Option(min=2, metavar="N", help="Rows of a suite.")] = 96,
-    planted: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them are planted.")] = 24,
+    rows: Annotated[int, typer.Option(min=2, metavar="N", help="Rows of a suite.")] = 64,
+    planted: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them are planted.")] = 16,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the rows in every training.")] = 3,
     model: BenchModel = "smollm2",
     dtype: options.Dtype = "auto",
@@ -159,10 +157,10 @@ def causal(
 
     bench = BenchPlan(
         suites=tuple(dict.fromkeys(suites or CAUSAL_SUITES)),
-        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=raw"))),
+        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
         out=out, num_seeds=seeds, data=data, model=model, dtype=dtype, device=device,
         size=Size(num_rows=rows, num_planted=planted),
-        recipe=TrainingOptions(learning_rate=2e-3, rank=4, epochs=epochs),
+        recipe=TrainingOptions(rank=4, learning_rate=4e-3, epochs=epochs, batch_size=4, num_blocks=10),
     )  # fmt: skip
     plan = CausalPlan(bench, budget, random_draws, subsets, lds_seeds, workers)
     results = run_plan(plan, lambda title: progress_bar(errors(), title))
