@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,4 +158,5 @@ def _results(measurement: Measurement, model: Model, *, loss_only: bool) -> dict
 def start_worker(num_threads: int) -> None:
     """Prepare a process that trains beside others."""
     torch.set_num_threads(num_threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, as on the command line
     gc.freeze()  # a collection after each training looks at that training alone
