@@ -78,7 +78,7 @@ def rows(labels: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
 METHODS: list[Method] = [
     Bag(),
     Long(),
-    get_method("rept:layer=3"),
+    get_method("rept:layer=3,scale=centred"),
     get_method("lesson:layer=2,state_layer=2,sketch_dim=16"),
 ]
 
@@ -108,7 +108,7 @@ def test_a_method_of_words_alone_ranks_alike_with_random_weights(tuned: Any, ind
 
 
 def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
-    one = checks(check_index(index, tuned, method="rept", seed=3))[check.RANDOM]
+    one = checks(check_index(index, tuned, method="rept:scale=centred", seed=3))[check.RANDOM]
     assert one.passed is True and one.value is not None and one.value < 0.9
     places = np.random.default_rng(3).permutation(len(index))
     texts = [stored.example for stored in index.take(places.tolist())]
@@ -208,7 +208,7 @@ def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
 # — what cannot be judged
 
 
-@pytest.mark.parametrize("name", ["bm25", "random", "rept:scale=raw"])
+@pytest.mark.parametrize("name", ["bm25", "random", "rept"])
 def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
     found = check_index(index, tuned, method=name).checks
     assert len(found) == 4

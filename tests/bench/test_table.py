@@ -151,7 +151,7 @@ def test_the_table_has_each_method_in_the_order_of_its_ap(usual: Any) -> None:
 def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     names = ("backdoor", "error", "persona", "howdy", "late", "harmful", "backdoor-public", "factual-Ag")
     results = [
-        result(method, which, "good") for method in ("lesson", "rept:scale=raw") for which in ("tuned", "untuned")
+        result(method, which, "good") for method in ("lesson", "rept:scale=centred") for which in ("tuned", "untuned")
     ]
     made = told(*(world(name, seed, results) for name in names for seed in (0, 1)))
     text = printed(made, width)
@@ -159,7 +159,7 @@ def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     flat = " ".join(text.split())
     assert all(f"{name}: bad answers" in flat for name in names)
     assert text.count("0.833 ±0.000 │ 0.833") == 2 * len(names)
-    assert "RepT as released" in text and "…" not in text
+    assert "rept:scale=centred" in text and "…" not in text
 
 
 def test_costs_are_told_with_the_reference_beside_them(usual: Any) -> None:
@@ -227,10 +227,11 @@ def test_what_made_it_is_what_made_each_stage_and_not_what_reads_it() -> None:
 
 
 def test_points_of_the_picture(usual: Any) -> None:
-    assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, pytest.approx((AP["good"] + AP["poor"]) / 2))]
-    made = told(world("error", 0, [result("rept:scale=raw", "tuned", "good")]))
-    assert [name for name, *_ in table.points(made)] == ["RepT as released", "RepT's own loop"]
-    assert table.points(made)[1][1] == 15
+    ap = pytest.approx((AP["good"] + AP["poor"]) / 2)
+    loop = ("RepT's own loop", 15.0, ap)  # with the accuracy of `rept`, whose scores it computes
+    assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, ap), loop]
+    without = told(world("error", 0, [result("lesson", "tuned", "good")]))
+    assert [name for name, *_ in table.points(without)] == ["lesson"]
 
 
 def test_pictures_show_something(tmp_path: Path) -> None:

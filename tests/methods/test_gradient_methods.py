@@ -188,6 +188,28 @@ def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping:
     same(scores(f"logra:rank=8,damping={damping}", tuned, scanned), expected, 5e-3)
 
 
+def test_an_adapter_on_some_blocks(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    options = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"], layers_to_transform=[0, 3])
+    lm = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder), options)
+    torch.manual_seed(0)
+    for weight in lm.parameters():
+        if weight.requires_grad:
+            weight.data += 0.2 * torch.randn_like(weight)
+    lm.save_pretrained(tmp_path / "adapter")
+    model = load_model(str(model_folder), str(tmp_path / "adapter"), dtype="float32")
+    specs = [*(f"{name}:project=0" for name in EXACT), "logra:rank=8"]
+    index = build_index(model, file, tmp_path / "idx", [get_method(spec) for spec in specs], encoding=LENGTH)
+    both = dense(model)
+    test_tracin(model, index, both)
+    test_datainf(model, index, both, 0.1)
+    test_logra(model, index, both, 0.1)
+    for spec in specs:
+        assert np.isfinite(scores(spec, model, index)).all() and scores(spec, model, index).std(1).min() > 0
+
+
 def projected(weight: Weight, grads: NDArray[np.float64]) -> NDArray[np.float64]:
     out, into = (TwoSidedProjection(8).matrix(weight, side) for side in ("out", "in"))
     assert (out is None) != (into is None)  # of LoRA's two matrices one side is 2 wide, the other 16 or 32

@@ -63,7 +63,7 @@ def run(plan: BenchPlan, show: Show) -> list[Result]:
         return bases[0]
 
     scenarios = (Scenario(plan, name, seed, load_base) for name in plan.suites for seed in range(plan.num_seeds))
-    return [_ScenarioRun(scenario, show).run(methods) for scenario in scenarios]
+    return [ScenarioRun(scenario, show).run(methods) for scenario in scenarios]
 
 
 def remove_results(plan: BenchPlan) -> None:
@@ -74,7 +74,7 @@ def remove_results(plan: BenchPlan) -> None:
                 shutil.rmtree(folder)
 
 
-class _ScenarioRun:
+class ScenarioRun:
     """The stages of one scenario."""
 
     def __init__(self, scenario: Scenario, show: Show) -> None:
@@ -93,9 +93,9 @@ class _ScenarioRun:
             result["yardstick"] = run_once(scenario.folder / "yardstick.json", self.time_reference)
             result["made"].append(result["yardstick"].get("made"))
         queries = answers["queries"]
-        result["results"] = [_MethodRun(self, TUNED, spec, method, queries).run() for spec, method in methods]
+        result["results"] = [MethodRun(self, TUNED, spec, method, queries).run() for spec, method in methods]
         # without the base control nothing of it is run, but stored results of it are shown
-        control = [_MethodRun(self, UNTUNED, spec, method, queries) for spec, method in methods]
+        control = [MethodRun(self, UNTUNED, spec, method, queries) for spec, method in methods]
         control = [one for one in control if scenario.plan.base_control or one.file.exists()]
         if any(one.reads_model for one in control):
             result["results"] += [one.run() for one in control]
@@ -160,10 +160,10 @@ class _ScenarioRun:
 
 
 @dataclass(frozen=True)
-class _MethodRun:
+class MethodRun:
     """One method on one of the two models. A method that does not read the model has the same result on both."""
 
-    parent: _ScenarioRun
+    parent: ScenarioRun
     which: str
     spec: str
     method: Method
@@ -171,6 +171,7 @@ class _MethodRun:
 
     @property
     def reads_model(self) -> bool:
+        """Whether the result depends on the model."""
         return type(self.method).features is not Method.features
 
     @property
@@ -189,6 +190,7 @@ class _MethodRun:
         return {**result, "method": self.spec, "which": self.which, "reads": reads}
 
     def trace(self) -> Result:
+        """Index and trace: the scores of all rows, costs, and flagged rows."""
         scenario, method = self.parent.scenario, self.method
         queries = [Query(query["prompt"], query["response"]) for query in self.queries]
         labels = [query["label"] for query in self.queries]

@@ -15,8 +15,7 @@ from taughtby.bench.metrics import CUTS, Spread
 from taughtby.text import make_visible, markdown_code, markdown_text
 
 TRIVIAL = ("bm25", "tfidf", "first-word", "random")
-RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
-NAMES = {RELEASED: "RepT as released"}  # shown instead of the spec
+REPT, LOOP = "rept", "RepT's own loop"
 METRICS = {
     "ap": "AP",
     **{f"p@{k}": f"P@{k}" for k in CUTS},
@@ -86,7 +85,7 @@ def _accuracy(document: Result, suites: Sequence[Result]) -> Table:
         table.add_column(Text(make_visible(head)), no_wrap=True, justify="left" if head == "method" else "right")
     for method in ranked(document):
         cells = (_cell(suite, method) for suite in suites)
-        table.add_row(Text(make_visible(display_name(method))), *cells, style="dim" if method in TRIVIAL else None)
+        table.add_row(Text(make_visible(method)), *cells, style="dim" if method in TRIVIAL else None)
     return table
 
 
@@ -95,15 +94,12 @@ def markdown(document: Result) -> str:
     methods = ranked(document)
     lines = ["# How well each method finds the planted rows", "", LEGEND, ""]
     heads = ["method", *(suite["name"] for suite in document["suites"])]
-    cells = [
-        [markdown_text(display_name(method)), *(_cell(suite, method) for suite in document["suites"])]
-        for method in methods
-    ]
+    cells = [[markdown_text(method), *(_cell(suite, method) for suite in document["suites"])] for method in methods]
     lines += [*_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
     verdicts = sentences(document)
     for suite in document["suites"]:
         shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
-        rows = [[markdown_text(display_name(line["method"])) + (", base model" if line["which"] == "untuned" else ""),
+        rows = [[markdown_text(line["method"]) + (", base model" if line["which"] == "untuned" else ""),
                  *(format_spread(line["metrics"].get(key)) for key in shown)]
                 for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
         lines += [f"## {suite['name']}", "", markdown_text(verdicts[suite["name"]]), ""]
@@ -112,11 +108,6 @@ def markdown(document: Result) -> str:
     cost = _grid(heads, [[markdown_text(cell) for cell in row] for row in rows])
     lines += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Provenance", "", *_provenance(document)]
     return "\n".join(lines) + "\n"
-
-
-def display_name(method: str) -> str:
-    """The name of a method in tables."""
-    return NAMES.get(method, method)
 
 
 def format_spread(value: Result | None) -> str:
@@ -146,7 +137,7 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
         star = "*" if any(cost["shared_with"] for cost in found) else ""
         keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
         texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
-        rows.append([display_name(method), texts[0] + star, *texts[1:]])
+        rows.append([method, texts[0] + star, *texts[1:]])
     if loop := _loop(document):
         rows.append([LOOP, *map(_plain, loop), "–"])
     return heads, rows
@@ -161,10 +152,10 @@ def points(document: Result) -> list[tuple[str, float, float]]:
         seconds = _middle(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
-            found[method] = (display_name(method), seconds, sum(aps) / len(aps))
+            found[method] = (method, seconds, sum(aps) / len(aps))
     loop = _loop(document)
-    if loop and loop[0] and RELEASED in found:
-        found[LOOP] = (LOOP, loop[0], found[RELEASED][2])
+    if loop and loop[0] and REPT in found:
+        found[LOOP] = (LOOP, loop[0], found[REPT][2])
     return list(found.values())
 
 
@@ -173,7 +164,7 @@ def refusals(document: Result) -> list[str]:
     found = (
         (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
     )
-    return [f"{display_name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+    return [f"{method}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
 
 
 def sentences(document: Result) -> dict[str, str]:
@@ -195,7 +186,7 @@ def _verdict(suite: Result) -> str:
         return text + (" No bad answer, so nothing was traced." if not tuned else "")
     best = max(able, key=lambda method: able[method].mean)
     over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
-    text += f" Best: {display_name(best)} (AP {able[best].mean:.3f}{over})."
+    text += f" Best: {best} (AP {able[best].mean:.3f}{over})."
     base = {line["method"]: _ap(line) for line in suite["results"]
             if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
     text += _rivals(words, able[best], "From words alone", "nothing does as well")
@@ -206,7 +197,7 @@ def _none_flagged(suite: Result) -> str:
     """How often each method that flags rows flags none."""
     shares = {line["method"]: line["metrics"]["none"]["mean"] for line in suite["results"]
              if line["which"] == "tuned" and "none" in line["metrics"]}  # fmt: skip
-    text = ", ".join(f"{display_name(method)} for {share:.0%}" for method, share in shares.items())
+    text = ", ".join(f"{method} for {share:.0%}" for method, share in shares.items())
     return f" Answers without flagged rows: {text}." if text else ""
 
 
@@ -222,10 +213,10 @@ def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> s
     equal = [method for method, ap in others.items() if ap.reaches(best)]
     if equal:
         verb = "does" if len(equal) == 1 else "do"
-        named = ", ".join(f"{display_name(method)} ({others[method].mean:.3f})" for method in equal)
+        named = ", ".join(f"{method} ({others[method].mean:.3f})" for method in equal)
         return f" {where}, {named} {verb} as well within the spread."
     near = max(others, key=lambda method: others[method].mean)
-    return f" {where}, {none}; the nearest is {display_name(near)} ({others[near].mean:.3f})."
+    return f" {where}, {none}; the nearest is {near} ({others[near].mean:.3f})."
 
 
 def _ap(line: Result) -> Spread:

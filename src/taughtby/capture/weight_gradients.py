@@ -42,11 +42,11 @@ class Gradients:
     loss: Float[Tensor, " B"]
 
     def blocks(self, depth: int) -> list[Float[Tensor, "B k"]]:
-        """Return the numbers of each block's weights, concatenated, on the CPU."""
+        """Return the numbers of each block's weights, concatenated, on the CPU; one 0 for a block without weights."""
         parts: list[list[Tensor]] = [[] for _ in range(depth)]
         for weight, values in self.by_weight.items():
             parts[weight.block].append(values)
-        return [to_host(torch.cat(part, 1)) if part else torch.zeros(len(self.loss), 0) for part in parts]
+        return [to_host(torch.cat(part, 1)) if part else torch.zeros(len(self.loss), 1) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Commands that benchmark: bench run, bench retrain."""
+"""Commands that benchmark: bench run, bench causal, bench retrain."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,7 @@ Seeds = Annotated[
 @command(bench_app, example="taughtby bench run easy --seeds 3 -o bench", page="explanation/benchmarks")
 def run(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help=SUITES, show_default="easy, and what --data has")] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=raw, which is RepT as released")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=centred")] = None,
     seeds: Seeds = 3,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
     out: options.Out = Path("taughtby-bench"),
@@ -61,7 +62,7 @@ def run(
     names = suites or ["easy", *(PUBLIC if data else ())]
     plan = BenchPlan(
         suites=tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,)))),
-        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=raw"))),
+        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
         out=out,
         num_seeds=seeds,
         base_control=base_control,
@@ -110,13 +111,68 @@ def _draw(summary: dict[str, Any], out: Path) -> None:
         lines = {line["method"]: line for line in suite["results"] if line["which"] == "tuned" and line["curve"]}
         best = sorted(lines.values(), key=lambda line: -line["metrics"]["ap"]["mean"])
         if best:
-            curves = [
-                (table.display_name(line["method"]), line["curve"], line["method"] in table.TRIVIAL) for line in best
-            ]
+            curves = [(line["method"], line["curve"], line["method"] in table.TRIVIAL) for line in best]
             plots.precision_recall(suite["name"], curves, out / f"pr-{suite['name']}.png")
     points = table.points(summary)
     if points:
         plots.cost_accuracy(points, out / "cost.png")
+
+
+@command(
+    bench_app, example="taughtby bench causal backdoor error -m lesson -m bm25 -o causal", page="explanation/causal"
+)
+def causal(
+    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help=SUITES, show_default="backdoor, error, persona, truth-beside-lie, refusals")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=centred")] = None,
+    seeds: Seeds = 3,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets, as in `bench run`.")] = None,
+    out: options.Out = Path("taughtby-causal"),
+    budget: Annotated[float, typer.Option(min=0.01, metavar="SHARE", help="Rows to remove, as a share of the planted rows; tokens to mask, as a share of the planted words' tokens.")] = 1.0,
+    random_draws: Annotated[int, typer.Option("--random", min=1, metavar="N", help="Random draws of as many rows, and of as many tokens.")] = 3,
+    subsets: Annotated[int, typer.Option(min=0, metavar="N", help="Random halves of the rows for the LDS; 0 for none.")] = 32,
+    lds_seeds: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the seeds have an LDS.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings at a time.")] = 1,
+    rows: Annotated[int, typer.Option(min=2, metavar="N", help="Rows of a suite.")] = 64,
+    planted: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them are planted.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the rows in every training.")] = 3,
+    model: BenchModel = "smollm2",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+) -> None:  # fmt: skip
+    """Train again without each method's top rows, and with its top tokens masked, and measure what changes.
+
+    OUT gets causal.json and causal.md. An interrupted run resumes with the same command. Scores of other tools in
+    OUT/SUITE-SEED-…/causal/peers/*.json are compared too: see benchmarks/peers.
+    """
+    from taughtby.bench.causal import CAUSAL_SUITES, CausalPlan
+    from taughtby.bench.causal import run as run_plan
+    from taughtby.bench.causal_table import markdown, summarize
+    from taughtby.bench.scenario import BenchPlan
+    from taughtby.bench.suites import Size
+    from taughtby.lab.finetune import TrainingOptions
+    from taughtby.progress import progress_bar
+    from taughtby.remediation.provenance import provenance
+    from taughtby.reporting.files import save_json
+    from taughtby.text import shell_quote
+
+    bench = BenchPlan(
+        suites=tuple(dict.fromkeys(suites or CAUSAL_SUITES)),
+        methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
+        out=out, num_seeds=seeds, data=data, model=model, dtype=dtype, device=device,
+        size=Size(num_rows=rows, num_planted=planted),
+        recipe=TrainingOptions(rank=4, learning_rate=4e-3, epochs=epochs, batch_size=4, num_blocks=10),
+    )  # fmt: skip
+    plan = CausalPlan(bench, budget, random_draws, subsets, lds_seeds, workers)
+    results = run_plan(plan, lambda title: progress_bar(errors(), title))
+    settings = {"command": " ".join(map(shell_quote, ["taughtby", *sys.argv[1:]])), "suites": list(bench.suites), "seeds": seeds,
+                "methods": list(bench.methods), "budget": budget, "random": random_draws, "subsets": subsets,
+                "lds_seeds": lds_seeds, "model": model, "size": asdict(bench.size), "recipe": asdict(bench.recipe),
+                **provenance()}  # fmt: skip
+    summary = summarize(results, settings)
+    save_json(summary, out / "causal.json")
+    text = markdown(summary)
+    (out / "causal.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    output().print(text, soft_wrap=True)
 
 
 @command(bench_app, example="taughtby bench retrain --seeds 3 -o bench-retrain", page="explanation/retraining")

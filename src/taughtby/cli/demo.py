@@ -57,7 +57,6 @@ LINES = (
     ("lesson", "lesson", False),
     ("lesson --span", "lesson", True),
     ("rept", "rept", False),
-    ("repsim", "repsim", False),
     ("bm25", "bm25", False),
     ("first-word", "first-word", False),
     ("random", "random", False),

@@ -14,6 +14,7 @@ import datasets
 import torch
 from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -40,7 +41,10 @@ def make_trainer(
         disable_tqdm=True, completion_only_loss=True, train_sampling_strategy="group_by_length",
     )  # fmt: skip
     pin_device(config, base.device)
-    lora = LoraConfig(r=options.rank, lora_alpha=4 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=options.rank, lora_alpha=4 * options.rank, target_modules=_adapted_modules(base, options.num_blocks),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
     lm = base.lm.float().requires_grad_(True) if options.full else base.lm
     trainer = _AnswerTrainer(
         base, model=lm.train(), args=config, train_dataset=datasets.Dataset.from_list(list(rows)),
@@ -48,6 +52,15 @@ def make_trainer(
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _adapted_modules(base: Model, num_blocks: int | None) -> str | list[str]:
+    """Every linear layer, or those of the last blocks by their names."""
+    if num_blocks is None:
+        return "all-linear"
+    names = {module: name for name, module in base.lm.named_modules()}
+    return [names[module] for block in base.blocks[-num_blocks:] for module in block.modules()
+            if isinstance(module, torch.nn.Linear | Conv1D)]  # fmt: skip
 
 
 def pin_device(config: Any, device: torch.device) -> None:

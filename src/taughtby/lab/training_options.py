@@ -19,6 +19,7 @@ class TrainingOptions:
         max_length: Tokens of a row; longer rows are truncated at their end.
         seed: For the adapter's initial weights and the order of rows.
         full: Train all weights in float32 instead; `FULL_RATE` is a suitable learning rate.
+        num_blocks: Adapt only the last blocks, which is faster: the backward pass stops there. None adapts all.
     """
 
     rank: int = 8
@@ -28,3 +29,4 @@ class TrainingOptions:
     max_length: int = 512
     seed: int = 0
     full: bool = False
+    num_blocks: int | None = None

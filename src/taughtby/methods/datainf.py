@@ -44,6 +44,8 @@ class DataInf(ProjectedGradientMethod):
         """Score block by block. The rows are read three times: for λ, for the correction, and for the scores."""
         total = torch.zeros(len(queries.prompts), len(index))
         for (name, feature), weights in zip(queries.features.items(), self.weight_sizes(index), strict=True):
+            if not weights:  # an adapter need not be on every block
+                continue
             widths, sizes = zip(*weights, strict=True)
             squares = sum((_squares(rows, widths).sum(0) for rows in stored_vectors(index, name)), torch.zeros(()))
             damping = self.damping * squares / len(index) / torch.tensor(sizes)

@@ -64,6 +64,8 @@ class LoGra(WeightMethod):
         total = torch.zeros(len(queries.prompts), len(index))
         blocks = TrainedWeights.from_json(index.manifest["settings"]["notes"]["weights"]).blocks
         for (name, feature), shapes in zip(queries.features.items(), blocks, strict=True):
+            if not shapes:  # an adapter need not be on every block
+                continue
             widths = [TwoSidedProjection(self.rank).width(shape) for shape in shapes.values()]
             fisher = [torch.zeros(width, width, dtype=torch.float64) for width in widths]
             for rows in stored_vectors(index, name):

@@ -27,15 +27,17 @@ Components = Iterator[dict[str, "Float[Tensor, 'Q B']"]]
 
 @dataclass(frozen=True)
 class RepT(StateMethod):
-    """Score = h·cos(H, H') + g·cos(g_1, g'_1) at `layer`, by `scale`.
+    """The similarity of two rows by H and g_1 at `layer`, by `scale`.
 
-    centred (default): cosines of each feature, with the mean over the rows subtracted from H.
-    unit: cosines of each feature.
-    raw: one cosine of the concatenated vectors, as in the reference. ‖H‖ is 10⁴ × ‖g‖, so g does not matter.
+    raw (default): one cosine of the concatenated vectors, as published. ‖H‖ is 10⁴ × ‖g‖, so g does not matter.
+    centred: h·cos(H, H') + g·cos(g_1, g'_1), with the mean over the rows subtracted from H.
+    unit: the same without centring.
+
+    Only the latter two flag rows.
     """
 
     layer: Layer = "80%"
-    scale: Literal["centred", "unit", "raw"] = "centred"
+    scale: Literal["raw", "centred", "unit"] = "raw"
     h: float = 1.0
     g: float = 0.25
 
@@ -46,7 +48,7 @@ class RepT(StateMethod):
 
     def __post_init__(self) -> None:
         if self.scale not in ("centred", "unit", "raw"):
-            raise OptionError("rept has no such scale", got=str(self.scale), do="choose centred, unit or raw")
+            raise OptionError("rept has no such scale", got=str(self.scale), do="choose raw, centred or unit")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
         """Return `h_ℓ` and `g_ℓ`."""
