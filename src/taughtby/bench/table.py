@@ -14,7 +14,7 @@ from rich.text import Text
 from taughtby.bench.metrics import CUTS, Spread
 from taughtby.text import make_visible, markdown_code, markdown_text
 
-TRIVIAL = ("bm25", "tfidf", "first-word", "random")
+TRIVIAL = ("bm25", "tfidf", "rftc", "first-word", "random")
 RELEASED, LOOP = "rept:scale=raw", "RepT's own loop"
 NAMES = {RELEASED: "RepT as released"}  # shown instead of the spec
 METRICS = {

@@ -11,7 +11,7 @@ import typer
 
 METHODS = (
     "lesson", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
-    "embedding", "bm25", "tfidf", "first-word", "random",
+    "embedding", "hybrid", "bm25", "tfidf", "rftc", "first-word", "random",
 )  # fmt: skip
 JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "python", "classifier", "chat")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
