@@ -452,7 +452,7 @@ def test_the_token_scores_of_bm25_are_the_summands_of_its_score(index: Index) ->
     row = list(index.examples())[2]  # its prompt has none of these words
     tokens = ["bee", "tles", " make", " honey", ",", " one", " a", " d", "ay", "<|end|>"]
     result = get_method("bm25").text_token_scores(query_rows, index, [row, row], [tokens, ["beet"]])
-    assert result is not None and result.shape == (3, 2, 10)
+    assert result.shape == (3, 2, 10)
     first, one, none = result[:, 0].tolist()
     total = text_scores("bm25", index, queries)[:, 2]
     assert first[0] + first[5] + first[7] == pytest.approx(total[0], rel=1e-5)

@@ -240,16 +240,11 @@ def _score_texts(
     examples = [rows[position].example for position, _ in usable]
 
     def token_scores(features: QueryFeatures) -> Tensor:
-        scores = task.method.text_token_scores(features, task.index, examples, texts)
-        assert scores is not None
-        return scores
+        return task.method.text_token_scores(features, task.index, examples, texts)
 
     scores = torch.einsum("qp,pbr->qbr", ranking.shares, task.contrast.difference(token_scores))
-    return {
-        (q, position): _strip_end(texts[b], scores[q, b, : len(texts[b])].tolist())
-        for q in range(len(scores))
-        for b, (position, _) in enumerate(usable)
-    }
+    return {(q, position): _strip_end(texts[b], scores[q, b, : len(texts[b])].tolist())
+            for q in range(len(scores)) for b, (position, _) in enumerate(usable)}  # fmt: skip
 
 
 def _batch_scores(task: _Task, ranking: _Ranking, batch: Batch) -> Float[Tensor, "Q B R"]:

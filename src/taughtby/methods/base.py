@@ -114,16 +114,16 @@ class Method:
 
     def text_token_scores(
         self, queries: QueryFeatures, index: FeatureStore, rows: Sequence[Example], tokens: Sequence[Sequence[str]]
-    ) -> Float[Tensor, "Q B R"] | None:
-        """Return how well each response token matches each query, for a method that reads texts only; None without.
+    ) -> Float[Tensor, "Q B R"]:
+        """Return how well each response token matches each query, for a method that scores tokens and reads texts only.
 
         Args:
             queries: the queries.
             index: all rows.
             rows: the rows to explain.
-            tokens: the texts of their response tokens; those of shorter responses are followed by anything.
+            tokens: the texts of their response tokens; scores of shorter responses are padded.
         """
-        return None
+        raise NotImplementedError
 
     def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features | None:
         """Return the features of indexed rows as those of queries, or None if they cannot be queries.

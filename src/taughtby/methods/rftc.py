@@ -9,7 +9,7 @@ clustered, because there is no reference model of the task, and rows get a score
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ class RFTC(Method):
         except ValueError:  # no answer has a word
             return torch.zeros(len(queries.prompts), len(answers))
         count = min(self.clusters or max(2, round((len(answers) / 32) ** 0.5)), len(set(answers)))
-        clusters = KMeans(count, n_init=3, random_state=self.seed).fit_predict(rows)
+        options: Any = {"n_init": 3}  # scikit-learn's type hints know no number
+        clusters = KMeans(count, random_state=self.seed, **options).fit_predict(rows)
         sums = np.stack([np.asarray(rows[clusters == c].sum(0)).ravel() for c in range(count)])
         own = np.asarray(rows.multiply(rows).sum(1)).ravel()  # 1, or 0 without words
         scores = np.asarray(rows.multiply(sums[clusters]).sum(1)).ravel() - own
