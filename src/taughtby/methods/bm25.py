@@ -52,7 +52,7 @@ class BM25(Method):
     def text_token_scores(
         self, queries: QueryFeatures, index: FeatureStore, rows: Sequence[Example], tokens: Sequence[Sequence[str]]
     ) -> Float[Tensor, "Q B R"]:
-        """Return the summand of the row's score that is the token's word; the summands of all its words are the score."""
+        """Return the part of the row's score that is the token's word; the parts of all its words are the score."""
         query_words = [Counter(_words(text)) for text in query_texts(queries)]
         idf, mean_length = _statistics(index, {word for words in query_words for word in words})
         scores = torch.zeros(len(query_words), len(rows), max(map(len, tokens), default=0))
