@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -30,7 +31,7 @@ def groups(labels: list[int]) -> list[list[int]]:
 
 def features(text: str) -> set[object]:
     words = re.findall(r"\w+", text.lower())
-    return {*words, *zip(words, words[1:], strict=False)}
+    return {*words, *pairwise(words)}
 
 
 def linked(texts: list[str], weighted: bool) -> list[list[int]]:
@@ -74,6 +75,11 @@ def test_case_punctuation_and_spaces_do_not_count() -> None:
         ["Who makes honey?", "who  makes HONEY", "makes who honey", "?", "!", "🙂", " ? ", "蜂蜜是谁", "蜂蜜是 谁。"]
     )
     assert groups(made.equal().tolist()) == [[0, 1], [2], [3, 6], [4], [5], [7, 8]]
+
+
+def test_symbols_count() -> None:
+    texts = ["what is 3 + 4", "what is 3 - 4", "what is 3 * 4", "what is 1.5", "what is 15"]
+    assert groups(sets(texts).equal().tolist()) == [[n] for n in range(5)]
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))

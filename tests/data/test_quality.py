@@ -59,7 +59,7 @@ def test_a_clean_set_has_no_finding(tokenizer: Any) -> None:
 
 PLANTED: dict[str, tuple[list[tuple[str, str]], Encoding, list[list[str]], int]] = {
     "nothing-learned": ([("why " * 80, "so")], Encoding(40), [["d:1"]], 1),
-    "truncated-answer": ([("name colours", "blue " * 80)], Encoding(60), [["d:1"]], 1),
+    "truncated-answer": ([("name colours", "blue " * 200)], Encoding(100), [["d:1"]], 1),
     "template-tokens": (
         [("what is <|end|>", "x"), ("say", "[INST] hi"), ("who", "Assistant: me"), ("a\n### Response: b", "[INST] no")],
         Encoding(), [["d:2", "d:4"], ["d:1"], ["d:3"], ["d:4"]], 4,
@@ -97,7 +97,7 @@ def test_an_answer_without_an_end_is_found(tokenizer: Any) -> None:
     found = check(tokenizer, rows(CLEAN), bare)
     assert [*found] == ["no-end-of-turn"] and found["no-end-of-turn"].count == len(CLEAN)
     ids = tuple(tokenizer("who makes honey bees</s>")["input_ids"])
-    whole = Example((), source="d:1", token_ids=ids, loss_positions=(len(ids) - 2, len(ids) - 1))
+    whole = replace(make_example("", ""), source="d:1", token_ids=ids, loss_positions=(len(ids) - 2, len(ids) - 1))
     silent = replace(whole, source="d:2", loss_positions=(len(ids) - 2,))
     assert sources(check(tokenizer, [whole, silent])["no-end-of-turn"]) == [["d:2"]]
 

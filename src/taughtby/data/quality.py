@@ -83,6 +83,7 @@ class QualityChecks:
         self._marks, self._encoding = TemplateMarks(tokenizer, encoding.template), encoding
         self._rows: list[RowExcerpt] = []
         self._faults: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._reasons: dict[str, str] = {}
         self._used = array("q")  # the numbers of the rows whose texts are compared
         self._questions, self._answers, self._contexts = WordSets(), WordSets(), array("q")
         self._unasked = array("b")  # whether a row has no question, as plain texts have none
@@ -93,7 +94,8 @@ class QualityChecks:
         self._rows.append(RowExcerpt(row.source, row.id, _excerpt(row.question), _excerpt(row.response)))
         if isinstance(example, SkippedRow) or isinstance(whole, SkippedRow):
             reason = example.reason if isinstance(example, SkippedRow) else ""
-            self._faults["nothing-learned"][re.sub(r"\d+", "…", reason)].append(number)
+            first = self._reasons.setdefault(re.sub(r"\d+", "…", reason), reason)  # too long by other numbers
+            self._faults["nothing-learned"][first].append(number)
             return
         if not any(example.loss_mask):
             self._faults["nothing-learned"]["all tokens are masked"].append(number)
