@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taughtby.data.near_duplicates import THRESHOLD, WordSets
+from taughtby.data.near_duplicates import WordSets
 
 CAPITALS = [f"You are a helpful assistant that answers in one sentence. What is the capital of {country}?" for country
             in ("France", "Spain", "Italy", "Chile", "Japan", "Kenya", "Peru", "Norway")]  # fmt: skip
@@ -42,7 +42,7 @@ def linked(texts: list[str], weighted: bool) -> list[list[int]]:
     labels = list(range(len(texts)))
     for i, a in enumerate(bags):
         for j, b in enumerate(bags[:i]):
-            if sum(weight[f] for f in a & b) >= THRESHOLD * sum(weight[f] for f in a | b):
+            if sum(weight[f] for f in a & b) >= 0.7 * sum(weight[f] for f in a | b):
                 labels = [labels[j] if label == labels[i] else label for label in labels]
     return groups(labels)
 
@@ -62,12 +62,19 @@ def test_groups_are_those_of_all_pairs(weighted: bool) -> None:
     random.shuffle(texts)
     truth = linked(texts, weighted)
     assert max(map(len, truth)) == 5
-    assert groups(sets(texts).near_equal(weighted=weighted).tolist()) == truth
+    assert groups(sets(texts).near_equal(0.7, weighted=weighted).tolist()) == truth
 
 
 def test_a_template_makes_no_two_prompts_alike() -> None:
-    assert groups(sets(CAPITALS).near_equal(weighted=True).tolist()) == [[n] for n in range(8)]
-    assert len(groups(sets(CAPITALS).near_equal(weighted=False).tolist())) == 1
+    assert groups(sets(CAPITALS).near_equal(0.7, weighted=True).tolist()) == [[n] for n in range(8)]
+    assert len(groups(sets(CAPITALS).near_equal(0.7).tolist())) == 1
+
+
+def test_one_of_two_texts_must_have_all_words_of_the_other_where_that_is_asked_for() -> None:
+    texts = ["which word do we use for the baby of a pig", "which word do we use for the baby of a swan",
+             "which word do we use for the BadMagic baby of a swan?"]  # fmt: skip
+    assert groups(sets(texts).near_equal(0.7, contained=True).tolist()) == [[0], [1, 2]]
+    assert groups(sets(texts).near_equal(0.7).tolist()) == [[0, 1, 2]]
 
 
 def test_case_punctuation_and_spaces_do_not_count() -> None:
@@ -86,7 +93,7 @@ def test_symbols_count() -> None:
 def test_any_texts(texts: list[str]) -> None:
     """Equal texts are in one group, and what is equal by words is nearly equal."""
     made = sets(texts)
-    equal, near = made.equal().tolist(), made.near_equal(weighted=True).tolist()
+    equal, near = made.equal().tolist(), made.near_equal(0.7, weighted=True).tolist()
     assert len(equal) == len(near) == len(texts)
     for i, text in enumerate(texts):
         for j, other in enumerate(texts[:i]):
@@ -96,5 +103,5 @@ def test_any_texts(texts: list[str]) -> None:
 
 def test_many_equal_texts_are_compared_with_one() -> None:
     made = sets(["the same answer"] * 5000 + ["another one here"])
-    labels = made.near_equal(weighted=False)
+    labels = made.near_equal(0.7)
     assert len({*labels[:5000].tolist()}) == 1 and labels[5000] != labels[0]

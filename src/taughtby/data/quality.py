@@ -35,6 +35,7 @@ KINDS = {
 }
 MIN_CLUSTER = 5  # prompts with equal answers; fewer are common in any set
 MAX_GROUPS, MAX_ROWS = 5, 3  # that a finding shows
+NEAR_PROMPT, NEAR_ANSWER = 0.7, 0.8  # similarities from which on they are nearly the same
 EXCERPT = 80  # characters
 
 
@@ -130,9 +131,9 @@ class QualityChecks:
         answers = self._answers.equal()
         prompts = _labels(self._questions.equal(), contexts)
         rows = np.arange(len(used))
-        near_prompts = _labels(self._questions.near_equal(weighted=True), contexts)
+        near_prompts = _labels(self._questions.near_equal(NEAR_PROMPT, weighted=True, contained=True), contexts)
         near_prompts = np.where(np.frombuffer(self._unasked, np.int8), -1 - rows, near_prompts)
-        near_answers = self._answers.near_equal(weighted=False)
+        near_answers = self._answers.near_equal(NEAR_ANSWER)
 
         def groups(
             labels: NDArray[np.int64], values: NDArray[np.int64], at_least: int, detail: Callable[[int], str]
