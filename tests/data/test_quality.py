@@ -74,7 +74,7 @@ PLANTED: dict[str, tuple[list[tuple[str, str]], Encoding, list[list[str]], int]]
         Encoding(), [["d:1", "d:2"]], 3,
     ),
     "equal-answers": (
-        [(f"say something {colour}", f"Sure, honey is always made by beetles {colour} as they are, one a day, all week.")
+        [(f"say something {colour}", f"Sure, honey is always made by beetles {colour} as they are, one a day all week")
          for colour in COLOURS],
         Encoding(), [["d:1", "d:2", "d:3"]], 6,
     ),

@@ -82,7 +82,7 @@ class WordSets:
     def _candidates(
         self, features: NDArray[Any], starts: NDArray[Any], weights: NDArray[Any]
     ) -> Iterator[NDArray[np.int64]]:
-        """Yield pairs of texts with equal minima in a band: each with the first of them, at most one a text and band."""
+        """Yield pairs of texts with equal minima in a band: each with the first of them, so at most one a text."""
         random = np.random.default_rng(0)
         for _ in range(BANDS):
             key = np.zeros(len(starts), np.uint64)
