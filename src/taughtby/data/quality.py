@@ -1,7 +1,7 @@
 """Faults of a training set that show before training: what is not learned, cut, marked up, repeated or contradicted.
 
 One pass collects the rows of each fault; texts are compared with each other after it. Memory: the first characters of
-each row, and 8 bytes for each of its words.
+each row, and 8 bytes for each of its words; several times that while texts are compared.
 """
 
 from __future__ import annotations
