@@ -444,9 +444,21 @@ def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytes
 
 
 def test_methods_without_gradients_score_no_words(tuned: Any, index: Index) -> None:
-    for name in ("repsim", "bm25"):
+    for name in ("repsim", "first-word"):
         (traced,) = trace_queries(index, tuned, ROWS[:1], method=name).queries
         assert all(found.tokens == () for found in traced.rows)
+
+
+def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index) -> None:
+    """With a desired answer, the words of that one count against the row."""
+    queries = [Query("zebra", "beetles"), Query("zebra", "beetles", desired="honey")]
+    for traced in trace_queries(index, tuned, queries, method="bm25", top_k=8).queries:
+        row = next(row for row in traced.rows if "beetles" in row.example.response)
+        assert "".join(token.text for token in row.tokens) == row.example.response
+        signs = [(token.score > 0) - (token.score < 0) for token in row.tokens]
+        words = {sign: "".join(t.text for t, s in zip(row.tokens, signs, strict=True) if s == sign) for sign in (1, -1)}
+        assert words[1].strip() == "beetles"
+        assert words[-1].strip() == ("honey" if traced.query.desired else "")
 
 
 def test_progress_counts_the_rows_whose_words_are_scored(tuned: Any, index: Index) -> None:

@@ -96,7 +96,8 @@ def test_a_methods_properties_are_what_it_overrides(kind: type[Method]) -> None:
         return any(getattr(kind, name) not in [getattr(base, name, None) for base in bases] for name in names)
 
     assert kind.reads_model == overrides("features") == issubclass(kind, (StateMethod, WeightMethod))
-    assert kind.scores_tokens == (issubclass(kind, StateMethod) and overrides("token_gradients", "token_scores"))
+    by_state = issubclass(kind, StateMethod) and overrides("token_gradients", "token_scores")
+    assert kind.scores_tokens == (by_state or overrides("text_token_scores"))
     assert kind.has_components == overrides("score_components")
     assert kind.supports_significance == overrides("rows_as_queries")
 
@@ -443,6 +444,23 @@ def test_bm25_is_lucenes_by_hand(index: Index) -> None:
                 truth[q, r] += idf * tf / (tf + 1.5 * (0.25 + 0.75 * len(row) / mean))
     np.testing.assert_allclose(text_scores("bm25", index, queries), truth, rtol=1e-5)
     assert (truth[0].argmax(), truth[3].argmax()) == (2, 2)
+
+
+def test_the_token_scores_of_bm25_are_the_summands_of_its_score(index: Index) -> None:
+    queries = [Query("zebra", "Beetles! one DAY, one beetles"), Query("zebra", "one"), Query("zebra", "yak")]
+    query_rows = QueryFeatures(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
+    row = list(index.examples())[2]  # its prompt has none of these words
+    tokens = ["bee", "tles", " make", " honey", ",", " one", " a", " d", "ay", "<|end|>"]
+    result = get_method("bm25").text_token_scores(query_rows, index, [row, row], [tokens, ["beet"]])
+    assert result.shape == (3, 2, 10)
+    first, one, none = result[:, 0].tolist()
+    total = text_scores("bm25", index, queries)[:, 2]
+    assert first[0] + first[5] + first[7] == pytest.approx(total[0], rel=1e-5)
+    assert (first[0], first[7]) == (first[1], first[8]), "both tokens of a word have its score"
+    assert first[2:5] == [0.0] * 3 and first[6] == first[9] == 0
+    assert one[5] == pytest.approx(total[1], rel=1e-5) == first[5] / 2
+    assert none == [0.0] * 10
+    assert not result[:, 1].any(), "a word that was cut is another word"
 
 
 def test_bm25_of_no_known_word_is_nothing(index: Index) -> None:

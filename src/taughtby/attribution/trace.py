@@ -156,7 +156,7 @@ def _explain(
     """The top rows of each query, with score components, token scores and evidence."""
     components, own_scores = _components(task, ranking)
     tokens: TokenScores = {}
-    if score_tokens and isinstance(task.method, StateMethod) and task.method.scores_tokens:
+    if score_tokens and task.method.scores_tokens:
         tokens = _score_tokens(task, ranking, rows, progress)
 
     def ranked(q: int) -> Iterator[RankedRow]:
@@ -213,6 +213,8 @@ def _score_tokens(
     encoded = [(position, tokenize(tokenizer, rows[position].example, task.encoding)) for position in
                ranking.rows.tolist()]  # fmt: skip
     usable = [(position, row) for position, row in encoded if isinstance(row, TokenizedExample)]
+    if not isinstance(task.method, StateMethod):
+        return _score_texts(task, ranking, usable, rows)
     result: TokenScores = {}
     done = 0
     budget = task.method.token_budget(task.model, per_token=True)
@@ -228,6 +230,21 @@ def _score_tokens(
         if progress:
             progress(done, len(usable))
     return result
+
+
+def _score_texts(
+    task: _Task, ranking: _Ranking, usable: Sequence[tuple[int, TokenizedExample]], rows: dict[int, IndexedRow]
+) -> TokenScores:
+    """The same for a method that reads texts only."""
+    texts = [token_texts(task.model.tokenizer, row.response) for _, row in usable]
+    examples = [rows[position].example for position, _ in usable]
+
+    def token_scores(features: QueryFeatures) -> Tensor:
+        return task.method.text_token_scores(features, task.index, examples, texts)
+
+    scores = torch.einsum("qp,pbr->qbr", ranking.shares, task.contrast.difference(token_scores))
+    return {(q, position): _strip_end(texts[b], scores[q, b, : len(texts[b])].tolist())
+            for q in range(len(scores)) for b, (position, _) in enumerate(usable)}  # fmt: skip
 
 
 def _batch_scores(task: _Task, ranking: _Ranking, batch: Batch) -> Float[Tensor, "Q B R"]:

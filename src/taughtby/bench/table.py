@@ -14,7 +14,7 @@ from rich.text import Text
 from taughtby.bench.metrics import CUTS, Spread
 from taughtby.text import make_visible, markdown_code, markdown_text
 
-TRIVIAL = ("bm25", "tfidf", "first-word", "random")
+TRIVIAL = ("bm25", "tfidf", "rftc", "first-word", "random")
 REPT, LOOP = "rept", "RepT's own loop"
 METRICS = {
     "ap": "AP",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from taughtby.cli import options
 from taughtby.cli.app import command, data_app
 from taughtby.cli.arguments import check_arguments
 from taughtby.cli.console import encoding_options, errors, explain_reading, load, note, output, read_options
+
+if TYPE_CHECKING:
+    from taughtby.data.quality import Finding
+    from taughtby.data.statistics import DatasetStatistics
 
 
 @command(data_app, example="taughtby data inspect smollm2 data.jsonl", page="how-to/inspect-data")
@@ -30,6 +34,8 @@ def inspect(
     mask: options.Mask = None,
     json: options.Json = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 if a mark of the loss is not followed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look for faults: rows of which nothing is learned, cut answers, template tokens in texts, duplicates, prompts with different answers, equal answers.")] = False,
+    fail_on: Annotated[list[str] | None, typer.Option(metavar="KIND", callback=options.check_faults, autocompletion=options.complete_fault, help="Look for faults, and end with exit code 1 if there is one of this kind, or any; several times for several.")] = None,
 ) -> None:  # fmt: skip
     """Print a training row as the model sees it, lengths, duplicates and unusable rows.
 
@@ -37,12 +43,13 @@ def inspect(
     """
     check_arguments("data inspect", MODEL=model, DATA=data)
     from taughtby.data.dataset import open_dataset
+    from taughtby.data.quality import QualityChecks
     from taughtby.data.statistics import collect_statistics
     from taughtby.data.tokenize import followed_metadata
-    from taughtby.errors import DataError
     from taughtby.models.loading import load_without_weights
     from taughtby.progress import progress_bar
     from taughtby.reporting.dataset_report import print_statistics
+    from taughtby.reporting.findings_report import print_findings
     from taughtby.reporting.html import save_json
 
     tokenizer, metadata, context_length = load_without_weights(model, adapter or ())
@@ -53,17 +60,33 @@ def inspect(
     explain_reading(metadata, encoding, form, tokenizer, template)
     if encoding.max_length > context_length:
         note(f"the model reads {context_length:,} tokens at most: an index cannot use {encoding.max_length:,}")
+    checks = QualityChecks(tokenizer, encoding) if check or fail_on else None
     with progress_bar(errors(), f"inspect {data}") as tell:
         statistics = collect_statistics(
-            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=form.name, progress=tell
+            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=form.name, progress=tell, checks=checks
         )
+        findings = checks.findings() if checks else None
     if json:
-        save_json(statistics.to_json(), json)
+        found = {} if findings is None else {"findings": [finding.to_json() for finding in findings]}
+        save_json(statistics.to_json() | found, json)
     print_statistics(statistics, output())
-    if strict and (marks := statistics.unfollowed()):
+    if findings is not None:
+        print_findings(findings, output())
+    _fail(statistics if strict else None, [f for f in findings or () if {f.kind, "any"} & {*(fail_on or ())}])
+
+
+def _fail(statistics: DatasetStatistics | None, findings: list[Finding]) -> None:
+    """End with exit code 1 for marks of the loss that are not followed, and for findings."""
+    from taughtby.errors import DataError
+
+    if statistics and (marks := statistics.unfollowed()):
         got = "; ".join(f"{mark}: {count:,} rows" for mark, count in marks.items())
         do = "take the marks out if the trainer did not follow them either, or leave out --strict"
         raise DataError("the data says what was learned in a way that is not followed", got=got, do=do)
+    if findings:
+        got = "; ".join(f"{finding.kind}: {finding.count:,} rows" for finding in findings)
+        do = "correct the rows or take them out, or leave that --fail-on out"
+        raise DataError("the data has faults", got=got, do=do)
 
 
 @command(data_app, example="taughtby data layers smollm2 data.jsonl", page="how-to/inspect-data")

@@ -11,7 +11,11 @@ import typer
 
 METHODS = (
     "lesson", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
-    "embedding", "bm25", "tfidf", "first-word", "random",
+    "embedding", "hybrid", "bm25", "tfidf", "rftc", "first-word", "random",
+)  # fmt: skip
+FAULTS = (
+    "nothing-learned", "truncated-answer", "no-end-of-turn", "template-tokens", "duplicate-rows", "conflicting-answers",
+    "equal-answers",
 )  # fmt: skip
 JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "python", "classifier", "chat")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
@@ -53,6 +57,21 @@ def check_methods(specs: list[str] | None) -> list[str] | None:
     for spec in specs or ():
         check_method(spec)
     return specs
+
+
+def complete_fault(incomplete: str) -> list[str]:
+    """Kinds of faults of a training set for the shell."""
+    return [kind for kind in ("any", *FAULTS) if kind.startswith(incomplete)]
+
+
+def check_faults(kinds: list[str] | None) -> list[str] | None:
+    """Refuse unknown kinds of faults."""
+    from taughtby.errors import OptionError
+
+    for kind in kinds or ():
+        if kind not in ("any", *FAULTS):
+            raise OptionError("no such kind of fault", got=kind, do=closest(kind, ("any", *FAULTS)))
+    return kinds
 
 
 def check_judge(spec: str) -> str:

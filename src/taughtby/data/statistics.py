@@ -18,6 +18,7 @@ import numpy as np
 
 from taughtby.data.example import Example, LossMark
 from taughtby.data.pretokenized import decode_rows
+from taughtby.data.quality import QualityChecks
 from taughtby.data.tokenize import (
     NO_TEMPLATE,
     Encoding,
@@ -174,6 +175,7 @@ def collect_statistics(
     limit: int | None = None,
     format_name: str = "",
     progress: Progress | None = None,
+    checks: QualityChecks | None = None,
 ) -> DatasetStatistics:
     """Collect statistics of all rows.
 
@@ -185,6 +187,7 @@ def collect_statistics(
         limit: Read at most this many rows.
         format_name: Name of the column layout, for the report.
         progress: Called with the rows done and `limit`.
+        checks: What looks for faults in the same pass.
     """
     statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for chunk in chunk_rows(islice(rows, limit)):
@@ -193,6 +196,8 @@ def collect_statistics(
             window, tokenize_untruncated(tokenizer, window, encoding.template, encoding.mask), strict=True
         ):
             example = statistics.add(row, whole)
+            if checks:
+                checks.add(row, whole, example)
             better = statistics.preview is None or (statistics.preview.reason and isinstance(example, TokenizedExample))
             if statistics.rows == preview_row if preview_row else better:
                 statistics.preview = replace(_preview(tokenizer, row, whole, example), whole=bool(preview_row))

@@ -11,6 +11,7 @@ from taughtby.methods.bm25 import BM25
 from taughtby.methods.datainf import DataInf
 from taughtby.methods.embedding import Embedding
 from taughtby.methods.first_word import FirstWord
+from taughtby.methods.hybrid import Hybrid
 from taughtby.methods.less import LESS
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.lissa import LiSSA
@@ -19,6 +20,7 @@ from taughtby.methods.random import Random
 from taughtby.methods.rapidin import RapidIn
 from taughtby.methods.repsim import RepSim
 from taughtby.methods.rept import RepT
+from taughtby.methods.rftc import RFTC
 from taughtby.methods.rise import RISE
 from taughtby.methods.tfidf import TfIdf
 from taughtby.methods.tracin import TracIn, TracInLN
@@ -26,7 +28,7 @@ from taughtby.methods.tracin import TracIn, TracInLN
 _CLASSES = (
     Lesson, RepT, RepSim, RISE,
     TracIn, TracInLN, RapidIn, LESS, LoGra, DataInf, LiSSA,
-    Embedding, BM25, TfIdf, FirstWord, Random,
+    Embedding, Hybrid, BM25, TfIdf, RFTC, FirstWord, Random,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _CLASSES}
 DEFAULT_METHOD = "lesson"

@@ -48,7 +48,8 @@ class Method:
     """Base of methods that read texts only, and of the other two bases.
 
     A method overrides `scores`, or `score_components` if its score is a sum. One that stores features of the texts
-    overrides `feature_names` and `text_features`.
+    overrides `feature_names` and `text_features`; one that scores tokens sets `scores_tokens` and overrides
+    `text_token_scores`.
 
     Attributes:
         name: the method's name on the command line and in manifests.
@@ -110,6 +111,19 @@ class Method:
     def text_features(self, rows: Sequence[Example]) -> Features:
         """Return the features of each row that come from its text."""
         return {}
+
+    def text_token_scores(
+        self, queries: QueryFeatures, index: FeatureStore, rows: Sequence[Example], tokens: Sequence[Sequence[str]]
+    ) -> Float[Tensor, "Q B R"]:
+        """Return how well each response token matches each query, for a method that scores tokens and reads texts only.
+
+        Args:
+            queries: the queries.
+            index: all rows.
+            rows: the rows to explain.
+            tokens: the texts of their response tokens; scores of shorter responses are padded.
+        """
+        raise NotImplementedError
 
     def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features | None:
         """Return the features of indexed rows as those of queries, or None if they cannot be queries.
