@@ -15,6 +15,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ class Run:
             "trackstar_cfg": {"query": self.query_data, "preprocess_cfg": normalize},
         }}]  # fmt: skip
         hessian = {**normalize, "hessian_path": str(self.work / "trackstar" / "mixed_hessian")}
-        tokens = self.configure("tokens", attribute_tokens=True, **projected)
-        return steps + self._token_step("trackstar/query", tokens, hessian, "gradient")
+        return steps + self._token_step("trackstar/query", "gradient", hessian, projected)
 
     def _ekfac(self) -> list[dict[str, Any]]:
         steps = [{"ekfac": {
@@ -96,9 +96,7 @@ class Run:
             "hessian_pipeline_cfg": {"query": self.query_data,
                                      "inversion_cfg": {"damping_factor": self.options.damping}},
         }}]  # fmt: skip
-        return steps + self._token_step(
-            "ekfac/kfac_query", self.configure("tokens", attribute_tokens=True), {}, "output"
-        )
+        return steps + self._token_step("ekfac/kfac_query", "output")
 
     def _cosine(self) -> list[dict[str, Any]]:
         query = {key: value for key, value in self.query_data.items() if key != "aggregation"}
@@ -108,13 +106,21 @@ class Run:
             {"score": {"score_cfg": score, "index_cfg": self.configure("cosine/scores"),
                        "preprocess_cfg": {"unit_normalize": True}}},
         ]  # fmt: skip
-        return steps + self._token_step("cosine/query", self.configure("tokens", attribute_tokens=True), {}, "output")
+        return steps + self._token_step("cosine/query", "output")
 
-    def _token_step(self, query: str, index: dict[str, Any], preprocess: dict[str, Any], influence: str) -> list[Any]:
+    def _token_step(
+        self,
+        query: str,
+        influence: str,
+        preprocess: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """A pass that scores the tokens of the rows by the method's own queries."""
         if not self.options.tokens:
             return []
         score = {"query_path": str(self.work / query), "token_influence": influence}
-        return [{"score": {"score_cfg": score, "index_cfg": index, "preprocess_cfg": preprocess}}]
+        index = self.configure("tokens", attribute_tokens=True, **(settings or {}))
+        return [{"score": {"score_cfg": score, "index_cfg": index, "preprocess_cfg": preprocess or {}}}]
 
     def _magic(self) -> list[dict[str, Any]]:
         options = self.options
@@ -136,18 +142,17 @@ def run_bergson(steps: list[dict[str, Any]], work: Path) -> list[tuple[str, floa
     """Run `bergson FILE` and return the stages that it prints, with the seconds from its start."""
     file = work / "steps.yaml"
     file.write_text(json.dumps({"run_path": str(work / "pipeline"), "steps": steps}, indent=1))  # JSON is YAML
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(work / "data"),
-    }
+    settings = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(work / "data")}
     start, stages, lines = time.perf_counter(), [("start", 0.0)], []
     command = [str(Path(sys.executable).with_name("bergson")), str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | settings
+    ) as run:
         assert run.stdout
         for line in run.stdout:
             lines.append(line)
+            if line.startswith("Baseline loss"):  # MAGIC: what its own training taught
+                print(line, end="")
             if stage := STAGE.search(line):
                 label = f"[Pipeline] {stage[0]}" if "[Pipeline]" in line else stage[0]
                 stages.append((label, time.perf_counter() - start))
@@ -161,7 +166,7 @@ def sum_stages(stages: list[tuple[str, float]], method: str, num_steps: int, tok
     token_step = f"[Pipeline] Step {num_steps}/{num_steps}" if tokens and num_steps > 1 else ""
     seconds = {"start": 0.0, "index": 0.0, "query": 0.0, "tokens": 0.0}
     part = "start"
-    for (label, begin), (_, end) in zip(stages, stages[1:], strict=False):
+    for (label, begin), (_, end) in pairwise(stages):
         if label == token_step:
             part = "tokens"
         elif label != "start" and part != "tokens":
@@ -184,7 +189,7 @@ def read_tokens(folder: Path, rows: list[dict[str, list[int]]], sign: int = 1) -
     assert offsets is not None and len(offsets) == len(rows) + 1
     return [
         [align_tokens(values[first:last, q].tolist(), len(row["input_ids"]))
-         for row, first, last in zip(rows, offsets, offsets[1:], strict=False)]
+         for row, (first, last) in zip(rows, pairwise(offsets), strict=True)]
         for q in range(scores.num_scores)
     ]  # fmt: skip
 

@@ -110,9 +110,14 @@ def main() -> None:
     assert scores.shape[1] == num_queries, scores.shape
     if options.tokens:
         grid = scores.reshape(len(rows), -1, num_queries)
-        assert result.row_token_ids is not None and result.row_token_ids[: grid.shape[1]] == list(range(grid.shape[1]))
-        tokens = [[align_tokens(positions.tolist(), len(row["input_ids"]))
-                   for row, positions in zip(rows, grid[:, :, q], strict=True)] for q in range(num_queries)]  # fmt: skip
+        assert (result.row_token_ids or [])[: grid.shape[1]] == list(range(grid.shape[1]))
+        tokens = [
+            [
+                align_tokens(positions.tolist(), len(row["input_ids"]))
+                for row, positions in zip(rows, of_query, strict=True)
+            ]
+            for of_query in grid.permute(2, 0, 1)
+        ]
         scores = grid.sum(1)
     write_scores(options.out, tool="dattri-llm", version=version("dattri-llm"), method=options.method,
                  options=settings, rows=scores.T.tolist(), tokens=tokens, seconds=seconds, stored=stored)  # fmt: skip

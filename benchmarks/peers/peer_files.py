@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def write_scores(
         options: What the method ran with.
         rows: A score of each row for each query, (queries, rows).
         tokens: A score of each token of each row for each query, None if the method has none.
-        seconds: Time by step; `index` does not depend on the queries.
+        seconds: Time by step; `index` does not depend on the queries. The processor's time is added.
         stored: Bytes that the peer wrote.
 
     Raises:
@@ -118,6 +119,9 @@ def write_scores(
     values += [value for query in tokens or () for row in query for value in row]
     if bad := sum(not math.isfinite(value) for value in values):
         raise ValueError(f"{tool} {method}: {bad} of {len(values)} scores are not finite")
+    processor = os.times()  # of this process and those it started: a loaded machine changes the others alone
+    seconds = {**seconds, "processor": sum((processor.user, processor.system, processor.children_user,
+                                            processor.children_system))}  # fmt: skip
     result = {"tool": tool, "version": version, "method": method, "options": options, "row_scores": rows,
               "token_scores": tokens, "seconds": {step: round(value, 2) for step, value in seconds.items()},
               "bytes": stored}  # fmt: skip
