@@ -46,7 +46,8 @@ def learned(tokenizer: Any, row: Example, mask: Any = "response") -> str:
 
 NOT = [
     {"weight": 0}, {"weight": 0.0}, {"weight": -1}, {"train": False}, {"training": False}, {"trainable": False},
-    {"loss": False}, {"loss_weight": 0}, {"masked": True}, {"train": "false"}, {"weight": 1, "train": False}, {"weight": "0.0"},
+    {"loss": False}, {"loss_weight": 0}, {"masked": True}, {"train": "false"}, {"weight": 1, "train": False},
+    {"weight": "0.0"},
 ]  # fmt: skip
 YES = [
     {"weight": 1},
@@ -89,7 +90,8 @@ def test_of_several_turns_those_marked_are_left_out(tokenizer: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("message", "name"),
     [
-        ({"weight": 0.5}, "weight 0.5"), ({"weight": "0.5"}, 'weight "0.5"'), ({"loss_scale": 2}, "loss_scale"), ({"loss_mask": [0, 1]}, "loss_mask"),
+        ({"weight": 0.5}, "weight 0.5"),
+        ({"weight": "0.5"}, 'weight "0.5"'), ({"loss_scale": 2}, "loss_scale"), ({"loss_mask": [0, 1]}, "loss_mask"),
         ({"train_on_turn": True}, "train_on_turn"), ({"weight": "high"}, 'weight "high"'),
     ],
 )  # fmt: skip
