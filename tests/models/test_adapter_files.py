@@ -340,3 +340,24 @@ def test_an_adapter_that_names_another_base_is_told(
     notes = load_model(str(model_folder), str(folder), dtype="float32", device="cpu").notes
     assert [note for note in notes if f"names {base} as its base" in note] == (list(notes) if told else [])
     assert bool(notes) == told
+
+
+def test_the_tokenizer_of_another_model_beside_an_adapter_is_refused(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """A few tokens may be renamed; where most have other numbers, every row would be read as other words."""
+    folder = Path(shutil.copytree(adapter_folder, tmp_path / "a"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_folder / name, folder / name)
+    text = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = text["model"]["vocab"]
+    words = sorted((token for token in vocabulary if len(token) == 1), key=vocabulary.get)
+    for tokens, refused in ((words[:2], False), (words, True)):
+        changed = vocabulary | dict(zip(tokens, [vocabulary[token] for token in reversed(tokens)], strict=True))
+        text["model"]["vocab"] = changed
+        (folder / "tokenizer.json").write_text(json.dumps(text))
+        if refused:
+            with pytest.raises(ModelError, match=f"the tokenizer in {folder} is not that of its base {model_folder}"):
+                load_model(str(model_folder), str(folder), dtype="float32", device="cpu")
+        else:
+            assert load_model(str(model_folder), str(folder), dtype="float32", device="cpu").tokenizer
