@@ -197,6 +197,9 @@ def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:
     row = {"prompt": "a", "completion": "b", "label": False}
     (own,) = read(tmp_path, row, options=ReadOptions((("label", "label"),)))
     assert not own.no_loss
+    (class_or_false,) = read(tmp_path, row | {"label": 0})
+    assert class_or_false.no_loss == "" and [mark.followed for mark in class_or_false.marks] == [False]
+    assert read(tmp_path, row | {"label": 1})[0].marks == ()
     (other,) = read(tmp_path, {"prompt": "a", "response": "b", "label": False})
     assert not other.no_loss
     assert [mark.followed for mark in other.marks] == [False]

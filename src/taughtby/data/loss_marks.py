@@ -178,7 +178,10 @@ def read_row_marks(
     for key in sorted(set(KTO) - named):
         value = record.get(key)
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
-        if (isinstance(value, int | float) and not isinstance(value, bool)) or text not in ("true", "false"):
+        if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or a false that a table made a 0
+            marks += [LossMark(f"{key} 0 (not followed here: KTO's?)", False)] if completion and value == 0 else []
+            continue
+        if text not in ("true", "false"):
             continue
         certain = completion or key == "kto_tag"
         if certain or text == "false":
