@@ -79,7 +79,7 @@ TEXTS = [
 ]
 
 
-def make_tokenizer(template: str) -> Any:
+def make_tokenizer(template: str, eos: str = "</s>") -> Any:
     """A byte-level BPE of the rows' own words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -95,7 +95,7 @@ def make_tokenizer(template: str) -> Any:
         tokenizer_object=made,
         pad_token="<pad>",
         bos_token="<s>",
-        eos_token="</s>",
+        eos_token=eos,
         additional_special_tokens=special[3:],
     )
     fast.chat_template = template
@@ -235,21 +235,9 @@ def axolotl(records: list[Record], tokenizer: Any) -> list[Labels | None]:
     prompter = ChatTemplatePrompter(
         tokenizer, tokenizer.chat_template, message_field_training="train", message_field_training_detail="train_detail"
     )
-    strategy = ChatTemplateStrategy(
-        prompter, tokenizer, False, 4096, roles_to_train=["assistant"], train_on_eos="turn", eot_tokens=["<|im_end|>"]
-    )
+    strategy = ChatTemplateStrategy(prompter, tokenizer, False, 4096, roles_to_train=["assistant"], train_on_eos="turn")
     rows = [strategy.tokenize_prompt(record) for record in records]
     return [without_first(row["input_ids"], row["labels"]) for row in rows]
-
-
-def without_line_breaks(rows: list[Labels | None], tokenizer: Any) -> list[Labels | None]:
-    """Without the loss on the line break that a template writes behind the end of a turn."""
-    end, line = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer("\n")["input_ids"][0]
-    return [
-        row and (row[0], [-100 if place and (row[0][place - 1], token) == (end, line) else label
-                          for place, (token, label) in enumerate(zip(*row, strict=True))])
-        for row in rows
-    ]  # fmt: skip
 
 
 def llama_factory(records: list[Record], tokenizer: Any) -> list[Labels | None]:
@@ -332,10 +320,10 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[
         lambda: (llama_factory(messages, make_tokenizer(CHATML)), ours(messages, chatml, turns="all")),
     )
     yield "Unsloth, train_on_responses_only", lambda: (unsloth(messages, chatml), ours(messages, chatml, turns="all"))
+    ends = make_tokenizer(CHATML, "<|im_end|>")
     for name, rows in (("", messages), (" with `train` and `train_detail`", marked(talks))):
-        yield f"Axolotl, chat_template{name}", lambda r=rows: (axolotl(r, chatml), ours(r, chatml, turns="all"))
-        yield f"the same{name}, but for the line break behind <|im_end|>", lambda r=rows: (
-            axolotl(r, chatml), without_line_breaks(ours(r, chatml, turns="all"), chatml))  # fmt: skip
+        yield f"Axolotl, chat_template{name}", lambda r=rows: (
+            axolotl(r, ends), ours(r, ends, mask="content", turns="all"))  # fmt: skip
     yield "TRL SFT, prompt-completion texts", lambda: (sft(texts, plain), ours(texts, plain, raw=True))
     yield "TRL DPO, texts", lambda: (preference(dpo_texts, plain, "dpo"), ours(dpo_texts, plain, raw=True))
     for mask in ("labels", "completion_mask", "assistant_masks", ""):

@@ -435,3 +435,23 @@ def test_files_without_queries(tmp_path: Path) -> None:
         read_queries(tmp_path / "q.jsonl")
     with pytest.raises(DataError, match="there is no file"):
         read_queries(tmp_path / "nowhere.jsonl")
+
+
+@pytest.mark.parametrize("name", ["response", "model_answer", "model_output", "generated_text", "prediction"])
+def test_the_reference_is_not_traced_in_place_of_the_answer(tmp_path: Path, name: str) -> None:
+    path, record = tmp_path / "q.jsonl", {"question": "who makes wax", "answer": "bees", name: "beetles"}
+    path.write_text(json.dumps(record | {"answer_id": "a"}) + "\n")
+    for reader in (read_queries, read_answers):
+        with pytest.raises(DataError, match=f"several columns may be it\n  got: answer, {name}\n"):
+            reader(path)
+    assert read_queries(path, (("prompt", "question"), ("response", name)))[0].response == "beetles"
+    path.write_text(json.dumps({"prompt": "who makes wax", "response": "beetles", "desired": "bees"}) + "\n")
+    (query,) = read_queries(path)
+    assert (query.response, query.desired) == ("beetles", "bees")
+
+
+def test_token_ids_are_no_query(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}) + "\n")
+    with pytest.raises(DataError, match="a query is a text, no token ids"):
+        read_queries(path)

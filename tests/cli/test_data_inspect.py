@@ -77,3 +77,34 @@ def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     code, _, err = run("data", "inspect", model_folder, data, "--adapter", tmp_path / "empty")
     assert code == 1 and "is not an adapter's folder" in err
+
+
+@pytest.mark.parametrize("how", ["index", "inspect"])
+def test_a_template_that_writes_the_date_is_named(run: Run, model_folder: Path, how: str, tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b")]})
+    (tmp_path / "dated.jinja").write_text(
+        "{{ strftime_now('%Y') }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    )
+    args: tuple[object, ...] = ("data", "inspect", model_folder, data)
+    if how == "index":
+        args = ("index", "build", model_folder, data, "-o", tmp_path / "idx", "-m", "repsim", "--no-base")
+    _, _, err = run(*args, "--template", tmp_path / "dated.jinja")
+    assert "the chat template writes the date of today" in err
+    assert "the date of today" not in run("data", "inspect", model_folder, data)[2]
+
+
+def test_the_turns_of_a_trainers_file_are_told(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(adapter_folder, tmp_path / "adapter")
+    (tmp_path / "adapter" / "a.yaml").write_text(
+        "base_model: m\nsequence_len: 99\ndatasets:\n  - path: a.jsonl\n    type: chat_template\n"
+    )
+    data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b")]})
+    _, out, err = run("data", "inspect", model_folder, data, "-a", tmp_path / "adapter")
+    assert "turns all (a.yaml: roles_to_train)" in err and "mask content (a.yaml: train_on_inputs, its default)" in err
+    assert "learned: the words of the answers and the EOS" in out
+    err = run("data", "inspect", model_folder, data, "-a", tmp_path / "adapter", "--turns", "last")[2]
+    assert "turns all" not in err

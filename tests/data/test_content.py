@@ -124,6 +124,7 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
         return [mark.name for mark in row(tmp_path, record).marks if not mark.followed]
 
     assert told({"question": "a", "answer": "b", "context": "c"}) == ["column context, which is not read"]
+    assert told({"prompt": "a", "response": "b", "reasoning": "c"}) == ["column reasoning, which is not read"]
     assert told({"prompt": "a", "completion": "b", "system": "c"}) == ["column system, which is not read"]
     assert told({"prompt": "a", "response": "b", "text": "a b", "rejected": ""}) == ["column text, which is not read"]
     assert told({"messages": [turn("user", "a"), ANSWER], "system": "c", "tools": [], "source": "x"}) == []

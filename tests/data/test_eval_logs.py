@@ -238,10 +238,32 @@ def test_conversations_keep_system_tools_and_calls(tmp_path: Path) -> None:
     (query,) = read_queries(write(tmp_path / "log.json", inspect_log([sample])))
     assert query.before == (SYSTEM,) and query.prompt == "who makes wax"
     assert query.after == (
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [CALL]},
         {"role": "tool", "content": "beetles", "tool_call_id": "c1", "name": "look_up"},
     )
     assert query.tools == ({"type": "function", "function": TOOL | {"description": long}},)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"reasoning_content": "bees?", "content": "beetles"},
+        {"reasoning": "bees?", "content": "beetles"},
+        {"content": [{"type": "reasoning", "reasoning": "bees?"}, {"type": "text", "text": "beetles"}]},
+        {"content": [{"type": "thinking", "thinking": "bees?"}, {"type": "text", "text": "beetles"}]},
+    ],
+)
+def test_a_thought_is_part_of_what_the_model_said(tmp_path: Path, answer: dict[str, Any]) -> None:
+    row = {"request": {"messages": [USER]}, "response": {"choices": [{"message": {"role": "assistant"} | answer}]}}
+    (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
+    assert query.response == "beetles" and dict(query.response_fields) == {"reasoning_content": "bees?"}
+
+
+def test_a_developer_prompt_keeps_its_role(tmp_path: Path) -> None:
+    prompt = {"role": "developer", "content": "be brief"}
+    row = {"request": {"messages": [prompt, USER]}, "response": {"choices": [{"message": BAD}]}}
+    (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
+    assert query.before == (prompt,)
 
 
 def test_what_cannot_be_traced_is_counted(tmp_path: Path) -> None:

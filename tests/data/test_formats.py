@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from taughtby.data.chat_template import RenderedText, render
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import Example
 from taughtby.data.formats import FORMATS
@@ -54,8 +55,8 @@ ANSWER = turn("assistant", "b")
     ("name", "role"),
     [
         ("human", "user"), ("Human", "user"), ("USER", "user"), ("gpt", "assistant"), ("chatgpt", "assistant"),
-        ("model", "assistant"), ("bot", "assistant"), ("system", "system"), ("developer", "system"),
-        ("tool", "tool"), ("function", "tool"), ("observation", "tool"), ("ipython", "tool"),
+        ("model", "assistant"), ("bot", "assistant"), ("system", "system"), ("Developer", "system"),
+        ("tool", "tool"), ("Function", "tool"), ("observation", "tool"), ("tool_response", "tool"),
     ],
 )  # fmt: skip
 def test_everybody_has_one_name(name: str, role: str, said: Said) -> None:
@@ -63,6 +64,20 @@ def test_everybody_has_one_name(name: str, role: str, said: Said) -> None:
     wanted = (turn("user", "q"), turn(role, "a"), ANSWER)
     assert said({"conversations": shared}).messages == wanted
     assert said({"messages": [turn("user", "q"), turn(name, "a"), ANSWER]}).messages == wanted
+
+
+@pytest.mark.parametrize("name", ["developer", "function", "ipython"])
+def test_a_role_that_templates_know_is_written_as_it_stands(name: str, said: Said, tokenizer: Any) -> None:
+    """A template writes the name out, or leaves the message out: the trainer had no other role to give it."""
+    row = said({"messages": [turn(name, "a"), turn("user", "q"), ANSWER]})
+    assert [message["role"] for message in row.messages] == [name, "user", "assistant"]
+    text = render(tokenizer, row)
+    assert isinstance(text, RenderedText) and text.text.startswith(f"<|{name}|>a<|end|>")
+    left_out = "{% for m in messages %}{% if m.role in ('user', 'assistant') %}[{{ m.content }}]{% endif %}{% endfor %}"
+    text = render(tokenizer, row, left_out)
+    assert isinstance(text, RenderedText) and text.text == "[q][b]"
+    shared = [{"from": name, "value": "a"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "b"}]
+    assert said({"conversations": shared}).messages[0]["role"] == ("system" if name == "developer" else "tool")
 
 
 def test_nobody_knows_who_that_is(refused: Refused) -> None:

@@ -227,4 +227,4 @@ def test_generated_rows_are_read_as_they_are_or_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ten_thousand_generated_rows_are_read_as_they_are_or_refused(tmp_path: Path) -> None:
     done = fuzz(tmp_path, seed=0, num_rows=10_000)
-    assert done["read"] > 7_000 and done["refused"] > 500, done
+    assert done["read"] > 7_000 and done["refused"] > 300, done

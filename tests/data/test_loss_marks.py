@@ -47,8 +47,18 @@ def learned(tokenizer: Any, row: Example, mask: Any = "response") -> str:
 NOT = [
     {"weight": 0}, {"weight": 0.0}, {"weight": -1}, {"train": False}, {"training": False}, {"trainable": False},
     {"loss": False}, {"loss_weight": 0}, {"masked": True}, {"train": "false"}, {"weight": 1, "train": False},
+    {"weight": "0.0"},
 ]  # fmt: skip
-YES = [{"weight": 1}, {"train": True}, {"training": True}, {"trainable": 1}, {"loss": True}, {"masked": False}, {}]
+YES = [
+    {"weight": 1},
+    {"weight": "1.0"},
+    {"train": True},
+    {"training": True},
+    {"trainable": 1},
+    {"loss": True},
+    {"masked": False},
+    {},
+]
 
 
 @pytest.mark.parametrize("options", [LAST, ALL])
@@ -80,7 +90,8 @@ def test_of_several_turns_those_marked_are_left_out(tokenizer: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("message", "name"),
     [
-        ({"weight": 0.5}, "weight 0.5"), ({"loss_scale": 2}, "loss_scale"), ({"loss_mask": [0, 1]}, "loss_mask"),
+        ({"weight": 0.5}, "weight 0.5"),
+        ({"weight": "0.5"}, 'weight "0.5"'), ({"loss_scale": 2}, "loss_scale"), ({"loss_mask": [0, 1]}, "loss_mask"),
         ({"train_on_turn": True}, "train_on_turn"), ({"weight": "high"}, 'weight "high"'),
     ],
 )  # fmt: skip
@@ -186,6 +197,9 @@ def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:
     row = {"prompt": "a", "completion": "b", "label": False}
     (own,) = read(tmp_path, row, options=ReadOptions((("label", "label"),)))
     assert not own.no_loss
+    (class_or_false,) = read(tmp_path, row | {"label": 0})
+    assert class_or_false.no_loss == "" and [mark.followed for mark in class_or_false.marks] == [False]
+    assert read(tmp_path, row | {"label": 1})[0].marks == ()
     (other,) = read(tmp_path, {"prompt": "a", "response": "b", "label": False})
     assert not other.no_loss
     assert [mark.followed for mark in other.marks] == [False]

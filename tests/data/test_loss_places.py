@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taughtby.data.dataset import ReadOptions, read_examples
+from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize
 
 # the last answer has its thought, those before a later question have none, as in Qwen 3
@@ -128,3 +130,37 @@ def test_every_conversation_is_learned_turn_by_turn(
             assert had.startswith(f"{answer}<|end|>"), (thought, answer, had)
 
     check()
+
+
+GEMMA = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+EMPTY_THOUGHT = GEMMA.replace("{{ m['content'] }}", "{% if m.role == 'assistant' %}()\n{% endif %}{{ m['content'] }}")
+
+
+@pytest.mark.parametrize("answer", ["bees", "end", "a <|end|> b", "</s>", " honey "])
+@pytest.mark.parametrize(
+    ("template", "eos", "close"),
+    [(GEMMA, "<|end|>", "<|end|>"), (GEMMA, "</s>", ""), (EMPTY_THOUGHT, "<|end|>", "<|end|>")],
+)
+def test_the_content_of_an_answer_and_the_eos_alone(
+    tokenizer: Any, answer: str, template: str, eos: str, close: str
+) -> None:
+    """As Axolotl has it: no line break, no sign of the template that is not the EOS, no thought that nobody had."""
+    made = copy.deepcopy(tokenizer)
+    made.eos_token = eos
+    row = make_example("who", answer)
+    got = tokenize(made, row, Encoding(200, template=template, mask="content"))
+    assert isinstance(got, TokenizedExample)
+    learned = made.decode([token for token, has in zip(got.ids, got.loss_mask, strict=True) if has])
+    assert learned == answer + close
+    whole = tokenize(made, row, Encoding(200, template=template))
+    assert isinstance(whole, TokenizedExample) and (whole.ids, sum(whole.loss_mask)) > (got.ids, sum(got.loss_mask))
+
+
+def test_the_content_of_an_answer_that_calls_tools_is_what_the_template_writes(tokenizer: Any) -> None:
+    call = {"function": {"name": "look_up"}}
+    row = Example((turn("user", "who"), turn("assistant", "hm", tool_calls=[call])))
+    masks = [tokenize(tokenizer, row, Encoding(200, template=DROPPING, mask=mask)) for mask in ("content", "response")]
+    assert isinstance(masks[0], TokenizedExample) and "[look_up]" in tokenizer.decode(masks[0].response)

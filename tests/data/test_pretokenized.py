@@ -112,3 +112,27 @@ def test_an_index_holds_the_mask_and_the_decoded_texts(tokenizer: Any, tiny: Any
     assert row.prompt[0]["content"] + row.response == "who makes honey bees"
     got = tokenize(tokenizer, row, Encoding())
     assert isinstance(got, TokenizedExample) and list(got.ids) == ids
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"attention_mask": [1, 1, 1, 2, 2, 2]}, {"attention_mask": [1, 1, 2, 2, 0, 0]}, {"cu_seqlens": [0, 3, 6]},
+        {"seq_start_id": [0, 3]}, {"seq_lengths": [3, 3]}, {"position_ids": [0, 1, 2, 0, 1, 2]},
+        {"position_ids": "[0, 1, 2, 0, 1, 2]"}, {"cu_seq_lens_q": [0, 3, 6]},
+    ],
+)  # fmt: skip
+def test_several_documents_in_a_row_are_refused(tmp_path: Path, marks: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="several documents are packed into the row"):
+        read(tmp_path, {"input_ids": [1, 7, 2, 1, 8, 2], **marks})
+
+
+def test_one_document_may_say_where_it_ends(tmp_path: Path) -> None:
+    one = {"cu_seqlens": [0, 3], "seq_start_id": [0], "seq_lengths": [3], "position_ids": [0, 1, 2]}
+    assert read(tmp_path, {"input_ids": [1, 7, 2], **one}).loss_positions == (1, 2)
+
+
+def test_a_mask_of_floats_is_a_mask(tmp_path: Path) -> None:
+    assert read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.0, 1.0]}).loss_positions == (2,)
+    with pytest.raises(DataError, match="`loss_mask` is not a list of whole numbers"):
+        read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.5, 1.0]})

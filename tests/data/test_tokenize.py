@@ -313,7 +313,7 @@ def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
         base.with_options(str(tmp_path / "nowhere.jinja"))
     for bad, told in (
         ({"truncate": "middle"}, "no such truncate\n  got: middle\n  do:  choose right or left or skip"),
-        ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or all"),
+        ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or content or all"),
         ({"max_length": 1}, "no room for a row\n  got: --max-length 1"),
     ):
         with pytest.raises(OptionError) as caught:

@@ -323,3 +323,41 @@ def test_nothing_that_a_configuration_names_is_imported(
     configure(folder, megatron_config=None, peft_type="XLORA", adapters={"0": str(tmp_path)})
     assert "mixes other adapters" in mistake(model_folder, folder)
     assert not (tmp_path / "sprung").exists() and not {"trap", "megatron_trap"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [("meta-llama/Other-1B-Instruct", True), ("", False), ("someone/{name}", False), ("{folder}", False)],
+)
+def test_an_adapter_that_names_another_base_is_told(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path, named: str, told: bool
+) -> None:
+    folder = Path(shutil.copytree(adapter_folder, tmp_path / "a"))
+    (folder / "taughtby.json").unlink(missing_ok=True)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base = named.format(name=model_folder.name.upper(), folder=model_folder)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    notes = load_model(str(model_folder), str(folder), dtype="float32", device="cpu").notes
+    assert [note for note in notes if f"names {base} as its base" in note] == (list(notes) if told else [])
+    assert bool(notes) == told
+
+
+def test_the_tokenizer_of_another_model_beside_an_adapter_is_refused(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """A few tokens may be renamed; where most have other numbers, every row would be read as other words."""
+    folder = Path(shutil.copytree(adapter_folder, tmp_path / "a"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_folder / name, folder / name)
+    text = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = text["model"]["vocab"]
+    words = sorted((token for token in vocabulary if len(token) == 1), key=vocabulary.get)
+    for tokens, refused in ((words[:2], False), (words, True)):
+        changed = vocabulary | dict(zip(tokens, [vocabulary[token] for token in reversed(tokens)], strict=True))
+        text["model"]["vocab"] = changed
+        (folder / "tokenizer.json").write_text(json.dumps(text))
+        if refused:
+            with pytest.raises(ModelError, match=f"the tokenizer in {folder} is not that of its base {model_folder}"):
+                load_model(str(model_folder), str(folder), dtype="float32", device="cpu")
+        else:
+            assert load_model(str(model_folder), str(folder), dtype="float32", device="cpu").tokenizer

@@ -156,7 +156,7 @@ def test_axolotl_in_the_model_card(tmp_path: Path) -> None:
         folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER})
     )
     assert known(origin) == {
-        "base": "NousResearch/Llama-3.2-1B", "max_length": 2048, "truncate": "skip", "mask": "response", "turns": "all",
+        "base": "NousResearch/Llama-3.2-1B", "max_length": 2048, "truncate": "skip", "mask": "content", "turns": "all",
     }  # fmt: skip
     said = {fact.name: fact.value for fact in reversed(origin.entries)}
     assert (said["trainer"], said["template name"]) == ("axolotl", "llama3")

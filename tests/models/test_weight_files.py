@@ -281,3 +281,17 @@ def test_the_report_of_transformers_is_not_printed(folder: Path, capfd: pytest.C
     with loading._quiet_transformers():
         assert logging.get_verbosity() >= level
     assert logging.get_verbosity() == level
+
+
+def test_two_sets_of_weights_are_refused(folder: Path) -> None:
+    """A save with other shards beside what an earlier one left: loaders take one without a word."""
+    weights = load_file(folder / "model.safetensors")
+    shard = "model-00001-of-00001.safetensors"
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}))
+    assert load(folder)  # an index that nothing belongs to says nothing
+    save_file(weights, folder / shard, {"format": "pt"})
+    assert mistake(folder) == (
+        f"{folder} holds two sets of weights, one left from an earlier save\n"
+        f"  got: model.safetensors and {shard}\n  do:  take out the one that is not the model's"
+    )

@@ -249,7 +249,9 @@ def _encode(model: Model, query: Query, encoding: Encoding) -> TokenizedExample:
         raise OptionError(
             "this query cannot be traced",
             got=f"{row.reason}; prompt: {query.prompt[:60]}",
-            do="shorten the prompt, or index with a greater --max-length",
+            do="index with a --template that writes it, or take it out of the query"
+            if row.reason.startswith("the chat template")
+            else "shorten the prompt, or index with a greater --max-length",
         )
     return replace(row, n_prompt_loss=0)  # only the response is explained, whatever the loss mask of rows was
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from taughtby.data.content import is_filled
-from taughtby.data.conversation import Columns, apply_format, read_conversation
+from taughtby.data.conversation import Columns, apply_format, read_conversation, require_one_answer
 from taughtby.data.example import Example, Message, Record, reject_deep_nesting, shorten
 from taughtby.data.phrases import Range
 from taughtby.errors import DataError
@@ -32,6 +32,11 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
         columns = columns if all(column in record for _, column in columns) else ()
         _require_texts(record, source, columns)
         form, named = apply_format(record, source, columns)
+        if form.tokenized:
+            do = "decode them, and give the prompt and the response as texts"
+            raise DataError(f"{source}: a query is a text, no token ids", got="input_ids", do=do)
+        if not columns:
+            require_one_answer(form, record, source)
         fields = _fields(read_conversation(form, named, source, join))
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}

@@ -116,14 +116,21 @@ def encoding_options(
 
 
 def explain_reading(
-    metadata: TrainingMetadata, encoding: Encoding, form: DataFormat, tokenizer: Any, template: str | None
-) -> None:
-    """Print what of the trainer's files rows are not read by, and that no chat template is there."""
+    metadata: TrainingMetadata, encoding: Encoding, form: DataFormat, tokenizer: Any, template: str | None,
+    turns: str | None = None,
+) -> None:  # fmt: skip
+    """Print what of the trainer's files rows are read by and not read by, and what a chat template does to them."""
+    read_by = ("wording", "join", "columns", *(("turns",) if turns is None and metadata.turns == "all" else ()))
     for entry in metadata.entries:
-        if entry.name in ("wording", "join", "columns") and entry.followed:
+        if entry.name in read_by and entry.followed:
             note(str(entry))
     for entry in metadata.unfollowed if template is None else ():
         note(f"not followed: {entry}: the model may have been trained on other texts than these")
+    if not form.raw and "strftime_now" in str(encoding.template or tokenizer.chat_template):
+        note(
+            "the chat template writes the date of today, and rows were trained with an earlier one; give a --template "
+            "with that date, or in chat_template_kwargs the name that the template has for it"
+        )
     if encoding.template is None and not form.raw and not tokenizer.chat_template:
         note("no chat template: conversations are read as their texts, with a line break between; give --template FILE")
 

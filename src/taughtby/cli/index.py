@@ -70,7 +70,7 @@ def build(
     reading = read_options(loaded.metadata, columns, turns, response_template, split)
     form = detect_format(data, reading)
     encoding = encoding_options(loaded.metadata, loaded.context_length, form, template, max_length, truncate, mask)
-    _explain_encoding(loaded, form, encoding, mask, template)
+    _explain_encoding(loaded, form, encoding, mask, template, turns)
     with progress_bar(errors(), f"index {data}") as tell:
         if pool:
             pool.set_note = tell.set_note
@@ -110,7 +110,7 @@ def _no_base(model: str, named: str | None) -> Exception:
 
 
 def _explain_encoding(
-    model: Model, form: DataFormat, encoding: Encoding, mask: str | None, template: str | None
+    model: Model, form: DataFormat, encoding: Encoding, mask: str | None, template: str | None, turns: str | None
 ) -> None:
     """Print how rows are read, and where that comes from."""
     from taughtby.data.tokenize import followed_metadata
@@ -121,7 +121,7 @@ def _explain_encoding(
             "loss on the answers only (give --mask all if prompts were trained on too, as TRL does by default)"
         )
     note("; ".join(parts))
-    explain_reading(model.metadata, encoding, form, model.tokenizer, template)
+    explain_reading(model.metadata, encoding, form, model.tokenizer, template, turns)
 
 
 @command(index_app, cls=RayCommand, example="taughtby index append idx more.jsonl", page="how-to/maintain-an-index")

@@ -213,9 +213,11 @@ Truncate = Annotated[
     ),
 ]
 Mask = Annotated[
-    Literal["response", "all"] | None,
+    Literal["response", "content", "all"] | None,
     typer.Option(
-        help="The tokens with loss: the responses, or all, prompts too.", show_default="response", rich_help_panel=ROWS
+        help="The tokens with loss: the responses, their words and the EOS alone, or all, prompts too.",
+        show_default="response",
+        rich_help_panel=ROWS,
     ),
 ]
 

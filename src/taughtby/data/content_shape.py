@@ -41,8 +41,8 @@ def _writes(template: str, special: tuple[tuple[str, str], ...], role: str, *, i
     """Whether the template writes a text of that role; the other messages are of the same shape."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    before = {"system": (), "user": (), "assistant": ("user",)}.get(role, ("user", "assistant"))
-    after = ("user",) if role == "system" else ()
+    before = {"system": (), "developer": (), "user": (), "assistant": ("user",)}.get(role, ("user", "assistant"))
+    after = ("user",) if role in ("system", "developer") else ()
     turns: list[Message] = []
     for name in (*before, role, *after):
         text = _PROBE if name == role else "a"

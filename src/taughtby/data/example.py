@@ -27,7 +27,9 @@ ROLES = {
     }.items()
     for name in names.split()
 }
-_STORED_ROLES = frozenset(ROLES.values())
+# what a chat template is given as the row has it: one writes the name, another leaves the message out
+WRITTEN_ROLES = ("developer", "function", "ipython")
+_STORED_ROLES = frozenset((*ROLES.values(), *WRITTEN_ROLES))
 # what apply_chat_template is called with anyway
 _TAKEN = {
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
@@ -50,7 +52,8 @@ class Example:
     """One training row.
 
     Attributes:
-        messages: The conversation; roles are system, user, assistant and tool. The last message is the response.
+        messages: The conversation; roles are system, user, assistant and tool, and those of `WRITTEN_ROLES`. The last
+            message is the response.
         label: Any label the row carries, for evaluation.
         source: `file:line` counted from 1, or `dataset:row` counted from 0; `file:line#turn` if every turn is a row.
         id: Hash of the content and of how often the content occurred before; the same wherever the file is.
@@ -124,6 +127,7 @@ def _message(message: Any, source: str) -> Message:
         if type(content) is str and type(role) is str and role in _STORED_ROLES:
             return {"role": role, "content": content}
     extra = {key: value for key, value in message.items() if value is not None} if isinstance(message, dict) else {}
+    written = extra.get("role") in WRITTEN_ROLES
     name = extra.pop("role", None) or extra.pop("from", None)
     if not isinstance(name, str):
         do = 'write each message as {"role": "user", "content": "…"}'
@@ -147,7 +151,7 @@ def _message(message: Any, source: str) -> Message:
         raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=shorten(calls), do=do)
     content = "" if content is None and calls else content
     _shallow(list(extra.values()))
-    return {"role": role, "content": read_content(content, role, source), **extra}
+    return {"role": name if written else role, "content": read_content(content, role, source), **extra}
 
 
 def _shallow(value: Any, room: int = 64) -> None:

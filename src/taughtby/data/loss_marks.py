@@ -85,12 +85,19 @@ def _truth(value: Any) -> bool | None:
     """A flag as a bool; a weight that is not positive is none. None for what is no flag."""
     if isinstance(value, bool | int | float):
         return value > 0
-    return _TRUTH.get(value.strip().lower()) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        return float(value) > 0  # a table of texts
+    except ValueError:
+        return _TRUTH.get(value.strip().lower())
 
 
 def _is_flag(value: Any) -> bool:
     """Whether a mark means learned or not, and nothing between, which no method here could follow."""
-    return _truth(value) is not None and (isinstance(value, str) or value in (0, 1) or value < 0)
+    if isinstance(value, str):
+        return _truth(value) is not None and value.strip().lower() in (*_TRUTH, "0.0", "1.0")
+    return _truth(value) is not None and (value in (0, 1) or value < 0)
 
 
 def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
@@ -171,7 +178,10 @@ def read_row_marks(
     for key in sorted(set(KTO) - named):
         value = record.get(key)
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
-        if (isinstance(value, int | float) and not isinstance(value, bool)) or text not in ("true", "false"):
+        if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or a false that a table made a 0
+            marks += [LossMark(f"{key} 0 (not followed here: KTO's?)", False)] if completion and value == 0 else []
+            continue
+        if text not in ("true", "false"):
             continue
         certain = completion or key == "kto_tag"
         if certain or text == "false":

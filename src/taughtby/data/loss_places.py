@@ -23,15 +23,19 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's own mark 
 
 
 def render_with_loss(
-    tokenizer: Any, row: Example, template: str | None = None, *, generated: bool = True
+    tokenizer: Any, row: Example, template: str | None = None, mask: str = "response"
 ) -> RenderedText | SkippedRow:
     """The text of a row as `render` has it, with the loss where the trainer took it.
 
-    With `generated`, a template's own marks of what an assistant wrote count.
+    With the mask `response` a template's own marks of what an assistant wrote count; with `content` the answer ends
+    with its words and the token that ends a text.
     """
     rendered = render_safely(_render, tokenizer, row, template)
-    if generated and isinstance(rendered, RenderedText) and not rendered.untemplated and row.loss_from is None:
-        rendered = render_safely(partial(_generated, rendered=rendered), tokenizer, row, template)
+    if isinstance(rendered, RenderedText) and not rendered.untemplated and row.loss_from is None:
+        if mask == "response":
+            rendered = render_safely(partial(_generated, rendered=rendered), tokenizer, row, template)
+        elif mask == "content":
+            rendered = _content_alone(tokenizer, row, rendered)
     if isinstance(rendered, SkippedRow) or not row.masked:
         return rendered
     return _locate_masks(tokenizer, row, rendered)
@@ -131,6 +135,22 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
         return rendered
     begin, end = inner[0][0], inner[-1][1]
     return replace(rendered, answer_start=begin, loss_start=begin, loss_end=end)
+
+
+def _content_alone(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText:
+    """The loss on the words of an answer and the EOS behind them, as Axolotl takes it on turns of a chat template.
+
+    What else the template writes around the words has none: a line break behind the EOS, Gemma's `<end_of_turn>`, an
+    empty thought. An answer that calls tools keeps what its template writes.
+    """
+    content, close, start = str(row.messages[-1].get("content") or ""), tokenizer.eos_token, rendered.answer_start
+    written = (words for words in (content.lstrip(), content.strip()) if words and words in rendered.text[start:])
+    if row.messages[-1].get("tool_calls") or not (words := next(written, "")):
+        return rendered
+    ends = [found.end() for found in re.finditer(re.escape(words), rendered.text) if found.start() >= start]
+    closed = [end for end in ends if close and rendered.text[end:].lstrip().startswith(close)]
+    behind = rendered.text.index(close, closed[0]) + len(close) if closed else ends[0]
+    return replace(rendered, loss_start=start, loss_end=behind)
 
 
 def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:

@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 from taughtby.data.chat_template import SkippedRow
-from taughtby.data.example import Example, LossMark, Record, shorten
+from taughtby.data.example import Example, LossMark, Record, parse_json, shorten
 from taughtby.errors import DataError
 
 IGNORED = -100  # the label of a token without a loss
 MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")  # 1 or true: a loss
-PACKED = ("position_ids", "seq_lengths")  # several documents in one row
+# columns that say where documents begin or end, and how many numbers they have for one document
+ONE_DOCUMENT = {"seq_lengths": 1, "seq_start_id": 1, "cu_seqlens": 2, "cu_seq_lens_q": 2}
 
 
 def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[LossMark, ...]]:
@@ -40,7 +41,7 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
             raise DataError(
                 f"{source}: `{name}` is not as long as `input_ids`", got=f"{len(column)}, {len(ids)}", do=do
             )
-    _refuse_packing(record, source)
+    _refuse_packing(record, attention, source)
     labels = values.get("labels", ids)
     others = [f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)]
     if others:
@@ -64,20 +65,28 @@ def _integers(record: Record, name: str, source: str) -> list[int]:
     numbers = (
         numbers[0] if isinstance(numbers, list) and len(numbers) == 1 and isinstance(numbers[0], list) else numbers
     )
-    if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+    if not isinstance(numbers, list) or not all(map(_is_whole, numbers)):
         raise DataError(f"{source}: `{name}` is not a list of whole numbers", got=shorten(value),
                         do="give a list of token ids, or take the column out")  # fmt: skip
     return [int(number) for number in numbers]
 
 
-def _refuse_packing(record: Record, source: str) -> None:
-    positions, lengths = (record.get(name) for name in PACKED)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # a mask may be of floats
+
+
+def _refuse_packing(record: Record, attention: Sequence[int], source: str) -> None:
+    """Refuse several documents in one row, which no token of another may be read with."""
+    lists = {name: parse_json(record[name]) if isinstance(record[name], str) else record[name]
+             for name in ("position_ids", *ONE_DOCUMENT) if record.get(name) is not None}  # fmt: skip
+    positions = lists.pop("position_ids", None)
     restarts = isinstance(positions, list) and any(later <= before for before, later in pairwise(positions))
-    if restarts or (isinstance(lengths, list) and len(lengths) > 1):
+    several = [value for name, value in lists.items() if isinstance(value, list) and len(value) > ONE_DOCUMENT[name]]
+    numbered = max(attention, default=1) > 1  # LLaMA-Factory numbers the documents of a row: 1, 1, 2, 2, 2, 0
+    if restarts or several or numbered:
+        got = several[0] if several else positions if restarts else list(attention)
         do = "prepare the data without packing, so that each row is one document"
-        raise DataError(
-            f"{source}: several documents are packed into the row", got=shorten(positions or lengths), do=do
-        )
+        raise DataError(f"{source}: several documents are packed into the row", got=shorten(got), do=do)
 
 
 def decode_row(tokenizer: Any, row: Example) -> Example:

@@ -16,7 +16,7 @@ from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
 CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # tokenized together, whichever is reached first
 Truncate = Literal["right", "left", "skip"]
-Mask = Literal["response", "all"]
+Mask = Literal["response", "content", "all"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Encoding:
     Attributes:
         max_length: Tokens of a row that are kept, prompt and response together.
         truncate: `right` cuts the end of the response, `left` the beginning of the prompt, `skip` skips longer rows.
-        mask: `response` if the loss was taken on responses only, `all` if on prompts too.
+        mask: `response` for a loss on responses only, `content` on their words and the EOS, `all` on prompts too.
         template: Jinja source; "none" for the texts unchanged; None for the tokenizer's own template.
     """
 
@@ -120,8 +120,8 @@ def tokenize_untruncated(
 ) -> list[TokenizedExample | SkippedRow]:
     """Tokenize Examples of any length together, with the loss on the responses.
 
-    A token that spans the end of the prompt and the start of the response belongs to the response. With the mask `all`
-    a template's own marks of what was generated do not count.
+    A token that spans the end of the prompt and the start of the response belongs to the response. Only with the mask
+    `response` a template's own marks of what was generated count.
     """
     rendered = [_prepare(tokenizer, row, template, mask) for row in rows]
     ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
@@ -156,7 +156,7 @@ def _prepare(
     if row.no_loss:
         return SkippedRow(row.no_loss)
     if not row.token_ids:
-        return render_with_loss(tokenizer, row, template, generated=mask == "response")
+        return render_with_loss(tokenizer, row, template, mask)
     if reason := skip_reason(tokenizer, row):
         return reason
     first, learned = row.loss_positions[0], set(row.loss_positions)

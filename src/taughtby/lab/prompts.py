@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taughtby.data.conversation import apply_format, read_conversation
+from taughtby.data.conversation import apply_format, read_conversation, require_one_answer
 from taughtby.data.example import Example, Message, Record, reject_deep_nesting, shorten
 from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.errors import DataError
@@ -81,7 +81,9 @@ def _to_prompt(record: Record, source: str) -> Prompt:
 
 
 def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
-    row = read_conversation(*apply_format(record, source), source)
+    form, named = apply_format(record, source)
+    require_one_answer(form, record, source)
+    row = read_conversation(form, named, source)
     *turns, answer = row.messages
     if answer["role"] != "assistant":
         do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'

@@ -87,7 +87,7 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     for weight in peft.parameters():
         if id(weight) not in base_weights and weight.is_floating_point():
             weight.data = weight.data.to(dtype)
-    notes = tuple(
+    notes = tuple(filter(None, (_other_base(folder, lm.name_or_path) for folder in folders))) + tuple(
         f"{folder}: {len(left)} weights of the adapter have no part in answers to text, such as {left[0]}"
         for folder, left in zip(folders, [adapter.left_out for adapter in placed], strict=True) if left
     )  # fmt: skip
@@ -235,6 +235,22 @@ def _check_weights(peft: Any, name: str, folder: Path, weights: Weights, complet
         raise ModelError(f"the adapter {folder} does not fit this model", got=got, do=do)
     hashed = sorted(stored if missing else expected)
     return adapter_hash(json.loads((folder / CONFIG).read_text()), ((key, weights[key]) for key in hashed))
+
+
+def _other_base(folder: Path, given: str) -> str:
+    """A note on an adapter whose files name another model than the one it is put on; "" if they name none, or it.
+
+    Weights of one shape fit any model of that size: the base for an instruct model, or the other way round.
+    """
+    named = config_value(folder, CONFIG, "base_model_name_or_path").rstrip("/")
+    if not named or (folder / "taughtby.json").exists() or is_same_name(named, given):
+        return ""
+    return f"{folder} names {named} as its base, and it is put on {given}: another model's scores, if they differ"
+
+
+def is_same_name(named: str, given: str) -> bool:
+    """Whether two names of models, folders or hub ids, end alike."""
+    return Path(named).name.lower() == Path(given).name.lower() or Path(named).resolve() == Path(given).resolve()
 
 
 def _check_base(folder: Path, base_fingerprints: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ No option changes that.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import importlib.util
 import threading
 from collections.abc import Generator, Sequence
@@ -180,7 +181,27 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
         if not tokenizer.chat_template and (template := _processor_template(path)):
             tokenizer.chat_template = template
+    if with_tokenizer:
+        _check_numbers_of_tokens(tokenizer, with_tokenizer[-1], Path(resolve_local(name)))
     return tokenizer
+
+
+def _check_numbers_of_tokens(tokenizer: Any, adapter: Path, base: Path) -> None:
+    """Refuse an adapter whose folder has the tokenizer of another model: the same words have other numbers there.
+
+    Some tokens may be renamed, as those that a model reserves.
+    """
+    files = [folder / "tokenizer.json" for folder in (adapter, base)]
+    if not all(file.is_file() for file in files) or filecmp.cmp(*files, shallow=False):
+        return
+    from transformers import AutoTokenizer
+
+    old, new = AutoTokenizer.from_pretrained(str(base), **NO_REMOTE_CODE).get_vocab(), tokenizer.get_vocab()
+    changed = sorted(token for token, number in old.items() if new.get(token) != number)
+    if len(changed) > len(old) // 10:
+        got = f"{len(changed):,} of {len(old):,} tokens have another number or none, such as {changed[0]!r}"
+        do = "give the base that the adapter was trained on, or take the tokenizer out of its folder"
+        raise ModelError(f"the tokenizer in {adapter} is not that of its base {base}", got=got, do=do)
 
 
 def _processor_template(path: str) -> str | None:

@@ -17,8 +17,9 @@ from taughtby.models.wordings import Wording, axolotl_wording
 UNFOLLOWED = "not followed: "  # before the key of an entry on how rows were read that taughtby does not follow
 # what a configuration of Axolotl says of texts and roles, and is not followed
 AXOLOTL_READING = (
-    "chat_template_kwargs", "conversation", "default_system_message", "field_messages", "field_system", "field_tools",
-    "message_field_content", "message_field_role", "message_property_mappings", "roles", "roles_to_train",
+    "chat_template_kwargs", "conversation", "default_system_message", "eot_tokens", "field_messages",
+    "field_system", "field_tools", "message_field_content", "message_field_role",
+    "message_property_mappings", "roles", "roles_to_train",
     "split_thinking", "train_on_eos", "train_on_eot",
 )  # fmt: skip
 LARGEST = 64 << 20  # bytes of a file that is read; a tokenizer has 30 MB at most
@@ -89,9 +90,9 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
         yield MetadataEntry("mask", "all", file, "datasets: type")
         yield MetadataEntry("template", "none", file, "datasets: type")
     else:
-        yield MetadataEntry(
-            "mask", "all" if config.get("train_on_inputs") else "response", file, _key(config, "train_on_inputs")
-        )
+        chat = bool(kinds) and all(kind.startswith("chat_template") for kind in kinds)  # by turns, word for word
+        mask = "all" if config.get("train_on_inputs") else "content" if chat else "response"
+        yield MetadataEntry("mask", mask, file, _key(config, "train_on_inputs"))
         yield MetadataEntry("turns", "all", file, "roles_to_train")
         own_kinds = sorted(kind for kind in kinds if kind and not kind.startswith("chat_template"))
         wording = axolotl_wording(sets[0].get("type")) if own_kinds else None

@@ -45,7 +45,7 @@ class TrainingMetadata:
         return self._first("truncate")
 
     @property
-    def mask(self) -> Literal["response", "all"] | None:
+    def mask(self) -> Literal["response", "content", "all"] | None:
         """Whether the loss was taken on the answers alone."""
         return self._first("mask")
 

@@ -146,6 +146,9 @@ def weight_paths(folder: Path) -> list[Path]:
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists():
+        if index.exists() and (shards := sorted(folder.glob("model-*-of-*.safetensors"))):
+            got, do = f"{whole.name} and {shards[0].name}", "take out the one that is not the model's"
+            raise ModelError(f"{folder} holds two sets of weights, one left from an earlier save", got=got, do=do)
         return [whole]
     if not index.exists():
         raise without_weights(folder)

@@ -31,7 +31,7 @@ def print_statistics(found: DatasetStatistics, console: Console) -> None:
 
 def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     n, how = found.rows, found.encoding
-    what = "the prompts too" if how.mask == "all" else "the answers"
+    what = {"all": "the prompts too", "content": "the words of the answers and the EOS"}.get(how.mask, "the answers")
     yield "read as", f"{found.format_name or 'given'}; chat template: {found.template}; learned: {what}"
     parts = [f"{found.usable:,} of {_count(n, 'row')} can be used"]
     if found.truncated:

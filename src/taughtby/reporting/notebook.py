@@ -148,7 +148,7 @@ def _word(tokens: list[ShownToken]) -> str:
 
 def _prompt(row: Document) -> str:
     messages: list[Document] = row.get("messages") or []
-    return "\n".join(str(m.get("content") or "") for m in messages[:-1] if m.get("role") != "system")
+    return "\n".join(str(m.get("content") or "") for m in messages[:-1] if m.get("role") not in ("system", "developer"))
 
 
 def _answer(row: Document) -> str:

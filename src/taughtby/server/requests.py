@@ -18,7 +18,7 @@ class Turn(BaseModel):
     """A turn of the conversation around the prompt."""
 
     model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function", "ipython"]
     content: Annotated[str, Field(max_length=100_000)]
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taughtby.data.example import ROLES, Message, Record
+from taughtby.data.example import ROLES, WRITTEN_ROLES, Message, Record
 from taughtby.data.readers.stream import Rows
 
 RIGHT = {"c", "correct", "yes", "true", "pass", "passed"}
 WRONG = {"i", "n", "incorrect", "no", "false", "fail", "failed"}  # Inspect's I is incorrect, its N no answer
-NO_TEXT = {"reasoning", "thinking", "redacted_thinking"}  # parts of an answer that are not what the user was told
+# parts of an answer that are not what the user was told, and where their text is
+NO_TEXT = {"reasoning": ("reasoning", "text"), "thinking": ("thinking",), "redacted_thinking": ()}
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # beside the content
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,16 @@ def logged_answer(
 
 
 def _message(turn: Any) -> Message | LeftOut:
-    """A message with its text, tool calls and the call that it answers; nothing else of it is for a model."""
+    """A message with its text, thought, tool calls and the call that it answers; nothing else of it is for a model."""
     role = ROLES.get(str(turn.get("role")).lower()) if isinstance(turn, dict) else None
     if role is None:
         return LeftOut("not a conversation")
     text = message_text(turn.get("content"))
     if text is None:
         return LeftOut("more than text")
-    message: Message = {"role": role, "content": text}
+    message: Message = {"role": turn["role"] if turn["role"] in WRITTEN_ROLES else role, "content": text}
+    if role == "assistant" and (thought := _thought(turn)):
+        message["reasoning_content"] = thought
     calls = turn.get("tool_calls")
     if isinstance(calls, list) and calls:
         message["tool_calls"] = [_tool_call(call) for call in calls if isinstance(call, dict)]
@@ -142,6 +146,16 @@ def _message(turn: Any) -> Message | LeftOut:
         message["tool_call_id"] = turn["tool_call_id"]
     name = turn.get("name") or (turn.get("function") if role == "tool" else None)
     return message | ({"name": name} if isinstance(name, str) else {})
+
+
+def _thought(turn: Record) -> str:
+    """What the model thought before its answer: beside the content, or in parts of it."""
+    beside = (turn.get(key) for key in THOUGHTS)
+    parts = turn["content"] if isinstance(turn.get("content"), list) else []
+    keys = [(part, NO_TEXT.get(str(part.get("type")), ())) for part in parts if isinstance(part, dict)]
+    within = (part.get(key) for part, names in keys for key in names)
+    texts = ([text for text in where if isinstance(text, str) and text] for where in (beside, within))
+    return next(("\n".join(found) for found in texts if found), "")
 
 
 def message_text(content: Any) -> str | None:
