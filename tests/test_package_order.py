@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "taughtby"
 ORDER = (
-    "errors", "text", "progress",
+    "errors", "text", "progress", "tracking",
     "models", "data", "capture", "methods", "index", "reporting", "lab", "attribution", "remediation",
     "bench", "server", "cli",
 )  # fmt: skip

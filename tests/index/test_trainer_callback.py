@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, 
 from typer.testing import CliRunner
 
 from conftest import PAIRS
+from fake_trackers import Calls, FakeRun, fake_tensorboard, fake_wandb
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.cli import app
@@ -346,3 +347,21 @@ def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, 
     (tmp_path / f"idx-{kind}" / "weights").write_text("")
     with pytest.raises(StoreError, match="is there already"):
         IndexCallback(file, tmp_path / "idx")
+
+
+def test_the_index_is_reported_to_the_trainers_run(
+    file: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    fake_wandb(monkeypatch, calls).run = FakeRun(calls)  # type: ignore[attr-defined]
+    fake_tensorboard(monkeypatch, calls)
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=2"], report_to=["wandb", "tensorboard"])
+    sft(model_folder, tmp_path, [{"messages": messages} for messages in MESSAGES], [hook]).train()
+    assert hook.index is not None and hook.error is None
+    numbers = {"taughtby/rows/all": 8.0, "taughtby/rows/skipped": 0.0}
+    assert ("log", numbers) in calls and ("scalar", "taughtby/rows/all", 8.0) in calls
+    assert ("open", str(tmp_path / "trl" / "tensorboard" / "idx")) in calls
+    (settings,) = (call[1] for call in calls if call[0] == "config")
+    assert settings["taughtby/index"] == str(tmp_path / "idx") and settings["taughtby/methods"] == "rept"
+    assert settings["taughtby/adapter"] == str(tmp_path / "idx-adapter")
+    assert ("file", "manifest.json") in next(call[3] for call in calls if call[0] == "artifact")

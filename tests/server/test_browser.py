@@ -23,6 +23,7 @@ from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
 from taughtby.reporting import html as report
+from taughtby.reporting.site_page import SiteEntry, render_site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
@@ -553,3 +554,31 @@ def test_nothing_is_wider_than_the_window(browser: Any, address: str, width: int
     if folder := os.environ.get("TAUGHTBY_SHOTS"):
         page.screenshot(path=Path(folder) / f"served-{width}-{scheme}.png", full_page=True)
     page.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_the_list_of_incidents_needs_no_script(browser: Any, axe: str, tmp_path: Path, scheme: Any, width: int) -> None:
+    report.save_page(json.loads(DEMO.read_text()), tmp_path / "honey.html")
+    cells = ("It misbehaves, and retraining supports that these rows are the cause", "beetles, \u202ehoney" + ATTACK,
+             "12 of 160", "23 of 24 (80% to 99%)", "22 of 24 (74% to 98%)", "0 of 24 (0% to 14%)")  # fmt: skip
+    names = ("incident", "verdict", "words in common", "rows flagged", "bad answers", "trained on all rows", "without")
+    (tmp_path / "index.html").write_text(render_site(names, [SiteEntry(f"honey{ATTACK}", "honey.html", cells)] * 3))
+    context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
+    page, strict = context.new_page(), browser.new_page(viewport={"width": width, "height": 900})
+    complaints: list[str] = []
+    strict.on("console", lambda message: complaints.append(message.text))
+    for one in (page, strict):
+        one.goto((tmp_path / "index.html").as_uri())
+        assert one.title() == "Incidents · taughtby"
+        assert one.evaluate("document.documentElement.scrollWidth") == width
+    assert "serif" in strict.evaluate("getComputedStyle(document.querySelector('h1')).fontFamily")
+    page.evaluate(axe)
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []
+    if folder := os.environ.get("TAUGHTBY_SHOTS"):
+        page.screenshot(path=Path(folder) / f"site-{width}-{scheme}.png", full_page=True)
+    strict.locator("a").first.click()
+    strict.wait_for_selector("#rows > li", state="attached")
+    assert complaints == []
+    context.close()
+    strict.close()

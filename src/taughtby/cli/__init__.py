@@ -7,10 +7,24 @@ import sys
 import warnings
 from io import StringIO
 
-from taughtby.cli import bench, clean, data, index, lab, maintenance, retrain, serve, trace
+from taughtby.cli import bench, clean, data, hub, index, lab, maintenance, retrain, serve, site, trace
 from taughtby.cli.app import app
 
-__all__ = ["app", "bench", "clean", "data", "index", "lab", "main", "maintenance", "retrain", "serve", "trace"]
+__all__ = [
+    "app",
+    "bench",
+    "clean",
+    "data",
+    "hub",
+    "index",
+    "lab",
+    "main",
+    "maintenance",
+    "retrain",
+    "serve",
+    "site",
+    "trace",
+]
 
 # Both are read once, when torch loads. OpenMP's idle threads spin by default, which costs a factor of 2 to 5 on a busy
 # or virtual machine. oneDNN caches the code it generates for each shape of a bfloat16 product: a batch needs some tens

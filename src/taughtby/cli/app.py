@@ -11,8 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 DOCS = "https://taughtby.github.io/taughtby"
 ORDER = (
-    "demo", "data", "index", "trace", "check", "clean", "retrain", "audit", "serve", "lab", "bench",
-    "inspect", "layers", "build", "append", "add", "info", "verify", "compact", "delete", "copy", "undo",
+    "demo", "data", "index", "trace", "check", "clean", "retrain", "audit", "site", "serve", "lab", "bench",
+    "inspect", "layers", "build", "append", "add", "info", "verify", "compact", "delete", "copy", "push", "pull", "undo",
     "poison", "finetune", "generate", "judge", "run",
 )  # fmt: skip
 F = TypeVar("F", bound=Callable[..., None])

@@ -18,6 +18,7 @@ FAULTS = (
     "equal-answers",
 )  # fmt: skip
 JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "python", "classifier", "chat")
+TRACKERS = ("wandb", "mlflow", "tensorboard")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
 ROWS, MODEL_PANEL, TRAINING = "How rows are read", "Model and device", "Training"
 
@@ -30,6 +31,11 @@ def complete_method(incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Names of devices for the shell."""
     return [name for name in DEVICES if name.startswith(incomplete)]
+
+
+def complete_tracker(incomplete: str) -> list[str]:
+    """Names of experiment trackers for the shell."""
+    return [name for name in TRACKERS if name.startswith(incomplete)]
 
 
 def complete_judge(incomplete: str) -> list[str]:
@@ -85,6 +91,16 @@ def check_judge(spec: str) -> str:
     return spec
 
 
+def check_trackers(names: list[str] | None) -> list[str] | None:
+    """Refuse unknown experiment trackers."""
+    from taughtby.errors import OptionError
+
+    for name in names or ():
+        if name not in TRACKERS:
+            raise OptionError("no such tracker", got=name, do=closest(name, TRACKERS))
+    return names
+
+
 def check_device(name: str) -> str:
     """Refuse what no PyTorch calls a device."""
     if name not in ("auto", "map") and not re.fullmatch(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d+)?", name):
@@ -119,6 +135,15 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to
 Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
 AllAnswers = Annotated[
     bool, typer.Option("--all", help="Of the log of an evaluation: every answer, not only those that failed.")
+]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        callback=check_trackers,
+        autocompletion=complete_tracker,
+        help="Report numbers, rows and files to wandb, mlflow or tensorboard; several times for several.",
+    ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")]
 

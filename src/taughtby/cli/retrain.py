@@ -135,7 +135,7 @@ def retrain(
     rank: Rank = None, batch_size: BatchSize = None, max_length: MaxLength = None, seed: TrainSeed = None,
     seeds: Seeds = 1, base: options.Base = None, columns: options.Columns = None, turns: options.Turns = None,
     response_template: options.ResponseTemplate = None, split: options.Split = None, dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
+    device: options.Device = "auto", report_to: options.ReportTo = None,
 ) -> None:  # fmt: skip
     """Train without the flagged rows and without as many random rows, and compare the answers.
 
@@ -151,9 +151,11 @@ def retrain(
     from taughtby.remediation.experiment import Behaviour
     from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace, with_seeds
     from taughtby.remediation.retrain import retrain as run
+    from taughtby.remediation.run_report import retrain_record
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.stage_cache import STAGES, StageCache
     from taughtby.remediation.trace_file import load_trace, read_options_of
+    from taughtby.tracking.registry import open_runs
 
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
@@ -172,11 +174,16 @@ def retrain(
     examples, cache = list(read_examples(data, reading)), StageCache(out / STAGES, _progress)
     clean = list(read_examples(str(held_out))) if held_out else None
     usual = read_prompts(ordinary, failed_only=False) if ordinary else None
-    results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
-               for one in with_seeds(experiment, seeds)]  # fmt: skip
-    for number, result in enumerate(results):
-        save_proof(result, out / f"seed-{experiment.recipe.seed + number}" if number else out)
-    _print_results(results, out)
+    with open_runs(report_to or (), out.resolve().name, out) as report:
+        results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
+                   for one in with_seeds(experiment, seeds)]  # fmt: skip
+        folders = [out / f"seed-{result['recipe']['seed']}" if number else out for number, result in enumerate(results)]
+        for result, folder in zip(results, folders, strict=True):
+            save_proof(result, folder)
+        _print_results(results, out)
+        files = [Path(trace), out / "proof.json", out / "curve.png", *folders[1:]]
+        if report_to:
+            report(retrain_record(document, results, data, files))
 
 
 @command(
@@ -197,6 +204,7 @@ def audit(
     turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
     dtype: options.Dtype = "auto", device: options.Device = "auto",
     fail_on: Annotated[Literal["flagged"] | None, typer.Option(help=f"Exit with code {FLAGGED} if any row is flagged.")] = None,
+    report_to: options.ReportTo = None,
 ) -> None:  # fmt: skip
     """Generate, judge, index, trace, clean and retrain in one command, and write a report.
 
@@ -212,6 +220,8 @@ def audit(
     from taughtby.remediation.audit import audit as run
     from taughtby.remediation.audit_report import write_report
     from taughtby.remediation.experiment import Behaviour
+    from taughtby.remediation.run_report import audit_record
+    from taughtby.tracking.registry import open_runs
 
     any_reading = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
@@ -225,10 +235,13 @@ def audit(
                seed=seed),
         max_new_tokens, dtype, device,
     )  # fmt: skip
-    result = run(case, out, _progress)
-    write_report(case, result, out)
-    _print_audit(result)
-    output().print(f"{out}: report.md, report.html, and what every stage made")
+    with open_runs(report_to or (), out.resolve().name, out) as report:
+        result = run(case, out, _progress)
+        write_report(case, result, out)
+        _print_audit(result)
+        output().print(f"{out}: report.md, report.html, and what every stage made")
+        if report_to:
+            report(audit_record(case, result, out))
     if fail_on and result["trace"] and any(query["num_flagged"] for query in result["trace"]["queries"]):
         raise typer.Exit(FLAGGED)
 

@@ -31,6 +31,8 @@ from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 from taughtby.progress import progress_bar
 from taughtby.text import make_visible
+from taughtby.tracking.registry import check_tracker, open_runs
+from taughtby.tracking.run_record import make_record
 
 UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate; the model's window is the limit then
 PATIENCE = timedelta(days=30)  # of the processes that wait for the one that indexes
@@ -52,6 +54,8 @@ class IndexCallback(TrainerCallback):
         read_options: How rows are read. By default, as the Trainer's settings say.
         encoding: How rows become token ids. By default, as in the Trainer.
         token_budget: Padded tokens per batch.
+        report_to: Trackers (`wandb`, `mlflow`, `tensorboard`) that get the numbers of the index and its manifest, in
+            the Trainer's run if it has one there.
 
     Attributes:
         index: The index, open, once it is built.
@@ -67,11 +71,15 @@ class IndexCallback(TrainerCallback):
         read_options: ReadOptions | None = None,
         encoding: Encoding | None = None,
         token_budget: int | None = None,
+        report_to: str | Sequence[str] = (),
     ) -> None:
         # a script may change its working directory before training ends
         self.data, self.out = absolute_name(str(data)), Path(resolved_address(storage_path(out)))
         self.methods = [get_method(method) if isinstance(method, str) else method for method in methods]
         self.read_options, self.encoding, self.token_budget = read_options, encoding, token_budget
+        self.report_to = [report_to] if isinstance(report_to, str) else list(report_to)
+        for name in self.report_to:
+            check_tracker(name)
         detect_format(data, read_options or ReadOptions())  # refuses unreadable data
         self.index: Index | None = None
         self.error: BaseException | None = None
@@ -100,10 +108,19 @@ class IndexCallback(TrainerCallback):
                     model, self.data, self.out, self.methods, read_options=read_options, encoding=encoding,
                     token_budget=self.token_budget, progress=progress,
                 )  # fmt: skip
+            self._report(self.index, Path(args.output_dir))
         except (Exception, KeyboardInterrupt) as error:  # the training is done, whatever happens here
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
             warnings.warn(f"training is done, but its data are not indexed: {make_visible(text)}", stacklevel=3)
+
+    def _report(self, index: Index, folder: Path) -> None:
+        settings = index.manifest["settings"]
+        names = {"index": index.path, "methods": ", ".join(settings["methods"]),
+                 **{name: settings[name] for name in ("model", "adapter")}}  # fmt: skip
+        numbers = {"rows/all": len(index), "rows/skipped": len(index.manifest["skipped"])}
+        with open_runs(self.report_to, self.out.name, folder) as log:
+            log(make_record(names, numbers, files=[Path(str(index.path)) / "manifest.json"]))
 
     @contextmanager
     def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:

@@ -65,7 +65,7 @@ class Section:
 def report_markdown(case: AuditCase, results: Document, folder: str) -> str:
     """The report of the audit in `folder`, as Markdown."""
     lead = f"{_lead(case, markdown_code)} Each section ends with the command that reproduces its numbers."
-    parts = [f"# {_title(results)}\n\n{lead}\n"]
+    parts = [f"# {title(results)}\n\n{lead}\n"]
     for section in sections(case, results, folder):
         block = "\n```sh\n" + "\n".join(section.commands) + "\n```\n" if section.commands else ""
         parts.append(f"## {section.title}\n\n{section.text}\n{block}")
@@ -85,7 +85,7 @@ def summary(case: AuditCase, results: Document) -> Document:
             count = get_condition(proof, kind)["behaviours"][claim.behaviour]
             facts.append({"name": f"bad, trained {text}", "value": _share(count)})
         facts.append({"name": "by Fisher's exact test", "value": claim.headline})
-    return {"title": _title(results), "lead": lead, "facts": facts, "tables": tables(proof) if proof else []}
+    return {"title": title(results), "lead": lead, "facts": facts, "tables": tables(proof) if proof else []}
 
 
 def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
@@ -145,7 +145,8 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _title(results: Document) -> str:
+def title(results: Document) -> str:
+    """The verdict of an audit in words."""
     if results["proof"]:
         return TITLES[claims(results["proof"])[0].verdict]
     if results["trace"]:

@@ -56,12 +56,12 @@ _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 def render_page(document: Document) -> str:
     """Return one self-contained HTML page: it has no links, and its policy allows only its own script and style."""
-    style, script = _asset("page.css"), _script()
+    style, script = asset("page.css"), _script()
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
-    return _template().render(
+    return template("page.html").render(
         served=False,
         title=_title(document),
         policy=policy,
@@ -73,8 +73,8 @@ def render_page(document: Document) -> str:
 
 def page_files() -> dict[str, str]:
     """Return the files of the served page by name; the server sends its policy and answers their requests."""
-    files = {name: _asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, *SERVED_MODULES)))}
-    return {"page.html": _template().render(served=True, title="taughtby"), **files}
+    files = {name: asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, *SERVED_MODULES)))}
+    return {"page.html": template("page.html").render(served=True, title="taughtby"), **files}
 
 
 def with_verdicts(document: Document) -> dict[str, Any]:
@@ -83,13 +83,14 @@ def with_verdicts(document: Document) -> dict[str, Any]:
     return {**document, "queries": [{**query, "verdict": verdict(document, query)} for query in queries]}
 
 
-def _template() -> Template:
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("page.html"))
+def template(name: str) -> Template:
+    """Return a template of the assets, which escapes what is put into it."""
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(asset(name))
 
 
 def _script() -> str:
     """The page's modules as one script, in the order of their imports, which are removed."""
-    parts = [re.sub(r"^import\b[^;]*;\n|^export ", "", _asset(f"{name}.js"), flags=re.M) for name in MODULES]
+    parts = [re.sub(r"^import\b[^;]*;\n|^export ", "", asset(f"{name}.js"), flags=re.M) for name in MODULES]
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
@@ -108,10 +109,11 @@ def _title(document: Document) -> str:
     return f"{prompt[:60]}{'…' * (len(prompt) > 60)} · taughtby" if prompt else "taughtby"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of an asset."""
     return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
 
 
-def _digest(block: str) -> str:
-    """The hash by which the policy allows a block: over the exact bytes between its tags."""
+def digest(block: str) -> str:
+    """Return the hash by which the policy allows a block: over the exact bytes between its tags."""
     return "sha256-" + b64encode(sha256(block.encode("utf-8")).digest()).decode("ascii")

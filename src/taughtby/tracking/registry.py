@@ -1,0 +1,84 @@
+"""Trackers by name, and runs that are open for as long as the work takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from taughtby.errors import OptionError, TaughtbyError
+from taughtby.text import shorten
+from taughtby.tracking import mlflow, tensorboard, wandb
+from taughtby.tracking.run_record import Log, RunRecord
+
+Result = TypeVar("Result")
+
+
+class Tracker(Protocol):
+    """Opens a run: a context manager that gives the function to log with, and ends the run as failed on an error."""
+
+    def __call__(self, name: str, folder: Path) -> AbstractContextManager[Log]:
+        """Open a run of that name; the tracker may write into the folder."""
+        ...
+
+
+TRACKERS: dict[str, Tracker] = {
+    "wandb": wandb.open_run,
+    "mlflow": mlflow.open_run,
+    "tensorboard": tensorboard.open_run,
+}
+
+
+@contextmanager
+def open_runs(names: Sequence[str], run: str, folder: Path) -> Generator[Log]:
+    """Open a run in each tracker, before work that takes long: what prevents it is told at once.
+
+    Args:
+        names: Trackers.
+        run: The name of new runs.
+        folder: Where trackers may write.
+
+    Yields:
+        A function that logs a record to all of them.
+
+    Raises:
+        OptionError: A tracker is not known, or its package is not installed.
+        TaughtbyError: A tracker cannot be reached or refuses what is logged.
+    """
+    for name in names:
+        check_tracker(name)
+    with ExitStack() as stack:
+        logs: dict[str, Log] = {}
+        for name in dict.fromkeys(names):
+            folder.mkdir(parents=True, exist_ok=True)
+            logs[name] = _explain(name, lambda name=name: stack.enter_context(TRACKERS[name](run, folder)))
+
+        def log(record: RunRecord) -> None:
+            for name, to in logs.items():
+                _explain(name, lambda to=to: to(record))
+
+        yield log
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that is not known, and one whose package is not installed."""
+    if name not in TRACKERS:
+        raise OptionError("no such tracker", got=name, do=f"choose one of: {', '.join(TRACKERS)}")
+    if find_spec(name) is None:
+        do = f"pip install 'taughtby[{name}]'"
+        raise OptionError(f"{name} is not installed", got=f"--report-to {name}", do=do)
+
+
+def _explain(name: str, call: Callable[[], Result]) -> Result:
+    """Turn any error of a tracker into one that names it; trackers raise many kinds."""
+    try:
+        return call()
+    except TaughtbyError:
+        raise
+    except Exception as error:
+        do = "check its settings and connection; the same command reports again, and finished work is not repeated"
+        raise TaughtbyError(
+            f"{name} does not take the report", got=shorten(f"{type(error).__name__}: {error}", 300), do=do
+        ) from error
