@@ -49,9 +49,10 @@ def check_random_model(
     pair = (in_memory(index, names, positions[usable]), index_of(index, pa.table(columns)))
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
-    says = ("a model with random weights ranks the rows alike: the ranking depends on the texts alone"
-            if similarity > SIMILAR else "a model with random weights ranks the rows differently")  # fmt: skip
-    return Check(RANDOM, similarity, SIMILAR, similarity <= SIMILAR, says)
+    if similarity <= SIMILAR:
+        return Check(RANDOM, similarity, SIMILAR, True, "a model with random weights ranks the rows differently")
+    says = "a model with random weights ranks the rows alike: the ranking depends on the texts alone"
+    return Check(RANDOM, similarity, SIMILAR, False, says, "read it as a text search, or use another --method")
 
 
 def _matrices(model: Model) -> list[Tensor]:
