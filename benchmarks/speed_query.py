@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from taughtby.attribution.controls import score_controls
+from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.significance import assess
 from taughtby.bench.cost import Cost, measure_cost
 from taughtby.data.example import make_example
@@ -100,7 +100,9 @@ def _contenders(index: Index, folder: Path, vectors: Float[Tensor, "Q d"], top_k
 
     def flagged() -> Any:
         scores = METHOD.scores(queries, index)
-        null = score_controls(METHOD, index, DEPTH)
+        sample = ControlSample.draw(METHOD, index, DEPTH)
+        assert sample is not None
+        null = sample.score()
         assert null is not None
         assess(scores, [null] * len(scores), torch.ones(len(scores), dtype=torch.bool))
         return scores.topk(top_k).indices.numpy()

@@ -16,11 +16,11 @@ from scipy.stats import false_discovery_control
 from conftest import WORDS
 from taughtby.attribution.controls import (
     Controls,
+    ControlSample,
     _cut_profile,
     _weight_profiles,
     _word_overlap,
     mode_and_scale,
-    score_controls,
     standardize,
 )
 from taughtby.attribution.pooling import pool_weights
@@ -75,7 +75,9 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     how = get_method("lesson:layer=2,state_layer=1,sketch_dim=0")
     index = build_index(tuned, file, tmp_path / "idx", [how], encoding=Encoding(64), layers=False)
     assert len(index) >= 20
-    chance = score_controls(how, index, tuned.depth)
+    sample = ControlSample.draw(how, index, tuned.depth)
+    assert sample is not None
+    chance = sample.score()
     assert chance is not None
     null, order = chance.scores, index.sample_positions(len(index))
     texts = [row.response for row in index.examples()]

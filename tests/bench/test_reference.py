@@ -11,7 +11,7 @@ import torch
 from conftest import PAIRS
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
-from taughtby.bench.reference import cosine_scores, reference_features
+from taughtby.bench.reference import reference_features
 from taughtby.data.dataset import read_examples
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
@@ -33,8 +33,9 @@ def test_its_scores_are_those_of_rept_raw(tuned: Any, data: Path, tmp_path: Path
     index = build_index(tuned, data, tmp_path / "idx", [how])
     trace = trace_queries(index, tuned, [Query(*pair) for pair in ASKED], method=how, score_tokens=False)
     ours = torch.stack([traced.scores for traced in trace.queries])
-    asked = reference_features(tuned, rows(tuned, [make_example(*pair) for pair in ASKED]), layer)
-    theirs = cosine_scores(asked, reference_features(tuned, rows(tuned, read_examples(data)), layer))
+    query_features = reference_features(tuned, rows(tuned, [make_example(*pair) for pair in ASKED]), layer)
+    row_features = reference_features(tuned, rows(tuned, read_examples(data)), layer)
+    theirs = torch.cosine_similarity(query_features[:, None], row_features[None], dim=2)
     assert theirs.shape == (len(ASKED), len(PAIRS))
     assert theirs.std() > 1e-3  # there is something to agree on
     assert ours == pytest.approx(theirs.numpy(), abs=2e-3)  # float16 in the index

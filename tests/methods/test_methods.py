@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.controls import score_controls
+from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
@@ -319,7 +319,9 @@ def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: 
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)  # none of them counts as another's relative
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
     names = method.feature_names(tuned.depth)
-    chance = score_controls(method, index, tuned.depth)
+    sample = ControlSample.draw(method, index, tuned.depth)
+    assert sample is not None
+    chance = sample.score()
     assert chance is not None
     result = chance.scores
     assert result.shape == (len(PAIRS), len(PAIRS))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pyarrow.dataset import InMemoryDataset
 
 from taughtby.attribution.check_report import Check, skipped_check
-from taughtby.attribution.row_queries import in_memory, index_of, rank_correlation, scores_of_rows
+from taughtby.attribution.row_queries import rank_correlation, scores_of_rows
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.index.arrow import to_arrow
@@ -46,7 +48,8 @@ def check_random_model(
     if any(not bool(part.isfinite().all()) for feature in features.values() for part in feature):
         return skipped_check(RANDOM, "the features of a model with random weights are not finite")
     columns = {key: column for name in names for key, column in to_arrow(name, features[name]).items()}
-    pair = (in_memory(index, names, positions[usable]), index_of(index, pa.table(columns)))
+    trained_rows = index.subset(positions[usable].tolist(), names)
+    pair = (trained_rows, replace(trained_rows, dataset=InMemoryDataset(pa.table(columns).combine_chunks())))
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
     if similarity <= SIMILAR:

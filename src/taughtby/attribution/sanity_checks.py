@@ -19,7 +19,7 @@ from taughtby.attribution.controls import SAMPLE
 from taughtby.attribution.length_check import LENGTH, check_length
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.random_model import RANDOM, check_random_model
-from taughtby.attribution.row_queries import in_memory, scores_of_rows
+from taughtby.attribution.row_queries import scores_of_rows
 from taughtby.errors import OptionError
 from taughtby.index.reader import Index
 from taughtby.methods import Method
@@ -65,18 +65,19 @@ def check_index(
     selected = choose_method(index, model, method)
     names, order = selected.feature_names(model.depth), np.random.default_rng(seed).permutation(len(index))
     queries, large_enough = order[:rows], len(index) >= FEWEST
-    sample = in_memory(index, names, order[:SAMPLE]) if names and large_enough else None
+    columns = [*names, "source", "label", "n_response"]
+    sample = index.subset(order[:SAMPLE].tolist(), columns) if names and large_enough else None
     scores = scores_of_rows(selected, sample, names, range(len(queries))) if sample else None
     if sample is None or scores is None:
         reason = f"{selected.name} cannot use rows as queries" if large_enough else f"{len(index)} rows are too few"
         skipped = tuple(skipped_check(name, reason) for name in (RANDOM, LABELS, HUBS, LENGTH))
         return CheckReport(selected, skipped, len(queries), seed, len(index))
-    columns = sample.dataset.to_table(columns=["source", "label", "n_response"]).to_pydict()
+    texts = sample.dataset.to_table(columns=columns[-3:]).to_pydict()
     checks = (
         check_random_model(index, model, selected, queries, seed, progress),
-        _check_labels(selected, sample, names, columns["label"], rows, seed),
-        _check_hubs(scores, columns["source"]),
-        check_length(scores, columns["n_response"]),
+        _check_labels(selected, sample, names, texts["label"], rows, seed),
+        _check_hubs(scores, texts["source"]),
+        check_length(scores, texts["n_response"]),
     )
     return CheckReport(selected, checks, len(queries), seed, len(index))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from statistics import median
 from typing import Any
 
 from rich import box
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.bench.metrics import CUTS, Spread
+from taughtby.bench.metrics import CUTS, Spread, median_of_known
 from taughtby.text import make_visible, markdown_code, markdown_text
 
 TRIVIAL = ("bm25", "tfidf", "first-word", "random")
@@ -145,7 +144,7 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
                  if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
         star = "*" if any(cost["shared_with"] for cost in found) else ""
         keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
-        texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
+        texts = [_plain(median_of_known(cost[key] for cost in found)) for key in keys]
         rows.append([display_name(method), texts[0] + star, *texts[1:]])
     if loop := _loop(document):
         rows.append([LOOP, *map(_plain, loop), "–"])
@@ -158,7 +157,7 @@ def points(document: Result) -> list[tuple[str, float, float]]:
     for method in ranked(document):
         lines = [line for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and _ranks(line)]  # fmt: skip
-        seconds = _middle(line["cost"]["index_seconds"] for line in lines)
+        seconds = median_of_known(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
             found[method] = (display_name(method), seconds, sum(aps) / len(aps))
@@ -285,12 +284,7 @@ def _loop(document: Result) -> list[float | None] | None:
         return None
     whole = [[loop[key] * count for loop, count in loops if key in loop] for key in ("seconds_per_row", "cpu_per_row")]
     rates = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
-    return [_middle(values) for values in [*whole, *rates]]
-
-
-def _middle(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return [median_of_known(values) for values in [*whole, *rates]]
 
 
 def _plain(value: float | None) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from taughtby.data.content import UnclearRow, UntypedText, is_filled
+from taughtby.data.content import UnclearRow, UntypedText, from_json, is_filled
 from taughtby.data.example import ROLES, Message, Record, shorten, validate_messages
 from taughtby.errors import DataError
 
@@ -54,12 +53,7 @@ class DataFormat:
 
 def _parse_list(value: Any) -> Any:
     """A list, also one (or an object) that a table of texts holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else from_json(value)
 
 
 def _conversation(value: Any) -> Any:

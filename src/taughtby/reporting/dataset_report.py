@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taughtby.data.statistics import QUANTILES, DatasetStatistics, RowPreview
-from taughtby.text import collapse_whitespace, make_visible
+from taughtby.text import collapse_whitespace, make_visible, plural
 
 SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed of a row nobody asked for
 
@@ -33,7 +33,7 @@ def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     n, how = found.rows, found.encoding
     what = "the prompts too" if how.mask == "all" else "the answers"
     yield "read as", f"{found.format_name or 'given'}; chat template: {found.template}; learned: {what}"
-    parts = [f"{found.usable:,} of {_count(n, 'row')} can be used"]
+    parts = [f"{found.usable:,} of {plural(n, 'row')} can be used"]
     if found.truncated:
         side = "end" if how.truncate == "right" else "beginning"
         parts.append(f"{found.truncated:,} of them cut to {how.max_length:,} tokens at the {side}")
@@ -44,7 +44,7 @@ def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
     followed = {mark.name: count for mark, count in found.marks.items() if mark.name not in lost}
     for name, counts in (("followed", followed), ("not followed", lost)):
         if counts:
-            yield name, "; ".join(f"{collapse_whitespace(mark)[:60]}: {_count(count, 'row')}" for mark, count in
+            yield name, "; ".join(f"{collapse_whitespace(mark)[:60]}: {plural(count, 'row')}" for mark, count in
                                   sorted(counts.items(), key=lambda one: -one[1])[:12])  # fmt: skip
     duration = _duration(found.tokens / 1000)
     yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.loss_tokens:,} of them learned"
@@ -59,11 +59,11 @@ def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
 
 def _repeated(counts: dict[str, int]) -> Iterator[str]:
     if counts["rows"]:
-        yield f"{_count(counts['rows'], 'row')} said before"
+        yield f"{plural(counts['rows'], 'row')} said before"
     if counts["prompts"]:
-        yield f"{_count(counts['prompts'], 'row')} with a prompt that others answer otherwise"
+        yield f"{plural(counts['prompts'], 'row')} with a prompt that others answer otherwise"
     if counts["answers"]:
-        yield f"{_count(counts['answers'], 'row')} with an answer that other prompts have too"
+        yield f"{plural(counts['answers'], 'row')} with an answer that other prompts have too"
         yield f"the commonest answer {counts['most']:,} times"
 
 
@@ -75,10 +75,6 @@ def _peak() -> str:
         return "an unknown amount"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
@@ -116,7 +112,7 @@ def _row(shown: RowPreview) -> Table:
         if begin < stop:
             grid.add_row(name, _runs(shown, begin, stop, "green underline" if name == "answer" else "green"))
     if (lost := shown.full_length - len(shown.token_texts)) > 0:
-        grid.add_row("cut", _count(lost, "token"))
+        grid.add_row("cut", plural(lost, "token"))
     return grid
 
 
