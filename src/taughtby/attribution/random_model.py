@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +47,9 @@ def check_random_model(
     if any(not bool(part.isfinite().all()) for feature in features.values() for part in feature):
         return skipped_check(RANDOM, "the features of a model with random weights are not finite")
     columns = {key: column for name in names for key, column in to_arrow(name, features[name]).items()}
-    trained_rows = index.subset(positions[usable].tolist(), names)
-    pair = (trained_rows, replace(trained_rows, dataset=InMemoryDataset(pa.table(columns).combine_chunks())))
+    rows = InMemoryDataset(pa.table(columns).combine_chunks())
+    random_index = Index(index.path, {**index.manifest, "num_rows": len(usable)}, rows)  # with means of its own
+    pair = (index.subset(positions[usable].tolist(), names), random_index)
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
     if similarity <= SIMILAR:
