@@ -133,11 +133,11 @@ def _raced(contenders: list[Contender], repeats: int) -> list[dict[str, Any]]:
             with measure_cost(device) as spent:
                 answers[at] = answer()
             costs[at].append(spent)
-    lines = [_line(*found) for found in zip(contenders, costs, strict=True)]
-    for line, found in zip(lines, answers, strict=True):
+    lines = [_line(*item) for item in zip(contenders, costs, strict=True)]
+    for line, item in zip(lines, answers, strict=True):
         line["times"] = line["seconds"] / lines[0]["seconds"]
-        line["same"] = None if found is None else float(np.mean(
-            [len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(answers[0], found, strict=True)]))  # fmt: skip
+        line["same"] = None if item is None else float(np.mean(
+            [len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(answers[0], item, strict=True)]))  # fmt: skip
     return lines
 
 

@@ -159,10 +159,10 @@ def write(kind: str, path: Path, rows: list[Record]) -> None:
         if name in lists and kind == "typed.parquet":
             columns[name] = pa.ExtensionArray.from_storage(pa.json_(pa.string()), columns[name])
     features = {name: {"_type": "Json"} if name in lists else {"dtype": "string", "_type": "Value"} for name in names}
-    made = pa.table(columns)
+    result = pa.table(columns)
     if kind == "described.parquet":
-        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(made, path)
+        result = result.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(result, path)
 
 
 def unclear(kind: str, row: Row) -> bool:

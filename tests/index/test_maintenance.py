@@ -87,9 +87,9 @@ def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: 
     other = tmp_path / "other.jsonl"
     add(other, MORE[0], PAIRS[2], MORE[1], PAIRS[2], ("why " * 200, "too long"))
     grown = made(tuned, other, index.path, append=True)
-    said = [row.response for row in grown.examples()]
+    items = [row.response for row in grown.examples()]
     # the row that is there already is kept; said twice in the new file, it is there once more
-    assert said == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
+    assert items == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
     assert grown.data == [str(tmp_path / "data.jsonl"), str(other)]
     assert [skip["source"] for skip in grown.manifest["skipped"]] == [f"{other}:5"]
     assert len(made(tuned, tmp_path / "data.jsonl", index.path)) == 11  # the first one is still its own
@@ -128,8 +128,8 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     broken_append(tuned, data, index.path, monkeypatch, at=2)
     between = Index.open(index.path)
     assert (len(between), ids(between)) == (8, ids(index))
-    found = verify(index.path)
-    assert (found.faults, found.pending) == ((), f"appending {data}")
+    result = verify(index.path)
+    assert (result.faults, result.pending) == ((), f"appending {data}")
     for change in (lambda: delete_rows(index.path, ids(index)[:1]), lambda: compact(index.path)):
         with pytest.raises(StoreError, match=r"a change of .* is not finished") as caught:
             change()
@@ -141,7 +141,7 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     sound(index.path)
 
 
-def test_an_append_that_stopped_is_given_up(
+def test_an_interrupted_append_can_be_undone(
     tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -239,17 +239,17 @@ def test_adding_that_stopped_anywhere_goes_on(
             reads.append(0)
             raise RuntimeError("the power went")
         reads.append(len(batch.row_indices))
-        found = whole(how, model, batch, weights)
+        result = whole(how, model, batch, weights)
         for place, one in enumerate(batch.ids):
             if "seven" in model.tokenizer.decode(one):
-                found["shift_3"][place] = float("nan")
-        return found
+                result["shift_3"][place] = float("nan")
+        return result
 
     verb = {"gathering": "finish", "deleting": "delete_ids", "joining": "add_columns", "naming": "publish_version"}[at]
 
-    def fail(claim: IndexTransaction, *given: Any, **more: Any) -> Any:
-        if at == "naming" and given[-1]["did"] != "add":
-            return real(claim, *given, **more)
+    def fail(claim: IndexTransaction, *value: Any, **more: Any) -> Any:
+        if at == "naming" and value[-1]["did"] != "add":
+            return real(claim, *value, **more)
         raise RuntimeError("the power went")
 
     monkeypatch.setattr(Lesson, "features", broken)
@@ -277,15 +277,15 @@ def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, inde
     gone = [ids(index)[2], f"{data}:5", f"{data}:1"]
     assert delete_rows(index.path, gone) == 3
     left = Index.open(index.path)
-    kept = [at for at in range(8) if at not in (0, 2, 4)]
-    assert [row.response for row in left.examples()] == [PAIRS[at][1] for at in kept]
+    items = [at for at in range(8) if at not in (0, 2, 4)]
+    assert [row.response for row in left.examples()] == [PAIRS[at][1] for at in items]
     for name, block in columns(index).items():
         if block.shape[0] == 8:
-            assert torch.equal(columns(left)[name], block[kept])
-    assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[kept[at]][1] for at in (0, 4, 2)]
+            assert torch.equal(columns(left)[name], block[items])
+    assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[items[at]][1] for at in (0, 4, 2)]
     add(data, *MORE)
     grown = made(tuned, data, index.path, append=True)
-    assert [row.response for row in grown.examples()] == [*(PAIRS[at][1] for at in kept), *(r for _, r in MORE)]
+    assert [row.response for row in grown.examples()] == [*(PAIRS[at][1] for at in items), *(r for _, r in MORE)]
     sound(index.path)
 
 
@@ -350,7 +350,7 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
     assert Index.open(index.path).manifest == after.manifest
 
 
-def test_what_is_young_is_kept_for_those_who_have_it_open(index: Index) -> None:
+def test_recent_versions_are_kept_for_open_readers(index: Index) -> None:
     delete_rows(index.path, ids(index)[:2])
     compact(index.path)
     assert len(list(index.examples())) == 8
@@ -396,8 +396,8 @@ def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> N
 
 
 def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
-    given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
+    items = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
+    assert run("index", "build", *items, "-m", "rept:layer=2")[0] == 0
     add(data, *MORE)
     code, out, _ = run("index", "append", tmp_path / "idx", data)
     assert (code, out.splitlines()) == (0, [f"3 rows added: 11 rows in {tmp_path / 'idx'}, features h_2, g_2"])

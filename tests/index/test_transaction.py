@@ -128,8 +128,8 @@ def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
             except StoreError as fault:
                 print(fault.what)
     """)  # fmt: skip
-    said, wrong = process.communicate(timeout=300)
-    assert "cannot be written or read" in said, wrong
+    text, wrong = process.communicate(timeout=300)
+    assert "cannot be written or read" in text, wrong
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         assert writer.row_ids == {"id0", "id1", "id2"}
         assert len(writer.finish([], None)) == 3

@@ -61,13 +61,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(chat.KEY, raising=False)
     monkeypatch.setattr(chat, "BACKOFF", 0.01)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    result = Server()
+    yield result
+    result.http.shutdown()
+    result.http.server_close()
 
 
-def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
+def test_the_model_gets_the_question_and_decides(server: Server) -> None:
     server.reply = lambda answer, times: said(YES if answer == "bad" else NO)
     rule = get_judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
     assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
@@ -81,9 +81,7 @@ def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
     assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
 
 
-def test_nothing_is_asked_twice_and_no_key_is_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verdicts_are_cached_without_the_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
     first = judge_all(rule, pairs)
@@ -98,7 +96,7 @@ def test_nothing_is_asked_twice_and_no_key_is_kept(
     assert "secret" not in repr(rule)
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+def test_a_busy_server_gets_the_request_again(server: Server) -> None:
     server.reply = lambda answer, times: (
         said(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
     )
@@ -127,11 +125,11 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
         (200, "[]"),
     ],
 )
-def test_anything_else_is_nonsense_and_not_kept(server: Server, tmp_path: Path, reply: Reply) -> None:
+def test_an_invalid_reply_is_a_failure_and_not_cached(server: Server, tmp_path: Path, reply: Reply) -> None:
     server.reply = lambda answer, times: reply if answer == "odd" else said(NO)
-    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
-    assert isinstance(found[0], JudgeFailure) and found[0].kind == "nonsense"
-    assert found[1] == Verdict(False, "so it is", None)
+    result = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
+    assert isinstance(result[0], JudgeFailure) and result[0].kind == "nonsense"
+    assert result[1] == Verdict(False, "so it is", None)
     assert len([file for file in (tmp_path / "cache").rglob("*") if file.is_file()]) == 1
 
 
@@ -144,11 +142,11 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
         return said(NO)
 
     server.reply = slow
-    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
+    result = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
     assert not waited  # the answer is still being thought about
     done.set()
-    assert isinstance(found[0], JudgeFailure) and found[0].kind == "hung" and "asked 4 times" in found[0].reason
-    assert found[1] == Verdict(False, "so it is", None)
+    assert isinstance(result[0], JudgeFailure) and result[0].kind == "hung" and "asked 4 times" in result[0].reason
+    assert result[1] == Verdict(False, "so it is", None)
 
 
 def test_a_dead_address_is_an_error(server: Server) -> None:
@@ -249,8 +247,8 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
     folder = bert("kind", "rude", "odd")
     for text in ("who makes honey", "a captain on a ship", "why"):
         wanted = float(chances(folder, tokenizer, text).softmax(-1)[1])
-        found = get_judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
-        assert found == Verdict(True, f"rude {wanted:.2f}", None)
+        result = get_judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
+        assert result == Verdict(True, f"rude {wanted:.2f}", None)
         assert not get_judge(f"classifier:{folder},label=rude,threshold={wanted + 0.01}")("p", text).undesirable
     one = bert("bad")
     wanted = float(chances(one, tokenizer, "why").sigmoid()[0])
@@ -258,9 +256,9 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
 
 
 def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
-    found = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
-    assert isinstance(found[0], JudgeFailure) and "of which the classifier reads 32" in found[0].reason
-    assert isinstance(found[1], Verdict)
+    result = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
+    assert isinstance(result[0], JudgeFailure) and "of which the classifier reads 32" in result[0].reason
+    assert isinstance(result[1], Verdict)
 
 
 def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder: Path) -> None:

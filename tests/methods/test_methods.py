@@ -302,7 +302,7 @@ def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedE
     np.testing.assert_allclose(scores(method, tuned, scanned), truth, atol=6e-3)
 
 
-def test_lesson_without_news_counts_all_words_alike(
+def test_lesson_without_gain_weighs_all_tokens_equally(
     tiny: Any, tmp_path: Path, file: Path, rows: list[TokenizedExample]
 ) -> None:
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
@@ -383,7 +383,7 @@ def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[To
         torch.testing.assert_close(every[place].norm(dim=1), (1 - reference.exp()).sqrt(), atol=1e-4, rtol=1e-3)
 
 
-def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_a_query_keeps_all_tokens_with_weights_as_norms(tuned: Any, rows: list[TokenizedExample]) -> None:
     weights = torch.arange(1.0, rows[6].n_response + 1)[None]
     words = blocks(Lesson(layer=LAYER, state_layer=MIDDLE, tokens_per_row=1), tuned, rows[6], weights)[
         "grads_2_base_keep1"

@@ -55,10 +55,10 @@ def query(called: list[str] | None, *shown: tuple[str, float]) -> dict[str, Any]
 def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_shown(tmp_path: Path) -> None:
     """Of many copies that tie, one answer shows some and another answer others."""
     copies = [f"copy{at}" for at in range(6)]
-    told = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
+    notes = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
                  query([*copies[2:], "mine"], (copies[4], 0.9), (copies[5], 0.8), ("plain", 0.1)))  # fmt: skip
-    assert told["groups"] == [["0", "2"], ["1"]]
-    common = told["commons"][0]
+    assert notes["groups"] == [["0", "2"], ["1"]]
+    common = notes["commons"][0]
     assert common["flagged_ids"] == copies[2:]
     assert [(row["id"], row["rank"], row["flagged_for"]) for row in common["rows"]] == [
         (copies[4], 1, 2),
@@ -67,9 +67,9 @@ def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_
 
 
 def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: Path) -> None:
-    told = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
-    assert told["groups"] == [["0", "1"]]
-    assert [(row["id"], row["score"], row["flagged_for"]) for row in told["commons"][0]["rows"]] == [("b", 0.7, 2)]
+    notes = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
+    assert notes["groups"] == [["0", "1"]]
+    assert [(row["id"], row["score"], row["flagged_for"]) for row in notes["commons"][0]["rows"]] == [("b", 0.7, 2)]
 
 
 def test_the_page_and_the_terminal_group_answers_alike(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ class Spread:
 
 def median_of_known(values: Iterable[float | None]) -> float | None:
     """The median of the values that are known; None if none is."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return median(numbers) if numbers else None
 
 
 def spread(values: Sequence[float]) -> Spread:

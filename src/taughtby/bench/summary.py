@@ -32,7 +32,7 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
     """The provenance of the stages, from their own files, since another commit or machine may have made some."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
-    stages = [*(made for scenario in scenarios for made in scenario.get("made", [None])),
+    stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
               *(result.get("made") for result in results),
               *(result["index"].get("made") for result in results if result["index"])]  # fmt: skip
     dtypes = {result["dtype"] for result in results}

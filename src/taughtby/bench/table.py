@@ -140,11 +140,11 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
     heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
     rows: list[list[str]] = []
     for method in ranked(document):
-        found = [line["cost"] for suite in document["suites"] for line in suite["results"]
+        lines = [line["cost"] for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
-        star = "*" if any(cost["shared_with"] for cost in found) else ""
+        star = "*" if any(cost["shared_with"] for cost in lines) else ""
         keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
-        texts = [_plain(median_of_known(cost[key] for cost in found)) for key in keys]
+        texts = [_plain(median_of_known(cost[key] for cost in lines)) for key in keys]
         rows.append([display_name(method), texts[0] + star, *texts[1:]])
     if loop := _loop(document):
         rows.append([LOOP, *map(_plain, loop), "–"])
@@ -153,26 +153,26 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
 
 def points(document: Result) -> list[tuple[str, float, float]]:
     """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
-    found: dict[str, tuple[str, float, float]] = {}
+    by_method: dict[str, tuple[str, float, float]] = {}
     for method in ranked(document):
         lines = [line for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and _ranks(line)]  # fmt: skip
         seconds = median_of_known(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
-            found[method] = (display_name(method), seconds, sum(aps) / len(aps))
+            by_method[method] = (display_name(method), seconds, sum(aps) / len(aps))
     loop = _loop(document)
-    if loop and loop[0] and RELEASED in found:
-        found[LOOP] = (LOOP, loop[0], found[RELEASED][2])
-    return list(found.values())
+    if loop and loop[0] and RELEASED in by_method:
+        by_method[LOOP] = (LOOP, loop[0], by_method[RELEASED][2])
+    return list(by_method.values())
 
 
 def refusals(document: Result) -> list[str]:
     """Which methods could not run on which model, and why."""
-    found = (
+    errors = (
         (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
     )
-    return [f"{display_name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+    return [f"{display_name(method)}, {which}: {error}" for method, which, error in dict.fromkeys(errors) if error]
 
 
 def sentences(document: Result) -> dict[str, str]:
@@ -254,16 +254,16 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _provenance(document: Result) -> list[str]:
-    made, settings = document["made"], document["settings"]
-    machine, packages = made.get("machine"), made.get("packages") or {}
+    provenance, settings = document["made"], document["settings"]
+    machine, packages = provenance.get("machine"), provenance.get("packages") or {}
     counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
     facts = {
         "command": markdown_code(settings["command"]) if settings.get("command") else None,
-        "at": " to ".join(dict.fromkeys([at] if isinstance(at := made.get("at") or [], str) else at)),
+        "at": " to ".join(dict.fromkeys([at] if isinstance(at := provenance.get("at") or [], str) else at)),
         "machine": machine and ", ".join([_each(machine["processor"]), *counts, *map(_each, machine["accelerators"])]),
-        "number format": made["dtype"],
-        "versions": ", ".join(f"{package} {_each(found)}" for package, found in packages.items()),
-        "commit": _each(made["commit"]),
+        "number format": provenance["dtype"],
+        "versions": ", ".join(f"{package} {_each(versions)}" for package, versions in packages.items()),
+        "commit": _each(provenance["commit"]),
         "seeds": ", ".join(map(str, range(settings["seeds"]))),
         "model": markdown_text(settings["model"]),
     }

@@ -114,11 +114,11 @@ def _write_lines(rows: Iterable[Record], out: Path) -> int:
 
 
 def _write_tokens(
-    record: Callable[[TokenizedExample], Record], kept: str, tokens: Tokens, plan: CleaningPlan, out: Path
+    record: Callable[[TokenizedExample], Record], description: str, tokens: Tokens, plan: CleaningPlan, out: Path
 ) -> Document:
     left_out: Counter[str] = Counter()
     count = _write_lines(map(record, tokens.rows(plan, left_out)), out)
-    return {"records": count, "left_out": dict(left_out), "kept": kept}
+    return {"records": count, "left_out": dict(left_out), "kept": description}
 
 
 def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
