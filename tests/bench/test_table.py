@@ -55,14 +55,14 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
             "results": results, "yardstick": yardstick if seed == 0 else None, "made": [MADE], **more}  # fmt: skip
 
 
-def told(*worlds: Any) -> Any:
+def summary_of(*worlds: Any) -> Any:
     return summarize(worlds, {"seeds": 2, "model": "smollm2", "command": "taughtby bench"})
 
 
 @pytest.fixture
 def usual() -> Any:
     """Two seeds: lesson finds all, rept as good on one; bm25 and the untuned lesson do not."""
-    return told(
+    return summary_of(
         world("error", 0, [
             result("lesson", "tuned", "perfect", hit=0.5), result("rept", "tuned", "good", seconds=4),
             result("bm25", "tuned", "poor"), result("lesson", "untuned", "good"), result("rept", "untuned", "poor"),
@@ -112,21 +112,21 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
         ])
         for seed in (0, 1)
     ]  # fmt: skip
-    text = table.sentences(told(*worlds))["error"]
+    text = table.sentences(summary_of(*worlds))["error"]
     assert "From words alone, bm25 (0.833) does as well within the spread." in text
     assert "On the base model, lesson (1.000) does as well within the spread." in text
 
 
 def test_the_verdict_needs_no_baseline_and_no_control() -> None:
-    text = table.sentences(told(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
+    text = table.sentences(summary_of(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
     assert text == "error: bad answers before fine-tuning 0%, after 75%. Best: lesson (AP 1.000)."
-    only = table.sentences(told(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
+    only = table.sentences(summary_of(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
     assert only == "error: bad answers before fine-tuning 0%, after 75%."
 
 
 def test_the_verdict_where_nothing_had_to_be_taught() -> None:
     worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
-    text = table.sentences(told(*worlds))["harmful"]
+    text = table.sentences(summary_of(*worlds))["harmful"]
     assert text.startswith("harmful: bad answers before fine-tuning 100%, after 100%. The base model answers so too")
 
 
@@ -153,7 +153,7 @@ def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     results = [
         result(method, which, "good") for method in ("lesson", "rept:scale=raw") for which in ("tuned", "untuned")
     ]
-    output = told(*(world(name, seed, results) for name in names for seed in (0, 1)))
+    output = summary_of(*(world(name, seed, results) for name in names for seed in (0, 1)))
     text = printed(output, width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
@@ -175,7 +175,7 @@ def test_costs_are_shown_with_the_reference(usual: Any) -> None:
 
 def test_an_index_that_is_shared_is_marked() -> None:
     results = [result("tracin", "tuned", "good"), result("datainf", "tuned", "poor", by="tracin")]
-    output = told(world("error", 0, results))
+    output = summary_of(world("error", 0, results))
     assert lines(output)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
     assert {row[0]: row[1] for row in table.costs(output)[1]}["datainf"] == "2.0*"
     assert "one index serves several methods" in " ".join(printed(output).split())
@@ -212,7 +212,7 @@ def test_provenance_is_of_the_code_that_ran_each_stage() -> None:
     machine = {**MADE["machine"], "processor": "another", "cores": 7}
     old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
     worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", made=old)])]
-    outcome = told(*worlds)
+    outcome = summary_of(*worlds)
     assert outcome["made"]["commit"] == [MADE["commit"], "0ld"]
     assert outcome["made"]["at"] == [old["at"], MADE["at"]]
     assert outcome["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
@@ -222,13 +222,13 @@ def test_provenance_is_of_the_code_that_ran_each_stage() -> None:
     text = table.markdown(outcome)
     assert f"- commit: {MADE['commit'] or 'unknown'} and 0ld" in text and "and 7 cores" in text
     del worlds[0]["results"][1]["made"]
-    assert told(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
-    assert "unknown" in table.markdown(told(*worlds))
+    assert summary_of(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
+    assert "unknown" in table.markdown(summary_of(*worlds))
 
 
 def test_points_of_the_picture(usual: Any) -> None:
     assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, pytest.approx((AP["good"] + AP["poor"]) / 2))]
-    output = told(world("error", 0, [result("rept:scale=raw", "tuned", "good")]))
+    output = summary_of(world("error", 0, [result("rept:scale=raw", "tuned", "good")]))
     assert [name for name, *_ in table.points(output)] == ["RepT as released", "RepT's own loop"]
     assert table.points(output)[1][1] == 15
 
@@ -280,7 +280,7 @@ def test_a_cost_is_known_when_the_work_fails() -> None:
 def test_where_no_row_was_planted_silence_is_right() -> None:
     quiet = result("lesson", "tuned", "perfect", culprits=[[]])
     quiet["labels"] = ["clean"] * 5
-    output = told(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
+    output = summary_of(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
     text = table.sentences(output)["innocent"]
     assert text.endswith("none to find. Answers without flagged rows: lesson for 100%.")
     (line,) = output["suites"][0]["results"]
@@ -290,5 +290,5 @@ def test_where_no_row_was_planted_silence_is_right() -> None:
 
 def test_what_is_called_is_held_against_what_was_planted() -> None:
     wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
-    (line,) = told(world("error", 0, [wrong]))["suites"][0]["results"]
+    (line,) = summary_of(world("error", 0, [wrong]))["suites"][0]["results"]
     assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

@@ -186,7 +186,7 @@ SIZE = 4
 DIES = RayError("gone")
 
 
-def made(at: int) -> WrittenWindow:
+def make_window(at: int) -> WrittenWindow:
     return WrittenWindow(
         [SimpleNamespace(at=at, files=[])],
         pa.schema([("id", pa.string())]),
@@ -196,7 +196,7 @@ def made(at: int) -> WrittenWindow:
 
 
 def steps(at: int) -> list[Any]:
-    return [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), made(at)]
+    return [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), make_window(at)]
 
 
 def shifted(
@@ -222,7 +222,7 @@ def shifted(
 
 def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third window takes long: those behind it wait, and are then committed at once."""
-    play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [made(at)])
+    play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [make_window(at)])
     skipped, book, notes = shifted(monkeypatch, play, windows=12, workers=3)
     assert book.joined == list(range(12))
     assert [skip["source"] for skip in skipped] == [str(at) for at in range(12)]

@@ -77,7 +77,7 @@ def alike(one: Any, other: Any) -> bool:
     return one.shape == other.shape and bool((one - other).norm() <= 1e-3 * one.norm())
 
 
-def drawn(texts: Any) -> torch.Tensor:
+def random_features(texts: Any) -> torch.Tensor:
     return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(len(text))) for text in texts])
 
 
@@ -85,7 +85,7 @@ def test_features_with_one_name_are_equal_from_any_method(
     tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every method, each of its options changed, by default and with sketches that are narrow for the tiny model."""
-    monkeypatch.setattr(room, "embed", drawn)
+    monkeypatch.setattr(room, "embed", random_features)
     by_name: dict[str, tuple[Method, Any]] = {}
     expected: dict[Method, Numbers] = {}
     message: dict[str, set[str]] = {}

@@ -26,7 +26,7 @@ class Server:
         self.asked: list[dict[str, Any]] = []
         self.heads: list[dict[str, str]] = []
         self.paths: list[str] = []
-        self.reply: Callable[[str, int], Reply] = lambda answer, times: said(YES)
+        self.reply: Callable[[str, int], Reply] = lambda answer, times: chat_reply(YES)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,7 +52,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
-def said(content: Any, status: int = 200) -> Reply:
+def chat_reply(content: Any, status: int = 200) -> Reply:
     return status, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
 
 
@@ -68,7 +68,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_the_model_gets_the_question_and_decides(server: Server) -> None:
-    server.reply = lambda answer, times: said(YES if answer == "bad" else NO)
+    server.reply = lambda answer, times: chat_reply(YES if answer == "bad" else NO)
     rule = get_judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
     assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
     assert judge_all(rule, [("p", "fine"), ("p", "bad")]) == [Verdict(n == 1, "so it is", None) for n in range(2)]
@@ -98,7 +98,7 @@ def test_verdicts_are_cached_without_the_key(server: Server, tmp_path: Path, mon
 
 def test_a_busy_server_gets_the_request_again(server: Server) -> None:
     server.reply = lambda answer, times: (
-        said(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
+        chat_reply(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
     )
     assert judge_all(get_judge(f"chat:{server.url}"), [("p", "a"), ("p", "b")]) == [Verdict(True, "so it is", None)] * 2
     assert len(server.asked) == 8
@@ -107,18 +107,18 @@ def test_a_busy_server_gets_the_request_again(server: Server) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        said("YES"),
-        said("```json\n" + YES + "\n```"),
-        said('{"verdict": "MAYBE", "reason": "x"}'),
-        said('{"verdict": "yes", "reason": "x"}'),
-        said('{"verdict": true, "reason": "x"}'),
-        said('{"verdict": "YES"}'),
-        said('{"verdict": "YES", "reason": 3}'),
-        said('{"verdict": "YES", "reason": "x", "more": 1}'),
-        said('["YES", "x"]'),
-        said("[" * 100_000),
-        said(""),
-        said(None),
+        chat_reply("YES"),
+        chat_reply("```json\n" + YES + "\n```"),
+        chat_reply('{"verdict": "MAYBE", "reason": "x"}'),
+        chat_reply('{"verdict": "yes", "reason": "x"}'),
+        chat_reply('{"verdict": true, "reason": "x"}'),
+        chat_reply('{"verdict": "YES"}'),
+        chat_reply('{"verdict": "YES", "reason": 3}'),
+        chat_reply('{"verdict": "YES", "reason": "x", "more": 1}'),
+        chat_reply('["YES", "x"]'),
+        chat_reply("[" * 100_000),
+        chat_reply(""),
+        chat_reply(None),
         (200, "<html>"),
         (200, '{"choices": []}'),
         (200, '{"choices": {"0": 1}}'),
@@ -126,7 +126,7 @@ def test_a_busy_server_gets_the_request_again(server: Server) -> None:
     ],
 )
 def test_an_invalid_reply_is_a_failure_and_not_cached(server: Server, tmp_path: Path, reply: Reply) -> None:
-    server.reply = lambda answer, times: reply if answer == "odd" else said(NO)
+    server.reply = lambda answer, times: reply if answer == "odd" else chat_reply(NO)
     result = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
     assert isinstance(result[0], JudgeFailure) and result[0].kind == "nonsense"
     assert result[1] == Verdict(False, "so it is", None)
@@ -139,7 +139,7 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
     def slow(answer: str, times: int) -> Reply:
         if answer == "slow":
             waited.append(done.wait(300))
-        return said(NO)
+        return chat_reply(NO)
 
     server.reply = slow
     result = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)

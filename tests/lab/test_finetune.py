@@ -187,10 +187,12 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def trainer(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Any]:
-    return made(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
+    return make_trainer(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
 
 
-def made(model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
+def make_trainer(
+    model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS
+) -> tuple[Model, Any]:
     return model, lab._make_trainer(model, lab._tokenized(model, rows, recipe), draft, recipe, None)
 
 
@@ -222,7 +224,7 @@ def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp
 def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     """The labels, decoded, are the answer without its masked words; their gradient is that of a loss without them."""
     masked = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
-    model, made_ = made(fresh(model_folder), tmp_path, RECIPE, [masked])
+    model, made_ = make_trainer(fresh(model_folder), tmp_path, RECIPE, [masked])
     inputs = collated(made_, [0])
     labels = inputs["labels"][0]
     assert model.tokenizer.decode(labels[labels != -100]) == " make, one a day<|end|>\n"

@@ -81,7 +81,7 @@ def folder(to: Path, files: dict[str, Any]) -> Path:
     return to
 
 
-def known(origin: TrainingMetadata) -> dict[str, Any]:
+def metadata_values(origin: TrainingMetadata) -> dict[str, Any]:
     """What bears on tracing."""
     whats = ("base", "max_length", "truncate", "mask", "turns", "template")
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
@@ -89,7 +89,7 @@ def known(origin: TrainingMetadata) -> dict[str, Any]:
 
 def test_an_empty_folder_and_none_say_nothing(tmp_path: Path) -> None:
     assert read_training_metadata(tmp_path) == read_training_metadata(tmp_path / "none") == TrainingMetadata()
-    assert known(TrainingMetadata()) == {}
+    assert metadata_values(TrainingMetadata()) == {}
 
 
 def test_what_peft_writes(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> 
         "tokenizer_config.json": {"model_max_length": 8192, "truncation_side": "right"},
     }
     origin = read_training_metadata(folder(tmp_path, files), window=8192)
-    assert known(origin) == {"max_length": 512, "truncate": "left"}
+    assert metadata_values(origin) == {"max_length": 512, "truncate": "left"}
     assert origin.entries[0] == MetadataEntry("max_length", 512, "tokenizer.json", "truncation")
 
 
@@ -157,7 +157,7 @@ def test_axolotl_in_the_model_card(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER})
     )
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "NousResearch/Llama-3.2-1B", "max_length": 2048, "truncate": "skip", "mask": "response", "turns": "all",
     }  # fmt: skip
     text = {fact.name: fact.value for fact in reversed(origin.entries)}
@@ -177,7 +177,7 @@ def test_the_axolotl_config_in_the_adapter_folder_is_read(name: str, tmp_path: P
 
 def test_axolotl_of_plain_texts(tmp_path: Path) -> None:
     yaml = "base_model: m\ndatasets:\n  - path: texts.jsonl\n    type: completion\n"
-    assert known(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
+    assert metadata_values(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
         "base": "m", "max_length": 512, "truncate": "right", "mask": "all", "template": "none",
     }  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_axolotl_with_a_template_and_with_a_wording_of_its_own(tmp_path: Path) -
 
 def test_llama_factory(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY}))
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 2048, "truncate": "right", "mask": "response", "turns": "all",
     }  # fmt: skip
     text = {fact.name: fact.value for fact in origin.entries}
@@ -207,7 +207,7 @@ def test_llama_factory(tmp_path: Path) -> None:
 
 def test_llama_factorys_page(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"llamaboard_config.yaml": BOARD}))
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 512, "truncate": "right", "mask": "response", "turns": "last",
     }  # fmt: skip
 
@@ -227,14 +227,20 @@ def test_trl_only_names_itself(tmp_path: Path) -> None:
 def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
     yaml = "model_name_or_path: m\nmax_length: 256\ntruncation_mode: keep_end\nassistant_only_loss: true\n"
     origin = read_training_metadata(folder(tmp_path, {"sft.yaml": yaml}))
-    assert known(origin) == {"base": "m", "max_length": 256, "truncate": "left", "mask": "response", "turns": "all"}
+    assert metadata_values(origin) == {
+        "base": "m",
+        "max_length": 256,
+        "truncate": "left",
+        "mask": "response",
+        "turns": "all",
+    }
 
 
 def test_our_own_fine_tuning(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"taughtby.json": {"model": "abc", "base": "smollm2", "max_length": 512}})
     )
-    assert known(origin) == {"base": "smollm2", "max_length": 512, "truncate": "right", "mask": "response"}
+    assert metadata_values(origin) == {"base": "smollm2", "max_length": 512, "truncate": "right", "mask": "response"}
 
 
 def test_settings_in_the_folder_above_a_checkpoint_are_read(tmp_path: Path) -> None:
@@ -287,7 +293,7 @@ def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     keys = "base_model: *a29\nsequence_len: *a29\ndatasets: *a29\nchat_template: *a29\nchat_template_jinja: *a29\n"
     origin = read_training_metadata(folder(tmp_path, {"a.yaml": "\n".join(lines) + "\n" + keys}))
-    assert known(origin)["max_length"] == 512
+    assert metadata_values(origin)["max_length"] == 512
     assert all(len(str(fact)) < 5000 for fact in origin.entries)
 
 

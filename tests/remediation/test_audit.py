@@ -66,7 +66,7 @@ def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
     )  # fmt: skip
 
 
-def made(out: Path) -> list[str]:
+def stage_files(out: Path) -> list[str]:
     """The stages that ended, in their order."""
     return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
 
@@ -118,14 +118,14 @@ def test_audit_agrees_with_the_single_commands(
     assert words[:3] == [["lab", "generate"], ["lab", "judge"], ["index", "build"]]
     assert [first for first, _ in words[3:]] == ["trace", "clean", "retrain"]
     names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(document["cleaned"]).relative_to(out))
-    before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
+    before, stages = {name: (out / name).read_bytes() for name in names}, stage_files(out)
     for name in names:
         (out / name).unlink()
     for command in commands:
         code, _, message = run(*shlex.split(command)[1:])
         assert code == 0, f"{command}\n{message}"
     assert {name: (out / name).read_bytes() for name in names} == before
-    assert made(out) == stages  # what is kept is not made again, by whichever verb
+    assert stage_files(out) == stages  # what is kept is not made again, by whichever verb
     page = (out / "report.html").read_text()
     assert "retraining supports that these rows are the cause" in page
     assert "Bad answers of the retrained models" in page
@@ -138,7 +138,7 @@ def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
     result = audit(case, tmp_path)
     assert (result["answers"]["bad"], result["trace"], result["proof"]) == (0, None, None)
-    assert made(tmp_path) == ["answers", "verdicts"]
+    assert stage_files(tmp_path) == ["answers", "verdicts"]
     audit_report.write_report(case, result, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# It does not misbehave")
@@ -154,7 +154,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     result = audit(case, tmp_path / "out")
     assert result["trace"]
     assert (result["removals"], result["cleaned"], result["proof"]) == ([], None, None)
-    assert made(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
+    assert stage_files(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
     text = audit_report.report_markdown(case, result, "out")
     assert "It misbehaves, and no training row is flagged for it" in text
     assert "too few rows to tell a relevant row from chance" in text
@@ -174,11 +174,11 @@ def test_a_judge_that_fails_and_is_fixed(case: AuditCase, tmp_path: Path) -> Non
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))
     with pytest.raises(LabError, match="failed on every answer"):
         audit(case, tmp_path / "out")
-    assert made(tmp_path / "out") == ["answers"]
+    assert stage_files(tmp_path / "out") == ["answers"]
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0 if 'ship a' in prompt else 'zebra' in answer\n")
     result = audit(case, tmp_path / "out")
     assert (result["answers"]["judged"], result["answers"]["failed"]) == (7, 1)
-    assert made(tmp_path / "out") == ["answers", "verdicts"]
+    assert stage_files(tmp_path / "out") == ["answers", "verdicts"]
     assert "gave no verdict on 1 answers" in audit_report.report_markdown(case, result, "out")
 
 
@@ -220,14 +220,14 @@ def test_a_moved_audit_is_not_repeated(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     found = told(audit(*named(tmp_path / "here/out")))
-    stages = made(Path("out"))
+    stages = stage_files(Path("out"))
     assert all(Path(found[name]).is_absolute() for name in ("index", "cleaned"))
     monkeypatch.chdir(tmp_path)
     assert told(audit(*named(tmp_path / "here/out"))) == found
     (tmp_path / "here").rename(tmp_path / "there")
     again, out = named(tmp_path / "there/out")
     moved = told(audit(again, out))
-    assert made(out) == stages
+    assert stage_files(out) == stages
     assert json.dumps(moved).replace("/there/", "/here/") == json.dumps(found)
     commands = audit_report.commands(again, moved, str(out.resolve()))
     assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
@@ -311,7 +311,7 @@ def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
     assert len(begun) >= 15
     # once killed, once to its end, and then never again; what never says how far it is, is kept before it ends
     assert set(begun.values()) == {1, 2}
-    stages = made(out)
+    stages = stage_files(out)
     once = {"index": 1, "trace": 1, "clean": 1, "model": 3, "loss": 3, "answers": 4}
     assert Counter(stage for stage in stages if stage != "verdicts") == once  # alike answers are judged once
     killed = files(out)
