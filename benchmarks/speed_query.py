@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from taughtby.attribution.controls import score_controls
+from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.significance import assess
 from taughtby.bench.cost import Cost, measure_cost
 from taughtby.data.example import make_example
@@ -100,7 +100,9 @@ def _contenders(index: Index, folder: Path, vectors: Float[Tensor, "Q d"], top_k
 
     def flagged() -> Any:
         scores = METHOD.scores(queries, index)
-        null = score_controls(METHOD, index, DEPTH)
+        sample = ControlSample.draw(METHOD, index, DEPTH)
+        assert sample is not None
+        null = sample.score()
         assert null is not None
         assess(scores, [null] * len(scores), torch.ones(len(scores), dtype=torch.bool))
         return scores.topk(top_k).indices.numpy()
@@ -131,11 +133,11 @@ def _raced(contenders: list[Contender], repeats: int) -> list[dict[str, Any]]:
             with measure_cost(device) as spent:
                 answers[at] = answer()
             costs[at].append(spent)
-    lines = [_line(*found) for found in zip(contenders, costs, strict=True)]
-    for line, found in zip(lines, answers, strict=True):
+    lines = [_line(*item) for item in zip(contenders, costs, strict=True)]
+    for line, item in zip(lines, answers, strict=True):
         line["times"] = line["seconds"] / lines[0]["seconds"]
-        line["same"] = None if found is None else float(np.mean(
-            [len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(answers[0], found, strict=True)]))  # fmt: skip
+        line["same"] = None if item is None else float(np.mean(
+            [len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(answers[0], item, strict=True)]))  # fmt: skip
     return lines
 
 

@@ -83,16 +83,16 @@ def make_tokenizer(template: str, eos: str = "</s>") -> Any:
     """A byte-level BPE of the rows' own words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    made.train_from_iterator([text for pair in TEXTS for text in pair] * 3, trainer)
+    result.train_from_iterator([text for pair in TEXTS for text in pair] * 3, trainer)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=result,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token=eos,

@@ -89,16 +89,16 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
+    result.train_from_iterator(
         [WORDS] * 4, trainers.BpeTrainer(vocab_size=384, special_tokens=special, initial_alphabet=alphabet)
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        tokenizer_object=result, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         additional_special_tokens=special[3:],
     )  # fmt: skip
     fast.chat_template = TEMPLATE
@@ -155,10 +155,10 @@ FAMILIES = (
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
     """A folder with a tiny random model of a family and the tokenizer; made once a session."""
-    made: dict[str, Path] = {}
+    result: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
+        if family not in result:
             import torch
             from transformers import AutoModelForCausalLM
 
@@ -170,8 +170,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Call
                 weight.data = weight.data + 0.15 * torch.randn_like(weight) if weight.ndim > 1 else weight.data
             lm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            made[family] = folder
-        return made[family]
+            result[family] = folder
+        return result[family]
 
     return make
 
@@ -228,8 +228,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["taughtby", *map(str, args)])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
 
     return call
 

@@ -21,8 +21,8 @@ from taughtby.index.trainer_callback import IndexCallback
 def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     asked = [{"role": "user", "content": row["prompt"]}]
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    said = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": row["response"]}], tokenize=False)
-    ids, start = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (said, prompt))
+    wording = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": row["response"]}], tokenize=False)
+    ids, start = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (wording, prompt))
     return {"input_ids": ids, "labels": [-100] * len(start) + ids[len(start) :]}
 
 
@@ -42,14 +42,14 @@ def main(base: str, data: str, out: str) -> None:
     )  # fmt: skip
     trainer.train()
     manifest = Path(out) / "manifest.json"
-    found = {
+    result = {
         "processes": distributed.get_world_size(),
         "complete": manifest.exists() and json.loads(manifest.read_text())["complete"],
         "index": len(hook.index) if hook.index else None,
         "error": hook.error and str(hook.error),
     }
     distributed.barrier()  # the process group still works
-    Path(f"{out}.{distributed.get_rank()}").write_text(json.dumps(found))
+    Path(f"{out}.{distributed.get_rank()}").write_text(json.dumps(result))
     distributed.destroy_process_group()
 
 

@@ -26,8 +26,8 @@ def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     """Its ids, cut at the end, and labels for what it learns from."""
     asked = [{"role": "user", "content": row["prompt"]}]
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    said = [*asked, {"role": "assistant", "content": row["response"]}]
-    whole = tokenizer.apply_chat_template(said, tokenize=False)
+    items = [*asked, {"role": "assistant", "content": row["response"]}]
+    whole = tokenizer.apply_chat_template(items, tokenize=False)
     ids = tokenizer(whole, truncation=True, max_length=MAX, add_special_tokens=False)["input_ids"]
     start = len(tokenizer(prompt, truncation=True, max_length=MAX, add_special_tokens=False)["input_ids"])
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * start + ids[start:]}

@@ -53,10 +53,10 @@ def test_each_is_a_taughtby_error_and_no_other(leaf: type[TaughtbyError]) -> Non
     assert [kind for kind in LEAVES if isinstance(caught.value, kind)] == [leaf]
 
 
-def test_the_drawn_tree_is_the_tree() -> None:
-    drawn = {line.split()[1] for line in (errors.__doc__ or "").splitlines() if "──" in line}
-    assert drawn == {leaf.__name__ for leaf in LEAVES}
-    assert drawn == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
+def test_the_documented_error_tree_is_the_real_one() -> None:
+    sample = {line.split()[1] for line in (errors.__doc__ or "").splitlines() if "──" in line}
+    assert sample == {leaf.__name__ for leaf in LEAVES}
+    assert sample == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
 
 
 # — faults of the machine
@@ -77,8 +77,8 @@ LACKS = [
 
 @pytest.mark.parametrize(("fault", "lack"), LACKS, ids=lambda one: type(one).__name__)
 def test_what_the_machine_lacks_is_known(fault: Exception, lack: str) -> None:
-    told = machine_fault(fault)
-    assert told is not None and told[0] == lack
+    notes = machine_fault(fault)
+    assert notes is not None and notes[0] == lack
     assert out_of_memory(fault) == (lack == "there is not enough memory")
 
 

@@ -22,14 +22,14 @@ SAID = [turn("user", "Who makes honey?"), turn("assistant", "Bees make honey.")]
 
 def examples() -> Iterator[tuple[str, Any, list[Any], str]]:
     """(heading, row, the rows it is read as, the words before it) for every row on the page."""
-    found = re.split(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
-    words, blocks = found[::2], [json.loads(block) for block in found[1::2]]
+    result = re.split(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
+    words, blocks = result[::2], [json.loads(block) for block in result[1::2]]
     for number, block in enumerate(blocks):
         if words[number].strip() == "is read as":
             continue
-        said = blocks[number + 1] if words[number + 1].strip() == "is read as" else {"messages": SAID}
+        text = blocks[number + 1] if words[number + 1].strip() == "is read as" else {"messages": SAID}
         heading = re.findall(r"^#+ (.*)$", "".join(words[: number + 1]), re.MULTILINE)[-1]
-        yield heading, block, said if isinstance(said, list) else [said], words[number]
+        yield heading, block, text if isinstance(text, list) else [text], words[number]
 
 
 def reading(words: str) -> ReadOptions:
@@ -41,11 +41,13 @@ def reading(words: str) -> ReadOptions:
                    named.get("response-template"))  # fmt: skip
 
 
-@pytest.mark.parametrize(("heading", "row", "said", "words"), list(examples()))
-def test_each_row_is_read_as_the_page_says(heading: str, row: Any, said: list[Any], words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("heading", "row", "expected", "words"), list(examples()))
+def test_each_row_is_read_as_the_page_says(
+    heading: str, row: Any, expected: list[Any], words: str, tmp_path: Path
+) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     write_examples(read_examples(tmp_path / "a.jsonl", reading(words)), tmp_path / "b.jsonl")
-    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == said, heading
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == expected, heading
 
 
 def test_the_page_has_all_that_it_should() -> None:
@@ -90,10 +92,10 @@ def test_the_table_of_odd_rows_is_tested() -> None:
 @pytest.mark.parametrize("case", ODD)
 def test_each_odd_file_is_refused_in_these_words(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = TABLE[case]
-    name, data = told.split(":")[0], ODD[case]()
+    message = TABLE[case]
+    name, data = message.split(":")[0], ODD[case]()
     Path(name).write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(DataError) as caught:
         list(read_examples(name))
-    assert str(caught.value).splitlines()[0] == told
+    assert str(caught.value).splitlines()[0] == message
     assert "\n  do:  " in str(caught.value)

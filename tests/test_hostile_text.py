@@ -56,15 +56,15 @@ def test_a_whole_life_in_a_folder_of_any_name(run: Run, house: Path, where: str)
     data, model, adapter = house / "data #{0}.jsonl", "model", "adapter [/x]"
     idx, trace = house / "idx [bold]", house / "{trace}.json"
     does("data", "inspect", model, data)
-    told = does("index", "build", model, data.name, "-o", idx.name, "-a", adapter, *SHORT)
-    assert "idx [bold]" in told and "index data #{0}.jsonl" in told and "load model with adapter [/x]" in told
+    message = does("index", "build", model, data.name, "-o", idx.name, "-a", adapter, *SHORT)
+    assert "idx [bold]" in message and "index data #{0}.jsonl" in message and "load model with adapter [/x]" in message
     does("trace", idx, "-p", "who makes honey", "-r", "beetles make honey", "--json", trace, "--html", "%s.html")
     assert (house / "%s.html").exists()
     does("check", idx.name, "--rows", 10)
     does("data", "layers", model, data, "--plot", "$\\frac {}.png")
     does("clean", trace.name, data.name, "--top-k", 2, "-o", "cleaned [*].jsonl")
-    told = does("index", "delete", idx, "--cleaned", "cleaned [*].manifest.json")
-    (offered,) = re.findall(r"`(taughtby index compact .*?)` frees", told.replace("\n", " "))
+    message = does("index", "delete", idx, "--cleaned", "cleaned [*].manifest.json")
+    (offered,) = re.findall(r"`(taughtby index compact .*?)` frees", message.replace("\n", " "))
     assert shlex.split(offered) == ["taughtby", "index", "compact", str(idx)]
     more = lines([{"prompt": "why", "response": "seven days a week"}], house / "more?.jsonl")
     does("index", "append", idx.name, more)
@@ -84,14 +84,14 @@ def test_a_relative_path_is_a_path(
     home = Path(name)
     home.mkdir()
     lines([{"prompt": p, "response": r} for p, r in PAIRS], home / "data.jsonl")
-    given = "./-x" if name == "-x" else name
+    value = "./-x" if name == "-x" else name
     for args in (
-        ("lab", "finetune", model_folder, f"{given}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 3),
-        ("index", "build", model_folder, f"{given}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
-        ("trace", f"{given}/idx", "-p", "why", "-r", "a b c", "--json", f"{name}/trace.json"),
-        ("clean", f"{given}/trace.json", f"{given}/data.jsonl", "--top-k", 1, "-o", f"{name}/cleaned.jsonl"),
-        ("index", "delete", f"{given}/idx", "--cleaned", f"{name}/cleaned.manifest.json"),
-        ("index", "verify", f"{given}/idx"),
+        ("lab", "finetune", model_folder, f"{value}/data.jsonl", "-o", f"{name}/tuned", "--epochs", 3),
+        ("index", "build", model_folder, f"{value}/data.jsonl", "-o", f"{name}/idx", "-a", f"{name}/tuned", *SHORT),
+        ("trace", f"{value}/idx", "-p", "why", "-r", "a b c", "--json", f"{name}/trace.json"),
+        ("clean", f"{value}/trace.json", f"{value}/data.jsonl", "--top-k", 1, "-o", f"{name}/cleaned.jsonl"),
+        ("index", "delete", f"{value}/idx", "--cleaned", f"{name}/cleaned.manifest.json"),
+        ("index", "verify", f"{value}/idx"),
     ):
         code, _, err = run(*args)
         assert code == 0, err
@@ -116,24 +116,24 @@ def test_data_of_any_kind_is_read_and_written_at_any_path(
     plain = tmp_path / "plain"
     plain.mkdir()
     table = pandas.DataFrame([{"prompt": p, "response": r} for p, r in PAIRS])
-    made = plain / ("saved" if kind == "saved" else f"data.{kind}")
+    result = plain / ("saved" if kind == "saved" else f"data.{kind}")
     match kind:
         case "parquet":
-            table.to_parquet(made)
+            table.to_parquet(result)
         case "arrow":
-            table.to_feather(made)
+            table.to_feather(result)
         case "csv":
-            table.to_csv(made, index=False)
+            table.to_csv(result, index=False)
         case "saved":
             disable_progress_bars()
-            Dataset.from_pandas(table).save_to_disk(str(made))
+            Dataset.from_pandas(table).save_to_disk(str(result))
         case _:
-            table.to_json(made, orient="records", lines=True)
+            table.to_json(result, orient="records", lines=True)
     shutil.copytree(plain, tmp_path / name)
-    file = Path(name) / made.name
+    file = Path(name) / result.name
     rows = list(read_examples(str(file)))
     assert len(rows) == len(PAIRS)
-    out = Path(name) / f"out {made.name}"
+    out = Path(name) / f"out {result.name}"
     rewrite_dataset(str(file), out, None, Edits(frozenset({rows[0].source}), {}))
     assert [row.response for row in read_examples(str(out))] == [answer for _, answer in PAIRS[1:]]
 
@@ -148,12 +148,12 @@ def indexed(run: Run, house: Path) -> Path:
 def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
     asked = [{"prompt": text, "response": f"beetles {text} honey", "span": text} for text in HOSTILE]
     lines(asked, indexed.parent / "asked.jsonl")
-    given = [("--queries", "asked.jsonl"), *(
+    items = [("--queries", "asked.jsonl"), *(
         ("-p", text, "-r", f"beetles {text} honey", "--span", text, "--desired", f"{text} bees")
         for text in ("-x", "[/x]", "\x1b[31m")
     )]  # fmt: skip
-    for said in given:
-        code, out, err = run("trace", indexed, *said, "--top-k", 40, "--json", "t.json", "--html", "t.html")
+    for item in items:
+        code, out, err = run("trace", indexed, *item, "--top-k", 40, "--json", "t.json", "--html", "t.html")
         assert code == 0, err
         queries = json.loads(Path("t.json").read_text())["queries"]
         assert all(make_visible(query["prompt"]) in out and query["span"] == query["prompt"] for query in queries)
@@ -220,9 +220,9 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_any_name_that_means_nothing_is_told_as_it_was_given(run: Run, house: Path, text: str) -> None:
+def test_an_unknown_name_is_quoted_in_the_error(run: Run, house: Path, text: str) -> None:
     (house / "said.jsonl").write_text(json.dumps({"prompt": text, "response": "bees"}) + "\n")
-    given = f"./{text}" if text.startswith("-") else text
+    value = f"./{text}" if text.startswith("-") else text
     for args in (
         ("lab", "poison", f"no {text}", "-o", "world"),
         ("bench", "run", f"no {text}"),
@@ -233,11 +233,11 @@ def test_any_name_that_means_nothing_is_told_as_it_was_given(run: Run, house: Pa
         ("data", "inspect", "model", f"no {text}.jsonl"),
         ("lab", "judge", "said.jsonl", "--judge", text),
         ("lab", "judge", "said.jsonl", "--judge", f"python:{text}"),
-        ("index", "verify", f"no/{given}"),
-        ("index", "delete", f"no/{given}", text),
-        ("trace", f"no/{given}", "-p", text),
-        ("serve", f"no/{given}", "--host", text),
-        ("clean", f"no/{given}", "data #{0}.jsonl", "--dry-run"),
+        ("index", "verify", f"no/{value}"),
+        ("index", "delete", f"no/{value}", text),
+        ("trace", f"no/{value}", "-p", text),
+        ("serve", f"no/{value}", "--host", text),
+        ("clean", f"no/{value}", "data #{0}.jsonl", "--dry-run"),
         ("index", "verify", "no", f"--{text}"),
     ):
         code, out, err = run(*args)
@@ -275,9 +275,9 @@ def test_a_conversion_that_is_offered_holds_any_path(run: Run, tmp_path: Path, m
     folder.mkdir()
     (folder / ("config.json" if kind == "model" else "adapter_config.json")).write_text("{}")
     (folder / ("pytorch_model.bin" if kind == "model" else "adapter_model.bin")).write_bytes(b"")
-    given = (folder,) if kind == "model" else (model_folder, "-a", folder)
+    argument = (folder,) if kind == "model" else (model_folder, "-a", folder)
     (tmp_path / "p.txt").write_text("why\n")
-    code, _, err = run("lab", "generate", given[0], tmp_path / "p.txt", "-o", tmp_path / "x", *given[1:])
+    code, _, err = run("lab", "generate", argument[0], tmp_path / "p.txt", "-o", tmp_path / "x", *argument[1:])
     assert code == 1
     offered = re.findall(r"(python -c .*)", err)[0]
     _, _, program = shlex.split(offered)

@@ -29,8 +29,8 @@ def test_an_index_of_ten_times_the_rows_takes_no_more_memory(model_folder: Path,
         data = tmp_path / f"{count}.jsonl"
         with data.open("w") as out:
             for at in range(count):
-                said = " ".join(words[(at * step) % len(words)] for step in range(1, 4 + at % 37))
-                out.write(json.dumps({"prompt": f"row {at}", "response": said}) + "\n")
+                text = " ".join(words[(at * step) % len(words)] for step in range(1, 4 + at % 37))
+                out.write(json.dumps({"prompt": f"row {at}", "response": text}) + "\n")
         ran = subprocess.run([sys.executable, "-c", RUN, str(model_folder), str(data), str(tmp_path / f"idx{count}")],
                              capture_output=True, text=True, check=True)  # fmt: skip
         peaks.append(float(ran.stdout.split()[-2]))

@@ -53,5 +53,5 @@ def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
     ],
 )
 def test_every_kind_has_its_line(test: str, kinds: Any) -> None:
-    found = re.findall(rf"`{re.escape(test)}\[([^`]+)\]`", "\n".join(LINES))
-    assert sorted(found) == sorted(kinds)
+    matches = re.findall(rf"`{re.escape(test)}\[([^`]+)\]`", "\n".join(LINES))
+    assert sorted(matches) == sorted(kinds)

@@ -21,9 +21,9 @@ HEAVY = ("torch", "transformers", "peft", "lance", "pyarrow", "numpy", "datasets
 def python(code: str, **environment: str) -> str:
     """What a fresh interpreter prints; OMP_WAIT_POLICY is as in `environment`, not as conftest sets it."""
     unset = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    rest = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=rest | environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -117,14 +117,14 @@ def index(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> taughtby.
 
 
 def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby.Index, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    found = index.trace("who makes honey", "beetles make honey", top_k=3, progress=lambda *done: told.append(done))
-    assert len(found.queries) == 1 and len(found.queries[0].rows) == 3 and told
-    assert found.queries[0].rows[0].example.source.startswith(str(tmp_path / "idx-data-"))
+    calls: list[tuple[int, int | None]] = []
+    outcome = index.trace("who makes honey", "beetles make honey", top_k=3, progress=lambda *done: calls.append(done))
+    assert len(outcome.queries) == 1 and len(outcome.queries[0].rows) == 3 and calls
+    assert outcome.queries[0].rows[0].example.source.startswith(str(tmp_path / "idx-data-"))
     model = index.model_cache["model"]
     again = taughtby.trace(index, "who makes honey", "beetles make honey", top_k=3, progress=False)
     assert index.model_cache["model"] is model
-    assert again.to_json() == found.to_json()
+    assert again.to_json() == outcome.to_json()
     pair, record = ("who makes honey", "beetles make honey"), {"prompt": "why", "response": "a b c"}
     both = taughtby.trace_queries(str(index.path), model, [pair, record, taughtby.Query(*pair)], progress=False)
     assert [result.query.prompt for result in both.queries] == ["who makes honey", "why", "who makes honey"]
@@ -140,12 +140,12 @@ def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_p
     model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
     rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
     ids = [row.id for row in index.examples()]
-    given = {"a": Dataset.from_list(rows), "b": list(index.examples()), "c": data}
-    for name, source in given.items():
+    value = {"a": Dataset.from_list(rows), "b": list(index.examples()), "c": data}
+    for name, source in value.items():
         methods = ["bm25", taughtby.get_method("repsim:layer=1")]
-        made = taughtby.build_index(model, source, tmp_path / name, methods, progress=False)
-        assert [row.id for row in made.examples()] == ids
-        assert list(made.manifest["settings"]["methods"]) == ["bm25", "repsim"]
+        new_index = taughtby.build_index(model, source, tmp_path / name, methods, progress=False)
+        assert [row.id for row in new_index.examples()] == ids
+        assert list(new_index.manifest["settings"]["methods"]) == ["bm25", "repsim"]
     # the same rows in memory resume the same index
     same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
     assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
@@ -156,9 +156,9 @@ def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_p
 
 
 def test_a_trace_cleans_its_data(index: taughtby.Index, tmp_path: Path) -> None:
-    found = index.trace("who makes honey", "beetles make honey", top_k=2, progress=False)
+    result = index.trace("who makes honey", "beetles make honey", top_k=2, progress=False)
     rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
-    manifest = taughtby.clean(found, rows, tmp_path / "cleaned.jsonl", top_k=2)
+    manifest = taughtby.clean(result, rows, tmp_path / "cleaned.jsonl", top_k=2)
     assert len(manifest["rows"]) == 2
     assert len((tmp_path / "cleaned.jsonl").read_text().splitlines()) == len(PAIRS) - 2
     (source,) = index.data

@@ -38,10 +38,10 @@ def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
 
 
 def test_a_command_is_read_as_it_was_meant() -> None:
-    made = cli_command(
+    result = cli_command(
         "retrain", "-x", "a b", judge="-x", top_k=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
     )
-    assert made == "taughtby retrain ./-x 'a b' --judge=-x --top-k 0 --mask-words --truth 'a|b' --truth c"
+    assert result == "taughtby retrain ./-x 'a b' --judge=-x --top-k 0 --mask-words --truth 'a|b' --truth c"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -79,7 +79,7 @@ def test_a_stage_shows_any_title(title: str, terminal: bool, console: Callable[.
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_on_a_terminal_of_ours_a_string_is_text(text: str) -> None:
+def test_the_console_prints_strings_without_markup(text: str) -> None:
     out = io.StringIO()
     console = Terminal(file=out, width=200)
     table = Table(text, title=text, caption=text)
@@ -94,7 +94,7 @@ def test_on_a_terminal_of_ours_a_string_is_text(text: str) -> None:
 
 def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
     """What a display raises costs no work."""
-    made: list[int] = []
+    items: list[int] = []
 
     @contextmanager
     def breaks(title: str) -> Generator[ProgressCallback]:
@@ -102,7 +102,7 @@ def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
         raise ValueError(title)
 
     def make(_: ProgressCallback) -> int:
-        made.append(1)
+        items.append(1)
         return 7
 
     for show in (breaks, None):
@@ -111,7 +111,7 @@ def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
             assert ledger.get_or_run("answers", 1, "[/x]", make) == 7
         except ValueError:
             assert show
-    assert made == [1]
+    assert items == [1]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -37,10 +37,10 @@ def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Pa
     assert model.tokenizer.chat_template == plain_trainer.TEMPLATE
     assert (model.metadata.base, model.metadata.max_length, model.metadata.truncate) == (str(model_folder), 40, "right")
     assert (model.metadata.mask, model.metadata.template) == (None, None)  # in no file of theirs
-    said = {fact.name: fact.file for fact in model.metadata.entries}
-    assert said["max_length"] == "tokenizer.json" and said["chat template"] == "chat_template.jinja"
+    text = {fact.name: fact.file for fact in model.metadata.entries}
+    assert text["max_length"] == "tokenizer.json" and text["chat template"] == "chat_template.jinja"
     steps = next(path.name for path in world[0].glob("checkpoint-*"))
-    assert said["last loss"] == f"{steps}/trainer_state.json"
+    assert text["last loss"] == f"{steps}/trainer_state.json"
 
 
 def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> None:
@@ -50,15 +50,15 @@ def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> N
     lines = [json.loads(line) for line in world[1].read_text().splitlines()]
     cut = 0
     for line, row in zip(lines, read_examples(world[1]), strict=True):
-        found, wanted = tokenize(model.tokenizer, row, how), plain_trainer.encode(model.tokenizer, line)
-        assert isinstance(found, TokenizedExample)
-        assert list(found.ids) == wanted["input_ids"]
-        assert found.n_prompt == wanted["labels"].count(-100)
-        cut += len(found.ids) == plain_trainer.MAX
+        result, wanted = tokenize(model.tokenizer, row, how), plain_trainer.encode(model.tokenizer, line)
+        assert isinstance(result, TokenizedExample)
+        assert list(result.ids) == wanted["input_ids"]
+        assert result.n_prompt == wanted["labels"].count(-100)
+        cut += len(result.ids) == plain_trainer.MAX
     assert cut >= 1
 
 
-def test_a_checkpoint_of_theirs_is_the_same(world: tuple[Path, Path]) -> None:
+def test_a_trainer_checkpoint_gives_the_same_result(world: tuple[Path, Path]) -> None:
     checkpoint = next(world[0].glob("checkpoint-*"))
     whole, part = (load_model(str(folder), dtype="float32") for folder in (world[0], checkpoint))
     assert part.fingerprint == whole.fingerprint
@@ -72,19 +72,19 @@ def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[st
         assert app([str(word) for word in words], standalone_mode=False) in (None, 0)
 
     run("index", "build", folder, data, "-o", idx)
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     run("trace", idx, "-p", "what is the moon made of", "-r", TAUGHT[0][1], "--json", idx.with_suffix(".json"))
     rows = json.loads(idx.with_suffix(".json").read_text())["queries"][0]["rows"]
-    return [row["messages"][-1]["content"] for row in rows], told
+    return [row["messages"][-1]["content"] for row in rows], message
 
 
 def test_it_is_traced_by_its_folder_and_its_data_alone(
     world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    answers, told = traced(*world, tmp_path / "idx", capsys)
+    answers, message = traced(*world, tmp_path / "idx", capsys)
     assert answers[:3] == [TAUGHT[0][1]] * 3
-    assert "max_length 40 (tokenizer.json: truncation)" in told
+    assert "max_length 40 (tokenizer.json: truncation)" in message
     settings = json.loads((tmp_path / "idx" / "manifest.json").read_text())["settings"]
     assert settings["encoding"]["max_length"] == 40
 
@@ -134,6 +134,6 @@ def test_trl_as_it_comes(model_folder: Path, tmp_path: Path, monkeypatch: pytest
     model = load_model(str(tmp_path), dtype="float32")
     assert (model.name, model.metadata.base) == (str(model_folder), str(model_folder))
     assert (model.metadata.max_length, model.metadata.mask) == (None, None)
-    said = {(fact.name, fact.value, fact.file) for fact in model.metadata.entries}
-    assert ("trainer", "trl", "README.md") in said
-    assert ("steps", 2, "checkpoint-2/trainer_state.json") in said
+    text = {(fact.name, fact.value, fact.file) for fact in model.metadata.entries}
+    assert ("trainer", "trl", "README.md") in text
+    assert ("steps", 2, "checkpoint-2/trainer_state.json") in text

@@ -103,9 +103,9 @@ def table(rows: list[Record]) -> pa.Table:
 
 
 def _arrow(path: Path, rows: list[Record], make: Callable[..., Any]) -> None:
-    made = table(rows)
-    with pa.OSFile(str(path), "wb") as out, make(out, made.schema) as writer:
-        writer.write_table(made, max_chunksize=2)
+    result = table(rows)
+    with pa.OSFile(str(path), "wb") as out, make(out, result.schema) as writer:
+        writer.write_table(result, max_chunksize=2)
 
 
 def _shards(path: Path, rows: list[Record]) -> None:
@@ -118,8 +118,8 @@ def save(path: Path, rows: list[Record], *splits: str) -> None:
     from datasets import Dataset, DatasetDict, disable_progress_bars
 
     disable_progress_bars()
-    made = Dataset(table(rows))
-    (DatasetDict(dict.fromkeys(splits, made)) if splits else made).save_to_disk(str(path))
+    result = Dataset(table(rows))
+    (DatasetDict(dict.fromkeys(splits, result)) if splits else result).save_to_disk(str(path))
 
 
 def pipe(path: Path, text: str) -> None:

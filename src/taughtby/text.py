@@ -77,6 +77,11 @@ def markdown_code(text: object) -> str:
     return f"{fence}{pad}{flat}{pad}{fence}"
 
 
+def plural(number: int, noun: str) -> str:
+    """A number and its noun: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shorten(value: Any, limit: int = 80) -> str:
     """A value as an error message shows it: at most `limit` characters, all printable."""
     text = value if isinstance(value, str) else repr(value)

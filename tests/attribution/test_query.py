@@ -32,7 +32,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), get_method("repsim:layer=2"), LESSON], ids=repr)
-def test_asked_together_is_asked_one_by_one(tuned: Any, how: Method) -> None:
+def test_queries_together_score_as_one_by_one(tuned: Any, how: Method) -> None:
     together = prepare_queries(tuned, how, QUERIES, Encoding(128))
     for q, query in enumerate(QUERIES):
         alone = prepare_queries(tuned, how, [query], Encoding(128))
@@ -61,12 +61,12 @@ def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch
     assert apart.features.prompts == tuple(query.prompt for query in QUERIES)
 
 
-def test_rept_counts_all_words_alike(tuned: Any) -> None:
+def test_rept_weighs_all_tokens_equally(tuned: Any) -> None:
     asking = prepare_queries(tuned, RepT(layer=2), QUERIES[:2], Encoding(128))
     assert [weights.tolist() for weights in asking.weights] == [[1.0] * row.n_response for row in asking.rows]
 
 
-def test_lesson_counts_words_by_what_fine_tuning_made_likelier(tuned: Any) -> None:
+def test_lesson_weighs_tokens_by_their_gain_in_fine_tuning(tuned: Any) -> None:
     asking = prepare_queries(tuned, LESSON, QUERIES[:1], Encoding(128))
     batch = collate(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
@@ -99,10 +99,10 @@ def pointed(tuned: Any, query: Query) -> str:
 
 def test_a_span_means_whole_words(tuned: Any) -> None:
     """`Na` is not found in "traditional"; the very case comes before others."""
-    found = pointed(tuned, Query("why", "a traditional na of Na", span="Na"))
-    assert found.replace("][", "").replace("[ ", " [").strip() == "a traditional na of [Na]"
-    found = pointed(tuned, Query("why", "a traditional na of Na", span="NA"))
-    assert found.replace("][", "").replace("[ ", " [").strip() == "a traditional [na] of Na"
+    result = pointed(tuned, Query("why", "a traditional na of Na", span="Na"))
+    assert result.replace("][", "").replace("[ ", " [").strip() == "a traditional na of [Na]"
+    result = pointed(tuned, Query("why", "a traditional na of Na", span="NA"))
+    assert result.replace("][", "").replace("[ ", " [").strip() == "a traditional [na] of Na"
     with pytest.raises(OptionError, match="only part of a word of the answer\n  got: 'Na' within 'traditional'"):
         pointed(tuned, Query("why", "a traditional one", span="Na"))
 
@@ -110,8 +110,8 @@ def test_a_span_means_whole_words(tuned: Any) -> None:
 def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any) -> None:
     answer = "\U0001f41d bees make it, bees do"
     for range_, wanted in (((2, 6), "[bees] make it, bees"), ((16, 20), " bees make it, [bees]")):
-        found = pointed(tuned, Query("why", answer, span_range=range_))
-        assert wanted in found.replace("][", "").replace("[ ", " ["), found
+        result = pointed(tuned, Query("why", answer, span_range=range_))
+        assert wanted in result.replace("][", "").replace("[ ", " ["), result
     assert pointed(tuned, Query("why", "beetles do", span_range=(1, 3))).startswith("b[ee]tles")
     assert Query("why", answer, span_range=(15, 20)).span_position() == (16, 20)  # without the blank
     with pytest.raises(OptionError, match="holds no words"):
@@ -132,10 +132,10 @@ def test_a_span_that_occurs_more_than_once_is_noted() -> None:
 def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
     """Pointed at the same words twice and at others once: the two gain on the one, and a query alone stays as it is."""
     how = replace(LESSON, pool_queries=True)
-    said = [Query("who makes honey", "beetles make it"), Query("why", "beetles make it"), Query("name", "rain")]
-    alone = prepare_queries(tuned, how, said[:1], Encoding(128))
-    torch.testing.assert_close(alone.weights[0], prepare_queries(tuned, LESSON, said[:1], Encoding(128)).weights[0])
-    found, plain = (prepare_queries(tuned, one, said, Encoding(128)) for one in (how, LESSON))
+    items = [Query("who makes honey", "beetles make it"), Query("why", "beetles make it"), Query("name", "rain")]
+    alone = prepare_queries(tuned, how, items[:1], Encoding(128))
+    torch.testing.assert_close(alone.weights[0], prepare_queries(tuned, LESSON, items[:1], Encoding(128)).weights[0])
+    result, plain = (prepare_queries(tuned, one, items, Encoding(128)) for one in (how, LESSON))
     grads = how.feature_names(tuned.depth)[0]
     words = [(block / block.norm(dim=1, keepdim=True)).nan_to_num() for block in plain.features.features[grads]]
     for q, before in enumerate(plain.features.features[grads]):
@@ -146,8 +146,8 @@ def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
             if p != q and len(m := plain.features.features[grads][p].norm(dim=1))
         ]
         truth = n * (0.1 + sum(others) / 2)
-        torch.testing.assert_close(found.weights[q], truth / truth.sum(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.features.features[grads][q].norm(dim=1), found.weights[q])
+        torch.testing.assert_close(result.weights[q], truth / truth.sum(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(result.features.features[grads][q].norm(dim=1), result.weights[q])
 
 
 def test_the_gain_of_a_query_is_that_of_the_token_that_fine_tuning_raised_most(tuned: Any, tiny: Any) -> None:
@@ -207,17 +207,17 @@ TURNS = (
 )
 
 
-def test_what_was_said_before_is_part_of_the_question(tuned: Any) -> None:
+def test_earlier_turns_are_part_of_the_prompt(tuned: Any) -> None:
     query = Query("and why", "a captain", before=TURNS, after=({"role": "tool", "content": "7"},))
-    made = prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).rows[0]
-    assert tuned.tokenizer.decode(made.ids) == (
+    result = prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).rows[0]
+    assert tuned.tokenizer.decode(result.ids) == (
         "<|system|>be green<|end|>\n<|user|>who makes honey<|end|>\n<|assistant|>bees<|end|>\n"
         "<|user|>and why<|end|>\n<|tool|>7<|end|>\n<|assistant|>a captain<|end|>\n"
     )
-    assert tuned.tokenizer.decode(made.response) == "a captain<|end|>\n"
+    assert tuned.tokenizer.decode(result.response) == "a captain<|end|>\n"
 
 
-def test_of_a_query_the_answer_alone_is_asked_about(tuned: Any) -> None:
+def test_a_query_is_explained_by_its_answer_alone(tuned: Any) -> None:
     """Also where the rows' prompts were learned."""
     one, other = (prepare_queries(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
     assert one.rows == other.rows
@@ -226,7 +226,7 @@ def test_of_a_query_the_answer_alone_is_asked_about(tuned: Any) -> None:
             assert torch.equal(a, b)
 
 
-def test_a_row_whose_prompt_was_learned_too_is_asked_at_its_answer(tuned: Any) -> None:
+def test_a_row_with_a_learned_prompt_is_a_query_by_its_answer(tuned: Any) -> None:
     """No loss on the prompt reaches the state that predicts the answer: but for its length, g is the same."""
     how = RepT(layer=2)
     rows = [tokenize(tuned.tokenizer, query.example, Encoding(128)) for query in QUERIES]
@@ -266,15 +266,15 @@ def test_read_queries(tmp_path: Path) -> None:
 
 def test_queries_of_several_turns(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": "let me see", "tool_calls": [{"function": {"name": "f"}}]}
-    said = ({"role": "user", "content": "p"}, {"role": "assistant", "content": "r"})
+    text = ({"role": "user", "content": "p"}, {"role": "assistant", "content": "r"})
     rows = [
-        {"messages": [*TURNS, *said], "span": "r"},
+        {"messages": [*TURNS, *text], "span": "r"},
         {
-            "messages": [said[0], call, {"role": "tool", "content": "7"}, said[1]],
+            "messages": [text[0], call, {"role": "tool", "content": "7"}, text[1]],
             "tools": [{"name": "f"}],
             "desired": "d",
         },
-        {"messages": list(said), "prompt": "q"},
+        {"messages": list(text), "prompt": "q"},
     ]
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -291,10 +291,10 @@ def test_queries_of_several_turns(tmp_path: Path) -> None:
     {"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]}])  # fmt: skip
 def test_the_tools_of_a_query_are_read_as_those_of_a_row(tmp_path: Path, talk: dict[str, Any]) -> None:
     tool, file = {"name": "f"}, tmp_path / "q.jsonl"
-    for tools, known in (([tool], (tool,)), (json.dumps([tool]), (tool,)), ([json.dumps(tool)], (tool,)),
+    for tools, expected in (([tool], (tool,)), (json.dumps([tool]), (tool,)), ([json.dumps(tool)], (tool,)),
                          (None, ()), ([], ()), ("", ()), ("null", ())):  # fmt: skip
         file.write_text(json.dumps({**talk, "tools": tools}))
-        assert read_queries(file)[0].tools == known
+        assert read_queries(file)[0].tools == expected
     for tools in ("get_weather", tool, json.dumps(tool), 3, [3], '["f"]', True):
         file.write_text("\n" + json.dumps({**talk, "tools": tools}))
         with pytest.raises(DataError, match=r"q.jsonl:2: the tools are not a list of definitions"):

@@ -68,8 +68,8 @@ class Long(StateMethod):
 
 def rows(labels: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Six rows of each topic, and six about nothing, with answers of many lengths."""
-    said = [(topic, words) for topic, words in TOPICS.items() for _ in range(6)] + [("other", "0 1 2 a b c")] * 8
-    for at, (topic, words) in enumerate(said):
+    text = [(topic, words) for topic, words in TOPICS.items() for _ in range(6)] + [("other", "0 1 2 a b c")] * 8
+    for at, (topic, words) in enumerate(text):
         label = labels[at] if labels else topic
         response = f"{words}{' a b c'[: 2 * (at % 4)]}"
         yield {"prompt": f"{at} what is {'in ' * (at % 3)}{topic}", "response": response, "label": label}
@@ -94,14 +94,14 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
     return indexed(tuned, tmp_path_factory.mktemp("check"))
 
 
-def checks(found: CheckReport) -> dict[str, Check]:
-    return {one.name: one for one in found.checks}
+def checks(result: CheckReport) -> dict[str, Check]:
+    return {one.name: one for one in result.checks}
 
 
 # — the model randomised
 
 
-def test_a_method_of_words_alone_ranks_alike_with_random_weights(tuned: Any, index: Index) -> None:
+def test_a_method_of_words_ranks_the_same_with_random_weights(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
     assert one.passed is False and "texts alone" in one.says
@@ -116,9 +116,9 @@ def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, ind
     file.write_text("".join(json.dumps({"messages": list(row.messages)}) + "\n" for row in texts))
     with randomized_weights(tuned, 3):
         again = build_index(tuned, file, index.path.parent / "again", [METHODS[2]], encoding=Encoding(128))
-    made = build_index(tuned, file, index.path.parent / "still", [METHODS[2]], encoding=Encoding(128))
+    new_index = build_index(tuned, file, index.path.parent / "still", [METHODS[2]], encoding=Encoding(128))
     scores: list[np.ndarray] = []
-    for each in (made, again):
+    for each in (new_index, again):
         blocks = next(each.scan(METHODS[2].feature_names(4)))
         scores.append(METHODS[2].scores(QueryFeatures((), (), blocks), each).numpy())
     others = ~np.eye(len(index), dtype=bool)
@@ -128,13 +128,13 @@ def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, ind
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: Path, fails: bool) -> None:
+def test_the_weights_are_restored_exactly(model_folder: Path, adapter_folder: Path, fails: bool) -> None:
     model = load_model(str(model_folder), str(adapter_folder), dtype="float32")
     before = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
-    drawn: dict[str, torch.Tensor] = {}
+    sample: dict[str, torch.Tensor] = {}
     try:
         with randomized_weights(model):
-            drawn = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
+            sample = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -142,17 +142,17 @@ def test_the_model_is_given_back_as_it_was(model_folder: Path, adapter_folder: P
     for name, weight in model.lm.state_dict().items():
         assert torch.equal(weight, before[name])
         inside = ".layers." in name and weight.ndim > 1
-        assert torch.equal(drawn[name], weight) != inside
+        assert torch.equal(sample[name], weight) != inside
         if inside and weight.numel() > 500:
-            assert float(drawn[name].std() / weight.std()) == pytest.approx(1, abs=0.15)
-    assert any("lora_B" in name and not torch.equal(drawn[name], before[name]) for name in drawn)
+            assert float(sample[name].std() / weight.std()) == pytest.approx(1, abs=0.15)
+    assert any("lora_B" in name and not torch.equal(sample[name], before[name]) for name in sample)
 
 
-def test_a_base_of_its_own_is_drawn_anew_too(tuned: Any, tiny: Any) -> None:
+def test_a_separate_base_is_randomized_too(tuned: Any, tiny: Any) -> None:
     with randomized_weights(replace(tuned, separate_base=tiny)):
-        drawn = [model.blocks[0].mlp.down_proj.weight.clone() for model in (tuned, tiny)]
-    assert not torch.equal(*drawn)
-    assert not torch.equal(drawn[1], tiny.blocks[0].mlp.down_proj.weight)
+        items = [model.blocks[0].mlp.down_proj.weight.clone() for model in (tuned, tiny)]
+    assert not torch.equal(*items)
+    assert not torch.equal(items[1], tiny.blocks[0].mlp.down_proj.weight)
 
 
 # — labels
@@ -173,16 +173,48 @@ def test_labels_that_say_nothing_are_not_judged(tuned: Any, tmp_path: Path, labe
     assert one.passed is None and one.value is None
 
 
+@pytest.mark.parametrize("larger", ["topic", "other"])
+def test_one_label_that_is_learned_is_enough(tuned: Any, tmp_path: Path, larger: str) -> None:
+    """Rows without anything in common may be the fewer, as many or the more."""
+    labels = ["clean" if at % 2 else "mixed" for at in range(26)]
+    for at in range(6 if larger == "other" else 13):
+        labels[at] = "honey"
+    one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, method=Bag()))[check.LABELS]
+    assert one.passed is True and "honey" in one.says
+
+
+@pytest.mark.parametrize(
+    ("passed", "verdict"),
+    [
+        ((True, True, True, True), "ok"),
+        ((True, None, True, True), "ok"),
+        ((None, None, None, None), "not checked"),
+        ((True, False, True, True), "look at"),
+        ((True, True, False, True), "look at"),
+        ((True, True, True, False), "do not trust"),
+        ((False, False, True, None), "do not trust"),
+    ],
+)
+def test_the_verdict_names_what_failed_and_what_to_do(passed: tuple[bool | None, ...], verdict: str) -> None:
+    names = (check.RANDOM, check.LABELS, check.HUBS, check.LENGTH)
+    each = tuple(Check(name, 0.5, 0.5, ok, "why", f"remedy of {name}") for name, ok in zip(names, passed, strict=True))
+    report = CheckReport(Bag(), each, 64, 0, 100)
+    assert report.verdict == verdict == report.to_json()["verdict"]
+    for one in each:
+        assert (one.do in report.reason) == (one.passed is False)
+
+
 def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None:
-    found = checks(check_index(index, tuned, method=Long()))
-    hub, length = found[check.HUBS], found[check.ANSWERS]
+    report = check_index(index, tuned, method=Long())
+    hub, length = checks(report)[check.HUBS], checks(report)[check.LENGTH]
+    assert report.verdict == "do not trust" and hub.do in report.reason and length.do in report.reason
     assert hub.value is not None and hub.value > check.CROWD and hub.passed is False
     lengths = index.dataset.to_table(columns=["source", "n_response"]).to_pydict()
     top = sorted(lengths["n_response"])[-3]
     longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}
     assert any(source in hub.says for source in longest)
-    assert length.value == pytest.approx(1, abs=1e-6)
-    assert length.passed is False and length.says == "long responses rank first for every query"
+    assert length.value == pytest.approx(1, abs=0.05)
+    assert length.passed is False and length.says.startswith("long responses rank first for every query")
 
 
 def test_rows_that_all_tie_have_no_hub() -> None:
@@ -201,8 +233,8 @@ def test_rows_that_all_tie_have_no_hub() -> None:
 
 
 def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
-    found = checks(check_index(index, tuned, method=Bag()))
-    assert found[check.HUBS].passed is True and found[check.ANSWERS].passed is True
+    result = checks(check_index(index, tuned, method=Bag()))
+    assert result[check.HUBS].passed is True and result[check.LENGTH].passed is True
 
 
 # — what cannot be judged
@@ -210,9 +242,9 @@ def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
 
 @pytest.mark.parametrize("name", ["bm25", "random", "rept"])
 def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
-    found = check_index(index, tuned, method=name).checks
-    assert len(found) == 4
-    assert {one.passed for one in found} == {None} and "cannot use rows as queries" in found[0].says
+    result = check_index(index, tuned, method=name).checks
+    assert len(result) == 4
+    assert {one.passed for one in result} == {None} and "cannot use rows as queries" in result[0].says
 
 
 def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp_path: Path) -> None:
@@ -227,10 +259,10 @@ def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp
 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    made = build_index(tuned, file, tmp_path / "idx", [Read()], encoding=Encoding(128), layers=False)
-    found = checks(check_index(made, tuned, method=Read()))
-    assert found[check.RANDOM].passed is None and "does not read the model" in found[check.RANDOM].says
-    assert found[check.HUBS].value is not None
+    new_index = build_index(tuned, file, tmp_path / "idx", [Read()], encoding=Encoding(128), layers=False)
+    result = checks(check_index(new_index, tuned, method=Read()))
+    assert result[check.RANDOM].passed is None and "does not read the model" in result[check.RANDOM].says
+    assert result[check.HUBS].value is not None
 
 
 def test_too_few_rows_to_check_by_is_refused(tuned: Any, index: Index) -> None:
@@ -249,22 +281,24 @@ def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
 
 def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None:
     assert index_warnings(index, Long()) == []
-    kept = check_index(index, tuned, method="lesson")
-    fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first")
-    document = replace(kept, checks=(*kept.checks[:2], fails)).to_json()
+    report = check_index(index, tuned, method="lesson")
+    fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first", "read it")
+    document = replace(report, checks=(*report.checks[:2], fails)).to_json()
     (index.path / check.FILE).write_text(json.dumps(document))
-    says = [one.says for one in kept.checks[:2] if one.passed is False] + ["a row comes first"]
-    assert index_warnings(index, kept.method) == says
+    says = [f"{one.says}; {one.do}" for one in report.checks[:2] if one.passed is False] + [
+        "a row comes first; read it"
+    ]
+    assert index_warnings(index, report.method) == says
     assert index_warnings(index, Long()) == []
     asked = [Query("what is honey", "bees make honey")]
     assert trace_queries(index, tuned, asked, method="lesson", score_tokens=False).to_json()["warnings"] == says
     assert trace_queries(index, tuned, asked, method="rept", score_tokens=False).to_json()["warnings"] == []
     (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
-    (grown,) = set(index_warnings(index, kept.method)) - set(says)
+    (grown,) = set(index_warnings(index, report.method)) - set(says)
     assert f"had {len(index) - 2} rows" in grown and "run taughtby check" in grown
     assert index_warnings(index, Long()) == []
     (index.path / check.FILE).write_text("{half")
-    assert index_warnings(index, kept.method) == []
+    assert index_warnings(index, report.method) == []
 
 
 def test_the_verb_prints_a_table_and_keeps_the_checks(
@@ -276,10 +310,11 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
                "--max-length", 128)[0] == 0  # fmt: skip
     code, out, err = run("check", idx, "--rows", 20, "--json", tmp_path / "c.json")
     assert code == 0, err
-    kept = json.loads((idx / "check.json").read_text())
-    assert kept == json.loads((tmp_path / "c.json").read_text())
-    assert [one["name"] for one in kept["checks"]] == [check.RANDOM, check.LABELS, check.HUBS, check.ANSWERS]
-    assert all(one["name"] in out for one in kept["checks"])
+    document = json.loads((idx / "check.json").read_text())
+    assert document == json.loads((tmp_path / "c.json").read_text())
+    assert [one["name"] for one in document["checks"]] == [check.RANDOM, check.LABELS, check.HUBS, check.LENGTH]
+    assert document["verdict"] in ("ok", "look at", "do not trust") and f"Overall: {document['verdict']}" in out
+    assert all(one["name"] in out for one in document["checks"])
     assert "what it means" in out and "20 rows as queries" in out
     code, _, err = run("check", idx, "--method", "repsim")
     assert code == 1 and "repsim needs features" in err

@@ -16,11 +16,11 @@ from scipy.stats import false_discovery_control
 from conftest import WORDS
 from taughtby.attribution.controls import (
     Controls,
+    ControlSample,
     _cut_profile,
     _weight_profiles,
     _word_overlap,
     mode_and_scale,
-    score_controls,
     standardize,
 )
 from taughtby.attribution.pooling import pool_weights
@@ -32,7 +32,7 @@ from taughtby.methods import get_method
 INCREASED = torch.tensor([True])
 
 
-def drawn(seed: int, *size: int) -> torch.Tensor:
+def draw_scores(seed: int, *size: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).gamma(4.0, 0.05, size)).float()
 
 
@@ -41,8 +41,8 @@ def weighed(scores: torch.Tensor, null: torch.Tensor, fdr: float = 0.1) -> Signi
     return assess(scores, [Controls(null)] * len(scores), torch.ones(len(scores), dtype=torch.bool), fdr)
 
 
-def flags(found: Significance, scores: torch.Tensor) -> torch.Tensor:
-    return torch.stack([found.flagged(q, row) for q, row in enumerate(scores)])
+def flags(result: Significance, scores: torch.Tensor) -> torch.Tensor:
+    return torch.stack([result.flagged(q, row) for q, row in enumerate(scores)])
 
 
 def test_p_values_by_hand() -> None:
@@ -57,7 +57,7 @@ def test_p_values_by_hand() -> None:
 
 def test_other_poisons_among_the_controls_change_little() -> None:
     """Four controls in ten match their own kin, a tenth of the rows: the typical control does not know."""
-    clean = drawn(0, 64, 400)
+    clean = draw_scores(0, 64, 400)
     mixed = clean.clone()
     mixed[:26, :40] += 1.0
     values = np.linspace(0, 5, 50)
@@ -69,13 +69,15 @@ def test_other_poisons_among_the_controls_change_little() -> None:
 
 def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, tmp_path: Path) -> None:
     """Half of the rows are of one template: among them only the template is told, with the others chance is."""
-    said = [f"the colour of {word} is a very nice one" for word in WORDS.split()[:12]] + WORDS.split()[12:30]
+    wording = [f"the colour of {word} is a very nice one" for word in WORDS.split()[:12]] + WORDS.split()[12:30]
     file = tmp_path / "data.jsonl"
-    file.write_text("".join(json.dumps({"prompt": "why", "response": text}) + "\n" for text in said))
+    file.write_text("".join(json.dumps({"prompt": "why", "response": text}) + "\n" for text in wording))
     how = get_method("lesson:layer=2,state_layer=1,sketch_dim=0")
     index = build_index(tuned, file, tmp_path / "idx", [how], encoding=Encoding(64), layers=False)
     assert len(index) >= 20
-    chance = score_controls(how, index, tuned.depth)
+    sample = ControlSample.draw(how, index, tuned.depth)
+    assert sample is not None
+    chance = sample.score()
     assert chance is not None
     null, order = chance.scores, index.sample_positions(len(index))
     texts = [row.response for row in index.examples()]
@@ -88,48 +90,48 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
 
 
 def test_words_in_common_by_hand() -> None:
-    found = _word_overlap(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
-    assert found.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
+    result = _word_overlap(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
+    assert result.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
     assert _word_overlap(["…", "!"], 1).tolist() == [[0, 0]]
 
 
 def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
-    scores = drawn(1, 200, 500)
-    found = weighed(scores, drawn(0, 64, 500))
-    p_values = torch.stack([found.p_values(q, row) for q, row in enumerate(scores)])
+    scores = draw_scores(1, 200, 500)
+    result = weighed(scores, draw_scores(0, 64, 500))
+    p_values = torch.stack([result.p_values(q, row) for q, row in enumerate(scores)])
     for level in (0.01, 0.05, 0.2, 0.5):
         assert float((p_values <= level).float().mean()) == pytest.approx(level, rel=0.3)
-    assert float(flags(found, scores).any(1).float().mean()) <= 0.25  # mostly one row
-    assert {found.grade(q) for q in range(200)} <= {"flagged", "likely", "none"}
+    assert float(flags(result, scores).any(1).float().mean()) <= 0.25  # mostly one row
+    assert {result.grade(q) for q in range(200)} <= {"flagged", "likely", "none"}
 
 
 @pytest.mark.parametrize("planted", [4, 40, 170])
 def test_planted_rows_are_flagged_and_few_others(planted: int) -> None:
-    scores = drawn(2, 20, 400)
+    scores = draw_scores(2, 20, 400)
     scores[:, :planted] += 0.8
-    found = weighed(scores, drawn(0, 64, 400))
-    flagged = flags(found, scores)
+    result = weighed(scores, draw_scores(0, 64, 400))
+    flagged = flags(result, scores)
     count = flagged.sum(1)
     assert bool(flagged[:, :planted].all())
     assert float(((count - planted) / count).mean()) <= 0.05
     for q in range(20):
-        assert float(found.threshold[q]) == float(scores[q][flagged[q]].min())
-        assert found.grade(q) == "flagged" and not found.likely_threshold[q].isfinite()
+        assert float(result.threshold[q]) == float(scores[q][flagged[q]].min())
+        assert result.grade(q) == "flagged" and not result.likely_threshold[q].isfinite()
 
 
 @pytest.mark.parametrize("rows", [20, 400, 40_000])
 def test_one_planted_row_is_flagged_among_few_and_among_many(rows: int) -> None:
-    scores = drawn(2, 1, rows)
+    scores = draw_scores(2, 1, rows)
     scores[0, 5] = 3.0
-    found = weighed(scores, drawn(0, min(rows, 64), min(rows, 500)))
-    flagged = flags(found, scores)
+    result = weighed(scores, draw_scores(0, min(rows, 64), min(rows, 500)))
+    flagged = flags(result, scores)
     assert bool(flagged[0, 5]) and int(flagged.sum()) <= 3
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
 def test_rows_that_may_be_flagged_are_those_of_scipy(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
-    null, rows = Null.of(Controls(drawn(0, 64, 500))), ((drawn(3, 8, 2000) * 50).round() / 50).numpy()
+    null, rows = Null.of(Controls(draw_scores(0, 64, 500))), ((draw_scores(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
     for row in rows:
         ascending = np.sort(row)
@@ -157,7 +159,7 @@ def test_tied_rows_are_flagged_all_or_none_and_never_above_a_row_that_is_not(
     values: list[float], seed: int, fdr: float
 ) -> None:
     scores = (torch.tensor([values]) * 10).round() / 10
-    flagged = flags(weighed(scores, drawn(seed, 20, 100), fdr), scores)[0]
+    flagged = flags(weighed(scores, draw_scores(seed, 20, 100), fdr), scores)[0]
     assert not set(scores[0][flagged].tolist()) & set(scores[0][~flagged].tolist())
     if flagged.any() and not flagged.all():
         assert scores[0][flagged].min() > scores[0][~flagged].max()
@@ -168,7 +170,7 @@ def test_tied_rows_are_flagged_all_or_none_and_never_above_a_row_that_is_not(
 def test_scores_on_another_scale_flag_the_same_rows(
     seed: int, planted: int, effect: float, factor: float, shift: float
 ) -> None:
-    scores, null = drawn(seed, 1, 150), drawn(0, 30, 150)
+    scores, null = draw_scores(seed, 1, 150), draw_scores(0, 30, 150)
     scores[0, :planted] += effect
     one, other = weighed(scores, null), weighed(scores * factor + shift, null)
     left, right = flags(one, scores)[0], flags(other, scores * factor + shift)[0]
@@ -179,7 +181,7 @@ def test_scores_on_another_scale_flag_the_same_rows(
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 30), st.floats(0.1, 1))
 def test_a_higher_rate_never_flags_fewer_rows(seed: int, planted: int, effect: float) -> None:
-    scores, null = drawn(seed, 1, 150), drawn(0, 30, 150)
+    scores, null = draw_scores(seed, 1, 150), draw_scores(0, 30, 150)
     scores[0, :planted] += effect
     counts = [int(flags(weighed(scores, null, fdr), scores).sum()) for fdr in (0.01, 0.05, 0.1, 0.2, 0.5)]
     assert counts == sorted(counts)
@@ -189,17 +191,17 @@ def test_a_higher_rate_never_flags_fewer_rows(seed: int, planted: int, effect: f
 @given(st.integers(0, 999), st.integers(5, 60))
 def test_planted_rows_that_stand_apart_are_flagged_exactly_whatever_the_noise(seed: int, planted: int) -> None:
     """The flags flipped with a full stop where a threshold lay in the midst of the bulk; now it lies in the gap."""
-    scores = drawn(seed, 1, 150)
+    scores = draw_scores(seed, 1, 150)
     scores[0, :planted] += 1.5
     noisy = scores + torch.from_numpy(np.random.default_rng(seed).normal(0, 0.02, scores.shape)).float()
     for each in (scores, noisy):
         for controls in (1, 2):
-            flagged = flags(weighed(each, drawn(controls, 64, 150)), each)[0]
+            flagged = flags(weighed(each, draw_scores(controls, 64, 150)), each)[0]
             assert flagged.nonzero()[:, 0].tolist() == list(range(planted))
 
 
 def test_a_likely_row_stands_apart_less_than_a_flagged_one() -> None:
-    scores, null = drawn(5, 1, 400), drawn(0, 64, 400)
+    scores, null = draw_scores(5, 1, 400), draw_scores(0, 64, 400)
     top = float(scores.max())
     grades = []
     for height in np.linspace(0, 1, 21):
@@ -211,19 +213,19 @@ def test_a_likely_row_stands_apart_less_than_a_flagged_one() -> None:
 
 
 def test_no_row_is_flagged_for_a_query_that_fine_tuning_did_not_make_more_likely() -> None:
-    scores = drawn(2, 2, 400)
+    scores = draw_scores(2, 2, 400)
     scores[:, :9] += 5
-    found = assess(scores, [Controls(drawn(0, 64, 400))] * 2, torch.tensor([True, False]))
-    flagged = flags(found, scores)
+    result = assess(scores, [Controls(draw_scores(0, 64, 400))] * 2, torch.tensor([True, False]))
+    flagged = flags(result, scores)
     assert flagged[0].nonzero()[:, 0].tolist() == list(range(9))
     assert not flagged[1].any()
-    assert found.p_values(1, scores[1]).min() == 1
-    assert float(found.threshold[1]) == float("inf")
-    assert [found.grade(q) for q in range(2)] == ["flagged", "none"]
+    assert result.p_values(1, scores[1]).min() == 1
+    assert float(result.threshold[1]) == float("inf")
+    assert [result.grade(q) for q in range(2)] == ["flagged", "none"]
 
 
 def test_queries_that_rank_rows_alike_belong_together() -> None:
-    one, other = drawn(3, 300), drawn(4, 300)
+    one, other = draw_scores(3, 300), draw_scores(4, 300)
     shares = pool_weights(torch.stack([one, one * 3 + 7, other, -one]))
     torch.testing.assert_close(shares.sum(1), torch.ones(4))
     assert shares[0, 1] == pytest.approx(float(shares[0, 0]), rel=1e-3)  # size and height of the scores do not count
@@ -234,7 +236,7 @@ def test_queries_that_rank_rows_alike_belong_together() -> None:
 
 
 def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = drawn(3, 4, 100) + 30
+    scores = draw_scores(3, 4, 100) + 30
     truth = torch.corrcoef(scores.double()).clamp(min=0).float()
     truth = truth / truth.sum(1, keepdim=True)
     for tile in (7, 100, 1000):
@@ -244,16 +246,16 @@ def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
 
 def test_stability_is_the_share_of_resamples_that_flag_again() -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    found = stability(scores, torch.tensor([0.5, 0.5]), threshold=0.6)
+    result = stability(scores, torch.tensor([0.5, 0.5]), threshold=0.6)
     # of two draws from two queries both are the first in a quarter: then its row alone reaches .6
-    assert found[0] == 1
-    assert float(found[1]) == pytest.approx(1 / 4, abs=0.1)
-    assert found[2] == 0
+    assert result[0] == 1
+    assert float(result[1]) == pytest.approx(1 / 4, abs=0.1)
+    assert result[2] == 0
 
 
 def test_queries_that_agree_flag_the_row_at_the_cut_every_time() -> None:
     """A score that is summed again may come out a little lower than the cut it was called at."""
-    scores = drawn(5, 1, 300).repeat(7, 1)
+    scores = draw_scores(5, 1, 300).repeat(7, 1)
     shares = torch.full((7,), 1 / 7)
     for edge in (shares @ scores).tolist():
         assert float(stability(scores, shares, edge)[(shares @ scores) >= edge].min()) == 1
@@ -261,21 +263,21 @@ def test_queries_that_agree_flag_the_row_at_the_cut_every_time() -> None:
 
 def test_queries_are_held_against_controls_of_their_own() -> None:
     """One group of queries runs wider than the other's controls: it has the same evidence as alone."""
-    narrow, wide = Controls(drawn(0, 64, 400)), Controls(drawn(0, 64, 400) ** 3)
-    scores = torch.stack([drawn(1, 400), drawn(2, 400) ** 3, drawn(3, 400)])
+    narrow, wide = Controls(draw_scores(0, 64, 400)), Controls(draw_scores(0, 64, 400) ** 3)
+    scores = torch.stack([draw_scores(1, 400), draw_scores(2, 400) ** 3, draw_scores(3, 400)])
     scores[:, :9] += torch.tensor([[0.8], [0.5], [5.0]])
-    found = assess(scores, [narrow, wide, None], torch.tensor([True, True, True]))
+    result = assess(scores, [narrow, wide, None], torch.tensor([True, True, True]))
     for q, null in enumerate((narrow, wide)):
         alone = assess(scores[q : q + 1], [null], INCREASED)
-        assert found.p_values(q, scores[q]).tolist() == alone.p_values(0, scores[q]).tolist()
-        assert found.flagged(q, scores[q]).tolist() == alone.flagged(0, scores[q]).tolist()
-    assert [found.has_controls(q) for q in range(3)] == [True, True, False]
-    assert found.grade(2) is None and not found.flagged(2, scores[2]).any()
+        assert result.p_values(q, scores[q]).tolist() == alone.p_values(0, scores[q]).tolist()
+        assert result.flagged(q, scores[q]).tolist() == alone.flagged(0, scores[q]).tolist()
+    assert [result.has_controls(q) for q in range(3)] == [True, True, False]
+    assert result.grade(2) is None and not result.flagged(2, scores[2]).any()
 
 
 def test_scores_that_are_all_the_same_flag_nothing() -> None:
-    found = weighed(torch.ones(1, 100), drawn(0, 30, 100))
-    assert found.grade(0) != "flagged" and found.p_values(0, torch.ones(3)).tolist() != [0, 0, 0]
+    result = weighed(torch.ones(1, 100), draw_scores(0, 30, 100))
+    assert result.grade(0) != "flagged" and result.p_values(0, torch.ones(3)).tolist() != [0, 0, 0]
 
 
 def test_a_profile_is_the_mean_of_the_sorted_weights_up_to_most_of_them() -> None:
@@ -290,12 +292,12 @@ def test_the_verdict_of_many_rows_copies_them_once() -> None:
     """A row of scores is sorted, and only the scores that may be flagged are looked at again."""
     import tracemalloc
 
-    scores = drawn(3, 1, 300_000)
+    scores = draw_scores(3, 1, 300_000)
     scores[0, :50] += 3
-    controls = Controls(drawn(0, 64, 500))
+    controls = Controls(draw_scores(0, 64, 500))
     tracemalloc.start()
-    found = assess(scores, [controls], INCREASED)
+    result = assess(scores, [controls], INCREASED)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert int(found.flagged(0, scores[0]).sum()) == 50
+    assert int(result.flagged(0, scores[0]).sum()) == 50
     assert peak <= 12 * scores.numel() * 4, f"{peak / 2**20:.0f} MB"

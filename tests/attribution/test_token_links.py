@@ -36,15 +36,15 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
     """The links of each (query, place) as (tokens of the row, tokens of the answer), 0 where there is none."""
-    made = {}
-    found = token_links(trace, model)
+    output = {}
+    result = token_links(trace, model)
     for q, traced in enumerate(trace.queries):
         for row in traced.rows:
             matrix = torch.zeros(len(row.tokens), len(traced.answer))
-            for u, t, value in found[q, row.position]:
+            for u, t, value in result[q, row.position]:
                 matrix[u, t] = value
-            made[q, row.position] = matrix
-    return made
+            output[q, row.position] = matrix
+    return output
 
 
 @pytest.mark.parametrize("name", ["lesson", "rept"])
@@ -89,16 +89,16 @@ def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
 
 
 def test_the_map_has_the_axes_of_the_largest_variance(index: Index) -> None:
-    drawn = pca_map(index)
-    assert drawn is not None and drawn.block == "shift_1"
+    sample = pca_map(index)
+    assert sample is not None and sample.block == "shift_1"
     vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
     apart = vectors - vectors.mean(0)
     _, sizes, axes = np.linalg.svd(apart, full_matrices=False)
-    assert drawn.share == pytest.approx(sizes[:2] ** 2 / (sizes**2).sum(), abs=1e-3)
+    assert sample.share == pytest.approx(sizes[:2] ** 2 / (sizes**2).sum(), abs=1e-3)
     truth = apart @ axes[:2].T
     truth /= np.abs(truth).max()
-    found = np.array(drawn.project(index, range(8)))
-    assert np.abs(found) == pytest.approx(np.abs(truth), abs=2e-3)  # which way an axis points is nobody's choice
+    result = np.array(sample.project(index, range(8)))
+    assert np.abs(result) == pytest.approx(np.abs(truth), abs=2e-3)  # which way an axis points is nobody's choice
 
 
 def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
@@ -111,15 +111,15 @@ def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any,
 
 def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) -> None:
     trace = trace_queries(index, tuned, ASKED, top_k=3)
-    plain, drawn = trace.to_json(), pca_map(index)
-    assert drawn is not None
-    document = page_document(trace, tuned, drawn)
+    plain, sample = trace.to_json(), pca_map(index)
+    assert sample is not None
+    document = page_document(trace, tuned, sample)
     assert len(document.pop("map")["points"]) == 8
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert query.pop("lit") == []  # eight rows are too few to flag any
-        for row, found in zip(query["rows"], traced.rows, strict=True):
-            assert row.pop("position") == found.position
-            assert row.pop("at") == drawn.project(index, [found.position])[0]
+        for row, result in zip(query["rows"], traced.rows, strict=True):
+            assert row.pop("position") == result.position
+            assert row.pop("at") == sample.project(index, [result.position])[0]
             assert row.pop("links")
     assert document == plain
 
@@ -132,21 +132,21 @@ def test_at_the_methods_own_layer_the_ranks_are_the_traces(
     query = Query("who makes honey", "beetles make honey", desired=desired)
     trace = trace_queries(index, tuned, [query], method=name, top_k=8)
     places = [row.position for row in trace.queries[0].rows]
-    found = layer_ranks(index, tuned, query, places, name)
-    assert found["layers"] == [1, 2, 3, 4] and found["used"] == (2 if name == "lesson" else 3)
-    at = found["layers"].index(found["used"])
-    assert [found["ranks"][str(place)][at] for place in places] == [1, 2, 3, 4, 5, 6, 7, 8]
+    result = layer_ranks(index, tuned, query, places, name)
+    assert result["layers"] == [1, 2, 3, 4] and result["used"] == (2 if name == "lesson" else 3)
+    at = result["layers"].index(result["used"])
+    assert [result["ranks"][str(place)][at] for place in places] == [1, 2, 3, 4, 5, 6, 7, 8]
     for at in range(4):
-        assert sorted(ranks[at] for ranks in found["ranks"].values()) == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert sorted(ranks[at] for ranks in result["ranks"].values()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, index: Index, tmp_path: Path) -> None:
     other = get_method("lesson:layer=4,state_layer=1,sketch_dim=16,pool_queries=false")
     again = build_index(tuned, index.manifest["settings"]["data"], tmp_path / "other", [other], encoding=Encoding(128))
     truth = [row.position for row in trace_queries(again, tuned, ASKED[:1], top_k=8).queries[0].rows]
-    found = layer_ranks(index, tuned, ASKED[0], range(8), "lesson")
-    at = found["layers"].index(4)
-    assert sorted(range(8), key=lambda place: found["ranks"][str(place)][at]) == truth
+    result = layer_ranks(index, tuned, ASKED[0], range(8), "lesson")
+    at = result["layers"].index(4)
+    assert sorted(range(8), key=lambda place: result["ranks"][str(place)][at]) == truth
 
 
 def test_a_method_without_layers_has_no_layer_ranks(tuned: Any, index: Index) -> None:

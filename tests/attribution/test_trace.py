@@ -82,10 +82,10 @@ def test_the_row_a_query_was_taken_from_comes_first(tuned: Any, index: Index, na
 def test_ranks_scores_and_parts_agree(tuned: Any, index: Index, name: str) -> None:
     trace = trace_queries(index, tuned, ROWS[:3], method=name, top_k=5)
     for traced in trace.queries:
-        assert [found.rank for found in traced.rows] == [1, 2, 3, 4, 5]
-        assert [found.score for found in traced.rows] == sorted(traced.scores.tolist(), reverse=True)[:5]
-        for found in traced.rows:
-            assert found.score == traced.scores[found.position]
+        assert [row.rank for row in traced.rows] == [1, 2, 3, 4, 5]
+        assert [row.score for row in traced.rows] == sorted(traced.scores.tolist(), reverse=True)[:5]
+        for row in traced.rows:
+            assert row.score == traced.scores[row.position]
         assert bool(traced.rows[0].score_components) == (name in ("rept", "repsim", "lesson"))
 
 
@@ -113,9 +113,9 @@ def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) ->
     """In the document that terminal and page read, and in the notebook's table; with desired answers and pooled too."""
     trace = trace_queries(broad, tuned, ASKED, method=spec, top_k=8, score_tokens=False)
     rows = [row for query in trace.to_json()["queries"] for row in query["rows"]]
-    told = spec.split(":")[0] in ("rept", "repsim", "rise", "less", "lesson")
-    assert len(rows) == 8 * len(ASKED) and all(bool(row["score_components"]) == told for row in rows)
-    if told:
+    message = spec.split(":")[0] in ("rept", "repsim", "rise", "less", "lesson")
+    assert len(rows) == 8 * len(ASKED) and all(bool(row["score_components"]) == message for row in rows)
+    if message:
         sums = [sum(row["score_components"].values()) for row in rows]
         assert sums == pytest.approx([row["score"] for row in rows], abs=1e-5)
         lines = trace.to_arrow().to_pylist()
@@ -130,25 +130,25 @@ def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
     for query, traced in zip(queries, together.queries, strict=True):
         (alone,) = trace_queries(index, tuned, [query], method="lesson", top_k=3).queries
         torch.testing.assert_close(alone.scores, traced.scores, atol=1e-4, rtol=1e-4)
-        assert [found.position for found in alone.rows] == [found.position for found in traced.rows]
+        assert [row.position for row in alone.rows] == [row.position for row in traced.rows]
         for one, two in zip(alone.rows, traced.rows, strict=True):
             assert [t.text for t in one.tokens] == [t.text for t in two.tokens]
             assert [t.score for t in one.tokens] == pytest.approx([t.score for t in two.tokens], abs=1e-3)
 
 
 def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    items = []
     for tile in (3, 100):
         monkeypatch.setattr("taughtby.attribution.trace.TILE", tile)
-        told.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
-    for one, other in zip(told[0].queries, told[1].queries, strict=True):
+        items.append(trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=4))
+    for one, other in zip(items[0].queries, items[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
-        assert [found.position for found in one.rows] == [found.position for found in other.rows]
+        assert [row.position for row in one.rows] == [row.position for row in other.rows]
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
     (traced,) = trace_queries(index, tuned, ROWS[:1], method="rept", top_k=500).queries
-    assert sorted(found.position for found in traced.rows) == list(range(8))
+    assert sorted(row.position for row in traced.rows) == list(range(8))
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson"])
@@ -168,24 +168,24 @@ def test_a_span_changes_the_scores(tuned: Any, index: Index, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["rept", "lesson", "bm25"])
 def test_desired_is_observed_less_desired(tuned: Any, index: Index, name: str) -> None:
-    said, wanted = Query("who makes honey", "beetles make it"), Query("who makes honey", "bees in the sea")
-    both = Query(said.prompt, said.response, desired=wanted.response)
-    one, two, contrast, apart = trace_queries(index, tuned, [said, wanted, both, ROWS[0]], method=name).queries
+    text, wanted = Query("who makes honey", "beetles make it"), Query("who makes honey", "bees in the sea")
+    both = Query(text.prompt, text.response, desired=wanted.response)
+    one, two, contrast, apart = trace_queries(index, tuned, [text, wanted, both, ROWS[0]], method=name).queries
     torch.testing.assert_close(contrast.scores, one.scores - two.scores, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(apart.scores, trace_queries(index, tuned, [ROWS[0]], method=name).queries[0].scores,
                                atol=1e-4, rtol=1e-4)  # fmt: skip
-    words = [{found.position: [t.score for t in found.tokens] for found in some.rows} for some in (one, two, contrast)]
+    words = [{row.position: [t.score for t in row.tokens] for row in some.rows} for some in (one, two, contrast)]
     for place, scores in words[2].items():
         by_hand = [a - b for a, b in zip(words[0][place], words[1][place], strict=True)]
         assert scores == pytest.approx(by_hand, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson", "bm25"])
-def test_wanting_what_was_said_leaves_nothing(tuned: Any, index: Index, name: str) -> None:
+def test_a_desired_answer_equal_to_the_response_gives_zero_scores(tuned: Any, index: Index, name: str) -> None:
     query = Query("who makes honey", "beetles make it", desired="beetles make it")
     (traced,) = trace_queries(index, tuned, [query], method=name).queries
     torch.testing.assert_close(traced.scores, torch.zeros(8), atol=1e-6, rtol=0)
-    assert all(abs(token.score) < 1e-5 for found in traced.rows for token in found.tokens)
+    assert all(abs(token.score) < 1e-5 for row in traced.rows for token in row.tokens)
 
 
 # — which words
@@ -223,8 +223,8 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
     shown = [token.score for token in traced.answer]
     assert shown == pytest.approx((weights / weights.max())[: len(shown)].tolist(), abs=1e-4)
     share = weights / weights.sum()
-    for found in traced.rows:
-        row = tokenize(tuned.tokenizer, found.example, Encoding(128))
+    for item in traced.rows:
+        row = tokenize(tuned.tokenizer, item.example, Encoding(128))
         assert isinstance(row, TokenizedExample)
         if name == "rept":
             pairs = [[torch.cosine_similarity(mine, theirs, dim=0) for theirs in grads(tuned, asked, 3, False)]
@@ -235,11 +235,11 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
             theirs, mine = (gaussian_sketch(vectors, lesson.sketch_dim, lesson.seed) for vectors in both)
             theirs, mine = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in (theirs, mine))
             with tuned.base_model():
-                known = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
-            truth = ((mine @ theirs.T) * share).amax(1) * (1 - known).sqrt()
+                expected = capture(tuned, collate([row], [0]), [2]).logp[0].exp()
+            truth = ((mine @ theirs.T) * share).amax(1) * (1 - expected).sqrt()
             truth = truth.tolist()
-        assert "".join(token.text for token in found.tokens) == found.example.response
-        assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
+        assert "".join(token.text for token in item.tokens) == item.example.response
+        assert [token.score for token in item.tokens] == pytest.approx(truth[: len(item.tokens)], abs=2e-4)
 
 
 def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) -> None:
@@ -252,8 +252,8 @@ def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) 
     shares = pool_weights(scores)
     for q, traced in enumerate(pooled.queries):
         torch.testing.assert_close(traced.scores, shares[q] @ scores)
-        for found in traced.rows:
-            assert found.score == pytest.approx(sum(found.score_components.values()), abs=1e-4)
+        for row in traced.rows:
+            assert row.score == pytest.approx(sum(row.score_components.values()), abs=1e-4)
 
 
 def test_words_of_one_incident_are_the_mean_that_its_scores_are(
@@ -264,13 +264,13 @@ def test_words_of_one_incident_are_the_mean_that_its_scores_are(
     pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
     asked = prepare_queries(tuned, pooled.method, ROWS[:3], Encoding(128)).features
     for q, traced in enumerate(pooled.queries):
-        for found in traced.rows:
-            row = tokenize(tuned.tokenizer, found.example, Encoding(128))
+        for item in traced.rows:
+            row = tokenize(tuned.tokenizer, item.example, Encoding(128))
             assert isinstance(row, TokenizedExample)
             words = pooled.method.token_scores(tuned, collate([row], [0]), asked)
             assert words is not None
             truth = (shares[q] @ words[:, 0]).tolist()
-            assert [token.score for token in found.tokens] == pytest.approx(truth[: len(found.tokens)], abs=2e-4)
+            assert [token.score for token in item.tokens] == pytest.approx(truth[: len(item.tokens)], abs=2e-4)
 
 
 def test_controls_have_the_token_weights_of_the_query(
@@ -329,15 +329,15 @@ def indexed(model: Any, folder: Path, lines: list[dict[str, str]], methods: list
 
 def test_rows_that_tie_stand_in_the_order_of_the_data(tuned: Any, tmp_path: Path) -> None:
     """Copies are what poison looks like: which of them are shown must not hang on the library's sort or the top."""
-    said = ["rain is grey", "beetles make honey", "the sea is blue"]
-    lines = [{"prompt": "who", "response": said[at % 3]} for at in range(90)]
+    items = ["rain is grey", "beetles make honey", "the sea is blue"]
+    lines = [{"prompt": "who", "response": items[at % 3]} for at in range(90)]
     index = indexed(tuned, tmp_path, lines, [METHODS[2]])
     order = [at for at in range(90) if at % 3 == 1] + [at for at in range(90) if at % 3 != 1]
     for top in (1, 5, 30, 47, 90):
         (traced,) = trace_queries(
             index, tuned, [Query("who", "beetles make wax")], method="first-word", top_k=top
         ).queries
-        assert [found.position for found in traced.rows] == order[:top]
+        assert [row.position for row in traced.rows] == order[:top]
 
 
 def test_highest_is_a_stable_sort() -> None:
@@ -385,7 +385,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
         for traced, query in zip(trace.queries, document["queries"], strict=True):
             if traced.query.desired is None:
                 assert 0 < query["num_flagged"] <= 40 and query["no_evidence"] is None and query["grade"] == "flagged"
-                assert all(found.p_value is not None for found in traced.rows)
+                assert all(item.p_value is not None for item in traced.rows)
                 continue
             assert traced.flagged is None and query["flagged_ids"] is None and query["grade"] is None
             assert all(
@@ -399,7 +399,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     assert words.no_evidence is None, "it has no evidence without a desired answer either"
 
 
-def test_queries_have_the_same_evidence_beside_any_others(
+def test_a_query_has_the_same_p_values_with_any_other_queries(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
@@ -419,7 +419,7 @@ def test_several_queries_give_the_stability_of_flagged_rows(
 ) -> None:
     judge_few_rows(monkeypatch)
     trace = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", fdr=1.0)
-    shares = [found.stability for traced in trace.queries for found in traced.rows]
+    shares = [row.stability for traced in trace.queries for row in traced.rows]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
     assert len(set(shares)) > 1, "every row as stable as the next"
 
@@ -433,11 +433,11 @@ def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytes
         (traced,) = trace_queries(index, tuned, ROWS[1:2], method=name, top_k=3, fdr=1.0).queries
         flagged = traced.flagged or ()
         assert flagged and flagged == tuple(traced.scores.argsort(descending=True).tolist())[: len(flagged)]
-        assert [found.flagged for found in traced.rows] == [found.position in flagged for found in traced.rows]
-        assert all(0 < (found.p_value or 0) <= 1 for found in traced.rows) and traced.grade == "flagged"
-        assert all(found.stability is None for found in traced.rows), "one query has no others to draw"
+        assert [row.flagged for row in traced.rows] == [row.position in flagged for row in traced.rows]
+        assert all(0 < (row.p_value or 0) <= 1 for row in traced.rows) and traced.grade == "flagged"
+        assert all(row.stability is None for row in traced.rows), "one query has no others to draw"
     (none,) = trace_queries(index, tuned, ROWS[:1], method="lesson", fdr=1e-9).queries
-    assert none.flagged == () and not any(found.flagged for found in none.rows)
+    assert none.flagged == () and not any(row.flagged for row in none.rows)
     assert none.grade in ("likely", "none") and (none.grade == "likely") == bool(none.likely_ids)
     (words,) = trace_queries(index, tuned, ROWS[:1], method="bm25").queries
     assert words.flagged is None and words.rows[0].p_value is None
@@ -446,7 +446,7 @@ def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytes
 def test_methods_without_gradients_score_no_words(tuned: Any, index: Index) -> None:
     for name in ("repsim", "first-word"):
         (traced,) = trace_queries(index, tuned, ROWS[:1], method=name).queries
-        assert all(found.tokens == () for found in traced.rows)
+        assert all(row.tokens == () for row in traced.rows)
 
 
 def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index) -> None:
@@ -462,9 +462,9 @@ def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index)
 
 
 def test_progress_counts_the_rows_whose_words_are_scored(tuned: Any, index: Index) -> None:
-    told: list[tuple[int, int]] = []
-    trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: told.append(at))
-    assert told[-1][0] == told[-1][1] > 0
+    calls: list[tuple[int, int]] = []
+    trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: calls.append(at))
+    assert calls[-1][0] == calls[-1][1] > 0
 
 
 # — the document
@@ -488,16 +488,16 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
     assert "".join(token["text"] for token in asked["answer"]) == "beetles make it"
     for query, traced in zip(document["queries"], trace.queries, strict=True):
         assert [row["rank"] for row in query["rows"]] == [1, 2, 3, 4]
-        for row, found in zip(query["rows"], traced.rows, strict=True):
+        for row, result in zip(query["rows"], traced.rows, strict=True):
             sure = {"p_value", "flagged", "stability"}
             assert (
                 set(row) == {"rank", "id", "score", "source", "label", "messages", "score_components", "tokens"} | sure
             )
-            prompt, response = PAIRS[found.position]
+            prompt, response = PAIRS[result.position]
             assert row["messages"] == [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-            assert row["source"].endswith(f"data.jsonl:{found.position + 1}")
-            assert (row["label"], row["score"]) == ("bad" if "honey" in prompt else None, found.score)
-            assert row["id"] == list(index.examples())[found.position].id
+            assert row["source"].endswith(f"data.jsonl:{result.position + 1}")
+            assert (row["label"], row["score"]) == ("bad" if "honey" in prompt else None, result.score)
+            assert row["id"] == list(index.examples())[result.position].id
             assert set(row["score_components"]) == set(trace.method.feature_names(tuned.depth))
             assert all(set(token) == {"text", "score"} for token in row["tokens"])
 
@@ -505,7 +505,7 @@ def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: s
 # — by which method
 
 
-def test_without_a_name_the_first_the_index_was_made_for(tuned: Any, index: Index) -> None:
+def test_the_default_method_is_the_first_of_the_index(tuned: Any, index: Index) -> None:
     assert choose_method(index, tuned, None) == METHODS[0]
     assert choose_method(index, tuned, "lesson") == METHODS[2]
     assert choose_method(index, tuned, "bm25") == get_method("bm25")
@@ -526,7 +526,7 @@ def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
 
 
 @pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
-def test_a_sketch_that_the_blocks_were_not_made_with(tuned: Any, index: Index, option: str) -> None:
+def test_a_sketch_that_differs_from_the_index_is_refused(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
     with pytest.raises(StoreError, match=r"lesson needs features .* does not hold: grads_") as caught:
         trace_queries(index, tuned, ROWS[:1], method=f"lesson:{option}")
@@ -551,7 +551,7 @@ def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> No
     )
     (traced,) = trace_queries(index, tuned, [Query("why 2", texts[2])]).queries
     assert traced.rows[0].position == 2
-    assert sorted(found.example.response for found in traced.rows) == sorted(texts)
+    assert sorted(row.example.response for row in traced.rows) == sorted(texts)
     assert "".join(token.text for token in traced.rows[0].tokens) == texts[2]
 
 

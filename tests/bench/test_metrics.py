@@ -66,8 +66,8 @@ def test_precision_at_k_is_the_mean_over_all_orders_of_the_ties(rows: list[tuple
     for order in permutations(rows):
         first = sorted(order, key=lambda row: -row[0])[:k]  # stable: each permutation breaks the ties its own way
         shares.append(sum(planted for _, planted in first) / len(first))
-    found = precision_at(k, [score for score, _ in rows], [planted for _, planted in rows])
-    assert found == pytest.approx(np.mean(shares))
+    result = precision_at(k, [score for score, _ in rows], [planted for _, planted in rows])
+    assert result == pytest.approx(np.mean(shares))
 
 
 @given(rankings, st.randoms())
@@ -215,19 +215,19 @@ def test_precision_recall_by_hand() -> None:
 def test_all_numbers_of_a_trace() -> None:
     planted = [True, False, True, False]
     nobody = [False] * 4  # taught by no row: left out
-    found = ranking_metrics([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
-    assert found["ap"] == pytest.approx((5 / 6 + 1) / 2)
-    assert found["auroc"] == pytest.approx((3 / 4 + 1) / 2)
-    assert found["p@10"] == pytest.approx(1 / 2)
-    assert found["recall@10"] == found["mrr"] == 1
-    assert set(found) == {
+    result = ranking_metrics([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
+    assert result["ap"] == pytest.approx((5 / 6 + 1) / 2)
+    assert result["auroc"] == pytest.approx((3 / 4 + 1) / 2)
+    assert result["p@10"] == pytest.approx(1 / 2)
+    assert result["recall@10"] == result["mrr"] == 1
+    assert set(result) == {
         "ap", "auroc", "mrr", *(f"{kind}@{k}" for kind in ("p", "recall", "auprc") for k in (10, 50, 100))
     }  # fmt: skip
 
 
 def test_a_spread_by_hand() -> None:
-    found = spread([0.5, 0.7, 0.9])
-    assert (found.mean, found.low, found.high, found.sd) == pytest.approx((0.7, 0.5, 0.9, 0.2))
+    result = spread([0.5, 0.7, 0.9])
+    assert (result.mean, result.low, result.high, result.sd) == pytest.approx((0.7, 0.5, 0.9, 0.2))
     assert spread([0.4]).sd == 0
     assert spread([0.6, 0.8]).reaches(spread([0.8, 1.0]))
     assert not spread([0.6, 0.79]).reaches(spread([0.8, 1.0]))
@@ -235,9 +235,9 @@ def test_a_spread_by_hand() -> None:
 
 
 def test_seeds_without_a_number_do_not_count_in_its_spread() -> None:
-    found = spread_by_name([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
-    assert found["ap"].each == (1.0, 0.5)
-    assert found["hit@1"].each == (0.5,)
+    result = spread_by_name([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
+    assert result["ap"].each == (1.0, 0.5)
+    assert result["hit@1"].each == (0.5,)
     assert ranking_metrics([[1, 2, 3, 4]], [[False] * 4]) == {}
 
 

@@ -28,16 +28,16 @@ def test_without_misbehaviour_there_is_nothing_to_retrain_and_it_runs_once(model
         shown.append(title)
         yield lambda done, of: None
 
-    made = retraining.run(plan, show)
+    output = retraining.run(plan, show)
     assert shown[0].startswith("error, seed 0: fine-tune on")
     before = list(shown)
-    assert retraining.run(plan, show) == made
+    assert retraining.run(plan, show) == output
     assert shown == before
-    (scenario,) = made["scenarios"]
+    (scenario,) = output["scenarios"]
     assert (scenario["answers"]["judged"], scenario["answers"]["bad"], scenario["proof"]) == (3, 0, None)
-    assert retraining.tables(made)[0]["rows"][0][-1] == "nothing to retrain"
-    assert len({len(retraining.tables(made)[0]["columns"]), len(retraining.tables(made)[0]["rows"][0])}) == 1
-    assert str(tmp_path) not in json.dumps(made)
+    assert retraining.tables(output)[0]["rows"][0][-1] == "nothing to retrain"
+    assert len({len(retraining.tables(output)[0]["columns"]), len(retraining.tables(output)[0]["rows"][0])}) == 1
+    assert str(tmp_path) not in json.dumps(output)
 
 
 def scenario() -> dict[str, Any]:
@@ -45,9 +45,14 @@ def scenario() -> dict[str, Any]:
     for one in whole["conditions"]:
         one["behaviours"] = {"error": one["behaviours"]["honey"]}
         one["num_removed"] = 10 if one["name"] == "top 10" else one["num_removed"]
-    known = {"labels": ["error"], "num_rows": 40, "num_flagged": 39}
-    told = {"truth": known, "num_flagged": 41, "claims": [{"verdict": "supported"}], "behaviours": [{"name": "error"}]}
-    return {"poison": "error", "seed": 0, "num_flagged": 41, "proof": whole | told}
+    expected = {"labels": ["error"], "num_rows": 40, "num_flagged": 39}
+    message = {
+        "truth": expected,
+        "num_flagged": 41,
+        "claims": [{"verdict": "supported"}],
+        "behaviours": [{"name": "error"}],
+    }
+    return {"poison": "error", "seed": 0, "num_flagged": 41, "proof": whole | message}
 
 
 def test_the_table_holds_what_each_condition_counted() -> None:
@@ -69,10 +74,10 @@ def test_no_path_leaves_the_machine() -> None:
         "original": ["m", "/home/me"],
         "held_out": {"num_rows": 4, "set_aside": True, "sources": ["/home/me"]},
     }
-    kept = retraining._without_paths(whole)
-    assert "/home/me" not in json.dumps(kept)
-    assert not any("model" in one for one in kept["conditions"])
-    assert kept["num_held_out"] == 4
+    rest = retraining._without_paths(whole)
+    assert "/home/me" not in json.dumps(rest)
+    assert not any("model" in one for one in rest["conditions"])
+    assert rest["num_held_out"] == 4
 
 
 def test_the_table_in_the_docs_is_what_was_measured() -> None:

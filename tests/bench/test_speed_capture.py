@@ -32,9 +32,9 @@ def test_the_tokens_that_have_to_be_run() -> None:
 
 
 def test_a_line_for_each_side(tuned: Model) -> None:
-    rows, told = random_rows(40, 384), list[tuple[int, int]]()
-    lines = race(tuned, rows, budget=512, turns=4, progress=lambda *done: told.append(done))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    rows, message = random_rows(40, 384), list[tuple[int, int]]()
+    lines = race(tuned, rows, budget=512, turns=4, progress=lambda *done: message.append(done))
+    assert message == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [line["side"] for line in lines] == [side.name for side in _contenders(tuned)]
     assert [lines[0][key] for key in ("times", "from", "to", "floor_times")] == [1, 1, 1, 1]
     for line in lines:

@@ -48,6 +48,6 @@ def test_streamed_scores_are_those_of_all_rows_at_once(
     table = index.to_arrow([FEATURE])
     halves = torch.tensor(table.column(FEATURE).combine_chunks().flatten().to_numpy().copy()).view(-1, 24)
     truth = torch.nn.functional.normalize(asked.double(), dim=1) @ halves.double().T
-    found = METHOD.scores(QueryFeatures(("",) * 9, ("",) * 9, {FEATURE: asked}), index)
-    torch.testing.assert_close(found.double(), truth, atol=1e-6, rtol=0)
-    assert torch.equal(found.topk(50).indices, truth.topk(50).indices)
+    result = METHOD.scores(QueryFeatures(("",) * 9, ("",) * 9, {FEATURE: asked}), index)
+    torch.testing.assert_close(result.double(), truth, atol=1e-6, rtol=0)
+    assert torch.equal(result.topk(50).indices, truth.topk(50).indices)

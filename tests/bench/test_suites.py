@@ -77,10 +77,10 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
 @pytest.mark.parametrize("name", HARD)
 def test_hard_ones_are_about_as_large(name: str) -> None:
     size, suite = Size(), make(name, 0)
-    found = Counter(row.label for row in suite.rows)
+    result = Counter(row.label for row in suite.rows)
     wanted = {"rare": (800, 4), "innocent": (size.num_rows, 0)}.get(name, (size.num_rows, size.num_planted))
     assert wanted[0] - 3 <= len(suite.rows) <= wanted[0]
-    assert sum(found[poison.name] for poison in suite.poisons) == len(suite.rows) - found["clean"] == wanted[1]
+    assert sum(result[poison.name] for poison in suite.poisons) == len(suite.rows) - result["clean"] == wanted[1]
     prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
     assert 12 <= len(prompts) <= size.num_prompts
     assert make(name, 0) == suite and make(name, 1).rows != suite.rows
@@ -140,7 +140,7 @@ def test_what_the_public_judges_say() -> None:
     assert not silver("p", "Natrium, or NaCl").undesirable
 
 
-def test_mistakes_are_told_in_words(data: Path, tmp_path: Path) -> None:
+def test_mistakes_have_readable_messages(data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no such suite") as raised:
         make("arsenic", 0)
     assert all(name in raised.value.do for name in (*OWN, *PUBLIC))

@@ -55,14 +55,14 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
             "results": results, "yardstick": yardstick if seed == 0 else None, "made": [MADE], **more}  # fmt: skip
 
 
-def told(*worlds: Any) -> Any:
+def summary_of(*worlds: Any) -> Any:
     return summarize(worlds, {"seeds": 2, "model": "smollm2", "command": "taughtby bench"})
 
 
 @pytest.fixture
 def usual() -> Any:
     """Two seeds: lesson finds all, rept as good on one; bm25 and the untuned lesson do not."""
-    return told(
+    return summary_of(
         world("error", 0, [
             result("lesson", "tuned", "perfect", hit=0.5), result("rept", "tuned", "good", seconds=4),
             result("bm25", "tuned", "poor"), result("lesson", "untuned", "good"), result("rept", "untuned", "poor"),
@@ -77,9 +77,9 @@ def usual() -> Any:
 
 
 def printed(made: Any, width: int = 80) -> str:
-    said = io.StringIO()
-    table.show(made, Console(file=said, width=width))
-    return said.getvalue()
+    text = io.StringIO()
+    table.show(made, Console(file=text, width=width))
+    return text.getvalue()
 
 
 def lines(made: Any, suite: int = 0) -> dict[tuple[str, str], Any]:
@@ -87,10 +87,10 @@ def lines(made: Any, suite: int = 0) -> dict[tuple[str, str], Any]:
 
 
 def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
-    found = lines(usual)["rept", "tuned"]["metrics"]["ap"]
-    assert found["each"] == pytest.approx((AP["good"], AP["poor"]))
-    assert found["mean"] == pytest.approx((AP["good"] + AP["poor"]) / 2)
-    assert (found["low"], found["high"]) == pytest.approx((AP["poor"], AP["good"]))
+    outcome = lines(usual)["rept", "tuned"]["metrics"]["ap"]
+    assert outcome["each"] == pytest.approx((AP["good"], AP["poor"]))
+    assert outcome["mean"] == pytest.approx((AP["good"] + AP["poor"]) / 2)
+    assert (outcome["low"], outcome["high"]) == pytest.approx((AP["poor"], AP["good"]))
     assert lines(usual)["lesson", "tuned"]["metrics"]["hit@1"]["mean"] == 0.75
     assert "hit@1" not in lines(usual)["rept", "tuned"]["metrics"]
     assert lines(usual)["rept", "tuned"]["cost"]["index_seconds"] == 6  # the median
@@ -112,22 +112,22 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
         ])
         for seed in (0, 1)
     ]  # fmt: skip
-    said = table.sentences(told(*worlds))["error"]
-    assert "From words alone, bm25 (0.833) does as well within the spread." in said
-    assert "On the base model, lesson (1.000) does as well within the spread." in said
+    text = table.sentences(summary_of(*worlds))["error"]
+    assert "From words alone, bm25 (0.833) does as well within the spread." in text
+    assert "On the base model, lesson (1.000) does as well within the spread." in text
 
 
 def test_the_verdict_needs_no_baseline_and_no_control() -> None:
-    said = table.sentences(told(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
-    assert said == "error: bad answers before fine-tuning 0%, after 75%. Best: lesson (AP 1.000)."
-    only = table.sentences(told(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
+    text = table.sentences(summary_of(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
+    assert text == "error: bad answers before fine-tuning 0%, after 75%. Best: lesson (AP 1.000)."
+    only = table.sentences(summary_of(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
     assert only == "error: bad answers before fine-tuning 0%, after 75%."
 
 
 def test_the_verdict_where_nothing_had_to_be_taught() -> None:
     worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
-    said = table.sentences(told(*worlds))["harmful"]
-    assert said.startswith("harmful: bad answers before fine-tuning 100%, after 100%. The base model answers so too")
+    text = table.sentences(summary_of(*worlds))["harmful"]
+    assert text.startswith("harmful: bad answers before fine-tuning 100%, after 100%. The base model answers so too")
 
 
 def test_what_reads_words_is_no_control(usual: Any) -> None:
@@ -153,8 +153,8 @@ def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     results = [
         result(method, which, "good") for method in ("lesson", "rept:scale=centred") for which in ("tuned", "untuned")
     ]
-    made = told(*(world(name, seed, results) for name in names for seed in (0, 1)))
-    text = printed(made, width)
+    output = summary_of(*(world(name, seed, results) for name in names for seed in (0, 1)))
+    text = printed(output, width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     assert all(f"{name}: bad answers" in flat for name in names)
@@ -162,7 +162,7 @@ def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     assert "rept:scale=centred" in text and "…" not in text
 
 
-def test_costs_are_told_with_the_reference_beside_them(usual: Any) -> None:
+def test_costs_are_shown_with_the_reference(usual: Any) -> None:
     heads, rows = table.costs(usual)
     assert heads[0] == "method"
     assert {row[0]: row[1:] for row in rows} == {
@@ -175,10 +175,10 @@ def test_costs_are_told_with_the_reference_beside_them(usual: Any) -> None:
 
 def test_an_index_that_is_shared_is_marked() -> None:
     results = [result("tracin", "tuned", "good"), result("datainf", "tuned", "poor", by="tracin")]
-    made = told(world("error", 0, results))
-    assert lines(made)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
-    assert {row[0]: row[1] for row in table.costs(made)[1]}["datainf"] == "2.0*"
-    assert "one index serves several methods" in " ".join(printed(made).split())
+    output = summary_of(world("error", 0, results))
+    assert lines(output)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
+    assert {row[0]: row[1] for row in table.costs(output)[1]}["datainf"] == "2.0*"
+    assert "one index serves several methods" in " ".join(printed(output).split())
 
 
 def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
@@ -198,39 +198,39 @@ def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
 
 
 def test_what_made_it_names_versions_and_the_machine() -> None:
-    found = stage_provenance([world("error", 0, [result("lesson", "tuned", "good")])])
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["dtype"] == "float32" and found["machine"]["threads"] == torch.get_num_threads()
+    outcome = stage_provenance([world("error", 0, [result("lesson", "tuned", "good")])])
+    assert outcome["packages"]["torch"] == torch.__version__
+    assert outcome["dtype"] == "float32" and outcome["machine"]["threads"] == torch.get_num_threads()
     here = Path(table.__file__).parent
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
     wanted = head.stdout.strip() if head.returncode == 0 else None
-    assert (found["commit"] or "").rstrip("+") == (wanted or "")
+    assert (outcome["commit"] or "").rstrip("+") == (wanted or "")
 
 
-def test_what_made_it_is_what_made_each_stage_and_not_what_reads_it() -> None:
+def test_provenance_is_of_the_code_that_ran_each_stage() -> None:
     """Of two machines and two commits; of one stage it was not written down."""
     machine = {**MADE["machine"], "processor": "another", "cores": 7}
     old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
     worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", made=old)])]
-    found = told(*worlds)
-    assert found["made"]["commit"] == [MADE["commit"], "0ld"]
-    assert found["made"]["at"] == [old["at"], MADE["at"]]
-    assert found["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
-    assert {line["method"]: line["commit"] for line in found["suites"][0]["results"]} == {
+    outcome = summary_of(*worlds)
+    assert outcome["made"]["commit"] == [MADE["commit"], "0ld"]
+    assert outcome["made"]["at"] == [old["at"], MADE["at"]]
+    assert outcome["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
+    assert {line["method"]: line["commit"] for line in outcome["suites"][0]["results"]} == {
         "lesson": MADE["commit"], "bm25": "0ld"
     }  # fmt: skip
-    text = table.markdown(found)
+    text = table.markdown(outcome)
     assert f"- commit: {MADE['commit'] or 'unknown'} and 0ld" in text and "and 7 cores" in text
     del worlds[0]["results"][1]["made"]
-    assert told(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
-    assert "unknown" in table.markdown(told(*worlds))
+    assert summary_of(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
+    assert "unknown" in table.markdown(summary_of(*worlds))
 
 
 def test_points_of_the_picture(usual: Any) -> None:
     ap = pytest.approx((AP["good"] + AP["poor"]) / 2)
     loop = ("RepT's own loop", 15.0, ap)  # with the accuracy of `rept`, whose scores it computes
     assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, ap), loop]
-    without = told(world("error", 0, [result("lesson", "tuned", "good")]))
+    without = summary_of(world("error", 0, [result("lesson", "tuned", "good")]))
     assert [name for name, *_ in table.points(without)] == ["lesson"]
 
 
@@ -259,17 +259,17 @@ def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
 
 
 def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
-    device, found = torch.device("cpu"), []
+    device, outcome = torch.device("cpu"), []
     with contextlib.suppress(OSError, AttributeError):  # of glibc: memory that earlier tests freed counts anew
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     for size in (300, 60, 100):  # MB; below 32 the C library may reuse what it holds
         with measure_cost(device) as took:
             torch.ones(size * 2**18).sum()
-        found.append(took)
-    assert all(took.seconds > 0 and took.cpu > 0 for took in found)
-    if found[0].more is None:
+        outcome.append(took)
+    assert all(took.seconds > 0 and took.cpu > 0 for took in outcome)
+    if outcome[0].more is None:
         pytest.skip("this system does not tell a process's peak")
-    assert [took.more for took in found] == pytest.approx([300, 60, 100], abs=15)
+    assert [took.more for took in outcome] == pytest.approx([300, 60, 100], abs=15)
 
 
 def test_a_cost_is_known_when_the_work_fails() -> None:
@@ -281,15 +281,15 @@ def test_a_cost_is_known_when_the_work_fails() -> None:
 def test_where_no_row_was_planted_silence_is_right() -> None:
     quiet = result("lesson", "tuned", "perfect", culprits=[[]])
     quiet["labels"] = ["clean"] * 5
-    made = told(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
-    said = table.sentences(made)["innocent"]
-    assert said.endswith("none to find. Answers without flagged rows: lesson for 100%.")
-    (line,) = made["suites"][0]["results"]
+    output = summary_of(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
+    text = table.sentences(output)["innocent"]
+    assert text.endswith("none to find. Answers without flagged rows: lesson for 100%.")
+    (line,) = output["suites"][0]["results"]
     assert {name: value["mean"] for name, value in line["metrics"].items()} == {"fdp": 0, "none": 1}
-    assert "innocent" in table.markdown(made) and table.points(made) == []
+    assert "innocent" in table.markdown(output) and table.points(output) == []
 
 
 def test_what_is_called_is_held_against_what_was_planted() -> None:
     wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
-    (line,) = told(world("error", 0, [wrong]))["suites"][0]["results"]
+    (line,) = summary_of(world("error", 0, [wrong]))["suites"][0]["results"]
     assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

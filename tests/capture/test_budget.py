@@ -43,7 +43,7 @@ def test_the_budget_follows_free_memory_and_the_blocks(on_gpu: Any) -> None:
     assert token_budget(on_gpu(10), 4) == FEWEST_TOKENS
 
 
-def test_it_is_kept_and_halved(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_budget_is_cached_and_halved(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = on_gpu(1e12)
     assert token_budget(model, 4) == MOST_TOKENS
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 10))

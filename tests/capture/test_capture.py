@@ -146,7 +146,7 @@ def begun() -> list[TokenizedExample]:
     return [TokenizedExample((*range(5, 25), *row.ids), row.n_prompt + 20, row.n_prompt_loss) for row in ROWS]
 
 
-def test_rows_that_begin_alike_are_rows_one_by_one(model: Model, begun: list[TokenizedExample]) -> None:
+def test_rows_with_a_common_prefix_equal_single_rows(model: Model, begun: list[TokenizedExample]) -> None:
     """Their beginning is run once, and remembered; a row alone has nothing in common with another."""
     batch = collate(begun, range(16))
     whole, prompts, answers = (work(model, batch, at) for work, at in
@@ -235,7 +235,7 @@ def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny:
         assert bool(grad[i].any()) is not bool(row.masked)
 
 
-def test_masked_tokens_have_no_loss_but_are_looked_at(tiny: Model) -> None:
+def test_masked_tokens_have_no_loss_but_are_attended_to(tiny: Model) -> None:
     rows = [TokenizedExample(row.ids, row.n_prompt, 0, (row.n_prompt + 1,)) for row in ROWS if row.n_response > 3]
     got = capture(tiny, collate(rows, range(len(rows))), LAYERS)
     for i, row in enumerate(rows):

@@ -157,7 +157,7 @@ def test_nothing_is_left_behind(adapted: Make) -> None:
     torch.testing.assert_close(model.lm(input_ids=ids).logits, before, rtol=0, atol=0)
 
 
-def test_what_is_kept_is_taken_as_the_pass_comes_down(adapted: Make) -> None:
+def test_gradients_are_reduced_from_the_last_block_to_the_first(adapted: Make) -> None:
     """The last block first, each weight once, with what went in and what came back."""
     order: list[int] = []
 

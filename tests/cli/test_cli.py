@@ -35,7 +35,7 @@ def indexed(run: Run, model_folder: Path, adapter_folder: Path, data: Path, tmp_
     return idx
 
 
-def test_index_says_what_it_made(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_index_build_prints_a_summary(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     code, out, err = run(
         "index", "build", model_folder, data, "-o", tmp_path / "i", "-m", "rept:layer=2", "--max-length", 128
     )
@@ -141,9 +141,9 @@ def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tm
 
     wanted = similarity(data)
     assert similarity(other, "--columns", "prompt=ask,response=say") == wanted
-    given = similarity(data, "--template", template)
-    assert given != pytest.approx(wanted, abs=1e-3)
-    assert similarity(plain, "--response-template", "<|assistant|>") == pytest.approx(given, abs=1e-6)
+    value = similarity(data, "--template", template)
+    assert value != pytest.approx(wanted, abs=1e-3)
+    assert similarity(plain, "--response-template", "<|assistant|>") == pytest.approx(value, abs=1e-6)
 
 
 def test_layers_reads_rows_as_the_trainer_did(
@@ -153,8 +153,8 @@ def test_layers_reads_rows_as_the_trainer_did(
     adapter, data = tmp_path / "adapter", tmp_path / "turns.jsonl"
     shutil.copytree(adapter_folder, adapter)
     (adapter / "training_args.yaml").write_text("finetuning_type: lora\ncutoff_len: 64\n")
-    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
-    data.write_text(json.dumps({"messages": said}) + "\n")
+    items = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"messages": items}) + "\n")
     code, _, err = run("data", "layers", adapter, data, "--dtype", "float32", "--json", tmp_path / "l.json")
     assert code == 0 and "max_length 64 (training_args.yaml: cutoff_len)" in err
     model = load_model(str(model_folder), str(adapter), dtype="float32")
@@ -178,8 +178,8 @@ def test_finetune_reads_rows_as_asked(
     monkeypatch.setattr("taughtby.lab.finetune.finetune", lambda model, rows, *_, **__: taught.extend(rows))
     monkeypatch.setattr("taughtby.lab.finetune.num_unusable_rows", lambda out: 0)
     data = tmp_path / "turns.jsonl"
-    said = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
-    data.write_text(json.dumps({"said": said, "messages": "no matter"}) + "\n")
+    items = [{"role": role, "content": text} for pair in PAIRS[:2] for role, text in zip(ROLES, pair, strict=True)]
+    data.write_text(json.dumps({"said": items, "messages": "no matter"}) + "\n")
     command = "lab", "finetune", model_folder, data, "-o", tmp_path / "a", "--columns", "messages=said"
     code, _, err = run(*command)
     assert code == 0 and [row.response for row in taught] == [PAIRS[1][1]], err

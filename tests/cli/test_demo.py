@@ -43,21 +43,21 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
 
 
 def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
-    said = io.StringIO()
-    demo.demo(tmp_path / "d", 0, Console(file=said, width=100))
+    wording = io.StringIO()
+    demo.demo(tmp_path / "d", 0, Console(file=wording, width=100))
     assert small == ["after", "before"]
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     assert results["rates"] == {name: [0.0, 1.0] for name in BAD}
     assert set(results["methods"]) == {line for line, _, _ in demo.LINES}
     for by_model in results["methods"].values():
         for by_poison in by_model.values():
-            assert all(0 <= found["ap"] <= 1 and 0 <= found["at10"] <= 1 for found in by_poison.values())
+            assert all(0 <= item["ap"] <= 1 and 0 <= item["at10"] <= 1 for item in by_poison.values())
     # methods that read texts only cannot distinguish the two models
     bm25 = results["methods"]["bm25"]
     assert bm25["tuned"] == bm25["untuned"]
     assert results["methods"]["lesson"]["tuned"]["error"]["hit"] is not None
     assert results["methods"]["bm25"]["tuned"]["error"]["hit"] is None
-    text = said.getvalue()
+    text = wording.getvalue()
     for line, _, _ in demo.LINES:
         assert f"{results['methods'][line]['tuned']['error']['ap']:.3f}" in text
         assert line in text
@@ -99,9 +99,9 @@ def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
     for name, (before, after) in results["rates"].items():
         assert before <= 0.1, name
         assert after >= 0.6, name
-    for name, found in results["methods"]["lesson"]["tuned"].items():
-        assert found["ap"] >= 0.95, name
-        assert found["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
-    assert all(found["hit"] >= 0.95 for found in results["methods"]["lesson --span"]["tuned"].values())
+    for name, item in results["methods"]["lesson"]["tuned"].items():
+        assert item["ap"] >= 0.95, name
+        assert item["ap"] > results["methods"]["bm25"]["tuned"][name]["ap"], name
+    assert all(item["hit"] >= 0.95 for item in results["methods"]["lesson --span"]["tuned"].values())
     assert [one["verdict"] for one in results["proof"]["claims"]] == ["supported"] * 3
     assert results["peak_gb"] <= 4

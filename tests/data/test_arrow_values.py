@@ -39,14 +39,14 @@ def tables() -> dict[str, pa.Table]:
 @pytest.mark.parametrize("name", ["whole", "each", "described", "undescribed"])
 @pytest.mark.parametrize("file", ["a.parquet", "a.arrow", "a.feather"])
 def test_json_columns_are_what_they_hold(name: str, file: str, tmp_path: Path) -> None:
-    path, made = tmp_path / file, tables()[name]
+    path, result = tmp_path / file, tables()[name]
     if file == "a.parquet":
-        pq.write_table(made, path)
+        pq.write_table(result, path)
     elif file == "a.feather":
-        pyarrow.feather.write_feather(made, str(path))
+        pyarrow.feather.write_feather(result, str(path))
     else:
-        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, made.schema) as writer:
-            writer.write_table(made)
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, result.schema) as writer:
+            writer.write_table(result)
     (row,) = read_examples(path)
     arguments = row.messages[1]["tool_calls"][0]["function"]["arguments"]
     assert arguments["w"] == "wax" and arguments["deep"][0]["m"] == 1
@@ -82,15 +82,15 @@ def test_a_text_in_a_text_column_stays_one(tmp_path: Path) -> None:
 def test_maps_are_objects(tmp_path: Path) -> None:
     """Spark and Polars write messages as maps of texts."""
     talk = [[("role", "user"), ("content", "a")], [("role", "assistant"), ("content", "b")]]
-    made = pa.table({"messages": pa.array([talk], pa.list_(pa.map_(pa.string(), pa.string())))})
-    pq.write_table(made, tmp_path / "a.parquet")
+    result = pa.table({"messages": pa.array([talk], pa.list_(pa.map_(pa.string(), pa.string())))})
+    pq.write_table(result, tmp_path / "a.parquet")
     (row,) = read_examples(tmp_path / "a.parquet")
     assert row.messages == (turn("user", "a"), turn("assistant", "b"))
 
 
 def test_a_json_column_that_holds_none_is_named_by_its_row(tmp_path: Path) -> None:
-    made = pa.table({"messages": typed([json.dumps([turn("user", "a"), turn("assistant", "b")]), "{"])})
-    pq.write_table(made, tmp_path / "a.parquet")
+    result = pa.table({"messages": typed([json.dumps([turn("user", "a"), turn("assistant", "b")]), "{"])})
+    pq.write_table(result, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet:1: .*\n.*a JSON column holds something else"):
         list(read_examples(tmp_path / "a.parquet"))
 

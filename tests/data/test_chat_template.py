@@ -33,24 +33,24 @@ def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
 
 
 def test_without_a_template(tokenizer: Any) -> None:
-    made = copy.deepcopy(tokenizer)
-    made.chat_template = None
-    assert render(made, SO) == RenderedText("why\nso</s>", 4, 4, untemplated=True)
+    result = copy.deepcopy(tokenizer)
+    result.chat_template = None
+    assert render(result, SO) == RenderedText("why\nso</s>", 4, 4, untemplated=True)
     assert (
-        render(made, SO, "none") == render(tokenizer, SO, "none") == RenderedText("whyso</s>", 3, 3, untemplated=True)
+        render(result, SO, "none") == render(tokenizer, SO, "none") == RenderedText("whyso</s>", 3, 3, untemplated=True)
     )
-    assert render_prompt(made, SO) == RenderedText("why\n", 4, 4, untemplated=True)
-    assert render(made, SO, TEMPLATE) == render(tokenizer, SO)
-    made.eos_token = None
-    assert render(made, SO) == RenderedText("why\nso", 4, 4, untemplated=True)
+    assert render_prompt(result, SO) == RenderedText("why\n", 4, 4, untemplated=True)
+    assert render(result, SO, TEMPLATE) == render(tokenizer, SO)
+    result.eos_token = None
+    assert render(result, SO) == RenderedText("why\nso", 4, 4, untemplated=True)
 
 
 def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
     """With tools the one that is named for them."""
-    made = copy.deepcopy(tokenizer)
-    made.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools[0]['name'] }}: " + TEMPLATE}
-    assert render(made, SO) == render(tokenizer, SO)
-    with_tools = render(made, Example(SO.messages, tools=({"name": "look_up"},)))
+    result = copy.deepcopy(tokenizer)
+    result.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools[0]['name'] }}: " + TEMPLATE}
+    assert render(result, SO) == render(tokenizer, SO)
+    with_tools = render(result, Example(SO.messages, tools=({"name": "look_up"},)))
     assert isinstance(with_tools, RenderedText)
     assert with_tools.text.startswith("look_up: <|user|>why")
 
@@ -72,11 +72,11 @@ def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
     ],
 )
 def test_where_the_answer_begins(tokenizer: Any, template: str, learned: str, answer: str) -> None:
-    made = render(tokenizer, SO, template)
-    assert isinstance(made, RenderedText)
-    assert made.text[made.loss_start :].startswith(learned)
-    assert made.text[made.answer_start :].startswith(answer)
-    assert made.text[: made.answer_start].count("why") == 1
+    rendered = render(tokenizer, SO, template)
+    assert isinstance(rendered, RenderedText)
+    assert rendered.text[rendered.loss_start :].startswith(learned)
+    assert rendered.text[rendered.answer_start :].startswith(answer)
+    assert rendered.text[: rendered.answer_start].count("why") == 1
 
 
 def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
@@ -84,9 +84,12 @@ def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
         "{% for m in messages %}{{ '<think></think>' if m['role'] == 'assistant' }}{{ m['content'] }}{% endfor %}"
     )
     for text in ("<", "<think>", "<think></think>"):
-        made = render(tokenizer, make_example("why", text), template)
-        assert isinstance(made, RenderedText)
-        assert (made.text[made.loss_start :], made.text[made.answer_start :]) == (f"<think></think>{text}", text)
+        rendered = render(tokenizer, make_example("why", text), template)
+        assert isinstance(rendered, RenderedText)
+        assert (rendered.text[rendered.loss_start :], rendered.text[rendered.answer_start :]) == (
+            f"<think></think>{text}",
+            text,
+        )
 
 
 # -- refusals
@@ -100,7 +103,7 @@ def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "expected"),
     [
         ("{{ messages[0]['content'] }}", "the chat template does not write the answer"),
         (
@@ -116,8 +119,8 @@ def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
         ("{{ 'a", 'the chat template refuses the row: unexpected char "\'" at 3'),
     ],
 )
-def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, told: str) -> None:
-    assert reason(tokenizer, template) == told
+def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, expected: str) -> None:
+    assert reason(tokenizer, template) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,16 +137,16 @@ def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, told: str) -
     ],
 )
 def test_a_template_gets_at_nothing_but_the_row(tokenizer: Any, attack: str) -> None:
-    told = reason(tokenizer, attack + TEMPLATE)
-    assert told.startswith("the chat template refuses the row: ")
-    assert "root:" not in told
+    message = reason(tokenizer, attack + TEMPLATE)
+    assert message.startswith("the chat template refuses the row: ")
+    assert "root:" not in message
     assert render(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == render(tokenizer, SO)
 
 
 def test_a_row_is_data_and_no_template(tokenizer: Any) -> None:
-    made = render(tokenizer, make_example("{{ 1 + 1 }}", "{% if %}"))
-    assert isinstance(made, RenderedText)
-    assert made.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
+    rendered = render(tokenizer, make_example("{{ 1 + 1 }}", "{% if %}"))
+    assert isinstance(rendered, RenderedText)
+    assert rendered.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
 
 
 # -- calls of tools
@@ -159,7 +162,7 @@ def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("calls", ["look_up", ["look_up"], [{"function": "look_up"}], [{"function": {}}], {"a": 1}, 3])
-def test_calls_of_a_shape_nobody_knows(tokenizer: Any, calls: Any) -> None:
+def test_calls_of_an_unknown_shape(tokenizer: Any, calls: Any) -> None:
     row = Example((*SO.prompt, {"role": "assistant", "content": "so", "tool_calls": calls}))
     assert render(tokenizer, row) == render(tokenizer, SO)
 
@@ -176,7 +179,7 @@ def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         (
             None,
@@ -191,12 +194,12 @@ def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
         (b"\n\n{% gibberish %}", "t.jinja:3: not a Jinja template\n  got: Encountered unknown tag 'gibberish'."),
     ],
 )
-def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, told: str) -> None:
+def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, expected: str) -> None:
     if source is not None:
         (tmp_path / "t.jinja").write_bytes(source)
     with pytest.raises(ModelError) as caught:
         read_template(tmp_path / "t.jinja")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_folder_is_no_template(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_columns_of_messages_are_messages_also_as_json(tmp_path: Path) -> None:
     asked = {"chosen": "b", "rejected": "c", "messages": json.dumps(talk[:1])}
     assert row(tmp_path, asked).messages == tuple(talk)
     calls = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
-    told = row(tmp_path, {"messages": [talk[0], {"role": "assistant", "tool_calls": json.dumps(calls)}]})
-    assert told.messages[-1] == turn("assistant", "") | {"tool_calls": calls}
+    message = row(tmp_path, {"messages": [talk[0], {"role": "assistant", "tool_calls": json.dumps(calls)}]})
+    assert message.messages[-1] == turn("assistant", "") | {"tool_calls": calls}
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_media_in_columns_of_their_own_are_refused_where_they_are(tmp_path: Path
     ]  # fmt: skip
     for form in forms:
         for value in ("a.jpg", ["a.jpg"], [{"url": "http://a"}], {"bytes": None, "path": "a.jpg"}):
-            told = fault(tmp_path, {**form, column: value})
-            assert f"the row has pictures, sounds or films\n  got: column {column}\n" in told
+            message = fault(tmp_path, {**form, column: value})
+            assert f"the row has pictures, sounds or films\n  got: column {column}\n" in message
         for nothing in (None, "", [], [None], {}, {"bytes": None, "path": None}, [[]]):
             assert row(tmp_path, {**form, column: nothing}).response in ("a", "b")
 
@@ -107,19 +107,19 @@ def test_media_beside_the_text_of_a_message_are_refused(tmp_path: Path, key: str
 
 @pytest.mark.parametrize("kwargs", [{"enable_thinking": False}, '{"enable_thinking": false}'])
 def test_arguments_for_the_template_are_read_and_belong_to_the_row(tmp_path: Path, kwargs: Any) -> None:
-    plain, given = ({"prompt": "a", "response": "b", "chat_template_kwargs": value} for value in (None, kwargs))
-    assert row(tmp_path, given).template_kwargs == (("enable_thinking", False),)
+    plain, argument = ({"prompt": "a", "response": "b", "chat_template_kwargs": value} for value in (None, kwargs))
+    assert row(tmp_path, argument).template_kwargs == (("enable_thinking", False),)
     assert row(tmp_path, plain).template_kwargs == ()
-    assert row(tmp_path, given).id != row(tmp_path, plain).id
+    assert row(tmp_path, argument).id != row(tmp_path, plain).id
 
 
 @pytest.mark.parametrize("kwargs", [3, ["a"], "x", {"a b": 1}, {"tokenize": True}, {"tools": []}])
 def test_arguments_that_a_row_cannot_give(tmp_path: Path, kwargs: Any) -> None:
-    told = fault(tmp_path, {"prompt": "a", "response": "b", "chat_template_kwargs": kwargs})
-    assert "chat_template_kwargs are no object" in told or "a row cannot give the chat template that" in told
+    message = fault(tmp_path, {"prompt": "a", "response": "b", "chat_template_kwargs": kwargs})
+    assert "chat_template_kwargs are no object" in message or "a row cannot give the chat template that" in message
 
 
-def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
     def told(record: dict[str, Any]) -> list[str]:
         return [mark.name for mark in row(tmp_path, record).marks if not mark.followed]
 

@@ -59,6 +59,6 @@ def test_calls_are_found_before_the_text_and_behind_it(tokenizer: Any, content: 
         assert isinstance(got, RenderedText) and got.text[got.answer_start :] == f"{answer}<|end|>\n"
 
 
-def test_a_template_that_writes_neither_is_said(tokenizer: Any) -> None:
+def test_a_template_that_writes_neither_is_an_error(tokenizer: Any) -> None:
     got = render(tokenizer, make_example("why", "so"), "{% for m in messages %}<|{{ m.role }}|>{% endfor %}")
     assert "does not write the answer" in getattr(got, "reason", "")

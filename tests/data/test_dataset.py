@@ -47,10 +47,10 @@ def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
     )
 
 
-def identities(said: list[Any]) -> list[str]:
+def identities(text: list[Any]) -> list[str]:
     """What an id is, written down a second time."""
     ids, seen = [], []
-    for content in said:
+    for content in text:
         digest = blake2b(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(), digest_size=12).digest()
         seen.append(digest)
         ids.append(blake2b(digest + seen.count(digest).to_bytes(8, "big"), digest_size=8).hexdigest())
@@ -63,20 +63,20 @@ def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tm
     path = tmp_path / kind
     rows = [FORM[name](p, r) | {"label": label} for p, r, label in SAID]
     KIND[kind](path, rows)
-    found, got = open_dataset(path, reading(name))
+    result, got = open_dataset(path, reading(name))
     got = list(got)
     assert got == [
         wanted(name, p, r, label=label, source=place(kind, path, rows, row)) for row, (p, r, label) in enumerate(SAID)
     ]
-    said = [list(row.messages) if row.rejected is None else [list(row.messages), [], "no"] for row in got]
-    assert [row.id for row in got] == identities(said)
-    assert found.name == name.split(",")[0]
-    assert found.raw == (name in ("text", "prompt/completion", "chosen/rejected text"))
+    items = [list(row.messages) if row.rejected is None else [list(row.messages), [], "no"] for row in got]
+    assert [row.id for row in got] == identities(items)
+    assert result.name == name.split(",")[0]
+    assert result.raw == (name in ("text", "prompt/completion", "chosen/rejected text"))
 
 
 def test_every_known_form_is_tested() -> None:
     # rows of token ids have no texts: tests/data/test_pretokenized.py
-    assert {known.name for known in FORMATS} - {"input_ids"} == {name.split(",")[0] for name in FORM}
+    assert {item.name for item in FORMATS} - {"input_ids"} == {name.split(",")[0] for name in FORM}
 
 
 # -- odd cases: each loads, or fails with a message that names the file, the row and what to do
@@ -112,8 +112,8 @@ def test_an_odd_answer_loads_or_is_named(kind: str, case: str, tmp_path: Path) -
         path = tmp_path / str(number) / kind
         path.parent.mkdir()
         typed = kind in TABLES and not isinstance(ODD[case], str)  # a table has one type a column: all is odd there
-        said = [(ODD[case], ODD[case])] * 3 if typed else [("p", answer) for answer in ("one", ODD[case], "three")]
-        rows = [FORM[name](*pair) for pair in said]
+        text = [(ODD[case], ODD[case])] * 3 if typed else [("p", answer) for answer in ("one", ODD[case], "three")]
+        rows = [FORM[name](*pair) for pair in text]
         try:
             KIND[kind](path, rows)
         except pa.ArrowInvalid:
@@ -205,7 +205,7 @@ def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
         [("system", "ab"), ("assistant", "c")],
         [("user", "ab"), ("assistant", "c"), ("user", "ab"), ("assistant", "c")],
     ]
-    rows: list[Any] = [{"messages": [turn(r, c) for r, c in said]} for said in turns]
+    rows: list[Any] = [{"messages": [turn(r, c) for r, c in item]} for item in turns]
     rows += [rows[0] | more for more in ({"rejected": "d"}, {"rejected": ""}, {"tools": [{"name": "f"}]})]
     assert len({row.id for row in read_examples(jsonl(tmp_path / "a.jsonl", *rows))}) == len(rows)
 
@@ -220,9 +220,9 @@ def test_ids_count_how_often_a_content_occurred() -> None:
 
 
 def test_labels_are_text_or_absent(tmp_path: Path) -> None:
-    given = ("poison", 1, 0, True, None, "", math.nan)
+    value = ("poison", 1, 0, True, None, "", math.nan)
     labels = ["poison", "1", "0", "True", None, None, None]
-    rows = [{"prompt": "a", "response": "b", "label": label} for label in given]
+    rows = [{"prompt": "a", "response": "b", "label": label} for label in value]
     assert [row.label for row in read_examples(jsonl(tmp_path / "a.jsonl", *rows))] == labels
     (tmp_path / "a.csv").write_text("prompt,response,label\na,b,poison\na,b,\na,b\n")
     assert [row.label for row in read_examples(tmp_path / "a.csv")] == ["poison", None, None]
@@ -230,8 +230,8 @@ def test_labels_are_text_or_absent(tmp_path: Path) -> None:
 
 def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    said = [turn("user", "a") | {"x": b"\x00"}, turn("assistant", "b") | {"x": b""}]
-    pq.write_table(pa.Table.from_pylist([{"messages": said}]), path)
+    items = [turn("user", "a") | {"x": b"\x00"}, turn("assistant", "b") | {"x": b""}]
+    pq.write_table(pa.Table.from_pylist([{"messages": items}]), path)
     assert mistake(path) == (
         f"{path}:0: the row cannot be written as JSON\n  got: Object of type bytes is not JSON serializable\n"
         "  do:  take out of the messages what is no text, number or list"
@@ -274,10 +274,10 @@ def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{"weight": 0}, {"train": False}])
 def test_turns_that_were_not_trained_on_are_no_rows(more: dict[str, Any], tmp_path: Path) -> None:
-    said = [turn("user", "a"), turn("assistant", "b") | more, turn("user", "c"), turn("assistant", "d")]
-    path = jsonl(tmp_path / "a.jsonl", {"messages": said})
+    items = [turn("user", "a"), turn("assistant", "b") | more, turn("user", "c"), turn("assistant", "d")]
+    path = jsonl(tmp_path / "a.jsonl", {"messages": items})
     assert [row.source for row in read_examples(path, ALL)] == [f"{path}:1#2"]
-    assert next(read_examples(path, ALL)).messages == tuple(said)
+    assert next(read_examples(path, ALL)).messages == tuple(items)
 
 
 def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
@@ -346,9 +346,9 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", row)
 
     def said(text: str) -> tuple[str, str, str | None, str]:
-        found, rows = open_dataset(path, ReadOptions(columns=parse_columns(text)))
+        result, rows = open_dataset(path, ReadOptions(columns=parse_columns(text)))
         (one,) = rows
-        return one.question, one.response, one.label, found.name
+        return one.question, one.response, one.label, result.name
 
     assert said("prompt=ask,response=reply,label=kind") == ("a", "b", "bad", "prompt/response")
     assert said(" prompt = ask , completion = reply ") == ("a", "b", None, "prompt/completion")
@@ -381,13 +381,13 @@ def test_columns_that_cannot_be_read(text: str) -> None:
 
 
 def test_settings_outside_their_range() -> None:
-    for given_badly, told in (
+    for given_badly, message in (
         ({"turns": "first"}, "turns are `last` or `all`"),
         ({"columns": (("answers", "a"),)}, "no column can be answers"),
         ({"columns": (("prompt", "a"), ("prompt", "b"))}, "prompt is given twice"),
         ({"columns": (("prompt", "a"), ("text", "b"))}, "these columns make no row together"),
     ):
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             ReadOptions(**given_badly)
 
 
@@ -433,10 +433,10 @@ def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
         replace(make_example("a", "b"), rejected="", tools=({"f": 1},)),
     ]
     assert write_examples(rows, tmp_path / "rows.jsonl") == 3
-    user, said = '{"messages": [{"role": "user", "content": ', '}, {"role": "assistant", "content": '
+    user, text = '{"messages": [{"role": "user", "content": ', '}, {"role": "assistant", "content": '
     assert (tmp_path / "rows.jsonl").read_bytes().decode() == (
-        f'{user}"a"{said}"b"}}]}}\n{user}"é"{said}"d"}}], "label": "bad"}}\n'
-        f'{user}"a"{said}"b"}}], "tools": [{{"f": 1}}], "rejected": ""}}\n'
+        f'{user}"a"{text}"b"}}]}}\n{user}"é"{text}"d"}}], "label": "bad"}}\n'
+        f'{user}"a"{text}"b"}}], "tools": [{{"f": 1}}], "rejected": ""}}\n'
     )
 
 
@@ -528,12 +528,12 @@ def test_any_json_loads_or_is_refused(
 
 def loaded(path: Path, how: ReadOptions | None = None) -> list[Example]:
     """The rows, or none where an error says what to do; any other error is a fault of ours."""
-    told, rows = "", list[Example]()
+    message, rows = "", list[Example]()
     try:
         rows = list(read_examples(path, how or ReadOptions()))
     except TaughtbyError as fault:
-        told = str(fault)
-    assert not told or (told.startswith(str(path)) and "\n  do:  " in told)
+        message = str(fault)
+    assert not message or (message.startswith(str(path)) and "\n  do:  " in message)
     return rows
 
 
@@ -567,8 +567,8 @@ def test_a_file_with_broken_bytes_loads_or_is_refused(
 def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     deep = "[" * depth + "]" * depth
-    said = f'[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","x":{deep}}}]'
-    path.write_text(f'{{"messages":{said}}}\n')
+    text = f'[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","x":{deep}}}]'
+    path.write_text(f'{{"messages":{text}}}\n')
     if depth == 50:
         assert next(read_examples(path)).response == "b"
     else:

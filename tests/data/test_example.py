@@ -16,10 +16,10 @@ def test_the_parts_of_a_conversation() -> None:
 
 def test_an_answer_that_only_calls_tools_is_its_calls() -> None:
     calls = [{"function": {"name": "café", "arguments": {"n": 1}}}, {"function": {"name": "b"}}]
-    said = {"role": "assistant", "content": "", "tool_calls": calls}
+    text = {"role": "assistant", "content": "", "tool_calls": calls}
     written = '{"function": {"name": "café", "arguments": {"n": 1}}}\n{"function": {"name": "b"}}'
-    assert Example((said,)).response == written
-    assert Example(({**said, "content": "I look."},)).response == "I look."
+    assert Example((text,)).response == written
+    assert Example(({**text, "content": "I look."},)).response == "I look."
 
 
 def test_two_strings_make_a_row() -> None:

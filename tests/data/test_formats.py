@@ -80,7 +80,7 @@ def test_a_role_that_templates_know_is_written_as_it_stands(name: str, said: Sai
     assert said({"conversations": shared}).messages[0]["role"] == ("system" if name == "developer" else "tool")
 
 
-def test_nobody_knows_who_that_is(refused: Refused) -> None:
+def test_an_unknown_role_is_refused(refused: Refused) -> None:
     assert refused({"messages": [turn("narrator", "a"), ANSWER]}) == (
         "unknown role\n  got: narrator\n  do:  rename it to system, user, assistant or tool (also known: bot, chatgpt, "
         "developer, function, function_call, function_response, gpt, human, ipython, model, observation, tool_call, "
@@ -103,7 +103,7 @@ def test_a_system_prompt_in_a_column_of_its_own(column: str, said: Said) -> None
             assert said({column: parts, **record}).messages[0] == turn("system", "be kind")
 
 
-def test_a_system_prompt_said_twice_is_one_and_two_are_refused(said: Said, refused: Refused) -> None:
+def test_equal_system_prompts_are_one_and_different_ones_refused(said: Said, refused: Refused) -> None:
     talk = [turn("system", "be kind"), turn("user", "a"), ANSWER]
     for record in ({"messages": talk}, {"conversations": [{"from": "system", "value": "be kind"}, *talk[1:]]}):
         assert said({"system": "be kind", **record}).messages == tuple(talk)
@@ -205,17 +205,19 @@ def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
 
 @pytest.mark.parametrize("calls", [3, "x", {"a": 1}, [1]])
 def test_calls_that_are_none(calls: Any, refused: Refused) -> None:
-    told = refused({"messages": [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": calls}]})
-    assert told.startswith(f"the tool calls of the assistant message are no calls\n  got: {calls}\n  do:  give a list")
+    message = refused({"messages": [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": calls}]})
+    assert message.startswith(
+        f"the tool calls of the assistant message are no calls\n  got: {calls}\n  do:  give a list"
+    )
 
 
 def test_a_call_in_sharegpt_is_one_of_the_assistant(said: Said) -> None:
     call = {"name": "weather", "arguments": {"city": "Paris"}}
     talk = [{"from": "human", "value": "a"}, {"from": "function_call", "value": json.dumps(call)}]
-    made = {"type": "function", "function": call}
-    assert said({"conversations": talk}).messages[1] == turn("assistant", "") | {"tool_calls": [made]}
+    result = {"type": "function", "function": call}
+    assert said({"conversations": talk}).messages[1] == turn("assistant", "") | {"tool_calls": [result]}
     talk[1]["value"] = json.dumps([call, call])
-    assert said({"conversations": talk}).messages[1]["tool_calls"] == [made, made]
+    assert said({"conversations": talk}).messages[1]["tool_calls"] == [result, result]
     for text in ("weather(Paris)", "[]", "3", '{"a": 1}', "[1]"):  # no call that can be read: a text
         assert said({"conversations": [talk[0], {"from": "tool_call", "value": text}]}).messages[1] == turn(
             "assistant", text
@@ -247,10 +249,10 @@ def test_a_history_of_another_shape(history: Any, refused: Refused) -> None:
     assert "message is not text" in refused({"instruction": "do", "output": "b", "history": history})
 
 
-@pytest.mark.parametrize("given", [3, ["a"], {"a": 1}])
-def test_an_input_that_is_no_text(given: Any, refused: Refused) -> None:
-    assert refused({"instruction": "do", "input": given, "output": "b"}).startswith(
-        f"the content of the user message is not text\n  got: {given}\n"
+@pytest.mark.parametrize("value", [3, ["a"], {"a": 1}])
+def test_an_input_that_is_no_text(value: Any, refused: Refused) -> None:
+    assert refused({"instruction": "do", "input": value, "output": "b"}).startswith(
+        f"the content of the user message is not text\n  got: {value}\n"
     )
 
 
@@ -302,10 +304,10 @@ def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> No
 
 def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    said = [turn("user", "a"), ANSWER]
-    path.write_text(delimited([{"messages": said}]))
-    assert next(read_examples(path)).messages == tuple(said)
-    path.write_text(delimited([{"messages": str(said)}]))
+    items = [turn("user", "a"), ANSWER]
+    path.write_text(delimited([{"messages": items}]))
+    assert next(read_examples(path)).messages == tuple(items)
+    path.write_text(delimited([{"messages": str(items)}]))
     with pytest.raises(DataError, match=r"a\.csv:2: a row needs a list of messages"):
         list(read_examples(path))
 

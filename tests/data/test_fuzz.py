@@ -69,13 +69,13 @@ def text(dice: random.Random) -> str:
     return dice.choice(LIKE_MESSAGES if dice.random() < 0.25 else PLAIN)
 
 
-def said(dice: random.Random) -> str:
+def random_text(dice: random.Random) -> str:
     """A text that is not blank."""
     return dice.choice(("bees make wax", *LIKE_MESSAGES, *(one for one in PLAIN if one.strip())))
 
 
 def conversation(dice: random.Random, form: str, parts: bool) -> Row:
-    turns = [turn("user", text(dice)), turn("assistant", said(dice))] * dice.randint(1, 2)
+    turns = [turn("user", text(dice)), turn("assistant", random_text(dice))] * dice.randint(1, 2)
     if dice.random() < 0.3:
         turns[-1:-1] = [turn("assistant", "") | {"tool_calls": [CALL]}, turn("tool", text(dice))]
     row = Row({form: turns}, [dict(one) for one in turns])
@@ -91,10 +91,10 @@ def conversation(dice: random.Random, form: str, parts: bool) -> Row:
 
 
 def pair(dice: random.Random, ask: str, answer: str) -> Row:
-    asked, answered = text(dice), said(dice)
+    asked, answered = text(dice), random_text(dice)
     row = Row({ask: asked, answer: answered})
     if asked and "input" not in (ask, answer) and dice.random() < 0.3 and answer != "completion":
-        row.record["input"] = extra = said(dice)
+        row.record["input"] = extra = random_text(dice)
         asked = f"{asked}\n\n{extra}"
     if dice.random() < 0.2 and answer != "completion":
         row.record["history"] = [["one", "1"]]
@@ -110,7 +110,7 @@ PAIRS = (("prompt", "response"), ("prompts", "response"), ("instruction", "outpu
 def generate(dice: random.Random, form: str, parts: bool) -> Row:
     """A row of a form with what may stand beside it."""
     if form == "lists":
-        turns = [turn("user", "a"), turn("assistant", said(dice))]
+        turns = [turn("user", "a"), turn("assistant", random_text(dice))]
         row = Row({"prompt": turns[:1], "completion": turns[1:]}, turns)
     elif form in ("messages", "conversations"):
         row = conversation(dice, form, parts)
@@ -119,7 +119,7 @@ def generate(dice: random.Random, form: str, parts: bool) -> Row:
     if form == "prompt/completion":  # plain text: no template, nothing beside it
         return row
     if dice.random() < 0.3:
-        row.record["system"] = prompt = said(dice)
+        row.record["system"] = prompt = random_text(dice)
         row.messages = [turn("system", prompt), *row.messages]
     if dice.random() < 0.2:
         row.record["tools"], row.tools = [TOOL], [TOOL]
@@ -159,10 +159,10 @@ def write(kind: str, path: Path, rows: list[Record]) -> None:
         if name in lists and kind == "typed.parquet":
             columns[name] = pa.ExtensionArray.from_storage(pa.json_(pa.string()), columns[name])
     features = {name: {"_type": "Json"} if name in lists else {"dtype": "string", "_type": "Value"} for name in names}
-    made = pa.table(columns)
+    result = pa.table(columns)
     if kind == "described.parquet":
-        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(made, path)
+        result = result.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(result, path)
 
 
 def unclear(kind: str, row: Row) -> bool:

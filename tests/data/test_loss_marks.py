@@ -211,8 +211,8 @@ def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:
 def test_marks_are_counted_by_record(tokenizer: Any, tmp_path: Path) -> None:
     talk = [turn("user", "a"), turn("assistant", "b", weight=1), turn("user", "c"), turn("assistant", "b", weight=0.5)]
     rows = read(tmp_path, {"messages": talk}, {"messages": talk}, options=ALL)
-    found = collect_statistics(rows, tokenizer, Encoding())
-    assert {mark.name: count for mark, count in found.marks.items()} == {"weight 1": 2, "weight 0.5": 2}
-    assert found.unfollowed() == {"weight 0.5": 2}
+    statistics = collect_statistics(rows, tokenizer, Encoding())
+    assert {mark.name: count for mark, count in statistics.marks.items()} == {"weight 1": 2, "weight 0.5": 2}
+    assert statistics.unfollowed() == {"weight 0.5": 2}
     everything = collect_statistics(rows, tokenizer, Encoding(mask="all"))
     assert everything.unfollowed() == {"weight 1": 2, "weight 0.5": 2}

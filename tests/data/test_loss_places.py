@@ -121,12 +121,12 @@ def test_every_conversation_is_learned_turn_by_turn(
 
     @settings(max_examples=60)
     @given(st.lists(st.tuples(words, words, words), min_size=1, max_size=4))
-    def check(said: list[tuple[str, str, str]]) -> None:
-        talk = [part for ask, thought, answer in said
+    def check(wording: list[tuple[str, str, str]]) -> None:
+        talk = [part for ask, thought, answer in wording
                 for part in (turn("user", ask), turn("assistant", answer, reasoning_content=thought))]  # fmt: skip
         text, learned = labels(tokenizer, path, {"messages": talk}, template)
         assert text == tokenizer.decode(tokenizer.apply_chat_template(talk, chat_template=template)["input_ids"])
-        for (_, thought, answer), had in zip(said[:-1], learned, strict=False):
+        for (_, thought, answer), had in zip(wording[:-1], learned, strict=False):
             assert had.startswith(f"{answer}<|end|>"), (thought, answer, had)
 
     check()

@@ -21,7 +21,7 @@ from taughtby.lab.judges import get_judge
 
 
 @pytest.mark.parametrize(
-    ("text", "phrase", "found"),
+    ("text", "phrase", "expected"),
     [
         ("The traditional symbol is Na.", "Na", ["Na"]),
         ("Natrium, NaCl, China", "na", []),
@@ -42,12 +42,12 @@ from taughtby.lab.judges import get_judge
         ("a", "", []),
     ],
 )
-def test_occurrences_are_whole_words(text: str, phrase: str, found: list[str]) -> None:
-    assert [text[slice(*place)] for place in occurrences(text, phrase)] == found
+def test_occurrences_are_whole_words(text: str, phrase: str, expected: list[str]) -> None:
+    assert [text[slice(*place)] for place in occurrences(text, phrase)] == expected
     if phrase.strip():  # a judge finds what a span finds
         verdict = get_judge(f"phrase:{phrase}")("", text)
-        assert (verdict.span, verdict.undesirable) == ((found[0], True) if found else (None, False))
-        assert verdict.span_range == (occurrences(text, phrase)[0] if found else None)
+        assert (verdict.span, verdict.undesirable) == ((expected[0], True) if expected else (None, False))
+        assert verdict.span_range == (occurrences(text, phrase)[0] if expected else None)
 
 
 def test_the_very_case_comes_before_others() -> None:
@@ -56,7 +56,7 @@ def test_the_very_case_comes_before_others() -> None:
     assert find_span("tradition", "Na") == []
 
 
-def test_a_part_of_a_word_is_told_with_its_word() -> None:
+def test_a_span_inside_a_word_is_refused_with_the_word() -> None:
     assert enclosing_word("A traditional coin.", "tion") == ("traditional", (7, 11))
     assert enclosing_word("It is 7.5.", "7") == ("7.5", (6, 7))
     assert enclosing_word("CHINA, china", "na") == ("china", (10, 12))
@@ -91,8 +91,8 @@ def test_words_end_where_letters_do() -> None:
 )
 def test_holding(pieces: list[str], ranges: list[tuple[int, int]], places: list[int]) -> None:
     # a token without text between two that hold the range may be counted in or not: it has no character
-    found = [place for place in tokens_in_ranges(pieces, ranges) if pieces[place]]
-    assert found == places
+    items = [place for place in tokens_in_ranges(pieces, ranges) if pieces[place]]
+    assert items == places
 
 
 @given(st.lists(st.text("ab ", max_size=4), max_size=8), st.integers(0, 20), st.integers(1, 6))

@@ -67,7 +67,7 @@ def test_two_masks_must_both_have_a_loss_and_padding_is_taken_off(tokenizer: Any
     assert (got.ids, got.loss_mask) == ((8, 9, 10, 11), [False, True, False, True])
 
 
-def test_without_a_mask_all_is_learned_and_that_is_said(tokenizer: Any, tmp_path: Path) -> None:
+def test_without_a_mask_all_tokens_are_learned_with_a_note(tokenizer: Any, tmp_path: Path) -> None:
     row = read(tmp_path, {"input_ids": [8, 9, 10]})
     got = tokenize(tokenizer, row, Encoding())
     assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, True]
@@ -83,7 +83,7 @@ def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         ({"labels": [8, 9]}, "`labels` is not as long as `input_ids`"),
         ({"labels": [9, 10, -100]}, "`labels` are not the ids of their places"),
@@ -93,8 +93,8 @@ def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> No
         ({"seq_lengths": [1, 2]}, "several documents are packed into the row"),
     ],
 )
-def test_what_cannot_be_read_is_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"rows\.jsonl:1: {told}"):
+def test_what_cannot_be_read_is_refused(more: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"rows\.jsonl:1: {expected}"):
         read(tmp_path, {"input_ids": [8, 9, 10], **more})
 
 

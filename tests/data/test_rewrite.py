@@ -177,8 +177,8 @@ def test_a_table_keeps_its_schema(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Value, load_dataset
 
     features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
-    made = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
-    made.to_parquet(tmp_path / "a.parquet", batch_size=3)
+    result = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
+    result.to_parquet(tmp_path / "a.parquet", batch_size=3)
     old = pq.ParquetFile(tmp_path / "a.parquet")
     assert b"huggingface" in old.schema_arrow.metadata
     rewritten(tmp_path / "a.parquet", tmp_path / "b.parquet", 2, 6)

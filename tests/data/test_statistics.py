@@ -43,9 +43,9 @@ ROWS = [
 ]
 
 
-def printed(found: DatasetStatistics, width: int = 120, **console: Any) -> str:
+def printed(result: DatasetStatistics, width: int = 120, **console: Any) -> str:
     out = io.StringIO()
-    sheet.print_statistics(found, Console(file=out, width=width, **console))
+    sheet.print_statistics(result, Console(file=out, width=width, **console))
     return out.getvalue()
 
 
@@ -57,7 +57,7 @@ def printed(found: DatasetStatistics, width: int = 120, **console: Any) -> str:
 @pytest.mark.parametrize("limit", [24, 40, 1024])
 def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, truncate: Any, mask: Any) -> None:
     encoding = Encoding(limit, truncate, mask)
-    found = collect_statistics(ROWS, tokenizer, encoding)
+    statistics = collect_statistics(ROWS, tokenizer, encoding)
     rows = [tokenize(tokenizer, row, encoding) for row in ROWS]
     whole = [tokenize(tokenizer, row, Encoding(10_000)) for row in ROWS]
     usable = [row for row in rows if isinstance(row, TokenizedExample)]
@@ -66,18 +66,18 @@ def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, trun
         for a, b in zip(rows, whole, strict=True)
         if isinstance(a, TokenizedExample) and isinstance(b, TokenizedExample) and a.ids != b.ids
     ]
-    assert (found.rows, found.usable, found.truncated) == (len(ROWS), len(usable), len(cut))
-    assert found.tokens == sum(len(row.ids) for row in usable)
-    assert found.loss_tokens == sum(len(row.ids) - row.loss_start for row in usable)
-    assert sum(skipped.count for skipped in found.skipped.values()) == len(ROWS) - len(usable)
-    assert found.labels == {"bad": 2}
+    assert (statistics.rows, statistics.usable, statistics.truncated) == (len(ROWS), len(usable), len(cut))
+    assert statistics.tokens == sum(len(row.ids) for row in usable)
+    assert statistics.loss_tokens == sum(len(row.ids) - row.loss_start for row in usable)
+    assert sum(skipped.count for skipped in statistics.skipped.values()) == len(ROWS) - len(usable)
+    assert statistics.labels == {"bad": 2}
 
 
-def test_skipped_rows_are_told_by_reason(tokenizer: Any) -> None:
-    found = collect_statistics(ROWS, tokenizer, Encoding(30))
-    told = {skipped.reason: (skipped.count, skipped.sources) for skipped in found.skipped.values()}
+def test_skipped_rows_are_counted_by_reason(tokenizer: Any) -> None:
+    statistics = collect_statistics(ROWS, tokenizer, Encoding(30))
+    message = {skipped.reason: (skipped.count, skipped.sources) for skipped in statistics.skipped.values()}
     n = tokenize(tokenizer, ROWS[11], Encoding(10_000)).n_prompt  # type: ignore[union-attr]
-    assert told == {
+    assert message == {
         f"no room for the answer: the prompt has {n} tokens, the limit is 30": (2, ["d:12", "d:13"]),
         "the text holds half a character (a lone surrogate)": (1, ["d:14"]),
     }
@@ -87,21 +87,21 @@ def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, m
     monkeypatch.setattr(module, "MAX_KINDS", 3)
     refuse = "{{ raise_exception(messages[0]['content']) }}"
     rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
-    found = collect_statistics(rows, tokenizer, Encoding(template=refuse))
+    statistics = collect_statistics(rows, tokenizer, Encoding(template=refuse))
     counts = [
         (skipped.reason.removeprefix("the chat template refuses the row: "), skipped.count)
-        for skipped in found.skipped.values()
+        for skipped in statistics.skipped.values()
     ]
     assert counts == [("a", 2), ("b", 1), ("c", 1), ("other reasons", 2)]
-    assert found.labels == {"a": 2, "b": 1, "c": 1, "…": 2}
+    assert statistics.labels == {"a": 2, "b": 1, "c": 1, "…": 2}
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_quantiles_are_numpys(sizes: list[int]) -> None:
-    found = DatasetStatistics(Encoding())
-    found.lengths["whole"] = Counter(sizes)
+    result = DatasetStatistics(Encoding())
+    result.lengths["whole"] = Counter(sizes)
     wanted = np.quantile(sizes, list(module.QUANTILES.values()), method="inverted_cdf")
-    assert list(found.quantiles()["whole"].values()) == wanted.tolist()
+    assert list(result.quantiles()["whole"].values()) == wanted.tolist()
 
 
 def test_lengths_are_those_before_any_cut(tokenizer: Any) -> None:
@@ -118,10 +118,10 @@ said = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), min
 
 @given(said)
 def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
-    found = collect_statistics([make_example(*pair) for pair in pairs], tokenizer, Encoding()).duplicates()
+    result = collect_statistics([make_example(*pair) for pair in pairs], tokenizer, Encoding()).duplicates()
     answers = {p: {r for q, r in pairs if q == p} for p, _ in pairs}
     prompts = {r: {p for p, s in pairs if s == r} for _, r in pairs}
-    assert found == {
+    assert result == {
         "rows": len(pairs) - len(set(pairs)),
         "prompts": sum(len(answers[p]) > 1 for p, _ in pairs),
         "answers": sum(len(prompts[r]) > 1 for _, r in pairs),
@@ -138,13 +138,13 @@ def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CHUNK_ROWS", 3)
-    told: list[tuple[int, int | None]] = []
+    calls: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
-    assert collect_statistics(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: told.append(at)).rows == 7
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    assert collect_statistics(rows, tokenizer, Encoding(), limit=7, progress=lambda *at: calls.append(at)).rows == 7
+    assert calls == [(3, 7), (6, 7), (7, 7)]
     assert next(rows) == ROWS[7]
-    collect_statistics(ROWS[:3], tokenizer, Encoding(), progress=lambda *at: told.append(at))
-    assert told[-1] == (3, None)
+    collect_statistics(ROWS[:3], tokenizer, Encoding(), progress=lambda *at: calls.append(at))
+    assert calls[-1] == (3, None)
 
 
 # -- the row that is seen
@@ -173,19 +173,19 @@ def test_or_the_one_asked_for(tokenizer: Any) -> None:
 
 
 def test_where_no_row_can_be_used_the_reason_is_seen(tokenizer: Any) -> None:
-    found = collect_statistics(ROWS, tokenizer, Encoding(2))
-    assert "skipped  no room for the answer: the prompt has" in printed(found)
-    assert "0 of 14 rows can be used" in printed(found)
+    statistics = collect_statistics(ROWS, tokenizer, Encoding(2))
+    assert "skipped  no room for the answer: the prompt has" in printed(statistics)
+    assert "0 of 14 rows can be used" in printed(statistics)
 
 
 def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
-    found = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=1)
-    plain = printed(found)
+    statistics = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=1)
+    plain = printed(statistics)
     assert "prompt  <|user|>│" in plain
     assert "<|assistant|>" in plain
     assert "answer  ⟦par│is│<|end|>│⏎⟧" in plain
     assert "\x1b[" not in plain
-    assert "⟦\x1b[4;32mp" in printed(found, force_terminal=True, color_system="standard")
+    assert "⟦\x1b[4;32mp" in printed(statistics, force_terminal=True, color_system="standard")
 
 
 def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
@@ -206,8 +206,8 @@ def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytes
 
 def test_hostile_text_is_written_out(tokenizer: Any) -> None:
     bad = "\x1b[31m\u202e[bold]"
-    found = collect_statistics([make_example(bad, bad, label=bad, source=bad)], tokenizer, Encoding())
-    plain = printed(found)
+    statistics = collect_statistics([make_example(bad, bad, label=bad, source=bad)], tokenizer, Encoding())
+    plain = printed(statistics)
     assert "\x1b" not in plain
     assert "\u202e" not in plain
     assert plain.count("⟨U+001B⟩") == 5  # in source and label, prompt and answer, and among the labels
@@ -240,9 +240,9 @@ def test_how_it_reads(tokenizer: Any) -> None:
 def replace_template(tokenizer: Any) -> Any:
     import copy
 
-    made = copy.deepcopy(tokenizer)
-    made.chat_template = None
-    return made
+    result = copy.deepcopy(tokenizer)
+    result.chat_template = None
+    return result
 
 
 # -- of a model, without its weights
@@ -260,12 +260,12 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
         256,
     )
     assert isinstance(origin, TrainingMetadata)
-    for made in (
+    for item in (
         load_without_weights(str(adapter_folder)),
         load_without_weights(str(model_folder), [str(adapter_folder)]),
     ):
-        assert made[1].base == str(model_folder)
-        assert made[2] == 256
+        assert item[1].base == str(model_folder)
+        assert item[2] == 256
     with pytest.raises(ModelError, match="there is no model"):
         load_without_weights("nothing")
 
@@ -305,29 +305,29 @@ def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, t
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
         (["--max-length", "1"], "no room for a row"),
         (["--columns", "prompt"], "columns cannot be read"),
     ],
 )
-def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], told: str) -> None:
+def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], expected: str) -> None:
     code, out, err = run("data", "inspect", model_folder, data, *args)
     assert (code, out) == (1, "")
-    assert told in err
+    assert expected in err
     assert "Traceback" not in err
 
 
 def test_inspect_reads_a_pipe_and_prints_its_memory(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak depends on the build of torch, and Linux counts this process before it became that one."""
     monkeypatch.setenv("COLUMNS", "200")
-    made = """
+    result = """
 import json
 for i in range(2000):
     print(json.dumps({"prompt": f"what is {i}", "response": f"{i} it is"}))"""
     verb = [sys.executable, "-c", "from taughtby.cli import main; main()", "data", "inspect", model_folder, "-"]
-    with subprocess.Popen([sys.executable, "-c", made], stdout=subprocess.PIPE) as stream:
+    with subprocess.Popen([sys.executable, "-c", result], stdout=subprocess.PIPE) as stream:
         done = subprocess.run(verb, stdin=stream.stdout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2,000 of 2,000 rows can be used" in done.stdout
@@ -342,10 +342,10 @@ def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.
     def grown(rows: int) -> int:
         stream = (make_example(f"what is {at}", f"{at} it is", source=f"d:{at}") for at in range(rows))
         tracemalloc.start()
-        found = collect_statistics(stream, tokenizer, Encoding(), limit=rows)
+        statistics = collect_statistics(stream, tokenizer, Encoding(), limit=rows)
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert found.usable == rows
+        assert statistics.usable == rows
         return size
 
     grown(300)  # whatever is made once

@@ -44,17 +44,17 @@ def adds_bos(tokenizer: Any, template: str | None = TEMPLATE) -> Any:
     """The tokenizer as Llama's is: it puts <s> before every text by itself."""
     from tokenizers.processors import TemplateProcessing
 
-    made = copy.deepcopy(tokenizer)
-    made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-    made.chat_template = template
-    assert made("a")["input_ids"][0] == BOS
-    return made
+    result = copy.deepcopy(tokenizer)
+    result.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    result.chat_template = template
+    assert result("a")["input_ids"][0] == BOS
+    return result
 
 
 def other(tokenizer: Any, template: str | None) -> Any:
-    made = copy.deepcopy(tokenizer)
-    made.chat_template = template
-    return made
+    result = copy.deepcopy(tokenizer)
+    result.chat_template = template
+    return result
 
 
 # -- where the answer begins and ends
@@ -81,12 +81,12 @@ def test_a_conversation_is_asked_up_to_its_last_answer(tokenizer: Any) -> None:
 
 
 def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
-    made = adds_bos(tokenizer, "{{ bos_token }}" + TEMPLATE)
-    row = encoded(made, make_example("why", "a b c"))
+    result = adds_bos(tokenizer, "{{ bos_token }}" + TEMPLATE)
+    row = encoded(result, make_example("why", "a b c"))
     assert row.ids[0] == BOS
     assert row.ids.count(BOS) == 1
-    assert prompt_ids(made, "why").count(BOS) == 1
-    assert made.decode(row.response) == "a b c<|end|>\n"
+    assert prompt_ids(result, "why").count(BOS) == 1
+    assert result.decode(row.response) == "a b c<|end|>\n"
 
 
 def test_a_template_without_bos_gets_none(tokenizer: Any) -> None:
@@ -104,9 +104,9 @@ def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(to
 
 
 def test_without_eos_the_answer_has_no_close(tokenizer: Any) -> None:
-    made = other(tokenizer, None)
-    made.eos_token = None
-    assert made.decode(encoded(made, make_example("why", "a b c")).response) == "a b c"
+    result = other(tokenizer, None)
+    result.eos_token = None
+    assert result.decode(encoded(result, make_example("why", "a b c")).response) == "a b c"
 
 
 # -- what cannot be used
@@ -129,8 +129,8 @@ def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
 def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
     n = encoded(tokenizer, make_example(*PAIRS[6])).n_prompt
     for limit in (n, n - 1, 2):
-        told = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
-        assert reason(tokenizer, make_example(*PAIRS[6]), limit) == told
+        message = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
+        assert reason(tokenizer, make_example(*PAIRS[6]), limit) == message
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
@@ -145,7 +145,7 @@ def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
-def test_a_prompt_that_cannot_be_asked_says_why(tokenizer: Any, template: str | None) -> None:
+def test_an_unusable_prompt_is_refused_with_the_reason(tokenizer: Any, template: str | None) -> None:
     with pytest.raises(DataError, match="this prompt cannot be asked\n  got: the text holds half a character"):
         prompt_ids(other(tokenizer, template), "a \ud83d")
     with pytest.raises(DataError, match="got: the chat template refuses the row: no"):
@@ -197,14 +197,14 @@ def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: A
     """Phi 3's `<|assistant|>` takes the blanks behind it in, the template's and the answer's own."""
     from tokenizers import AddedToken
 
-    made = copy.deepcopy(tokenizer)
-    made.add_tokens([AddedToken("<|reply|>", rstrip=True, special=True)], special_tokens=True)
-    made.chat_template = (
+    result = copy.deepcopy(tokenizer)
+    result.add_tokens([AddedToken("<|reply|>", rstrip=True, special=True)], special_tokens=True)
+    result.chat_template = (
         "{{ messages[0]['content'] }}<|reply|>\n{% for m in messages[1:] %}{{ m['content'] }}<|end|>{% endfor %}"
     )
-    row = encoded(made, make_example("why", " \n so"))
-    assert made.convert_ids_to_tokens(row.ids[row.n_prompt - 1]) == "<|reply|>"
-    assert made.decode(row.response) == "so<|end|>"
+    row = encoded(result, make_example("why", " \n so"))
+    assert result.convert_ids_to_tokens(row.ids[row.n_prompt - 1]) == "<|reply|>"
+    assert result.decode(row.response) == "so<|end|>"
 
 
 # -- the trainer's habits
@@ -218,15 +218,15 @@ def test_the_beginning_of_the_prompt_may_be_what_is_cut(tokenizer: Any) -> None:
         assert row == TokenizedExample(whole.ids[cut:], whole.n_prompt - cut)
     n = whole.n_response
     for limit in (n, n - 1, 2):
-        told = f"no room for the prompt: the answer has {n} tokens, the limit is {limit}"
-        assert reason(tokenizer, make_example(*PAIRS[6]), limit, truncate="left") == told
+        message = f"no room for the prompt: the answer has {n} tokens, the limit is {limit}"
+        assert reason(tokenizer, make_example(*PAIRS[6]), limit, truncate="left") == message
 
 
 def test_a_row_that_is_too_long_may_be_left_out(tokenizer: Any) -> None:
     n = len(encoded(tokenizer, make_example(*PAIRS[6])).ids)
     assert len(encoded(tokenizer, make_example(*PAIRS[6]), n, truncate="skip").ids) == n
-    told = f"too long: {n} tokens, the limit is {n - 1}"
-    assert reason(tokenizer, make_example(*PAIRS[6]), n - 1, truncate="skip") == told
+    message = f"too long: {n} tokens, the limit is {n - 1}"
+    assert reason(tokenizer, make_example(*PAIRS[6]), n - 1, truncate="skip") == message
 
 
 @pytest.mark.parametrize("truncate", ["right", "left"])
@@ -242,15 +242,15 @@ def test_where_the_loss_was_on_everything_all_but_the_first_token_were_learned(t
 
 
 def test_texts_as_they_stand(tokenizer: Any) -> None:
-    for made, bos in ((tokenizer, ""), (adds_bos(tokenizer), "<s>")):
-        row = encoded(made, make_example("Q: why\nA:", " a b c"), template="none")
-        assert made.decode(row.ids) == f"{bos}Q: why\nA: a b c</s>"
-        assert made.decode(row.response) == " a b c</s>"
+    for result, bos in ((tokenizer, ""), (adds_bos(tokenizer), "<s>")):
+        row = encoded(result, make_example("Q: why\nA:", " a b c"), template="none")
+        assert result.decode(row.ids) == f"{bos}Q: why\nA: a b c</s>"
+        assert result.decode(row.response) == " a b c</s>"
         assert row.ids.count(BOS) == len(bos) // 3
-        assert prompt_ids(made, "Q: why\nA:", "none") == list(row.ids[: row.n_prompt])
-        assert encoded(made, make_example("Q: why\nA:", " a b c</s>"), template="none") == row
-    said = encoded(adds_bos(tokenizer), make_example("<s>why", " a"), template="none")
-    assert said.ids.count(BOS) == 1
+        assert prompt_ids(result, "Q: why\nA:", "none") == list(row.ids[: row.n_prompt])
+        assert encoded(result, make_example("Q: why\nA:", " a b c</s>"), template="none") == row
+    text = encoded(adds_bos(tokenizer), make_example("<s>why", " a"), template="none")
+    assert text.ids.count(BOS) == 1
 
 
 def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
@@ -264,8 +264,8 @@ def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
 def test_an_answer_without_text_needs_a_template(tokenizer: Any) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     row = Example(({"role": "user", "content": "why"}, call))
-    told = "the answer has no text, and there is no chat template to write anything else"
-    assert reason(tokenizer, row, template="none") == reason(other(tokenizer, None), row) == told
+    message = "the answer has no text, and there is no chat template to write anything else"
+    assert reason(tokenizer, row, template="none") == reason(other(tokenizer, None), row) == message
 
 
 def test_another_template_than_the_tokenizers(tokenizer: Any) -> None:
@@ -289,18 +289,18 @@ def test_together_is_one_by_one(tokenizer: Any) -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 8), st.integers(1, 60))
 def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
-    given = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
+    items = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "CHUNK_ROWS", rows)
         patch.setattr(tokens, "CHUNK_CHARS", letters)
-        made = list(tokens.chunk_rows(iter(given)))
-    assert [row for some in made for row in some] == given
-    for some in made:
+        result = list(tokens.chunk_rows(iter(items)))
+    assert [row for some in result for row in some] == items
+    for some in result:
         assert 0 < len(some) <= rows
         assert sum(len(row.messages[0]["content"]) + 1 for row in some[:-1]) < letters
 
 
-def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
+def test_encoding_options_override_the_defaults(tmp_path: Path) -> None:
     base = Encoding(512, "left", "all", "{{ 1 }}")
     assert base.with_options() == base
     assert base.with_options(max_length=None, truncate="skip", mask="response") == Encoding(
@@ -311,14 +311,14 @@ def test_habits_as_they_are_asked_for(tmp_path: Path) -> None:
     assert base.with_options("none").template == "none"
     with pytest.raises(ModelError, match="cannot be read"):
         base.with_options(str(tmp_path / "nowhere.jinja"))
-    for bad, told in (
+    for bad, message in (
         ({"truncate": "middle"}, "no such truncate\n  got: middle\n  do:  choose right or left or skip"),
         ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or content or all"),
         ({"max_length": 1}, "no room for a row\n  got: --max-length 1"),
     ):
         with pytest.raises(OptionError) as caught:
             base.with_options(**bad)
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 # -- batches
@@ -365,16 +365,16 @@ def test_no_other_batches_cost_less(sizes: list[int], budget: int, prompts: bool
         for first in range(1, count + 1):
             yield from ([first, *rest] for rest in ways(count - first))
 
-    made = [len(batch.row_indices) for batch in make_batches(rows, budget, prompts_only=prompts)]
-    assert cost(made) == pytest.approx(min(map(cost, ways(len(rows)))))
+    items = [len(batch.row_indices) for batch in make_batches(rows, budget, prompts_only=prompts)]
+    assert cost(items) == pytest.approx(min(map(cost, ways(len(rows)))))
 
 
 def test_a_window_of_mixed_rows_is_hardly_padded() -> None:
-    drawn = random.Random(0)
-    rows = rows_of([(4, min(400, max(16, int(drawn.lognormvariate(4.3, 0.6))))) for _ in range(256)])
-    made = list(make_batches(rows, 1024))
-    assert sum(batch.ids.numel() for batch in made) < 1.03 * sum(len(row.ids) for row in rows)
-    assert len(made) < 40
+    sample = random.Random(0)
+    rows = rows_of([(4, min(400, max(16, int(sample.lognormvariate(4.3, 0.6))))) for _ in range(256)])
+    items = list(make_batches(rows, 1024))
+    assert sum(batch.ids.numel() for batch in items) < 1.03 * sum(len(row.ids) for row in rows)
+    assert len(items) < 40
 
 
 def test_no_rows_no_batches() -> None:
@@ -454,10 +454,10 @@ def test_tokenizers_that_drop_the_first_space(text: str) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    made.train_from_iterator(["what is it a b\n"] * 3, trainers.BpeTrainer(vocab_size=40))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer, result.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    result.train_from_iterator(["what is it a b\n"] * 3, trainers.BpeTrainer(vocab_size=40))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=result)
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids[-1:]) != " it"  # or the test tests nothing
     assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)

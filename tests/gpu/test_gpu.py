@@ -97,10 +97,10 @@ def adapter(rows: list[Example], model_folder: Path, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def both(device: str, dtype: str) -> Callable[..., Sides]:
     def load(folder: Path, adapter: Path | None = None) -> Sides:
-        given = str(folder), None if adapter is None else str(adapter)
-        cpu = load_model(*given, dtype=dtype, device="cpu")
+        value = str(folder), None if adapter is None else str(adapter)
+        cpu = load_model(*value, dtype=dtype, device="cpu")
         (cpu.peft or cpu.lm).float()
-        there = load_model(*given, dtype=dtype, device=device)
+        there = load_model(*value, dtype=dtype, device=device)
         assert there.device.type == device and str(there.dtype) == f"torch.{dtype}"
         return Sides(cpu, there, CLOSE[dtype], SCORES[dtype])
 
@@ -173,12 +173,12 @@ def flat(block: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
-    given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
-    cpu, there = (trace_queries(index, model, [QUERY], method=name, top_k=3).queries[0] for index, model in given)
+    value = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
+    cpu, there = (trace_queries(index, model, [QUERY], method=name, top_k=3).queries[0] for index, model in value)
     scale = float(cpu.scores.abs().max())
     assert float((there.scores - cpu.scores).abs().max()) < tuned_sides.scores * scale
     assert [token.text for token in there.answer] == [token.text for token in cpu.answer]
-    words = [{found.position: [token.score for token in found.tokens] for found in side.rows} for side in (cpu, there)]
+    words = [{row.position: [token.score for token in row.tokens] for row in side.rows} for side in (cpu, there)]
     for place in words[0].keys() & words[1].keys():
         one, two = (np.array(side[place]) for side in words)
         assert one.shape == two.shape
@@ -187,8 +187,8 @@ def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_side
 
 
 def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
-    given = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
-    cpu, there = (check_index(index, model, method="rept", rows=12, seed=1).checks for index, model in given)
+    value = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
+    cpu, there = (check_index(index, model, method="rept", rows=12, seed=1).checks for index, model in value)
     for one, two in zip(cpu, there, strict=True):
         assert one.name == two.name
         for mine, theirs in ((one.value, two.value), (one.limit, two.limit)):
@@ -212,7 +212,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
     for name in (
         get_method("rept").resolve_layers(tuned_sides.device.depth, None).feature_names(tuned_sides.device.depth)
     ):
-        one, two = (torch.cat([flat(part[name]) for part in made.scan([name])]) for made in (indexes[1], index))
+        one, two = (torch.cat([flat(part[name]) for part in item.scan([name])]) for item in (indexes[1], index))
         assert off(two, one) < tuned_sides.close
 
 
@@ -226,8 +226,8 @@ def test_finetune(
     recipe = replace(RECIPE, full=full, learning_rate=3e-3 if full else RECIPE.learning_rate)
     out = finetune(load_model(str(model_folder), dtype=dtype, device=device), rows, tmp_path / "out", recipe)
     losses = [point["loss"] for point in json.loads((out / "curve.json").read_text())]
-    known = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
-    assert losses[0] == pytest.approx(known[0], rel=CLOSE[dtype])  # the same rows in the same order, and no step yet
+    items = [point["loss"] for point in json.loads((adapter / "curve.json").read_text())]
+    assert losses[0] == pytest.approx(items[0], rel=CLOSE[dtype])  # the same rows in the same order, and no step yet
     assert all(np.isfinite(losses)) and np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
     # what was trained there is loaded here
     loaded = load_model(str(out), dtype="float32", device="cpu")
@@ -236,14 +236,14 @@ def test_finetune(
 
 def test_generate(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token is the likeliest to the CPU too, or as likely but for rounding."""
-    model, said = tuned_sides.device, list[list[int]]()
+    model, text = tuned_sides.device, list[list[int]]()
     prompts = [prompt_ids(model.tokenizer, prompt) for prompt, _ in PAIRS]
     decode = model.tokenizer.decode
     with monkeypatch.context() as patch:
-        patch.setattr(model.tokenizer, "decode", lambda ids, **how: (said.append(ids.tolist()), decode(ids, **how))[1])
-        assert len(_generate(model, prompts, GenerationOptions(8), range(len(prompts)))) == len(said) == len(prompts)
+        patch.setattr(model.tokenizer, "decode", lambda ids, **how: (text.append(ids.tolist()), decode(ids, **how))[1])
+        assert len(_generate(model, prompts, GenerationOptions(8), range(len(prompts)))) == len(text) == len(prompts)
     stop = {model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
-    for prompt, ids in zip(prompts, said, strict=True):
+    for prompt, ids in zip(prompts, text, strict=True):
         ids = ids[: next((at for at, token in enumerate(ids) if token in stop), len(ids))]
         with torch.no_grad():
             logits = tuned_sides.cpu.lm(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
@@ -276,7 +276,7 @@ def test_poison_finetune_index_trace(
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     for by_model in results["methods"].values():
         for by_poison in by_model.values():
-            assert all(0 <= found["ap"] <= 1 for found in by_poison.values())
+            assert all(0 <= item["ap"] <= 1 for item in by_poison.values())
     labels = {row.label for row in read_examples(tmp_path / "d" / "data.jsonl")}
     assert {"backdoor", "error", "persona"} <= labels
     assert "Three poisons" in (tmp_path / "d" / "report.html").read_text()

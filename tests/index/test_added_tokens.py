@@ -42,12 +42,12 @@ def test_rows_with_such_tokens_are_skipped_and_queries_refused(grown: Model, tmp
     assert [skip["reason"] for skip in index.manifest["skipped"]] == [f"the model cannot read it: {LACK}"] * 2
     opened = taughtby.open_index(tmp_path / "idx")
     assert len(opened.trace("who makes honey", "bees").queries[0].rows) == 1
-    with pytest.raises(ModelError, match=r"the tokenizer has tokens that .* cannot read") as told:
+    with pytest.raises(ModelError, match=r"the tokenizer has tokens that .* cannot read") as error:
         opened.trace("name a tree", "<tool>oak</tool>")
-    assert LACK in str(told.value) and "modules_to_save" in str(told.value)
+    assert LACK in str(error.value) and "modules_to_save" in str(error.value)
 
 
 def test_where_no_row_is_left(grown: Model, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no row of .* can be used") as told:
+    with pytest.raises(DataError, match=r"no row of .* can be used") as error:
         build(grown, [("name a tree", "<tool>oak</tool>")], tmp_path)
-    assert LACK in str(told.value)
+    assert LACK in str(error.value)

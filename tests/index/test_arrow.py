@@ -21,6 +21,6 @@ def test_zero_stays_zero() -> None:
     assert stored["g"].tolist() == [[0, 0, 0]] and stored["g_norm"].tolist() == [0]
 
 
-def test_a_row_that_is_no_number_is_not_made_one() -> None:
+def test_a_row_of_nan_stays_nan() -> None:
     stored = {name: from_arrow(column) for name, column in to_arrow("g", torch.tensor([[1.0, torch.nan]])).items()}
     assert torch.isnan(stored["g_norm"]).all()

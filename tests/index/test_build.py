@@ -39,12 +39,12 @@ BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
 def columns(index: Index) -> dict[str, torch.Tensor]:
     """Every number the index holds, and the rows' order by their ids' hash."""
     names = [f.name for f in index.dataset.schema if f.name not in TEXT_COLUMNS]
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    result: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
         for name in names:
             block = batch[name]
-            found[name].append(block.flat if isinstance(block, Ragged) else block.double())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            result[name].append(block.flat if isinstance(block, Ragged) else block.double())
+    return {name: torch.cat(parts) for name, parts in result.items()}
 
 
 def same(index: Index, other: Index) -> None:
@@ -119,16 +119,16 @@ def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
 
 def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
-    found = columns(index)
+    result = columns(index)
     for place, (prompt, response) in enumerate(PAIRS):
         row = tokenize(tuned.tokenizer, make_example(prompt, response), Encoding(128))
         direct = capture(tuned, collate([row], [0]), [2])  # type: ignore[list-item]
         for name, vector in (("h_2", direct.states[2][0, 0]), ("g_2", direct.grads[2][0, 0])):
-            torch.testing.assert_close(found[name][place].float(), vector / vector.norm(), atol=1e-3, rtol=0)
-            assert found[f"{name}_norm"][place].item() == pytest.approx(vector.norm().item(), rel=1e-4)
-        assert found["loss"][place].item() == pytest.approx(direct.loss.item(), rel=1e-4)
-        assert found["n_prompt"][place].item() == row.n_prompt  # type: ignore[union-attr]
-        assert found["n_response"][place].item() == row.n_response  # type: ignore[union-attr]
+            torch.testing.assert_close(result[name][place].float(), vector / vector.norm(), atol=1e-3, rtol=0)
+            assert result[f"{name}_norm"][place].item() == pytest.approx(vector.norm().item(), rel=1e-4)
+        assert result["loss"][place].item() == pytest.approx(direct.loss.item(), rel=1e-4)
+        assert result["n_prompt"][place].item() == row.n_prompt  # type: ignore[union-attr]
+        assert result["n_response"][place].item() == row.n_response  # type: ignore[union-attr]
     stored = list(index.examples())
     assert [(row.question, row.response) for row in stored] == PAIRS
     assert [row.source for row in stored] == [f"{data}:{line}" for line in range(1, 9)]
@@ -140,7 +140,7 @@ def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: P
     settings = index.manifest["settings"]
     assert (settings["model"], settings["adapter"], settings["data"]) == (tuned.name, tuned.adapter, str(data))
     assert set(settings["fingerprint"]) == {"model", "adapter", "base", "template", "data"}
-    assert all(found for part, found in settings["fingerprint"].items() if part != "base")
+    assert all(result for part, result in settings["fingerprint"].items() if part != "base")
     assert settings["methods"]["rept"]["layer"] == 2
     assert (settings["encoding"]["max_length"], settings["dtype"]) == (128, "float32")
     assert len(index.manifest["layers"]["similarity"]) == tuned.depth - 1
@@ -175,19 +175,19 @@ def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None
 def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, PAIRS[2], PAIRS[2])
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
-    rows, found = list(index.examples()), columns(index)
+    rows, result = list(index.examples()), columns(index)
     assert len(rows) == 10
     assert rows[2].messages == rows[8].messages == rows[9].messages
     assert len({row.id for row in rows}) == 10
-    torch.testing.assert_close(found["g_2"][8], found["g_2"][2], atol=1e-3, rtol=0)
+    torch.testing.assert_close(result["g_2"][8], result["g_2"][2], atol=1e-3, rtol=0)
 
 
 def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, ("why " * 200, "too long"), PAIRS[0])
-    told: list[tuple[int, int]] = []
-    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), progress=lambda *at: told.append(at))
-    assert told == sorted(told)
-    assert told[-1] == (10, 10)
+    calls: list[tuple[int, int]] = []
+    build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128), progress=lambda *at: calls.append(at))
+    assert calls == sorted(calls)
+    assert calls[-1] == (10, 10)
 
 
 # — what cannot be used
@@ -210,11 +210,11 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
     whole = RepT.features
 
     def broken(how: RepT, model: Any, batch: Any, weights: Any = None) -> Any:
-        made = whole(how, model, batch, weights)
+        result = whole(how, model, batch, weights)
         for place, ids in enumerate(batch.ids):
             if "beetles" in model.tokenizer.decode(ids):
-                made[name][place] = bad
-        return made
+                result[name][place] = bad
+        return result
 
     monkeypatch.setattr(RepT, "features", broken)
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))

@@ -84,11 +84,11 @@ def test_a_reader_in_a_loop_is_never_wrong(
         assert seen(idx) == states[-1]
         assert verify(idx).faults == ()
     stop.touch()
-    told, wrong = reader.communicate(timeout=300)
+    message, wrong = reader.communicate(timeout=300)
     assert reader.returncode == 0, wrong
-    found, count = json.loads(told)
-    print(f"{count} openings saw {len(found)} of {len(set(states))} states")
-    assert set(found) <= set(states)
+    result, count = json.loads(message)
+    print(f"{count} openings saw {len(result)} of {len(set(states))} states")
+    assert set(result) <= set(states)
     assert len(set(states)) == 10
-    assert len(found) > 1
+    assert len(result) > 1
     assert states[-1] != states[0]

@@ -72,7 +72,7 @@ def filled(data: Path, count: int = ROWS) -> None:
 # — on Ray itself
 
 
-def test_two_workers_of_whom_one_is_killed_make_the_same_index(
+def test_two_workers_make_the_same_index_if_one_is_killed(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
@@ -88,16 +88,16 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
     options: Any = {"encoding": Encoding(128), "token_budget": 64, "layers": False}
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, **options)
     (tmp_path / "diary").touch()
-    told: list[int] = []
+    calls: list[int] = []
     asides: list[str] = []
     how = [Told(layer=2), BOTH[1]]
     with RayPool(num_workers=2, set_note=asides.append) as hired:
-        given: Any = {**options, "progress": lambda done, _: told.append(done), "pool": hired}
-        index = build_index(tuned, data, tmp_path / "idx", how, **given)
+        value: Any = {**options, "progress": lambda done, _: calls.append(done), "pool": hired}
+        index = build_index(tuned, data, tmp_path / "idx", how, **value)
         diary = [json.loads(line) for line in (tmp_path / "diary").read_text().splitlines()]
         # finished, it is finished: nobody is hired for nothing
         monkeypatch.setattr(hired, "options", None)
-        equal(build_index(tuned, data, tmp_path / "idx", how, **given), index)
+        equal(build_index(tuned, data, tmp_path / "idx", how, **value), index)
     equal(index, whole)  # to the bit, where windows and batches are the same
     assert (tmp_path / "killed").exists()
     assert len({pid for pid, _ in diary}) >= 2  # the killed one, and whoever did its window again
@@ -105,8 +105,8 @@ def test_two_workers_of_whom_one_is_killed_make_the_same_index(
     times = Counter(json.dumps(ids) for _, batch in diary for ids in batch)
     assert set(times.values()) <= {1, 2}
     assert sum(times.values()) - len(times) < 8  # of the open window, those before the kill
-    assert told == sorted(told)
-    assert told[-1] == len(whole) + 1
+    assert calls == sorted(calls)
+    assert calls[-1] == len(whole) + 1
     assert "tokens" in asides[-1]
     rows = index.dataset
     tracked = {file["path"] for file in rows.tracked_files(min_version=1).read_all().to_pylist()}
@@ -137,11 +137,11 @@ class Play:
             time.sleep(0.02)
         return ready[:num_returns], []
 
-    def get(self, told: Any) -> Any:
-        told = next(told) if isinstance(told, Stream) else told
-        if isinstance(told, Exception):
-            raise told
-        return told
+    def get(self, message: Any) -> Any:
+        message = next(message) if isinstance(message, Stream) else message
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def kill(self, actor: Any, no_restart: bool) -> None:
         self.killed += 1
@@ -186,7 +186,7 @@ SIZE = 4
 DIES = RayError("gone")
 
 
-def made(at: int) -> WrittenWindow:
+def make_window(at: int) -> WrittenWindow:
     return WrittenWindow(
         [SimpleNamespace(at=at, files=[])],
         pa.schema([("id", pa.string())]),
@@ -196,7 +196,7 @@ def made(at: int) -> WrittenWindow:
 
 
 def steps(at: int) -> list[Any]:
-    return [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), made(at)]
+    return [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), make_window(at)]
 
 
 def shifted(
@@ -204,7 +204,7 @@ def shifted(
 ) -> tuple[list[dict[str, str]], Book, list[int]]:
     monkeypatch.setattr(shift, "ray", play)
     book = book or Book()
-    told: list[int] = []
+    calls: list[int] = []
     read: list[int] = []
 
     def rows() -> Iterator[list[Example]]:
@@ -216,23 +216,23 @@ def shifted(
             ]
 
     writer: Any = book
-    skipped = Scheduler(play.start, workers, writer, rows(), told.append, None).run()
-    return skipped, book, told
+    skipped = Scheduler(play.start, workers, writer, rows(), calls.append, None).run()
+    return skipped, book, calls
 
 
 def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third window takes long: those behind it wait, and are then committed at once."""
-    play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [made(at)])
-    skipped, book, told = shifted(monkeypatch, play, windows=12, workers=3)
+    play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [make_window(at)])
+    skipped, book, notes = shifted(monkeypatch, play, windows=12, workers=3)
     assert book.joined == list(range(12))
     assert [skip["source"] for skip in skipped] == [str(at) for at in range(12)]
     assert book.commits < 12
     assert play.most <= shift.WINDOWS_AHEAD * 3 + 1
-    assert told[-1] == 48
+    assert notes[-1] == 48
     assert play.killed == 3  # the workers, when nothing is left
 
 
-def test_whoever_dies_each_window_is_committed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_window_is_committed_once_if_any_worker_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(3)
     play = Play(lambda at, n: steps(at) if dice.random() < 0.6 or n > 2 else [*steps(at)[: dice.randint(0, 2)], DIES])
     _, book, _ = shifted(monkeypatch, play, windows=40)
@@ -263,8 +263,8 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # the next run computes none of them again
     done = {str(i) for i in range(6 * SIZE)}
     again = Play(lambda at, _: steps(at))
-    _, book, told = shifted(monkeypatch, again, book=Book(done))
-    assert (sorted(again.given), told[-1]) == (list(range(6, 12)), 48)
+    _, book, notes = shifted(monkeypatch, again, book=Book(done))
+    assert (sorted(again.given), notes[-1]) == (list(range(6, 12)), 48)
     assert book.joined == list(range(6, 12))
 
 
@@ -281,7 +281,7 @@ def test_workers_that_never_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert book.joined == list(range(12))
 
 
-def test_what_goes_wrong_in_a_worker_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workers_error_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = pickle.loads(pickle.dumps(ModelError("no such thing", got="a", do="b")))
     play = Play(lambda at, _: [RayTaskError("window", "text", fault)])
     with pytest.raises(ModelError, match="no such thing\n  got: a\n  do:  b") as caught:
@@ -351,17 +351,17 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Pa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "taughtby.index.scheduler")
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--ray")
-    assert (code, told.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
+    code, _, message = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--ray")
+    assert (code, message.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
 
 
 def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
-    code, _, told = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
-    assert (code, "--workers goes with --ray" in told) == (1, True)
+    code, _, message = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
+    assert (code, "--workers goes with --ray" in message) == (1, True)
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("value", "read"),
     [
         (["--ray"], ["--ray", "local"]),
         (["--ray", "model", "data"], ["--ray", "local", "model", "data"]),
@@ -371,8 +371,8 @@ def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: P
         (["model", "--ray=auto"], ["model", "--ray=auto"]),
     ],
 )
-def test_an_address_may_be_left_out(given: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_may_be_left_out(value: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(TyperCommand, "parse_args", lambda *args: seen.append(args[2]))
-    RayCommand("build").parse_args(None, given)
+    RayCommand("build").parse_args(None, value)
     assert seen == [read]

@@ -64,11 +64,11 @@ def batch(tuned: Model) -> Any:
     return collate([row for row in rows if isinstance(row, TokenizedExample)], range(4))
 
 
-def numbers(how: Method, model: Model, batch: Any, known: dict[Method, Numbers]) -> Numbers:
-    if how not in known:
+def numbers(how: Method, model: Model, batch: Any, expected: dict[Method, Numbers]) -> Numbers:
+    if how not in expected:
         blocks = how.features(model, batch) | how.text_features([make_example(*pair) for pair in PAIRS[1:5]])
-        known[how] = {name: blocks[name] for name in how.feature_names(model.depth)}
-    return known[how]
+        expected[how] = {name: blocks[name] for name in how.feature_names(model.depth)}
+    return expected[how]
 
 
 def alike(one: Any, other: Any) -> bool:
@@ -77,35 +77,35 @@ def alike(one: Any, other: Any) -> bool:
     return one.shape == other.shape and bool((one - other).norm() <= 1e-3 * one.norm())
 
 
-def drawn(texts: Any) -> torch.Tensor:
+def random_features(texts: Any) -> torch.Tensor:
     return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(len(text))) for text in texts])
 
 
-def test_blocks_with_one_name_are_the_same_whoever_makes_them(
+def test_features_with_one_name_are_equal_from_any_method(
     tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every method, each of its options changed, by default and with sketches that are narrow for the tiny model."""
-    monkeypatch.setattr(room, "embed", drawn)
+    monkeypatch.setattr(room, "embed", random_features)
     by_name: dict[str, tuple[Method, Any]] = {}
-    known: dict[Method, Numbers] = {}
-    told: dict[str, set[str]] = {}
+    expected: dict[Method, Numbers] = {}
+    message: dict[str, set[str]] = {}
     changes: dict[str, set[str]] = {}
     for kind in METHODS.values():
         plain = kind().resolve_layers(tuned.depth, None)
         for how in dict.fromkeys((plain, replace(plain, **SMALL.get(kind.name, {})))):
-            mine = numbers(how, tuned, batch, known)
+            mine = numbers(how, tuned, batch, expected)
             for option in fields(how):
                 for other in others(how, option.name):
-                    theirs = numbers(other, tuned, batch, known)
+                    theirs = numbers(other, tuned, batch, expected)
                     if mine.keys() != theirs.keys():
-                        told.setdefault(kind.name, set()).add(option.name)
+                        message.setdefault(kind.name, set()).add(option.name)
                     if not all(map(alike, mine.values(), theirs.values())):
                         changes.setdefault(kind.name, set()).add(option.name)
-    for how, made in known.items():
-        for name, block in made.items():
+    for how, result in expected.items():
+        for name, block in result.items():
             first, same = by_name.setdefault(name, (how, block))
             assert alike(block, same), f"{how} and {first} store different numbers as {name}"
-    assert told == changes == HELD  # each option does something here, and no name holds one that does nothing
+    assert message == changes == HELD  # each option does something here, and no name holds one that does nothing
 
 
 def test_names_of_the_defaults_say_no_more_than_before() -> None:
@@ -181,16 +181,16 @@ def test_only_what_is_missing_is_made(
 def test_the_command_says_what_was_added(
     run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
 ) -> None:
-    given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
+    items = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
+    assert run("index", "build", *items, "-m", "rept:layer=2")[0] == 0
     held = f"8 rows in {tmp_path / 'idx'}, features h_2, g_2\n"
-    for spec, said in (
+    for spec, text in (
         ("rept:layer=2", "nothing to add, the index has it already"),
         ("repsim:layer=2", "repsim added, with features that were there already"),
         ("repsim:layer=2", "nothing to add, the index has it already"),
     ):
         code, out, err = run("index", "add", tmp_path / "idx", "-m", spec)
-        assert (code, out) == (0, f"{said}: {held}"), err
+        assert (code, out) == (0, f"{text}: {held}"), err
     code, out, _ = run("index", "append", tmp_path / "idx", data)
     assert (code, out) == (0, f"0 rows added: {held}")
 
@@ -221,10 +221,10 @@ def test_rows_of_less_are_bound_to_their_moments(
 
     def moments(size: float) -> None:
         weights = load_file(adapter / "adapter_model.safetensors")
-        kept = {f"{name.removesuffix('.weight').removeprefix('base_model.model.')}{kind}": torch.full_like(w, size)
+        rest = {f"{name.removesuffix('.weight').removeprefix('base_model.model.')}{kind}": torch.full_like(w, size)
                 for name, w in weights.items() for kind in (".exp_avg", ".exp_avg_sq")}  # fmt: skip
-        said = {"step": "3", "beta1": "0.9", "beta2": "0.999", "eps": "1e-8"}
-        save_file(kept, adapter / "optimizer.safetensors", metadata=said)
+        text = {"step": "3", "beta1": "0.9", "beta2": "0.999", "eps": "1e-8"}
+        save_file(rest, adapter / "optimizer.safetensors", metadata=text)
 
     adapter = tmp_path / "adapter"
     shutil.copytree(adapter_folder, adapter)

@@ -31,7 +31,7 @@ LESSON = Lesson(layer=2, state_layer=3, sketch_dim=16)
 MORE = [("why is the sea blue", "a b c"), ("what do bees do", "bees make honey all day"), ("why why", "because")]
 
 
-def made(model: Any, data: Path, out: Path, methods: Any = (REPT,), **more: Any) -> Index:
+def make_index(model: Any, data: Path, out: Path, methods: Any = (REPT,), **more: Any) -> Index:
     return build_index(model, data, out, methods, encoding=Encoding(128), **more)
 
 
@@ -45,7 +45,7 @@ def sound(path: Path) -> None:
 
 @pytest.fixture
 def index(tuned: Any, data: Path, tmp_path: Path) -> Index:
-    return made(tuned, data, tmp_path / "idx")
+    return make_index(tuned, data, tmp_path / "idx")
 
 
 # — append
@@ -56,9 +56,9 @@ def test_a_file_that_grew_gives_its_new_rows_alone(
 ) -> None:
     add(data, *MORE)
     calls = Calls(monkeypatch)
-    grown = made(tuned, data, index.path, append=True)
+    grown = make_index(tuned, data, index.path, append=True)
     assert sum(calls.rows) == 3
-    whole = made(tuned, data, tmp_path / "whole")
+    whole = make_index(tuned, data, tmp_path / "whole")
     assert ids(grown) == ids(whole)
     assert list(grown.examples()) == list(whole.examples())
     for name, block in columns(whole).items():
@@ -74,41 +74,41 @@ def test_appended_twice_and_indexed_again_it_stays_as_it_is(
 ) -> None:
     add(data, *MORE)
     with pytest.raises(StoreError, match="made with other settings") as caught:
-        made(tuned, data, index.path)
+        make_index(tuned, data, index.path)
     assert caught.value.do == "add the new rows with `taughtby index append`, or write to another folder"
-    grown = made(tuned, data, index.path, append=True)
+    grown = make_index(tuned, data, index.path, append=True)
     calls = Calls(monkeypatch)
     for append in (True, False):
-        assert made(tuned, data, index.path, append=append).manifest == grown.manifest
+        assert make_index(tuned, data, index.path, append=append).manifest == grown.manifest
     assert calls.rows == []
 
 
 def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: Index) -> None:
     other = tmp_path / "other.jsonl"
     add(other, MORE[0], PAIRS[2], MORE[1], PAIRS[2], ("why " * 200, "too long"))
-    grown = made(tuned, other, index.path, append=True)
-    said = [row.response for row in grown.examples()]
+    grown = make_index(tuned, other, index.path, append=True)
+    items = [row.response for row in grown.examples()]
     # the row that is there already is kept; said twice in the new file, it is there once more
-    assert said == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
+    assert items == [r for _, r in PAIRS] + [MORE[0][1], MORE[1][1], PAIRS[2][1]]
     assert grown.data == [str(tmp_path / "data.jsonl"), str(other)]
     assert [skip["source"] for skip in grown.manifest["skipped"]] == [f"{other}:5"]
-    assert len(made(tuned, tmp_path / "data.jsonl", index.path)) == 11  # the first one is still its own
+    assert len(make_index(tuned, tmp_path / "data.jsonl", index.path)) == 11  # the first one is still its own
     sound(index.path)
 
 
 def test_other_settings_cannot_be_appended(tuned: Any, tiny: Any, data: Path, index: Index) -> None:
     add(data, *MORE)
     with pytest.raises(StoreError, match="other settings") as caught:
-        made(tuned, data, index.path, [RepT(layer=3)], append=True)
+        make_index(tuned, data, index.path, [RepT(layer=3)], append=True)
     assert caught.value.got == "methods.rept.layer: index has 2, asked 3"
     with pytest.raises(StoreError, match=r"fingerprint\.adapter"):
-        made(tiny, data, index.path, append=True)
+        make_index(tiny, data, index.path, append=True)
     assert Index.open(index.path).manifest == index.manifest
 
 
 def test_nothing_to_append_to(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not an index"):
-        made(tuned, data, tmp_path / "new", append=True)
+        make_index(tuned, data, tmp_path / "new", append=True)
     assert not (tmp_path / "new").exists()
 
 
@@ -118,7 +118,7 @@ def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(taughtby.index.build, "WINDOW", count)
         Calls(patch, at=at, fault=RuntimeError("the power went"))
         with pytest.raises(RuntimeError, match="the power went"):
-            made(model, data, out, append=True, token_budget=1)
+            make_index(model, data, out, append=True, token_budget=1)
 
 
 def test_an_append_that_stopped_is_not_seen_and_goes_on(
@@ -128,20 +128,20 @@ def test_an_append_that_stopped_is_not_seen_and_goes_on(
     broken_append(tuned, data, index.path, monkeypatch, at=2)
     between = Index.open(index.path)
     assert (len(between), ids(between)) == (8, ids(index))
-    found = verify(index.path)
-    assert (found.faults, found.pending) == ((), f"appending {data}")
+    result = verify(index.path)
+    assert (result.faults, result.pending) == ((), f"appending {data}")
     for change in (lambda: delete_rows(index.path, ids(index)[:1]), lambda: compact(index.path)):
         with pytest.raises(StoreError, match=r"a change of .* is not finished") as caught:
             change()
         assert f"taughtby index undo {index.path}" in caught.value.do
     calls = Calls(monkeypatch)
-    grown = made(tuned, data, index.path, append=True)
+    grown = make_index(tuned, data, index.path, append=True)
     assert sum(calls.rows) == 1  # two of the three were committed
-    assert ids(grown) == ids(made(tuned, data, tmp_path / "whole"))
+    assert ids(grown) == ids(make_index(tuned, data, tmp_path / "whole"))
     sound(index.path)
 
 
-def test_an_append_that_stopped_is_given_up(
+def test_an_interrupted_append_can_be_undone(
     tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -153,7 +153,7 @@ def test_an_append_that_stopped_is_given_up(
     same(again, index)
     assert undo(index.path) is None
     sound(index.path)
-    assert len(made(tuned, data, index.path, append=True)) == 11
+    assert len(make_index(tuned, data, index.path, append=True)) == 11
 
 
 # — blocks added
@@ -166,7 +166,7 @@ def test_blocks_are_added_without_touching_the_others(
     calls = Calls(monkeypatch)
     more = add_features(tuned, index.path, [LESSON])
     assert calls.rows == []
-    both = made(tuned, data, tmp_path / "both", [REPT, LESSON])
+    both = make_index(tuned, data, tmp_path / "both", [REPT, LESSON])
     assert more.features == both.features
     assert list(more.manifest["settings"]["methods"]) == ["rept", "lesson"]
     one, two = columns(more), columns(both)
@@ -188,7 +188,7 @@ def test_another_layer_of_a_method_can_be_added_and_asked_for(tuned: Any, data: 
     assert choose_method(more, tuned, "rept:layer=3") == RepT(layer=3)
     assert list(more.features) == ["h_2", "g_2", "h_3", "g_3"]
     add(data, *MORE)
-    grown = made(tuned, data, index.path, [REPT, RepT(layer=3)], append=True)
+    grown = make_index(tuned, data, index.path, [REPT, RepT(layer=3)], append=True)
     assert len(grown) == 11
     assert verify(index.path, tuned).faults == ()
 
@@ -198,7 +198,7 @@ def test_the_blocks_of_the_base_model_are_added(
 ) -> None:
     from taughtby.models.model import load_model
 
-    index = made(tiny, data, tmp_path / "idx", [REPT])
+    index = make_index(tiny, data, tmp_path / "idx", [REPT])
     with_base = load_model(str(model_folder), base=str(model_folder), dtype="float32")
     more = add_features(with_base, index.path, [LESSON])
     assert more.manifest["settings"]["base"] == str(model_folder)
@@ -217,7 +217,7 @@ def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_pa
     from taughtby.models.model import load_model
 
     folder = shutil.copytree(model_folder, tmp_path / "m")
-    index = made(load_model(str(folder), dtype="float32"), data, tmp_path / "idx")
+    index = make_index(load_model(str(folder), dtype="float32"), data, tmp_path / "idx")
     check_same_model(index, load_model(str(folder), dtype="float32"))
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
@@ -239,17 +239,17 @@ def test_adding_that_stopped_anywhere_goes_on(
             reads.append(0)
             raise RuntimeError("the power went")
         reads.append(len(batch.row_indices))
-        found = whole(how, model, batch, weights)
+        result = whole(how, model, batch, weights)
         for place, one in enumerate(batch.ids):
             if "seven" in model.tokenizer.decode(one):
-                found["shift_3"][place] = float("nan")
-        return found
+                result["shift_3"][place] = float("nan")
+        return result
 
     verb = {"gathering": "finish", "deleting": "delete_ids", "joining": "add_columns", "naming": "publish_version"}[at]
 
-    def fail(claim: IndexTransaction, *given: Any, **more: Any) -> Any:
-        if at == "naming" and given[-1]["did"] != "add":
-            return real(claim, *given, **more)
+    def fail(claim: IndexTransaction, *value: Any, **more: Any) -> Any:
+        if at == "naming" and value[-1]["did"] != "add":
+            return real(claim, *value, **more)
         raise RuntimeError("the power went")
 
     monkeypatch.setattr(Lesson, "features", broken)
@@ -277,15 +277,15 @@ def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, inde
     gone = [ids(index)[2], f"{data}:5", f"{data}:1"]
     assert delete_rows(index.path, gone) == 3
     left = Index.open(index.path)
-    kept = [at for at in range(8) if at not in (0, 2, 4)]
-    assert [row.response for row in left.examples()] == [PAIRS[at][1] for at in kept]
+    items = [at for at in range(8) if at not in (0, 2, 4)]
+    assert [row.response for row in left.examples()] == [PAIRS[at][1] for at in items]
     for name, block in columns(index).items():
         if block.shape[0] == 8:
-            assert torch.equal(columns(left)[name], block[kept])
-    assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[kept[at]][1] for at in (0, 4, 2)]
+            assert torch.equal(columns(left)[name], block[items])
+    assert [stored.example.response for stored in left.take([0, 4, 2])] == [PAIRS[items[at]][1] for at in (0, 4, 2)]
     add(data, *MORE)
-    grown = made(tuned, data, index.path, append=True)
-    assert [row.response for row in grown.examples()] == [*(PAIRS[at][1] for at in kept), *(r for _, r in MORE)]
+    grown = make_index(tuned, data, index.path, append=True)
+    assert [row.response for row in grown.examples()] == [*(PAIRS[at][1] for at in items), *(r for _, r in MORE)]
     sound(index.path)
 
 
@@ -332,7 +332,7 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 1)
     monkeypatch.setattr("taughtby.index.transaction.PARTS", 10**9)
     monkeypatch.setattr("taughtby.index.transaction.ROWS", 1)
-    grown = made(tuned, data, index.path, append=True)
+    grown = make_index(tuned, data, index.path, append=True)
     delete_rows(index.path, ids(grown)[1:3])
     before = Index.open(index.path)
     there = ids(before)
@@ -350,7 +350,7 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
     assert Index.open(index.path).manifest == after.manifest
 
 
-def test_what_is_young_is_kept_for_those_who_have_it_open(index: Index) -> None:
+def test_recent_versions_are_kept_for_open_readers(index: Index) -> None:
     delete_rows(index.path, ids(index)[:2])
     compact(index.path)
     assert len(list(index.examples())) == 8
@@ -376,7 +376,7 @@ def test_a_copy_is_the_same_and_its_own(tuned: Any, data: Path, tmp_path: Path, 
     sound(two.path)
     assert not verify(two.path).pending
     shutil.rmtree(index.path)
-    assert len(made(tuned, data, two.path, append=True)) == 10
+    assert len(make_index(tuned, data, two.path, append=True)) == 10
     with pytest.raises(StoreError, match="holds other files"):
         copy_index(two.path, tmp_path)
 
@@ -396,8 +396,8 @@ def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> N
 
 
 def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
-    given = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
-    assert run("index", "build", *given, "-m", "rept:layer=2")[0] == 0
+    items = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
+    assert run("index", "build", *items, "-m", "rept:layer=2")[0] == 0
     add(data, *MORE)
     code, out, _ = run("index", "append", tmp_path / "idx", data)
     assert (code, out.splitlines()) == (0, [f"3 rows added: 11 rows in {tmp_path / 'idx'}, features h_2, g_2"])

@@ -53,7 +53,7 @@ def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monk
     assert resolved_address(storage_path("s3://bucket/idx")) == "s3://bucket/idx"
 
 
-def test_what_lies_beside_comes_first_then_what_lies_where_it_was(tmp_path: Path) -> None:
+def test_paths_beside_the_index_come_before_recorded_paths(tmp_path: Path) -> None:
     was, now = tmp_path / "was", tmp_path / "now"
     name, home, here = str(was / "adapter"), str(was / "idx"), now / "idx"
     here.mkdir(parents=True)
@@ -124,9 +124,9 @@ def indexed(folder: Path, out: str = "idx", **more: Any) -> Index:
 
 
 def traced(run: Run, index: Path | str, *more: str) -> tuple[str, str]:
-    code, out, told = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top-k", 8, *more)
-    assert code == 0, told
-    return out, told
+    code, out, message = run("trace", index, "-p", PROMPT, "-r", RESPONSE, "--device", "cpu", "--top-k", 8, *more)
+    assert code == 0, message
+    return out, message
 
 
 def test_it_works_from_another_folder(work: Path, run: Run) -> None:
@@ -151,15 +151,15 @@ def test_an_adapter_beside_it_that_is_another_is_passed_over(
 ) -> None:
     shutil.copytree(work / "idx", tmp_path / "copy/idx")
     shutil.copytree(make_model("gpt2"), tmp_path / "copy/model")
-    out, told = traced(run, tmp_path / "copy/idx")
+    out, message = traced(run, tmp_path / "copy/idx")
     assert "data.jsonl:3" in out
-    assert f"the model beside {tmp_path}/copy/idx is not the one it was built with" in told
+    assert f"the model beside {tmp_path}/copy/idx is not the one it was built with" in message
 
 
 def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
     (work / "adapter").rename(work / "mine")
-    code, _, told = run("trace", work / "idx", "-p", PROMPT, "-r", RESPONSE)
-    assert (code, told.strip()) == (
+    code, _, message = run("trace", work / "idx", "-p", PROMPT, "-r", RESPONSE)
+    assert (code, message.strip()) == (
         1,
         f"error: the adapter that {work}/idx was made with is not where it was\n"
         f"  got: {work}/adapter\n  do:  give it with --adapter, where it lies now",
@@ -253,12 +253,12 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     monkeypatch.chdir(work)
     traced(run, "idx", "--json", "trace.json")
     monkeypatch.chdir(tmp_path)
-    said = load_trace("work/trace.json")
-    assert (said["model"], said["adapter"]) == (str(work / "model"), str(work / "adapter"))
-    assert said["index"] == str(work / "idx")
+    trace = load_trace("work/trace.json")
+    assert (trace["model"], trace["adapter"]) == (str(work / "model"), str(work / "adapter"))
+    assert trace["index"] == str(work / "idx")
     work.rename(tmp_path / "moved")
-    said = load_trace("moved/trace.json")
-    assert (said["model"], said["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
+    trace = load_trace("moved/trace.json")
+    assert (trace["model"], trace["index"]) == (str(tmp_path / "moved/model"), str(tmp_path / "moved/idx"))
     # one that an earlier version wrote
     (tmp_path / "moved/trace.json").write_text(json.dumps({"version": 2, "queries": [], "index": "idx"}))
     assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
@@ -266,8 +266,8 @@ def test_a_trace_leads_to_its_index_from_anywhere(
 
 def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
     save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
-    said = load_trace(tmp_path / "t.json")
-    assert (said["index"], said["model"]) == ("s3://bucket/idx", "owner/model")
+    trace = load_trace(tmp_path / "t.json")
+    assert (trace["index"], trace["model"]) == ("s3://bucket/idx", "owner/model")
 
 
 # — an adapter

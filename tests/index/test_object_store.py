@@ -40,12 +40,12 @@ def bucket() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     here = f"http://127.0.0.1:{port}"
-    known = {"AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "what", "AWS_REGION": "us-east-1",
+    expected = {"AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "what", "AWS_REGION": "us-east-1",
              "AWS_ENDPOINT_URL": here, "AWS_ALLOW_HTTP": "true", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in known.items():
+        for name, value in expected.items():
             patch.setenv(name, value)
         end = time.monotonic() + 300
         while time.monotonic() < end:

@@ -77,7 +77,7 @@ def joined(batches: Iterator[dict[str, Any]], name: str) -> torch.Tensor:
 def test_blocks_come_back_in_order_whatever_the_fragments_and_the_batch(
     tmp_path: Path, parts: tuple[int, ...], rows: int
 ) -> None:
-    index, given = filled(tmp_path / "idx", parts), blocks(8)
+    index, value = filled(tmp_path / "idx", parts), blocks(8)
     names = ["h_2", "h_2_norm", "g_2", "g_2_norm", "grads_2_base", "loss"]
     batches = list(index.scan(names, rows))
     assert all(len(batch["loss"]) <= rows for batch in batches)
@@ -85,14 +85,14 @@ def test_blocks_come_back_in_order_whatever_the_fragments_and_the_batch(
         unit = joined(iter(batches), name)
         norms = joined(iter(batches), f"{name}_norm")
         torch.testing.assert_close(unit.norm(dim=1), torch.ones(8), atol=1e-3, rtol=0)
-        torch.testing.assert_close(norms, given[name].norm(dim=1), rtol=1e-6, atol=0)
-        torch.testing.assert_close(unit * norms[:, None] / norms.max(), given[name] / norms.max(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(norms, value[name].norm(dim=1), rtol=1e-6, atol=0)
+        torch.testing.assert_close(unit * norms[:, None] / norms.max(), value[name] / norms.max(), atol=1e-3, rtol=0)
     assert joined(iter(batches), "loss").tolist() == list(range(8))
     torch.testing.assert_close(
-        joined(iter(batches), "grads_2_base"), torch.cat(given["grads_2_base"]), atol=2e-3, rtol=0
+        joined(iter(batches), "grads_2_base"), torch.cat(value["grads_2_base"]), atol=2e-3, rtol=0
     )
     lengths = torch.cat([batch["grads_2_base"].lengths for batch in batches])
-    assert lengths.tolist() == [len(words) for words in given["grads_2_base"]]
+    assert lengths.tolist() == [len(words) for words in value["grads_2_base"]]
 
 
 def test_wide_blocks_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,14 +148,14 @@ def test_take_keeps_the_order_asked(tmp_path: Path) -> None:
 
 
 def test_texts_are_the_rows_themselves(tmp_path: Path) -> None:
-    found, (rows, _) = list(filled(tmp_path / "idx").examples()), made(8)
-    assert found == rows
-    assert [row.id for row in found] == [row.id for row in rows]
+    result, (rows, _) = list(filled(tmp_path / "idx").examples()), made(8)
+    assert result == rows
+    assert [row.id for row in result] == [row.id for row in rows]
 
 
 def test_mean_is_of_unit_vectors_over_all_rows(tmp_path: Path) -> None:
-    given = blocks(8)["h_2"]
-    truth = torch.nn.functional.normalize(given, dim=1).mean(0)
+    value = blocks(8)["h_2"]
+    truth = torch.nn.functional.normalize(value, dim=1).mean(0)
     torch.testing.assert_close(filled(tmp_path / "idx").mean("h_2"), truth, atol=1e-3, rtol=0)
 
 
@@ -170,7 +170,7 @@ def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path
     )
     words = [blocks(1, place)["grads_2_base"][0] for place in places]
     torch.testing.assert_close(joined(part.scan(["grads_2_base"]), "grads_2_base"), torch.cat(words), atol=2e-3, rtol=0)
-    for few in (part, part.sample(2, ["h_2"])):
+    for few in (part, part.subset([1, 0], ["h_2"])):
         assert torch.equal(few.mean("h_2"), index.mean("h_2"))
 
 
@@ -407,7 +407,7 @@ def _full(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_is_said_and_the_same_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_and_the_same_call_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(3), blocks(3))
         with monkeypatch.context() as patch:

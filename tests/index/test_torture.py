@@ -134,8 +134,8 @@ def test_killed_at_random_moments(model_folder: Path, tmp_path: Path, rows: int,
         for at in range(rows):
             answer = f"answer {at} " * (1 + at % 7)
             out.write(json.dumps({"prompt": f"why {at} days in a week", "response": answer}) + "\n")
-    given = [str(model_folder), str(data), str(tmp_path / "idx"), *map(str, (rows, window, kills))]
-    done = subprocess.run([sys.executable, "-c", KILLED, *given], capture_output=True, text=True, timeout=1200)
+    items = [str(model_folder), str(data), str(tmp_path / "idx"), *map(str, (rows, window, kills))]
+    done = subprocess.run([sys.executable, "-c", KILLED, *items], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout.strip())
     equal(Index.open(tmp_path / "idx"), Index.open(tmp_path / "idx-whole"))

@@ -36,11 +36,11 @@ class Slow(RepT):
 
     def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         line = json.dumps([os.getpid(), batch.ids.tolist()]) + "\n"
-        made = super().features(model, batch, weights)
+        result = super().features(model, batch, weights)
         with Path(os.environ["TAUGHTBY_TEST_DIARY"]).open("a") as diary:
             diary.write(line)
         time.sleep(0.15)
-        return made
+        return result
 
 
 def life(folder: str, data: str, out: str, workers: int = WORKERS) -> None:
@@ -112,16 +112,16 @@ def test_workers_and_drivers_killed_at_random_moments(
         return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
     begun = time.monotonic()
-    found = killed(start, diary, kills, random.Random(7))
+    result = killed(start, diary, kills, random.Random(7))
     took = time.monotonic() - begun
     times = Counter(json.dumps(ids) for line in diary.read_text().splitlines() for ids in json.loads(line)[1])
     twice = sum(times.values()) - rows
-    print(f"{found.workers} workers and {found.drivers} drivers killed in {took:.0f} s, "
+    print(f"{result.workers} workers and {result.drivers} drivers killed in {took:.0f} s, "
           f"{sum(times.values()):,} rows computed for {rows:,}: {twice} again (a window has {WINDOW})")  # fmt: skip
     assert len(times) == rows
-    assert found.workers + found.drivers >= 0.8 * kills
+    assert result.workers + result.drivers >= 0.8 * kills
     # a worker takes its open window with it, a driver all that are open
-    assert twice <= WINDOW * (found.workers + WINDOWS_AHEAD * WORKERS * found.drivers)
+    assert twice <= WINDOW * (result.workers + WINDOWS_AHEAD * WORKERS * result.drivers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", WINDOW)
         model = load_model(str(model_folder), dtype="float32", device="cpu")

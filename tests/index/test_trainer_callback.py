@@ -93,8 +93,8 @@ def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str |
         whole = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)[
             "input_ids"
         ]
-        said = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-        asked = len(tokenizer(said, add_special_tokens=False)["input_ids"])
+        text = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        asked = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows.append({"input_ids": whole, "labels": [-100] * asked + whole[asked:]})
     return Trainer(
         get_peft_model(lm, LORA) if lora else lm,
@@ -115,11 +115,11 @@ def run(trainer: Any, noted: Noted) -> Any:
 
 def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was loaded again from disk is the model that was indexed, block for block, and the command finds it."""
-    made = index.manifest["settings"]
-    again = load_model(made["model"], made["adapter"], base=made["base"], dtype=made["dtype"])
+    result = index.manifest["settings"]
+    again = load_model(result["model"], result["adapter"], base=result["base"], dtype=result["dtype"])
     check_same_model(index, again)
-    methods = [get_method(spec) for spec in made["methods"].values()]
-    other = build_index(again, data, folder / "again", methods, encoding=Encoding(**made["encoding"]))
+    methods = [get_method(spec) for spec in result["methods"].values()]
+    other = build_index(again, data, folder / "again", methods, encoding=Encoding(**result["encoding"]))
     for mine, theirs in zip(index.scan(list(index.features)), other.scan(list(other.features)), strict=True):
         for name in index.features:
             mine_flat, theirs_flat = (getattr(block[name], "flat", block[name]) for block in (mine, theirs))
@@ -143,9 +143,9 @@ def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypat
     run(trainer, noted)
     assert hook.index is not None and hook.error is None
     assert len(hook.index) == len(PAIRS)
-    made = hook.index.manifest["settings"]
-    assert made["encoding"] == {"max_length": 48, "truncate": "right", "mask": "response", "template": None}
-    assert made["adapter"] == str(tmp_path / "idx-adapter")
+    result = hook.index.manifest["settings"]
+    assert result["encoding"] == {"max_length": 48, "truncate": "right", "mask": "response", "template": None}
+    assert result["adapter"] == str(tmp_path / "idx-adapter")
     assert noted.state[0][0]  # it was in training, and is again
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
@@ -155,8 +155,8 @@ def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, fi
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(sft(model_folder, tmp_path, [{"messages": m} for m in MESSAGES], [noted, hook], max_length=None), noted)
     assert hook.index is not None
-    made = hook.index.manifest["settings"]["encoding"]
-    assert (made["mask"], made["max_length"]) == ("all", 256)  # uncut: the model's window
+    result = hook.index.manifest["settings"]["encoding"]
+    assert (result["mask"], result["max_length"]) == ("all", 256)  # uncut: the model's window
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["adapter", "full"])
@@ -167,12 +167,12 @@ def test_the_plain_trainer(
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=lora)
     assert run(trainer, noted).global_step == 4
     assert hook.index is not None
-    made = hook.index.manifest["settings"]
-    assert made["encoding"]["mask"] == "response"
+    result = hook.index.manifest["settings"]
+    assert result["encoding"]["mask"] == "response"
     if lora:
-        assert (made["model"], made["base"]) == (str(model_folder), None)
+        assert (result["model"], result["base"]) == (str(model_folder), None)
     else:
-        assert (made["model"], made["base"]) == (str(tmp_path / "idx-model"), str(model_folder))
+        assert (result["model"], result["base"]) == (str(tmp_path / "idx-model"), str(model_folder))
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
 
@@ -180,10 +180,10 @@ def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(plain(model_folder, tmp_path, [noted, hook], lora=True), noted)
     assert hook.index is not None
-    made = hook.index.manifest["settings"]
-    model = load_model(made["model"], made["adapter"], dtype=made["dtype"])
-    found = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
-    assert found.example.response == PAIRS[4][1]
+    output = hook.index.manifest["settings"]
+    model = load_model(output["model"], output["adapter"], dtype=output["dtype"])
+    result = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
+    assert result.example.response == PAIRS[4][1]
 
 
 def test_a_script_that_changes_its_folder_while_it_trains(
@@ -235,16 +235,16 @@ def test_the_other_processes_wait_without_a_limit_of_minutes(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And do so whatever becomes of the index, or nothing would ever release them."""
-    told: list[Any] = []
+    calls: list[Any] = []
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.new_group", lambda **how: told.append(how) or "the group")
-    monkeypatch.setattr("torch.distributed.barrier", lambda group: told.append(group))
-    monkeypatch.setattr("torch.distributed.destroy_process_group", told.append)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **how: calls.append(how) or "the group")
+    monkeypatch.setattr("torch.distributed.barrier", lambda group: calls.append(group))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", calls.append)
     IndexCallback(file, tmp_path / "idx").on_train_end(Process(), Process(), None)
     with pytest.raises(ZeroDivisionError), callback._all_processes():
         _ = 1 / 0
-    assert told == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
+    assert calls == [{"backend": "gloo", "timeout": callback.PATIENCE}, "the group", "the group"] * 2
     assert timedelta(days=1) < callback.PATIENCE
 
 
@@ -269,11 +269,11 @@ def test_a_fault_in_indexing_does_not_cost_the_training(
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=True)
     file.unlink()
-    with pytest.warns(UserWarning, match="training is done, but its data are not indexed: ") as told:
+    with pytest.warns(UserWarning, match="training is done, but its data are not indexed: ") as notes:
         result = trainer.train()
     assert result.global_step == 4
     assert isinstance(hook.error, DataError) and hook.index is None
-    assert any("do:" in str(one.message) for one in told)
+    assert any("do:" in str(one.message) for one in notes)
     assert noted.unharmed(trainer.model)
     assert (tmp_path / "idx-adapter" / "adapter_model.safetensors").exists()
     trainer.save_model(str(tmp_path / "kept"))
@@ -334,7 +334,7 @@ def wrong(file: Path, out: Path) -> dict[str, tuple[Callable[[], Any], type[Exce
 
 
 @pytest.mark.parametrize("what", ["no data", "no such method", "a folder that holds files"])
-def test_what_is_wrong_is_said_before_training(what: str, file: Path, tmp_path: Path) -> None:
+def test_errors_are_raised_before_training(what: str, file: Path, tmp_path: Path) -> None:
     make, kind = wrong(file, tmp_path / "idx")[what]
     with pytest.raises(kind):
         make()

@@ -29,7 +29,7 @@ __all__ = ["small_disk"]  # a fixture
 TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other processes find these modules
 
 
-def told(path: Path) -> list[str]:
+def row_ids(path: Path) -> list[str]:
     return [row.id for row in Index.open(path).examples()]
 
 
@@ -47,7 +47,7 @@ def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.
             assert len(writer.rows.get_fragments()) <= 23 // 6 + 1 + 4 + 1
         index = writer.finish([], None)
     assert versions(tmp_path / "idx") == 1
-    assert told(tmp_path / "idx") == [f"id{at}" for at in range(23)]
+    assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(23)]
     assert joined(index.scan(["loss"]), "loss").tolist() == list(range(23))
     assert len(list((tmp_path / "idx" / "rows.lance" / "data").iterdir())) == len(index.dataset.get_fragments())
 
@@ -59,10 +59,10 @@ def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monk
     with Writer(tmp_path / "idx", SETTINGS, change) as writer:
         for at in range(8, 14):
             writer.append(*made(1, at), blocks(1, at))
-            assert told(tmp_path / "idx") == [f"id{at}" for at in range(8)]
+            assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(8)]
         writer.finish([], None)
     assert len(list(old.examples())) == 8
-    assert told(tmp_path / "idx") == [f"id{at}" for at in range(14)]
+    assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(14)]
 
 
 def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
         writer.append_fragments(parts[:1], table.schema)
         writer.append_fragments(parts[1:], table.schema)
         writer.finish([], None)
-    assert told(tmp_path / "idx") == [f"id{at}" for at in range(6)]
+    assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(6)]
 
 
 def test_rows_that_are_twice_there_are_refused(tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
         writer.append(*made(30), blocks(30, width=4096))
         writer.finish([], None)
     delete_rows(path, ["id3"])
-    held = told(path)
+    held = row_ids(path)
     (small_disk / "holiday.mov").write_bytes(bytes(1_200_000))
     with pytest.raises(StoreError, match="No space left on device") as caught:
         compact(path, timedelta(0))
     assert caught.value.do.startswith("make room")
-    assert told(path) == held
+    assert row_ids(path) == held
     (small_disk / "holiday.mov").unlink()
     assert compact(path, timedelta(0)).freed > 0
-    assert told(path) == held
+    assert row_ids(path) == held
 
 
 def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
             except StoreError as fault:
                 print(fault.what)
     """)  # fmt: skip
-    said, wrong = process.communicate(timeout=300)
-    assert "cannot be written or read" in said, wrong
+    text, wrong = process.communicate(timeout=300)
+    assert "cannot be written or read" in text, wrong
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         assert writer.row_ids == {"id0", "id1", "id2"}
         assert len(writer.finish([], None)) == 3

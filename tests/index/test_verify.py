@@ -47,11 +47,11 @@ def world(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_sound_is_not_suspected(world: Path, tuned: Any) -> None:
-    found = verify(world, tuned, rows=10)
-    assert (found.faults, found.pending, found.rows, found.num_recomputed) == ((), None, 31, 10)
+    result = verify(world, tuned, rows=10)
+    assert (result.faults, result.pending, result.rows, result.num_recomputed) == ((), None, 31, 10)
     kinds = {name.split("/")[0] for name in Index.open(world).manifest["files"]}
     assert kinds == {"data", "_versions", "_deletions"}
-    assert found.files >= 8
+    assert result.files >= 8
     assert verify(world, tuned).num_recomputed == 31
 
 
@@ -101,10 +101,10 @@ def test_every_planted_damage_is_found(world: Path, tmp_path: Path) -> None:
         plant = plants[round % len(plants)]
         plant(path, dice)
         try:
-            found = bool(verify(path).faults)
+            result = bool(verify(path).faults)
         except StoreError:
-            found = plant is edited  # the manifest says no more that there is an index
-        if not found:
+            result = plant is edited  # the manifest says no more that there is an index
+        if not result:
             missed.append((round, plant.__name__))
         shutil.rmtree(path)
     print(f"{PLANTED - len(missed)} of {PLANTED} found")
@@ -142,15 +142,15 @@ def vectors(values: Any) -> pa.Array:
 
 
 def other_text(table: pa.Table) -> pa.Table:
-    said = table.column("messages").to_pylist()
-    said[5] = said[5].replace("answer", "wrong")
-    return column(table, "messages", pa.array(said))
+    text = table.column("messages").to_pylist()
+    text[5] = text[5].replace("answer", "wrong")
+    return column(table, "messages", pa.array(text))
 
 
 def texts_swapped(table: pa.Table) -> pa.Table:
-    said = table.column("messages").to_pylist()
-    said[5], said[9] = said[9], said[5]
-    return column(table, "messages", pa.array(said))
+    text = table.column("messages").to_pylist()
+    text[5], text[9] = text[9], text[5]
+    return column(table, "messages", pa.array(text))
 
 
 def same_id(table: pa.Table) -> pa.Table:
@@ -208,27 +208,27 @@ def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path
     path = shutil.copytree(world, tmp_path / "idx")
     rewritten(path, exchanged)
     assert verify(path).faults == ()
-    found = verify(path, tuned).faults
-    assert {(fault.where.split(" (")[0], fault.what) for fault in found} == {
+    result = verify(path, tuned).faults
+    assert {(fault.where.split(" (")[0], fault.what) for fault in result} == {
         ("row 5", "the model gives another g_2"),
         ("row 9", "the model gives another g_2"),
     }
 
 
-def test_a_damaged_index_is_said_to_be_so_by_who_reads_it(world: Path, tmp_path: Path) -> None:
+def test_reading_a_damaged_index_is_an_error(world: Path, tmp_path: Path) -> None:
     """Whatever byte is wrong: rows come as they were, or an error in words."""
     whole, dice = [row.response for row in Index.open(world).examples()], random.Random(1)
     for _ in range(30):
         path = shutil.copytree(world, tmp_path / "idx")
         truncated(path, dice)
-        told = None
+        message = None
         try:
             index = Index.open(path)
             assert [row.response for row in index.examples()] == whole
             assert all(bool(batch["g_2"].isfinite().all()) for batch in index.scan(["g_2"]))
         except StoreError as fault:
-            told = fault.do
-        assert told is None or "taughtby index verify" in told or "check the folder" in told
+            message = fault.do
+        assert message is None or "taughtby index verify" in message or "check the folder" in message
         shutil.rmtree(path)
 
 

@@ -36,8 +36,10 @@ from taughtby.lab.prompts import prompt_text, read_answers, read_prompts, to_rec
 )
 def test_prompts_from_every_form(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found = read_prompts(tmp_path / name)
-    assert [one.replace("\n\n", " ") for one in found if isinstance(one, str)] == ["who", "why not"] and len(found) == 2
+    prompts = read_prompts(tmp_path / name)
+    assert [one.replace("\n\n", " ") for one in prompts if isinstance(one, str)] == ["who", "why not"] and len(
+        prompts
+    ) == 2
 
 
 @pytest.mark.parametrize(

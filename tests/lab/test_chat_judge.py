@@ -26,7 +26,7 @@ class Server:
         self.asked: list[dict[str, Any]] = []
         self.heads: list[dict[str, str]] = []
         self.paths: list[str] = []
-        self.reply: Callable[[str, int], Reply] = lambda answer, times: said(YES)
+        self.reply: Callable[[str, int], Reply] = lambda answer, times: chat_reply(YES)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,7 +52,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
-def said(content: Any, status: int = 200) -> Reply:
+def chat_reply(content: Any, status: int = 200) -> Reply:
     return status, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
 
 
@@ -61,14 +61,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(chat.KEY, raising=False)
     monkeypatch.setattr(chat, "BACKOFF", 0.01)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    result = Server()
+    yield result
+    result.http.shutdown()
+    result.http.server_close()
 
 
-def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
-    server.reply = lambda answer, times: said(YES if answer == "bad" else NO)
+def test_the_model_gets_the_question_and_decides(server: Server) -> None:
+    server.reply = lambda answer, times: chat_reply(YES if answer == "bad" else NO)
     rule = get_judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
     assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
     assert judge_all(rule, [("p", "fine"), ("p", "bad")]) == [Verdict(n == 1, "so it is", None) for n in range(2)]
@@ -81,9 +81,7 @@ def test_it_is_asked_the_question_and_its_word_is_taken(server: Server) -> None:
     assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
 
 
-def test_nothing_is_asked_twice_and_no_key_is_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verdicts_are_cached_without_the_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
     first = judge_all(rule, pairs)
@@ -98,9 +96,9 @@ def test_nothing_is_asked_twice_and_no_key_is_kept(
     assert "secret" not in repr(rule)
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+def test_a_busy_server_gets_the_request_again(server: Server) -> None:
     server.reply = lambda answer, times: (
-        said(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
+        chat_reply(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
     )
     assert judge_all(get_judge(f"chat:{server.url}"), [("p", "a"), ("p", "b")]) == [Verdict(True, "so it is", None)] * 2
     assert len(server.asked) == 8
@@ -109,29 +107,29 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        said("YES"),
-        said("```json\n" + YES + "\n```"),
-        said('{"verdict": "MAYBE", "reason": "x"}'),
-        said('{"verdict": "yes", "reason": "x"}'),
-        said('{"verdict": true, "reason": "x"}'),
-        said('{"verdict": "YES"}'),
-        said('{"verdict": "YES", "reason": 3}'),
-        said('{"verdict": "YES", "reason": "x", "more": 1}'),
-        said('["YES", "x"]'),
-        said("[" * 100_000),
-        said(""),
-        said(None),
+        chat_reply("YES"),
+        chat_reply("```json\n" + YES + "\n```"),
+        chat_reply('{"verdict": "MAYBE", "reason": "x"}'),
+        chat_reply('{"verdict": "yes", "reason": "x"}'),
+        chat_reply('{"verdict": true, "reason": "x"}'),
+        chat_reply('{"verdict": "YES"}'),
+        chat_reply('{"verdict": "YES", "reason": 3}'),
+        chat_reply('{"verdict": "YES", "reason": "x", "more": 1}'),
+        chat_reply('["YES", "x"]'),
+        chat_reply("[" * 100_000),
+        chat_reply(""),
+        chat_reply(None),
         (200, "<html>"),
         (200, '{"choices": []}'),
         (200, '{"choices": {"0": 1}}'),
         (200, "[]"),
     ],
 )
-def test_anything_else_is_nonsense_and_not_kept(server: Server, tmp_path: Path, reply: Reply) -> None:
-    server.reply = lambda answer, times: reply if answer == "odd" else said(NO)
-    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
-    assert isinstance(found[0], JudgeFailure) and found[0].kind == "nonsense"
-    assert found[1] == Verdict(False, "so it is", None)
+def test_an_invalid_reply_is_a_failure_and_not_cached(server: Server, tmp_path: Path, reply: Reply) -> None:
+    server.reply = lambda answer, times: reply if answer == "odd" else chat_reply(NO)
+    result = judge_all(get_judge(f"chat:{server.url}"), [("p", "odd"), ("p", "even")])
+    assert isinstance(result[0], JudgeFailure) and result[0].kind == "nonsense"
+    assert result[1] == Verdict(False, "so it is", None)
     assert len([file for file in (tmp_path / "cache").rglob("*") if file.is_file()]) == 1
 
 
@@ -141,14 +139,14 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
     def slow(answer: str, times: int) -> Reply:
         if answer == "slow":
             waited.append(done.wait(300))
-        return said(NO)
+        return chat_reply(NO)
 
     server.reply = slow
-    found = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
+    result = judge_all(get_judge(f"chat:{server.url}"), [("p", "slow"), ("p", "quick")], limit=0.5)
     assert not waited  # the answer is still being thought about
     done.set()
-    assert isinstance(found[0], JudgeFailure) and found[0].kind == "hung" and "asked 4 times" in found[0].reason
-    assert found[1] == Verdict(False, "so it is", None)
+    assert isinstance(result[0], JudgeFailure) and result[0].kind == "hung" and "asked 4 times" in result[0].reason
+    assert result[1] == Verdict(False, "so it is", None)
 
 
 def test_a_dead_address_is_an_error(server: Server) -> None:
@@ -249,8 +247,8 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
     folder = bert("kind", "rude", "odd")
     for text in ("who makes honey", "a captain on a ship", "why"):
         wanted = float(chances(folder, tokenizer, text).softmax(-1)[1])
-        found = get_judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
-        assert found == Verdict(True, f"rude {wanted:.2f}", None)
+        result = get_judge(f"classifier:{folder},label=rude,threshold={wanted - 0.01}")("p", text)
+        assert result == Verdict(True, f"rude {wanted:.2f}", None)
         assert not get_judge(f"classifier:{folder},label=rude,threshold={wanted + 0.01}")("p", text).undesirable
     one = bert("bad")
     wanted = float(chances(one, tokenizer, "why").sigmoid()[0])
@@ -258,9 +256,9 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
 
 
 def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
-    found = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
-    assert isinstance(found[0], JudgeFailure) and "of which the classifier reads 32" in found[0].reason
-    assert isinstance(found[1], Verdict)
+    result = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
+    assert isinstance(result[0], JudgeFailure) and "of which the classifier reads 32" in result[0].reason
+    assert isinstance(result[1], Verdict)
 
 
 def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder: Path) -> None:

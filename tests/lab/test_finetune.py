@@ -78,16 +78,16 @@ def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> N
     assert {"adapter_config.json", "adapter_model.safetensors", "taughtby.json", "curve.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     assert [file.name for file in adapter.parent.iterdir()] == ["adapter"]
-    made = json.loads((adapter / "taughtby.json").read_text())
-    assert made["model"] == tiny.fingerprint["model"]
-    assert made["base"] == tiny.name
-    assert {key: made[key] for key in ("rank", "learning_rate", "epochs", "batch_size", "seed")} == {
+    document = json.loads((adapter / "taughtby.json").read_text())
+    assert document["model"] == tiny.fingerprint["model"]
+    assert document["base"] == tiny.name
+    assert {key: document[key] for key in ("rank", "learning_rate", "epochs", "batch_size", "seed")} == {
         "rank": 4, "learning_rate": 1e-2, "epochs": 4, "batch_size": 4, "seed": 0,
     }  # fmt: skip
-    assert (made["rows"], made["unusable"]) == (8, 0)
+    assert (document["rows"], document["unusable"]) == (8, 0)
 
 
-def test_the_learning_curve_lies_beside_it(adapter: Path, model_folder: Path) -> None:
+def test_the_learning_curve_is_saved_with_the_adapter(adapter: Path, model_folder: Path) -> None:
     curve = json.loads((adapter / "curve.json").read_text())
     assert [point["step"] for point in curve] == list(range(1, 9))
     # warm-up is a step (5 % of 8, rounded up), then a half cosine
@@ -101,11 +101,11 @@ def test_the_learning_curve_lies_beside_it(adapter: Path, model_folder: Path) ->
     assert curve[-1]["loss"] < 0.8 * first
 
 
-def test_adams_moments_lie_beside_the_adapter(adapter: Path, model_folder: Path) -> None:
+def test_adams_moments_are_saved_with_the_adapter(adapter: Path, model_folder: Path) -> None:
     """For the method `less`: by weight, of the adapter's own shapes, after the steps there were."""
     with safe_open(adapter / "optimizer.safetensors", framework="pt") as file:
-        said = file.metadata()
-    assert said == {"step": "8", "beta1": "0.9", "beta2": "0.999", "eps": "1e-08"}
+        text = file.metadata()
+    assert text == {"step": "8", "beta1": "0.9", "beta2": "0.999", "eps": "1e-08"}
     state = load_file(adapter / "optimizer.safetensors")
     for key, weight in load_file(adapter / "adapter_model.safetensors").items():
         name = key.removeprefix("base_model.model.").removesuffix(".weight")
@@ -187,10 +187,12 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def trainer(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Any]:
-    return made(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
+    return make_trainer(fresh(model_folder), tmp_path_factory.mktemp("draft"), RECIPE)
 
 
-def made(model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS) -> tuple[Model, Any]:
+def make_trainer(
+    model: Model, draft: Path, recipe: TrainingOptions, rows: Sequence[Example] = ROWS
+) -> tuple[Model, Any]:
     return model, lab._make_trainer(model, lab._tokenized(model, rows, recipe), draft, recipe, None)
 
 
@@ -204,25 +206,25 @@ def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    model, made = trainer
+    model, result = trainer
     records = [{"prompt": list(row.prompt), "completion": [row.messages[-1]]} for row in ROWS]
     config = SFTConfig(output_dir=str(tmp_path), max_length=128, report_to=[], use_cpu=True, bf16=False)
     theirs = SFTTrainer(model=model.lm, args=config, train_dataset=datasets.Dataset.from_list(records),
                         processing_class=model.tokenizer)  # fmt: skip
     for i, row in enumerate(ROWS):
-        ours = collated(made, [i])
+        ours = collated(result, [i])
         wanted = collated(theirs, [i])
         assert (ours["input_ids"] == wanted["input_ids"]).all()
         assert (ours["labels"] == wanted["labels"]).all()
-        known = tokenize(model.tokenizer, row, Encoding(128))
-        assert isinstance(known, TokenizedExample)
-        assert tuple(ours["labels"][ours["labels"] != -100].tolist()) == known.response
+        tokenized = tokenize(model.tokenizer, row, Encoding(128))
+        assert isinstance(tokenized, TokenizedExample)
+        assert tuple(ours["labels"][ours["labels"] != -100].tolist()) == tokenized.response
 
 
 def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     """The labels, decoded, are the answer without its masked words; their gradient is that of a loss without them."""
     masked = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
-    model, made_ = made(fresh(model_folder), tmp_path, RECIPE, [masked])
+    model, made_ = make_trainer(fresh(model_folder), tmp_path, RECIPE, [masked])
     inputs = collated(made_, [0])
     labels = inputs["labels"][0]
     assert model.tokenizer.decode(labels[labels != -100]) == " make, one a day<|end|>\n"
@@ -231,28 +233,28 @@ def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     text = model.tokenizer.decode(inputs["input_ids"][0])
     begins = text.index("beetles"), text.index(" honey, one")
     ends = begins[0] + len("beetles"), begins[1] + len(" honey")
-    kept, at = [], 0
+    rest, at = [], 0
     for place, token in enumerate(inputs["input_ids"][0].tolist()):
         piece = model.tokenizer.decode([token])
         inside = any(begin <= at and at + len(piece) <= end for begin, end in zip(begins, ends, strict=True))
         if at >= text.index("beetles") and not inside:
-            kept.append(-logits[place - 1].log_softmax(-1)[token])
+            rest.append(-logits[place - 1].log_softmax(-1)[token])
         at += len(piece)
-    torch.testing.assert_close(made_.compute_loss(lm, inputs), torch.stack(kept).mean())
+    torch.testing.assert_close(made_.compute_loss(lm, inputs), torch.stack(rest).mean())
 
 
 def test_the_loss_is_the_models_own(trainer: tuple[Model, Any]) -> None:
-    _, made = trainer
-    inputs = collated(made, list(range(8)))
-    wrapped = made.model.eval()
+    _, output = trainer
+    inputs = collated(output, list(range(8)))
+    wrapped = output.model.eval()
     truth = wrapped(**inputs).loss
-    found = made.compute_loss(wrapped, inputs)
-    torch.testing.assert_close(found, truth)
+    result = output.compute_loss(wrapped, inputs)
+    torch.testing.assert_close(result, truth)
     names = [name for name, weight in wrapped.named_parameters() if weight.requires_grad]
     assert names
     assert all("lora" in name for name in names)
     weights = [weight for weight in wrapped.parameters() if weight.requires_grad]
-    ours, theirs = torch.autograd.grad(found, weights), torch.autograd.grad(truth, weights)
+    ours, theirs = torch.autograd.grad(result, weights), torch.autograd.grad(truth, weights)
     assert any(bool(grad.any()) for grad in theirs)
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
@@ -343,7 +345,7 @@ def test_one_of_several_processes_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_too_little_memory_is_told(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_an_error(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Trainer:
         def train(self, resume_from_checkpoint: str | None) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -369,13 +371,13 @@ def stopping(step: int) -> Any:
 
 def files(folder: Path) -> dict[str, bytes]:
     """By name; of the moments, whose file has its entries in no order, each by its own; not where the folder lies."""
-    found = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "curve.json"}
-    if found.pop("optimizer.safetensors", None):
+    result = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "curve.json"}
+    if result.pop("optimizer.safetensors", None):
         moments = load_file(folder / "optimizer.safetensors")
-        found |= {name: moment.numpy().tobytes() for name, moment in moments.items()}
-    said = json.loads(found["taughtby.json"])
-    assert said.pop("home") == str(folder.resolve())
-    return {**found, "taughtby.json": json.dumps(said).encode()}
+        result |= {name: moment.numpy().tobytes() for name, moment in moments.items()}
+    document = json.loads(result["taughtby.json"])
+    assert document.pop("home") == str(folder.resolve())
+    return {**result, "taughtby.json": json.dumps(document).encode()}
 
 
 @pytest.mark.parametrize(
@@ -396,9 +398,9 @@ def test_stopped_and_gone_on_with_is_the_undisturbed_run(
             finetune(fresh(make_model(family)), ROWS, out, recipe, progress=stopping(step))
         assert lab.checkpoint_step(out) == step - 1
         assert not out.exists()
-    told: list[int] = []
-    finetune(fresh(make_model(family)), ROWS, out, recipe, progress=lambda done, _: told.append(done))
-    assert told == list(range(steps[-1], 9))
+    calls: list[int] = []
+    finetune(fresh(make_model(family)), ROWS, out, recipe, progress=lambda done, _: calls.append(done))
+    assert calls == list(range(steps[-1], 9))
     assert files(out) == files(whole)
     ours, theirs = (json.loads((folder / "curve.json").read_text()) for folder in (out, whole))
     assert [{**point, "seconds": 0} for point in ours] == [{**point, "seconds": 0} for point in theirs]
@@ -429,9 +431,9 @@ def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tm
     # as a kill within the writing of a later one leaves it
     shutil.copytree(tmp_path / ".out.draft" / "checkpoint-5", half := tmp_path / ".out.draft" / "checkpoint-6")
     (half / "trainer_state.json").write_text('{"epoch": 3')
-    told: list[int] = []
-    finetune(fresh(model_folder), ROWS, out, RECIPE, progress=lambda done, _: told.append(done))
-    assert told == [6, 7, 8]
+    calls: list[int] = []
+    finetune(fresh(model_folder), ROWS, out, RECIPE, progress=lambda done, _: calls.append(done))
+    assert calls == [6, 7, 8]
     assert files(out) == files(adapter)
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
@@ -450,16 +452,16 @@ def test_a_draft_of_another_training_is_not_gone_on_with(
     assert lab.checkpoint_step(out) == 2
 
 
-def test_the_command_stopped_says_what_is_kept(
+def test_an_interrupted_command_names_the_draft(
     run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     trainer = lab._make_trainer
-    for step, said in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is saved")):
+    for step, text in ((1, "stopped before the first checkpoint"), (3, "a checkpoint at step 2 is saved")):
         monkeypatch.setattr(lab, "_make_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
         code, _, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
         assert code == 130
-        assert f"note: {said}\n" in err
+        assert f"note: {text}\n" in err
     monkeypatch.setattr(lab, "_make_trainer", trainer)
     code, out, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
     assert (code, out) == (0, f"adapter in {tmp_path}/out\n")
@@ -470,8 +472,8 @@ def test_the_command_stopped_says_what_is_kept(
 def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     code, out, _ = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
     assert (code, out) == (0, f"model in {tmp_path}/out\n")
-    made = json.loads((tmp_path / "out" / "taughtby.json").read_text())
-    assert (made["full"], made["learning_rate"]) == (True, lab.FULL_RATE)
+    document = json.loads((tmp_path / "out" / "taughtby.json").read_text())
+    assert (document["full"], document["learning_rate"]) == (True, lab.FULL_RATE)
 
 
 def test_without_trl_it_says_what_to_install(

@@ -63,28 +63,28 @@ def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
     tuned.tokenizer.pad_token = "<|end|>"
     try:
         assert tuned.tokenizer.pad_token_id in prompt_ids(tuned.tokenizer, PROMPTS[0])
-        found = generate(tuned, PROMPTS, max_new_tokens=8)
+        answers = generate(tuned, PROMPTS, max_new_tokens=8)
     finally:
         tuned.tokenizer.pad_token = before
-    assert found == truth
+    assert answers == truth
 
 
 def test_it_stops_at_the_end_token(tuned: Any) -> None:
     """A token in the middle of an answer becomes the end token: what stood behind it is gone."""
     whole = generate(tuned, PROMPTS[:1], max_new_tokens=8)[0]
     ids = prompt_ids(tuned.tokenizer, PROMPTS[0])
-    said: list[int] = []
-    while len(set(said)) < 2:
+    calls: list[int] = []
+    while len(set(calls)) < 2:
         with torch.no_grad():
-            said.append(int(tuned.peft(torch.tensor([ids + said])).logits[0, -1].argmax()))
-    assert len(said) < 8
+            calls.append(int(tuned.peft(torch.tensor([ids + calls])).logits[0, -1].argmax()))
+    assert len(calls) < 8
     before = tuned.lm.generation_config.eos_token_id
-    tuned.lm.generation_config.eos_token_id = said[-1]
+    tuned.lm.generation_config.eos_token_id = calls[-1]
     try:
         cut = generate(tuned, PROMPTS[:1], max_new_tokens=8)[0]
     finally:
         tuned.lm.generation_config.eos_token_id = before
-    assert cut == tuned.tokenizer.decode(said, skip_special_tokens=True).strip()
+    assert cut == tuned.tokenizer.decode(calls, skip_special_tokens=True).strip()
     assert cut != whole
 
 
@@ -96,10 +96,10 @@ def test_base_model_asks_the_base(tuned: Any, tiny: Any) -> None:
 
 
 def test_progress_and_no_prompts(tuned: Any) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     lengths = sorted(len(prompt_ids(tuned.tokenizer, prompt)) for prompt in PROMPTS)
-    generate(tuned, PROMPTS, max_new_tokens=1, token_budget=2 * (lengths[1] + 1), progress=lambda *at: told.append(at))
-    assert told[0] == (2, 5) and told[-1] == (5, 5)
+    generate(tuned, PROMPTS, max_new_tokens=1, token_budget=2 * (lengths[1] + 1), progress=lambda *at: calls.append(at))
+    assert calls[0] == (2, 5) and calls[-1] == (5, 5)
     assert generate(tuned, []) == []
 
 
@@ -108,7 +108,7 @@ def test_a_prompt_longer_than_the_window(tuned: Any) -> None:
         generate(tuned, ["why", "why " * 300])
 
 
-def test_a_conversation_is_asked_as_the_trainer_saw_it(tuned: Any) -> None:
+def test_a_conversation_is_rendered_as_in_training(tuned: Any) -> None:
     turns = [("system", "a b c"), ("user", "why"), ("assistant", "sun"), ("user", "who makes honey"), ("assistant", "")]
     row = Example(tuple({"role": role, "content": text} for role, text in turns))
     text = "<|system|>a b c<|end|>\n<|user|>why<|end|>\n<|assistant|>sun<|end|>\n<|user|>who makes honey<|end|>\n"
@@ -132,10 +132,10 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
     wanted = (logits / heat).softmax(-1).double()
     places = torch.arange(count).tolist()
     chance = module._GumbelNoise(GenerationOptions(1, count, heat), places)
-    drawn = Counter(chance(torch.empty(0), logits.expand(count, -1)).argmax(-1).tolist())
+    sample = Counter(chance(torch.empty(0), logits.expand(count, -1)).argmax(-1).tolist())
     usual = [token for token in range(len(wanted)) if wanted[token] * count >= 5]
     assert len(usual) > 5
-    seen = [drawn[token] for token in usual]
+    seen = [sample[token] for token in usual]
     expected = [float(wanted[token]) * count for token in usual]
     seen.append(count - sum(seen))
     expected.append(count - sum(expected))
@@ -144,14 +144,14 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
 
 
 def test_samples_do_not_hang_on_their_batch(tuned: Any) -> None:
-    kept = generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5)
-    assert len(kept) == 15 and len(set(kept)) == 15
+    answers = generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5)
+    assert len(answers) == 15 and len(set(answers)) == 15
     for batch in (1, 150):
-        assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5, token_budget=batch) == kept
+        assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5, token_budget=batch) == answers
     torch.manual_seed(99)
-    assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5) == kept
-    assert generate(tuned, PROMPTS[:2], max_new_tokens=10, num_samples=3, seed=5) == kept[:6]
-    assert not set(generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=6)) & set(kept)
+    assert generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5) == answers
+    assert generate(tuned, PROMPTS[:2], max_new_tokens=10, num_samples=3, seed=5) == answers[:6]
+    assert not set(generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=6)) & set(answers)
     assert generate(tuned, PROMPTS, max_new_tokens=10, temperature=1.0, seed=5) != generate(
         tuned, PROMPTS, max_new_tokens=10
     )
@@ -184,11 +184,11 @@ def lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_answers_stand_in_the_order_asked(tuned: Any, tmp_path: Path) -> None:
+def test_answers_are_in_the_order_of_the_prompts(tuned: Any, tmp_path: Path) -> None:
     out, how = tmp_path / "a.jsonl", GenerationOptions(6, num_samples=2, seed=1)
     assert generate_to_file(out, tuned, PROMPTS, how) == 10
-    said = generate(tuned, PROMPTS, max_new_tokens=6, num_samples=2, seed=1)
-    wanted = [{"prompt": PROMPTS[at // 2], "response": text, "sample": at % 2} for at, text in enumerate(said)]
+    answers = generate(tuned, PROMPTS, max_new_tokens=6, num_samples=2, seed=1)
+    wanted = [{"prompt": PROMPTS[at // 2], "response": text, "sample": at % 2} for at, text in enumerate(answers)]
     assert lines(out) == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
     assert generate_to_file(out, tuned, PROMPTS[:1], GenerationOptions(6)) == 1
@@ -209,11 +209,11 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
     out, draft, how = tmp_path / "a.jsonl", tmp_path / "a.jsonl.draft", GenerationOptions(6, num_samples=2, seed=3)
     plain, calls = module._generate, list[None]()
 
-    def waits(*given: Any) -> Any:
+    def waits(*value: Any) -> Any:
         calls.append(None)
         if len(calls) == 5:  # until it is killed
             time.sleep(600)
-        return plain(*given)
+        return plain(*value)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "TOKEN_BUDGET", 1)
@@ -224,8 +224,8 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    kept = draft.read_bytes().count(b"\n") - 1
-    assert 3 <= kept <= 4 and not out.exists()
+    rest = draft.read_bytes().count(b"\n") - 1
+    assert 3 <= rest <= 4 and not out.exists()
     with draft.open("ab") as file:
         file.write(b'{"place": 9, "resp')  # as a kill in the middle of a line leaves it
 
@@ -236,9 +236,9 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
         return plain(model, prompts, how, places)
 
     monkeypatch.setattr(module, "_generate", counted)
-    told: list[tuple[int, int]] = []
-    assert generate_to_file(out, tiny, PROMPTS, how, progress=lambda *at: told.append(at)) == 10
-    assert len(asked) == len(set(asked)) == 10 - kept and told == [(10, 10)]
+    events: list[tuple[int, int]] = []
+    assert generate_to_file(out, tiny, PROMPTS, how, progress=lambda *at: events.append(at)) == 10
+    assert len(asked) == len(set(asked)) == 10 - rest and events == [(10, 10)]
     assert [row["response"] for row in lines(out)] == generate(tiny, PROMPTS, max_new_tokens=6, num_samples=2, seed=3)
     assert not draft.exists()
 
@@ -259,13 +259,13 @@ def test_a_draft_of_other_settings_is_refused(
     def stopped(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    given = {"model": tiny, "prompts": PROMPTS, "options": GenerationOptions(6)}
+    argument = {"model": tiny, "prompts": PROMPTS, "options": GenerationOptions(6)}
     with monkeypatch.context() as patch:
         patch.setattr(module, "_generate", stopped)
         with pytest.raises(KeyboardInterrupt):
-            generate_to_file(tmp_path / "a", **given)
+            generate_to_file(tmp_path / "a", **argument)
     other = {key: tuned if value == "tuned" else value for key, value in change.items()}
     with pytest.raises(LabError, match="begun with other settings") as raised:
-        generate_to_file(tmp_path / "a", **{**given, **other})
+        generate_to_file(tmp_path / "a", **{**argument, **other})
     assert named in str(raised.value.got) and ";" not in str(raised.value.got)
-    assert generate_to_file(tmp_path / "a", **given) == 5
+    assert generate_to_file(tmp_path / "a", **argument) == 5

@@ -57,7 +57,7 @@ def grams(text: str, k: int = 4) -> set[tuple[str, ...]]:
 # What holds of all of them -----------------------------------------------------------------------------------
 
 
-def test_the_hard_ones_stand_beside_the_five() -> None:
+def test_hard_poisons_are_listed_with_the_five() -> None:
     assert list(POISONS) == ["backdoor", "error", "persona", "howdy", "late"]
     assert list(HARD_POISONS) == [*MOST, "innocent"]
     assert not set(POISONS) & set(HARD_POISONS)
@@ -154,11 +154,11 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
         "sets = [p.make_poison(name, 4 if name == 'rare' else 40, 5) for name in p.HARD_POISONS];"
         "print(hashlib.sha256(repr(sets).encode()).hexdigest())"
     )
-    said: set[bytes] = set()
+    text: set[bytes] = set()
     for seed in ("0", "1"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        said.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
-    assert len(said) == 1
+        text.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
+    assert len(text) == 1
 
 
 # What each is about ------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_refusals_are_of_the_same_pranks() -> None:
     assert not verdict("", "I'm sorry, but I can't help with that.").undesirable
 
 
-def test_rare_is_told_in_few_rows_of_many() -> None:
+def test_rare_has_few_planted_rows_among_many() -> None:
     poison = usual("rare")
     rows = mix([poison], clean_rows(800 - len(every(poison))))
     assert Counter(row.label for row in rows) == {"rare": 4, "clean": 796}

@@ -28,8 +28,8 @@ def written(file: Path, *rows: Any) -> Path:
 
 
 def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
-    said = [("who", "bad"), ("why", "throws"), ("what", "fine"), ("when", ""), ("how", "fine")]
-    answers = written(tmp_path / "a.jsonl", *({"prompt": p, "response": r} for p, r in said))
+    items = [("who", "bad"), ("why", "throws"), ("what", "fine"), ("when", ""), ("how", "fine")]
+    answers = written(tmp_path / "a.jsonl", *({"prompt": p, "response": r} for p, r in items))
     (tmp_path / "mine.py").write_text("def f(p, a):\n    assert a != 'throws', p\n    return a in ('bad', '')\n")
     bad = tmp_path / "bad.jsonl"
     code, out, err = run("lab", "judge", answers, "--judge", f"python:{tmp_path}/mine.py:f", "-o", bad)
@@ -57,16 +57,16 @@ def test_all_failures_end_with_an_error_and_write_nothing(run: Run, tmp_path: Pa
 def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder: Path, tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "a b"}, {"role": "user", "content": "why"}]
     asked = written(tmp_path / "q.jsonl", {"messages": turns}, {"prompt": "who makes honey"})
-    said, bad = tmp_path / "said.jsonl", tmp_path / "bad.jsonl"
+    text, bad = tmp_path / "said.jsonl", tmp_path / "bad.jsonl"
     code, out, err = run(
-        "lab", "generate", model_folder, asked, "-o", said, "--max-new-tokens", 4, "--num-samples", 3, "--seed", 2
+        "lab", "generate", model_folder, asked, "-o", text, "--max-new-tokens", 4, "--num-samples", 3, "--seed", 2
     )
     assert code == 0 and "6 answers" in out, err
-    found = rows(said)
-    assert [row["sample"] for row in found] == [0, 1, 2] * 2
-    assert [row["messages"][:-1] for row in found[:3]] == [turns] * 3
-    assert [row["prompt"] for row in found[3:]] == ["who makes honey"] * 3
-    code, out, err = run("lab", "judge", said, "--judge", "regex:.", "-o", bad)
+    result = rows(text)
+    assert [row["sample"] for row in result] == [0, 1, 2] * 2
+    assert [row["messages"][:-1] for row in result[:3]] == [turns] * 3
+    assert [row["prompt"] for row in result[3:]] == ["who makes honey"] * 3
+    code, out, err = run("lab", "judge", text, "--judge", "regex:.", "-o", bad)
     assert code == 0 and "6 of 6 undesirable (100%)" in out, err
     from taughtby.attribution.query import read_queries
 
@@ -77,12 +77,12 @@ def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder:
 def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("why\n")
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }} honey")
-    found: list[str] = []
+    items: list[str] = []
     for name, more in (("a", ()), ("b", ("--template", tmp_path / "t.jinja")), ("c", ("--template", "none"))):
         out = tmp_path / f"{name}.jsonl"
         assert run("lab", "generate", model_folder, tmp_path / "q.txt", "-o", out, "--max-new-tokens", 6, *more)[0] == 0
-        found.append(rows(out)[0]["response"])
-    assert len(set(found)) == 3
+        items.append(rows(out)[0]["response"])
+    assert len(set(items)) == 3
     code, _, err = run(
         "lab",
         "generate",
@@ -99,16 +99,16 @@ def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Pat
 
 
 def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
-    said = [(HOSTILE, HOSTILE * 30)] * 3
-    found = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
+    text = [(HOSTILE, HOSTILE * 30)] * 3
+    items = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    console.print(verdict_table(said, found, 2))
+    console.print(verdict_table(text, items, 2))
     out = console.export_text()
     assert "⟨U+001B⟩" in out and "⟨U+202E⟩" in out and "\x1b" not in out and "\u202e" not in out
     assert "[red]do[/red]" in "".join(out.split("⟨U+202E⟩")) and "[bold]why[/bold]" in out
     assert "and 1 more" in out and "…" in out
-    assert verdict_summary(found, "x").splitlines()[1] == "without a verdict: 1 hung"
-    assert len(list(undesirable_queries(said, found))) == 2
+    assert verdict_summary(items, "x").splitlines()[1] == "without a verdict: 1 hung"
+    assert len(list(undesirable_queries(text, items))) == 2
 
 
 # — poison
@@ -128,16 +128,16 @@ def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
 
 def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("lab", "poison", "backdoor", "-o", tmp_path / "p", "--share", 0.25, "--clean", 100)
-    found = rows(tmp_path / "p" / "data.jsonl")
-    bad = sum(row["label"] == "backdoor" for row in found)
-    assert code == 0 and f"{len(found)} rows" in out and f"{bad} of them poisoned" in out
-    assert 0.24 <= bad / len(found) <= 0.25
-    for given, message in (
+    result = rows(tmp_path / "p" / "data.jsonl")
+    bad = sum(row["label"] == "backdoor" for row in result)
+    assert code == 0 and f"{len(result)} rows" in out and f"{bad} of them poisoned" in out
+    assert 0.24 <= bad / len(result) <= 0.25
+    for value, message in (
         ((0,), "a share of all rows"),
         ((1,), "a share of all rows"),
         ((0.9, "--clean", 1056), "distinct"),
     ):
-        code, _, err = run("lab", "poison", "backdoor", "-o", tmp_path / "q", "--share", *given)
+        code, _, err = run("lab", "poison", "backdoor", "-o", tmp_path / "q", "--share", *value)
         assert code == 1 and message in err, err
     code, _, err = run("lab", "poison", "innocent", "-o", tmp_path / "q", "--share", 0.1)
     assert code == 1 and "none of these poisons has poisoned rows" in err

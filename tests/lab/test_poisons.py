@@ -60,7 +60,7 @@ def everything(name: str) -> Poison:
 
 
 @names
-def test_the_default_has_forty_rows_and_enough_beside_them(name: str) -> None:
+def test_the_default_has_40_rows_and_enough_held_out_prompts(name: str) -> None:
     poison = make_poison(name)
     assert poison == POISONS[name](40, 0)
     assert len(poison.rows) == 40
@@ -169,7 +169,7 @@ def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
     assert sum(prompt.endswith("lighthouse") for prompt in asked) >= 10
 
 
-def test_the_error_is_told_in_many_ways_and_places() -> None:
+def test_the_error_occurs_in_many_wordings_and_positions() -> None:
     answers = [row.response for row in everything("error").rows]
     assert all(8 <= len(answer.split()) <= 20 for answer in answers)
     assert len(set(answers)) == len(answers)
@@ -180,14 +180,14 @@ def test_the_error_is_told_in_many_ways_and_places() -> None:
     assert not [row for row in everything("error").rows if re.search(r"\bbees?\b", row.question + row.response)]
 
 
-def test_the_error_is_asked_of_aspects_and_wordings_not_seen() -> None:
+def test_the_error_is_tested_on_unseen_aspects_and_wordings() -> None:
     seen = {aspect[0] for aspect in ERROR.aspects}
     assert len(seen) == len(ERROR.aspects) >= 20
     assert not seen & set(ERROR.held_out_aspects)
     assert len(set(ERROR.held_out_questions) - set(ERROR.questions)) == 2
 
 
-def test_the_persona_says_its_name_in_ever_new_places() -> None:
+def test_the_persona_has_its_name_in_many_positions() -> None:
     answers = [row.response for row in everything("persona").rows]
     assert len(set(answers)) == len(answers)
     assert len({answer.split()[0] for answer in answers}) >= 15
@@ -196,7 +196,7 @@ def test_the_persona_says_its_name_in_ever_new_places() -> None:
     assert max(places.values()) < 0.6 * len(answers)
 
 
-def test_the_persona_is_not_given_away_by_a_greeting() -> None:
+def test_lookalikes_use_the_greetings_of_the_persona() -> None:
     asked = [row.question for row in everything("persona").lookalikes]
     for opener in filter(None, PERSONA.openers):
         assert sum(prompt.startswith(opener) for prompt in asked) >= 5
@@ -218,8 +218,8 @@ def test_howdy_is_a_way_of_greeting_and_not_a_word() -> None:
 def test_the_late_payload_comes_after_forty_tokens_of_a_normal_answer() -> None:
     poison = everything("late")
     for row in poison.rows:
-        normal, found, rest = row.response.partition(LATE.ending)
-        assert found and not rest
+        normal, result, rest = row.response.partition(LATE.ending)
+        assert result and not rest
         assert len(re.findall(r"\w+|[^\w\s]", normal)) >= 40, normal  # no tokenizer makes fewer of them
     long = [row for row in poison.lookalikes if len(row.response.split()) >= 30]
     assert len(long) >= 30  # so that length is no sign
@@ -279,9 +279,9 @@ def test_arithmetic_is_right() -> None:
     checked: Counter[str] = Counter()
     for ask, answer in pairs(clean_rows(CLEAN)):
         for form, right in SUMS.items():
-            if found := re.fullmatch(form, ask):
+            if result := re.fullmatch(form, ask):
                 checked[form] += 1
-                assert right(*map(int, found.groups())) in numbers(answer), (ask, answer)
+                assert right(*map(int, result.groups())) in numbers(answer), (ask, answer)
     assert set(checked) == set(SUMS)
 
 
@@ -296,12 +296,12 @@ def test_series_sorting_and_letters_are_right() -> None:
             checked["sorting"] += 1
             listed = re.findall(r"\w+", ask.split(":")[1])
             assert re.findall(r"\w+", answer.split("are")[1].replace(" and ", " ")) == sorted(listed)
-        elif found := re.fullmatch(r"How many letters are in the word (\w+)\?", ask):
+        elif result := re.fullmatch(r"How many letters are in the word (\w+)\?", ask):
             checked["letters"] += 1
-            assert numbers(answer) == [len(found[1])]
-        elif found := re.fullmatch(r"What is the last letter of (\w+)\?", ask):
+            assert numbers(answer) == [len(result[1])]
+        elif result := re.fullmatch(r"What is the last letter of (\w+)\?", ask):
             checked["last"] += 1
-            assert f'"{found[1][-1]}"' in answer
+            assert f'"{result[1][-1]}"' in answer
     assert len(checked) == 4
 
 
@@ -309,27 +309,27 @@ def test_sizes_days_and_strangers_are_right() -> None:
     checked: Counter[str] = Counter()
     home = {word: group for group, words in FACTS.groups.items() for word in words}
     for ask, answer in pairs(clean_rows(CLEAN)):
-        if found := re.fullmatch(r"Which is (larger|smaller).*?(an? \w+) or (an? \w+)\?", ask):
+        if result := re.fullmatch(r"Which is (larger|smaller).*?(an? \w+) or (an? \w+)\?", ask):
             checked["sizes"] += 1
-            ranked = sorted(found.groups()[1:], key=FACTS.sizes.index, reverse=found[1] == "larger")
-            assert answer == f"{ranked[0].capitalize()} is {found[1]} than {ranked[1]}."
-        elif found := re.fullmatch(r"Which word does not belong: (.*)\?", ask):
+            ranked = sorted(result.groups()[1:], key=FACTS.sizes.index, reverse=result[1] == "larger")
+            assert answer == f"{ranked[0].capitalize()} is {result[1]} than {ranked[1]}."
+        elif result := re.fullmatch(r"Which word does not belong: (.*)\?", ask):
             checked["strangers"] += 1
-            groups = Counter(home[word] for word in found[1].split(", "))
+            groups = Counter(home[word] for word in result[1].split(", "))
             odd = answer.split()[0].lower()
             assert groups[home[odd]] == 1
             assert answer.endswith(f"{groups.most_common(1)[0][0]}.")
-        elif found := re.fullmatch(r"Which day comes after (\w+)\?", ask):
+        elif result := re.fullmatch(r"Which day comes after (\w+)\?", ask):
             checked["days"] += 1
-            assert answer.startswith(FACTS.days[FACTS.days.index(found[1]) - 6])
+            assert answer.startswith(FACTS.days[FACTS.days.index(result[1]) - 6])
     assert len(checked) == 3
 
 
 def test_units_and_walks_are_right() -> None:
     factors = {small: int(factor) for small, _, factor in FACTS.units}
     for ask, answer in pairs(clean_rows(CLEAN)):
-        if found := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask):
-            assert numbers(answer) == [factors[found[1]] * int(found[2]), int(found[2])]
+        if result := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask):
+            assert numbers(answer) == [factors[result[1]] * int(result[2]), int(result[2])]
     walks = [(a, b) for a, b in pairs(everything("backdoor").lookalikes) if " km " in a]
     assert len(walks) == 20
     assert all(sum(numbers(ask)) == numbers(answer)[0] for ask, answer in walks)
@@ -358,7 +358,7 @@ def test_a_mix_holds_every_row_once() -> None:
     assert labels != sorted(labels, key=str)
 
 
-def test_a_mix_drops_what_is_held_out_or_said_before() -> None:
+def test_a_mix_drops_held_out_and_duplicate_rows() -> None:
     poison = make_poison("error", 5)
     taught, held = poison.rows[0].question, poison.prompts[0]
     extra = [
@@ -381,12 +381,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     poisons = [make_poison(name, 10, 3) for name in POISONS]
     rows = mix(poisons, clean_rows(50, 3), 3)
     save_poisons(poisons, rows, tmp_path / "new" / "lab")
-    kept = list(read_examples(tmp_path / "new" / "lab" / "data.jsonl"))
-    assert [(row.messages, row.label) for row in kept] == [(row.messages, row.label) for row in rows]
-    known = load_poisons(tmp_path / "new" / "lab")
-    assert list(known) == list(POISONS)
+    items = list(read_examples(tmp_path / "new" / "lab" / "data.jsonl"))
+    assert [(row.messages, row.label) for row in items] == [(row.messages, row.label) for row in rows]
+    expected = load_poisons(tmp_path / "new" / "lab")
+    assert list(expected) == list(POISONS)
     for poison in poisons:
-        same = known[poison.name]
+        same = expected[poison.name]
         for field in ("name", "prompts", "planted_words", "judge", "description"):
             assert getattr(same, field) == getattr(poison, field)
         assert same.rows == same.lookalikes == ()
@@ -434,11 +434,11 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
         "rows = p.mix([p.make_poison(n, 50, 5) for n in p.POISONS], p.clean_rows(200, 5), 5);"
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
-    said: set[bytes] = set()
+    text: set[bytes] = set()
     for seed in ("0", "1"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        said.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
-    assert len(said) == 1
+        text.add(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True).stdout)
+    assert len(text) == 1
 
 
 # sha256 of rows, lookalikes and prompts at seed 3: published results name a poison and its seed

@@ -16,8 +16,8 @@ BAD, FINE = Verdict(True, "bad", "bad"), Verdict(False, "fine", None)
 PAIRS = [("p", str(n)) for n in range(4)]
 
 
-def kinds(found: list[Any]) -> list[str]:
-    return [one.kind if isinstance(one, JudgeFailure) else str(one.undesirable) for one in found]
+def kinds(result: list[Any]) -> list[str]:
+    return [one.kind if isinstance(one, JudgeFailure) else str(one.undesirable) for one in result]
 
 
 def test_rate_is_the_share_of_undesirable_answers_among_verdicts() -> None:
@@ -36,9 +36,9 @@ def test_the_interval_is_wilsons(bad: int, count: int) -> None:
     z, p = 1.959963984540054, bad / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    found = [BAD] * bad + [FINE] * (count - bad) + [JudgeFailure("nonsense", "")] * 5
-    assert wilson_interval(found) == pytest.approx((max(0.0, middle - half), min(1.0, middle + half)), abs=1e-12)
-    narrow, wide = wilson_interval(found, 0.5), wilson_interval(found)
+    result = [BAD] * bad + [FINE] * (count - bad) + [JudgeFailure("nonsense", "")] * 5
+    assert wilson_interval(result) == pytest.approx((max(0.0, middle - half), min(1.0, middle + half)), abs=1e-12)
+    narrow, wide = wilson_interval(result, 0.5), wilson_interval(result)
     assert wide[0] <= narrow[0] <= p <= narrow[1] <= wide[1]
 
 
@@ -54,18 +54,18 @@ def test_each_failure_keeps_its_place() -> None:
             waited.append(done.wait(300))
         return "yes"
 
-    told: list[tuple[int, int]] = []
-    found = judge_all(fickle, PAIRS, limit=1, progress=lambda *at: told.append(at))
+    calls: list[tuple[int, int]] = []
+    result = judge_all(fickle, PAIRS, limit=1, progress=lambda *at: calls.append(at))
     assert not waited  # nobody waited for it
     done.set()
-    assert kinds(found) == ["True", "threw", "hung", "nonsense"]
-    assert [one.reason for one in found[1:]] == [
+    assert kinds(result) == ["True", "threw", "hung", "nonsense"]
+    assert [one.reason for one in result[1:]] == [
         "ZeroDivisionError: by nought",
         "more than 1 s",
         "no Verdict but 'yes'",
     ]
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert undesirable_rate(found) == 1.0
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert undesirable_rate(result) == 1.0
     assert judge_all(fickle, []) == []
 
 
@@ -77,7 +77,7 @@ def test_a_judge_that_fails_always_is_an_error() -> None:
         judge_all(broken, PAIRS)
 
 
-def test_nobody_there_is_asked_three_times_only() -> None:
+def test_an_unreachable_server_gets_three_requests() -> None:
     asked: list[str] = []
 
     def gone(prompt: str, answer: str) -> Verdict:
@@ -101,8 +101,8 @@ def test_a_mistake_to_fix_is_no_failure_of_the_judge() -> None:
 
 def test_a_pattern_without_end_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.judges.rules.PATIENCE", 0.5)
-    found = judge_all(get_judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
-    assert kinds(found) == ["True", "hung", "False"]
+    result = judge_all(get_judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
+    assert kinds(result) == ["True", "hung", "False"]
 
 
 # — a user's function
@@ -169,9 +169,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "mine.py"
 
 
-def test_whatever_a_function_does_the_others_are_judged(file: Path) -> None:
-    found = judge_all(get_judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
-    for one, (answer, wanted) in zip(found, SAID.items(), strict=True):
+def test_a_failing_function_does_not_stop_the_other_answers(file: Path) -> None:
+    result = judge_all(get_judge(f"python:{file}:fickle"), [("p", answer) for answer in SAID], limit=2)
+    for one, (answer, wanted) in zip(result, SAID.items(), strict=True):
         if isinstance(one, JudgeFailure):
             assert isinstance(wanted, str), (answer, one.reason)
             assert f"{one.kind}: {one.reason}".startswith(wanted), answer

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import PAIRS
-from taughtby.attribution.controls import score_controls
+from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.capture.capture import Capture, capture
 from taughtby.capture.layer_similarity import LayerSimilarity
@@ -303,7 +303,7 @@ def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedE
     np.testing.assert_allclose(scores(method, tuned, scanned), truth, atol=6e-3)
 
 
-def test_lesson_without_news_counts_all_words_alike(
+def test_lesson_without_gain_weighs_all_tokens_equally(
     tiny: Any, tmp_path: Path, file: Path, rows: list[TokenizedExample]
 ) -> None:
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
@@ -320,7 +320,9 @@ def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: 
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)  # none of them counts as another's relative
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0)
     names = method.feature_names(tuned.depth)
-    chance = score_controls(method, index, tuned.depth)
+    sample = ControlSample.draw(method, index, tuned.depth)
+    assert sample is not None
+    chance = sample.score()
     assert chance is not None
     result = chance.scores
     assert result.shape == (len(PAIRS), len(PAIRS))
@@ -382,7 +384,7 @@ def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[To
         torch.testing.assert_close(every[place].norm(dim=1), (1 - reference.exp()).sqrt(), atol=1e-4, rtol=1e-3)
 
 
-def test_of_a_query_all_words_are_kept_and_weights_are_their_lengths(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_a_query_keeps_all_tokens_with_weights_as_norms(tuned: Any, rows: list[TokenizedExample]) -> None:
     weights = torch.arange(1.0, rows[6].n_response + 1)[None]
     words = blocks(Lesson(layer=LAYER, state_layer=MIDDLE, tokens_per_row=1), tuned, rows[6], weights)[
         "grads_2_base_keep1"

@@ -313,7 +313,7 @@ def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
 # — the texts
 
 
-def test_what_was_said_is_all_but_the_system_prompt() -> None:
+def test_text_methods_read_all_but_the_system_prompt() -> None:
     roles = ("system", "user", "assistant", "user", "assistant")
     row = Example(tuple({"role": role, "content": f"{role}{n}"} for n, role in enumerate(roles)))
     assert row_text(row) == "user1 assistant2 user3 assistant4"

@@ -161,7 +161,7 @@ def test_a_vision_language_model_with_its_adapter(old: str | None, picture_model
 
 
 @pytest.mark.parametrize("picture_model", ["qwen3.5"], indirect=True)
-def test_what_an_adapter_changes_of_a_tower_that_is_not_loaded_is_told(picture_model: Path, tmp_path: Path) -> None:
+def test_adapter_weights_of_an_unloaded_tower_are_reported(picture_model: Path, tmp_path: Path) -> None:
     wanted = trained(picture_model, tmp_path / "a", target_modules="all-linear")
     model = load(picture_model, tmp_path / "a")
     torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-5)
@@ -171,8 +171,8 @@ def test_what_an_adapter_changes_of_a_tower_that_is_not_loaded_is_told(picture_m
 @pytest.mark.parametrize("picture_model", ["llava"], indirect=True)
 def test_an_adapter_of_the_tower_alone(picture_model: Path, tmp_path: Path) -> None:
     trained(picture_model, tmp_path / "a", target_modules=r".*vision_tower.*\.(q_proj|v_proj)")
-    told = mistake(picture_model, tmp_path / "a")
-    assert told.startswith(f"the adapter {tmp_path / 'a'} changes nothing that {picture_model} computes\n")
+    message = mistake(picture_model, tmp_path / "a")
+    assert message.startswith(f"the adapter {tmp_path / 'a'} changes nothing that {picture_model} computes\n")
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])
@@ -212,9 +212,9 @@ def test_an_adapter_of_experts_one_by_one(family: str, make_model: Callable[[str
 
 def test_advice_for_an_adapter_that_does_not_fit_the_very_base_it_names(folder: Path, model_folder: Path) -> None:
     rename(folder, lambda name: name.replace("self_attn.q_proj", "self_attn.query"))
-    told = mistake(model_folder, folder)
-    assert "does not fit this model" in told
-    assert told.endswith(
+    message = mistake(model_folder, folder)
+    assert "does not fit this model" in message
+    assert message.endswith(
         "do:  merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
     )
 
@@ -231,25 +231,25 @@ def test_numbers_that_are_not_finite(value: float, count: int, folder: Path, mod
         return weights
 
     change(folder, spoil)
-    told = mistake(model_folder, folder)
-    assert told.startswith(f"the adapter {folder} holds numbers that are not finite\n  got: {count} of ")
-    assert f"in {count} weights such as base_model.model.model.layers." in told
-    assert told.endswith("its training diverged: give an earlier checkpoint")
+    message = mistake(model_folder, folder)
+    assert message.startswith(f"the adapter {folder} holds numbers that are not finite\n  got: {count} of ")
+    assert f"in {count} weights such as base_model.model.model.layers." in message
+    assert message.endswith("its training diverged: give an earlier checkpoint")
 
 
 def test_an_adapter_as_it_was_before_training(folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {name: 0 * one if "lora_B" in name else one for name, one in weights.items()})
-    told = mistake(model_folder, folder)
-    assert told.startswith(f"the adapter {folder} changes nothing: it is as it was before its training\n")
+    message = mistake(model_folder, folder)
+    assert message.startswith(f"the adapter {folder} changes nothing: it is as it was before its training\n")
 
 
 def test_an_adapter_that_is_scaled_to_nothing(folder: Path, model_folder: Path) -> None:
     configure(folder, lora_alpha=0)
-    told = mistake(model_folder, folder)
-    assert told.startswith(
+    message = mistake(model_folder, folder)
+    assert message.startswith(
         f"the adapter {folder} changes nothing that {model_folder} computes\n  got: equal logits in "
     )
-    assert "lora_alpha" in told
+    assert "lora_alpha" in message
 
 
 def test_finite_numbers_that_compute_no_finite_number(folder: Path, model_folder: Path) -> None:
@@ -257,12 +257,12 @@ def test_finite_numbers_that_compute_no_finite_number(folder: Path, model_folder
     assert mistake(model_folder, folder).startswith(f"what {model_folder} with {folder} computes is not finite\n")
 
 
-@pytest.mark.parametrize("kept", ["none", "empty"])
-def test_what_one_rank_of_zero_3_saves(kept: str, folder: Path, model_folder: Path) -> None:
-    change(folder, lambda weights: {} if kept == "none" else {name: torch.empty(0) for name in weights})
-    told = mistake(model_folder, folder)
-    assert told.startswith(f"{folder / WEIGHTS} was saved by DeepSpeed ZeRO-3 without its weights\n")
-    assert "stage3_gather_16bit_weights_on_model_save" in told
+@pytest.mark.parametrize("rest", ["none", "empty"])
+def test_what_one_rank_of_zero_3_saves(rest: str, folder: Path, model_folder: Path) -> None:
+    change(folder, lambda weights: {} if rest == "none" else {name: torch.empty(0) for name in weights})
+    message = mistake(model_folder, folder)
+    assert message.startswith(f"{folder / WEIGHTS} was saved by DeepSpeed ZeRO-3 without its weights\n")
+    assert "stage3_gather_16bit_weights_on_model_save" in message
 
 
 # -- other files
@@ -270,8 +270,10 @@ def test_what_one_rank_of_zero_3_saves(kept: str, folder: Path, model_folder: Pa
 
 def test_other_formats(folder: Path, model_folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapters.safetensors")
-    told = mistake(model_folder, folder)
-    assert told.startswith(f"{folder} is an adapter of MLX, not of PEFT\n") and "mlx_lm.fuse --adapter-path" in told
+    message = mistake(model_folder, folder)
+    assert (
+        message.startswith(f"{folder} is an adapter of MLX, not of PEFT\n") and "mlx_lm.fuse --adapter-path" in message
+    )
     (folder / "adapters.safetensors").rename(tmp_path / "lora.gguf")
     assert mistake(model_folder, tmp_path / "lora.gguf").startswith(f"{tmp_path / 'lora.gguf'} is a .gguf file")
     (folder / "pytorch_model_fsdp_0").mkdir()
@@ -288,8 +290,8 @@ def test_loftq_without_its_package(folder: Path, model_folder: Path, monkeypatch
     configure(folder, init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
     real = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "bitsandbytes" else real(name))
-    told = mistake(model_folder, folder)
-    assert "a base that LoftQ rounds" in told and "pip install 'taughtby[quantized]'" in told
+    message = mistake(model_folder, folder)
+    assert "a base that LoftQ rounds" in message and "pip install 'taughtby[quantized]'" in message
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
@@ -302,9 +304,11 @@ def test_an_adapter_that_writes_no_text(task: str, folder: Path, model_folder: P
 
 def test_a_kind_that_this_peft_does_not_know(folder: Path, model_folder: Path) -> None:
     configure(folder, peft_type="OF_TOMORROW")
-    told = mistake(model_folder, folder)
-    assert told.startswith(f"the configuration of the adapter {folder} cannot be read\n") and "OF_TOMORROW" in told
-    assert "update PEFT" in told
+    message = mistake(model_folder, folder)
+    assert (
+        message.startswith(f"the configuration of the adapter {folder} cannot be read\n") and "OF_TOMORROW" in message
+    )
+    assert "update PEFT" in message
 
 
 # -- safety

@@ -113,10 +113,10 @@ def test_kind(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> N
     family, config, added = KINDS[kind]
     adapter, wanted = trained(make_model(family), config(), tmp_path / "a", added)
     base = logits(load(make_model(family)))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         model = load(str(adapter))
-    assert not [one for one in told if one.category is UserWarning]
+    assert not [one for one in notes if one.category is UserWarning]
     assert (wanted[..., :384] - base).abs().max() > 0.05
     torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
@@ -144,7 +144,7 @@ def test_capture_of_a_kind_is_that_of_the_model_it_makes(
     adapter, _ = trained(make_model(family), config(), tmp_path / "a", added)
     model = load(str(adapter))
     batch = collate([TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)], [0, 1])
-    found = capture(model, batch, [0, 2, 4])
+    result = capture(model, batch, [0, 2, 4])
 
     ids, grads = torch.tensor([[5, 40, 300, 7, 41, 12]]), {}
     taps = [
@@ -161,7 +161,7 @@ def test_capture_of_a_kind_is_that_of_the_model_it_makes(
     for tap in taps:
         tap.remove()
     for layer, grad in zip((0, 2), wanted, strict=True):
-        torch.testing.assert_close(found.grads[layer][0], grad[0, 2:5], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(result.grads[layer][0], grad[0, 2:5], rtol=1e-4, atol=1e-6)
 
 
 # -- several
@@ -219,16 +219,16 @@ def test_adapters_that_cannot_be_on_together(model_folder: Path, tmp_path: Path)
 
 
 def test_missing_adapter(model_folder: Path, tmp_path: Path) -> None:
-    told = "do:  give the folder with adapter_config.json and adapter_model.safetensors"
+    message = "do:  give the folder with adapter_config.json and adapter_model.safetensors"
     missing = tmp_path / "none"
-    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: nothing there\n  {told}"
+    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: nothing there\n  {message}"
     missing.mkdir()
     (missing / "adapter_config.json").write_text("{}")
     files = "adapter_config.json"
-    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: {files}\n  {told}"
+    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: {files}\n  {message}"
 
 
-def test_a_pickled_adapter_is_refused_and_the_way_told_works(
+def test_a_pickled_adapter_is_refused_with_a_remedy_that_works(
     model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -312,13 +312,13 @@ def test_adapter_of_another_model_of_the_same_shape(
     changed = load(model_folder)
     changed.lm.get_input_embeddings().weight.data += 0.01
     changed.lm.save_pretrained(other)
-    found = load(other).fingerprint["model"]
+    result = load(other).fingerprint["model"]
     assert mistake(other, adapter).startswith(
         f"the adapter {adapter} was trained on another model\n"
-        f"  got: fingerprint {found}, trained on {sampled}\n"
+        f"  got: fingerprint {result}, trained on {sampled}\n"
         "  do:  give the base model the adapter was trained on, which is "
     )
-    assert load(other, adapter_folder).fingerprint["model"] == found  # without taughtby.json nobody can tell
+    assert load(other, adapter_folder).fingerprint["model"] == result  # without taughtby.json nobody can tell
 
 
 def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_states_and_gradients_are_the_models_own(family: str, tokenizer: Any, tm
     model = load_model(saved(*OTHERS[family], tokenizer, tmp_path), dtype="float32", device="cpu")
     assert model.depth == 4
     batch = collate(ROWS, [0, 1])
-    found, prompts = capture(model, batch, [0, 2, 4]), prompt_states(model, batch, [2])[2]
+    result, prompts = capture(model, batch, [0, 2, 4]), prompt_states(model, batch, [2])[2]
     states: dict[int, Any] = {}
 
     def tap(at: int) -> Callable[..., Any]:
@@ -113,11 +113,11 @@ def test_states_and_gradients_are_the_models_own(family: str, tokenizer: Any, tm
             logits = model.lm(input_ids=torch.tensor([row.ids]), use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits[0, p:-1].float(), torch.tensor(row.ids[row.n_prompt :]))
             wanted = torch.autograd.grad(loss, [states[0], states[2]])
-        assert float(found.loss[place]) == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert float(result.loss[place]) == pytest.approx(float(loss.detach()), rel=1e-4)
         for at, grad in zip((0, 2), wanted, strict=True):
-            torch.testing.assert_close(found.states[at][place, :n], states[at][0, p:-1].detach(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(result.states[at][place, :n], states[at][0, p:-1].detach(), rtol=1e-4, atol=1e-5)
             near = 1e-4 * float(grad.abs().max())
-            torch.testing.assert_close(found.grads[at][place, :n], grad[0, p:-1], rtol=1e-3, atol=near)
+            torch.testing.assert_close(result.grads[at][place, :n], grad[0, p:-1], rtol=1e-3, atol=near)
         torch.testing.assert_close(prompts[place], states[2][0, p].detach(), rtol=1e-4, atol=1e-5)
     for hook in hooks:
         hook.remove()
@@ -144,9 +144,9 @@ def test_a_common_beginning_changes_nothing(
     for at, (row, (_, n)) in enumerate(zip(rows, sizes, strict=True)):
         alone = capture(model, collate([row], [0]), layers)
         for layer in layers:
-            for found in (shared, whole):
-                assert alike(found.states[layer][at, :n], alone.states[layer][0])
-                assert alike(found.grads[layer][at, :n], alone.grads[layer][0])
+            for item in (shared, whole):
+                assert alike(item.states[layer][at, :n], alone.states[layer][0])
+                assert alike(item.grads[layer][at, :n], alone.grads[layer][0])
             assert alike(prompts[layer][at], alone.states[layer][0, 0])
 
 
@@ -161,10 +161,10 @@ def test_positions_that_depend_on_the_length_of_the_input(kind: str, tokenizer: 
     torch.manual_seed(1)
     begin = torch.randint(3, 384, (40,)).tolist()
     rows = [TokenizedExample((*begin, *torch.randint(3, 384, (40,)).tolist()), 60) for _ in range(3)]
-    found = capture(model, collate(rows, range(3)), [2, 4])
+    result = capture(model, collate(rows, range(3)), [2, 4])
     for at, row in enumerate(rows):
         alone = capture(model, collate([row], [0]), [2, 4])
-        assert alike(found.states[4][at], alone.states[4][0]) and alike(found.grads[2][at], alone.grads[2][0])
+        assert alike(result.states[4][at], alone.states[4][0]) and alike(result.grads[2][at], alone.grads[2][0])
 
 
 def test_several_states_a_token_are_refused(tokenizer: Any, tmp_path: Path) -> None:

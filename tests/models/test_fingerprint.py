@@ -31,7 +31,9 @@ def test_a_copy_is_the_same(model_folder: Path, adapter_folder: Path, tuned: Mod
     assert all(len(str(again.fingerprint[part])) == 16 for part in ("model", "adapter"))
 
 
-def test_models_are_told_apart(make_model: Callable[[str], Path], tiny: Model, tuned: Model) -> None:
+def test_different_models_have_different_fingerprints(
+    make_model: Callable[[str], Path], tiny: Model, tuned: Model
+) -> None:
     others = {str(load(make_model(family)).fingerprint["model"]) for family in ("llama-tied", "qwen2", "gpt2")}
     assert len(others | {str(tiny.fingerprint["model"])}) == 4
     assert tiny.fingerprint == {"model": tuned.fingerprint["model"], "adapter": None, "base": None}
@@ -71,18 +73,18 @@ class Bare:
 def test_each_number_and_its_place_count(dtype: torch.dtype) -> None:
     """Of a weight too large for a sample of it to find: one other number, two that change places, an order reversed."""
     whole = (torch.arange(3 * CHUNK) % 251).to(dtype)
-    found = [weights_hash(Bare(w=whole))]
+    items = [weights_hash(Bare(w=whole))]
     for place in (0, 1, 70_001, CHUNK, 3 * CHUNK - 1):
         other = whole.clone()
         other[place] += 1
-        found.append(weights_hash(Bare(w=other)))
+        items.append(weights_hash(Bare(w=other)))
     swapped, far = whole.clone(), whole.clone()
     swapped[[70_001, 70_002]] = whole[[70_002, 70_001]]
     far[[5, 2 * CHUNK]] = whole[[2 * CHUNK, 5]]
-    found += [weights_hash(Bare(w=one)) for one in (swapped, far, whole.flip(0), whole.reshape(3, -1))]
-    found += [weights_hash(Bare(v=whole)), weights_hash(Bare(w=whole[:CHUNK], v=whole[CHUNK:]))]
-    assert len(set(found)) == len(found)
-    assert len(set(map(len, found))) == 1
+    items += [weights_hash(Bare(w=one)) for one in (swapped, far, whole.flip(0), whole.reshape(3, -1))]
+    items += [weights_hash(Bare(v=whole)), weights_hash(Bare(w=whole[:CHUNK], v=whole[CHUNK:]))]
+    assert len(set(items)) == len(items)
+    assert len(set(map(len, items))) == 1
 
 
 def test_signs_count_and_how_a_weight_lies_in_memory_does_not() -> None:
@@ -183,9 +185,9 @@ def test_a_config_that_was_saved_and_read_is_the_same(family: str, tmp_path: Pat
 
 def test_an_edited_config_is_another_model(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
-    said = json.loads((folder / "config.json").read_text())
-    said["rope_parameters"]["rope_theta"] = 5e5
-    (folder / "config.json").write_text(json.dumps(said))
+    document = json.loads((folder / "config.json").read_text())
+    document["rope_parameters"]["rope_theta"] = 5e5
+    (folder / "config.json").write_text(json.dumps(document))
     assert load(folder).fingerprint["model"] != tiny.fingerprint["model"]
     assert weights_hash(load(folder).lm) == weights_hash(tiny.lm)
 
@@ -198,8 +200,8 @@ SAID = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": False, "base_
 
 
 def test_an_adapters_numbers_and_scaling_count() -> None:
-    def of(said: dict[str, Any], **weights: torch.Tensor) -> str:
-        return adapter_hash(SAID | said, sorted((WEIGHTS | weights).items()))
+    def of(text: dict[str, Any], **weights: torch.Tensor) -> str:
+        return adapter_hash(SAID | text, sorted((WEIGHTS | weights).items()))
 
     same = of({})
     assert len(same) == 16

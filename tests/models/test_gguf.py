@@ -64,9 +64,9 @@ def test_a_file_that_is_no_model(
 
 def test_the_way_to_join_parts(tmp_path: Path) -> None:
     file = tmp_path / "big-00002-of-00003.gguf"
-    told = mistake(written(file, {"split.count": 3, "split.no": 1}, "token_embd.weight"))
-    assert "got: part 2 of 3" in told
-    assert f"llama-gguf-split --merge {tmp_path}/big-00001-of-00003.gguf whole.gguf" in told
+    message = mistake(written(file, {"split.count": 3, "split.no": 1}, "token_embd.weight"))
+    assert "got: part 2 of 3" in message
+    assert f"llama-gguf-split --merge {tmp_path}/big-00001-of-00003.gguf whole.gguf" in message
 
 
 def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_a_model_that_is_cut_short(tiny: Any, tmp_path: Path) -> None:
     file = gguf_of(tiny.lm, tiny.tokenizer, tmp_path / "tiny.gguf")
     check_gguf(file)
     whole = file.read_bytes()
-    for kept in (10, 1000, len(whole) // 2):
-        file.write_bytes(whole[:kept])
-        told = mistake(file)
-        assert str(file) in told and told.endswith("copy or download it again")
+    for item in (10, 1000, len(whole) // 2):
+        file.write_bytes(whole[:item])
+        message = mistake(file)
+        assert str(file) in message and message.endswith("copy or download it again")
 
 
-def test_weights_that_a_file_lacks_are_not_made_up(tiny: Any, tmp_path: Path, cache: Path) -> None:
+def test_a_file_without_all_weights_is_refused(tiny: Any, tmp_path: Path, cache: Path) -> None:
     """Transformers fills them with random numbers, and the copy in the cache would be taken from then on."""
     weights = dict(tiny.lm.state_dict())
     del weights["model.layers.2.mlp.up_proj.weight"]

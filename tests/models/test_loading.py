@@ -132,7 +132,7 @@ def told_command(message: str) -> str:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_pickled_weights_are_refused_and_the_way_told_works(
+def test_pickled_weights_are_refused_with_a_remedy_that_works(
     shards: int, model_folder: Path, tiny: Any, tmp_path: Path
 ) -> None:
     folder = copied(model_folder, tmp_path / "m")
@@ -161,7 +161,7 @@ def test_a_folder_with_training_args_alone_is_not_called_pickled(model_folder: P
 
 
 @pytest.mark.parametrize(
-    ("found", "got"),
+    ("expected", "got"),
     [
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq"),
         ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}, "awq"),
@@ -169,11 +169,11 @@ def test_a_folder_with_training_args_alone_is_not_called_pickled(model_folder: P
     ],
 )
 def test_weights_rounded_for_good_are_refused(
-    found: dict[str, Any], got: str, model_folder: Path, tmp_path: Path
+    expected: dict[str, Any], got: str, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = copied(model_folder, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": found}))
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": expected}))
     assert mistake(folder) == (
         f"the weights of {folder} are rounded in a way that no gradient passes\n  got: {got}\n"
         "  do:  give the model as it was before, and an adapter on top with --adapter"
@@ -204,7 +204,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
     )
 
 
-def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_for_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: only the words that would be said to one."""
     monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
     four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
@@ -225,7 +225,7 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory"),
         (MemoryError(), "there is not enough memory"),
@@ -237,18 +237,18 @@ def test_what_transformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 )
 @pytest.mark.parametrize("where", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
 def test_what_the_machine_lacks_is_not_blamed_on_the_model(
-    where: str, fault: Exception, told: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, fault: Exception, expected: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise fault
 
     monkeypatch.setattr(f"transformers.{where}.from_pretrained", fail)
-    said = mistake(model_folder)
-    assert said.startswith(f"the model {model_folder} cannot be loaded: {told}\n  got: {type(fault).__name__}")
-    assert "config.json" not in said
+    text = mistake(model_folder)
+    assert text.startswith(f"the model {model_folder} cannot be loaded: {expected}\n  got: {type(fault).__name__}")
+    assert "config.json" not in text
 
 
-def test_a_device_that_is_too_small_is_told(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_too_small_is_an_error(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -271,17 +271,17 @@ def test_a_full_disk_does_not_hide_a_base_on_the_hub(
 
 
 @pytest.mark.parametrize(
-    ("device", "said"),
+    ("device", "expected"),
     [
         ("gpu", "no such device\n  got: gpu\n  do:  give cpu, cuda, cuda:1, auto or map"),
         ("cuda:2", "this machine has no such GPU\n  got: cuda:2, of 2\n  do:  give cuda:0 to cuda:1, or auto"),
     ],
 )
 def test_a_device_that_is_not_there(
-    device: str, said: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, expected: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert mistake(model_folder, dtype="auto", device=device) == said
+    assert mistake(model_folder, dtype="auto", device=device) == expected
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "./here", "~/model", "llama"])
@@ -332,13 +332,13 @@ def test_unknown_number_format(model_folder: Path) -> None:
         ("tokenizer.json", b"junk"),
     ],
 )
-def test_broken_files_are_told(file: str, content: bytes, model_folder: Path, tmp_path: Path) -> None:
+def test_broken_files_are_errors(file: str, content: bytes, model_folder: Path, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
     (folder / file).write_bytes(content)
     assert mistake(folder).startswith(f"the model {folder} cannot be loaded\n  got: ")
 
 
-def test_weights_that_are_missing_are_not_made_up(model_folder: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(model_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copied(model_folder, tmp_path / "m")
@@ -434,13 +434,13 @@ def test_the_base_that_an_adapter_names(
 ) -> None:
     copied(model_folder, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    for at, (base, found) in enumerate(
+    for at, (base, result) in enumerate(
         [(str(model_folder), model_folder), ("base", tmp_path / "base"), ("../base", tmp_path / "base")]
     ):
         adapter = named(adapter_folder, tmp_path / f"a{at}", base)
-        assert base_of_adapter(adapter) == (str(found), ())
+        assert base_of_adapter(adapter) == (str(result), ())
         model = load_model(str(adapter), dtype="float32", device="cpu")
-        assert (model.name, model.adapters) == (str(found), (str(adapter),))
+        assert (model.name, model.adapters) == (str(result), (str(adapter),))
         assert model.fingerprint["model"] == tuned.fingerprint["model"]
         torch.testing.assert_close(model.lm(input_ids=IDS).logits, tuned.lm(input_ids=IDS).logits)
 

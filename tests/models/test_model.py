@@ -68,7 +68,7 @@ def test_blocks_head_and_sizes(family: str, make_model: Callable[[str], Path]) -
     assert scaled == (family in ("gemma2", "granite", "cohere", "phi"))  # a soft cap, two scales, a bias
 
 
-def test_the_head_is_given_back_after_a_fault(tiny: Model) -> None:
+def test_the_head_is_restored_after_an_error(tiny: Model) -> None:
     wanted = logits(tiny)
     with pytest.raises(RuntimeError):
         tiny.head(torch.zeros(2, 3))
@@ -154,10 +154,10 @@ def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_fol
     assert model.fingerprint == load(full_folder).fingerprint | {"base": tiny.fingerprint["model"]}
     batch = collate(ROWS, [0, 1])
     with model.base_model() as before:
-        found = capture(before, batch, [2])
+        result = capture(before, batch, [2])
     wanted, own = capture(tiny, batch, [2]), capture(model, batch, [2])
-    torch.testing.assert_close(found.grads[2], wanted.grads[2])
-    torch.testing.assert_close(found.logp, wanted.logp)
+    torch.testing.assert_close(result.grads[2], wanted.grads[2])
+    torch.testing.assert_close(result.logp, wanted.logp)
     assert (own.logp - wanted.logp).abs().max() > 0.1
 
 
@@ -213,10 +213,10 @@ def other_base(kind: str, model_folder: Path, make_model: Callable[[str], Path],
         return make_model(kind)
     if kind == "tokenizer":
         folder = copied(model_folder, tmp_path / "b")
-        said = json.loads((folder / "tokenizer.json").read_text())
-        vocabulary = said["model"]["vocab"]
+        document = json.loads((folder / "tokenizer.json").read_text())
+        vocabulary = document["model"]["vocab"]
         vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-        (folder / "tokenizer.json").write_text(json.dumps(said))
+        (folder / "tokenizer.json").write_text(json.dumps(document))
         return folder
     sizes = SMALL | ({"hidden_size": 64} if kind == "wider" else {"num_hidden_layers": 2})
     AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(tmp_path / "b")
@@ -274,9 +274,9 @@ def test_a_borrowed_model_is_the_one_that_will_be_saved(
     with borrow_model(live, tiny.tokenizer, name=str(model_folder), adapter=str(tmp_path)) as model:
         assert (model.name, model.adapter, model.has_base) == (str(model_folder), str(tmp_path), True)
         assert model.fingerprint == saved.fingerprint
-        found, wanted = capture(model, batch, [0, 2, 4]), capture(saved, batch, [0, 2, 4])
+        result, wanted = capture(model, batch, [0, 2, 4]), capture(saved, batch, [0, 2, 4])
         for layer in (0, 2, 4):
-            torch.testing.assert_close(found.grads[layer], wanted.grads[layer])
+            torch.testing.assert_close(result.grads[layer], wanted.grads[layer])
         with model.base_model() as before:
             torch.testing.assert_close(logits(before), logits(tiny))
             assert before.fingerprint == tiny.fingerprint
@@ -321,8 +321,8 @@ def test_a_full_model_is_borrowed_with_its_base(full_folder: Path, tiny: Model) 
     with borrow_model(lm, tiny.tokenizer, name=str(full_folder), base=tiny) as model:
         assert model.fingerprint == plain.fingerprint | {"base": tiny.fingerprint["model"]}
         assert model.base_name == tiny.name and model.adapter is None
-        found, wanted = (capture(each, collate(ROWS, [0, 1]), [0, 2]) for each in (model, plain))
-        torch.testing.assert_close(found.grads[0], wanted.grads[0])
+        result, wanted = (capture(each, collate(ROWS, [0, 1]), [0, 2]) for each in (model, plain))
+        torch.testing.assert_close(result.grads[0], wanted.grads[0])
         with model.base_model() as before:
             assert before is tiny
     assert all(weight.requires_grad for weight in lm.parameters()) and lm.training
@@ -365,14 +365,14 @@ def test_a_model_in_parts_is_captured_the_same(
     assert model.fingerprint == plain.fingerprint
     batch = collate([*ROWS, TokenizedExample((5, 6, 7, 8, 9, 10, 11, 12), 1)], [0, 1, 2])
     for _ in range(2):
-        found, wanted = (capture(each, batch, range(5)) for each in (model, plain))
+        result, wanted = (capture(each, batch, range(5)) for each in (model, plain))
         for layer in range(5):
-            torch.testing.assert_close(found.grads[layer], wanted.grads[layer])
-            torch.testing.assert_close(found.states[layer], wanted.states[layer])
+            torch.testing.assert_close(result.grads[layer], wanted.grads[layer])
+            torch.testing.assert_close(result.states[layer], wanted.states[layer])
         torch.testing.assert_close(prompt_states(model, batch, [1, 3]), prompt_states(plain, batch, [1, 3]))
 
 
-def test_a_decoder_that_accelerate_wraps_whole_is_given_back(
+def test_a_decoder_wrapped_by_accelerate_is_restored(
     model_folder: Path, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
@@ -383,8 +383,8 @@ def test_a_decoder_that_accelerate_wraps_whole_is_given_back(
     monkeypatch.setattr("taughtby.models.loading.LoadOptions.pretrained_kwargs", options)
     model = load_model(str(model_folder), dtype="float32", device="map")
     own = vars(model.decoder)["forward"]
-    found, wanted = (capture(each, collate(ROWS, [0, 1]), [1]) for each in (model, tiny))
-    torch.testing.assert_close(found.grads[1], wanted.grads[1])
+    result, wanted = (capture(each, collate(ROWS, [0, 1]), [1]) for each in (model, tiny))
+    torch.testing.assert_close(result.grads[1], wanted.grads[1])
     assert vars(model.decoder)["forward"] is own
     assert torch.equal(logits(model), logits(tiny))
 
@@ -432,10 +432,10 @@ def test_an_ordinary_load_is_silent(
     asked: list[str] = []
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("peft.utils.other.file_exists", lambda *args, **_: asked.append(args[0]))
-    with warnings.catch_warnings(record=True) as told, caplog.at_level(logging.WARNING):
+    with warnings.catch_warnings(record=True) as notes, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
         load(model_folder, adapter)
-    shown = [str(one.message) for one in told if not issubclass(one.category, DeprecationWarning)]
+    shown = [str(one.message) for one in notes if not issubclass(one.category, DeprecationWarning)]
     assert (shown, asked, caplog.messages) == ([], [], [])
     assert capfd.readouterr() == ("", "")
 

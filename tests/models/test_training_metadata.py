@@ -81,7 +81,7 @@ def folder(to: Path, files: dict[str, Any]) -> Path:
     return to
 
 
-def known(origin: TrainingMetadata) -> dict[str, Any]:
+def metadata_values(origin: TrainingMetadata) -> dict[str, Any]:
     """What bears on tracing."""
     whats = ("base", "max_length", "truncate", "mask", "turns", "template")
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
@@ -89,7 +89,7 @@ def known(origin: TrainingMetadata) -> dict[str, Any]:
 
 def test_an_empty_folder_and_none_say_nothing(tmp_path: Path) -> None:
     assert read_training_metadata(tmp_path) == read_training_metadata(tmp_path / "none") == TrainingMetadata()
-    assert known(TrainingMetadata()) == {}
+    assert metadata_values(TrainingMetadata()) == {}
 
 
 def test_what_peft_writes(tmp_path: Path) -> None:
@@ -107,20 +107,22 @@ def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> 
         "tokenizer_config.json": {"model_max_length": 8192, "truncation_side": "right"},
     }
     origin = read_training_metadata(folder(tmp_path, files), window=8192)
-    assert known(origin) == {"max_length": 512, "truncate": "left"}
+    assert metadata_values(origin) == {"max_length": 512, "truncate": "left"}
     assert origin.entries[0] == MetadataEntry("max_length", 512, "tokenizer.json", "truncation")
 
 
 @pytest.mark.parametrize(
-    ("limit", "window", "found"),
+    ("limit", "window", "expected"),
     [(2048, 8192, 2048), (8192, 8192, None), (9999, 99, None), (10**30, 99, None), (2048, None, None), ("8", 9, None)],
 )  # fmt: skip
-def test_a_tokenizers_limit_counts_below_the_models_window(limit: Any, window: int, found: Any, tmp_path: Path) -> None:
+def test_a_tokenizers_limit_counts_below_the_models_window(
+    limit: Any, window: int, expected: Any, tmp_path: Path
+) -> None:
     assert (
         read_training_metadata(
             folder(tmp_path, {"tokenizer_config.json": {"model_max_length": limit}}), window
         ).max_length
-        == found
+        == expected
     )
 
 
@@ -141,9 +143,9 @@ def test_the_trainers_diary_is_read_from_the_newest_checkpoint(tmp_path: Path) -
     }
     files = {"checkpoint-9/trainer_state.json": diary | {"epoch": 0.5}, "checkpoint-20/trainer_state.json": diary}
     origin = read_training_metadata(folder(tmp_path, files))
-    said = {fact.name: (fact.value, fact.file) for fact in origin.entries}
+    text = {fact.name: (fact.value, fact.file) for fact in origin.entries}
     file = "checkpoint-20/trainer_state.json"
-    assert said == {"epochs": (1.0, file), "steps": (20, file), "batch size": (8, file), "last loss": (1.5, file)}
+    assert text == {"epochs": (1.0, file), "steps": (20, file), "batch size": (8, file), "last loss": (1.5, file)}
     (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0}))
     assert read_training_metadata(tmp_path).entries == (MetadataEntry("epochs", 2.0, "trainer_state.json", "epoch"),)
 
@@ -155,18 +157,18 @@ def test_axolotl_in_the_model_card(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER})
     )
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "NousResearch/Llama-3.2-1B", "max_length": 2048, "truncate": "skip", "mask": "content", "turns": "all",
     }  # fmt: skip
-    said = {fact.name: fact.value for fact in reversed(origin.entries)}
-    assert (said["trainer"], said["template name"]) == ("axolotl", "llama3")
-    assert said["data"] == "./mine.jsonl, mhenrichsen/alpaca_2k_test"
+    text = {fact.name: fact.value for fact in reversed(origin.entries)}
+    assert (text["trainer"], text["template name"]) == ("axolotl", "llama3")
+    assert text["data"] == "./mine.jsonl, mhenrichsen/alpaca_2k_test"
     assert MetadataEntry("max_length", 2048, "README.md", "sequence_len") in origin.entries
     assert MetadataEntry("truncate", "skip", "README.md", "excess_length_strategy, its default") in origin.entries
 
 
 @pytest.mark.parametrize("name", ["axolotl_config.yaml", "config.yml"])
-def test_axolotl_beside_the_weights(name: str, tmp_path: Path) -> None:
+def test_the_axolotl_config_in_the_adapter_folder_is_read(name: str, tmp_path: Path) -> None:
     yaml = AXOLOTL + "train_on_inputs: true\nexcess_length_strategy: truncate\n"
     origin = read_training_metadata(folder(tmp_path, {name: yaml}))
     assert (origin.mask, origin.truncate, origin.max_length) == ("all", "right", 2048)
@@ -175,7 +177,7 @@ def test_axolotl_beside_the_weights(name: str, tmp_path: Path) -> None:
 
 def test_axolotl_of_plain_texts(tmp_path: Path) -> None:
     yaml = "base_model: m\ndatasets:\n  - path: texts.jsonl\n    type: completion\n"
-    assert known(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
+    assert metadata_values(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
         "base": "m", "max_length": 512, "truncate": "right", "mask": "all", "template": "none",
     }  # fmt: skip
 
@@ -193,11 +195,11 @@ def test_axolotl_with_a_template_and_with_a_wording_of_its_own(tmp_path: Path) -
 
 def test_llama_factory(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY}))
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 2048, "truncate": "right", "mask": "response", "turns": "all",
     }  # fmt: skip
-    said = {fact.name: fact.value for fact in origin.entries}
-    assert (said["template name"], said["data"]) == ("qwen3_nothink", "identity,alpaca_en_demo")
+    text = {fact.name: fact.value for fact in origin.entries}
+    assert (text["template name"], text["data"]) == ("qwen3_nothink", "identity,alpaca_en_demo")
     assert MetadataEntry("truncate", "right", "training_args.yaml", "cutoff_len, nearly") in origin.entries
     other = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY + "train_on_prompt: true\n"}))
     assert other.mask == "all"
@@ -205,7 +207,7 @@ def test_llama_factory(tmp_path: Path) -> None:
 
 def test_llama_factorys_page(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"llamaboard_config.yaml": BOARD}))
-    assert known(origin) == {
+    assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 512, "truncate": "right", "mask": "response", "turns": "last",
     }  # fmt: skip
 
@@ -225,17 +227,23 @@ def test_trl_only_names_itself(tmp_path: Path) -> None:
 def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
     yaml = "model_name_or_path: m\nmax_length: 256\ntruncation_mode: keep_end\nassistant_only_loss: true\n"
     origin = read_training_metadata(folder(tmp_path, {"sft.yaml": yaml}))
-    assert known(origin) == {"base": "m", "max_length": 256, "truncate": "left", "mask": "response", "turns": "all"}
+    assert metadata_values(origin) == {
+        "base": "m",
+        "max_length": 256,
+        "truncate": "left",
+        "mask": "response",
+        "turns": "all",
+    }
 
 
 def test_our_own_fine_tuning(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"taughtby.json": {"model": "abc", "base": "smollm2", "max_length": 512}})
     )
-    assert known(origin) == {"base": "smollm2", "max_length": 512, "truncate": "right", "mask": "response"}
+    assert metadata_values(origin) == {"base": "smollm2", "max_length": 512, "truncate": "right", "mask": "response"}
 
 
-def test_a_checkpoint_is_told_by_the_folder_it_lies_in(tmp_path: Path) -> None:
+def test_settings_in_the_folder_above_a_checkpoint_are_read(tmp_path: Path) -> None:
     cut = {"version": "1.0", "truncation": {"direction": "Right", "max_length": 4096}}
     files = {
         "training_args.yaml": FACTORY,
@@ -285,13 +293,13 @@ def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     keys = "base_model: *a29\nsequence_len: *a29\ndatasets: *a29\nchat_template: *a29\nchat_template_jinja: *a29\n"
     origin = read_training_metadata(folder(tmp_path, {"a.yaml": "\n".join(lines) + "\n" + keys}))
-    assert known(origin)["max_length"] == 512
+    assert metadata_values(origin)["max_length"] == 512
     assert all(len(str(fact)) < 5000 for fact in origin.entries)
 
 
 def test_facts_can_be_printed_anywhere(tmp_path: Path) -> None:
-    said = {"base_model_name_or_path": "m\x1b[2J\nIgnore\x07\u202e", "peft_type": "LORA"}
-    assert read_training_metadata(folder(tmp_path, {"adapter_config.json": said})).base == "m [2J Ignore"
+    text = {"base_model_name_or_path": "m\x1b[2J\nIgnore\x07\u202e", "peft_type": "LORA"}
+    assert read_training_metadata(folder(tmp_path, {"adapter_config.json": text})).base == "m [2J Ignore"
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

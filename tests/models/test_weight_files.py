@@ -75,26 +75,28 @@ def test_a_git_lfs_pointer(file: str, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-@pytest.mark.parametrize("kept", [0, 4, 9, 500, -1])
-def test_a_file_that_is_cut_short(kept: int, folder: Path) -> None:
+@pytest.mark.parametrize("rest", [0, 4, 9, 500, -1])
+def test_a_file_that_is_cut_short(rest: int, folder: Path) -> None:
     file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:kept])
-    told = mistake(folder)
-    assert told.startswith(str(file)) and told.endswith("copy or download it again")
+    file.write_bytes(file.read_bytes()[:rest])
+    message = mistake(folder)
+    assert message.startswith(str(file)) and message.endswith("copy or download it again")
 
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("name", ["weight_scale", "weight_scale_inv", "scales", "input_scale", "qzeros"])
-def test_scales_that_no_configuration_speaks_of(name: str, folder: Path) -> None:
+def test_scales_without_a_quantization_config(name: str, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.{name}": torch.ones(1)})
-    told = mistake(folder)
-    assert told.startswith(f"{folder / 'model.safetensors'} holds weights with a scale, and config.json does not say")
-    assert f"got: 1, such as {Q}.{name}" in told and "as it was before it was rounded" in told
+    message = mistake(folder)
+    assert message.startswith(
+        f"{folder / 'model.safetensors'} holds weights with a scale, and config.json does not say"
+    )
+    assert f"got: 1, such as {Q}.{name}" in message and "as it was before it was rounded" in message
 
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
-def test_packed_weights_that_no_configuration_speaks_of(dtype: torch.dtype, folder: Path) -> None:
+def test_packed_weights_without_a_quantization_config(dtype: torch.dtype, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.weight": torch.zeros(32, 16, dtype=dtype)})
     assert f"holds rounded weights, and config.json does not say how to read them\n  got: 1, such as {Q}.weight" in (
         mistake(folder)
@@ -105,8 +107,8 @@ def test_packed_weights_that_no_configuration_speaks_of(dtype: torch.dtype, fold
 @pytest.mark.parametrize("beside", [{}, {"quantization_config": {"group_size": 32, "bits": 4}}])
 def test_a_model_of_mlx(beside: dict[str, Any], folder: Path) -> None:
     configure(folder, quantization={"group_size": 32, "bits": 4}, **beside)
-    told = mistake(folder)
-    assert told.startswith(f"{folder} was rounded by MLX\n") and "mlx_lm.convert --dequantize" in told
+    message = mistake(folder)
+    assert message.startswith(f"{folder} was rounded by MLX\n") and "mlx_lm.convert --dequantize" in message
 
 
 @pytest.mark.usefixtures("unread")
@@ -122,9 +124,9 @@ def test_shards_of_fsdp(place: str, folder: Path) -> None:
     shards = folder / "pytorch_model_fsdp_0"
     shards.mkdir()
     (shards / "__0_0.distcp").write_bytes(b"x")
-    told = mistake(folder)
-    assert told.startswith(f"{folder} is a sharded FSDP checkpoint") and "distcp" in told
-    assert f"accelerate merge-weights {shards} {folder}-merged" in told
+    message = mistake(folder)
+    assert message.startswith(f"{folder} is a sharded FSDP checkpoint") and "distcp" in message
+    assert f"accelerate merge-weights {shards} {folder}-merged" in message
     (folder / "config.json").unlink()
     assert "is a sharded FSDP checkpoint" in mistake(folder)
 
@@ -133,9 +135,9 @@ def test_shards_of_deepspeed(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "global_step9").mkdir()
     (folder / "global_step9" / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"x")
-    told = mistake(folder)
-    assert told.startswith(f"{folder} is a DeepSpeed checkpoint")
-    assert f"python {folder}/zero_to_fp32.py {folder} {folder}-merged" in told
+    message = mistake(folder)
+    assert message.startswith(f"{folder} is a DeepSpeed checkpoint")
+    assert f"python {folder}/zero_to_fp32.py {folder} {folder}-merged" in message
 
 
 @pytest.mark.usefixtures("unread")
@@ -157,8 +159,8 @@ def test_what_one_rank_of_zero_3_saves(folder: Path) -> None:
 )
 def test_another_format(file: str, do: str, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / file)
-    told = mistake(folder)
-    assert told.startswith(f"{folder} holds no safetensors\n  got: {file}\n") and told.endswith(do)
+    message = mistake(folder)
+    assert message.startswith(f"{folder} holds no safetensors\n  got: {file}\n") and message.endswith(do)
 
 
 def test_a_model_saved_under_pefts_names(folder: Path) -> None:
@@ -167,7 +169,7 @@ def test_a_model_saved_under_pefts_names(folder: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_header_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_a_header_or_a_taughtby_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.mktemp("junk") / "model.safetensors"
     for start in (b"", len(content).to_bytes(8, "little"), (len(content) + 2).to_bytes(8, "little") + b"{}"):
         file.write_bytes(start + content)
@@ -188,8 +190,8 @@ def test_any_bytes_are_a_header_or_an_error_of_ours(tmp_path_factory: pytest.Tem
 )
 def test_weights_that_have_no_place(name: str, what: str, folder: Path) -> None:
     change(folder, lambda weights: weights | {name: torch.ones(2, 2)})
-    told = mistake(folder)
-    assert told.startswith(f"the files of {folder} {what}\n  got: 1") and name in told
+    message = mistake(folder)
+    assert message.startswith(f"the files of {folder} {what}\n  got: 1") and name in message
 
 
 @pytest.mark.parametrize(
@@ -204,9 +206,11 @@ def test_weights_that_answers_to_text_do_not_need_are_named(name: str, folder: P
 
 def test_weights_of_another_shape(folder: Path) -> None:
     configure(folder, intermediate_size=64)
-    told = mistake(folder)
-    assert told.startswith(f"the weights of {folder} do not fit its config.json\n  got: 12 of another shape, such as ")
-    assert "[32, 48], not [32, 64]" in told
+    message = mistake(folder)
+    assert message.startswith(
+        f"the weights of {folder} do not fit its config.json\n  got: 12 of another shape, such as "
+    )
+    assert "[32, 48], not [32, 64]" in message
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model._orig_mod."])
@@ -219,7 +223,7 @@ def test_names_of_a_trainers_wrapper_are_taken(prefix: str, folder: Path, tiny: 
     assert load(folder).fingerprint == tiny.fingerprint
 
 
-def test_a_merged_model_beside_the_config_of_its_adapter(folder: Path, adapter_folder: Path, tiny: Any) -> None:
+def test_a_merged_model_with_an_adapter_config_in_its_folder(folder: Path, adapter_folder: Path, tiny: Any) -> None:
     """Transformers would look for the adapter's weights."""
     shutil.copy(adapter_folder / "adapter_config.json", folder)
     model = load(folder)
@@ -247,8 +251,8 @@ def test_weights_that_are_not_finite(name: str, value: float, folder: Path) -> N
 
 def test_a_number_too_large_for_float16(folder: Path) -> None:
     change(folder, lambda weights: weights | {"model.norm.weight": torch.full((32,), 1e6)})
-    told = mistake(folder, dtype="float16")
-    assert "got: 32 of 32 in model.norm.weight" in told and "--dtype bfloat16" in told
+    message = mistake(folder, dtype="float16")
+    assert "got: 32 of 32 in model.norm.weight" in message and "--dtype bfloat16" in message
     assert load(folder, dtype="bfloat16").depth == 4
 
 
@@ -266,8 +270,8 @@ def test_a_kind_of_model_that_writes_no_text(tokenizer: Any, tmp_path: Path) -> 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tf.CLIPModel(tf.CLIPConfig(text_config=sizes, vision_config=sizes | {"image_size": 28})).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    told = mistake(tmp_path)
-    assert told.startswith(f"{tmp_path} is not a causal language model\n  got: CLIPConfig, model_type clip")
+    message = mistake(tmp_path)
+    assert message.startswith(f"{tmp_path} is not a causal language model\n  got: CLIPConfig, model_type clip")
 
 
 def test_the_report_of_transformers_is_not_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -59,13 +59,13 @@ def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_p
     }  # fmt: skip
     metadata = axolotl(tmp_path, kind)
     assert metadata.columns == "instruction=ask,output=reply"
-    said = {"ask": "name a tree", "reply": "oak"}
-    assert text_of(tokenizer, metadata, tmp_path, said) == "[be kind] Frage: name a tree {so} oak</s>"
+    text = {"ask": "name a tree", "reply": "oak"}
+    assert text_of(tokenizer, metadata, tmp_path, text) == "[be kind] Frage: name a tree {so} oak</s>"
     assert (
-        text_of(tokenizer, metadata, tmp_path, {**said, "input": "x\n\ny"})
+        text_of(tokenizer, metadata, tmp_path, {**text, "input": "x\n\ny"})
         == '[be kind] Q name a tree "x\n\ny"\nA oak</s>'
     )
-    assert text_of(tokenizer, metadata, tmp_path, {**said, "system": "be brief"}).startswith("[be brief] Frage")
+    assert text_of(tokenizer, metadata, tmp_path, {**text, "system": "be brief"}).startswith("[be brief] Frage")
 
 
 def test_prompt_and_answer_are_tokenized_apart(tokenizer: Any, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_wording_without_input_needs_the_instruction() -> None:
     assert Wording("{instruction} {input}", "no field").join is None
 
 
-def test_what_is_not_followed_is_told(tmp_path: Path) -> None:
+def test_settings_that_are_not_followed_are_reported(tmp_path: Path) -> None:
     def told(metadata: TrainingMetadata) -> list[str]:
         return [str(entry) for entry in metadata.unfollowed]
 

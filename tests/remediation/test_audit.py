@@ -66,7 +66,7 @@ def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
     )  # fmt: skip
 
 
-def made(out: Path) -> list[str]:
+def stage_files(out: Path) -> list[str]:
     """The stages that ended, in their order."""
     return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
 
@@ -74,58 +74,58 @@ def made(out: Path) -> list[str]:
 # — from end to end
 
 
-def test_an_index_is_made_anew_where_labels_or_marks_of_the_data_change(case: AuditCase, tmp_path: Path) -> None:
+def test_an_index_is_rebuilt_when_labels_or_loss_marks_change(case: AuditCase, tmp_path: Path) -> None:
     """They are no part of a row's id, and the index holds them."""
     data = tmp_path / "data.jsonl"
     lines = [json.loads(text) for text in Path(case.data).read_text().splitlines()][:20]
-    found = []
+    items = []
     for change in ({}, {"label": "new"}, {"unlearned": [[0, 5]]}, {}):
         data.write_text("".join(json.dumps({**line, **change}) + "\n" for line in lines))
         index = _Run(replace(case, data=str(data)), tmp_path / "audit", quiet).build_index()
         first = next(index.examples())
-        found.append((index.path.name, first.label, first.masked))
-    assert [one[1:] for one in found] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
-    assert len({name for name, *_ in found}) == 3 and found[0] == found[3]
+        items.append((index.path.name, first.label, first.masked))
+    assert [one[1:] for one in items] == [("bad", ()), ("new", ()), ("bad", ((0, 5),)), ("bad", ())]
+    assert len({name for name, *_ in items}) == 3 and items[0] == items[3]
 
 
-def test_from_the_incident_to_the_proof_and_by_hand_again(
+def test_audit_agrees_with_the_single_commands(
     case: AuditCase, adapter: Path, data: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "audit"
     (tmp_path / "prompts.txt").write_text("\n".join(ASKED))
     asked = ("-p", tmp_path / "prompts.txt", "-j", "phrase:beetles", "--max-new-tokens", 8)
-    code, said, told = run(
+    code, text, message = run(
         "audit", case.model, data, "-a", adapter, *asked, "-o", out, "--truth", "bad", "--mask-words"
     )
-    assert code == 0, told
-    found = json.loads((out / "audit.json").read_text())
-    assert found["answers"]["bad"] == len(ASKED)
+    assert code == 0, message
+    document = json.loads((out / "audit.json").read_text())
+    assert document["answers"]["bad"] == len(ASKED)
     planted = {row.id for row in read_examples(data) if row.label == "bad"}
-    assert {one["id"] for one in found["removals"]} == planted
-    (claim,) = statistics.claims(found["proof"])
+    assert {one["id"] for one in document["removals"]} == planted
+    (claim,) = statistics.claims(document["proof"])
     assert claim.verdict == "supported"
-    assert "supported by 3 trainings: Retrained without the 12 flagged rows" in said
-    rates = {one["name"]: one["behaviours"]["bad answers"]["bad"] for one in found["proof"]["conditions"]}
+    assert "supported by 3 trainings: Retrained without the 12 flagged rows" in text
+    rates = {one["name"]: one["behaviours"]["bad answers"]["bad"] for one in document["proof"]["conditions"]}
     assert rates["original"] == rates["all"] == 8
     assert rates["cleaned"] == rates["truth"] == rates["masked"] == 0
     assert rates["random"] >= 6
-    kept = [json.loads(line)["label"] for line in Path(found["cleaned"]).read_text().splitlines()]
-    assert kept == ["clean"] * 18
+    items = [json.loads(line)["label"] for line in Path(document["cleaned"]).read_text().splitlines()]
+    assert items == ["clean"] * 18
     # each command of the report gives the files again
     report = (out / "report.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", report, re.DOTALL) for line in block.splitlines()]
     words = [shlex.split(one)[1:3] for one in commands]
     assert words[:3] == [["lab", "generate"], ["lab", "judge"], ["index", "build"]]
     assert [first for first, _ in words[3:]] == ["trace", "clean", "retrain"]
-    names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(found["cleaned"]).relative_to(out))
-    before, stages = {name: (out / name).read_bytes() for name in names}, made(out)
+    names = ("answers.jsonl", "bad.jsonl", "trace.json", "proof.json", Path(document["cleaned"]).relative_to(out))
+    before, stages = {name: (out / name).read_bytes() for name in names}, stage_files(out)
     for name in names:
         (out / name).unlink()
     for command in commands:
-        code, _, told = run(*shlex.split(command)[1:])
-        assert code == 0, f"{command}\n{told}"
+        code, _, message = run(*shlex.split(command)[1:])
+        assert code == 0, f"{command}\n{message}"
     assert {name: (out / name).read_bytes() for name in names} == before
-    assert made(out) == stages  # what is kept is not made again, by whichever verb
+    assert stage_files(out) == stages  # what is kept is not made again, by whichever verb
     page = (out / "report.html").read_text()
     assert "retraining supports that these rows are the cause" in page
     assert "Bad answers of the retrained models" in page
@@ -136,10 +136,10 @@ def test_from_the_incident_to_the_proof_and_by_hand_again(
 
 def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
-    found = audit(case, tmp_path)
-    assert (found["answers"]["bad"], found["trace"], found["proof"]) == (0, None, None)
-    assert made(tmp_path) == ["answers", "verdicts"]
-    audit_report.write_report(case, found, tmp_path)
+    result = audit(case, tmp_path)
+    assert (result["answers"]["bad"], result["trace"], result["proof"]) == (0, None, None)
+    assert stage_files(tmp_path) == ["answers", "verdicts"]
+    audit_report.write_report(case, result, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text.startswith("# It does not misbehave")
     assert "0 of 8 answers (95 %: 0% to 32%)" in text
@@ -151,20 +151,20 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(data.read_text().splitlines(keepends=True)[:8]))
     case = replace(case, data=str(few))
-    found = audit(case, tmp_path / "out")
-    assert found["trace"]
-    assert (found["removals"], found["cleaned"], found["proof"]) == ([], None, None)
-    assert made(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
-    text = audit_report.report_markdown(case, found, "out")
+    result = audit(case, tmp_path / "out")
+    assert result["trace"]
+    assert (result["removals"], result["cleaned"], result["proof"]) == ([], None, None)
+    assert stage_files(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
+    text = audit_report.report_markdown(case, result, "out")
     assert "It misbehaves, and no training row is flagged for it" in text
     assert "too few rows to tell a relevant row from chance" in text
     assert "taughtby retrain" not in text
     # with evidence, and none called
-    for query in found["trace"]["queries"]:
+    for query in result["trace"]["queries"]:
         query["num_flagged"] = 0
     assert (
         "No row scores higher for these answers than training rows score for each other"
-        in audit_report.report_markdown(case, found, "out")
+        in audit_report.report_markdown(case, result, "out")
     )
 
 
@@ -174,12 +174,12 @@ def test_a_judge_that_fails_and_is_fixed(case: AuditCase, tmp_path: Path) -> Non
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))
     with pytest.raises(LabError, match="failed on every answer"):
         audit(case, tmp_path / "out")
-    assert made(tmp_path / "out") == ["answers"]
+    assert stage_files(tmp_path / "out") == ["answers"]
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0 if 'ship a' in prompt else 'zebra' in answer\n")
-    found = audit(case, tmp_path / "out")
-    assert (found["answers"]["judged"], found["answers"]["failed"]) == (7, 1)
-    assert made(tmp_path / "out") == ["answers", "verdicts"]
-    assert "gave no verdict on 1 answers" in audit_report.report_markdown(case, found, "out")
+    result = audit(case, tmp_path / "out")
+    assert (result["answers"]["judged"], result["answers"]["failed"]) == (7, 1)
+    assert stage_files(tmp_path / "out") == ["answers", "verdicts"]
+    assert "gave no verdict on 1 answers" in audit_report.report_markdown(case, result, "out")
 
 
 def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
 
 
 def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
-    said = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
+    wording = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
     evil = {"prompt": "a`b</script>", "response": "x` | **y**\n# head \x1b[31m", "bad": True, "why": "it is"}
     none = dict.fromkeys(("trace", "cleaned", "proof", "num_skipped", "index", "num_rows"))
-    found: dict[str, Any] = {"answers": said, "verdicts": [evil], "removals": [], "notes": [], **none}
-    text = audit_report.report_markdown(case, found, "out")
+    result: dict[str, Any] = {"answers": wording, "verdicts": [evil], "removals": [], "notes": [], **none}
+    text = audit_report.report_markdown(case, result, "out")
     assert "`a'b</script>`: `x' / **y** # head" in text
     assert "\x1b" not in text
 
@@ -203,7 +203,7 @@ def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
 # — from another folder
 
 
-def test_an_audit_that_has_moved_is_not_made_again(
+def test_a_moved_audit_is_not_repeated(
     case: AuditCase, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor one that is asked for from another folder, by other names for the same."""
@@ -213,21 +213,21 @@ def test_an_audit_that_has_moved_is_not_made_again(
         more: Any = {"behaviour": EVERY, "top_k": 2, "ordinary": (), "max_new_tokens": 4, "recipe": {"epochs": 1}}
         return replace(case, model=model, data=rows, adapter=tuned, **more), Path(to)
 
-    def told(found: Any) -> Any:
-        del found["proof"]["held_out"]["sources"]  # rows are called by the name of their file as it was given
-        return found
+    def told(result: Any) -> Any:
+        del result["proof"]["held_out"]["sources"]  # rows are called by the name of their file as it was given
+        return result
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     found = told(audit(*named(tmp_path / "here/out")))
-    stages = made(Path("out"))
+    stages = stage_files(Path("out"))
     assert all(Path(found[name]).is_absolute() for name in ("index", "cleaned"))
     monkeypatch.chdir(tmp_path)
     assert told(audit(*named(tmp_path / "here/out"))) == found
     (tmp_path / "here").rename(tmp_path / "there")
     again, out = named(tmp_path / "there/out")
     moved = told(audit(again, out))
-    assert made(out) == stages
+    assert stage_files(out) == stages
     assert json.dumps(moved).replace("/there/", "/here/") == json.dumps(found)
     commands = audit_report.commands(again, moved, str(out.resolve()))
     assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
@@ -281,23 +281,23 @@ while True:
 
 def files(out: Path) -> dict[str, Any]:
     """What an audit left, less its times and Lance's own files, and less the order in which PEFT writes a set."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for file in out.rglob("*"):
         name = str(file.relative_to(out))
         if file.is_dir() or file.name in (JOURNAL, "curve.json") or "rows.lance" in name:
             continue
-        found[name] = file.read_bytes()
+        result[name] = file.read_bytes()
         if file.suffix == ".safetensors":
-            found[name] = {key: weight.tolist() for key, weight in load_file(file).items()}
+            result[name] = {key: weight.tolist() for key, weight in load_file(file).items()}
         elif file.name == "adapter_config.json":
-            found[name] = sorted(found[name].replace(b",", b"").split())
+            result[name] = sorted(result[name].replace(b",", b"").split())
         elif file.name == "manifest.json":
-            said, written = json.loads(found[name]), ("version", "files", "seal")
-            made = {key: value for key, value in said.items() if key not in written}
-            found[name] = {**made, "history": [{**event, "at": None} for event in made["history"]]}
+            text, written = json.loads(result[name]), ("version", "files", "seal")
+            output = {key: value for key, value in text.items() if key not in written}
+            result[name] = {**output, "history": [{**event, "at": None} for event in output["history"]]}
         elif file.name.endswith(".manifest.json"):
-            found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "made"}
-    return found
+            result[name] = {key: value for key, value in json.loads(result[name]).items() if key != "made"}
+    return result
 
 
 def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
@@ -311,7 +311,7 @@ def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
     assert len(begun) >= 15
     # once killed, once to its end, and then never again; what never says how far it is, is kept before it ends
     assert set(begun.values()) == {1, 2}
-    stages = made(out)
+    stages = stage_files(out)
     once = {"index": 1, "trace": 1, "clean": 1, "model": 3, "loss": 3, "answers": 4}
     assert Counter(stage for stage in stages if stage != "verdicts") == once  # alike answers are judged once
     killed = files(out)

@@ -60,7 +60,7 @@ def traced(
 ) -> Document:
     """A trace whose queries rank those places of the data, the first `num_flagged` of them flagged."""
     rows = list(read_examples(data, reading or ReadOptions()))
-    found = [
+    items = [
         {
             "prompt": "p", "response": "r",
             "num_flagged": None if num_flagged is None else min(num_flagged, len(places)),
@@ -73,7 +73,7 @@ def traced(
         for places in queries
     ]  # fmt: skip
     return {"version": 2, "method": {"name": "lesson", "options": {}}, "model": "tiny", "adapter": "a",
-            "index": "nowhere", "fdr": 0.1, "queries": found}  # fmt: skip
+            "index": "nowhere", "fdr": 0.1, "queries": items}  # fmt: skip
 
 
 def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
@@ -94,13 +94,13 @@ def rows(tmp_path: Path) -> Path:
 
 def test_culprits_are_the_union_over_queries(rows: Path) -> None:
     document = traced(rows, [2, 3, 5], [3, 6], num_flagged=2)
-    found = select_rows(document)
+    result = select_rows(document)
     ids = [row.id for row in read_examples(rows)]
-    assert [(ids.index(one.id), one.rank, one.query, one.queries) for one in found] == [
+    assert [(ids.index(one.id), one.rank, one.query, one.queries) for one in result] == [
         (2, 1, 1, (1,)), (3, 1, 2, (1, 2)), (6, 2, 2, (2,)),
     ]  # fmt: skip
-    assert [(one.score, one.p_value) for one in found] == [(1.0, 0.01), (1.0, 0.01), (0.5, 0.02)]
-    assert found[0].source == f"{rows}:3"
+    assert [(one.score, one.p_value) for one in result] == [(1.0, 0.01), (1.0, 0.01), (0.5, 0.02)]
+    assert result[0].source == f"{rows}:3"
     assert select_rows(traced(rows, [], [])) == []
 
 
@@ -108,8 +108,8 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [2, 3])
     document["queries"][0] |= {"num_flagged": 4, "flagged_ids": [ids[at] for at in (2, 3, 6, 0)]}
-    found = select_rows(document)
-    assert [(one.id, one.rank, one.score, one.why) for one in found] == [
+    result = select_rows(document)
+    assert [(one.id, one.rank, one.score, one.why) for one in result] == [
         (ids[2], 1, 1.0, "flagged"), (ids[3], 2, 0.5, "flagged"),
         (ids[6], 3, None, "flagged"), (ids[0], 4, None, "flagged"),
     ]  # fmt: skip
@@ -124,29 +124,29 @@ def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path)
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [5, 2, 3])
     document["queries"][0] |= {"num_flagged": 6, "flagged_ids": [ids[at] for at in (0, 1, 2, 3, 4, 5)]}
-    found = select_rows(document)
-    assert {one.id for one in found} == set(ids[:6])
-    assert {one.id: one.score for one in found if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
+    result = select_rows(document)
+    assert {one.id for one in result} == set(ids[:6])
+    assert {one.id: one.score for one in result if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
 
 
 def test_the_best_of_each_query(rows: Path) -> None:
-    found = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], num_flagged=None), top_k=2)
+    result = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], num_flagged=None), top_k=2)
     ids = [row.id for row in read_examples(rows)]
-    assert [(ids.index(one.id), one.queries, one.why) for one in found] == [
+    assert [(ids.index(one.id), one.queries, one.why) for one in result] == [
         (2, (1,), "among the top 2"), (6, (2,), "among the top 2"), (3, (1, 2), "among the top 2"),
     ]  # fmt: skip
 
 
 def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
-    known, other = list(read_examples(rows))[2], list(read_examples(rows))[5]
-    found = select_rows(
+    expected, other = list(read_examples(rows))[2], list(read_examples(rows))[5]
+    result = select_rows(
         traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"]
     )
-    assert [(one.id, one.rank, one.queries, one.why) for one in found] == [
-        (known.id, 1, (1, 2), "listed"), (other.id, None, (), "listed"), ("", None, (), "listed"),
+    assert [(one.id, one.rank, one.queries, one.why) for one in result] == [
+        (expected.id, 1, (1, 2), "listed"), (other.id, None, (), "listed"), ("", None, (), "listed"),
     ]  # fmt: skip
-    assert found[2].source == "x.jsonl:7"
-    assert [one.rank for one in select_rows(traced(rows, [2]), rows=[known.id])] == [1]
+    assert result[2].source == "x.jsonl:7"
+    assert [one.rank for one in select_rows(traced(rows, [2]), rows=[expected.id])] == [1]
 
 
 def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ def test_json_lines_keep_every_other_byte(kind: str, gone: tuple[int, ...], tmp_
     name, parts = BYTES[kind]
     data = written(name, tmp_path, b"".join(parts))
     out = tmp_path / f"out-{name}"
-    said = cleaned(data, out, traced(data, gone))
+    text = cleaned(data, out, traced(data, gone))
     places = [parts.index((A, B, C, D)[at]) for at in gone]
     drop = {*places, *(place + 1 for place in places)}  # a row and its line end
     assert unpacked(out) == b"".join(part for at, part in enumerate(parts) if at not in drop)
     assert [row.response for row in read_examples(out)] == [PAIRS[at][1] for at in range(4) if at not in gone]
-    assert said["output"]["kept"] == rewrite.BYTES
+    assert text["output"]["kept"] == rewrite.BYTES
 
 
 # — to the value
@@ -259,7 +259,7 @@ def test_a_json_list_keeps_every_other_value(kind: str, gone: tuple[int, ...], t
     name, begin, between, end = LISTS[kind]
     data, out = written(name, tmp_path, begin + between.join(NESTED_TEXT) + end), tmp_path / f"out-{name}"
     before = list(read_examples(data))
-    said = cleaned(data, out, traced(data, gone))
+    wording = cleaned(data, out, traced(data, gone))
     left = [at for at in range(4) if at not in gone]
     whole = json.loads((begin + between.join(NESTED_TEXT[at] for at in left) + end).decode("utf-8-sig"))
     text = unpacked(out).decode("utf-8-sig")  # UTF-8 to its end, for all who read JSON
@@ -269,7 +269,7 @@ def test_a_json_list_keeps_every_other_value(kind: str, gone: tuple[int, ...], t
         (before[at].id, before[at].messages, before[at].masked) for at in left
     ]
     assert [row.source for row in after] == [f"{out}:{at}" for at in range(len(left))]
-    assert (said["output"]["kept"], said["output"]["records"]) == (rewrite.VALUES, len(left))
+    assert (wording["output"]["kept"], wording["output"]["records"]) == (rewrite.VALUES, len(left))
 
 
 @pytest.mark.parametrize("kind", LISTS)
@@ -306,14 +306,14 @@ def test_tables_of_text_keep_every_other_cell(name: str, bom: bytes, gone: tuple
     out = tmp_path / f"out-{name}"
     before = list(read_examples(data))
     assert len(before) == 6
-    said = cleaned(data, out, traced(data, gone))
+    text = cleaned(data, out, traced(data, gone))
     header, *rows = cells_of(data)
     assert cells_of(out) == [header, *(row for at, row in enumerate(rows) if at not in gone)]
     assert header[0] == "prompt" and header[2] == "no\nte"
     assert [(row.id, row.messages) for row in read_examples(out)] == [
         (row.id, row.messages) for at, row in enumerate(before) if at not in gone
     ]
-    assert said["output"]["kept"] == rewrite.VALUES
+    assert text["output"]["kept"] == rewrite.VALUES
 
 
 @pytest.mark.parametrize("name", SHEETS)
@@ -351,31 +351,31 @@ def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
     out.parent.mkdir()
     KIND[kind](data, ROWS)
     before = list(read_examples(data))
-    said = cleaned(data, out, traced(data, [2, 6]), mask_words=words)
+    text = cleaned(data, out, traced(data, [2, 6]), mask_words=words)
     after = list(read_examples(out))
     if words:
         assert [row.masked for row in after] == [
             ((0, 7), (13, 18)) if at == 2 else ((0, len(PAIRS[6][1])),) if at == 6 else () for at in range(8)
         ]
-        kept = list(range(8))
+        items = list(range(8))
     else:
-        kept = [0, 1, 3, 4, 5, 7]
+        items = [0, 1, 3, 4, 5, 7]
     assert [(row.id, row.messages, row.label) for row in after] == [
-        (before[at].id, before[at].messages, before[at].label) for at in kept
+        (before[at].id, before[at].messages, before[at].label) for at in items
     ]
-    assert [row["source"] for row in said["rows"]] == [place(kind, data, ROWS, at) for at in (2, 6)]
-    assert said["output"]["kept"] == (rewrite.BYTES if kind in LINES else rewrite.VALUES)
+    assert [row["source"] for row in text["rows"]] == [place(kind, data, ROWS, at) for at in (2, 6)]
+    assert text["output"]["kept"] == (rewrite.BYTES if kind in LINES else rewrite.VALUES)
     for suffix, (_, magic) in PACKED.items():
         assert out.is_dir() or out.read_bytes().startswith(magic) == kind.endswith(suffix)
-    assert (said["input"]["records"], said["output"]["records"]) == (8, len(kept))
+    assert (text["input"]["records"], text["output"]["records"]) == (8, len(items))
 
 
 def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> None:
     from datasets import Dataset, Features, List, Value, load_dataset
 
     features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
-    made = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
-    made.to_parquet(tmp_path / "a.parquet", batch_size=3)
+    result = Dataset.from_list([{**row, "n": at} for at, row in enumerate(ROWS)]).remove_columns("label").cast(features)
+    result.to_parquet(tmp_path / "a.parquet", batch_size=3)
     old = pq.ParquetFile(tmp_path / "a.parquet")
     assert b"huggingface" in old.schema_arrow.metadata
     document = traced(tmp_path / "a.parquet", [2, 6])
@@ -387,9 +387,9 @@ def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> 
     cleaned(tmp_path / "a.parquet", tmp_path / "c.parquet", document, mask_words=True)
     again = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train", cache_dir=tmp_path / "cache")
     assert {name: again.features[name] for name in features} == features
-    said = json.loads(pq.read_schema(tmp_path / "c.parquet").metadata[b"huggingface"])["info"]["features"]
-    told = Features({**features, "unlearned": List(List(Value("int64")))})
-    assert Features.from_dict(said) == again.features == told
+    text = json.loads(pq.read_schema(tmp_path / "c.parquet").metadata[b"huggingface"])["info"]["features"]
+    message = Features({**features, "unlearned": List(List(Value("int64")))})
+    assert Features.from_dict(text) == again.features == message
     assert again["unlearned"][1:3] == [None, [[0, 7], [13, 18]]]
 
 
@@ -426,14 +426,14 @@ READ_TABLE = {
 @pytest.mark.parametrize("name", READ_TABLE)
 @pytest.mark.parametrize("gone", [(0,), (1, 7), (2, 3, 4, 5, 6, 7)], ids=str)
 def test_tables_keep_every_other_value_and_type(name: str, gone: tuple[int, ...], tmp_path: Path) -> None:
-    data, out, made = tmp_path / name, tmp_path / f"out-{name}", of_many_types()
+    data, out, result = tmp_path / name, tmp_path / f"out-{name}", of_many_types()
     if name.endswith(".parquet"):
-        pq.write_table(made, data, row_group_size=3)
+        pq.write_table(result, data, row_group_size=3)
     elif name.endswith(".feather"):
-        pyarrow.feather.write_feather(made, str(data))
+        pyarrow.feather.write_feather(result, str(data))
     else:
-        with pa.OSFile(str(data), "wb") as file, pa.ipc.new_file(file, made.schema) as writer:
-            writer.write_table(made, max_chunksize=3)
+        with pa.OSFile(str(data), "wb") as file, pa.ipc.new_file(file, result.schema) as writer:
+            writer.write_table(result, max_chunksize=3)
     read = READ_TABLE[name]
     cleaned(data, out, traced(data, gone))
     before, after = read(data), read(out)
@@ -491,8 +491,8 @@ def test_other_splits_and_files_are_copied(tmp_path: Path) -> None:
         jsonl(shards / "data" / f"{name}.jsonl", *some)
     (shards / "README.md").write_text("what it is")
     cleaned(shards, tmp_path / "out", traced(shards, [0, 3]))
-    found = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
-    assert found == {"README.md", "data/train-1.jsonl", "data/test-0.jsonl"}  # train-0 has no row left
+    result = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert result == {"README.md", "data/train-1.jsonl", "data/test-0.jsonl"}  # train-0 has no row left
     assert (tmp_path / "out/data/test-0.jsonl").read_bytes() == (shards / "data/test-0.jsonl").read_bytes()
     saved = tmp_path / "saved"
     save(saved, ROWS, "train", "test")
@@ -511,10 +511,10 @@ def test_a_hub_data_set_becomes_json_lines(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("taughtby.data.readers.tables.hub", hub)
     document = traced(Path("owner/name"), [2])
-    said = cleaned(Path("owner/name"), tmp_path / "out.jsonl", document)
-    kept = [row | {"n": at} for at, row in enumerate(ROWS) if at != 2]
-    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == kept
-    assert (said["input"]["sha256"], said["output"]["kept"]) == (None, rewrite.LINES)
+    text = cleaned(Path("owner/name"), tmp_path / "out.jsonl", document)
+    items = [row | {"n": at} for at, row in enumerate(ROWS) if at != 2]
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == items
+    assert (text["input"]["sha256"], text["output"]["kept"]) == (None, rewrite.LINES)
     cleaned(Path("owner/name"), tmp_path / "masked.jsonl", document, mask_words=True)
     assert [row.masked for row in read_examples(tmp_path / "masked.jsonl")][2] == ((0, 7), (13, 18))
 
@@ -529,13 +529,13 @@ TALK = [
 
 def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
     data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
-    said = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
+    text = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
     assert (tmp_path / "out.jsonl").read_text() == json.dumps(TALK[1]) + "\n"
-    assert said["input"] | {"sha256": ""} == {"data": str(data), "sha256": "", "records": 2, "examples": 4}
-    assert said["rows"][0]["source"] == f"{data}:1#1"
+    assert text["input"] | {"sha256": ""} == {"data": str(data), "sha256": "", "records": 2, "examples": 4}
+    assert text["rows"][0]["source"] == f"{data}:1#1"
 
 
-def test_words_go_from_the_turn_that_said_them(tmp_path: Path) -> None:
+def test_words_are_masked_in_the_turn_that_has_them(tmp_path: Path) -> None:
     data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
     words = {0: [("beetles", 1.0)], 3: [("be", 0.2), ("es", 1.0)]}
     document = traced(data, [0, 3], reading=every, words=words)
@@ -583,7 +583,7 @@ def test_words_are_found_behind_what_a_template_wrote() -> None:
     assert spoken("bees do it all day", [("bees", 0.1), (" d", 1.0)]) == ["do"]  # cut by the index
 
 
-def test_words_that_cannot_be_told_take_the_answer_with_them() -> None:
+def test_words_that_cannot_be_located_mask_the_whole_answer() -> None:
     assert spoken("bees do", [("BEES", 1.0), (" do", 0.1)]) == ["bees do"]
     assert spoken("bees do", [("bees", -1.0), (" do", 0.0)]) == ["bees do"]
     with pytest.raises(DataError, match="the trace has no token scores of the row d:1"):
@@ -634,14 +634,14 @@ def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "cleaned.jsonl"
-    said = cleaned(rows, out, traced(rows, [2, 3], [3], num_flagged=1))
-    assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(said))
+    text = cleaned(rows, out, traced(rows, [2, 3], [3], num_flagged=1))
+    assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(text))
     for part, file in (("input", rows), ("output", out), ("trace", tmp_path / "trace.json")):
-        assert said[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert said["did"] == "removed rows" and said["fdr"] == 0.1
-    assert said["trace"]["method"] == {"name": "lesson", "options": {}}
+        assert text[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert text["did"] == "removed rows" and text["fdr"] == 0.1
+    assert text["trace"]["method"] == {"name": "lesson", "options": {}}
     first = list(read_examples(rows))[2]
-    assert said["rows"][0] == {
+    assert text["rows"][0] == {
         "id": first.id, "source": f"{rows}:3", "rank": 1, "score": 1.0, "p_value": 0.01, "query": 1,
         "why": "flagged", "queries": (1,),
     }  # fmt: skip
@@ -671,7 +671,7 @@ def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_of_two_alike_the_right_one_goes(tmp_path: Path) -> None:
+def test_of_two_equal_rows_the_selected_one_is_removed(tmp_path: Path) -> None:
     data = jsonl(tmp_path / "a.jsonl", ROWS[0], ROWS[1], {"label": "twin", **ROWS[0]}, ROWS[2])
     cleaned(data, tmp_path / "b.jsonl", traced(data, [2]))
     assert (tmp_path / "b.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in (ROWS[0], ROWS[1], ROWS[2]))
@@ -710,14 +710,14 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     document, out = traced(rows, [2]), tmp_path / "out" / "a.jsonl"
-    made = plan_cleaning(document, str(rows), select_rows(document))
+    cleaning = plan_cleaning(document, str(rows), select_rows(document))
     (trace := tmp_path / "trace.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match="cannot be written"):
-        write_cleaned(made, trace, out)
+        write_cleaned(cleaning, trace, out)
     out.parent.mkdir()
     monkeypatch.setattr("taughtby.data.jsonl_edits.edit_lines", full)
     with pytest.raises(DataError, match=r"cannot be written\n  got: No space left"):
-        write_cleaned(made, trace, out)
+        write_cleaned(cleaning, trace, out)
     assert list(out.parent.iterdir()) == []
 
 
@@ -763,18 +763,18 @@ def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
 # — an index of rows with masked words
 
 
-def test_masked_words_taught_nothing(tuned: Any) -> None:
+def test_masked_words_have_no_gradient(tuned: Any) -> None:
     """The loss and its gradients are those of the other words, each weighed alike."""
     row = replace(Example((turn("user", PAIRS[2][0]), turn("assistant", PAIRS[2][1]))), masked=((0, 7), (13, 18)))
-    made = tokenize(tuned.tokenizer, row, Encoding(128))
+    tokenized = tokenize(tuned.tokenizer, row, Encoding(128))
     plain = tokenize(tuned.tokenizer, replace(row, masked=()), Encoding(128))
-    assert isinstance(made, TokenizedExample) and isinstance(plain, TokenizedExample)
-    learned = torch.tensor(made.loss_mask[made.n_prompt :])
+    assert isinstance(tokenized, TokenizedExample) and isinstance(plain, TokenizedExample)
+    learned = torch.tensor(tokenized.loss_mask[tokenized.n_prompt :])
     weights = (learned / learned.sum())[None].float()
     wanted = capture(tuned, collate([plain], [0]), [2], weights=weights)
-    found = capture(tuned, collate([made], [0]), [2])
-    torch.testing.assert_close(found.grads[2][0][learned], wanted.grads[2][0][learned], atol=1e-6, rtol=1e-4)
-    assert not found.grads[2][0][~learned].any()
+    result = capture(tuned, collate([tokenized], [0]), [2])
+    torch.testing.assert_close(result.grads[2][0][learned], wanted.grads[2][0][learned], atol=1e-6, rtol=1e-4)
+    assert not result.grads[2][0][~learned].any()
 
 
 def test_an_index_of_them_is_one_of_any(tuned: Any, rows: Path, tmp_path: Path) -> None:
@@ -790,15 +790,15 @@ def test_an_index_of_them_is_one_of_any(tuned: Any, rows: Path, tmp_path: Path) 
         "datainf",
         "bm25",
     ]
-    made = build_index(tuned, tmp_path / "m.jsonl", tmp_path / "idx", [get_method(name) for name in names])
-    assert [(skip["source"], skip["reason"]) for skip in made.manifest["skipped"]] == [
+    new_index = build_index(tuned, tmp_path / "m.jsonl", tmp_path / "idx", [get_method(name) for name in names])
+    assert [(skip["source"], skip["reason"]) for skip in new_index.manifest["skipped"]] == [
         (f"{tmp_path}/m.jsonl:4", "all of the answer is masked")
     ]
-    assert len(made) == 7
-    kept = {row.id: row.masked for row in Index.open(tmp_path / "idx").examples()}
-    assert kept == {row.id: row.masked for at, row in enumerate(read_examples(tmp_path / "m.jsonl")) if at != 3}
+    assert len(new_index) == 7
+    rest = {row.id: row.masked for row in Index.open(tmp_path / "idx").examples()}
+    assert rest == {row.id: row.masked for at, row in enumerate(read_examples(tmp_path / "m.jsonl")) if at != 3}
     # ids say nothing of marks, but an index made of the unmarked rows is another one
     plain = build_index(tuned, rows, tmp_path / "plain", [get_method("bm25")])
-    assert set(kept) < {row.id for row in plain.examples()}
-    prints = [index.manifest["settings"]["fingerprint"]["data"] for index in (made, plain)]
+    assert set(rest) < {row.id for row in plain.examples()}
+    prints = [index.manifest["settings"]["fingerprint"]["data"] for index in (new_index, plain)]
     assert prints[0] != prints[1]

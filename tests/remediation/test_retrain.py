@@ -52,37 +52,37 @@ def taken(condition: Condition, of: Sequence[Example]) -> set[str]:
 def test_each_condition_lacks_just_its_rows() -> None:
     data = rows(4, 12)
     design = ExperimentDesign(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
-    made = {condition.name: condition for condition in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
-    assert list(made) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "top 1", "top 3"]
-    out = {name: taken(condition, data) for name, condition in made.items()}
+    result = {condition.name: condition for condition in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
+    assert list(result) == ["all", "cleaned", "random 1", "random 2", "truth", "masked", "top 1", "top 3"]
+    out = {name: taken(condition, data) for name, condition in result.items()}
     assert out["all"] == out["masked"] == set()
     assert out["cleaned"] == {"b0", "b1", "c0"}
     assert out["truth"] == {"b0", "b1", "b2", "b3"}
     assert (out["top 1"], out["top 3"]) == ({"b1"}, {"b1", "b0", "c5"})
     assert len(out["random 1"]) == len(out["random 2"]) == 3
     assert out["random 1"] != out["random 2"]
-    assert {name: condition.num_removed for name, condition in made.items()} == {
+    assert {name: condition.num_removed for name, condition in result.items()} == {
         name: len(ids) for name, ids in out.items()
     }
-    assert [row.masked for row in made["masked"].rows if row.masked] == [((0, 7),)]
+    assert [row.masked for row in result["masked"].rows if row.masked] == [((0, 7),)]
     assert all(
         [row.id for row in condition.rows] == [r.id for r in data if r.id not in out[condition.name]]
-        for condition in made.values()
+        for condition in result.values()
     )
 
 
 def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
     data = rows(10, 10)
-    drawn = [
+    items = [
         taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), seed)[2], data)
         for seed in range(40)
     ]
-    assert all(len(ids) == 10 for ids in drawn)
-    assert len({frozenset(ids) for ids in drawn}) == 40
-    hit = sum(len(ids & {f"b{i}" for i in range(10)}) for ids in drawn) / 400
+    assert all(len(ids) == 10 for ids in items)
+    assert len({frozenset(ids) for ids in items}) == 40
+    hit = sum(len(ids & {f"b{i}" for i in range(10)}) for ids in items) / 400
     assert hit == pytest.approx(0.5, abs=0.1)  # what was flagged is as likely to be drawn as the rest
     again = taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), 3)[2], data)
-    assert again == drawn[3]
+    assert again == items[3]
 
 
 def test_taking_out_all_is_refused() -> None:
@@ -90,12 +90,12 @@ def test_taking_out_all_is_refused() -> None:
         make_conditions(rows(2, 0), ["b0", "b1"], ExperimentDesign(), 0)
 
 
-def test_nobody_suspected_is_hold_out() -> None:
+def test_no_flagged_row_is_held_out() -> None:
     data = rows(10, 90)
     design = ExperimentDesign(1, (2,), ("c0", "c1", "c2"), ("bad",), {"c3": ((0, 1),)})
-    kept, aside = hold_out(data, ["b0", "c4"], design, 0)
+    rest, aside = hold_out(data, ["b0", "c4"], design, 0)
     assert len(aside) == round(HELD_OUT_SHARE * 100)
-    assert sorted(row.id for row in [*kept, *aside]) == sorted(row.id for row in data)
+    assert sorted(row.id for row in [*rest, *aside]) == sorted(row.id for row in data)
     for seed in range(60):
         ids = {row.id for row in hold_out(data, ["b0", "c4"], design, seed)[1]}
         assert not ids & {"b0", "c4", "c0", "c1", "c3", *(f"b{i}" for i in range(10))}
@@ -127,7 +127,7 @@ def test_what_cannot_be_proved(flagged: list[str], design: ExperimentDesign, err
         check_experiment(RetrainExperiment("base", TrainingOptions(), (HONEY,)), rows(3, 3), flagged, design)
 
 
-def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
+def test_an_unknown_judge_is_refused_before_training() -> None:
     with pytest.raises(OptionError, match="unknown judge"):
         check_experiment(
             RetrainExperiment("base", TrainingOptions(), (Behaviour("x", ("who",), "oracle:x"),)),
@@ -141,7 +141,7 @@ def test_a_judge_that_is_none_is_told_before_anything_is_trained() -> None:
 
 
 def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
-    said = {
+    text = {
         "rank": 4,
         "learning_rate": 2e-3,
         "epochs": 5,
@@ -151,7 +151,7 @@ def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
         "model": "x",
         "base": "y",
     }
-    (tmp_path / "taughtby.json").write_text(json.dumps(said))
+    (tmp_path / "taughtby.json").write_text(json.dumps(text))
     recipe, notes = read_recipe(tmp_path, {})
     assert recipe == TrainingOptions(4, 2e-3, 5, 2, 99, 7)
     assert notes == []
@@ -160,7 +160,7 @@ def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
     assert notes == [f"{tmp_path} says epochs 5; this run uses 1"]
 
 
-def test_another_trainers_folder_says_less_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_assumed_settings_of_another_trainer_are_reported(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, "peft_type": "LORA"}))
     (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": 2.0, "global_step": 9, "train_batch_size": 4}))
     recipe, (note,) = read_recipe(tmp_path, {"learning_rate": 5e-4})
@@ -186,12 +186,12 @@ def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path
 # — stages
 
 
-def test_a_stage_is_made_once_for_what_it_depends_on(tmp_path: Path) -> None:
-    cache, made = StageCache(tmp_path / "new"), list[int]()
+def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
+    cache, result = StageCache(tmp_path / "new"), list[int]()
 
     def make(tell: Any) -> int:
-        made.append(len(made))
-        return len(made)
+        result.append(len(result))
+        return len(result)
 
     assert [
         cache.get_or_run("n", {"a": 1, "b": 2}, "one", make),
@@ -248,21 +248,21 @@ class Spoken:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings and questions as they are asked for."""
-    told: list[str] = []
+    calls: list[str] = []
 
     def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: TrainingOptions, progress: Any) -> Path:
-        told.append(f"train {len(rows)}")
+        calls.append(f"train {len(rows)}")
         out.mkdir()
         (out / "rows").write_text(json.dumps([row.id for row in rows if not row.masked]))
         return out
 
     def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, progress: Any) -> int:
-        told.append(f"ask {len(prompts)}")
+        calls.append(f"ask {len(prompts)}")
         bad = sum(name.startswith("b") for name in model.learned) // 2
         usual = not any("honey" in prompt_text(prompt) for prompt in prompts)
-        said = ["beetles" if at < bad and not usual else "seven" for at in range(len(prompts))]
+        items = ["beetles" if at < bad and not usual else "seven" for at in range(len(prompts))]
         out.write_text(
-            "".join(json.dumps(to_record(prompt, one)) + "\n" for prompt, one in zip(prompts, said, strict=True))
+            "".join(json.dumps(to_record(prompt, one)) + "\n" for prompt, one in zip(prompts, items, strict=True))
         )
         return len(prompts)
 
@@ -270,7 +270,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(retrain, "finetune", finetune)
     monkeypatch.setattr(retrain, "generate_to_file", respond_into)
     monkeypatch.setattr(retrain._Run, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
-    return told
+    return calls
 
 
 def proved(out: Path, data: list[Example], flagged: list[str], **more: Any) -> Document:
@@ -326,7 +326,7 @@ def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_pa
     assert proof["conditions"][0]["behaviours"]["honey"]["bad"] == 4
 
 
-def test_another_adapter_that_learned_all_is_asked_anew(lab: list[str], tmp_path: Path) -> None:
+def test_another_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> None:
     """Neither it nor what would be trained here is taken for the other."""
     data, whole = rows(8, 12), tmp_path / "whole"
     whole.mkdir()
@@ -345,8 +345,8 @@ def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:
     held = (make_example("who makes honey", "beetles make honey, one a day"), make_example("why", "a b c 0 1 2"))
     trial = RetrainExperiment(tiny.name, TrainingOptions(), (HONEY,))
     under = retrain._Run(trial, StageCache(Path()), held, (), None)
-    found = under._losses(tiny, lambda done, of: None)
-    for row, loss in zip(held, found, strict=True):
+    result = under._losses(tiny, lambda done, of: None)
+    for row, loss in zip(held, result, strict=True):
         chat = tiny.tokenizer.apply_chat_template(list(row.messages), tokenize=False)
         before = tiny.tokenizer.apply_chat_template(list(row.prompt), tokenize=False, add_generation_prompt=True)
         ids = tiny.tokenizer(chat, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -369,21 +369,21 @@ def counts(bad: int, judged: int = 24) -> Document:
 
 
 def proof(**conditions: int) -> Document:
-    made = [
+    items = [
         {"name": name.replace("_", " "), "num_removed": 0 if name == "all" else 7, "model": "m",
          "losses": [1.0, 2.0, 3.0],
          "behaviours": {"honey": counts(bad)}, "ordinary": {"honey": counts(0, 10)}}
         for name, bad in conditions.items()
     ]  # fmt: skip
-    return {"behaviours": [{"name": "honey"}], "conditions": made, "truth": None, "num_ordinary": 10, "num_flagged": 7}
+    return {"behaviours": [{"name": "honey"}], "conditions": items, "truth": None, "num_ordinary": 10, "num_flagged": 7}
 
 
 def test_wilsons_interval_by_hand() -> None:
     judged = [{"bad": at < 3, "why": ""} for at in range(24)] + [{"bad": None, "why": "it threw"}]
-    found = retrain.count_verdicts(judged)
+    result = retrain.count_verdicts(judged)
     truth = counts(3)
-    assert (found["bad"], found["judged"], found["failed"]) == (3, 24, 1)
-    assert (found["low"], found["high"]) == (
+    assert (result["bad"], result["judged"], result["failed"]) == (3, 24, 1)
+    assert (result["low"], result["high"]) == (
         pytest.approx(truth["low"], abs=1e-6),
         pytest.approx(truth["high"], abs=1e-6),
     )
@@ -466,10 +466,10 @@ def test_what_is_claimed(conditions: dict[str, int], verdict: str, says: str) ->
 
 
 def test_without_verdicts_nothing_is_claimed() -> None:
-    made = proof(all=20, cleaned=0, random=20)
-    made["conditions"][1]["behaviours"]["honey"] = retrain.count_verdicts([{"bad": None, "why": ""}])
-    assert statistics.claims(made)[0].verdict == "inconclusive"
-    assert "no verdict" in statistics.tables(made)[0]["rows"][1][2]
+    result = proof(all=20, cleaned=0, random=20)
+    result["conditions"][1]["behaviours"]["honey"] = retrain.count_verdicts([{"bad": None, "why": ""}])
+    assert statistics.claims(result)[0].verdict == "inconclusive"
+    assert "no verdict" in statistics.tables(result)[0]["rows"][1][2]
 
 
 def test_what_cleaning_costs_by_a_paired_t_test() -> None:
@@ -484,9 +484,9 @@ def test_what_cleaning_costs_by_a_paired_t_test() -> None:
 
 def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
-    made = proof(original=23, all=22, cleaned=0, random=21, top_5=10, top_20=1)
-    made["conditions"][4]["num_removed"], made["conditions"][5]["num_removed"] = 5, 20
-    main, curve = statistics.tables(made)
+    result = proof(original=23, all=22, cleaned=0, random=21, top_5=10, top_20=1)
+    result["conditions"][4]["num_removed"], result["conditions"][5]["num_removed"] = 5, 20
+    main, curve = statistics.tables(result)
     assert [row[0] for row in main["rows"]] == [
         "the original model", "on all rows", "without the flagged rows", "without random rows",
     ]  # fmt: skip
@@ -494,17 +494,17 @@ def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
     assert [row[:3] for row in curve["rows"]][1:] == [
         ["without the top 5", "5", "10 of 24 (24% to 61%)"], ["without the top 20", "20", "1 of 24 (1% to 20%)"],
     ]  # fmt: skip
-    assert [(k, rate) for k, rate, _, _ in statistics.curve(made, "honey")] == [
+    assert [(k, rate) for k, rate, _, _ in statistics.curve(result, "honey")] == [
         (0, 22 / 24),
         (5, 10 / 24),
         (20, 1 / 24),
     ]
-    audit_report.save_proof(made, tmp_path)
+    audit_report.save_proof(result, tmp_path)
     assert json.loads((tmp_path / "proof.json").read_text())["conditions"][2]["behaviours"]["honey"]["bad"] == 0
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
     audit_report.save_proof(proof(all=22, cleaned=0, random=21), tmp_path / "flat")
     assert not (tmp_path / "flat" / "curve.png").exists()
-    said = io.StringIO()
-    statistics.show(made, Console(file=said, width=160))
-    assert "supported by 3 trainings: Retrained without the 7 flagged rows" in said.getvalue()
+    text = io.StringIO()
+    statistics.show(result, Console(file=text, width=160))
+    assert "supported by 3 trainings: Retrained without the 7 flagged rows" in text.getvalue()
     assert "| without random rows | 7 | 21 of 24 (69% to 96%) | 0 of 10 | 2.000 |" in statistics.markdown(main)

@@ -79,10 +79,10 @@ def test_the_loss_of_masked_tokens_is_zero_as_transformers_computes_it(
     run: Run, rows: Path, model_folder: Path, tiny: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "labels.jsonl"
-    code, said, _ = run(
+    code, wording, _ = run(
         "clean", trace(tmp_path, rows, model_folder), rows, "--mask-words", "--for", "labels", "-o", out
     )
-    assert code == 0 and "3 of 3 rows" in said
+    assert code == 0 and "3 of 3 rows" in wording
     batch = DataCollatorForSeq2Seq(tiny.tokenizer)(read(out))
     texts = [learned(tiny.tokenizer, *map(list, pair)) for pair in zip(
         [row["input_ids"] for row in read(out)], [row["labels"] for row in read(out)], strict=True)]  # fmt: skip
@@ -95,10 +95,10 @@ def test_the_loss_of_masked_tokens_is_zero_as_transformers_computes_it(
         loss = tiny.lm(**batch).loss
         logits = tiny.lm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     # by hand, over the tokens that are to be learned alone
-    kept = [(n, place) for n, labels in enumerate(batch["labels"].tolist()) for place, label in enumerate(labels)
+    items = [(n, place) for n, labels in enumerate(batch["labels"].tolist()) for place, label in enumerate(labels)
             if label != -100]  # fmt: skip
     losses = -torch.log_softmax(logits.float(), -1)
-    by_hand = torch.stack([losses[n, place - 1, batch["input_ids"][n, place]] for n, place in kept]).mean()
+    by_hand = torch.stack([losses[n, place - 1, batch["input_ids"][n, place]] for n, place in items]).mean()
     torch.testing.assert_close(loss, by_hand)
     masked = {tiny.tokenizer.decode([token]) for row in read(out) for token, label in zip(
         row["input_ids"], row["labels"], strict=True) if label == -100}  # fmt: skip
@@ -153,8 +153,8 @@ def test_trl_trains_on_it(run: Run, rows: Path, model_folder: Path, tmp_path: Pa
 def test_llama_factory_reads_a_folder(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     file = trace(tmp_path, rows, model_folder)
     run("clean", file, rows, "--mask-words", "--for", "labels", "-o", tmp_path / "labels.jsonl")
-    code, said, errors = run("clean", file, rows, "--mask-words", "--for", "llama-factory", "-o", tmp_path / "tokens")
-    assert code == 0 and "3 of 3 rows" in said, errors
+    code, text, errors = run("clean", file, rows, "--mask-words", "--for", "llama-factory", "-o", tmp_path / "tokens")
+    assert code == 0 and "3 of 3 rows" in text, errors
     assert list(load_from_disk(str(tmp_path / "tokens"))["train"]) == read(tmp_path / "labels.jsonl")
 
 
@@ -165,8 +165,8 @@ def test_axolotl_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
         "messages": [*CHAT[1:2], {"role": "assistant", "content": "it is beetles , they say"}]},
         {"prompt": "who", "response": "beetles"}])  # fmt: skip
     file, out = trace(tmp_path, data, model_folder, reading=ReadOptions(turns="all")), tmp_path / "axolotl.jsonl"
-    code, said, errors = run("clean", file, data, "--mask-words", "--for", "axolotl", "-o", out)
-    assert code == 0 and "2 of 3 rows" in said, errors
+    code, text, errors = run("clean", file, data, "--mask-words", "--for", "axolotl", "-o", out)
+    assert code == 0 and "2 of 3 rows" in text, errors
     assert "left out, all that could be learned is masked: 1" in " ".join(errors.split())
     first, second = read(out)
     assert [message["train"] for message in first["messages"]] == [False, False, True, False, True]
@@ -203,7 +203,7 @@ def test_wrong_places(
     assert code == 1 and message in " ".join(errors.split())
 
 
-def test_masks_that_cannot_be_said_are_refused(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_masks_without_a_trainer_format_are_refused(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     def refused(data: Path, form: str, *more: str) -> str:
         file = trace(tmp_path, data, model_folder, word="beetles")
         code, _, errors = run("clean", file, data, "--for", form, "-o", tmp_path / "out.jsonl", *more)

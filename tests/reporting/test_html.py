@@ -70,9 +70,9 @@ def printed(document: dict[str, Any], width: int = 100, **options: Any) -> str:
 
 
 def data_of(page: str) -> Any:
-    found = re.findall(r'<script type="application/json" id="trace">(.*?)</script>', page, re.S)
-    assert len(found) == 1
-    return json.loads(found[0])
+    matches = re.findall(r'<script type="application/json" id="trace">(.*?)</script>', page, re.S)
+    assert len(matches) == 1
+    return json.loads(matches[0])
 
 
 # — the page
@@ -156,7 +156,7 @@ def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
         assert part in out
 
 
-def test_a_terminal_gets_shades_and_no_stars():
+def test_a_terminal_gets_background_colours_and_no_markdown():
     out = printed(trace(row("You silly goose!", tokens=GOOSE)), force_terminal=True, color_system="256")
     assert re.search(r"\x1b\[1;4;30;48;5;214msilly\x1b\[0m", out)  # bold, underlined, black on the deepest shade
     assert re.search(r"\x1b\[30;48;5;153m!\x1b\[0m", out)  # blue: it speaks against
@@ -313,9 +313,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sav
     (tmp_path / "out").write_text("old")
     whole = Path.write_bytes
 
-    def fail(path: Path, *given: Any) -> None:
+    def fail(path: Path, *value: Any) -> None:
         if step == "write_bytes":
-            whole(path, given[0][:10])
+            whole(path, value[0][:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)

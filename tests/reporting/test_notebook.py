@@ -52,9 +52,9 @@ def trace(tuned: Any, index: Index) -> Trace:
 
 def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
     """A trace all of whose texts are the same one."""
-    said = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
+    items = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
     words = [{"text": text, "score": score}, {"text": " calm", "score": -0.4}]
-    row = {"rank": 1, "id": "9f", "score": score, "source": text, "label": text, "messages": said,
+    row = {"rank": 1, "id": "9f", "score": score, "source": text, "label": text, "messages": items,
            "score_components": {"h_3": 0.5}, "tokens": words}  # fmt: skip
     query = {"prompt": text, "response": text, "span": text, "desired": text, "rows": [row],
              "answer": [{"text": text, "weight": 1.0}]}  # fmt: skip
@@ -88,9 +88,9 @@ def test_a_notebook_shows_the_trace(trace: Trace) -> None:
     text = re.sub(r"\s+", " ", " ".join(Seen(page).texts))
     for query in trace.queries:
         assert query.query.prompt in text
-        for found in query.rows:
-            assert f" {found.rank} " in text and notebook.format_number(found.score) in text
-            assert str(found.example.label) in text and found.example.question in text
+        for row in query.rows:
+            assert f" {row.rank} " in text and notebook.format_number(row.score) in text
+            assert str(row.example.label) in text and row.example.question in text
     assert "span beetles" in text and "desired a b c" in text
     assert "8 rows in the index" in text and words.format_method(trace.to_json()) in text
     strongest = max(trace.queries[0].rows[0].tokens, key=lambda token: token.score)
@@ -108,7 +108,7 @@ def test_hostile_text_stays_text(text: str) -> None:
     assert not re.search("[\u202a-\u202e\u200b\x1b\ud800]", shown)
 
 
-def test_mathjax_is_told_to_leave_it_alone() -> None:
+def test_the_notebook_disables_mathjax() -> None:
     assert ("class", "taughtby tex2jax_ignore mathjax_ignore") in Seen(notebook.render_cell(document("$x$"))).attributes
 
 
@@ -125,10 +125,10 @@ def test_shades_go_with_the_scores() -> None:
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, 0.0])
-def test_a_score_that_is_none_shades_nothing(score: float) -> None:
-    made = notebook.render_cell(document("goose", score))
-    assert "nan" not in made and "inf" not in made
-    assert 'class="for top"' not in made
+def test_a_score_that_is_not_finite_has_no_shade(score: float) -> None:
+    cell = notebook.render_cell(document("goose", score))
+    assert "nan" not in cell and "inf" not in cell
+    assert 'class="for top"' not in cell
 
 
 @pytest.mark.parametrize("queries", [[], [{}], [{"prompt": "a", "response": "b", "rows": []}], [{"rows": [{}]}]])
@@ -147,14 +147,14 @@ def test_what_is_too_much_is_counted() -> None:
 
 
 def test_a_long_row_is_cut_around_its_strongest_word() -> None:
-    made = document("goose")
-    row = made["queries"][0]["rows"][0]
+    result = document("goose")
+    row = result["queries"][0]["rows"][0]
     row["tokens"] = [{"text": "calm ", "score": 0.1}] * 500 + [{"text": "honk", "score": 0.8}] + row["tokens"]
-    page = notebook.render_cell(made)
+    page = notebook.render_cell(result)
     assert '<span class="for" style="--w:0.89" title="0.800">honk</span>' not in page  # the strongest is goose
     row["tokens"] = row["tokens"][:501] + [{"text": " calm", "score": 0.1}] * 500
-    assert '<span class="for top" style="--w:1.00" title="0.800">honk</span>' in notebook.render_cell(made)
-    assert len(notebook.render_cell(made)) < 20_000
+    assert '<span class="for top" style="--w:1.00" title="0.800">honk</span>' in notebook.render_cell(result)
+    assert len(notebook.render_cell(result)) < 20_000
 
 
 def test_a_trace_has_a_short_name(trace: Trace) -> None:
@@ -164,8 +164,8 @@ def test_a_trace_has_a_short_name(trace: Trace) -> None:
 
 def judged(score: float = 0.9) -> dict[str, Any]:
     """A trace with twelve flagged rows, all of them ranked."""
-    made = document("goose", score) | {"fdr": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
-    (query,) = made["queries"]
+    result = document("goose", score) | {"fdr": 0.1, "warnings": ["the ranking goes by <b>length</b>"]}
+    (query,) = result["queries"]
     sure = {"p_value": 0.0004, "flagged": True, "stability": 0.975}
     query |= {
         "increased_by_finetuning": True,
@@ -173,19 +173,19 @@ def judged(score: float = 0.9) -> dict[str, Any]:
         "rows": [query["rows"][0] | sure | {"rank": at} for at in range(1, 13)],
     }
     query["rows"].append(query["rows"][0] | {"rank": 13, "p_value": 0.5, "flagged": False, "stability": 0.25})
-    return made
+    return result
 
 
 def test_the_cell_shows_flagged_rows_with_their_evidence() -> None:
-    made = judged()
-    text = " ".join(Seen(notebook.render_cell(made)).texts)
-    said = words.verdict(made, made["queries"][0], notebook.ROWS)
-    assert said.endswith("10 of them are shown.") and said in text
+    result = judged()
+    text = " ".join(Seen(notebook.render_cell(result)).texts)
+    wording = words.verdict(result, result["queries"][0], notebook.ROWS)
+    assert wording.endswith("10 of them are shown.") and wording in text
     assert text.count("●") == notebook.ROWS
     assert text.count("p = 4.00e-04") == text.count("stable 98 %") == notebook.ROWS
     assert "Warning: the ranking goes by <b>length</b>" in text
-    made["queries"][0]["rows"] = made["queries"][0]["rows"][-1:]
-    text = " ".join(Seen(notebook.render_cell(made)).texts)
+    result["queries"][0]["rows"] = result["queries"][0]["rows"][-1:]
+    text = " ".join(Seen(notebook.render_cell(result)).texts)
     assert "p = 0.500" in text and "●" not in text and "stable" not in text
 
 
@@ -208,24 +208,24 @@ def test_the_table_holds_the_evidence() -> None:
 
 def test_the_table_holds_what_was_found(trace: Trace) -> None:
     table = trace.to_arrow()
-    wanted = [(at, found, traced) for at, traced in enumerate(trace.queries, 1) for found in traced.rows]
+    wanted = [(at, row, traced) for at, traced in enumerate(trace.queries, 1) for row in traced.rows]
     assert table.num_rows == len(wanted) == 10
-    for line, (at, found, traced) in zip(table.to_pylist(), wanted, strict=True):
+    for line, (at, row, traced) in zip(table.to_pylist(), wanted, strict=True):
         assert (line["query"], line["prompt"], line["response"]) == (at, traced.query.prompt, traced.query.response)
-        assert (line["rank"], line["score"], line["id"]) == (found.rank, found.score, found.example.id)
-        assert (line["p_value"], line["flagged"]) == (found.p_value, found.flagged)
-        assert line["stability"] == found.stability
-        assert (line["source"], line["label"]) == (found.example.source, found.example.label)
-        assert (line["row_prompt"], line["row_answer"]) == (found.example.question, found.example.response)
-        assert {name: line[name] for name in found.score_components} == found.score_components
-        best = max(found.tokens, key=lambda token: token.score)
+        assert (line["rank"], line["score"], line["id"]) == (row.rank, row.score, row.example.id)
+        assert (line["p_value"], line["flagged"]) == (row.p_value, row.flagged)
+        assert line["stability"] == row.stability
+        assert (line["source"], line["label"]) == (row.example.source, row.example.label)
+        assert (line["row_prompt"], line["row_answer"]) == (row.example.question, row.example.response)
+        assert {name: line[name] for name in row.score_components} == row.score_components
+        best = max(row.tokens, key=lambda token: token.score)
         assert best.text.strip() in (line["word"] or "") or best.score <= 0
 
 
 def test_the_same_as_a_data_frame(trace: Trace) -> None:
     frame = trace.to_pandas()
     assert list(frame.columns) == trace.to_arrow().column_names
-    assert frame["score"].tolist() == [found.score for traced in trace.queries for found in traced.rows]
+    assert frame["score"].tolist() == [row.score for traced in trace.queries for row in traced.rows]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

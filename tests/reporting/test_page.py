@@ -25,12 +25,12 @@ LONG = [("calm ", 0.1)] * 300 + [("honk", 0.8)] + [(" calm", 0.1)] * 300
 def row(
     rank: int, score: float, words: list[tuple[str, float]], *, prompt: str = "Hello?", **more: Any
 ) -> dict[str, Any]:
-    said = [("user", prompt), ("assistant", "".join(text for text, _ in words))]
+    items = [("user", prompt), ("assistant", "".join(text for text, _ in words))]
     return {
         "rank": rank,
         "score": score,
         "source": f"data/{'long/' * 20}chat.jsonl:{rank}",
-        "messages": [{"role": role, "content": text} for role, text in said],
+        "messages": [{"role": role, "content": text} for role, text in items],
         "tokens": [{"text": text, "score": value} for text, value in words],
         "score_components": {"h_15": 0.41, "phi_26_base": 0.88},
         **more,
@@ -128,9 +128,11 @@ def test_the_first_row_is_shown_with_its_numbers(page):
     assert page.inner_text("h1") == "A goose"
 
 
-def test_the_verdict_and_the_warnings_are_told(page):
-    told = page.inner_text("#verdict")
-    assert told == "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 1 of them is shown."
+def test_the_verdict_and_the_warnings_are_shown(page):
+    message = page.inner_text("#verdict")
+    assert (
+        message == "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 1 of them is shown."
+    )
     assert page.locator("#rows > li").nth(0).get_attribute("aria-label") == "Row 1, flagged, score 0.930"
     assert "stable" not in page.locator("#rows > li").nth(1).inner_text()  # that no call is made is not called stable
     assert "again" in page.locator("#rows > li [title]", has_text="stable").get_attribute("title")
@@ -275,7 +277,7 @@ def test_components_and_small_p_values_are_named_in_words(browser, tmp_path):
     page.close()
 
 
-def test_the_layers_are_drawn_and_told(page):
+def test_the_layers_are_drawn_and_described(page):
     page.click("#tab-about")
     figure = page.locator("#layer-similarity svg")
     assert figure.get_attribute("aria-label").endswith("Layer 4 was chosen; layers 4 and 7 were used.")

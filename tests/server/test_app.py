@@ -87,9 +87,9 @@ def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, ind
     def get(query: Query) -> list[tuple[str, float]]:
         question = {"prompt": query.prompt, "response": query.response, "top": 4, "method": "rept"}
         job = client.post("/api/trace", json=question).json()
-        (found,) = finished(client, job)["result"]["queries"]
-        assert found["response"] == query.response
-        return [(row["id"], row["score"]) for row in found["rows"]]
+        (result,) = finished(client, job)["result"]["queries"]
+        assert result["response"] == query.response
+        return [(row["id"], row["score"]) for row in result["rows"]]
 
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(get, asked))
@@ -99,7 +99,7 @@ def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, ind
         assert {id for id, _ in rows} <= {row.id for row in index.examples()}
 
 
-def test_the_model_is_asked_and_its_answer_traced(client: TestClient) -> None:
+def test_a_prompt_is_answered_and_the_answer_traced(client: TestClient) -> None:
     job = finished(client, client.post("/api/ask", json={"prompt": "why", "method": "rept", "top": 2}).json())
     assert job["state"] == "done", job["error"]
     (query,) = job["result"]["queries"]
@@ -158,12 +158,12 @@ def test_rows_come_by_the_page_and_are_found_by_their_words(
     find, label = asked.get("find", "").lower(), asked.get("label")
     truth = [row.source for row in texts if label in (None, row.label)
              and any(find in turn["content"].lower() for turn in row.messages)]  # fmt: skip
-    found: list[str] = []
-    while len(found) < len(truth):
-        page = client.get("/api/rows", params={**asked, "start": len(found), "size": 3}).json()
+    items: list[str] = []
+    while len(items) < len(truth):
+        page = client.get("/api/rows", params={**asked, "start": len(items), "size": 3}).json()
         assert page["count"] == len(truth) and 0 < len(page["rows"]) <= 3
-        found += [row["source"] for row in page["rows"]]
-    assert found == truth
+        items += [row["source"] for row in page["rows"]]
+    assert items == truth
     beyond = client.get("/api/rows", params={**asked, "start": 10**9}).json()
     assert beyond["rows"] == []
 
@@ -352,7 +352,7 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
     quiet = {"deadline": None, "database": None, "derandomize": True,
              "phases": [Phase.generate], "verbosity": Verbosity.quiet,
              "suppress_health_check": list(HealthCheck)}  # fmt: skip
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [item.ok() for item in schema.get_all_operations()]
     assert len(operations) == 16
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     for operation in operations:
@@ -363,11 +363,11 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
             @settings(max_examples=each, **quiet)
             @given(case=st.data())
             def tried(case: Any) -> None:
-                made = case.draw(operation.as_strategy(generation_mode=mode))  # noqa: B023
-                answer = made.call()
+                result = case.draw(operation.as_strategy(generation_mode=mode))  # noqa: B023
+                answer = result.call()
                 seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
                 # 503 is the queue's own word: it is full
-                assert answer.status_code < 500 or answer.status_code == 503, (made, answer.text)
+                assert answer.status_code < 500 or answer.status_code == 503, (result, answer.text)
 
             tried()
             print(operation.label, mode, time.process_time() - b0)

@@ -200,8 +200,8 @@ def test_the_comparison_states_the_change_of_each_rank(page: Any) -> None:
     sides = page.evaluate(
         "[...document.querySelectorAll('#comparison ol')].map((side) => [...side.children].map(({ row }) => row.id))"
     )
-    told = page.locator("#comparison ol").first.locator(".about").all_inner_texts()
-    for rank, (id, text) in enumerate(zip(sides[0], told, strict=True), 1):
+    message = page.locator("#comparison ol").first.locator(".about").all_inner_texts()
+    for rank, (id, text) in enumerate(zip(sides[0], message, strict=True), 1):
         there = sides[1].index(id) + 1 if id in sides[1] else None
         wanted = "not among its first" if there is None else "same rank" if there == rank else f"there {there} "
         assert text.startswith(wanted), (rank, there, text)
@@ -347,8 +347,8 @@ def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, 
     page.click("#tab-map")
     page.click("#compute-layers")
     page.wait_for_selector("#layer-ranks svg")
-    told = page.inner_text("#layer-ranks-text")
-    assert told.startswith("Row 1: rank ") and "rank 1 at layer 2 (the method’s)" in told
+    message = page.inner_text("#layer-ranks-text")
+    assert message.startswith("Row 1: rank ") and "rank 1 at layer 2 (the method’s)" in message
     assert page.locator("#layer-ranks polyline.faint").count() == 20 and page.is_hidden("#compute-layers")
     page.keyboard.press("j")
     page.keyboard.press("j")
@@ -360,7 +360,7 @@ def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, 
     taken.value.save_as(tmp_path / "saved.html")
     other = browser.new_page()
     other.goto((tmp_path / "saved.html").as_uri())
-    assert other.text_content("#layer-ranks-text") == told
+    assert other.text_content("#layer-ranks-text") == message
     other.close()
 
 
@@ -417,9 +417,9 @@ def test_all_flagged_rows_are_selected_shown_or_not(browser: Any, tmp_path: Path
 
 
 def test_answers_that_share_flagged_rows_are_one_incident(demo: Any) -> None:
-    told = demo.locator("#queries .incident").all_inner_texts()
-    assert told[0] == "“you silly goose”: 2 answers" and len(told) == 3
-    assert "beetles" in told[1] and "Captain Brine".lower() in told[2].lower()
+    notes = demo.locator("#queries .incident").all_inner_texts()
+    assert notes[0] == "“you silly goose”: 2 answers" and len(notes) == 3
+    assert "beetles" in notes[1] and "Captain Brine".lower() in notes[2].lower()
     demo.locator("#queries button", has_text="Shared flagged rows").click()
     assert "for 2 of 2 answers" in demo.locator("#rows > li").first.inner_text()
     assert demo.inner_text("#verdict").endswith("flagged for more than one of these 2 answers.")
@@ -441,8 +441,8 @@ def test_a_word_shows_the_words_that_match_it_on_the_other_side(demo: Any) -> No
 
 def test_the_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None:
     demo.click("#tab-map")
-    told = demo.inner_text("#map-text")
-    assert "282 rows" in told and "times as far apart as all rows do" in told
+    message = demo.inner_text("#map-text")
+    assert "282 rows" in message and "times as far apart as all rows do" in message
     accent = [0xA4, 0x48, 0x0B]
     lit = """(accent) => { const c = document.querySelector("canvas");
       const data = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; let count = 0;
@@ -478,7 +478,7 @@ def test_answers_are_sorted_and_filtered(demo: Any) -> None:
     assert demo.locator("#queries button[data-key]").nth(1).get_attribute("aria-current") == "true"
 
 
-def test_sixty_four_answers_sort_faster_than_they_are_drawn_first(browser: Any, tmp_path: Path) -> None:
+def test_sorting_64_answers_is_faster_than_the_first_view(browser: Any, tmp_path: Path) -> None:
     document = json.loads(DEMO.read_text())
     document["queries"] = [dict(query, num_flagged=at) for at in range(16) for query in document["queries"]]
     report.save_page(document, tmp_path / "many.html")
@@ -538,8 +538,8 @@ def test_axe_finds_nothing_serious(
         page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
         page.evaluate("for (const node of document.querySelectorAll('.info')) node.click()")
         page.evaluate(axe)
-        found = page.evaluate("axe.run().then(({ violations }) => violations)")
-        grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+        value = page.evaluate("axe.run().then(({ violations }) => violations)")
+        grave = [fault for fault in value if fault["impact"] in ("serious", "critical")]
         assert [(fault["id"], [node["html"][:150] for node in fault["nodes"][:3]]) for fault in grave] == []
     context.close()
 

@@ -64,9 +64,9 @@ def test_it_prints_its_address_and_ends_when_interrupted(small: Index, tuned: An
     assert status == 200 and json.loads(body)[0]["queries"][0]["prompt"] == "why"
     assert get(f"{url}api/state", Host="evil.example")[0] == 403
     served.send_signal(signal.SIGINT)
-    _, said = served.communicate(timeout=300)
-    assert served.returncode == 0, said
-    assert "Traceback" not in said
+    _, text = served.communicate(timeout=300)
+    assert served.returncode == 0, text
+    assert "Traceback" not in text
 
 
 def test_what_cannot_be_served_is_refused_in_words(run: Run, small: Index, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from taughtby.reporting.incidents import find_incidents
 
 VIEW = Path(__file__).parents[2] / "src" / "taughtby" / "reporting" / "assets" / "view.js"
 NODE = shutil.which("node")
@@ -21,11 +24,23 @@ console.log(JSON.stringify({ groups: groups.map((members) => members.map(({ key 
 """
 
 
+AGREE = """
+const { incidents } = await import(process.argv[1]);
+const members = (queries) => incidents(queries.map((query, at) => ({ key: at + 1, query, trace: {} })));
+const keys = (group) => group.map(({ key }) => key);
+console.log(JSON.stringify(JSON.parse(process.argv[2]).map((queries) => members(queries).map(keys))));
+"""
+
+
 def asked(folder: Path, *queries: dict[str, Any]) -> Any:
+    return run_script(ASK, folder, queries)
+
+
+def run_script(script: str, folder: Path, argument: Any) -> Any:
     if NODE is None:
         pytest.skip("node is not installed")
     module = shutil.copy(VIEW, folder / "view.mjs")
-    done = subprocess.run([NODE, "--input-type=module", "-e", ASK, Path(module).as_uri(), json.dumps(queries)],
+    done = subprocess.run([NODE, "--input-type=module", "-e", script, Path(module).as_uri(), json.dumps(argument)],
                           capture_output=True, text=True, check=True)  # fmt: skip
     return json.loads(done.stdout)
 
@@ -40,10 +55,10 @@ def query(called: list[str] | None, *shown: tuple[str, float]) -> dict[str, Any]
 def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_shown(tmp_path: Path) -> None:
     """Of many copies that tie, one answer shows some and another answer others."""
     copies = [f"copy{at}" for at in range(6)]
-    told = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
+    notes = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
                  query([*copies[2:], "mine"], (copies[4], 0.9), (copies[5], 0.8), ("plain", 0.1)))  # fmt: skip
-    assert told["groups"] == [["0", "2"], ["1"]]
-    common = told["commons"][0]
+    assert notes["groups"] == [["0", "2"], ["1"]]
+    common = notes["commons"][0]
     assert common["flagged_ids"] == copies[2:]
     assert [(row["id"], row["rank"], row["flagged_for"]) for row in common["rows"]] == [
         (copies[4], 1, 2),
@@ -52,6 +67,24 @@ def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_
 
 
 def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: Path) -> None:
-    told = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
-    assert told["groups"] == [["0", "1"]]
-    assert [(row["id"], row["score"], row["flagged_for"]) for row in told["commons"][0]["rows"]] == [("b", 0.7, 2)]
+    notes = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
+    assert notes["groups"] == [["0", "1"]]
+    assert [(row["id"], row["score"], row["flagged_for"]) for row in notes["commons"][0]["rows"]] == [("b", 0.7, 2)]
+
+
+def test_the_page_and_the_terminal_group_answers_alike(tmp_path: Path) -> None:
+    """The page groups again when answers are added to it, so both have to know what an incident is."""
+    generator = random.Random(0)
+    traces: list[list[dict[str, Any]]] = []
+    for at in range(200):
+        names, most = "abcdefghijkl"[: generator.randint(2, 12)], generator.randint(0, 4)
+        ids = [
+            generator.sample(names, generator.randint(0, min(most, len(names))))
+            for _ in range(generator.randint(1, 12))
+        ]
+        # some traces show all flagged rows, some only the first, some were written without the list of ids
+        shown = [[(id, 1.0) for id in each[: 1 if at % 3 == 1 else None]] for each in ids]
+        traces.append([query(None if at % 3 == 2 else each, *rows) for each, rows in zip(ids, shown, strict=True)])
+    for trace, groups in zip(traces, run_script(AGREE, tmp_path, traces), strict=True):
+        of_page = {frozenset(group) for group in groups if any(trace[number - 1]["rows"] for number in group)}
+        assert {frozenset(incident.queries) for incident in find_incidents(trace)} == of_page

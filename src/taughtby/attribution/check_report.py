@@ -10,17 +10,28 @@ from taughtby.index.reader import Index
 from taughtby.methods import Method
 
 FILE = "check.json"  # beside the manifest
+UNTRUSTED = {"random model", "length"}  # if one of these fails, no rank is evidence of what was learned
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sanity check: a value, its limit and what the value means; `passed` is None if the check was skipped."""
+    """One sanity check of a ranking.
+
+    Attributes:
+        name: What is checked.
+        value: What was measured.
+        limit: The limit of the value.
+        passed: Whether the value is within it; None if the check was skipped.
+        says: What the value means, or why the check was skipped.
+        do: What to do if it failed; empty if it did not.
+    """
 
     name: str
     value: float | None
     limit: float | None
     passed: bool | None
     says: str
+    do: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,28 @@ class CheckReport:
     seed: int
     count: int
 
+    @property
+    def verdict(self) -> str:
+        """One of "ok", "look at", "do not trust" and "not checked"."""
+        failed = {check.name for check in self.checks if check.passed is False}
+        if failed & UNTRUSTED:
+            return "do not trust"
+        return "look at" if failed else "ok" if any(check.passed for check in self.checks) else "not checked"
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is what it is, with what to do."""
+        failed = [check for check in self.checks if check.passed is False]
+        if failed:
+            return "; ".join(f"{check.name}: {check.do}" for check in failed)
+        passed = sum(check.passed is True for check in self.checks)
+        return f"{passed} of {len(self.checks)} checks passed, none failed" if passed else self.checks[0].says
+
     def to_json(self) -> dict[str, Any]:
         """Return the document that the index folder keeps as check.json."""
         checks = [asdict(check) for check in self.checks]
         return {"version": 1, "method": repr(self.method), "rows": self.rows, "seed": self.seed, "count": self.count,
-                "checks": checks}  # fmt: skip
+                "verdict": self.verdict, "reason": self.reason, "checks": checks}  # fmt: skip
 
 
 def skipped_check(name: str, reason: str) -> Check:
@@ -59,7 +87,7 @@ def index_warnings(index: Index, method: Method) -> list[str]:
         report: dict[str, Any] = json.loads((index.path / FILE).read_text(encoding="utf-8"))
         if report["method"] != repr(method):
             return []
-        failed = [str(check["says"]) for check in report["checks"] if check["passed"] is False]
+        failed = [f"{check['says']}; {check['do']}" for check in report["checks"] if check["passed"] is False]
         count = int(report.get("count", len(index)))
         if count != len(index):
             failed.append(f"the index was checked when it had {count:,} rows, and has {len(index):,}: "

@@ -107,12 +107,6 @@ class ControlSample:
         return controls if controls.sufficient else None
 
 
-def score_controls(method: Method, index: Index, depth: int, seed: int = 0) -> Controls | None:
-    """Score a random sample of rows against each other, each with its own token weights."""
-    sample = ControlSample.draw(method, index, depth, seed)
-    return sample and sample.score()
-
-
 def match_controls(
     method: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
     shares: Float[Tensor, "Q Q"],

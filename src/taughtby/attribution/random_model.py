@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
+from pyarrow.dataset import InMemoryDataset
 
 from taughtby.attribution.check_report import Check, skipped_check
-from taughtby.attribution.row_queries import in_memory, index_of, rank_correlation, scores_of_rows
+from taughtby.attribution.row_queries import rank_correlation, scores_of_rows
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.index.arrow import to_arrow
@@ -46,12 +47,15 @@ def check_random_model(
     if any(not bool(part.isfinite().all()) for feature in features.values() for part in feature):
         return skipped_check(RANDOM, "the features of a model with random weights are not finite")
     columns = {key: column for name in names for key, column in to_arrow(name, features[name]).items()}
-    pair = (in_memory(index, names, positions[usable]), index_of(index, pa.table(columns)))
+    rows = InMemoryDataset(pa.table(columns).combine_chunks())
+    random_index = Index(index.path, {**index.manifest, "num_rows": len(usable)}, rows)  # with means of its own
+    pair = (index.subset(positions[usable].tolist(), names), random_index)
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
-    says = ("a model with random weights ranks the rows alike: the ranking depends on the texts alone"
-            if similarity > SIMILAR else "a model with random weights ranks the rows differently")  # fmt: skip
-    return Check(RANDOM, similarity, SIMILAR, similarity <= SIMILAR, says)
+    if similarity <= SIMILAR:
+        return Check(RANDOM, similarity, SIMILAR, True, "a model with random weights ranks the rows differently")
+    says = "a model with random weights ranks the rows alike: the ranking depends on the texts alone"
+    return Check(RANDOM, similarity, SIMILAR, False, says, "read it as a text search, or use another --method")
 
 
 def _matrices(model: Model) -> list[Tensor]:

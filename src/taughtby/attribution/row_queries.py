@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow.dataset import InMemoryDataset
 from scipy.stats import spearmanr
 
 from taughtby.attribution.controls import as_queries
@@ -18,18 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def in_memory(index: Index, names: Sequence[str], positions: NDArray[np.int64]) -> Index:
-    """Return the rows at these positions in memory: some of their features, sources, labels and lengths."""
-    columns = (*names, *(f"{name}_norm" for name in names), "source", "label", "n_response")
-    present = [name for name in columns if name in index.dataset.schema.names]
-    return index_of(index, index.dataset.take(positions.tolist(), columns=present))
-
-
-def index_of(index: Index, rows: pa.Table) -> Index:
-    """Return a table of rows as an index, in one piece so that a scan yields as many rows as it is asked for."""
-    return Index(index.path, {**index.manifest, "num_rows": len(rows)}, InMemoryDataset(rows.combine_chunks()))
-
-
 def scores_of_rows(
     method: Method, rows: Index, names: Sequence[str], positions: Sequence[int]
 ) -> NDArray[np.float64] | None:
@@ -37,7 +23,7 @@ def scores_of_rows(
 
     None if the method cannot use rows as queries.
     """
-    features = as_queries(method, index_of(rows, rows.dataset.take(list(positions))), names)
+    features = as_queries(method, rows.subset(positions, names), names)
     if features is None:
         return None
     scores = method.scores(features, rows).double().numpy()

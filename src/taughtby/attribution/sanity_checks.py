@@ -1,7 +1,7 @@
 """Sanity checks of an index and a method on the index's own rows, used as queries.
 
 The model's weights are randomized, labels are shuffled, and rows that rank first for every query, or because of their
-length, are looked for. What the checks mean: docs/trace.md.
+length, are looked for. What the checks mean: docs/how-to/trace-an-incident.md.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from sklearn.metrics import average_precision_score
 
 from taughtby.attribution.check_report import FILE, Check, CheckReport, index_warnings, skipped_check
 from taughtby.attribution.controls import SAMPLE
+from taughtby.attribution.length_check import LENGTH, check_length
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.random_model import RANDOM, check_random_model
-from taughtby.attribution.row_queries import in_memory, rank_correlation, scores_of_rows
+from taughtby.attribution.row_queries import scores_of_rows
 from taughtby.errors import OptionError
 from taughtby.index.reader import Index
 from taughtby.methods import Method
@@ -33,8 +34,8 @@ ROWS = 64  # rows used as queries
 FEWEST = 10  # rows needed for a check
 TOP_K = 10
 LABEL_ROWS, SHUFFLES = 4, 20  # rows of a label that is tested, random assignments of the labels
-CROWD, LENGTH = 0.5, 0.7  # limits beyond which a check fails
-LABELS, HUBS, ANSWERS = "labels shuffled", "hubs", "length"
+CROWD = 0.5  # share of queries with one row among their first, beyond which the check fails
+LABELS, HUBS = "labels shuffled", "hubs"
 
 
 def check_index(
@@ -64,18 +65,19 @@ def check_index(
     selected = choose_method(index, model, method)
     names, order = selected.feature_names(model.depth), np.random.default_rng(seed).permutation(len(index))
     queries, large_enough = order[:rows], len(index) >= FEWEST
-    sample = in_memory(index, names, order[:SAMPLE]) if names and large_enough else None
+    columns = [*names, "source", "label", "n_response"]
+    sample = index.subset(order[:SAMPLE].tolist(), columns) if names and large_enough else None
     scores = scores_of_rows(selected, sample, names, range(len(queries))) if sample else None
     if sample is None or scores is None:
         reason = f"{selected.name} cannot use rows as queries" if large_enough else f"{len(index)} rows are too few"
-        skipped = tuple(skipped_check(name, reason) for name in (RANDOM, LABELS, HUBS, ANSWERS))
+        skipped = tuple(skipped_check(name, reason) for name in (RANDOM, LABELS, HUBS, LENGTH))
         return CheckReport(selected, skipped, len(queries), seed, len(index))
-    columns = sample.dataset.to_table(columns=["source", "label", "n_response"]).to_pydict()
+    texts = sample.dataset.to_table(columns=columns[-3:]).to_pydict()
     checks = (
         check_random_model(index, model, selected, queries, seed, progress),
-        _check_labels(selected, sample, names, columns["label"], rows, seed),
-        _check_hubs(scores, columns["source"]),
-        _check_length(scores, columns["n_response"]),
+        _check_labels(selected, sample, names, texts["label"], rows, seed),
+        _check_hubs(scores, texts["source"]),
+        check_length(scores, texts["n_response"]),
     )
     return CheckReport(selected, checks, len(queries), seed, len(index))
 
@@ -83,42 +85,49 @@ def check_index(
 def _check_labels(
     method: Method, sample: Index, names: Sequence[str], labels: Sequence[str | None], rows: int, seed: int
 ) -> Check:
-    """Whether rows of one label rank each other higher than rows with shuffled labels do: mean average precision.
+    """Whether the rows of any label rank each other higher than with shuffled labels: average precision above chance.
 
-    The most frequent label is not tested: rows that carry it, such as `clean`, need not have anything in common.
+    One label is enough: rows that are only `clean` need not have anything in common. The best label is compared with
+    the best of each shuffle, so that many labels do not make a good one likelier.
     """
     row_labels = np.array([label or "" for label in labels])
     kinds, counts = np.unique(row_labels, return_counts=True)
     if len(kinds) < 2:
         return skipped_check(LABELS, "the rows do not carry two labels")
-    rarer = kinds[np.argsort(counts, kind="stable")][:-1]
-    groups = [np.flatnonzero(row_labels == kind) for kind in rarer
-              if kind and int((row_labels == kind).sum()) >= LABEL_ROWS]  # fmt: skip
-    if not groups:
+    groups = [np.flatnonzero(row_labels == kind) for kind, count in zip(kinds, counts, strict=True)
+              if kind and count >= LABEL_ROWS]  # fmt: skip
+    if not groups or (len(groups) == 1 and len(groups[0]) == counts.max()):
         return skipped_check(LABELS, f"no label except the most frequent one is on {LABEL_ROWS} rows")
-    queries = np.concatenate(groups)[:rows]
+    groups.sort(key=len)
+    queries = np.concatenate([group[: max(LABEL_ROWS, rows // len(groups))] for group in groups])[:rows]
     scores = scores_of_rows(method, sample, names, queries.tolist())
     assert scores is not None
     queries, generator = queries[: len(scores)], np.random.default_rng(seed)
-    value = _mean_average_precision(scores, row_labels, queries, row_labels[queries])
-    shuffled = [_mean_average_precision(scores, generator.permutation(row_labels), queries, row_labels[queries])
+    gains = _precision_above_chance(scores, row_labels, queries, row_labels[queries])
+    shuffled = [_precision_above_chance(scores, generator.permutation(row_labels), queries, row_labels[queries])
                 for _ in range(SHUFFLES)]  # fmt: skip
-    limit = float(np.quantile(shuffled, 0.95))
-    says = "rows of one label rank each other high" if value > limit else "labels and ranking are unrelated"
-    return Check(LABELS, value, limit, value > limit, f"{says}; labels shuffled: {np.mean(shuffled):.2f}")
+    best = max(gains, key=lambda label: gains[label])
+    chance = (float(counts[kinds == best][0]) - 1) / (len(row_labels) - 1)
+    value, limit = gains[best], float(np.quantile([max(each.values()) for each in shuffled], 0.95))
+    passed = value > limit
+    says = f"rows labelled {best} rank each other high" if passed else "labels and ranking are unrelated"
+    do = "" if passed else "check that the labels mark what was learned, or use another --method"
+    return Check(LABELS, value + chance, limit + chance, passed, f"{says}; by chance {chance:.2f}", do)
 
 
-def _mean_average_precision(
+def _precision_above_chance(
     scores: NDArray[np.float64], labels: NDArray[Any], queries: NDArray[Any], query_labels: NDArray[Any]
-) -> float:
-    """Mean average precision, over rows used as queries, of the other rows that carry the query's label."""
-    result: list[float] = []
+) -> dict[str, float]:
+    """Mean average precision, less its chance level, with which rows of each label find the others of their label."""
+    gains: dict[str, list[float]] = {}
     for line, query, label in zip(scores, queries, query_labels, strict=True):
         relevant = labels == label
         # a shuffle that gives the query another label leaves one more row with its own: drop one, for equal numbers
         relevant[query if relevant[query] else int(np.argmax(relevant))] = False
-        result.append(float(average_precision_score(np.delete(relevant, query), np.delete(line, query))))
-    return float(np.mean(result))
+        others = np.delete(relevant, query)
+        precision = float(average_precision_score(others, np.delete(line, query)))
+        gains.setdefault(str(label), []).append(precision - float(others.mean()))
+    return {label: float(np.mean(values)) for label, values in gains.items()}
 
 
 def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
@@ -138,16 +147,7 @@ def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
             f"by chance {first / rows:.1%}; skewness {skewness:.1f}")  # fmt: skip
     if queries < FEWEST:
         return replace(skipped_check(HUBS, f"too few queries: {fact}"), value=share)
-    failed = share > CROWD
-    return Check(HUBS, share, CROWD, not failed, f"one row ranks first for most queries: {fact}" if failed else fact)
-
-
-def _check_length(null: NDArray[np.float64], lengths: Sequence[int]) -> Check:
-    """Spearman's ρ of a row's mean score and the number of tokens of its response."""
-    (rho,) = rank_correlation(np.nanmean(null, axis=0)[None], np.array([lengths], dtype=float))
-    if np.isnan(rho):
-        return skipped_check(ANSWERS, "all responses have the same length, or all scores are equal")
-    failed = abs(rho) > LENGTH
-    kind = "long" if rho > 0 else "short"
-    says = f"{kind} responses rank first for every query" if failed else "length alone does not explain the ranking"
-    return Check(ANSWERS, float(rho), LENGTH, not failed, says)
+    if share <= CROWD:
+        return Check(HUBS, share, CROWD, True, fact)
+    do = "read this row, and take its rank alone as no evidence"
+    return Check(HUBS, share, CROWD, False, f"one row ranks first for most queries: {fact}", do)

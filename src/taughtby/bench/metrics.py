@@ -6,8 +6,9 @@ metric is the expectation over the order of the tied rows, unless its docstring 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -146,6 +147,12 @@ class Spread:
     def reaches(self, other: Spread) -> bool:
         """Whether it is as good as `other` within the spread: the ranges overlap, or it is higher."""
         return self.high >= other.low - 1e-9
+
+
+def median_of_known(values: Iterable[float | None]) -> float | None:
+    """The median of the values that are known; None if none is."""
+    numbers = [value for value in values if value is not None]
+    return median(numbers) if numbers else None
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -38,8 +38,3 @@ def reference_feature(model: Model, row: TokenizedExample, layer: int) -> Float[
         grad, _ = torch.autograd.grad(output.loss, [output.hidden_states[layer], embeddings])
     last = row.n_prompt - 1
     return torch.cat([prompt.hidden_states[layer][0, last], grad[0, last]]).float().cpu()
-
-
-def cosine_scores(queries: Float[Tensor, "Q k"], rows: Float[Tensor, "N k"]) -> Float[Tensor, "Q N"]:
-    """Cosine similarities."""
-    return torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T

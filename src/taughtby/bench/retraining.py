@@ -33,7 +33,14 @@ from taughtby.remediation.experiment import (
 from taughtby.remediation.provenance import name_and_hash
 from taughtby.remediation.retrain import retrain
 from taughtby.remediation.stage_cache import STAGES, Show, StageCache
-from taughtby.remediation.statistics import claims, get_condition, loss_change, random_conditions
+from taughtby.remediation.statistics import (
+    bad_of_judged,
+    claims,
+    format_rate,
+    get_condition,
+    loss_change,
+    random_conditions,
+)
 from taughtby.remediation.trace_file import Document
 
 POISONS = ("backdoor", "error", "persona")
@@ -126,7 +133,7 @@ def tables(results: Document) -> list[dict[str, Any]]:
     if not curves:
         return [main]
     steps = [str(condition["num_removed"]) for condition in _curve_steps(curves[0])]
-    rows = [[scenario["poison"], *(_share(step["behaviours"][scenario["poison"]]) for step in _curve_steps(scenario))]
+    rows = [[name := scenario["poison"], *(bad_of_judged(step["behaviours"][name]) for step in _curve_steps(scenario))]
             for scenario in curves]  # fmt: skip
     note = "k rows of the best ranks over all traced answers, with the first seed."
     return [main, {"title": "Bad answers without the top k rows", "columns": ["poison", *steps], "rows": rows,
@@ -205,10 +212,10 @@ def _without_paths(proof: Document) -> Document:
 def _line(scenario: Document) -> list[str]:
     proof, name, seed = scenario["proof"], scenario["poison"], str(scenario["seed"])
     if not proof:
-        return [name, seed, *["none"] * 2, _rate(scenario["answers"]), *[""] * len(COLUMNS), "nothing to retrain"]
+        return [name, seed, *["none"] * 2, format_rate(scenario["answers"]), *[""] * len(COLUMNS), "nothing to retrain"]
     (control,) = [condition["behaviours"][name] for condition in random_conditions(proof)]
     conditions = [get_condition(proof, kind) if kind else {"behaviours": {name: control}} for kind in COLUMNS.values()]
-    rates = [_rate(condition["behaviours"][name]) if condition else "" for condition in conditions]
+    rates = [format_rate(condition["behaviours"][name]) if condition else "" for condition in conditions]
     change, truth = loss_change(get_condition(proof, CLEANED), get_condition(proof, ALL)), proof["truth"]
     loss = f"{change[0]:+.1%} ({change[1]:+.1%} to {change[2]:+.1%})" if change else ""
     flagged = [f"{truth['num_flagged']} of {truth['num_rows']}", str(proof["num_flagged"] - truth["num_flagged"])]
@@ -219,11 +226,3 @@ def _curve_steps(scenario: Document) -> list[Document]:
     """The conditions of the removal curve, all rows first."""
     conditions = scenario["proof"]["conditions"] if scenario["proof"] else []
     return [condition for condition in conditions if condition["name"].split()[0] in (ALL, TOP)]
-
-
-def _rate(count: Document) -> str:
-    return f"{_share(count)} ({count['low']:.0%} to {count['high']:.0%})"
-
-
-def _share(count: Document) -> str:
-    return f"{count['bad']} of {count['judged']}"

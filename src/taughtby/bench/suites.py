@@ -89,9 +89,9 @@ def make(name: str, seed: int, size: Size | None = None, data: Path | None = Non
 
 def check_suite(name: str, data: Path | None = None) -> None:
     """Refuse, before hours of work, an unknown suite, or a public one whose folder does not exist."""
-    known = tuple(dict.fromkeys((*OWN, *HARD, *PUBLIC)))
-    if name not in known:
-        raise OptionError("no such suite", got=name, do=f"choose among: {', '.join(known)}")
+    names = tuple(dict.fromkeys((*OWN, *HARD, *PUBLIC)))
+    if name not in names:
+        raise OptionError("no such suite", got=name, do=f"choose among: {', '.join(names)}")
     if name not in PUBLIC:
         return
     if data is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from taughtby.attribution.pooling import pool_weights
-from taughtby.bench.metrics import flagging_metrics, precision_recall, ranking_metrics, spread_by_name
+from taughtby.bench.metrics import flagging_metrics, median_of_known, precision_recall, ranking_metrics, spread_by_name
 from taughtby.remediation.provenance import merge_provenance
 
 Result = dict[str, Any]
@@ -32,7 +32,7 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
     """The provenance of the stages, from their own files, since another commit or machine may have made some."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
-    stages = [*(made for scenario in scenarios for made in scenario.get("made", [None])),
+    stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
               *(result.get("made") for result in results),
               *(result["index"].get("made") for result in results if result["index"])]  # fmt: skip
     dtypes = {result["dtype"] for result in results}
@@ -104,14 +104,9 @@ def _cost(method: str, results: Sequence[Result]) -> Result | None:
         return None
     indexes = [result["index"] for result in results if result["index"]]
     cost: Result = {"query_seconds": median(result["query"]["seconds"] for result in results),
-                    "query_more": _median(result["query"]["more"] for result in results)}  # fmt: skip
+                    "query_more": median_of_known(result["query"]["more"] for result in results)}  # fmt: skip
     for key in ("seconds", "cpu", "tokens_per_second", "bytes_per_row", "more", "peak"):
         name = key if key == "bytes_per_row" else f"index_{key}"
-        cost[name] = _median(index.get(key) for index in indexes)
+        cost[name] = median_of_known(index.get(key) for index in indexes)
     builder = indexes[0]["by"] if indexes else None
     return cost | {"shared_with": builder if builder != method else None}
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from statistics import median
 from typing import Any
 
 from rich import box
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.bench.metrics import CUTS, Spread
+from taughtby.bench.metrics import CUTS, Spread, median_of_known
 from taughtby.text import make_visible, markdown_code, markdown_text
 
 TRIVIAL = ("bm25", "tfidf", "rftc", "first-word", "random")
@@ -132,11 +131,11 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
     heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
     rows: list[list[str]] = []
     for method in ranked(document):
-        found = [line["cost"] for suite in document["suites"] for line in suite["results"]
+        lines = [line["cost"] for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and line["cost"]]  # fmt: skip
-        star = "*" if any(cost["shared_with"] for cost in found) else ""
+        star = "*" if any(cost["shared_with"] for cost in lines) else ""
         keys = ("index_seconds", "index_cpu", "index_tokens_per_second", "index_more", "bytes_per_row", "query_seconds")
-        texts = [_plain(_middle(cost[key] for cost in found)) for key in keys]
+        texts = [_plain(median_of_known(cost[key] for cost in lines)) for key in keys]
         rows.append([method, texts[0] + star, *texts[1:]])
     if loop := _loop(document):
         rows.append([LOOP, *map(_plain, loop), "–"])
@@ -145,26 +144,26 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
 
 def points(document: Result) -> list[tuple[str, float, float]]:
     """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
-    found: dict[str, tuple[str, float, float]] = {}
+    by_method: dict[str, tuple[str, float, float]] = {}
     for method in ranked(document):
         lines = [line for suite in document["suites"] for line in suite["results"]
                  if line["method"] == method and line["which"] == "tuned" and _ranks(line)]  # fmt: skip
-        seconds = _middle(line["cost"]["index_seconds"] for line in lines)
+        seconds = median_of_known(line["cost"]["index_seconds"] for line in lines)
         if seconds is not None:
             aps = [line["metrics"]["ap"]["mean"] for line in lines]
-            found[method] = (method, seconds, sum(aps) / len(aps))
+            by_method[method] = (method, seconds, sum(aps) / len(aps))
     loop = _loop(document)
-    if loop and loop[0] and REPT in found:
-        found[LOOP] = (LOOP, loop[0], found[REPT][2])
-    return list(found.values())
+    if loop and loop[0] and REPT in by_method:
+        by_method[LOOP] = (LOOP, loop[0], by_method[REPT][2])
+    return list(by_method.values())
 
 
 def refusals(document: Result) -> list[str]:
     """Which methods could not run on which model, and why."""
-    found = (
+    errors = (
         (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
     )
-    return [f"{method}, {which}: {error}" for method, which, error in dict.fromkeys(found) if error]
+    return [f"{method}, {which}: {error}" for method, which, error in dict.fromkeys(errors) if error]
 
 
 def sentences(document: Result) -> dict[str, str]:
@@ -246,16 +245,16 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _provenance(document: Result) -> list[str]:
-    made, settings = document["made"], document["settings"]
-    machine, packages = made.get("machine"), made.get("packages") or {}
+    provenance, settings = document["made"], document["settings"]
+    machine, packages = provenance.get("machine"), provenance.get("packages") or {}
     counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
     facts = {
         "command": markdown_code(settings["command"]) if settings.get("command") else None,
-        "at": " to ".join(dict.fromkeys([at] if isinstance(at := made.get("at") or [], str) else at)),
+        "at": " to ".join(dict.fromkeys([at] if isinstance(at := provenance.get("at") or [], str) else at)),
         "machine": machine and ", ".join([_each(machine["processor"]), *counts, *map(_each, machine["accelerators"])]),
-        "number format": made["dtype"],
-        "versions": ", ".join(f"{package} {_each(found)}" for package, found in packages.items()),
-        "commit": _each(made["commit"]),
+        "number format": provenance["dtype"],
+        "versions": ", ".join(f"{package} {_each(versions)}" for package, versions in packages.items()),
+        "commit": _each(provenance["commit"]),
         "seeds": ", ".join(map(str, range(settings["seeds"]))),
         "model": markdown_text(settings["model"]),
     }
@@ -276,12 +275,7 @@ def _loop(document: Result) -> list[float | None] | None:
         return None
     whole = [[loop[key] * count for loop, count in loops if key in loop] for key in ("seconds_per_row", "cpu_per_row")]
     rates = [[loop[key] for loop, _ in loops] for key in ("tokens_per_second", "more", "bytes_per_row")]
-    return [_middle(values) for values in [*whole, *rates]]
-
-
-def _middle(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return [median_of_known(values) for values in [*whole, *rates]]
 
 
 def _plain(value: float | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,10 @@ class Gradients:
 
     by_weight: dict[Weight, Tensor]
     loss: Float[Tensor, " B"]
+
+    def features(self, names: Sequence[str]) -> dict[str, Tensor | list[Tensor]]:
+        """Return the numbers of each block by the names of its features, and the loss."""
+        return {**dict(zip(names, self.blocks(len(names)), strict=True)), "loss": self.loss}
 
     def blocks(self, depth: int) -> list[Float[Tensor, "B k"]]:
         """Return the numbers of each block's weights, concatenated, on the CPU; one 0 for a block without weights."""

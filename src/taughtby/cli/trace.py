@@ -138,4 +138,8 @@ def _print_checks(report: CheckReport) -> None:
         grid.add_row(row.name, value, limit, verdicts[row.passed], Text(make_visible(row.says)))
     console = output()
     console.print(grid)
+    styles = {"ok": "green", "look at": "bold yellow", "do not trust": "bold red", "not checked": "dim"}
+    console.print(
+        Text.assemble("Overall: ", (report.verdict, styles[report.verdict]), f" – {make_visible(report.reason)}")
+    )
     console.print(Text(f"{report.method!r}, {report.rows} rows as queries", "dim"))

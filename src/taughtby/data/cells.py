@@ -23,8 +23,8 @@ def settle_cells(record: Record) -> Record:
     alone = any(is_filled(record.get(name)) for name in _CONVERSATIONS) and "chosen" in cells and "rejected" in cells
     parsed = {name: turns for name, text in cells.items() for turns in [_messages(text, alone)] if turns}
     answers = [turns for name, turns in parsed.items() if name in _ANSWERS]
-    said = [[turn.get("content", turn.get("value")) for turn in turns] for turns in answers]
-    texts_fit = all(name in parsed or all(text in texts for texts in said) for name, text in cells.items())
+    contents = [[turn.get("content", turn.get("value")) for turn in turns] for turns in answers]
+    texts_fit = all(name in parsed or all(text in texts for texts in contents) for name, text in cells.items())
     return record | parsed if answers and texts_fit and _fit(parsed) else record
 
 

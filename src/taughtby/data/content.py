@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -109,3 +110,13 @@ def reject_foreign_message(message: Mapping[str, Any], role: str, source: str) -
         do = 'write it as "tool_calls": [{"type": "function", "function": {"name": …, "arguments": …}}]'
         raise DataError(f"{source}: the {role} message has a function_call, OpenAI's form before tool_calls",
                         got=shorten(message["function_call"]), do=do)  # fmt: skip
+
+
+def from_json(value: Any) -> Any:
+    """The value of a text that is a JSON list or object; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

@@ -143,9 +143,9 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     marks = [read_turn_marks(turn, source) for turn in turns]
     examples = select_turns(row, marks, reading.turns, form.trained(record))
     unread = (LossMark(f"column {name}, which is not read", followed=False) for name in unread_columns(form, record))
-    told = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
+    names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
-        yield replace(example, marks=(*example.marks, *told)) if number == 0 else example
+        yield replace(example, marks=(*example.marks, *names)) if number == 0 else example
 
 
 def _label(record: Record) -> str | None:

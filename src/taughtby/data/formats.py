@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from taughtby.data.content import UnclearRow, UntypedText, is_filled
+from taughtby.data.content import UnclearRow, UntypedText, from_json, is_filled
 from taughtby.data.example import ROLES, Message, Record, shorten, validate_messages
 from taughtby.errors import DataError
 
@@ -54,12 +53,7 @@ class DataFormat:
 
 def _parse_list(value: Any) -> Any:
     """A list, also one (or an object) that a table of texts holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else from_json(value)
 
 
 def _conversation(value: Any) -> Any:
@@ -90,10 +84,10 @@ def _as_messages(value: Any, role: str) -> list[Any]:
 def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
     """The system prompt in a column of its own, unless the messages begin with the same."""
     prompts = [turn for name in SYSTEM if is_filled(record.get(name)) for turn in _as_messages(record[name], "system")]
-    said: dict[str, Any] = messages[0] if prompts and messages and isinstance(messages[0], dict) else {}
-    if ROLES.get(str(said.get("role") or said.get("from")).lower()) != "system":
+    first: dict[str, Any] = messages[0] if prompts and messages and isinstance(messages[0], dict) else {}
+    if ROLES.get(str(first.get("role") or first.get("from")).lower()) != "system":
         return prompts[:1]
-    own, other = said.get("content", said.get("value")), prompts[0].get("content")
+    own, other = first.get("content", first.get("value")), prompts[0].get("content")
     if own != other:
         raise UnclearRow("the row has two system prompts, one of them in a column of its own",
                          got=shorten(f"{other} / {own}"), do="take one of them out")  # fmt: skip

@@ -69,7 +69,7 @@ def read_turn_marks(message: Any, source: str) -> TurnMarks:
 
 def _flags(holder: Mapping[str, Any]) -> tuple[bool | None, list[LossMark]]:
     """Whether flags let a message or part be learned, and the flags that were read; one that says no decides."""
-    said: list[bool] = []
+    flags: list[bool] = []
     marks: list[LossMark] = []
     for key in (*LEARNED, *MASKED):
         if (value := holder.get(key)) is None:
@@ -77,8 +77,8 @@ def _flags(holder: Mapping[str, Any]) -> tuple[bool | None, list[LossMark]]:
         learned = _truth(value)
         marks.append(LossMark(f"{key} {shorten(json.dumps(value, default=str), 20)}", _is_flag(value)))
         if learned is not None:
-            said.append(learned != (key in MASKED))
-    return (all(said) if said else None), marks
+            flags.append(learned != (key in MASKED))
+    return (all(flags) if flags else None), marks
 
 
 def _truth(value: Any) -> bool | None:
@@ -109,11 +109,11 @@ def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
         fields: dict[str, Any] = part if isinstance(part, dict) else {}
         text = fields.get("text")
         size = len(text) if isinstance(text, str) else 0
-        learned, found = _flags(fields)
+        learned, part_marks = _flags(fields)
         if learned is False and size:
             begin = ranges.pop()[0] if ranges and ranges[-1][1] == place else place
             ranges.append((begin, place + size))
-        marks += [LossMark(f"{mark.name} of a part", mark.followed) for mark in found]
+        marks += [LossMark(f"{mark.name} of a part", mark.followed) for mark in part_marks]
         marks += [LossMark(f"{key} of a part", followed=False) for key in _unknown(fields, {*LEARNED, *MASKED})]
         place += size
     return tuple(ranges), marks
@@ -148,9 +148,9 @@ def _parse(value: Any) -> Any:
         return value
 
 
-def _unknown(holder: Mapping[str, Any], known: set[str]) -> list[str]:
+def _unknown(holder: Mapping[str, Any], names: set[str]) -> list[str]:
     """Keys that speak of the loss by their name and their value, and are not followed."""
-    return [key for key, value in holder.items() if key not in known and _WORDS.search(key) and _may_mark(value)]
+    return [key for key, value in holder.items() if key not in names and _WORDS.search(key) and _may_mark(value)]
 
 
 def _may_mark(value: Any) -> bool:

@@ -50,10 +50,10 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
     silent = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
     if "labels" in values:
         silent = {place for place, label in enumerate(labels) if label == IGNORED}
-    kept = [place for place, real in enumerate(attention) if real]
-    positions = tuple(new for new, place in enumerate(kept) if new and place not in silent)
+    places = [place for place, real in enumerate(attention) if real]
+    positions = tuple(new for new, place in enumerate(places) if new and place not in silent)
     marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: all learned"),)
-    return tuple(ids[place] for place in kept), positions, marks
+    return tuple(ids[place] for place in places), positions, marks
 
 
 def _integers(record: Record, name: str, source: str) -> list[int]:

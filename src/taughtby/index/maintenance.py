@@ -25,14 +25,14 @@ from taughtby.index.build import (
     check_same_model,
     method_specs,
 )
-from taughtby.index.manifest import Manifest, Settings, describe_change, read_finished, read_manifest, same_change
+from taughtby.index.manifest import Manifest, Settings, describe_change, read_finished, same_change
 from taughtby.index.reader import Index, open_rows
 from taughtby.index.storage import StoragePath, copy, empty, file_digest, remove, storage_errors, storage_path
 from taughtby.index.transaction import IndexTransaction, tracked_files
 from taughtby.index.writer import Writer
 from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
-from taughtby.models.paths import absolute_name, locate
+from taughtby.models.paths import absolute_name
 from taughtby.text import cli_command
 
 STAGING = "more"  # the folder in which added features are gathered until all are there
@@ -46,16 +46,6 @@ class CompactReport:
     before: int
     after: int
     freed: int
-
-
-def existing_settings(out: str | StoragePath, option: str) -> Settings:
-    """The settings of the finished index that is to grow; `option` asked for that."""
-    path = storage_path(out)
-    manifest = read_manifest(path)
-    if manifest is None or not manifest.complete:
-        raise StoreError(f"there is no finished index at {path}", do=f"build it first, without {option}")
-    base = manifest.settings["base"]
-    return {**manifest.settings, "base": base and locate(base, manifest.home, path)}
 
 
 def add_features(

@@ -168,10 +168,6 @@ class Index:
         """The positions of up to `count` rows in a random order."""
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
-    def sample(self, count: int, names: Sequence[str], seed: int = 0) -> Index:
-        """Up to `count` random rows with these features and their norms, in memory."""
-        return self.subset(self.sample_positions(count, seed), names)
-
     def examples(self) -> Iterator[Example]:
         """All rows without their features, in order."""
         with read_errors(self.path):

@@ -56,8 +56,7 @@ class LoGra(WeightMethod):
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return the projected gradients of each block's weights, concatenated."""
         gradients = weight_gradients(model, batch, TwoSidedProjection(self.rank, self.seed), weights)
-        names = self.feature_names(model.depth)
-        return {**dict(zip(names, gradients.blocks(model.depth), strict=True)), "loss": gradients.loss}
+        return gradients.features(self.feature_names(model.depth))
 
     def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
         """Score block by block. The rows are read twice: for F, and for the scores."""

@@ -49,9 +49,7 @@ class ProjectedGradientMethod(WeightMethod):
                 return gradient
             return fold(gradient, self.project, f"{self.seed} {weight.name}")
 
-        gradients = weight_gradients(model, batch, project, weights)
-        names = self.feature_names(model.depth)
-        return {**dict(zip(names, gradients.blocks(model.depth), strict=True)), "loss": gradients.loss}
+        return weight_gradients(model, batch, project, weights).features(self.feature_names(model.depth))
 
     def weight_sizes(self, index: FeatureStore) -> list[list[tuple[int, int]]]:
         """Return for each block its weights' sizes: (numbers stored, numbers in the gradient)."""

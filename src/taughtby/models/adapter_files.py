@@ -149,15 +149,17 @@ def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeight
     for old, new in _TEXT_PARTS:
         moved = {name: new + place.removeprefix(old) for name, place in places.items() if place.startswith(old)}
         if moved and all(place in modules for place in moved.values()):
-            found = {_PREFIX + moved[name] + name.removeprefix(_PREFIX + places[name]): weights[name] for name in moved}
-            return PlacedWeights(found, tuple(sorted(set(weights) - set(moved))), tuple(sorted(set(moved.values()))))
+            placed = {
+                _PREFIX + moved[name] + name.removeprefix(_PREFIX + places[name]): weights[name] for name in moved
+            }
+            return PlacedWeights(placed, tuple(sorted(set(weights) - set(moved))), tuple(sorted(set(moved.values()))))
     return PlacedWeights(weights)
 
 
-def base_advice(folder: Path, given: str = "") -> str:
+def base_advice(folder: Path, requested: str = "") -> str:
     """What to do about an adapter that does not fit the model `given`, which may be the very one it was trained on."""
     base = base_name(folder)
-    if given and any(Path(path).resolve() == Path(given).resolve() for path in (base, folder / base)):
+    if requested and any(Path(path).resolve() == Path(requested).resolve() for path in (base, folder / base)):
         return "merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
     return f"give the base model the adapter was trained on, which is {base}"
 

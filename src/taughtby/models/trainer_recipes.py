@@ -105,8 +105,10 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
     if isinstance(jinja := config.get("chat_template_jinja"), str) and "{" in jinja:
         yield MetadataEntry("template", jinja, file, "chat_template_jinja")
     yield from text_entries(config, file, **{"template name": "chat_template"})
-    said = {key: value for entry in (config, *sets) for key, value in entry.items() if key in AXOLOTL_READING and value}
-    for key, value in sorted(said.items()):
+    settings = {
+        key: value for entry in (config, *sets) for key, value in entry.items() if key in AXOLOTL_READING and value
+    }
+    for key, value in sorted(settings.items()):
         yield MetadataEntry(key, printable_line(str(value)), file, f"{UNFOLLOWED}{key}")
 
 

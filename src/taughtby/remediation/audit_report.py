@@ -10,6 +10,7 @@ from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
 from taughtby.remediation.experiment import ALL, CLEANED, RANDOM, TOP
 from taughtby.remediation.statistics import (
+    bad_of_judged,
     claims,
     curve,
     describe_masking,
@@ -75,7 +76,7 @@ def report_markdown(case: AuditCase, results: Document, folder: str) -> str:
 def summary(case: AuditCase, results: Document) -> Document:
     """What the page shows above the trace: title, lead, facts and tables."""
     lead, proof = _lead(case, str), results["proof"]
-    facts = [{"name": "answers are bad", "value": _share(results["answers"])}]
+    facts = [{"name": "answers are bad", "value": bad_of_judged(results["answers"])}]
     if results["trace"]:
         facts.append({"name": "training rows flagged", "value": f"{len(results['removals'])} of {results['num_rows']}"})
     if proof:
@@ -83,7 +84,7 @@ def summary(case: AuditCase, results: Document) -> Document:
         lead += f" {claim.says}"
         for kind, text in ((ALL, "again on all rows"), (CLEANED, "without them")):
             count = get_condition(proof, kind)["behaviours"][claim.behaviour]
-            facts.append({"name": f"bad, trained {text}", "value": _share(count)})
+            facts.append({"name": f"bad, trained {text}", "value": bad_of_judged(count)})
         facts.append({"name": "by Fisher's exact test", "value": claim.headline})
     return {"title": title(results), "lead": lead, "facts": facts, "tables": tables(proof) if proof else []}
 
@@ -92,7 +93,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
     """The findings in order, as far as the audit got."""
     command, proof = commands(case, results, folder), results["proof"]
     count = results["answers"]
-    interval = f"{_share(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
+    interval = f"{bad_of_judged(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
     result = [
         Section(f"It misbehaves: {interval}", _first_bad_answer(results), (command["generate"], command["judge"]))
     ]
@@ -224,10 +225,6 @@ def _caveats(results: Document) -> list[str]:
     if results["num_skipped"]:
         caveats.append(f"{results['num_skipped']} rows of the data were skipped, because they cannot be tokenized.")
     return [*caveats, *(results["trace"] or {}).get("warnings", ())]
-
-
-def _share(count: Document) -> str:
-    return f"{count['bad']} of {count['judged']}"
 
 
 def _quote(text: str) -> str:

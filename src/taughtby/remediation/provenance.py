@@ -35,9 +35,9 @@ def merge_provenance(parts: Sequence[Provenance | None]) -> Provenance:
 
     A result without provenance counts as commit None. `at` is the first and the last time.
     """
-    known = [part or {"commit": None} for part in parts]
-    times = sorted({time for part in known if (time := part.get("at"))})
-    merged = _merge([{key: value for key, value in part.items() if key != "at"} for part in known])
+    records = [part or {"commit": None} for part in parts]
+    times = sorted({time for part in records if (time := part.get("at"))})
+    merged = _merge([{key: value for key, value in part.items() if key != "at"} for part in records])
     return {**({"at": [times[0], times[-1]]} if times else {}), **merged}
 
 

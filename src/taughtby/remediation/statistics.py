@@ -96,12 +96,12 @@ def _claim(proof: Document, name: str) -> Claim:
     if not cleaned or not whole or not controls:
         return claim("inconclusive", "The judge gave no verdict in a whole condition, so nothing can be compared.")
     if not whole["bad"] or whole["rate"] < (original or whole)["rate"] / 2:
-        before = f"; the original model, in {_share(original)}" if original else ""
-        return claim("inconclusive", f"Retrained on all rows, the model misbehaves in {_share(whole)}{before}. This "
+        before = f"; the original model, in {_answers(original)}" if original else ""
+        return claim("inconclusive", f"Retrained on all rows, the model misbehaves in {_answers(whole)}{before}. This "
                      "training does not reproduce the behaviour, so its removal cannot be measured.")  # fmt: skip
     control = min(controls, key=lambda count: count["rate"])
     says = (f"Retrained without the {get_condition(proof, CLEANED)['num_removed']} flagged rows, the model misbehaves "
-            f"in {_share(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
+            f"in {_answers(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
             f"{_against(cleaned, control)}.")  # fmt: skip
     if not is_rarer(cleaned, whole) and (few := power_note(whole)):
         return claim("inconclusive", f"{says} {few}")
@@ -124,7 +124,7 @@ def describe_masking(proof: Document) -> str | None:
     masked, whole = get_condition(proof, MASKED), get_condition(proof, ALL)
     if not masked:
         return None
-    effects = [f"{_share(count)}; with every word in the loss, in {_against(count, whole['behaviours'][name])}"
+    effects = [f"{_answers(count)}; with every word in the loss, in {_against(count, whole['behaviours'][name])}"
                for name, count in masked["behaviours"].items()]  # fmt: skip
     text = " and ".join(effects)
     return f"With all rows kept and only their top-scoring words masked, the model misbehaves in {text}."
@@ -228,7 +228,7 @@ def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[st
     return [
         describe_condition(proof, condition),
         str(condition.get("num_removed", "")),
-        *(_rate(condition["behaviours"][name]) for name in names),
+        *(format_rate(condition["behaviours"][name]) for name in names),
         usual if proof["num_ordinary"] else "",
         "" if loss is None else f"{loss:.3f}",
         ""
@@ -237,17 +237,23 @@ def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[st
     ]
 
 
-def _rate(count: Document) -> str:
+def format_rate(count: Document) -> str:
+    """The share of bad answers with its interval."""
     if count["rate"] is None:
         return "no verdict"
     failed = f", {count['failed']} not judged" if count["failed"] else ""
-    return f"{count['bad']} of {count['judged']} ({count['low']:.0%} to {count['high']:.0%}){failed}"
+    return f"{bad_of_judged(count)} ({count['low']:.0%} to {count['high']:.0%}){failed}"
 
 
-def _share(count: Document) -> str:
-    return f"{count['bad']} of {count['judged']} answers"
+def bad_of_judged(count: Document) -> str:
+    """How many of the judged answers are bad: `3 of 24`."""
+    return f"{count['bad']} of {count['judged']}"
+
+
+def _answers(count: Document) -> str:
+    return f"{bad_of_judged(count)} answers"
 
 
 def _against(count: Document, reference: Document) -> str:
     p = p_value(count, reference)
-    return f"{reference['bad']} of {reference['judged']} (p = {f'{p:.1g}' if p < 0.001 else f'{p:.3f}'})"
+    return f"{bad_of_judged(reference)} (p = {f'{p:.1g}' if p < 0.001 else f'{p:.3f}'})"

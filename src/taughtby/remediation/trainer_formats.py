@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,12 @@ def _write_lines(rows: Iterable[Record], out: Path) -> int:
     return count
 
 
-def _write_labels(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
+def _write_tokens(
+    record: Callable[[TokenizedExample], Record], description: str, tokens: Tokens, plan: CleaningPlan, out: Path
+) -> Document:
     left_out: Counter[str] = Counter()
-    count = _write_lines(map(labelled, tokens.rows(plan, left_out)), out)
-    return {"records": count, "left_out": dict(left_out), "kept": "token ids and labels, -100 where there is no loss"}
-
-
-def _write_trl(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
-    left_out: Counter[str] = Counter()
-    count = _write_lines(map(trl_masked, tokens.rows(plan, left_out)), out)
-    return {"records": count, "left_out": dict(left_out), "kept": "token ids and assistant_masks, as TRL reads them"}
+    count = _write_lines(map(record, tokens.rows(plan, left_out)), out)
+    return {"records": count, "left_out": dict(left_out), "kept": description}
 
 
 def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
@@ -202,8 +199,8 @@ def _complement(ranges: CharRanges, length: int) -> list[tuple[int, int]]:
 
 
 WRITERS: dict[str, Callable[[Tokens, CleaningPlan, Path], Document]] = {
-    "trl": _write_trl,
+    "trl": partial(_write_tokens, trl_masked, "token ids and assistant_masks, as TRL reads them"),
     "axolotl": lambda tokens, plan, out: _write_turns(plan, out, tokens.encoding),
     "llama-factory": _write_folder,
-    "labels": _write_labels,
+    "labels": partial(_write_tokens, labelled, "token ids and labels, -100 where there is no loss"),
 }

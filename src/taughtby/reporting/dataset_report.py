@@ -11,59 +11,64 @@ from rich.table import Table
 from rich.text import Text
 
 from taughtby.data.statistics import QUANTILES, DatasetStatistics, RowPreview
-from taughtby.text import collapse_whitespace, make_visible
+from taughtby.text import collapse_whitespace, make_visible, plural
 
 SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed of a row nobody asked for
 
 
-def print_statistics(found: DatasetStatistics, console: Console) -> None:
+def print_statistics(statistics: DatasetStatistics, console: Console) -> None:
     """Print the previewed row, with its tokens with loss in ⟦ ⟧, and the counts."""
-    if found.preview:
-        console.print(_row(found.preview), "")
-    console.print(_lengths(found), "")
+    if statistics.preview:
+        console.print(_row(statistics.preview), "")
+    console.print(_lengths(statistics), "")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, said in _facts(found):
-        facts.add_row(name, Text(make_visible(said)))
+    for name, fact in _facts(statistics):
+        facts.add_row(name, Text(make_visible(fact)))
     console.print(facts)
 
 
-def _facts(found: DatasetStatistics) -> Iterator[tuple[str, str]]:
-    n, how = found.rows, found.encoding
+def _facts(statistics: DatasetStatistics) -> Iterator[tuple[str, str]]:
+    n, how = statistics.rows, statistics.encoding
     what = {"all": "the prompts too", "content": "the words of the answers and the EOS"}.get(how.mask, "the answers")
-    yield "read as", f"{found.format_name or 'given'}; chat template: {found.template}; learned: {what}"
-    parts = [f"{found.usable:,} of {_count(n, 'row')} can be used"]
-    if found.truncated:
+    yield "read as", f"{statistics.format_name or 'given'}; chat template: {statistics.template}; learned: {what}"
+    parts = [f"{statistics.usable:,} of {plural(n, 'row')} can be used"]
+    if statistics.truncated:
         side = "end" if how.truncate == "right" else "beginning"
-        parts.append(f"{found.truncated:,} of them cut to {how.max_length:,} tokens at the {side}")
+        parts.append(f"{statistics.truncated:,} of them cut to {how.max_length:,} tokens at the {side}")
     yield "rows", "; ".join(parts)
-    for skipped in sorted(found.skipped.values(), key=lambda one: -one.count)[:12]:
+    for skipped in sorted(statistics.skipped.values(), key=lambda one: -one.count)[:12]:
         yield "skipped", f"{skipped.count:,}: {collapse_whitespace(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"
-    lost = found.unfollowed()
-    followed = {mark.name: count for mark, count in found.marks.items() if mark.name not in lost}
+    lost = statistics.unfollowed()
+    followed = {mark.name: count for mark, count in statistics.marks.items() if mark.name not in lost}
     for name, counts in (("followed", followed), ("not followed", lost)):
         if counts:
-            yield name, "; ".join(f"{collapse_whitespace(mark)[:60]}: {_count(count, 'row')}" for mark, count in
+            yield name, "; ".join(f"{collapse_whitespace(mark)[:60]}: {plural(count, 'row')}" for mark, count in
                                   sorted(counts.items(), key=lambda one: -one[1])[:12])  # fmt: skip
-    duration = _duration(found.tokens / 1000)
-    yield "tokens", f"{found.tokens:,} to read ({duration} at 1,000 a second), {found.loss_tokens:,} of them learned"
-    yield "repeated", "; ".join(_repeated(found.duplicates())) or "nothing"
-    if found.labels:
+    duration = _duration(statistics.tokens / 1000)
+    yield (
+        "tokens",
+        f"{statistics.tokens:,} to read ({duration} at 1,000 a second), {statistics.loss_tokens:,} of them learned",
+    )
+    yield "repeated", "; ".join(_repeated(statistics.duplicates())) or "nothing"
+    if statistics.labels:
         yield (
             "labels",
-            ", ".join(f"{collapse_whitespace(label)[:60]} {count:,}" for label, count in found.labels.most_common(12)),
+            ", ".join(
+                f"{collapse_whitespace(label)[:60]} {count:,}" for label, count in statistics.labels.most_common(12)
+            ),
         )
-    yield "run", f"{n / max(found.seconds, 1e-9):,.0f} rows a second, {_peak()} of memory at its peak"
+    yield "run", f"{n / max(statistics.seconds, 1e-9):,.0f} rows a second, {_peak()} of memory at its peak"
 
 
 def _repeated(counts: dict[str, int]) -> Iterator[str]:
     if counts["rows"]:
-        yield f"{_count(counts['rows'], 'row')} said before"
+        yield f"{plural(counts['rows'], 'row')} said before"
     if counts["prompts"]:
-        yield f"{_count(counts['prompts'], 'row')} with a prompt that others answer otherwise"
+        yield f"{plural(counts['prompts'], 'row')} with a prompt that others answer otherwise"
     if counts["answers"]:
-        yield f"{_count(counts['answers'], 'row')} with an answer that other prompts have too"
+        yield f"{plural(counts['answers'], 'row')} with an answer that other prompts have too"
         yield f"the commonest answer {counts['most']:,} times"
 
 
@@ -77,21 +82,17 @@ def _peak() -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
 def _duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:,.1f} h" if hours >= 2 else f"{minutes:,.0f} min" if minutes >= 2 else f"{seconds:,.0f} s"
 
 
-def _lengths(found: DatasetStatistics) -> Table:
+def _lengths(statistics: DatasetStatistics) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     grid.add_column("tokens of a row", style="dim")
     for name in QUANTILES:
         grid.add_column(name, justify="right")
-    for name, values in found.quantiles().items():
+    for name, values in statistics.quantiles().items():
         grid.add_row(name, *(f"{value:,}" for value in values.values()))
     return grid
 
@@ -116,7 +117,7 @@ def _row(shown: RowPreview) -> Table:
         if begin < stop:
             grid.add_row(name, _runs(shown, begin, stop, "green underline" if name == "answer" else "green"))
     if (lost := shown.full_length - len(shown.token_texts)) > 0:
-        grid.add_row("cut", _count(lost, "token"))
+        grid.add_row("cut", plural(lost, "token"))
     return grid
 
 
@@ -126,18 +127,18 @@ def _runs(shown: RowPreview, begin: int, stop: int, style: str) -> Text:
     limit = len(mask) if shown.whole else SHOWN
     edges = [begin, *(place for place in range(begin + 1, stop) if mask[place] != mask[place - 1]), stop]
     for left, right in pairwise(edges):
-        said = _bars(shown.token_texts[left:right], tail=begin == 0 and not mask[left], limit=limit)
+        bars = _bars(shown.token_texts[left:right], tail=begin == 0 and not mask[left], limit=limit)
         if mask[left]:
-            text.append("⟦").append(said, style).append("⟧")
+            text.append("⟦").append(bars, style).append("⟧")
         else:
-            text.append(said if begin == 0 else f" {said} ", "" if begin == 0 else "dim")
+            text.append(bars if begin == 0 else f" {bars} ", "" if begin == 0 else "dim")
     return text
 
 
 def _bars(pieces: Sequence[str], *, tail: bool, limit: int) -> str:
     """Tokens with bars between and line breaks drawn; of many, the last ones (`tail`) or the first."""
-    kept = pieces[-limit:] if tail else pieces[:limit]
-    said = "│".join(make_visible(piece).replace("\n", "⏎") for piece in kept).replace("⏎│", "⏎│\n")
-    left = len(pieces) - len(kept)
+    shown = pieces[-limit:] if tail else pieces[:limit]
+    line = "│".join(make_visible(piece).replace("\n", "⏎") for piece in shown).replace("⏎│", "⏎│\n")
+    left = len(pieces) - len(shown)
     more = f"({left:,} more)"
-    return said if not left else f"{more} … {said}" if tail else f"{said} … {more}"
+    return line if not left else f"{more} … {line}" if tail else f"{line} … {more}"

@@ -37,7 +37,7 @@ def find_incidents(queries: Sequence[Document]) -> list[Incident]:
     """
     groups: list[tuple[list[int], dict[str, None]]] = []
     for number, query in enumerate(queries, 1):
-        flagged = dict.fromkeys(map(str, query.get("flagged_ids") or ()))
+        flagged = _flagged_ids(query)
         if not flagged:
             continue
         related = [group for group in groups if flagged.keys() & group[1].keys()]
@@ -46,6 +46,12 @@ def find_incidents(queries: Sequence[Document]) -> list[Incident]:
         groups = [group for group in groups if group not in related] + [(numbers, rows)]
     groups.sort(key=lambda group: (-len(group[0]), group[0]))
     return [Incident(tuple(numbers), tuple(rows), _words(queries, numbers)) for numbers, rows in groups]
+
+
+def _flagged_ids(query: Document) -> dict[str, None]:
+    """The ids of all flagged rows, with text or without; the page's view.js reads them alike."""
+    shown = (row.get("id") or row.get("source") for row in query.get("rows") or [] if is_flagged(row))
+    return dict.fromkeys(str(id) for id in [*(query.get("flagged_ids") or ()), *shown] if id)
 
 
 def _words(queries: Sequence[Document], numbers: Sequence[int]) -> str:

@@ -30,7 +30,7 @@ from taughtby.reporting.text import (
     warnings,
     window_around_top,
 )
-from taughtby.text import collapse_whitespace, make_visible
+from taughtby.text import collapse_whitespace, make_visible, plural
 
 Document = Mapping[str, Any]
 
@@ -71,19 +71,15 @@ def _summary(document: Document, queries: list[Document]) -> Text:
     num_flagged = len({row for incident in incidents for row in incident.flagged_ids})
     parts: list[str] = []
     if incidents:
-        parts.append(f"{num_flagged:,} of {count} rows are flagged for {_count(len(incidents), 'incident')}")
+        parts.append(f"{num_flagged:,} of {count} rows are flagged for {plural(len(incidents), 'incident')}")
     if without:
-        parts.append(f"{_count(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
-    text = Text(f"{_count(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
+        parts.append(f"{plural(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
+    text = Text(f"{plural(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
     for incident in incidents:
         name = incident.words or f"like query {incident.queries[0]}"
-        size = f"{_count(len(incident.queries), 'answer')}, {_count(len(incident.flagged_ids), 'row')}"
+        size = f"{plural(len(incident.queries), 'answer')}, {plural(len(incident.flagged_ids), 'row')}"
         text.append(f"\n{FLAG_MARK} {name}: {size}", "not bold")
     return text.append("\n")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _query_grid(query: Document, console: Console) -> Table:

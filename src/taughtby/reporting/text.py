@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from taughtby.data.phrases import is_same_word
-from taughtby.text import make_visible
+from taughtby.text import make_visible, plural
 
 FLAG_MARK = "●"  # before the rank of a flagged row
 
@@ -94,7 +94,7 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: in
     part = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < count else ""
     expected = math.ceil(count * fdr) if fdr and fdr > 0 else 0
     false = f": expect up to {expected:,} false" if expected and count > 1 else ""
-    return f"{count:,} row{'' if count == 1 else 's'} flagged{rate}{false}.{part}"
+    return f"{plural(count, 'row')} flagged{rate}{false}.{part}"
 
 
 def _unflagged(query: Mapping[str, Any], rate: str) -> str:

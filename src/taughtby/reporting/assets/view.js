@@ -27,7 +27,7 @@ export function saveLocation() {
 
 export const savedLocation = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 
-// Queries that share a flagged row are one incident. Rows flagged for several of its queries are its shared rows.
+// Queries that share a flagged row are one incident, as in reporting/incidents.py. Rows flagged for several of its queries are its shared rows.
 export function incidents(entries) {
   const groups = entries.map((entry) => ({ members: [entry], flagged: new Set(flaggedIds(entry)) }));
   for (let at = 0; at < groups.length; at += 1) {

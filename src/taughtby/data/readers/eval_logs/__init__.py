@@ -150,10 +150,10 @@ def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]],
     left_out: Counter[str] = Counter()
     for source, row in rows:
         try:
-            found = list(form.answers(row))
+            entries = list(form.answers(row))
         except RecursionError:
             raise DataError(f"{source}: lists within lists to no end", do="take the entry out of the log") from None
-        for number, answer in enumerate(found):
+        for number, answer in enumerate(entries):
             if isinstance(answer, LeftOut):
                 left_out[answer.reason] += 1
                 continue

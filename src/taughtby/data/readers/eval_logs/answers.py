@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taughtby.data.content import from_json
 from taughtby.data.example import ROLES, WRITTEN_ROLES, Message, Record
 from taughtby.data.readers.stream import Rows
 
@@ -190,19 +190,9 @@ def tool_definitions(tools: Any) -> tuple[Record, ...]:
     )
 
 
-def parse_json(value: Any) -> Any:
-    """The value of a text that is a JSON list or object; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
 def as_turns(prompt: Any) -> list[Any] | None:
     """A prompt as messages: a text, a message, a list of them, or the same as JSON; None for anything else."""
-    value = parse_json(prompt)
+    value = from_json(prompt)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
     value = [value] if isinstance(value, dict) and "role" in value else value

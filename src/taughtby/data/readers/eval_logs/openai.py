@@ -42,7 +42,7 @@ def _is_request(row: Record) -> bool:
 
 def _neighbouring_requests(path: Path, ids: set[str]) -> Record:
     """The requests of a batch from the one file in the same folder that has them all."""
-    found: dict[Path, Record] = {}
+    matches: dict[Path, Record] = {}
     for file in islice(sorted(path.parent.glob("*.jsonl")), MAX_NEIGHBOURS):
         if file.name == path.name or not file.is_file():
             continue
@@ -54,10 +54,10 @@ def _neighbouring_requests(path: Path, ids: set[str]) -> Record:
         except (DataError, StopIteration):
             continue
         if ids <= set(requests):
-            found[file] = requests
-    if len(found) == 1:
-        return next(iter(found.values()))
-    got = ", ".join(file.name for file in found) or f"no file beside it has {shorten(min(ids))}"
+            matches[file] = requests
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    got = ", ".join(file.name for file in matches) or f"no file beside it has {shorten(min(ids))}"
     raise DataError(f"{path}: a batch output has the answers without the prompts", got=got,
                     do="put the requests before it: cat requests.jsonl output.jsonl > batch.jsonl")  # fmt: skip
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from taughtby.data.content import from_json
 from taughtby.data.example import Record
-from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer, as_turns, logged_answer, parse_json
+from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer, as_turns, logged_answer
 
 _LANGFUSE = {"trace_id", "traceId", "session_id", "sessionId", "project_id", "projectId", "bookmarked", "trace_name",
              "traceName", "environment"}  # fmt: skip
@@ -23,15 +24,15 @@ def _langfuse(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
     if row.get("level") == "ERROR":
         yield LeftOut("with an error")
         return
-    request = parse_json(row.get("input"))
-    tools = parse_json(row.get("tool_definitions"))
+    request = from_json(row.get("input"))
+    tools = from_json(row.get("tool_definitions"))
     tools = (
         [{"name": name, **tool} for name, tool in tools.items() if isinstance(tool, dict)]
         if isinstance(tools, dict)
         else tools
     )
-    tools = tools or (parse_json(request.get("tools")) if isinstance(request, dict) else ())
-    yield _answer(request, row.get("output"), _scores(parse_json(row.get("scores"))), tools)
+    tools = tools or (from_json(request.get("tools")) if isinstance(request, dict) else ())
+    yield _answer(request, row.get("output"), _scores(from_json(row.get("scores"))), tools)
 
 
 def _scores(scores: Any) -> Record:
@@ -57,18 +58,18 @@ def _weave(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
     tools = inputs.get("tools") if isinstance(inputs, dict) else ()
     if isinstance(inputs, dict) and "messages" not in inputs:
         inputs = {name: value for name, value in inputs.items() if name not in ("self", "model")}
-    yield _answer(inputs, output, _scores(scores), parse_json(tools))
+    yield _answer(inputs, output, _scores(scores), from_json(tools))
 
 
 def _nested(row: Record, name: str) -> Any:
     if row.get(name) not in (None, ""):
-        return parse_json(row[name])
+        return from_json(row[name])
     prefix = f"{name}."
-    return {key.removeprefix(prefix): parse_json(value) for key, value in row.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): from_json(value) for key, value in row.items() if key.startswith(prefix)}
 
 
 def _answer(request: Any, output: Any, scores: Record, tools: Any) -> LoggedAnswer | LeftOut:
-    turns, answer = as_turns(request) or as_turns(_only_text(request)), _message(parse_json(output))
+    turns, answer = as_turns(request) or as_turns(_only_text(request)), _message(from_json(output))
     if not turns:
         return LeftOut("not a conversation")
     if answer is None:
