@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -104,6 +105,7 @@ def _bar(console: Console, title: str, steps: bool) -> Generator[ProgressBar]:
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
     columns += [TimeElapsedColumn(), TextColumn("{task.fields[note]}", style="dim", markup=False)]
-    quiet = not (console.is_terminal or console.is_jupyter)
+    # in a notebook Rich draws by ipywidgets, and prints a warning at each refresh where they are missing
+    quiet = not (find_spec("ipywidgets") if console.is_jupyter else console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         yield ProgressBar(bar, bar.add_task(title, total=None, note=""))
