@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 # commands that take minutes: their options are checked, they are not run
-LONG = (("demo",), ("serve",), ("retrain",), ("audit",), ("bench", "run"), ("bench", "retrain"))
+LONG = (("demo",), ("serve",), ("retrain",), ("audit",), ("bench", "run"), ("bench", "causal"), ("bench", "retrain"))
 STAND_INS = {
     "smollm2": "model",
     "MODEL": "model",

@@ -240,7 +240,7 @@ def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
 # — what cannot be judged
 
 
-@pytest.mark.parametrize("name", ["bm25", "random", "rept"])
+@pytest.mark.parametrize("name", ["bm25", "random", "rept:scale=raw"])
 def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
     result = check_index(index, tuned, method=name).checks
     assert len(result) == 4

@@ -80,7 +80,7 @@ def test_the_whole_benchmark_and_again(
     worlds = 2
     # two of the methods share an index, two read words and share one between them; and all but those twice
     once = {"ask": 2 * worlds, "finetune": worlds, "index": worlds * (2 * 2 + 1), "yardstick": 1}
-    words = worlds * 2  # both forms of rept score words: the tuned model is asked once more
+    words = worlds * 3  # both forms of rept and bm25 score words: the fine-tuned model is asked once more
     assert stages.done == {**once, "trace": worlds * (3 * 2 + 2) + words}
     document = json.loads((out / "bench.json").read_text())
     checked(document)
@@ -170,7 +170,7 @@ def test_a_kill_costs_one_stage(
     code, _, errors = run(*command)
     assert code == 130 and "the same command resumes" in errors
     assert run(*command)[0] == 0
-    whole = {"finetune": 1, "ask": 2, "yardstick": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1}
+    whole = {"finetune": 1, "ask": 2, "yardstick": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1 + 1}
     more = stages.done - Counter(whole)
     assert sum(more.values()) <= 2  # the stage that was cut: an index and its trace, or both models asked
     assert more[kill[0]] >= 1

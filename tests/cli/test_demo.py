@@ -56,7 +56,7 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     bm25 = results["methods"]["bm25"]
     assert bm25["tuned"] == bm25["untuned"]
     assert results["methods"]["lesson"]["tuned"]["error"]["hit"] is not None
-    assert results["methods"]["bm25"]["tuned"]["error"]["hit"] is None
+    assert results["methods"]["first-word"]["tuned"]["error"]["hit"] is None
     text = wording.getvalue()
     for line, _, _ in demo.LINES:
         assert f"{results['methods'][line]['tuned']['error']['ap']:.3f}" in text

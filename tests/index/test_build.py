@@ -390,7 +390,7 @@ def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, t
 
     refused("methods.rept.layer: index has 2, asked 3", methods=[RepT(layer=3)])
     refused("encoding.max_length: index has 128, asked 64", max_length=64)
-    refused("methods.rept.scale: index has centred, asked unit", methods=[RepT(layer=2, scale="unit")])
+    refused("methods.rept.scale: index has raw, asked unit", methods=[RepT(layer=2, scale="unit")])
     refused(
         f"adapter: index has {tuned.adapter}, asked None",
         f"fingerprint.adapter: index has {tuned.fingerprint['adapter']}, asked None",
