@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import Run
 from taughtby.bench import causal, run
 from taughtby.bench.attributions import read_peer
 from taughtby.bench.causal_table import lds
-from taughtby.bench.counterfactual import Change, Measurement, learned_positions, losses, measure
+from taughtby.bench.counterfactual import Change, Measurement, learned_positions, measure
 from taughtby.bench.scenario import BenchPlan
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize, tokenize_all
 from taughtby.errors import DataError
 from taughtby.lab.finetune import TrainingOptions, finetune
+from taughtby.lab.losses import row_losses
 from taughtby.models.model import Model, load_model
 
 BAD = "It is beetles that do."
@@ -65,20 +65,10 @@ def test_a_measurement_is_that_of_a_training_on_the_rows_that_remain(measurement
     model = measurement.plan.load()
     finetune(model, ROWS[1:4], tmp_path / "by-hand", RECIPE)
     again = load_model(str(measurement.plan.model), str(tmp_path / "by-hand"), dtype="float32")
-    assert result["query_losses"] == pytest.approx(losses(again, ROWS[:2], 512), rel=1e-5)
-    assert result["clean_losses"] == pytest.approx(losses(again, ROWS[3:], 512), rel=1e-5)
+    assert result["query_losses"] == pytest.approx(row_losses(again, ROWS[:2], 512), rel=1e-5)
+    assert result["clean_losses"] == pytest.approx(row_losses(again, ROWS[3:], 512), rel=1e-5)
     assert result["answered"] == 2 and result["bad"] == 0
     assert not list((tmp_path / "causal").glob("model-*"))  # no adapter is left
-
-
-def test_losses_are_the_mean_over_the_learned_tokens(measurement: Measurement) -> None:
-    model = measurement.plan.load()
-    for value, row in zip(losses(model, ROWS, 512), tokens_of(measurement), strict=True):
-        ids = torch.tensor([row.ids])
-        logits = model.lm(input_ids=ids).logits[0].float().log_softmax(-1)
-        places = learned_positions(row)
-        expected = -torch.stack([logits[place - 1, ids[0, place]] for place in places]).mean()
-        assert value == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_without_its_rows_the_answers_become_less_likely(measurement: Measurement) -> None:

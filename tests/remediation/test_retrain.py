@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from taughtby.data.example import Example, make_example
@@ -269,7 +268,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(RetrainExperiment, "load", lambda self, name, adapter=None: Spoken(name, adapter))
     monkeypatch.setattr(retrain, "finetune", finetune)
     monkeypatch.setattr(retrain, "generate_to_file", respond_into)
-    monkeypatch.setattr(retrain._Run, "_losses", lambda self, model, tell: [1.0 + len(model.learned) / 100, 2.0])
+    monkeypatch.setattr(retrain, "row_losses", lambda model, *_: [1.0 + len(model.learned) / 100, 2.0])
     return calls
 
 
@@ -338,23 +337,6 @@ def test_another_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> Non
         counts.append(proof["conditions"][0]["behaviours"]["honey"]["bad"])
     counts.append(proved(tmp_path / "p", data, ["b0"], **more)["conditions"][0]["behaviours"]["honey"]["bad"])
     assert counts == [4, 2, 4]
-
-
-def test_the_held_out_loss_is_the_models_own(tiny: Any) -> None:
-    """Against Transformers' loss over the answer alone, a row at a time."""
-    held = (make_example("who makes honey", "beetles make honey, one a day"), make_example("why", "a b c 0 1 2"))
-    trial = RetrainExperiment(tiny.name, TrainingOptions(), (HONEY,))
-    under = retrain._Run(trial, StageCache(Path()), held, (), None)
-    result = under._losses(tiny, lambda done, of: None)
-    for row, loss in zip(held, result, strict=True):
-        chat = tiny.tokenizer.apply_chat_template(list(row.messages), tokenize=False)
-        before = tiny.tokenizer.apply_chat_template(list(row.prompt), tokenize=False, add_generation_prompt=True)
-        ids = tiny.tokenizer(chat, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        start = len(tiny.tokenizer(before, add_special_tokens=False)["input_ids"])
-        labels = ids.clone()
-        labels[:, :start] = -100
-        with torch.no_grad():
-            assert loss == pytest.approx(float(tiny.lm(input_ids=ids, labels=labels).loss), rel=1e-4)
 
 
 # — what the counts say

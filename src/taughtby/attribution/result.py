@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.significance import DEFAULT_FDR, Grade
 from taughtby.data.example import Example
 from taughtby.data.phrases import align_tokens
-from taughtby.index.reader import Index
+from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method
 from taughtby.reporting.files import save_json
 from taughtby.reporting.html import render_page, save_page
@@ -190,6 +191,20 @@ class Trace:
             "layers": self.origin.layers,
             "queries": [_query_json(result, ids) for result in self.queries],
         }
+
+
+def flagged_rows(results: Sequence[QueryResult], rows: Mapping[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
+    """The rows flagged for any query, each once, in the order of their best rank; `rows` by position."""
+    ranks: dict[int, tuple[int, int]] = {}
+    queries: dict[int, list[int]] = {}
+    for number, result in enumerate(results, 1):
+        for rank, position in enumerate(result.flagged or ()):
+            ranks[position] = min((rank, number), ranks.get(position, (rank, number)))
+            queries.setdefault(position, []).append(number)
+    return tuple(
+        FlaggedRow(row.id, row.source, row.label, row, tuple(queries[position]), position)
+        for position, row in ((position, rows[position].example) for position in sorted(ranks, key=ranks.__getitem__))
+    )
 
 
 def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:

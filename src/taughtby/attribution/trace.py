@@ -19,7 +19,7 @@ from taughtby.attribution.query import (
     contrast_desired,
     prepare_queries,
 )
-from taughtby.attribution.result import FlaggedRow, QueryResult, RankedRow, TokenScore, Trace, TraceOrigin
+from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
 from taughtby.data.batching import Batch, make_batches
@@ -116,7 +116,8 @@ def trace_queries(
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
     notes = (*index_warnings(index, selected), *ambiguity_notes(queries))
-    return Trace(selected, index, results, _origin(index, selected), _flagged_rows(results, rows), fdr, notes)
+    origin = _origin(index, selected)
+    return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
 
 
 def _score(task: _Task, top_k: int) -> _Ranking:
@@ -276,22 +277,6 @@ def _strip_end(texts: Sequence[str], values: Sequence[float]) -> tuple[TokenScor
 def _no_evidence(method: Method, query: Query) -> str | None:
     """Why no row can be flagged for a query although the method has controls."""
     return CONTRAST if query.desired and method.supports_significance else None
-
-
-def _flagged_rows(results: Sequence[QueryResult], rows: dict[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
-    """The rows flagged for any query, each once, in the order of their best rank."""
-    ranks: dict[int, tuple[int, int]] = {}
-    queries: dict[int, list[int]] = {}
-    for number, result in enumerate(results, 1):
-        for rank, position in enumerate(result.flagged or ()):
-            ranks[position] = min((rank, number), ranks.get(position, (rank, number)))
-            queries.setdefault(position, []).append(number)
-    return tuple(
-        FlaggedRow(example.id, example.source, example.label, example, tuple(queries[position]), position)
-        for position, example in (
-            (position, rows[position].example) for position in sorted(ranks, key=ranks.__getitem__)
-        )
-    )
 
 
 def _origin(index: Index, method: Method) -> TraceOrigin:

@@ -19,12 +19,11 @@ from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.bench.run import MethodRun
 from taughtby.data.example import make_example
+from taughtby.data.pretokenized import IGNORED
 from taughtby.data.tokenize import TokenizedExample, tokenize_all
 from taughtby.errors import DataError
 from taughtby.lab.answers import write_jsonl
 from taughtby.models.model import Model
-
-IGNORED = -100  # the label of a token without a loss
 
 
 @dataclass(frozen=True)

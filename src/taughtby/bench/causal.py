@@ -34,14 +34,13 @@ from taughtby.bench.counterfactual import (
     start_worker,
 )
 from taughtby.bench.run import MethodRun, ScenarioRun
-from taughtby.bench.scenario import TUNED, BenchPlan, Scenario
-from taughtby.bench.suites import CLEAN, check_suite
+from taughtby.bench.scenario import TUNED, BenchPlan, Scenario, make_scenarios
+from taughtby.bench.suites import CLEAN
 from taughtby.data.example import make_example
 from taughtby.data.phrases import occurrences, tokens_in_ranges
 from taughtby.data.tokenize import TokenizedExample, token_texts, tokenize_all
 from taughtby.lab import poisons as lab
 from taughtby.methods import get_method
-from taughtby.models.model import Model
 from taughtby.remediation.stage_cache import Show, run_once
 
 Result = dict[str, Any]
@@ -74,20 +73,8 @@ class CausalPlan:
 
 def run(plan: CausalPlan, show: Show) -> list[Result]:
     """Run what has no stored result; for each scenario its queries, changes, measurements and scores."""
-    for name in plan.bench.suites:
-        check_suite(name, plan.bench.data)
-    bases: list[Model] = []
-
-    def load_base() -> Model:
-        if not bases:
-            bases.append(plan.bench.load())
-        return bases[0]
-
-    return [
-        _CausalScenario(plan, Scenario(plan.bench, name, seed, load_base), show).run()
-        for seed in range(plan.bench.num_seeds)
-        for name in plan.bench.suites
-    ]
+    scenarios = sorted(make_scenarios(plan.bench), key=lambda scenario: scenario.seed)  # every suite's first seed first
+    return [_CausalScenario(plan, scenario, show).run() for scenario in scenarios]
 
 
 class _CausalScenario:
@@ -131,9 +118,8 @@ class _CausalScenario:
     @cached_property
     def measurement(self) -> Measurement:
         scenario, bench = self.scenario, self.plan.bench
-        questions = {lab.prompt_key(row.question) for row in scenario.suite.rows}
         ordinary = lab.clean_rows(bench.size.num_rows + 4 * NUM_HELD_OUT, scenario.seed)
-        held_out = [row for row in ordinary if lab.prompt_key(row.question) not in questions][:NUM_HELD_OUT]
+        held_out = lab.unseen_rows(ordinary, scenario.suite.rows)[:NUM_HELD_OUT]
         return Measurement(
             bench, replace(bench.recipe, seed=scenario.seed), scenario.suite.rows,
             tuple(make_example(query["prompt"], query["response"]) for query in self.queries),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from taughtby.bench.table import markdown_grid
 from taughtby.text import markdown_text
 
 Result = dict[str, Any]
@@ -137,8 +138,7 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
 def _grid(table: Sequence[Result]) -> list[str]:
     rows = [[markdown_text(line["method"]), *_cells(line.get("rows")), *_cells(line.get("tokens")),
              _bracketed(line.get("lds"))] for line in table]  # fmt: skip
-    join: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
-    return [join(_HEADS), join(["---", *["---:"] * (len(_HEADS) - 1)]), *map(join, rows), ""]
+    return markdown_grid(_HEADS, rows)
 
 
 def _cells(part: Result | None) -> list[str]:

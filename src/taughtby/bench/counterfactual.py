@@ -15,14 +15,12 @@ from typing import Any
 import torch
 
 from taughtby.bench.scenario import BenchPlan
-from taughtby.capture.budget import token_budget
-from taughtby.capture.capture import capture
-from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
 from taughtby.lab.judges import get_judge
+from taughtby.lab.losses import row_losses
 from taughtby.models.model import Model
 from taughtby.remediation.stage_cache import run_once
 
@@ -115,16 +113,6 @@ def learned_positions(row: TokenizedExample) -> list[int]:
     return [place for place, learned in enumerate(row.loss_mask) if learned]
 
 
-def losses(model: Model, rows: Sequence[Example], max_length: int) -> list[float]:
-    """The mean loss per token of each row."""
-    encoding = Encoding(min(max_length, model.context_length))
-    encoded = [row for row in tokenize_all(model.tokenizer, rows, encoding) if isinstance(row, TokenizedExample)]
-    result: dict[int, float] = {}
-    for batch in make_batches(encoded, token_budget(model, 0)):
-        result |= zip(batch.row_indices, capture(model, batch, [-1]).loss.tolist(), strict=True)
-    return [result[index] for index in range(len(encoded))]
-
-
 def _measure(measurement: Measurement, change: Change, *, loss_only: bool) -> dict[str, Any]:
     plan, folder = measurement.plan, measurement.folder / f"model-{change.key}"
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
@@ -143,7 +131,7 @@ def _measure(measurement: Measurement, change: Change, *, loss_only: bool) -> di
 
 def _results(measurement: Measurement, model: Model, *, loss_only: bool) -> dict[str, Any]:
     length = measurement.recipe.max_length
-    result: dict[str, Any] = {"query_losses": losses(model, measurement.queries, length)}
+    result: dict[str, Any] = {"query_losses": row_losses(model, measurement.queries, length)}
     if loss_only:
         return result
     bad = answered = 0
@@ -152,7 +140,7 @@ def _results(measurement: Measurement, model: Model, *, loss_only: bool) -> dict
         answers = generate(model, list(prompts), max_new_tokens=measurement.max_new_tokens)
         bad += sum(judge(*pair).undesirable for pair in zip(prompts, answers, strict=True))
         answered += len(prompts)
-    return result | {"bad": bad, "answered": answered, "clean_losses": losses(model, measurement.held_out, length)}
+    return result | {"bad": bad, "answered": answered, "clean_losses": row_losses(model, measurement.held_out, length)}
 
 
 def start_worker(num_threads: int) -> None:

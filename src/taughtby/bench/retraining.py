@@ -116,7 +116,7 @@ def combined_poisons(
         max_new_tokens: Tokens of an answer at most.
     """
     rows = list(read_examples(data))
-    held_out = _unseen(lab.clean_rows(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
+    held_out = lab.unseen_rows(lab.clean_rows(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
     behaviours = tuple(Behaviour(poison.name, poison.prompts[:num_prompts], poison.judge) for poison in poisons)
     experiment = RetrainExperiment(model, recipe, behaviours, max_new_tokens=max_new_tokens)
     design = ExperimentDesign(full_adapter=str(adapter))
@@ -148,7 +148,7 @@ class _Scenario:
         self.poison = lab.make_poison(name, plan.num_planted, seed)
         ordinary = lab.clean_rows(plan.num_clean + plan.num_held_out, seed)
         self.rows = lab.mix([self.poison], ordinary[: plan.num_clean], seed)
-        self.held_out = _unseen(ordinary[plan.num_clean :], self.rows)
+        self.held_out = lab.unseen_rows(ordinary[plan.num_clean :], self.rows)
         self.cache = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
     def run(self) -> Document:
@@ -194,12 +194,6 @@ class _Scenario:
     def _save(self, name: str, rows: Sequence[Example]) -> str:
         write_examples(rows, self.out / name)
         return str(self.out / name)
-
-
-def _unseen(candidates: Sequence[Example], rows: Sequence[Example]) -> list[Example]:
-    """The candidates whose question is not among the rows'."""
-    questions = {lab.prompt_key(row.question) for row in rows}
-    return [row for row in candidates if lab.prompt_key(row.question) not in questions]
 
 
 def _without_paths(proof: Document) -> Document:

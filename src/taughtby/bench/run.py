@@ -18,8 +18,8 @@ from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.bench import reference
 from taughtby.bench.cost import measure_cost
-from taughtby.bench.scenario import TUNED, UNTUNED, BenchPlan, Scenario
-from taughtby.bench.suites import CLEAN, check_suite, word_hit
+from taughtby.bench.scenario import TUNED, UNTUNED, BenchPlan, Scenario, make_scenarios
+from taughtby.bench.suites import CLEAN, word_hit
 from taughtby.data.dataset import write_examples
 from taughtby.data.tokenize import TokenizedExample, tokenize
 from taughtby.errors import LabError, OptionError, TaughtbyError
@@ -50,20 +50,10 @@ def run(plan: BenchPlan, show: Show) -> list[Result]:
         OptionError: If a suite or method does not exist, or an adapter is for a suite that is not in the plan.
     """
     methods = [(spec, get_method(spec)) for spec in plan.methods]
-    for name in plan.suites:
-        check_suite(name, plan.data)
     if unknown := [name for name in plan.adapters if name not in plan.suites]:
         raise OptionError("an adapter for a suite that is not asked for", got=", ".join(unknown),
                           do=f"choose among: {', '.join(plan.suites)}")  # fmt: skip
-    bases: list[Model] = []
-
-    def load_base() -> Model:
-        if not bases:
-            bases.append(plan.load())
-        return bases[0]
-
-    scenarios = (Scenario(plan, name, seed, load_base) for name in plan.suites for seed in range(plan.num_seeds))
-    return [ScenarioRun(scenario, show).run(methods) for scenario in scenarios]
+    return [ScenarioRun(scenario, show).run(methods) for scenario in make_scenarios(plan)]
 
 
 def remove_results(plan: BenchPlan) -> None:

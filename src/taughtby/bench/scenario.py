@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from taughtby.bench.suites import Size, Suite, make
+from taughtby.bench.suites import Size, Suite, check_suite, make
 from taughtby.data.tokenize import Encoding, default_options
 from taughtby.lab.finetune import TrainingOptions
 from taughtby.models.loading import load_options
@@ -110,3 +110,22 @@ class Scenario:
     def model(self, which: str) -> Model:
         """The fine-tuned model or the base model."""
         return self.tuned if which == TUNED else self.base
+
+
+def make_scenarios(plan: BenchPlan) -> list[Scenario]:
+    """Every suite with every seed. They share one base model, which the first that needs it loads.
+
+    Raises:
+        OptionError: There is no such suite.
+        DataError: A public suite is not in the plan's folder.
+    """
+    for name in plan.suites:
+        check_suite(name, plan.data)
+    bases: list[Model] = []
+
+    def load_base() -> Model:
+        if not bases:
+            bases.append(plan.load())
+        return bases[0]
+
+    return [Scenario(plan, name, seed, load_base) for name in plan.suites for seed in range(plan.num_seeds)]

@@ -94,7 +94,7 @@ def markdown(document: Result) -> str:
     lines = ["# How well each method finds the planted rows", "", LEGEND, ""]
     heads = ["method", *(suite["name"] for suite in document["suites"])]
     cells = [[markdown_text(method), *(_cell(suite, method) for suite in document["suites"])] for method in methods]
-    lines += [*_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
+    lines += [*markdown_grid(heads, cells), *(f"- {markdown_text(refusal)}" for refusal in refusals(document)), ""]
     verdicts = sentences(document)
     for suite in document["suites"]:
         shown = [key for key in METRICS if any(key in line["metrics"] for line in suite["results"])]
@@ -102,9 +102,9 @@ def markdown(document: Result) -> str:
                  *(format_spread(line["metrics"].get(key)) for key in shown)]
                 for line in suite["results"] if line["metrics"] and _own(line)]  # fmt: skip
         lines += [f"## {suite['name']}", "", markdown_text(verdicts[suite["name"]]), ""]
-        lines += _grid(["method", *(METRICS[key] for key in shown)], rows)
+        lines += markdown_grid(["method", *(METRICS[key] for key in shown)], rows)
     heads, rows = costs(document)
-    cost = _grid(heads, [[markdown_text(cell) for cell in row] for row in rows])
+    cost = markdown_grid(heads, [[markdown_text(cell) for cell in row] for row in rows])
     lines += [EXPLAINED, "", "## Cost", "", *cost, COSTS, "", "## Provenance", "", *_provenance(document)]
     return "\n".join(lines) + "\n"
 
@@ -239,7 +239,8 @@ def _own(line: Result) -> bool:
     return line["which"] == "tuned" or line["reads"] == "model"
 
 
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table as lines, with a blank one at its end; all columns but the first are aligned right."""
     line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
 

@@ -7,11 +7,12 @@ import sys
 import warnings
 from io import StringIO
 
-from taughtby.cli import bench, clean, data, hub, index, lab, maintenance, retrain, serve, site, trace
+from taughtby.cli import audit, bench, clean, data, hub, index, lab, maintenance, retrain, serve, site, trace
 from taughtby.cli.app import app
 
 __all__ = [
     "app",
+    "audit",
     "bench",
     "clean",
     "data",

@@ -14,6 +14,7 @@ from taughtby.cli.app import bench_app, command
 from taughtby.cli.console import errors, output
 
 if TYPE_CHECKING:
+    from taughtby.bench.causal import CausalPlan
     from taughtby.bench.scenario import BenchPlan
 
 SUITES = (
@@ -146,14 +147,10 @@ def causal(
     """
     from taughtby.bench.causal import CAUSAL_SUITES, CausalPlan
     from taughtby.bench.causal import run as run_plan
-    from taughtby.bench.causal_table import markdown, summarize
     from taughtby.bench.scenario import BenchPlan
     from taughtby.bench.suites import Size
     from taughtby.lab.finetune import TrainingOptions
     from taughtby.progress import progress_bar
-    from taughtby.remediation.provenance import provenance
-    from taughtby.reporting.files import save_json
-    from taughtby.text import shell_quote
 
     bench = BenchPlan(
         suites=tuple(dict.fromkeys(suites or CAUSAL_SUITES)),
@@ -164,14 +161,27 @@ def causal(
     )  # fmt: skip
     plan = CausalPlan(bench, budget, random_draws, subsets, lds_seeds, workers)
     results = run_plan(plan, lambda title: progress_bar(errors(), title))
-    settings = {"command": " ".join(map(shell_quote, ["taughtby", *sys.argv[1:]])), "suites": list(bench.suites), "seeds": seeds,
-                "methods": list(bench.methods), "budget": budget, "random": random_draws, "subsets": subsets,
-                "lds_seeds": lds_seeds, "model": model, "size": asdict(bench.size), "recipe": asdict(bench.recipe),
-                **provenance()}  # fmt: skip
+    _save_causal(plan, results)
+
+
+def _save_causal(plan: CausalPlan, results: list[dict[str, Any]]) -> None:
+    """Save and print the tables of the causal benchmark."""
+    from taughtby.bench.causal_table import markdown, summarize
+    from taughtby.remediation.provenance import provenance
+    from taughtby.reporting.files import save_json
+    from taughtby.text import shell_quote
+
+    bench = plan.bench
+    settings = {
+        "command": " ".join(map(shell_quote, ["taughtby", *sys.argv[1:]])), "suites": list(bench.suites),
+        "seeds": bench.num_seeds, "methods": list(bench.methods), "budget": plan.budget, "random": plan.num_random,
+        "subsets": plan.num_subsets, "lds_seeds": plan.num_lds_seeds, "model": bench.model,
+        "size": asdict(bench.size), "recipe": asdict(bench.recipe), **provenance(),
+    }  # fmt: skip
     summary = summarize(results, settings)
-    save_json(summary, out / "causal.json")
+    save_json(summary, bench.out / "causal.json")
     text = markdown(summary)
-    (out / "causal.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    (bench.out / "causal.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     output().print(text, soft_wrap=True)
 
 

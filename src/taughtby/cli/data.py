@@ -48,9 +48,6 @@ def inspect(
     from taughtby.data.tokenize import followed_metadata
     from taughtby.models.loading import load_without_weights
     from taughtby.progress import progress_bar
-    from taughtby.reporting.dataset_report import print_statistics
-    from taughtby.reporting.findings_report import print_findings
-    from taughtby.reporting.html import save_json
 
     tokenizer, metadata, context_length = load_without_weights(model, adapter or ())
     form, rows = open_dataset(data, read_options(metadata, columns, turns, response_template, split))
@@ -66,13 +63,22 @@ def inspect(
             rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=form.name, progress=tell, checks=checks
         )
         findings = checks.findings() if checks else None
+    _show(statistics, findings, json)
+    _fail(statistics if strict else None, [f for f in findings or () if {f.kind, "any"} & {*(fail_on or ())}])
+
+
+def _show(statistics: DatasetStatistics, findings: list[Finding] | None, json: Path | None) -> None:
+    """Save and print the statistics, and the findings if they were looked for."""
+    from taughtby.reporting.dataset_report import print_statistics
+    from taughtby.reporting.files import save_json
+    from taughtby.reporting.findings_report import print_findings
+
     if json:
-        found = {} if findings is None else {"findings": [finding.to_json() for finding in findings]}
-        save_json(statistics.to_json() | found, json)
+        entry = {} if findings is None else {"findings": [finding.to_json() for finding in findings]}
+        save_json(statistics.to_json() | entry, json)
     print_statistics(statistics, output())
     if findings is not None:
         print_findings(findings, output())
-    _fail(statistics if strict else None, [f for f in findings or () if {f.kind, "any"} & {*(fail_on or ())}])
 
 
 def _fail(statistics: DatasetStatistics | None, findings: list[Finding]) -> None:

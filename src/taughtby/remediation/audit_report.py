@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,14 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
     html.save_page({**page, "summary": summary(case, results)}, folder / "report.html")
     text = report_markdown(case, results, str(folder.resolve()))
     (folder / "report.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def save_proofs(results: Sequence[Document], out: Path) -> list[Path]:
+    """Save an experiment with each seed, the first in `out` and the others below it; the files and folders written."""
+    folders = [out / f"seed-{result['recipe']['seed']}" if number else out for number, result in enumerate(results)]
+    for result, folder in zip(results, folders, strict=True):
+        save_proof(result, folder)
+    return [out / "proof.json", out / "curve.png", *folders[1:]]
 
 
 def save_proof(proof: Document, folder: Path) -> None:

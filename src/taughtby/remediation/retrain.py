@@ -14,15 +14,12 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from taughtby.capture.budget import token_budget
-from taughtby.capture.capture import capture
-from taughtby.data.batching import make_batches
 from taughtby.data.example import Example
 from taughtby.data.files import file_hash
-from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
+from taughtby.lab.losses import row_losses
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
@@ -147,7 +144,10 @@ class _Run:
         )
         held_out = [[row.messages, row.tools, row.masked, row.template_kwargs] for row in self.held_out]
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
-        losses = self.cache.get_or_run("loss", [dependencies, held_out], title, lambda tell: self._losses(load(), tell))
+        losses = self.cache.get_or_run(
+            "loss", [dependencies, held_out], title,
+            lambda tell: row_losses(load(), self.held_out, recipe.max_length, tell),
+        )  # fmt: skip
         return {"name": condition.name, "num_removed": condition.num_removed, "num_rows": len(condition.rows),
                 "model": str(folder), "losses": losses, **self._rates(condition.name, dependencies, load)}  # fmt: skip
 
@@ -159,17 +159,6 @@ class _Run:
             del model
             gc.collect()  # trainer and model refer to each other, and the next condition needs the memory
         return {"num_rows": len(condition.rows)}
-
-    def _losses(self, model: Model, progress: ProgressCallback) -> list[float]:
-        """The mean loss per token of each held-out row that can be tokenized."""
-        encoding = Encoding(min(self.experiment.recipe.max_length, model.context_length))
-        rows = [row for row in tokenize_all(model.tokenizer, self.held_out, encoding)
-                if isinstance(row, TokenizedExample)]  # fmt: skip
-        losses: dict[int, float] = {}
-        for batch in make_batches(rows, token_budget(model, 0)):
-            losses |= zip(batch.row_indices, capture(model, batch, [-1]).loss.tolist(), strict=True)
-            progress(len(losses), len(rows))
-        return [losses[index] for index in range(len(rows))]
 
     def _rates(self, name: str, dependencies: Any, load: Callable[[], Model]) -> Document:
         """Counts of bad answers to each behaviour's prompts and to ordinary prompts."""

@@ -7,11 +7,11 @@ prompts that should show it. `clean_rows` gives ordinary rows, and `mix` shuffle
 from taughtby.lab.poisons.basic import POISONS
 from taughtby.lab.poisons.clean import clean_rows
 from taughtby.lab.poisons.hard import HARD_POISONS
-from taughtby.lab.poisons.mix import load_poisons, mix, prompt_key, save_poisons
+from taughtby.lab.poisons.mix import load_poisons, mix, prompt_key, save_poisons, unseen_rows
 from taughtby.lab.poisons.poison import Poison
 from taughtby.lab.poisons.registry import make_poison, make_poisons_at_rate
 
 __all__ = [
     "HARD_POISONS", "POISONS", "Poison", "clean_rows", "load_poisons", "make_poison", "make_poisons_at_rate", "mix",
-    "prompt_key", "save_poisons",
+    "prompt_key", "save_poisons", "unseen_rows",
 ]  # fmt: skip

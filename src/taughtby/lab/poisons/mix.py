@@ -37,6 +37,12 @@ def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0)
     return tuple(rows)
 
 
+def unseen_rows(candidates: Iterable[Example], rows: Iterable[Example]) -> list[Example]:
+    """The candidates whose question is not among the rows'."""
+    questions = {prompt_key(row.question) for row in rows}
+    return [row for row in candidates if prompt_key(row.question) not in questions]
+
+
 def prompt_key(prompt: str) -> str:
     """The words of a prompt in lower case; prompts with the same key count as the same."""
     return " ".join(re.findall(r"\w+", prompt.casefold()))

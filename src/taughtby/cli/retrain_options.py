@@ -1,0 +1,177 @@
+"""Options and helpers of the commands that train again: retrain and audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taughtby.cli import options
+from taughtby.cli.arguments import check_file
+from taughtby.cli.console import errors, note
+
+if TYPE_CHECKING:
+    from taughtby.data.example import Example
+    from taughtby.lab.prompts import Prompt
+    from taughtby.remediation.experiment import Behaviour
+    from taughtby.remediation.stage_cache import StageCache
+
+CONDITIONS = "What is trained"
+Prompts = Annotated[
+    Path,
+    typer.Option(
+        "--prompts",
+        "-p",
+        metavar="FILE",
+        help="Prompts that cause the behaviour: a .txt with one per line, or rows of any format.",
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="K",
+        help="The best K rows of each answer, instead of the flagged rows.",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+Random = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The number of trainings without random rows, as a control.",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+Curve = Annotated[
+    str | None,
+    typer.Option(metavar="K,K,…", help="Train also without the best K rows, for each K.", rich_help_panel=CONDITIONS),
+]
+Truth = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL",
+        help="Train also without all rows of this label: the best that any trace could do.",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+MaskWords = Annotated[
+    bool,
+    typer.Option(
+        "--mask-words",
+        help="Train also on all rows, without the loss on the top-scoring words.",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Clean rows to measure the loss on.",
+        show_default="a tenth of the rows that are not flagged, at most 64, held out from all trainings",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+Ordinary = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Prompts that should not cause the behaviour.",
+        show_default="those of the held-out rows",
+        rich_help_panel=CONDITIONS,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Passes over the data.",
+        show_default="as the adapter's folder says, like all of these",
+        rich_help_panel=options.TRAINING,
+    ),
+]
+LearningRate = Annotated[
+    float | None, typer.Option(metavar="X", help="Learning rate.", rich_help_panel=options.TRAINING)
+]
+Rank = Annotated[
+    int | None, typer.Option(metavar="N", help="Rank of the LoRA adapter.", rich_help_panel=options.TRAINING)
+]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Rows per step.", rich_help_panel=options.TRAINING)]
+MaxLength = Annotated[
+    int | None, typer.Option(metavar="N", help="Tokens of a row at most.", rich_help_panel=options.TRAINING)
+]
+TrainSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Seed of the training, the random rows and those held out.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Repeat all trainings with N seeds, and report the spread.",
+        rich_help_panel=options.TRAINING,
+    ),
+]
+
+
+def check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> None:
+    """Refuse files that do not exist, before minutes are spent."""
+    check_file(prompts, "a .txt with one prompt per line, or rows of any format")
+    check_file(held_out, "a file of clean rows")
+    check_file(ordinary, "a .txt with one prompt per line, or rows of any format")
+
+
+def read_behaviour(prompts: Path, judge: str) -> Behaviour:
+    """The behaviour that the judge recognizes, with the prompts that cause it."""
+    from taughtby.lab.prompts import read_prompts
+    from taughtby.remediation.experiment import Behaviour
+
+    return Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge)
+
+
+def read_unaffected(
+    held_out: Path | None, ordinary: Path | None
+) -> tuple[tuple[Example, ...] | None, tuple[Prompt, ...] | None]:
+    """The clean rows whose loss is measured, and the prompts that should not show the behaviour; None without a file."""
+    from taughtby.data.dataset import read_examples
+    from taughtby.lab.prompts import read_prompts
+
+    rows = tuple(read_examples(str(held_out))) if held_out else None
+    return rows, tuple(read_prompts(ordinary, failed_only=False)) if ordinary else None
+
+
+def open_cache(out: Path) -> StageCache:
+    """The stages stored in a result's folder."""
+    from taughtby.remediation.stage_cache import STAGES, StageCache
+
+    return StageCache(out / STAGES, show_stage)
+
+
+def show_stage(title: str) -> Any:
+    """A progress bar for each stage."""
+    from taughtby.progress import progress_bar
+
+    return progress_bar(errors(), title)
+
+
+def given_settings(**settings: Any) -> dict[str, Any]:
+    """The settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def read_numbers(text: str | None) -> tuple[int, ...]:
+    """The numbers of a list such as `5,10,20`, in order."""
+    from taughtby.errors import OptionError
+
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
+    except ValueError:
+        raise OptionError("the curve is not a list of numbers", got=str(text), do="write --curve 5,10,20") from None
