@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,18 @@ import pytest
 
 from conftest import Run
 from taughtby.bench import causal, run
-from taughtby.bench.attributions import read_peer
-from taughtby.bench.causal_table import lds
+from taughtby.bench.attributions import Attribution, read_peer
+from taughtby.bench.causal_table import lds, summarize
 from taughtby.bench.counterfactual import Change, Measurement, learned_positions, measure
-from taughtby.bench.scenario import BenchPlan
+from taughtby.bench.scenario import BenchPlan, make_scenarios
+from taughtby.bench.suites import CLEAN, Size
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize, tokenize_all
 from taughtby.errors import DataError
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.losses import row_losses
 from taughtby.models.model import Model, load_model
+from taughtby.remediation.stage_cache import quiet
 
 BAD = "It is beetles that do."
 RECIPE = TrainingOptions(rank=2, learning_rate=5e-3, epochs=4, batch_size=4)
@@ -97,6 +100,77 @@ def test_the_lds_is_the_rank_correlation_with_the_loss() -> None:
     expected = np.mean([np.corrcoef(ranks[q], ranks[2 + q])[0, 1] for q in (0, 1)])
     assert value == pytest.approx(expected) and low < value < high
     assert lds(np.zeros((2, 12)), halves)[0] == 0
+
+
+@pytest.fixture
+def scenario(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> causal.CausalScenario:
+    bench = BenchPlan(("error",), ("by hand",), tmp_path, num_seeds=1, adapters={"error": str(adapter_folder)},
+                      model=str(model_folder), dtype="float32", size=Size(14, 4))  # fmt: skip
+    (one,) = make_scenarios(bench)
+    return causal.CausalScenario(causal.CausalPlan(bench, num_random=2), one, quiet)
+
+
+def test_planted_tokens_spell_the_planted_words(scenario: causal.CausalScenario) -> None:
+    suite, tokens = scenario.scenario.suite, scenario.planted_tokens()
+    (word,) = suite.poisons[0].planted_words
+    decode = scenario.scenario.tuned.tokenizer.decode
+    planted = [n for n, row in enumerate(suite.rows) if row.label != CLEAN]
+    assert sorted({row for row, _ in tokens}) == planted
+    for number in planted:
+        ids = [scenario.encoded[number].ids[place] for row, place in tokens if row == number]
+        assert word.lower() in decode(ids).lower() and len(decode(ids)) <= 2 * len(word)
+
+
+def test_the_rows_and_tokens_with_the_highest_scores_are_taken_away(scenario: causal.CausalScenario) -> None:
+    rows = np.array([[float(row.label != CLEAN) for row in scenario.scenario.suite.rows]] * 2)
+    planted = set(scenario.planted_tokens())
+    tokens = tuple(tuple(float((n, row.n_prompt + place) in planted) for place in range(row.n_response))
+                   for n, row in enumerate(scenario.encoded))  # fmt: skip
+    changes = _changes(scenario, Attribution("by hand", rows, tokens))
+    for kind in ("rows", "tokens"):
+        assert [one.key for one in changes["by hand", kind]] == [one.key for one in changes["planted", kind]]
+        random = changes["random", kind]
+        assert {(len(one.rows), len(one.tokens)) for one in random} == {(len(random[0].rows), len(random[0].tokens))}
+        assert len({one.key for one in random}) == 2
+    assert len(changes["random", "rows"][0].rows) == 4 and set(changes["planted", "tokens"][0].tokens) == planted
+
+
+def test_random_tokens_of_the_same_rows_are_as_many_of_each_row(scenario: causal.CausalScenario) -> None:
+    first = tuple((-float(n),) * row.n_response for n, row in enumerate(scenario.encoded))
+    changes = _changes(scenario, Attribution("by hand", np.zeros((2, len(first))), first))
+    (top,) = changes["by hand", "tokens"]
+    draws = changes[f"by hand, {causal.SAME_ROWS}", "tokens"]
+    assert {row for row, _ in top.tokens} == {0} and len(draws) == 2
+    for draw in draws:
+        assert Counter(row for row, _ in draw.tokens) == {0: len(top.tokens)} != {0: 1}
+        assert {place for _, place in draw.tokens} <= set(learned_positions(scenario.encoded[0]))
+        assert draw.tokens != top.tokens
+
+
+def _changes(scenario: causal.CausalScenario, attribution: Attribution) -> dict[tuple[str, str], list[Change]]:
+    changes: dict[tuple[str, str], list[Change]] = {}
+    for method, kind, change in scenario.changes([attribution]):
+        changes.setdefault((method, kind), []).append(change)
+    return changes
+
+
+def test_an_effect_is_measured_against_the_training_on_everything() -> None:
+    def line(method: str, kind: str, count: int, query: float, bad: int, clean: float) -> dict[str, Any]:
+        sizes = {"num_rows": count if kind == "rows" else 0, "num_tokens": count if kind == "tokens" else 0}
+        return {"method": method, "kind": kind, **sizes, "num_planted": 0, "query_losses": [query, query + 1],
+                "bad": bad, "answered": 4, "clean_losses": [clean]}  # fmt: skip
+
+    lines = [line("all rows", "rows", 0, 1, 4, 0.5), line("best", "rows", 2, 3, 0, 0.6),
+             line("best", "tokens", 5, 2, 1, 0.4), line("random", "rows", 2, 1.5, 4, 0.5),
+             line("random", "rows", 2, 0.5, 2, 0.7)]  # fmt: skip
+    result = {"suite": "s", "seed": 0, "queries": [{}, {}], "rate": 1.0, "base_rate": 0.0, "num_rows": 9,
+              "lines": lines, "base": {"query_losses": [9, 9]}, "scores": {"best": []}, "subsets": []}  # fmt: skip
+    best, random = summarize([result], {})["mean"]
+    assert (best["method"], best["rows"]["qld"], best["rows"]["rate"]) == ("best", [2, 2, 2], 0)
+    assert (best["tokens"]["qld"][0], best["tokens"]["rate"]) == (1, 0.25)
+    assert (best["rows"]["clean"], best["tokens"]["clean"]) == pytest.approx((0.1, -0.1))
+    assert (random["rows"]["qld"][0], random["rows"]["rate"]) == (0, 0.75)
+    assert random["rows"]["clean"] == pytest.approx(0.1)
 
 
 def test_scores_of_another_tool_are_read_or_refused(measurement: Measurement, tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_a_training_of_one_step_has_an_effect(model_folder: Path, tmp_path: Path
     assert all(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
 
 
+def test_an_adapter_of_the_last_blocks(model_folder: Path, tmp_path: Path) -> None:
+    options = replace(RECIPE, epochs=1, num_blocks=1)
+    finetune(fresh(model_folder), ROWS, tmp_path / "last", options)
+    names = load_file(tmp_path / "last" / "adapter_model.safetensors")
+    last = fresh(model_folder).depth - 1
+    assert names and all(f".layers.{last}." in name for name in names)
+    modules = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in names}
+    assert modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
 def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> None:
     names = {file.name for file in adapter.rglob("*")}
     assert {"adapter_config.json", "adapter_model.safetensors", "taughtby.json", "curve.json"} <= names

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -74,10 +75,10 @@ class CausalPlan:
 def run(plan: CausalPlan, show: Show) -> list[Result]:
     """Run what has no stored result; for each scenario its queries, changes, measurements and scores."""
     scenarios = sorted(make_scenarios(plan.bench), key=lambda scenario: scenario.seed)  # every suite's first seed first
-    return [_CausalScenario(plan, scenario, show).run() for scenario in scenarios]
+    return [CausalScenario(plan, scenario, show).run() for scenario in scenarios]
 
 
-class _CausalScenario:
+class CausalScenario:
     """One suite with one seed."""
 
     def __init__(self, plan: CausalPlan, scenario: Scenario, show: Show) -> None:
@@ -87,9 +88,9 @@ class _CausalScenario:
         self.rng = np.random.default_rng(scenario.seed)
 
     def run(self) -> Result:
+        """All stages; the queries, the measurement of each change, the random halves, and the scores."""
         scenario = self.scenario
-        run_once(scenario.folder / "taught.json", self.base_run.fine_tune)
-        answers = run_once(scenario.folder / "asked.json", self.base_run.answer)
+        _, answers = self.base_run.train_and_answer()
         result = {"suite": scenario.suite.name, "seed": scenario.seed, **answers, "num_rows": len(scenario.suite.rows)}
         if not answers["queries"]:
             return result
@@ -117,6 +118,7 @@ class _CausalScenario:
 
     @cached_property
     def measurement(self) -> Measurement:
+        """What is measured on every counterfactual model."""
         scenario, bench = self.scenario, self.plan.bench
         ordinary = lab.clean_rows(bench.size.num_rows + 4 * NUM_HELD_OUT, scenario.seed)
         held_out = lab.unseen_rows(ordinary, scenario.suite.rows)[:NUM_HELD_OUT]
@@ -220,9 +222,7 @@ class _CausalScenario:
 
     def _same_rows(self, tokens: Sequence[tuple[int, int]]) -> Change:
         """Random tokens, as many of each row as `tokens` has."""
-        counts: dict[int, int] = {}
-        for row, _ in tokens:
-            counts[row] = counts.get(row, 0) + 1
+        counts = Counter(row for row, _ in tokens)
         return Change(tokens=tuple(
             (row, place) for row, count in counts.items()
             for place in self._draw(learned_positions(self.encoded[row]), count)

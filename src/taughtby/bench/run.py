@@ -73,8 +73,7 @@ class ScenarioRun:
     def run(self, methods: Sequence[tuple[str, Method]]) -> Result:
         """All stages that do not depend on the method, then every method on both models."""
         scenario = self.scenario
-        training = run_once(scenario.folder / "taught.json", self.fine_tune)
-        answers = run_once(scenario.folder / "asked.json", self.answer)
+        training, answers = self.train_and_answer()
         result: Result = {"suite": scenario.suite.name, "seed": scenario.seed, **training, **answers, "results": [],
                           "yardstick": None, "made": [training.get("made"), answers.get("made")]}  # fmt: skip
         if not answers["queries"]:
@@ -90,6 +89,11 @@ class ScenarioRun:
         if any(one.reads_model for one in control):
             result["results"] += [one.run() for one in control]
         return result
+
+    def train_and_answer(self) -> tuple[Result, Result]:
+        """The stages that do not depend on the method: `fine_tune` and `answer`."""
+        folder = self.scenario.folder
+        return run_once(folder / "taught.json", self.fine_tune), run_once(folder / "asked.json", self.answer)
 
     def fine_tune(self) -> Result:
         """Write the rows, and fine-tune on them unless there is an external adapter."""
