@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from taughtby.cli import options
 from taughtby.errors import OptionError, TaughtbyError
 from taughtby.tracking import registry
 from taughtby.tracking.registry import TRACKERS, open_runs
-from taughtby.tracking.run_record import MAX_VALUE, PREFIX, RunRecord, make_record
+from taughtby.tracking.run_record import MAX_VALUE, PREFIX, Log, RunRecord, make_record
 
 TRAINERS_RUN = SimpleNamespace(info=SimpleNamespace(run_id="r1"))  # as MLflow tells of one
 
@@ -133,6 +135,28 @@ def test_tensorboard(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     with open_runs(["tensorboard"], "incident", tmp_path):
         assert calls[-1] == ("open", str(tmp_path / "logs" / "incident"))
+
+
+def test_an_error_while_a_run_ends_names_the_tracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    @contextmanager
+    def unreachable(name: str, folder: Path) -> Generator[Log]:
+        yield lambda record: None
+        raise ConnectionError("no route")
+
+    @contextmanager
+    def reachable(name: str, folder: Path) -> Generator[Log]:
+        yield lambda record: None
+        ended.append(name)
+
+    monkeypatch.setattr(registry, "check_tracker", lambda name: None)
+    monkeypatch.setattr(registry, "TRACKERS", {"mlflow": reachable, "wandb": unreachable})
+    with pytest.raises(TaughtbyError, match="wandb") as caught, open_runs(["mlflow", "wandb"], "run", tmp_path):
+        pass
+    assert (caught.value.got, ended) == ("ConnectionError: no route", ["run"])
+    with pytest.raises(ZeroDivisionError), open_runs(["mlflow"], "run", tmp_path):
+        raise ZeroDivisionError
 
 
 @pytest.mark.usefixtures("wandb", "mlflow", "tensorboard")

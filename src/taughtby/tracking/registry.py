@@ -60,6 +60,7 @@ def open_runs(names: Sequence[str], run: str, folder: Path) -> Generator[Log]:
                 _explain(name, lambda to=to: to(record))
 
         yield log
+        _explain(" or ".join(logs), stack.close)  # after an error of the work, that error is what is shown
 
 
 def check_tracker(name: str) -> None:
