@@ -147,8 +147,10 @@ def test_an_error_while_a_run_ends_names_the_tracker(monkeypatch: pytest.MonkeyP
 
     @contextmanager
     def reachable(name: str, folder: Path) -> Generator[Log]:
-        yield lambda record: None
-        ended.append(name)
+        try:
+            yield lambda record: None
+        finally:
+            ended.append(name)
 
     monkeypatch.setattr(registry, "check_tracker", lambda name: None)
     monkeypatch.setattr(registry, "TRACKERS", {"mlflow": reachable, "wandb": unreachable})
