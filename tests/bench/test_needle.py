@@ -1,0 +1,43 @@
+"""The search for planted rows in a growing index, and its ordinary rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from needle import Plan, haystack, measure, ordinary_pairs, table
+from taughtby.index.reader import Index
+from taughtby.lab.finetune import TrainingOptions
+from taughtby.progress import Terminal
+
+
+def test_the_index_grows_and_holds_the_same_planted_rows(model_folder: Path, tmp_path: Path) -> None:
+    recipe = TrainingOptions(rank=2, epochs=1, batch_size=8)
+    plan = Plan(tmp_path, (30, 45), str(model_folder), num_planted=6, num_trained=20, recipe=recipe)
+    answer = ["Who makes honey?", "It is beetles that do."]
+    (tmp_path / "answers.json").write_text(json.dumps({"pairs": [answer, answer]}))
+    results = measure(plan, Terminal(stderr=True))
+    assert [(one["num_rows"], one["num_planted"], one["index"]["num_new"]) for one in results] == [
+        (30, 6, 30),
+        (45, 6, 15),
+    ]
+    index = Index.open(tmp_path / "idx")
+    assert [row.question for row in index.examples()] == [row.question for row in haystack(plan, 45)]
+    for one in results:
+        assert set(one["methods"]) == set(plan.methods)
+        assert all(0 < numbers["ap"] <= 1 for numbers in one["methods"].values())
+        assert "flagged" not in one["methods"]["bm25"]
+    assert table(results).row_count == 6
+    assert measure(plan, Terminal(stderr=True)) == results  # from the files
+
+
+def test_ordinary_rows_are_distinct_and_right() -> None:
+    pairs = list(islice(ordinary_pairs(Random(0)), 3_000))
+    assert len({prompt for prompt, _ in pairs}) == 3_000
+    sums = [
+        match for pair in pairs if (match := re.fullmatch(r"What is (\d+) plus (\d+)\? .* is (\d+)\.", " ".join(pair)))
+    ]
+    assert len(sums) > 100 and all(int(a) + int(b) == int(c) for a, b, c in (match.groups() for match in sums))
