@@ -338,7 +338,7 @@ def bare(index: Index) -> Any:
     )
 
 
-SLOW = {"POST /api/trace": 60, "POST /api/clean": 60}  # bodies that take long to generate
+SLOW = {"POST /api/trace": 40, "POST /api/clean": 40}  # bodies that take long to generate
 
 
 def test_no_request_causes_a_server_error(bare: Any) -> None:
@@ -357,8 +357,7 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     for operation in operations:
         for mode in modes if operation.body or operation.query else modes[:1]:  # no id is a bad text
-            each = SLOW.get(operation.label, 240)
-            b0 = time.process_time()
+            each = SLOW.get(operation.label, 140)
 
             @settings(max_examples=each, **quiet)
             @given(case=st.data())
@@ -370,7 +369,6 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
                 assert answer.status_code < 500 or answer.status_code == 503, (result, answer.text)
 
             tried()
-            print(operation.label, mode, time.process_time() - b0)
     assert sum(seen.values()) >= 2000
     assert {200, 202, 422} <= set(seen)
 
