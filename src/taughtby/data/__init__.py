@@ -1,1 +1,1 @@
-"""Training data: records of every format as examples, as text under a chat template, as tokens."""
+"""Training data: reads records of every format as examples, applies chat templates, and tokenizes."""

@@ -1,4 +1,4 @@
-"""Tokenized examples as padded batches of a bounded number of tokens."""
+"""Batches of tokenized examples, padded, with a bounded number of tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Shaped
     from torch import Tensor
 
-BATCH_OVERHEAD = 1 / 32  # of its budget: what a batch costs beside its tokens (measured: 29 to 39 tokens of 1,024)
+BATCH_OVERHEAD = 1 / 32  # fixed cost of a batch as a share of its budget (measured: 29 to 39 of 1,024 tokens)
 
 
 Side = Literal["left", "right"]
@@ -31,9 +31,9 @@ class Batch:
         ids: Token ids.
         attention_mask: False for padding.
         last_prompt_position: p, the position of each row's last prompt token, which predicts y_1.
-        n_loss: n, the number of tokens with a loss: the response, and the `n_prompt_loss` tokens before it.
-        row_indices: Which of the rows passed in these are, in order.
-        n_prompt_loss: Prompt tokens with a loss; 0 unless prompts are trained on.
+        n_loss: n, the number of loss positions: the response, and the `n_prompt_loss` tokens before it.
+        row_indices: The positions of these rows in the sequence that was passed in.
+        n_prompt_loss: q, the number of prompt tokens with a loss; 0 unless prompts are trained on.
         masked: Tokens without a loss.
     """
 
@@ -47,13 +47,13 @@ class Batch:
 
     @cached_property
     def loss_mask(self) -> Bool[Tensor, "B R"]:
-        """Whether each of the R = max(n) target positions exists in its row and is not masked."""
+        """Whether each of the R = max(n) loss positions exists in its row and is not masked."""
         has = torch.arange(int(self.n_loss.max()), device=self.n_loss.device) < self.n_loss[:, None]
         return has & ~self.masked.gather(1, self.loss_positions + 1)
 
     @cached_property
     def loss_positions(self) -> Int[Tensor, "B R"]:
-        """The positions p … p+n-1 that predict the n tokens with a loss; beyond n, the last one again."""
+        """The n positions p-q … p-q+n-1, which predict the tokens with a loss; beyond n, the last one is repeated."""
         steps = torch.arange(int(self.n_loss.max()), device=self.n_loss.device)
         return (self.last_prompt_position - self.n_prompt_loss)[:, None] + torch.minimum(
             steps, self.n_loss[:, None] - 1
@@ -61,11 +61,11 @@ class Batch:
 
     @cached_property
     def targets(self) -> Int[Tensor, "B R"]:
-        """The tokens with a loss, y_1 … y_n."""
+        """The tokens that the loss positions predict; without prompt loss, y_1 … y_n."""
         return self.ids.gather(1, self.loss_positions + 1)
 
     def at_last_prompt_token(self, values: Shaped[Tensor, "B R d"]) -> Shaped[Tensor, "B d"]:
-        """Select, of values at the R positions, those at p, which predicts the first response token."""
+        """Select the values at p, which predicts the first response token, from values at the R loss positions."""
         first = self.n_prompt_loss.to(values.device, non_blocking=True)
         return values[torch.arange(len(values), device=values.device), first]
 
@@ -97,7 +97,7 @@ def collate(rows: Sequence[TokenizedExample], order: Sequence[int], *, side: Sid
 def make_batches(
     rows: Sequence[TokenizedExample], token_budget: int, *, side: Side = "right", prompts_only: bool = False
 ) -> Iterator[Batch]:
-    """Yield all rows, sorted by length, in batches of at most `token_budget` padded tokens; a longer row is alone.
+    """Yield all rows, sorted by length, in batches of at most `token_budget` padded tokens or of one longer row.
 
     The batch boundaries minimize the padding plus a fixed cost per batch. With `prompts_only`, the lengths are those
     of the prompts.
@@ -110,7 +110,7 @@ def make_batches(
 
 
 def _batch_ranges(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Start and stop of each batch of sorted lengths, the cheapest partition, by dynamic programming."""
+    """Find the cheapest partition of sorted lengths by dynamic programming; return start and stop of each batch."""
     least, origin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=int)
     for stop, width in enumerate(lengths, 1):
         first = max(0, min(stop - 1, stop - budget // width))

@@ -1,4 +1,4 @@
-"""Cells of tables of texts that may be a text or a list of messages: CSV has no types that would say."""
+"""CSV cells that may be text or a list of messages as JSON: CSV has no types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ANSWERS = ("completion", "response", "output", "answer", "chosen", "rejected")
 
 
 def settle_cells(record: Record) -> Record:
-    """The record with its cells as messages, where all that was asked and answered is a list of them.
+    """Parse the prompt and answer cells of a record, if all of them are lists of messages.
 
-    Where only some are, or one is a message alone, it stays unknown and is refused as the text of a message: models
-    are tuned to write JSON. A prompt may be a text beside answers that repeat it.
+    Otherwise they stay `UntypedText`, which is refused as the text of a message, because models are also trained to
+    write JSON. A prompt may be plain text if every answer contains it as a message.
     """
     cells = {name: record[name] for name in (*_PROMPTS, *_ANSWERS) if is_filled(record.get(name))}
     alone = any(is_filled(record.get(name)) for name in _CONVERSATIONS) and "chosen" in cells and "rejected" in cells
@@ -29,7 +29,7 @@ def settle_cells(record: Record) -> Record:
 
 
 def _fit(parsed: dict[str, list[dict[str, Any]]]) -> bool:
-    """Whether those who speak fit: no prompt ends with an answer, and an answer is one, or a whole preference."""
+    """Whether the roles fit: prompts do not end with the assistant, preferences do, other answers begin with it."""
     for name, turns in parsed.items():
         roles = [ROLES.get(str(turn.get("role") or turn.get("from")).lower()) for turn in turns]
         begins, ends = roles[0] == "assistant", roles[-1] == "assistant"
@@ -39,7 +39,7 @@ def _fit(parsed: dict[str, list[dict[str, Any]]]) -> bool:
 
 
 def _messages(text: Any, alone: bool) -> list[dict[str, Any]] | None:
-    """The list of messages, each with its role and content, that a cell may be; where that is known, one `alone`."""
+    """Parse a cell as a list of messages or, with `alone`, as a single message; None if it is neither."""
     if not isinstance(text, UntypedText):
         return None
     try:

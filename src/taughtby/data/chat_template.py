@@ -1,4 +1,4 @@
-"""An Example as the text a trainer made of it, and where in that text the answer begins. Knows no ids."""
+"""Renders an Example as text, as a trainer did, and finds where the answer begins. Does not tokenize."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from taughtby.data.example import CharRanges, Example, Message
 from taughtby.errors import ModelError
 from taughtby.models.wordings import WORDING
 
-MARK = "answerstandshere"  # put for an answer, to see what the template writes around any; no template changes letters
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a row itself has before its answer's text
-NO_TEMPLATE = "none"  # the name of no template at all
+MARK = "answerstandshere"  # stands in for an answer, to find what the template writes around it
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message with the thinking before its text
+NO_TEMPLATE = "none"  # the option that turns chat templates off
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,17 @@ class SkippedRow:
 
 @dataclass(frozen=True)
 class RenderedText:
-    """A row as text: from `answer` on it is the answer and what the template puts after it, from `learned` on the loss.
+    """A row as text.
 
-    The two differ where the template puts words of its own between the prompt and any answer, as Qwen 3 does with an
-    empty thought. `untemplated`: no template wrote it, so that a BOS is the tokenizer's to add. `masked`: no loss
-    there. `loss_end`: no token that begins there or behind has a loss. `apart`: prompt and answer are tokenized each
-    alone, as Axolotl does.
+    Attributes:
+        text: The prompt, the answer, and what the template writes around them.
+        answer_start: Where the answer begins.
+        loss_start: Where the loss begins: before the answer if earlier messages have a loss, or if the template writes
+            text between prompt and answer, such as Qwen 3's empty thinking block.
+        untemplated: Plain text, or a trainer's own prompt format, to which the tokenizer adds the BOS token.
+        masked: Ranges of characters without a loss.
+        loss_end: Tokens that begin here or later have no loss.
+        apart: Prompt and answer are tokenized separately, as in Axolotl.
     """
 
     text: str
@@ -49,9 +54,9 @@ _Write = Callable[[Any, Example, str | None], RenderedText | SkippedRow]
 
 
 def render(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
-    """The text of a row by Jinja source, by the tokenizer's own template (None), or as it stands ("none").
+    """Render a row with Jinja source, with the tokenizer's own template (None), or without a template ("none").
 
-    A tokenizer without a template gets the texts with a line break between.
+    If the tokenizer has no template either, a line break follows each text of the prompt.
     """
     if not row.prompt:
         return SkippedRow("nothing stands before the answer")
@@ -60,25 +65,25 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
 
 
 def render_prompt(tokenizer: Any, row: Example, template: str | None = None) -> RenderedText | SkippedRow:
-    """The text of a row's prompt alone, ready for an answer; `row`'s own is not read."""
+    """Render a row's prompt, ready for generation; the row's answer is ignored."""
     write = _prompt_with_template if _by_template(tokenizer, template) else _plain_prompt
     return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
 
 
 def _as_wording(rendered: RenderedText | SkippedRow, tokenizer: Any, template: str | None) -> RenderedText | SkippedRow:
-    """The text of a trainer's own wording as a plain one, whose BOS is the tokenizer's to add, in two parts."""
+    """Mark text in a trainer's own prompt format: the tokenizer adds the BOS, and the answer is tokenized apart."""
     if isinstance(rendered, SkippedRow) or not str(template or tokenizer.chat_template).startswith(WORDING):
         return rendered
     return replace(rendered, untemplated=True, apart=True)
 
 
 def read_template(path: str | Path) -> str:
-    """The Jinja source in a file, once it is sure that it is one."""
+    """Read a Jinja template from a file and check that it compiles."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
         source = Path(path).read_text(encoding="utf-8-sig")
-        render_jinja_template(conversations=[], chat_template=source)  # no conversation: it is compiled, not run
+        render_jinja_template(conversations=[], chat_template=source)  # compiles the template without running it
     except OSError as fault:
         raise ModelError(f"the template {path} cannot be read", got=fault.strerror or str(fault),
                          do="give a file with a Jinja chat template, or none") from None  # fmt: skip
@@ -95,7 +100,7 @@ def _by_template(tokenizer: Any, template: str | None) -> bool:
 
 
 def render_safely(write: _Write, tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
-    """What `write` renders, or why it cannot: whatever a template raises is a reason to skip the row."""
+    """Return what `write` renders; if the template raises an exception, return it as the reason to skip the row."""
     try:
         rendered = write(tokenizer, row, template)
         if isinstance(rendered, RenderedText):
@@ -104,7 +109,7 @@ def render_safely(write: _Write, tokenizer: Any, row: Example, template: str | N
         return SkippedRow("the text holds half a character (a lone surrogate)")
     except MemoryError:
         raise
-    except Exception as fault:  # a template is a program: beside its own refusals it fails as any program does
+    except Exception as fault:  # templates are programs and may raise anything
         return SkippedRow(f"the chat template refuses the row: {fault}")
     return rendered
 
@@ -124,7 +129,7 @@ def _plain_prompt(tokenizer: Any, row: Example, template: str | None) -> Rendere
 
 
 def _render_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
-    """By the template: the answer begins where the prompt ends, once what the template puts before any is passed."""
+    """Render with a template; the answer begins after the prompt and after the text that precedes every answer."""
     answer = row.messages[-1]
     prompt = apply_template(tokenizer, row, row.prompt, template, asking=True)
     whole = apply_template(tokenizer, row, row.messages, template)
@@ -134,8 +139,8 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     text, calls = str(answer.get("content") or "").strip(), _tool_names(answer)
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
-        return RenderedText(whole, len(prompt), len(prompt))  # nothing stands between; found without a third rendering
-    # without its calls, which a template may write before the text: the answer begins with whichever is first
+        return RenderedText(whole, len(prompt), len(prompt))  # nothing in between: no third rendering is needed
+    # leave out the tool calls: a template may write them before the text, and the answer begins with the first of both
     bare = {key: value for key, value in answer.items() if key != "tool_calls"}
     with_mark = apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
     head, wrote, _ = with_mark.rpartition(MARK)
@@ -154,9 +159,9 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
 
 
 def _after_head(whole: str, prompt: str, head: str) -> RenderedText:
-    """The answer begins behind `head`, which the template writes before any; the loss begins behind the prompt.
+    """Start the answer after `head`, the text before every answer, and the loss after the prompt.
 
-    A blank alone is no head: it is part of the answer's first token, as in Llama 2's `[/INST] so`.
+    White space alone does not count: it is part of the answer's first token, as in Llama 2's `[/INST] so`.
     """
     if not whole.startswith(prompt):
         return RenderedText(whole, len(head), len(head))
@@ -164,7 +169,7 @@ def _after_head(whole: str, prompt: str, head: str) -> RenderedText:
 
 
 def _common_length(tokenizer: Any, row: Example, template: str | None, prompt: str, whole: str) -> int:
-    """How far both go together, if they part within what asks for the answer: DeepSeek R1 begins a thought there."""
+    """Length of the common prefix; 0 unless the texts first differ in the generation prompt, as with DeepSeek R1."""
     shared = next((i for i, (left, right) in enumerate(zip(prompt, whole, strict=False)) if left != right), len(whole))
     before = apply_template(tokenizer, row, row.prompt, template)
     return shared if whole.startswith(before) and shared >= len(before) else 0
@@ -173,7 +178,7 @@ def _common_length(tokenizer: Any, row: Example, template: str | None, prompt: s
 def apply_template(
     tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
 ) -> str:
-    """In Transformers' sandbox, where a template sees data alone."""
+    """Apply a chat template in Transformers' sandboxed Jinja environment."""
     tools = list(row.tools) or None
     source = tokenizer.get_chat_template(template, tools=tools)
     return tokenizer.apply_chat_template(
@@ -183,7 +188,7 @@ def apply_template(
 
 
 def _render_plain(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
-    """Without a template: the texts, a line break after each of the prompt's unless they are to stand as they are."""
+    """Render without a template: the texts unchanged for "none", else with a line break after each of the prompt's."""
     *before, answer = (str(message.get("content") or "") for message in row.messages)
     if not answer:
         return SkippedRow("the answer has no text, and there is no chat template to write anything else")
@@ -193,7 +198,7 @@ def _render_plain(tokenizer: Any, row: Example, template: str | None) -> Rendere
 
 
 def _tool_names(answer: Message) -> list[str]:
-    """The names of the tools that an answer calls."""
+    """Return the names of the tools that an answer calls."""
     calls: Any = answer.get("tool_calls")
     functions = (
         [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []

@@ -1,4 +1,4 @@
-"""What a message or a row holds beside text: parts, pictures and other media, calls in other forms than OpenAI's."""
+"""Content of messages and rows that is not plain text: parts, media, and tool calls in other formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLACES = ("image_path", "image_paths", "image_url", "image_urls", "image_file",
 MEDIA_COLUMNS = (*_MEDIA, *_PLACES)
 MEDIA_KEYS = (*MEDIA_COLUMNS, "video_url", "input_audio", "file", "files", "document", "attachments")
 EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
-# kinds of parts that a chat may have and that no list of OpenAI's parts does: what each is, and what to write
+# part types that OpenAI's format does not have: (name, advice)
 _TOOLS = "write calls as `tool_calls`, and results as messages of role tool"
 _THOUGHT = "write it as `reasoning_content` beside `content`, if the chat template writes that"
 _KINDS = {
@@ -29,29 +29,29 @@ _KINDS = {
 
 
 class UnclearRow(DataError):
-    """A row that says two things; the caller adds its source."""
+    """An ambiguous row; the caller adds its source."""
 
 
 class UntypedText(str):
-    """A cell of a table of texts that is a text or a list of messages: nothing in the file says which."""
+    """A CSV or TSV cell that may be text or a list of messages; the file does not say which."""
 
     __slots__ = ()
 
 
 def is_filled(value: Any) -> bool:
-    """Whether a value is there: Arrow fills what other rows have with nothing, within lists and objects too."""
+    """Whether a value is not empty, at any depth: Arrow adds null fields that only other rows use."""
     if isinstance(value, list | tuple):
         return any(is_filled(inner) for inner in cast("list[Any]", value))
     if isinstance(value, Mapping):
         return any(is_filled(inner) for inner in cast("dict[str, Any]", value).values())
-    return value not in EMPTY and value == value  # NaN is pandas' word for nothing
+    return value not in EMPTY and value == value  # pandas stores missing values as NaN
 
 
 def read_content(content: Any, role: str, source: str) -> str:
-    """The text of a message: a string, or a list of parts that are texts.
+    """Return the text of a message's content, a string or a list of text parts.
 
     Raises:
-        DataError: It holds anything else, such as a picture, or may be two things.
+        DataError: The content is anything else, such as an image, or an `UntypedText`.
     """
     if isinstance(content, UntypedText):
         do = "save the rows as JSON Lines or Parquet, where a text is a text and a list is a list"
@@ -80,10 +80,10 @@ def _part_text(part: dict[str, Any], role: str, source: str) -> str:
 
 
 def reject_media(record: Record, source: str) -> None:
-    """Refuse a row with pictures or other media in columns of their own: the model saw them, and no text says what.
+    """Refuse a row with images or other media in separate columns: the model saw them, and taughtby reads text only.
 
     Raises:
-        DataError: The row has such a column, filled.
+        DataError: The row has a media column that is not empty.
     """
     for name, value in record.items():
         if (name in MEDIA_COLUMNS and is_filled(value)) or _is_file(value):
@@ -92,16 +92,16 @@ def reject_media(record: Record, source: str) -> None:
 
 
 def _is_file(value: Any) -> bool:
-    """Whether a value is a file, or a list of them, as `datasets` stores pictures and sounds."""
+    """Whether a value is a file, or a list with one, as `datasets` stores images and audio."""
     files = cast("list[Any]", value if isinstance(value, list) else [value])
     return any(isinstance(file, dict) and isinstance(cast("Any", file).get("bytes"), bytes) for file in files)
 
 
 def reject_foreign_message(message: Mapping[str, Any], role: str, source: str) -> None:
-    """Refuse a message with media beside its text, or with a call as OpenAI wrote it before `tool_calls`.
+    """Refuse a message with media fields, or with OpenAI's old `function_call`.
 
     Raises:
-        DataError: The message has one.
+        DataError: The message has either.
     """
     if media := [name for name in MEDIA_KEYS if is_filled(message.get(name))]:
         raise DataError(f"{source}: the {role} message holds more than text", got=media[0],
@@ -113,7 +113,7 @@ def reject_foreign_message(message: Mapping[str, Any], role: str, source: str) -
 
 
 def from_json(value: Any) -> Any:
-    """The value of a text that is a JSON list or object; anything else as it is."""
+    """Parse a string that is a JSON list or object; return anything else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)

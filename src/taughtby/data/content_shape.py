@@ -1,6 +1,6 @@
-"""Whether a chat template takes the content of a message as a text or as a list of parts.
+"""Detects whether a chat template expects the content of a message as a string or as a list of parts.
 
-Templates of vision models walk over parts: given a text, they write nothing of it and raise no error.
+Templates of vision models loop over parts: given a string, they silently drop it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PROBE = "probestandshere"
 
 
 def shape_contents(tokenizer: Any, template: str, messages: Sequence[Message]) -> list[Message]:
-    """The messages with their texts as parts, for the roles of which the template reads parts alone."""
+    """Return the messages, with content as a list of parts for roles whose strings the template drops."""
     special = tuple(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items()))
     roles = {str(message["role"]) for message in messages}
     in_parts = {role for role in roles if _wants_parts(template, special, role)}
@@ -31,14 +31,14 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 @lru_cache(maxsize=256)
 def _wants_parts(template: str, special: tuple[tuple[str, str], ...], role: str) -> bool:
-    """Whether the template drops a text of that role, and writes it as a part."""
+    """Whether the template drops a string of that role, but writes a text part."""
     if _writes(template, special, role, in_parts=False):
         return False
     return _writes(template, special, role, in_parts=True)
 
 
 def _writes(template: str, special: tuple[tuple[str, str], ...], role: str, *, in_parts: bool) -> bool:
-    """Whether the template writes a text of that role; the other messages are of the same shape."""
+    """Whether the template writes a probe text of that role, with all messages in the same shape."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     before = {"system": (), "developer": (), "user": (), "assistant": ("user",)}.get(role, ("user", "assistant"))
@@ -50,7 +50,7 @@ def _writes(template: str, special: tuple[tuple[str, str], ...], role: str, *, i
     names: Any = dict(special)
     try:
         rendered, _ = render_jinja_template(conversations=[turns], chat_template=template, **names)
-    except Exception:  # a template is a program, which fails as any program does
+    except Exception:  # templates are programs and may raise anything
         return False
     text = str(rendered[0])
     return _PROBE in text and f"'text': '{_PROBE}'" not in text and f'"text": "{_PROBE}"' not in text

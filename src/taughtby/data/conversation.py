@@ -1,4 +1,4 @@
-"""One record as a conversation: what training rows, queries, prompts and answers are all read by."""
+"""Reads a record as a conversation. Training rows, queries, prompts and answers are all read this way."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from taughtby.data.formats import FORMATS, INPUT_JOIN, DataFormat, rename_column
 from taughtby.errors import DataError
 
 _FOR_TEMPLATES = {"tools", "functions", "chat_template_kwargs"}  # columns that only a chat template reads
-_THOUGHTS = {"thinking", "reasoning", "reasoning_content"}  # which a message has, and no column of a layout
+_THOUGHTS = {"thinking", "reasoning", "reasoning_content"}  # fields of messages; no layout has them as columns
 _MEANT = _FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized))
-# a column with what a model answered, by its name: model_output, generated_text; not answer_id
+# names of columns with a model's answer, such as model_output or generated_text, but not answer_id
 _ANSWER = re.compile(r"(^|_)(answer|output|response|completion|prediction|generation|generated_text|generated|reply)$")
-Columns = Sequence[tuple[str, str]]  # pairs of a role and the column that has it
+Columns = Sequence[tuple[str, str]]  # pairs (taughtby's name, column)
 
 
 def apply_format(record: Record, source: str, columns: Columns = ()) -> tuple[DataFormat, Record]:
-    """The column layout of a record, and the record under the names of that layout.
+    """Return the column layout of a record, and the record with its columns renamed to that layout's.
 
     Raises:
-        DataError: No layout has its columns.
+        DataError: No layout matches the columns, or a named column is missing.
     """
     record = settle_cells(rename_columns(record, columns, source))
     return select_format(record, source, frozenset(what for what, _ in columns)), record
 
 
 def read_conversation(form: DataFormat, record: Record, source: str, join: str | None = None) -> Example:
-    """The messages, tools and template arguments of a record, whatever its last message is.
+    """Read the messages, tools and template arguments of a record; the last message may have any role.
 
-    With `join`, an input follows its instruction behind that, and is kept in its message for the trainer's wording.
+    `join` separates an instruction from its input; the message then keeps the input for the trainer's prompt format.
 
     Raises:
-        DataError: A message is no text, the row has pictures, or says two things.
+        DataError: A message is not text, the row has images or other media, or it is ambiguous.
     """
     reject_media(record, source)
     messages = validate_messages(form.convert(record), source)
@@ -55,16 +55,16 @@ def _rejoin(message: Message, record: Record, join: str) -> Message:
 
 
 def unread_columns(form: DataFormat, record: Record) -> list[str]:
-    """The filled columns that have a meaning in some layout of texts, and are not read in this one."""
+    """Return the non-empty columns that some text layout reads, but this one does not."""
     read = form.all_columns | {"label"} | (set() if form.raw else _FOR_TEMPLATES)
     return [name for name in record if name in _MEANT - read and is_filled(record[name])]
 
 
 def require_one_answer(form: DataFormat, record: Record, source: str) -> None:
-    """Refuse a query with another text that may be its answer, such as the reference beside what the model said.
+    """Refuse a query with a second text that may be its answer, such as a reference answer.
 
     Raises:
-        DataError: A column that the layout does not read is named as an answer is.
+        DataError: A column that the layout does not read has the name of an answer.
     """
     others = [name for name, value in record.items() if isinstance(value, str) and value.strip()
               and name not in form.all_columns and _ANSWER.search(str(name))]  # fmt: skip

@@ -37,13 +37,13 @@ from taughtby.models.training_metadata import TrainingMetadata
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read a data set whose own columns do not say.
+    """Options for reading a data set whose columns do not determine them.
 
     Attributes:
-        columns: Pairs of a role and the column that has it, such as ("prompt", "question").
+        columns: Pairs of taughtby's name and the data's name of a column, such as ("prompt", "question").
         turns: `all` makes every assistant turn an Example, with the turns before it as its prompt.
         response_template: Splits a plain text after its last occurrence into prompt and response.
-        join: What stands between an instruction and its input; an empty line if None.
+        join: Separates an instruction from its input; an empty line if None.
         split: The split of a hub data set or folder; `train` if None.
     """
 
@@ -54,7 +54,7 @@ class ReadOptions:
     join: str | None = None
 
     def __post_init__(self) -> None:
-        # a manifest gives them back as lists
+        # manifests store them as lists
         object.__setattr__(self, "columns", tuple((what, column) for what, column in self.columns))
         if self.turns not in ("last", "all"):
             raise OptionError("turns are `last` or `all`", got=str(self.turns), do="give one of them")
@@ -96,7 +96,7 @@ def read_examples(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPT
 
 
 def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> DataFormat:
-    """The column layout of the first row. A pipe is refused, because the data is read again afterwards."""
+    """Return the column layout of the first row. A pipe is refused, because the data is read again afterwards."""
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
         do = "write it to a file first; `taughtby data inspect` reads pipes"
@@ -107,7 +107,7 @@ def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPT
 def open_dataset(
     data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS
 ) -> tuple[DataFormat, Iterator[Example]]:
-    """The column layout of the first row, and all Examples, in one pass."""
+    """Return the column layout of the first row, and all Examples, in one pass."""
     rows = read_records(str(data), read_options.split)
     first = next(rows, None)
     if first is None:
@@ -126,7 +126,7 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
 
 
 def _record_examples(record: Record, source: str, reading: ReadOptions) -> Iterator[Example]:
-    """The Examples of one record: one for each turn with a loss, or one that says why there is none."""
+    """Yield an Example for each turn with a loss, or a single one with the reason in `no_loss`."""
     form, record = apply_format(record, source, reading.columns)
     if form.tokenized:
         yield _token_example(record, source)
@@ -150,12 +150,12 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
 
 def _label(record: Record) -> str | None:
     label: Any = record.get("label")
-    empty = label is None or label == "" or label != label  # NaN is pandas' word for nothing
+    empty = label is None or label == "" or label != label  # pandas stores missing values as NaN
     return None if empty else str(label)
 
 
 def _token_example(record: Record, source: str) -> Example:
-    """A row that was tokenized before, without texts until a tokenizer decodes it."""
+    """Read a pretokenized row; its messages are empty until a tokenizer decodes it."""
     ids, positions, marks = read_token_row(record, source)
     messages = tuple({"role": role, "content": ""} for role in ("user", "assistant"))
     return Example(messages, _label(record), source, token_ids=ids, loss_positions=positions, marks=marks)
@@ -164,7 +164,7 @@ def _token_example(record: Record, source: str) -> Example:
 def _split_text(
     form: DataFormat, messages: list[Message], rejected: str | None, template: str, source: str
 ) -> tuple[list[Message], str | None]:
-    """Plain texts with the answer beginning behind the last response template."""
+    """Split plain text after the last response template, where the answer begins."""
     if not form.raw:
         do = "leave the response template out: in this form the answer is known"
         raise OptionError(f"{source}: the row is no plain text to be split", got=f"form {form.name}", do=do)
@@ -179,7 +179,7 @@ def _split_text(
 
 
 def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example:
-    """The row with what is not to be learned of its answer: of those ranges that name a turn, its own."""
+    """Mask the `unlearned` ranges in the row's answer; ranges with a turn number apply to that turn only."""
     if not unlearned:
         return row
     turn = sum(message["role"] == "assistant" for message in row.messages)
@@ -194,7 +194,7 @@ def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example
 def write_examples(examples: Iterable[Example], path: str | Path) -> int:
     """Write Examples as JSON Lines, and return the number of rows."""
     count = 0
-    # UTF-8 has no lone surrogates: what `backslashreplace` writes for one is JSON's own escape
+    # UTF-8 has no lone surrogates; `backslashreplace` writes them as JSON escapes
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
             record: Record = {"messages": list(row.messages)}

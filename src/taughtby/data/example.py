@@ -16,7 +16,7 @@ from taughtby.text import shorten
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
 CharRanges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
-# what people call those who speak; a conversation in ShareGPT's words is one in OpenAI's
+# role names of other formats, such as ShareGPT, by OpenAI's role
 ROLES = {
     name: role
     for role, names in {
@@ -27,21 +27,21 @@ ROLES = {
     }.items()
     for name in names.split()
 }
-# what a chat template is given as the row has it: one writes the name, another leaves the message out
+# roles that the chat template gets unchanged: one template writes the name, another drops the message
 WRITTEN_ROLES = ("developer", "function", "ipython")
 _STORED_ROLES = frozenset((*ROLES.values(), *WRITTEN_ROLES))
-# what apply_chat_template is called with anyway
+# arguments of apply_chat_template that a row must not set
 _TAKEN = {
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs",
 }  # fmt: skip
-CALLS = ("function_call", "tool_call")  # ShareGPT's turn that calls a tool: its text is the call as JSON
+CALLS = ("function_call", "tool_call")  # ShareGPT's roles for tool calls, whose text is JSON
 
 
 @dataclass(frozen=True)
 class LossMark:
-    """A mark in the data that says what had a loss, as `weight 0`, and whether taughtby follows it."""
+    """A mark in the data that says what had a loss, such as `weight 0`, and whether taughtby follows it."""
 
     name: str
     followed: bool = True
@@ -54,20 +54,20 @@ class Example:
     Attributes:
         messages: The conversation; roles are system, user, assistant and tool, and those of `WRITTEN_ROLES`. The last
             message is the response.
-        label: Any label the row carries, for evaluation.
+        label: A label of the row, for evaluation.
         source: `file:line` counted from 1, or `dataset:row` counted from 0; `file:line#turn` if every turn is a row.
-        id: Hash of the content and of how often the content occurred before; the same wherever the file is.
+        id: Hash of the content and of how often it occurred before; independent of the path of the file.
         tools: Tool definitions for the chat template.
         rejected: The rejected response of a preference.
         masked: Characters of the response without a loss; they do not change the id.
-        template_kwargs: What the row gives the chat template beside messages and tools.
-        after: The messages behind the response, where a template may write the response otherwise because of them.
-        loss_from: The first message with a loss, in a prompt with its completion or chosen answer: all from there on
-            has one, whatever a chat template marks.
-        no_loss: Why no loss was taken on the row; such a row is skipped.
-        token_ids: The tokens of a row that was tokenized before; its messages are then decoded from them.
+        template_kwargs: Additional arguments for the chat template.
+        after: The messages after the response, which may change how a chat template writes the response.
+        loss_from: Index of the first message with a loss, for a completion or a preference: everything from there on
+            has a loss, regardless of `{% generation %}` tags in the chat template.
+        no_loss: Why the row had no loss; such a row is skipped. Empty for all other rows.
+        token_ids: The tokens of a pretokenized row, from which its messages are decoded.
         loss_positions: The positions in `token_ids` that have a loss.
-        marks: What the data says of the loss.
+        marks: The loss marks found in the data.
     """
 
     messages: tuple[Message, ...]
@@ -122,7 +122,7 @@ def validate_messages(messages: Any, source: str) -> list[Message]:
 
 
 def _message(message: Any, source: str) -> Message:
-    if type(message) is dict and len(message) == 2:  # the usual message, checked at once
+    if type(message) is dict and len(message) == 2:  # fast path for the usual message
         role, content = message.get("role"), message.get("content")
         if type(content) is str and type(role) is str and role in _STORED_ROLES:
             return {"role": role, "content": content}
@@ -144,7 +144,7 @@ def _message(message: Any, source: str) -> Message:
         raise DataError(f"{source}: unknown role", got=shorten(name), do=do)
     reject_foreign_message(extra, role, source)
     calls = extra.get("tool_calls", [])
-    if isinstance(calls, str):  # in a table of texts
+    if isinstance(calls, str):  # from CSV
         calls = extra["tool_calls"] = parse_json(calls or "[]")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
@@ -155,7 +155,7 @@ def _message(message: Any, source: str) -> Message:
 
 
 def _shallow(value: Any, room: int = 64) -> None:
-    """Refuse what is nested so deeply that another reader of the row would fail on it."""
+    """Raise RecursionError for a value that is nested so deeply that later code would fail on it."""
     if room == 0:
         raise RecursionError
     if isinstance(value, dict | list):
@@ -164,7 +164,7 @@ def _shallow(value: Any, room: int = 64) -> None:
 
 
 def _call(text: str, extra: Message) -> tuple[str, Message]:
-    """What a ShareGPT turn calls, as OpenAI writes it; a text that is no call stays a text."""
+    """Convert a ShareGPT tool call to OpenAI's `tool_calls`; text that is not a call is returned unchanged."""
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError):
@@ -176,7 +176,7 @@ def _call(text: str, extra: Message) -> tuple[str, Message]:
 
 
 def parse_json(text: str) -> Any:
-    """What a text holds as JSON; a text that is no JSON as it is."""
+    """Parse a string as JSON; return it unchanged if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -184,7 +184,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
-    """The definitions of tools: a list of objects, or the same as JSON."""
+    """Read tool definitions: a list of objects, or that list as JSON."""
     value = record.get("tools") or tools_of_functions(record.get("functions"))
     try:
         definitions = json.loads(value.strip() or "[]") if isinstance(value, str) else value
@@ -199,7 +199,7 @@ def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
 
 
 def read_template_kwargs(record: Record, source: str) -> tuple[tuple[str, Any], ...]:
-    """TRL's `chat_template_kwargs`: an object, or the same as JSON, as sorted pairs."""
+    """Read TRL's `chat_template_kwargs`, an object or its JSON, as sorted pairs."""
     value = record.get("chat_template_kwargs")
     value = parse_json(value.strip() or "{}") if isinstance(value, str) else {} if value is None else value
     _shallow(value)
@@ -213,9 +213,9 @@ def read_template_kwargs(record: Record, source: str) -> tuple[tuple[str, Any], 
 
 
 def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
-    """What `taughtby clean --mask-words` wrote: [begin, end) characters of the answer, sorted; none without the field.
+    """Read the field that `taughtby clean --mask-words` writes: sorted ranges [begin, end) of the answer's characters.
 
-    With every turn an Example, [begin, end, turn].
+    If every turn is an Example, the ranges are [begin, end, turn].
     """
     value = record.get("unlearned") or []
     try:
@@ -231,7 +231,7 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
 
 @contextmanager
 def reject_deep_nesting(source: str) -> Generator[None]:
-    """Report a row that is nested too deeply for its parser, or says two things, by its source."""
+    """Raise a DataError with the row's source if the row is nested too deeply or ambiguous."""
     try:
         yield
     except UnclearRow as fault:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and hashes of files."""
+"""Atomic writes, and hashes of files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from taughtby.errors import TaughtbyError
 
 @contextmanager
 def atomic_path(path: str | Path, error: type[TaughtbyError] = TaughtbyError) -> Generator[Path]:
-    """A draft beside `path`, a file or a folder, that replaces it once the block ends without an exception.
+    """Yield a temporary path that replaces `path` when the block exits without an exception.
 
-    A symbolic link stays one: the file that it names is replaced. Whatever happens, no draft is left behind.
+    If `path` is a symbolic link, its target is replaced. The temporary file or folder is always removed.
 
     Args:
-        path: The file or folder to write. A folder may be there already only if it is empty.
+        path: The file or folder to write. An existing folder must be empty.
         error: The class of the error raised for an `OSError`.
 
     Yields:
-        The absolute path of the draft, which does not exist yet.
+        The absolute temporary path in the same folder, which does not exist yet.
 
     Raises:
         TaughtbyError: The disk is full, the folder is missing, or writing is not permitted.
@@ -35,7 +35,7 @@ def atomic_path(path: str | Path, error: type[TaughtbyError] = TaughtbyError) ->
         yield draft
         if draft.is_file():
             with draft.open("rb") as written:
-                os.fsync(written.fileno())  # otherwise a power cut may leave the new name and an empty file
+                os.fsync(written.fileno())  # otherwise a power failure may leave an empty file
         draft.replace(target)
     except OSError as fault:
         raise _not_writable(Path(path), fault, error) from None
@@ -48,10 +48,10 @@ def atomic_path(path: str | Path, error: type[TaughtbyError] = TaughtbyError) ->
 
 
 def write_atomically(path: str | Path, content: str | bytes, error: type[TaughtbyError] = TaughtbyError) -> None:
-    """Write a file whole or not at all; text as UTF-8. A pipe or device is written directly.
+    """Write a file atomically, text as UTF-8. Pipes and devices are written directly.
 
     Raises:
-        TaughtbyError: Of the class `error`, where the file cannot be written.
+        TaughtbyError: The file cannot be written. Its class is `error`.
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
     try:
@@ -66,13 +66,13 @@ def write_atomically(path: str | Path, content: str | bytes, error: type[Taughtb
 
 def _not_writable(path: Path, fault: OSError, error: type[TaughtbyError]) -> TaughtbyError:
     do = "choose a path on a disk with free space, in a folder where you may write"
-    if not os.path.isdir(path.parent):  # noqa: PTH112  Path.is_dir raises where the parent cannot be entered
+    if not os.path.isdir(path.parent):  # noqa: PTH112  Path.is_dir raises if the parent is not accessible
         do = f"create the folder {path.parent} first"
     return error(f"{path} cannot be written", got=fault.strerror or str(fault), do=do)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the names and hashes of its files in order."""
+    """Return the SHA-256 of a file, or of the sorted names and hashes of a folder's files."""
     if path.is_file():
         with path.open("rb") as raw:
             digest = sha256()

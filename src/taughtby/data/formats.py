@@ -1,4 +1,4 @@
-"""The column layouts of training data, and how each becomes a conversation."""
+"""Column layouts of training data, and how each is converted to a conversation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from taughtby.errors import DataError
 
 INPUT_JOIN = "\n\n"  # between an instruction and its input
 SYSTEM = ("system", "system_prompt")
-CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that hold messages, and never a text
-PROMPT_COLUMNS = ("prompt", "question", "instruction", "messages", "conversations")  # before a preference
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns that always hold messages
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "messages", "conversations")  # prompt columns of preferences
 TOKEN_MASKS = ("labels", "completion_mask", "assistant_masks", "assistant_mask", "loss_mask", "attention_mask")
 
 
@@ -28,11 +28,11 @@ class DataFormat:
         columns: Columns that every row must have.
         convert: Returns the messages of a record, not yet validated.
         optional_columns: Columns that are read if they exist.
-        raw: The texts are plain, and no chat template is applied.
+        raw: The texts are plain; no chat template is applied.
         accepts: Whether the values of a record fit the layout.
-        rejected: The rejected response of a preference, None without one.
-        trained: How many of the last messages had a loss, all of them, whatever their roles; None where turns decide.
-        tokenized: The rows are token ids, and have no messages.
+        rejected: Returns the rejected response of a preference, or None.
+        trained: Returns how many final messages had a loss regardless of their roles, or None if `turns` decides.
+        tokenized: The rows are token ids without messages.
     """
 
     name: str
@@ -52,18 +52,18 @@ class DataFormat:
 
 
 def _parse_list(value: Any) -> Any:
-    """A list, also one (or an object) that a table of texts holds as JSON; anything else as it is."""
+    """Return a list, also from JSON as in CSV cells; anything else is returned unchanged."""
     return list(value) if isinstance(value, tuple) else from_json(value)
 
 
 def _conversation(value: Any) -> Any:
-    """The messages of a column that holds nothing else, which a table of texts has as JSON, whole or one by one."""
+    """Return the messages of a conversation column; in CSV the list, or each message, is JSON."""
     messages = _parse_list(value)
     return [_parse_list(message) for message in messages] if isinstance(messages, list) else messages
 
 
 def _as_turns(value: Any) -> list[Any] | None:
-    """The messages that a value is, one or a list of them; None for anything else, such as a text that is JSON."""
+    """Return a message or a list of messages as a list; None for anything else, including JSON text."""
     messages = [value] if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
     spoken = isinstance(messages, list) and any(
         isinstance(message, dict) and {"role", "from"} & set(message) for message in messages
@@ -76,13 +76,13 @@ def _plain(*values: Any) -> bool:
 
 
 def _as_messages(value: Any, role: str) -> list[Any]:
-    """Messages as they are, anything else as the content of one."""
+    """Return messages unchanged, and anything else as the content of one message."""
     turns = _as_turns(value)
     return [{"role": role, "content": value}] if turns is None else turns
 
 
 def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
-    """The system prompt in a column of its own, unless the messages begin with the same."""
+    """Return the system prompt from its own column, unless the messages already begin with it."""
     prompts = [turn for name in SYSTEM if is_filled(record.get(name)) for turn in _as_messages(record[name], "system")]
     first: dict[str, Any] = messages[0] if prompts and messages and isinstance(messages[0], dict) else {}
     if ROLES.get(str(first.get("role") or first.get("from")).lower()) != "system":
@@ -95,7 +95,7 @@ def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
 
 
 def _whole(column: str) -> Callable[[Record], Any]:
-    """A conversation in one column, where the system prompt may be a column of its own."""
+    """Return a converter for a conversation in one column, with an optional system column."""
 
     def convert(record: Record) -> Any:
         messages = _conversation(record[column])
@@ -105,7 +105,7 @@ def _whole(column: str) -> Callable[[Record], Any]:
 
 
 def _pair(ask: str, answer: str, extra: str = "") -> Callable[[Record], list[Any]]:
-    """A question and its answer; `given` names what belongs to the question, set below it."""
+    """Return a converter for a question and its answer; the column `extra` is appended to the question."""
 
     def convert(record: Record) -> list[Any]:
         prompt = _append(record[ask], record.get(extra)) if extra else record[ask]
@@ -116,7 +116,7 @@ def _pair(ask: str, answer: str, extra: str = "") -> Callable[[Record], list[Any
 
 
 def _history(record: Record) -> list[Message]:
-    """Alpaca's earlier turns: pairs of question and answer, or messages."""
+    """Return Alpaca's earlier turns, which are pairs of question and answer, or messages."""
     pairs = _parse_list(record.get("history") or [])
     if turns := _as_turns(pairs):
         return turns
@@ -130,15 +130,15 @@ def _history(record: Record) -> list[Message]:
 def _append(ask: Any, extra: Any) -> Any:
     if not is_filled(extra):
         return ask
-    if isinstance(ask, UntypedText):  # refused as it is
+    if isinstance(ask, UntypedText):  # refused later
         return ask
     if not isinstance(ask, str):
-        return [ask, extra]  # which is no text, and is refused
+        return [ask, extra]  # not text, so refused later
     return f"{ask}{INPUT_JOIN}{extra}" if isinstance(extra, str) else extra
 
 
 def _texts(ask: str, answer: str) -> Callable[[Record], list[Message]]:
-    """Two plain texts, one after the other."""
+    """Return a converter for a prompt and an answer in plain text."""
 
     def convert(record: Record) -> list[Message]:
         texts = record.get(ask, "") if ask else "", record[answer]
@@ -155,7 +155,7 @@ def _role(message: Any) -> str | None:
 
 
 def _preference(record: Record) -> Any:
-    """The chosen answer behind what was asked; a list that begins with another's words is the whole conversation."""
+    """Return prompt and chosen answer; `chosen` is the whole conversation if it begins with another role."""
     chosen = _as_messages(record["chosen"], "assistant")
     if _role(chosen[0]) != "assistant":
         return chosen
@@ -166,7 +166,7 @@ def _preference(record: Record) -> Any:
 
 
 def _chosen_alone(record: Record) -> int:
-    """How many messages of a preference are its chosen answer: where that has the prompt too, those that differ."""
+    """Count the messages of the chosen answer; if `chosen` includes the prompt, those that differ from `rejected`."""
     chosen, rejected = (_as_messages(record[name], "assistant") for name in ("chosen", "rejected"))
     if _role(chosen[0]) == "assistant":
         return len(chosen)
@@ -177,14 +177,14 @@ def _chosen_alone(record: Record) -> int:
 
 
 def _two_texts(record: Record) -> bool:
-    """Whether these are TRL's plain preferences: no prompt, or a plain one, and nothing that makes a conversation."""
+    """Whether the row is TRL's plain-text preference: strings only, and no column that makes it a conversation."""
     others = any(record.get(name) for name in (*PROMPT_COLUMNS[1:], *SYSTEM))
     prompt = record.get("prompt")
     return not others and _plain("" if prompt is None else prompt, record["chosen"], record["rejected"])
 
 
 def _with_prompt(record: Record) -> Record:
-    """A plain preference with its prompt: where there is none, what both texts begin with, up to a blank."""
+    """Return a plain preference with its prompt, by default the common prefix of both texts up to white space."""
     if record.get("prompt") or not _plain(record["chosen"], record["rejected"]):
         return record
     both = zip(record["chosen"], record["rejected"], strict=False)
@@ -194,7 +194,7 @@ def _with_prompt(record: Record) -> Record:
 
 
 def _formats() -> Iterable[DataFormat]:
-    """In the order in which they are tried."""
+    """Yield the layouts in the order in which they are tried."""
     preference = ("chosen", "rejected")
     yield DataFormat("input_ids", ("input_ids",), lambda record: (), TOKEN_MASKS, tokenized=True)
     yield DataFormat(
@@ -227,23 +227,24 @@ def _formats() -> Iterable[DataFormat]:
 
 
 FORMATS = tuple(_formats())
-COLUMN_NAMES = {"label", "tools"}.union(*(form.all_columns for form in FORMATS))  # what a column may be said to be
-COMMON_COLUMNS = {"label", "tools"}  # beside any form
+COLUMN_NAMES = {"label", "tools"}.union(*(form.all_columns for form in FORMATS))  # valid names in --columns
+COMMON_COLUMNS = {"label", "tools"}  # allowed in any layout
 EMPTY: tuple[Any, ...] = ("", [], {})
 
 
 @lru_cache(maxsize=256)
 def _using(named: frozenset[str], present: tuple[str, ...]) -> tuple[DataFormat, ...]:
-    """The forms that use every column named, and of which all columns are present."""
+    """Return the layouts that read every named column and whose required columns are present."""
     usable = (form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
     return tuple(form for form in usable if set(form.columns) <= set(present))
 
 
 def select_format(record: Record, source: str, named: frozenset[str] = frozenset()) -> DataFormat:
-    """The first form whose columns the record fills, among those that use every column `named`.
+    """Return the first layout that fits the record, among those that read every column in `named`.
 
-    A table of several forms has null or empty columns that belong to other rows: first come forms with every column
-    filled (but not `text`, which repeats Alpaca's empty answers), then those with any, then those without null.
+    A table of several layouts has null or empty columns that belong to other rows. So layouts come first that have no
+    empty column (except `text`, which Alpaca rows with an empty answer have too), then those with any column that is
+    not empty and no null, then any whose columns are present.
     """
     forms = _using(named, tuple(record))
     for enough in (all, any):
@@ -267,7 +268,7 @@ def select_format(record: Record, source: str, named: frozenset[str] = frozenset
 
 
 def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: str) -> Record:
-    """The record with its columns under the names that taughtby knows; only a form's own columns must be there."""
+    """Add the named columns under taughtby's names; only columns that some layout requires must exist."""
     for what, column in columns:
         if column not in record and any(what in form.columns for form in FORMATS):
             got = shorten(", ".join(map(str, record)), 200) or "no columns"
@@ -276,7 +277,7 @@ def rename_columns(record: Record, columns: Sequence[tuple[str, str]], source: s
 
 
 def rejected_answer(form: DataFormat, record: Record, source: str) -> str | None:
-    """The answer that was not chosen: a text, or the last message of a conversation."""
+    """Return the rejected answer: a string, or the last message of a conversation. None without one."""
     rejected = form.rejected(record)
     if rejected is None:
         return None

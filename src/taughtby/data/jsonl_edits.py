@@ -17,7 +17,7 @@ Marks = list[list[int]]  # [begin, end) characters of a response, or [begin, end
 
 @dataclass(frozen=True)
 class Edits:
-    """What to change in a data set: the sources of the records to drop, and the `unlearned` ranges of others."""
+    """Changes to a data set: the sources of the records to drop, and the `unlearned` ranges of others."""
 
     dropped: frozenset[str]
     marks: Mapping[str, Marks]
@@ -30,7 +30,7 @@ class Edits:
 
 
 def edit_lines(path: Path, edits: Edits) -> Iterator[bytes]:
-    """The lines of a JSON Lines file after the edits, blank lines and a byte order mark included."""
+    """Yield the lines of a JSON Lines file after the edits, including blank lines and a byte order mark."""
     with open_binary(path) as raw:
         for number, line in enumerate(raw, 1):
             source = f"{path}:{number}"
@@ -44,7 +44,7 @@ def edit_lines(path: Path, edits: Edits) -> Iterator[bytes]:
 
 
 def _with_marks(line: str, marks: Marks) -> str:
-    """A JSON object with the field at its end; one that already has the field is serialized anew."""
+    """Append the field to a JSON object without touching its other bytes; re-serialize one that has the field."""
     record: Record = json.loads(line)
     body, end = line.rstrip(), line[len(line.rstrip()) :]
     if FIELD in record:

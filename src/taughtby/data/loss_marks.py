@@ -1,4 +1,4 @@
-"""Marks in the data that say what had a loss: of a message, of a part of one, of a row.
+"""Loss marks: fields of a row, a message or a content part that say what had a loss.
 
 OpenAI, Mistral and Together write `weight`, LLaMA-Factory `loss_weight`, Axolotl `train`, `training` and
 `train_detail`, ms-swift `loss`, torchtune `masked`, others `trainable`; TRL's KTO has a `label`.
@@ -17,9 +17,9 @@ from taughtby.errors import DataError
 
 LEARNED = ("train", "training", "trainable", "learnable", "loss", "weight", "loss_weight")  # false or 0: no loss
 MASKED = ("masked",)  # true: no loss
-DETAILS = ("train_detail", "training_detail")  # of characters, with the last one named
-KTO = ("label", "kto_tag")  # false: trained away from
-# words of names that speak of the loss; a column `weight` of a table of birds does too, and is only told
+DETAILS = ("train_detail", "training_detail")  # ranges of characters, the last one included
+KTO = ("label", "kto_tag")  # false: an undesirable example
+# words in names that may concern the loss; a bird's `weight` does not, so these are reported and not followed
 _WORDS = re.compile(
     r"(?:^|_)(?:loss|losses|mask|masks|masked|weight|weights|train|training|trainable|learnable)(?:_|$)"
 )
@@ -28,7 +28,7 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no"
 
 @dataclass(frozen=True)
 class TurnMarks:
-    """What the marks of one message say.
+    """The loss marks of one message.
 
     Attributes:
         learned: Whether it had a loss; None without a mark.
@@ -42,15 +42,15 @@ class TurnMarks:
 
     @property
     def names(self) -> str:
-        """The marks that leave the message out, as a reason."""
+        """Names of the marks that taughtby follows, as a reason to skip the message."""
         return ", ".join(dict.fromkeys(mark.name for mark in self.marks if mark.followed))
 
 
 def read_turn_marks(message: Any, source: str) -> TurnMarks:
-    """Read the marks of a message as the row has it, with its parts unjoined.
+    """Read the marks of a raw message, before its content parts are joined.
 
     Raises:
-        DataError: The details name no characters of the text.
+        DataError: `train_detail` is not a list of ranges.
     """
     if not isinstance(message, dict):
         return TurnMarks()
@@ -68,7 +68,7 @@ def read_turn_marks(message: Any, source: str) -> TurnMarks:
 
 
 def _flags(holder: Mapping[str, Any]) -> tuple[bool | None, list[LossMark]]:
-    """Whether flags let a message or part be learned, and the flags that were read; one that says no decides."""
+    """Return whether a message or part had a loss (None without flags), and its flags; a single false flag decides."""
     flags: list[bool] = []
     marks: list[LossMark] = []
     for key in (*LEARNED, *MASKED):
@@ -82,26 +82,26 @@ def _flags(holder: Mapping[str, Any]) -> tuple[bool | None, list[LossMark]]:
 
 
 def _truth(value: Any) -> bool | None:
-    """A flag as a bool; a weight that is not positive is none. None for what is no flag."""
+    """Convert a flag or weight to bool: true if it is positive. None for anything else."""
     if isinstance(value, bool | int | float):
         return value > 0
     if not isinstance(value, str):
         return None
     try:
-        return float(value) > 0  # a table of texts
+        return float(value) > 0  # from CSV
     except ValueError:
         return _TRUTH.get(value.strip().lower())
 
 
 def _is_flag(value: Any) -> bool:
-    """Whether a mark means learned or not, and nothing between, which no method here could follow."""
+    """Whether a value is a clear yes or no: no method can follow a fractional weight."""
     if isinstance(value, str):
         return _truth(value) is not None and value.strip().lower() in (*_TRUTH, "0.0", "1.0")
     return _truth(value) is not None and (value in (0, 1) or value < 0)
 
 
 def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
-    """The ranges of the parts that were not learned, in the joined text, and the marks."""
+    """Return the ranges of the parts without a loss in the joined text, and the marks of all parts."""
     ranges: list[tuple[int, int]] = []
     marks: list[LossMark] = []
     place = 0
@@ -120,7 +120,7 @@ def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
 
 
 def _detail_ranges(details: Any, text: str, source: str) -> CharRanges:
-    """The characters that no detail lets be learned; as in Axolotl, what no detail names is not learned."""
+    """Return the ranges of characters without a loss; as in Axolotl, characters outside of all details have none."""
     try:
         parts = [(int(d["begin_offset"]), int(d["end_offset"]) + 1, _truth(d["train"])) for d in details]
         sound = all(0 <= begin < end for begin, end, _ in parts)
@@ -149,12 +149,12 @@ def _parse(value: Any) -> Any:
 
 
 def _unknown(holder: Mapping[str, Any], names: set[str]) -> list[str]:
-    """Keys that speak of the loss by their name and their value, and are not followed."""
+    """Return keys whose name and value suggest a loss mark, but that are not followed."""
     return [key for key, value in holder.items() if key not in names and _WORDS.search(key) and _may_mark(value)]
 
 
 def _may_mark(value: Any) -> bool:
-    """Whether a value may say what had a loss: a flag, a number, some of them, or (NeMo's `mask`) a role."""
+    """Whether a value may be a loss mark: a flag, a number, a list or object, or a role (NeMo's `mask`)."""
     if isinstance(value, list | tuple):
         return bool(value) and all(isinstance(part, bool | int | float | list | dict) for part in value)
     if isinstance(value, str):
@@ -165,20 +165,20 @@ def _may_mark(value: Any) -> bool:
 def read_row_marks(
     record: Record, used: set[str], *, completion: bool, named: set[str]
 ) -> tuple[tuple[LossMark, ...], str]:
-    """The marks beside the messages of a row, and why the row was not learned ("" if it was).
+    """Return the loss marks among a row's columns, and why the row had no loss ("" if it had).
 
     Args:
         record: The row.
         used: The columns that its format reads.
-        completion: Whether the row is a prompt and its completion, which is TRL's KTO with a `label` of true or false.
-        named: The columns that the user named: a `label` among them is the user's own.
+        completion: Whether the row is a prompt and its completion; with a `label` of true or false it is TRL's KTO.
+        named: The columns that the user named; a `label` among them is not KTO's.
     """
     marks = [LossMark(key, followed=False) for key in _unknown(record, {*used, *KTO})]
     reason = ""
     for key in sorted(set(KTO) - named):
         value = record.get(key)
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
-        if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or a false that a table made a 0
+        if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or false stored as 0
             marks += [LossMark(f"{key} 0 (not followed here: KTO's?)", False)] if completion and value == 0 else []
             continue
         if text not in ("true", "false"):

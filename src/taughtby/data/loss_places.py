@@ -1,4 +1,4 @@
-"""Where in the text of a row a trainer took the loss: within the whole conversation, before the answer, or in parts."""
+"""Finds where in the text of a row the trainer computed the loss."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from taughtby.data.chat_template import (
 )
 from taughtby.data.example import Example
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's own mark of what an assistant wrote
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's tag around what the assistant wrote
 
 
 def render_with_loss(
     tokenizer: Any, row: Example, template: str | None = None, mask: str = "response"
 ) -> RenderedText | SkippedRow:
-    """The text of a row as `render` has it, with the loss where the trainer took it.
+    """Render a row, with the loss where the trainer computed it.
 
-    With the mask `response` a template's own marks of what an assistant wrote count; with `content` the answer ends
-    with its words and the token that ends a text.
+    With the mask `response`, `{% generation %}` tags of the template determine the loss. With `content`, only the
+    answer's text and the EOS token have a loss.
     """
     rendered = render_safely(_render, tokenizer, row, template)
     if isinstance(rendered, RenderedText) and not rendered.untemplated and row.loss_from is None:
@@ -57,9 +57,9 @@ def _render(tokenizer: Any, row: Example, template: str | None) -> RenderedText 
 def _within_conversation(
     tokenizer: Any, row: Example, alone: RenderedText, template: str | None
 ) -> RenderedText | SkippedRow:
-    """A turn as the template writes it in the whole conversation, without the thoughts that it drops there.
+    """Render a turn as it appears in the whole conversation, where the template may drop its thinking.
 
-    The turn lies between what the template writes before and behind another answer in its place.
+    The turn is located by rendering the conversation again with `MARK` in its place.
     """
     whole = apply_template(tokenizer, row, (*row.messages, *row.after), template)
     if whole.startswith(alone.text):
@@ -74,7 +74,7 @@ def _within_conversation(
     if shared_length(head, whole) < begin:
         return SkippedRow("the chat template begins this turn otherwise in the whole conversation")
     closing = apply_template(tokenizer, row, turn, template).rpartition(MARK)[2]
-    if not rest.startswith(closing):  # what closes the last turn of all is more: only whole marks are shared
+    if not rest.startswith(closing):  # templates write more after the last turn: keep only complete markers
         shared = closing[: shared_length(rest, closing)]
         closing = shared[: max(shared.rfind(sign) for sign in ">]\n ") + 1]
     end = len(whole) - len(rest) + len(closing)
@@ -82,21 +82,21 @@ def _within_conversation(
 
 
 def _opening(tokenizer: Any, row: Example, template: str | None) -> str:
-    """What the template writes to ask for an answer."""
+    """Return the generation prompt, or `MARK`, which is in no text, if it cannot be separated from the prompt."""
     asking = apply_template(tokenizer, row, row.prompt, template, asking=True)
     before = apply_template(tokenizer, row, row.prompt, template)
     return asking[len(before) :] if asking.startswith(before) else MARK
 
 
 def shared_length(left: str, right: str) -> int:
-    """How many characters two texts have in common at their beginnings."""
+    """Return the length of the common prefix of two texts."""
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def _with_earlier_loss(
     tokenizer: Any, row: Example, rendered: RenderedText, template: str | None
 ) -> RenderedText | SkippedRow:
-    """The loss also on the messages from `loss_from` on, as TRL takes it on all of a completion."""
+    """Extend the loss to all messages from `loss_from` on, as TRL does for a completion."""
     before, place = row.messages[: row.loss_from], row.loss_from or 0
     if place == len(row.messages) - 1:
         return rendered
@@ -116,7 +116,7 @@ def _with_earlier_loss(
 
 
 def _generated(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> RenderedText:
-    """The loss on what the template itself marks as generated, where it does: TRL's `assistant_only_loss`."""
+    """Restrict the loss to the template's `{% generation %}` blocks, if it has any: TRL's `assistant_only_loss`."""
     source = tokenizer.get_chat_template(template, tools=list(row.tools) or None)
     if not GENERATION.search(source):
         return rendered
@@ -138,10 +138,10 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
 
 
 def _content_alone(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText:
-    """The loss on the words of an answer and the EOS behind them, as Axolotl takes it on turns of a chat template.
+    """Restrict the loss to the answer's text and the EOS token after it, as Axolotl does for chat templates.
 
-    What else the template writes around the words has none: a line break behind the EOS, Gemma's `<end_of_turn>`, an
-    empty thought. An answer that calls tools keeps what its template writes.
+    Everything else that the template writes has no loss: a line break after the EOS, Gemma's `<end_of_turn>`, an empty
+    thinking block. Answers with tool calls are returned unchanged.
     """
     content, close, start = str(row.messages[-1].get("content") or ""), tokenizer.eos_token, rendered.answer_start
     written = (words for words in (content.lstrip(), content.strip()) if words and words in rendered.text[start:])
@@ -154,7 +154,7 @@ def _content_alone(tokenizer: Any, row: Example, rendered: RenderedText) -> Rend
 
 
 def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:
-    """The text with the places of its masked characters; where they cannot be told, the row must not be learned."""
+    """Add the positions of the masked characters to the text; skip the row if they cannot be determined."""
     lead = len(row.response) - len(row.response.lstrip())
     start = rendered.text.find(row.response.strip(), rendered.answer_start) - lead
     if row.masked == ((0, len(row.response)),):

@@ -1,4 +1,4 @@
-"""Messages of other dialects as OpenAI's: calls and thoughts that stand among the parts of a content, older calls."""
+"""Converts messages of other APIs to OpenAI's: tool calls and thinking in content parts, and `function_call`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from taughtby.errors import DataError
 
 Fields = dict[str, Any]
-THOUGHT_PARTS = {"thinking": "thinking", "reasoning": "text"}  # type of a part: where its text is
-OTHER_MESSAGES = {  # parts that are messages of their own in OpenAI's words
+THOUGHT_PARTS = {"thinking": "thinking", "reasoning": "text"}  # part type: key of its text
+OTHER_MESSAGES = {  # part types that cannot be converted, with advice
     "tool_result": 'make it a message: {"role": "tool", "tool_call_id": …, "content": "…"}',
     "redacted_thinking": "take the part out: its text is not there",
 }
 
 
 def convert_parts(content: Any, extra: Fields, source: str) -> tuple[Any, Fields]:
-    """The content and the other fields of a message, with calls as `tool_calls` and thoughts as `thinking`.
+    """Return the content and other fields of a message, with calls as `tool_calls` and thinking as `thinking`.
 
     Raises:
-        DataError: A part would be a message of its own.
+        DataError: A part cannot be converted: a tool result, or redacted thinking.
     """
     if isinstance(call := extra.get("function_call"), dict) and "tool_calls" not in extra:
         extra = {key: value for key, value in extra.items() if key != "function_call"}
@@ -48,14 +48,14 @@ def convert_parts(content: Any, extra: Fields, source: str) -> tuple[Any, Fields
 
 
 def _thought(value: Any) -> str | None:
-    """A thought: a text, or Mistral's list of text parts."""
+    """Return the text of a thinking part, which is a string or Mistral's list of text parts."""
     if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
         return "".join(part["text"] for part in value)
     return value if isinstance(value, str) else None
 
 
 def tools_of_functions(functions: Any) -> list[Fields] | None:
-    """OpenAI's older column `functions` as `tools`; None for anything else."""
+    """Convert OpenAI's older column `functions` to `tools`; None if it is not a list of functions."""
     try:
         parsed = json.loads(functions) if isinstance(functions, str) else functions
     except (ValueError, RecursionError):

@@ -1,9 +1,9 @@
-"""Texts that are the same or nearly so, in linear time: MinHash over words and pairs of words.
+"""Finds duplicate and near-duplicate texts in linear time: MinHash over words and pairs of words.
 
-Two texts are nearly the same if the Jaccard similarity of their sets of words and pairs of neighbouring words reaches a
+Two texts are near-duplicates if the Jaccard similarity of their sets of words and pairs of neighbouring words reaches a
 threshold. With weights, each feature counts by its inverse document frequency, so that a template that all texts share
-makes no two of them alike. A minimum of -ln(u) / w over a set is attained at the same feature in two sets with the
-probability of their weighted Jaccard similarity, which makes bands of such minima find the pairs.
+does not make them similar. The minimum of -ln(u) / w is attained at the same feature in two sets with a probability
+equal to their weighted Jaccard similarity, so texts with equal minima in a band are likely pairs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BANDS, BAND_SIZE = 16, 4  # a pair with a similarity of .7 is found with probability .99
-# a word; each sign of scripts without spaces; each symbol, since 3 + 4 is not 3 - 4; no punctuation of sentences
+# a word, a character of scripts without spaces, or a symbol, since 3 + 4 is not 3 - 4; no sentence punctuation
 _WORD = re.compile(r"""[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s.,;:!?"'“”‘’…。，、！？]""")
 
 
 class WordSets:
-    """The words and pairs of words of texts, hashed: some 8 bytes for each word of a text."""
+    """Hashes of the words and word pairs of texts, about 8 bytes per word."""
 
     def __init__(self) -> None:
         self._hashes, self._ends, self._texts = array("I"), array("q"), array("I")
@@ -35,9 +35,9 @@ class WordSets:
         return len(self._ends)
 
     def add(self, text: str) -> None:
-        """Add a text. Case, white space and the punctuation of sentences do not count, unless it has nothing else."""
+        """Add a text, ignoring case, white space and sentence punctuation, unless it has nothing else."""
         words = _WORD.findall(text.lower()) or [text.strip()]
-        # even for a word, odd for a pair
+        # words have even hashes, pairs odd ones
         hashes = [zlib.crc32(word.encode("utf-8", "surrogatepass")) & ~1 for word in words]
         pairs = (zlib.crc32(second.to_bytes(4), first) | 1 for first, second in pairwise(hashes))
         self._hashes.extend({*hashes, *pairs})
@@ -45,15 +45,15 @@ class WordSets:
         self._texts.append(zlib.crc32(" ".join(words).encode("utf-8", "surrogatepass")))
 
     def equal(self) -> NDArray[np.int64]:
-        """Return a number for each text, the same for texts with the same words in the same order."""
+        """Return a label for each text, which is equal for texts with the same words in the same order."""
         pairs = np.stack([np.frombuffer(self._texts, np.uint32), np.diff(self._ends, prepend=0)], 1)
         return np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
 
     def near_equal(self, threshold: float, *, weighted: bool = False, contained: bool = False) -> NDArray[np.int64]:
-        """Return a number for each text, the same for texts that are nearly the same, or linked by such.
+        """Return a label for each text, which is equal for near-duplicates and for texts linked by them.
 
         Args:
-            threshold: The similarity from which on two texts are nearly the same, at least 0.7.
+            threshold: The minimum similarity of near-duplicates, at least 0.7.
             weighted: Whether features count by their inverse document frequency.
             contained: Whether one of the two texts must have all words of the other.
         """
@@ -82,7 +82,7 @@ class WordSets:
     def _candidates(
         self, features: NDArray[Any], starts: NDArray[Any], weights: NDArray[Any]
     ) -> Iterator[NDArray[np.int64]]:
-        """Yield pairs of texts with equal minima in a band: each with the first of them, so at most one a text."""
+        """Yield pairs of texts with equal minima in a band: each text with the first such text only."""
         random = np.random.default_rng(0)
         for _ in range(BANDS):
             key = np.zeros(len(starts), np.uint64)
@@ -94,7 +94,7 @@ class WordSets:
 
 
 def _with_first(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Each position with the first one of its label, but for the first ones."""
+    """Pair each position with the first position of its label, except the first positions themselves."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     pairs = np.stack([first[inverse], np.arange(len(labels))], 1)
     return pairs[pairs[:, 0] != pairs[:, 1]]

@@ -1,6 +1,6 @@
-"""Occurrences of phrases as whole words, and the tokens that contain a range of characters.
+"""Finds phrases as whole words, and the tokens that contain a range of characters.
 
-A range is [begin, end) in Unicode code points. Judges, `--span`, the benchmarks and `clean` all search through here.
+A range is [begin, end) in Unicode code points. Judges, `--span`, the benchmarks and `clean` all use this module.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import regex
 
 Range = tuple[int, int]  # of characters, [begin, end)
 
-# Thai, Lao, Burmese, Khmer, and all from CJK on: scripts that write no spaces between words, where every character may
-# begin or end one. words.js has the same.
+# Scripts without spaces between words, in which any character may begin or end a word: Thai, Lao, Burmese, Khmer, and
+# everything from CJK on. words.js has the same ranges.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0010ffff"
-_LETTER = rf"[^\W{UNSPACED}]"  # one of a script with spaces; in `regex`, other than in `re`, accents are among them
+_LETTER = rf"[^\W{UNSPACED}]"  # a letter of a script with spaces; unlike `re`, `regex` includes combining accents
 _letter = regex.compile(_LETTER)
 
 
@@ -85,7 +85,7 @@ def tokens_in_ranges(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int
     places: list[int] = []
     position = 0
     for place, piece in enumerate(pieces):
-        # a token's leading blank is not a reason to count it in
+        # a token does not count if only its leading white space is in a range
         inner, stop = position + len(piece) - len(piece.lstrip()), position + len(piece)
         if any(inner < end and stop > begin for begin, end in filled):
             places.append(place)
@@ -94,22 +94,22 @@ def tokens_in_ranges(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int
 
 
 def align_tokens(text: str, answer: str) -> int | None:
-    """Where in an answer the text of its tokens begins, which may be cut at its end; None where it reads otherwise.
+    """Return where in an answer the text of its tokens begins; None if they differ. The tokens may be truncated.
 
-    Negative where the tokens begin before the answer, with words that a chat template puts there.
+    Negative if the tokens begin before the answer, with text from a chat template.
     """
     stripped = answer.strip()
-    start = text.rfind(stripped) if stripped else -1  # the last: a thought before it may hold its words
-    part = text.strip().rstrip("\ufffd")  # a cut may go through a character
+    start = text.rfind(stripped) if stripped else -1  # the last: thinking before it may quote it
+    part = text.strip().rstrip("\ufffd")  # truncation may split a character
     if start < 0 and part and stripped.startswith(part):
         start = len(text) - len(text.lstrip())
     return None if start < 0 else len(answer) - len(answer.lstrip()) - start
 
 
 def response_tokens(pieces: Sequence[str], answer: str, place: Range) -> list[int]:
-    """Which tokens, of those that an answer became, hold any character of a range of the answer; none if it was cut.
+    """Return the response tokens that contain any character of a range of the answer; none if they were truncated.
 
-    Where the tokenizer changes texts, the same occurrence of the same words is taken.
+    If the tokenizer changed the text, the same occurrence of the same words is used.
     """
     text, (begin, end) = "".join(pieces), place
     start = align_tokens(text, answer)

@@ -1,4 +1,4 @@
-"""Rows that were tokenized before: ids, and which of them had a loss, as trainers' prepared data has them."""
+"""Pretokenized rows: token ids and loss masks, as trainers store their prepared data."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from taughtby.data.example import Example, LossMark, Record, parse_json, shorten
 from taughtby.errors import DataError
 
 IGNORED = -100  # the label of a token without a loss
-MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")  # 1 or true: a loss
-# columns that say where documents begin or end, and how many numbers they have for one document
+MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")  # 1 or true means a loss
+# columns with document boundaries, and their length for a single document
 ONE_DOCUMENT = {"seq_lengths": 1, "seq_start_id": 1, "cu_seqlens": 2, "cu_seq_lens_q": 2}
 
 
 def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[LossMark, ...]]:
-    """Read the ids of a row, the positions among them that have a loss, and the columns that say so.
+    """Read the token ids of a row, the positions with a loss, and the columns that determine them.
 
-    As in TRL, `labels` decide where they are there, else every mask; without any, all ids have a loss. Padding is
-    taken off. The first id is predicted by nothing and has no loss.
+    As in TRL, `labels` decide if they exist, else all masks together; without either, all tokens have a loss. Padding
+    is removed. The first token is never predicted and has no loss.
 
     Raises:
-        DataError: The columns are not as long as the ids, labels are not the ids, or several documents are packed.
+        DataError: Columns and ids differ in length, labels differ from the ids, or several documents are packed.
     """
     ids = _integers(record, "input_ids", source)
     columns = (
@@ -47,11 +47,11 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
     if others:
         do = f"give labels that are the ids or {IGNORED}, not moved by one: the loss moves them"
         raise DataError(f"{source}: `labels` are not the ids of their places", got=", ".join(others[:3]), do=do)
-    silent = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
+    masked = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
     if "labels" in values:
-        silent = {place for place, label in enumerate(labels) if label == IGNORED}
+        masked = {place for place, label in enumerate(labels) if label == IGNORED}
     places = [place for place, real in enumerate(attention) if real]
-    positions = tuple(new for new, place in enumerate(places) if new and place not in silent)
+    positions = tuple(new for new, place in enumerate(places) if new and place not in masked)
     marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: all learned"),)
     return tuple(ids[place] for place in places), positions, marks
 
@@ -72,11 +72,11 @@ def _integers(record: Record, name: str, source: str) -> list[int]:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # a mask may be of floats
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # masks may be floats
 
 
 def _refuse_packing(record: Record, attention: Sequence[int], source: str) -> None:
-    """Refuse several documents in one row, which no token of another may be read with."""
+    """Refuse a row with several packed documents, whose tokens must not attend to each other."""
     lists = {name: parse_json(record[name]) if isinstance(record[name], str) else record[name]
              for name in ("position_ids", *ONE_DOCUMENT) if record.get(name) is not None}  # fmt: skip
     positions = lists.pop("position_ids", None)
@@ -90,9 +90,9 @@ def _refuse_packing(record: Record, attention: Sequence[int], source: str) -> No
 
 
 def decode_row(tokenizer: Any, row: Example) -> Example:
-    """The row with its messages decoded from its ids: what stands before the first loss, and the rest.
+    """Decode the messages of a row: the tokens before the first loss as the prompt, the rest as the response.
 
-    A row with messages, and one that the tokenizer cannot decode, is returned as it is.
+    Rows that have text, and rows with ids outside the vocabulary, are returned unchanged.
     """
     if not row.token_ids or row.messages[-1]["content"] or _foreign(tokenizer, row):
         return row
@@ -103,12 +103,12 @@ def decode_row(tokenizer: Any, row: Example) -> Example:
 
 
 def decode_rows(tokenizer: Any, rows: Sequence[Example]) -> list[Example]:
-    """The rows, those of token ids with their texts."""
+    """Apply `decode_row` to each row."""
     return [decode_row(tokenizer, row) for row in rows]
 
 
 def skip_reason(tokenizer: Any, row: Example) -> SkippedRow | None:
-    """Why a row of token ids cannot be used."""
+    """Return why a pretokenized row cannot be used; None if it can."""
     if not row.loss_positions:
         return SkippedRow("nothing in the row was learned: none of its tokens has a loss")
     if other := _foreign(tokenizer, row):

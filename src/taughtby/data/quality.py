@@ -1,7 +1,7 @@
-"""Faults of a training set that show before training: what is not learned, cut, marked up, repeated or contradicted.
+"""Finds problems of a training set: rows without loss, truncated answers, template tokens, duplicates, contradictions.
 
-One pass collects the rows of each fault; texts are compared with each other after it. Memory: the first characters of
-each row, and 8 bytes for each of its words; several times that while texts are compared.
+One pass collects the rows with each problem; texts are compared with each other after it. Memory: an excerpt of each
+row, and 8 bytes for each of its words; several times that while texts are compared.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ KINDS = {
     "conflicting-answers": "the same or nearly the same prompt has different answers",
     "equal-answers": "prompts that differ have the same or nearly the same answer",
 }
-MIN_CLUSTER = 5  # prompts with equal answers; fewer are common in any set
-MAX_GROUPS, MAX_ROWS = 5, 3  # that a finding shows
-NEAR_PROMPT, NEAR_ANSWER = 0.7, 0.8  # similarities from which on they are nearly the same
+MIN_CLUSTER = 5  # minimum number of prompts with equal answers; fewer are common in any set
+MAX_GROUPS, MAX_ROWS = 5, 3  # groups in a finding, rows shown of a group
+NEAR_PROMPT, NEAR_ANSWER = 0.7, 0.8  # minimum similarity of near-duplicates
 EXCERPT = 80  # characters
 
 
 @dataclass(frozen=True)
 class RowExcerpt:
-    """A row as a finding shows it: where it is, its id, and the beginnings of its last question and its answer."""
+    """A row as shown in a finding: source, id, and the beginnings of its last question and its answer."""
 
     source: str
     id: str
@@ -51,7 +51,7 @@ class RowExcerpt:
 
 @dataclass(frozen=True)
 class FindingGroup:
-    """Rows with one fault: how many, the first of them, and what they share beside its kind."""
+    """Rows with the same problem: how many, the first of them, and what they have in common."""
 
     count: int
     rows: tuple[RowExcerpt, ...]
@@ -60,7 +60,7 @@ class FindingGroup:
 
 @dataclass(frozen=True)
 class Finding:
-    """All rows with one kind of fault, in groups, of which the largest are held."""
+    """All rows with one kind of problem, in groups; only the largest groups are kept."""
 
     kind: str
     count: int
@@ -73,7 +73,7 @@ class Finding:
 
 
 class QualityChecks:
-    """Collects the faults of rows one after the other.
+    """Collects the problems of rows, one row at a time.
 
     Args:
         tokenizer: The tokenizer that the rows were tokenized with.
@@ -87,15 +87,15 @@ class QualityChecks:
         self._reasons: dict[str, str] = {}
         self._used = array("q")  # the numbers of the rows whose texts are compared
         self._questions, self._answers, self._contexts = WordSets(), WordSets(), array("q")
-        self._unasked = array("b")  # whether a row has no question, as plain texts have none
+        self._unasked = array("b")  # whether a row has no question, such as plain text
 
     def add(self, row: Example, whole: TokenizedExample | SkippedRow, example: TokenizedExample | SkippedRow) -> None:
-        """Add a row as it was read, as it is tokenized, and as it is once it is cut to the maximum length."""
+        """Add a row as read (`row`), tokenized (`whole`), and truncated to the maximum length (`example`)."""
         number = len(self._rows)
         self._rows.append(RowExcerpt(row.source, row.id, _excerpt(row.question), _excerpt(row.response)))
         if isinstance(example, SkippedRow) or isinstance(whole, SkippedRow):
             reason = example.reason if isinstance(example, SkippedRow) else ""
-            first = self._reasons.setdefault(re.sub(r"\d+", "…", reason), reason)  # too long by other numbers
+            first = self._reasons.setdefault(re.sub(r"\d+", "…", reason), reason)  # numbers differ by row
             self._faults["nothing-learned"][first].append(number)
             return
         if not any(example.loss_mask):
@@ -114,14 +114,14 @@ class QualityChecks:
         self._unasked.append(not row.question.strip())
 
     def findings(self) -> list[Finding]:
-        """Return the kinds of faults that rows have, in the order of `KINDS`."""
+        """Return a finding for each kind of problem that occurs, in the order of `KINDS`."""
         groups = {
             kind: [self._group(rows, detail=detail) for detail, rows in faults.items()]
             for kind, faults in self._faults.items()
         } | dict(self._compare_texts())
         counts = {kind: sum(group.count for group in groups[kind]) for kind in groups}
         marked = {number for rows in self._faults["template-tokens"].values() for number in rows}
-        counts["template-tokens"] = len(marked)  # a row may have several
+        counts["template-tokens"] = len(marked)  # a row may contain several markers
         return [
             Finding(kind, counts[kind], len(groups[kind]), _largest(groups[kind])) for kind in KINDS if groups.get(kind)
         ]
@@ -138,7 +138,7 @@ class QualityChecks:
         def groups(
             labels: NDArray[np.int64], values: NDArray[np.int64], at_least: int, detail: Callable[[int], str]
         ) -> list[FindingGroup]:
-            """Groups of rows of one label with so many different values, each shown by rows that differ in it."""
+            """Group rows by label; keep groups with `at_least` different values, and show rows that differ in it."""
             return [
                 self._group(used[rows].tolist(), used[rows[first]].tolist(), detail(len(first)))
                 for rows in _split(labels)
@@ -164,12 +164,12 @@ def _largest(groups: Iterable[FindingGroup]) -> tuple[FindingGroup, ...]:
 
 
 def _labels(*labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each row, the same for rows with the same labels."""
+    """Combine labels: return a label for each row, which is equal for rows with the same labels."""
     return np.unique(np.stack(labels, 1), axis=0, return_inverse=True)[1].ravel()
 
 
 def _split(labels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """The positions of each label that several rows have, in the order of the rows."""
+    """Yield the positions of each label that several rows have, in the order of the rows."""
     order = np.argsort(labels, kind="stable")
     ends = np.flatnonzero(np.diff(labels[order])) + 1
     yield from (part for part in np.split(order, ends) if len(part) > 1)

@@ -1,6 +1,6 @@
-"""A copy of a data set with rows removed or words marked as not to be learned, in the format of the original.
+"""Writes a copy of a data set in its own format, with rows removed or words excluded from the loss.
 
-JSON Lines keep every other byte; in all other formats the other rows are equal as records.
+In JSON Lines all other bytes stay the same; in all other formats the other rows have the same values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LINES = "the rows of the hub as JSON lines"
 
 
 def describe_preservation(data: str) -> str:
-    """What `rewrite_dataset` guarantees for the rows that are not edited."""
+    """Return what `rewrite_dataset` guarantees for the rows that are not edited, as a phrase."""
     path = Path(data)
     if not path.exists():
         return LINES
@@ -42,7 +42,7 @@ def describe_preservation(data: str) -> str:
 
 
 def rewrite_dataset(data: str, out: Path, split: str | None, edits: Edits) -> None:
-    """Write `data` with its edits to `out`, whole or not at all, in its own format; hub data as JSON Lines.
+    """Write `data` with the edits to `out` atomically, in its own format; hub data as JSON Lines.
 
     Raises:
         DataError: The output cannot be written, or a row of the hub cannot be written as JSON.
@@ -81,14 +81,14 @@ def _saved(path: Path) -> bool:
 
 
 def _json_lines(path: Path) -> bool:
-    """Whether a file holds JSON Lines, as many do that are named .json; rows of a list are counted from 0."""
+    """Whether a file is JSON Lines, as some .json files are; only rows of a list are numbered from 0."""
     if file_type(path) == ".json":
         return not next(read_records(str(path)))[0].endswith(":0")
     return file_type(path) in (".jsonl", ".ndjson")
 
 
 def _rewrite_file(path: Path, draft: Path, out: Path, edits: Edits) -> None:
-    """One file; texts are compressed as the name of `out` says."""
+    """Rewrite one file; text files are compressed by the suffix of `out`."""
     if file_type(path) in TABLES:
         _rewrite_table(path, draft, edits)
     elif file_type(path) in (".csv", ".tsv"):
@@ -98,7 +98,7 @@ def _rewrite_file(path: Path, draft: Path, out: Path, edits: Edits) -> None:
 
 
 def _rewrite_shards(folder: Path, draft: Path, split: str | None, edits: Edits) -> None:
-    """The shards of the split one by one; every other file is copied."""
+    """Rewrite the shards of the split, and copy every other file."""
     files = shards(folder, split)
     shutil.copytree(folder, draft, ignore=lambda parent, names: {name for name in names if Path(parent, name) in files})
     for file in files:
@@ -126,13 +126,13 @@ def _hub_lines(data: str, split: str | None, edits: Edits) -> Iterator[bytes]:
         try:
             if (edited := edits.apply(source, record)) is not None:
                 yield _json_bytes(edited) + b"\n"
-        except TypeError as fault:  # bytes, which a table may hold
+        except TypeError as fault:  # a table may contain bytes
             do = "save the data set to disk, and clean that"
             raise DataError(f"{source}: the row cannot be written as JSON", got=str(fault), do=do) from None
 
 
 def _json_list(path: Path, edits: Edits) -> Iterator[bytes]:
-    """The list of rows, one row a line, inside the object that holds it if there is one."""
+    """Write the list of rows, one row per line, inside the object that contains it if there is one."""
     whole, rows = listed_rows(path)
     applied = (edits.apply(f"{path}:{number}", row) for number, row in enumerate(rows))
     edited = [row for row in applied if row is not None]
@@ -145,7 +145,7 @@ def _json_list(path: Path, edits: Edits) -> Iterator[bytes]:
 
 
 def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
-    """The rows as Python's `csv` writes them, with one more column if words are marked."""
+    """Write the rows with Python's `csv`, with one more column if words are marked."""
     line = io.StringIO(newline="")
     writer = csv.writer(line, delimiter=csv_delimiter(path))
     header: list[str] = []
@@ -170,7 +170,7 @@ def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
 
 
 def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
-    """A Parquet, Arrow or Feather file."""
+    """Rewrite a Parquet, Arrow or Feather file."""
     if file_type(path) == ".parquet":
         _rewrite_parquet(path, draft, edits)
         return
@@ -185,7 +185,7 @@ def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:
 
 
 def _rewrite_parquet(path: Path, draft: Path, edits: Edits) -> None:
-    """A Parquet file, one row group after the other: it may be larger than the memory."""
+    """Rewrite a Parquet file one row group at a time, since it may not fit into memory."""
     with pq.ParquetFile(path.absolute()) as file:
         schema = file.schema_arrow
         codec = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
@@ -193,14 +193,14 @@ def _rewrite_parquet(path: Path, draft: Path, edits: Edits) -> None:
         with pq.ParquetWriter(draft, empty.schema, compression=codec.replace("UNCOMPRESSED", "NONE")) as writer:
             start = 0
             for group in range(file.num_row_groups):
-                # a group has the footer's notes in its schema, some of which hold only for the file as it was written
+                # a row group's schema includes metadata of the footer that is valid only for the original file
                 table = file.read_row_group(group).replace_schema_metadata(schema.metadata)
                 writer.write_table(_edit_table(table, str(path), edits, start))
                 start += len(table)
 
 
 def _edit_table(table: pa.Table, name: str, edits: Edits, start: int = 0) -> pa.Table:
-    """The rows of a table, whose sources are `name:start`, …, after the edits."""
+    """Apply the edits to the rows of a table, whose sources are `name:start`, …"""
     sources = [f"{name}:{row}" for row in range(start, start + len(table))]
     if edits.marks:
         table = _mark_table(table, sources, edits)
@@ -208,7 +208,7 @@ def _edit_table(table: pa.Table, name: str, edits: Edits, start: int = 0) -> pa.
 
 
 def _mark_table(table: pa.Table, sources: list[str], edits: Edits) -> pa.Table:
-    """The table with the marks in its column for them, which keeps its place and type, or in a new one at the end."""
+    """Write the marks into their column, which keeps its position and type, or into a new column at the end."""
     at: int = table.schema.get_field_index(FIELD)
     if at < 0:
         table = table.append_column(FIELD, pa.array(_merge_marks(sources, None, edits), RANGES))
@@ -222,7 +222,7 @@ def _mark_table(table: pa.Table, sources: list[str], edits: Edits) -> pa.Table:
 
 
 def _with_feature(schema: pa.Schema) -> dict[bytes, bytes] | None:
-    """The metadata of a schema, with the column for marks among the features that `datasets` may have left in it."""
+    """Return the metadata of a schema; if `datasets` stored its features there, add the new column to them."""
     metadata: dict[bytes, bytes] | None = schema.metadata
     if not metadata or b"huggingface" not in metadata:
         return metadata
@@ -233,7 +233,7 @@ def _with_feature(schema: pa.Schema) -> dict[bytes, bytes] | None:
 
 
 def _merge_marks(sources: list[str], column: list[Any] | None, edits: Edits) -> list[Marks | None]:
-    """The marks of each row: the edit's, or what its own column already says, which may be JSON."""
+    """Return the marks of each row: those of the edit, or those in its column, which may be JSON."""
     stored = [json.loads(value or "null") if isinstance(value, str) else value for value in column or []]
     return [
         edits.marks.get(source, mark) for source, mark in zip(sources, stored or [None] * len(sources), strict=True)
@@ -241,7 +241,7 @@ def _merge_marks(sources: list[str], column: list[Any] | None, edits: Edits) -> 
 
 
 def _rewrite_saved(path: Path, draft: Path, edits: Edits) -> None:
-    """A `save_to_disk` folder: the edited split is written anew, the others are copied."""
+    """Rewrite a `save_to_disk` folder: save the edited split, and copy the others."""
     from datasets import List, Value, disable_progress_bars, load_from_disk
 
     disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Ids of rows: hashes of what they say, the same wherever the file is."""
+"""Row ids: hashes of a row's content, independent of the path of its file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from taughtby.errors import DataError
 
 
 class IdAssigner:
-    """Assigns ids to rows, counting how often each content occurred before. Memory: some 130 bytes a row."""
+    """Assigns ids to rows and numbers rows with equal content. Memory: about 130 bytes per row."""
 
     def __init__(self) -> None:
         self._counts: dict[bytes, int] = {}
 
     def assign(self, row: Example) -> str:
-        """The id of a row: a hash of its content and of how often that content has been read."""
+        """Return a row's id: a hash of its content and of how often that content has been read."""
         digest = content_hash(row)
         self._counts[digest] = count = self._counts.get(digest, 0) + 1
         return row_id(digest, count)
 
 
 def content_hash(row: Example) -> bytes:
-    """Hash of the messages, tools, rejected response and template arguments of a row, or of its ids and their mask."""
+    """Hash a row's messages, tools, rejected response and template arguments, or its token ids and loss positions."""
     content: Any = list(row.messages)
     if row.token_ids:
         content = [list(row.token_ids), list(row.loss_positions)]
@@ -34,12 +34,12 @@ def content_hash(row: Example) -> bytes:
         content = [content, row.template_kwargs]
     try:
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    except TypeError as fault:  # bytes, which a table may hold
+    except TypeError as fault:  # a table may contain bytes
         do = "take out of the messages what is no text, number or list"
         raise DataError(f"{row.source}: the row cannot be written as JSON", got=str(fault), do=do) from None
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def row_id(digest: bytes, count: int) -> str:
-    """The id of the row in which a content occurs for the `count`-th time."""
+    """Return the id of the `count`-th row with this content hash."""
     return hashlib.blake2b(digest + count.to_bytes(8, "big"), digest_size=8).hexdigest()

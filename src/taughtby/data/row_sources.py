@@ -1,4 +1,4 @@
-"""Rows named by a source such as `data.jsonl:12`, or by the end of one."""
+"""Finds rows by their source, such as `data.jsonl:12`, or by the end of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from taughtby.errors import DataError
 
 
 def matches_source(spec: str, source: str) -> bool:
-    """Whether `spec` is the source or its last path components."""
+    """Whether `spec` is the source or the last components of its path."""
     return source == spec or source.endswith(f"/{spec}")
 
 
 def record_source(row: Example) -> str:
-    """The source of the record that contains a row; a record may have several turns."""
+    """Return the source of a row's record, without the turn number."""
     return re.sub(r"(?<=:)(\d+)#\d+\Z", r"\1", row.source)
 
 
 def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) -> dict[str, str]:
-    """The source in `data` that each of these is, or is the end of; those of no row are left out.
+    """Map each spec to the source in `data` that it equals or ends; specs that match no row are left out.
 
-    The end of several sources, as of shards with one name in several folders, is refused.
+    Raises:
+        DataError: A spec matches several sources, such as shards with one name in several folders.
     """
     fits: dict[str, dict[str, None]] = {spec: {} for spec in specs}
     for row in read_examples(data, read_options) if specs else ():
@@ -38,6 +39,6 @@ def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) 
 
 
 def ambiguous_source(spec: str, rows: Sequence[str]) -> DataError:
-    """The error for a source that names more than one row."""
+    """Return the error for a source that matches more than one row."""
     do = "write more of the path before it, or give ids"
     return DataError(f"{spec} names several rows", got=", ".join(rows[:3]), do=do)

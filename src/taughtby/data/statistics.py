@@ -1,6 +1,6 @@
 """Statistics of a training set in one pass: lengths, duplicates, skipped rows, and one row as tokens.
 
-Memory: counts, and 16 bytes a row for the duplicates.
+Memory: counters, and 16 bytes per row to find duplicates.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from taughtby.data.tokenize import (
     truncate,
 )
 
-MAX_KINDS = 1000  # labels, and reasons to skip, that are told apart; a column of free text has one a row
-MAX_SOURCES = 3  # of the rows that are skipped for one reason
+MAX_KINDS = 1000  # of labels, and of reasons to skip; a column of free text has a label per row
+MAX_SOURCES = 3  # sources listed for each reason to skip rows
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 
-Progress = Callable[[int, int | None], None]  # (rows done, in all where that is known)
+Progress = Callable[[int, int | None], None]  # (rows done, total if known)
 
 
 @dataclass(frozen=True)
 class RowPreview:
-    """One row as tokens, each with its id and whether it had a loss; from `n_prompt` on they are the answer.
+    """One row as tokens, with their ids and loss mask; the tokens from `n_prompt` on are the answer.
 
-    `full_length` is how many tokens it has before it is cut; `reason` why it cannot be used, and then there are none.
-    `whole`: it was asked for, so that every token is printed.
+    `full_length` is the number of tokens before truncation. A row that cannot be used has a `reason` and no tokens.
+    `whole` is true for a row that the user chose, of which every token is printed.
     """
 
     source: str
@@ -56,7 +56,7 @@ class RowPreview:
     whole: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The row with every token."""
+        """Return the row with all its tokens as a JSON object."""
         tokens = zip(self.token_ids, self.token_texts, self.loss_mask, strict=True)
         return {
             "source": self.source, "reason": self.reason, "n_prompt": self.n_prompt,
@@ -79,7 +79,7 @@ class DatasetStatistics:
 
     encoding: Encoding
     format_name: str = ""
-    template: str = ""  # in words
+    template: str = ""  # a description
     rows: int = 0
     usable: int = 0
     truncated: int = 0
@@ -90,13 +90,13 @@ class DatasetStatistics:
     )
     labels: Counter[str] = field(default_factory=Counter[str])
     skipped: dict[str, SkipCount] = field(default_factory=dict[str, SkipCount])
-    marks: Counter[LossMark] = field(default_factory=Counter[LossMark])  # records that have each
+    marks: Counter[LossMark] = field(default_factory=Counter[LossMark])  # number of records with each
     preview: RowPreview | None = None
     seconds: float = 0.0
     hashes: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")), repr=False)
 
     def add(self, row: Example, whole: TokenizedExample | SkippedRow) -> TokenizedExample | SkippedRow:
-        """Count one row, and return it as it would be indexed."""
+        """Count one row, and return it truncated, as it would be indexed."""
         self.rows += 1
         for mark in row.marks:
             self.marks[mark if mark in self.marks or len(self.marks) < MAX_KINDS else LossMark("…", False)] += 1
@@ -119,7 +119,7 @@ class DatasetStatistics:
         return example
 
     def _skip(self, source: str, reason: str) -> None:
-        kind = re.sub(r"\d+", "…", reason)  # rows too long by ever other numbers are too long
+        kind = re.sub(r"\d+", "…", reason)  # merge reasons that differ in numbers only
         has_room = kind in self.skipped or len(self.skipped) < MAX_KINDS
         skip = self.skipped.setdefault(kind if has_room else "…", SkipCount(reason if has_room else "other reasons"))
         skip.count += 1
@@ -127,9 +127,9 @@ class DatasetStatistics:
             skip.sources.append(source)
 
     def unfollowed(self) -> dict[str, int]:
-        """The marks of the loss that are not followed, and how many records have each.
+        """Return the loss marks that are not followed, and how many records have each.
 
-        A loss on prompts too takes no heed of the marks of messages.
+        With the mask `all`, marks are ignored, except in pretokenized rows.
         """
         ignored = self.encoding.mask == "all" and self.format_name != "input_ids"
         return {mark.name: count for mark, count in self.marks.items() if ignored or not mark.followed}
@@ -139,8 +139,8 @@ class DatasetStatistics:
         return {name: _quantiles(counts) for name, counts in self.lengths.items() if counts}
 
     def duplicates(self) -> dict[str, int]:
-        """How many rows repeat an earlier one (`rows`), have a prompt that others answer otherwise (`prompts`), or an
-        answer that other prompts have too (`answers`), and how often the commonest answer is given (`most`)."""
+        """Count the rows that repeat an earlier one (`rows`), whose prompt also has other answers (`prompts`), whose
+        answer also has other prompts (`answers`), and that have the most frequent answer (`most`)."""
         prompts, answers = (np.frombuffer(hashes, np.int64) for hashes in self.hashes)
         _, first = np.unique(prompts * 3 + answers, return_index=True)
         repeats = {"rows": self.rows - len(first)}
@@ -187,7 +187,7 @@ def collect_statistics(
         limit: Read at most this many rows.
         format_name: Name of the column layout, for the report.
         progress: Called with the rows done and `limit`.
-        checks: What looks for faults in the same pass.
+        checks: Quality checks that run in the same pass.
     """
     statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for chunk in chunk_rows(islice(rows, limit)):

@@ -1,4 +1,4 @@
-"""The marks of chat templates: which of them a text holds by itself, and whether one ends an answer."""
+"""Markers of chat templates: which of them a text contains, and whether one ends an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from taughtby.data.chat_template import NO_TEMPLATE
 from taughtby.data.example import Example
 from taughtby.data.tokenize import TokenizedExample
 
-END_TOKENS = 3  # the last tokens of a row, among which its end of turn is: templates put a line break behind it
+END_TOKENS = 3  # how many of a row's last tokens may be the end of turn: templates write a line break after it
 _OTHERS = re.compile(
     r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
     r"|^#{2,}[ \t]*(?:instruction|input|response|human|user|assistant)[ \t]*:",
@@ -23,7 +23,7 @@ class TemplateMarks:
 
     Args:
         tokenizer: A Transformers tokenizer.
-        template: The template of the encoding; texts that stand as they are may hold any marks.
+        template: The template of the encoding; with "none", texts may contain any markers.
     """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
@@ -35,13 +35,13 @@ class TemplateMarks:
         self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     def ends_turn(self, row: TokenizedExample) -> bool:
-        """Whether a special token at the end of the row is learned."""
+        """Whether a special token at the end of the row has a loss."""
         mask = row.loss_mask
         last = range(max(row.n_prompt, len(row.ids) - END_TOKENS), len(row.ids))
         return any(mask[position] and row.ids[position] in self._ids for position in last)
 
     def in_texts(self, row: Example) -> list[str]:
-        """Return the marks that the messages of a row hold as text, and a role that its answer begins with."""
+        """Return the markers in a row's messages, and a role such as `assistant:` at the start of its answer."""
         if self._untemplated or row.token_ids:
             return []
         texts = [str(message["content"]) for message in row.messages]

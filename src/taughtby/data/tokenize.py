@@ -14,19 +14,19 @@ from taughtby.data.pretokenized import skip_reason
 from taughtby.errors import DataError, OptionError
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
-CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # tokenized together, whichever is reached first
+CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # per call of the tokenizer; the first limit that is reached counts
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "content", "all"]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How Examples become token ids; it should match what the model was trained with.
+    """Options for tokenizing Examples; they should match those of the training.
 
     Attributes:
-        max_length: Tokens of a row that are kept, prompt and response together.
+        max_length: Maximum number of tokens per row, prompt and response together.
         truncate: `right` cuts the end of the response, `left` the beginning of the prompt, `skip` skips longer rows.
-        mask: `response` for a loss on responses only, `content` on their words and the EOS, `all` on prompts too.
+        mask: `response` for a loss on responses, `content` on their text and the EOS only, `all` on prompts too.
         template: Jinja source; "none" for the texts unchanged; None for the tokenizer's own template.
     """
 
@@ -58,7 +58,7 @@ class TokenizedExample:
         n_prompt: Tokens of the prompt.
         n_prompt_loss: Prompt tokens just before the response that have a loss; 0 unless prompts are trained on.
         masked: Positions in `ids` without a loss.
-        own_mask: The row came with its mask, which the encoding's does not change.
+        own_mask: The row has its own loss mask, which overrides the encoding's.
     """
 
     ids: tuple[int, ...]
@@ -102,7 +102,7 @@ def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) ->
 
 
 def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
-    """Rows in chunks that bound memory: a tokenizer holds about 100 bytes a token while it works."""
+    """Yield rows in chunks that bound memory: a tokenizer needs about 100 bytes per token."""
     chunk: list[Example] = []
     letters = 0
     for row in rows:
@@ -120,8 +120,8 @@ def tokenize_untruncated(
 ) -> list[TokenizedExample | SkippedRow]:
     """Tokenize Examples of any length together, with the loss on the responses.
 
-    A token that spans the end of the prompt and the start of the response belongs to the response. Only with the mask
-    `response` a template's own marks of what was generated count.
+    A token that spans the end of the prompt and the start of the response belongs to the response. A template's
+    `{% generation %}` tags are used only with the mask `response`.
     """
     rendered = [_prepare(tokenizer, row, template, mask) for row in rows]
     ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
@@ -132,9 +132,9 @@ def tokenize_untruncated(
 
 
 def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: TokenizedExample) -> TokenizedExample:
-    """A plain text with its answer from where its ids part from the prompt's own, as in TRL.
+    """Start the answer of a plain text where its ids first differ from those of the prompt alone, as TRL does.
 
-    Within a word they part before the end of the prompt; for a preference, where those of either answer do.
+    Inside a word, this is before the end of the prompt. For a preference, the ids with either answer must agree.
     """
     prompt = text.text[: text.answer_start]
     if not text.untemplated or text.apart or not prompt or not tokenizer.is_fast:
@@ -152,7 +152,7 @@ def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: Toke
 def _prepare(
     tokenizer: Any, row: Example, template: str | None, mask: Mask
 ) -> RenderedText | TokenizedExample | SkippedRow:
-    """A row as text; or as ids, where it came as ids."""
+    """Render a row as text, or return its ids if it is pretokenized."""
     if row.no_loss:
         return SkippedRow(row.no_loss)
     if not row.token_ids:
@@ -160,16 +160,16 @@ def _prepare(
     if reason := skip_reason(tokenizer, row):
         return reason
     first, learned = row.loss_positions[0], set(row.loss_positions)
-    silent = (place for place in range(first, len(row.token_ids)) if place not in learned)
-    return TokenizedExample(row.token_ids, first, 0, tuple(silent), own_mask=True)
+    masked = (place for place in range(first, len(row.token_ids)) if place not in learned)
+    return TokenizedExample(row.token_ids, first, 0, tuple(masked), own_mask=True)
 
 
 def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
-    """Each text as ids. Its first token has nothing before it, so no loss, and counts as the prompt."""
+    """Tokenize texts. The first token is never predicted, so it has no loss and counts as part of the prompt."""
     if not texts:
         return
     bos = tokenizer.bos_token if any(text.untemplated for text in texts) and _adds_bos(tokenizer) else None
-    # a template has written the special tokens already: adding them again would double the BOS
+    # templates write the special tokens themselves: adding them again would double the BOS
     plain: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     encoded = tokenizer([text.text for text in texts], **plain)
     for index, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
@@ -178,12 +178,12 @@ def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExa
             yield _tokenize_apart(tokenizer, head, text, plain)
             continue
         answer = max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.answer_start))
-        ahead = 0
+        n_earlier = 0
         if text.loss_start < text.answer_start:
-            ahead = answer - max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.loss_start))
+            n_earlier = answer - max(1, len(head) + _token_at(tokenizer, encoded, index, text.text, text.loss_start))
         marked = text.masked or (tokenizer.is_fast and text.loss_end is not None)
-        silent = (len(head) + token for token in range(len(ids)) if marked and _is_masked(encoded, index, token, text))
-        yield TokenizedExample((*head, *ids), answer, ahead, tuple(silent))
+        masked = (len(head) + token for token in range(len(ids)) if marked and _is_masked(encoded, index, token, text))
+        yield TokenizedExample((*head, *ids), answer, n_earlier, tuple(masked))
 
 
 def _tokenize_apart(tokenizer: Any, head: list[int], text: RenderedText, plain: dict[str, Any]) -> TokenizedExample:
@@ -191,12 +191,12 @@ def _tokenize_apart(tokenizer: Any, head: list[int], text: RenderedText, plain: 
     parts = tokenizer([text.text[:start], text.text[start:]], **plain)
     before, answer = [*head, *parts["input_ids"][0]], parts["input_ids"][1]
     alone = replace(text, text=text.text[start:], masked=tuple((a - start, b - start) for a, b in text.masked))
-    silent = (len(before) + token for token in range(len(answer)) if text.masked and _is_masked(parts, 1, token, alone))
-    return TokenizedExample((*before, *answer), max(1, len(before)), 0, tuple(silent))
+    masked = (len(before) + token for token in range(len(answer)) if text.masked and _is_masked(parts, 1, token, alone))
+    return TokenizedExample((*before, *answer), max(1, len(before)), 0, tuple(masked))
 
 
 def _is_masked(encoded: Any, index: int, token: int, text: RenderedText) -> bool:
-    """Whether a token begins behind the loss or holds any masked character; a blank before it does not count."""
+    """Whether a token begins after the loss or contains a masked character; white space does not count."""
     begin, end = encoded.token_to_chars(index, token) or (0, 0)
     if text.loss_end is not None and begin >= text.loss_end:
         return True
@@ -204,18 +204,18 @@ def _is_masked(encoded: Any, index: int, token: int, text: RenderedText) -> bool
 
 
 def _token_at(tokenizer: Any, encoded: Any, index: int, text: str, where: int) -> int:
-    """The token that holds the character `where`, or the first one behind it."""
+    """Return the index of the token that contains the character at `where`, or of the first token after it."""
     ids = encoded["input_ids"][index]
     if where == 0:
         return 0
-    if not tokenizer.is_fast:  # such a one does not say where its tokens stand: as far as the prompt alone goes alike
+    if not tokenizer.is_fast:  # slow tokenizers have no offsets: compare with the ids of the prompt alone
         alone = tokenizer(text[:where], add_special_tokens=False)["input_ids"]
         return next((i for i, (left, right) in enumerate(zip(alone, ids, strict=False)) if left != right), len(alone))
     holding = (encoded.char_to_token(index, place) for place in range(where, len(text)))
     token = next((token for token in holding if token is not None), len(ids))
     if token < len(ids):
         begin, end = encoded.token_to_chars(index, token)
-        # Phi 3's `<|assistant|>` takes the blanks behind it in: they do not make it part of the answer
+        # Phi 3's `<|assistant|>` includes the white space after it, which does not make it part of the answer
         return token + (begin < where and not text[where:end].strip())
     return token
 
@@ -271,16 +271,16 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         if token in special:
             continue
         pending.append(token)
-        # decoded behind its neighbour, because some tokenizers drop the space of a text's first token
+        # decoded after the previous token, because some tokenizers drop the space before a text's first token
         grown = tokenizer.decode(context + pending)
-        last = index + 1 == len(ids) or ids[index + 1] in special  # cut within a character, or the text's own U+FFFD
+        last = index + 1 == len(ids) or ids[index + 1] in special  # a truncated character, or a real U+FFFD
         if last or not grown.endswith("�"):
             pieces[-1] = grown[len(tokenizer.decode(context)) :]
             context, pending = pending, []
     return pieces
 
 
-DEFAULT_MAX_LENGTH = 1024  # where no file and no option says otherwise and the model reads as many
+DEFAULT_MAX_LENGTH = 1024  # if no file and no option sets it, and the model's context is long enough
 METADATA_OPTIONS = ("max_length", "truncate", "mask", "template")
 
 

@@ -1,4 +1,4 @@
-"""Which messages of a conversation had a loss, and the Example that each of them becomes."""
+"""Selects the messages of a conversation that had a loss, and makes an Example of each."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def select_turns(
     """Yield an Example for each assistant message that had a loss.
 
     Args:
-        row: The whole conversation, whatever its last message is.
-        marks: The marks of each message.
-        turns: `last`, or `all` assistant messages; marks leave out some of them.
-        num_trained: How many of the last messages had a loss whatever `turns` says: TRL's completion. All of their
-            tokens had one, also those of messages of others between them.
+        row: The whole conversation; its last message may have any role.
+        marks: The loss marks of each message.
+        turns: The `last` or `all` assistant messages; messages that are marked as having no loss are left out.
+        num_trained: Number of final messages that had a loss regardless of `turns`: TRL's completion. All of their
+            tokens had one, including those of user and tool messages between the answers.
 
     Returns:
-        One Example with the reason as `no_loss` where the marks leave none.
+        The Examples. If marks leave none, there is one Example with the reason in `no_loss`.
 
     Raises:
-        DataError: There is no answer.
+        DataError: The conversation has no answer with content.
     """
     start = 0 if num_trained is None else max(0, len(row.messages) - num_trained)
     places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant" and place >= start]
@@ -47,7 +47,7 @@ def select_turns(
     numbered = turns == "all" or (num_trained is not None and len(filled) > 1)
     more = _not_followed(row, marks, learned, start if num_trained is not None else None)
     for place in learned:
-        source = f"{row.source}#{places_before(row.messages, place)}" if numbered else row.source
+        source = f"{row.source}#{turn_number(row.messages, place)}" if numbered else row.source
         rejected = row.rejected if place == filled[-1] else None
         before = [other for other in filled if other < place]
         begin = before[-1] + 1 if before else start
@@ -59,8 +59,8 @@ def select_turns(
         )  # fmt: skip
 
 
-def places_before(messages: Sequence[Message], place: int) -> int:
-    """The number of an assistant message among those of its conversation, from 1."""
+def turn_number(messages: Sequence[Message], place: int) -> int:
+    """Return the number of an assistant message among those of its conversation, from 1."""
     return sum(message["role"] == "assistant" for message in messages[: place + 1])
 
 
@@ -78,7 +78,7 @@ def _reason(marks: Sequence[TurnMarks], filled: Sequence[int], turns: str) -> st
 def _not_followed(
     row: Example, marks: Sequence[TurnMarks], learned: Sequence[int], completion: int | None
 ) -> tuple[LossMark, ...]:
-    """What had a loss and is in no Example."""
+    """Return marks for messages that had a loss but are in no Example."""
     others = [
         LossMark(f"{name} on a message of the {row.messages[place]['role']}", followed=False)
         for place, mark in enumerate(marks)

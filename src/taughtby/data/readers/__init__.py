@@ -1,4 +1,4 @@
-"""Rows of any file, folder, pipe or hub data set, one by one, before any form is read into them."""
+"""Streams the raw records of any file, folder, pipe or hub data set."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TEXTS: dict[str, Callable[[Path], Rows]] = {
 TABLES: dict[str, Callable[[Path], Rows]] = {
     ".parquet": tables.parquet, ".arrow": tables.arrow, ".feather": tables.arrow,
 }  # fmt: skip
-SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves beside the rows
+SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")  # files that `save_to_disk` writes
 
 
 def read_records(data: str, split: str | None = None) -> Rows:
-    """Stream pairs (source, record) of whatever `data` names; `split` chooses within a folder or a hub data set."""
+    """Stream pairs (source, record) of `data`; `split` selects a split of a folder or a hub data set."""
     path = Path(data)
     try:
         folder, exists = path.is_dir(), path.exists()
-    except OSError as fault:  # a folder that may not be entered, a name that is too long
+    except OSError as fault:  # permission denied, or a name that is too long
         raise read_error(shorten(data), fault) from None
     if folder:
         return _folder(path, split)
@@ -45,7 +45,7 @@ def _a_file(path: Path) -> bool:
 
 
 def _reader(path: Path) -> Callable[[Path], Rows]:
-    """What reads that kind of file; a pipe holds JSON lines unless its name says otherwise."""
+    """Return the reader for a type of file; pipes are JSON Lines, unless their name ends in .csv or .tsv."""
     suffix = file_type(path)
     if str(path) in STDIN or not path.is_file():
         return texts.table if suffix in {".csv", ".tsv"} else texts.jsonl
@@ -60,17 +60,17 @@ def _reader(path: Path) -> Callable[[Path], Rows]:
 
 
 def _folder(path: Path, split: str | None) -> Rows:
-    """A folder that `save_to_disk` wrote, or shards of one kind in the order of their names."""
+    """Read a `save_to_disk` folder, or shards of one type in the order of their names."""
     if any((path / name).exists() for name in SAVED):
         return tables.saved(path, split)
     return chain.from_iterable(_reader(file)(file) for file in shards(path, split))
 
 
 def shards(path: Path, split: str | None) -> list[Path]:
-    """The files of a folder of shards that hold the rows, in their order."""
-    # as deep as the hub's own folders go, and no deeper: somebody may have given a whole disk
+    """Return the data files of a folder of shards, sorted by name."""
+    # as deep as folders on the hub, and no deeper: the folder may be a whole disk
     candidates = chain.from_iterable(path.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
-    # .json beside others says what they are, and holds no rows
+    # .json files beside shards hold metadata, not rows
     files = sorted(file for file in candidates if file_type(file) in {*TEXTS, *TABLES} - {".json"} and file.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     kinds = sorted({file_type(file) for file in files})
@@ -81,7 +81,7 @@ def shards(path: Path, split: str | None) -> list[Path]:
 
 
 def _of_split(files: list[Path], folder: Path, split: str | None) -> list[Path]:
-    """The shards whose name, or whose folder's, begins with the split's; all of them where none is named train."""
+    """Return the shards whose file or folder name begins with the split, by default `train`, else all shards."""
     begins = re.compile(rf"{re.escape(split or 'train')}(?![a-z0-9_])", re.IGNORECASE)
     chosen = [file for file in files if any(begins.match(part) for part in file.relative_to(folder).parts)]
     if split and not chosen:

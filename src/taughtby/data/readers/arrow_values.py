@@ -1,4 +1,4 @@
-"""Values of an Arrow table as JSON has them: JSON columns are parsed, maps are objects, nulls within objects go."""
+"""Converts Arrow values to JSON values: JSON columns are parsed, maps become objects, nulls in objects are dropped."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pyarrow as pa
 from taughtby.data.example import Record, shorten
 
 Convert = Callable[[Any], Any]
-AT_ONCE = 256  # rows turned into Python objects together
+AT_ONCE = 256  # rows converted to Python objects at a time
 
 
 def batch_rows(batch: pa.RecordBatch) -> Iterator[Record]:
-    """The rows of a batch as a file of JSON would have them.
+    """Yield the rows of a batch as a JSON file would contain them.
 
-    A text in a column of type JSON (Arrow's `arrow.json`, Parquet's JSON, `Json()` of `datasets`) is what it holds;
-    in any other column it is a text. A key that is null in a row is there only because another row has it.
+    Strings in a column of type JSON (Arrow's `arrow.json`, Parquet's JSON, `Json()` of `datasets`) are parsed; in any
+    other column they stay strings. Nulls in objects are dropped: such a key exists only because another row has it.
 
     Raises:
-        ValueError: A JSON column holds something else.
+        ValueError: A JSON column contains invalid JSON.
     """
     convert = _struct_converter(batch.schema, _features(batch.schema))
     for start in range(0, batch.num_rows, AT_ONCE):
@@ -30,7 +30,7 @@ def batch_rows(batch: pa.RecordBatch) -> Iterator[Record]:
 
 
 def json_like(row: Record) -> Record:
-    """The row without the nulls within objects, and with no value that JSON has not, but bytes."""
+    """Drop nulls in objects, and convert values that JSON does not have to strings, except bytes."""
     return {
         name: value if value is None or isinstance(value, str) else _json_value(value) for name, value in row.items()
     }
@@ -45,7 +45,7 @@ def _json_value(value: Any) -> Any:
 
 
 def _features(schema: pa.Schema) -> Any:
-    """What `datasets` wrote of the columns, in a schema that may have lost the type JSON on the way."""
+    """Return the column types that `datasets` stored as metadata, since the schema may have lost the JSON type."""
     try:
         return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):
@@ -66,7 +66,7 @@ def _struct_converter(fields: pa.Schema | pa.StructType, features: Any) -> Conve
 
 
 def _converter(type_: pa.DataType, feature: Any) -> Convert | None:
-    """What parses the JSON within values of that type; None where there is none."""
+    """Return a function that parses the JSON in values of this type; None if there is none to parse."""
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
     if isinstance(type_, pa.JsonType) or (
         is_text and isinstance(feature, dict) and cast("Any", feature).get("_type") == "Json"
@@ -83,7 +83,7 @@ def _converter(type_: pa.DataType, feature: Any) -> Convert | None:
 
 
 def _parse(text: Any) -> Any:
-    if not isinstance(text, str):  # parsed already
+    if not isinstance(text, str):  # already parsed
         return text
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""The bytes of a file or pipe, packed or not, as lines or parts of text; what is wrong with them, by line."""
+"""Reads files and pipes, compressed or not, as lines or chunks of text; errors name the line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def file_type(path: Path) -> str:
-    """The suffix that says what a file holds, whether packed or not."""
+    """Return the suffix of a file's type, without a compression suffix."""
     packed = path.suffix.lower() in COMPRESSED
     return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
 @contextlib.contextmanager
 def open_binary(path: Path) -> Generator[IO[bytes]]:
-    """The bytes of a file or pipe, unpacked."""
+    """Open a file or pipe as a stream of decompressed bytes."""
     if str(path) in STDIN:
         yield sys.stdin.buffer
         return
@@ -45,12 +45,12 @@ def open_binary(path: Path) -> Generator[IO[bytes]]:
     except OSError as fault:
         raise read_error(path, fault) from None
     with raw:
-        # a small buffer, because where it cannot be filled no line in it is read
+        # a small buffer, because if filling it fails, the lines in it are lost
         yield io.BufferedReader(raw, 1 << 16) if packed else raw
 
 
 def read_error(source: object, fault: Exception) -> DataError:
-    """What to say of a file that the machine, or its own format, does not let be read on."""
+    """Return the error for a file that is damaged, or that this machine cannot read."""
     what, do = "the file is damaged or cannot be read", "copy or download it again"
     if lack := machine_fault(fault):
         what, do = f"the file cannot be read: {lack[0]}", lack[1]
@@ -58,7 +58,7 @@ def read_error(source: object, fault: Exception) -> DataError:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs (source, line); decoded one by one, so that a fault is blamed on its own line."""
+    """Yield pairs (source, line); lines are decoded one by one, so that an error names its own line."""
     number = 0
     with open_binary(path) as raw:
         try:
@@ -77,7 +77,7 @@ def _decode_line(text: bytes, source: str) -> str:
 
 
 def text_chunks(path: Path) -> Iterator[str]:
-    """The text of a file in parts of about a megabyte."""
+    """Yield the text of a file in chunks of about 1 MB."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     done, line, chunk = 0, 1, b""
     with open_binary(path) as raw:
@@ -87,7 +87,7 @@ def text_chunks(path: Path) -> Iterator[str]:
                 done, line = done + len(chunk), line + chunk.count(b"\n")
             yield decode(b"", True)
         except UnicodeDecodeError as fault:
-            pending = len(fault.object) - len(chunk)  # what the decoder kept of the chunk before
+            pending = len(fault.object) - len(chunk)  # bytes kept from the previous chunk
             line += fault.object[: fault.start].count(b"\n")
             raise _not_utf8(f"{path}:{line}", fault, done - pending + fault.start) from None
         except OSError as fault:
@@ -95,7 +95,7 @@ def text_chunks(path: Path) -> Iterator[str]:
 
 
 def _not_utf8(source: str, fault: UnicodeDecodeError, place: int) -> DataError:
-    """`place` is where in the file, or in the line, the first wrong byte stands."""
+    """Return the error for invalid UTF-8; `place` is the position of the invalid byte in the file or line."""
     text = fault.object
     got = f"byte {place}: {text[fault.start : fault.start + 4]!r}"
     if place == 0 and text[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):

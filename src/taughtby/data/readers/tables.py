@@ -1,4 +1,4 @@
-"""Rows of Arrow tables: Parquet, Arrow files and streams, what `save_to_disk` wrote, the hub."""
+"""Reads rows from Arrow tables: Parquet, Arrow files and streams, `save_to_disk` folders, the hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, NotI
 
 
 def parquet(path: Path) -> Rows:
-    """A Parquet file, row group by row group."""
+    """Read a Parquet file batch by batch."""
     import pyarrow.parquet as pq
 
     with _kind_of(path, "Parquet"):
@@ -28,7 +28,7 @@ def parquet(path: Path) -> Rows:
 
 
 def arrow(path: Path) -> Rows:
-    """An Arrow IPC file (Feather is one) or stream, batch by batch."""
+    """Read an Arrow IPC file (such as Feather) or stream batch by batch."""
     with _kind_of(path, "Arrow"):
         mapped = pa.memory_map(str(path.absolute()))
         if mapped.read(6) == b"ARROW1":
@@ -65,18 +65,18 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
 
 
 def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch, once it is sound: of a broken file, values read unchecked end the whole process."""
+    """Validate a batch: reading unchecked values of a damaged file may crash the process."""
     batch.validate(full=True)
     return batch
 
 
 def saved(path: Path, split: str | None) -> Rows:
-    """What `save_to_disk` wrote, a Dataset or a DatasetDict."""
+    """Read a folder that `save_to_disk` wrote, a Dataset or a DatasetDict."""
     from datasets import Dataset, load_from_disk
 
     try:
         dataset: Any = load_from_disk(str(path.absolute()))
-    except Exception as fault:  # `datasets` raises whatever its own files make it
+    except Exception as fault:  # `datasets` may raise anything for files that are not its own
         if machine_fault(fault):
             raise read_error(path, fault) from None
         do = "give the data set's own folder, or a file"
@@ -101,7 +101,7 @@ def saved(path: Path, split: str | None) -> Rows:
 
 
 def hub(data: str, split: str | None) -> Rows:
-    """A hub data set, streamed: `owner/name`, or `owner/name:config`."""
+    """Stream a hub data set: `owner/name`, or `owner/name:config`."""
     from datasets import load_dataset
 
     name, _, config = data.partition(":")
@@ -113,7 +113,7 @@ def hub(data: str, split: str | None) -> Rows:
         raise DataError(
             f"{data} has no rows", do=f"give a data set with rows in its split {split or 'train'}"
         ) from None
-    except Exception as fault:  # the hub's client raises whatever its transport raises
+    except Exception as fault:  # the hub client passes on whatever its transport raises
         what = f"{data} is neither a file here nor a data set that can be had from the hub"
         do = f"give one of: {KINDS}"
         if lack := machine_fault(fault):
@@ -127,7 +127,7 @@ def hub(data: str, split: str | None) -> Rows:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """The data set with pictures and sounds as files: no decoder is needed to see that they are there."""
+    """Leave images and audio undecoded: detecting them needs no decoder."""
     media = {"Image", "Audio", "Video", "Pdf"}
     features: dict[str, Any] = getattr(dataset, "features", None) or {}
     columns = {name: type(feature) for name, feature in features.items() if type(feature).__name__ in media}
@@ -144,7 +144,7 @@ def _numbered(rows: Iterable[Any], name: str) -> Rows:
             row = cast("Record", next(iterator))
         except StopIteration:
             return
-        except Exception as fault:  # `datasets` raises whatever its transport or its decoders raise
+        except Exception as fault:  # `datasets` passes on whatever its transport or decoders raise
             raise read_error(f"{name}:{number}", fault) from None
         yield f"{name}:{number}", json_like(row)
         number += 1

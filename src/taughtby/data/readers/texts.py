@@ -1,4 +1,4 @@
-"""Rows of text files: JSON lines, a JSON list, comma- or tab-separated values."""
+"""Reads rows from text files: JSON Lines, JSON lists, CSV and TSV."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from taughtby.data.example import Record, shorten
 from taughtby.data.readers.stream import CHUNK, Rows, file_type, numbered_lines, text_chunks
 from taughtby.errors import DataError
 
-HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # names of a list of rows
+HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # keys of a list of rows
 _FIX = "fix it, or name the file .jsonl if each of its lines is a row"
-# a list of messages as JSON, as Python prints it (which is how pandas writes it), or a message alone
+# a message or a list of messages, as JSON or as Python prints it, which is how pandas writes it
 _MESSAGES = re.compile(r"""\s*\[?\s*\{(?=.*["'](?:role|from)["']\s*:).*\}\s*\]?\s*\Z""", re.DOTALL)
 _BLANK = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
 
 def jsonl(path: Path) -> Rows:
-    """An object a line; blank lines count, and hold no row."""
+    """Read one object per line; blank lines are skipped, but counted."""
     for source, line in numbered_lines(path):
         if line.strip():
             yield source, _object(_parse(line, source, "fix or remove that line"), source)
@@ -48,7 +48,7 @@ def _object(row: Any, source: str) -> Record:
 
 
 def json_file(path: Path) -> Rows:
-    """A list of rows; or an object that holds one; or JSON lines, which many name .json."""
+    """Read a list of rows, an object that contains one, or JSON Lines, which are often named .json."""
     opening = next((part.lstrip()[0] for part in text_chunks(path) if part.strip()), "[")
     if opening == "[":
         rows = _elements(path)
@@ -63,7 +63,7 @@ def json_file(path: Path) -> Rows:
 
 
 def listed_rows(path: Path) -> tuple[Any, list[Any]]:
-    """All of a JSON file that is not JSON Lines, and the list of rows in it."""
+    """Parse a JSON file that is not JSON Lines; return its value, and the list of rows in it."""
     whole = _parse("".join(text_chunks(path)), str(path), _FIX)
     return whole, whole if isinstance(whole, list) else _rows_in_object(path, whole)
 
@@ -76,7 +76,7 @@ def _is_object(line: str) -> bool:
 
 
 def _rows_in_object(path: Path, whole: Any) -> list[Any]:
-    """The one list of objects that an object holds under one of the usual names; without them it is a row itself."""
+    """Return the list of rows in an object, under one of the usual keys; an object without them is itself a row."""
     fields: dict[str, Any] = whole if isinstance(whole, dict) else {}
     lists = [name for name, rows in fields.items() if isinstance(rows, list) and any(isinstance(r, dict) for r in rows)]
     if len(lists) == 1 and lists[0] in HOLDERS:
@@ -89,9 +89,9 @@ def _rows_in_object(path: Path, whole: Any) -> list[Any]:
 
 
 def _elements(path: Path) -> Iterator[Any]:
-    """The elements of a JSON list, one by one, so that the list is never whole in memory.
+    """Yield the elements of a JSON list, without ever holding the whole list in memory.
 
-    By Python's own decoder: ijson's makes a question mark of half a character, and refuses NaN.
+    Uses Python's own decoder: ijson replaces lone surrogates by question marks, and rejects NaN.
     """
     more = text_chunks(path)
     text = next((part for part in more if part.strip()), "[]")
@@ -103,7 +103,7 @@ def _elements(path: Path) -> Iterator[Any]:
             element, position, over = _element(text, position)
         except (ValueError, RecursionError) as fault:
             place = getattr(fault, "pos", position)
-            # a row that the end of the text cuts fails there, or at the beginning of an unfinished string
+            # a row that the chunk cuts fails near the end of the chunk, or at the start of an unterminated string
             cut = place > len(text) - 16 or "Unterminated" in str(fault)
             if cut and (added := "".join(islice(more, 1 + (len(text) - position) // CHUNK))):
                 line += text.count("\n", 0, position)
@@ -117,7 +117,7 @@ def _elements(path: Path) -> Iterator[Any]:
 
 
 def _element(text: str, position: int) -> tuple[Any, int, bool]:
-    """An element, the place behind the comma or bracket that follows it, and whether it was the last."""
+    """Return an element, the position after the comma or bracket that follows it, and whether it was the last."""
     element, stop = _decode(text, _past(text, position))
     stop = _past(text, stop)
     if text[stop : stop + 1] not in {",", "]"}:
@@ -136,14 +136,17 @@ def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataErr
 
 
 def csv_delimiter(path: Path) -> str:
-    """What separates the cells of a CSV or TSV file."""
+    """Return the delimiter of a CSV or TSV file."""
     return "\t" if file_type(path) == ".tsv" else ","
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Pairs (source, cells) of a CSV or TSV file, header first, blank lines left out; cells may hold line breaks."""
+    """Yield pairs (source, cells) of a CSV or TSV file, header first, blank lines skipped.
+
+    Cells may contain line breaks.
+    """
     csv.field_size_limit(2**31 - 1)
-    # StringIO with newline="" also breaks at a lone carriage return, and leaves the line ends to the reader
+    # StringIO with newline="" also splits at a lone carriage return, and leaves line endings to the CSV reader
     broken = (part for _, line in numbered_lines(path) for part in io.StringIO(line, newline=""))
     rows = csv.reader(broken, delimiter=csv_delimiter(path), strict=True)
     start = 1  # the line on which a row begins
@@ -158,7 +161,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def table(path: Path) -> Rows:
-    """Rows of a CSV or TSV file under its header."""
+    """Read the rows of a CSV or TSV file as records."""
     header: list[str] = []
     for source, row in csv_rows(path):
         if header:
@@ -183,5 +186,5 @@ def _row(header: list[str], row: list[str], source: str) -> Record:
 
 
 def _cell(text: str | None) -> str | None:
-    """A cell; one that could be a list of messages is marked, since a table of texts does not say what is a list."""
+    """Return a cell, as `UntypedText` if it may be a list of messages, since CSV has no types."""
     return UntypedText(text) if text and _MESSAGES.match(text) else text

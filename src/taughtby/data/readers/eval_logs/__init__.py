@@ -1,4 +1,4 @@
-"""Logs of evaluations as queries: the answers that failed, whichever tool asked for them."""
+"""Reads evaluation logs of several tools as queries: the answers that failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from taughtby.errors import DataError
 FORMS = (
     inspect.FORM, promptfoo.FORM, lm_eval.FORM, garak.FORM, openai.FORM, traces.LANGFUSE, traces.WEAVE, tables.FORM,
 )  # fmt: skip
-MAX_OBJECT = 1 << 30  # characters of a log that is one JSON object, which is read whole
+MAX_OBJECT = 1 << 30  # characters of a log that is a single JSON object, which must fit into memory
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class EvalLog:
 
     Attributes:
         path: The log.
-        form: What it is.
+        form: The name of its format.
         records: The queries, each with its source.
-        left_out: Why other answers are no queries, and how many of each.
-        failed_by: The scores that failed, and how often.
+        left_out: Number of answers that are not queries, by reason.
+        failed_by: Number of failed answers, by score.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class EvalLog:
 
     @property
     def summary(self) -> str:
-        """What was taken and what was left out, with counts."""
+        """How many answers were taken and left out, as a sentence."""
         total = len(self.records) + self.left_out.total()
         text = f"{self.path}: {self.form}, {len(self.records):,} of {total:,} answers taken"
         if self.failed_by:
@@ -56,7 +56,7 @@ class EvalLog:
 def read_log_or_records(
     path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None
 ) -> Rows:
-    """The answers of a log that are queries, of which `note` gets the summary, or the rows of any other file."""
+    """Yield the queries of a log, after passing its summary to `note`, or the rows of any other file."""
     log = read_eval_log(path, failed_only=failed_only)
     if log is None:
         yield from read_records(str(path))
@@ -69,17 +69,17 @@ def read_log_or_records(
 def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | None:
     """Read the answers of a log as records with `messages`, and `tools` if there are any.
 
-    The tool is detected by the form of the file. If no answer of a log has a score, all are taken.
+    The format is detected from the file's content. If no answer of a log has a score, all are taken.
 
     Args:
-        path: A log of an evaluation, or any other file.
-        failed_only: Take answers only if a score of theirs is 0.
+        path: An evaluation log, or any other file.
+        failed_only: Take only answers that failed by at least one score.
 
     Returns:
-        The log; None if the file is not of a known form.
+        The log; None if the file is not in a known format.
 
     Raises:
-        DataError: The log is damaged or too large, or no answer of it is taken.
+        DataError: The log is damaged or too large, or none of its answers is taken.
     """
     path = Path(path)
     opened = _open(path)
@@ -94,7 +94,7 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
         if failed_only and scored and answer.outcome != "failed":
             left_out[answer.outcome] += 1
             continue
-        failed_by.update(shorten(name, 40) for name in answer.failed_by)  # a name is text of the log
+        failed_by.update(shorten(name, 40) for name in answer.failed_by)  # names come from the log and may be long
         record = {"messages": answer.messages} | ({"tools": list(answer.tools)} if answer.tools else {})
         records.append((source, record))
     log = EvalLog(path, form.name, records, left_out, failed_by)
@@ -105,9 +105,9 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
 
 
 def _open(path: Path) -> tuple[LogForm, Rows] | None:
-    """The form of a file and its rows; None if the form is unknown, or the file cannot be read at all."""
+    """Return the format of a log and its rows; None if the format is unknown or the file cannot be read."""
     if str(path) in STDIN or not path.is_file():
-        return None  # what is wrong with it is for the reader of rows to say
+        return None  # the reader of other files reports the error
     if file_type(path) == ".eval":
         return inspect.FORM, inspect.read_archive(path)
     if file_type(path) == ".json" and (whole := _json_object(path)):
@@ -124,7 +124,7 @@ def _open(path: Path) -> tuple[LogForm, Rows] | None:
 
 
 def _json_object(path: Path) -> Record | None:
-    """The object that a JSON file holds; None if it holds a list, or JSON lines."""
+    """Read a JSON file that is a single object; None if it is a list or JSON Lines."""
     parts: list[str] = []
     for part in text_chunks(path):
         parts.append(part)
@@ -145,7 +145,7 @@ def _numbered(path: Path, rows: list[Any]) -> Iterator[tuple[str, Record]]:
 
 
 def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]], Counter[str]]:
-    """The answers of a log, repeated entries of one answer together, and why others are none."""
+    """Return the answers of a log, with repeated entries merged, and the numbers of entries left out by reason."""
     answers: dict[str, tuple[str, LoggedAnswer]] = {}
     left_out: Counter[str] = Counter()
     for source, row in rows:
@@ -160,7 +160,7 @@ def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]],
             key = answer.key or f"{source} {number}"
             if key in answers:
                 source, before = answers[key]
-                # a score of one name that differs: the answer failed if it failed once
+                # entries may disagree on a score: one failure is enough
                 scores = {**answer.scores, **before.scores} | dict.fromkeys([*before.failed_by, *answer.failed_by], 0.0)
                 answer = LoggedAnswer(before.messages, scores, before.tools, key)
             answers[key] = source, answer

@@ -1,4 +1,4 @@
-"""What the log of an evaluation says of one answer, whichever tool wrote it."""
+"""One answer of an evaluation log, independent of the tool that wrote the log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from taughtby.data.readers.stream import Rows
 
 RIGHT = {"c", "correct", "yes", "true", "pass", "passed"}
 WRONG = {"i", "n", "incorrect", "no", "false", "fail", "failed"}  # Inspect's I is incorrect, its N no answer
-# parts of an answer that are not what the user was told, and where their text is
+# types of parts that are not shown to the user, and the keys of their text
 NO_TEXT = {"reasoning": ("reasoning", "text"), "thinking": ("thinking",), "redacted_thinking": ()}
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # beside the content
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message with thinking
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class LoggedAnswer:
 
     Attributes:
         messages: The conversation; the last message is the answer.
-        scores: The scores between 0 and 1, by their names.
+        scores: The scores by name: an answer fails at 0 or less, and passes from 1 on.
         tools: Tool definitions.
-        key: What repeated entries of one answer have in common; empty if the log has one entry for each.
+        key: Identifies repeated entries of one answer; empty if the log has one entry per answer.
     """
 
     messages: list[Message]
@@ -37,7 +37,7 @@ class LoggedAnswer:
 
     @property
     def failed_by(self) -> list[str]:
-        """The names of the scores that are 0."""
+        """The names of the scores that are 0 or less."""
         return [name for name, value in self.scores.items() if value <= 0]
 
     @property
@@ -52,7 +52,7 @@ class LoggedAnswer:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An entry of a log that no query can be made of, and why."""
+    """An entry of a log that cannot be a query, and why."""
 
     reason: str
 
@@ -62,14 +62,14 @@ Answers = Iterable[LoggedAnswer | LeftOut]
 
 @dataclass(frozen=True)
 class LogForm:
-    """The form of one tool's logs.
+    """The log format of one tool.
 
     Attributes:
-        name: What a log of this form is called in messages.
-        accepts: Whether a log of rows is of this form, by its first row.
-        answers: The answers of one row.
-        unpack: The rows of a log that is one JSON object; None if the object is not of this form.
-        join: Brings rows together that belong together, such as requests and responses.
+        name: Its name in messages.
+        accepts: Whether a log with this first row is in this format.
+        answers: Returns the answers of one row.
+        unpack: Returns the rows of a log that is a single JSON object; None if the object is in another format.
+        join: Joins related rows, such as requests and responses.
     """
 
     name: str
@@ -80,7 +80,7 @@ class LogForm:
 
 
 def read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The scores that are verdicts or numbers, as numbers; a score of several parts has a name for each."""
+    """Convert verdicts and numbers to floats, and drop other scores; each part of a score has its own name."""
     values: dict[str, float] = {}
     for name, value in scores.items():
         parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
@@ -107,9 +107,9 @@ def _score(value: Any) -> float | None:
 def logged_answer(
     turns: Any, *, scores: Mapping[str, Any] | None = None, tools: Any = (), key: str = ""
 ) -> LoggedAnswer | LeftOut:
-    """The answer that ends a conversation, or why it is none to trace.
+    """Return the answer that ends a conversation, or why it cannot be traced.
 
-    What follows the last message of the assistant is not part of it.
+    Messages after the last one of the assistant are dropped.
     """
     messages: list[Message] = []
     for turn in turns if isinstance(turns, list) else [turns]:
@@ -129,7 +129,7 @@ def logged_answer(
 
 
 def _message(turn: Any) -> Message | LeftOut:
-    """A message with its text, thought, tool calls and the call that it answers; nothing else of it is for a model."""
+    """Return a message with its text, thinking, tool calls, tool call id and name only."""
     role = ROLES.get(str(turn.get("role")).lower()) if isinstance(turn, dict) else None
     if role is None:
         return LeftOut("not a conversation")
@@ -149,7 +149,7 @@ def _message(turn: Any) -> Message | LeftOut:
 
 
 def _thought(turn: Record) -> str:
-    """What the model thought before its answer: beside the content, or in parts of it."""
+    """Return the thinking before an answer, from fields of the message or from content parts."""
     beside = (turn.get(key) for key in THOUGHTS)
     parts = turn["content"] if isinstance(turn.get("content"), list) else []
     keys = [(part, NO_TEXT.get(str(part.get("type")), ())) for part in parts if isinstance(part, dict)]
@@ -159,7 +159,7 @@ def _thought(turn: Record) -> str:
 
 
 def message_text(content: Any) -> str | None:
-    """The text of a content, without its reasoning; None if it has pictures, sounds or files."""
+    """Return the text of a message's content without thinking; None if it has images, audio or files."""
     if content is None or isinstance(content, str):
         return content or ""
     texts: list[str] = []
@@ -174,7 +174,7 @@ def message_text(content: Any) -> str | None:
 
 
 def _tool_call(call: Record) -> Record:
-    """A tool call in OpenAI's words; Inspect has the name where OpenAI has name and arguments."""
+    """Convert a tool call to OpenAI's format; in Inspect's, `function` is the name alone."""
     if not isinstance(call.get("function"), str):
         return call
     function = {"name": call["function"], "arguments": call.get("arguments") or {}}
@@ -182,7 +182,7 @@ def _tool_call(call: Record) -> Record:
 
 
 def tool_definitions(tools: Any) -> tuple[Record, ...]:
-    """Tool definitions in OpenAI's words."""
+    """Convert tool definitions to OpenAI's format."""
     return tuple(
         tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool}
         for tool in (tools if isinstance(tools, list | tuple) else ())
@@ -191,7 +191,7 @@ def tool_definitions(tools: Any) -> tuple[Record, ...]:
 
 
 def as_turns(prompt: Any) -> list[Any] | None:
-    """A prompt as messages: a text, a message, a list of them, or the same as JSON; None for anything else."""
+    """Convert a prompt to messages: a string, a message, a list of messages, or JSON of them; None for others."""
     value = from_json(prompt)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]

@@ -1,4 +1,4 @@
-"""Logs of garak: the hit log, whose answers all failed, and the report, which has every attempt."""
+"""Logs of garak: the hit log, in which all answers failed, and the report, which has every attempt."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from taughtby.data.example import Record
 from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer, logged_answer
 
-HIT = 0.5  # score of a detector from which on an answer is a hit, as in garak's own default
-EVALUATED = 2  # status of an attempt
-ENTRIES = ("start_run setup", "init", "attempt")  # which a report begins with
+HIT = 0.5  # minimum detector score of a hit, as in garak's default
+EVALUATED = 2  # status of an evaluated attempt
+ENTRIES = ("start_run setup", "init", "attempt")  # possible types of a report's first entry
 
 
 def _accepts(row: Record) -> bool:
@@ -27,7 +27,7 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
 
 
 def _attempt(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
-    """The outputs of an attempt of a report; its other lines have no answers."""
+    """Yield the outputs of an attempt; other lines of a report have no answers."""
     outputs, results = row.get("outputs"), row.get("detector_results")
     if row["entry_type"] != "attempt" or row.get("status") != EVALUATED or not isinstance(outputs, list):
         return
@@ -56,7 +56,7 @@ def _answer(prompt: Any, output: Any, scores: Record, key: str) -> LoggedAnswer 
 
 
 def _text(message: Any) -> str | None:
-    """The text of garak's message, or of a plain one; None if it has none, or has a file."""
+    """Return the text of a garak message or of a string; None without text, or with a file."""
     if isinstance(message, dict):
         return None if message.get("data_path") else _text(message.get("text"))
     return message if isinstance(message, str) else None

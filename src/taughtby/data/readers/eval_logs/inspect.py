@@ -16,16 +16,16 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 from taughtby.data.readers.stream import Rows, read_error
 from taughtby.errors import DataError
 
-MAX_SAMPLE, MAX_LOG = 1 << 28, 1 << 34  # bytes, unpacked: of one sample, and of all
-ZIP_ZSTD = 93  # which Inspect writes since 2026, and Python reads from 3.14 on
+MAX_SAMPLE, MAX_LOG = 1 << 28, 1 << 34  # decompressed bytes, of one sample and of all
+ZIP_ZSTD = 93  # written by Inspect since 2026, and read by Python from 3.14 on
 _ATTACHMENT = "attachment://"
 
 
 def read_archive(path: Path) -> Rows:
-    """The samples of a `.eval` file, one by one, each no larger than `MAX_SAMPLE` once unpacked."""
+    """Yield the samples of a `.eval` file; a decompressed sample larger than `MAX_SAMPLE` is refused."""
     try:
         with ZipFile(path) as archive:
-            names = archive.NameToInfo  # of two entries with one name, the later
+            names = archive.NameToInfo  # the later of two entries with one name
             entries = [entry for name, entry in names.items() if name.startswith("samples/") and name.endswith(".json")]
             if not entries:
                 do = "run the evaluation with its samples in the log (log_samples)"
@@ -39,7 +39,7 @@ def read_archive(path: Path) -> Rows:
 
 
 def _unpack(archive: ZipFile, path: Path, entry: ZipInfo) -> bytes:
-    """The bytes of an entry. The size that it declares is no promise, so that reading stops behind it."""
+    """Decompress an entry. Its declared size may be wrong, so at most one byte more is read."""
     source = f"{path}:{entry.filename}"
     if entry.file_size > MAX_SAMPLE:
         raise _too_large(source, MAX_SAMPLE)
@@ -59,7 +59,7 @@ def _unpack(archive: ZipFile, path: Path, entry: ZipInfo) -> bytes:
 def _unpack_zstd(path: Path, entry: ZipInfo) -> bytes:
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
-        lengths = file.read(4)  # of the name and of the extra field, behind a header of 30 bytes
+        lengths = file.read(4)  # of the name and the extra field, which follow the header of 30 bytes
         file.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), 1)
         packed = file.read(entry.compress_size)
     with pa.CompressedInputStream(pa.BufferReader(packed), "zstd") as raw:
@@ -80,7 +80,7 @@ def _sample(content: bytes, source: str) -> Record:
 
 
 def _unpack_log(whole: Record) -> list[Any] | None:
-    """The samples of a log that is one JSON object."""
+    """Return the samples of a log that is a single JSON object; None if it is not Inspect's."""
     if not isinstance(whole.get("eval"), dict) or "status" not in whole:
         return None
     samples = whole.get("samples")
@@ -103,14 +103,14 @@ def _answers(sample: Record) -> Iterator[LoggedAnswer | LeftOut]:
 
 
 def _tools(sample: Record) -> Any:
-    """The tools of the last call of the model."""
+    """Return the tools of the last model call."""
     events = sample.get("events")
     calls = [one for one in events if isinstance(one, dict) and one.get("event") == "model"] if events else []
     return _resolve(calls[-1].get("tools"), sample) if calls else ()
 
 
 def _resolve(value: Any, sample: Record) -> Any:
-    """The value with long texts in their places, which a log may hold once for all of a sample."""
+    """Replace references to attachments, which hold a sample's long texts once, by their texts."""
     if isinstance(value, str) and value.startswith(_ATTACHMENT):
         attachments = sample.get("attachments")
         return attachments.get(value.removeprefix(_ATTACHMENT), value) if isinstance(attachments, dict) else value

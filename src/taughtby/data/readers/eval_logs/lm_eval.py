@@ -11,7 +11,7 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 
 LOWER_IS_BETTER = {"brier_score", "ter", "wer", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
 _NO_SCORES = {"doc_id", "target", "doc_hash", "prompt_hash", "target_hash"}
-_RENDERED = (  # by the chat templates of ChatML, Llama 3 and Gemma
+_RENDERED = (  # messages in the chat templates of ChatML, Llama 3 and Gemma
     re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL),
     re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)(?:<\|eot_id\|>|\Z)", re.DOTALL),
     re.compile(r"<start_of_turn>(\w+)\n(.*?)(?:<end_of_turn>|\Z)", re.DOTALL),
@@ -23,7 +23,7 @@ def _accepts(row: Record) -> bool:
 
 
 def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
-    """The generated texts of a document, or the choice that the model finds likeliest."""
+    """Yield the generated texts of a document, or the most likely choice."""
     requests, responses = _requests(row["arguments"]), row["resps"]
     if not isinstance(responses, list) or len(responses) != len(requests) or not requests:
         yield LeftOut("without an answer")
@@ -43,20 +43,20 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
         if turns is None or not isinstance(text, str):
             yield LeftOut("without an answer")
             continue
-        # each filter of a task has an entry of its own for one and the same answer
+        # each filter of a task logs the same answer again
         key = f"{row['doc_id']} {row.get('doc_hash')} {text}"
         yield logged_answer([*turns, {"role": "assistant", "content": text}], scores=_scores(row), key=key)
 
 
 def _requests(arguments: Any) -> list[list[Any]]:
-    """The requests of a document: a context, and its continuation or how to generate one."""
+    """Return the requests of a document, each a context and its continuation or generation options."""
     requests = list(arguments.values()) if isinstance(arguments, dict) else arguments
     parts = [list(one.values()) if isinstance(one, dict) else one for one in requests or ()]
     return [[*one, None][:2] for one in parts if isinstance(one, list) and one]
 
 
 def _likelihood(response: Any) -> float:
-    """The log-likelihood of a continuation, which is the first number of its response."""
+    """Return the log-likelihood of a continuation, which is the first number in its response."""
     if isinstance(response, list):
         return _likelihood(response[0]) if response else float("-inf")
     try:
@@ -66,14 +66,14 @@ def _likelihood(response: Any) -> float:
 
 
 def _turns(prompt: Any) -> list[Any] | None:
-    """The messages of a context, which may be messages as JSON, or a text that a chat template rendered."""
+    """Return the messages of a context, which may be messages as JSON, or text rendered by a chat template."""
     prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str) else prompt
     turns = as_turns(prompt)
     if not isinstance(prompt, str) or turns != [{"role": "user", "content": prompt}]:
         return turns
     for pattern in _RENDERED:
         if messages := [{"role": role, "content": text.strip()} for role, text in pattern.findall(prompt)]:
-            return [turn for turn in messages if turn["content"]]  # the last one opens the answer, and is empty
+            return [turn for turn in messages if turn["content"]]  # drops the empty generation prompt
     return turns
 
 

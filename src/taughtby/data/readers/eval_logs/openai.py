@@ -13,8 +13,8 @@ from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnsw
 from taughtby.data.readers.stream import Rows
 from taughtby.errors import DataError
 
-PROMPTS = ("messages", "input", "prompt")  # of chat completions, responses and completions
-MAX_NEIGHBOURS = 64  # files beside a batch output that are looked into for its requests
+PROMPTS = ("messages", "input", "prompt")  # of the Chat Completions, Responses and Completions APIs
+MAX_NEIGHBOURS = 64  # files beside a batch output that are searched for its requests
 
 
 def _accepts(row: Record) -> bool:
@@ -23,7 +23,7 @@ def _accepts(row: Record) -> bool:
 
 
 def _join(path: Path, rows: Rows) -> Rows:
-    """The responses of a batch with their requests, from the same file or one beside it; other rows as they are."""
+    """Join the responses of a batch with their requests, from the same file or one beside it; keep other rows."""
     all_rows = list(rows)
     requests = {row["custom_id"]: row["body"] for _, row in all_rows if _is_request(row)}
     responses = [(source, row) for source, row in all_rows if not _is_request(row)]
@@ -41,7 +41,7 @@ def _is_request(row: Record) -> bool:
 
 
 def _neighbouring_requests(path: Path, ids: set[str]) -> Record:
-    """The requests of a batch from the one file in the same folder that has them all."""
+    """Return the requests of a batch from the only file in the same folder that has them all."""
     matches: dict[Path, Record] = {}
     for file in islice(sorted(path.parent.glob("*.jsonl")), MAX_NEIGHBOURS):
         if file.name == path.name or not file.is_file():
@@ -72,7 +72,7 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
 
 
 def _request(row: Record) -> Record | None:
-    """What was asked: an object with `messages`, `input` or `prompt`, at one of the usual places."""
+    """Return the request, an object with `messages`, `input` or `prompt` under one of the usual keys."""
     outer = [row.get(name) for name in ("request", "body", "kwargs")]
     inner = [one.get("body") for one in outer if isinstance(one, dict)]
     for one in (*inner, *outer, row):
@@ -82,10 +82,10 @@ def _request(row: Record) -> Record | None:
 
 
 def _completion(row: Record) -> Record | None:
-    """What came back: an object with `choices`, or with the `output` of the Responses API."""
+    """Return the completion, an object with `choices` or with the `output` of the Responses API."""
     response = row.get("response")
     if isinstance(response, str):
-        return None  # a row of training data, which may have columns of such names
+        return None  # training data may have columns with such names
     for one in (response.get("body") if isinstance(response, dict) else None, response, row):
         if isinstance(one, dict) and (
             _objects(one.get("choices"), "message", "text") or _objects(one.get("output"), "type")
@@ -95,13 +95,13 @@ def _completion(row: Record) -> Record | None:
 
 
 def _objects(value: Any, *keys: str) -> bool:
-    """Whether a value is a list of objects that have one of the keys each."""
+    """Whether a value is a non-empty list of objects that each have one of the keys."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and {*keys} & {*one} for one in value)
 
 
 def _prompt(request: Record) -> list[Any]:
     turns = next((request[name] for name in PROMPTS if request.get(name)), "")
-    system = request.get("instructions")  # of the Responses API
+    system = request.get("instructions")  # in the Responses API
     first = [{"role": "system", "content": system}] if isinstance(system, str) else []
     return [*first, *(turns if isinstance(turns, list) else as_turns(turns) or [])]
 

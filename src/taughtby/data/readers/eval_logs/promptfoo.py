@@ -9,7 +9,7 @@ from typing import Any
 from taughtby.data.example import Record
 from taughtby.data.readers.eval_logs.answers import LeftOut, LogForm, LoggedAnswer, as_turns, logged_answer
 
-ERROR = 2  # failureReason: 0 none, 1 an assertion, 2 an error of the provider
+ERROR = 2  # failureReason: 0 none, 1 an assertion, 2 a provider error
 
 
 def _accepts(row: Record) -> bool:
@@ -38,7 +38,7 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
 
 
 def _message(output: Any) -> Record:
-    """What the provider returned: a text, a message, tool calls, or JSON."""
+    """Convert a provider's output to a message; it may be a string, a message, tool calls, or JSON."""
     if isinstance(output, list) and output and all(isinstance(one, dict) and "function" in one for one in output):
         return {"role": "assistant", "content": "", "tool_calls": output}
     if isinstance(output, dict) and {"content", "tool_calls"} & set(output):

@@ -14,12 +14,12 @@ VERDICTS = ("correct", "is_correct", "passed", "pass", "success", "exact_match",
 
 
 def _accepts(row: Record) -> bool:
-    """Whether a row has a question, an answer and a verdict on it; without one, every row is a query."""
+    """Whether a row has a question, an answer and a verdict; a table without verdicts is not a log."""
     return bool(read_scores(_verdicts(row))) and _first(row, PROMPTS) is not None and _first(row, ANSWERS) is not None
 
 
 def _unpack(whole: Record) -> list[Any] | None:
-    """The rows of a `.table.json`, which has names of columns and lists of cells."""
+    """Return the rows of a `.table.json`, which stores column names and lists of cells."""
     columns, cells = whole.get("columns"), whole.get("data")
     if not isinstance(columns, list) or not isinstance(cells, list):
         return None
@@ -40,7 +40,7 @@ def _first(row: Record, names: tuple[str, ...]) -> Any:
 
 
 def _verdicts(row: Record) -> Record:
-    """The verdicts of a row. A letter is none: a column may name the correct choice."""
+    """Return the verdicts of a row. A single letter is not a verdict: it may be the correct choice."""
     verdicts = {name: value for name, value in row.items() if str(name).lower() in VERDICTS}
     return {name: value for name, value in verdicts.items() if not str(value).strip().isalpha() or len(str(value)) > 1}
 

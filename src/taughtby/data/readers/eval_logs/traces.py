@@ -18,9 +18,9 @@ def _is_langfuse(row: Record) -> bool:
 
 
 def _langfuse(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
-    """The answer of a trace, or of an observation that is a call of a model."""
+    """Yield the answer of a trace, or of an observation that is a model call."""
     if row.get("type") not in (None, "", "GENERATION"):
-        return  # a span holds calls that have rows of their own
+        return  # the calls in a span have their own rows
     if row.get("level") == "ERROR":
         yield LeftOut("with an error")
         return
@@ -36,7 +36,7 @@ def _langfuse(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
 
 
 def _scores(scores: Any) -> Record:
-    """Scores as a list of objects with a name and a value, or by their names; of several values, the last."""
+    """Read scores from a list of objects with name and value, or from an object by name (the last of several)."""
     if isinstance(scores, list):
         named = [one for one in scores if isinstance(one, dict) and "name" in one]
         return {str(one["name"]): one.get("value", one.get("stringValue")) for one in named}
@@ -49,7 +49,7 @@ def _is_weave(row: Record) -> bool:
 
 
 def _weave(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
-    """The answer of a call; tables have one column for each input, such as `inputs.messages`."""
+    """Yield the answer of a call; tables have a column for each input, such as `inputs.messages`."""
     if row.get("exception"):
         yield LeftOut("with an error")
         return
@@ -78,13 +78,13 @@ def _answer(request: Any, output: Any, scores: Record, tools: Any) -> LoggedAnsw
 
 
 def _only_text(value: Any) -> str | None:
-    """The one text of an object, such as {"question": "…"}."""
+    """Return the only string in an object, such as {"question": "…"}; None if there are several."""
     texts = [one for one in value.values() if isinstance(one, str) and one] if isinstance(value, dict) else []
     return texts[0] if len(texts) == 1 else None
 
 
 def _message(output: Any) -> Record | None:
-    """The assistant's message of an output: a text, a message, the last of several, or a completion."""
+    """Return the assistant message of an output: a string, a message, the last of several, or a completion."""
     if isinstance(output, dict) and isinstance(output.get("choices"), list) and output["choices"]:
         choice = output["choices"][0]
         return _message(choice.get("message") or choice.get("text")) if isinstance(choice, dict) else None
