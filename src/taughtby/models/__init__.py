@@ -1,1 +1,1 @@
-"""Models: weights and tokenizers from disk or hub, adapters, fingerprints, training metadata."""
+"""Models: loads weights, tokenizers and adapters from disk or hub; fingerprints; training metadata."""

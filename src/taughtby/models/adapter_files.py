@@ -1,4 +1,4 @@
-"""The folder of a PEFT adapter: its configuration and weights, read and examined without the model.
+"""Reads and checks the folder of a PEFT adapter, its configuration and weights, without the model.
 
 Nothing that the configuration names is imported or opened: no `auto_mapping`, no Megatron, no other adapters.
 """
@@ -28,14 +28,14 @@ _PREFIX = "base_model.model."
 _TEXT_PARTS = (("model.language_model.", "model."), ("model.", "model.language_model."),
                ("language_model.model.", "model."), ("language_model.model.", "model.language_model."))  # fmt: skip
 _NEW_PART = re.compile(r"\.lora_\w+(\.weight|\.bias)?$")
-# a raw state dict has the adapter's name in it: lora_A.default.weight
+# a raw state dict has the adapter's name in its keys: lora_A.default.weight
 _NAMED = re.compile(
     r"\.((?:lora|ia3|oft|vera|hada|lokr|boft|randlora|hra|miss|fourierft|vblora)_\w+)\.(?!weight$|bias$)\w+(\.weight|\.bias)?$"
 )
 
 
 def check_folder(folder: Path, model_type: str) -> None:
-    """Refuse a folder that is no adapter, or one that cannot be read or traced on this kind of model."""
+    """Refuse a folder that is not an adapter, or whose adapter cannot be read or traced on this type of model."""
     _check_files(folder)
     with explain_errors(f"the adapter {folder} cannot be read", "copy it again"):
         json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def check_folder(folder: Path, model_type: str) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder in which PEFT's two files are not, by what is there instead."""
+    """Refuse a folder without PEFT's two files, with advice for the files that are there instead."""
     if folder.suffix == ".gguf" and folder.is_file():
         raise ModelError(f"{folder} is a .gguf file, and adapters are read as PEFT writes them",
                          do=f"give the folder with {CONFIG} and {WEIGHTS} that it was converted from")  # fmt: skip
@@ -81,13 +81,13 @@ def _check_files(folder: Path) -> None:
 
 
 def _plain_name(name: str, prefix: str) -> str:
-    """The name that `save_pretrained` of PEFT gives a weight."""
+    """Return the name that PEFT's `save_pretrained` gives a weight."""
     name = re.sub(WRAPPERS, "", name).replace(".modules_to_save.default.", ".")
     return prefix + _NAMED.sub(r".\1\2", name)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """An adapter's weights on the CPU, by the names that PEFT gives them, whatever wrapped the model in training.
+    """Read an adapter's weights on the CPU, by PEFT's names without those of training wrappers.
 
     Raises:
         ModelError: there are none, they are not finite, or they change nothing.
@@ -126,9 +126,9 @@ class PlacedWeights:
     """An adapter's weights by the names of a model's modules.
 
     Attributes:
-        weights: Those that have a place.
-        left_out: Names of those that have none.
-        modules: The modules that they change, where the names were changed: the configuration has others.
+        weights: The weights of modules that the model has.
+        left_out: Names of the other weights.
+        modules: The modules that the weights change, if they were renamed: the configuration has the old names.
     """
 
     weights: dict[str, Tensor]
@@ -137,11 +137,11 @@ class PlacedWeights:
 
 
 def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeights:
-    """An adapter's weights under the names that the model's modules have.
+    """Rename an adapter's weights to match the model's modules.
 
-    The text model of a vision-language checkpoint is loaded by itself in some families, and as a part in others; an
-    adapter may have been trained on the other of the two. What it changes of the tower for pictures has no place, nor a
-    part in answers to text. Names that PEFT itself converts are left to it.
+    The text model of a vision-language checkpoint is loaded alone in some families, and as a submodule in others; the
+    adapter may have been trained on the other form. Its weights of the vision tower are left out, since they do not
+    affect text answers. Names that PEFT itself converts are left unchanged.
     """
     places = {name: _NEW_PART.sub("", name.removeprefix(_PREFIX)) for name in weights}
     if any(place in modules for place in places.values()):
@@ -157,7 +157,7 @@ def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeight
 
 
 def base_advice(folder: Path, requested: str = "") -> str:
-    """What to do about an adapter that does not fit the model `given`, which may be the very one it was trained on."""
+    """Return advice for an adapter that does not fit the model `requested`, which may be the one it was trained on."""
     base = base_name(folder)
     if requested and any(Path(path).resolve() == Path(requested).resolve() for path in (base, folder / base)):
         return "merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
@@ -165,12 +165,12 @@ def base_advice(folder: Path, requested: str = "") -> str:
 
 
 def base_name(folder: Path) -> str:
-    """The base model that the adapter's configuration names."""
+    """Return the base model that the adapter's configuration names."""
     return config_value(folder, CONFIG, "base_model_name_or_path") or "not recorded in it"
 
 
 def config_value(folder: Path, file: str, key: str) -> str:
-    """A value of a JSON file in the folder as text; empty where there is none."""
+    """Return a value of a JSON file in the folder as text; empty if there is none."""
     try:
         return str(json.loads((folder / file).read_text())[key] or "")
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""PEFT adapters put on a model, once it is sure that they and it belong together."""
+"""Attaches PEFT adapters to a model, after checking that they belong to it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Attached:
     Attributes:
         peft: PEFT's wrapper of the model.
         fingerprint: Their hash.
-        overwrites: Whether they wrote over weights of the base, which switching them off does not undo.
-        notes: Remarks for the user.
+        overwrites: Whether they replace weights of the base, which switching them off does not undo.
+        notes: Notes for the user.
     """
 
     peft: Any
@@ -49,15 +49,15 @@ class Attached:
 
 
 def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[str]) -> Attached:
-    """Put the adapters of those folders on `lm`.
+    """Attach the adapters in these folders to `lm`.
 
     Args:
         lm: the model.
-        folders: where the adapters are.
-        base_fingerprints: the base's fingerprint and those it had by earlier rules.
+        folders: the folders of the adapters.
+        base_fingerprints: the base's fingerprint, and those that earlier versions computed.
 
     Raises:
-        ModelError: an adapter cannot be read, changes nothing, or is another model's.
+        ModelError: an adapter cannot be read, changes nothing, or belongs to another model.
     """
     if any(weight.is_meta for weight in lm.parameters()):
         raise ModelError("no adapter can be put on a model that does not fit onto its devices",
@@ -107,14 +107,14 @@ class AdapterSwitch:
 
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         layers: list[Any] = [part for part in peft.modules() if isinstance(part, kinds)]
-        # these do nothing but set the flag, and whether weights are trainable; a few others do more
+        # these methods only set the flag and `requires_grad`; those of a few other classes do more
         usual = {kind.enable_adapters for kind in (*kinds, ModulesToSaveWrapper)}
         self.flagged = [layer for layer in layers if type(layer).enable_adapters in usual]
         self.others = [layer for layer in layers if type(layer).enable_adapters not in usual]
 
     @contextlib.contextmanager
     def off(self) -> Generator[None]:
-        """Switch them off for as long as the context lasts."""
+        """Switch the adapters off inside the context."""
         flagged, others = ([layer for layer in layers if not layer._disable_adapters]
                            for layers in (self.flagged, self.others))  # fmt: skip
         try:
@@ -132,7 +132,7 @@ class AdapterSwitch:
 
 
 def live_adapter_hash(peft: Any) -> str:
-    """The fingerprint of an adapter in memory, which is the one it will have once saved."""
+    """Return the fingerprint of an adapter in memory, which equals that of the saved adapter."""
     from peft import get_peft_model_state_dict
 
     name = peft.active_adapter
@@ -141,7 +141,7 @@ def live_adapter_hash(peft: Any) -> str:
 
 
 def resize_embeddings(lm: Any, num_tokens: int) -> None:
-    """Make room for tokens that were added in training; the model from before gives each the mean of those it knew."""
+    """Resize the embeddings for tokens that were added in training; each new row is the mean of the old rows."""
     old = lm.get_input_embeddings().weight.shape[0]
     lm.resize_token_embeddings(num_tokens, mean_resizing=False)
     for layer in (lm.get_input_embeddings(), lm.get_output_embeddings()):
@@ -150,7 +150,7 @@ def resize_embeddings(lm: Any, num_tokens: int) -> None:
 
 
 def _vocabulary_size(lm: Any, weights: Weights) -> int | None:
-    """How many tokens the adapter's embedding or head has, where it brings one: more, if some were added."""
+    """Return the number of tokens in the adapter's embedding or head; None if it has neither."""
     ends: dict[str, int] = {}
     for path, module in lm.named_modules():
         if module is lm.get_input_embeddings():
@@ -162,7 +162,7 @@ def _vocabulary_size(lm: Any, weights: Weights) -> int | None:
 
 
 def _overwrites(lm: Any, folder: Path, weights: Weights) -> bool:
-    """Whether it brings other numbers for the base's own weights: biases, or an embedding that grew and was trained."""
+    """Whether the adapter replaces weights of the base: biases, or an embedding that was resized and trained."""
     base_weights = lm.state_dict()
     beside = json.loads((folder / CONFIG).read_text()).get("modules_to_save") or []
     for key, stored in weights.items():
@@ -176,10 +176,10 @@ def _overwrites(lm: Any, folder: Path, weights: Weights) -> bool:
 
 
 def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> tuple[Any, bool]:
-    """The adapter on a bare model, or beside those that a wrapped one carries; whether each weight found its place.
+    """Load an adapter onto a bare model or onto a PeftModel; return it, and whether all weights matched.
 
-    As `PeftModel.from_pretrained` does it, but of weights that were read and examined already, whose names PEFT
-    converts where Transformers has renamed or fused the model's since.
+    Like `PeftModel.from_pretrained`, but with weights that were already read and checked. PEFT converts their names if
+    Transformers has since renamed or fused the model's modules.
     """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
@@ -193,15 +193,15 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
-    if adapter.modules:  # by the names that were changed
+    if adapter.modules:  # by their new names
         config.target_modules = set(adapter.modules)
     _check_start(config, folder)
     with explain_errors(what, do), warnings.catch_warnings():
-        # Transformers tells peft, not its users, that a name was changed
+        # PEFT's code triggers this deprecation, not the user's
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # once converted
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # of merging
-        # as stored, in the model's own format: peft would otherwise compute the adapter in float32
+        # keep the stored dtype: PEFT would otherwise compute the adapter in float32
         if beside:
             on.add_adapter(name, config, autocast_adapter_dtype=False)
         else:
@@ -212,7 +212,7 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
 
 
 def _check_start(config: Any, folder: Path) -> None:
-    """Refuse an adapter whose start rounds the base by a package that is not here."""
+    """Refuse an adapter initialized by LoftQ, which quantizes the base, if bitsandbytes is not installed."""
     if getattr(config, "init_lora_weights", None) == "loftq" and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"the adapter {folder} belongs to a base that LoftQ rounds, by a package that is missing",
                          got='init_lora_weights "loftq", without bitsandbytes',
@@ -221,13 +221,13 @@ def _check_start(config: Any, folder: Path) -> None:
 
 
 def _check_weights(peft: Any, name: str, folder: Path, weights: Weights, complete: bool) -> str:
-    """The adapter's fingerprint, if each of its weights found its place and each place its weight."""
+    """Return the adapter's fingerprint, after checking that its weights and those expected match."""
     from peft import get_peft_model_state_dict
 
-    # "auto" would look up the base model's config on the hub, and warn where there is no network
+    # "auto" would look up the base model's config on the hub, and warn without a network
     expected = set(get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False))
     stored = set(weights)
-    surplus = stored - expected - set(peft.state_dict())  # where a vocabulary grew, peft writes some weights twice
+    surplus = stored - expected - set(peft.state_dict())  # PEFT saves some weights of resized embeddings twice
     missing = (expected - stored) | {key for key in surplus if key.replace(".modules_to_save", "") not in expected}
     if missing and not complete:
         got = f"{len(missing)} weights without a counterpart, such as {min(missing)}"
@@ -238,9 +238,9 @@ def _check_weights(peft: Any, name: str, folder: Path, weights: Weights, complet
 
 
 def _other_base(folder: Path, given: str) -> str:
-    """A note on an adapter whose files name another model than the one it is put on; "" if they name none, or it.
+    """Return a note if the adapter's files name another base than the model it is attached to; "" otherwise.
 
-    Weights of one shape fit any model of that size: the base for an instruct model, or the other way round.
+    Shapes do not show this: they are equal for any model of that size, such as a base model and its instruct model.
     """
     named = config_value(folder, CONFIG, "base_model_name_or_path").rstrip("/")
     if not named or (folder / "taughtby.json").exists() or is_same_name(named, given):
@@ -249,12 +249,12 @@ def _other_base(folder: Path, given: str) -> str:
 
 
 def is_same_name(named: str, given: str) -> bool:
-    """Whether two names of models, folders or hub ids, end alike."""
+    """Whether two names of models have the same last component, or are the same path."""
     return Path(named).name.lower() == Path(given).name.lower() or Path(named).resolve() == Path(given).resolve()
 
 
 def _check_base(folder: Path, base_fingerprints: Sequence[str]) -> None:
-    """`taughtby finetune` leaves the fingerprint of the base."""
+    """Compare the base with the fingerprint that `taughtby lab finetune` recorded, if it did."""
     if (folder / "taughtby.json").exists() and (
         recorded := config_value(folder, "taughtby.json", "model")
     ) not in base_fingerprints:

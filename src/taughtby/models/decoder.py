@@ -1,20 +1,17 @@
-"""The decoder of a causal language model and its blocks, whatever the architecture."""
+"""Finds the decoder of a causal language model and its blocks, for any architecture."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from taughtby.errors import ModelError
 
-if TYPE_CHECKING:
-    pass
-
 
 def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
-    """Return the decoder and its blocks: the list of as many modules as the model has layers.
+    """Return the decoder and its blocks, the ModuleList with as many modules as the model has layers.
 
     Raises:
         ModelError: the model has no such decoder.
@@ -25,7 +22,7 @@ def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
         return [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
 
     decoder = lm.get_decoder()
-    if decoder is lm:  # Llama 4 does not say which part it is
+    if decoder is lm:  # Llama 4 returns the whole model
         decoder = next((part for part in lm.children() if listed(part)), lm)
     lists = listed(decoder)
     if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
@@ -42,20 +39,20 @@ def input_device(lm: Any) -> torch.device:
 
 
 def not_causal(name: str, got: str) -> ModelError:
-    """The error for a model that is not a causal language model."""
+    """Return the error for a model that is not a causal language model."""
     do = "give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT"
     return ModelError(f"{name} is not a causal language model", got=got, do=do)
 
 
 def not_finite(name: str, dtype: torch.dtype) -> ModelError:
-    """The error for a model whose weights are finite, and what it computes is not."""
+    """Return the error for a model whose weights are finite, but whose outputs are not."""
     do = "load it with --dtype bfloat16 or float32; if that does not help, its training diverged"
     return ModelError(f"what {name} computes is not finite", got=f"in {str(dtype).removeprefix('torch.')}", do=do)
 
 
 @torch.no_grad()
 def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> None:
-    """Check by a pass that no token changes an earlier state, and that each token has one state per block.
+    """Run a forward pass to check that no token changes an earlier state, and that blocks have one state per token.
 
     Raises:
         ModelError: later tokens change earlier states (BERT loads as a causal LM), or blocks exchange several states
@@ -73,7 +70,7 @@ def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> Non
         raise ModelError(f"{name} {what}", got=type(lm).__name__, do=do)
     if not states.isfinite().all():
         raise not_finite(name, lm.get_input_embeddings().weight.dtype)
-    # a small untrained encoder moves by 1e-2 only; what rounding and a different choice of experts do stays below
+    # states of a small untrained encoder change by only 1e-2; rounding and other choices of experts change less
     near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
         raise not_causal(name, f"{type(lm).__name__}, which looks ahead")

@@ -1,7 +1,7 @@
-"""Fingerprints: short hashes by which an index knows the model, and an adapter its base, wherever the files have moved.
+"""Fingerprints: short hashes that identify an index's model and an adapter's base, wherever the files are.
 
-The same for a copy, held in float32 or bfloat16, on any device, by any version of the libraries; another after a step
-of training, or where a single number differs.
+A copy has the same fingerprint, in float32 or bfloat16, on any device, with any version of the libraries. A training
+step changes it, as does a single value that differs in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from taughtby.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# settings that change what a model computes though its weights stay; not versions, paths, caches, number formats
+# settings that change a model's outputs for the same weights; not versions, paths, caches, dtypes
 COMPUTE_SETTINGS = (
     "activation_function", "hidden_act", "hidden_activation",
     "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_eps",
@@ -35,28 +35,28 @@ ADAPTER_SETTINGS = (
     "alpha", "randlora_alpha", "scaling", "projection_prng_key", "random_loc_seed", "feedforward_modules",
     "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms", "apply_GS", "variant",
 )  # fmt: skip
-CHUNK = 2**20  # numbers that are converted at a time, which stay in a processor's cache
+CHUNK = 2**20  # numbers converted at a time, which fit into the CPU's cache
 
 
 def model_hash(weights: str, config: Any) -> str:
-    """Of the weights' hash and of the settings that change what is computed from them."""
+    """Hash the weights' hash together with the settings that change a model's outputs."""
     return _digest(weights, json.dumps(list(_settings(config)), sort_keys=True))
 
 
 def weights_hash(lm: Any, name: str = "the model", prefix: str | None = None) -> str:
-    """Of every weight's name, shape and numbers; those with a fraction are rounded to bfloat16.
+    """Hash every weight's name, shape and values, with floats rounded to bfloat16.
 
-    Rounded, because the same weights may be held in float32 or bfloat16: a change too small for bfloat16 is not seen.
+    Rounding makes the hash independent of the dtype, so a change too small for bfloat16 does not change it.
 
     Args:
         lm: the model.
-        name: what an error calls it.
-        prefix: how the names of an adapter's weights begin, such as lora_, where one sits in `lm`: they are left out.
+        name: the model's name in errors.
+        prefix: prefix of the adapter weights in `lm`, such as lora_, which are left out; None without an adapter.
 
     Raises:
-        ModelError: numbers are not finite. Looked for here, since every number is in a processor's cache anyway.
+        ModelError: weights are not finite. Checked here because every value is read anyway.
     """
-    digest = hashlib.sha256()  # for which processors have instructions: twice as fast as BLAKE2
+    digest = hashlib.sha256()  # CPUs have instructions for it: twice as fast as BLAKE2
     for weight_name, weight in _own_weights(lm, prefix):
         digest.update(f"{weight_name} {tuple(weight.shape)}".encode())
         for part in weight.detach().reshape(-1).split(CHUNK):
@@ -78,9 +78,9 @@ def _not_finite(name: str, weight_name: str, weight: Tensor) -> ModelError:
 
 
 def sampled_hash(lm: Any) -> str:
-    """What `weights_hash` was before it read all numbers: adapters that were trained then name their base by it.
+    """Compute the `weights_hash` of earlier versions, which adapters trained with them recorded for their base.
 
-    Of every weight's name, shape and 64 of its numbers, rounded to bfloat16.
+    It hashes every weight's name, shape and about 64 of its values, rounded to bfloat16.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, weight in _own_weights(lm, None):
@@ -91,7 +91,7 @@ def sampled_hash(lm: Any) -> str:
 
 
 def adapter_hash(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Of all an adapter's numbers, given in the order of their names, and of how they are scaled."""
+    """Hash all weights of an adapter, given in the order of their names, and the settings that scale them."""
     settings = {key: _plain(value) for key in ADAPTER_SETTINGS if (value := config.get(key))}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8)
     for name, weight in weights:
@@ -102,12 +102,12 @@ def adapter_hash(config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) 
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON has it: in memory some are members of an enum, or sets."""
+    """Convert a setting to its JSON value: in memory some are enum members or sets."""
     return sorted(value) if isinstance(value, set | list) else getattr(value, "value", value)
 
 
 def join_hashes(hashes: Iterable[str]) -> str:
-    """One hash of several, in their order; of one, itself."""
+    """Combine hashes in order; a single hash is returned unchanged."""
     first, *others = hashes
     return _digest(first, *others) if others else first
 
@@ -117,7 +117,7 @@ def _digest(*parts: str) -> str:
 
 
 def _settings(config: Any) -> Iterator[tuple[str, str]]:
-    """(name, value) of what computes, alike from a file of any age: 1e-5 may be stored as 9.99999974e-06."""
+    """Yield (name, value) of the compute settings, rounded, since older files may store 1e-5 as 9.99999974e-06."""
     settings = config.get_text_config().to_dict()
     for key in COMPUTE_SETTINGS:
         for name, value in sorted(_leaves(key, settings.get(key))):
@@ -126,7 +126,7 @@ def _settings(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What is set, without what says the same as nothing: older files leave that out."""
+    """Yield the settings that are not defaults, since older files omit defaults."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
@@ -139,7 +139,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _own_weights(lm: Any, prefix: str | None) -> Iterator[tuple[str, Tensor]]:
-    """The model's own weights under their own names, from beneath an adapter and from wherever they were put off to."""
+    """Yield the model's own weights by their original names, without an adapter's, and with offloaded ones."""
     offloaded = {
         f"{path}.{name}" if path else name: getattr(module, "_hf_hook").weights_map  # noqa: B009 not ours
         for path, module in lm.named_modules()

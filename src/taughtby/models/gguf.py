@@ -1,4 +1,4 @@
-"""The header of a `.gguf` file: whether it is a whole model, found out before any weight is converted."""
+"""Checks by the header of a `.gguf` file that it is a complete model, before any weight is converted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from taughtby.errors import ModelError
 from taughtby.models.weight_files import check_content
 from taughtby.text import shell_quote
 
-# by GGUF's number of a type: its struct format
+# struct format by GGUF type
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _LIST = 8, 9
-_LONGEST = 1 << 26  # of a text, and of a list: beyond it the file is broken
+_LONGEST = 1 << 26  # maximum length of a string or array; a longer one means that the file is damaged
 _KINDS = {
     "adapter": ("is a LoRA adapter of llama.cpp, not a model",
                 "give the base model as MODEL, and with --adapter the PEFT folder that this file was converted from"),
@@ -26,10 +26,10 @@ _KINDS = {
 
 
 def check_gguf(file: Path) -> None:
-    """Refuse a file that is no whole language model.
+    """Refuse a file that is not a complete language model.
 
     Raises:
-        ModelError: it is an adapter, a part of several, a tokenizer, or cut short.
+        ModelError: it is an adapter, one of several parts, a tokenizer, or truncated.
     """
     check_content(file)
     try:
@@ -64,7 +64,7 @@ def _first_part(file: Path, parts: int) -> str:
 
 
 def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, int], int]:
-    """The fields that are no lists, each weight's offset, and where the weights begin."""
+    """Return the fields (None for arrays), each weight's offset, and where the header ends."""
     if stream.read(4) != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     version = _unpack(stream, "I")
@@ -96,7 +96,7 @@ def _within(length: int) -> int:
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:
-    """One field; of a list nothing, since a vocabulary is long and not asked for."""
+    """Read the value of a field; arrays, such as the vocabulary, are skipped and return None."""
     if kind == _TEXT:
         return _text(stream)
     if kind != _LIST:

@@ -1,4 +1,4 @@
-"""The head of any causal language model, run by the model's own code on given states."""
+"""Runs the head of any causal language model on given states, with the model's own code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def head_logits(lm: Any, decoder_path: list[str], states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
-    """Logits of states as they leave the final norm.
+    """Compute the logits of states after the final norm.
 
     The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
     (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and `lm` is not modified.
 
     Args:
         lm: the causal LM.
-        decoder_path: names of the modules from `lm` down to its part without the head.
+        decoder_path: names of the modules from `lm` down to the decoder.
         states: (…, d), on any device.
     """
     flat = states.reshape(1, -1, states.shape[-1])
@@ -30,9 +30,9 @@ def head_logits(lm: Any, decoder_path: list[str], states: Float[Tensor, "*N d"])
 
 
 def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -> Any:
-    """A shallow copy of `module` in which the submodule at `path` returns `output`."""
+    """Return a shallow copy of `module` in which the submodule at `path` returns `output`."""
     clone = copy.copy(module)
-    vars(clone).pop("forward", None)  # accelerate sets one, which is bound to the original
+    vars(clone).pop("forward", None)  # accelerate sets one that is bound to the original
     if not path:
         clone.forward = lambda *_, **__: output
         return clone
@@ -41,7 +41,7 @@ def _with_decoder_output(module: Any, path: list[str], output: _DecoderOutput) -
 
 
 class _DecoderOutput:
-    """A decoder's output that holds the last states and nothing else: any other field a model asks for is None."""
+    """A decoder's output with the last states only: every other field is None."""
 
     def __init__(self, states: Tensor) -> None:
         self.last_hidden_state = states

@@ -1,4 +1,4 @@
-"""Weights and tokenizers, read only from formats that cannot run code: safetensors and GGUF, no pickle, no remote code.
+"""Loads weights and tokenizers from formats that cannot run code only: safetensors and GGUF, no pickle or remote code.
 
 No option changes that.
 """
@@ -29,12 +29,12 @@ QUANTIZED_NOTE = (
     "its weights are rounded to {}, and gradients through them are another model's (cosine .45 with the full ones)"
 )
 NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
-_ALONE = threading.Lock()  # while Transformers loads it patches PyTorch: two at once lose their tied heads
+_ALONE = threading.Lock()  # Transformers patches PyTorch while it loads: concurrent loads lose tied heads
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Number format, device (`map` spreads the weights over all devices) and quantization of the weights."""
+    """Dtype, device (`map` spreads the weights over all devices) and quantization of the weights."""
 
     dtype: torch.dtype
     device: str
@@ -71,7 +71,7 @@ def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
 
 
 def _fastest_dtype(device: str) -> torch.dtype:
-    """The fastest number format that the device computes in."""
+    """Return the fastest dtype for a device, bfloat16 or float32."""
     if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # without instructions for it a CPU is many times slower in bfloat16 than in float32
@@ -101,7 +101,7 @@ def _check_device(name: str) -> None:
 
 
 def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
-    """The frozen Transformers model of that name, and notes for the user."""
+    """Load the frozen Transformers model; return it with notes for the user."""
     path = resolve_local(name)
     renames = check_files(path)
     _check_device(options.device)
@@ -110,9 +110,9 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
 
         config = AutoConfig.from_pretrained(path, **NO_REMOTE_CODE)
         stored = _stored_quantization(config, name)
-        loaded: Any = _model_kind(config, name).from_pretrained(
+        loaded: Any = _auto_class(config, name).from_pretrained(
             path, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
-            key_mapping=renames or None, **_beside_no_adapter(path), **options.pretrained_kwargs, **NO_REMOTE_CODE
+            key_mapping=renames or None, **_without_adapter_kwargs(path), **options.pretrained_kwargs, **NO_REMOTE_CODE
         )  # fmt: skip
     lm, info = loaded
     unused = check_complete(name, info)
@@ -125,7 +125,7 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
 
 
 def check_files(path: str) -> dict[str, str]:
-    """Refuse a folder whose files cannot be the model's; otherwise the `key_mapping` that their names need."""
+    """Check the files of a model's folder; return the `key_mapping` for `from_pretrained`."""
     folder = Path(path)
     if not folder.is_dir():
         return {}
@@ -135,7 +135,7 @@ def check_files(path: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Generator[None]:
-    """Without its progress bars and its report on weights, which `check_complete` gives in our words."""
+    """Silence Transformers' progress bars and its report on weights, which `check_complete` replaces."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -147,8 +147,8 @@ def _quiet_transformers() -> Generator[None]:
         logging.set_verbosity(level)
 
 
-def _model_kind(config: Any, name: str) -> Any:
-    """The class that loads it: for causal language models, or for those that read pictures beside text."""
+def _auto_class(config: Any, name: str) -> Any:
+    """Return the class that loads the model: for causal language models, or for vision-language models."""
     import transformers as tf
 
     if type(config) in tf.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -158,13 +158,13 @@ def _model_kind(config: Any, name: str) -> Any:
     raise not_causal(name, f"{type(config).__name__}, model_type {config.model_type}")
 
 
-def _beside_no_adapter(path: str) -> dict[str, Any]:
+def _without_adapter_kwargs(path: str) -> dict[str, Any]:
     """Keep Transformers from attaching an adapter whose config a merge left in the model's folder."""
     return {"adapter_kwargs": {"subfolder": "no adapter here"}} if Path(path).is_dir() else {}
 
 
 def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
-    """The tokenizer, chat template included, from the last of the adapters that brings one, else the model's own.
+    """Load the tokenizer and its chat template from the last adapter that has one, else from the model.
 
     `name` may itself be an adapter's folder; no weights are read.
     """
@@ -182,14 +182,14 @@ def load_tokenizer(name: str, adapters: tuple[str, ...] = ()) -> Any:
         if not tokenizer.chat_template and (template := _processor_template(path)):
             tokenizer.chat_template = template
     if with_tokenizer:
-        _check_numbers_of_tokens(tokenizer, with_tokenizer[-1], Path(resolve_local(name)))
+        _check_token_ids(tokenizer, with_tokenizer[-1], Path(resolve_local(name)))
     return tokenizer
 
 
-def _check_numbers_of_tokens(tokenizer: Any, adapter: Path, base: Path) -> None:
-    """Refuse an adapter whose folder has the tokenizer of another model: the same words have other numbers there.
+def _check_token_ids(tokenizer: Any, adapter: Path, base: Path) -> None:
+    """Refuse an adapter whose folder has the tokenizer of another model, which has other ids for the same tokens.
 
-    Some tokens may be renamed, as those that a model reserves.
+    Up to a tenth may differ, because reserved tokens may have been renamed.
     """
     files = [folder / "tokenizer.json" for folder in (adapter, base)]
     if not all(file.is_file() for file in files) or filecmp.cmp(*files, shallow=False):
@@ -205,7 +205,7 @@ def _check_numbers_of_tokens(tokenizer: Any, adapter: Path, base: Path) -> None:
 
 
 def _processor_template(path: str) -> str | None:
-    """The chat template that a processor keeps for its tokenizer: vision models before 2025 have it there alone."""
+    """Return the chat template of a processor: vision models before 2025 have it nowhere else."""
     from transformers.utils.hub import cached_file
 
     quiet: dict[str, Any] = {
@@ -225,7 +225,7 @@ def _explain_loading(name: str) -> Any:
 
 
 def _stored_quantization(config: Any, name: str) -> str | None:
-    """How the weights on disk are rounded, if they are and can be read; else it is refused."""
+    """Return how the stored weights are quantized, None if they are not; refuse those without gradients."""
     quantization = getattr(config, "quantization_config", None)
     if not quantization:
         return None
@@ -238,7 +238,7 @@ def _stored_quantization(config: Any, name: str) -> str | None:
 
 
 def load_without_weights(name: str, adapters: Sequence[str] = ()) -> tuple[Any, TrainingMetadata, int]:
-    """Tokenizer, training metadata and context length of a model, without reading its weights."""
+    """Load the tokenizer, training metadata and context length of a model, without reading its weights."""
     from transformers import AutoConfig
 
     if is_adapter(name):

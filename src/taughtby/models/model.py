@@ -45,9 +45,9 @@ class Model:
         decoder: The part of `lm` without the language-model head.
         blocks: The decoder's L blocks.
         fingerprint: Hashes of the weights of `model`, `adapter` and `base`; None where there is none.
-        separate_base: The model from before a full fine-tune, if one was given.
-        metadata: What the trainer's files say of the training.
-        notes: Remarks for the user about how it was loaded.
+        separate_base: The base model, if it is given for a full fine-tune or an adapter has overwritten it; else None.
+        metadata: Training settings from the trainer's files.
+        notes: Notes for the user about how it was loaded.
     """
 
     lm: Any
@@ -64,17 +64,17 @@ class Model:
 
     @property
     def adapter(self) -> str | list[str] | None:
-        """The adapters as an index's manifest has them: none, one, or several in their order."""
+        """The adapters as a manifest stores them: None, one name, or a list in order."""
         return list(self.adapters) if len(self.adapters) > 1 else next(iter(self.adapters), None)
 
     @property
     def base_name(self) -> str | None:
-        """The name of the separate model from before a full fine-tune."""
+        """The name of the separate base model of a full fine-tune; None for others."""
         return self.separate_base.name if self.separate_base and self.fingerprint["base"] else None
 
     @property
     def has_base(self) -> bool:
-        """Whether there is another model from before fine-tuning to compare with."""
+        """Whether there is a base model to compare with."""
         return self.peft is not None or self.separate_base is not None
 
     @property
@@ -84,17 +84,17 @@ class Model:
 
     @property
     def hidden_size(self) -> int:
-        """The d of a state."""
+        """d, the size of a hidden state."""
         return int(self.lm.get_input_embeddings().weight.shape[1])
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go, and where what is captured comes back."""
+        """The device of the inputs and of captured tensors."""
         return input_device(self.lm)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format of the weights."""
+        """The dtype of the weights."""
         return self.lm.get_input_embeddings().weight.dtype
 
     @property
@@ -103,9 +103,9 @@ class Model:
         return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
 
     def token_without_embedding(self, ids: Sequence[int]) -> str | None:
-        """The largest of the ids, if it lies beyond the embedding, as its token: None if the model can read them all.
+        """Describe the largest of the ids if the embedding has no row for it; None if it has rows for all.
 
-        A tokenizer grows in training, and the rows of the embedding that grew with it are easily left out of a save.
+        Training may add tokens, and the new rows of the embedding may be missing from the saved model.
         """
         largest, rows = max(ids, default=0), self.lm.get_input_embeddings().weight.shape[0]
         if largest < rows:
@@ -114,7 +114,7 @@ class Model:
 
     @contextlib.contextmanager
     def base_model(self) -> Generator[Model]:
-        """The model from before fine-tuning: its adapters off for as long, or the base it was given; else itself."""
+        """Yield the base model: the separate base, or else this model with its adapters off, if it has any."""
         if self.separate_base is not None:
             yield self.separate_base
         elif self.peft is None:
@@ -136,7 +136,7 @@ class Model:
         return replace(self, adapters=(), peft=None, fingerprint={**self.fingerprint, "adapter": None})
 
     def head(self, states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
-        """Logits of states as they leave the final norm, by the model's own code."""
+        """Compute the logits of states after the final norm, with the model's own code."""
         return head_logits(self.lm, self._decoder_path, states)
 
 
@@ -154,21 +154,21 @@ def load_model(
     Args:
         name: A folder, a hub id, a `.gguf` file, `smollm2`, or an adapter's own folder, which names its base.
         adapter: One or several PEFT adapters.
-        base: After a full fine-tune, the model from before it.
-        dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` is bfloat16 where the machine computes in it (CUDA,
-            CPUs with avx512_bf16 or AMX), else float32.
+        base: For a full fine-tune, the original model.
+        dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` is bfloat16 if the hardware supports it (CUDA, CPUs
+            with avx512_bf16 or AMX), else float32.
         device: `auto`, `cpu`, `cuda:1`, …; `map` spreads the weights over all devices.
         quantize: `4bit` or `8bit`, on a GPU.
 
     Raises:
         ModelError: the model, the adapter or the base cannot be used, or do not belong together.
-        OptionError: an option has no such value.
+        OptionError: the value of an option is invalid.
 
     Example:
         >>> model = load_model("smollm2", "taughtby-demo/adapter")  # doctest: +SKIP
     """
     options = load_options(dtype, device, quantize)
-    # by absolute paths, since what is made of the model remembers them
+    # absolute paths, because indexes and traces store them
     name, base = absolute_name(name), base and absolute_name(base)
     adapters = tuple(map(absolute_name, (adapter,) if isinstance(adapter, str) else adapter or ()))
     notes: tuple[str, ...] = ()
@@ -190,10 +190,10 @@ def load_model(
 def borrow_model(
     lm: Any, tokenizer: Any, *, name: str, adapter: str | None = None, base: Model | None = None
 ) -> Generator[Model]:
-    """A live Transformers or PEFT model, as a Trainer holds it, for as long frozen and out of training.
+    """Use a live Transformers or PEFT model, such as a Trainer's, frozen and in eval mode inside the context.
 
-    Afterwards each module trains and each weight asks for a gradient as before. `adapter` is where a PEFT model's
-    adapter is saved, or will be; `base` the model from before a full fine-tune.
+    On exit the modules' training modes and the weights' `requires_grad` are restored. `adapter` is the folder where a
+    PEFT model's adapter is or will be saved; `base` is the original model of a full fine-tune.
     """
     peft = lm if hasattr(lm, "peft_config") and hasattr(lm, "get_base_model") else None
     inner = lm.get_base_model() if peft is not None else lm
@@ -218,7 +218,7 @@ def borrow_model(
 
 
 def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
-    """The model of that name, without adapters."""
+    """Load a model without adapters."""
     lm, notes = load_weights(name, options)
     decoder, blocks = find_decoder(lm, name)
     model_digest = model_hash(weights_hash(lm, name), lm.config)
@@ -229,7 +229,7 @@ def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
 
 
 def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions) -> Model:
-    """`model` with adapters on. Some change the base for good (its biases; PiSSA): that one is then loaded anew."""
+    """Attach adapters to `model`. If they change the base permanently (biases, PiSSA), it is loaded a second time."""
     folders = [adapter_folder(adapter) for adapter in adapters]
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     sampled = sampled_hash(model.lm)
@@ -240,7 +240,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     origin = read_training_metadata(folders[-1], model.context_length)
     fingerprint = {**model.fingerprint, "adapter": attached.fingerprint}
     adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin, notes=notes)
-    # the probe has a few tokens, and these parts change what some tokens do
+    # the probe has a few tokens only, and these parts may change other tokens only
     partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
     by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
     tuned = _probe(adapted)[..., :vocabulary]
@@ -262,7 +262,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
 
 
 def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
-    """`model` with the separate one it was fine-tuned from, if the two can be compared."""
+    """Add the base model of a full fine-tune to `model`, after checking that the two can be compared."""
     before = _load_plain(base, load_tokenizer(base), options)
     do = f"give as --base the model that {model.name} was fine-tuned from"
     for what, mine, theirs in (
@@ -289,5 +289,5 @@ def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
 
 @torch.no_grad()
 def _probe(model: Model) -> Float[Tensor, "1 8 V"]:
-    """Logits at a few tokens, by which to know a model again."""
+    """Return the logits of a few tokens, by which models are compared."""
     return model.lm(input_ids=torch.arange(1, 9, device=model.device)[None], use_cache=False).logits

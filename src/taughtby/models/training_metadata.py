@@ -1,6 +1,6 @@
-"""What the files of a trainer say of the training: base, length, mask, template, each with its file.
+"""Reads training settings from a trainer's files: base, length, mask, template, each with its file.
 
-`training_args.bin`, which would say more, is a pickle and never opened. What is not recorded is not guessed.
+`training_args.bin` contains more, but it is a pickle and never opened. Settings that are not recorded are not guessed.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from taughtby.models.trainer_recipes import (
 
 @dataclass(frozen=True)
 class TrainingMetadata:
-    """What is known of a model's or adapter's training. Of two facts about one thing the first counts."""
+    """The training settings of a model or adapter. If several entries have one name, the first counts."""
 
     entries: tuple[MetadataEntry, ...] = ()
 
     @property
     def base(self) -> str | None:
-        """The model it was trained from, as the trainer called it: a folder of that machine, or a hub id."""
+        """The base model as the trainer recorded it: a folder on that machine, or a hub id."""
         return self._first("base")
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a row that were kept."""
+        """Maximum number of tokens of a row."""
         return self._first("max_length")
 
     @property
     def truncate(self) -> Literal["right", "left", "skip"] | None:
-        """What was done with a longer row."""
+        """How longer rows were truncated."""
         return self._first("truncate")
 
     @property
     def mask(self) -> Literal["response", "content", "all"] | None:
-        """Whether the loss was taken on the answers alone."""
+        """Which tokens of a row had a loss."""
         return self._first("mask")
 
     @property
     def turns(self) -> Literal["last", "all"] | None:
-        """Which answers of a conversation were learned."""
+        """Which answers of a conversation had a loss."""
         return self._first("turns")
 
     @property
     def template(self) -> str | None:
-        """A chat template the saved tokenizer does not carry: its Jinja source, or none for texts as they stand."""
+        """Jinja source of a chat template that the saved tokenizer does not have; "none" for no template."""
         return self._first("template")
 
     @property
     def join(self) -> str | None:
-        """What the trainer put between an instruction and its input."""
+        """The separator between an instruction and its input."""
         return self._first("join")
 
     @property
     def columns(self) -> str:
-        """The names of the columns, as `--columns` has them; empty if they are the usual ones."""
+        """The names of the columns as in `--columns`; empty if they are the usual ones."""
         return self._first("columns") or ""
 
     @property
     def unfollowed(self) -> list[MetadataEntry]:
-        """What the files say of how rows were read, and taughtby does not follow."""
+        """Entries on how rows were read that taughtby does not follow."""
         return [entry for entry in self.entries if not entry.followed]
 
     def _first(self, what: str) -> Any:
@@ -79,9 +79,9 @@ class TrainingMetadata:
 
 
 def read_training_metadata(folder: str | Path, window: int | None = None) -> TrainingMetadata:
-    """Everything the files of a folder say; of `checkpoint-N` also those of the output folder it lies in.
+    """Read the metadata of a folder; of `checkpoint-N`, also that of the output folder around it.
 
-    `window` is the longest input of the base, where it is known: a tokenizer's limit below it was set by the trainer.
+    `window` is the context length of the base, if known: a lower limit of the tokenizer was set by the trainer.
     """
     folder = Path(folder)
     places = [folder, *([folder.parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [])]
@@ -95,7 +95,7 @@ def read_training_metadata(folder: str | Path, window: int | None = None) -> Tra
 
 
 def _adapter(folder: Path) -> Iterator[MetadataEntry]:
-    """PEFT's own file, which every trainer writes."""
+    """Read PEFT's own file, which every trainer writes."""
     file = "adapter_config.json"
     config = read_json(folder / file)
     yield from text_entries(config, file, base="base_model_name_or_path")
@@ -113,7 +113,7 @@ def _adapter(folder: Path) -> Iterator[MetadataEntry]:
 
 
 def _ours(folder: Path) -> Iterator[MetadataEntry]:
-    """`taughtby finetune`, which trains on the answers, cut at their end."""
+    """Read the file of `taughtby lab finetune`, which trains on responses and truncates them at the right."""
     file = "taughtby.json"
     config = read_json(folder / file)
     yield from text_entries(config, file, base="base")
@@ -124,7 +124,7 @@ def _ours(folder: Path) -> Iterator[MetadataEntry]:
 
 
 def _tokenizer(folder: Path, window: int | None) -> Iterator[MetadataEntry]:
-    """How it cut when it was saved: a tokenizer called with `truncation=True, max_length=N` writes that down."""
+    """Read the tokenizer's truncation: after a call with `truncation=True, max_length=N` it saves these settings."""
     cut = read_json(folder / "tokenizer.json").get("truncation")
     cut = cast(Config, cut) if isinstance(cut, dict) else {}
     config = read_json(folder / "tokenizer_config.json")
@@ -148,7 +148,7 @@ def _tokenizer(folder: Path, window: int | None) -> Iterator[MetadataEntry]:
 
 
 def _state(folder: Path) -> Iterator[MetadataEntry]:
-    """The Trainer's diary, for people; in an output folder it lies in the checkpoints."""
+    """Read the Trainer's state, for display only; an output folder may have it in its checkpoints only."""
     files = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
     path = max((path for path in files if path.is_file()), key=_steps, default=None)
     if path is None:
@@ -164,6 +164,6 @@ def _state(folder: Path) -> Iterator[MetadataEntry]:
 
 
 def _steps(file: Path) -> float:
-    """How far a diary goes: the output folder's own to the end."""
+    """Return the step of a Trainer's state; that of the output folder itself is the last."""
     number = file.parent.name.rpartition("checkpoint-")[2]
     return int(number) if number.isdecimal() else float("inf")

@@ -1,7 +1,7 @@
-"""Files of weights, examined by their names and headers before any number is read.
+"""Checks files of weights by their names and headers, before any weight is loaded.
 
-A checkpoint that is rounded, cut short, spread over the ranks of a training or left out by git is refused here, since
-loaders find that out late, in words of their own, or not at all.
+Checkpoints that are quantized, truncated, sharded by rank, or Git LFS pointers are refused here, since loaders notice
+that late, with unclear errors, or not at all.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from taughtby.errors import ModelError
 from taughtby.text import shell_quote
 
-Header = dict[str, dict[str, Any]]  # by name: dtype, shape and data_offsets, as safetensors has them
+Header = dict[str, dict[str, Any]]  # by name: dtype, shape and data_offsets, as in safetensors
 LFS = b"version https://git-lfs"
 LARGEST_HEADER = 100_000_000  # the limit of safetensors itself
-# what torch.compile, FSDP and activation checkpointing insert into names, and DDP puts before them
+# inserted into names by torch.compile, FSDP and activation checkpointing; DDP's prefix
 WRAPPERS = r"(^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)"
-# numbers beside a rounded weight, without which it says nothing
+# tensors beside a quantized weight that are needed to dequantize it
 _SCALE = re.compile(
     r"(.*)\.(weight_scale(_inv|_2)?|weight_zero_point|input_scale|scales|biases|qzeros|g_idx|absmax|SCB|weight\.absmax)$"
 )
-# towers for pictures and sound, heads for values and for further tokens: no text answer depends on them
+# vision and audio towers, value heads, multi-token prediction: they do not affect text answers
 _UNUSED = re.compile(
     r"(^|[._])(vision|visual|image|audio|multi_modal|mm)[a-z_]*\.|(^|\.)(v_head|value_head|mtp)\.|rotary_emb\.inv_freq$"
     r"|\.attn\.(masked_)?bias$"
@@ -35,10 +35,10 @@ _FULL = "give the model as it was before it was rounded, and an adapter on top w
 
 
 def read_header(file: Path) -> Header:
-    """The names, dtypes and shapes in a safetensors file.
+    """Read the names, dtypes and shapes in a safetensors file.
 
     Raises:
-        ModelError: the file is a Git LFS pointer, cut short, or no safetensors file.
+        ModelError: the file is a Git LFS pointer, truncated, or not a safetensors file.
     """
     check_content(file)
     size = file.stat().st_size
@@ -61,7 +61,7 @@ def read_header(file: Path) -> Header:
 
 
 def check_content(file: Path) -> None:
-    """Refuse a file whose content git left at the server."""
+    """Refuse a Git LFS pointer, whose content was not downloaded."""
     with file.open("rb") as stream:
         if stream.read(len(LFS)) == LFS:
             raise ModelError(f"{file} is a Git LFS pointer, not the file itself", got=f"{file.stat().st_size} bytes",
@@ -69,7 +69,7 @@ def check_content(file: Path) -> None:
 
 
 def check_not_empty(file: Path, header: Header) -> None:
-    """Refuse a file without weights, or with weights of no elements: what one rank of DeepSpeed's ZeRO-3 writes."""
+    """Refuse a file without weights, or with weights without elements, as a rank of DeepSpeed ZeRO-3 writes it."""
     empty = [name for name, value in header.items() if 0 in value["shape"]]
     if not header or empty:
         got = f"{len(empty)} of {len(header)} weights have no elements" if header else "no weight in it"
@@ -78,7 +78,7 @@ def check_not_empty(file: Path, header: Header) -> None:
 
 
 def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Refuse a model's folder whose weights cannot be the model's; otherwise which parts of names to leave out.
+    """Check that the weights in a model's folder can be loaded; return which parts of their names to remove.
 
     Args:
         folder: a folder with config.json.
@@ -88,7 +88,7 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         The `key_mapping` for `from_pretrained`: patterns of a trainer's wrappers, if the names have them.
 
     Raises:
-        ModelError: the weights are absent, cut short, rounded without a method that is read, or of another format.
+        ModelError: the weights are missing, truncated, quantized without a `quant_method`, or in another format.
     """
     if "quantization" in config and not _method(config):
         raise ModelError(f"{folder} was rounded by MLX", got=f"config.json: quantization {config['quantization']}",
@@ -102,7 +102,7 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         header = read_header(file)
         check_not_empty(file, header)
         if not _method(config):
-            _check_numbers(file, header)
+            _check_unquantized(file, header)
         if any(name.startswith("base_model.model.") for name in header):
             raise ModelError(f"{file} holds a model under PEFT's names, with the adapter beside it",
                              got=next(name for name in header if name.startswith("base_model.model.")),
@@ -112,9 +112,9 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
-    """Refuse a model that is not all that its files hold, by the loading info of Transformers; notes for the user.
+    """Refuse a model with missing or unexpected weights, by Transformers' loading info; return notes for the user.
 
-    Transformers fills missing weights with random numbers, and leaves out those it has no place for.
+    Transformers initializes missing weights at random, and ignores unexpected ones.
     """
     whole = "give the folder of a causal language model as `save_pretrained` wrote it"
     if missing := info["missing_keys"]:
@@ -139,10 +139,10 @@ def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
 
 
 def weight_paths(folder: Path) -> list[Path]:
-    """The safetensors files of a model's folder, in the order in which Transformers prefers them.
+    """Return the safetensors files of a model's folder, those that Transformers would load.
 
     Raises:
-        ModelError: one is missing, or there is none.
+        ModelError: one is missing, there is none, or there are two sets.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists():
@@ -166,7 +166,7 @@ def weight_paths(folder: Path) -> list[Path]:
 
 
 def without_weights(folder: Path) -> ModelError:
-    """The error for a folder without safetensors: what lies there instead, and how to make it a model."""
+    """Return the error for a folder without safetensors, with advice for the files that are there instead."""
     if ranks := ranks_of_training(folder):
         return ranks
     convert = "convert it to a folder as `save_pretrained` writes it, by the tool that wrote it"
@@ -180,7 +180,7 @@ def without_weights(folder: Path) -> ModelError:
 
 
 def ranks_of_training(folder: Path) -> ModelError | None:
-    """The error for a checkpoint of which each rank wrote a part, and how to join the parts."""
+    """Return the error for a checkpoint that is sharded by rank, with the command that merges it; None for others."""
     here = shell_quote(folder)
     if shards := _first(folder, ("*.distcp", "*/*.distcp", "pytorch_model_fsdp*")):
         where = shell_quote(shards.parent if shards.suffix == ".distcp" else shards)
@@ -201,13 +201,13 @@ def _first(folder: Path, patterns: Iterable[str]) -> Path | None:
 
 
 def _method(config: dict[str, Any]) -> Any:
-    """How the configuration says the weights are rounded, if it does."""
+    """Return the quantization method in the configuration, None without one."""
     quantization = config.get("quantization_config") or config.get("compression_config")
     return quantization.get("quant_method") if isinstance(quantization, dict) else None
 
 
-def _check_numbers(file: Path, header: Header) -> None:
-    """Refuse rounded weights and their scales where the configuration says nothing of them."""
+def _check_unquantized(file: Path, header: Header) -> None:
+    """Refuse quantized weights and their scales if the configuration does not mention quantization."""
     scales = [name for name in header if (match := _SCALE.match(name)) and
               any(f"{match[1]}.{weight}" in header for weight in ("weight", "qweight", "weight_packed"))]  # fmt: skip
     rounded = [name for name, value in header.items() if value["dtype"] in _ROUNDED and len(value["shape"]) > 1

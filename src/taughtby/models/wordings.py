@@ -1,4 +1,4 @@
-"""The words that Axolotl puts around instructions instead of a chat template, as a Jinja template of the same text."""
+"""Axolotl's prompt formats for instructions, as Jinja templates that write the same text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import string
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-# the first words of such a template: its text has no BOS, which the tokenizer adds as it does for plain texts
+# the beginning of such a template: its text has no BOS, so the tokenizer adds it, as for plain text
 WORDING = "{#- a trainer's own wording -#}"
-_UNWRITTEN = "\n\n"  # stands before an input that a wording leaves out
+_UNWRITTEN = "\n\n"  # before an input that a prompt format leaves out
 _ENDS_ELSEWHERE = "the wording has one question and one answer"
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts around an instruction, in Python's format with {instruction}, {input} and {system}.
+    """A prompt format: the texts around {instruction}, {input} and {system}, as Python format strings.
 
     Attributes:
-        turn: Of a row with an input.
-        turn_no_input: Of a row without.
-        system_format: Of a system prompt.
+        turn: For a row with an input.
+        turn_no_input: For a row without an input.
+        system_format: For a system prompt.
         systems: The system prompts of rows with and without an input.
-        own_system: Whether a system prompt of the row takes the place of these.
-        columns: The columns that hold what a row says, by taughtby's names.
+        own_system: Whether a system prompt of the row replaces these.
+        columns: Pairs of taughtby's name and the data's name of a column.
     """
 
     turn: str
@@ -35,7 +35,7 @@ class Wording:
 
     @property
     def join(self) -> str | None:
-        """What stands between an instruction and its input; None for a wording that cannot be followed."""
+        """The separator between an instruction and its input; None for a format that is not supported."""
         parts, without = _parts(self.turn), _parts(self.turn_no_input)
         if not parts or not without or len(without) != 2:
             return None
@@ -43,12 +43,12 @@ class Wording:
 
     @property
     def template(self) -> str:
-        """The Jinja template. A user message has its input behind the instruction, and again as `input`."""
+        """The Jinja template. It expects user messages with the input after the instruction, and again as `input`."""
         with_input, without = _parts(self.turn) or [], _parts(self.turn_no_input) or []
         before, after = (_either(with_input[place], without[place]) for place in (0, -1))
         first, last = (_around(self.system_format) or ["", ""])[:2]
         instruction = "ask.content"
-        if len(with_input) == 2:  # the input is not written
+        if len(with_input) == 2:  # the format leaves the input out
             behind = f"({json.dumps(_UNWRITTEN)} ~ ask.input)|length"
             instruction = f"(ask.content[:ask.content|length - {behind}] if ask.input else ask.content)"
         system = f"{{%- set system = {_either(*self.systems)} -%}}"
@@ -70,7 +70,7 @@ def _either(with_input: str, without: str) -> str:
 
 
 def _parts(text: str) -> list[str] | None:
-    """The literal texts around {instruction}, and around {input} if it follows; None for any other order."""
+    """Return the literal texts around {instruction}, and around {input} if it follows; None for any other order."""
     pieces = _pieces(text)
     if pieces is None or [name for _, name in pieces if name] not in (["instruction"], ["instruction", "input"]):
         return None
@@ -83,7 +83,7 @@ def _around(text: str) -> list[str] | None:
 
 
 def _pieces(text: str) -> list[tuple[str, str | None]] | None:
-    """Literal texts, each with the field behind it; the last has none. None for a text that is no format."""
+    """Return pairs (literal text, field after it), with None as the last field; None for an invalid format string."""
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError:
@@ -93,7 +93,7 @@ def _pieces(text: str) -> list[tuple[str, str | None]] | None:
     pieces: list[tuple[str, str | None]] = []
     literal = ""
     for text_before, name, _, _ in (*fields, ("", None, None, None)):
-        literal += text_before  # a brace that stands for itself is a piece of its own
+        literal += text_before  # an escaped brace is parsed as a separate piece
         if name is not None:
             pieces.append((literal, name))
             literal = ""
@@ -129,7 +129,7 @@ AXOLOTL = {
 
 
 def axolotl_wording(kind: Any) -> Wording | None:
-    """The wording of a data set's `type`: a name, or a mapping with a format of its own; None for one not known."""
+    """Return the prompt format of a data set's `type`, a name or a mapping; None if it is not supported."""
     if isinstance(kind, str):
         return AXOLOTL.get(kind)
     if not isinstance(kind, dict):
