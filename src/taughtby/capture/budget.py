@@ -1,8 +1,8 @@
-"""How many padded tokens a batch may have: by the free memory of the device and the shape of the model.
+"""Computes how many padded tokens a batch may have, from the device's free memory and the model's shape.
 
-A block's activations take about as many numbers a token as the widths of its linear layers, which is the number of its
-weights divided by the width of a state, plus six states of the norms and the residual stream. Measured at 1 B
-parameters, this is 1.4 to 3 times what a pass takes.
+Per token, a block's activations are about as many numbers as the summed widths of its linear layers, which is the
+number of its weights divided by the hidden size, plus six states for the norms and the residual stream. At 1 B
+parameters, this estimate is 1.4 to 3 times the measured memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from taughtby.models.model import Model
 
 CPU_TOKENS = 1024  # more do not fit into the caches, and are slower
 MOST_TOKENS = 65_536  # an accelerator is no faster with more (measured on an H100 at 1 B parameters)
-MOST_PER_TOKEN = 8192  # the same where each token has a result of its own, such as a gradient
+MOST_PER_TOKEN = 8192  # the same if each token has its own result, such as a gradient
 FEWEST_TOKENS = 256
-MEMORY_SHARE = 0.5  # of the free memory: the rest is for the head's logits, for fragmentation, and for estimates
-STATES = 6  # states that norms and the residual stream of a block hold
+MEMORY_SHARE = 0.5  # of the free memory: the rest is for the head's logits, fragmentation and errors of the estimate
+STATES = 6  # states per block that are kept for the norms and the residual stream
 
 _budgets: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()  # by model, then by blocks
 
@@ -27,12 +27,12 @@ _budgets: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()  # 
 def token_budget(model: Model, blocks: int, *, per_token: bool = False) -> int:
     """Return how many padded tokens a batch may have.
 
-    The answer is kept for the model, so that batches do not depend on what else is in memory later.
+    The result is cached per model, so that batches do not depend on the memory that is free later.
 
     Args:
         model: the model.
-        blocks: of how many blocks the backward pass needs the activations.
-        per_token: whether each token has a result of its own, which memory has to hold too.
+        blocks: number of blocks whose activations the backward pass needs.
+        per_token: whether each token has its own result, which needs memory too.
     """
     budgets = _budgets.setdefault(model.lm, {})
     if blocks not in budgets:
@@ -47,7 +47,7 @@ def halve_budget(model: Model) -> None:
 
 
 def bytes_per_token(model: Model, blocks: int) -> float:
-    """Estimate the memory that a token takes in a pass that keeps the activations of so many blocks."""
+    """Estimate the memory per token of a pass that keeps the activations of `blocks` blocks."""
     weights = max(sum(weight.numel() for weight in block.parameters()) for block in model.blocks)
     width = weights / model.hidden_size + STATES * model.hidden_size
     return (blocks + 1) * width * model.dtype.itemsize

@@ -2,7 +2,7 @@
 
 All weights are frozen, so the graph starts at the lowest layer that a caller needs. The head runs at response positions
 only (`lm_head.py`) and gives ∂loss/∂h_L in closed form; one `autograd.grad` gives the layers below. The common prefix
-of the rows runs once (`decoder_inputs.py`), and prompts and padding are left out of the backward pass
+of the rows runs once (`decoder_inputs.py`), and linear layers skip prompts and padding in the backward pass
 (`sparse_backward.py`). RepT, arXiv 2510.02334, section 3.
 
 Layers are numbered as in Hugging Face's `hidden_states`: 0 is the embedding, ℓ the output of block ℓ, and L (or -1) the
@@ -38,7 +38,7 @@ class Capture:
     All values are float32 on the model's device and zero where `loss_mask` is False.
 
     Attributes:
-        states: hidden states by layer. `batch.at_answer(states[ℓ])` is the state of the last prompt token.
+        states: hidden states by layer. `batch.at_last_prompt_token(states[ℓ])` is the state of the last prompt token.
         grads: ∂loss/∂state by layer, where the loss is the row's mean cross entropy.
         logp: log probability of the target token at each position.
         loss: mean cross entropy of each row, in nats.
@@ -78,7 +78,7 @@ def capture(
         model: a frozen model.
         batch: the rows.
         layers: layers whose states and gradients are captured.
-        weights: how much each token counts in the loss that `grads` differentiate; None is 1/n each.
+        weights: weight of each token in the loss that `grads` differentiate; None is 1/n each.
         states_only: layers whose states are captured without gradients. The backward pass does not reach them.
         full_sequence: run every token of every row through both passes, as gradients of weights require.
     """
@@ -127,8 +127,8 @@ def prompt_states(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int
 def prompt_gradients(model: Model, batch: Batch) -> tuple[Float[Tensor, "B d"], Float[Tensor, "B d"]]:
     """Return (H, g_1) at the last layer; runs the prompts only.
 
-    g_1 follows from H, the first answer token and the number of tokens with a loss. It is zero where that token has no
-    loss.
+    g_1 is computed from H, the first response token and the number of tokens with a loss. It is zero if that token has
+    no loss.
     """
     state = prompt_states(model, batch, [-1])[model.depth]
     next_position = batch.last_prompt_position[:, None] + 1
@@ -187,6 +187,6 @@ def _record_states(
 
 
 def _gather(states: Float[Tensor, "B T d"], positions: Int[Tensor, "B R"]) -> Float[Tensor, "B R d"]:
-    # a model may be spread over several devices; the result is where the positions are
+    # a model may be spread over several devices; the result is on the device of the positions
     index = positions.to(states.device)[..., None].expand(-1, -1, states.shape[-1])
     return states.gather(1, index).to(positions.device)

@@ -1,4 +1,4 @@
-"""The decoder's inputs for the columns that a capture needs, with the rows' common prefix as a cache."""
+"""The decoder's inputs for the columns that a capture needs; the rows' common prefix becomes a cache."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens does not repay a pass of its own
+MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens is not worth a separate pass
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
-BY_LENGTH = ("longrope", "dynamic")  # rotations that differ once an input is longer than the first training's
+BY_LENGTH = ("longrope", "dynamic")  # RoPE types that change for inputs longer than the original context
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
 
 
 def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
-    # on a GPU an index beyond the embedding would end the process's use of it
+    # on a GPU, an index beyond the embedding is an error after which the process cannot use the GPU
     if lack := model.token_without_embedding([int(batch.ids.max())]):
         raise ModelError(f"the tokenizer has tokens that {model.name} cannot read", got=lack,
                          do="save the embedding with the adapter (modules_to_save), or the whole model")  # fmt: skip
@@ -87,17 +87,17 @@ def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
 
 
 def _common_prefix_length(ids: Int[Tensor, "B T"]) -> int:
-    """The number of tokens that all rows begin with; 0 where a pass of its own would save too little."""
+    """Length of the rows' common prefix; 0 if a separate pass for it would save too little."""
     length = int((ids == ids[:1]).all(0).long().cumprod(0).sum())
     return length if length * (len(ids) - 1) >= MIN_SAVED_TOKENS else 0
 
 
 def _shares_prefixes(model: Model, length: int) -> bool:
-    """Whether rows of that length may continue a cached prefix.
+    """Whether rows of this length may continue a cached prefix.
 
-    Not where a layer keeps a state instead of keys and values (linear attention, state spaces, convolutions): most of
-    them start anew where more than one token follows. Nor where positions are rotated by the length of the input, which
-    is another one in the prefix's own pass.
+    False if a layer caches a state instead of keys and values (linear attention, state space models, convolutions),
+    since most of them reset it if more than one token follows. Also false if RoPE depends on the length of the input,
+    which is shorter in the prefix's own pass.
     """
     config = model.lm.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
@@ -114,7 +114,7 @@ def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
 
 @torch.no_grad()
 def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
-    """Keys and values of a prefix for `rows` rows; None for a model with another kind of cache."""
+    """Compute the keys and values of a prefix for `rows` rows; None for a model with another type of cache."""
     cache = getattr(model.decoder(input_ids=ids, use_cache=True), "past_key_values", None)
     if not _holds_keys_and_values(cache):
         return None

@@ -1,4 +1,4 @@
-"""The similarity of neighbouring layers over a set of rows, and the phase-transition layer that it shows.
+"""The similarity of neighbouring layers over a set of rows, and the phase-transition layer.
 
 RepT, arXiv 2510.02334, section 3.3: the mean cosine between the last prompt token's states of layers ℓ and ℓ+1. The
 phase transition is where it is lowest.
@@ -52,7 +52,7 @@ def read_layer_similarity(entry: dict[str, Any] | None) -> LayerSimilarity | Non
 def measure_layer_similarity(
     model: Model, rows: Sequence[TokenizedExample], budget: int | None = None
 ) -> LayerSimilarity:
-    """Measure the similarity curve over rows, of which the prompts are run.
+    """Measure the similarity curve on the prompts of rows.
 
     Args:
         model: the model.

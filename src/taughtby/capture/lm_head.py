@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD_CHUNK = 512  # tokens per call of the head: 512 x V float32 logits, 100 MB at V = 50k
-CPU_CHUNK = 2**20  # logits per softmax on a CPU: 4 MB, which fit into its caches
+CPU_CHUNK = 2**20  # logits per softmax on a CPU: 4 MB, which fit into its cache
 
 
 def final_state_gradient(
@@ -27,7 +27,7 @@ def final_state_gradient(
         model: the model whose head is used.
         states: h_L at the loss positions.
         batch: the rows.
-        weights: how much each token counts in the loss, normalised to a sum of 1 here; None is 1/n each.
+        weights: weight of each token in the loss, normalized here to a sum of 1 per row; None is 1/n each.
     """
     loss_mask, device = batch.loss_mask, states.device
     counts = loss_mask.float() if weights is None else weights.to(loss_mask.device) * loss_mask

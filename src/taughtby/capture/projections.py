@@ -1,4 +1,4 @@
-"""Random projections, drawn on the CPU so that every machine has the same, and cached on the device that uses them."""
+"""Random projections, drawn on the CPU so that they are the same on all machines, and cached on each device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-SIDE_DIM = 32  # dimensions kept on each side of a model's own weight, whose gradient has 10^6 numbers a row
+SIDE_DIM = 32  # dimensions per side for a model's own weights, whose gradients have 10^6 numbers per row
 
 
 @dataclass(frozen=True)
 class TwoSidedProjection:
     """Compute P_out (Σ_t δ_t ⊗ x_t) P_inᵀ, flattened, without forming the gradient; LoGra, arXiv 2405.13954.
 
-    P are Gaussian matrices of `dim` rows, fixed by `seed`. A side that is no wider than `dim` is not projected, and
-    none is if `dim` is 0.
+    P are Gaussian matrices with `dim` rows, fixed by `seed`. A side that is no wider than `dim` is not projected; with
+    `dim` 0, no side is.
     """
 
     dim: int
@@ -56,7 +56,7 @@ def full_gradient(_: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B 
 
 
 def compact_gradient(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Tensor, "B T o"]) -> Float[Tensor, "B k"]:
-    """Return the full gradient of an adapter's weight; of a model's own, its projection to `SIDE_DIM` a side."""
+    """Return the full gradient of an adapter's weight; project that of a model's own weight to `SIDE_DIM` per side."""
     return TwoSidedProjection(0 if weight.adapter else SIDE_DIM)(weight, x, delta)
 
 
@@ -118,7 +118,7 @@ def _bins(seed: int, size: int, dim: int, device: torch.device) -> tuple[Int[Ten
 
 @lru_cache(maxsize=4096)
 def _shuffle(key: str, width: int, dim: int, device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """The source of each of the n shuffled numbers, n the next multiple of `dim`, and its sign."""
+    """Return the source and sign of each of the n shuffled numbers; n is `width` rounded up to a multiple of `dim`."""
     generator, size = _generator(key), dim * math.ceil(width / dim)
     order = torch.randperm(size, generator=generator, dtype=torch.int32)
     return order.to(device), (torch.randint(0, 2, (size,), generator=generator) * 2 - 1).to(torch.int8).to(device)

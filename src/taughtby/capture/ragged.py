@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ragged:
-    """The vectors of all rows, concatenated, and the number of vectors of each row."""
+    """The vectors of all rows, concatenated, and each row's number of vectors."""
 
     flat: Float[Tensor, "T k"]
     lengths: Int[Tensor, " B"]

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_SHARE = 0.95  # above this share of all positions, selecting them costs more than it saves
-MIN_WIDTH = 64  # and so it does for narrower linear layers
+MIN_WIDTH = 64  # the same holds for narrower linear layers
 
 
 class SparseBackward(TorchFunctionMode):
     """Restrict the backward pass of linear layers to some positions, while active.
 
-    No gradient of an answer reaches them from a prompt, which lies before it, or from padding, so results are the same.
-    Any other operation has its usual backward pass. In half precision on a CPU, attention runs in float32.
+    In a causal model, gradients at prompt positions flow to earlier positions only, and padding has none, so gradients
+    at response positions stay the same. All other operations have their usual backward pass. In half precision on a
+    CPU, attention runs in float32.
     """
 
     def __init__(self, shape: tuple[int, int], positions: Bool[Tensor, "B T"], device: torch.device) -> None:
@@ -48,7 +49,7 @@ class SparseBackward(TorchFunctionMode):
 
 
 def _is_slow_attention(query: Tensor) -> bool:
-    """Attention's backward in half precision on a CPU takes three times as long as in float32 (measured)."""
+    """Whether attention is in half precision on a CPU, where its backward pass takes three times as long (measured)."""
     return query.requires_grad and query.device.type == "cpu" and query.dtype != torch.float32
 
 

@@ -1,8 +1,8 @@
-"""Copies between the CPU and an accelerator for which neither has to wait.
+"""Asynchronous copies between the CPU and an accelerator.
 
-A copy from or to ordinary memory makes the host wait until the accelerator has done all it was given. So copies go
-through pinned memory, which PyTorch keeps for the next ones. Inside `deferred_copies` a tensor from the accelerator is
-filled later: only its shape may be used before `wait`.
+A copy from or to pageable memory blocks the host until the accelerator has finished all queued work. So copies use
+pinned memory, which PyTorch caches. Inside `deferred_copies` a tensor copied from the accelerator is filled later: only
+its shape may be used before `wait`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Copies:
-    """Copies from `device` that have begun: `wait` returns once all have ended."""
+    """Pending copies from `device`; `wait` returns once all are complete."""
 
     device: torch.device
     events: list[Any] = field(default_factory=list[Any])
@@ -37,14 +37,14 @@ _deferred: ContextVar[Copies | None] = ContextVar("deferred", default=None)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on `device`; the host does not wait for the copy."""
+    """Copy a CPU tensor to `device`, without blocking the host."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU; within `deferred_copies`, its values are there after `wait`."""
+    """Copy a tensor to the CPU; inside `deferred_copies`, its values are valid only after `wait`."""
     copies = _deferred.get()
     if copies is None or tensor.device.type != "cuda" or tensor.device != copies.device:
         return tensor.cpu()
@@ -59,7 +59,7 @@ def pending_copies() -> Copies | None:
 
 @contextlib.contextmanager
 def deferred_copies(device: torch.device) -> Generator[Copies]:
-    """While active in this thread, `to_host` does not wait for `device`."""
+    """Inside this context, `to_host` does not wait for `device` in this thread."""
     copies = Copies(device)
     token = _deferred.set(copies)
     try:

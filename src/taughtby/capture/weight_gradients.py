@@ -1,8 +1,8 @@
 """Gradients of the trained weights, for every row of a batch, in one forward and one backward pass.
 
-A linear layer y = x Wᵀ gives a row the gradient Σ_t δ_t ⊗ x_t, with x_t its input and δ_t = ∂loss/∂y_t. Hooks read both
-while `capture` runs, so no weight gets a `.grad`, nothing loops over rows, and of a gradient only what `reduce` returns
-outlives its layer. The weights are the active adapter's, or all linear layers of a model without one.
+The gradient of a linear layer y = x Wᵀ for a row is Σ_t δ_t ⊗ x_t, with input x_t and δ_t = ∂loss/∂y_t. Hooks read both
+while `capture` runs, so no weight gets a `.grad`, there is no loop over rows, and only what `reduce` returns is kept.
+The weights are those of the active adapter, or all linear layers of a model without one.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Gradients:
     loss: Float[Tensor, " B"]
 
     def features(self, names: Sequence[str]) -> dict[str, Tensor | list[Tensor]]:
-        """Return the numbers of each block by the names of its features, and the loss."""
+        """Return the values of each block by feature name, and the loss."""
         return {**dict(zip(names, self.blocks(len(names)), strict=True)), "loss": self.loss}
 
     def blocks(self, depth: int) -> list[Float[Tensor, "B k"]]:
-        """Return the numbers of each block's weights, concatenated, on the CPU; one 0 for a block without weights."""
+        """Return the values of each block's weights, concatenated, on the CPU; one 0 for a block without weights."""
         parts: list[list[Tensor]] = [[] for _ in range(depth)]
         for weight, values in self.by_weight.items():
             parts[weight.block].append(values)
@@ -60,7 +60,7 @@ class TrainedWeights:
     Attributes:
         blocks: names and shapes of the weights, block by block.
         adapter: whether they are an adapter's or the model's own.
-        left_out: trained parameters that are not among them, in words; "" if there are none.
+        left_out: description of the trained parameters that are not included; "" if there are none.
     """
 
     blocks: tuple[dict[str, tuple[int, int]], ...]
@@ -74,7 +74,7 @@ class TrainedWeights:
         return [[projection.width(shape) for shape in block.values()] for block in self.blocks]
 
     def notes(self) -> dict[str, Any]:
-        """Return the manifest's notes: the weights, and a sentence on whose gradients these are."""
+        """Return the manifest's notes: the weights, and a description of the gradients."""
         owner = "the adapter" if self.adapter else "the model's own linear maps, since it has no adapter"
         rest = f"; left out: {self.left_out}" if self.left_out else ""
         return {"weights": self.to_json(), "gradients": f"of {owner}{rest}"}
@@ -109,7 +109,7 @@ def weight_gradients(
         batch: the rows.
         reduce: called as `reduce(weight, x, δ)` with float32 tensors during the backward pass, the last block first;
             what it returns is kept.
-        weights: how much each token counts in the loss; None is 1/n each.
+        weights: weight of each token in the loss; None is 1/n each.
 
     Raises:
         ModelError: an adapter is used in a way that hooks on linear layers cannot follow.
@@ -150,7 +150,7 @@ def _hooks(weights: list[Weight], batch: Batch, reduce: Reduce, results: dict[We
     def forward_hook(weight: Weight) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
             x = args[0].detach()
-            # DoRA also runs its matrices on a unit matrix, without a gradient; experts see the rows mixed
+            # DoRA also applies its matrices to an identity matrix, without a gradient; experts get tokens of mixed rows
             if not out.requires_grad or x.shape[:-1] != batch.ids.shape:
                 return
             if weight in used:
