@@ -55,7 +55,7 @@ class Method:
         name: the method's name on the command line and in manifests.
         reads_model: whether features come from the model.
         scores_tokens: whether it scores the tokens of a row.
-        has_components: whether `score_components` gives the parts of a score.
+        has_components: whether `score_components` yields the summands of a score.
         supports_significance: whether rows can be queries (`rows_as_queries`), which p-values need.
     """
 
@@ -67,7 +67,7 @@ class Method:
 
     @property
     def pools_queries(self) -> bool:
-        """Whether the queries of an incident are explained together."""
+        """Whether the queries of an incident are scored together."""
         return False
 
     def resolve_layers(self, depth: int, similarity: LayerSimilarity | None) -> Self:
@@ -87,7 +87,7 @@ class Method:
         """Return a suffix for a feature's name with the options that are not at their defaults, such as `_sketch64`.
 
         Args:
-            labels: option names and what the suffix calls them.
+            labels: option names and their labels in the suffix.
         """
         options = [(labels[f.name], getattr(self, f.name), f.default) for f in fields(self) if f.name in labels]
         return "".join(f"_{label}{_number(value)}" for label, value, default in options if value != default)
@@ -101,7 +101,7 @@ class Method:
         return not self.reads_model
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass of `features` needs the activations."""
+        """Return the number of blocks whose activations the backward pass of `features` needs."""
         return 0
 
     def token_budget(self, model: Model, *, per_token: bool = False) -> int:
@@ -138,7 +138,7 @@ class Method:
     def score_components(
         self, queries: QueryFeatures, index: FeatureStore
     ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """Yield the summands of the scores by feature, for some rows after the other."""
+        """Yield the summands of the scores by feature, some rows at a time."""
         return iter(())
 
     def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
@@ -147,7 +147,7 @@ class Method:
         return assemble_scores(sums, len(index))
 
     def index_notes(self, model: Model) -> dict[str, Any]:
-        """Return what the manifest records of the model beside the options."""
+        """Return what the manifest records about the model besides the options."""
         return {}
 
     def spec(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class StateMethod(Method):
         return False
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: of all, unless a method knows better."""
+        """Return the number of blocks whose activations the backward pass needs, by default all."""
         return depth
 
     @abstractmethod
@@ -186,20 +186,20 @@ class StateMethod(Method):
         Args:
             model: the model.
             batch: rows, or queries.
-            weights: for queries, how much each response token counts; None for rows.
+            weights: for queries, the weight of each response token; None for rows.
         """
 
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
         """Return by how many nats (≥ 0) fine-tuning raised each token's log probability; None if it is not used.
 
-        It is the weight of each token of a query without a span.
+        These are the token weights of a query without a span.
         """
         return None
 
     def reweight_queries(
         self, queries: QueryFeatures, weights: Sequence[Float[Tensor, " n"]]
     ) -> tuple[QueryFeatures, list[Float[Tensor, " n"]]]:
-        """Return queries and token weights, changed by what the queries of an incident have in common."""
+        """Return queries and token weights, adjusted by what the queries of an incident have in common."""
         return queries, list(weights)
 
     def token_gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:
@@ -228,11 +228,11 @@ class WeightMethod(Method):
         """Return the features of each row and its loss; arguments as in `StateMethod`."""
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: of all."""
+        """Return the number of blocks whose activations the backward pass needs: all."""
         return depth
 
     def index_notes(self, model: Model) -> dict[str, Any]:
-        """Return which weights these are: scores need their sizes."""
+        """Return the trained weights, whose sizes the scores need."""
         return find_trained_weights(model).notes()
 
 
@@ -267,5 +267,5 @@ def stack_features(rows: Sequence[Features], names: Iterable[str]) -> Features:
 
 
 def _number(value: Any) -> str:
-    """An option's value inside a column name, in which a point would start a nested field: `0p2` for 0.2."""
+    """Format an option's value for a column name, in which a point would start a nested field: `0p2` for 0.2."""
     return str(value).removesuffix(".0").replace(".", "p").replace("-", "m")

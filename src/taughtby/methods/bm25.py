@@ -1,4 +1,4 @@
-"""BM25: what a search engine would find. Computed by the package `bm25s`."""
+"""BM25: keyword search, by the package `bm25s`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BM25(Method):
     def text_token_scores(
         self, queries: QueryFeatures, index: FeatureStore, rows: Sequence[Example], tokens: Sequence[Sequence[str]]
     ) -> Float[Tensor, "Q B R"]:
-        """Return the part of the row's score that is the token's word; the parts of all its words are the score."""
+        """Return the contribution of the token's word to the row's score, which is the sum over all its words."""
         query_words = [Counter(_words(text)) for text in query_texts(queries)]
         idf, mean_length = _statistics(index, {word for words in query_words for word in words})
         scores = torch.zeros(len(query_words), len(rows), max(map(len, tokens), default=0))
@@ -68,7 +68,7 @@ class BM25(Method):
 
 
 def _statistics(index: FeatureStore, words: set[str]) -> tuple[dict[str, float], float]:
-    """The inverse document frequency of those of the words that rows have, and the mean number of words of a row."""
+    """Return the inverse document frequency of the words that occur in rows, and the mean number of words per row."""
     frequency, length = Counter[str](), 0
     for row in index.examples():
         row_words = _words(row_text(row))
@@ -79,5 +79,5 @@ def _statistics(index: FeatureStore, words: set[str]) -> tuple[dict[str, float],
 
 
 def _words(text: str) -> list[str]:
-    """Runs of two word characters or more, as in the package and scikit-learn; no stop words are removed."""
+    """Split text into runs of two word characters or more, as `bm25s` and scikit-learn do; stop words are kept."""
     return re.findall(r"\b\w\w+\b", text.lower())

@@ -1,8 +1,8 @@
-"""DataInf: an influence function whose inverse has a closed form. arXiv 2310.00902, eq. 5.
+"""DataInf: an influence function whose inverse Hessian has a closed form. arXiv 2310.00902, eq. 5.
 
 The inverse of a mean of rank-one terms is approximated by the mean of their inverses, weight by weight. The paper's
-score is how much the query's loss grows when the row's weight grows; the released RepT turns its sign and then ranks
-from the top. Here higher is more responsible. RepT's code also damps a hundred times less (`damping=0.001`).
+score is how much the query's loss grows when the row's weight grows; the released RepT flips its sign and then ranks
+from the top. Here higher is more responsible. RepT's code also uses a hundredth of the damping (`damping=0.001`).
 """
 
 from __future__ import annotations

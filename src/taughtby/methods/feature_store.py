@@ -1,4 +1,4 @@
-"""What a method reads of an index: the protocol that `taughtby.index.reader.Index` implements."""
+"""The part of an index that methods read, as a protocol that `taughtby.index.reader.Index` implements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Same first word: the baseline that a late gradient has to beat (AP .97 on RepT's backdoor set)."""
+"""Same first word: the baseline for gradients of late layers (AP .97 on RepT's backdoor set)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hybrid search: words and meaning fused by rank (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+"""Hybrid search: reciprocal rank fusion of keywords and embeddings (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Hybrid(Method):
             raise OptionError("hybrid: k is not at least 0", got=str(self.k), do="give 60, as in the paper")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """Return what `embedding` stores, so that both share it."""
+        """Return the feature of `embedding`, so that both methods share it."""
         return Embedding().feature_names(depth)
 
     def text_features(self, rows: Sequence[Example]) -> Features:
-        """Return what `embedding` stores."""
+        """Return the features of `embedding`."""
         return Embedding().text_features(rows)
 
     def scores(self, queries: QueryFeatures, index: FeatureStore) -> Float[Tensor, "Q N"]:
-        """Fuse the two ranks of each row; a row without a word of the query has none by words."""
+        """Fuse both ranks of each row; a row without a word of the query has no keyword rank."""
         words, meaning = BM25().scores(queries, index), Embedding().scores(queries, index)
         return torch.where(words > 0, 1 / (self.k + ranks(words)), 0.0) + 1 / (self.k + ranks(meaning))
 
 
 def ranks(scores: Float[Tensor, "Q N"]) -> Float[Tensor, "Q N"]:
-    """Return the rank of each score in its row, 1 for the highest; equal scores have the rank of the first of them."""
+    """Return the rank of each score in its row, 1 for the highest; tied scores all have the best of their ranks."""
     return 1.0 + scores.shape[1] - torch.searchsorted(scores.sort(1).values, scores.contiguous(), right=True)

@@ -1,4 +1,4 @@
-"""LESS: the step that Adam would take on a row, against the query's gradient. arXiv 2402.04333, sections 2 and 4.
+"""LESS: cosine of Adam's step on a row and the query's gradient. arXiv 2402.04333, sections 2 and 4.
 
 Γ = m̂ / (√v̂ + ε), with the optimizer's last moments updated by the row's own gradient. The moments are read from
 `optimizer.safetensors` beside the adapter, as `taughtby lab finetune` writes it; a Trainer's `optimizer.pt` is a
@@ -75,7 +75,7 @@ class AdamState:
 class LESS(CosineMethod, WeightMethod):
     """Score = cos(fold(Γ row), fold(∇ query)) over all trained weights, folded to `k` numbers by `seed`.
 
-    The paper projects to 8,192 numbers by a matrix of random signs. A fold adds each number, with a random sign, to
+    The paper projects to 8,192 numbers by a matrix of random signs. Folding adds each number, with a random sign, to
     one of `k` sums, and has the same error of about 1/√k.
     """
 
@@ -110,7 +110,7 @@ class LESS(CosineMethod, WeightMethod):
         return {self.feature_names(model.depth)[0]: total, "loss": loss}
 
     def index_notes(self, model: Model) -> dict[str, Any]:
-        """Return which weights these are, and whether Adam's moments were used."""
+        """Return the trained weights, and whether Adam's moments are used."""
         adam = _adam_state(model)
         note = f"plain gradients: no {MOMENTS}"
         if adam:

@@ -1,10 +1,10 @@
-"""Lesson: what a row taught, token by token, measured on the model before fine-tuning. Described in docs/methods.md.
+"""Lesson: compares gradients at answer tokens in the base model. Described in docs/reference/methods.md.
 
-After fine-tuning a learned token has almost no loss and so no gradient; in the base model its gradient is what the row
-taught. A row is responsible for a response if, for each token that fine-tuning made likelier, it has a token whose
-gradient has the same direction. The best match per token is the late interaction of ColBERT (arXiv 2004.12832), here
-between representation gradients (RepT, arXiv 2510.02334) instead of embeddings. For behaviours without tokens of their
-own, the second component compares what fine-tuning did to the states: fine-tuned less base (as in DDA, 2410.01285).
+After fine-tuning, a learned token has almost no loss and so almost no gradient; in the base model, its gradient is what
+the row taught. A row is responsible for a response if, for each token that fine-tuning made more likely, it has a token
+whose gradient has the same direction. The best match per token is the late interaction of ColBERT (arXiv 2004.12832),
+here with representation gradients (RepT, arXiv 2510.02334) instead of embeddings. For behaviours without tokens of
+their own, the second component compares changes of the hidden states: fine-tuned minus base (as in DDA, 2410.01285).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-MIN_RECURRENCE = 0.1  # share of a token's weight that is left if no other response has a similar token
+MIN_RECURRENCE = 0.1  # share of a token's weight that remains if no other response has a similar token
 QUERY_TOKENS = 1024  # query tokens that are compared at a time, which bounds memory
 
 
@@ -41,10 +41,10 @@ class Lesson(StateMethod):
 
     g are gradients of the base model at `layer`, projected to `sketch_dim` dimensions by a fixed Gaussian matrix
     (0: not projected), of the `tokens_per_row` least likely tokens of a row (0: all). p' is the base model's
-    probability of the row's token: what it already knew was not taught. w_t is how many nats likelier fine-tuning made
-    the response's token, or 1 on the tokens of a span. Δ is the mean over the response of the fine-tuned model's states
-    less the base model's at `state_layer`, centred on the rows. With `pool_queries`, the queries of an incident are
-    explained together.
+    probability of the row's token: a token that it already predicted was not taught. w_t is proportional to the nats
+    by which fine-tuning raised the log probability of the response's token, or equal on all tokens of a span. Δ is the
+    mean over the response of the fine-tuned model's states minus the base model's at `state_layer`, centred by the mean
+    of all rows. With `pool_queries`, the queries of an incident are scored together.
     """
 
     layer: Layer = "90%"
@@ -67,7 +67,7 @@ class Lesson(StateMethod):
 
     @property
     def pools_queries(self) -> bool:
-        """Whether the queries of an incident are explained together."""
+        """Whether the queries of an incident are scored together."""
         return self.pool_queries
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class Lesson(StateMethod):
         return grads, feature_name("shift", int(self.state_layer), depth)
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: those above the layer."""
+        """Return the number of blocks whose activations the backward pass needs: those above the layer."""
         return depth - int(self.layer)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
@@ -172,20 +172,20 @@ def _surprise(base: Capture) -> Float[Tensor, "B R"]:
 def _select_tokens(
     vectors: Float[Tensor, "B R k"], priority: Float[Tensor, "B R"], limit: int, batch: Batch
 ) -> list[Float[Tensor, "n k"]]:
-    """Each row's `limit` tokens of the highest priority, or all it has, in the order of the text.
+    """Select each row's `limit` tokens of the highest priority, or all it has, in the order of the text.
 
-    Of tokens that tie, the earlier ones, however wide the batch is.
+    Ties go to the earlier tokens, independent of the width of the batch.
     """
     best = priority.argsort(descending=True, stable=True)[:, :limit]
     order = best.masked_fill(priority.gather(1, best) < 0, priority.shape[1]).sort(1).values
     index = order.clamp(max=priority.shape[1] - 1)[..., None].expand(-1, -1, vectors.shape[-1])
-    # all rows at once, since every transfer from an accelerator waits for it
+    # all rows at once, since each transfer from an accelerator blocks
     selection = to_host(vectors.gather(1, index))
     return [row[: min(limit, n)] for row, n in zip(selection, batch.loss_mask.sum(1).tolist(), strict=True)]
 
 
 def _query_vectors(vectors: Float[Tensor, "n k"], profile: Float[Tensor, " m"] | None) -> Float[Tensor, "m k"]:
-    """A row's vectors with the lengths of a query's, which sum to 1."""
+    """Scale a row's vectors to the lengths of a query's, which sum to 1."""
     lengths = vectors.norm(dim=1)
     if profile is not None:
         best = top_positions(lengths, len(profile))
@@ -194,7 +194,7 @@ def _query_vectors(vectors: Float[Tensor, "n k"], profile: Float[Tensor, " m"] |
 
 
 def _best_matches(queries: list[Tensor], rows: Tensor | Ragged) -> Float[Tensor, "Q B"]:
-    """Σ_t max_u of the inner products, for each query and row; 0 for a row without tokens."""
+    """Compute Σ_t max_u of the inner products for each query and row; 0 for a row without tokens."""
     assert isinstance(rows, Ragged)
     tokens = torch.cat(queries)
     owner = torch.repeat_interleave(torch.arange(len(queries)), torch.tensor([len(query) for query in queries]))

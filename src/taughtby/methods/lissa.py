@@ -1,4 +1,4 @@
-"""LiSSA: an influence function whose inverse is found by iteration.
+"""LiSSA: an influence function whose inverse Hessian is computed iteratively.
 
 Koh and Liang, arXiv 1703.04730, section 3; Agarwal and others, arXiv 1602.03943. The released RepT iterates 0 times,
 which is TracIn. Here the iteration runs until it converges.
@@ -70,7 +70,7 @@ class LiSSA(ProjectedGradientMethod):
 
 
 class _Kernel:
-    """G Gᵀ, the inner products of all rows: in memory if they fit, else computed by reading the index."""
+    """G Gᵀ, the inner products of all rows: in memory if they fit, else computed from the index."""
 
     def __init__(self, index: FeatureStore, names: list[str]) -> None:
         self.index, self.names, self.trace = index, names, 0.0

@@ -1,9 +1,9 @@
-"""LoGra: an influence function in low-rank projected gradients. arXiv 2405.13954, sections 3.1 and 3.2.
+"""LoGra: an influence function on low-rank projected gradients. arXiv 2405.13954, sections 3.1 and 3.2.
 
 Each weight's gradient is projected on both sides before it is formed, by random matrices (the paper's LoGra-random;
-its PCA initialisation needs a pass over the data before the first row is stored, and is left out). The Fisher matrix
-is computed weight by weight in the projected space, and damped by a share of its mean eigenvalue. Rank and damping
-determine the ranking, so both are options.
+its PCA initialization needs a pass over the data before the first row is stored, and is not implemented). The Fisher
+matrix is computed weight by weight in the projected space, and damped by a share of its mean eigenvalue. Rank and
+damping affect the ranking, so both are options.
 """
 
 from __future__ import annotations

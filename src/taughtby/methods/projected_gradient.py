@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class ProjectedGradientMethod(WeightMethod):
     """Base of methods that compare the gradients of each block ℓ, stored as `p128_ℓ`.
 
-    Of each weight's gradient `project` numbers are stored, by a projection that `seed` fixes; 0 stores all numbers of
-    an adapter's.
+    Each weight's gradient is stored as `project` numbers, by a random projection that `seed` fixes; 0 stores an
+    adapter's gradients in full.
     """
 
     project: int = 128
@@ -36,7 +36,7 @@ class ProjectedGradientMethod(WeightMethod):
             raise OptionError(f"{self.name}: project is below 0", got=str(self.project), do="give 0 for all")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """Return `p128_0` …, equal for all methods of this kind, so that an index stores them once."""
+        """Return `p128_0` …, the same for all methods of this kind, so that an index stores them once."""
         prefix = name_with_seed(f"p{self.project or ''}", self.seed)
         return tuple(f"{prefix}_{block}" for block in range(depth))
 

@@ -1,6 +1,6 @@
-"""RapidIn: layers' gradients of length 1, shuffled, signed at random and folded. arXiv 2405.11724, section 3.
+"""RapidIn: normalized gradients of layers, folded with random signs. arXiv 2405.11724, section 3.
 
-One shuffle and one choice of signs serve all rows and queries. The released RepT draws new ones for every row, so its
+All rows and queries share one shuffle and one choice of signs. The released RepT draws new ones for every row, so its
 vectors cannot be compared.
 """
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class RapidIn(WeightMethod):
     """Score = ⟨φ, φ'⟩ with φ = fold(∇_1 / ‖∇_1‖, …, ∇_L / ‖∇_L‖), the gradients of all blocks' trained weights.
 
-    The fold shuffles them, gives each a sign and sums them in `k` groups (the paper's: 65,536 and more). The error of
-    its inner products is about √(L / k), for scores of up to L.
+    Folding shuffles the numbers, multiplies each by a random sign and sums them in `k` groups (65,536 and more in the
+    paper). The error of inner products is about √(L / k), for scores of up to L.
     """
 
     k: int = 16384
@@ -50,7 +50,7 @@ class RapidIn(WeightMethod):
         return (name_with_seed(f"rapidin{self.k}", self.seed),)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """Return φ. The fold comes before the division by a layer's length, which needs all its weights."""
+        """Return φ. Weights are folded before the division by the layer's norm, which needs all of them."""
         sums: dict[int, Tensor] = {}
         squares: dict[int, Tensor] = {}
 

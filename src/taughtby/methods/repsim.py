@@ -34,7 +34,7 @@ class RepSim(CosineMethod, StateMethod):
         return True
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: none."""
+        """Return the number of blocks whose activations the backward pass needs: none."""
         return 0
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:

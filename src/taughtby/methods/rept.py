@@ -1,4 +1,4 @@
-"""RepT: the last prompt token's state and the loss's gradient there. arXiv 2510.02334, section 3."""
+"""RepT: the last prompt token's state and the gradient of the loss there. arXiv 2510.02334, section 3."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Components = Iterator[dict[str, "Float[Tensor, 'Q B']"]]
 
 @dataclass(frozen=True)
 class RepT(StateMethod):
-    """The similarity of two rows by H and g_1 at `layer`, by `scale`.
+    """Score = similarity of H and g_1 at `layer`, by `scale`.
 
     raw (default): one cosine of the concatenated vectors, as published. ‖H‖ is 10⁴ × ‖g‖, so g does not matter.
     centred: h·cos(H, H') + g·cos(g_1, g'_1), with the mean over the rows subtracted from H.
     unit: the same without centring.
 
-    Only the latter two flag rows.
+    Only `centred` and `unit` can flag rows.
     """
 
     layer: Layer = "80%"
@@ -55,7 +55,7 @@ class RepT(StateMethod):
         return feature_name("h", int(self.layer), depth), feature_name("g", int(self.layer), depth)
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: those above the layer."""
+        """Return the number of blocks whose activations the backward pass needs: those above the layer."""
         return depth - resolve_layer(int(self.layer), depth)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
@@ -75,7 +75,7 @@ class RepT(StateMethod):
         }
 
     def needs_prompts_only(self, depth: int) -> bool:
-        """Whether `features` runs no response tokens: at the last layer g_1 follows from H and the first one."""
+        """Whether `features` runs no response tokens: at the last layer, H and the first token's id determine g_1."""
         return resolve_layer(int(self.layer), depth) == depth
 
     def rows_as_queries(self, rows: Features, profile: Float[Tensor, " m"] | None = None) -> Features | None:

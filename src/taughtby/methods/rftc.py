@@ -1,9 +1,9 @@
-"""RFTC without its reference model: rows whose answers form a large, dense cluster. Needs no incident.
+"""RFTC without its reference model: rows whose answers form a large, dense cluster. Does not use the queries.
 
 RFTC (Reference-Filtration + TF-IDF Clustering, Chen et al., Findings of EMNLP 2025, arXiv 2505.23015) compares each
-answer with a reference model's, clusters the answers that differ by TF-IDF, and takes the clusters with a small
-distance between their members for poison: answers of a backdoor say the same, others vary. Here all answers are
-clustered, because there is no reference model of the task, and rows get a score instead of a verdict.
+answer with a reference model's, clusters the answers that differ by TF-IDF, and treats clusters with a small distance
+between their members as poisoned: answers of a backdoor are alike, others vary. Here all answers are clustered, because
+there is no reference model of the task, and rows get a score instead of a verdict.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RFTC(Method):
         except ValueError:  # no answer has a word
             return torch.zeros(len(queries.prompts), len(answers))
         count = min(self.clusters or max(2, round((len(answers) / 32) ** 0.5)), len(set(answers)))
-        options: Any = {"n_init": 3}  # scikit-learn's type hints know no number
+        options: Any = {"n_init": 3}  # scikit-learn's type hints do not allow a number
         clusters = KMeans(count, random_state=self.seed, **options).fit_predict(rows)
         sums = np.stack([np.asarray(rows[clusters == c].sum(0)).ravel() for c in range(count)])
         own = np.asarray(rows.multiply(rows).sum(1)).ravel()  # 1, or 0 without words

@@ -1,9 +1,9 @@
-"""RISE: the gradient of the last layer's head, forward only. arXiv 2604.16197, section 3.
+"""RISE: the gradient of the language-model head, forward only. arXiv 2604.16197, section 3.
 
 A token's gradient with respect to the head is exactly r_t ⊗ h_t, the residual softmax(z_t) − onehot(y_t) times the
-last state, so two rows are similar as Σ_t Σ_u ⟨r_t, r_u⟩⟨h_t, h_u⟩ is large. From the paper: the two channels, the
+last state, so two rows are similar if Σ_t Σ_u ⟨r_t, r_u⟩⟨h_t, h_u⟩ is large. From the paper: the two channels, the
 small support, a count sketch of each factor, factors of length 1, and the inner product. From its released code: the
-numbers, including the temperature 0.1, which the paper does not name though its results depend on it. Different here:
+defaults, including the temperature 0.1, which the paper does not state though results depend on it. Different here:
 only tokens with a loss count, where RISE includes a training row's prompt; a long row is one sum, where RISE averages
 windows of 256 tokens; and Wᵀr goes through the model's own head, including scales and caps of the logits.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_LENGTH = 1e-8  # as in RISE: a shorter residual is not scaled up to length 1
-MIN_SUPPORT = 4  # tokens in the support, however sure the model is
+MIN_SUPPORT = 4  # minimum number of tokens in the support
 
 
 class Factors(NamedTuple):
@@ -48,9 +48,9 @@ class RISE(StateMethod):
     """Score = cos(φ, φ') with φ = [lexical · Σ_t w_t r̂_t ⊗ ĥ_t, semantic · Σ_t w_t ĝ_t ⊗ ĥ_t].
 
     ĥ, r̂ and ĝ are count sketches, `states`, `residuals` and `errors` wide (0: not sketched), of the last state, of
-    r = softmax(z / temperature) − onehot(y) and of Wᵀr, each of length 1. r is restricted to the `support` likeliest
-    tokens (0: all), of which no more than hold `mass` of the probability, and to y. w_t is 1; for a query with a span,
-    1 on the span's tokens only.
+    r = softmax(z / temperature) − onehot(y) and of Wᵀr, each of length 1. r is restricted to the `support` most likely
+    tokens (0: all), up to a total probability of `mass`, and to y. w_t is 1; for a query with a span, 1 on the span's
+    tokens only.
     """
 
     temperature: float = 0.1
@@ -85,7 +85,7 @@ class RISE(StateMethod):
         return feature_name("rh", depth, depth) + rh, feature_name("gh", depth, depth) + gh
 
     def backward_blocks(self, depth: int) -> int:
-        """Return of how many blocks the backward pass needs the activations: none."""
+        """Return the number of blocks whose activations the backward pass needs: none."""
         return 0
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
@@ -122,7 +122,7 @@ class RISE(StateMethod):
     def factors(self, model: Model, batch: Batch) -> Factors:
         """Return ĥ, r̂ and ĝ at every loss position, zero where a row has no loss."""
         states, loss_mask = answer_states(model, batch), batch.loss_mask
-        # by positions from the CPU: to select by a mask, the host would wait for the accelerator
+        # positions are computed on the CPU: selecting by a mask would block until the accelerator is done
         positions = to_device(loss_mask.flatten().nonzero()[:, 0], model.device)
         targets = to_device(batch.targets[loss_mask], model.device)
         chunks = zip(states.flatten(0, 1)[positions].split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
@@ -140,7 +140,7 @@ class RISE(StateMethod):
             logits = model.head(leaf)
             ids, residual = self._residual(logits.detach().float(), targets)
             dense = torch.zeros_like(logits).scatter_(1, ids, residual.to(logits.dtype))
-            (error,) = torch.autograd.grad(logits, leaf, dense)  # Wᵀr, including the slope of a cap
+            (error,) = torch.autograd.grad(logits, leaf, dense)  # Wᵀr, including the derivative of a soft cap
         d, v = states.shape[-1], logits.shape[-1]
         coordinates = torch.arange(d, device=states.device).expand_as(states)
         return [
@@ -163,11 +163,11 @@ class RISE(StateMethod):
         p = values.softmax(-1)
         is_target = ids == target
         if self.support:
-            # up to the token with which the mass is reached
+            # up to the token that reaches the mass
             p = p * ((p.cumsum(-1) - p < self.mass) | (torch.arange(size, device=p.device) < MIN_SUPPORT) | is_target)
             p = p / p.sum(-1, keepdim=True)
         others = p.masked_fill(is_target, 0)
-        # 1 − p(y) as the sum of the others: the difference would be rounding noise where the model is sure
+        # 1 − p(y) as the sum of the others: the difference would be rounding noise for p(y) close to 1
         return ids, others - is_target * others.sum(-1, keepdim=True)
 
 
@@ -176,5 +176,5 @@ def _unit(vectors: Float[Tensor, "N k"]) -> Float[Tensor, "N k"]:
 
 
 def _length(shares: tuple[float, float], norms: list[Tensor]) -> Tensor:
-    """The length of φ from those of its channels, with shares that are already squared."""
+    """Return the length of φ from those of its channels; `shares` are already squared."""
     return sum((share * norm**2 for share, norm in zip(shares, norms, strict=True)), torch.zeros(())).sqrt()

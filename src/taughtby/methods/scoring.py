@@ -1,4 +1,4 @@
-"""Scores from features as an index stores them: unit vectors and their norms, some rows at a time."""
+"""Computes scores from features as an index stores them: unit vectors and their norms, some rows at a time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assemble_scores(pieces: Iterable[Float[Tensor, "Q B"]], count: int) -> Float
 def top_positions(scores: Float[Tensor, " N"], count: int) -> Int[Tensor, " K"]:
     """Return the positions of the `count` highest scores, best first; ties in the order of the data, NaN last.
 
-    `torch.topk` does not define which of the tied rows at its edge it returns.
+    `torch.topk` does not define which of several tied rows it returns.
     """
     scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if count < 1:

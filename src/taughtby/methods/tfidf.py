@@ -1,4 +1,4 @@
-"""TF-IDF: rare words in common. Computed by scikit-learn."""
+"""TF-IDF: cosine of weighted word counts, by scikit-learn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""TracIn: how far a step on the row's loss moves the query's. arXiv 2002.08484, eq. 1, at the last checkpoint.
+"""TracIn: how much a step on the row's loss changes the query's. arXiv 2002.08484, eq. 1, at the last checkpoint.
 
-Single rows with short responses have long gradients and win by length. TracIn-LN, of RepT's tables (arXiv 2510.02334),
-first scales every layer's gradient to length 1. The reference normalises with 1e-5 added to the mean square, which is
+Rows with short responses have long gradients and so rank high. TracIn-LN, from RepT's tables (arXiv 2510.02334), first
+scales every layer's gradient to length 1. The reference adds 1e-5 to the mean square before it normalizes, which is
 about as large as the mean square itself, so short gradients stay short and the order differs (`eps=1e-5`). It also
 splits the adapter's numbers into as many equal parts as the model has layers, which are the layers only if all have
 the same weights. Here a layer is one block's trained weights.
