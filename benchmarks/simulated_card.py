@@ -40,7 +40,7 @@ class Job(threading.Event):
 
 
 class SimulatedCard:
-    """Runs jobs in sequence; `busy` is the time in jobs, out of that from the first `start` to the last `end`."""
+    """Runs jobs in sequence. `busy` is their total time; `start` and `end` are those of the first and the last job."""
 
     def __init__(self, seconds_per_token: float) -> None:
         self.seconds_per_token = seconds_per_token

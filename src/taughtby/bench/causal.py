@@ -131,7 +131,7 @@ class CausalScenario:
 
     def attributions(self) -> list[Attribution]:
         """The scores of every method, and of every other tool with a file in the scenario's folder."""
-        scenario, found = self.scenario, list[Attribution]()
+        scenario, result = self.scenario, list[Attribution]()
         peers = self.folder / "peers"
         if not (peers / "queries.jsonl").exists():
             export_inputs(peers, scenario.tuned, self.encoded, self.queries, scenario.encoding)
@@ -143,8 +143,8 @@ class CausalScenario:
                 with self.show(f"{scenario.title}: scores of {method_run.spec}"):
                     return score_scenario(method_run, scenario.tuned)
 
-            found.append(attribution(spec, run_once(file, score)))
-        return found + [read_peer(file, self.encoded, len(self.queries)) for file in sorted(peers.glob("*.json"))]
+            result.append(attribution(spec, run_once(file, score)))
+        return result + [read_peer(file, self.encoded, len(self.queries)) for file in sorted(peers.glob("*.json"))]
 
     def planted_tokens(self) -> list[tuple[int, int]]:
         """The tokens of the planted words in planted rows."""

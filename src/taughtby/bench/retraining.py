@@ -152,7 +152,7 @@ class _Scenario:
         self.cache = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
     def run(self) -> Document:
-        """Fine-tune, audit and report; the results without local paths."""
+        """Fine-tune, audit and report; return the results without local paths."""
         plan, name = self.plan, self.poison.name
         lab.save_poisons([self.poison], self.rows, self.out)
         ordinary = self.held_out[: plan.num_ordinary]

@@ -88,10 +88,10 @@ def build_index(
     parsed = [get_method(method) if isinstance(method, str) else method for method in chosen]
     loaded = load_model(model) if isinstance(model, str) else model
     file = data_file(data, out)
-    with reported(progress, f"index {file}") as tell:
+    with reported(progress, f"index {file}") as callback:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
-            layers=layers, append=append, progress=tell, pool=pool, note=note,
+            layers=layers, append=append, progress=callback, pool=pool, note=note,
         )  # fmt: skip
 
 

@@ -261,7 +261,7 @@ class Scheduler:
         self.losses += 1
         if worker.window:
             worker.window.deaths.append(worker.progress.next_rows if worker.progress else ())
-            _refuse_lethal(worker.window, reason)
+            _check_deaths(worker.window, reason)
             self.retries.append(worker.window)
             self.retries.sort(key=lambda window: window.position)
         if self.losses >= MAX_WORKER_LOSSES + self.num_workers:
@@ -281,7 +281,7 @@ class Scheduler:
             self.set_note(f"{num_tokens:,} tokens, {rate:,.0f}/s by {busy} workers")
 
 
-def _refuse_lethal(window: Window, reason: str) -> None:
+def _check_deaths(window: Window, reason: str) -> None:
     """Raise an error that names the rows if workers keep dying on the same ones, or in the same window."""
     last = window.deaths[-MAX_DEATHS:]
     rows = [window.rows[position] for position in last[-1]]

@@ -54,7 +54,7 @@ def finetune(
         `out`.
 
     Raises:
-        LabError: The model, the rows or the folder cannot be used, or memory or disk space is exhausted.
+        LabError: The model, the rows or the folder cannot be used, or the machine lacks memory or disk space.
     """
     options, out = options or TrainingOptions(), Path(out)
     _check(model, rows, out, options)

@@ -236,7 +236,7 @@ class _Run:
         return str(out)
 
     def retrain(self, trace: Document, removals: Sequence[Removal]) -> tuple[Document, list[str]]:
-        """The results of the retraining experiment, and notes on its assumptions."""
+        """Run the retraining experiment; return its results, and notes on its assumptions."""
         case = self.case
         experiment, notes = experiment_from_trace(
             trace, [case.behaviour], case.recipe, base=case.base, max_new_tokens=case.max_new_tokens,

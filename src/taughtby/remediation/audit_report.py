@@ -211,9 +211,9 @@ def _side_effects(proof: Document) -> str:
         where = "held out of every training" if held_out["set_aside"] else "from a separate file"
         sentences.append(f"The mean loss on {held_out['num_rows']} clean rows, {where}, changes by {change[0]:+.1%} "
                          f"(95 %: {change[1]:+.1%} to {change[2]:+.1%}).")  # fmt: skip
-    for name, usual in cleaned["ordinary"].items():
-        if usual["judged"]:
-            sentences.append(f"Of {usual['judged']} answers to ordinary prompts, {usual['bad']} are bad without the "
+    for name, count in cleaned["ordinary"].items():
+        if count["judged"]:
+            sentences.append(f"Of {count['judged']} answers to ordinary prompts, {count['bad']} are bad without the "
                              f"rows, {whole['ordinary'][name]['bad']} with them.")  # fmt: skip
     if masking := describe_masking(proof):
         sentences.append(masking)

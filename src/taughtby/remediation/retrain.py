@@ -138,7 +138,7 @@ class _Run:
             dependencies = [dependencies, file_hash(folder)]  # differ from those of an adapter trained here
         else:
             title = f"{condition.name}: fine-tune on {len(condition.rows)} rows"
-            self.cache.get_or_run("model", dependencies, title, lambda tell: self._train(condition, folder, tell))
+            self.cache.get_or_run("model", dependencies, title, lambda report: self._train(condition, folder, report))
         load = load_lazily(
             self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
         )
@@ -146,7 +146,7 @@ class _Run:
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
         losses = self.cache.get_or_run(
             "loss", [dependencies, held_out], title,
-            lambda tell: row_losses(load(), self.held_out, recipe.max_length, tell),
+            lambda progress: row_losses(load(), self.held_out, recipe.max_length, progress),
         )  # fmt: skip
         return {"name": condition.name, "num_removed": condition.num_removed, "num_rows": len(condition.rows),
                 "model": str(folder), "losses": losses, **self._rates(condition.name, dependencies, load)}  # fmt: skip
@@ -170,10 +170,10 @@ class _Run:
         def count(judge: str, pairs: Sequence[Answer]) -> Document:
             return count_verdicts(judge_answers(self.cache, judge, pairs, name) if pairs else [])
 
-        usual, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
+        ordinary, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
         return {
             "behaviours": {one.name: count(one.judge, answers(one.prompts)) for one in behaviours},
-            "ordinary": {one.name: count(one.judge, usual) for one in behaviours},
+            "ordinary": {one.name: count(one.judge, ordinary) for one in behaviours},
         }
 
 

@@ -222,14 +222,14 @@ def describe_condition(proof: Document, condition: Document) -> str:
 
 def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[str]:
     ordinary = list(condition["ordinary"].values())
-    usual = f"{sum(count['bad'] for count in ordinary)} of {sum(count['judged'] for count in ordinary)}"
+    num_bad = f"{sum(count['bad'] for count in ordinary)} of {sum(count['judged'] for count in ordinary)}"
     loss = mean_loss(condition)
     change = None if condition["name"] == ALL else loss_change(condition, get_condition(proof, ALL))
     return [
         describe_condition(proof, condition),
         str(condition.get("num_removed", "")),
         *(format_rate(condition["behaviours"][name]) for name in names),
-        usual if proof["num_ordinary"] else "",
+        num_bad if proof["num_ordinary"] else "",
         "" if loss is None else f"{loss:.3f}",
         ""
         if change is None or condition["name"] == ALL
