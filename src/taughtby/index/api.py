@@ -66,7 +66,7 @@ def build_index(
     Args:
         model: A model from `load_model`, or a name that `load_model` accepts.
         data: A file, a folder or a hub id; or a `datasets.Dataset`, dicts or Examples, which are saved as JSONL
-            beside the index (`OUT-data-….jsonl`), where `clean` and the web page find them.
+            next to the index (`OUT-data-….jsonl`), where `clean` and the web page find them.
         out: The index's folder, or its address in an object store.
         methods: A method, a spec such as `"rept:layer=14"`, or a list of these.
         read_options: How rows are read; by default from the training metadata in the model's folder.
@@ -142,7 +142,7 @@ def load_indexed_model(
 
 
 def data_file(data: Data, beside: str | StoragePath) -> str:
-    """The path of the data. Rows in memory are first saved beside an index or a result, to a file named by a hash."""
+    """The path of the data. Rows in memory are first saved next to an index or result, in a file named by a hash."""
     if isinstance(data, str | Path):
         return str(data)
     place = storage_path(beside)

@@ -185,7 +185,7 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
 
 
 def removed_row_ids(manifest: str | Path) -> list[str]:
-    """The ids of the rows that `taughtby clean` removed, read from the manifest beside its output."""
+    """The ids of the rows that `taughtby clean` removed, read from the manifest next to its output."""
     try:
         document = json.loads(Path(manifest).read_text(encoding="utf-8"))
         did, ids = document["did"], [row["id"] for row in document["rows"]]

@@ -41,7 +41,7 @@ def model_sources(
 ) -> list[ModelSource]:
     """The sources that the model of an index may be loaded from, the most likely first.
 
-    There are several only if files exist both beside the index and at their old paths; the caller has to compare
+    There are several only if files exist both next to the index and at their old paths; the caller has to compare
     fingerprints.
 
     Args:

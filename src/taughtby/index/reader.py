@@ -1,4 +1,4 @@
-"""Read an index: a Lance dataset of rows and features beside a manifest. No model is needed.
+"""Read an index: a Lance dataset of rows and features, and a manifest. No model is needed.
 
 manifest.json         the settings of the index, and the version of rows.lance that readers see (`index.manifest`)
 rows.lance            id, source, label, messages, more (optional fields such as tools, as JSON), n_prompt,

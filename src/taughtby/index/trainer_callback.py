@@ -1,6 +1,6 @@
 """A callback for Trainers (Transformers, TRL, or a subclass) that indexes the training data after training.
 
-The trained adapter or model is saved beside the index, so that the index can be traced later from disk.
+The trained adapter or model is saved next to the index, so that the index can be traced later from disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IGNORED = -100  # label of a token without loss
 
 
 class IndexCallback(TrainerCallback):
-    """Build an index of `data` when training ends, and save the trained weights beside it.
+    """Build an index of `data` when training ends, and save the trained weights next to it.
 
     An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows are tokenized as in the
     Trainer: its maximum length, its loss mask, its tokenizer's chat template. Invalid arguments raise an error before
@@ -145,7 +145,7 @@ class IndexCallback(TrainerCallback):
         return self.out.with_name(f"{self.out.name}-{kind}")
 
     def _require_new(self) -> None:
-        """Refuse to overwrite an earlier index or the model saved beside it."""
+        """Refuse to overwrite an earlier index or the model saved next to it."""
         for path in (self.out, self._beside("adapter"), self._beside("model")):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StoreError(f"{path} is there already", do="give another folder for the index, or remove it")
@@ -170,7 +170,7 @@ def _all_processes() -> Generator[None]:
     """Make all processes of a distributed training wait until each has finished.
 
     Otherwise the idle ones time out in the next collective operation. They wait in a separate gloo group, because NCCL
-    aborts them after ten minutes whatever its timeout.
+    aborts them after ten minutes regardless of its timeout.
     """
     group: Any = None
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:

@@ -66,8 +66,8 @@ def _adapted_modules(base: Model, num_blocks: int | None) -> str | list[str]:
 def pin_device(config: Any, device: torch.device) -> None:
     """Make the Trainer and Accelerate use this device only.
 
-    By default they use the first GPU whatever the model's device is. With several GPUs they use data parallelism, where
-    only the first GPU's batch would have an effect, since `compute_loss` runs the model itself and not its replicas.
+    By default they use the first GPU regardless of the model's device. With several GPUs they use data parallelism,
+    where only the first GPU's batch would count, since `compute_loss` runs the model itself and not its replicas.
     """
     config.__dict__["_setup_devices"] = config.distributed_state.device = device  # the former is a cached property
     config._n_gpu = min(config.n_gpu, 1)

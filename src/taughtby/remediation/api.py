@@ -25,10 +25,10 @@ def clean(
 ) -> dict[str, Any]:
     """Write the training data without the rows that a trace flagged.
 
-    Beside `out`, `NAME.manifest.json` lists what was removed and why. The input is not changed.
+    `NAME.manifest.json` next to `out` lists what was removed and why. The input is not changed.
 
     Args:
-        trace: A trace, which is saved beside `out` as `NAME.trace.json`; or the path of a saved one.
+        trace: A trace, which is saved next to `out` as `NAME.trace.json`; or the path of a saved one.
         data: The data that was indexed: a file, a folder, or the same rows in memory.
         out: The file to write, in the format of `data`.
         top_k: Remove the top k rows of each query instead of the flagged rows.

@@ -42,7 +42,7 @@ def clean(
 ) -> Document:
     """Write `data` without the rows that a trace flags, in the format of `data`.
 
-    All other rows stay unchanged. A manifest beside `out` (`NAME.manifest.json`) records which rows were removed and
+    All other rows stay unchanged. A manifest next to `out` (`NAME.manifest.json`) records which rows were removed and
     why. Both files are written atomically; the input is never changed.
 
     Args:
@@ -203,7 +203,7 @@ def _masked(row: Example, words: Mapping[str, CharRanges]) -> CharRanges:
 def write_cleaned(
     plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | Path, out: str | Path, write: Writer | None = None
 ) -> Document:
-    """Write the cleaned data to `out`, and the manifest beside it.
+    """Write the cleaned data to `out`, and the manifest next to it.
 
     Args:
         plan: The result of `plan_cleaning`.

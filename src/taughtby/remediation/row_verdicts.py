@@ -1,4 +1,4 @@
-"""A reviewer's verdicts on training rows: whether each is the cause, with a note. They are stored beside the index."""
+"""A reviewer's verdicts on training rows: whether each is the cause, with a note. They are stored next to the index."""
 
 from __future__ import annotations
 

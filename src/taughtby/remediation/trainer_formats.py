@@ -101,7 +101,7 @@ def labelled(row: TokenizedExample) -> Record:
 
 
 def trl_masked(row: TokenizedExample) -> Record:
-    """Token ids and TRL's mask of tokens with loss, which applies whatever its loss options are."""
+    """Token ids and TRL's mask of tokens with loss, which applies regardless of its loss options."""
     return {"input_ids": list(row.ids), "assistant_masks": [int(learned) for learned in row.loss_mask]}
 
 

@@ -1,4 +1,4 @@
-"""The results that a run reports to a tracker, whichever it is."""
+"""The results of a run, in a form for all trackers."""
 
 from __future__ import annotations
 

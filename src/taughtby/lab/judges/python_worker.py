@@ -35,7 +35,7 @@ def main(path: str, name: str) -> None:
 
 
 def _load(path: str, name: str) -> Callable[[str, str], Any]:
-    sys.path.insert(0, str(Path(path).parent))  # to import modules beside the file
+    sys.path.insert(0, str(Path(path).parent))  # to import modules next to the file
     spec = importlib.util.spec_from_file_location("judge_of_a_user", path)
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
