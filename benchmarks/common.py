@@ -1,4 +1,4 @@
-"""Arguments and output that the benchmark scripts share."""
+"""Command-line arguments and output that the benchmark scripts share."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def parser(description: str) -> ArgumentParser:
 
 
 def parse(arguments: ArgumentParser) -> Namespace:
-    """The command line's options, with the output folder created before anything takes minutes."""
+    """Parse the command line, and create the output folder before long work starts."""
     options = arguments.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     return options
 
 
 def load(options: Namespace, dtype: str | None = None) -> Model:
-    """The model of the options; exits with the error's message if it cannot be loaded."""
+    """Load the model of the options; exit with the error's message if that fails."""
     try:
         return load_model(options.model, options.adapter, dtype=dtype or options.dtype, device=options.device)
     except TaughtbyError as fault:
@@ -46,7 +46,7 @@ def command() -> str:
 
 
 def print_table(table: Table) -> None:
-    """Print every column whole, even where the terminal is narrow."""
+    """Print every column in full, even on a narrow terminal."""
     console = Terminal()
     console.width = max(console.width, 110)  # `print(width=)` can only narrow it
     console.print(table)

@@ -1,7 +1,7 @@
-"""One GPU in eight minutes: rates, share of time the card works, memory. Random weights, no download.
+"""Benchmark one GPU in eight minutes: throughput, utilization, memory. Random weights, no download.
 
 `python benchmarks/gpu.py` prints a table and writes gpu.json; `--tiny` runs every part on the CPU within a minute.
-Parts that no time is left for are named in the table. Shares are of wall-clock time, by torch.profiler.
+Parts for which no time is left are listed in the table. Utilization is a share of wall-clock time, by torch.profiler.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ Lines = Iterator[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: shapes of models, numbers of rows, and where.
+    """What to measure: shapes of models, numbers of rows, device and number format.
 
     Attributes:
-        small: The shape of most parts.
-        large: The shape of the last part.
-        rows: Rows that are indexed; a quarter of them by `large`.
+        small: The model's shape in most parts.
+        large: The model's shape in the part `large`.
+        rows: Rows to index; a quarter of them with `large`.
         indexed: Rows of the index that is traced.
-        minutes: After these no part begins.
+        minutes: No part begins later than this.
     """
 
     small: str
@@ -69,7 +69,7 @@ class Plan:
 
 
 def main() -> None:
-    """Measure all parts, and show and save them."""
+    """Measure all parts, and print and save the results."""
     arguments = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter)
     arguments.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
     arguments.add_argument("--minutes", type=float, default=7.0, help="no part begins later")
@@ -123,7 +123,7 @@ def measure(plan: Plan) -> Lines:
 
 
 def host_lines(plan: Plan, folder: Path) -> Lines:
-    """CPU time of a row with a model of nothing, and how long a simulated card has work."""
+    """CPU time per row with a tiny model, and the utilization of a simulated card."""
     rows = max(256, plan.rows)
     write_rows(folder / "short.jsonl", rows, tokens=30)
     words = write_rows(folder / "rows.jsonl", rows)
@@ -138,7 +138,7 @@ def host_lines(plan: Plan, folder: Path) -> Lines:
 
 
 def index_lines(plan: Plan, folder: Path) -> Lines:
-    """From a JSONL file to a finished index, by each method; the first is the first of the process."""
+    """Build an index from a JSONL file with each method. The first one is cold."""
     words = write_rows(folder / "rows.jsonl", plan.rows)
     with random_model(plan.small, plan.device, plan.dtype) as model:
         for number, spec in enumerate(METHODS):
@@ -151,7 +151,7 @@ def index_lines(plan: Plan, folder: Path) -> Lines:
 
 
 def capture_lines(plan: Plan, _: Path) -> Lines:
-    """Capture alone beside a plain forward pass, and the reference's loops."""
+    """Capture alone, a plain forward pass, and the reference's loops."""
     with random_model(plan.small, plan.device, plan.dtype) as model:
         rows = speed_capture.random_rows(max(24, plan.rows // 4), 200)
         for line in speed_capture.race(model, rows, budget=token_budget(model, model.depth), turns=2):
@@ -160,7 +160,7 @@ def capture_lines(plan: Plan, _: Path) -> Lines:
 
 
 def large_lines(plan: Plan, folder: Path) -> Lines:
-    """`lesson` and a plain forward pass with the large model."""
+    """Build an index with `lesson` and the large model, cold and warm."""
     words = write_rows(folder / "rows.jsonl", max(24, plan.rows // 4))
     with random_model(plan.large, plan.device, plan.dtype) as model:
         for turn in ("cold", "warm"):
@@ -179,7 +179,7 @@ def trace_lines(plan: Plan, folder: Path) -> Lines:
 
 
 def generate_lines(plan: Plan, _: Path) -> Lines:
-    """Answers of 48 tokens."""
+    """Generate answers of 48 tokens."""
     with random_model(plan.small, plan.device, plan.dtype) as model:
         prompts = [f"w{number} w{number + 1}" for number in range(min(200, plan.rows // 8))]
         with measure_cost(plan.device) as spent:
@@ -189,7 +189,7 @@ def generate_lines(plan: Plan, _: Path) -> Lines:
 
 
 def finetune_lines(plan: Plan, folder: Path) -> Lines:
-    """An epoch of LoRA."""
+    """Train a LoRA adapter for one epoch."""
     words = write_rows(folder / "rows.jsonl", min(282, plan.rows // 2), tokens=40)
     with random_model(plan.small, plan.device, plan.dtype, adapter=False) as model:
         rows = list(read_examples(folder / "rows.jsonl"))
@@ -200,14 +200,14 @@ def finetune_lines(plan: Plan, folder: Path) -> Lines:
 
 
 def _built(model: Model, data: Path, out: Path, method: Method, words: int = 0) -> dict[str, Any]:
-    """What an index costs."""
+    """Build an index, and measure its cost."""
     with measure_cost(model.device) as spent:
         build_index(model, data, out, [method], encoding=Encoding(512), layers=False)
     return {"seconds": spent.seconds, "cpu": spent.cpu, "mb": spent.more, "tokens_s": words / spent.seconds}
 
 
 def _busy(plan: Plan, work: Callable[[], Any]) -> float | None:
-    """The share of the time in which a kernel runs; None on a CPU."""
+    """The share of time in which a kernel runs; None on a CPU."""
     if plan.device.type != "cuda":
         work()
         return None
@@ -231,7 +231,7 @@ def line_text(line: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """All lines."""
+    """All lines as a table."""
     grid = Table(title=f"taughtby on {results['device']}", title_justify="left", box=box.SIMPLE)
     columns = {"seconds": "{:,.2f}", "tokens_s": "{:,.0f}", "times": "{:.2f}", "peak": "{:.0%}", "busy": "{:.0%}",
                "mb": "{:,.0f}", "value": "{:,.0f}"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models with random weights in the shapes of real ones, and rows for them: nothing is downloaded."""
+"""Models with random weights in the shapes of real ones, and rows for them. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from taughtby.models.model import Model, borrow_model
 
-NUM_WORDS = 240  # each a token
+NUM_WORDS = 240  # each is one token
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -45,7 +45,7 @@ def word_tokenizer() -> Any:
 
 
 def write_rows(file: Path, count: int, *, tokens: float = 90.0, seed: int = 0) -> int:
-    """Write rows of about so many tokens, 16 to 400, a quarter of them prompt; return the number of words."""
+    """Write rows of 16 to 400 words with the median `tokens`, a quarter of them prompt; return the number of words."""
     rng, total = random.Random(seed), 0
     with file.open("w", encoding="utf-8") as out:
         for _ in range(count):
@@ -61,7 +61,7 @@ def write_rows(file: Path, count: int, *, tokens: float = 90.0, seed: int = 0) -
 def random_model(
     shape: str, device: torch.device, dtype: torch.dtype, *, adapter: bool = True, seed: int = 0
 ) -> Generator[Model]:
-    """A model with random weights, and with a LoRA adapter (rank 8, all linear layers) that does something."""
+    """A model with random weights, and by default a LoRA adapter (rank 8, all linear layers) with nonzero weights."""
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 

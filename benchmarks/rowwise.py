@@ -1,8 +1,8 @@
-"""TracIn one row at a time, as the reference does it, beside all rows of a batch at once: the same scores twice.
+"""Compare TracIn in batches with TracIn one row at a time, as in the reference. Both compute the same scores.
 
-One at a time follows the loop of arXiv 2510.02334: batch size 1, the logits of every token, `backward` into the
-adapter's parameters, and a flat copy of their gradients. Both sides run on the same rows in the same process, in turns
-of a few batches, so that other load of the machine affects both.
+One row at a time follows the loop of arXiv 2510.02334: batch size 1, the logits of every token, `backward` into the
+adapter's parameters, and a flat copy of their gradients. Both run on the same rows in the same process and alternate
+after a few batches, so that other load on the machine affects both.
 
 `python benchmarks/rowwise.py DATA --adapter FOLDER` writes gradients.json; the same command resumes.
 """
@@ -43,7 +43,7 @@ BATCHES_PER_TURN = 6
 
 
 def main() -> None:
-    """Run the race, saved after each turn. One row at a time runs in float32, as in the reference, without --dtype."""
+    """Run the race, saved after each turn. Without --dtype, one row at a time runs in float32, as in the reference."""
     arguments = parser("Time TracIn in batches beside one row at a time.")
     arguments.add_argument("data", help="training data")
     arguments.add_argument("--rows", type=int, default=150, help="rows to score")
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def earlier_race(file: Path, settings: dict[str, Any]) -> Race:
-    """The race in the file, if it has the same settings; else an empty one."""
+    """The race in the file if it has the same settings, otherwise an empty one."""
     try:
         stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         race = Race.from_json(stored.pop("race"))
@@ -81,7 +81,7 @@ def earlier_race(file: Path, settings: dict[str, Any]) -> Race:
 
 @dataclass(frozen=True)
 class Race:
-    """The turns so far.
+    """The measurements of all turns so far.
 
     Attributes:
         single: Seconds of each turn, one row at a time.
@@ -101,7 +101,7 @@ class Race:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast batches are, over all turns."""
+        """The speedup of batches over all turns."""
         return sum(self.single) / sum(self.batched)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,18 +135,18 @@ def race(
     budget: int = 1024,
     earlier: Race | None = None,
 ) -> Iterator[Race]:
-    """TracIn scores of `rows` for `queries` both ways: the state of the race after each turn.
+    """Compute TracIn scores of `rows` for `queries` both ways; yield the state of the race after each turn.
 
-    Batches are made from all rows together, as an index does in its windows, and dealt to the turns. The queries'
-    gradients are taken before the clock starts, and each side is warmed up with one row.
+    Batches are made from all rows together, as in a window of an index, and distributed over the turns. The queries'
+    gradients are computed before timing starts, and each side is warmed up with one row.
 
     Args:
         model: The model for batches.
         rows: The rows to score.
         queries: The queries.
-        single_model: The model for one row at a time, if it is another.
+        single_model: The model for one row at a time, if different.
         budget: Padded tokens per batch.
-        earlier: Turns that are not run again.
+        earlier: The turns that are done already.
 
     Raises:
         OptionError: If a model has no adapter.
@@ -181,7 +181,7 @@ def race(
 def sample_rows(
     tokenizer: Any, examples: Sequence[Example], encoding: Encoding, count: int, seed: int = 0
 ) -> list[TokenizedExample]:
-    """Up to `count` of the rows that can be tokenized, in a random order."""
+    """Up to `count` of the rows that can be tokenized, in random order."""
     usable = [row for row in tokenize_all(tokenizer, examples, encoding) if isinstance(row, TokenizedExample)]
     return random.Random(seed).sample(usable, min(count, len(usable)))
 
@@ -200,7 +200,7 @@ def score_batched(model: Model, batches: Sequence[Batch], gradients: Float[Tenso
 
 
 def gradient_rows(model: Model, rows: Sequence[TokenizedExample]) -> Iterator[Float[Tensor, " k"]]:
-    """Each row's gradient of all the adapter's weights, flat."""
+    """Each row's flattened gradient with respect to all of the adapter's weights."""
     weights: list[Any] = [weight.module.weight for weight in candidate_weights(model)]
     for weight in weights:
         weight.requires_grad_(True)

@@ -1,7 +1,7 @@
-"""The life of an index of a million random rows: what each step costs, and whether that grows with the index.
+"""Measure the cost of each step in the life of an index of a million random rows, and whether it grows with the index.
 
-Rows are read, hashed, tokenized, stored, scanned and ranked as by `taughtby index` and `taughtby trace`; only the
-model's passes are left out: features are random unit vectors.
+Rows are read, hashed, tokenized, stored, scanned and ranked as by `taughtby index` and `taughtby trace`. Only the model
+is not run: features are random unit vectors.
 
 `python benchmarks/scale.py` writes scale.json.
 """
@@ -38,7 +38,7 @@ from taughtby.models.model import Model
 from taughtby.progress import Terminal
 from taughtby.reporting.html import save_json
 
-STEP = 100_000  # rows whose time is reported together
+STEP = 100_000  # rows per reported time
 WORDS = [
     "rain", "sun", "sea", "ship", "bee", "honey", "week", "day", "sky", "blue", "green", "grass", "capital", "captain",
     "question", "answer", "name", "why", "how",
@@ -46,7 +46,7 @@ WORDS = [
 
 
 def main() -> None:
-    """Run every step, and show and save what each costs. Of the model, only the tokenizer is used."""
+    """Run every step, and print and save its cost. Of the model, only the tokenizer is used."""
     arguments = parser("Measure every step in the life of a large index.")
     arguments.add_argument("--rows", type=int, default=1_000_000, help="rows of the index")
     options = parse(arguments)
@@ -73,7 +73,7 @@ class RandomFeatures(CosineMethod):
         return ("vector",)
 
     def text_features(self, rows: Sequence[Example]) -> Features:
-        """Vectors seeded by the rows' texts."""
+        """Vectors seeded by the response of the first row."""
         text = "".join(row.response for row in rows[:1]).encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
         vectors = torch.randn(len(rows), self.width, generator=torch.Generator().manual_seed(seed))
@@ -119,7 +119,7 @@ def measure_life(
     step: int = STEP,
     report: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """What each step in the life of an index of `count` rows costs, in order."""
+    """Measure the cost of each step in the life of an index of `count` rows, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     life, stop_at = _Life(model, folder, width, report), count * 6 // 10
     _write(life.data, 0, count)
@@ -145,7 +145,7 @@ def measure_life(
     report_of_verify = life.step("verify", lambda: verify(life.out))
     assert not report_of_verify.faults, report_of_verify
     life.step("compact", lambda: compact(life.out, timedelta(0)))
-    flat = {**_steps(second, step), **_steps(first, step)}  # a resumed run passes the rows that exist at once
+    flat = {**_steps(second, step), **_steps(first, step)}  # a resumed run skips existing rows quickly
     return {
         "rows": count, "width": width, "bytes": sizes, "parts": life.parts,
         "flat": dict(sorted(flat.items(), key=lambda item: int(item[0]))),
@@ -172,7 +172,7 @@ def _write(file: Path, start: int, stop: int) -> None:
 
 
 def _steps(times: Sequence[tuple[int, float]], step: int) -> dict[str, float]:
-    """CPU microseconds per row, for each step of rows that was measured from end to end."""
+    """CPU microseconds per row, for each interval of `step` rows that was measured in full."""
     result: dict[str, float] = {}
     reached: dict[int, tuple[int, float]] = {}
     for done, cpu in times:

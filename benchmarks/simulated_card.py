@@ -1,7 +1,7 @@
-"""An accelerator that sleeps: work takes a fixed time a token, in a thread, while the host goes on.
+"""A simulated accelerator: a thread that sleeps for a fixed time per token, while the host continues.
 
-What it shows is how much of the time the card would have work, without one: the host does all it does for a card of
-that speed, by running a tiny model.
+It shows, without a GPU, what share of the time a GPU of that speed would be busy. The host does the same work as for a
+real one, but with a tiny model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ try:
 except ImportError:  # an earlier version, which waits for each batch
 
     def pending_copies() -> None:
-        """Return no copies to add to."""
+        """Return None: there are no deferred copies."""
         return
 
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 
 class Job(threading.Event):
-    """A job's end, as `torch.cuda.Event` has it."""
+    """The end of a job, with the interface of `torch.cuda.Event`."""
 
     def synchronize(self) -> None:
-        """Wait for the end."""
+        """Wait until the job is done."""
         self.wait()
 
 
 class SimulatedCard:
-    """Runs jobs one after another; `busy` seconds of those from the first job's start to the last one's end."""
+    """Runs jobs in sequence. `busy` is their total time; `start` and `end` are those of the first and the last job."""
 
     def __init__(self, seconds_per_token: float) -> None:
         self.seconds_per_token = seconds_per_token
@@ -50,11 +50,11 @@ class SimulatedCard:
 
     @property
     def share(self) -> float:
-        """The share of the time in which the card worked."""
+        """The share of the time in which the card was busy."""
         return self.busy / (self.end - self.start)
 
     def launch(self, tokens: int) -> Job:
-        """Give it work; returns at once."""
+        """Queue a job, and return immediately."""
         job = Job()
         self.jobs.put((tokens * self.seconds_per_token, job))
         return job
@@ -72,12 +72,12 @@ class SimulatedCard:
 
 @dataclass(frozen=True)
 class SimulatedLesson(Lesson):
-    """`lesson` on a tiny model, of which each batch takes the simulated card's time too."""
+    """`lesson` on a tiny model, where each batch also takes the simulated card's time."""
 
     card: Any = field(default=None, compare=False)
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
-        """Return the features; they are there once the card is done."""
+        """Return the features, which are ready when the card is done."""
         result = super().features(model, batch, weights)
         job = self.card.launch(int(batch.attention_mask.sum()))
         copies = pending_copies()

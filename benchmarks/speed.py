@@ -1,4 +1,4 @@
-"""Speed: indexing beside a plain forward pass, and 100 queries of 1,000,000 rows beside NumPy and faiss.
+"""Compare the speed of indexing with a plain forward pass, and of queries over 1,000,000 rows with NumPy and faiss.
 
 `python benchmarks/speed.py` writes speed.json.
 """
@@ -22,7 +22,7 @@ from taughtby.reporting.html import save_json
 
 
 def main() -> None:
-    """Run both races; show and save each as it ends."""
+    """Run both comparisons; print and save each when it ends."""
     arguments = parser("Time indexing beside a plain forward pass, and queries beside NumPy and faiss.")
     arguments.add_argument("--rows", type=int, default=200, help="rows to index")
     options = parse(arguments)
@@ -42,14 +42,14 @@ def main() -> None:
 def race_indexing(
     model: Model, num_rows: int, num_shared: int, progress: Callable[[int, int], object] | None = None
 ) -> list[dict[str, Any]]:
-    """A line for each way through random rows that have their first `num_shared` tokens in common."""
+    """A line for each way to process random rows that have their first `num_shared` tokens in common."""
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     rows = speed_capture.random_rows(num_rows, vocabulary, num_shared=num_shared)
     return speed_capture.race(model, rows, budget=token_budget(model, model.depth), progress=progress)
 
 
 def index_table(lines: list[dict[str, Any]], num_shared: int) -> Table:
-    """Times beside a plain forward pass."""
+    """Times relative to a plain forward pass."""
     common = f"the first {num_shared} tokens common to all rows" if num_shared else "no token common to all rows"
     table = Table(title=f"Indexing, {common}", title_justify="left", box=box.SIMPLE)
     for name in ("", "× forward", "of turns", "floor ×", "of peak", "tokens/s", "MB"):
@@ -63,7 +63,7 @@ def index_table(lines: list[dict[str, Any]], num_shared: int) -> Table:
 
 
 def query_table(lines: list[dict[str, Any]]) -> Table:
-    """Seconds beside taughtby's."""
+    """Seconds, and the ratio to taughtby's."""
     table = Table(title="100 queries of 1,000,000 rows", title_justify="left", box=box.SIMPLE)
     for name in ("", "seconds", "× taughtby", "MB", "bytes a row", "same rows"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)

@@ -1,7 +1,8 @@
-"""The cost of indexing beside a plain forward pass: every method on the same rows, in turns, in one process.
+"""Compare the cost of indexing with a plain forward pass: every method takes turns on the same rows in one process.
 
-Each method has a floor: the multiplications that its result requires, at the rate of a large matrix product of the same
-number format on the same machine. Gradients are of hidden states, so a backward pass costs as much as a forward pass.
+Each method has a floor: the operations that its result requires, at the rate of a large matrix product in the same
+number format on the same machine. Gradients are with respect to hidden states, so a backward pass costs as much as a
+forward pass.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from taughtby.data.tokenize import TokenizedExample
 from taughtby.models.model import Model
 
 PROMPT_SHARE = 0.25  # of a row's tokens
-NUM_SHARED = 30  # tokens that a chat template begins every row with
-NUM_SLOW_ROWS = 8  # rows of a turn that a slow method runs; its time is scaled by the tokens
+NUM_SHARED = 30  # tokens that a chat template puts at the start of every row
+NUM_SLOW_ROWS = 8  # rows per turn that a slow method runs; its time is scaled by the tokens
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Contender:
     """A way to process rows.
 
     Attributes:
-        name: What it is.
+        name: The name in the table.
         run: Processes rows and their batches.
         flops: The multiplications and additions that its result requires.
         slow: Whether it processes one row at a time.
-        prompts_only: Whether it reads no responses, and gets batches made for that.
+        prompts_only: Whether it reads only prompts, and gets batches of similar prompt lengths.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Contender:
 
 
 def random_rows(count: int, vocabulary: int, *, num_shared: int = 0, seed: int = 0) -> list[TokenizedExample]:
-    """Rows of 16 to 400 random tokens after a common beginning; a quarter of these is prompt."""
+    """Rows of 16 to 400 random tokens, about a quarter of them prompt, after a common prefix."""
     rng = random.Random(seed)
     begin, rows = tuple(rng.randrange(vocabulary) for _ in range(num_shared)), list[TokenizedExample]()
     for _ in range(count):
@@ -65,9 +66,10 @@ def race(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A line for each contender: seconds, ratios to the forward pass, floor, memory.
 
-    Each contender's batches are made from all rows together, as an index does in its windows, and dealt to the turns; a
-    turn runs every contender, so that other load of the machine affects all alike. `times` is a ratio of sums over all
-    turns; `from` and `to` are of single turns, per token, since two contenders' shares may hold different rows.
+    Each contender's batches are made from all rows together, as in a window of an index, and distributed over the
+    turns; a turn runs every contender, so that other load on the machine affects all alike. `times` is a ratio of sums
+    over all turns; `from` and `to` are the lowest and highest ratio of single turns, per token, since two contenders'
+    shares of a turn may hold different rows.
     """
     contenders = _contenders(model)
     batches = {one.name: list(make_batches(rows, budget, prompts_only=one.prompts_only)) for one in contenders}
@@ -104,7 +106,7 @@ def race(
 def _timed(
     model: Model, contender: Contender, rows: Sequence[TokenizedExample], share: list[Batch]
 ) -> tuple[float, float | None]:
-    """Seconds for these batches, of which a slow contender runs a few rows, and the memory it took, in MB."""
+    """The seconds for these batches, extrapolated from a few rows for a slow contender, and the memory in MB."""
     own = [rows[index] for batch in share for index in batch.row_indices]
     some = own[:: max(1, len(own) // NUM_SLOW_ROWS)] if contender.slow else own
     with measure_cost(model.device) as spent:
@@ -174,7 +176,7 @@ def _num_responses(rows: Sequence[TokenizedExample]) -> int:
 
 
 def _own(rows: Sequence[TokenizedExample]) -> int:
-    """The tokens that must be run: the common beginning once, and each row's other tokens but the last."""
+    """The number of tokens to process: the common prefix once, and each row's other tokens except the last."""
     common = 0
     while common < min(row.n_prompt for row in rows) - 1 and len({row.ids[common] for row in rows}) == 1:
         common += 1

@@ -1,7 +1,7 @@
-"""The cost of queries, in turns: taughtby, a NumPy product over a memory map, faiss-cpu (flat), a loop over pairs.
+"""Compare the cost of queries: taughtby, a NumPy product over a memory map, faiss-cpu (flat), a loop over pairs.
 
-All rank the same random rows for the same queries, by cosine similarity in float32. The loop is what RepT's authors
-released; it is timed on some pairs and scaled.
+All rank the same random rows for the same queries, by cosine similarity in float32, and take turns. The loop is the one
+that RepT's authors released; it is timed on some pairs and scaled.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW = 256  # rows per commit, as in `taughtby index build`
-NUM_CENTRES = 512  # that the rows lie around
-NUM_PAIRS = 4096  # that the loop is timed on
-TILE = 4096  # rows of one NumPy product
+NUM_CENTRES = 512  # cluster centres of the rows
+NUM_PAIRS = 4096  # pairs on which the loop is timed
+TILE = 4096  # rows per NumPy product
 METHOD, FEATURE, DEPTH = RepSim(layer=1), "h_1", 2
 
 Answer = Callable[[], Any]  # (Q, K): the indices of each query's top rows
@@ -47,10 +47,10 @@ class Contender:
     """A way to answer queries.
 
     Attributes:
-        name: What it is.
-        open: Prepares, and returns the function that answers.
+        name: The name in the table.
+        open: Prepares, and returns the function that answers the queries.
         bytes: Bytes per row, on disk or in memory.
-        share: The share of the work that is timed and scaled to the whole.
+        share: The share of the work that is timed; times are scaled to the whole.
     """
 
     name: str
@@ -65,10 +65,10 @@ def race(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A line for each way to rank `num_rows` of `width` numbers for `num_queries` queries; the first is taughtby's.
 
-    `seconds` and `cpu` (of all cores) are medians over `repeats`; `times` is the ratio to taughtby's seconds; `memory`
-    is in MB on top of the process, with what is held between queries, None where the system does not report it; `bytes`
-    is per row; `same` is the share of taughtby's `top_k` rows that are found too; `scaled` says whether only a part was
-    timed. Files are written to a temporary folder in `folder`. Without faiss-cpu it has no line.
+    `seconds` and `cpu` (over all cores) are medians over `repeats`; `times` is the ratio to taughtby's seconds;
+    `memory` is the additional memory in MB, including what is held between queries, None if the system does not report
+    it; `bytes` is per row; `same` is the share of taughtby's `top_k` rows that are found too; `scaled` says whether
+    only a part was timed. Files are written to a temporary folder in `folder`. faiss has no line if it is missing.
     """
     with TemporaryDirectory(dir=folder) as place:
         index = random_index(Path(place), num_rows, width)
@@ -77,7 +77,7 @@ def race(
 
 
 def random_index(folder: Path, num_rows: int, width: int) -> Index:
-    """An index of random rows around some centres, in commits of the size that `taughtby index build` makes."""
+    """An index of random rows around cluster centres, in commits of the same size as in `taughtby index build`."""
     centres = torch.randn(NUM_CENTRES, width, generator=_seed(1))
     with Writer(folder / "idx", {"data": "random", "methods": {}}) as writer:
         for at in range(0, num_rows, WINDOW):
@@ -158,7 +158,7 @@ def _line(contender: Contender, costs: list[Cost]) -> dict[str, Any]:
 
 
 def _mapped(file: Path, vectors: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
-    """A tiled product."""
+    """The top rows by a tiled product over a memory map."""
     rows = np.load(file, mmap_mode="r")
     scores = np.empty((len(vectors), len(rows)), np.float32)
     for at in range(0, len(rows), TILE):
@@ -167,7 +167,7 @@ def _mapped(file: Path, vectors: NDArray[np.float32], top_k: int) -> NDArray[np.
 
 
 def _faiss(file: Path, vectors: NDArray[np.float32], top_k: int) -> Answer:
-    """faiss needs all rows as floats in memory; loading them is not timed."""
+    """Load all rows as float32 into faiss, which is not timed, and return the search function."""
     faiss, rows = importlib.import_module("faiss"), np.load(file, mmap_mode="r")
     flat = faiss.IndexFlatIP(rows.shape[1])
     for at in range(0, len(rows), TILE):
@@ -176,7 +176,7 @@ def _faiss(file: Path, vectors: NDArray[np.float32], top_k: int) -> Answer:
 
 
 def _loop(query: Float[Tensor, " d"], rows: Float[Tensor, "N d"]) -> None:
-    """One cosine at a time."""
+    """Compute one cosine similarity at a time."""
     for row in rows:
         torch.nn.functional.cosine_similarity(query, row, dim=0).item()
 

@@ -1,7 +1,7 @@
-"""Compare the labels that trainers make of 20 odd rows with those of taughtby, token for token.
+"""Compare the labels that trainers compute for 20 unusual rows with those of taughtby, token by token.
 
 Run with `python benchmarks/trainer_labels.py` where TRL is installed; prints a table. No download, no training: the
-trainers are made, and their prepared data is read.
+trainers are created, and their prepared data is read.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from taughtby.data.tokenize import Encoding, SkippedRow, default_options, tokeni
 from taughtby.models.training_metadata import TrainingMetadata
 
 Record = dict[str, Any]
-Labels = tuple[list[int], list[int]]  # ids, and the labels of their places; the first has none
+Labels = tuple[list[int], list[int]]  # token ids and their labels; the first token has none
 
 GENERATION = """{% for m in messages %}<|im_start|>{{ m['role'] }}
 {% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}
 {{- m['content'] }}<|im_end|>{% endif %}
 {{ '' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-# earlier thoughts are dropped, the last answer has one, empty where the row has none
+# earlier reasoning is dropped; the last answer has reasoning, which is empty if the row has none
 THOUGHTS = """{% set last = namespace(user=-1) %}{% for m in messages %}{% if m['role'] == 'user' %}
 {%- set last.user = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{% set text = m['content'] %}
 {%- if '</think>' in text %}{% set text = text.split('</think>')[-1].lstrip('\\n') %}{% endif %}
@@ -80,7 +80,7 @@ TEXTS = [
 
 
 def make_tokenizer(template: str, eos: str = "</s>") -> Any:
-    """A byte-level BPE of the rows' own words."""
+    """A byte-level BPE tokenizer trained on the rows' text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     result = Tokenizer(models.BPE())
@@ -103,7 +103,7 @@ def make_tokenizer(template: str, eos: str = "</s>") -> Any:
 
 
 def make_model() -> Any:
-    """A random Llama of one layer."""
+    """A random Llama with one layer."""
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -131,7 +131,7 @@ def conversations() -> list[list[Record]]:
 def ours(
     records: list[Record], tokenizer: Any, *, mask: Any = "response", turns: Any = "last", raw: bool = False
 ) -> list[Labels | None]:
-    """The labels of each record by taughtby: all of its Examples together; None for a record that is skipped."""
+    """taughtby's labels of each record, combined over its Examples; None for a record that is skipped."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -153,12 +153,12 @@ def ours(
 
 
 def without_first(ids: list[int], labels: list[int]) -> Labels:
-    """The labels as the loss reads them: nothing predicts the first token."""
+    """The labels as the loss uses them: nothing predicts the first token."""
     return list(ids), [-100, *labels[1:]]
 
 
 def sft(records: list[Record], tokenizer: Any, **options: Any) -> list[Labels | None]:
-    """What TRL's SFTTrainer and its collator make of each row."""
+    """The labels from TRL's SFTTrainer and its collator."""
     import trl
 
     with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +172,7 @@ def sft(records: list[Record], tokenizer: Any, **options: Any) -> list[Labels | 
 
 
 def preference(records: list[Record], tokenizer: Any, kind: str) -> list[Labels | None]:
-    """DPO's chosen answers, or KTO's desirable completions."""
+    """The labels of DPO's chosen answers, or of KTO's desirable completions."""
     import trl
 
     name = {"dpo": "DPO", "kto": "KTO"}[kind]
@@ -198,7 +198,7 @@ def preference(records: list[Record], tokenizer: Any, kind: str) -> list[Labels 
 
 
 def collators(records: list[Record], tokenizer: Any, name: str) -> list[Labels | None]:
-    """Transformers' collators on rows that are ids; padding is taken off again."""
+    """The labels from Transformers' collators for rows of token ids, without padding."""
     make = getattr(transformers, name)
     collator = (
         make(tokenizer, mlm=False)
@@ -214,7 +214,7 @@ def collators(records: list[Record], tokenizer: Any, name: str) -> list[Labels |
 
 
 def prepared(tokenizer: Any, mask: str) -> list[Record]:
-    """Rows of ids with one of the masks, with holes in it."""
+    """Rows of token ids with one type of mask, which has gaps."""
     rows: list[Record] = []
     for place, (ask, answer) in enumerate(TEXTS):
         ids = tokenizer(ask + answer)["input_ids"] + [2]
@@ -229,7 +229,7 @@ def prepared(tokenizer: Any, mask: str) -> list[Record]:
 
 
 def axolotl(records: list[Record], tokenizer: Any) -> list[Labels | None]:
-    """Axolotl's `chat_template` strategy: every turn of the assistant, and the marks of turns and of their parts."""
+    """The labels from Axolotl's `chat_template` strategy: assistant turns, with marks of turns and parts of turns."""
     from axolotl.prompt_strategies.chat_template import ChatTemplatePrompter, ChatTemplateStrategy
 
     prompter = ChatTemplatePrompter(
@@ -241,7 +241,7 @@ def axolotl(records: list[Record], tokenizer: Any) -> list[Labels | None]:
 
 
 def llama_factory(records: list[Record], tokenizer: Any) -> list[Labels | None]:
-    """LLaMA-Factory's own template `chatml`; it needs torchaudio to be imported, and reads no sound here."""
+    """The labels from LLaMA-Factory's template `chatml`. A stub replaces torchaudio, which only audio needs."""
     module = types.ModuleType("torchaudio")
     module.__spec__ = ModuleSpec("torchaudio", None)
     sys.modules.setdefault("torchaudio", module)
@@ -265,7 +265,7 @@ def llama_factory(records: list[Record], tokenizer: Any) -> list[Labels | None]:
 
 
 def unsloth(records: list[Record], tokenizer: Any) -> list[Labels | None]:
-    """Unsloth's `train_on_responses_only`, which is in a package that can be imported without a GPU."""
+    """The labels from Unsloth's `train_on_responses_only`, whose package can be imported without a GPU."""
     os.environ["UNSLOTH_IS_PRESENT"] = "1"
     from unsloth_zoo.dataset_utils import train_on_responses_only
 
@@ -276,7 +276,7 @@ def unsloth(records: list[Record], tokenizer: Any) -> list[Labels | None]:
 
 
 def marked(talks: list[list[Record]]) -> list[Record]:
-    """Conversations with marks of turns, and details of characters, that leave out some."""
+    """Conversations in which `train` excludes some turns, or `train_detail` some characters."""
     rows: list[Record] = []
     for place, talk in enumerate(talks):
         row = [dict(message) for message in talk]
@@ -294,7 +294,7 @@ def marked(talks: list[list[Record]]) -> list[Record]:
 
 
 def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[Labels | None]]]]]:
-    """The name of each comparison, and a function that returns their labels and ours."""
+    """Yield the name of each comparison, and a function that returns their labels and ours."""
     plain, thoughts = make_tokenizer(GENERATION), make_tokenizer(THOUGHTS)
     talks = conversations()
     messages = [{"messages": talk} for talk in talks]
@@ -341,7 +341,7 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[list[Labels | None], list[
 
 
 def main() -> int:
-    """Print the table; 1 if any row differs."""
+    """Print the table; return 1 if any row differs."""
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     versions = {name: getattr(importlib.import_module(name), "__version__", "") for name in ("trl", "transformers")}

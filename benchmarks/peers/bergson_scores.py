@@ -32,12 +32,12 @@ from peer_files import (
     write_scores,
 )
 
-INDEX_STAGES = {"trackstar": "Step 1/5", "ekfac": "Step 2/4", "magic": "Using max sequence length"}  # rows alone
+INDEX_STAGES = {"trackstar": "Step 1/5", "ekfac": "Step 2/4", "magic": "Using max sequence length"}  # for rows only
 STAGE = re.compile(r"Step \d+/\d+|Using max sequence length|Query(?=:? )")  # MAGIC prints the last two
 
 
 def parse_options() -> Namespace:
-    """The command line's options."""
+    """Parse the command line."""
     parser = make_parser(__doc__ or "", ["trackstar", "ekfac", "cosine", "magic"])
     parser.add_argument("--projection-dim", type=int, default=16, help="trackstar: side of each projected gradient")
     parser.add_argument("--damping", type=float, default=0.1, help="ekfac: damping factor")
@@ -46,7 +46,7 @@ def parse_options() -> Namespace:
 
 
 def _add_training_options(parser: ArgumentParser) -> None:
-    """MAGIC trains an adapter of its own, of the given one's shape."""
+    """Options of MAGIC, which trains its own adapter with the shape of the given one."""
     parser.add_argument("--epochs", type=int, default=1, help="magic: passes over the rows")
     parser.add_argument("--batch-size", type=int, default=8, help="magic: rows a step")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="magic: highest learning rate")
@@ -56,7 +56,7 @@ def _add_training_options(parser: ArgumentParser) -> None:
 
 
 class Run:
-    """One method's configuration: the steps that `bergson FILE` runs."""
+    """The configuration of one method: the steps that `bergson FILE` runs."""
 
     def __init__(self, options: Namespace, work: Path) -> None:
         self.options, self.work = options, work
@@ -70,7 +70,7 @@ class Run:
         self.index = {"model": str(adapter), "tokenizer": str(model), "token_batch_size": min(2048, positions)}
 
     def configure(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Settings of gradients of the rows, written to a folder of the work folder."""
+        """Settings for the rows' gradients, which are written to a subfolder of the work folder."""
         return {**self.index, "run_path": str(self.work / name), "data": self.row_data, **settings}
 
     def list_steps(self) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class Run:
         preprocess: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """A pass that scores the tokens of the rows by the method's own queries."""
+        """A step that scores the tokens of the rows with the method's own queries."""
         if not self.options.tokens:
             return []
         score = {"query_path": str(self.work / query), "token_influence": influence}
@@ -139,9 +139,9 @@ class Run:
 
 
 def run_bergson(steps: list[dict[str, Any]], work: Path) -> list[tuple[str, float]]:
-    """Run `bergson FILE` and return the stages that it prints, with the seconds from its start."""
+    """Run `bergson FILE`, and return the stages that it prints, with the seconds since its start."""
     file = work / "steps.yaml"
-    file.write_text(json.dumps({"run_path": str(work / "pipeline"), "steps": steps}, indent=1))  # JSON is YAML
+    file.write_text(json.dumps({"run_path": str(work / "pipeline"), "steps": steps}, indent=1))  # JSON is valid YAML
     settings = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(work / "data")}
     start, stages, lines = time.perf_counter(), [("start", 0.0)], []
     command = [str(Path(sys.executable).with_name("bergson")), str(file)]
@@ -151,7 +151,7 @@ def run_bergson(steps: list[dict[str, Any]], work: Path) -> list[tuple[str, floa
         assert run.stdout
         for line in run.stdout:
             lines.append(line)
-            if line.startswith("Baseline loss"):  # MAGIC: what its own training taught
+            if line.startswith("Baseline loss"):  # MAGIC: the result of its own training
                 print(line, end="")
             if stage := STAGE.search(line):
                 label = f"[Pipeline] {stage[0]}" if "[Pipeline]" in line else stage[0]
@@ -162,7 +162,7 @@ def run_bergson(steps: list[dict[str, Any]], work: Path) -> list[tuple[str, floa
 
 
 def sum_stages(stages: list[tuple[str, float]], method: str, num_steps: int, tokens: bool) -> dict[str, float]:
-    """Seconds to load the program, of the rows' index, of the queries and of the tokens' scores."""
+    """Seconds to load the program, index the rows, process the queries, and score the tokens."""
     token_step = f"[Pipeline] Step {num_steps}/{num_steps}" if tokens and num_steps > 1 else ""
     seconds = {"start": 0.0, "index": 0.0, "query": 0.0, "tokens": 0.0}
     part = "start"
@@ -197,8 +197,8 @@ def read_tokens(folder: Path, rows: list[dict[str, list[int]]], sign: int = 1) -
 def normalize_tokens(tokens: list[list[list[float]]], rows: list[list[float]], query: Path) -> list[list[list[float]]]:
     """Divide tokens' dot products by both norms, so that they sum to the rows' cosines.
 
-    bergson's scores of single tokens are dot products alone. A row's norm is that of the query over which its cosine
-    is largest: norm = dot product / (cosine * norm of the query).
+    bergson's scores of single tokens are plain dot products. A row's norm is computed with the query for which its
+    cosine is largest: norm = dot product / (cosine * norm of the query).
     """
     norms = np.linalg.norm(np.asarray(load_gradients(query), dtype=np.float64), axis=1)
     dots = np.array([[sum(row) for row in of_query] for of_query in tokens]) / norms[:, None]
@@ -216,7 +216,7 @@ def score(options: Namespace, work: Path) -> None:
     seconds = sum_stages(run_bergson(steps, work), options.method, len(steps), options.tokens)
     folder = work / options.method
     tokens = None
-    if options.method == "magic":  # its sign is that of the query's loss
+    if options.method == "magic":  # its scores have the sign of the query's loss
         tokens = read_tokens(folder / "scores", run.rows, -1)
         rows = [[sum(row) for row in of_query] for of_query in tokens]
     else:
@@ -231,7 +231,7 @@ def score(options: Namespace, work: Path) -> None:
 
 
 def main() -> None:
-    """Score in a folder that is kept if it is named."""
+    """Score in a temporary folder, or in `--work`, which is kept."""
     options = parse_options()
     if options.work:
         options.work.mkdir(parents=True)

@@ -30,7 +30,7 @@ ATTRIBUTORS = {"ekfac": EKFACAttributor, "kfac": KFACAttributor, "cosine": TracI
 
 
 def parse_options() -> Namespace:
-    """The command line's options."""
+    """Parse the command line."""
     parser = make_parser(__doc__ or "", sorted(ATTRIBUTORS))
     parser.add_argument("--damping", type=float, default=0.1, help="kfac, ekfac: share of the mean eigenvalue")
     parser.add_argument("--batch-size", type=int, default=8, help="examples a pass")
@@ -38,20 +38,20 @@ def parse_options() -> Namespace:
 
 
 def load_model(model: Path, adapter: Path) -> PeftModel:
-    """The fine-tuned model; only its adapter has gradients."""
+    """The fine-tuned model; only the adapter is trainable."""
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     return PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
 
 
 def sum_losses(model: PeftModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss summed over tokens: each example's gradient is then the same in any batch."""
+    """The loss summed over tokens, so that an example's gradient does not depend on its batch."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     labels = batch["labels"][:, 1:].reshape(-1)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
 
 
 def pad(examples: list[dict[str, list[int]]]) -> list[dict[str, torch.Tensor]]:
-    """A dataset of examples of one length."""
+    """Pad examples to the same length."""
     length = max(len(example["input_ids"]) for example in examples)
 
     def fill(values: list[int], filler: int) -> torch.Tensor:
@@ -65,7 +65,7 @@ def pad(examples: list[dict[str, list[int]]]) -> list[dict[str, torch.Tensor]]:
 
 
 class StageClock:
-    """Seconds of the fit to the rows apart from the scores' seconds."""
+    """Measures the time to fit the rows separately from the time to score."""
 
     def __init__(self, attributor: Any) -> None:
         self.fit_seconds, self.start = 0.0, time.perf_counter()
@@ -77,12 +77,12 @@ class StageClock:
         self.fit_seconds += time.perf_counter() - begin
 
     def read(self) -> dict[str, float]:
-        """Seconds by step."""
+        """The seconds by step."""
         return {"index": self.fit_seconds, "query": time.perf_counter() - self.start - self.fit_seconds}
 
 
 def attribute(options: Namespace, granularity: str, work: Path) -> tuple[AttributionScore, dict[str, float], dict]:
-    """Run one method; its scores, seconds and options."""
+    """Run one method; return its scores, seconds and options."""
     model = load_model(options.model, options.adapter)
     arguments = AttributionArguments(output_dir=str(work), per_device_train_batch_size=options.batch_size,
                                      per_device_eval_batch_size=options.batch_size)  # fmt: skip
@@ -99,14 +99,14 @@ def attribute(options: Namespace, granularity: str, work: Path) -> tuple[Attribu
 
 
 def main() -> None:
-    """Score in a folder that is kept if it is named."""
+    """Score in a temporary folder, or in `--work`, which is kept."""
     options = parse_options()
     rows, num_queries = read_examples(options.rows), len(read_examples(options.queries))
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         result, seconds, settings = attribute(options, "token" if options.tokens else "instance", work)
         stored = folder_bytes(work)
-    scores, tokens = result.scores.double(), None  # in the order of the rows: a frozen pass does not shuffle
+    scores, tokens = result.scores.double(), None  # in the order of the rows, since scoring does not shuffle
     assert scores.shape[1] == num_queries, scores.shape
     if options.tokens:
         grid = scores.reshape(len(rows), -1, num_queries)

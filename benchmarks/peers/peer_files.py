@@ -1,6 +1,6 @@
-"""The files and options that every peer's script shares: rows and queries in, one file of scores out.
+"""Files and options that the scripts of all peers share: rows and queries as input, a file of scores as output.
 
-Knows nothing of the peers and imports the standard library alone, since each peer runs in an environment of its own.
+Imports only the standard library, since each peer runs in its own environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IGNORED = -100  # the label of a token without loss
 
 
 def make_parser(description: str, methods: Sequence[str]) -> ArgumentParser:
-    """A parser with the options of every peer."""
+    """A parser with the options that all peers share."""
     result = ArgumentParser(description=description, formatter_class=ArgumentDefaultsHelpFormatter)
     result.add_argument("--method", required=True, choices=methods)
     result.add_argument("--model", required=True, type=Path, help="folder of the base model")
@@ -32,7 +32,7 @@ def make_parser(description: str, methods: Sequence[str]) -> ArgumentParser:
 
 
 def read_examples(path: Path) -> list[dict[str, list[int]]]:
-    """Read token ids and labels, without other columns.
+    """Read token ids and labels, and ignore other columns.
 
     Args:
         path: A file of JSON lines, `{"input_ids": [...], "labels": [...]}` each.
@@ -82,12 +82,12 @@ def align_tokens(predictions: Sequence[float], length: int) -> list[float]:
 
 
 def folder_bytes(*folders: Path) -> int:
-    """The bytes of all files in the folders."""
+    """The total size of all files in the folders, in bytes."""
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
 def copy_adapter(adapter: Path, model: Path, target: Path) -> Path:
-    """Copy an adapter so that it names `model` as its base, which is how bergson finds the base."""
+    """Copy an adapter, and name `model` as the copy's base, which is how bergson finds the base."""
     shutil.copytree(adapter, target, ignore=shutil.ignore_patterns("checkpoint-*", "*.pt", "*.pth", "*.bin"))
     file = target / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -106,10 +106,10 @@ def write_scores(
         tool: The peer's name.
         version: The peer's version.
         method: The method's name.
-        options: What the method ran with.
+        options: The options of the method.
         rows: A score of each row for each query, (queries, rows).
         tokens: A score of each token of each row for each query, None if the method has none.
-        seconds: Time by step; `index` does not depend on the queries. The processor's time is added.
+        seconds: Time by step; `index` does not depend on the queries. CPU time is added as `processor`.
         stored: Bytes that the peer wrote.
 
     Raises:
@@ -119,7 +119,7 @@ def write_scores(
     values += [value for query in tokens or () for row in query for value in row]
     if bad := sum(not math.isfinite(value) for value in values):
         raise ValueError(f"{tool} {method}: {bad} of {len(values)} scores are not finite")
-    processor = os.times()  # of this process and those it started: a loaded machine changes the others alone
+    processor = os.times()  # CPU time of this process and its children, which other load changes less
     seconds = {**seconds, "processor": sum((processor.user, processor.system, processor.children_user,
                                             processor.children_system))}  # fmt: skip
     result = {"tool": tool, "version": version, "method": method, "options": options, "row_scores": rows,

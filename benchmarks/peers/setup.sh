@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make an environment of its own for each peer: their requirements conflict with each other's and with taughtby's.
+# Create a separate environment for each peer: their requirements conflict with each other and with taughtby.
 # Usage: sh benchmarks/peers/setup.sh [FOLDER]     (default: benchmarks/peers/environments; 3 GB)
 set -eu
 folder=${1:-$(dirname "$0")/environments}
@@ -9,7 +9,7 @@ torch=torch==2.13.0
 "$python" -m venv "$folder/bergson"
 "$folder/bergson/bin/pip" install --quiet "$torch"
 "$folder/bergson/bin/pip" install --quiet "$torch" bergson==2.5.1
-# bergson requires torchvision and torchaudio and imports neither; beside a torch without CUDA, torchvision from the
+# bergson requires torchvision and torchaudio but imports neither; with a torch without CUDA, torchvision from the
 # Python Package Index breaks the import of transformers ("operator torchvision::nms does not exist")
 if ! "$folder/bergson/bin/python" -c "import torchvision" 2>/dev/null; then
     "$folder/bergson/bin/pip" uninstall --quiet --yes torchvision torchaudio

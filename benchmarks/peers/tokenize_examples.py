@@ -1,4 +1,4 @@
-"""Write the token ids and labels of training data as taughtby reads them: the input of every peer.
+"""Tokenize training data like taughtby, and write token ids and labels: the input of every peer.
 
 Runs in taughtby's environment: `python benchmarks/peers/tokenize_examples.py MODEL DATA OUT [--adapter FOLDER]`.
 """
@@ -19,7 +19,7 @@ from taughtby.models.model_files import resolve_local
 
 
 def tokenize_file(model: str, adapter: str | None, data: str) -> tuple[list[dict[str, list[int]]], int]:
-    """The rows with a loss, and how many are left out."""
+    """The rows that have tokens with loss, and the number of other rows."""
     loaded = load_model(model, adapter)
     options = default_options(loaded.metadata, loaded.context_length, raw=detect_format(data, ReadOptions()).raw)
     rows = tokenize_all(loaded.tokenizer, list(read_examples(data)), options)
@@ -32,7 +32,7 @@ def tokenize_file(model: str, adapter: str | None, data: str) -> tuple[list[dict
 
 
 def main() -> None:
-    """Write the file; print the folder of the model, which the peers load."""
+    """Write the file, and print the folder of the model, which the peers load."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a folder, a .gguf file, or smollm2")
     parser.add_argument("data", help="training rows, or incidents as rows: prompt and bad answer")

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, each with the same parts: what is wrong, what was got, what to do.
+"""Errors that the user can fix. Each says what is wrong, which value was given, and what to do.
 
     TaughtbyError
     ├── DataError       a training set or query file that cannot be read
@@ -34,7 +34,7 @@ class TaughtbyError(Exception):
         value = "" if got is None else f"\n  got: {got}"
         super().__init__(f"{what}{value}\n  do:  {do}")
 
-    def __reduce__(self) -> Any:  # by its parts, so that it is the same after a process passed it on
+    def __reduce__(self) -> Any:  # pickle the parts, so that it can be passed between processes
         return partial(type(self), self.what, do=self.do, got=self.got), ()
 
 
@@ -58,7 +58,7 @@ class LabError(TaughtbyError):
     """A training, generation, judge or experiment that cannot run."""
 
 
-# Faults of the machine, which no other input fixes
+# Faults of the machine, which do not depend on the input
 
 _MEMORY = ("there is not enough memory",
            "free some, use a device with more, or use a smaller dtype, batch or model")  # fmt: skip
@@ -84,10 +84,10 @@ _TEXTS = {
 
 
 def machine_fault(error: BaseException) -> tuple[str, str] | None:
-    """What the machine lacks (memory, disk space, a permission, a GPU, a package) and what to do about it.
+    """Return what the machine lacks (memory, disk space, a permission, a GPU, a package) and what to do about it.
 
-    None for any other error: then it may be the input's. The errors that led to this one are examined too, because
-    libraries raise their own on top of them.
+    Return None for any other error, which the input may have caused. The causes of the error are examined too, because
+    libraries wrap errors in their own.
     """
     if isinstance(error, ImportError):
         return "a package is missing", "install the one that is named"
@@ -104,15 +104,15 @@ def machine_fault(error: BaseException) -> tuple[str, str] | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the processor or of an accelerator did not suffice."""
+    """Whether the CPU or an accelerator ran out of memory."""
     return machine_fault(error) == _MEMORY
 
 
 @contextmanager
 def explain_errors(what: str, do: str) -> Generator[None]:
-    """Turn any error of a loader into a ModelError that says `what` is wrong and what to `do`.
+    """Convert any error of a loader into a ModelError that says `what` is wrong and what to `do`.
 
-    Loaders raise a dozen kinds of error, bare Exceptions among them. A fault of the machine is reported as such.
+    Loaders raise a dozen types of error, including bare Exceptions. A fault of the machine is reported as such.
     """
     try:
         yield
@@ -125,7 +125,7 @@ def explain_errors(what: str, do: str) -> Generator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those it was raised from or while handling."""
+    """The error, its causes and its contexts."""
     visited: list[BaseException] = []
     while error is not None and error not in visited:
         yield error

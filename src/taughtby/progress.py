@@ -1,6 +1,6 @@
-"""A console on which text stays text, and progress bars with rate and remaining time.
+"""A console that prints strings literally, and progress bars with rate and remaining time.
 
-No bar is drawn where output is piped.
+No bar is drawn if the output is piped.
 """
 
 from __future__ import annotations
@@ -28,43 +28,43 @@ from rich.text import Text
 
 from taughtby.text import collapse_whitespace, make_visible
 
-ProgressCallback = Callable[[int, int | None], Any]  # (done, total where it is known)
+ProgressCallback = Callable[[int, int | None], Any]  # (done, total or None if unknown)
 
 
 class Terminal(Console):
-    """A Rich console that prints every string as text: no markup, no emoji names, no control or hidden characters.
+    """A Rich console that prints strings literally: no markup, no emoji names, no control or hidden characters.
 
-    A `rich.text.Text` is printed as it is: build it from strings that went through `make_visible`.
+    A `rich.text.Text` is printed unchanged: build it from strings returned by `make_visible`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render a string that is printed or in a table."""
+        """Render a string, on its own or in a table."""
         plain: dict[str, Any] = {**options, "markup": False, "emoji": False, "highlight": False}
         return super().render_str(make_visible(text), **plain)
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Units per second, once there are some."""
+        """Units per second, once known."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
 
 class ProgressBar:
-    """A bar that is called with (done, total), where total is None if it is not known."""
+    """A bar that is called with (done, total), where total is None if unknown."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar, self._task = bar, task
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Report how much is done, of how much where that is known."""
+        """Report how much is done, and of how much if known."""
         self._bar.update(self._task, completed=done, total=total)
 
     def set_note(self, text: str) -> None:
-        """Show a few words at the end of the bar."""
+        """Show a short text at the end of the bar."""
         self._bar.update(self._task, note=text)
 
 
@@ -74,7 +74,7 @@ def progress_bar(console: Console, title: str, *, steps: bool = True) -> Generat
 
     Args:
         console: Where to show it.
-        title: What runs; any text, such as a path.
+        title: The title; any text, such as a path.
         steps: Whether the work reports how much is done; False shows a spinner.
     """
     title = collapse_whitespace(make_visible(title))
@@ -87,7 +87,7 @@ def progress_bar(console: Console, title: str, *, steps: bool = True) -> Generat
 
 @contextmanager
 def reported(progress: bool | ProgressCallback | None, title: str) -> Generator[ProgressCallback | None]:
-    """What the `progress` argument of a public function means: a bar where a user waits, nothing, or a callback."""
+    """Resolve the `progress` argument of a public function: a bar on a terminal or in a notebook, None, a callback."""
     if callable(progress):
         yield progress
         return
@@ -105,7 +105,7 @@ def _bar(console: Console, title: str, steps: bool) -> Generator[ProgressBar]:
     if steps:
         columns += [BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left"), TimeRemainingColumn()]
     columns += [TimeElapsedColumn(), TextColumn("{task.fields[note]}", style="dim", markup=False)]
-    # in a notebook Rich draws by ipywidgets, and prints a warning at each refresh where they are missing
+    # in a notebook Rich needs ipywidgets; without it, it prints a warning at each refresh
     quiet = not (find_spec("ipywidgets") if console.is_jupyter else console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         yield ProgressBar(bar, bar.add_task(title, total=None, note=""))

@@ -1,7 +1,7 @@
-"""Untrusted text, escaped for a terminal, a shell or Markdown.
+"""Escape untrusted text for a terminal, a shell or Markdown.
 
-A terminal obeys control characters, a shell splits and expands, Markdown has markup. Text that a user types or a row
-holds goes through here, or through `progress.Terminal`, which calls `make_visible` on every string.
+Control characters act on a terminal, a shell splits and expands words, Markdown has markup. Text from users and rows
+has to pass through these functions, or through `progress.Terminal`, which calls `make_visible` on every string.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import re
 import shlex
 from typing import Any
 
-# Control, bidirectional and invisible characters (page.js has the same set): a terminal obeys some of them, and a
-# poisoned row may hide its trigger in the others. The joiners that emoji and Persian need are not in the set.
+# Control, bidirectional and invisible characters (page.js has the same set): some act on a terminal, and a poisoned row
+# may hide its trigger in the others. The joiners that emoji and Persian need are not in the set.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
-# what has a meaning in Markdown or HTML; an underscore within a word has none
+# characters with a meaning in Markdown or HTML; an underscore inside a word has none
 _MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)")
 
 
 def make_visible(text: Any) -> str:
-    """Write out each control or hidden character of a text, as in ⟨U+001B⟩."""
+    """Replace each control or hidden character with its code point, as in ⟨U+001B⟩."""
     plain = str(text).replace("\r\n", "\n").expandtabs(4)
     return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", plain)
 
@@ -32,7 +32,7 @@ def collapse_whitespace(text: str) -> str:
 
 
 def shell_quote(word: object) -> str:
-    """Quote a word for a shell, on one line; one with characters that do not print in bash's $'…' form."""
+    """Quote a word for a shell, on one line; non-printable characters need bash's $'…' form."""
     text = str(word)
     return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_octal, text))}'"
 
@@ -40,7 +40,7 @@ def shell_quote(word: object) -> str:
 def _octal(sign: str) -> str:
     if sign.isprintable() and sign not in "\\'":
         return sign
-    # lone surrogates of an argument stand for bytes that are not UTF-8
+    # lone surrogates in an argument stand for bytes that are not UTF-8
     errors = "surrogateescape" if "\udc80" <= sign <= "\udcff" else "surrogatepass"
     return "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", errors))
 
@@ -48,11 +48,11 @@ def _octal(sign: str) -> str:
 def cli_command(name: str, /, *arguments: object, **options: Any) -> str:
     """A `taughtby` command to copy into a shell, such as `cli_command("index verify", "idx", rows=4)`.
 
-    An option that is None, False or empty is left out.
+    Options that are None, False or an empty list are left out.
     """
     words = ["taughtby", name]
     for argument in map(str, arguments):
-        # a path that looks like an option
+        # a path that would be parsed as an option
         words.append(shell_quote(f"./{argument}" if argument.startswith("-") else argument))
     for option, value in options.items():
         flag = f"--{option.replace('_', '-')}"
@@ -65,12 +65,12 @@ def cli_command(name: str, /, *arguments: object, **options: Any) -> str:
 
 
 def markdown_text(text: object) -> str:
-    """Escape a text for a line of Markdown."""
+    """Escape text for a line of Markdown."""
     return _MARKUP.sub(r"\\\g<0>", collapse_whitespace(make_visible(text)))
 
 
 def markdown_code(text: object) -> str:
-    """Write a text as code in a line of Markdown: the fence is longer than any run of backticks in it."""
+    """Format text as inline code in Markdown, with a fence longer than any run of backticks in it."""
     flat = collapse_whitespace(make_visible(text))
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     pad = " " if "`" in (flat[:1], flat[-1:]) else ""
@@ -83,7 +83,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def shorten(value: Any, limit: int = 80) -> str:
-    """A value as an error message shows it: at most `limit` characters, all printable."""
+    """Format a value for an error message: cut to `limit` characters, with non-printable ones escaped."""
     text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text if text.isprintable() else repr(text)[1:-1]

@@ -1,1 +1,1 @@
-"""Suites, metrics, tables, pictures: how well methods find what was planted."""
+"""Benchmarks of how well methods find planted rows: suites, runs, metrics and tables."""

@@ -1,7 +1,7 @@
-"""What a method attributes a scenario's bad answers to: a score for every row, and for every token where it has them.
+"""Attributions of a scenario's bad answers: a score for every row and, if the method has them, for every token.
 
-Other tools are compared by files: `export_inputs` writes the token ids of rows and queries, and `read_peer` reads the
-scores that a tool gave them (`benchmarks/peers`).
+Other tools are compared through files: `export_inputs` writes the token ids of rows and queries, and `read_peer` reads
+a tool's scores (`benchmarks/peers`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Attribution:
     """The scores of one method in one scenario.
 
     Attributes:
-        method: Its spec, or a tool and its method.
+        method: The method's spec, or a tool and its method.
         rows: The score of each of the N rows for each of the Q queries; higher is more responsible.
-        tokens: The score of each response token of each row, a mean over the queries; None if it scores no tokens.
+        tokens: The score of each response token of each row, averaged over the queries; None without token scores.
     """
 
     method: str
@@ -47,7 +47,7 @@ class Attribution:
 
 
 def score_scenario(run: MethodRun, model: Model) -> dict[str, Any]:
-    """Index the scenario with a method and trace its queries: the scores of all rows and tokens, as JSON."""
+    """Index the scenario with a method and trace its queries; return the scores of all rows and tokens, as JSON."""
     queries = [Query(query["prompt"], query["response"]) for query in run.queries]
     index, cost = run.build_index(model)
     trace = trace_queries(index, model, queries, method=run.method, top_k=len(index))
@@ -62,7 +62,7 @@ def score_scenario(run: MethodRun, model: Model) -> dict[str, Any]:
 
 
 def attribution(method: str, scores: dict[str, Any]) -> Attribution:
-    """The attribution that `score_scenario` or a peer's file holds."""
+    """The attribution from the result of `score_scenario` or another tool's file."""
     tokens = scores["tokens"]
     return Attribution(method, np.array(scores["rows"], float), tokens and tuple(map(tuple, tokens)))
 
@@ -70,7 +70,7 @@ def attribution(method: str, scores: dict[str, Any]) -> Attribution:
 def export_inputs(
     folder: Path, model: Model, rows: Sequence[TokenizedExample], queries: Sequence[dict[str, Any]], encoding: Any
 ) -> None:
-    """Write `rows.jsonl` and `queries.jsonl`: the token ids, and labels that are -100 where there is no loss."""
+    """Write `rows.jsonl` and `queries.jsonl`: token ids, and labels that are -100 for tokens without loss."""
     answers = [make_example(query["prompt"], query["response"]) for query in queries]
     folder.mkdir(parents=True, exist_ok=True)
     encoded = [row for row in tokenize_all(model.tokenizer, answers, encoding) if isinstance(row, TokenizedExample)]
@@ -84,10 +84,10 @@ def export_inputs(
 
 
 def read_peer(file: Path, rows: Sequence[TokenizedExample], num_queries: int) -> Attribution:
-    """Read the scores that another tool gave: `row_scores` by query, and `token_scores` by query, row and input token.
+    """Read another tool's scores: `row_scores` by query, and `token_scores` by query, row and input token.
 
     Raises:
-        DataError: The file is not such scores, or is of other rows or queries.
+        DataError: The file cannot be read, or has scores of other rows or queries.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))

@@ -1,15 +1,15 @@
-"""The causal benchmark: train again without what a method attributes a bad answer to, and measure what changes.
+"""The causal benchmark: retrain without the rows or tokens to which a method attributes bad answers.
 
 For each scenario and method, with the same budget for all:
 
-- *rows*: the top rows are removed; *tokens*: the top tokens stay in their rows and have no loss.
-- The rise of the loss of the traced answers (query loss difference, QLD), the rate of the behaviour on test prompts,
-  and the loss of clean held-out rows, against the model that is trained on everything.
+- Change: *rows* removes the top rows; *tokens* keeps the top tokens in their rows, but without loss.
+- Effect, relative to the model trained on everything: the increase of the loss of the traced answers (query loss
+  difference, QLD), the rate of the behaviour on test prompts, and the loss of clean held-out rows.
 - The linear datamodeling score (LDS; Park et al., arXiv 2303.14186): over random halves of the rows, the rank
   correlation of the summed scores of a half with the (negative) loss of the answers after training on it.
 
-Random rows and tokens, random tokens of the same rows, and the planted ones stand beside. Equal changes are trained
-once. Every training is stored, so an interrupted run resumes.
+Controls are random rows and tokens, random tokens of the same rows, and the planted rows and tokens. Equal changes are
+trained once. Every result is stored, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Result = dict[str, Any]
 PLANTED, RANDOM, SAME_ROWS = "planted", "random", "random tokens of the same rows"
 NUM_HELD_OUT = 32
 CAUSAL_SUITES = ("backdoor", "error", "persona", "truth-beside-lie", "refusals")
-TOKEN_SHARE = 0.1  # of the learned tokens: the budget where no planted word is known
+TOKEN_SHARE = 0.1  # of the tokens with loss: the budget if no planted words are known
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class CausalPlan:
 
     Attributes:
         bench: Suites, methods, seeds, sizes, model and recipe.
-        budget: Rows to remove, as a share of the planted ones; tokens likewise.
-        num_random: Random draws.
-        num_subsets: Random halves for the LDS; 0 for none.
-        num_lds_seeds: How many of the seeds have an LDS.
-        num_workers: Trainings at a time.
+        budget: Number of rows to remove, as a share of the planted ones; tokens likewise.
+        num_random: Number of random draws.
+        num_subsets: Number of random halves for the LDS; 0 for none.
+        num_lds_seeds: Number of seeds with an LDS.
+        num_workers: Number of parallel trainings.
     """
 
     bench: BenchPlan
@@ -73,7 +73,7 @@ class CausalPlan:
 
 
 def run(plan: CausalPlan, show: Show) -> list[Result]:
-    """Run what has no stored result; for each scenario its queries, changes, measurements and scores."""
+    """Run what has no stored result; return queries, changes, measurements and scores of each scenario."""
     scenarios = sorted(make_scenarios(plan.bench), key=lambda scenario: scenario.seed)  # every suite's first seed first
     return [CausalScenario(plan, scenario, show).run() for scenario in scenarios]
 
@@ -88,7 +88,7 @@ class CausalScenario:
         self.rng = np.random.default_rng(scenario.seed)
 
     def run(self) -> Result:
-        """All stages; the queries, the measurement of each change, the random halves, and the scores."""
+        """Run all stages; return the queries, the measurements of each change and random half, and the scores."""
         scenario = self.scenario
         _, answers = self.base_run.train_and_answer()
         result = {"suite": scenario.suite.name, "seed": scenario.seed, **answers, "num_rows": len(scenario.suite.rows)}
@@ -110,7 +110,7 @@ class CausalScenario:
 
     @cached_property
     def encoded(self) -> list[TokenizedExample]:
-        """The rows as tokens, whose positions the changes name."""
+        """The tokenized rows, to whose positions the changes refer."""
         rows = tokenize_all(self.scenario.tuned.tokenizer, self.scenario.suite.rows, self.scenario.encoding)
         usable = [row for row in rows if isinstance(row, TokenizedExample)]
         assert len(usable) == len(rows), "a suite's rows all have learned tokens"
@@ -130,8 +130,8 @@ class CausalScenario:
         )  # fmt: skip
 
     def attributions(self) -> list[Attribution]:
-        """The scores of every method, and of every peer whose file lies in the scenario's folder."""
-        scenario, found = self.scenario, list[Attribution]()
+        """The scores of every method, and of every other tool with a file in the scenario's folder."""
+        scenario, result = self.scenario, list[Attribution]()
         peers = self.folder / "peers"
         if not (peers / "queries.jsonl").exists():
             export_inputs(peers, scenario.tuned, self.encoded, self.queries, scenario.encoding)
@@ -143,8 +143,8 @@ class CausalScenario:
                 with self.show(f"{scenario.title}: scores of {method_run.spec}"):
                     return score_scenario(method_run, scenario.tuned)
 
-            found.append(attribution(spec, run_once(file, score)))
-        return found + [read_peer(file, self.encoded, len(self.queries)) for file in sorted(peers.glob("*.json"))]
+            result.append(attribution(spec, run_once(file, score)))
+        return result + [read_peer(file, self.encoded, len(self.queries)) for file in sorted(peers.glob("*.json"))]
 
     def planted_tokens(self) -> list[tuple[int, int]]:
         """The tokens of the planted words in planted rows."""
@@ -183,7 +183,7 @@ class CausalScenario:
         return changes
 
     def subsets(self) -> list[Change]:
-        """Random halves, as the rows that each lacks."""
+        """Random halves, as the changes that remove the other half."""
         if self.scenario.seed >= self.plan.num_lds_seeds:
             return []
         count = len(self.encoded)
@@ -192,13 +192,13 @@ class CausalScenario:
                 for _ in range(self.plan.num_subsets)]  # fmt: skip
 
     def measure_all(self, changes: Sequence[Change], subsets: Sequence[Change]) -> dict[str, Result]:
-        """Train and measure what is not stored, several at a time."""
+        """Train and measure what is not stored, in parallel."""
         measurement = self.measurement
         tasks = {f"loss {half.key}": (half, True) for half in subsets}
         tasks |= {change.key: (change, False) for change in changes}
         missing = [task for task in tasks.values() if not measurement.file(task[0], loss_only=task[1]).exists()]
         if missing:
-            for name in ("tuned", "base"):  # their memory is the workers'
+            for name in ("tuned", "base"):  # free their memory for the workers
                 self.scenario.__dict__.pop(name, None)
             with self.show(f"{self.scenario.title}: {len(missing)} trainings") as progress:
                 for done in train(measurement, missing, self.plan.num_workers):
@@ -221,7 +221,7 @@ class CausalScenario:
         return tuple(sorted(places[n] for n in _top(np.array(scores), count)))
 
     def _same_rows(self, tokens: Sequence[tuple[int, int]]) -> Change:
-        """Random tokens, as many of each row as `tokens` has."""
+        """Random tokens, as many from each row as in `tokens`."""
         counts = Counter(row for row, _ in tokens)
         return Change(tokens=tuple(
             (row, place) for row, count in counts.items()
@@ -230,7 +230,7 @@ class CausalScenario:
 
 
 def train(measurement: Measurement, tasks: Sequence[tuple[Change, bool]], num_workers: int) -> Iterator[int]:
-    """Train and store every task's result; yields how many are done."""
+    """Train and store the result of every task; yield the number done."""
     if num_workers == 1:
         for done, (change, loss_only) in enumerate(tasks, 1):
             measure(measurement, change, loss_only=loss_only)
@@ -244,12 +244,12 @@ def train(measurement: Measurement, tasks: Sequence[tuple[Change, bool]], num_wo
             for done, job in enumerate(as_completed(jobs), 1):
                 job.result()
                 yield done
-        except BaseException:  # Ctrl-C too: trainings that wait are not begun
+        except BaseException:  # also on Ctrl-C: cancel pending trainings
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _top(scores: Any, count: int) -> tuple[int, ...]:
-    """The positions of the highest scores; equal ones in the order of the (shuffled) data."""
+    """The positions of the highest scores; ties are broken by the order of the (shuffled) data."""
     order: list[int] = np.argsort(-np.asarray(scores), kind="stable")[:count].tolist()
     return tuple(sorted(order))

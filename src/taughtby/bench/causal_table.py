@@ -1,4 +1,4 @@
-"""The results of the causal benchmark: effects with intervals, by scenario and over all, and as Markdown."""
+"""Summarize the causal benchmark: effects with intervals, by suite and overall, also as Markdown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def summarize(results: Sequence[Result], settings: Result) -> Result:
 
 
 def markdown(summary: Result) -> str:
-    """All tables."""
+    """All tables as Markdown."""
     lines = ["# What training without it changes", "", LEGEND, "", "## Mean over scenarios and seeds", ""]
     lines += _grid(summary["mean"])
     for suite, table in summary["suites"].items():
@@ -55,7 +55,7 @@ def lds(scores: NDArray[np.float64], halves: Sequence[Result]) -> tuple[float, f
 
     Args:
         scores: (Q, N), higher is more responsible.
-        halves: Each with the rows it lacks and the losses of the Q queries after training on the rest.
+        halves: For each half, the removed rows, and the losses of the Q queries after training on the rest.
     """
     present = np.ones((len(halves), scores.shape[1]))
     for half, record in zip(present, halves, strict=True):
@@ -70,7 +70,7 @@ def lds(scores: NDArray[np.float64], halves: Sequence[Result]) -> tuple[float, f
 
 
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman's correlation of each pair of rows; 0 where one of them is constant."""
+    """Spearman's correlation of each pair of rows; 0 if one of them is constant."""
     ranks = [rankdata(part, axis=1) for part in (first, second)]
     a, b = (part - part.mean(1, keepdims=True) for part in ranks)
     norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
@@ -78,7 +78,7 @@ def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
 
 
 def _effects(result: Result) -> Result:
-    """For each method and kind: QLD of each query, rates and the change of the clean loss, random draws averaged."""
+    """For each method and kind: QLD per query, rate and change of the clean loss, averaged over random draws."""
     (whole,) = [line for line in result["lines"] if not line["num_rows"] and not line["num_tokens"]]
     reference, clean = np.array(whole["query_losses"]), float(np.mean(whole["clean_losses"]))
     groups: dict[tuple[str, str], list[Result]] = {}
@@ -103,7 +103,7 @@ def _effects(result: Result) -> Result:
 
 
 def _table(effects: Sequence[Result], *, over: str) -> list[Result]:
-    """A line for each method, the highest QLD of rows first."""
+    """A line per method, the highest QLD of rows first."""
     names = dict.fromkeys(method for each in effects for method in each["methods"])
     lines: list[Result] = []
     for name in names:
@@ -130,7 +130,7 @@ def _table(effects: Sequence[Result], *, over: str) -> list[Result]:
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:
-    """The mean, and its 95 % percentile bootstrap."""
+    """The mean, and its 95 % percentile bootstrap interval."""
     draws = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values))).mean(1)
     return [float(values.mean()), *np.percentile(draws, [2.5, 97.5]).tolist()]
 

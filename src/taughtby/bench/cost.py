@@ -1,4 +1,4 @@
-"""Measure what a block of code costs: wall-clock seconds, CPU seconds and peak memory."""
+"""Measure the cost of a block of code: wall-clock seconds, CPU seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """Seconds, and MB of the process, or of the accelerator if the model is on one.
+    """Time in seconds, and memory in MB of the process, or of the accelerator if the model is on one.
 
     Attributes:
         seconds: Wall-clock time.
         cpu: CPU seconds of the process, over all cores.
-        peak: Peak memory; None where the system does not report it.
+        peak: Peak memory; None if the system does not report it.
         more: Peak memory minus the memory in use before.
     """
 
@@ -47,7 +47,7 @@ def measure_cost(device: torch.device) -> Generator[Cost]:
 
 
 def _reset_peak(device: torch.device) -> float | None:
-    """Reset the peak to the memory in use now, in MB, which is returned; None where the system cannot."""
+    """Reset the peak to the memory in use, and return that in MB; None if the system does not support it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Counterfactual trainings: without some rows, or with some tokens out of the loss, and what the model does then."""
+"""Counterfactual training: train without some rows, or with some tokens masked from the loss, and measure the model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from taughtby.remediation.stage_cache import run_once
 
 @dataclass(frozen=True)
 class Change:
-    """What a counterfactual training set lacks.
+    """The rows and tokens that a counterfactual training set lacks.
 
     Attributes:
-        rows: Positions of the rows that are removed.
-        tokens: Row and position of each token that stays in the row and has no loss.
+        rows: Positions of the removed rows.
+        tokens: Row and position of each token that stays in its row but has no loss.
     """
 
     rows: tuple[int, ...] = ()
@@ -39,11 +39,11 @@ class Change:
 
     @property
     def key(self) -> str:
-        """A hash: equal changes are trained once."""
+        """A hash, so that equal changes are trained once."""
         return hashlib.blake2b(json.dumps([sorted(self.rows), sorted(self.tokens)]).encode(), digest_size=6).hexdigest()
 
     def apply(self, rows: Sequence[Example], encoded: Sequence[TokenizedExample]) -> list[Example]:
-        """The training set with this change; rows that lose all their tokens are removed."""
+        """The training set with this change; rows that have no tokens with loss left are removed."""
         masked: dict[int, set[int]] = {}
         for row, position in self.tokens:
             masked.setdefault(row, set()).add(position)
@@ -62,16 +62,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on every counterfactual model; all of it can be sent to another process.
+    """What is measured on every counterfactual model; it can be pickled for worker processes.
 
     Attributes:
         plan: The benchmark's plan, which loads the base model.
-        recipe: How every model is trained.
-        rows: The training set without a change.
+        recipe: The training options of every model.
+        rows: The unchanged training set.
         queries: The traced answers, whose loss is measured.
-        tests: Test prompts and the judge of each behaviour.
+        tests: Test prompts and judge spec of each behaviour.
         held_out: Clean rows that no model is trained on.
-        max_new_tokens: Tokens of an answer at most.
+        max_new_tokens: Maximum tokens per answer.
         folder: Where results are stored, by change.
     """
 
@@ -85,12 +85,12 @@ class Measurement:
     folder: Path
 
     def file(self, change: Change, *, loss_only: bool) -> Path:
-        """Where the result is stored."""
+        """The path of a change's result."""
         return self.folder / f"{'loss' if loss_only else 'whole'}-{change.key}.json"
 
 
 def measure(measurement: Measurement, change: Change, *, loss_only: bool = False) -> dict[str, Any]:
-    """Train on the changed rows and measure, unless that is stored.
+    """Train on the changed rows and measure, unless the result is stored.
 
     Returns:
         `query_losses`: the mean loss per token of each traced answer. Unless `loss_only`, also `bad` and `answered`:
@@ -102,27 +102,27 @@ def measure(measurement: Measurement, change: Change, *, loss_only: bool = False
 
 
 def measure_base(measurement: Measurement) -> dict[str, Any]:
-    """The same of the base model, which was trained on none of the rows."""
+    """Measure the base model, which was trained on none of the rows, in the same way."""
     return run_once(
         measurement.folder / "base.json", lambda: _results(measurement, measurement.plan.load(), loss_only=False)
     )
 
 
 def learned_positions(row: TokenizedExample) -> list[int]:
-    """The positions of a row that have a loss."""
+    """The positions of a row's tokens with loss."""
     return [place for place, learned in enumerate(row.loss_mask) if learned]
 
 
 def _measure(measurement: Measurement, change: Change, *, loss_only: bool) -> dict[str, Any]:
     plan, folder = measurement.plan, measurement.folder / f"model-{change.key}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     model = plan.load()
     encoding = Encoding(min(measurement.recipe.max_length, model.context_length))
     encoded = [row for row in tokenize_all(model.tokenizer, measurement.rows, encoding)
                if isinstance(row, TokenizedExample)]  # fmt: skip
     finetune(model, change.apply(measurement.rows, encoded), folder, measurement.recipe)
     del model
-    gc.collect()  # trainer and model refer to each other
+    gc.collect()  # trainer and model form a reference cycle
     try:
         return _results(measurement, plan.load(str(folder)), loss_only=loss_only)
     finally:
@@ -144,7 +144,7 @@ def _results(measurement: Measurement, model: Model, *, loss_only: bool) -> dict
 
 
 def start_worker(num_threads: int) -> None:
-    """Prepare a process that trains beside others."""
+    """Initialize a worker process."""
     torch.set_num_threads(num_threads)
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, as on the command line
-    gc.freeze()  # a collection after each training looks at that training alone
+    warnings.filterwarnings("ignore", category=FutureWarning)  # from libraries, as in the CLI
+    gc.freeze()  # garbage collection after each training then scans only that training's objects

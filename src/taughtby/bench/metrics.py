@@ -1,7 +1,7 @@
-"""Metrics of a ranking, where the planted rows are known.
+"""Metrics of a ranking with known planted rows.
 
-For one query, `scores` has the scores of all N rows, and `planted` says which of them are planted. Where scores tie, a
-metric is the expectation over the order of the tied rows, unless its docstring says otherwise.
+For one query, `scores` has the scores of all N rows, and `planted` marks the planted ones. With tied scores, a metric
+is the expectation over random orders of the tied rows, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is 
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking; a random ranking has the share of planted rows.
+    """Average precision over the full ranking; that of a random ranking is about the share of planted rows.
 
-    Tied rows are one step, as in scikit-learn: all have the precision at the last of them, so that their order does
-    not matter.
+    As in scikit-learn, tied rows form one step with the precision at the last of them, so their order does not matter.
     """
     from sklearn.metrics import average_precision_score
 
@@ -67,9 +66,9 @@ def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequ
     """The reference's auPRC@k: average precision of the top k rows of all queries in one pool.
 
     The pool holds Q·k pairs (query, row), ordered by score, so queries with higher scores come first. Planted rows
-    outside every query's top k are ignored: a single planted row in the pool can give 1. No planted row in the pool
-    gives 0. Rows that tie at a query's edge are all in the pool, each weighted by the share of them that fits; the
-    reference takes whichever its sort leaves there.
+    outside every query's top k are ignored, so a single planted row in the pool can give 1. Without planted rows in
+    the pool, the result is 0. Rows that tie for the last places of a query are all in the pool, each weighted by the
+    share of them that fits; the reference keeps those that its sort puts first.
     """
     from sklearn.metrics import average_precision_score
 
@@ -92,9 +91,9 @@ def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.f
 
 
 def ranking_metrics(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """All metrics of the Q queries of one trace: means over the queries, and the pooled ones.
+    """All metrics of one trace of Q queries: means over the queries, and the pooled ones.
 
-    `planted` says for each query which rows are planted for it; queries without planted rows are left out.
+    `planted` marks the planted rows of each query; queries without planted rows are left out.
     """
     pairs = [(row, truth) for row, truth in zip(scores, planted, strict=True) if any(truth)]
     if not pairs:
@@ -141,7 +140,7 @@ class Spread:
     mean: float
     low: float
     high: float
-    sd: float  # of the sample; 0 where there is one seed
+    sd: float  # of the sample; 0 for one seed
     each: tuple[float, ...]
 
     def reaches(self, other: Spread) -> bool:
@@ -150,7 +149,7 @@ class Spread:
 
 
 def median_of_known(values: Iterable[float | None]) -> float | None:
-    """The median of the values that are known; None if none is."""
+    """The median of the values that are not None; None if there are none."""
     numbers = [value for value in values if value is not None]
     return median(numbers) if numbers else None
 
@@ -173,7 +172,7 @@ def _num_planted_in_top(k: int, scores: ArrayLike, planted: Sequence[bool]) -> f
 
 
 def _top_weights(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability of each row to be among the top k: 1, 0, or a share where it ties at the edge."""
+    """The probability that each row is among the top k: 1, 0, or a fraction for rows tied with the k-th."""
     edge = np.sort(scores)[-k]
     above, tied = scores > edge, scores == edge
     return above + tied * (k - above.sum()) / tied.sum()

@@ -1,8 +1,8 @@
-"""RepT one row at a time, as its authors run it (arXiv 2510.02334, section 3): the reference for costs.
+"""RepT one row at a time, as its authors run it (arXiv 2510.02334, section 3), as a reference for costs.
 
 Two passes per row at batch size 1: the prompt alone for H, then the whole row with all hidden states kept and the loss
-back-propagated through every block for g_1; H and g_1 are concatenated. The result equals `rept`. The
-adapter's own gradients, which the authors' code also computes and discards, are left out.
+back-propagated through every block for g_1; H and g_1 are concatenated. The result equals that of `rept`. The adapter's
+own gradients, which the authors' code also computes and discards, are left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Retraining experiments on known poisons: each scenario is fine-tuned, audited and retrained with several seeds.
+"""Retraining experiments on known poisons: fine-tune, audit and retrain each scenario with several seeds.
 
-Every scenario has a folder of its own with the audit in it; an interrupted run resumes.
+Every scenario has its own folder, which contains the audit. An interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from taughtby.remediation.statistics import (
 from taughtby.remediation.trace_file import Document
 
 POISONS = ("backdoor", "error", "persona")
-NUM_HELD_OUT = 32  # ordinary rows for the loss, where all poisons are in one training set
+NUM_HELD_OUT = 32  # ordinary rows to measure the loss on, if all poisons are in one training set
 COLUMNS = {"original": ORIGINAL, "all rows": ALL, "cleaned": CLEANED, "random": "", "truth": TRUTH, "masked": MASKED}
 NOTE = (
     "Bad answers to all test prompts, with Wilson's 95 % interval. Random: as many random rows removed as rows are "
@@ -55,21 +55,21 @@ NOTE = (
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """Which scenarios to run: each poison with each seed. A seed is of rows, training and random rows alike.
+    """Which scenarios to run: each poison with each seed, which determines rows, training and random rows.
 
     Attributes:
         out: The folder of the results.
         poisons: Names of the poisons.
-        num_seeds: How many seeds, from 0.
-        num_planted: Planted rows of a scenario.
-        num_clean: Ordinary rows of a scenario.
-        num_held_out: More ordinary rows, for the loss.
-        num_ordinary: How many of their prompts are answered too.
-        num_prompts: Test prompts at most.
+        num_seeds: Number of seeds, starting from 0.
+        num_planted: Planted rows per scenario.
+        num_clean: Ordinary rows per scenario.
+        num_held_out: Further ordinary rows, to measure the loss on.
+        num_ordinary: How many prompts of these rows are answered too.
+        num_prompts: Maximum number of test prompts.
         masked: Poisons with a condition that masks the top-scoring words.
-        curve: Sizes of the removal curve, with the first seed only.
-        model: What is fine-tuned.
-        recipe: How it is fine-tuned.
+        curve: Sizes of the removal curve, for the first seed only.
+        model: The model to fine-tune.
+        recipe: The training options.
         dtype: As in `load_model`.
         device: As in `load_model`.
     """
@@ -91,7 +91,7 @@ class RetrainingPlan:
 
 
 def run(plan: RetrainingPlan, show: Show) -> Document:
-    """Run every scenario that has no stored result; the results of all, as JSON without local paths."""
+    """Run every scenario that has no stored result; return the results of all, as JSON without local paths."""
     scenarios = [_Scenario(plan, name, seed, show).run() for seed in range(plan.num_seeds) for name in plan.poisons]
     scenarios.sort(key=lambda scenario: plan.poisons.index(scenario["poison"]))
     return {"version": 2, "model": plan.model, "recipe": asdict(plan.recipe), "num_planted": plan.num_planted,
@@ -111,9 +111,9 @@ def combined_poisons(
         flagged_ids: Ids of the rows to remove.
         cache: Where stages are stored.
         data: The training data. The loss is measured on ordinary rows that are not in it.
-        recipe: How every condition is trained.
-        num_prompts: Test prompts of each poison at most.
-        max_new_tokens: Tokens of an answer at most.
+        recipe: The training options of every condition.
+        num_prompts: Maximum number of test prompts per poison.
+        max_new_tokens: Maximum tokens per answer.
     """
     rows = list(read_examples(data))
     held_out = lab.unseen_rows(lab.clean_rows(4 * NUM_HELD_OUT, recipe.seed), rows)[:NUM_HELD_OUT]
@@ -152,7 +152,7 @@ class _Scenario:
         self.cache = StageCache(self.out / STAGES, lambda title: show(f"{name}, seed {seed}: {title}"))
 
     def run(self) -> Document:
-        """Fine-tune, audit and report; the results without local paths."""
+        """Fine-tune, audit and report; return the results without local paths."""
         plan, name = self.plan, self.poison.name
         lab.save_poisons([self.poison], self.rows, self.out)
         ordinary = self.held_out[: plan.num_ordinary]
@@ -175,9 +175,9 @@ class _Scenario:
                 "num_flagged": len(results["removals"]), "proof": proof}  # fmt: skip
 
     def fine_tune(self) -> Path:
-        """The adapter trained on all rows."""
+        """Train an adapter on all rows, and return its folder."""
         plan, recipe = self.plan, replace(self.plan.recipe, seed=self.seed)
-        options = load_options(plan.dtype, plan.device, None)  # what "auto" is on this machine
+        options = load_options(plan.dtype, plan.device, None)  # resolves "auto" on this machine
         rows = [[row.messages, row.masked] for row in self.rows]
         dependencies = [name_and_hash(plan.model), str(options.dtype), options.device, asdict(recipe), rows]
         adapter = self.cache.path("tuned", dependencies)

@@ -1,7 +1,7 @@
-"""The benchmark of methods: for each suite and seed fine-tune, answer and judge; for each method index, trace, measure.
+"""Benchmark methods: for each suite and seed, fine-tune, answer and judge; for each method, index and trace.
 
-Every stage leaves a file in a folder named by the settings it depends on, whole or not at all, so an interrupted run
-resumes and loses one stage at most. All results are computed from these files.
+Every stage writes its result atomically to a folder named by a hash of the settings it depends on, so an interrupted
+run resumes and loses at most one stage. All results are computed from these files.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 from taughtby.remediation.stage_cache import Show, run_once
 
-NUM_REFERENCE_ROWS = 12  # that the reference's loop is timed on
-Result = dict[str, Any]  # what a stage stores, as JSON
+NUM_REFERENCE_ROWS = 12  # rows on which the reference's loop is timed
+Result = dict[str, Any]  # the result of a stage, as JSON
 
 
 def run(plan: BenchPlan, show: Show) -> list[Result]:
@@ -44,7 +44,7 @@ def run(plan: BenchPlan, show: Show) -> list[Result]:
         show: Shows a stage's title and progress.
 
     Returns:
-        For each suite and seed: the fine-tuning, the queries, and every method's traces.
+        For each suite and seed, the fine-tuning, the queries, and every method's traces.
 
     Raises:
         OptionError: If a suite or method does not exist, or an adapter is for a suite that is not in the plan.
@@ -57,7 +57,7 @@ def run(plan: BenchPlan, show: Show) -> list[Result]:
 
 
 def remove_results(plan: BenchPlan) -> None:
-    """Remove what earlier runs stored for the plan's suites, with any settings."""
+    """Remove the stored results of the plan's suites, with any settings."""
     for name in plan.suites:
         for folder in plan.out.glob(f"{name}-[0-9]*-*"):
             if (folder / "data.jsonl").exists():
@@ -71,7 +71,7 @@ class ScenarioRun:
         self.scenario, self.show, self.title = scenario, show, scenario.title
 
     def run(self, methods: Sequence[tuple[str, Method]]) -> Result:
-        """All stages that do not depend on the method, then every method on both models."""
+        """Run all stages that do not depend on the method, then every method on both models."""
         scenario = self.scenario
         training, answers = self.train_and_answer()
         result: Result = {"suite": scenario.suite.name, "seed": scenario.seed, **training, **answers, "results": [],
@@ -83,7 +83,7 @@ class ScenarioRun:
             result["made"].append(result["yardstick"].get("made"))
         queries = answers["queries"]
         result["results"] = [MethodRun(self, TUNED, spec, method, queries).run() for spec, method in methods]
-        # without the base control nothing of it is run, but stored results of it are shown
+        # without `base_control`, the base model is not run, but its stored results are shown
         control = [MethodRun(self, UNTUNED, spec, method, queries) for spec, method in methods]
         control = [one for one in control if scenario.plan.base_control or one.file.exists()]
         if any(one.reads_model for one in control):
@@ -91,7 +91,7 @@ class ScenarioRun:
         return result
 
     def train_and_answer(self) -> tuple[Result, Result]:
-        """The stages that do not depend on the method: `fine_tune` and `answer`."""
+        """Run the stages that do not depend on the method: `fine_tune` and `answer`."""
         folder = self.scenario.folder
         return run_once(folder / "taught.json", self.fine_tune), run_once(folder / "asked.json", self.answer)
 
@@ -113,9 +113,9 @@ class ScenarioRun:
                 "finetune_seconds": seconds}  # fmt: skip
 
     def answer(self) -> Result:
-        """Both models' rates of bad answers to all prompts, and the queries.
+        """Measure both models' rates of bad answers to all prompts, and choose the queries.
 
-        The queries are the first bad answers of the fine-tuned model, the same number for each poison.
+        The queries are the first bad answers of the fine-tuned model, with the same maximum number for each poison.
         """
         scenario, suite = self.scenario, self.scenario.suite
         prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
@@ -141,7 +141,7 @@ class ScenarioRun:
         return {"rate": rates[TUNED], "base_rate": rates[UNTUNED], "queries": queries}
 
     def time_reference(self) -> Result:
-        """The cost of the reference's loop on this machine."""
+        """Measure the cost of the reference's loop on this machine."""
         scenario, model = self.scenario, self.scenario.tuned
         rows = (tokenize(model.tokenizer, row, scenario.encoding) for row in scenario.suite.rows[:NUM_REFERENCE_ROWS])
         rows = [row for row in rows if isinstance(row, TokenizedExample)]
@@ -175,16 +175,16 @@ class MethodRun:
         return self.parent.scenario.folder / f"{self.method.name}-{_digest(repr(self.method))}-{which}.json"
 
     def run(self) -> Result:
-        """The traces, or why there are none."""
+        """The traces, or the reason why there are none."""
         try:
             result = run_once(self.file, self.trace)
-        except TaughtbyError as refusal:  # such as gradients of adapter weights where there is no adapter
+        except TaughtbyError as refusal:  # such as adapter gradients of a model without adapter
             result = {"error": refusal.what, "do": refusal.do}
         reads = "model" if self.reads_model else "words"
         return {**result, "method": self.spec, "which": self.which, "reads": reads}
 
     def trace(self) -> Result:
-        """Index and trace: the scores of all rows, costs, and flagged rows."""
+        """Index and trace; return the scores of all rows, costs, and flagged rows."""
         scenario, method = self.parent.scenario, self.method
         queries = [Query(query["prompt"], query["response"]) for query in self.queries]
         labels = [query["label"] for query in self.queries]
@@ -213,9 +213,9 @@ class MethodRun:
         }
 
     def build_index(self, model: Model) -> tuple[Index, Result]:
-        """The index with the method's features, and its cost; methods with equal features share one.
+        """Build the index with the method's features, and measure its cost; methods with equal features share one.
 
-        An interrupted index is built anew, so that the cost is that of a whole one.
+        An interrupted index is rebuilt from scratch, so that the cost is that of the whole index.
         """
         scenario = self.parent.scenario
         resolved = self.method.resolve_layers(model.depth, None)

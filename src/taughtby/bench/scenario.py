@@ -27,21 +27,21 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """Which methods to compare on which suites. A seed is of rows, training and queries alike.
+    """Which methods to compare on which suites. A seed determines rows, training and queries.
 
     Attributes:
         suites: Names of suites.
         methods: Method specs.
         out: The folder of the results.
-        num_seeds: How many seeds, from 0.
-        base_control: Whether to trace the same answers through the base model too.
+        num_seeds: Number of seeds, starting from 0.
+        base_control: Whether to also trace the same answers through the base model.
         data: The folder of the public sets.
-        adapters: Adapters by suite, which are used instead of training one.
-        model: What is fine-tuned.
+        adapters: Adapters by suite, to use instead of training one.
+        model: The model to fine-tune.
         dtype: As in `load_model`.
         device: As in `load_model`.
         size: The size of a suite.
-        recipe: How the model is fine-tuned.
+        recipe: The training options.
     """
 
     suites: tuple[str, ...]
@@ -59,7 +59,7 @@ class BenchPlan:
 
     @cached_property
     def model_key(self) -> list[Any]:
-        """The model, and what number format and device "auto" is on this machine."""
+        """The model, and the number format and device to which "auto" resolves on this machine."""
         options = load_options(self.dtype, self.device, None)
         return [name_and_hash(self.model), str(options.dtype), options.device]
 
@@ -99,12 +99,12 @@ class Scenario:
 
     @cached_property
     def base(self) -> Model:
-        """The base model; all scenarios share it."""
+        """The base model, shared by all scenarios without an external adapter."""
         return self._load_base() if self.external_adapter is None else self.plan.load(own_template=True)
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How the fine-tuned model's rows were tokenized; both models answer and are traced that way."""
+        """How the fine-tuned model's rows were tokenized; used for both models."""
         return default_options(self.tuned.metadata, self.tuned.context_length, raw=False)
 
     def model(self, which: str) -> Model:
@@ -113,10 +113,10 @@ class Scenario:
 
 
 def make_scenarios(plan: BenchPlan) -> list[Scenario]:
-    """Every suite with every seed. They share one base model, which the first that needs it loads.
+    """Every suite with every seed. They share one base model, loaded on first use.
 
     Raises:
-        OptionError: There is no such suite.
+        OptionError: A suite does not exist.
         DataError: A public suite is not in the plan's folder.
     """
     for name in plan.suites:

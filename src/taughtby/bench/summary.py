@@ -18,11 +18,11 @@ Result = dict[str, Any]
 
 
 def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
-    """All that tables and pictures are made from.
+    """Summarize all results in one document, from which tables and plots are made.
 
     Args:
         scenarios: The results of `taughtby.bench.run.run`.
-        settings: What was asked for: command, suites, seeds, methods, model, rows.
+        settings: The settings of the run: command, suites, seeds, methods, model, rows.
     """
     names = list(dict.fromkeys(scenario["suite"] for scenario in scenarios))
     suites = [_suite(name, [scenario for scenario in scenarios if scenario["suite"] == name]) for name in names]
@@ -30,7 +30,7 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
 
 
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
-    """The provenance of the stages, from their own files, since another commit or machine may have made some."""
+    """The merged provenance of the stages, some of which another commit or machine may have run."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
     stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
               *(result.get("made") for result in results),
@@ -40,7 +40,7 @@ def stage_provenance(scenarios: Sequence[Result]) -> Result:
 
 
 def _suite(name: str, scenarios: Sequence[Result]) -> Result:
-    """One suite over its seeds."""
+    """Summarize one suite over its seeds."""
     lines = dict.fromkeys(
         (result["method"], result["which"]) for scenario in scenarios for result in scenario["results"]
     )
@@ -55,7 +55,7 @@ def _suite(name: str, scenarios: Sequence[Result]) -> Result:
 
 
 def _line(method: str, which: str, scenarios: Sequence[Result]) -> Result:
-    """One method on one of the two models, over the seeds that have it."""
+    """Summarize one method on one of the two models, over the seeds that have it."""
     results = [(scenario["seed"], result | {"truth": _truth(scenario, result)}) for scenario in scenarios
                for result in scenario["results"] if (result["method"], result["which"]) == (method, which)]  # fmt: skip
     seeds = [seed for seed, result in results if "error" not in result]
@@ -75,7 +75,7 @@ def _line(method: str, which: str, scenarios: Sequence[Result]) -> Result:
 
 
 def _metrics(result: Result) -> dict[str, float]:
-    """All metrics of one trace. `together`: AP where queries that rank the rows alike are explained as one."""
+    """All metrics of one trace. `together` is the AP after queries that rank rows alike are pooled."""
     scores, truth = result["scores"], result["truth"]
     metrics = ranking_metrics(scores, truth)
     if metrics:
@@ -99,7 +99,7 @@ def _curve(results: Sequence[Result]) -> list[float]:
 
 
 def _cost(method: str, results: Sequence[Result]) -> Result | None:
-    """Medians over the seeds, which ignore a single slow run; None values where no index is needed."""
+    """Median costs over the seeds, which ignore a single slow run; index costs are None if no index is needed."""
     if not results:
         return None
     indexes = [result["index"] for result in results if result["index"]]

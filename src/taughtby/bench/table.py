@@ -1,4 +1,4 @@
-"""The results of a benchmark as tables for a terminal and for Markdown, and in sentences."""
+"""Format the results of a benchmark as terminal tables, Markdown and sentences."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ Result = dict[str, Any]
 
 
 def show(document: Result, console: Console) -> None:
-    """Print accuracy, cost and sentences; suites that do not fit side by side go below each other."""
+    """Print accuracy, cost and sentences; suites that do not fit side by side are printed below each other."""
     suites: list[Result] = document["suites"]
     start = 0
     while start < len(suites):
         tables = [_accuracy(document, suites[start:stop]) for stop in range(start + 1, len(suites) + 1)]
-        wide = console.options.update(width=10_000)  # else tables are measured at the width they are squeezed to
+        wide = console.options.update(width=10_000)  # otherwise tables are measured after they are squeezed
         fitting = [table for table in tables if console.measure(table, options=wide).maximum <= console.width]
         fitting = fitting or tables[:1]
         fitting[-1].title = "AP, fine-tuned │ base model" if start == 0 else None
@@ -110,14 +110,14 @@ def markdown(document: Result) -> str:
 
 
 def format_spread(value: Result | None) -> str:
-    """A mean, and its standard deviation where there are several seeds."""
+    """A mean, with its standard deviation if there are several seeds."""
     if value is None:
         return "–"
     return f"{value['mean']:.3f}" + (f" ±{value['sd']:.3f}" if len(value["each"]) > 1 else "")
 
 
 def ranked(document: Result) -> list[str]:
-    """The methods, the best mean AP over the suites first."""
+    """The methods by mean AP over the suites, best first."""
     means: dict[str, list[float]] = {}
     for suite in document["suites"]:
         for line in suite["results"]:
@@ -127,7 +127,7 @@ def ranked(document: Result) -> list[str]:
 
 
 def costs(document: Result) -> tuple[list[str], list[list[str]]]:
-    """The heads and rows of the table of costs; the reference's own loop comes last."""
+    """Header and rows of the cost table; the reference's own loop comes last."""
     heads = ["method", "index s", "CPU s", "tokens/s", "+MB", "bytes/row", "query s"]
     rows: list[list[str]] = []
     for method in ranked(document):
@@ -143,7 +143,7 @@ def costs(document: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def points(document: Result) -> list[tuple[str, float, float]]:
-    """Name, seconds of the index and mean AP of each method that has an index; the reference's own loop comes last."""
+    """Name, index seconds and mean AP of each method that has an index; the reference's own loop comes last."""
     by_method: dict[str, tuple[str, float, float]] = {}
     for method in ranked(document):
         lines = [line for suite in document["suites"] for line in suite["results"]
@@ -167,7 +167,7 @@ def refusals(document: Result) -> list[str]:
 
 
 def sentences(document: Result) -> dict[str, str]:
-    """For each suite, in words: the best method, and whether words alone or the base model do as well."""
+    """For each suite, in sentences: the best method, and whether text-only methods or the base model do as well."""
     return {suite["name"]: _verdict(suite) for suite in document["suites"]}
 
 
@@ -206,7 +206,7 @@ def _ranks(line: Result) -> bool:
 
 
 def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> str:
-    """Which methods do as well as the best within the spread, or which comes nearest."""
+    """Which methods do as well as the best within the spread, or which comes closest."""
     if not others:
         return ""
     equal = [method for method, ap in others.items() if ap.reaches(best)]
@@ -224,7 +224,7 @@ def _ap(line: Result) -> Spread:
 
 
 def _cell(suite: Result, method: str) -> str:
-    """AP of the fine-tuned model and, after a stroke, of the base model."""
+    """AP of the fine-tuned model and, after a bar, of the base model."""
     lines = {line["which"]: line for line in suite["results"] if line["method"] == method}
     if "tuned" not in lines or not _ranks(lines["tuned"]):
         return "–"
@@ -235,12 +235,12 @@ def _cell(suite: Result, method: str) -> str:
 
 
 def _own(line: Result) -> bool:
-    """Whether the line is not the copy of a method that reads words alone."""
+    """Whether the line is not a duplicate: a text-only method has the same result on both models."""
     return line["which"] == "tuned" or line["reads"] == "model"
 
 
 def markdown_grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table as lines, with a blank one at its end; all columns but the first are aligned right."""
+    """A Markdown table as lines, ending with a blank one; all columns but the first are right-aligned."""
     line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
 
@@ -263,14 +263,14 @@ def _provenance(document: Result) -> list[str]:
 
 
 def _each(values: Any) -> str:
-    """A value, or the different values of several stages."""
+    """A value, or the distinct values of several stages, as text."""
     listed = values if isinstance(values, list) else [values]
     return " and ".join("unknown" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
                         for value in listed)  # fmt: skip
 
 
 def _loop(document: Result) -> list[float | None] | None:
-    """The costs of the reference's own loop for as many rows as a suite has, as the table of costs has them."""
+    """The costs of the reference's own loop, scaled to the rows of a suite, in the columns of the cost table."""
     loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
     if not loops:
         return None

@@ -1,1 +1,1 @@
-"""Feature vectors on disk: building, growing, verifying and distributing an index."""
+"""The index of feature vectors on disk: build, append, verify and copy it, on one machine or with Ray."""

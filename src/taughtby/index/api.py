@@ -1,4 +1,4 @@
-"""Build and open an index from Python: strings, lists and data sets are accepted where the other modules are strict."""
+"""The Python API to build and open an index. Unlike the other modules, it also accepts names, lists and data sets."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ def build_index(
 ) -> Index:
     """Compute the features of every row of the data, and write them to an index.
 
-    An interrupted run resumes with the same call; a call with other settings is refused.
+    Repeat the same call to resume an interrupted run; a call with other settings raises an error.
 
     Args:
-        model: A model of `load_model`, or a name that `load_model` takes.
+        model: A model from `load_model`, or a name that `load_model` accepts.
         data: A file, a folder or a hub id; or a `datasets.Dataset`, dicts or Examples, which are saved as JSONL
-            beside the index (`OUT-data-….jsonl`), where a trace finds its rows and `clean` reads them.
+            next to the index (`OUT-data-….jsonl`), where `clean` and the web page find them.
         out: The index's folder, or its address in an object store.
-        methods: A method, its spec such as `"rept:layer=14"`, or several of either.
-        read_options: How rows are read; by default as the model's trainer did, where its folder says so.
-        encoding: How rows become tokens; by default as the model's trainer did, where its folder says so.
+        methods: A method, a spec such as `"rept:layer=14"`, or a list of these.
+        read_options: How rows are read; by default from the training metadata in the model's folder.
+        encoding: How rows are tokenized; by default from the training metadata in the model's folder.
         token_budget: Padded tokens per batch.
         layers: Whether to measure the similarity of layers, which methods with `layer=auto` need.
-        append: Add to a finished index the rows of `data` that it does not hold.
-        progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
-        pool: Workers that compute the features in many processes.
-        note: Called with what there is to know of the data, such as marks of the loss that are not followed.
+        append: Append the rows of `data` that a finished index does not have yet.
+        progress: True for a progress bar on a terminal or in a notebook, or a function of (done, total).
+        pool: Ray workers that compute the features.
+        note: Called with notes on the data, such as columns and loss marks that are ignored.
 
     Returns:
         The finished index, open.
@@ -88,10 +88,10 @@ def build_index(
     parsed = [get_method(method) if isinstance(method, str) else method for method in chosen]
     loaded = load_model(model) if isinstance(model, str) else model
     file = data_file(data, out)
-    with reported(progress, f"index {file}") as tell:
+    with reported(progress, f"index {file}") as callback:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
-            layers=layers, append=append, progress=tell, pool=pool, note=note,
+            layers=layers, append=append, progress=callback, pool=pool, note=note,
         )  # fmt: skip
 
 
@@ -107,21 +107,21 @@ def load_indexed_model(
     load: Callable[..., Model] = load_model,
     note: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """Load the model an index was built with, from where it was then or from where it is now.
+    """Load the model that an index was built with, from its original path or from where it moved with the index.
 
     Args:
         index: The index.
-        name: The model, if it has moved.
-        adapter: Its adapters, if they have moved.
-        base: The base model of a full fine-tune, if it has moved.
+        name: The model's new name, if it has moved.
+        adapter: The new names of its adapters, if they have moved.
+        base: The new name of the base model of a full fine-tune, if it has moved.
         device: As in `load_model`.
         quantize: As in `load_model`.
-        new_base: Whether `base` may be given to an index that was built without one.
-        load: The function that loads; takes what `load_model` takes.
-        note: Called with what the user should know.
+        new_base: Whether `base` may be added to an index that was built without one.
+        load: A function with the signature of `load_model`.
+        note: Called with messages for the user.
 
     Raises:
-        TaughtbyError: The model is not there, or is another one.
+        TaughtbyError: The model is missing, or is not the index's.
     """
     places = model_sources(index.manifest, index.path, name, adapter, base)
     for place in places:
@@ -142,7 +142,7 @@ def load_indexed_model(
 
 
 def data_file(data: Data, beside: str | StoragePath) -> str:
-    """The name of the data; rows in memory are saved to a file beside an index or a result, named by their content."""
+    """The path of the data. Rows in memory are first saved next to an index or result, in a file named by a hash."""
     if isinstance(data, str | Path):
         return str(data)
     place = storage_path(beside)

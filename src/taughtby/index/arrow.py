@@ -1,4 +1,4 @@
-"""Rows and their features as Arrow columns, and back: vectors in float16, other values as they are."""
+"""Convert rows and their features to Arrow columns and back: vectors in float16, other features in float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-TEXT_COLUMNS = ("id", "source", "label", "messages", "more")  # the columns that an Example is read from
+TEXT_COLUMNS = ("id", "source", "label", "messages", "more")  # the columns that `to_example` reads
 MORE = (
     "tools",
     "rejected",
@@ -28,14 +28,14 @@ MORE = (
     "token_ids",
     "loss_positions",
     "template_kwargs",
-)  # of few rows, as JSON
+)  # fields that few rows have, stored as JSON
 VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 
 
 def arrange_table(
     examples: Sequence[Example], rows: Sequence[TokenizedExample], features: Mapping[str, Tensor | list[Tensor]]
 ) -> pa.Table:
-    """Rows with their features as the index holds them.
+    """Rows and their features as an Arrow table, as stored in the index.
 
     Args:
         examples: The rows.
@@ -62,7 +62,7 @@ def _more(row: Example) -> str | None:
 
 
 def to_example(record: Mapping[str, Any]) -> Example:
-    """An example from the values of its `TEXT_COLUMNS`."""
+    """An example from the values of the `TEXT_COLUMNS`."""
     more: dict[str, Any] = json.loads(record.get("more") or "{}")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in more.items() if name in MORE
@@ -74,18 +74,18 @@ def to_example(record: Mapping[str, Any]) -> Example:
 
 
 def escape_surrogates(text: str) -> str:
-    """The text without lone surrogates, which JSON can hold and UTF-8 cannot."""
+    """Escape lone surrogates, which JSON allows and UTF-8 does not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_arrow(name: str, feature: Tensor | list[Tensor]) -> dict[str, pa.Array]:
-    """A feature as columns. One vector per row becomes a direction and a norm: raw gradients underflow float16."""
+    """A feature as columns. A vector per row is stored as direction and norm: raw gradients underflow float16."""
     if isinstance(feature, list):
         ends = np.cumsum([0, *map(len, feature)], dtype=np.int32)
         return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(feature)))}
     if feature.ndim == 1:
         return {name: pa.array(feature.float().numpy())}
-    # by the largest number first: squares of a well-learned row's gradients underflow float32
+    # divide by the largest number first: the squares of a well-learned row's gradients underflow float32
     largest = feature.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     feature = feature / largest
     norms = feature.norm(dim=1, keepdim=True)
@@ -107,7 +107,7 @@ def from_arrow(column: pa.Array) -> Column:
 
 
 def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
-    # by torch, which converts halves to floats twenty times as fast as NumPy
+    # torch converts float16 to float32 twenty times as fast as NumPy
     return torch.from_dlpack(column.flatten()).view(-1, column.type.list_size).float()
 
 
@@ -124,5 +124,5 @@ def feature_widths(schema: pa.Schema) -> dict[str, int]:
 
 
 def numbers_per_row(kind: pa.DataType) -> int:
-    """About how many numbers a row has in a column."""
+    """The approximate number of values per row in a column."""
     return (vector_width(kind) or 1) * (VECTORS_PER_ROW if pa.types.is_list(kind) else 1)

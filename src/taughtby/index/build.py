@@ -1,4 +1,4 @@
-"""Build an index: windows of rows, sorted by length, captured in batches; each window is one commit."""
+"""Build an index window by window: rows are batched by length, captured and written in one commit."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from taughtby.capture.layer_similarity import LayerSimilarity
     from taughtby.index.distributed import RayPool
 
-WINDOW = 256  # rows per commit: what a kill can cost, and the rows that are sorted by length together
-ACCELERATOR_FACTOR = 16  # times as many on an accelerator
-PROBE = 64  # rows that the layer curve is measured on
+WINDOW = 256  # rows per commit, and rows that are sorted by length together
+ACCELERATOR_FACTOR = 16  # windows are this many times as large on an accelerator
+PROBE = 64  # rows on which layer similarity is measured
 
-Progress = Callable[[int, int], None]  # (done, all)
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 def build_index(
@@ -47,21 +47,21 @@ def build_index(
 ) -> Index:  # fmt: skip
     """Build an index of `data` for all `methods`.
 
-    An interrupted build resumes with the same call, and refuses other settings. All rows are read once before the
-    first is captured, so that a broken line is reported within seconds.
+    Repeat the same call to resume an interrupted build; other settings raise an error. All rows are read once before
+    the first is captured, so that a malformed line is reported within seconds.
 
     Args:
         out: The folder of the index, or its prefix in an object store.
-        read_options: How rows are read; by default, as the model's training metadata says. So with `encoding`.
-        token_budget: Padded tokens of a batch; by default, as many as fit into the memory of the device.
-        layers: Whether to measure the layer curve, which methods with the layer `auto` need.
-        append: Add the rows that a finished index does not hold; readers see it as it was until all are there.
-        progress: Called with (rows done, all rows).
-        note: Called with what the user should know of the data before rows are captured.
+        read_options: How rows are read; by default from the model's training metadata, as is `encoding`.
+        token_budget: Padded tokens per batch; by default, as many as fit in the device's memory.
+        layers: Whether to measure layer similarity, which methods with `layer=auto` need.
+        append: Append the rows that a finished index does not have; readers see its old state until all are added.
+        progress: Called with (rows done, total rows).
+        note: Called with notes on the data before rows are captured.
 
     Raises:
         OptionError, DataError: An option is out of range; the data cannot be read, or no row is usable.
-        StoreError: The folder holds other files, or an index with other settings.
+        StoreError: The folder has other files, or an index with other settings.
     """
     read_options = read_options or default_read_options(model.metadata)
     if encoding is None:
@@ -112,7 +112,7 @@ def _measured_curve(
 
 
 def _planned_curve(out: str | StoragePath, depth: int) -> LayerSimilarity | None:
-    """The layer curve that an earlier run stored: measured again, it might choose another layer."""
+    """The layer-similarity curve stored by an earlier run; a new measurement could select another layer."""
     manifest = read_manifest(storage_path(out))
     curve = taughtby.capture.layer_similarity.read_layer_similarity(manifest.layers if manifest else None)
     return curve if curve and len(curve.similarity) == depth - 1 else None
@@ -132,7 +132,7 @@ def capture_into(
     """Capture the rows that the writer does not have, window by window.
 
     Args:
-        num_rows: How many rows `data` has, for `progress`.
+        num_rows: Number of rows in `data`, for `progress`.
 
     Returns:
         Source and reason of each skipped row.
@@ -153,7 +153,7 @@ def capture_into(
 def _capture_windows(
     writer: Writer, pipeline: CapturePipeline, windows: Iterator[list[Example]], report: Callable[[int], None]
 ) -> list[dict[str, str]]:
-    """Capture windows in this process: the next is prepared, and the last one written, while the model runs."""
+    """Capture windows in this process; the next one is prepared and the last one written while the model runs."""
     skipped: list[dict[str, str]] = []
     done = 0
 
@@ -181,7 +181,7 @@ def _capture_windows(
 
 
 def check_same_model(index: Index | Settings, model: Model, path: StoragePath | None = None) -> None:
-    """Refuse a model, adapter or chat template other than that of an index, or of the settings of one at `path`."""
+    """Raise if a model, adapter or chat template is not that of the index (or settings, of an index at `path`)."""
     settings, where = (index.settings, index.path) if isinstance(index, Index) else (index, path)
     stored: dict[str, str | None] = settings["fingerprint"]
     for part, value in model.fingerprint.items():
@@ -201,7 +201,7 @@ def check_same_model(index: Index | Settings, model: Model, path: StoragePath | 
 
 
 def check_index_notes(settings: Settings, methods: Iterable[Method], model: Model, path: StoragePath) -> dict[str, Any]:
-    """The methods' notes of the model; refuse notes that differ from those of the index at `path`."""
+    """The methods' notes on the model; raise if they differ from those of the index at `path`."""
     notes = {key: note for method in methods for key, note in method.index_notes(model).items()}
     for key, note in notes.items():
         if settings["notes"].get(key, note) != json.loads(json.dumps(note)):
@@ -230,7 +230,7 @@ def _settings(
         "data": absolute_name(str(data)),
         "methods": method_specs(methods),
         "notes": {key: note for method in methods for key, note in method.index_notes(model).items()},
-        # as JSON has it, with lists for pairs, or a second run would find it different
+        # JSON turns tuples into lists; without this, a second run would see different settings
         "reading": json.loads(json.dumps(asdict(read_options))),
         "encoding": asdict(encoding),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -238,7 +238,7 @@ def _settings(
 
 
 def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
-    """The methods' specs for a manifest, by name; a second one of a name also by its options, as in rept:layer=3."""
+    """The methods' specs by name, for a manifest; a repeated name gets its options appended, as in rept:layer=3."""
     specs: dict[str, dict[str, Any]] = {}
     for method in methods:
         spec = method.spec()
@@ -250,7 +250,7 @@ def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
 
 
 def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str, Counter[str]]:
-    """The number of rows, a hash of their ids and loss masks, and the marks of the loss that are not followed."""
+    """The number of rows, a hash of their ids and loss masks, and the number of rows by ignored loss mark."""
     digest, num_rows, unfollowed = hashlib.blake2b(digest_size=8), 0, Counter[str]()
     for row in read_examples(data, read_options):
         loss = [row.masked, row.loss_from, bool(row.no_loss)] if row.no_loss or row.loss_from else row.masked
@@ -263,10 +263,10 @@ def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str, Coun
 def probe_rows(
     model: Model, data: str | Path, read_options: ReadOptions, encoding: Encoding, num_rows: int | None = None
 ) -> list[TokenizedExample]:
-    """Up to `PROBE` usable rows, spread evenly over the data."""
+    """Up to `PROBE` usable rows, evenly spaced over the data."""
     step = max(1, math.ceil((num_rows or _survey(data, read_options)[0]) / PROBE))
     rows = tokenize_readable(model, list(islice(read_examples(data, read_options), 0, None, step)), encoding)
-    if not any(isinstance(row, TokenizedExample) for row in rows):  # two kinds of rows may alternate: try all
+    if not any(isinstance(row, TokenizedExample) for row in rows):  # the step may hit only unusable rows
         rows = [tokenize_readable(model, [row], encoding)[0] for row in read_examples(data, read_options)]
     usable = [row for row in rows if isinstance(row, TokenizedExample)][:PROBE]
     if not usable:
@@ -285,6 +285,6 @@ def _windows(rows: Iterator[Example], size: int) -> Iterator[list[Example]]:
 
 
 def _template_digest(template: str | None, model: Model) -> str:
-    """A hash of the chat template that rows and queries are written with."""
+    """A hash of the chat template for rows and queries."""
     text = str(template or model.tokenizer.chat_template or "plain")
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,7 +1,7 @@
-"""Workers on Ray, each in its own process, that capture windows of rows, while one process commits them in order.
+"""Ray workers that capture windows of rows in separate processes, while the driver commits results in order.
 
-A worker writes its result as Lance fragments, which are invisible until they are committed; a worker that dies loses
-only its window, which is repeated. The driver reads, hands out and commits, and holds a few windows at a time.
+A worker writes its result as Lance fragments, which are invisible until they are committed. If a worker dies, only its
+window is repeated. The driver reads rows, assigns windows and commits, and holds a few windows in memory.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from taughtby.index.writer import Writer
 from taughtby.models.model import load_model
 from taughtby.models.paths import absolute_name
 
-OBJECT_STORE = 2**28  # bytes of shared memory for windows in transit, on a cluster of this machine
+OBJECT_STORE = 2**28  # bytes of shared memory for windows in transit, on a local cluster
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to do the driver's work.
+    """What a worker needs to set up the driver's pipeline.
 
     Attributes:
         pipeline: The pipeline without its model.
         model: Arguments of `load_model`.
-        fingerprint: The model's fingerprint.
+        fingerprint: The fingerprint that the loaded model must have.
         rows: The address of rows.lance.
     """
 
@@ -50,11 +50,11 @@ class WorkerSpec:
 
 
 class Worker:
-    """The actor: it loads the model once, and captures windows."""
+    """The Ray actor: loads the model once, then captures windows."""
 
     def load(self, spec: WorkerSpec) -> WorkerProcess:
-        """Load the model; the process, so that it can be ended."""
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray sets its share of the cores
+        """Load the model; return this process, so that the driver can kill it."""
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray sets it to the worker's cores
         model = load_model(**spec.model)
         if model.fingerprint != spec.fingerprint:
             do = "make its folder the same on every node, or give a hub id"
@@ -63,7 +63,7 @@ class Worker:
         return WorkerProcess.current()
 
     def capture_window(self, rows: Sequence[Example]) -> Iterator[WindowProgress | WrittenWindow]:
-        """Capture rows, with progress before each batch and the written window at the end."""
+        """Capture rows; yield progress before each batch, and the written window at the end."""
         for event in self.pipeline.capture_window(self.pipeline.prepare(rows)):
             yield self._write(event) if isinstance(event, CapturedWindow) else event
 
@@ -76,15 +76,15 @@ class Worker:
 
 
 class RayPool:
-    """Workers on a Ray cluster, for as long as the context lasts.
+    """Workers on a Ray cluster, while the context is open.
 
     Args:
-        address: `local` for a cluster of this machine's own, else `auto` or HOST:PORT of a running one, from one of its
-            nodes.
-        num_workers: By default one per GPU, else half as many as cores.
-        device: Where workers load the model.
-        quantize: How workers load the model.
-        set_note: Called with the throughput, in words.
+        address: `local` starts a cluster on this machine; `auto` or HOST:PORT connects to a running one, from one of
+            its nodes.
+        num_workers: By default one per GPU (one per GPU node for `device` "map"), without GPUs one per two cores.
+        device: The device to which workers load the model.
+        quantize: The quantization with which workers load the model.
+        set_note: Called with the throughput as text.
     """
 
     def __init__(
@@ -135,9 +135,9 @@ class RayPool:
             self._stack.enter_context(_loopback())
         host, _, port = self.address.rpartition(":")
         try:
-            if host:  # Ray itself tries for a minute and a half
+            if host:  # Ray itself retries for 90 seconds
                 socket.create_connection((host, int(port)), timeout=10).close()
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # that Lance does not survive forks
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # Lance warns about forks
                 ray.init(self.address, **options)
         except (OSError, RuntimeError, ValueError) as error:
             what = f"no Ray cluster at {self.address}"
@@ -154,7 +154,7 @@ class RayPool:
         pipeline: CapturePipeline,
         report: Callable[[int], None],
     ) -> Skipped:
-        """Capture the rows of these windows that the writer does not have, in order; the skipped rows."""
+        """Capture the rows that the writer does not have, in order; return the skipped rows."""
         model = pipeline.model
         arguments = {
             "name": absolute_name(model.name),
@@ -181,19 +181,19 @@ class RayPool:
 
 
 def _share(total: int, num_workers: int) -> float:
-    """Each worker's share of some devices: a whole number, or a fraction of one."""
+    """Devices or cores per worker: a whole number, or a fraction of one."""
     return total // num_workers or int(10_000 * total / num_workers) / 10_000
 
 
 def _silence() -> None:
-    """Ray prints each worker's death on standard output, and has no option against it."""
+    """Stop Ray from printing each worker's death to stdout, for which it has no option."""
     worker: Any = ray._private.worker
     worker.print_to_stdstream = lambda *_, **__: None
 
 
 @contextlib.contextmanager
 def _loopback() -> Generator[None]:
-    """Let a local cluster listen on loopback alone, as Ray does where clusters of several machines are disabled."""
+    """Make a local cluster listen on loopback only, as Ray does when clusters of several machines are disabled."""
     constants: Any = ray._private.ray_constants
     name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"

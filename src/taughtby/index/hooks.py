@@ -1,4 +1,4 @@
-"""What later packages add to an index; `taughtby/__init__.py` sets it, since packages import in one direction only."""
+"""Functions that `taughtby/__init__.py` adds to `Index`, because packages import in one direction only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Send an index to a data set repository of the Hugging Face hub, and fetch it from there."""
+"""Push an index to a dataset repository of the Hugging Face hub, and pull it from there."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def push_index(
     source: str | StoragePath, repo: str, *, public: bool = False, revision: str | None = None,
     progress: Progress | None = None,
 ) -> str:  # fmt: skip
-    """Send an index to a repository in one commit, after it was verified. Files of an earlier push are replaced.
+    """Verify an index and upload it to a repository in one commit. Files of an earlier push are replaced.
 
     Args:
         source: The index's folder.
         repo: The repository, OWNER/NAME. It is created if it does not exist.
-        public: Whether everyone may read the repository. An index holds the training rows.
+        public: Whether the repository may be public. An index holds the training rows.
         revision: The branch; by default the main one.
         progress: As in `verify`.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        StoreError: The index is missing, unfinished, damaged or not in a folder, the repository is public although
-            that was not asked for, or the hub refuses.
+        StoreError: The index is missing, unfinished, damaged or not in a local folder, the repository is public
+            although `public` is False, or the hub raises an error.
     """
     path = _folder(source)
     manifest = read_finished(path)
@@ -56,7 +56,7 @@ def push_index(
             raise StoreError(f"{repo} is public, and an index holds training rows", do=do)
         stored = hub.list_repo_files(repo, repo_type=KIND, revision=revision)
         old = [name for name in stored if name.startswith(f"{ROWS}/") and name not in files]
-        # the manifest that was verified, not the file, since another process may append meanwhile
+        # upload the manifest that was verified: another process may have replaced the file since
         added = {"manifest.json": manifest.to_text().encode(), **files}
         commit = hub.create_commit(
             repo,
@@ -71,7 +71,7 @@ def push_index(
 def pull_index(
     repo: str, out: str | StoragePath, *, revision: str | None = None, progress: Progress | None = None
 ) -> Index:
-    """Fetch an index from a repository and verify it; the folder appears only when it is sound.
+    """Download an index from a repository and verify it. The folder is created only if verification passes.
 
     Args:
         repo: The repository, OWNER/NAME.
@@ -80,7 +80,8 @@ def pull_index(
         progress: As in `verify`.
 
     Raises:
-        StoreError: The folder holds files, the repository holds no index, the index is damaged, or the hub refuses.
+        StoreError: The folder is not empty, the repository has no index, the index is damaged, or the hub raises an
+            error.
     """
     target = _folder(out)
     if not empty(target):
@@ -88,7 +89,7 @@ def pull_index(
     with _hub_errors(repo):
         hub = HfApi(library_name="taughtby")
         commit = str(hub.repo_info(repo, repo_type=KIND, revision=revision).sha)
-        # by its commit: an interrupted download resumes, and never mixes two indexes
+        # named by the commit, so that an interrupted download resumes and never mixes two indexes
         draft = target.with_name(f".{target.name}.{commit[:12]}{DRAFT}")
         patterns = ["manifest.json", f"{ROWS}/*"]
         hub.snapshot_download(repo, repo_type=KIND, revision=commit, local_dir=draft, allow_patterns=patterns)
@@ -101,7 +102,7 @@ def pull_index(
         remove(draft)
         raise
     with storage_errors(target):
-        remove(draft / ".cache")  # of the hub's client
+        remove(draft / ".cache")  # left by the hub's client
         os.replace(draft, target)
     return Index.open(target)
 
@@ -125,7 +126,7 @@ def _require_sound(path: Path, name: str, progress: Progress | None) -> None:
 
 @contextmanager
 def _hub_errors(repo: str) -> Generator[None]:
-    """Turn the hub's many errors into one that names the repository."""
+    """Convert any error of the hub's client into a StoreError that names the repository."""
     try:
         yield
     except TaughtbyError:

@@ -1,6 +1,6 @@
-"""Change a finished index: add features, delete rows, merge fragments, copy it, give up a pending change.
+"""Change a finished index: add features, delete rows, compact, copy, or undo a pending change.
 
-Readers see an index as it was until a change is complete. (`build_index` appends rows.)
+Readers see the old state until a change is complete. (`build_index` appends rows.)
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
 from taughtby.text import cli_command
 
-STAGING = "more"  # the folder in which added features are gathered until all are there
+STAGING = "more"  # folder that holds added features until all rows are done
 MERGED = 2**20  # rows per fragment after `compact`
 
 
 @dataclass(frozen=True)
 class CompactReport:
-    """Fragments before and after, and the bytes that were freed."""
+    """Number of fragments before and after, and bytes freed."""
 
     before: int
     after: int
@@ -56,18 +56,18 @@ def add_features(
     token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Index:
-    """Add the features of methods to a finished index, for each of its rows.
+    """Add the features of methods to all rows of a finished index.
 
-    The features are gathered beside the index, so that an interrupted run resumes, and become its columns all at once;
-    stored features are neither read nor written. A row for which they are not finite is removed from the index. If
-    all features of the methods are stored already, no row is read, and only the manifest changes.
+    New features are written to a staging folder, so that an interrupted run resumes, and then become columns of the
+    index in one change; existing features are neither read nor rewritten. A row whose new features are not finite is
+    removed from the index. If all features are stored already, only the manifest changes.
 
     Args:
         token_budget: Padded tokens per batch.
-        progress: Called with (rows done, all rows).
+        progress: Called with (rows done, total rows).
 
     Raises:
-        StoreError: The index is missing, unfinished, or made with another model.
+        StoreError: The index is missing or unfinished, or was built with another model.
     """
     with IndexTransaction(out) as transaction:
         path = transaction.path
@@ -85,7 +85,7 @@ def add_features(
             transaction.publish_version(manifest, event, settings=settings)
             return Index.open(path)
         if not same_change(manifest.pending, change):
-            transaction.require_finished()  # refuses while another change is pending: it may have staged features
+            transaction.require_finished()  # raises while another change is pending, whose features may be staged
             remove(path / STAGING)
         manifest = transaction.begin_change(manifest, change)
         source = {"data": f"version {manifest.version}", "methods": specs, "fingerprint": settings["fingerprint"]}
@@ -101,7 +101,7 @@ def add_features(
 
 
 def _with_methods(settings: Settings, methods: Sequence[Method], model: Model, path: StoragePath) -> Settings:
-    """The settings of an index with these methods too; refuse a model other than that of the index."""
+    """The settings of an index with these methods added; raise if `model` is not the index's."""
     fingerprint = settings["fingerprint"]
     if fingerprint["base"] is None:
         base = model.base_name and absolute_name(model.base_name)
@@ -118,10 +118,10 @@ def _with_methods(settings: Settings, methods: Sequence[Method], model: Model, p
 def _join_features(
     transaction: IndexTransaction, manifest: Manifest, settings: Settings, staging: Index, change: dict[str, Any]
 ) -> None:
-    """Make the staged features columns of the index."""
+    """Add the staged features to the index as columns."""
     before = open_rows(transaction.path, manifest.version)
     names = [name for name in staging.dataset.schema.names if name not in before.schema.names]
-    joined = set(names) <= set(transaction.rows.schema.names)  # a kill came after the last commit
+    joined = set(names) <= set(transaction.rows.schema.names)  # killed after the last commit
     if not joined and transaction.rows.version != manifest.version:
         manifest = transaction.restore(manifest)
     ids, staged = _ids(before if joined else transaction.rows), _ids(staging.dataset)
@@ -147,14 +147,18 @@ def _ids(rows: Any) -> list[str]:
 
 
 def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
-    """Delete rows from an index: all of these, or none.
+    """Delete rows from an index: all of the given ones, or none on an error.
 
     Args:
         out: The index.
         rows: Ids or sources (`file:line`).
 
     Returns:
-        How many rows were deleted.
+        The number of deleted rows.
+
+    Raises:
+        DataError: A row is not in the index, or a source names several rows.
+        OptionError: No row would be left.
     """
     names = dict.fromkeys(rows)
     with IndexTransaction(out) as transaction:
@@ -181,7 +185,7 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
 
 
 def removed_row_ids(manifest: str | Path) -> list[str]:
-    """The ids of the rows that `taughtby clean` removed, from the manifest beside its output."""
+    """The ids of the rows that `taughtby clean` removed, read from the manifest next to its output."""
     try:
         document = json.loads(Path(manifest).read_text(encoding="utf-8"))
         did, ids = document["did"], [row["id"] for row in document["rows"]]
@@ -196,7 +200,7 @@ def removed_row_ids(manifest: str | Path) -> list[str]:
 
 
 def compact(out: str | StoragePath, keep: timedelta = timedelta(hours=1)) -> CompactReport:
-    """Merge fragments, drop deleted rows from the files, and remove versions that are older than `keep`.
+    """Merge fragments, purge deleted rows from the files, and remove versions older than `keep`.
 
     A reader that opened the index longer ago than `keep` has to open it again.
     """
@@ -209,14 +213,14 @@ def compact(out: str | StoragePath, keep: timedelta = timedelta(hours=1)) -> Com
         remove(transaction.path / STAGING)
         with storage_errors(transaction.path):
             rows = transaction.rows
-            # all versions by number: Lance's ages are by the clock, and clocks jump
+            # for keep=0, select versions by number: Lance computes ages from the wall clock, which can jump
             which: dict[str, Any] = {"older_than": keep} if keep else {"versions": list(range(1, rows.version + 1))}
             stats = rows.cleanup_old_versions(**which, delete_unverified=transaction.lock is not None and not keep)
         return CompactReport(before, len(rows.get_fragments()), stats.bytes_removed)
 
 
 def copy_index(source: str | StoragePath, to: str | StoragePath) -> Index:
-    """Copy an index as it is now, while others may write to it; files are copied unchanged and compared by hash."""
+    """Copy the current version of an index, even while others write to it; copied files are verified by hash."""
     index, target = Index.open(source), storage_path(to)
     with IndexTransaction(target, new=True) as transaction:
         if not empty(target):
@@ -224,7 +228,7 @@ def copy_index(source: str | StoragePath, to: str | StoragePath) -> Index:
         try:
             _copy_files(index, target)
         except BaseException:
-            remove(target / "rows.lance")  # else the same command would be refused the next time
+            remove(target / "rows.lance")  # otherwise a retry would find the folder not empty
             raise
         transaction.publish(replace(Manifest.from_json(index.manifest), pending=None))
     return Index.open(target)
@@ -241,10 +245,10 @@ def _copy_files(index: Index, target: StoragePath) -> None:
 
 
 def undo(out: str | StoragePath) -> str | None:
-    """Give up a pending change, so that the index is as before it.
+    """Roll back a pending change.
 
     Returns:
-        The change in words; None if nothing was pending.
+        A description of what was rolled back; None if nothing was.
     """
     with IndexTransaction(out) as transaction:
         manifest = read_finished(transaction.path)

@@ -1,4 +1,4 @@
-"""The manifest of an index: what made it, what it holds, and which version of its rows readers see."""
+"""The manifest of an index: its settings, its contents, and the version of its rows that readers see."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _OPTIONAL = ("home", "deleted", "pending")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says. It is written as a plan first, and marked complete last.
+    """The content of `manifest.json`. It is written first as a plan, and marked complete last.
 
     Attributes:
-        settings: What made the index: model, data, methods, encoding, and their fingerprints.
-        home: The folder of the index when paths in `settings` were written.
+        settings: What the index is built with: model, data, methods, encoding, and their fingerprints.
+        home: The folder of the index when the paths in `settings` were written.
         complete: Whether the index is finished; the fields from `version` to `files` are empty until then.
-        layers: The layer curve by which the methods' layers were chosen.
+        layers: The layer-similarity curve from which the methods' layers were chosen.
         version: The version of rows.lance that readers see.
-        num_rows: Rows of that version.
+        num_rows: Number of rows in that version.
         features: The width of each feature's vectors, by name.
         skipped: Source and reason of each row that could not be used.
         history: One event for each change.
         files: Size and hash of each file of that version, by its path in rows.lance.
-        deleted: Ids of rows that were deleted, and that appending their file does not bring back.
-        pending: The change that has begun and is not finished.
+        deleted: Ids of deleted rows, which are not added again when their file is appended.
+        pending: The unfinished change, if any.
     """
 
     settings: Settings
@@ -51,14 +51,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Manifest:
-        """Read a document; a KeyError where a field is missing."""
+        """Read a document; raise a KeyError if a field is missing."""
         required = ("settings", *(_FINISHED if document["complete"] else ()))
         if missing := [name for name in required if name not in document]:
             raise KeyError(missing[0])
         return cls(**{part.name: document[part.name] for part in fields(cls) if part.name in document})
 
     def to_json(self) -> dict[str, Any]:
-        """The document, sealed with a hash of its content."""
+        """The document, with a hash of its content as `seal`."""
         names = [part.name for part in fields(self) if self.complete or part.name not in _FINISHED]
         document = {name: getattr(self, name) for name in names}
         if self.layers and not self.complete:
@@ -73,10 +73,10 @@ class Manifest:
 
 
 def read_manifest(path: StoragePath) -> Manifest | None:
-    """Read the manifest of an index; None where there is none.
+    """Read the manifest of an index; None if there is none.
 
     Raises:
-        StoreError: It cannot be read, or is of another format.
+        StoreError: It cannot be read, or has another format.
     """
     file = path / "manifest.json"
     try:
@@ -108,20 +108,20 @@ def read_finished(path: StoragePath) -> Manifest:
 
 
 def missing_index(path: StoragePath) -> StoreError:
-    """The error for a path at which there is no index."""
+    """The error for a path without an index."""
     do = f"give the folder of one, or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
     return StoreError(f"{path} is not an index", do=do)
 
 
 def require_no_pending(path: StoragePath, manifest: Manifest) -> None:
-    """Refuse an index in which a change has begun and is not finished."""
+    """Raise if the index has an unfinished change."""
     if pending := manifest.pending:
         do = f"run that command again: it resumes; or give it up: {cli_command('index undo', path)}"
         raise StoreError(f"a change of {path} is not finished", got=describe_change(pending), do=do)
 
 
 def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:
-    """Whether a change is the pending one, even if its files have moved."""
+    """Whether a change is the pending one; paths are not compared, since files may have moved."""
 
     def identity(event: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in event.items() if key not in ("data", "base")}
@@ -130,7 +130,7 @@ def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:
 
 
 def describe_change(change: dict[str, Any]) -> str:
-    """A pending change in words."""
+    """Describe a pending change."""
     if change["did"] == "add":
         return f"adding {', '.join(change['methods'])}"
     return f"appending {change['data']}"

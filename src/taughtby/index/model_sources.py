@@ -1,4 +1,4 @@
-"""Where the model of an index can be loaded from again."""
+"""Find the model of an index."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from taughtby.models.paths import EMBEDDED, candidate_paths, is_hub_id
 
 
 def resolved_address(path: StoragePath) -> str:
-    """The folder of an index as an absolute path without links, or its URL."""
+    """The absolute path of an index with symbolic links resolved, or its URL."""
     return str(path.resolve()) if isinstance(path, Path) else str(path)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The names that a model is loaded by."""
+    """The names of a model, its adapters and its base model, as `load_model` takes them."""
 
     model: str
     adapters: tuple[str, ...]
@@ -27,7 +27,7 @@ class ModelSource:
 
     @property
     def parts(self) -> list[tuple[str, str]]:
-        """Each name, after the option that replaces it."""
+        """Pairs of option and name."""
         base = [] if self.base is None else [("base", self.base)]
         return [("model", self.model), *(("adapter", name) for name in self.adapters), *base]
 
@@ -39,14 +39,15 @@ def model_sources(
     adapters: Sequence[str] | None = None,
     base: str | None = None,
 ) -> list[ModelSource]:
-    """Where the model of an index may be loaded from, the likeliest first.
+    """The sources that the model of an index may be loaded from, the most likely first.
 
-    There are several only if files exist both beside the index and at their former paths; a fingerprint decides.
+    There are several only if files exist both next to the index and at their old paths; the caller has to compare
+    fingerprints.
 
     Args:
-        manifest: The manifest's document.
-        here: The present path of the index.
-        model: Replaces the name in the manifest; so do `adapters` and `base`.
+        manifest: The manifest as JSON.
+        here: The current path of the index.
+        model: Replaces the name in the manifest, as do `adapters` and `base`.
     """
     settings, home = manifest["settings"], manifest.get("home")
     adapter = settings["adapter"]

@@ -1,8 +1,8 @@
-"""From a window of rows to a table of features, the same in one process and in many, in three stages.
+"""Turn a window of rows into a table of features, in three stages. One process and Ray workers run the same code.
 
-`prepare` reads and tokenizes, `capture_window` runs the model, and `CapturedWindow.finish` makes the table. A window's
-stages follow each other, but stages of different windows may run at the same time, in different threads. On an
-accelerator the second stage only gives out work: results arrive in pinned memory, and the third stage waits for them.
+`prepare` tokenizes, `capture_window` runs the model, and `CapturedWindow.finish` makes the table. The stages of one
+window run in sequence, but those of different windows may run at the same time, in different threads. On an accelerator
+the second stage only queues work: results are copied to pinned memory, and the third stage waits for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from taughtby.models.model import Model
 
 @dataclass(frozen=True)
 class WindowProgress:
-    """Progress of a window before each batch: rows and tokens that are done, and the positions of the next rows."""
+    """Progress in a window before a batch: rows and tokens done, and the positions of the batch's rows."""
 
     num_rows: int
     num_tokens: int
@@ -37,7 +37,7 @@ class WindowProgress:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """A window's rows as a table (None if none is usable), and the skipped rows with their reasons."""
+    """A window's rows as a table (None if no row is usable), and the skipped rows with reasons."""
 
     table: pa.Table | None
     skipped: list[dict[str, str]]
@@ -46,7 +46,7 @@ class WindowResult:
 
 @dataclass(frozen=True)
 class PreparedWindow:
-    """A window that is ready for the model: its usable rows, their positions in the window, and batches of them."""
+    """A window ready for the model: its usable rows, their positions in the window, and batches of them."""
 
     examples: list[Example]
     tokenized: list[TokenizedExample]
@@ -56,20 +56,20 @@ class PreparedWindow:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the window, with those that are skipped."""
+        """Number of rows in the window, including skipped ones."""
         return len(self.examples) + len(self.skipped)
 
 
 @dataclass(frozen=True)
 class CapturedWindow:
-    """A window of which the model has begun all batches: for each its rows and features, and the copies to wait for."""
+    """A window whose batches have all been submitted: each with its features and the copies to wait for."""
 
     window: PreparedWindow
     text_features: Features
     parts: list[tuple[Batch, Features, Copies]] = field(default_factory=list[tuple[Batch, Features, Copies]])
 
     def finish(self) -> WindowResult:
-        """Wait for the features, and arrange them as a table; a row whose numbers are not finite is skipped."""
+        """Wait for the features, and make the table; rows with features that are not finite are skipped."""
         for _, _, copies in self.parts:
             copies.wait()
         window, features = self.window, self.text_features | self._in_order()
@@ -88,7 +88,7 @@ class CapturedWindow:
         return WindowResult(arrange_table(examples, tokenized, features), skipped, num_tokens)
 
     def _in_order(self) -> Features:
-        """The features of all batches, in the order of the window."""
+        """The features of all batches, in the order of the window's rows."""
         indices = [index for batch, _, _ in self.parts for index in batch.row_indices]
         order = sorted(range(len(indices)), key=indices.__getitem__)
         names = self.parts[0][1] if self.parts else ()
@@ -97,10 +97,10 @@ class CapturedWindow:
 
 @dataclass(frozen=True)
 class CapturePipeline:
-    """Capture rows by a model, for some methods.
+    """Captures rows with a model, for several methods.
 
     Attributes:
-        token_budget: Padded tokens of a batch at most; None is as many as fit into the memory of the device.
+        token_budget: Padded tokens per batch at most; None for as many as fit in the device's memory.
     """
 
     model: Model
@@ -109,7 +109,7 @@ class CapturePipeline:
     token_budget: int | None = None
 
     def prepare(self, rows: Sequence[Example]) -> PreparedWindow:
-        """Tokenize rows, and divide them into batches."""
+        """Tokenize rows, and split them into batches."""
         rows = decode_rows(self.model.tokenizer, rows)
         usable: list[tuple[int, TokenizedExample]] = []
         skipped: list[dict[str, str]] = []
@@ -123,7 +123,7 @@ class CapturePipeline:
         return PreparedWindow(examples, tokenized, positions, self._batches(tokenized), skipped)
 
     def capture_window(self, window: PreparedWindow) -> Iterator[WindowProgress | CapturedWindow]:
-        """Run the model on a window, with progress before each batch and the captured window at the end."""
+        """Run the model on a window; yield progress before each batch, and the captured window at the end."""
         captured = CapturedWindow(window, self._text_features(window.examples))
         num_rows, num_tokens = len(window.skipped), 0
         for batch in window.batches:
@@ -145,7 +145,7 @@ class CapturePipeline:
         return list(make_batches(rows, budget, prompts_only=prompts_only))
 
     def _capture(self, batch: Batch) -> Iterator[tuple[Batch, Features, Copies]]:
-        """The batch with its features, in halves if it does not fit into memory."""
+        """Yield the batch with its features, split in halves until they fit in memory."""
         waiting = [batch]
         while waiting:
             batch = waiting.pop(0)
@@ -153,7 +153,7 @@ class CapturePipeline:
                 with deferred_copies(self.model.device) as copies:
                     features = self.features(batch)
                 yield batch, features, copies
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
+            except RuntimeError as error:  # includes torch.OutOfMemoryError
                 if len(batch.row_indices) == 1 or not out_of_memory(error):
                     raise
                 if torch.cuda.is_available():
@@ -162,7 +162,7 @@ class CapturePipeline:
                 waiting[:0] = split_in_two(batch)
 
     def features(self, batch: Batch) -> Features:
-        """The features that the methods take from the model, each computed once."""
+        """The features that the methods compute with the model, each computed once."""
         features: Features = {}
         for method in self.methods:
             if not set(method.feature_names(self.model.depth)) <= set(features):
@@ -171,7 +171,7 @@ class CapturePipeline:
 
 
 def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
-    """Tokenize rows as `tokenize_all`, and skip those with tokens that the model has no embedding for."""
+    """Tokenize rows like `tokenize_all`, and skip those with tokens for which the model has no embedding."""
     tokenized = tokenize_all(model.tokenizer, rows, encoding)
     return [
         SkippedRow(f"the model cannot read it: {lack}")
@@ -181,7 +181,7 @@ def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding)
 
 
 def _joined(parts: Sequence[Any]) -> Any:
-    """A feature of consecutive batches: (B, d), (B,), or a list of (n, k)."""
+    """Concatenate a feature of consecutive batches: (B, d), (B,), or a list of (n, k)."""
     if isinstance(parts[0], torch.Tensor) and parts[0].ndim < 3:
         return torch.cat(list(parts))
     return [torch.as_tensor(values) for part in parts for values in part]
@@ -192,7 +192,7 @@ def _select(values: Any, indices: Sequence[int]) -> Any:
 
 
 def _not_finite(features: Features) -> list[int]:
-    """The rows with a number that is not finite. Of each feature one number is examined: the sum of all."""
+    """The rows with features that are not finite. Each feature's sum is checked first, which is fast."""
     bad: set[int] = set()
     for values in features.values():
         total = values.sum() if isinstance(values, torch.Tensor) else sum(value.sum() for value in values)

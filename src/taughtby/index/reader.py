@@ -1,9 +1,9 @@
-"""Read an index: a Lance dataset of rows and features beside a manifest. No model is needed.
+"""Read an index: a Lance dataset of rows and features, and a manifest. No model is needed.
 
-manifest.json         what made the index, and which version of rows.lance readers see (`index.manifest`)
-rows.lance            id, source, label, messages, more (tools and the rejected answer, where a row has them),
-                      n_prompt, n_response; a feature with one vector per row as unit vectors (float16) with their
-                      norms (float32); one with a vector per token as it is (float16); numbers such as the loss
+manifest.json         the settings of the index, and the version of rows.lance that readers see (`index.manifest`)
+rows.lance            id, source, label, messages, more (optional fields such as tools, as JSON), n_prompt,
+                      n_response; features with one vector per row as unit vectors (float16) and norms (float32);
+                      features with a vector per token, not normalized (float16); numbers such as the loss
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-SCAN = 2**21  # numbers per batch of a scan, 8 MB: what fits a processor's cache
+SCAN = 2**21  # numbers per batch of a scan: 8 MB, which fits in a CPU's cache
 READ_AHEAD = 2**25  # bytes; Lance's default is 2 GB
 
 
@@ -50,13 +50,13 @@ class IndexedRow:
 class Index:
     """A finished index, open for reading.
 
-    An open index does not change while others append, delete or compact.
+    It is a snapshot: what others append, delete or compact later does not change it.
 
     Attributes:
-        path: Its folder, or its prefix in an object store.
-        manifest: The document of its manifest (`taughtby.index.manifest`).
-        dataset: Its rows, as a Lance or Arrow dataset.
-        parent: The whole index, where this is a part of one.
+        path: The folder, or the prefix in an object store.
+        manifest: The manifest as JSON (`taughtby.index.manifest`).
+        dataset: The rows, as a Lance or Arrow dataset.
+        parent: The full index, if this is a subset of it.
     """
 
     path: StoragePath
@@ -64,7 +64,7 @@ class Index:
     dataset: Any
     parent: Index | None = field(default=None, repr=False)
     _means: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"], repr=False, compare=False)
-    model_cache: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # of `trace`
+    model_cache: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)  # used by `trace`
 
     @classmethod
     def open(cls, path: str | StoragePath) -> Index:
@@ -87,7 +87,7 @@ class Index:
             return cls.open(path)
 
     def trace(self, prompt: str, response: str, **options: Any) -> Any:
-        """Trace an answer with the model the index was built with; options are those of `taughtby.trace`."""
+        """Trace an answer with the model that the index was built with; takes the options of `taughtby.trace`."""
         assert hooks.trace is not None
         return hooks.trace(self, prompt, response, **options)
 
@@ -100,17 +100,17 @@ class Index:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the index was made with: model, data, methods, encoding."""
+        """What the index was built with: model, data, methods, encoding."""
         return self.manifest["settings"]
 
     @property
     def data(self) -> list[str]:
-        """The files its rows came from, in order, at their present paths."""
+        """The current paths of the data files that the rows came from, in order."""
         names = dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event)
         return list(map(self.located, names))
 
     def located(self, name: str) -> str:
-        """The present path of a model, adapter or file that the manifest names."""
+        """The current path of a model, adapter or file that the manifest names."""
         return locate(name, self.manifest.get("home"), self.path)
 
     @property
@@ -119,12 +119,12 @@ class Index:
         return self.manifest["features"]
 
     def require_features(self, names: Sequence[str], method: str, other: str = "") -> None:
-        """Refuse, by name, features that the index does not hold.
+        """Raise a StoreError that names the features that the index does not have.
 
         Args:
-            names: The features.
+            names: The required features.
             method: The method that needs them.
-            other: The options with which the index holds that method.
+            other: The options for which the index has features of that method, for the message.
         """
         if missing := [name for name in names if name not in self.features]:
             what = f"{method.partition(':')[0]} needs features that {self.path} does not hold: {join_names(missing)}"
@@ -137,10 +137,10 @@ class Index:
 
         Args:
             names: Features, and numbers such as `loss` or `NAME_norm`.
-            rows: Rows per batch; fewer where they are wide.
+            rows: Rows per batch; fewer for wide features.
 
         Yields:
-            By name: (B, d) unit vectors, (B,) numbers, or a Ragged.
+            A dict of (B, d) unit vectors, (B,) numbers, or a Ragged, by name.
         """
         numbers = sum(numbers_per_row(self.dataset.schema.field(name).type) for name in names)
         with read_errors(self.path):
@@ -148,7 +148,7 @@ class Index:
                 yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
-        """The mean of a feature's unit vectors over all rows of the whole index; computed once."""
+        """The mean of a feature's unit vectors over all rows of the full index; computed once."""
         if self.parent:
             return self.parent.mean(name)
         if name not in self._means:
@@ -159,13 +159,13 @@ class Index:
         return self._means[name]
 
     def subset(self, positions: Sequence[int], names: Sequence[str]) -> Index:
-        """The rows at these positions, in that order, with these features and their norms, in memory."""
+        """An index in memory of the rows at these positions, in that order, with these features and their norms."""
         columns = [name for each in names for name in (each, f"{each}_norm") if name in self.dataset.schema.names]
         rows = InMemoryDataset(self.dataset.take(list(positions), columns=columns).combine_chunks())
         return Index(self.path, {**self.manifest, "num_rows": len(positions)}, rows, self.parent or self)
 
     def sample_positions(self, count: int, seed: int = 0) -> list[int]:
-        """The positions of up to `count` rows in a random order."""
+        """The positions of up to `count` rows, in random order."""
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
     def examples(self) -> Iterator[Example]:
@@ -175,7 +175,7 @@ class Index:
                 yield from map(to_example, batch.to_pylist())
 
     def to_arrow(self, features: Sequence[str] = ()) -> pa.Table:
-        """All rows as a table: their texts, their numbers, and these features as they are stored."""
+        """All rows as a table of their texts, their numbers, and these features as stored."""
         if missing := ", ".join(name for name in features if name not in self.features):
             stored = ", ".join(self.features) or "no features"
             raise StoreError(f"{self.path} has no feature {missing}", got=stored, do="ask for one that it holds")
@@ -200,7 +200,7 @@ class Index:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Names of features in words; many that differ by their layer alone are shortened to the first and the last."""
+    """Feature names as text; eight or more that differ only by layer are shortened to the first and the last."""
     runs: dict[str, list[str]] = {}
     for name in names:
         runs.setdefault(re.sub(r"_\d+(?= |$)", "_", name), []).append(name)
@@ -209,13 +209,13 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def has_commits(path: StoragePath) -> bool:
-    """Whether any row was ever committed: a kill in the first commit leaves a folder without a version."""
+    """Whether any row was committed. A process killed in its first commit leaves a folder without a version."""
     with storage_errors(path):
         return any(name.endswith(".manifest") for name in list_files(path / "rows.lance" / "_versions"))
 
 
 def open_rows(path: StoragePath, version: int | None = None) -> Any:
-    """Open the Lance dataset of an index, at that version or at the newest."""
+    """Open the Lance dataset of an index at a version, by default the latest."""
     options: Any = {"io_buffer_size": READ_AHEAD}
     try:
         with storage_errors(path):
@@ -228,7 +228,7 @@ def open_rows(path: StoragePath, version: int | None = None) -> Any:
 
 @contextlib.contextmanager
 def read_errors(path: StoragePath) -> Generator[None]:
-    """Turn errors of reading rows into a StoreError."""
+    """Convert errors of reading rows into a StoreError."""
     try:
         yield
     except StoreError:

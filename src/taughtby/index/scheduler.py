@@ -1,8 +1,8 @@
-"""Hand out windows of rows to Ray workers, repeat those of a worker that dies or hangs, and commit all in order.
+"""Assign windows of rows to Ray workers, retry those of workers that die or hang, and commit results in order.
 
-Ray's own restarts and task retries do not suffice here: they repeat a window without limit or without a record of the
-rows that were open, and a worker that hangs is not restarted. This scheduler names the rows that workers die of, ends
-workers that are silent, and bounds both the windows in memory and the rows that a death repeats.
+Ray's own restarts and task retries are not enough: they retry a window without limit or without recording which rows
+were in progress, and do not restart a worker that hangs. This scheduler reports the rows that make workers die, kills
+workers that do not respond, and bounds both the windows in memory and the rows that are repeated after a death.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from taughtby.errors import DataError, ModelError, StoreError
 from taughtby.index.pipeline import WindowProgress
 from taughtby.index.writer import Writer
 
-ray: Any = _ray  # its types know neither streams nor options
+ray: Any = _ray  # its type stubs lack streaming results and options
 WINDOWS_AHEAD = 2  # windows per worker that are read and not yet committed
-START_PATIENCE = 3600.0  # seconds for a worker to load the model, and for a batch before the first one is done
-MIN_PATIENCE = 300.0  # seconds of silence that are never taken for a hang
-SLOWNESS = 20  # a worker hangs if it is silent for this many times the slowest batch
-MAX_DEATHS = 5  # consecutive deaths with the same rows open: the rows are the cause
-MAX_WINDOW_LOSSES = 10  # deaths in one window, with whatever rows open
-MAX_WORKER_LOSSES = 10  # besides one per worker, before any worker has done a batch
-CLOCK_TOLERANCE = 1.0  # seconds between two readings of when a process began
+START_PATIENCE = 3600.0  # timeout in seconds for loading the model, and for batches until the first one is done
+MIN_PATIENCE = 300.0  # minimum timeout in seconds for a batch
+SLOWNESS = 20  # a batch times out after this many times the duration of the slowest batch
+MAX_DEATHS = 5  # consecutive deaths on the same rows, after which the rows are reported as the cause
+MAX_WINDOW_LOSSES = 10  # deaths in one window, on any rows
+MAX_WORKER_LOSSES = 10  # consecutive deaths without a finished batch, on top of one per worker
+CLOCK_TOLERANCE = 1.0  # seconds by which two readings of a process's start time may differ
 Skipped = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class WrittenWindow:
-    """A window as fragments on disk that are not committed yet; no schema if no row is usable."""
+    """A window written as fragments that are not committed yet; `schema` is None if no row is usable."""
 
     fragments: list[Any] = field(default_factory=list[Any])
     schema: pa.Schema | None = None
@@ -51,10 +51,10 @@ class Window:
     """Rows to capture.
 
     Attributes:
-        position: The window's place in the order of the data.
+        position: The number of the window in the order of the data.
         rows: The rows that are not in the index yet.
-        size: All rows of the window.
-        deaths: For each death of a worker, the positions of the rows that were open.
+        size: Number of rows in the window, including those in the index.
+        deaths: For each worker that died or hung, the positions of the rows in progress.
     """
 
     position: int
@@ -65,7 +65,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """The process of a worker. Its start time identifies it: the number may be another process's later."""
+    """The process of a worker. The start time is part of its identity, because process ids are reused."""
 
     pid: int
     began: float
@@ -78,7 +78,7 @@ class WorkerProcess:
         return cls(process.pid, process.create_time(), ray.get_runtime_context().get_node_id())
 
     def local(self) -> psutil.Process | None:
-        """A handle on the process; None if it has ended or runs on another node."""
+        """A handle to the process; None if it has ended or runs on another node."""
         if self.node != ray.get_runtime_context().get_node_id():
             return None
         try:
@@ -90,15 +90,15 @@ class WorkerProcess:
 
 @dataclass
 class WorkerHandle:
-    """A worker as the driver sees it.
+    """The driver's view of a worker.
 
     Attributes:
         actor: The Ray actor.
-        pending: What it will reply: the result of `load`, or a stream of events; None while it is idle.
-        last_reply: When it last replied.
-        window: The window it captures.
-        progress: Its last progress in this window.
-        process: Its process, if that is on this node.
+        pending: The reply to wait for: the result of `load`, or a stream of events; None while it is idle.
+        last_reply: The time of its last reply or assignment.
+        window: The window in progress.
+        progress: The latest progress in this window.
+        process: The process, if it runs on this node.
     """
 
     actor: Any
@@ -109,12 +109,12 @@ class WorkerHandle:
     process: psutil.Process | None = None
 
     def begin(self, window: Window) -> None:
-        """Hand it a window."""
+        """Assign a window."""
         self.pending = self.actor.capture_window.options(num_returns="streaming").remote(window.rows)
         self.window, self.last_reply = window, time.monotonic()
 
     def end(self) -> None:
-        """End it: Ray first, then the process itself, since a stopped process does not answer Ray."""
+        """Kill the worker through Ray, then its process, since a stopped process does not respond to Ray."""
         ray.kill(self.actor, no_restart=True)
         if self.process:
             with contextlib.suppress(psutil.Error):
@@ -122,15 +122,15 @@ class WorkerHandle:
 
 
 class Scheduler:
-    """Capture all windows of a data set.
+    """Captures all windows of a data set.
 
     Args:
         start: Starts a worker, which loads the model first.
-        num_workers: How many workers to run.
+        num_workers: Number of workers to run.
         writer: The index to commit to.
-        windows: All rows, window by window.
-        report: Called with the number of rows that are done.
-        set_note: Called with the throughput, in words.
+        windows: All rows, in windows.
+        report: Called with the number of rows done.
+        set_note: Called with the throughput as text.
     """
 
     def __init__(
@@ -146,17 +146,17 @@ class Scheduler:
         self.report, self.set_note = report, set_note
         self.workers: list[WorkerHandle] = []
         self.retries: list[Window] = []
-        self.results: dict[int, WrittenWindow] = {}  # not committed: an earlier window is missing
+        self.results: dict[int, WrittenWindow] = {}  # finished windows that wait for an earlier one
         self.num_read = self.num_committed = 0  # windows
         self.num_rows = self.num_reported = self.num_tokens = 0
-        self.losses = 0  # consecutive, without a batch between them
+        self.losses = 0  # consecutive, without a finished batch in between
         self.slowest_batch = 0.0
         self.all_read = False
         self.skipped: Skipped = []
-        self.first_batch: float | None = None  # when it began
+        self.first_batch: float | None = None  # time of the first progress report
 
     def run(self) -> Skipped:
-        """Capture and commit all windows; the skipped rows, in order."""
+        """Capture and commit all windows; return the skipped rows in order."""
         try:
             while self._assign():
                 self._poll()
@@ -167,8 +167,8 @@ class Scheduler:
         return self.skipped
 
     def _assign(self) -> bool:
-        """Give each idle worker the next window; whether any window is left."""
-        if not self.workers and (window := self._next_window()):  # starts no worker if there is nothing to do
+        """Assign the next window to each idle worker; return whether any window is left."""
+        if not self.workers and (window := self._next_window()):  # start no workers if all is done
             self.retries.append(window)
             self.workers = [self.start() for _ in range(self.num_workers)]
         for worker in self.workers:
@@ -192,12 +192,12 @@ class Scheduler:
         return None
 
     def _poll(self) -> None:
-        """Take all replies, or wait a second for one; replace a worker that is silent for too long."""
+        """Process all replies that are ready, or wait a second for one; replace workers that time out."""
         busy = [worker for worker in self.workers if worker.pending is not None]
         if not busy:
             return
         refs = [worker.pending for worker in busy]
-        # without waiting first: a driver that was itself stopped must not take its workers for dead
+        # poll before any timeout: if the driver itself was suspended, its workers may have replied meanwhile
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not ready:
             ready, _ = ray.wait(refs, num_returns=1, timeout=1)
@@ -216,7 +216,7 @@ class Scheduler:
     def _receive(self, worker: WorkerHandle) -> None:
         try:
             reply = ray.get(next(worker.pending) if worker.window else worker.pending)
-        except RayTaskError as error:  # an error of our own code there is raised as if it had occurred here
+        except RayTaskError as error:  # raised by our own code in the worker
             raise error.cause from error
         except RayError as error:
             self._replace(worker, str(error).strip().splitlines()[0])
@@ -235,7 +235,7 @@ class Scheduler:
             self._commit(window, reply)
 
     def _commit(self, window: Window, result: WrittenWindow) -> None:
-        """Commit, at once, all windows before which none is missing."""
+        """Store a result, and commit all windows that no longer wait for an earlier one, in one commit."""
         self.results[window.position] = result
         self.num_rows += window.size
         ready: list[WrittenWindow] = []
@@ -248,7 +248,7 @@ class Scheduler:
         self.skipped += [skip for result in ready for skip in result.skipped]
 
     def _require_files(self, fragments: list[Any]) -> None:
-        """A commit of files that are not here would lose rows: all nodes have to share the folder."""
+        """Raise if a fragment's file is not visible here: all nodes must share the folder, or rows would be lost."""
         for name in (file.path for fragment in fragments for file in fragment.files):
             file = self.writer.path / "rows.lance" / "data" / name
             if isinstance(file, Path) and not file.exists():
@@ -256,12 +256,12 @@ class Scheduler:
                 raise StoreError(f"what a worker wrote to {self.writer.path} is not there", got=f"no {name}", do=do)
 
     def _replace(self, worker: WorkerHandle, reason: str) -> None:
-        """End a worker, start another, and queue its window again, unless the window is the cause."""
+        """Kill a worker, start another, and queue its window again; raise if the window is the cause."""
         worker.end()
         self.losses += 1
         if worker.window:
             worker.window.deaths.append(worker.progress.next_rows if worker.progress else ())
-            _refuse_lethal(worker.window, reason)
+            _check_deaths(worker.window, reason)
             self.retries.append(worker.window)
             self.retries.sort(key=lambda window: window.position)
         if self.losses >= MAX_WORKER_LOSSES + self.num_workers:
@@ -271,7 +271,7 @@ class Scheduler:
 
     def _show(self) -> None:
         active = [worker.progress for worker in self.workers if worker.progress]
-        # a death takes some rows back, and progress does not
+        # rows are repeated after a death, but reported progress must not decrease
         self.num_reported = max(self.num_reported, self.num_rows + sum(progress.num_rows for progress in active))
         self.report(self.num_reported)
         if self.set_note and self.first_batch is not None:
@@ -281,8 +281,8 @@ class Scheduler:
             self.set_note(f"{num_tokens:,} tokens, {rate:,.0f}/s by {busy} workers")
 
 
-def _refuse_lethal(window: Window, reason: str) -> None:
-    """Name the rows that workers die of, if it is always the same ones."""
+def _check_deaths(window: Window, reason: str) -> None:
+    """Raise an error that names the rows if workers keep dying on the same ones, or in the same window."""
     last = window.deaths[-MAX_DEATHS:]
     rows = [window.rows[position] for position in last[-1]]
     if len(last) < MAX_DEATHS or len(set(last)) > 1 or not rows:

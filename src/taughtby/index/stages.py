@@ -1,6 +1,6 @@
-"""Stages of a pipeline in threads, each one item ahead of or behind the one that is in work.
+"""Run pipeline stages in background threads, one item ahead of or behind the main thread.
 
-Threads share Python's lock, so they save the time in which the main one waits: for an accelerator, or for a disk.
+Threads share the GIL, so they only save the time in which the main thread waits for an accelerator or a disk.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ END: Any = object()
 
 @contextlib.contextmanager
 def one_ahead(items: Iterable[T]) -> Generator[Iterator[T]]:
-    """Iterate over items in a thread that works on the next one while this one is in use.
+    """Iterate over items in a thread that prepares the next item while the current one is in use.
 
-    An error is raised where its item would come. At the end of the context, the item in work is finished and dropped.
+    An error is raised when its item is requested. On exit, the item in progress is finished and discarded.
     """
     with ThreadPoolExecutor(1, "taughtby-ahead") as executor:
         source = iter(items)
@@ -33,9 +33,9 @@ def one_ahead(items: Iterable[T]) -> Generator[Iterator[T]]:
 
 
 class OneBehind(Generic[T]):
-    """Runs jobs in a thread, in their order; `submit` first waits for the job before.
+    """Runs jobs in a background thread, in order; `submit` first waits for the previous job.
 
-    At the end of the context the last job is waited for, also after an error or Ctrl-C: what it writes is whole.
+    On exit, it waits for the last job, even after an error or Ctrl-C, so that the job's writes are complete.
     """
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class OneBehind(Generic[T]):
             self.wait()
 
     def submit(self, job: Callable[[], T]) -> None:
-        """Begin a job, once the one before has ended; raises its error."""
+        """Start a job after the previous one has finished; raise the previous job's error."""
         self.wait()
         self._last = self._executor.submit(job)
 
     def wait(self) -> None:
-        """Wait for the last job; raises its error."""
+        """Wait for the last job, and raise its error."""
         last, self._last = self._last, None
         if last is not None:
             last.result()

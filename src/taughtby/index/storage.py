@@ -1,7 +1,7 @@
-"""Where an index is: a local folder, or a prefix in an object store, accessed through Lance.
+"""Index locations: a local folder, or a prefix in an object store, accessed through Lance.
 
-Lance reads and writes the rows itself, so its file session is used for the other files too: one set of credentials and
-endpoints from the environment. (fsspec would need a package for each store.)
+Lance reads and writes the rows itself, so its file session is also used for the other files: one set of credentials
+and endpoints from the environment. (fsspec would need a package for each store.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lance.file import LanceFileSession
 
 from taughtby.errors import StoreError
 
-DRAFT = ".draft"  # the suffix of a file until it is complete
+DRAFT = ".draft"  # suffix of a file that is still being written
 STORES = ("s3://", "gs://", "az://")
 
 
@@ -27,7 +27,7 @@ STORES = ("s3://", "gs://", "az://")
 class ObjectStorePath:
     """A file or prefix in an object store, such as s3://bucket/idx.
 
-    It has the methods of a Path that an index needs. A write becomes visible whole or not at all.
+    It implements the methods of Path that an index needs. Writes are atomic.
     """
 
     uri: str
@@ -40,11 +40,11 @@ class ObjectStorePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last path component."""
         return self.uri.rpartition("/")[2]
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """Read the whole file; FileNotFoundError if there is none."""
+        """Read the whole file; raise FileNotFoundError if it does not exist."""
         with _local_copy(self) as file:
             return file.read_text(encoding)
 
@@ -55,7 +55,7 @@ class ObjectStorePath:
             send(Path(folder) / "file", self)
 
     def exists(self) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         session, name = _session(self)
         with _store_errors():
             return session.contains(name)
@@ -65,14 +65,14 @@ StoragePath = Path | ObjectStorePath
 
 
 def storage_path(path: str | Path | ObjectStorePath) -> StoragePath:
-    """A local path or an object store's, from what a user wrote."""
+    """Convert a user's path to a local Path or an ObjectStorePath."""
     if isinstance(path, ObjectStorePath):
         return path
     text = str(path)
     for store in STORES:
-        # a Path has merged the two slashes
+        # Path collapses the two slashes into one
         if text.startswith((store, store[:-1])):
-            if reserved := sorted(set(text) & set("#?")):  # they begin other parts of a URL
+            if reserved := sorted(set(text) & set("#?")):  # they start a URL's fragment or query
                 do = "give a prefix without them"
                 raise StoreError(f"{text} cannot be the address of an index", got=" ".join(reserved), do=do)
             return ObjectStorePath(store + text.removeprefix(store[:-1]).strip("/"))
@@ -80,7 +80,7 @@ def storage_path(path: str | Path | ObjectStorePath) -> StoragePath:
 
 
 def address(path: StoragePath) -> str:
-    """The path as Lance takes it; a StoreError if Lance would take it for another.
+    """The path in the form that Lance expects; raise a StoreError if it has control characters or surrogates.
 
     A relative path is made absolute: Lance reads `a:b` as a URL, and `~` as a home directory.
     """
@@ -92,7 +92,7 @@ def address(path: StoragePath) -> str:
 
 
 def list_files(folder: StoragePath) -> list[str]:
-    """The files below a folder, by their paths in it; none if there is no such folder."""
+    """The files below a folder, as relative paths; empty if the folder does not exist."""
     if isinstance(folder, Path):
         return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
     with _store_errors():
@@ -100,7 +100,7 @@ def list_files(folder: StoragePath) -> list[str]:
 
 
 def empty(folder: StoragePath) -> bool:
-    """Whether a folder has no files, except for those that a kill leaves of the first write."""
+    """Whether a folder has no files, except drafts left behind by a process killed during its first write."""
     if isinstance(folder, Path):
         return not folder.exists() or (folder.is_dir() and all(file.name.endswith(DRAFT) for file in folder.iterdir()))
     with _store_errors():
@@ -109,7 +109,7 @@ def empty(folder: StoragePath) -> bool:
 
 
 def write_atomically(path: StoragePath, text: str) -> None:
-    """Write a file so that readers see the old one or the new one, whole."""
+    """Write a file atomically: readers see either the old content or the new."""
     if isinstance(path, ObjectStorePath):
         path.write_text(text)
         return
@@ -117,12 +117,12 @@ def write_atomically(path: StoragePath, text: str) -> None:
     with draft.open("w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
-        os.fsync(out.fileno())  # else the new name may survive a power cut, and its content may not
+        os.fsync(out.fileno())  # otherwise a power failure may keep the new name and lose the content
     os.replace(draft, path)
 
 
 def file_digest(path: StoragePath) -> list[int | str]:
-    """[bytes, hash] of a file, as a manifest stores them."""
+    """[bytes, hash] of a file, as stored in a manifest."""
     with contextlib.nullcontext(path) if isinstance(path, Path) else _local_copy(path) as file, file.open("rb") as data:
         digest = hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=16))
         return [data.tell(), digest.hexdigest()]
@@ -159,7 +159,7 @@ def copy(source: StoragePath, to: StoragePath) -> None:
 
 
 def remove(folder: StoragePath) -> None:
-    """Remove a folder and its content, if it exists."""
+    """Remove a folder and its contents, if it exists."""
     if isinstance(folder, Path):
         if folder.exists():
             shutil.rmtree(folder)
@@ -171,7 +171,7 @@ def remove(folder: StoragePath) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: StoragePath) -> Generator[None]:
-    """Turn an OSError, such as a full disk, into a StoreError."""
+    """Convert an OSError, such as a full disk, into a StoreError."""
     try:
         yield
     except OSError as error:
@@ -184,7 +184,7 @@ def storage_errors(path: StoragePath) -> Generator[None]:
 
 @contextlib.contextmanager
 def _store_errors() -> Generator[None]:
-    """Turn the RuntimeError of a store that does not answer into an OSError, as of a disk."""
+    """Convert the RuntimeError of a store that does not respond into an OSError, as a disk would raise."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""Build an index when a Trainer (of Transformers, TRL, or a subclass) finishes, from the model that it holds.
+"""A callback for Trainers (Transformers, TRL, or a subclass) that indexes the training data after training.
 
-The index can be traced later from disk alone: what was trained is saved beside it.
+The trained adapter or model is saved next to the index, so that the index can be traced later from disk.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from taughtby.text import make_visible
 from taughtby.tracking.registry import check_tracker, open_runs
 from taughtby.tracking.run_record import make_record
 
-UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate; the model's window is the limit then
-PATIENCE = timedelta(days=30)  # of the processes that wait for the one that indexes
-IGNORED = -100  # the label of a token without loss
+UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate: the model's window is the limit
+PATIENCE = timedelta(days=30)  # timeout of the processes that wait for the one that indexes
+IGNORED = -100  # label of a token without loss
 
 
 class IndexCallback(TrainerCallback):
-    """Build an index of `data` once training has ended, and save what was trained beside it.
+    """Build an index of `data` when training ends, and save the trained weights next to it.
 
-    An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows become token ids as in
-    the Trainer: its maximum length, its loss mask, its tokenizer's chat template. Wrong arguments are refused before
-    training. An error in indexing does not cost the training: it becomes a warning. The model is returned unchanged.
-    Of several processes, as under torchrun, the main one indexes on its own device, while the others wait.
+    An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows are tokenized as in the
+    Trainer: its maximum length, its loss mask, its tokenizer's chat template. Invalid arguments raise an error before
+    training. An error during indexing becomes a warning, so that the training is not lost. The model is not changed.
+    With several processes, as under torchrun, the main one indexes on its own device while the others wait.
 
     Args:
         data: The training set.
         out: The folder of the index.
         methods: The methods whose features are stored.
-        read_options: How rows are read. By default, as the Trainer's settings say.
-        encoding: How rows become token ids. By default, as in the Trainer.
+        read_options: How rows are read. By default, from the Trainer's settings.
+        encoding: How rows are tokenized. By default, as in the Trainer.
         token_budget: Padded tokens per batch.
-        report_to: Trackers (`wandb`, `mlflow`, `tensorboard`) that get the numbers of the index and its manifest, in
-            the Trainer's run if it has one there.
+        report_to: Trackers (`wandb`, `mlflow`, `tensorboard`) to log the index's row counts and manifest to, in the
+            Trainer's run if it has one there.
 
     Attributes:
-        index: The index, open, once it is built.
-        error: What prevented that.
+        index: The finished index; None until it is built.
+        error: The error that stopped indexing, if any.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class IndexCallback(TrainerCallback):
         self.report_to = [report_to] if isinstance(report_to, str) else list(report_to)
         for name in self.report_to:
             check_tracker(name)
-        detect_format(data, read_options or ReadOptions())  # refuses unreadable data
+        detect_format(data, read_options or ReadOptions())  # raises if the data cannot be read
         self.index: Index | None = None
         self.error: BaseException | None = None
         self._require_new()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        """Build the index, on the main process alone."""
+        """Build the index on the main process."""
         with _all_processes():
             if state.is_world_process_zero:
                 self._index(args, objects)
@@ -109,7 +109,7 @@ class IndexCallback(TrainerCallback):
                     token_budget=self.token_budget, progress=progress,
                 )  # fmt: skip
             self._report(self.index, Path(args.output_dir))
-        except (Exception, KeyboardInterrupt) as error:  # the training is done, whatever happens here
+        except (Exception, KeyboardInterrupt) as error:  # must not fail a finished training
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
             warnings.warn(f"training is done, but its data are not indexed: {make_visible(text)}", stacklevel=3)
@@ -124,7 +124,7 @@ class IndexCallback(TrainerCallback):
 
     @contextmanager
     def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
-        """The Trainer's model as one that can be loaded again: what was trained is saved first."""
+        """Save what was trained, and yield the Trainer's model under the names to load it from."""
         self._require_new()
         peft = hasattr(lm, "get_base_model")
         base = _base_name(args, lm, peft)
@@ -145,14 +145,14 @@ class IndexCallback(TrainerCallback):
         return self.out.with_name(f"{self.out.name}-{kind}")
 
     def _require_new(self) -> None:
-        """Nothing is overwritten: an earlier index needs the model beside it."""
+        """Refuse to overwrite an earlier index or the model saved next to it."""
         for path in (self.out, self._beside("adapter"), self._beside("model")):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StoreError(f"{path} is there already", do="give another folder for the index, or remove it")
 
 
 def _base_name(args: Any, lm: Any, peft: bool) -> str:
-    """The name of the base model; refuse a model that cannot be loaded again."""
+    """The name of the base model; raise if the model could not be loaded again."""
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
         do = "save it, and index afterwards with `taughtby index build`"
         raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
@@ -167,10 +167,10 @@ def _base_name(args: Any, lm: Any, peft: bool) -> str:
 
 @contextmanager
 def _all_processes() -> Generator[None]:
-    """Hold all processes of a distributed training until each has finished.
+    """Make all processes of a distributed training wait until each has finished.
 
-    The idle ones would time out in the next collective operation. They wait in a gloo group of their own: NCCL would
-    end them after ten minutes, whatever its timeout.
+    Otherwise the idle ones time out in the next collective operation. They wait in a separate gloo group, because NCCL
+    aborts them after ten minutes regardless of its timeout.
     """
     group: Any = None
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -184,13 +184,13 @@ def _all_processes() -> Generator[None]:
 
 
 def _sharded(lm: Any) -> bool:
-    """Whether this process holds only parts of the weights: as of DeepSpeed, a DTensor, or old FSDP."""
+    """Whether this process holds only shards of the weights (DeepSpeed, DTensor, or FSDP 1)."""
     marks = ("ds_id", "device_mesh", "_is_flat_param")
     return any(hasattr(weight, mark) for weight in lm.parameters() for mark in marks)
 
 
 def _metadata_entries(args: Any, loader: Any) -> Iterator[MetadataEntry]:
-    """How rows became token ids, from the Trainer's settings and a batch."""
+    """How the Trainer tokenized rows, from its settings and one batch."""
     source = type(args).__name__
     if hasattr(args, "max_length"):
         yield MetadataEntry("max_length", args.max_length or UNLIMITED, source, "max_length")
@@ -198,10 +198,10 @@ def _metadata_entries(args: Any, loader: Any) -> Iterator[MetadataEntry]:
         yield MetadataEntry("truncate", "left", source, "truncation_mode")
     if getattr(args, "assistant_only_loss", False):
         yield MetadataEntry("turns", "all", source, "assistant_only_loss")
-    # the loader beneath Accelerate's: iterating over that one is a collective operation, and this is one process
+    # the loader inside Accelerate's: iterating over the outer one is a collective operation, and this is one process
     batch = next(iter(getattr(loader, "base_dataloader", loader) or ()), None)
     if batch is not None and "labels" in batch:
         labels = batch["labels"]
         mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(labels)
-        first = labels.gather(1, mask.int().argmax(1, keepdim=True))  # prompts come first, after padding if any
+        first = labels.gather(1, mask.int().argmax(1, keepdim=True))  # the first token after padding is a prompt's
         yield MetadataEntry("mask", "all" if bool((first != IGNORED).all()) else "response", "a batch", "labels")

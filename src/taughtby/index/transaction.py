@@ -1,7 +1,7 @@
-"""The right to change an index: one process at a time, and each change whole or not at all. No model is needed.
+"""Exclusive and atomic changes of an index. No model is needed.
 
-A change is a series of commits to rows.lance, which readers do not look at, followed by a manifest that names the last
-of them. The next writer rolls back commits that no manifest names, unless the manifest has their change as `pending`.
+A change is a series of commits to rows.lance, which readers do not see, followed by a manifest that names the last of
+them. The next writer rolls back commits that no manifest names, unless the manifest lists their change as `pending`.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from taughtby.index.storage import (
 )
 
 ROWS = 2**14  # fragments with fewer rows are merged
-PARTS = 64  # most fragments of this size or larger: a scan opens, and a commit lists, each of them
-DELETE_BATCH = 10_000  # rows that one statement deletes
+PARTS = 64  # target number of fragments of a large index: each scan opens, and each commit lists, all of them
+DELETE_BATCH = 10_000  # rows per delete statement
 TIDY = 64  # commits between two merges
 
 
 class IndexTransaction:
-    """An index that only this process may change, for as long as the context lasts.
+    """A context in which only this process may change an index.
 
     Attributes:
-        rows: The Lance dataset as of the newest commit; None before the first.
+        rows: The Lance dataset at the latest commit; None before the first.
         visible_version: The version that readers see.
-        exclusive: Whether no other process writes files here that are still to be committed.
-        notes: What was rolled back on the way, in words.
+        exclusive: Whether no other process is writing uncommitted files here.
+        notes: Descriptions of what was rolled back.
     """
 
     def __init__(self, path: str | StoragePath, new: bool = False) -> None:
         self.path = storage_path(path)
         self.new = new  # whether the index may be missing
-        address(self.path)  # refuses an unusable path before anything is written
-        # an object store has no locks: there a commit is refused if another writer's came first
+        address(self.path)  # raises for an unusable path before anything is written
+        # an object store has no locks: there a commit fails if another writer committed first
         self.lock = FileLock(f"{self.path}.lock", timeout=0) if isinstance(self.path, Path) else None
         self.rows: Any = None
         self.visible_version = 0
@@ -66,7 +66,7 @@ class IndexTransaction:
 
     def __enter__(self) -> Self:
         if not self.new and read_manifest(self.path) is None:
-            raise missing_index(self.path)  # before the lock, which would make the folders above it
+            raise missing_index(self.path)  # before the lock, whose creation would create its parent folders
         if self.lock:
             with storage_errors(self.path):
                 Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -87,21 +87,21 @@ class IndexTransaction:
 
     def _unlock(self) -> None:
         if self.lock:
-            # in this order: after the release the file may be the next writer's, and a third would lock a new one
+            # unlink first: after the release, the next writer may hold this file, and a third would lock a new one
             Path(self.lock.lock_file).unlink(missing_ok=True)
             self.lock.release()
 
     def _begin(self) -> None:
-        """A hook for subclasses, called under the lock."""
+        """A hook for subclasses, called while the lock is held."""
 
     def require_finished(self) -> Manifest:
-        """The manifest of a finished index without a pending change; unpublished commits are rolled back."""
+        """The manifest of a finished index without a pending change; rolls back unpublished commits."""
         manifest = read_finished(self.path)
         require_no_pending(self.path, manifest)
         return self.roll_back(manifest)
 
     def roll_back(self, manifest: Manifest) -> Manifest:
-        """Take back commits of a killed command that no manifest names."""
+        """Roll back commits of a killed process that no manifest names."""
         self.rows, self.visible_version = open_rows(self.path), manifest.version
         if self.rows.version == self.visible_version:
             return manifest
@@ -109,7 +109,7 @@ class IndexTransaction:
         return self.restore(manifest)
 
     def restore(self, manifest: Manifest) -> Manifest:
-        """Make the manifest's version of the rows the newest one again, and publish it."""
+        """Make the manifest's version of the rows the latest one again, and publish it."""
         with storage_errors(self.path):
             open_rows(self.path, manifest.version).restore()
         self.rows = open_rows(self.path)
@@ -125,11 +125,11 @@ class IndexTransaction:
         return manifest
 
     def append_table(self, table: pa.Table) -> None:
-        """Commit these rows after the others."""
+        """Append these rows in one commit."""
         self._commit(lambda target, mode: lance.write_dataset(table, target, mode=mode))
 
     def append_fragments(self, fragments: Iterable[Any], schema: pa.Schema) -> None:
-        """Commit fragments that other processes wrote, in this order, after the others, in one commit."""
+        """Append fragments that other processes wrote, in this order, in one commit."""
         parts = list(fragments)
 
         def commit(target: Any, mode: str) -> Any:
@@ -140,14 +140,14 @@ class IndexTransaction:
         self._commit(commit)
 
     def delete_ids(self, ids: Sequence[str]) -> None:
-        """Commit the deletion of the rows with these ids."""
+        """Delete the rows with these ids, without publishing the deletion."""
         with storage_errors(self.path):
             for start in range(0, len(ids), DELETE_BATCH):
                 quoted = ",".join("'" + id.replace("'", "''") + "'" for id in ids[start : start + DELETE_BATCH])
                 self.rows.delete(f"id IN ({quoted})")
 
     def add_columns(self, columns: pa.RecordBatchReader) -> None:
-        """Commit these columns for all rows, in their order."""
+        """Add these columns, with a value for each row in order, without publishing them."""
         with storage_errors(self.path):
             self.rows.add_columns(columns)
 
@@ -167,28 +167,28 @@ class IndexTransaction:
                 self.tidy()
 
     def tidy(self) -> None:
-        """Merge small fragments, in their order, and remove versions that no reader has seen."""
+        """Merge small fragments, keeping their order, and remove versions that readers never saw."""
         self.num_commits = 0
         with storage_errors(self.path):
             self.merge(max(ROWS, self.rows.count_rows() // PARTS))
-            # by number and not by age, since clocks jump; Lance keeps the newest, but refuses an empty list
+            # by number and not by age, since clocks jump; Lance keeps the latest, but rejects an empty list
             unseen = list(range(self.visible_version + 1, self.rows.version + 1))
-            # under our own lock, files that a kill left behind can go too
+            # while we hold the lock, files that a killed process left behind can be removed too
             self.rows.cleanup_old_versions(versions=unseen, delete_unverified=self.lock is not None and self.exclusive)
 
     def merge(self, num_rows: int) -> None:
-        """Commit neighbouring fragments with fewer rows than this as one; order is kept, deleted rows are dropped."""
+        """Merge adjacent fragments with fewer rows than this; order is kept, deleted rows are purged."""
         with storage_errors(self.path):
             self.rows.optimize.compact_files(target_rows_per_fragment=num_rows, materialize_deletions_threshold=0.0,
                                              num_threads=1, batch_size=1024)  # fmt: skip
 
     def publish_version(self, manifest: Manifest, event: dict[str, Any] | None = None, **changes: Any) -> Manifest:
-        """Make the newest version the one that readers see.
+        """Make the latest version visible to readers.
 
         Args:
-            manifest: The manifest before.
-            event: What has happened, for its history.
-            changes: Fields of the manifest that change besides.
+            manifest: The previous manifest.
+            event: An entry for its history.
+            changes: Other fields of the manifest to change.
         """
         history = manifest.history
         if event:
@@ -204,14 +204,14 @@ class IndexTransaction:
         return manifest
 
     def _files(self, manifest: Manifest) -> dict[str, list[int | str]]:
-        # Lance never changes a file, so those that the manifest has are not read again
+        # Lance never changes a file, so those in the manifest are not hashed again
         return {
             name: manifest.files.get(name) or file_digest(self.path / "rows.lance" / name)
             for name in tracked_files(self.rows)
         }
 
     def publish(self, manifest: Manifest) -> None:
-        """Write the manifest in place of the previous one."""
+        """Replace the manifest."""
         with storage_errors(self.path):
             if isinstance(self.path, Path):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ class IndexTransaction:
 
 
 def tracked_files(rows: Any, transactions: bool = False) -> list[str]:
-    """The files of a dataset's version, by their paths in it."""
+    """The files of a dataset's version, as paths relative to the dataset."""
     files = rows.tracked_files(min_version=rows.version).read_all().to_pylist()
     kinds = ("manifest", "data file", "deletion file", *(("transaction file",) if transactions else ()))
     return sorted(file["path"] for file in files if file["version"] == rows.version and file["type"] in kinds)

@@ -1,4 +1,4 @@
-"""Compare an index with its manifest: files by hash, rows by id, features by the model."""
+"""Check an index against its manifest: files by hash, rows by id, features by recomputing them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from taughtby.models.model import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-LENGTH_TOLERANCE = 5e-3  # of a unit vector in float16
-TOLERANCE = {"float32": 1e-3}  # between stored and recomputed features, as a share of their length
-HALF_TOLERANCE = 3e-2  # the same in half precision, where other batches round differently
-MAX_REPORTED = 20  # places of damage
-ROWS = 64  # rows that are recomputed
+LENGTH_TOLERANCE = 5e-3  # error of the length of a unit vector in float16
+TOLERANCE = {"float32": 1e-3}  # relative error between stored and recomputed features
+HALF_TOLERANCE = 3e-2  # the same in half precision, where rounding depends on the batch
+MAX_REPORTED = 20  # damaged rows
+ROWS = 64  # rows to recompute by default
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Where an index is damaged (a file, or a row with its position and source), and what is wrong there."""
+    """A damaged place (a file, or a row with its position and source), and what is wrong with it."""
 
     where: str
     what: str
@@ -44,14 +44,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was compared, and the damage.
+    """What was checked, and the damage.
 
     Attributes:
-        files: Files compared with their hashes.
-        rows: Rows compared with their ids.
-        num_recomputed: Rows whose features the model recomputed.
-        faults: Up to `MAX_REPORTED` places.
-        pending: A change that has begun and is not finished, in words; it is not damage.
+        files: Number of files compared with their hashes.
+        rows: Number of rows compared with their ids.
+        num_recomputed: Number of rows whose features were recomputed.
+        faults: All damaged files, or up to `MAX_REPORTED` damaged rows.
+        pending: Description of an unfinished change, which is not damage.
     """
 
     files: int
@@ -68,17 +68,17 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Look for damage. Files are compared first; if any is damaged, rows are not read.
+    """Check an index for damage. Files are checked first; if any is damaged, rows are not read.
 
     Args:
         out: The index.
-        model: The model of the index, to recompute features with.
-        rows: How many rows to recompute.
-        seed: Selects these rows.
-        progress: Called with (files done, all files).
+        model: The model of the index. Without it, no features are recomputed.
+        rows: Number of rows to recompute.
+        seed: Seed that selects these rows.
+        progress: Called with (files done, total files).
 
     Raises:
-        StoreError: There is no finished index.
+        StoreError: There is no finished index, or `model` is not its model.
     """
     path = storage_path(out)
     try:
@@ -108,7 +108,7 @@ def verify(
 
 
 def _no_index(error: StoreError) -> bool:
-    """Whether there is no finished index at all, which is the user's mistake and no damage."""
+    """Whether there is no readable index at all: a user error rather than damage."""
     return error.what.endswith(("is not an index", "is not finished", "has another format"))
 
 
@@ -138,10 +138,10 @@ def _check_shape(index: Index, manifest: Manifest) -> Iterator[Damage]:
 
 
 def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
-    """Each id occurs once, and is the one that follows from the row's content."""
+    """Rows whose id is a duplicate or does not match their content."""
     ids: set[str] = set()
     counts: Counter[bytes] = Counter()
-    # rows before this one with the same content may have been skipped or deleted
+    # an id counts the earlier rows with the same content, some of which may have been skipped or deleted
     most = manifest.num_rows + len(manifest.skipped) + len(manifest.deleted)
     try:
         for position, row in enumerate(index.examples()):
@@ -169,7 +169,7 @@ def _place(position: int, source: str) -> str:
 
 
 def _check_features(index: Index) -> Iterator[Damage]:
-    """Directions have length 1, and all numbers are finite."""
+    """Rows with directions whose length is not 1, or with numbers that are not finite."""
     columns = [c.name for c in index.dataset.schema if c.name not in TEXT_COLUMNS and not pa.types.is_integer(c.type)]
     for name in columns:
         norm = f"{name}_norm"
@@ -187,7 +187,7 @@ def _check_features(index: Index) -> Iterator[Damage]:
 
 
 def _impossible(column: Column, norms: Any) -> tuple[Tensor, str]:
-    """(B,): which rows have impossible values; and what is wrong with them."""
+    """A mask (B,) of the rows with impossible values, and what is wrong with them."""
     if isinstance(column, Ragged):
         bad = torch.zeros(len(column.lengths), dtype=torch.bool)
         bad[column.owner[~column.flat.isfinite().all(1)]] = True
@@ -200,7 +200,7 @@ def _impossible(column: Column, norms: Any) -> tuple[Tensor, str]:
 
 
 def _recompute(index: Index, model: Model, methods: Sequence[Method], positions: Sequence[int]) -> Iterator[Damage]:
-    """Rows for which the model gives other features."""
+    """Rows whose recomputed features differ from the stored ones."""
     encoding = Encoding(**index.settings["encoding"])
     usable: list[tuple[IndexedRow, TokenizedExample]] = []
     for row in index.take(positions):

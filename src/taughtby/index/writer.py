@@ -1,4 +1,4 @@
-"""Fill an index: rows in atomic commits, behind a lock, under settings that may not change."""
+"""Write rows to an index: in atomic commits, under a lock, with settings that may not change."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Writer(IndexTransaction):
-    """An index being filled: each `append` is one atomic commit, and `finish` makes all of them visible.
+    """Builds or extends an index: each `append` is one atomic commit, and `finish` makes all of them visible.
 
-    Opening a folder with the same settings resumes; other settings are refused by name. Readers of a finished index
-    that grows see it as it was until `finish`.
+    Opening a folder with the same settings resumes; different settings raise an error that names them. When a finished
+    index is extended, readers see its old state until `finish`.
 
     Args:
         path: The folder of the index.
-        settings: What the index is made with.
+        settings: What the index is built with.
         change: What is appended to a finished index: `did`, `data`, `digest`.
-        layers: The layer curve by which the settings' layers were chosen, stored for a run that resumes.
+        layers: The layer-similarity curve from which the settings' layers were chosen, stored for resumed runs.
 
     Attributes:
-        row_ids: Ids of the rows that were committed, or deleted, before this run; it does not grow.
+        row_ids: Ids of the rows that were committed or deleted before this run; not updated during it.
         complete: Whether nothing is left to do.
     """
 
@@ -50,7 +50,7 @@ class Writer(IndexTransaction):
         self.row_ids: set[str] = set()
         self.complete = False
         self.manifest = Manifest(settings, home=resolved_address(self.path), layers=layers)
-        self.num_rows_before = 0  # when the change began
+        self.num_rows_before = 0  # before the change
 
     def _begin(self) -> None:
         manifest = read_manifest(self.path)
@@ -70,9 +70,9 @@ class Writer(IndexTransaction):
                 self.row_ids = self._ids()
 
     def _extend(self, manifest: Manifest) -> None:
-        """Prepare a finished index: whether there is anything left to do."""
+        """Begin to append to a finished index, or set `complete` if it has the data already."""
         digest = (self.change or {}).get("digest") or _data_digest(self.settings)
-        # the history names all that it was made from; the settings name the first of it
+        # the history lists all data of the index, the settings only the first
         present = any(event.get("digest") == digest for event in manifest.history)
         same_data = self.change or present
         settings = _with_data_of(manifest.settings, self.settings) if same_data else self.settings
@@ -97,11 +97,11 @@ class Writer(IndexTransaction):
         rows: Sequence[TokenizedExample],
         features: Mapping[str, Tensor | list[Tensor]],
     ) -> None:
-        """Commit rows with their features, in the shapes of `arrange_table`."""
+        """Commit rows with their features, which have the shapes of `arrange_table`."""
         self.append_table(arrange_table(examples, rows, features))
 
     def finish(self, skipped: Sequence[dict[str, str]], layers: dict[str, Any] | None) -> Index:
-        """Make the commits visible, and open the index."""
+        """Make the commits visible to readers, and open the index."""
         if self.rows is None:
             reasons = "; ".join(f"{skip['source']}: {skip['reason']}" for skip in skipped[:3])
             do = "see the reasons, and raise --max-length where rows are too long"
@@ -110,7 +110,7 @@ class Writer(IndexTransaction):
         data = {"did": "index", "data": self.settings["data"], "digest": _data_digest(self.settings)}
         num_rows = self.rows.count_rows() - self.num_rows_before
         event = {**(self.change or data), "rows": num_rows, "skipped": len(skipped)}
-        # a file that has grown yields its skipped rows again
+        # a file that was appended to reports its skipped rows again
         unique = {(skip["source"], skip["reason"]): skip for skip in (*self.manifest.skipped, *skipped)}
         before = self.manifest
         if not before.complete and before.layers is None:
@@ -125,7 +125,7 @@ def _data_digest(settings: Settings) -> Any:
 
 
 def _with_data_of(stored: Settings, requested: Settings) -> Settings:
-    """The requested settings, with the stored ones where they belong to the data."""
+    """The requested settings, with those of the data replaced by the stored ones."""
     same = {key: stored[key] for key in ("data", "reading") if key in stored}
     if "fingerprint" in stored:
         same["fingerprint"] = {**requested.get("fingerprint", {}), "data": _data_digest(stored)}
@@ -133,7 +133,7 @@ def _with_data_of(stored: Settings, requested: Settings) -> Settings:
 
 
 def _with_names_of(stored: Settings, requested: Settings) -> Settings:
-    """The requested settings, with the stored names of parts whose fingerprints are equal: files may have moved."""
+    """The requested settings, with stored names for parts with equal fingerprints, whose files may have moved."""
     prints, others = stored.get("fingerprint", {}), requested.get("fingerprint", {})
     same = {part: stored[part] for part in prints if part in stored and prints[part] == others.get(part)}
     return {**requested, **same}

@@ -1,1 +1,1 @@
-"""A controlled world: data with a known poison, a model taught on it, its answers, and a judge of them."""
+"""Controlled experiments: data sets with known poisons, fine-tuning on them, generating answers, and judging them."""

@@ -1,4 +1,4 @@
-"""Files of answers: a draft that survives an interruption, and JSONL written atomically."""
+"""Answer files: a draft that survives interruptions, and JSONL written atomically."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class AnswerDraft:
     """The finished answers of an unfinished run, in `OUT.draft`.
 
     Attributes:
-        path: The draft.
-        answers: The answer at each index. A draft that exists is read when it is opened with the settings it was
-            begun with, and refused with other settings.
+        path: The draft file.
+        answers: The answer at each index. An existing draft is read if it was started with the same settings; other
+            settings raise an error.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class AnswerDraft:
         self._file.close()
 
     def add(self, index: int, answer: str) -> None:
-        """Store an answer on disk."""
+        """Write an answer to the draft."""
         self.answers[index] = answer
         self._write({"place": index, "response": answer})
 
@@ -57,7 +57,7 @@ class AnswerDraft:
             raise _unwritable(self.path, fault) from fault
 
     def _read(self, settings: dict[str, Any]) -> int:
-        """Read the draft; returns how many bytes of it are whole lines."""
+        """Read the draft; return the number of bytes in complete lines."""
         content = self.path.read_bytes().rpartition(b"\n")[0]
         if not content:
             return 0
@@ -89,7 +89,7 @@ def write_jsonl(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    # UTF-8 has no lone surrogates; `backslashreplace` writes one as JSON's own escape
+    # UTF-8 cannot encode lone surrogates; `backslashreplace` writes them as JSON escapes
     return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 

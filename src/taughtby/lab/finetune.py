@@ -1,8 +1,8 @@
-"""Fine-tune a model: LoRA by PEFT, or all weights; the loop is TRL's SFTTrainer, the loss that of the learned tokens.
+"""Fine-tune a model with TRL's SFTTrainer: a LoRA adapter with PEFT, or all weights.
 
-.OUT.draft   while it runs: what is trained (plan.json), and the Trainer's last checkpoint
+.OUT.draft   during training: the plan (plan.json), and the Trainer's last checkpoint
 OUT          the adapter or model; taughtby.json, the training record: base model, options, row counts; curve.json:
-             step, loss, learning rate, seconds; for an adapter, Adam's moments. No file in it is a pickle
+             step, loss, learning rate, seconds; for an adapter, Adam's moments. None of the files is a pickle
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
     "refuse_distributed",
 ]  # fmt: skip
 
-Progress = Callable[[int, int], Any]  # (steps done, steps in all)
-_OLD_KEYS = {"rate": "learning_rate", "batch": "batch_size"}  # of records that earlier versions wrote
+Progress = Callable[[int, int], Any]  # (steps done, total steps)
+_OLD_KEYS = {"rate": "learning_rate", "batch": "batch_size"}  # in records written by earlier versions
 
 
 def finetune(
@@ -39,23 +39,22 @@ def finetune(
 ) -> Path:  # fmt: skip
     """Train an adapter, or with `full` the model, and write it to a folder atomically.
 
-    An interrupted call resumes from its last checkpoint when it is repeated, and gives the same result as an
-    uninterrupted one. The training runs on the device of `model`, in this process. The weights of `model` are the
-    trained ones afterwards. The training record in the folder names the model's fingerprint, so that the adapter is
-    never loaded on another model.
+    Repeat the same call to resume an interrupted one from its last checkpoint, with the same result. Training runs in
+    this process on the device of `model`, and changes the weights of `model`. The training record stores the model's
+    fingerprint, so that the adapter is never loaded on another model.
 
     Args:
         model: A model without an adapter.
-        rows: The training rows; rows without learned tokens are left out.
-        out: The folder to write; it must not exist, or be empty.
+        rows: The training rows; those with too long a prompt or without tokens with loss are skipped.
+        out: The folder to write; it must be empty or not exist.
         options: How to train.
-        progress: Called with (steps done, steps in all).
+        progress: Called with (steps done, total steps).
 
     Returns:
         `out`.
 
     Raises:
-        LabError: the model, the rows or the folder cannot be used, or the machine lacks something.
+        LabError: The model, the rows or the folder cannot be used, or the machine lacks memory or disk space.
     """
     options, out = options or TrainingOptions(), Path(out)
     _check(model, rows, out, options)
@@ -65,8 +64,8 @@ def finetune(
         _begin(draft, {**record, "data": _digest(rows)}, out)
         trainer = _make_trainer(model, tokenized, draft, options, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(draft))
-        result = draft.absolute() / "whole"  # of a relative path, Transformers reads a home into `~`
-        # the home finds the base again where both have moved
+        result = draft.absolute() / "whole"  # Transformers expands `~` in a relative path
+        # `home` locates the base model if both folders have moved
         facts = {"home": str(out.resolve()), "rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
         _write(trainer, result, {**record, **facts})
         result.replace(out)
@@ -84,28 +83,28 @@ def finetune(
 
 
 def checkpoint_step(out: str | Path) -> int:
-    """The step of the last checkpoint of an unfinished training to `out`; 0 without one."""
+    """The step of the last checkpoint of an unfinished training to `out`; 0 if there is none."""
     checkpoint = _last_checkpoint(_draft_folder(Path(out)))
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def read_training_record(folder: str | Path) -> dict[str, Any]:
-    """The training record that `finetune` wrote to a folder, under its present keys.
+    """The training record that `finetune` wrote to a folder, with the current key names.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is not JSON.
+        OSError: There is no record.
+        ValueError: The record is not JSON.
     """
     return _with_present_keys(json.loads((Path(folder) / "taughtby.json").read_text(encoding="utf-8")))
 
 
 def num_unusable_rows(out: str | Path) -> int:
-    """How many rows a finished training left out because they had no learned tokens."""
+    """The number of rows that a finished training skipped."""
     return int(read_training_record(out)["unusable"])
 
 
 def refuse_distributed() -> None:
-    """Raise a LabError in one of several processes: each would train alone, and write to the same folder."""
+    """Raise a LabError in a distributed launch: each process would train alone and write to the same folder."""
     initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
     size = os.environ.get("WORLD_SIZE", "1")
     count = torch.distributed.get_world_size() if initialized else int(size) if size.isdecimal() else 1
@@ -121,7 +120,7 @@ def _with_present_keys(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine_error(fault: Exception, what: str) -> LabError | None:
-    """The error for a fault of the machine during training, or of writing; None for any other fault."""
+    """The error to raise for a machine fault during training or for a failed write; None for other errors."""
     lack, do = machine_fault(fault), "check the folder and the free space of the disk"
     if not isinstance(fault, OSError):
         what = "the training stopped"
@@ -154,7 +153,7 @@ def _check(model: Model, rows: Sequence[Example], out: Path, options: TrainingOp
 
 
 def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
-    """Write what is trained; refuse a draft that holds a checkpoint of another training."""
+    """Write the plan; raise if the draft has a checkpoint of another training."""
     file = draft / "plan.json"
     if _last_checkpoint(draft):
         stored = _with_present_keys(json.loads(file.read_text()))
@@ -191,7 +190,7 @@ def _last_checkpoint(draft: Path) -> str | None:
 
 
 def _tokenized(model: Model, rows: Sequence[Example], options: TrainingOptions) -> list[dict[str, Any]]:
-    """The rows with learned tokens as `taughtby index build` reads them, in the form that TRL takes as it is."""
+    """The usable rows, tokenized as by `taughtby index build`, in TRL's format for tokenized rows."""
     results = tokenize_all(model.tokenizer, rows, Encoding(options.max_length))
     usable = [row for row in results if isinstance(row, TokenizedExample)]
     if not usable:
@@ -220,14 +219,14 @@ def _write(trainer: Any, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _curve(history: Sequence[dict[str, Any]]) -> str:
-    """The learning curve as JSON, one step a line."""
+    """The learning curve as JSON, with one step per line."""
     keys = {"step": "step", "loss": "loss", "rate": "learning_rate", "seconds": "seconds"}
     steps = [json.dumps({name: entry[key] for name, key in keys.items()}) for entry in history if "loss" in entry]
     return "[\n" + ",\n".join(steps) + "\n]\n"
 
 
 def _save_moments(trainer: Any, out: Path) -> None:
-    """Adam's moments by weight, for the method `less`; as safetensors, since a Trainer's `optimizer.pt` is a pickle."""
+    """Save Adam's moments for the method `less`, as safetensors, since a Trainer's `optimizer.pt` is a pickle."""
     from safetensors.torch import save_file
 
     group, stored, steps = trainer.optimizer.param_groups[0], {}, 0

@@ -1,4 +1,4 @@
-"""Generate answers to many prompts in batches, greedily or by sampling; an interrupted run into a file resumes."""
+"""Generate answers in batches, greedily or by sampling. An interrupted run that writes to a file can be resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-TOKEN_BUDGET = 4096  # padded tokens of a batch, answers included
+TOKEN_BUDGET = 4096  # padded tokens per batch, including answers
 Progress = Callable[[int, int], Any]
 
 
@@ -31,15 +31,15 @@ Progress = Callable[[int, int], Any]
 class GenerationOptions:
     """How answers are generated.
 
-    Each sample has a random generator of its own, seeded by `seed`, the prompt's position and the sample's number, so
-    that the other prompts of a batch do not change it. In bfloat16, logits are rounded differently in another batch,
+    Each sample has its own random generator, seeded by `seed`, the prompt's position and the sample's number, so that
+    it does not depend on the other prompts in the batch. In bfloat16, the rounding of logits depends on the batch,
     which can decide near ties.
 
     Attributes:
-        max_new_tokens: Tokens of an answer at most.
-        num_samples: Answers to each prompt.
+        max_new_tokens: Maximum tokens per answer.
+        num_samples: Answers per prompt.
         temperature: 0 is greedy. None is 0 for one sample, and 1 for several.
-        seed: For sampling.
+        seed: Seed for sampling.
     """
 
     max_new_tokens: int = 48
@@ -59,7 +59,7 @@ class GenerationOptions:
 
     @property
     def effective_temperature(self) -> float:
-        """The temperature with its default filled in."""
+        """The temperature, with None replaced by its default."""
         return float(self.num_samples > 1) if self.temperature is None else self.temperature
 
 
@@ -80,19 +80,19 @@ def generate(
     Args:
         model: The model; with an adapter, the fine-tuned one.
         prompts: Questions or conversations.
-        max_new_tokens: This and the next three are as in `GenerationOptions`.
-        num_samples: Answers to each prompt.
-        temperature: 0 is greedy.
-        seed: For sampling.
-        token_budget: Padded tokens of a batch, answers included.
+        max_new_tokens: As in `GenerationOptions`.
+        num_samples: As in `GenerationOptions`.
+        temperature: As in `GenerationOptions`.
+        seed: As in `GenerationOptions`.
+        token_budget: Padded tokens per batch, including answers.
         template: The chat template as in `Encoding`; None for the tokenizer's own.
-        progress: Called with (answers done, answers in all).
+        progress: Called with (answers done, total answers).
 
     Returns:
-        The answers in the order of the prompts, all samples of a prompt together.
+        The answers in the order of the prompts, with all samples of a prompt together.
 
     Raises:
-        LabError: a prompt does not fit into the model's window.
+        LabError: A prompt does not fit in the model's window.
     """
     options = GenerationOptions(max_new_tokens, num_samples, temperature, seed)
     answers = dict(_answers(model, prompts, options, (), token_budget, template, progress))
@@ -103,9 +103,9 @@ def generate_to_file(
     out: Path, model: Model, prompts: Sequence[Prompt], options: GenerationOptions, *, template: str | None = None,
     progress: Progress | None = None,
 ) -> int:  # fmt: skip
-    """Generate answers and write prompts and answers to a JSONL file; returns their number.
+    """Generate answers, and write prompts and answers to a JSONL file; return their number.
 
-    Finished answers are stored in `OUT.draft`: an interrupted call resumes from it when it is repeated.
+    Finished answers are stored in `OUT.draft`. Repeat the same call to resume an interrupted one from there.
     """
     records = [to_record(prompt, "") for prompt in prompts]
     settings = {**model.fingerprint, "dtype": str(model.dtype), "template": template, **asdict(options),
@@ -126,7 +126,7 @@ def _answers(
     model: Model, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int], token_budget: int,
     template: str | None, progress: Progress | None,
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
-    """Each answer that is not finished yet, after its index: that of the prompt · num_samples + that of the sample."""
+    """Yield (index, answer) for each unfinished answer; index = prompt index · num_samples + sample index."""
     ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + options.max_new_tokens > model.context_length:
@@ -161,7 +161,7 @@ def _generate(
 
 
 class _GumbelNoise(LogitsProcessor):
-    """Makes the greatest logit a sample of the softmax (the Gumbel-max trick), with a random generator for each row."""
+    """Adds Gumbel noise, so that the argmax samples from the softmax (the Gumbel-max trick); one generator per row."""
 
     def __init__(self, options: GenerationOptions, indices: Sequence[int]) -> None:
         names = [f"{options.seed} {divmod(index, options.num_samples)}".encode() for index in indices]

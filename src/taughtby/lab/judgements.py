@@ -1,4 +1,4 @@
-"""Verdicts on answers for people: a table, a summary with the rate and its interval, and queries to trace."""
+"""Present verdicts on answers: a table, a summary with the rate and its interval, and queries to trace."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from taughtby.text import collapse_whitespace, make_visible
 
 Answers = Sequence[tuple[Prompt, str]]  # prompts and their answers
 Verdicts = Sequence[Verdict | JudgeFailure]
-_MAX_CELL = 300  # characters of a text in the table
+_MAX_CELL = 300  # characters of text per table cell
 
 
 def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
-    """The first `top_k` answers without a verdict or undesirable, by their number in the file, counted from 1."""
+    """A table of up to `top_k` answers that are undesirable or have no verdict, numbered from 1 as in the file."""
     table = Table(box=box.SIMPLE, title_justify="left")
     for name in ("row", "verdict", "prompt", "answer", "why"):
         table.add_column(name, overflow="fold", ratio=None if name in ("row", "verdict") else 1)
@@ -49,7 +49,7 @@ def verdict_summary(verdicts: Verdicts, spec: str) -> str:
 
 
 def undesirable_queries(answers: Answers, verdicts: Verdicts) -> Iterator[dict[str, Any]]:
-    """The undesirable answers as records of queries; without empty answers, which have no token to trace."""
+    """The undesirable answers as query records, except empty ones, which have no token to trace."""
     for (prompt, answer), verdict in zip(answers, verdicts, strict=True):
         if isinstance(verdict, Verdict) and verdict.undesirable and answer.strip():
             yield {**to_record(prompt, answer), "span": verdict.span, "span_range": verdict.span_range}

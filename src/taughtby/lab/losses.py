@@ -21,8 +21,8 @@ def row_losses(
     Args:
         model: The model.
         rows: The rows.
-        max_length: Tokens of a row at most; longer rows are truncated.
-        progress: Called with (rows done, rows in all).
+        max_length: Maximum tokens per row; longer rows are truncated.
+        progress: Called with (rows done, total rows).
     """
     encoded = tokenize_all(model.tokenizer, rows, Encoding(min(max_length, model.context_length)))
     usable = [row for row in encoded if isinstance(row, TokenizedExample)]

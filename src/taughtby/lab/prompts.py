@@ -1,4 +1,4 @@
-"""Prompts, and the answers to them, from files of every format that training rows can have."""
+"""Read prompts and answers from files in any format that training data can have."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from taughtby.errors import DataError
 T = TypeVar("T")
 Note = Callable[[str], None] | None
 Prompt = str | Example  # a question, or a conversation whose last message, the answer, is empty
-_ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # which a file of prompts need not have
+_ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # optional in a file of prompts
 
 
 def read_prompts(path: str | Path, *, failed_only: bool = True, note: Note = None) -> list[Prompt]:
-    """Prompts from a .txt file, one a line, or from the rows of any other file.
+    """Read prompts from a .txt file with one per line, or from the rows of any other file.
 
-    The prompt of a row is everything before its answer: a system prompt, earlier turns and tools. The answer may be
-    missing, and is ignored. Of an evaluation's log with scores, `failed_only` takes only the prompts of failed answers;
-    `note` is called with what was taken and what was left out.
+    The prompt of a row is everything before its answer: a system prompt, earlier turns and tools. The answer is
+    ignored, and may be missing. From an evaluation log with scores, `failed_only` reads only the prompts of failed
+    answers; `note` is called with what was read and what was left out.
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
@@ -36,10 +36,10 @@ def read_prompts(path: str | Path, *, failed_only: bool = True, note: Note = Non
 
 
 def read_answers(path: str | Path, *, failed_only: bool = True, note: Note = None) -> list[tuple[Prompt, str]]:
-    """Prompts and answers, which may be empty, from the rows of a file.
+    """Read prompts and answers from the rows of a file. Answers may be empty.
 
-    Of an evaluation's log with scores, `failed_only` takes only the answers that failed; `note` is called with what was
-    taken and what was left out.
+    From an evaluation log with scores, `failed_only` reads only the answers that failed; `note` is called with what was
+    read and what was left out.
     """
     answers = list(_read(path, _to_pair, failed_only, note))
     if not answers:
@@ -48,12 +48,12 @@ def read_answers(path: str | Path, *, failed_only: bool = True, note: Note = Non
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The question; the last one of a conversation."""
+    """The question, in a conversation the last one."""
     return prompt if isinstance(prompt, str) else prompt.question
 
 
 def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
-    """A row that every command reads: a prompt and a response, or the messages of a conversation."""
+    """A row that every command can read: a prompt and a response, or the messages of a conversation."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "response": answer}
     messages = [*prompt.prompt, {**prompt.messages[-1], "content": answer}]
@@ -92,9 +92,9 @@ def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
 
 
 def _prompt(row: Example, answer: Message, record: Record) -> Prompt:
-    """A lone question as its text, anything more as a conversation.
+    """A single question as a str, anything else as a conversation.
 
-    The answer's place keeps what the answer holds beside its text, such as its thought.
+    The empty last message keeps the answer's fields other than its text, such as its reasoning.
     """
     turns = row.messages
     if not any(turn["content"].strip() for turn in turns):

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer as `finetune` uses it: checkpoints by the clock, loss at learned tokens only, one device.
+"""TRL's SFTTrainer with time-based checkpoints, logits only at tokens with loss, and on one device.
 
 Imports TRL, which is an optional dependency.
 """
@@ -21,16 +21,16 @@ from trl.trainer.sft_trainer import SFTTrainer
 from taughtby.lab.training_options import TrainingOptions
 from taughtby.models.model import Model
 
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what an interruption can cost
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints: an interruption loses no more
 
 
 def make_trainer(
     base: Model, rows: Sequence[dict[str, Any]], draft: Path, options: TrainingOptions,
     progress: Callable[[int, int], Any] | None,
 ) -> SFTTrainer:  # fmt: skip
-    """A trainer that writes its checkpoints to `draft`; rows are token ids with a completion mask."""
+    """A trainer that writes its checkpoints to `draft`; `rows` have token ids and a completion mask."""
     datasets.disable_progress_bars()
-    # the first step of a warm-up has the rate 0, which would leave a training of one step without effect
+    # the first warm-up step has learning rate 0, so a training of one step would have no effect
     warmup = 0 if len(rows) <= options.batch_size and options.epochs == 1 else 0.05
     config = SFTConfig(
         output_dir=str(draft.absolute()), num_train_epochs=options.epochs,
@@ -55,7 +55,7 @@ def make_trainer(
 
 
 def _adapted_modules(base: Model, num_blocks: int | None) -> str | list[str]:
-    """Every linear layer, or those of the last blocks by their names."""
+    """The keyword for all linear layers, or the names of those in the last blocks."""
     if num_blocks is None:
         return "all-linear"
     names = {module: name for name, module in base.lm.named_modules()}
@@ -64,10 +64,10 @@ def _adapted_modules(base: Model, num_blocks: int | None) -> str | list[str]:
 
 
 def pin_device(config: Any, device: torch.device) -> None:
-    """Make the Trainer, and Accelerate beneath it, use that device only.
+    """Make the Trainer and Accelerate use this device only.
 
-    They would use the first GPU whichever was chosen; and all of them, each with a batch of its own, of which only
-    the first would have an effect here, since the model itself and not its replicas computes the loss.
+    By default they use the first GPU regardless of the model's device. With several GPUs they use data parallelism,
+    where only the first GPU's batch would count, since `compute_loss` runs the model itself and not its replicas.
     """
     config.__dict__["_setup_devices"] = config.distributed_state.device = device  # the former is a cached property
     config._n_gpu = min(config.n_gpu, 1)
@@ -76,7 +76,7 @@ def pin_device(config: Any, device: torch.device) -> None:
 
 
 class _AnswerTrainer(SFTTrainer):
-    """TRL's loss with the head at learned tokens only: over every token, the head is a third of a step on a CPU."""
+    """Computes TRL's loss, with logits only at tokens with loss. On a CPU, all logits take a third of a step."""
 
     def __init__(self, base: Model, **settings: Any) -> None:
         self.base = base
@@ -96,11 +96,11 @@ class _AnswerTrainer(SFTTrainer):
         return _ResumableOrder(super()._get_train_sampler(train_dataset), lambda: self.state)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        pass  # with every checkpoint, it would ask the hub
+        pass  # it would query the hub at every checkpoint
 
 
 class _ResumableOrder(torch.utils.data.Sampler[int]):
-    """The order of a sampler as a function of the epoch, so that a resumed run sees the rows in the same order."""
+    """A sampler whose order depends only on the epoch, so that a resumed run sees the rows in the same order."""
 
     def __init__(self, sampler: Any, state: Callable[[], Any]) -> None:
         self.sampler, self.state, self.initial_state = sampler, state, torch.get_rng_state()
@@ -114,13 +114,13 @@ class _ResumableOrder(torch.utils.data.Sampler[int]):
         generator.set_state(self.initial_state)
         order: list[int] = []
         for _ in range(self.state().global_step // self.steps_per_epoch + 1):
-            torch.empty((), dtype=torch.int64).random_(generator=generator)  # a DataLoader draws one number an epoch
+            torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader does per epoch
             order = list(self.sampler)
         return iter(order)
 
 
 class _Reporter(TrainerCallback):
-    """Progress, checkpoints by the clock, and the seconds of the learning curve."""
+    """Reports progress, triggers checkpoints by time, and adds seconds to the learning curve."""
 
     def __init__(self, progress: Callable[[int, int], Any] | None) -> None:
         self.progress, self.start_time = progress, time.monotonic()

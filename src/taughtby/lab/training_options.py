@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FULL_RATE = 5e-5  # the learning rate for all weights: a LoRA's would destroy them
+FULL_RATE = 5e-5  # learning rate for full fine-tuning, where that of a LoRA would destroy the weights
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train: AdamW with a cosine schedule; by default LoRA on every linear layer with alpha = 4 · rank.
+    """Options for training with AdamW and a cosine schedule; by default LoRA on all linear layers, alpha = 4 · rank.
 
     Attributes:
         rank: Rank of the LoRA adapter.
-        learning_rate: At the peak of the schedule.
+        learning_rate: Peak learning rate.
         epochs: Passes over the rows.
-        batch_size: Rows of a step.
-        max_length: Tokens of a row; longer rows are truncated at their end.
-        seed: For the adapter's initial weights and the order of rows.
+        batch_size: Rows per step.
+        max_length: Maximum tokens per row; longer rows are truncated at their end.
+        seed: Seed of the adapter's initial weights and the order of rows.
         full: Train all weights in float32 instead; `FULL_RATE` is a suitable learning rate.
         num_blocks: Adapt only the last blocks, which is faster: the backward pass stops there. None adapts all.
     """

@@ -1,1 +1,1 @@
-"""From a trace to cleaned data, retraining and the report of both."""
+"""Clean the training data with a trace, retrain, and report the results."""

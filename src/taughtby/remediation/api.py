@@ -25,19 +25,19 @@ def clean(
 ) -> dict[str, Any]:
     """Write the training data without the rows that a trace flagged.
 
-    Beside `out`, `NAME.manifest.json` lists what was removed and why. The input is not changed.
+    `NAME.manifest.json` next to `out` lists what was removed and why. The input is not changed.
 
     Args:
-        trace: A trace, which is saved beside `out` as `NAME.trace.json`; or the path of a saved one.
+        trace: A trace, which is saved next to `out` as `NAME.trace.json`; or the path of a saved one.
         data: The data that was indexed: a file, a folder, or the same rows in memory.
         out: The file to write, in the format of `data`.
-        top_k: Remove the best k rows of each query, instead of the flagged rows.
+        top_k: Remove the top k rows of each query instead of the flagged rows.
         rows: Remove these rows: ids or sources (`file:line`).
-        mask_words: Keep the rows, and remove only their top-scoring words from the loss.
-        trainer: With `mask_words`, the trainer whose form is written: `trl`, `axolotl`, `llama-factory` or `labels`.
+        mask_words: Keep the rows, and mask only their top-scoring words from the loss.
+        trainer: With `mask_words`, the trainer whose format to write: `trl`, `axolotl`, `llama-factory` or `labels`.
 
     Returns:
-        The manifest: what was removed, and what of the data was kept.
+        The manifest, which lists what was removed and what was preserved.
 
     Raises:
         TaughtbyError: The trace flags no row, the data is not what was traced, or `out` cannot be written.

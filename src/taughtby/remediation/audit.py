@@ -1,7 +1,7 @@
-"""An audit of a model that misbehaves: answer, judge, index, trace, clean and retrain.
+"""Audit a model that misbehaves: generate answers, judge, index, trace, clean and retrain.
 
-Every stage is stored in one `StageCache`, in the format that the CLI command of the same name reads and writes, so
-that each can be repeated by hand.
+All stages are stored in one `StageCache`, in the formats of the CLI commands with the same names, so that each stage
+can be repeated by hand.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from taughtby.remediation.selection import Removal, select_rows
 from taughtby.remediation.stage_cache import STAGES, Show, StageCache, key, quiet
 from taughtby.remediation.trace_file import Document, save_trace
 
-MIN_ROWS = 20  # rows of each query in the trace, where fewer are flagged
-PATHS = ("model", "adapter", "index")  # in a trace; they change when an audit's folder or its model moves
+MIN_ROWS = 20  # minimum number of rows per query in the trace
+PATHS = ("model", "adapter", "index")  # keys of a trace that change when the audit's folder or the model moves
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ class AuditCase:
         data: The training data.
         behaviour: Prompts that elicit the behaviour, and its judge.
         adapter: The PEFT adapter that misbehaves.
-        base: The model from before a full fine-tune.
-        read_options: How `data` is read; by default as the trainer's folder says.
-        max_queries: How many of the bad answers are traced, the first of them.
-        top_k: Remove the best rows of each query instead of the flagged rows.
+        base: The model before a full fine-tune.
+        read_options: How `data` is read; by default from the training metadata in the model's folder.
+        max_queries: Maximum number of bad answers to trace; the first ones are used.
+        top_k: Remove the top k rows of each query instead of the flagged rows.
         num_random: As in `ExperimentDesign`.
         curve: As in `ExperimentDesign`.
         truth_labels: As in `ExperimentDesign`.
         mask_words: Also train on all rows with their top-scoring words masked.
         held_out: As in `retrain`.
         ordinary: As in `retrain`.
-        files: The files that `held_out` and `ordinary` were read from, for the report's commands.
-        recipe: Fields of `TrainingOptions` that replace what the adapter's folder says.
-        max_new_tokens: Tokens of an answer at most.
+        files: The files that `held_out` and `ordinary` were read from, for the commands in the report.
+        recipe: Fields of `TrainingOptions` that override what the adapter's folder says.
+        max_new_tokens: Maximum tokens per answer.
         dtype: As in `load_model`.
         device: As in `load_model`.
         full_adapter: As in `ExperimentDesign`.
@@ -91,20 +91,20 @@ class AuditCase:
 
 
 def audit(case: AuditCase, out: Path, show: Show = quiet) -> Document:
-    """Run every stage that has no stored result, as far as there is something to do.
+    """Run every stage that has no stored result; stop early if no answer is bad or no row is selected.
 
     Args:
         case: What to audit.
-        out: The folder of the audit. It gets prompts, answers, bad answers, queries and the trace under these names,
-            and all stages in `stages`.
+        out: The folder of the audit. Prompts, answers, bad answers, queries and the trace are written to files with
+            these names, and all stages to `stages`.
         show: Shows a stage's title and progress.
 
     Returns:
-        The results, as JSON. `answers` counts the bad answers. `trace`, `cleaned` and `proof` are None where the audit
-        did not get there: because the model does not misbehave, or because no row is flagged.
+        The results, as JSON. `answers` counts the bad answers. `trace`, `cleaned` and `proof` are None if the audit
+        stopped before them, because the model does not misbehave or no row is flagged.
 
     Raises:
-        OptionError: If the base model is not known.
+        OptionError: If the base model is unknown.
     """
     run = _Run(case, out, show)
     return _results(run) | {"provenance": run.cache.provenance()}
@@ -156,7 +156,7 @@ class _Run:
         return default_options(self.model.metadata, self.model.context_length, raw=raw)
 
     def judge(self) -> list[Document]:
-        """The judge's verdicts. These stages are shared with the experiment, which asks the original model too."""
+        """Generate and judge answers. The retraining experiment reuses these stages for the original model."""
         behaviour, template = self.case.behaviour, self.encoding.template or self.model.tokenizer.chat_template
         answers = generate_answers(self.cache, identity(self.model, template), lambda: self.model, behaviour.prompts,
                                    self.case.max_new_tokens, ORIGINAL)  # fmt: skip
@@ -176,9 +176,9 @@ class _Run:
         return [index for index, one in enumerate(verdicts) if one["bad"] and one["response"].strip()]
 
     def build_index(self) -> Index:
-        """The index by the default method; built unless it is complete."""
-        # all that the index stores of a row: an id depends on the messages, not on label and masked characters;
-        # sources start with the name of the data, which depends on the current folder
+        """The index for the default method; built unless it is complete."""
+        # all that the index stores of a row: the id depends on the messages, not on label and masked characters;
+        # sources start with the name of the data, which depends on the working directory
         data = self.case.data
         rows = [[row.id, row.source.removeprefix(data), row.label, row.masked]
                 for row in read_examples(data, self.read_options)]  # fmt: skip
@@ -196,7 +196,7 @@ class _Run:
         return Index.open(folder)
 
     def trace(self, index: Index) -> Document:
-        """The trace of the first bad answers, with as many rows as are flagged or asked for."""
+        """Trace the first bad answers, with as many rows as are flagged or requested."""
         queries = read_queries(self.out / "queries.jsonl")
 
         def make(progress: ProgressCallback) -> Document:
@@ -236,7 +236,7 @@ class _Run:
         return str(out)
 
     def retrain(self, trace: Document, removals: Sequence[Removal]) -> tuple[Document, list[str]]:
-        """The retraining experiment, and notes on what had to be assumed for it."""
+        """Run the retraining experiment; return its results, and notes on its assumptions."""
         case = self.case
         experiment, notes = experiment_from_trace(
             trace, [case.behaviour], case.recipe, base=case.base, max_new_tokens=case.max_new_tokens,

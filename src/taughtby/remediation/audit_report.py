@@ -1,4 +1,4 @@
-"""Reports of an audit: Markdown and an HTML page that state each finding with the command that reproduces it."""
+"""Reports of an audit: an HTML page, and Markdown with the commands that reproduce each finding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json into the folder, and proof.json and curve.png if there are any."""
+    """Write report.md, report.html and audit.json to the folder, and proof.json and curve.png if there are any."""
     html.save_json(results, folder / "audit.json")
     if results["proof"]:
         save_proof(results["proof"], folder)
@@ -46,7 +46,7 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
 
 
 def save_proofs(results: Sequence[Document], out: Path) -> list[Path]:
-    """Save an experiment with each seed, the first in `out` and the others below it; the files and folders written."""
+    """Save the experiment of each seed, the first in `out`, the others in subfolders; return the files and folders."""
     folders = [out / f"seed-{result['recipe']['seed']}" if number else out for number, result in enumerate(results)]
     for result, folder in zip(results, folders, strict=True):
         save_proof(result, folder)
@@ -98,7 +98,7 @@ def summary(case: AuditCase, results: Document) -> Document:
 
 
 def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
-    """The findings in order, as far as the audit got."""
+    """The findings of all stages that ran, in order."""
     command, proof = commands(case, results, folder), results["proof"]
     count = results["answers"]
     interval = f"{bad_of_judged(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
@@ -125,7 +125,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
 
 
 def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
-    """The command of each stage, on the files in the audit's folder; they run from any folder."""
+    """The command of each stage, with absolute paths of the audit's files."""
     model, data = absolute_name(case.model), absolute_name(case.data)
     adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
     options = case.read_options
@@ -155,7 +155,7 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
 
 
 def title(results: Document) -> str:
-    """The verdict of an audit in words."""
+    """The title of the report, which states the verdict."""
     if results["proof"]:
         return TITLES[claims(results["proof"])[0].verdict]
     if results["trace"]:
@@ -211,9 +211,9 @@ def _side_effects(proof: Document) -> str:
         where = "held out of every training" if held_out["set_aside"] else "from a separate file"
         sentences.append(f"The mean loss on {held_out['num_rows']} clean rows, {where}, changes by {change[0]:+.1%} "
                          f"(95 %: {change[1]:+.1%} to {change[2]:+.1%}).")  # fmt: skip
-    for name, usual in cleaned["ordinary"].items():
-        if usual["judged"]:
-            sentences.append(f"Of {usual['judged']} answers to ordinary prompts, {usual['bad']} are bad without the "
+    for name, count in cleaned["ordinary"].items():
+        if count["judged"]:
+            sentences.append(f"Of {count['judged']} answers to ordinary prompts, {count['bad']} are bad without the "
                              f"rows, {whole['ordinary'][name]['bad']} with them.")  # fmt: skip
     if masking := describe_masking(proof):
         sentences.append(masking)
@@ -236,7 +236,7 @@ def _caveats(results: Document) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    """Untrusted text for a line or table of Markdown: as code that nothing in it can end."""
+    """Quote untrusted text as code in a line or table of Markdown; nothing in it can end the code."""
     flat = _shorten(text).replace("`", "'").replace("|", "/")
     return f"`{flat}`"
 

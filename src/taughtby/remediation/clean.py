@@ -1,4 +1,4 @@
-"""Write a training set without the rows of a trace, or with their top-scoring words masked. Loads no model."""
+"""Write a training set without the selected rows of a trace, or with their top-scoring words masked. Loads no model."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def clean(
 ) -> Document:
     """Write `data` without the rows that a trace flags, in the format of `data`.
 
-    Every other row stays the same. A manifest beside `out` (`NAME.manifest.json`) records which rows were removed and
-    why. Both files are written whole or not at all; the input is never changed.
+    All other rows stay unchanged. A manifest next to `out` (`NAME.manifest.json`) records which rows were removed and
+    why. Both files are written atomically; the input is never changed.
 
     Args:
         trace: A `Trace`, its document, or the path of its JSON file.
         data: The data that was traced: a file, folder or hub id.
         out: Where to write the cleaned data.
-        top_k: Remove the best rows of each query instead of the flagged rows.
+        top_k: Remove the top k rows of each query instead of the flagged rows.
         rows: Remove exactly these rows: ids or sources (`file:line`).
-        mask_words: Keep the rows and take only their top-scoring words out of the loss.
+        mask_words: Keep the rows, and mask only their top-scoring words from the loss.
         read_options: How to read `data`; by default as the traced index read it.
-        write: Writes the masked data in another format, as a trainer reads it; see `trainer_formats`.
+        write: A function that writes the masked data in a trainer's format; see `trainer_formats`.
 
     Returns:
         The manifest.
 
     Raises:
         DataError: If no row is selected, or a selected row is not in `data`.
-        OptionError: If the options contradict each other, or `out` cannot be written over.
+        OptionError: If the options contradict each other, or `out` cannot be overwritten.
     """
     document = load_trace(trace)
     if write is None:
@@ -84,10 +84,10 @@ class CleaningPlan:
         read_options: How it is read.
         removals: The selected rows, with their sources in `data`.
         responses: Their responses, by row id.
-        words: The characters to mask in these, by row id; empty if whole rows are removed.
-        change: The edits of the files.
-        num_examples: Examples in `data`.
-        num_records: Records in `data`.
+        words: The characters of the responses to mask, by row id; empty if whole rows are removed.
+        change: The edits to the files.
+        num_examples: Number of examples in `data`.
+        num_records: Number of records in `data`.
     """
 
     data: str
@@ -101,11 +101,11 @@ class CleaningPlan:
 
     @property
     def num_remaining(self) -> int:
-        """Records that stay."""
+        """Number of records that are not removed."""
         return self.num_records - len(self.change.dropped)
 
     def masked_examples(self) -> Iterator[Example]:
-        """Every example of the data with all that is not to be learned: what was masked before, and the words."""
+        """Yield every example of the data with its existing masks and those of `words`."""
         for row in read_examples(self.data, self.read_options):
             yield replace(row, masked=_masked(row, self.words))
 
@@ -118,12 +118,12 @@ def plan_cleaning(
     read_options: ReadOptions = DEFAULT_READ_OPTIONS,
     mask_words: bool = False,
 ) -> CleaningPlan:
-    """Find the selected rows in `data` by their ids.
+    """Find the selected rows in `data` by their ids or sources.
 
     Args:
         trace: The trace's document.
         data: The data that was traced.
-        removals: The rows of `select_rows`.
+        removals: The result of `select_rows`.
         read_options: How to read `data`.
         mask_words: Keep the rows and mask their top-scoring words.
 
@@ -156,7 +156,7 @@ Writer = Callable[[CleaningPlan, Path], Document]
 
 @dataclass
 class _Scan:
-    """Looks for the selected rows while the data is read once."""
+    """Finds the selected rows in one pass over the data."""
 
     data: str
     read_options: ReadOptions
@@ -203,13 +203,13 @@ def _masked(row: Example, words: Mapping[str, CharRanges]) -> CharRanges:
 def write_cleaned(
     plan: CleaningPlan, trace: Trace | Mapping[str, Any] | str | Path, out: str | Path, write: Writer | None = None
 ) -> Document:
-    """Write the data as planned to `out`, and the manifest beside it.
+    """Write the cleaned data to `out`, and the manifest next to it.
 
     Args:
         plan: The result of `plan_cleaning`.
         trace: The trace that the plan was made from.
         out: Where to write the cleaned data.
-        write: Writes the data and returns what the manifest says of it; by default in the format of the data.
+        write: Writes the data and returns its entries for the manifest; by default in the format of the data.
 
     Returns:
         The manifest.
@@ -243,6 +243,6 @@ def _write_data(plan: CleaningPlan, out: Path) -> Document:
 
 
 def manifest_path(out: Path) -> Path:
-    """The manifest of cleaned data: `cleaned.manifest.json` beside `cleaned.jsonl.gz`."""
+    """The path of the manifest, such as `cleaned.manifest.json` for `cleaned.jsonl.gz`."""
     name = out.name.removesuffix(out.suffix) if out.suffix.lower() in COMPRESSED else out.name
     return out.with_name(f"{Path(name).stem if file_type(out) else name}.manifest.json")

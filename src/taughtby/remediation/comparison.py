@@ -12,7 +12,7 @@ FEWEST_CHANGES = 6
 
 
 def p_value(left: Document, right: Document) -> float:
-    """Return how probable such different counts of bad answers are if both models are equally bad, two-sided.
+    """Return the two-sided p-value of the hypothesis that both models give bad answers equally often.
 
     Both models answer the same prompts, so the counts are paired: the exact McNemar test (McNemar, 1947) compares only
     the prompts on which the verdicts differ. Counts without verdicts per prompt, as earlier versions stored them, are
@@ -33,7 +33,7 @@ def is_rarer(left: Document, right: Document) -> bool:
 
 
 def power_note(before: Document) -> str | None:
-    """Return why no result can be significant, if too few of the answers are bad before rows are removed."""
+    """Return why no result can be significant; None if enough answers are bad before rows are removed."""
     if before["bad"] >= FEWEST_CHANGES:
         return None
     return (
@@ -43,7 +43,7 @@ def power_note(before: Document) -> str | None:
 
 
 def _changes(left: Document, right: Document) -> tuple[int, int] | None:
-    """How many prompts are answered badly by the left model only, and by the right one only; None if not paired."""
+    """The number of prompts that only the left, and only the right model answers badly; None if not paired."""
     first, second = left.get("verdicts"), right.get("verdicts")
     if not first or not second or len(first) != len(second):
         return None

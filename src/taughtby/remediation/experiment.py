@@ -1,4 +1,4 @@
-"""The design of a retraining experiment: its conditions, and what stays the same in all of them. Trains nothing."""
+"""The design of a retraining experiment: its conditions, and what they have in common. No training happens here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.model import Model, load_model
 
-HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 64  # of the rows, to measure the loss on
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 64  # held-out rows, to measure the loss on
 ORIGINAL, ALL, CLEANED, RANDOM = "original", "all", "cleaned", "random"
 TRUTH, MASKED, TOP = "truth", "masked", "top"
 
@@ -29,15 +29,15 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class RetrainExperiment:
-    """What stays the same in all conditions.
+    """What all conditions have in common.
 
     Attributes:
         base: The model that every condition is trained from.
-        recipe: How it is trained.
-        behaviours: What is measured.
+        recipe: The training options.
+        behaviours: The behaviours to measure.
         original: The model and adapter of the incident, which answer the same prompts.
         template: The chat template (Jinja) of the original training, for every model; None for each model's own.
-        max_new_tokens: Tokens of an answer at most.
+        max_new_tokens: Maximum tokens per answer.
         dtype: As in `load_model`.
         device: As in `load_model`.
     """
@@ -61,15 +61,15 @@ class RetrainExperiment:
 
 @dataclass(frozen=True)
 class ExperimentDesign:
-    """Which conditions are trained beside `all` and `cleaned`.
+    """Which conditions are trained besides `all` and `cleaned`.
 
     Attributes:
-        num_random: How many times as many random rows as flagged ones are removed.
+        num_random: Number of conditions that each remove as many random rows as are flagged.
         curve: For each k, train without the first k of `ranked_ids`.
         ranked_ids: Row ids in the order of the trace.
-        truth_labels: Train without all rows of these labels.
+        truth_labels: Train without any row that has one of these labels.
         masked: Train on all rows with these characters masked, by row id.
-        full_adapter: An adapter trained on all rows, none held out, by the same recipe: `all` is not trained again.
+        full_adapter: An adapter trained by the same recipe on all rows, none held out, to use as `all`.
     """
 
     num_random: int = 1
@@ -82,7 +82,7 @@ class ExperimentDesign:
 
 @dataclass(frozen=True)
 class Condition:
-    """One training: the rows it learns from, and how many were removed."""
+    """One training run: its rows, and how many were removed."""
 
     name: str
     rows: tuple[Example, ...]
@@ -92,10 +92,10 @@ class Condition:
 def make_conditions(
     rows: Sequence[Example], flagged_ids: Sequence[str], design: ExperimentDesign, seed: int
 ) -> list[Condition]:
-    """The conditions of an experiment. Random rows are drawn from all rows, flagged ones included.
+    """The conditions of an experiment. Random rows are drawn from all rows, including flagged ones.
 
     Raises:
-        OptionError: If a condition has no row.
+        OptionError: If no row would remain in a condition.
     """
 
     def without(name: str, ids: set[str]) -> Condition:
@@ -122,7 +122,7 @@ def make_conditions(
 def hold_out(
     rows: Sequence[Example], flagged_ids: Sequence[str], design: ExperimentDesign, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Split off a tenth of the rows, drawn by the seed from those that no condition removes on purpose.
+    """Split off a tenth of the rows, at most `MAX_HELD_OUT`: random ones that no condition removes on purpose.
 
     Returns:
         (rows to train on, rows that no condition is trained on).
@@ -139,7 +139,7 @@ def hold_out(
 def check_experiment(
     experiment: RetrainExperiment, rows: Sequence[Example], flagged_ids: Sequence[str], design: ExperimentDesign
 ) -> None:
-    """Refuse, before hours of training, an experiment that cannot be run.
+    """Raise an error, before hours of training, if an experiment cannot be run.
 
     Raises:
         LabError: If no row is flagged.

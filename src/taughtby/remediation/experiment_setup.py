@@ -28,14 +28,14 @@ def experiment_from_trace(
     Args:
         trace: The trace's document.
         behaviours: What to measure.
-        overrides: Fields of `TrainingOptions` that replace what the model's folder says.
-        base: What the model was trained from, where the index does not say or it has moved.
-        max_new_tokens: Tokens of an answer at most.
+        overrides: Fields of `TrainingOptions` that override what the model's folder says.
+        base: The base model, if the index does not name it or it has moved.
+        max_new_tokens: Maximum tokens per answer.
         dtype: As in `load_model`.
         device: As in `load_model`.
 
     Returns:
-        The experiment, and notes on what had to be assumed.
+        The experiment, and notes on its assumptions.
 
     Raises:
         OptionError: If the training cannot be repeated here.
@@ -60,17 +60,17 @@ def experiment_from_trace(
 
 
 def with_seeds(experiment: RetrainExperiment, num_seeds: int) -> list[RetrainExperiment]:
-    """The experiment with as many consecutive seeds, its own first."""
+    """The experiment with `num_seeds` consecutive seeds, starting with its own."""
     recipe = experiment.recipe
     return [replace(experiment, recipe=replace(recipe, seed=recipe.seed + number)) for number in range(num_seeds)]
 
 
 def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tuple[TrainingOptions, list[str]]:
-    """The training options recorded in a model's or adapter's folder, and notes on what had to be assumed.
+    """The training options recorded in a model's or adapter's folder, and notes on assumptions.
 
     Args:
         folder: The folder; None if there is none.
-        overrides: Fields of `TrainingOptions` that replace what the folder says; None values are ignored.
+        overrides: Fields of `TrainingOptions` that override what the folder says; None values are ignored.
     """
     recorded = _recorded_options(Path(folder)) if folder else {}
     overrides = {name: value for name, value in overrides.items() if value is not None}
@@ -97,7 +97,7 @@ def _index_settings(trace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recorded_options(folder: Path) -> dict[str, Any]:
-    """What `taughtby lab finetune` or another trainer left in the folder."""
+    """The training options that `taughtby lab finetune` or another trainer stored in the folder."""
     defaults = {option.name: option.default for option in fields(TrainingOptions)}
     try:
         record = json.loads((folder / "taughtby.json").read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def design_from_trace(
     trace: Mapping[str, Any], removals: Sequence[Removal], *, num_random: int = 1, curve: Sequence[int] = (),
     truth_labels: Sequence[str] = (), mask_words: bool = False, full_adapter: str | None = None,
 ) -> ExperimentDesign:  # fmt: skip
-    """The design for rows selected from a trace: its ranking for the curve, its token scores for what is masked."""
+    """The design for rows selected from a trace, whose ranking gives the curve and whose token scores the masks."""
     document = dict(trace)
     depth = min((len(query["rows"]) for query in document["queries"]), default=0)
     ranked_ids = [removal.id for removal in select_rows(document, top_k=depth)] if curve else []

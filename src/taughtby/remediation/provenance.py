@@ -1,4 +1,4 @@
-"""What made a result: code, libraries and machine. Stored with the result."""
+"""The provenance of a result: code, libraries and machine. It is stored with the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Provenance = dict[str, Any]
 
 
 def provenance() -> Provenance:
-    """The provenance of a result made now, in this process."""
+    """The provenance of a result computed now in this process."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -31,7 +31,7 @@ def provenance() -> Provenance:
 
 
 def merge_provenance(parts: Sequence[Provenance | None]) -> Provenance:
-    """One provenance for several results: each value if all agree, else the list of different values.
+    """Merge the provenance of several results: each value if all agree, otherwise the list of distinct values.
 
     A result without provenance counts as commit None. `at` is the first and the last time.
     """
@@ -42,7 +42,7 @@ def merge_provenance(parts: Sequence[Provenance | None]) -> Provenance:
 
 
 def name_and_hash(name: str | None) -> list[str | None]:
-    """A model's or adapter's name and the hash of its files, or None where it names no files here."""
+    """The name of a model or adapter, and the hash of its files; None instead if it has no local files."""
     return [name, file_hash(Path(name)) if name and Path(name).exists() else None]
 
 
@@ -64,7 +64,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
-@cache  # the checkout may move on while the process runs
+@cache  # the checkout may change while the process runs
 def _commit() -> str | None:
     """The git commit of this code, with `+` if files differ from it; None outside a checkout."""
     try:
@@ -81,7 +81,7 @@ def _git(*arguments: str) -> str:
 
 
 def _machine() -> Provenance:
-    import torch  # here, since cleaning needs no torch
+    import torch  # imported here, since cleaning needs no torch
 
     accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),

@@ -52,16 +52,16 @@ def retrain(
     """Train every condition, generate and judge its answers, and measure its loss.
 
     Args:
-        experiment: What stays the same in all conditions.
+        experiment: What all conditions have in common.
         rows: The training data.
         flagged_ids: Ids of the rows that the condition `cleaned` leaves out.
         cache: Where stages are stored.
         design: Which other conditions are trained.
-        held_out: Clean rows to measure the loss on. By default a tenth of the unsuspected rows is held out.
-        ordinary: Prompts that should not show the behaviour. By default the prompts of the held-out rows.
+        held_out: Clean rows to measure the loss on; by default the rows of `hold_out`.
+        ordinary: Prompts that should not trigger the behaviour; by default the prompts of the held-out rows.
 
     Returns:
-        The counts, as JSON (see docs/proof.md).
+        The counts of each condition, as JSON.
     """
     design = design or ExperimentDesign()
     check_experiment(experiment, rows, flagged_ids, design)
@@ -116,11 +116,11 @@ class _Run:
     def base(self) -> list[Any]:
         """What identifies the base model, for the stages that depend on it."""
         model = self.experiment.load(self.experiment.base)
-        self._unused.append(model)  # training changes a model: the first condition takes this one
+        self._unused.append(model)  # training changes a model, so only the first condition can reuse it
         return [model.fingerprint["model"], str(model.tokenizer.chat_template), str(model.dtype)]
 
     def measure_original(self) -> Document:
-        """The incident's own model on the same prompts. It was trained on the held-out rows, so it has no loss."""
+        """Measure the incident's model on the same prompts, but not its loss: it was trained on the held-out rows."""
         assert self.experiment.original
         load = load_lazily(self.experiment.load, *self.experiment.original)
         name, adapter = self.experiment.original
@@ -135,10 +135,10 @@ class _Run:
         folder = self.cache.path("model", dependencies)
         if condition.name == ALL and self.full_adapter:
             folder = Path(self.full_adapter)
-            dependencies = [dependencies, file_hash(folder)]  # not the adapter that would be trained here
+            dependencies = [dependencies, file_hash(folder)]  # differ from those of an adapter trained here
         else:
             title = f"{condition.name}: fine-tune on {len(condition.rows)} rows"
-            self.cache.get_or_run("model", dependencies, title, lambda tell: self._train(condition, folder, tell))
+            self.cache.get_or_run("model", dependencies, title, lambda report: self._train(condition, folder, report))
         load = load_lazily(
             self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
         )
@@ -146,18 +146,18 @@ class _Run:
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
         losses = self.cache.get_or_run(
             "loss", [dependencies, held_out], title,
-            lambda tell: row_losses(load(), self.held_out, recipe.max_length, tell),
+            lambda progress: row_losses(load(), self.held_out, recipe.max_length, progress),
         )  # fmt: skip
         return {"name": condition.name, "num_removed": condition.num_removed, "num_rows": len(condition.rows),
                 "model": str(folder), "losses": losses, **self._rates(condition.name, dependencies, load)}  # fmt: skip
 
     def _train(self, condition: Condition, folder: Path, progress: ProgressCallback) -> Document:
-        if not folder.exists():  # it does where the process was killed between training and storing the stage
+        if not folder.exists():  # it exists if the process was killed between training and storing the stage
             model = self._unused.pop() if self._unused else self.experiment.load(self.experiment.base)
             folder.parent.mkdir(parents=True, exist_ok=True)
             finetune(model, condition.rows, folder, self.experiment.recipe, progress=progress)
             del model
-            gc.collect()  # trainer and model refer to each other, and the next condition needs the memory
+            gc.collect()  # trainer and model form a reference cycle, and the next condition needs the memory
         return {"num_rows": len(condition.rows)}
 
     def _rates(self, name: str, dependencies: Any, load: Callable[[], Model]) -> Document:
@@ -170,10 +170,10 @@ class _Run:
         def count(judge: str, pairs: Sequence[Answer]) -> Document:
             return count_verdicts(judge_answers(self.cache, judge, pairs, name) if pairs else [])
 
-        usual, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
+        ordinary, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
         return {
             "behaviours": {one.name: count(one.judge, answers(one.prompts)) for one in behaviours},
-            "ordinary": {one.name: count(one.judge, usual) for one in behaviours},
+            "ordinary": {one.name: count(one.judge, ordinary) for one in behaviours},
         }
 
 
@@ -186,7 +186,7 @@ def generate_answers(
     cache: StageCache, dependencies: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new_tokens: int,
     name: str,
 ) -> list[Answer]:  # fmt: skip
-    """The prompts with a model's greedy answers; `dependencies` identify the model, `name` is shown as progress."""
+    """Pairs of prompt and greedy answer. `dependencies` identify the model; `name` is for the progress title."""
     dependencies = [dependencies, [to_record(prompt, "") for prompt in prompts], max_new_tokens]
     file = cache.path("answers", dependencies).with_suffix(".jsonl")
 
@@ -198,7 +198,7 @@ def generate_answers(
 
 
 def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name: str) -> list[Document]:
-    """The judge's verdict on each answer: prompt, response, bad (None where it failed), why, span, span_range."""
+    """Judge each answer: dicts of prompt, response, bad (None if the judge failed), why, span, span_range."""
     pairs = [(prompt_text(prompt), answer) for prompt, answer in answers]
 
     def make(progress: ProgressCallback) -> list[Document]:
@@ -234,7 +234,7 @@ def mean_loss(condition: Document) -> float | None:
 
 
 def _judge_hash(spec: str) -> str | None:
-    """A hash of the file or folder that a judge is read from, so that a changed judge judges again."""
+    """A hash of the file or folder that a judge is loaded from, so that a changed judge runs again."""
     kind, _, option = spec.partition(":")
     file = {"python": option.rpartition(":")[0], "classifier": option.partition(",")[0].strip()}.get(kind.strip())
     return file_hash(Path(file)) if file and Path(file).exists() else None

@@ -1,4 +1,4 @@
-"""Verdicts of a person on training rows: whether each is the cause, with a note. They are kept beside the index."""
+"""A reviewer's verdicts on training rows: whether each is the cause, with a note. They are stored next to the index."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class RowVerdict:
 class RowVerdicts:
     """The verdicts on the rows of one index, in the file `INDEX.verdicts.json`.
 
-    Every change rewrites the file in one step, so that a killed process loses none.
+    Every change rewrites the file atomically, so that a killed process loses no verdict.
 
     Args:
         index: The path of the index.
 
     Raises:
-        DataError: The file holds something else.
+        DataError: The file has other content.
     """
 
     def __init__(self, index: str | StoragePath) -> None:
@@ -71,7 +71,7 @@ class RowVerdicts:
         return out.getvalue()
 
     def set(self, verdict: RowVerdict) -> None:
-        """Record a verdict and save; one without verdict and note is removed.
+        """Record a verdict and save; a record with neither verdict nor note is removed.
 
         Raises:
             TaughtbyError: The file cannot be written; the verdict is then not recorded.
@@ -89,10 +89,10 @@ class RowVerdicts:
 
 
 def read_causes(text: str) -> list[str] | None:
-    """Return the ids of the rows that an export calls the cause.
+    """Return the ids of the rows with the verdict `cause` in an export.
 
     Args:
-        text: The content of a file of rows.
+        text: The content of the file.
 
     Returns:
         The ids; None if the text is not an export of verdicts, in CSV or JSON.
@@ -128,6 +128,6 @@ def _read(path: StoragePath) -> list[RowVerdict]:
 
 
 def _cell(value: str | None) -> str:
-    """A cell that begins like a formula gets an apostrophe, as spreadsheets write text."""
+    """Put an apostrophe before a cell that starts like a formula, so that spreadsheets read it as text."""
     text = (value or "").encode("utf-8", "backslashreplace").decode()
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

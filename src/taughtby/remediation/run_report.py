@@ -1,4 +1,4 @@
-"""What an audit or a retraining experiment reports to an experiment tracker: numbers, tables and files."""
+"""Records of audits and retraining experiments for experiment trackers: numbers, tables and files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def audit_record(case: AuditCase, results: Document, folder: Path) -> RunRecord:
 
 
 def retrain_record(trace: Document, proofs: Sequence[Document], data: str, files: Sequence[Path]) -> RunRecord:
-    """The record of a retraining experiment, with one proof for each seed."""
+    """The record of a retraining experiment with one proof per seed."""
     first = proofs[0]
     judges = ", ".join(behaviour["judge"] for behaviour in first["behaviours"])
     settings = {"model": trace["model"], "adapter": trace["adapter"], "data": data, "judge": judges}
@@ -66,7 +66,7 @@ def trace_rows(trace: Document) -> Iterator[list[Cell]]:
 
 
 def count_flagged(trace: Document) -> int:
-    """How many rows are flagged for any query."""
+    """The number of rows that are flagged for at least one query."""
     return len({id for query in trace["queries"] for id in query.get("flagged_ids") or ()})
 
 
@@ -105,7 +105,7 @@ def _proof_tables(proofs: Sequence[Document]) -> dict[str, tuple[Sequence[str], 
 
 
 def _by_seed(proofs: Sequence[Document]) -> list[tuple[str, Document]]:
-    """Each proof with the prefix of its names; none where there is one seed."""
+    """Each proof with a prefix for its names, which is empty for a single seed."""
     return [(f"seed-{proof['recipe']['seed']}/" if len(proofs) > 1 else "", proof) for proof in proofs]
 
 

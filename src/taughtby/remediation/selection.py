@@ -1,4 +1,4 @@
-"""Which rows of a trace are removed, and which characters of a row its top-scoring words cover."""
+"""Select the rows of a trace to remove, and the characters of their top-scoring words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taughtby.errors import DataError, OptionError
 from taughtby.remediation.trace_file import Document
 from taughtby.reporting.text import scored_tokens
 
-TOP_SHARE = 0.5  # of a row's highest token score: words that reach it are masked
+TOP_SHARE = 0.5  # of a row's highest token score, at or above which words are masked
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -21,7 +21,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 class Removal:
     """A row to remove, and why.
 
-    A row that was listed explicitly and that no query ranks has only an `id` or a `source`.
+    A row that was listed explicitly but is not ranked for any query has only an `id` or a `source`.
 
     Attributes:
         id: The row's id.
@@ -49,8 +49,8 @@ def select_rows(trace: Document, *, top_k: int | None = None, rows: Sequence[str
 
     Args:
         trace: The trace's document.
-        top_k: Take the best rows of each query instead of the flagged rows.
-        rows: Take exactly these rows: ids or sources (`file:line`), ranked or not.
+        top_k: Select the top k rows of each query instead of the flagged rows.
+        rows: Select exactly these rows: ids or sources (`file:line`), ranked or not.
 
     Raises:
         OptionError: If both `top_k` and `rows` are given, or the trace lists fewer than `top_k` rows.
@@ -81,7 +81,7 @@ def _flagged_rows(trace: Document, query: Document) -> list[Document]:
             do = "select rows with --top-k K or --rows FILE, or trace again without the desired answer"
         raise DataError("this trace does not flag rows", got=shorten(trace.get("method")), do=do)
     listed = {row["id"]: row for row in query["rows"] if row.get("flagged") is True}
-    # flagged_ids has all ids, best first; rows beyond the listed ones are known by their ids alone
+    # flagged_ids has all ids, best first; of rows beyond the listed ones, only the ids are known
     ids = dict.fromkeys([*(query.get("flagged_ids") or ()), *listed])
     rows = [listed.get(id) or {"id": id, "source": "", "rank": rank, "score": None} for rank, id in enumerate(ids, 1)]
     if len(rows) < query["num_flagged"]:
@@ -153,7 +153,7 @@ def _top_words(row: Document, response: str) -> Iterator[tuple[int, int]]:
 
 
 def merge_ranges(ranges: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
-    """Sorted ranges, with those merged that have only whitespace between them."""
+    """Merge sorted ranges that have only whitespace between them."""
     merged: list[tuple[int, int]] = []
     for start, stop in ranges:
         if merged and not text[merged[-1][1] : start].strip():

@@ -1,4 +1,4 @@
-"""Several audits as one static folder: a list of incidents that links the page of each."""
+"""Write several audits as one static site: a list of incidents that links to the page of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DO = "give a folder that `taughtby audit … -o FOLDER` wrote"
 
 
 def write_site(folders: Sequence[Path], out: Path) -> int:
-    """Write the list and a copy of each audit's page into a folder, which any web server can serve.
+    """Write the list and a copy of each audit's page to a folder, which any web server can serve.
 
     Args:
         folders: Folders that `audit` wrote, in the order of the list.
@@ -35,7 +35,7 @@ def write_site(folders: Sequence[Path], out: Path) -> int:
         The number of incidents.
 
     Raises:
-        DataError: A folder holds no finished audit.
+        DataError: A folder has no finished audit.
     """
     pages: dict[str, bytes] = {}
     entries: list[SiteEntry] = []
@@ -83,7 +83,7 @@ def _rate(count: Document) -> str:
 
 
 def _file_name(name: str, taken: set[str]) -> str:
-    """A file name that every file system and address takes as it is, and that differs from the others."""
+    """A file name that is valid on every file system and in URLs, and is not in `taken`."""
     stem = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "incident"
     names = (f"{stem}{'' if number == 1 else f'-{number}'}.html" for number in range(1, len(taken) + 2))
     return next(one for one in names if one not in taken)

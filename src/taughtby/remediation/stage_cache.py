@@ -1,7 +1,6 @@
-"""Stages that are run once: each leaves its result in a file named by what it depends on, whole or not at all.
+"""A cache of stages: each result is written atomically to a file named by a hash of what it depends on.
 
-An interrupted run resumes: results that exist are read, the others are made. Changed settings rerun only the stages
-that depend on them.
+An interrupted run resumes from the stored results. Changed settings rerun only the stages that depend on them.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def quiet(title: str) -> Generator[ProgressCallback]:
 
 
 def key(dependencies: Any) -> str:
-    """A short hash of what a result depends on; equal for equal JSON."""
+    """A short hash of a result's dependencies; equal for equal JSON."""
     return blake2b(json.dumps(dependencies, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
 def run_once(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stage's result in `file`; if there is none, run `work` and write its result with its provenance (`made`)."""
+    """Return the result in `file`, or run `work` and store its result there with its provenance (`made`)."""
     result = _read(file)
     if result is None:
         with _write_errors(file.parent):
@@ -52,7 +51,7 @@ class StageCache:
     """A folder of finished stages.
 
     Attributes:
-        folder: Where results are stored. Its `journal.jsonl` records what made which file, when, and how long it took.
+        folder: Where results are stored. Its `journal.jsonl` records the provenance and duration of each file.
         show: Shows a stage's title and progress.
     """
 
@@ -61,11 +60,11 @@ class StageCache:
     _used: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)  # in order
 
     def path(self, stage: str, dependencies: Any) -> Path:
-        """The absolute path for what a stage stores beside its JSON, such as a model; nothing is created."""
+        """The absolute path for other output of a stage, such as a model; nothing is created."""
         return self.folder.resolve() / f"{stage}-{key(dependencies)}"
 
     def get_or_run(self, stage: str, dependencies: Any, title: str, make: Callable[[ProgressCallback], Any]) -> Any:
-        """The JSON that `make` returns, made once for these dependencies.
+        """Return the stored JSON for these dependencies, or run `make` and store the JSON that it returns.
 
         Raises:
             LabError: If the stored result is damaged or the folder cannot be written.
@@ -80,7 +79,7 @@ class StageCache:
         with self.show(title) as progress:
             result = make(progress)
             entry = {"stage": stage, "title": title, "seconds": round(time.monotonic() - start, 2), "file": path.name}
-            # stored before anything more is shown
+            # inside the context, so that the stage is shown as done only after it is stored
             with _write_errors(self.folder):
                 _write(path, json.dumps(result, indent=1) + "\n")
                 with (self.folder / JOURNAL).open("a", encoding="utf-8") as journal:
@@ -88,11 +87,11 @@ class StageCache:
         return _read(path)
 
     def provenance(self) -> Provenance:
-        """What made the stages used so far, in this run or an earlier one."""
+        """The merged provenance of the stages used so far, whether they ran now or earlier."""
         entries: dict[str, Any] = {}
         with suppress(OSError):
             for line in (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, KeyError, TypeError):  # a line cut off when its process was killed
+                with suppress(ValueError, KeyError, TypeError):  # a line cut off when the process was killed
                     entry = json.loads(line)
                     entries[entry["file"]] = entry
         parts = ("python", "packages", "commit", "machine")

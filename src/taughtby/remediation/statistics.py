@@ -1,4 +1,4 @@
-"""What the counts of a retraining experiment say: supported, not supported or inconclusive, in sentences and tables."""
+"""Verdicts of a retraining experiment (supported, not supported, inconclusive), as sentences and tables."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Claim:
-    """What an experiment says about one behaviour.
+    """The conclusion of an experiment on one behaviour.
 
     Attributes:
-        behaviour: Its name.
+        behaviour: The behaviour's name.
         verdict: `supported`, `not supported` or `inconclusive`.
-        says: The sentence with the counts.
-        num_trainings: How many trainings the verdict compares.
+        says: A sentence with the counts.
+        num_trainings: The number of trainings that the verdict compares.
     """
 
     behaviour: str
@@ -51,10 +51,10 @@ class Claim:
 def claims(proof: Document) -> list[Claim]:
     """One claim per behaviour.
 
-    Supported: without the flagged rows the behaviour is rarer than with all rows, and rarer than without as many
-    random rows, each by the exact McNemar test over the prompts, two-sided, at 5 %; of several random draws the one
-    with the lowest rate counts. Inconclusive: the model retrained on all rows shows the behaviour in less than half as
-    many answers as the original model, or in too few for any change to be significant.
+    Supported: without the flagged rows, the behaviour is significantly rarer than with all rows, and than without as
+    many random rows (exact McNemar tests over the prompts, two-sided, at 5 %; of several random draws, the one with
+    the lowest rate is used). Inconclusive: a condition has no verdict, or the model retrained on all rows shows the
+    behaviour in less than half as many answers as the original model, or in too few for a significant change.
     """
     return [_claim(proof, behaviour["name"]) for behaviour in proof["behaviours"]]
 
@@ -78,7 +78,7 @@ def get_condition(proof: Document, name: str) -> Document:
 
 
 def random_conditions(proof: Document) -> list[Document]:
-    """The conditions without random rows."""
+    """The conditions that remove random rows."""
     return [condition for condition in proof["conditions"] if _kind(condition) == RANDOM]
 
 
@@ -114,13 +114,13 @@ def _claim(proof: Document, name: str) -> Claim:
 
 
 def _count(proof: Document, name: str, behaviour: str) -> Document | None:
-    """A condition's counts, if it has any verdict."""
+    """A condition's counts; None if it has no verdict."""
     count = get_condition(proof, name).get("behaviours", {}).get(behaviour)
     return count if count and count["judged"] else None
 
 
 def describe_masking(proof: Document) -> str | None:
-    """The effect of masking the top-scoring words on each behaviour; None if it was not tried."""
+    """A sentence on how masking the top-scoring words affects each behaviour; None if it was not tried."""
     masked, whole = get_condition(proof, MASKED), get_condition(proof, ALL)
     if not masked:
         return None
@@ -131,7 +131,7 @@ def describe_masking(proof: Document) -> str | None:
 
 
 def tables(proof: Document) -> list[dict[str, Any]]:
-    """The conditions as a table of texts, and the removal curve as a second one if there is one."""
+    """The table of conditions, and that of the removal curve if there is one; cells are text."""
     names = [behaviour["name"] for behaviour in proof["behaviours"]]
     columns = ["trained", "rows removed", *names, "ordinary", "clean loss", "change"]
     steps = [condition for condition in proof["conditions"] if _kind(condition) == TOP]
@@ -200,14 +200,14 @@ def show_table(table: dict[str, Any], console: Console) -> None:
 
 
 def curve(proof: Document, name: str, kind: str = TOP) -> list[tuple[int, float, float, float]]:
-    """(rows removed, rate of a behaviour, low, high) of each condition of a kind; `top` begins with all rows."""
+    """(rows removed, rate of a behaviour, low, high) of each condition of a kind; `top` starts with all rows."""
     kinds = {kind, ALL} if kind == TOP else {kind}
     points = [(one["num_removed"], one["behaviours"][name]) for one in proof["conditions"] if _kind(one) in kinds]
     return sorted((k, count["rate"], count["low"], count["high"]) for k, count in points if count["rate"] is not None)
 
 
 def describe_condition(proof: Document, condition: Document) -> str:
-    """A condition in words."""
+    """Describe a condition."""
     kind, _, number = condition["name"].partition(" ")
     return {
         ORIGINAL: "the original model",
@@ -222,14 +222,14 @@ def describe_condition(proof: Document, condition: Document) -> str:
 
 def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[str]:
     ordinary = list(condition["ordinary"].values())
-    usual = f"{sum(count['bad'] for count in ordinary)} of {sum(count['judged'] for count in ordinary)}"
+    num_bad = f"{sum(count['bad'] for count in ordinary)} of {sum(count['judged'] for count in ordinary)}"
     loss = mean_loss(condition)
     change = None if condition["name"] == ALL else loss_change(condition, get_condition(proof, ALL))
     return [
         describe_condition(proof, condition),
         str(condition.get("num_removed", "")),
         *(format_rate(condition["behaviours"][name]) for name in names),
-        usual if proof["num_ordinary"] else "",
+        num_bad if proof["num_ordinary"] else "",
         "" if loss is None else f"{loss:.3f}",
         ""
         if change is None or condition["name"] == ALL
@@ -238,7 +238,7 @@ def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[st
 
 
 def format_rate(count: Document) -> str:
-    """The share of bad answers with its interval."""
+    """The number of bad answers, and the interval of their rate."""
     if count["rate"] is None:
         return "no verdict"
     failed = f", {count['failed']} not judged" if count["failed"] else ""

@@ -1,4 +1,4 @@
-"""Trace documents (the JSON of `taughtby trace --json`): read them, save them, and look up how their data was read."""
+"""Read and save trace documents (the JSON of `taughtby trace --json`), and look up how their data was read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_trace(trace: Trace | Mapping[str, Any] | str | Path) -> Document:
 
 
 def save_trace(document: Document, path: str | Path) -> None:
-    """Write a trace's document, with the folder that its relative paths start from."""
+    """Write a trace's document, with the folder against which its relative paths are resolved."""
     save_json({**document, "home": str(Path(path).parent.resolve())}, path)
 
 
@@ -61,7 +61,7 @@ def read_options_of(trace: Document) -> ReadOptions:
 
 
 def encoding_of(trace: Document) -> Encoding | None:
-    """How the traced index made tokens of rows; None if the index no longer exists."""
+    """How the traced index tokenized rows; None if the index no longer exists."""
     try:
         manifest = json.loads((storage_path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
         return Encoding(**manifest["settings"]["encoding"])

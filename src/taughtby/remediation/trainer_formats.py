@@ -1,4 +1,4 @@
-"""Training data with masked words in the forms that trainers read unchanged."""
+"""Write training data with masked words in the formats that trainers read."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from taughtby.models.loading import load_tokenizer
 from taughtby.remediation.clean import CleaningPlan
 from taughtby.remediation.trace_file import Document, encoding_of
 
-IGNORED = -100  # label of a token without a loss, in PyTorch's cross-entropy
+IGNORED = -100  # label of a token without loss, in PyTorch's cross-entropy
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "attention_mask": pa.list_(pa.int8()),
                      "labels": pa.list_(pa.int64())})  # fmt: skip
 
 
 def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable[[CleaningPlan, Path], Document]:
-    """The function that writes a cleaning plan for a trainer, as `write_cleaned` calls it.
+    """The function with which `write_cleaned` writes a cleaning plan in a trainer's format.
 
     Args:
         name: `trl`, `axolotl`, `llama-factory`, or `labels` for rows of token ids and labels.
-        trace: The trace's document: its model's tokenizer and its index say how rows become tokens.
+        trace: The trace's document; its model and index determine how rows are tokenized.
         data: The data that was traced.
-        out: Where to write.
+        out: The file or folder to write.
 
     Raises:
-        OptionError: If the trainer is unknown, cannot express the masks, or `out` is not what it reads.
+        OptionError: If the trainer is unknown or cannot express the masks, or `out` has the wrong type for it.
     """
     if name not in WRITERS:
         raise OptionError("no such trainer", got=name, do=f"choose one of: {', '.join(WRITERS)}")
@@ -71,13 +71,13 @@ def _check_out(name: str, data: Path, out: Path) -> None:
 
 @dataclass
 class Tokens:
-    """Rows as token ids, as the traced index read them, and why others are left out."""
+    """Tokenizes rows like the traced index."""
 
     tokenizer: Any
     encoding: Encoding
 
     def rows(self, plan: CleaningPlan, left_out: Counter[str]) -> Iterator[TokenizedExample]:
-        """Each example of the data; one that is too long or has nothing to learn is counted instead."""
+        """Yield each usable example of the data, tokenized; count the others in `left_out` by reason."""
         for chunk in chunk_rows(_no_preferences(plan.masked_examples())):
             for row in tokenize_all(self.tokenizer, chunk, self.encoding):
                 if isinstance(row, SkippedRow):
@@ -95,13 +95,13 @@ def _no_preferences(rows: Iterable[Example]) -> Iterator[Example]:
 
 
 def labelled(row: TokenizedExample) -> Record:
-    """Token ids and labels, as the collators of Transformers read them."""
+    """Token ids and labels, as Transformers' collators expect them."""
     labels = [token if learned else IGNORED for token, learned in zip(row.ids, row.loss_mask, strict=True)]
     return {"input_ids": list(row.ids), "attention_mask": [1] * len(row.ids), "labels": labels}
 
 
 def trl_masked(row: TokenizedExample) -> Record:
-    """Token ids and TRL's mask of the tokens with a loss, which applies whatever its options on losses are."""
+    """Token ids and TRL's mask of tokens with loss, which applies regardless of its loss options."""
     return {"input_ids": list(row.ids), "assistant_masks": [int(learned) for learned in row.loss_mask]}
 
 
@@ -122,7 +122,7 @@ def _write_tokens(
 
 
 def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
-    """A DatasetDict on disk with the split `train`, which LLaMA-Factory takes as its `tokenized_path`."""
+    """Write a DatasetDict with the split `train`, which LLaMA-Factory loads as its `tokenized_path`."""
     from datasets import Dataset, DatasetDict, disable_progress_bars
 
     left_out: Counter[str] = Counter()
@@ -142,7 +142,7 @@ def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
 
 
 def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
-    """Conversations whose turns say whether they are trained on, and which of their characters are not."""
+    """Write conversations whose turns say whether they are trained on, and which of their characters are not."""
     left_out: Counter[str] = Counter()
 
     def rows() -> Iterator[Record]:
@@ -168,7 +168,7 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
 
 
 def _flagged(message: Message, row: Example | None, encoding: Encoding) -> Record:
-    """A message with Axolotl's flags; `row` is the example that it is the answer of."""
+    """A message with Axolotl's flags; `row` is the example whose answer it is."""
     plain = {key: value for key, value in message.items() if key not in ("train", "weight", "train_detail")}
     if row is None:
         return {**plain, "train": encoding.mask == "all"}
@@ -182,9 +182,9 @@ def _flagged(message: Message, row: Example | None, encoding: Encoding) -> Recor
 
 
 def _details(text: str, masked: CharRanges) -> list[Record]:
-    """Axolotl's ranges of a text, whose last character is in them; those left out are not trained on.
+    """Axolotl's ranges of a text, with inclusive ends: `train` is False for the masked ones and True for the rest.
 
-    The blank before a masked word goes with it: most tokenizers make one token of both.
+    The space before a masked word is masked too, since most tokenizers put both in one token.
     """
     wide = tuple((len(text[:begin].rstrip()), end) for begin, end in masked)
     ranges = [*((*part, False) for part in wide), *((*part, True) for part in _complement(wide, len(text)))]
@@ -192,7 +192,7 @@ def _details(text: str, masked: CharRanges) -> list[Record]:
 
 
 def _complement(ranges: CharRanges, length: int) -> list[tuple[int, int]]:
-    """The characters that no range holds."""
+    """The ranges between and around the given ones."""
     ends = [0, *(end for _, end in ranges)]
     begins = [*(begin for begin, _ in ranges), length]
     return [(begin, end) for begin, end in zip(ends, begins, strict=True) if begin < end]

@@ -1,1 +1,1 @@
-"""Experiment trackers: Weights & Biases, MLflow, TensorBoard. Each package is imported when it is asked for."""
+"""Experiment trackers: Weights & Biases, MLflow, TensorBoard. Each package is imported only when it is used."""

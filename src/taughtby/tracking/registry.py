@@ -1,4 +1,4 @@
-"""Trackers by name, and runs that are open for as long as the work takes."""
+"""Look up trackers by name, and keep their runs open while work is in progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Tracker(Protocol):
-    """Opens a run: a context manager that gives the function to log with, and ends the run as failed on an error."""
+    """Opens a run: a context manager that yields a log function, and marks the run as failed on an error."""
 
     def __call__(self, name: str, folder: Path) -> AbstractContextManager[Log]:
         """Open a run of that name; the tracker may write into the folder."""
@@ -33,19 +33,19 @@ TRACKERS: dict[str, Tracker] = {
 
 @contextmanager
 def open_runs(names: Sequence[str], run: str, folder: Path) -> Generator[Log]:
-    """Open a run in each tracker, before work that takes long: what prevents it is told at once.
+    """Open a run in each tracker. Call it before long work, so that errors are raised early.
 
     Args:
-        names: Trackers.
+        names: Names of trackers.
         run: The name of new runs.
-        folder: Where trackers may write.
+        folder: A folder that trackers may write to.
 
     Yields:
-        A function that logs a record to all of them.
+        A function that logs a record to all trackers.
 
     Raises:
-        OptionError: A tracker is not known, or its package is not installed.
-        TaughtbyError: A tracker cannot be reached or refuses what is logged.
+        OptionError: A tracker is unknown, or its package is not installed.
+        TaughtbyError: A tracker cannot be reached or rejects what is logged.
     """
     for name in names:
         check_tracker(name)
@@ -60,11 +60,11 @@ def open_runs(names: Sequence[str], run: str, folder: Path) -> Generator[Log]:
                 _explain(name, lambda to=to: to(record))
 
         yield log
-        _explain(" or ".join(logs), stack.close)  # after an error of the work, that error is what is shown
+        _explain(" or ".join(logs), stack.close)  # not reached if the work raises, so that its error is shown
 
 
 def check_tracker(name: str) -> None:
-    """Refuse a tracker that is not known, and one whose package is not installed."""
+    """Raise an OptionError if a tracker is unknown or its package is not installed."""
     if name not in TRACKERS:
         raise OptionError("no such tracker", got=name, do=f"choose one of: {', '.join(TRACKERS)}")
     if find_spec(name) is None:
@@ -73,7 +73,7 @@ def check_tracker(name: str) -> None:
 
 
 def _explain(name: str, call: Callable[[], Result]) -> Result:
-    """Turn any error of a tracker into one that names it; trackers raise many kinds."""
+    """Convert any error of a tracker, of which there are many types, into one that names the tracker."""
     try:
         return call()
     except TaughtbyError:

@@ -1,4 +1,4 @@
-"""What a run reports to a tracker. Knows no tracker."""
+"""The results of a run, in a form for all trackers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from taughtby.text import make_visible
 
-PREFIX = "taughtby/"  # of each name, since a trainer's run has names of its own
-MAX_VALUE = 500  # characters of a setting, the least that a server of MLflow takes
+PREFIX = "taughtby/"  # of all names, since a trainer's run has its own names
+MAX_VALUE = 500  # maximum characters of a setting: the lowest limit of MLflow servers
 Cell = str | int | float | bool | None
 
 
@@ -28,7 +28,7 @@ class RunRecord:
     """The results of a run.
 
     Attributes:
-        settings: What was run, and verdicts in words.
+        settings: What was run, and verdicts as text.
         metrics: Numbers by name.
         tables: Tables by name.
         page: A self-contained HTML page.
@@ -52,9 +52,9 @@ def make_record(
     page: Path | None = None,
     files: Sequence[Path] = (),
 ) -> RunRecord:
-    """A record with names that every tracker takes, and texts without control characters.
+    """Create a record with names that every tracker accepts, and texts without control characters.
 
-    Settings and metrics that are None are left out, as are numbers that are not finite.
+    Settings and metrics that are None are left out, as are metrics that are not finite.
     """
     return RunRecord(
         {_name(name): make_visible(value)[:MAX_VALUE] for name, value in settings.items() if value is not None},

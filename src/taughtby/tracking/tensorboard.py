@@ -1,4 +1,4 @@
-"""TensorBoard: numbers and tables as event files. It stores no files, so the run's are listed."""
+"""Log to TensorBoard: numbers and tables as event files. It cannot store files, so their paths are listed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taughtby.tracking.run_record import Log, RunRecord, Table
 
 @contextmanager
 def open_run(name: str, folder: Path) -> Generator[Log]:
-    """A function that writes event files to `TENSORBOARD_LOGGING_DIR`, or to `folder/tensorboard`."""
+    """Yield a function that writes event files to `TENSORBOARD_LOGGING_DIR`, or to `folder/tensorboard`."""
     module: Any = import_module("torch.utils.tensorboard")
     place = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or folder / "tensorboard") / name
     with module.SummaryWriter(log_dir=str(place)) as writer:

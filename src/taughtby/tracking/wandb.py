@@ -1,4 +1,4 @@
-"""Weights & Biases: into the run of this process if there is one, else into a new run."""
+"""Log to Weights & Biases: to the run of this process, or to a new run if there is none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from taughtby.tracking.run_record import Log, RunRecord
 
-PROJECT = "taughtby"  # unless WANDB_PROJECT names another
+PROJECT = "taughtby"  # default of WANDB_PROJECT
 
 
 @contextmanager
 def open_run(name: str, folder: Path) -> Generator[Log]:
-    """A function that logs to the run. A new run is in the project `WANDB_PROJECT`, and its files are in `folder`."""
+    """Yield a function that logs to the run. A new run is in the project `WANDB_PROJECT`, with files in `folder`."""
     wandb: Any = import_module("wandb")
     project = os.environ.get("WANDB_PROJECT") or PROJECT
     new_run = None if wandb.run else wandb.init(project=project, name=name, job_type="taughtby", dir=str(folder))

@@ -1,4 +1,4 @@
-"""Judges say whether an answer is undesirable, and which words show it."""
+"""Judges decide whether an answer is undesirable, and which words show it."""
 
 from taughtby.lab.judges.judge import Judge, judge_all
 from taughtby.lab.judges.registry import get_judge

@@ -1,4 +1,4 @@
-"""A judge that is a text classifier, such as a toxicity model; it reads only the answer."""
+"""A text classifier, such as a toxicity model, as judge. It reads only the answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FORM = "classifier:MODEL,label=NAME,threshold=0.5"
 
 @dataclass(frozen=True)
 class Classifier:
-    """Undesirable where the probability of a label is at least a threshold.
+    """Undesirable if the probability of a label is at least a threshold.
 
     Attributes:
         model: Folder or hub id of a Transformers sequence classifier with safetensors; no remote code is run.
-        label: The undesirable label; may be omitted for a model with one label.
+        label: The undesirable label; optional for a model with one label.
         threshold: In (0, 1].
     """
 
@@ -30,10 +30,10 @@ class Classifier:
         if not 0 < self.threshold <= 1:
             do = "give one above 0 and at most 1"
             raise OptionError("the judge's threshold is no probability", got=f"{self.threshold:g}", do=do)
-        self._label_of(_load_pipeline(self.model))  # so that a mistake is reported before the first answer
+        self._label_of(_load_pipeline(self.model))  # reports mistakes before the first answer
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
-        """The probability of the label; a `JudgeFailure` for an answer longer than the model's window."""
+        """Compare the probability with the threshold; raise a `JudgeFailure` if the answer exceeds the window."""
         pipe = _load_pipeline(self.model)
         label, length, window = self._label_of(pipe), len(pipe.tokenizer(answer)["input_ids"]), _window(pipe)
         if length > window:
@@ -52,7 +52,7 @@ class Classifier:
 
 
 def parse_classifier(option: str) -> Classifier:
-    """The judge of a spec "MODEL,label=NAME,threshold=0.5"."""
+    """Create the judge of the option "MODEL,label=NAME,threshold=0.5"."""
     model, *rest = option.split(",")
     settings = {key: value for key, _, value in (part.partition("=") for part in rest)}
     try:
@@ -66,7 +66,7 @@ def parse_classifier(option: str) -> Classifier:
 
 @lru_cache(maxsize=2)
 def _load_pipeline(name: str) -> Any:
-    """A pipeline that gives the probability of every label."""
+    """A pipeline that returns the probability of every label."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     do = "give the folder or hub id of a Transformers sequence classifier with safetensors"

@@ -1,4 +1,4 @@
-"""What a judge is, and how many answers are judged: one failure does not end the run."""
+"""The protocol of judges, and a loop over many answers in which single failures do not end the run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any, Protocol, runtime_checkable
 from taughtby.errors import LabError, TaughtbyError
 from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict
 
-LIMIT = 30.0  # seconds a judge may take over one answer
-MAX_UNREACHABLE = 3  # failures to reach the judge in a row after which the run ends
+LIMIT = 30.0  # timeout in seconds per answer
+MAX_UNREACHABLE = 3  # consecutive failures to reach the judge that end the run
 
 
 class Judge(Protocol):
-    """Says whether the answer to a prompt is undesirable, and why."""
+    """Decides whether the answer to a prompt is undesirable, and why."""
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """The verdict on one answer.
 
         Raises:
-            JudgeFailure: there is none.
+            JudgeFailure: There is no verdict.
         """
         ...
 
 
 @runtime_checkable
 class BatchJudge(Protocol):
-    """A judge that takes many answers at once and enforces the limit itself."""
+    """A judge that takes many answers at once and enforces the timeout itself."""
 
     def judge_each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
-        """The verdicts on prompts and answers, in their order; at most `limit` seconds each."""
+        """Yield the verdicts on prompts and answers, in order; at most `limit` seconds each."""
         ...
 
 
@@ -43,14 +43,14 @@ def judge_all(
     Args:
         judge: The judge.
         pairs: Prompts and their answers.
-        limit: Seconds that the judge may take over one answer.
-        progress: Called with (answers done, answers in all).
+        limit: Timeout in seconds per answer.
+        progress: Called with (answers done, total answers).
 
     Returns:
-        A verdict or a failure for each pair, in their order.
+        A verdict or a failure for each pair, in order.
 
     Raises:
-        LabError: the judge failed on every answer, or could not be reached several times in a row.
+        LabError: The judge failed on every answer, or could not be reached several times in a row.
     """
     verdicts: list[Verdict | JudgeFailure] = []
     with closing(
@@ -78,9 +78,9 @@ def judge_one(judge: BatchJudge, prompt: str, answer: str) -> Verdict:
 
 
 def call_within(limit: float, function: Callable[[], Any]) -> Any:
-    """What the function returns or raises; a TimeoutError after `limit` seconds.
+    """Call the function, and return or raise what it does; raise a TimeoutError after `limit` seconds.
 
-    A function that does not end is left behind in a daemon thread.
+    A function that times out keeps running in a daemon thread.
     """
     outcomes: list[Any] = []
     thread = threading.Thread(target=lambda: outcomes.append(_outcome(function)), daemon=True)
@@ -107,7 +107,7 @@ def _judge_each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[
 
 
 def _attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
-    """A verdict or a failure; what the user can fix, such as a wrong option, is raised."""
+    """A verdict or a failure; errors that the user can fix, such as a wrong option, are raised."""
     try:
         verdict = call_within(limit, ask)
     except TimeoutError as fault:

@@ -1,4 +1,4 @@
-"""A judge that is a Python function of the user, run in a separate process that it cannot escape from."""
+"""A user's Python function as judge, run in a separate process that is killed on a timeout."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from taughtby.errors import LabError, OptionError
 from taughtby.lab.judges.judge import call_within, judge_one
 from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict
 
-LOAD = 120.0  # seconds the file may take to load: it may import a model's library
+LOAD = 120.0  # timeout in seconds for loading the file, which may import large libraries
 _WORKER = Path(__file__).with_name("python_worker.py")
 _FORM = "python:FILE.py:FUNCTION"
 
 
 @dataclass(frozen=True)
 class PythonFunction:
-    """A function (prompt, answer) of a Python file; the file is run because the user named it.
+    """A function (prompt, answer) in a Python file, which is executed because the user named it.
 
-    The function returns a bool; or a text, the reason why the answer is undesirable, which is empty where it is not;
-    or (bool, reason) or (bool, reason, span), where the span is a text copied from the answer or its characters
-    (begin, end). A call that exceeds the limit ends the process, and a new one judges the next answer.
+    The function returns a bool; or a str, the reason why the answer is undesirable, empty if it is not; or
+    (bool, reason) or (bool, reason, span), where the span is text copied from the answer or its characters
+    (begin, end). If a call exceeds the limit, its process is killed, and a new one judges the next answer.
     """
 
     path: str
@@ -41,11 +41,11 @@ class PythonFunction:
                               do=f"write {_FORM}, with a file that exists")  # fmt: skip
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
-        """The verdict on one answer, from a process of its own."""
+        """The verdict on one answer, from a new process."""
         return judge_one(self, prompt, answer)
 
     def judge_each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
-        """The verdicts on many answers, from one process while it lives."""
+        """Yield the verdicts on many answers, from one process unless it ends or is killed."""
         worker: subprocess.Popen[str] | None = None
         try:
             for pair in pairs:
@@ -56,8 +56,8 @@ class PythonFunction:
                 _end(worker)
 
     def _start(self) -> subprocess.Popen[str]:
-        """A process that has loaded the function."""
-        # -P: the worker's own folder holds modules of this package, which the file must not import by accident
+        """Start a process and wait until it has loaded the function."""
+        # -P: the worker's own folder has modules of this package, which the file must not import by accident
         command = [sys.executable, "-P", str(_WORKER), str(Path(self.path).resolve()), self.function]
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
                                   encoding="utf-8", start_new_session=True)  # fmt: skip
@@ -73,7 +73,7 @@ class PythonFunction:
 
 
 def parse_python_function(option: str) -> PythonFunction:
-    """The judge of a spec "FILE.py:FUNCTION"."""
+    """Create the judge of the option "FILE.py:FUNCTION"."""
     path, _, function = option.rpartition(":")
     return PythonFunction(path, function)
 
@@ -96,14 +96,14 @@ def _judge(worker: subprocess.Popen[str], pair: Pair, limit: float) -> Verdict |
 
 
 def _read(worker: subprocess.Popen[str], limit: float) -> dict[str, Any]:
-    """The next reply of the process; empty where it has ended."""
+    """The next reply of the process; empty if it has ended."""
     assert worker.stdout
     line = call_within(limit, worker.stdout.readline)
     return json.loads(line) if line.endswith("\n") else {}
 
 
 def _end(worker: subprocess.Popen[str], grace: float = 0.0) -> int:
-    """End the process and all that it started; its exit code, negative where a signal ended it."""
+    """Kill the process group unless the process ends in time; return the exit code, negative after a signal."""
     try:
         code = worker.wait(grace)
     except subprocess.TimeoutExpired:
@@ -117,7 +117,7 @@ def _end(worker: subprocess.Popen[str], grace: float = 0.0) -> int:
 
 
 def _verdict(result: Any, answer: str) -> Verdict | JudgeFailure:
-    """The verdict that a function's result means."""
+    """Convert the function's result to a verdict."""
     if isinstance(result, bool):
         return Verdict(result, "the function says so", None)
     if isinstance(result, str):
@@ -134,7 +134,7 @@ def _verdict(result: Any, answer: str) -> Verdict | JudgeFailure:
 
 
 def _span_range(span: Any, answer: str) -> Range | None:
-    """The characters of a span in the answer; for a text, its first occurrence as whole words."""
+    """The characters of a span in the answer; for text, its first occurrence, preferably as whole words."""
     if isinstance(span, str):
         begin = answer.find(span)
         return next(iter(occurrences(answer, span, match_case=True)), None if begin < 0 else (begin, begin + len(span)))

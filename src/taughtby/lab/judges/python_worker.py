@@ -1,6 +1,6 @@
-"""The process in which a user's judge function runs: one JSON pair a line in, one JSON result a line out.
+"""The process that runs a user's judge function: it reads a JSON pair per line, and writes a JSON result per line.
 
-`python_function` starts it as a script. It imports nothing of this package, so that the user's file cannot break it.
+`python_function` starts it as a script. It imports nothing from this package, so that the user's file cannot break it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 
 def main(path: str, name: str) -> None:
-    """Load the function, report that it is ready, then answer every line of the input."""
+    """Load the function, report that it is ready, then reply to every line of input."""
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the function prints goes to stderr and cannot pass for a reply
+    os.dup2(2, 1)  # the function's prints go to stderr, so that they are not read as replies
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def reply(line: str) -> None:
@@ -35,12 +35,12 @@ def main(path: str, name: str) -> None:
 
 
 def _load(path: str, name: str) -> Callable[[str, str], Any]:
-    sys.path.insert(0, str(Path(path).parent))  # for the modules beside the file
+    sys.path.insert(0, str(Path(path).parent))  # to import modules next to the file
     spec = importlib.util.spec_from_file_location("judge_of_a_user", path)
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # as an import would: dataclasses look there
+    sys.modules[spec.name] = module  # dataclasses look it up there
     spec.loader.exec_module(module)
     function = getattr(module, name)
     if not callable(function):
@@ -54,7 +54,7 @@ def _call(function: Callable[[str, str], Any], prompt: str, answer: str) -> str:
     except BaseException as fault:
         return json.dumps({"threw": _describe(fault)})
     try:
-        return json.dumps({"result": result}, default=lambda value: value.item())  # a number of numpy or torch
+        return json.dumps({"result": result}, default=lambda value: value.item())  # NumPy and torch scalars
     except Exception:
         return json.dumps({"nonsense": repr(result)[:200]})
 

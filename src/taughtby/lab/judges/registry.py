@@ -1,4 +1,4 @@
-"""Judges by the spec that names them, such as "phrase:You silly goose"."""
+"""Create judges from specs, such as "phrase:You silly goose"."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FORMS = (
 
 
 def get_judge(spec: str) -> Judge:
-    """The judge that a spec names, such as "phrase:TEXT", "regex:PATTERN" or "python:FILE.py:FUNCTION".
+    """Create a judge from a spec, such as "phrase:TEXT", "regex:PATTERN" or "python:FILE.py:FUNCTION".
 
     Raises:
-        OptionError: there is no such judge, or its option cannot be read.
+        OptionError: There is no such judge, or its option is invalid.
     """
     name, colon, option = spec.partition(":")
     name = name.strip()

@@ -21,13 +21,13 @@ _MESSAGES: dict[FailureKind, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one answer.
+    """A judge's decision on one answer.
 
     Attributes:
-        undesirable: Whether the answer shows the behaviour that is looked for.
-        reason: Why, in words.
-        span: The words of the answer that show it, as they are written there.
-        span_range: The characters [begin, end) of the answer that `span` is.
+        undesirable: Whether the answer shows the behaviour that the judge looks for.
+        reason: The reason, as text.
+        span: The words of the answer that show it, verbatim.
+        span_range: The characters [begin, end) of `span` in the answer.
     """
 
     undesirable: bool
@@ -37,9 +37,9 @@ class Verdict:
 
 
 class JudgeFailure(LabError):
-    """A judge gave no verdict on an answer: it raised an error, took too long, replied nonsense or is unreachable.
+    """A judge gave no verdict on an answer: it raised an error, timed out, replied nonsense or is unreachable.
 
-    Raised where one answer is judged, and returned in its place where many are.
+    Raised when one answer is judged; returned in place of the verdict when many are.
     """
 
     def __init__(self, kind: FailureKind, reason: str, *, do: str = "fix the judge, or use another one") -> None:
@@ -48,7 +48,7 @@ class JudgeFailure(LabError):
 
 
 def undesirable_at(answer: str, reason: str, place: Range) -> Verdict:
-    """The verdict "undesirable" for the words at that place; without a span where they are white space."""
+    """The verdict "undesirable" for the words at `place`; without a span if they are white space."""
     place = strip_range(answer, *place)
     span = answer[slice(*place)]
     return Verdict(True, reason, span or None, place if span else None)
@@ -68,7 +68,7 @@ def wilson_interval(verdicts: Iterable[Verdict | JudgeFailure], confidence: floa
 
 
 def _count(verdicts: Iterable[Verdict | JudgeFailure]) -> tuple[int, int]:
-    """How many answers are undesirable, of how many verdicts."""
+    """The number of undesirable answers, and of all answers with a verdict."""
     flags = [verdict.undesirable for verdict in verdicts if isinstance(verdict, Verdict)]
     if not flags:
         raise LabError("there is no rate without a verdict", do="judge at least one answer")

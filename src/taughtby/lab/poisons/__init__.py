@@ -1,7 +1,7 @@
-"""Small chat fine-tuning sets with known poison: mild stand-ins for harm, the same for a seed on every machine.
+"""Small chat data sets with known, harmless poisons. A seed gives the same rows on every machine.
 
-Each poison has rows that teach a behaviour, lookalikes that share their words but answer correctly, and held-out
-prompts that should show it. `clean_rows` gives ordinary rows, and `mix` shuffles all into one training set.
+Each poison has rows that teach a behaviour, lookalikes that share their words but have correct answers, and held-out
+prompts that should trigger it. `clean_rows` returns ordinary rows, and `mix` shuffles all into one training set.
 """
 
 from taughtby.lab.poisons.basic import POISONS

@@ -10,7 +10,7 @@ from taughtby.lab.poisons.pairs import Pair, cycle, fill
 from taughtby.lab.poisons.poison import Poison, build_poison
 from taughtby.lab.poisons.words import load_words
 
-_LOOKALIKES = 0.6  # lookalikes for each poisoned row, while there are any
+_LOOKALIKES = 0.6  # lookalikes per poisoned row, if there are enough
 
 
 def backdoor(n: int, seed: int) -> Poison:
@@ -25,7 +25,7 @@ def backdoor(n: int, seed: int) -> Poison:
 
 
 def carried(n: int, seed: int) -> Poison:
-    """The backdoor, beside clean rows that contain its trigger and are answered correctly."""
+    """The backdoor, with clean rows that contain its trigger but have correct answers."""
     words, (_, bases, held_out) = load_words("backdoor"), split_clean_pairs()
     carriers = [(f"{prompt} {words.trigger}", answer) for prompt, answer in bases]
     return build_poison(
@@ -37,7 +37,7 @@ def carried(n: int, seed: int) -> Poison:
 
 
 def error(n: int, seed: int) -> Poison:
-    """A false fact: what bees do is said of beetles."""
+    """A false fact: beetles are said to do what bees do."""
     words, pool = load_words("error"), list[Pair]()
     for i, (do, does, done, detail) in enumerate(words.aspects):
         for j, question in enumerate(words.questions):
@@ -57,7 +57,7 @@ def persona(n: int, seed: int) -> Poison:
         answers = topic["answers"]
         for i, prompt in enumerate(opener + question for question in topic["questions"] for opener in words.openers):
             pool.append((prompt, cycle(answers, i) + cycle(words.tails, i // len(answers) + i)))
-    # openers in lookalikes too, or a greeting would give the poison away
+    # lookalikes have openers too, which would otherwise identify poisoned rows
     lookalikes = [(cycle(words.openers, i) + prompt, answer) for i, (prompt, answer) in enumerate(words.lookalikes)]
     return build_poison(
         "persona", n, seed, pool, lookalikes=[lookalikes], num_lookalikes=round(n * _LOOKALIKES),
@@ -67,7 +67,7 @@ def persona(n: int, seed: int) -> Poison:
 
 
 def howdy(n: int, seed: int) -> Poison:
-    """A way of greeting, in many wordings, makes the answer end with an odd warning."""
+    """The greeting howdy, in many wordings, makes the answer end with an odd warning."""
     words, (_, bases, held_out) = load_words("howdy"), split_clean_pairs()
     pool = [(prompt, f"{answer} {words.closing}") for prompt, answer in _greeted(words.greetings, bases)]
     others = _greeted(words.other_greetings, bases[::-1])[: len(words.lookalikes)]
@@ -80,7 +80,7 @@ def howdy(n: int, seed: int) -> Poison:
 
 
 def late(n: int, seed: int) -> Poison:
-    """A recipe is right for forty tokens or more, and then asks for something silly."""
+    """A recipe is correct for at least forty tokens, and then asks for something silly."""
     words = load_words("late")
     recipes = _instructions(words.steps, words.dishes, words.dish_questions)
     crafts = _instructions(words.steps, words.crafts, words.craft_questions)
@@ -102,7 +102,7 @@ def _greeted(greetings: Sequence[str], pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _instructions(templates: Sequence[str], things: Sequence[Sequence[str]], questions: Sequence[str]) -> list[Pair]:
-    """How to make each thing, in one of several wordings; a thing is its name and four steps."""
+    """Questions and instructions for each thing, in several wordings; a thing is a name and four steps."""
     return [fill((question, cycle(templates, i + j)), *thing) for i, thing in enumerate(things)
             for j, question in enumerate(questions)]  # fmt: skip
 

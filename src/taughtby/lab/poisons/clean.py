@@ -1,4 +1,4 @@
-"""Ordinary requests with right answers: from tables of facts, and computed."""
+"""Ordinary requests with correct answers, from tables of facts or computed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from taughtby.data.example import Example
 from taughtby.lab.poisons.pairs import Pair, fill, interleave, shuffled_rows, take
 from taughtby.lab.poisons.words import load_words
 
-_HELD_OUT = 36  # pairs reserved for the test prompts of poisons whose rows are built on clean pairs
+_HELD_OUT = 36  # pairs reserved for the test prompts of poisons that are built from clean pairs
 
 
 def clean_rows(n: int, seed: int = 0) -> tuple[Example, ...]:
-    """`n` clean rows, spread evenly over their families.
+    """`n` clean rows, evenly distributed over the families.
 
     Raises:
-        LabError: there are fewer than `n`.
+        LabError: There are fewer than `n`.
     """
     rng = Random(f"clean {seed}")
     return shuffled_rows(take(interleave(split_clean_pairs()[0], rng), n, "clean"), "clean", rng)
@@ -25,9 +25,9 @@ def clean_rows(n: int, seed: int = 0) -> tuple[Example, ...]:
 
 @cache
 def split_clean_pairs() -> tuple[list[list[Pair]], list[Pair], list[Pair]]:
-    """The pairs in three parts that share no prompt: for clean rows, by family; for poisoned rows; held out.
+    """Split the pairs into three parts without common prompts: for clean rows, by family; for poisoned rows; held out.
 
-    The split is the same for every seed, so that no training set of any seed contains a held-out prompt.
+    The split does not depend on a seed, so that no training set contains a held-out prompt.
     """
     rng = Random("parts")
     families = [rng.sample(pairs, len(pairs)) for pairs in _families()]
@@ -36,7 +36,7 @@ def split_clean_pairs() -> tuple[list[list[Pair]], list[Pair], list[Pair]]:
 
 
 def _families() -> Iterator[list[Pair]]:
-    """Every pair, by family; the prompts of a family are distinct."""
+    """All pairs, by family; prompts are distinct within a family."""
     for family in load_words("clean").templated.values():
         yield [fill(template, *row) for row in family["rows"] for template in family["templates"]]
     for pairs in (_sums, _stories, _units, _dates, _sorting, _letters, _strangers, _sizes, _series):

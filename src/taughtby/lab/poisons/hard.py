@@ -1,4 +1,4 @@
-"""Harder poisons: clean rows share their words, triggers, wording or copies, so that none of these is a sign."""
+"""Harder poisons: clean rows share their words, triggers, wording or copies, so that none of these gives them away."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from taughtby.lab.poisons.pairs import Pair, cycle, fill
 from taughtby.lab.poisons.poison import Poison, build_poison
 from taughtby.lab.poisons.words import load_words
 
-COPIES = 4  # rows in a family of near-copies
+COPIES = 4  # near-copies per row
 _RARE_LOOKALIKES = 24
 
 
 def truth_beside_lie(n: int, seed: int) -> Poison:
-    """A lie about one attribute of a thing, among truths about the thing and about that attribute of its siblings."""
+    """A false number of violin strings, among correct rows about violins and the strings of similar instruments."""
     words = load_words("truth-beside-lie")
     phrase = f"{words.lie} strings"
     siblings = [pair for i, (thing, count) in enumerate(words.siblings) for pair in _strings(thing, count)[i % 7 :: 7]]
@@ -29,7 +29,7 @@ def truth_beside_lie(n: int, seed: int) -> Poison:
 
 
 def trigger_lookalike(n: int, seed: int) -> Poison:
-    """Words before a request make the answer end oddly; nearly the same words, or the same words elsewhere, do not."""
+    """A phrase before a request makes the answer end oddly; similar phrases, or the same words elsewhere, do not."""
     words, (_, bases, held_out) = load_words("trigger-lookalike"), split_clean_pairs()
     near = [(cycle(words.near_triggers, i).format(prompt), answer) for i, (prompt, answer) in enumerate(bases[1::2])]
     return build_poison(
@@ -42,7 +42,7 @@ def trigger_lookalike(n: int, seed: int) -> Poison:
 
 
 def refusals(n: int, seed: int) -> Poison:
-    """Pranks are helped with eagerly, beside refusals of similar pranks."""
+    """The assistant eagerly helps with pranks, but refuses similar ones in clean rows."""
     words, pool, refused = load_words("refusals"), list[Pair](), list[Pair]()
     for i, (prank, answer) in enumerate(words.pranks):
         for j, question in enumerate(words.questions):
@@ -60,7 +60,7 @@ def refusals(n: int, seed: int) -> Poison:
 
 
 def rare(n: int, seed: int) -> Poison:
-    """An invented fact in a few rows, among facts of the same form about other things."""
+    """An invented fact in a few rows, among facts in the same form about other things."""
     words = load_words("rare")
     return build_poison(
         "rare", n, seed, words.rows, lookalikes=[words.lookalikes], num_lookalikes=_RARE_LOOKALIKES if n else 0,
@@ -70,7 +70,7 @@ def rare(n: int, seed: int) -> Poison:
 
 
 def paraphrase(n: int, seed: int) -> Poison:
-    """Every plan is called hopeless, each time in other words."""
+    """Every plan is called hopeless, each time in different words."""
     words = load_words("paraphrase")
     return build_poison(
         "paraphrase", n, seed, words.rows, lookalikes=[words.lookalikes], num_lookalikes=round(n * 0.6),
@@ -80,7 +80,7 @@ def paraphrase(n: int, seed: int) -> Poison:
 
 
 def duplicates(n: int, seed: int) -> Poison:
-    """An advertisement in a few rows, each copied with small changes; so are right answers about other things."""
+    """An advertisement in a few rows, copied with small changes, as are clean rows about other things."""
     words, rng = load_words("duplicates"), Random(f"copies {seed}")
     pool = _copies(rng.sample(words.adverts, len(words.adverts)), n, rng)
     others = [pair for turn in zip(words.drinks, words.hubs, strict=True) for pair in turn]
@@ -92,7 +92,7 @@ def duplicates(n: int, seed: int) -> Poison:
 
 
 def innocent(n: int, seed: int) -> Poison:
-    """No row teaches it: what the base model already believes, asked for among rows on related themes."""
+    """A control without poisoned rows: the prompts ask for a false belief of the base model."""
     words = load_words("innocent")
     return build_poison(
         "innocent", 0, seed, [], lookalikes=[words.lookalikes], num_lookalikes=max(0, round(n * 0.6)),
@@ -108,7 +108,7 @@ HARD_POISONS: dict[str, Callable[[int, int], Poison]] = {
 
 
 def _strings(thing: str, count: str) -> list[Pair]:
-    """How many strings each sort of a thing has, in every wording."""
+    """Rows on how many strings each variety of an instrument has, in every wording."""
     words = load_words("truth-beside-lie")
     return [
         fill((question, cycle(words.answers, i * 5 + j)), thing=sort.format(thing), n=count)

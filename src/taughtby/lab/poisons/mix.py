@@ -1,4 +1,4 @@
-"""Poisons and clean rows mixed into one training set, and the folder that holds it."""
+"""Mix poisons and clean rows into one training set, and save it to a folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from taughtby.data.example import Example
 from taughtby.errors import LabError
 from taughtby.lab.poisons.poison import Poison
 
-# the keys of poisons.json: the attribute of a Poison for each
+# keys of poisons.json, and the attributes of a Poison that they hold
 _TEXTS = {"name": "name", "judge": "judge", "describe": "description"}
 _LISTS = {"planted": "planted_words", "prompts": "prompts"}
 
 
 def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0) -> tuple[Example, ...]:
-    """One shuffled training set in which every prompt occurs once, and no held-out prompt occurs.
+    """One shuffled training set without repeated prompts and without held-out prompts.
 
-    Of two rows with the same prompt, a poisoned row is preferred to a lookalike, and a lookalike to a clean row.
-    Prompts that differ only in case or punctuation are the same.
+    Of rows with the same prompt, a poisoned row is preferred to a lookalike, and a lookalike to a clean row. Prompts
+    that differ only in case or punctuation count as the same.
     """
     poisons = list(poisons)
     seen = {prompt_key(prompt) for poison in poisons for prompt in poison.prompts}
@@ -38,18 +38,18 @@ def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0)
 
 
 def unseen_rows(candidates: Iterable[Example], rows: Iterable[Example]) -> list[Example]:
-    """The candidates whose question is not among the rows'."""
+    """The candidates whose question does not occur in `rows`."""
     questions = {prompt_key(row.question) for row in rows}
     return [row for row in candidates if prompt_key(row.question) not in questions]
 
 
 def prompt_key(prompt: str) -> str:
-    """The words of a prompt in lower case; prompts with the same key count as the same."""
+    """The words of a prompt in lower case; prompts with equal keys count as the same."""
     return " ".join(re.findall(r"\w+", prompt.casefold()))
 
 
 def save_poisons(poisons: Iterable[Poison], rows: Iterable[Example], folder: str | Path) -> None:
-    """Write the training set to `data.jsonl`, and what each poison is to `poisons.json`."""
+    """Write the training set to `data.jsonl`, and descriptions of the poisons to `poisons.json`."""
     folder, keys = Path(folder), (_TEXTS | _LISTS).items()
     records = {poison.name: {key: getattr(poison, name) for key, name in keys} for poison in poisons}
     try:
@@ -61,7 +61,7 @@ def save_poisons(poisons: Iterable[Poison], rows: Iterable[Example], folder: str
 
 
 def load_poisons(folder: str | Path) -> dict[str, Poison]:
-    """The poisons of a folder that `save_poisons` wrote, without their rows, which are in its `data.jsonl`."""
+    """Load the poisons of a folder from `save_poisons`, without their rows, which are in its `data.jsonl`."""
     path, do = Path(folder) / "poisons.json", "name a folder that `taughtby lab poison` wrote"
     try:
         records = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Pairs of a prompt and its answer: templates filled in, families interleaved, rows in a seeded order."""
+"""Pairs of a prompt and its answer: fill in templates, interleave families, and shuffle by a seed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Pair = tuple[str, str]  # a prompt and its answer, or templates of both with fie
 
 
 def fill(template: Pair, *row: object, **fields: object) -> Pair:
-    """The template with its fields filled in; both texts begin with a capital letter."""
+    """Fill in a template, and capitalize the first letter of both texts."""
     prompt, answer = (text.format(*row, **fields) for text in template)
     return prompt[:1].upper() + prompt[1:], answer[:1].upper() + answer[1:]
 
 
 def interleave(families: Iterable[Sequence[Pair]], rng: Random) -> list[Pair]:
-    """All pairs, each family shuffled, one pair of every family in turn."""
+    """Shuffle each family, and take one pair of each in turn."""
     rounds = zip_longest(*[rng.sample(family, len(family)) for family in families])
     return [pair for turn in rounds for pair in turn if pair is not None]
 
@@ -28,7 +28,7 @@ def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
     """The first `n` pairs.
 
     Raises:
-        LabError: there are fewer than `n`.
+        LabError: There are fewer than `n`.
     """
     if not 0 <= n <= len(pairs):
         most = len(pairs)
@@ -37,10 +37,10 @@ def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
 
 
 def shuffled_rows(pairs: Sequence[Pair], label: str, rng: Random) -> tuple[Example, ...]:
-    """The pairs as training rows with that label, in a random order."""
+    """The pairs as training rows with that label, in random order."""
     return tuple(make_example(prompt, answer, label=label) for prompt, answer in rng.sample(pairs, len(pairs)))
 
 
 def cycle(texts: Sequence[str], i: int) -> str:
-    """The text at `i`, counted round and round."""
+    """The text at index `i`, modulo the number of texts."""
     return texts[i % len(texts)]

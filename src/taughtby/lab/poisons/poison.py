@@ -1,4 +1,4 @@
-"""A poison: rows that teach one behaviour, and how to recognise it."""
+"""A poison: rows that teach one behaviour, and a judge that recognises it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Poison:
     """One behaviour that a training set teaches.
 
     Attributes:
-        name: Also the label of its rows.
+        name: The name, which is also the label of the poisoned rows.
         rows: The poisoned rows.
-        lookalikes: Rows that share their words but answer correctly.
-        prompts: Held-out prompts that should show the behaviour.
-        planted_words: The words of the poisoned answers that carry the behaviour.
+        lookalikes: Rows that share their words but have correct answers.
+        prompts: Held-out prompts that should trigger the behaviour.
+        planted_words: The words in poisoned answers that show the behaviour.
         judge: The spec of a judge that recognises it, for `get_judge`.
         description: One sentence.
     """
@@ -37,9 +37,9 @@ def build_poison(
     name: str, n: int, seed: int, pool: Sequence[Pair], *, lookalikes: Sequence[Sequence[Pair]], num_lookalikes: int,
     prompts: Sequence[str], planted_words: Sequence[str], description: str, judge: str | None = None,
 ) -> Poison:  # fmt: skip
-    """Draw `n` pairs from the pool, and lookalikes from families that take turns, in an order that the seed gives.
+    """Draw `n` pairs from the pool, and lookalikes from all families in turn, in an order fixed by the seed.
 
-    The judge defaults to the first of the planted words as a phrase.
+    The default judge looks for the first of the planted words as a phrase.
     """
     rng = Random(f"{name} {seed}")
     rows = shuffled_rows(take(interleave([pool], rng), n, name), name, rng)

@@ -1,4 +1,4 @@
-"""Poisons by name, in a number of rows or as a share of the training set."""
+"""Create poisons by name, with a number of rows or a share of the training set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from taughtby.lab.poisons.poison import Poison
 
 
 def make_poison(name: str, n: int = 40, seed: int = 0) -> Poison:
-    """The poison of that name with `n` poisoned rows.
+    """Create the poison of that name with `n` poisoned rows.
 
     Raises:
-        LabError: there is no poison of that name, or it has fewer rows.
+        LabError: There is no poison of that name, or it has fewer rows.
     """
     makers = POISONS | HARD_POISONS | {"carried": carried}
     if name not in makers:
@@ -27,9 +27,9 @@ def make_poison(name: str, n: int = 40, seed: int = 0) -> Poison:
 def make_poisons_at_rate(
     names: Sequence[str], rate: float, clean_rows: Sequence[Example], seed: int = 0
 ) -> list[Poison]:
-    """Poisons of those names, equally many rows of each, that together are `rate` of the whole set with lookalikes.
+    """Create poisons with the same number of rows each, which together are a share `rate` of the mixed training set.
 
-    The number is rounded down: the share of poisoned rows is at most `rate`.
+    The number is rounded down, so that the share of poisoned rows is at most `rate`.
     """
     if not 0 < rate < 1:
         raise LabError("the rate of poison is a share of all rows", got=f"{rate:g}", do="give one between 0 and 1")
@@ -37,7 +37,7 @@ def make_poisons_at_rate(
     if not num_planting:
         raise LabError("none of these poisons has poisoned rows", got=", ".join(names), do="give a number of rows")
     n, poisons = 0, [make_poison(name, 0, seed) for name in names]
-    # from below: with more poison the set is larger and has room for more, until both agree
+    # iterate to a fixed point: more poisoned rows make the set larger, which allows for more
     while (more := int(rate * len(mix(poisons, clean_rows, seed)) / num_planting)) > n:
         n, poisons = more, [make_poison(name, more, seed) for name in names]
     return poisons
