@@ -39,7 +39,7 @@ def trace(
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that explain an answer, and the tokens in them."""
-    _check_query(idx, prompt, queries, any((response, span, desired)))
+    _check_query(idx, prompt, queries, any(text is not None for text in (response, span, desired)))
     from taughtby.attribution.embedding_map import pca_map
     from taughtby.attribution.illustrate import page_document
     from taughtby.attribution.query import Query, read_queries
@@ -56,10 +56,13 @@ def trace(
         read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
         if queries else []
     )  # fmt: skip
+    if prompt is not None and response is not None:
+        chosen = [Query(prompt, response, span, desired)]
+        chosen[0].span_position()  # before the model is loaded
     loaded = reload(index, model, adapter, base, device, quantize)
-    if prompt is not None:
+    if prompt is not None and response is None:
         template = index.manifest["settings"]["encoding"]["template"]
-        chosen = [Query(prompt, response or generate(loaded, [prompt], template=template)[0], span, desired)]
+        chosen = [Query(prompt, generate(loaded, [prompt], template=template)[0], span, desired)]
     title = f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}"
     with progress_bar(errors(), title) as tell:
         result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from taughtby.errors import StoreError
@@ -109,7 +110,8 @@ def read_finished(path: StoragePath) -> Manifest:
 
 def missing_index(path: StoragePath) -> StoreError:
     """The error for a path at which there is no index."""
-    do = f"give the folder of one, or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    build = f", or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    do = "give the folder of one" + build * (not isinstance(path, Path) or not path.exists() or path.is_dir())
     return StoreError(f"{path} is not an index", do=do)
 
 

@@ -89,7 +89,7 @@ def resolve_local(name: str) -> str:
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read", do=do)
     elif not is_hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
-        raise ModelError(f"there is no model {name}", do=do)
+        raise ModelError(f"{name} is a file, not a model" if path.is_file() else f"there is no model {name}", do=do)
     return name
 
 
