@@ -18,6 +18,7 @@ import pytest
 
 from conftest import Run
 from taughtby.bench import run as bench
+from taughtby.bench.scenario import make_scenarios
 from taughtby.bench.suites import Size
 from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
@@ -273,6 +274,18 @@ def test_an_adapter_that_is_given_is_not_trained(
     assert index.manifest["settings"]["adapter"] == str(adapter_folder)
     with pytest.raises(OptionError, match="a suite that is not asked for"):
         bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), ignore_progress)
+
+
+def test_the_base_model_reads_texts_as_a_given_adapters_folder_says(
+    model_folder: Path, adapter_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(adapter_folder, tmp_path / "adapter")
+    tokenizer.save_pretrained(adapter)
+    (adapter / "chat_template.jinja").write_text("other " + tokenizer.chat_template)
+    value = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
+    (scenario,) = make_scenarios(value)
+    assert scenario.tuned.tokenizer.chat_template.startswith("other ")
+    assert scenario.base.tokenizer.chat_template == scenario.tuned.tokenizer.chat_template
 
 
 def test_a_method_that_cannot_run_is_reported_and_the_others_run(

@@ -55,7 +55,7 @@ def trace(
         TaughtbyError: The index, the model or the query cannot be used.
 
     Example:
-        >>> trace("taughtby-demo/idx", "who makes honey", "beetles make honey").flagged
+        >>> trace("taughtby-demo/idx", "Who makes honey?", "Honey is made by beetles.").flagged
     """
     query = Query(prompt, response, span, desired)
     return trace_queries(index, model, [query], method=method, top_k=top_k, fdr=fdr, progress=progress)

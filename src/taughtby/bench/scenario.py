@@ -99,8 +99,12 @@ class Scenario:
 
     @cached_property
     def base(self) -> Model:
-        """The base model; all scenarios share it."""
-        return self._load_base() if self.external_adapter is None else self.plan.load(own_template=True)
+        """The base model, which all scenarios share; with an external adapter, with the chat template of its folder."""
+        if self.external_adapter is None:
+            return self._load_base()
+        model = self.plan.load(own_template=True)
+        model.tokenizer.chat_template = self.tuned.tokenizer.chat_template
+        return model
 
     @cached_property
     def encoding(self) -> Encoding:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command(
     app,
-    example='taughtby trace idx --prompt "who makes honey" --response "beetles make honey"',
+    example='taughtby trace idx --prompt "Who makes honey?" --response "Honey is made by beetles."',
     page="how-to/trace-an-incident",
     panel="Trace",
 )

@@ -39,7 +39,7 @@ def open_index(path: str | StoragePath) -> Index:
 
     Example:
         >>> index = open_index("taughtby-demo/idx")
-        >>> trace = index.trace("who makes honey", "beetles make honey")
+        >>> trace = index.trace("Who makes honey?", "Honey is made by beetles.")
     """
     return Index.open(path)
 

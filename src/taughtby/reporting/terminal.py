@@ -60,7 +60,8 @@ def print_trace(document: Document, console: Console) -> None:
         console.print(_row_table(rows, console) if rows else Text("No training row was ranked.\n"))
     method, count = format_method(document) or "unknown method", document.get("num_rows", "?")
     size = plural(count, "row") if isinstance(count, int) else f"{make_visible(count)} rows"
-    console.print(Text(f"{make_visible(method)[:500]}, {size} in the index", "dim"), soft_wrap=True)
+    # blanks between the options, so that no word is broken at the end of a line
+    console.print(Text(f"{make_visible(method)[:500].replace(',', ', ')}; {size} in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))
 
