@@ -157,3 +157,20 @@ def test_no_base_contradicts_an_adapter(run: Run, model_folder: Path, data: Path
     for option in ("--adapter", "--base"):
         result = run("index", "build", model_folder, data, option, "x", "--no-base", "-o", tmp_path / "idx")
         ends(result, 1, "--no-base contradicts --adapter and --base")
+
+
+def test_a_pipe_is_refused_where_rows_are_read_again(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    for command in (("index", "build"), ("lab", "finetune"), ("data", "layers")):
+        out = () if command[0] == "data" else ("-o", tmp_path / "out")
+        ends(run(*command, model_folder, "-", *out), 1, "standard input cannot be read more than once")
+
+
+def test_a_judge_without_words_is_not_taken_for_a_typo(run: Run, data: Path) -> None:
+    result = run("lab", "judge", data, "--judge", "phrase")
+    ends(result, 1, "do: add a colon and what it looks for, such as phrase:WORDS")
+    ends(run("lab", "judge", data, "--judge", "prase"), 1, "did you mean phrase?", "such as phrase:WORDS")
+
+
+def test_unknown_poisons_and_suites_have_a_suggestion(run: Run, tmp_path: Path) -> None:
+    ends(run("lab", "poison", "bakdoor", "-o", tmp_path / "p"), 1, "did you mean backdoor?")
+    ends(run("bench", "run", "eror", "-o", tmp_path / "b"), 1, "did you mean error?")

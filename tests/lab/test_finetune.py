@@ -499,10 +499,10 @@ def test_without_trl_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "the epochs of a training is below 1"),
-        ({"batch_size": 0}, "the batch size of a training is below 1"),
-        ({"rank": -1}, "the rank of a training is below 1"),
-        ({"max_length": 0}, "the max length of a training is below 1"),
+        ({"epochs": 0}, "is below 1\n  got: epochs 0"),
+        ({"batch_size": 0}, "is below 1\n  got: batch_size 0"),
+        ({"rank": -1}, "is below 1\n  got: rank -1"),
+        ({"max_length": 0}, "is below 1\n  got: max_length 0"),
         ({"learning_rate": 0.0}, "the learning rate is not above 0"),
         ({"learning_rate": float("nan")}, "the learning rate is not above 0"),
     ],

@@ -55,6 +55,9 @@ def check_arguments(command: str, **arguments: str) -> None:
     """Refuse arguments in the wrong order, and one that is of another kind than its place asks for."""
     from taughtby.text import cli_command
 
+    if arguments.get("DATA") == "-" and command != "data inspect":
+        do = "write it to a file first; `taughtby data inspect` reads pipes"
+        raise DataError("standard input cannot be read more than once", got="DATA -", do=do)
     kinds = {name: kind_of(value) for name, value in arguments.items()}
     wrong = [name for name, kind in kinds.items() if kind not in (None, name)]
     if not wrong:

@@ -135,6 +135,7 @@ def generate(
     An interrupted run resumes from OUT.draft with the same command.
     """
     _check_prompts(model, prompts)
+    check_outputs(out)
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
     from taughtby.lab.prompts import read_prompts

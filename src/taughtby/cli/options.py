@@ -80,8 +80,10 @@ def check_judge(spec: str) -> str:
     from taughtby.errors import OptionError
 
     kind, colon, _ = spec.partition(":")
-    if kind.strip() not in JUDGES or not (colon or kind.strip() == "refusal"):
-        do = closest(kind, JUDGES) + ", with a colon and what it looks for, such as phrase:WORDS"
+    known = kind.strip() in JUDGES
+    if not known or not (colon or kind.strip() == "refusal"):
+        do = "add" if known else f"{closest(kind, JUDGES)}, with"
+        do += f" a colon and what it looks for, such as {kind.strip() if known else 'phrase'}:WORDS"
         raise OptionError("unknown judge", got=repr(spec), do=do)
     return spec
 

@@ -104,7 +104,7 @@ def read_finished(path: StoragePath) -> Manifest:
     if manifest is None:
         raise missing_index(path)
     if not manifest.complete:
-        raise StoreError(f"{path} is not finished", do="run the same command again: it resumes")
+        raise StoreError(f"{path} is not finished", do="run the command that builds it again: it resumes")
     return manifest
 
 

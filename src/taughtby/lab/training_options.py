@@ -37,11 +37,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size", "max_length"):
             if getattr(self, name) < 1:
-                got = str(getattr(self, name))
-                raise OptionError(
-                    f"the {name.replace('_', ' ')} of a training is below 1", got=got, do="give 1 or more"
-                )
+                got = f"{name} {getattr(self, name)}"
+                raise OptionError("an option of the training is below 1", got=got, do="give 1 or more")
         if not 0 < self.learning_rate < math.inf:
-            raise OptionError(
-                "the learning rate is not above 0", got=str(self.learning_rate), do="give one such as 1e-3"
-            )
+            got = str(self.learning_rate)
+            raise OptionError("the learning rate is not above 0", got=got, do="give one such as 1e-3")
