@@ -82,7 +82,7 @@ def markdown_code(text: object) -> str:
 def closest(name: str, names: Iterable[str]) -> str:
     """What to do about an unknown name: the closest known one first, then all of them."""
     known = list(names)
-    close = get_close_matches(name, known, 1)
+    close = [word for word in known if name and word.startswith(name)] or get_close_matches(name, known, 1)
     return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(known)}"
 
 

@@ -130,7 +130,7 @@ def _print_checks(report: CheckReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from taughtby.text import make_visible
+    from taughtby.text import make_visible, plural
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("check", "value", "limit"):
@@ -147,4 +147,5 @@ def _print_checks(report: CheckReport) -> None:
     console.print(
         Text.assemble("Overall: ", (report.verdict, styles[report.verdict]), f" – {make_visible(report.reason)}")
     )
-    console.print(Text(f"{report.method!r}, {report.rows} rows as queries", "dim"))
+    method, used = report.method.spec_string().replace(",", ", "), any(row.passed is not None for row in report.checks)
+    console.print(Text(f"{method}; {plural(report.rows, 'row')} as queries" if used else method, "dim"))
