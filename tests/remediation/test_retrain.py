@@ -494,5 +494,5 @@ def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_not_to_be_removed(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("{}")
-    with pytest.raises(LabError, match="cannot be a folder\n.*\n  do:  give a folder that is empty"):
+    with pytest.raises(LabError, match=r"cannot be a folder\n.*\n  do:  give a folder that is empty"):
         StageCache(tmp_path / "data.jsonl" / "stages").get_or_run("x", [], "x", lambda _: 1)
