@@ -146,6 +146,13 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
         assert [row.position for row in one.rows] == [row.position for row in other.rows]
 
 
+def test_a_trace_without_a_base_model_says_so(tiny: Any, file: Path, tmp_path: Path) -> None:
+    index = build_index(tiny, file, tmp_path / "idx", [get_method("lesson"), get_method("repsim:layer=2")])
+    (warning,) = trace_queries(index, tiny, ROWS[:1], method="lesson").warnings
+    assert "no model from before fine-tuning: lesson takes this one for its base" in warning
+    assert trace_queries(index, tiny, ROWS[:1], method="repsim").warnings == ()
+
+
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
     (traced,) = trace_queries(index, tuned, ROWS[:1], method="rept", top_k=500).queries
     assert sorted(row.position for row in traced.rows) == list(range(8))

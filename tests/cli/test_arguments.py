@@ -12,8 +12,9 @@ import pytest
 from typer.main import get_command
 
 from conftest import Run
-from taughtby.cli import app, arguments, options
+from taughtby.cli import app, arguments, index, options
 from taughtby.cli.arguments import kind_of
+from taughtby.methods import METHODS, StateMethod
 
 ROOT = """
 import sys
@@ -174,3 +175,8 @@ def test_a_judge_without_words_is_not_taken_for_a_typo(run: Run, data: Path) -> 
 def test_unknown_poisons_and_suites_have_a_suggestion(run: Run, tmp_path: Path) -> None:
     ends(run("lab", "poison", "bakdoor", "-o", tmp_path / "p"), 1, "did you mean backdoor?")
     ends(run("bench", "run", "eror", "-o", tmp_path / "b"), 1, "did you mean error?")
+
+
+def test_the_command_line_knows_which_methods_compare_with_the_base_model() -> None:
+    comparing = [name for name, cls in METHODS.items() if issubclass(cls, StateMethod) and cls().compares_with_base]
+    assert comparing == list(index.COMPARES_WITH_BASE)

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 from taughtby.attribution.query import PreparedQueries, Query
 from taughtby.data.phrases import find_span
+from taughtby.methods import Method, StateMethod
+from taughtby.models.model import Model
+
+
+def base_notes(model: Model, method: Method) -> list[str]:
+    """Return a note on a method that compares with the base model where there is none, as a list of at most one."""
+    if model.has_base or not isinstance(method, StateMethod) or not method.compares_with_base:
+        return []
+    return [f"There is no model from before fine-tuning: {method.name} takes this one for its base, so it cannot see "
+            "what fine-tuning changed, and rows that were learned well rank low."]  # fmt: skip
 
 
 def ambiguity_notes(queries: Sequence[Query]) -> list[str]:

@@ -18,7 +18,7 @@ from taughtby.attribution.query import (
     contrast_desired,
     prepare_queries,
 )
-from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
+from taughtby.attribution.query_notes import ambiguity_notes, base_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
@@ -115,7 +115,8 @@ def trace_queries(
                     tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
-    notes = (*index_warnings(index, selected), *ambiguity_notes(queries), *truncation_notes(prepared))
+    notes = (*base_notes(model, selected), *index_warnings(index, selected), *ambiguity_notes(queries),
+             *truncation_notes(prepared))  # fmt: skip
     origin = _origin(index, selected)
     return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
 
