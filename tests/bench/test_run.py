@@ -320,21 +320,6 @@ def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     assert not [result for result in worlds[0]["results"] if "error" in result]
 
 
-def test_scores_that_are_no_numbers_are_refused(
-    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trace = bench.trace_queries
-
-    def torn(*args: Any, **more: Any) -> Any:
-        result = trace(*args, **more)
-        result.queries[1].scores[3] = float("nan")
-        return result
-
-    monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), ignore_progress)
-    assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
-
-
 def test_a_suite_that_was_not_learned_is_reported(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Lesson: what a row taught, token by token, measured on the model before fine-tuning. Described in docs/methods.md.
+"""Lesson: what a row taught, token by token, measured on the model before fine-tuning.
 
 After fine-tuning a learned token has almost no loss and so no gradient; in the base model its gradient is what the row
 taught. A row is responsible for a response if, for each token that fine-tuning made likelier, it has a token whose

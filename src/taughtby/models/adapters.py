@@ -254,7 +254,7 @@ def is_same_name(named: str, given: str) -> bool:
 
 
 def _check_base(folder: Path, base_fingerprints: Sequence[str]) -> None:
-    """`taughtby finetune` leaves the fingerprint of the base."""
+    """`taughtby lab finetune` leaves the fingerprint of the base."""
     if (folder / "taughtby.json").exists() and (
         recorded := config_value(folder, "taughtby.json", "model")
     ) not in base_fingerprints:

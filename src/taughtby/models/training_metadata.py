@@ -113,7 +113,7 @@ def _adapter(folder: Path) -> Iterator[MetadataEntry]:
 
 
 def _ours(folder: Path) -> Iterator[MetadataEntry]:
-    """`taughtby finetune`, which trains on the answers, cut at their end."""
+    """`taughtby lab finetune`, which trains on the answers, cut at their end."""
     file = "taughtby.json"
     config = read_json(folder / file)
     yield from text_entries(config, file, base="base")

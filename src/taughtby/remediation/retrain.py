@@ -61,7 +61,7 @@ def retrain(
         ordinary: Prompts that should not show the behaviour. By default the prompts of the held-out rows.
 
     Returns:
-        The counts, as JSON (see docs/proof.md).
+        The counts, as JSON (see docs/explanation/retraining.md).
     """
     design = design or ExperimentDesign()
     check_experiment(experiment, rows, flagged_ids, design)
