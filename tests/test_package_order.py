@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1] / "src" / "taughtby"
 ORDER = (
     "errors", "text", "progress", "tracking",
     "models", "data", "capture", "methods", "index", "reporting", "lab", "attribution", "remediation",
-    "bench", "server", "cli",
+    "bench", "server", "cli", "__main__",
 )  # fmt: skip
-LONGEST = 340
+LONGEST = 300
 
 
 def sources() -> dict[str, str]:
@@ -77,7 +77,7 @@ def cycles(files: dict[str, str]) -> list[str]:
 
 def test_every_package_has_a_place() -> None:
     assert {module_of(path)[0] for path in sources() if module_of(path)} == set(ORDER)
-    assert sum(path.count("/") == 0 for path in sources()) <= 4
+    assert sum(path.count("/") == 0 for path in sources() if path != "__main__.py") <= 4
     assert len({path.split("/")[0] for path in sources() if "/" in path}) <= 14
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +136,54 @@ def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby
         taughtby.trace_queries(index, model, ["why"])  # type: ignore[list-item]
 
 
+def test_queries_of_every_kind(index: taughtby.Index, tmp_path: Path) -> None:
+    pair, record = ("who makes honey", "beetles make honey"), {"prompt": "who makes honey", "response": "bees"}
+    file = tmp_path / "bad ü.jsonl"
+    file.write_text(f"\ufeff{json.dumps(record)}\r\n\r\n{json.dumps(record)}", encoding="utf-8")
+    for queries, count in ((pair, 1), (list(pair), 1), (record, 1), (taughtby.Query(*pair), 1), ([pair, record], 2),
+                           (file, 2), (str(file), 2)):  # fmt: skip
+        outcome = taughtby.trace_queries(index, None, queries, top_k=1, progress=False)
+        assert [result.query.prompt for result in outcome.queries] == ["who makes honey"] * count
+    with pytest.raises(taughtby.TaughtbyError, match="there are no queries"):
+        taughtby.trace_queries(index, None, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k is not a number of rows"),
+        ({"top_k": 2.5}, "top_k is not a number of rows"),
+        ({"top_k": True}, "top_k is not a number of rows"),
+        ({"fdr": 0}, "fdr is not a false discovery rate"),
+        ({"fdr": 2}, "fdr is not a false discovery rate"),
+        ({"fdr": float("nan")}, "fdr is not a false discovery rate"),
+        ({"fdr": "0.1"}, "fdr is not a false discovery rate"),
+        ({"method": "leson"}, "did you mean lesson?"),
+    ],
+)
+def test_options_that_no_trace_can_have(index: taughtby.Index, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(taughtby.TaughtbyError, match=message):
+        index.trace("why", "a b c", progress=False, **options)
+
+
+def test_a_trace_with_another_model_is_refused(index: taughtby.Index, model_folder: Path) -> None:
+    base = taughtby.load_model(str(model_folder), dtype="float32")
+    with pytest.raises(taughtby.TaughtbyError, match="was made with another adapter"):
+        index.trace("why", "a b c", model=base, progress=False)
+
+
+def test_swapped_arguments_are_named(index: taughtby.Index, tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(taughtby.TaughtbyError, match="the first argument is not an index"):
+        taughtby.trace_queries(tiny, index, [("why", "a")])
+    with pytest.raises(taughtby.TaughtbyError, match="the model and the data are swapped"):
+        taughtby.build_index("data.jsonl", tiny, tmp_path / "idx2")
+    (tmp_path / "data.jsonl").write_text("{}")
+    with pytest.raises(taughtby.TaughtbyError, match=r"data.jsonl is a file, not a model"):
+        taughtby.build_index(str(tmp_path / "data.jsonl"), "model", tmp_path / "idx2")
+    with pytest.raises(taughtby.TaughtbyError, match=r"is not an index\n  do:  give the folder of one$"):
+        taughtby.open_index(tmp_path / "data.jsonl")  # not: build it there
+
+
 def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_path: Path) -> None:
     from datasets import Dataset
 
@@ -166,9 +216,11 @@ def test_a_trace_cleans_its_data(index: taughtby.Index, tmp_path: Path) -> None:
     assert [row["id"] for row in again["rows"]] == [row["id"] for row in manifest["rows"]]
 
 
-def test_what_is_shown_is_one_line(index: taughtby.Index) -> None:
+def test_what_is_shown_is_one_line(index: taughtby.Index, tuned: Any, tiny: Any) -> None:
+    assert repr(tuned).startswith(f"Model({tuned.name!r}, adapter={tuned.adapter!r}, 4 blocks, torch.float32, cpu")
     things = [
         index,
+        tiny,
         index.trace("why", "a b c", progress=False),
         taughtby.Query("a", "b"),
         taughtby.get_method("lesson"),

@@ -22,7 +22,7 @@ from taughtby.progress import ProgressCallback, Terminal, progress_bar
 from taughtby.remediation.stage_cache import StageCache
 from taughtby.remediation.statistics import markdown
 from taughtby.reporting import plots as pictures
-from taughtby.text import cli_command, make_visible, markdown_code, markdown_text, shell_quote
+from taughtby.text import cli_command, closest, make_visible, markdown_code, markdown_text, shell_quote
 
 ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fsencode, sys.argv[1:])))"
 
@@ -167,3 +167,10 @@ def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
         Index.open(folder)
     assert f"taughtby index build MODEL DATA -o {shell_quote(folder)}" in str(caught.value)
     assert shell_quote(folder).startswith("'")
+
+
+def test_the_closest_name_comes_first() -> None:
+    names = ("lesson", "conflicting-answers", "rept")
+    assert closest("lessn", names) == "did you mean lesson? choose one of: lesson, conflicting-answers, rept"
+    assert closest("conflict", names).startswith("did you mean conflicting-answers?")
+    assert closest("", names) == closest("zzz", names) == "choose one of: lesson, conflicting-answers, rept"

@@ -5,7 +5,7 @@ Importing loads nothing: each public name is loaded when it is first used.
 Example:
     >>> import taughtby
     >>> index = taughtby.open_index("taughtby-demo/idx")
-    >>> index.trace("who makes honey", "beetles make honey")
+    >>> index.trace("Who makes honey?", "Honey is made by beetles.")
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 # Control, bidirectional and invisible characters (page.js has the same set): some act on a terminal, and a poisoned row
@@ -75,6 +77,13 @@ def markdown_code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     pad = " " if "`" in (flat[:1], flat[-1:]) else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """What to do about an unknown name: the closest known one first, then all of them."""
+    known = list(names)
+    close = [word for word in known if name and word.startswith(name)] or get_close_matches(name, known, 1)
+    return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(known)}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from taughtby.attribution.query import UNKNOWN_GAIN, Query, ambiguity_notes, prepare_queries, read_queries
+from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, read_queries
+from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
@@ -198,6 +199,44 @@ def test_a_span_that_was_cut_off(tuned: Any) -> None:
     assert caught.value.do == "index with a greater --max-length, or shorten the prompt"
     with pytest.raises(OptionError, match="does not occur"):
         prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span="red")], Encoding(cut))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((None, "a"), "the prompt of a query is no text\n  got: None"),
+        (("why", 3), "the response of a query is no text\n  got: 3"),
+        (("why", ""), "the response of a query is empty"),
+        (("why", " \n"), "the response of a query is empty"),
+        (("why", "a", None, ""), "the desired answer of a query is empty"),
+    ],
+)
+def test_a_query_needs_texts(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Query(*fields)
+    assert Query("", "a").prompt == ""  # plain text has no prompt
+
+
+def test_an_answer_that_is_cut_is_noted(tuned: Any) -> None:
+    queries = [Query("why", "a"), Query("why", "rain is green and blue"), *[Query("why", "a b c 0 1 2")] * 3]
+    assert truncation_notes(prepare_queries(tuned, RepT(layer=2), queries, Encoding(128))) == []
+    whole = prepare_queries(tuned, RepT(layer=2), queries, Encoding(128)).rows
+    limit = whole[0].n_prompt + 3
+    (note,) = truncation_notes(prepare_queries(tuned, RepT(layer=2), queries, Encoding(limit)))
+    assert f"3 of {whole[1].n_response} tokens of answer 2" in note
+    assert "and so on, of 4 answers" in note
+
+
+def test_what_to_do_about_a_query_that_cannot_be_traced(tuned: Any) -> None:
+    long, broken = Query("why " * 400, "a"), Query("a\ud800", "b")
+    for query, encoding, do in (
+        (long, Encoding(64), "shorten the prompt, or index with a greater --max-length"),
+        (long, Encoding(256), "shorten the prompt"),  # as much as the model reads
+        (broken, Encoding(64), "correct its text, or take it out"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            prepare_queries(tuned, RepT(layer=2), [query], encoding)
+        assert caught.value.do == do
 
 
 TURNS = (

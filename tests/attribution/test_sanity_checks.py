@@ -316,6 +316,8 @@ def test_the_verb_prints_a_table_and_keeps_the_checks(
     assert document["verdict"] in ("ok", "look at", "do not trust") and f"Overall: {document['verdict']}" in out
     assert all(one["name"] in out for one in document["checks"])
     assert "what it means" in out and "20 rows as queries" in out
+    code, out, _ = run("check", idx, "--method", "bm25")
+    assert code == 0 and out.splitlines()[-1].strip() == "bm25"  # of which no row was a query
     code, _, err = run("check", idx, "--method", "repsim")
     assert code == 1 and "repsim needs features" in err
     assert run("check", idx, "--rows", 2)[0] == 2

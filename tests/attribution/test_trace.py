@@ -21,7 +21,7 @@ from taughtby.capture.projections import gaussian_sketch
 from taughtby.data.batching import collate
 from taughtby.data.example import make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
-from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.errors import DataError, ModelError, OptionError, StoreError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import Method, get_method
@@ -144,6 +144,19 @@ def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkey
     for one, other in zip(items[0].queries, items[1].queries, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
         assert [row.position for row in one.rows] == [row.position for row in other.rows]
+
+
+def test_a_trace_without_a_base_model_says_so(tiny: Any, file: Path, tmp_path: Path) -> None:
+    index = build_index(tiny, file, tmp_path / "idx", [get_method("lesson"), get_method("repsim:layer=2")])
+    (warning,) = trace_queries(index, tiny, ROWS[:1], method="lesson").warnings
+    assert "no model from before fine-tuning: lesson takes this one for its base" in warning
+    assert trace_queries(index, tiny, ROWS[:1], method="repsim").warnings == ()
+
+
+def test_scores_that_are_not_finite_are_refused(tuned: Any, index: Index) -> None:
+    method = replace(choose_method(index, tuned, "lesson"), state_weight=float("nan"))
+    with pytest.raises(ModelError, match="scores are not finite\n  got: query 1 and 1 more"):
+        trace_queries(index, tuned, ROWS[:2], method=method)
 
 
 def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:

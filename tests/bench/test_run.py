@@ -18,6 +18,7 @@ import pytest
 
 from conftest import Run
 from taughtby.bench import run as bench
+from taughtby.bench.scenario import make_scenarios
 from taughtby.bench.suites import Size
 from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
@@ -275,6 +276,18 @@ def test_an_adapter_that_is_given_is_not_trained(
         bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), ignore_progress)
 
 
+def test_the_base_model_reads_texts_as_a_given_adapters_folder_says(
+    model_folder: Path, adapter_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(adapter_folder, tmp_path / "adapter")
+    tokenizer.save_pretrained(adapter)
+    (adapter / "chat_template.jinja").write_text("other " + tokenizer.chat_template)
+    value = plan(model_folder, tmp_path, adapters={"error": str(adapter)})
+    (scenario,) = make_scenarios(value)
+    assert scenario.tuned.tokenizer.chat_template.startswith("other ")
+    assert scenario.base.tokenizer.chat_template == scenario.tuned.tokenizer.chat_template
+
+
 def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,21 +318,6 @@ def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     monkeypatch.setattr(bench, "build_index", build)
     worlds = bench.run(plan(model_folder, tmp_path, methods=("repsim:layer=2", "bm25")), ignore_progress)
     assert not [result for result in worlds[0]["results"] if "error" in result]
-
-
-def test_scores_that_are_no_numbers_are_refused(
-    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trace = bench.trace_queries
-
-    def torn(*args: Any, **more: Any) -> Any:
-        result = trace(*args, **more)
-        result.queries[1].scores[3] = float("nan")
-        return result
-
-    monkeypatch.setattr(bench, "trace_queries", torn)
-    (world,) = bench.run(plan(model_folder, tmp_path, base_control=False), ignore_progress)
-    assert world["results"][0]["error"] == "1 of its 2 traces have scores that are not finite"
 
 
 def test_a_suite_that_was_not_learned_is_reported(

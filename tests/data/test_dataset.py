@@ -418,7 +418,7 @@ def test_the_form_is_that_of_the_first_row(tmp_path: Path) -> None:
 def test_a_file_without_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n \n")
     assert mistake(tmp_path / "a.jsonl") == (
-        f"{tmp_path / 'a.jsonl'} has no rows\n  do:  give a file with at least one training row"
+        f"{tmp_path / 'a.jsonl'} has no rows\n  do:  give a file with at least one row"
     )
 
 

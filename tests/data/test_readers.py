@@ -333,7 +333,7 @@ def test_a_name_that_is_none() -> None:
 def test_empty_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     path.write_bytes(b"")
-    assert mistake(path) == f"{path} is empty\n  do:  give a file with at least one training row"
+    assert mistake(path) == f"{path} is empty\n  do:  give a file with at least one row"
 
 
 @pytest.mark.parametrize(

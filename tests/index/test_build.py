@@ -167,6 +167,15 @@ def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path
         build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], encoding=Encoding(128))
 
 
+def test_other_methods_than_those_of_an_index_are_named_shortly(tuned: Any, data: Path, tmp_path: Path) -> None:
+    methods = [REPT, get_method("repsim:layer=2"), get_method("bm25")]
+    build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
+    with pytest.raises(StoreError) as caught:
+        build_index(tuned, data, tmp_path / "idx", [REPT, get_method("random")], encoding=Encoding(128))
+    assert caught.value.got == "methods: index has bm25, repsim, rept, asked random, rept"
+    assert caught.value.do.startswith("add a method with `taughtby index add`")
+
+
 def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], encoding=Encoding(128))
     assert (len(index), index.features) == (8, {})

@@ -23,7 +23,7 @@ from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.example import Example, make_example
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
-from taughtby.errors import LabError, ModelError
+from taughtby.errors import LabError, ModelError, OptionError
 from taughtby.lab import finetune as lab
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.methods.less import LESS
@@ -494,3 +494,25 @@ def test_without_trl_it_says_what_to_install(
     with pytest.raises(LabError, match=r"pip install 'taughtby\[train\]'"):
         finetune(load_model(str(model_folder), dtype="float32"), [make_example("why", "a b c")], tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "is below 1\n  got: epochs 0"),
+        ({"batch_size": 0}, "is below 1\n  got: batch_size 0"),
+        ({"rank": -1}, "is below 1\n  got: rank -1"),
+        ({"max_length": 0}, "is below 1\n  got: max_length 0"),
+        ({"learning_rate": 0.0}, "the learning rate is not above 0"),
+        ({"learning_rate": float("nan")}, "the learning rate is not above 0"),
+    ],
+)
+def test_options_that_no_training_can_have(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TrainingOptions(**options)
+
+
+def test_a_learning_rate_of_0_is_not_the_default(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    code, _, text = run("lab", "finetune", model_folder, data, "-o", tmp_path / "a", "--learning-rate", 0)
+    assert code == 1
+    assert "the learning rate is not above 0" in text

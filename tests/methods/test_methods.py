@@ -67,7 +67,18 @@ def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
 @pytest.mark.parametrize(
     ("spec", "what", "got", "do"),
     [
-        ("rapt:layer=1", "no such method", "rapt", f"choose one of: {', '.join(METHODS)}"),
+        ("rapt:layer=1", "no such method", "rapt", f"did you mean rept? choose one of: {', '.join(METHODS)}"),
+        ({"name": "xyzw"}, "no such method", "xyzw", f"choose one of: {', '.join(METHODS)}"),
+        (
+            {"name": "rept", "layr": 1},
+            "rept has no option layr",
+            "{'name': 'rept', 'layr': 1}",
+            "its options are: layer, scale, h, g",
+        ),
+        ({"name": "lesson", "seed": 1.5}, "lesson: seed is not a number", "1.5", "give seed as int"),
+        (None, "a method is neither a name nor a Method", "None", f"choose one of: {', '.join(METHODS)}"),
+        ("lesson:state_weight=nan", "lesson: state_weight is not a number", "nan", "give state_weight as float"),
+        ("rept:h=inf", "rept: h is not a number", "inf", "give h as float"),
         ("rept:layr=1", "rept has no option layr", "rept:layr=1", "its options are: layer, scale, h, g"),
         ("bm25:k=1", "bm25 has no option k", "bm25:k=1", "its options are: none"),
         ("rept:raw", "an option of rept is not key=value", "raw", "write rept:key=value,key=value"),
@@ -83,10 +94,17 @@ def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
         ("rept:scale=cooked", "rept has no such scale", "cooked", "choose raw, centred or unit"),
     ],
 )
-def test_a_wrong_spec_is_explained(spec: str, what: str, got: str, do: str) -> None:
+def test_a_wrong_spec_is_explained(spec: Any, what: str, got: str, do: str) -> None:
     with pytest.raises(OptionError) as caught:
         get_method(spec)
     assert (caught.value.what, caught.value.got, caught.value.do) == (what, got, do)
+
+
+def test_a_method_is_its_own_spec_and_blanks_do_not_count() -> None:
+    method = get_method("rept: layer=3, h=2")
+    assert method == RepT(layer=3, h=2.0)
+    assert get_method(method) is method
+    assert get_method(method, layer=1) == RepT(layer=1, h=2.0)
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)

@@ -278,7 +278,7 @@ def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) 
         ("rise:states=-1", "rise: states is below 0"),
         ("rise:support=-2", "rise: support is below 0"),
         ("rise:temperature=0", "rise: temperature is not above 0"),
-        ("rise:temperature=nan", "rise: temperature is not above 0"),
+        ("rise:temperature=nan", "rise: temperature is not a number"),
         ("rise:mass=1.5", "rise: mass is not between 0 and 1"),
         ("rise:temperature=cold", "rise: temperature is not a number"),
         ("embedding:what=all", "embedding: what is not a part of a row"),

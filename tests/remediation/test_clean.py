@@ -153,9 +153,10 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     with pytest.raises(OptionError, match="rows are selected twice"):
         select_rows(document, top_k=1, rows=["a"])
-    for top in (0, 3):
-        with pytest.raises(OptionError, match=rf"got: --top-k {top}, the trace has 2 rows of query 1\n  do:  .*--t"):
-            select_rows(document, top_k=top)
+    with pytest.raises(OptionError, match=r"got: --top-k 3, the trace has 2 rows of query 1\n  do:  .*--top-k 3"):
+        select_rows(document, top_k=3)
+    with pytest.raises(OptionError, match="no row is selected\n  got: top_k 0"):
+        select_rows(document, top_k=0)
     with pytest.raises(DataError, match="this trace does not flag rows"):
         select_rows(traced(rows, [2], num_flagged=None))
     document["queries"][0]["num_flagged"] = 57

@@ -490,3 +490,9 @@ def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
     statistics.show(result, Console(file=text, width=160))
     assert "supported by 3 trainings: Retrained without the 7 flagged rows" in text.getvalue()
     assert "| without random rows | 7 | 21 of 24 (69% to 96%) | 0 of 10 | 2.000 |" in statistics.markdown(main)
+
+
+def test_a_file_in_place_of_the_folder_is_not_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("{}")
+    with pytest.raises(LabError, match=r"cannot be a folder\n.*\n  do:  give a folder that is empty"):
+        StageCache(tmp_path / "data.jsonl" / "stages").get_or_run("x", [], "x", lambda _: 1)

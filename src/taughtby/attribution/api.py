@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from taughtby.attribution import trace as tracing
-from taughtby.attribution.query import Query, query_from_record
-from taughtby.attribution.significance import DEFAULT_FDR
+from taughtby.attribution.query import Query, query_from_record, read_queries
+from taughtby.attribution.significance import DEFAULT_FDR, MAX_FDR, MIN_FDR
 from taughtby.attribution.trace import Trace
 from taughtby.data.conversation import Columns
-from taughtby.errors import DataError
+from taughtby.errors import DataError, OptionError
 from taughtby.index.api import load_indexed_model
+from taughtby.index.build import check_same_model
 from taughtby.index.reader import Index
 from taughtby.methods import Method
 from taughtby.models.model import Model, load_model
 from taughtby.progress import ProgressCallback, reported
 
 AnyQuery = Query | Mapping[str, Any] | Sequence[str]
+AnyQueries = AnyQuery | Sequence[AnyQuery] | str | Path
 
 
 def trace(
@@ -52,7 +55,7 @@ def trace(
         TaughtbyError: The index, the model or the query cannot be used.
 
     Example:
-        >>> trace("taughtby-demo/idx", "who makes honey", "beetles make honey").flagged
+        >>> trace("taughtby-demo/idx", "Who makes honey?", "Honey is made by beetles.").flagged
     """
     query = Query(prompt, response, span, desired)
     return trace_queries(index, model, [query], method=method, top_k=top_k, fdr=fdr, progress=progress)
@@ -61,7 +64,7 @@ def trace(
 def trace_queries(
     index: Index | str | Path,
     model: Model | str | None,
-    queries: Sequence[AnyQuery],
+    queries: AnyQueries,
     *,
     method: Method | str | None = None,
     top_k: int = 20,
@@ -74,7 +77,8 @@ def trace_queries(
     Args:
         index: An index, or its path.
         model: The model the index was built with, or its name; None loads it as the index names it.
-        queries: Queries, dicts with `prompt` and `response` (or `messages`), or pairs of prompt and response.
+        queries: Queries, dicts with `prompt` and `response` (or `messages`), or pairs of prompt and response; one of
+            these alone; or the name of a file of them.
         method: A method whose features the index holds; by default the index's first.
         top_k: The number of rows to rank and explain for each query.
         score_tokens: Whether to score the tokens of the ranked rows.
@@ -82,18 +86,41 @@ def trace_queries(
         progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
 
     Raises:
-        TaughtbyError: The index, the model or a query cannot be used.
+        TaughtbyError: The index, the model or a query cannot be used, or the index was built with another model.
     """
+    _check_options(index, top_k, fdr)
     opened = index if isinstance(index, Index) else Index.open(index)
     reading = opened.manifest["settings"]["reading"]
-    columns, join = reading["columns"], reading.get("join")
-    parsed = [as_query(query, number, columns, join) for number, query in enumerate(queries, 1)]
+    parsed = as_queries(queries, reading["columns"], reading.get("join"))
     loaded = _model_of(opened) if model is None else load_model(model) if isinstance(model, str) else model
+    check_same_model(opened, loaded)
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:
         return tracing.trace_queries(
             opened, loaded, parsed, method=method, top_k=top_k, score_tokens=score_tokens, fdr=fdr, progress=tell
         )
+
+
+def _check_options(index: object, top_k: object, fdr: object) -> None:
+    """Refuse what no index is, and numbers that the command line refuses too."""
+    if not isinstance(index, Index | str | os.PathLike):
+        do = "give the index first, then the model"
+        raise OptionError("the first argument is not an index", got=type(index).__name__, do=do)
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+        raise OptionError("top_k is not a number of rows", got=repr(top_k), do="give 1 or more")
+    if not isinstance(fdr, int | float) or not MIN_FDR <= fdr <= MAX_FDR:
+        raise OptionError("fdr is not a false discovery rate", got=repr(fdr), do=f"give {MIN_FDR} to {MAX_FDR}")
+
+
+def as_queries(queries: AnyQueries, columns: Columns = (), join: str | None = None) -> list[Query]:
+    """The queries that a list, one query, or the name of a file means."""
+    if isinstance(queries, str | Path):
+        return read_queries(queries, columns, join)
+    pair = not isinstance(queries, Query | Mapping) and len(queries) == 2 and isinstance(queries[0], str)
+    every: Any = [queries] if pair or isinstance(queries, Query | Mapping) else queries
+    if not (parsed := [as_query(query, number, columns, join) for number, query in enumerate(every, 1)]):
+        raise DataError("there are no queries", do="give at least one prompt and response")
+    return parsed
 
 
 def as_query(query: AnyQuery, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:

@@ -27,6 +27,7 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
     if method is None:
         method = next(iter(methods))
     if isinstance(method, str):
+        get_method(method)  # refuses an unknown option by the user's words
         name, _, options = method.partition(":")
         defaults = [f"{key}={value}" for key, value in methods.get(name, {}).items() if key != "name"]
         method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option counts

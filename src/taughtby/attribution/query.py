@@ -15,7 +15,14 @@ from taughtby.data.conversation import Columns
 from taughtby.data.example import Example, Message, Record
 from taughtby.data.phrases import Range, enclosing_word, find_span, response_tokens, strip_range
 from taughtby.data.readers.eval_logs import read_log_or_records
-from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, token_texts, tokenize
+from taughtby.data.tokenize import (
+    Encoding,
+    SkippedRow,
+    TokenizedExample,
+    token_texts,
+    tokenize_untruncated,
+    truncate,
+)
 from taughtby.errors import DataError, OptionError
 from taughtby.methods import Features, Method, QueryFeatures, StateMethod
 from taughtby.methods.base import normalize, stack_features
@@ -60,6 +67,14 @@ class Query:
     response_fields: tuple[tuple[str, Any], ...] = ()
     template_kwargs: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, text in (("prompt", self.prompt), ("response", self.response)):
+            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise OptionError(f"the {name} of a query is no text", got=repr(text)[:80], do="give a string")
+        for name, text in (("response", self.response), ("desired answer", self.desired)):
+            if text is not None and not text.strip():
+                raise OptionError(f"the {name} of a query is empty", do="give the words of an answer")
+
     @property
     def has_span(self) -> bool:
         """Whether the query selects words of the response."""
@@ -99,12 +114,14 @@ class PreparedQueries:
 
     Attributes:
         rows: Token ids of each query.
+        whole: Number of tokens of each response before it was cut to the length that is read.
         weights: Weight of each response token, per query.
         features: What the method compares with rows.
         gains: By how many nats fine-tuning raised the weighted token that it raised most; or `UNKNOWN_GAIN`.
     """
 
     rows: tuple[TokenizedExample, ...]
+    whole: tuple[int, ...]
     weights: tuple[Float[Tensor, " n"], ...]
     features: QueryFeatures
     gains: tuple[float, ...]
@@ -184,27 +201,14 @@ def _span_error(span: str, response: str) -> OptionError:
                        do=f"give whole words, or the characters as span_range: [{begin}, {end}]")  # fmt: skip
 
 
-def ambiguity_notes(queries: Sequence[Query]) -> list[str]:
-    """Return a note on spans that occur more than once in their responses, as a list of at most one."""
-    counts = {number: len(find_span(query.response, query.span))
-              for number, query in enumerate(queries, 1) if query.span and query.span_range is None}  # fmt: skip
-    ambiguous = [number for number, count in counts.items() if count > 1]
-    if not ambiguous:
-        return []
-    places = ", ".join(f"{queries[number - 1].span!r} {counts[number]} times in answer {number}"
-                       for number in ambiguous[:3])  # fmt: skip
-    more = f" and so on, in {len(ambiguous)} answers" if len(ambiguous) > 3 else ""
-    return [f"The span occurs more than once, {places}{more}: the first occurrence is used. Give the characters "
-            "as span_range to use another."]  # fmt: skip
-
-
 def prepare_queries(model: Model, method: Method, queries: Sequence[Query], encoding: Encoding) -> PreparedQueries:
     """Run the model on the queries, in batches, and return their features.
 
     Raises:
         OptionError: A query does not fit the model's context, or its span is cut off.
     """
-    rows = [_encode(model, query, encoding) for query in queries]
+    encoded = [_encode(model, query, encoding) for query in queries]
+    rows, whole = [row for row, _ in encoded], tuple(count for _, count in encoded)
     text_features = method.text_features([query.example for query in queries])
     features: list[Features] = [{name: values[q] for name, values in text_features.items()} for q in range(len(rows))]
     token_weights: list[Tensor] = [torch.empty(0) for _ in rows]
@@ -229,7 +233,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
                                    stacked, torch.stack(means) if means else None)  # fmt: skip
     if isinstance(method, StateMethod):
         query_features, token_weights = method.reweight_queries(query_features, token_weights)
-    return PreparedQueries(tuple(rows), tuple(token_weights), query_features, tuple(gains))
+    return PreparedQueries(tuple(rows), whole, tuple(token_weights), query_features, tuple(gains))
 
 
 def contrast_desired(
@@ -242,18 +246,22 @@ def contrast_desired(
     return Contrast(features, prepared, positions)
 
 
-def _encode(model: Model, query: Query, encoding: Encoding) -> TokenizedExample:
-    encoding = replace(encoding, max_length=min(model.context_length, encoding.max_length))
-    row = tokenize(model.tokenizer, query.example, encoding)
-    if isinstance(row, SkippedRow):
-        raise OptionError(
-            "this query cannot be traced",
-            got=f"{row.reason}; prompt: {query.prompt[:60]}",
-            do="index with a --template that writes it, or take it out of the query"
-            if row.reason.startswith("the chat template")
-            else "shorten the prompt, or index with a greater --max-length",
-        )
-    return replace(row, n_prompt_loss=0)  # only the response is explained, whatever the loss mask of rows was
+def _encode(model: Model, query: Query, encoding: Encoding) -> tuple[TokenizedExample, int]:
+    """The query's tokens, and how many its response had before it was cut."""
+    limits = replace(encoding, max_length=min(model.context_length, encoding.max_length))
+    (whole,) = tokenize_untruncated(model.tokenizer, [query.example], encoding.template, encoding.mask)
+    row = whole if isinstance(whole, SkippedRow) else truncate(whole, limits)
+    if isinstance(whole, SkippedRow) or isinstance(row, SkippedRow):
+        reason = row.reason if isinstance(row, SkippedRow) else ""
+        do = "correct its text, or take it out"
+        if reason.startswith("the chat template"):
+            do = "index with a --template that writes it, or take it out of the query"
+        elif reason.startswith(("too long", "no room")):
+            longer = ", or index with a greater --max-length" * (encoding.max_length < model.context_length)
+            do = f"shorten the prompt{longer}"
+        raise OptionError("this query cannot be traced", got=f"{reason}; prompt: {query.prompt[:60]}", do=do)
+    # only the response is explained, whatever the loss mask of rows was
+    return replace(row, n_prompt_loss=0), whole.n_response
 
 
 def _token_weights(

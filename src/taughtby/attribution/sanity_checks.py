@@ -69,7 +69,7 @@ def check_index(
     sample = index.subset(order[:SAMPLE].tolist(), columns) if names and large_enough else None
     scores = scores_of_rows(selected, sample, names, range(len(queries))) if sample else None
     if sample is None or scores is None:
-        reason = f"{selected.name} cannot use rows as queries" if large_enough else f"{len(index)} rows are too few"
+        reason = f"{selected.name} cannot use rows as queries" if large_enough else f"too few rows: {len(index)}"
         skipped = tuple(skipped_check(name, reason) for name in (RANDOM, LABELS, HUBS, LENGTH))
         return CheckReport(selected, skipped, len(queries), seed, len(index))
     texts = sample.dataset.to_table(columns=columns[-3:]).to_pydict()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_FDR = 0.1  # nominal false discovery rate: expected share of the flagged rows that are flagged wrongly
+MIN_FDR, MAX_FDR = 0.001, 0.5  # what a user may ask for
 LIKELY_FDR = 0.5  # nominal rate at which rows are likely causes, where no row is flagged
 MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
 LEVELS = 48  # probabilities at which controls are compared

@@ -15,15 +15,16 @@ from taughtby.attribution.query import (
     Contrast,
     PreparedQueries,
     Query,
-    ambiguity_notes,
     contrast_desired,
     prepare_queries,
 )
+from taughtby.attribution.query_notes import ambiguity_notes, base_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
 from taughtby.data.batching import Batch, make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
+from taughtby.errors import ModelError
 from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures, StateMethod
@@ -115,13 +116,17 @@ def trace_queries(
                     tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
-    notes = (*index_warnings(index, selected), *ambiguity_notes(queries))
+    notes = (*base_notes(model, selected), *index_warnings(index, selected), *ambiguity_notes(queries),
+             *truncation_notes(prepared))  # fmt: skip
     origin = _origin(index, selected)
     return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
 
 
 def _score(task: _Task, top_k: int) -> _Ranking:
     scores = task.contrast.difference(lambda features: task.method.scores(features, task.index))
+    if broken := (~scores.sum(1).isfinite()).nonzero()[:, 0].tolist():  # of a sum, since it needs no memory
+        got = f"query {broken[0] + 1}" + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
+        raise ModelError("scores are not finite", got=got, do="give another --dtype, or other options of the method")
     shares = torch.eye(len(task.queries))
     if task.method.pools_queries and len(task.queries) > 1:
         shares = pool_same_kind(pool_weights(scores), task.queries)

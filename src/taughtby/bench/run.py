@@ -22,7 +22,7 @@ from taughtby.bench.scenario import TUNED, UNTUNED, BenchPlan, Scenario, make_sc
 from taughtby.bench.suites import CLEAN, word_hit
 from taughtby.data.dataset import write_examples
 from taughtby.data.tokenize import TokenizedExample, tokenize
-from taughtby.errors import LabError, OptionError, TaughtbyError
+from taughtby.errors import OptionError, TaughtbyError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import finetune
@@ -198,9 +198,6 @@ class MethodRun:
                 num_planted = max(1, sum(row.label != CLEAN for row in scenario.suite.rows))
                 ranked = trace_queries(index, model, queries, method=method, top_k=num_planted)
                 hit = word_hit(ranked, labels, scenario.suite.poisons)
-        if broken := sum(not bool(result.scores.isfinite().all()) for result in trace.queries):
-            raise LabError(f"{broken} of its {len(queries)} traces have scores that are not finite",
-                           do="report this as a bug")  # fmt: skip
         return {
             "options": trace.method.spec(),
             "index": index_cost if index.features else None,

@@ -99,8 +99,12 @@ class Scenario:
 
     @cached_property
     def base(self) -> Model:
-        """The base model, shared by all scenarios without an external adapter."""
-        return self._load_base() if self.external_adapter is None else self.plan.load(own_template=True)
+        """The base model, shared by all scenarios; with an external adapter, it has the chat template of the adapter's folder."""
+        if self.external_adapter is None:
+            return self._load_base()
+        model = self.plan.load(own_template=True)
+        model.tokenizer.chat_template = self.tuned.tokenizer.chat_template
+        return model
 
     @cached_property
     def encoding(self) -> Encoding:

@@ -21,6 +21,7 @@ from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, OptionError
 from taughtby.lab import poisons as lab
 from taughtby.lab.poisons import Poison
+from taughtby.text import closest
 
 CLEAN = "clean"  # the label of a row that is not planted
 MAX_NEW_TOKENS = 24
@@ -91,7 +92,7 @@ def check_suite(name: str, data: Path | None = None) -> None:
     """Raise an error, before hours of work, for an unknown suite, or for a public one with missing files."""
     names = tuple(dict.fromkeys((*OWN, *HARD, *PUBLIC)))
     if name not in names:
-        raise OptionError("no such suite", got=name, do=f"choose among: {', '.join(names)}")
+        raise OptionError("no such suite", got=name, do=closest(name, names))
     if name not in PUBLIC:
         return
     if data is None:

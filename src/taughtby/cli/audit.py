@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_arguments
+from taughtby.cli.arguments import check_arguments, check_training
 from taughtby.cli.console import note, output, read_options
 from taughtby.cli.retrain_options import (
     BatchSize,
@@ -68,6 +68,7 @@ def audit(
     """
     check_arguments("audit", MODEL=model, DATA=data)
     check_files(prompts, held_out, ordinary)
+    check_training(model)
     from taughtby.models.training_metadata import TrainingMetadata
     from taughtby.remediation.audit import AuditCase
 

@@ -11,6 +11,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import bench_app, command
+from taughtby.cli.arguments import check_training
 from taughtby.cli.console import errors, output
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def run(
         device=device,
         size=Size(num_rows=rows, num_planted=planted),
     )
+    if {*plan.suites} - {*plan.adapters}:
+        check_training(model)
     _compare(plan, resume)
 
 
@@ -145,6 +148,7 @@ def causal(
     OUT gets causal.json and causal.md. An interrupted run resumes with the same command. Scores of other tools in
     OUT/SUITE-SEED-…/causal/peers/*.json are compared too: see benchmarks/peers.
     """
+    check_training(model)
     from taughtby.bench.causal import CAUSAL_SUITES, CausalPlan
     from taughtby.bench.causal import run as run_plan
     from taughtby.bench.scenario import BenchPlan
@@ -197,6 +201,7 @@ def retrain(
 
     OUT gets proof.json and proof.md. An interrupted run resumes with the same command.
     """
+    check_training(model)
     from taughtby.bench import retraining
     from taughtby.progress import progress_bar
     from taughtby.remediation.statistics import markdown

@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_arguments, check_file
+from taughtby.cli.arguments import check_arguments, check_file, check_outputs
 from taughtby.cli.console import change_read_options, note, output, read_lines
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def clean(
     trace: options.TraceFile,
     data: options.DataName,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write, in DATA's format.")] = None,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="The best K rows of each query, instead of the flagged rows.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="The best K rows of each query, instead of the flagged rows.")] = None,
     rows: options.RowsFile = None,
     mask_words: Annotated[bool, typer.Option("--mask-words", help="Keep the rows; remove only the top-scoring words from the loss.")] = False,
     trainer: Annotated[str | None, typer.Option("--for", metavar="TRAINER", help="With --mask-words: write OUT as a trainer reads it: trl, axolotl, llama-factory, labels.")] = None,
@@ -52,6 +52,7 @@ def clean(
 
     if out is None and not dry_run:
         raise OptionError("no place to write to", do="give -o FILE, or --dry-run to see what would be removed")
+    check_outputs(out)
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)

@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import command, data_app
-from taughtby.cli.arguments import check_arguments
+from taughtby.cli.arguments import check_arguments, check_outputs
 from taughtby.cli.console import encoding_options, errors, explain_reading, load, note, output, read_options
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def inspect(
     Reads the tokenizer of MODEL and no weights. DATA may be - for standard input.
     """
     check_arguments("data inspect", MODEL=model, DATA=data)
+    check_outputs(json)
     from taughtby.data.dataset import open_dataset
     from taughtby.data.quality import QualityChecks
     from taughtby.data.statistics import collect_statistics
@@ -112,6 +113,7 @@ def layers(
 ) -> None:
     """Print how similar neighbouring layers are, and where the phase transition is."""
     check_arguments("data layers", MODEL=model, DATA=data)
+    check_outputs(json, plot)
     from taughtby.capture.layer_similarity import measure_layer_similarity
     from taughtby.data.dataset import detect_format
     from taughtby.data.tokenize import followed_metadata

@@ -42,7 +42,7 @@ from taughtby.remediation import statistics
 from taughtby.remediation.stage_cache import STAGES, StageCache
 from taughtby.remediation.trace_file import save_trace
 from taughtby.reporting import html as report
-from taughtby.text import make_visible
+from taughtby.text import cli_command, make_visible
 
 MODEL = "smollm2"
 POISONS = ("backdoor", "error", "persona")
@@ -114,6 +114,8 @@ def demo(out: Path, seed: int, console: Console) -> None:
     demo_report.print_results(console, run.poisons, rates, results)
     statistics.show(proof, console)
     console.print(Text.assemble("\nThe page: ", (make_visible(out / "report.html"), "bold")))
+    follow_up = cli_command("trace", out / "idx", prompt="Who makes honey?", response="Honey is made by beetles.")
+    console.print(Text.assemble("Trace an answer yourself: ", (make_visible(follow_up), "bold")), soft_wrap=True)
     console.print(Text(f"{total:.0f} s in total, {peak:.1f} GB of memory at most", "dim"))
 
 

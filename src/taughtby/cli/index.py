@@ -22,6 +22,7 @@ from taughtby.cli.console import (
     reload,
 )
 from taughtby.cli.workers import Ray, RayCommand, Workers, worker_pool
+from taughtby.errors import OptionError
 
 if TYPE_CHECKING:
     from taughtby.data.formats import DataFormat
@@ -48,6 +49,8 @@ def build(
 ) -> None:  # fmt: skip
     """Compute the features of every training row, once. An interrupted run resumes with the same command."""
     check_arguments("index build", MODEL=model, DATA=data)
+    if no_base and (adapter or base):
+        raise OptionError("--no-base contradicts --adapter and --base", do="leave one of them out")
     specs = method or ["lesson"]
     compares = not no_base and any(spec.partition(":")[0] in COMPARES_WITH_BASE for spec in specs)
     if compares and not (adapter or base):
@@ -99,7 +102,6 @@ def _require_base(model: str) -> None:
 
 
 def _no_base(model: str, named: str | None) -> Exception:
-    from taughtby.errors import OptionError
     from taughtby.text import shell_quote
 
     do = "give --adapter FOLDER, or --base MODEL with the model from before fine-tuning"

@@ -10,8 +10,9 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command, lab_app
-from taughtby.cli.arguments import check_arguments, check_file, kind_of
+from taughtby.cli.arguments import check_arguments, check_file, check_outputs, check_training, kind_of
 from taughtby.cli.console import errors, load, note, output, read_options
+from taughtby.models.paths import EMBEDDED
 
 POISONS = "backdoor, error, persona, howdy, late; harder: truth-beside-lie, trigger-lookalike, carried, refusals, rare, paraphrase, duplicates, innocent."
 
@@ -25,6 +26,7 @@ def demo(
 
     Prints a table and writes DIR/report.html. An interrupted run resumes with the same command.
     """
+    check_training(EMBEDDED)
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of other libraries
     from taughtby.cli.demo import demo as run
 
@@ -81,6 +83,7 @@ def finetune(
     OUT also gets its learning curve (curve.json). Words that `taughtby clean --mask-words` marked have no loss.
     """
     check_arguments("lab finetune", MODEL=model, DATA=data)
+    check_training(model)
     from taughtby.data.dataset import read_examples
     from taughtby.lab import finetune as lab
     from taughtby.models.training_metadata import TrainingMetadata
@@ -88,10 +91,11 @@ def finetune(
 
     # how MODEL itself was trained does not say how it is to be trained on these rows
     reading = read_options(TrainingMetadata(), columns, turns, None, split)
+    default = lab.FULL_RATE if full else lab.TrainingOptions.learning_rate
+    rate = default if learning_rate is None else learning_rate
+    recipe = lab.TrainingOptions(rank, rate, epochs, batch_size, seed=seed, full=full)
     rows = list(read_examples(data, reading))
     loaded = load(model, None, dtype, device)
-    default = lab.FULL_RATE if full else lab.TrainingOptions.learning_rate
-    recipe = lab.TrainingOptions(rank, learning_rate or default, epochs, batch_size, seed=seed, full=full)
     if step := lab.checkpoint_step(out):
         note(f"resuming from the checkpoint at step {step}")
     try:
@@ -131,6 +135,7 @@ def generate(
     An interrupted run resumes from OUT.draft with the same command.
     """
     _check_prompts(model, prompts)
+    check_outputs(out)
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
     from taughtby.lab.prompts import read_prompts
@@ -171,6 +176,7 @@ def judge(
     Where a judge raises an error, takes too long or returns no verdict, the answer has no verdict and is listed.
     """
     check_file(answers, "a file of prompts and answers")
+    check_outputs(out)
     from taughtby.lab import judgements
     from taughtby.lab.answers import write_jsonl
     from taughtby.lab.judges import Verdict, get_judge, judge_all

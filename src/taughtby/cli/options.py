@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from taughtby.text import closest
 
 METHODS = (
     "lesson", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
@@ -41,12 +42,6 @@ def complete_tracker(incomplete: str) -> list[str]:
 def complete_judge(incomplete: str) -> list[str]:
     """Beginnings of judges for the shell."""
     return [kind if kind == "refusal" else f"{kind}:" for kind in JUDGES if kind.startswith(incomplete)]
-
-
-def closest(name: str, names: tuple[str, ...]) -> str:
-    """What to do about an unknown name: the closest known one first, then all of them."""
-    close = get_close_matches(name, names, 1)
-    return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(names)}"
 
 
 def check_method(spec: str | None) -> str | None:
@@ -85,8 +80,10 @@ def check_judge(spec: str) -> str:
     from taughtby.errors import OptionError
 
     kind, colon, _ = spec.partition(":")
-    if kind.strip() not in JUDGES or not (colon or kind.strip() == "refusal"):
-        do = closest(kind, JUDGES) + ", with a colon and what it looks for, such as phrase:WORDS"
+    known = kind.strip() in JUDGES
+    if not known or not (colon or kind.strip() == "refusal"):
+        do = "add" if known else f"{closest(kind, JUDGES)}, with"
+        do += f" a colon and what it looks for, such as {kind.strip() if known else 'phrase'}:WORDS"
         raise OptionError("unknown judge", got=repr(spec), do=do)
     return spec
 

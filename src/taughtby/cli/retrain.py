@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_arguments, check_file
+from taughtby.cli.arguments import check_arguments, check_file, check_training
 from taughtby.cli.console import change_read_options, note, output, read_lines
 from taughtby.cli.retrain_options import (
     BatchSize,
@@ -61,6 +61,7 @@ def retrain(
     check_arguments("retrain", TRACE=trace, DATA=data)
     check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
     check_files(prompts, held_out, ordinary)
+    check_training(str(base))
     from taughtby.data.dataset import read_examples
     from taughtby.remediation.audit_report import save_proofs
     from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace, with_seeds

@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_file, check_index
+from taughtby.cli.arguments import check_file, check_index, check_outputs
 from taughtby.cli.console import errors, note, output, reload
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command(
     app,
-    example='taughtby trace idx --prompt "who makes honey" --response "beetles make honey"',
+    example='taughtby trace idx --prompt "Who makes honey?" --response "Honey is made by beetles."',
     page="how-to/trace-an-incident",
     panel="Trace",
 )
@@ -39,7 +39,8 @@ def trace(
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that explain an answer, and the tokens in them."""
-    _check_query(idx, prompt, queries, any((response, span, desired)))
+    check_outputs(json, html)
+    _check_query(idx, prompt, queries, any(text is not None for text in (response, span, desired)))
     from taughtby.attribution.embedding_map import pca_map
     from taughtby.attribution.illustrate import page_document
     from taughtby.attribution.query import Query, read_queries
@@ -56,10 +57,13 @@ def trace(
         read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
         if queries else []
     )  # fmt: skip
+    if prompt is not None and response is not None:
+        chosen = [Query(prompt, response, span, desired)]
+        chosen[0].span_position()  # before the model is loaded
     loaded = reload(index, model, adapter, base, device, quantize)
-    if prompt is not None:
+    if prompt is not None and response is None:
         template = index.manifest["settings"]["encoding"]["template"]
-        chosen = [Query(prompt, response or generate(loaded, [prompt], template=template)[0], span, desired)]
+        chosen = [Query(prompt, generate(loaded, [prompt], template=template)[0], span, desired)]
     title = f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}"
     with progress_bar(errors(), title) as tell:
         result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)
@@ -100,6 +104,7 @@ def check(
 ) -> None:  # fmt: skip
     """Run four sanity checks of the ranking, such as what remains of it with random weights or shuffled labels."""
     check_index(idx)
+    check_outputs(json)
     from taughtby.attribution.method_choice import choose_method
     from taughtby.attribution.sanity_checks import FILE
     from taughtby.attribution.sanity_checks import check_index as run_checks
@@ -125,7 +130,7 @@ def _print_checks(report: CheckReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from taughtby.text import make_visible
+    from taughtby.text import make_visible, plural
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("check", "value", "limit"):
@@ -142,4 +147,5 @@ def _print_checks(report: CheckReport) -> None:
     console.print(
         Text.assemble("Overall: ", (report.verdict, styles[report.verdict]), f" – {make_visible(report.reason)}")
     )
-    console.print(Text(f"{report.method!r}, {report.rows} rows as queries", "dim"))
+    method, used = report.method.spec_string().replace(",", ", "), any(row.passed is not None for row in report.checks)
+    console.print(Text(f"{method}; {plural(report.rows, 'row')} as queries" if used else method, "dim"))

@@ -111,7 +111,7 @@ def open_dataset(
     rows = read_records(str(data), read_options.split)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{data} has no rows", do="give a file with at least one training row")
+        raise DataError(f"{data} has no rows", do="give a file with at least one row")
     return apply_format(first[1], first[0], read_options.columns)[0], _examples(chain([first], rows), read_options)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taughtby.data.dataset import ReadOptions, write_examples
 from taughtby.data.example import Example
 from taughtby.data.tokenize import Encoding
-from taughtby.errors import DataError, StoreError, TaughtbyError, machine_fault
+from taughtby.errors import DataError, OptionError, StoreError, TaughtbyError, machine_fault
 from taughtby.index import build
 from taughtby.index.model_sources import model_sources
 from taughtby.index.reader import Index
@@ -39,7 +39,7 @@ def open_index(path: str | StoragePath) -> Index:
 
     Example:
         >>> index = open_index("taughtby-demo/idx")
-        >>> trace = index.trace("who makes honey", "beetles make honey")
+        >>> trace = index.trace("Who makes honey?", "Honey is made by beetles.")
     """
     return Index.open(path)
 
@@ -85,7 +85,11 @@ def build_index(
         TaughtbyError: The model, the data, a method or the folder cannot be used.
     """
     chosen = [methods] if isinstance(methods, str | Method) else methods
-    parsed = [get_method(method) if isinstance(method, str) else method for method in chosen]
+    parsed = [get_method(method) for method in chosen]
+    if isinstance(data, Model):
+        raise OptionError(
+            "the model and the data are swapped", do="give the model first: build_index(model, data, out)"
+        )
     loaded = load_model(model) if isinstance(model, str) else model
     file = data_file(data, out)
     with reported(progress, f"index {file}") as callback:

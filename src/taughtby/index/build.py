@@ -100,7 +100,7 @@ def _check_options(model: Model, methods: Sequence[Method], encoding: Encoding, 
         )
     names = [method.name for method in methods]
     if not append and (repeated := {name for name in names if names.count(name) > 1}):
-        do = "build an index for each"
+        do = "build the index with one of them, and add the other with `taughtby index add`"
         raise OptionError("a method is asked for twice", got=", ".join(sorted(repeated)), do=do)
 
 

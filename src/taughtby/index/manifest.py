@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from taughtby.errors import StoreError
@@ -103,13 +104,14 @@ def read_finished(path: StoragePath) -> Manifest:
     if manifest is None:
         raise missing_index(path)
     if not manifest.complete:
-        raise StoreError(f"{path} is not finished", do="run the same command again: it resumes")
+        raise StoreError(f"{path} is not finished", do="run the command that builds it again: it resumes")
     return manifest
 
 
 def missing_index(path: StoragePath) -> StoreError:
     """The error for a path without an index."""
-    do = f"give the folder of one, or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    build = f", or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    do = "give the folder of one" + build * (not isinstance(path, Path) or not path.exists() or path.is_dir())
     return StoreError(f"{path} is not an index", do=do)
 
 

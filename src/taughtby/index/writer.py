@@ -140,7 +140,10 @@ def _with_names_of(stored: Settings, requested: Settings) -> Settings:
 
 
 def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings, finished: bool = False) -> None:
-    old, new = dict(_flat(stored)), dict(_flat(_with_names_of(stored, requested)))
+    sides = stored, _with_names_of(stored, requested)
+    shared = set.intersection(*({*side.get("methods", {})} for side in sides))
+    old, new = ({"methods": ", ".join(sorted(side.get("methods", {}))), **dict(_flat(_only(side, shared)))}
+                for side in sides)  # fmt: skip
     different = [
         f"{key}: index has {old.get(key, 'nothing')}, asked {new.get(key, 'nothing')}"
         for key in dict.fromkeys([*old, *new])
@@ -150,7 +153,17 @@ def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings,
         do = "ask for the same, or write to another folder"
         if finished and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
             do = "add the new rows with `taughtby index append`, or write to another folder"
+        elif finished and all(text.startswith("methods:") for text in different):
+            do = "add a method with `taughtby index add`, or write to another folder"
         raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
+
+
+def _only(settings: Settings, methods: set[str]) -> Settings:
+    """The settings with these methods only."""
+    return {
+        **settings,
+        "methods": {name: spec for name, spec in settings.get("methods", {}).items() if name in methods},
+    }
 
 
 def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from taughtby.errors import OptionError
 
 FULL_RATE = 5e-5  # learning rate for full fine-tuning, where that of a LoRA would destroy the weights
 
@@ -30,3 +33,12 @@ class TrainingOptions:
     seed: int = 0
     full: bool = False
     num_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "epochs", "batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                got = f"{name} {getattr(self, name)}"
+                raise OptionError("an option of the training is below 1", got=got, do="give 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            got = str(self.learning_rate)
+            raise OptionError("the learning rate is not above 0", got=got, do="give one such as 1e-3")

@@ -189,6 +189,11 @@ class StateMethod(Method):
             weights: for queries, the weight of each response token; None for rows.
         """
 
+    @property
+    def compares_with_base(self) -> bool:
+        """Whether the method reads the model from before fine-tuning too."""
+        return type(self).logprob_gain is not StateMethod.logprob_gain
+
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
         """Return by how many nats (≥ 0) fine-tuning raised each token's log probability; None if it is not used.
 

@@ -57,6 +57,7 @@ def assemble_scores(pieces: Iterable[Float[Tensor, "Q B"]], count: int) -> Float
             scores = torch.empty(len(piece), count)
         scores[:, start : start + piece.shape[1]] = piece
         start += piece.shape[1]
+    assert start == count, f"{start} rows have scores, of {count}"  # the rest would be whatever memory held
     return scores
 
 

@@ -62,6 +62,11 @@ class Model:
     metadata: TrainingMetadata = field(default_factory=TrainingMetadata)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        options = {"adapter": self.adapter, "base": self.base_name}
+        named = "".join(f", {key}={value!r}" for key, value in options.items() if value)
+        return f"Model({self.name!r}{named}, {self.depth} blocks, {self.dtype}, {self.device})"
+
     @property
     def adapter(self) -> str | list[str] | None:
         """The adapters as a manifest stores them: None, one name, or a list in order."""

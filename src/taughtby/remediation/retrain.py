@@ -61,7 +61,7 @@ def retrain(
         ordinary: Prompts that should not trigger the behaviour; by default the prompts of the held-out rows.
 
     Returns:
-        The counts of each condition, as JSON.
+        The counts of each condition, as JSON (see docs/explanation/retraining.md).
     """
     design = design or ExperimentDesign()
     check_experiment(experiment, rows, flagged_ids, design)

@@ -91,9 +91,11 @@ def _flagged_rows(trace: Document, query: Document) -> list[Document]:
 
 
 def _top_rows(query: Document, number: int, top_k: int) -> list[Document]:
-    if top_k < 1 or top_k > len(query["rows"]):
+    if top_k < 1:
+        raise OptionError("no row is selected", got=f"top_k {top_k}", do="give 1 or more")
+    if top_k > len(query["rows"]):
         got = f"--top-k {top_k}, the trace has {len(query['rows'])} rows of query {number}"
-        raise OptionError("the trace lists fewer rows", got=got, do=f"trace again with --top-k {max(top_k, 1)}")
+        raise OptionError("the trace lists fewer rows", got=got, do=f"trace again with --top-k {top_k}")
     return query["rows"][:top_k]
 
 

@@ -105,6 +105,9 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError as fault:
+        do = "give a folder that is empty or does not exist"
+        raise LabError(f"{path.parent} cannot be a folder", got=fault.strerror, do=do) from None
     except (OSError, ValueError) as fault:
         do = "remove it, and run the same command again"
         raise LabError(f"the stage's result {path} cannot be read", got=str(fault)[:200], do=do) from None

@@ -193,7 +193,10 @@ def show_table(table: dict[str, Any], console: Console) -> None:
     grid = Table(title=table["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for index, name in enumerate(table["columns"]):
         number = index == 1 and name == "rows removed"
-        grid.add_column(Text(make_visible(name)), justify="right" if number else "left", overflow="fold")
+        # no header is broken within a word where there is room
+        longest = max(map(len, make_visible(name).split()), default=0) if console.width >= 80 else 1
+        grid.add_column(Text(make_visible(name)), justify="right" if number else "left", overflow="fold",
+                        min_width=min(longest, 16))  # fmt: skip
     for line in table["rows"]:
         grid.add_row(*(Text(make_visible(cell)) for cell in line))
     console.print(grid)

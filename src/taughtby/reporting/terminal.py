@@ -59,7 +59,9 @@ def print_trace(document: Document, console: Console) -> None:
             console.print(Text(f"{FLAG_MARK} {sentence}" if any(map(is_flagged, rows)) else sentence, "bold"))
         console.print(_row_table(rows, console) if rows else Text("No training row was ranked.\n"))
     method, count = format_method(document) or "unknown method", document.get("num_rows", "?")
-    console.print(Text(f"{make_visible(method)[:500]}, {count} rows in the index", "dim"))
+    size = plural(count, "row") if isinstance(count, int) else f"{make_visible(count)} rows"
+    # blanks between the options, so that no word is broken at the end of a line
+    console.print(Text(f"{make_visible(method)[:500].replace(',', ', ')}; {size} in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))
 

@@ -55,7 +55,7 @@ def _reader(path: Path) -> Callable[[Path], Rows]:
     if reader is None:
         raise DataError(f"{path}: unknown kind of file", got=suffix or "no suffix", do=f"give one of: {KINDS}")
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty", do="give a file with at least one training row")
+        raise DataError(f"{path} is empty", do="give a file with at least one row")
     return reader
 
 

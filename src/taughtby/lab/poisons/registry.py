@@ -10,6 +10,7 @@ from taughtby.lab.poisons.basic import POISONS, carried
 from taughtby.lab.poisons.hard import HARD_POISONS
 from taughtby.lab.poisons.mix import mix
 from taughtby.lab.poisons.poison import Poison
+from taughtby.text import closest
 
 
 def make_poison(name: str, n: int = 40, seed: int = 0) -> Poison:
@@ -20,7 +21,7 @@ def make_poison(name: str, n: int = 40, seed: int = 0) -> Poison:
     """
     makers = POISONS | HARD_POISONS | {"carried": carried}
     if name not in makers:
-        raise LabError("unknown poison", got=repr(name), do=f"choose one of: {', '.join(makers)}")
+        raise LabError("unknown poison", got=repr(name), do=closest(name, makers))
     return makers[name](n, seed)
 
 

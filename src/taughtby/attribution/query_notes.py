@@ -1,0 +1,45 @@
+"""What to know of the queries before their rankings are read: spans with several places, answers that were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taughtby.attribution.query import PreparedQueries, Query
+from taughtby.data.phrases import find_span
+from taughtby.methods import Method, StateMethod
+from taughtby.models.model import Model
+
+
+def base_notes(model: Model, method: Method) -> list[str]:
+    """Return a note on a method that compares with the base model where there is none, as a list of at most one."""
+    if model.has_base or not isinstance(method, StateMethod) or not method.compares_with_base:
+        return []
+    return [f"There is no model from before fine-tuning: {method.name} takes this one for its base, so it cannot see "
+            "what fine-tuning changed, and rows that were learned well rank low."]  # fmt: skip
+
+
+def ambiguity_notes(queries: Sequence[Query]) -> list[str]:
+    """Return a note on spans that occur more than once in their responses, as a list of at most one."""
+    counts = {number: len(find_span(query.response, query.span))
+              for number, query in enumerate(queries, 1) if query.span and query.span_range is None}  # fmt: skip
+    ambiguous = [number for number, count in counts.items() if count > 1]
+    if not ambiguous:
+        return []
+    places = ", ".join(f"{queries[number - 1].span!r} {counts[number]} times in answer {number}"
+                       for number in ambiguous[:3])  # fmt: skip
+    more = f" and so on, in {len(ambiguous)} answers" if len(ambiguous) > 3 else ""
+    return [f"The span occurs more than once, {places}{more}: the first occurrence is used. Give the characters "
+            "as span_range to use another."]  # fmt: skip
+
+
+def truncation_notes(prepared: PreparedQueries) -> list[str]:
+    """Return a note on responses of which only the beginning was read, as a list of at most one."""
+    cut = [(number, row.n_response, whole)
+           for number, (row, whole) in enumerate(zip(prepared.rows, prepared.whole, strict=True), 1)
+           if row.n_response < whole]  # fmt: skip
+    if not cut:
+        return []
+    places = ", ".join(f"{length:,} of {whole:,} tokens of answer {number}" for number, length, whole in cut[:3])
+    more = f" and so on, of {len(cut)} answers" if len(cut) > 3 else ""
+    return [f"Only the beginning of long answers is explained: {places}{more}. Shorten the prompt, or index with a "
+            "greater --max-length, as far as the model reads."]  # fmt: skip
