@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from taughtby.capture.transfer import to_device
 from taughtby.data.batching import Batch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
+# what a decoder takes and gives its keys and values as: Transformers 5.24 has renamed it
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 MIN_SAVED_TOKENS = 64  # a common prefix that saves fewer tokens does not repay a pass of its own
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
 BY_LENGTH = ("longrope", "dynamic")  # rotations that differ once an input is longer than the first training's
@@ -63,7 +66,7 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
         shared = start > 0 and _shares_prefixes(model, stop)
         cache = _prefix_cache(model, ids[:1, :start], rows) if shared else None
         start = 0 if cache is None else start
-        kwargs = {"input_ids": ids[:, start:], "past_key_values": cache, "use_cache": start > 0}
+        kwargs = {"input_ids": ids[:, start:], CACHE: cache, "use_cache": start > 0}
     return DecoderInputs(kwargs, to_device(positions - start, model.device), start, (rows, stop - start))
 
 
@@ -115,7 +118,7 @@ def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
 @torch.no_grad()
 def _prefix_cache(model: Model, ids: Int[Tensor, "1 T"], rows: int) -> Any:
     """Keys and values of a prefix for `rows` rows; None for a model with another kind of cache."""
-    cache = getattr(model.decoder(input_ids=ids, use_cache=True), "past_key_values", None)
+    cache = getattr(model.decoder(input_ids=ids, use_cache=True), CACHE, None)
     if not _holds_keys_and_values(cache):
         return None
     cache.batch_repeat_interleave(rows)
