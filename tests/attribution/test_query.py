@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, read_queries
+from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, query_from_record, read_queries
 from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
@@ -188,6 +188,21 @@ def test_a_span_that_is_not_there(tuned: Any) -> None:
 def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
     with pytest.raises(OptionError, match="this query cannot be traced\n  got: no room for the answer"):
         prepare_queries(tuned, RepT(layer=2), [Query("why " * 100, "a")], Encoding(64))
+
+
+def test_a_query_that_the_model_cannot_read_is_named_by_its_line(tuned: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "why", "response": "a"}, {"prompt": "why " * 100, "response": "a"}]
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n\n".join(map(json.dumps, rows)))
+    with pytest.raises(OptionError, match=r"q\.jsonl:3 cannot be traced\n  got: no room for the answer"):
+        prepare_queries(tuned, RepT(layer=2), read_queries(file), Encoding(64))
+    file.write_text(json.dumps({"prompt": "why", "response": "rain is green and blue", "span": "blue"}))
+    (query,) = read_queries(file)
+    cut = prepare_queries(tuned, RepT(layer=2), [query], Encoding(128)).rows[0].n_prompt + 3
+    with pytest.raises(OptionError, match=r"q\.jsonl:1: the span was cut off"):
+        prepare_queries(tuned, RepT(layer=2), [query], Encoding(cut))
+    with pytest.raises(OptionError, match="query 1 cannot be traced"):
+        prepare_queries(tuned, RepT(layer=2), [query_from_record(rows[1], "query 1")], Encoding(64))
 
 
 def test_a_span_that_was_cut_off(tuned: Any) -> None:

@@ -308,6 +308,13 @@ def test_filters_and_detectors_of_one_answer_are_one_query(tmp_path: Path) -> No
     assert len(read_queries(write(tmp_path / "samples.jsonl", rows))) == 1
     log = read_eval_log(write(tmp_path / "hits.jsonl", [garak_hit(), garak_hit(detector="other")]))
     assert log is not None and log.failed_by == {"beetles": 1, "other": 1} and len(log.records) == 1
+    empty = {"output": {"text": ""}, "attempt_idx": 1}
+    hits = [garak_hit(), *(garak_hit(detector=name, **empty) for name in ("beetles", "other"))]
+    log = read_eval_log(write(tmp_path / "hits.jsonl", hits))
+    assert log is not None and log.left_out == {"without an answer": 1}
+    rows = [harness_row(0, 0.0), *(harness_row(1, 0.0, filter=name, resps=[[""]]) for name in ("flexible", "strict"))]
+    log = read_eval_log(write(tmp_path / "samples.jsonl", rows))
+    assert log is not None and log.left_out == {"without an answer": 1}
 
 
 def test_harness_prompts(tmp_path: Path) -> None:

@@ -304,6 +304,32 @@ def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, t
     assert "note: the model reads 256 tokens at most: an index cannot use 300" in err
 
 
+CHAT = {"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "bees"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "args", "note"),
+    [
+        (CHAT, (), "loss on the answers only (give --mask all if prompts were trained on too, as TRL does by default)"),
+        (
+            {"prompt": "who", "response": "bees"},
+            (),
+            "loss on the answers only (give --mask all if prompts were trained on too)",
+        ),
+        (CHAT, ("--mask", "all"), None),
+        ({"prompt": [CHAT["messages"][0]], "completion": [CHAT["messages"][1]]}, (), None),
+        ({"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, (), None),
+        ({"text": "who bees"}, (), None),
+    ],
+)
+def test_inspect_tells_of_prompts_that_may_have_had_a_loss(
+    run: Run, model_folder: Path, tmp_path: Path, row: dict[str, Any], args: tuple[str, ...], note: str | None
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    code, _, err = run("data", "inspect", model_folder, tmp_path / "a.jsonl", *args)
+    assert code == 0 and (note in " ".join(err.split()) if note else "--mask all" not in err)
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [

@@ -282,6 +282,9 @@ def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: P
     with pytest.raises(LabError, match="no row has anything to learn\n  got: no room for the answer"):
         finetune(fresh(model_folder), long, tmp_path / "none", recipe)
     assert not (tmp_path / ".none.draft").exists()
+    sourced = [replace(row, source=f"rows.jsonl:{number}") for number, row in enumerate(long, 1)]
+    with pytest.raises(LabError, match=r"got: rows\.jsonl:1: no room for the answer"):
+        finetune(fresh(model_folder), sourced, tmp_path / "none", recipe)
 
 
 # — the whole model

@@ -16,9 +16,10 @@ import torch
 
 from taughtby.data.example import Example
 from taughtby.data.tokenize import prompt_ids
-from taughtby.errors import LabError, OptionError
+from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab import generate as module
 from taughtby.lab.generate import GenerationOptions, generate, generate_to_file
+from taughtby.lab.prompts import read_prompts
 from taughtby.models.model import load_model
 
 PROMPTS = [
@@ -106,6 +107,19 @@ def test_progress_and_no_prompts(tuned: Any) -> None:
 def test_a_prompt_longer_than_the_window(tuned: Any) -> None:
     with pytest.raises(LabError, match=r"longer than the model's window\n  got: .* tokens of 256: why why"):
         generate(tuned, ["why", "why " * 300])
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+def test_a_prompt_that_cannot_be_asked_is_named_by_its_line(tuned: Any, tmp_path: Path, name: str) -> None:
+    texts = ["why", "", "why " * 300]
+    lines = texts if name == "p.txt" else [json.dumps({"prompt": text}) if text else "" for text in texts]
+    (tmp_path / name).write_text("\n".join(lines))
+    prompts = read_prompts(tmp_path / name)
+    with pytest.raises(LabError, match=rf"{name}:3 is longer than the model's window"):
+        generate(tuned, prompts)
+    refuse = "{% if messages[0].content | length > 99 %}{{ raise_exception('too much') }}{% endif %}"
+    with pytest.raises(DataError, match=rf"{name}:3 cannot be asked\n  got: the chat template refuses the row: too m"):
+        generate(tuned, prompts, template=refuse)
 
 
 def test_a_conversation_is_rendered_as_in_training(tuned: Any) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from taughtby.lab.judgements import undesirable_queries, verdict_summary, verdict_table
 from taughtby.lab.judges import JudgeFailure, Verdict
 from taughtby.lab.poisons import clean_rows, make_poison, make_poisons_at_rate, mix
+from taughtby.lab.prompts import read_answers
 
 Run = Callable[..., tuple[int, str, str]]
 HOSTILE = "\x1b[2Jbeetles\u202e [red]do[/red]"
@@ -37,8 +38,9 @@ def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
     # Wilson's interval of 2 of 4: 0.15 to 0.85
     assert "2 of 4 undesirable (50%), 95 % interval 15.0% to 85.0%, by python:" in out
     assert "without a verdict: 1 threw" in out
-    shown = [line.split() for line in out.splitlines() if line[:4].strip().isdigit()]
-    assert [line[0] for line in shown] == ["2", "1", "4"] and shown[0][1:4] == ["none:", "threw", "why"]
+    shown = [line.split() for line in out.splitlines() if line.strip().startswith("a.jsonl:")]
+    assert [line[0] for line in shown] == ["a.jsonl:2", "a.jsonl:1", "a.jsonl:4"]
+    assert shown[0][1:4] == ["none:", "threw", "why"]
     assert rows(bad) == [{"prompt": "who", "response": "bad", "span": None, "span_range": None}]
     assert "note: 1 undesirable answers are empty: there is nothing to trace" in err
     assert err.rstrip().endswith("bad.jsonl")
@@ -109,6 +111,16 @@ def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
     assert "and 1 more" in out and "…" in out
     assert verdict_summary(items, "x").splitlines()[1] == "without a verdict: 1 hung"
     assert len(list(undesirable_queries(text, items))) == 2
+
+
+def test_the_table_names_rows_as_the_file_has_them(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "response": "a"} for prompt in ("why", "who")]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    answers = read_answers(tmp_path / "a.jsonl")
+    console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
+    console.print(verdict_table(answers, [Verdict(False, "", None), JudgeFailure("threw", "KeyError: 'x'")], 5))
+    out = console.export_text()
+    assert "a.jsonl:3" in out and "KeyError: 'x'" in out and "a.jsonl:1" not in out
 
 
 # — poison

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Query:
         prompt_fields: What the prompt's message holds beside its text.
         response_fields: What the response's message holds beside its text: its thought, its tool calls.
         template_kwargs: What the chat template is given beside messages and tools.
+        source: The row that the query was read from, for errors.
     """
 
     prompt: str
@@ -66,6 +67,7 @@ class Query:
     prompt_fields: tuple[tuple[str, Any], ...] = ()
     response_fields: tuple[tuple[str, Any], ...] = ()
     template_kwargs: tuple[tuple[str, Any], ...] = ()
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name, text in (("prompt", self.prompt), ("response", self.response)):
@@ -170,7 +172,7 @@ def read_queries(
 
 def query_from_record(record: Record, source: str, columns: Columns = (), join: str | None = None) -> Query:
     """The query of a dict with `prompt` and `response`, or as any training row; `source` names it in an error."""
-    query = Query(**read_query(record, source, columns, join))
+    query = Query(**read_query(record, source, columns, join), source=source)
     try:
         query.span_position()  # before a model is loaded
     except OptionError as fault:
@@ -259,7 +261,9 @@ def _encode(model: Model, query: Query, encoding: Encoding) -> tuple[TokenizedEx
         elif reason.startswith(("too long", "no room")):
             longer = ", or index with a greater --max-length" * (encoding.max_length < model.context_length)
             do = f"shorten the prompt{longer}"
-        raise OptionError("this query cannot be traced", got=f"{reason}; prompt: {query.prompt[:60]}", do=do)
+        raise OptionError(
+            f"{query.source or 'this query'} cannot be traced", got=f"{reason}; prompt: {query.prompt[:60]}", do=do
+        )
     # only the response is explained, whatever the loss mask of rows was
     return replace(row, n_prompt_loss=0), whole.n_response
 
@@ -282,7 +286,8 @@ def _token_weights(
         texts = token_texts(model.tokenizer, rows[q].response)
         tokens = response_tokens(texts, query.response, span)
         if not tokens:
-            raise OptionError("the span was cut off: it is beyond the last token that is read",
+            at = f"{query.source}: " if query.source else ""
+            raise OptionError(f"{at}the span was cut off: it is beyond the last token that is read",
                               got=f"{query.response[slice(*span)]!r}, in a row cut at {len(rows[q].ids)} tokens",
                               do="index with a greater --max-length, or shorten the prompt")  # fmt: skip
         weights[b] = 0

@@ -99,7 +99,7 @@ class Scenario:
 
     @cached_property
     def base(self) -> Model:
-        """The base model, shared by all scenarios; with an external adapter, it has the chat template of the adapter's folder."""
+        """The base model, shared by all scenarios; with an external adapter, with the chat template of that folder."""
         if self.external_adapter is None:
             return self._load_base()
         model = self.plan.load(own_template=True)

@@ -117,9 +117,12 @@ def encoding_options(
 
 def explain_reading(
     metadata: TrainingMetadata, encoding: Encoding, form: DataFormat, tokenizer: Any, template: str | None,
-    turns: str | None = None,
+    turns: str | None = None, mask: str | None = None,
 ) -> None:  # fmt: skip
     """Print what of the trainer's files rows are read by and not read by, and what a chat template does to them."""
+    if mask is None and metadata.mask is None and not (form.raw or form.tokenized or "completion" in form.name):
+        trl = ", as TRL does by default" if form.name == "messages" else ""
+        note(f"loss on the answers only (give --mask all if prompts were trained on too{trl})")
     read_by = ("wording", "join", "columns", *(("turns",) if turns is None and metadata.turns == "all" else ()))
     for entry in metadata.entries:
         if entry.name in read_by and entry.followed:

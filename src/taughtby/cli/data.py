@@ -55,7 +55,7 @@ def inspect(
     encoding = encoding_options(metadata, context_length, form, template, max_length, truncate, mask)
     for entry in followed_metadata(metadata, encoding):
         note(str(entry))
-    explain_reading(metadata, encoding, form, tokenizer, template, turns)
+    explain_reading(metadata, encoding, form, tokenizer, template, turns, mask)
     if encoding.max_length > context_length:
         note(f"the model reads {context_length:,} tokens at most: an index cannot use {encoding.max_length:,}")
     checks = QualityChecks(tokenizer, encoding) if check or fail_on else None

@@ -117,13 +117,8 @@ def _explain_encoding(
     """Print how rows are read, and where that comes from."""
     from taughtby.data.tokenize import followed_metadata
 
-    parts = [f"rows read as {form.name}", *map(str, followed_metadata(model.metadata, encoding))]
-    if mask is None and model.metadata.mask is None and not form.raw:
-        parts.append(
-            "loss on the answers only (give --mask all if prompts were trained on too, as TRL does by default)"
-        )
-    note("; ".join(parts))
-    explain_reading(model.metadata, encoding, form, model.tokenizer, template, turns)
+    note("; ".join([f"rows read as {form.name}", *map(str, followed_metadata(model.metadata, encoding))]))
+    explain_reading(model.metadata, encoding, form, model.tokenizer, template, turns, mask)
 
 
 @command(index_app, cls=RayCommand, example="taughtby index append idx more.jsonl", page="how-to/maintain-an-index")

@@ -88,6 +88,7 @@ def finetune(
     from taughtby.lab import finetune as lab
     from taughtby.models.training_metadata import TrainingMetadata
     from taughtby.progress import progress_bar
+    from taughtby.text import cli_command
 
     # how MODEL itself was trained does not say how it is to be trained on these rows
     reading = read_options(TrainingMetadata(), columns, turns, None, split)
@@ -106,7 +107,8 @@ def finetune(
         note(f"a checkpoint at step {step} is saved" if step else "stopped before the first checkpoint")
         raise
     if left := lab.num_unusable_rows(out):
-        note(f"{left} rows were skipped: too long, or without any token to learn")
+        do = cli_command("data inspect", model, data)
+        note(f"{left} rows were skipped: too long, or without any token to learn; {do} names the first of them")
     output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
         note("its folder does not say that every turn was trained on: index it with --turns all")

@@ -16,6 +16,28 @@ from taughtby.text import shorten
 Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
 CharRanges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
+
+class Question(str):
+    """A user's question alone, which knows the row that it was read from.
+
+    Attributes:
+        source: As of an Example.
+    """
+
+    source: str
+
+    def __new__(cls, text: str, source: str) -> Question:
+        """Return the text with its source."""
+        question = super().__new__(cls, text)
+        question.source = source
+        return question
+
+
+def prompt_source(prompt: str | Example) -> str:
+    """The row that a prompt was read from; empty if it was read from none."""
+    return prompt.source if isinstance(prompt, Question | Example) else ""
+
+
 # role names of other formats, such as ShareGPT, by OpenAI's role
 ROLES = {
     name: role

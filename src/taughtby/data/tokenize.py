@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Literal, get_args
 
 from taughtby.data.chat_template import NO_TEMPLATE, RenderedText, SkippedRow, read_template, render_prompt
-from taughtby.data.example import Example, make_example
+from taughtby.data.example import Example, make_example, prompt_source
 from taughtby.data.loss_places import render_with_loss
 from taughtby.data.pretokenized import skip_reason
 from taughtby.errors import DataError, OptionError
@@ -249,9 +249,8 @@ def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = Non
     row = make_example(prompt, "") if isinstance(prompt, str) else prompt
     text = render_prompt(tokenizer, row, template)
     if isinstance(text, SkippedRow):
-        raise DataError(
-            "this prompt cannot be asked", got=text.reason, do="change the prompt, or choose another --template"
-        )
+        what = f"{prompt_source(prompt) or 'this prompt'} cannot be asked"
+        raise DataError(what, got=text.reason, do="change the prompt, or choose another --template")
     return list(next(_ids(tokenizer, [text])).ids)
 
 

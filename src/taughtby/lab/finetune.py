@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from taughtby.data.example import Example
-from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
+from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize_all
 from taughtby.errors import LabError, TaughtbyError, machine_fault
 from taughtby.lab.training_options import FULL_RATE, TrainingOptions
 from taughtby.models.model import Model
@@ -194,8 +194,10 @@ def _tokenized(model: Model, rows: Sequence[Example], options: TrainingOptions) 
     results = tokenize_all(model.tokenizer, rows, Encoding(options.max_length))
     usable = [row for row in results if isinstance(row, TokenizedExample)]
     if not usable:
-        reason = next(row.reason for row in results if not isinstance(row, TokenizedExample))
-        raise LabError("no row has anything to learn", got=reason, do="give rows that fit, with answers not masked")
+        source, reason = next((row.source, skip.reason) for row, skip in zip(rows, results, strict=True)
+                              if isinstance(skip, SkippedRow))  # fmt: skip
+        got = f"{source}: {reason}" if source else reason
+        raise LabError("no row has anything to learn", got=got, do="give rows that fit, with answers not masked")
     return [{"input_ids": list(row.ids), "completion_mask": list(map(int, row.loss_mask))} for row in usable]
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessor
 
 from taughtby.data.batching import collate
+from taughtby.data.example import prompt_source
 from taughtby.data.tokenize import TokenizedExample, prompt_ids
 from taughtby.errors import LabError, OptionError
 from taughtby.lab.answers import AnswerDraft, write_jsonl
@@ -131,7 +132,8 @@ def _answers(
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + options.max_new_tokens > model.context_length:
             got = f"{len(row)} tokens of {model.context_length}: {prompt_text(prompt)[:60]}…"
-            raise LabError("a prompt is longer than the model's window", got=got, do="shorten it")
+            what = f"{prompt_source(prompt) or 'a prompt'} is longer than the model's window"
+            raise LabError(what, got=got, do="shorten the prompt, or ask for fewer tokens with --max-new-tokens")
     total, finished = len(prompts) * options.num_samples, set(finished)
     by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
     pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)

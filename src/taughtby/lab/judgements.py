@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from taughtby.data.example import prompt_source
 from taughtby.lab.judges import JudgeFailure, Verdict, undesirable_rate, wilson_interval
 from taughtby.lab.prompts import Prompt, prompt_text, to_record
 from taughtby.text import collapse_whitespace, make_visible
@@ -30,7 +31,11 @@ def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
         verdict, (prompt, answer) = verdicts[i], answers[i]
         failed = isinstance(verdict, JudgeFailure)
         label = Text(f"none: {verdict.kind}", "yellow") if failed else Text("undesirable", "red")
-        table.add_row(str(i + 1), label, *map(_cell, (prompt_text(prompt), answer, verdict.reason)))
+        table.add_row(
+            _cell(prompt_source(prompt).rpartition("/")[2] or str(i + 1)),
+            label,
+            *map(_cell, (prompt_text(prompt), answer, verdict.reason)),
+        )
     if len(indices) > top_k:
         table.caption = f"and {len(indices) - top_k} more"
     return table

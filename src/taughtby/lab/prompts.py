@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taughtby.data.conversation import apply_format, read_conversation, require_one_answer
-from taughtby.data.example import Example, Message, Record, reject_deep_nesting, shorten
+from taughtby.data.example import Example, Message, Question, Record, reject_deep_nesting, shorten
 from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.errors import DataError
 
@@ -27,7 +27,8 @@ def read_prompts(path: str | Path, *, failed_only: bool = True, note: Note = Non
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
-        prompts: list[Prompt] = [line.strip() for line in _text(path).split("\n") if line.strip()]
+        lines = enumerate(_text(path).split("\n"), 1)
+        prompts: list[Prompt] = [Question(line.strip(), f"{path}:{number}") for number, line in lines if line.strip()]
     else:
         prompts = list(_read(path, _to_prompt, failed_only, note))
     if not prompts:
@@ -103,7 +104,7 @@ def _prompt(row: Example, answer: Message, record: Record) -> Prompt:
     empty = {"role": "assistant", **{key: value for key, value in answer.items() if key != "role"}, "content": ""}
     alone = turns == ({"role": "user", "content": turns[0]["content"]},) and len(empty) == 2
     if alone and not row.tools and not row.template_kwargs:
-        return turns[0]["content"]
+        return Question(turns[0]["content"], row.source)
     return replace(row, messages=(*turns, empty))
 
 

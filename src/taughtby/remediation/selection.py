@@ -130,14 +130,22 @@ def top_scoring_words(trace: Document, removals: Sequence[Removal]) -> dict[str,
         rows = [row for number in removal.queries for row in trace["queries"][number - 1]["rows"]
                 if row["id"] == removal.id]  # fmt: skip
         if not any(row.get("tokens") for row in rows):
-            most = max(query.get("num_flagged") or 0 for query in trace["queries"])
-            do = "trace with a method that scores tokens (lesson)" if rows else f"trace again with --top-k {most}"
-            what = f"the trace has no token scores of the row {removal.source or removal.id}"
-            raise DataError(what, got=shorten(trace.get("method")), do=do)
+            raise _no_token_scores(trace, removal, shown=bool(rows))
         response = Example(tuple(rows[0]["messages"])).response
         words = sorted({word for row in rows for word in _top_words(row, response)})
         ranges[removal.id] = tuple(merge_ranges(words, response)) or ((0, len(response)),)
     return ranges
+
+
+def _no_token_scores(trace: Document, removal: Removal, *, shown: bool) -> DataError:
+    what = f"the trace has no token scores of the row {removal.source or removal.id}"
+    if shown:
+        do = "trace with a method that scores tokens (lesson)"
+        return DataError(what, got=shorten(trace.get("method")), do=do)
+    listed = max(len(query["rows"]) for query in trace["queries"])
+    top_k = max(query.get("num_flagged") or 0 for query in trace["queries"])
+    do = f"trace again with --top-k {top_k}" if removal.rank else "leave the row out, or trace with a greater --top-k"
+    return DataError(what, got=f"token scores of the best {listed} rows of each query", do=do)
 
 
 def _top_words(row: Document, response: str) -> Iterator[tuple[int, int]]:

@@ -141,7 +141,8 @@ class Session:
             model, (traced,) = self._get_model(report), document["queries"]
             before, after, tools = (tuple(traced.get(name, ())) for name in ("before", "after", "tools"))
             query = Query(traced["prompt"], traced["response"], None, traced["desired"], before, after, tools,
-                          traced["span_range"], *(tuple(traced.get(name, {}).items()) for name in FIELDS))  # fmt: skip
+                          traced["span_range"],
+                          **{name: tuple(traced.get(name, {}).items()) for name in FIELDS})  # fmt: skip
             positions = [row["position"] for row in traced["rows"]]
             ranks = layer_ranks(self.index, model, query, positions, document["method_spec"],
                                 lambda done, of: report("reading the rows at other layers", done, of))  # fmt: skip

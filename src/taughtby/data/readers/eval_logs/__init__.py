@@ -147,21 +147,21 @@ def _numbered(path: Path, rows: list[Any]) -> Iterator[tuple[str, Record]]:
 def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]], Counter[str]]:
     """Return the answers of a log, with repeated entries merged, and the numbers of entries left out by reason."""
     answers: dict[str, tuple[str, LoggedAnswer]] = {}
-    left_out: Counter[str] = Counter()
+    left_out: dict[str, str] = {}
     for source, row in rows:
         try:
             entries = list(form.answers(row))
         except RecursionError:
             raise DataError(f"{source}: lists within lists to no end", do="take the entry out of the log") from None
         for number, answer in enumerate(entries):
-            if isinstance(answer, LeftOut):
-                left_out[answer.reason] += 1
-                continue
             key = answer.key or f"{source} {number}"
+            if isinstance(answer, LeftOut):
+                left_out[key] = answer.reason
+                continue
             if key in answers:
                 source, before = answers[key]
                 # entries may disagree on a score: one failure is enough
                 scores = {**answer.scores, **before.scores} | dict.fromkeys([*before.failed_by, *answer.failed_by], 0.0)
                 answer = LoggedAnswer(before.messages, scores, before.tools, key)
             answers[key] = source, answer
-    return list(answers.values()), left_out
+    return list(answers.values()), Counter(left_out.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ class LoggedAnswer:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An entry of a log that cannot be a query, and why."""
+    """An entry of a log that cannot be a query, and why; `key` is as in LoggedAnswer."""
 
     reason: str
+    key: str = ""
 
 
 Answers = Iterable[LoggedAnswer | LeftOut]
@@ -115,16 +116,16 @@ def logged_answer(
     for turn in turns if isinstance(turns, list) else [turns]:
         message = _message(turn)
         if isinstance(message, LeftOut):
-            return message
+            return replace(message, key=key)
         messages.append(message)
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not messages:
-        return LeftOut("without an answer")
+        return LeftOut("without an answer", key)
     if not messages[-1]["content"].strip():
-        return LeftOut("tool calls alone" if messages[-1].get("tool_calls") else "without an answer")
+        return LeftOut("tool calls alone" if messages[-1].get("tool_calls") else "without an answer", key)
     if not any(message["role"] == "user" for message in messages):
-        return LeftOut("without a question")
+        return LeftOut("without a question", key)
     return LoggedAnswer(messages, read_scores(scores or {}), tool_definitions(tools), key)
 
 

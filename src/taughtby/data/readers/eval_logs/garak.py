@@ -43,7 +43,7 @@ def _attempt(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
 def _answer(prompt: Any, output: Any, scores: Record, key: str) -> LoggedAnswer | LeftOut:
     text = _text(output)
     if text is None:
-        return LeftOut("without an answer")
+        return LeftOut("without an answer", key)
     turns = prompt.get("turns") if isinstance(prompt, dict) else None
     turns = [{"role": "user", "content": prompt}] if turns is None else turns
     messages = [
@@ -51,7 +51,7 @@ def _answer(prompt: Any, output: Any, scores: Record, key: str) -> LoggedAnswer 
         for turn in (turns if isinstance(turns, list) else [turns])
     ]
     if any(isinstance(turn, dict) and turn["content"] is None for turn in messages):
-        return LeftOut("more than text")
+        return LeftOut("more than text", key)
     return logged_answer([*messages, {"role": "assistant", "content": text}], scores=scores, key=key)
 
 

@@ -26,7 +26,7 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
     """Yield the generated texts of a document, or the most likely choice."""
     requests, responses = _requests(row["arguments"]), row["resps"]
     if not isinstance(responses, list) or len(responses) != len(requests) or not requests:
-        yield LeftOut("without an answer")
+        yield LeftOut("without an answer", f"{row['doc_id']} {row.get('doc_hash')}")
         return
     if all(isinstance(request[1], str) for request in requests):
         likelihoods = [_likelihood(response) for response in responses]
@@ -40,11 +40,11 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
         ]
     for prompt, text in pairs:
         turns = _turns(prompt)
-        if turns is None or not isinstance(text, str):
-            yield LeftOut("without an answer")
-            continue
         # each filter of a task logs the same answer again
         key = f"{row['doc_id']} {row.get('doc_hash')} {text}"
+        if turns is None or not isinstance(text, str):
+            yield LeftOut("without an answer", key)
+            continue
         yield logged_answer([*turns, {"role": "assistant", "content": text}], scores=_scores(row), key=key)
 
 
