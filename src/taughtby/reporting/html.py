@@ -74,7 +74,7 @@ def render_page(document: Document) -> str:
 def page_files() -> dict[str, str]:
     """Return the files of the served page by name; the server sends its policy and answers their requests."""
     files = {name: asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, *SERVED_MODULES)))}
-    return {"page.html": template("page.html").render(served=True, title="taughtby"), **files}
+    return {"page.html": template("page.html").render(served=True, title="taughtby", modules=(*MODULES, *SERVED_MODULES)), **files}
 
 
 def with_verdicts(document: Document) -> dict[str, Any]:

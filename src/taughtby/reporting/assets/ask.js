@@ -212,14 +212,14 @@ function drawActions() {
 }
 
 async function begin() {
-  const [state, documents, traces] = await Promise.all([get("api/state"), get("api/documents"), linkedTraces()]);
+  const requests = [get("api/state"), get("api/documents"), linkedTraces(), wireVerdicts()];
+  const [state, documents, traces] = await Promise.all(requests);
   drawIndexInfo(state);
   byId("method").replaceChildren(...state.methods.map((name) => el("option", { value: name }, visible(name))));
   const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
   byId("clean").hidden = !state.can_clean;
   wire();
   wireBrowser();
-  await wireVerdicts();
   start(first, [...more.map((trace) => [trace]), ...traces]);
   byId("ask").open = !view.entry;
   drawExamples(state.example_prompts);
