@@ -538,13 +538,18 @@ def test_axe_finds_nothing_serious(
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
     context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
     saved = (tmp_path / "demo.html").as_uri()
-    tabs = [f"{address}#tab=data", f"{saved}#answer=1&tab=map", f"{saved}#answer=1&tab=about"]
+    tabs = [f"{address}#tab=data", f"{address}#tab=map", f"{saved}#answer=1&tab=map", f"{saved}#answer=1&tab=about"]
     for url in (address, f"{saved}#answer=1&row=2", f"{saved}#answer=1&with=2", *tabs):
         page = context.new_page()
         page.goto(url)
         page.wait_for_selector("#rows > li", state="attached")
         page.evaluate("for (const node of document.querySelectorAll('details')) node.open = true")
         page.evaluate("for (const node of document.querySelectorAll('.info')) node.click()")
+        if url == f"{address}#tab=map":
+            page.wait_for_selector("#map-legend li")
+            page.select_option("#map-colour", "label")
+            for key in ("j", "x"):  # a row is read and selected
+                page.locator("#map canvas").press(key)
         page.evaluate(axe)
         value = page.evaluate("axe.run().then(({ violations }) => violations)")
         grave = [fault for fault in value if fault["impact"] in ("serious", "critical")]

@@ -66,7 +66,7 @@ class Session:
         ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if row_ids else []
         positions = [position for position, id in enumerate(ids) if id in row_ids]
         points = zip(positions, pca_map.project(self.index, positions), strict=True)
-        return {**pca_map.to_json(), "rows": {ids[position]: point for position, point in points}}
+        return {**pca_map.to_json(self.index), "rows": {ids[position]: point for position, point in points}}
 
     def state(self) -> dict[str, Any]:
         """Return size, methods and model of the index, and the state of the model."""

@@ -9,7 +9,7 @@ export const view = {
   selected: new Map(), // rows by id
   tab: "rows", // the tab on show
   rowControls: () => null, // what a served page adds to a row
-  onSelection: () => {}, // called when rows are selected
+  readRow: async () => null, // requests a row by its id; a file has the rows of its trace only
   map: null, // the map of the training set, if the trace has none
 };
 
