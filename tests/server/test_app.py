@@ -146,7 +146,11 @@ def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
     (document,) = client.get("/api/documents").json()
     assert document["queries"][0]["prompt"] == "why"
     map_document = client.get("/api/map").json()
-    assert len(map_document["points"]) == 32
+    rows = [client.get(f"/api/rows/{position}").json() for position in range(32)]
+    labels = map_document["labels"]
+    assert len(map_document["points"]) == 32 and map_document["ids"] == [row["id"] for row in rows]
+    assert [labels["values"][code] for code in labels["codes"]] == [row["label"] for row in rows]
+    assert map_document["files"]["values"] == [rows[0]["source"].rsplit(":", 1)[0]]
     assert set(map_document["rows"]) == {row["id"] for row in document["queries"][0]["rows"]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class PCAMap:
         block: Name of the feature.
         pca: The fitted components.
         scale: Largest coordinate of the sampled rows, by which points are divided.
+        positions: Positions of the sampled rows in the index.
         points: Sampled rows on the map, within [-1, 1], shape (n, 2).
         share: Share of the variance along each component.
     """
@@ -39,6 +41,7 @@ class PCAMap:
     block: str
     pca: PCA
     scale: float
+    positions: tuple[int, ...]
     points: Float[NDArray[np.float64], "n 2"]
     share: tuple[float, float]
 
@@ -48,9 +51,17 @@ class PCAMap:
             _rounded(self.pca.transform(_unit_vectors(index, self.block, positions)) / self.scale) if positions else []
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the map as the page draws it."""
-        return {"block": self.block, "share": list(self.share), "points": _rounded(self.points)}
+    def to_json(self, index: Index) -> dict[str, Any]:
+        """Return the map as the page draws it: points with the ids, labels and source files of their rows."""
+        rows = index.dataset.take(list(self.positions), columns=["id", "label", "source"]).to_pydict()
+        return {
+            "block": self.block,
+            "share": list(self.share),
+            "points": _rounded(self.points),
+            "ids": rows["id"],
+            "labels": _encode(rows["label"]),
+            "files": _encode([re.sub(r"(:\d+)+$", "", source or "") for source in rows["source"]]),
+        }
 
 
 def pca_map(index: Index, seed: int = 0) -> PCAMap | None:
@@ -61,14 +72,14 @@ def pca_map(index: Index, seed: int = 0) -> PCAMap | None:
     """
     fixed = [name for name in index.features if pa.types.is_fixed_size_list(index.dataset.schema.field(name).type)]
     name = next(iter([*fixed, *index.features]), None)
-    positions = np.random.default_rng(seed).permutation(len(index))[:SAMPLE]
+    positions = np.sort(np.random.default_rng(seed).permutation(len(index))[:SAMPLE]).tolist()
     if name is None or len(positions) < FEWEST or index.features[name] < 2:
         return None
     pca = PCA(2, svd_solver="covariance_eigh")
-    points = pca.fit_transform(_unit_vectors(index, name, np.sort(positions).tolist()))
+    points = pca.fit_transform(_unit_vectors(index, name, positions))
     scale = float(np.abs(points).max()) or 1.0
     first, second = np.nan_to_num(pca.explained_variance_ratio_)
-    return PCAMap(name, pca, scale, points / scale, (round(float(first), 4), round(float(second), 4)))
+    return PCAMap(name, pca, scale, tuple(positions), points / scale, (round(float(first), 4), round(float(second), 4)))
 
 
 def _unit_vectors(index: Index, name: str, positions: Sequence[int]) -> Float[NDArray[np.float64], "n d"]:
@@ -78,6 +89,12 @@ def _unit_vectors(index: Index, name: str, positions: Sequence[int]) -> Float[ND
         sums = torch.zeros(len(positions), vectors.flat.shape[1]).index_add_(0, vectors.owner, vectors.flat)
         vectors = normalize(sums)
     return vectors.double().numpy()
+
+
+def _encode(column: Sequence[str | None]) -> dict[str, Any]:
+    """A column as its distinct values and, for each row, the number of its value."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(column))}
+    return {"values": list(numbers), "codes": [numbers[value] for value in column]}
 
 
 def _rounded(points: NDArray[np.float64]) -> list[list[float]]:

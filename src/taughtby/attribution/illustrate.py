@@ -32,4 +32,4 @@ def page_document(
         for row, position, point in zip(query["rows"], positions, points, strict=True):
             row |= {"position": position, "links": links.get((q, position), []), "at": point}
         query["lit"] = pca_map.project(trace.index, list(result.flagged or ())[:MAPPED]) if pca_map else []
-    return document | {"map": pca_map and pca_map.to_json()}
+    return document | {"map": pca_map and pca_map.to_json(trace.index)}

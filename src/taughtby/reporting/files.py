@@ -24,7 +24,11 @@ def save_json(document: Mapping[str, Any], path: str | Path) -> None:
 
 def to_json_text(value: Any) -> str:
     """Return a value as standard JSON: numbers that are not finite become null, lone surrogates their escapes."""
-    return _escape_surrogates(_one_line(_plain_json(value)))
+    try:
+        text = _one_line(value)  # nearly always possible, and several times as fast
+    except (TypeError, ValueError):
+        text = _one_line(_plain_json(value))
+    return _escape_surrogates(text)
 
 
 def write_file(path: str | Path, content: bytes) -> None:

@@ -42,6 +42,8 @@ MODULES = (
     "links",
     "charts",
     "figures",
+    "points",
+    "map",
     "compare",
     "about",
     "answers",
@@ -49,6 +51,7 @@ MODULES = (
     "commands",
     "page",
 )  # as they import each other
+STYLES = ("page.css", "map.css")
 SERVED_MODULES = ("requests", "verdicts", "browser", "ask")
 
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
@@ -56,7 +59,7 @@ _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 def render_page(document: Document) -> str:
     """Return one self-contained HTML page: it has no links, and its policy allows only its own script and style."""
-    style, script = asset("page.css"), _script()
+    style, script = "".join(map(asset, STYLES)), _script()
     policy = (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
@@ -73,8 +76,9 @@ def render_page(document: Document) -> str:
 
 def page_files() -> dict[str, str]:
     """Return the files of the served page by name; the server sends its policy and answers their requests."""
-    files = {name: asset(name) for name in ("page.css", *(f"{name}.js" for name in (*MODULES, *SERVED_MODULES)))}
-    return {"page.html": template("page.html").render(served=True, title="taughtby"), **files}
+    modules = (*MODULES, *SERVED_MODULES)
+    files = {name: asset(name) for name in (*STYLES, *(f"{name}.js" for name in modules))}
+    return {"page.html": template("page.html").render(served=True, title="taughtby", modules=modules), **files}
 
 
 def with_verdicts(document: Document) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def _add_page_routes(app: FastAPI) -> None:
 
 def _add_read_routes(app: FastAPI, session: Session) -> None:
     """Requests that need no model and are answered at once."""
+    saved_traces = report.to_json_text([report.with_verdicts(document) for document in session.documents])
 
     @app.get("/api/state")
     def state() -> Response:
@@ -94,7 +95,7 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
     @app.get("/api/documents")
     def documents() -> Response:
         """The traces that were given when the server was started."""
-        return _json([report.with_verdicts(document) for document in session.documents])
+        return Response(saved_traces, media_type="application/json")
 
     @app.get("/api/rows")
     def rows(

@@ -66,7 +66,7 @@ class Session:
         ids = self.index.dataset.to_table(columns=["id"]).column("id").to_pylist() if row_ids else []
         positions = [position for position, id in enumerate(ids) if id in row_ids]
         points = zip(positions, pca_map.project(self.index, positions), strict=True)
-        return {**pca_map.to_json(), "rows": {ids[position]: point for position, point in points}}
+        return {**pca_map.to_json(self.index), "rows": {ids[position]: point for position, point in points}}
 
     def state(self) -> dict[str, Any]:
         """Return size, methods and model of the index, and the state of the model."""
@@ -140,9 +140,9 @@ class Session:
             document: dict[str, Any] = trace_job.result
             model, (traced,) = self._get_model(report), document["queries"]
             before, after, tools = (tuple(traced.get(name, ())) for name in ("before", "after", "tools"))
+            fields: dict[str, Any] = {name: tuple(traced.get(name, {}).items()) for name in FIELDS}
             query = Query(traced["prompt"], traced["response"], None, traced["desired"], before, after, tools,
-                          traced["span_range"],
-                          **{name: tuple(traced.get(name, {}).items()) for name in FIELDS})  # fmt: skip
+                          traced["span_range"], **fields)  # fmt: skip
             positions = [row["position"] for row in traced["rows"]]
             ranks = layer_ranks(self.index, model, query, positions, document["method_spec"],
                                 lambda done, of: report("reading the rows at other layers", done, of))  # fmt: skip

@@ -1,10 +1,11 @@
 // The list of answers: grouped by incident, or sorted; filtered by words and by verdict.
 import { byId, count, el, plural, shorten, visible } from "./text.js";
-import { incidentName, incidents, sharedRows, view } from "./view.js";
+import { incidentNames, incidents, sharedRows, view } from "./view.js";
 
 const FEWEST = 4; // answers from which on the list can be sorted and filtered
 
 let groups = []; // the answers of each incident
+let names = []; // its name
 let shared = []; // for each incident of several answers its shared flagged rows, as an entry
 let listed = []; // the answers in the order of the list
 
@@ -54,7 +55,7 @@ function answerItem(entry, choose) {
 function incidentItems(members, at, choose) {
   const entry = shared[at];
   const several = groups.length > 1 && groups.some((group) => group.length > 1);
-  const name = incidentName(members, view.entries);
+  const name = names[at];
   const heading = `${name ? `“${shorten(name, 60)}”` : `Incident ${at + 1}`}: ${plural(members.length, "answer")}`;
   return [
     several ? el("li.incident", {}, heading) : null,
@@ -67,6 +68,7 @@ function incidentItems(members, at, choose) {
 // Group the answers; called when answers are added.
 export function groupAnswers() {
   groups = incidents(view.entries);
+  names = incidentNames(groups, view.entries);
   shared = groups.map((members, at) => {
     const entry = members.length > 1 ? sharedRows(members, at + 1) : null;
     return entry?.query.flagged_ids.length ? entry : null;

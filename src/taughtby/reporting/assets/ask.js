@@ -2,9 +2,11 @@
 import { shorten, button, byId, count, download, el, plural, announce, visible } from "./text.js";
 import { codePoints, toPieces } from "./words.js";
 import { savedLocation, view } from "./view.js";
-import { drawLayerRanks, drawMap } from "./figures.js";
+import { drawLayerRanks } from "./figures.js";
+import { drawMap } from "./map.js";
 import { wireBrowser } from "./browser.js";
 import { call, errorText, get, showError } from "./requests.js";
+import { showTab } from "./tabs.js";
 import { wireVerdicts } from "./verdicts.js";
 import { addTraces, choose, start } from "./page.js";
 
@@ -212,14 +214,15 @@ function drawActions() {
 }
 
 async function begin() {
-  const [state, documents, traces] = await Promise.all([get("api/state"), get("api/documents"), linkedTraces()]);
+  const { tab } = savedLocation();
+  const requests = [get("api/state"), get("api/documents"), linkedTraces(), wireVerdicts()];
+  const [state, documents, traces] = await Promise.all(requests);
   drawIndexInfo(state);
   byId("method").replaceChildren(...state.methods.map((name) => el("option", { value: name }, visible(name))));
   const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
   byId("clean").hidden = !state.can_clean;
   wire();
   wireBrowser();
-  await wireVerdicts();
   start(first, [...more.map((trace) => [trace]), ...traces]);
   byId("ask").open = !view.entry;
   drawExamples(state.example_prompts);
@@ -228,6 +231,7 @@ async function begin() {
   view.map = await get("api/map");
   drawMap();
   byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
+  if (tab === "map" && view.tab === "rows") showTab("map"); // the address names it, and it is there from now on
   for (let current = state; ["waiting", "running"].includes(current.loading.state);) {
     await delay(1000);
     current = await get("api/state");

@@ -55,7 +55,13 @@ async function onMoreFlagged() {
   }
 }
 
+async function readRow(id) {
+  const [row] = await (await call("POST", "api/rows/lookup", { rows: [id] })).json();
+  return row ?? null;
+}
+
 export function wireBrowser() {
+  view.readRow = readRow;
   document.addEventListener("tabchange", () => view.tab === "data" && (byId("browser-rows").hasChildNodes() || loadRowPage(0)));
   document.addEventListener("entrychange", drawMoreFlagged);
   byId("more-flagged").addEventListener("click", onMoreFlagged);

@@ -59,5 +59,5 @@ export function wireCommands() {
   byId("save-trace").addEventListener("click", () =>
     download("trace.json", new Blob([JSON.stringify(view.entry.trace)], { type: "application/json" })));
   document.addEventListener("entrychange", drawCommands);
-  view.onSelection = drawCommands;
+  document.addEventListener("rowselection", drawCommands);
 }

@@ -6,7 +6,8 @@ import { drawAnswer } from "./answer.js";
 import { activate, drawRows, filter, goTo, rowNodes, select, wireRows } from "./rows.js";
 import { clearLinks, hideTooltip, focusNextToken, wireLinks } from "./links.js";
 import { drawCurve, drawLayers } from "./charts.js";
-import { drawLayerRanks, drawMap, wireMap } from "./figures.js";
+import { drawLayerRanks } from "./figures.js";
+import { drawMap, wireMap } from "./map.js";
 import { drawCompare, wireCompare } from "./compare.js";
 import { drawAnswers, groupAnswers, listedEntries, markCurrent, sharedEntry, wireAnswers } from "./answers.js";
 import { showTab, wireTabs } from "./tabs.js";
@@ -119,6 +120,7 @@ export function restore() {
 export function start(trace, others = []) {
   wireRows();
   wireLinks();
+  byId("rows").addEventListener("focusin", drawLayerRanks);
   wireMap(showRow);
   wireCompare(choose, entryOf);
   wireAnswers(choose);

@@ -181,22 +181,25 @@ export function select(row, on = !view.selected.has(idOf(row))) {
   announce(`${plural(view.selected.size, "row")} selected`);
 }
 
+export function selectRows(rows) {
+  for (const row of rows) if (!view.selected.has(idOf(row))) view.selected.set(idOf(row), row);
+  drawSelected();
+  announce(`${plural(view.selected.size, "row")} selected`);
+}
+
 export function drawSelected() {
   const size = view.selected.size;
   byId("selected").hidden = !size;
   byId("selected-count").textContent = `${plural(size, "row")} selected.`;
   for (const box of document.querySelectorAll(".select input")) box.checked = view.selected.has(box.dataset.id);
-  view.onSelection();
+  document.dispatchEvent(new Event("rowselection"));
 }
 
 export function wireRows() {
   byId("find").addEventListener("input", (event) => filter(event.target.value));
   byId("select-flagged").addEventListener("click", () => {
     const rows = [...byId("rows").children].map((node) => node.row).filter((row) => row.flagged === true && idOf(row));
-    for (const row of rows) view.selected.set(idOf(row), row);
-    for (const id of allFlagged) if (!view.selected.has(id)) view.selected.set(id, { id });
-    drawSelected();
-    announce(`${plural(view.selected.size, "row")} selected`);
+    selectRows([...rows, ...allFlagged.map((id) => ({ id }))]);
   });
   byId("clear-selection").addEventListener("click", () => {
     view.selected.clear();

@@ -1,7 +1,7 @@
 // The user's verdicts on rows, with notes. The server has written each to disk when it answers.
 import { announce, button, byId, el, plural } from "./text.js";
 import { view } from "./view.js";
-import { drawSelected, rowNodes } from "./rows.js";
+import { rowNodes, selectRows } from "./rows.js";
 import { call, get, showError } from "./requests.js";
 
 const VERDICTS = ["cause", "not the cause", "unsure"];
@@ -13,7 +13,7 @@ function drawSummary() {
   view.numCauses = counts[0][1];
   byId("verdicts").hidden = !verdicts.size;
   byId("verdict-counts").textContent = `Your verdicts: ${counts.filter(([, size]) => size).map(([name, size]) => `${size} ${name}`).join(", ") || plural(verdicts.size, "note")}.`;
-  view.onSelection();
+  document.dispatchEvent(new Event("rowselection"));
 }
 
 // Show the verdict of a row wherever the row is listed.
@@ -60,8 +60,7 @@ function rowControls(row) {
 export async function wireVerdicts() {
   view.rowControls = rowControls;
   byId("select-causes").addEventListener("click", () => {
-    for (const [id, { verdict }] of verdicts) if (verdict === "cause" && !view.selected.has(id)) view.selected.set(id, { id });
-    drawSelected();
+    selectRows([...verdicts].filter(([, { verdict }]) => verdict === "cause").map(([id]) => ({ id })));
   });
   document.addEventListener("keydown", (event) => {
     const row = rowNodes()[view.row]?.row;

@@ -9,7 +9,7 @@ export const view = {
   selected: new Map(), // rows by id
   tab: "rows", // the tab on show
   rowControls: () => null, // what a served page adds to a row
-  onSelection: () => {}, // called when rows are selected
+  readRow: async () => null, // requests a row by its id; a file has the rows of its trace only
   map: null, // the map of the training set, if the trace has none
 };
 
@@ -44,22 +44,38 @@ export function incidents(entries) {
 }
 
 const wordsOf = (text) => new Set(String(text ?? "").toLowerCase().match(/[\p{L}\p{M}\p{N}]{3,}/gu) ?? []);
-const responseOf = (row) => row.messages?.at(-1)?.content;
-const shareOf = (sets, word) => (sets.length ? sets.filter((words) => words.has(word)).length / sets.length : 0);
 
-// The words that name an incident: common in its answers and flagged rows, and rarer in all other texts; "" if there are none.
-export function incidentName(members, entries) {
-  const rowsOf = (list, flagged) => list.flatMap(({ query }) => (query.rows ?? []).filter((row) => (row.flagged === true) === flagged));
-  const others = entries.filter((entry) => !members.includes(entry));
-  const rows = rowsOf(members, true).map((row) => wordsOf(responseOf(row)));
-  const answers = members.map(({ query }) => wordsOf(query.response));
-  const outside = [...rowsOf(entries, false), ...rowsOf(others, true)].map(responseOf)
-    .concat(others.map(({ query }) => query.response)).map(wordsOf);
-  const first = [...answers[0]];
-  const scores = first.map((word) => [word, shareOf(rows, word) * shareOf(answers, word) - shareOf(outside, word)]);
-  const most = Math.max(0.2, ...scores.map(([, score]) => score));
-  const best = scores.filter(([, score]) => score >= 0.7 * most).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([word]) => word);
-  return first.filter((word) => best.includes(word)).join(" ");
+// How many texts there are, and in how many of them each word is.
+function countWords(texts, cache) {
+  const counts = new Map();
+  for (const text of texts) {
+    if (!cache.has(text)) cache.set(text, wordsOf(text));
+    for (const word of cache.get(text)) counts.set(word, (counts.get(word) ?? 0) + 1);
+  }
+  return { size: texts.length, of: (word) => counts.get(word) ?? 0 };
+}
+
+const ratio = (counted, size) => (size ? counted / size : 0);
+
+// The words that name each incident: common in its answers and flagged rows, and rarer in all other texts; "" if there are none.
+// The words of all texts are counted once; those of an incident are then subtracted.
+export function incidentNames(groups, entries) {
+  const cache = new Map();
+  const responsesOf = (list, accepts = () => true) =>
+    list.flatMap(({ query }) => (query.rows ?? []).filter(accepts).map((row) => row.messages?.at(-1)?.content));
+  const answersOf = (list) => list.map(({ query }) => query.response);
+  const all = countWords([...responsesOf(entries), ...answersOf(entries)], cache);
+  return groups.map((members) => {
+    const rows = countWords(responsesOf(members, (row) => row.flagged === true), cache);
+    const answers = countWords(answersOf(members), cache);
+    const score = (word) => ratio(rows.of(word), rows.size) * ratio(answers.of(word), answers.size)
+      - ratio(all.of(word) - rows.of(word) - answers.of(word), all.size - rows.size - answers.size);
+    const first = [...wordsOf(members[0].query.response)];
+    const scores = first.map((word) => [word, score(word)]);
+    const most = Math.max(0.2, ...scores.map(([, value]) => value));
+    const best = scores.filter(([, value]) => value >= 0.7 * most).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([word]) => word);
+    return first.filter((word) => best.includes(word)).join(" ");
+  });
 }
 
 export const idOf = (row) => row.id ?? row.source;
