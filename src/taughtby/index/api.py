@@ -85,8 +85,8 @@ def build_index(
     Raises:
         TaughtbyError: The model, the data, a method or the folder cannot be used.
     """
-    several = isinstance(methods, Sequence) and not isinstance(methods, str)
-    parsed = [get_method(method) for method in (methods if several else [methods])]
+    chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    parsed = [get_method(method) for method in chosen]  # pyright: ignore[reportArgumentType]
     if not parsed:
         raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")
     if isinstance(data, Model):
