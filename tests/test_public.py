@@ -166,6 +166,26 @@ def test_options_that_no_trace_can_have(index: taughtby.Index, options: dict[str
         index.trace("why", "a b c", progress=False, **options)
 
 
+def test_paths_are_names_and_other_objects_are_refused(
+    index: taughtby.Index, tiny: Any, model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    model = taughtby.load_model(model_folder, adapter_folder, dtype="float32")
+    assert (model.name, model.adapter) == (str(model_folder), str(adapter_folder))
+    assert len(taughtby.build_index(model_folder, data, tmp_path / "a", "bm25", progress=False)) == len(PAIRS)
+    for arguments, message in (
+        ((tiny.lm, data), "the model is not one of load_model\n  got: LlamaForCausalLM"),
+        ((tiny, None), "the data is neither a file nor rows\n  got: NoneType"),
+        ((tiny, ["why"]), "row 0 of the data is no dict\n  got: str\n  do:  .*DataFrame"),
+    ):
+        with pytest.raises(taughtby.TaughtbyError, match=message):
+            taughtby.build_index(*arguments, tmp_path / "b", progress=False)
+    for methods, message in (([], "there is no method"), (None, "neither a name nor a Method")):
+        with pytest.raises(taughtby.TaughtbyError, match=message):
+            taughtby.build_index(tiny, data, tmp_path / "b", methods, progress=False)
+    with pytest.raises(taughtby.TaughtbyError, match="the model is not one of load_model"):
+        index.trace("why", "a b c", model=tiny.lm, progress=False)
+
+
 def test_a_trace_with_another_model_is_refused(index: taughtby.Index, model_folder: Path) -> None:
     base = taughtby.load_model(str(model_folder), dtype="float32")
     with pytest.raises(taughtby.TaughtbyError, match="was made with another adapter"):

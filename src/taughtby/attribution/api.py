@@ -13,11 +13,11 @@ from taughtby.attribution.significance import DEFAULT_FDR, MAX_FDR, MIN_FDR
 from taughtby.attribution.trace import Trace
 from taughtby.data.conversation import Columns
 from taughtby.errors import DataError, OptionError
-from taughtby.index.api import load_indexed_model
+from taughtby.index.api import as_model, load_indexed_model
 from taughtby.index.build import check_same_model
 from taughtby.index.reader import Index
 from taughtby.methods import Method
-from taughtby.models.model import Model, load_model
+from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback, reported
 
 AnyQuery = Query | Mapping[str, Any] | Sequence[str]
@@ -29,7 +29,7 @@ def trace(
     prompt: str,
     response: str,
     *,
-    model: Model | str | None = None,
+    model: Model | str | Path | None = None,
     span: str | None = None,
     desired: str | None = None,
     method: Method | str | None = None,
@@ -63,7 +63,7 @@ def trace(
 
 def trace_queries(
     index: Index | str | Path,
-    model: Model | str | None,
+    model: Model | str | Path | None,
     queries: AnyQueries,
     *,
     method: Method | str | None = None,
@@ -92,7 +92,7 @@ def trace_queries(
     opened = index if isinstance(index, Index) else Index.open(index)
     reading = opened.manifest["settings"]["reading"]
     parsed = as_queries(queries, reading["columns"], reading.get("join"))
-    loaded = _model_of(opened) if model is None else load_model(model) if isinstance(model, str) else model
+    loaded = _model_of(opened) if model is None else as_model(model)
     check_same_model(opened, loaded)
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from taughtby.index.distributed import RayPool
 
 Data = str | Path | Iterable[dict[str, Any]] | Iterable[Example]  # a datasets.Dataset is an iterable of dicts
+ROWS = "give a file's name, dicts, Examples or a datasets.Dataset; of a DataFrame, df.to_dict('records')"
 Methods = str | Method | Sequence[str | Method]
 
 
@@ -45,7 +46,7 @@ def open_index(path: str | StoragePath) -> Index:
 
 
 def build_index(
-    model: Model | str,
+    model: Model | str | Path,
     data: Data,
     out: str | StoragePath,
     methods: Methods = DEFAULT_METHOD,
@@ -84,13 +85,15 @@ def build_index(
     Raises:
         TaughtbyError: The model, the data, a method or the folder cannot be used.
     """
-    chosen = [methods] if isinstance(methods, str | Method) else methods
-    parsed = [get_method(method) for method in chosen]
+    chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    parsed = [get_method(method) for method in chosen]  # pyright: ignore[reportArgumentType]
+    if not parsed:
+        raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")
     if isinstance(data, Model):
         raise OptionError(
             "the model and the data are swapped", do="give the model first: build_index(model, data, out)"
         )
-    loaded = load_model(model) if isinstance(model, str) else model
+    loaded = as_model(model)
     file = data_file(data, out)
     with reported(progress, f"index {file}") as callback:
         return build.build_index(
@@ -145,10 +148,22 @@ def load_indexed_model(
     raise AssertionError("there is always one place")
 
 
+def as_model(model: Model | str | Path) -> Model:
+    """The model itself, or the one that its name means."""
+    if isinstance(model, Model):
+        return model
+    if not isinstance(model, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        do = "give taughtby.load_model(…), or the folder; a model in training: IndexCallback"
+        raise OptionError("the model is not one of load_model", got=type(model).__name__, do=do)
+    return load_model(model)
+
+
 def data_file(data: Data, beside: str | StoragePath) -> str:
     """The path of the data. Rows in memory are first saved next to an index or result, in a file named by a hash."""
     if isinstance(data, str | Path):
         return str(data)
+    if not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError("the data is neither a file nor rows", got=type(data).__name__, do=ROWS)
     place = storage_path(beside)
     if not isinstance(place, Path):
         do = "save the rows to a file, and give its name"
@@ -176,8 +191,7 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for number, row in enumerate([first, *rows]):
             if not isinstance(row, dict):
-                do = "give dicts, Examples or a datasets.Dataset"
-                raise DataError(f"row {number} of the data is no dict", got=type(row).__name__, do=do)
+                raise DataError(f"row {number} of the data is no dict", got=type(row).__name__, do=ROWS)
             try:
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             except TypeError as error:

@@ -245,7 +245,7 @@ def _other_base(folder: Path, given: str) -> str:
     named = config_value(folder, CONFIG, "base_model_name_or_path").rstrip("/")
     if not named or (folder / "taughtby.json").exists() or is_same_name(named, given):
         return ""
-    return f"{folder} names {named} as its base, and it is put on {given}: another model's scores, if they differ"
+    return f"{folder} names {named} as its base, and is used on {given}: if these two differ, so do all scores"
 
 
 def is_same_name(named: str, given: str) -> bool:

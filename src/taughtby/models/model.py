@@ -146,10 +146,10 @@ class Model:
 
 
 def load_model(
-    name: str,
-    adapter: str | Sequence[str] | None = None,
+    name: str | Path,
+    adapter: str | Path | Sequence[str | Path] | None = None,
     *,
-    base: str | None = None,
+    base: str | Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
     quantize: str | None = None,
@@ -174,8 +174,9 @@ def load_model(
     """
     options = load_options(dtype, device, quantize)
     # absolute paths, because indexes and traces store them
-    name, base = absolute_name(name), base and absolute_name(base)
-    adapters = tuple(map(absolute_name, (adapter,) if isinstance(adapter, str) else adapter or ()))
+    name, base = absolute_name(str(name)), None if base is None else absolute_name(str(base))
+    several = (adapter,) if isinstance(adapter, str | Path) else adapter or ()
+    adapters = tuple(absolute_name(str(each)) for each in several)
     notes: tuple[str, ...] = ()
     if is_adapter(name):
         adapters = (name, *adapters)
