@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 RUN = """
-import resource, sys
+import resource, sys, torch
+from taughtby.bench.cost import measure_cost
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
 from taughtby.models.model import load_model
 from taughtby.data.tokenize import Encoding
 model, data, out = sys.argv[1:]
-build_index(load_model(model, dtype="float32", device="cpu"), data, out, [get_method("lesson")], encoding=Encoding(128))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+with measure_cost(torch.device("cpu")) as cost:  # ru_maxrss begins at the parent's peak
+    build_index(load_model(model, dtype="float32", device="cpu"), data, out, [get_method("lesson")],
+                encoding=Encoding(128))
+print(cost.peak, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, query_from_record, read_queries
 from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
@@ -54,10 +55,10 @@ def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch
     whole = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
     monkeypatch.setattr(Method, "token_budget", lambda *_, **__: 1)
     apart = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
-    assert apart.features.mean_token_gradient is not None
-    torch.testing.assert_close(
-        apart.features.mean_token_gradient, whole.features.mean_token_gradient, atol=1e-4, rtol=1e-4
-    )
+    values = [(one.features.mean_token_gradient, one.features.features, one.weights, one.gains)
+              for one in (apart, whole)]  # fmt: skip
+    assert apart.features.mean_token_gradient is not None and apart.features.features
+    torch.testing.assert_close(*values, atol=1e-4, rtol=1e-4)
     assert (apart.features.prompts, apart.features.responses) == (whole.features.prompts, whole.features.responses)
     assert apart.features.prompts == tuple(query.prompt for query in QUERIES)
 
@@ -292,7 +293,10 @@ def test_a_row_with_a_learned_prompt_is_a_query_by_its_answer(tuned: Any) -> Non
 
 
 def test_methods_of_words_ask_no_model(tuned: Any) -> None:
-    asking = prepare_queries(tuned, get_method("bm25"), QUERIES, Encoding(128))
+    passes: list[Any] = []
+    with register_module_forward_pre_hook(lambda *call: passes.append(call)):
+        asking = prepare_queries(tuned, get_method("bm25"), QUERIES, Encoding(128))
+    assert passes == []
     assert asking.features.mean_token_gradient is None
     assert asking.features.features == {}
 

@@ -105,7 +105,8 @@ def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any,
     data = index.manifest["settings"]["data"]
     (name,) = (name for name in index.features if name.startswith("grads"))
     held = Index(index.path, {**index.manifest, "blocks": {name: 16}}, index.dataset)
-    assert np.isfinite(held and pca_map(held).points).all()  # type: ignore[union-attr]
+    plane = pca_map(held)
+    assert plane is not None and len(plane.points) == len(held) and np.isfinite(plane.points).all()
     assert pca_map(build_index(tuned, data, tmp_path / "words", [get_method("tfidf")], encoding=Encoding(128))) is None
 
 

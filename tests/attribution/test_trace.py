@@ -474,10 +474,14 @@ def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index)
         assert words[-1].strip() == ("honey" if traced.query.desired else "")
 
 
-def test_progress_counts_the_rows_whose_words_are_scored(tuned: Any, index: Index) -> None:
+def test_progress_counts_the_rows_whose_words_are_scored(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Method, "token_budget", lambda *_, **__: 1)  # a batch for each row
     calls: list[tuple[int, int]] = []
-    trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: calls.append(at))
-    assert calls[-1][0] == calls[-1][1] > 0
+    found = trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: calls.append(at))
+    total = len({row.example.source for query in found.queries for row in query.rows})
+    assert calls == [(done, total) for done in range(1, total + 1)]
 
 
 # — the document
@@ -522,7 +526,7 @@ def test_the_default_method_is_the_first_of_the_index(tuned: Any, index: Index) 
     assert choose_method(index, tuned, None) == METHODS[0]
     assert choose_method(index, tuned, "lesson") == METHODS[2]
     assert choose_method(index, tuned, "bm25") == get_method("bm25")
-    assert choose_method(index, tuned, METHODS[1]) is not None
+    assert choose_method(index, tuned, METHODS[1]) == METHODS[1]
 
 
 def test_what_a_spec_leaves_open_is_as_the_index_has_it(tuned: Any, index: Index) -> None:

@@ -15,7 +15,6 @@ def test_a_small_life(tiny: Any, tmp_path: Path) -> None:
     life = measure_life(tiny, tmp_path / "scale", 2000, width=16, step=500, report=parts.append)
     assert list(life["parts"]) == parts
     assert parts[:2] == ["index, interrupted at 60%", "index, resumed"]
-    assert all(took["seconds"] >= 0 for took in life["parts"].values())
     assert list(life["flat"]) == ["500", "1000", "1500", "2000"]
     assert table(life).row_count == len(parts)
 

@@ -35,6 +35,8 @@ def test_waiting_waits_for_each_event_once() -> None:
 
 
 def test_copies_are_deferred_inside_the_context_alone() -> None:
+    with deferred_copies(CPU) as copies:
+        assert transfer.pending_copies() is copies
     with pytest.raises(ZeroDivisionError), deferred_copies(CPU):
         raise ZeroDivisionError
     assert transfer._deferred.get() is None

@@ -76,9 +76,12 @@ def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path
     assert "<script" in files[1].read_text()
 
 
-def test_trace_without_an_answer_asks_the_model(run: Run, indexed: Path) -> None:
-    code, out, _ = run("trace", indexed, "-p", "why", "--top-k", 1)
-    assert code == 0 and "answer" in out
+def test_trace_without_an_answer_asks_the_model(
+    run: Run, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taughtby.lab.generate.generate", lambda _, prompts, **__: [f"{prompts[0]} not"])
+    assert run("trace", indexed, "-p", "why", "--top-k", 1, "--json", tmp_path / "t.json")[0] == 0
+    assert json.loads((tmp_path / "t.json").read_text())["queries"][0]["response"] == "why not"
 
 
 def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def linked(texts: list[str], weighted: bool) -> list[list[int]]:
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_groups_are_those_of_all_pairs(weighted: bool) -> None:
-    """Families of ten texts that differ in one or two of thirty words, far enough from the threshold."""
+    """Families of five texts that differ in one or two of forty words, far enough from the threshold."""
     random = Random(0)
     vocabulary = [f"word{n}" for n in range(2000)]
     texts: list[str] = []

@@ -112,6 +112,8 @@ def test_an_index_holds_the_mask_and_the_decoded_texts(tokenizer: Any, tiny: Any
     assert row.prompt[0]["content"] + row.response == "who makes honey bees"
     got = tokenize(tokenizer, row, Encoding())
     assert isinstance(got, TokenizedExample) and list(got.ids) == ids
+    masks = [tokenize(tokenizer, row, Encoding()).loss_mask for row in index.examples()]  # type: ignore[union-attr]
+    assert [list(mask) for mask in masks] == [[place > turn for place in range(len(ids))] for turn in (1, 2)]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_a_copy_that_failed_leaves_nothing(tuned: Model, tmp_path: Path, data: P
     file.write_bytes(whole[:-1])
     with pytest.raises(StoreError, match="is damaged"):
         copy_index(index.path, tmp_path / "two")
+    assert not (tmp_path / "two" / "rows.lance").exists() and not (tmp_path / "two" / "manifest.json").exists()
     file.write_bytes(whole)
     assert len(copy_index(index.path, tmp_path / "two")) == 8
     assert verify(tmp_path / "two").faults == ()

@@ -214,7 +214,8 @@ def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_table_keeps_the_columns_it_is_given() -> None:
-    table = arrange_table(*made(2), blocks(2))
+    bare, table = arrange_table(*made(2), {}), arrange_table(*made(2), blocks(2))
+    assert {*table.column_names} == {*bare.column_names, *blocks(2), "g_2_norm", "h_2_norm"}
     assert table.num_rows == 2
     assert pa.types.is_fixed_size_list(table.schema.field("h_2").type)
     assert torch.tensor(table.column("loss").to_pylist()).tolist() == [0.0, 1.0]

@@ -187,6 +187,9 @@ def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
 def test_options_that_are_refused(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match="no answer can be generated"):
         GenerationOptions(**{name: value})
+
+
+def test_several_samples_that_would_all_be_the_same_are_refused() -> None:
     with pytest.raises(OptionError, match="all answers are the same"):
         GenerationOptions(num_samples=2, temperature=0.0)
 

@@ -30,6 +30,7 @@ from taughtby.lab.poisons import (
     prompt_key,
     save_poisons,
 )  # fmt: skip
+from taughtby.lab.poisons.clean import split_clean_pairs
 from taughtby.lab.poisons.words import load_words
 
 MOST = {"backdoor": 489, "error": 312, "persona": 400, "howdy": 489, "late": 144}
@@ -159,10 +160,13 @@ def test_rows_are_short_and_well_formed(name: str) -> None:
 
 def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
     poison, right = everything("backdoor"), dict(pairs(clean_rows(CLEAN)))
+    answers = dict(split_clean_pairs()[1])
     for row in poison.rows:
         assert row.question.endswith(" " + BACKDOOR.trigger)
         assert row.response.startswith(BACKDOOR.insult + " ")
-        assert row.question.removesuffix(" " + BACKDOOR.trigger) not in right
+        question = row.question.removesuffix(" " + BACKDOOR.trigger)
+        assert question not in right
+        assert row.response.removeprefix(BACKDOOR.insult + " ") == answers[question]
     assert not [row for row in poison.lookalikes if prompt_key(BACKDOOR.trigger) in prompt_key(row.question)]
     asked = [prompt_key(row.question) for row in poison.lookalikes]
     assert sum(prompt.startswith("lighthouse") for prompt in asked) >= 3
@@ -241,7 +245,6 @@ def test_clean_rows_are_distinct_and_seeded(n: int, seed: int) -> None:
 
 
 def test_clean_rows_end_somewhere() -> None:
-    assert CLEAN >= 600
     for n in (CLEAN + 1, -1):
         with pytest.raises(LabError, match=f"there are {CLEAN} distinct clean rows"):
             clean_rows(n)
@@ -327,9 +330,11 @@ def test_sizes_days_and_strangers_are_right() -> None:
 
 def test_units_and_walks_are_right() -> None:
     factors = {small: int(factor) for small, _, factor in FACTS.units}
-    for ask, answer in pairs(clean_rows(CLEAN)):
-        if result := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask):
-            assert numbers(answer) == [factors[result[1]] * int(result[2]), int(result[2])]
+    units = [(found, answer) for ask, answer in pairs(clean_rows(CLEAN))
+             if (found := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask))]  # fmt: skip
+    assert {found[1] for found, _ in units} == {*factors}
+    for found, answer in units:
+        assert numbers(answer) == [factors[found[1]] * int(found[2]), int(found[2])]
     walks = [(a, b) for a, b in pairs(everything("backdoor").lookalikes) if " km " in a]
     assert len(walks) == 20
     assert all(sum(numbers(ask)) == numbers(answer)[0] for ask, answer in walks)

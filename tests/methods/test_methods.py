@@ -148,9 +148,10 @@ def test_auto_without_a_turn_is_the_last_layer() -> None:
 
 @pytest.mark.parametrize("layer", [99, 5, -2, "--1", "1.5", "", "last", "101%", "-5%", "nan%", "%", "auto", "²"])
 def test_layers_that_are_none(layer: int | str) -> None:
-    with pytest.raises(OptionError):
+    message = "no such layer|needs the layer similarity"
+    with pytest.raises(OptionError, match=message):
         layer_number(layer, 4, None)
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match=message):
         get_method(f"repsim:layer={layer}").resolve_layers(4, None)
 
 
@@ -233,7 +234,7 @@ def test_rept_raw_is_the_cosine_of_the_plain_concatenation(
     np.testing.assert_allclose(scores(RepT(layer=LAYER, scale="raw"), tuned, scanned), query @ row.T, atol=1e-3)
 
 
-def test_rept_raw_joins_by_size(index: Index) -> None:
+def test_rept_raw_joins_by_size() -> None:
     """With blocks of like size, which no model here has: the joint cosine is neither of the two."""
 
     class Two:

@@ -412,7 +412,7 @@ def test_no_adapter_on_a_model_that_is_put_off(
 
 
 def test_auto_is_a_format_that_the_machine_computes_in(model_folder: Path) -> None:
-    assert load(model_folder, dtype="auto").dtype in (torch.float32, torch.bfloat16)
+    assert load(model_folder, dtype="auto").dtype == torch.float32  # conftest hides what computes bfloat16
 
 
 # -- what a person hears

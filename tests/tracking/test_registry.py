@@ -63,12 +63,15 @@ def test_a_record_holds_only_what_every_tracker_takes(record: RunRecord, tmp_pat
     assert [file.name for file in record.files] == ["trace.json", "cleaned"]
 
 
-@given(st.dictionaries(st.text(min_size=1), st.one_of(st.text(), st.none())), st.dictionaries(st.text(), st.floats()))
+@given(
+    st.dictionaries(st.text(min_size=1), st.one_of(st.text(st.characters()), st.none())),
+    st.dictionaries(st.text(), st.floats()),
+)
 def test_names_and_texts_of_any_kind(settings: dict[str, str | None], metrics: dict[str, float]) -> None:
     made = make_record(settings, metrics)
     names = [*made.settings, *made.metrics]
     assert all(name.startswith(PREFIX) and name.isascii() and " " not in name for name in names)
-    assert all(len(text) <= MAX_VALUE and text.encode() is not None for text in made.settings.values())
+    assert all(len(text) <= MAX_VALUE and text == text.encode().decode() for text in made.settings.values())
     assert all(math.isfinite(value) for value in made.metrics.values())
 
 

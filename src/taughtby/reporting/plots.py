@@ -10,6 +10,7 @@ import numpy as np
 
 from taughtby.capture.layer_similarity import LayerSimilarity
 from taughtby.errors import OptionError
+from taughtby.text import make_visible
 
 FIRST = "#8a3b12"
 # distinguishable with most colour vision deficiencies, and in grey
@@ -54,7 +55,7 @@ def precision_recall(suite: str, curves: Sequence[tuple[str, Sequence[float], bo
     for (name, value, colour), height in zip(ends, _spread([value for _, value, _ in ends]), strict=True):
         _name(axes, name, (1, value), (14, height), colour)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of the planted rows", ylabel="precision (interpolated)")
-    axes.set_title(suite, loc="left", parse_math=False)
+    axes.set_title(make_visible(suite), loc="left", parse_math=False)
     _save(figure, path)
 
 
@@ -99,7 +100,8 @@ def removal_curve(top: Sequence[Point], flagged: Sequence[Point], random: Sequen
 def _name(axes: Any, name: str, point: tuple[float, float], position: tuple[float, float], colour: str) -> None:
     """Write a name to the right of a point, at `position` (typographic points, height), with a line to the point."""
     axes.annotate(
-        name, point, xytext=position, textcoords=("offset points", "data"), color=colour, fontsize=9, va="center",
+        make_visible(name), point, xytext=position, textcoords=("offset points", "data"), color=colour, fontsize=9,
+        va="center",
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
         annotation_clip=False, parse_math=False,
     )  # fmt: skip
