@@ -149,7 +149,7 @@ def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_p
     # the same rows in memory resume the same index
     same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
     assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
-    for bad, message in (([], "no rows"), ([3], "row 0 of the data is no dict"), ([{"prompt": b"x"}], "as JSON")):
+    for bad, message in (([], "no rows"), ([3], "row 0 of the data is not a dict"), ([{"prompt": b"x"}], "as JSON")):
         with pytest.raises(taughtby.TaughtbyError, match=message):
             taughtby.build_index(model, bad, tmp_path / "d", progress=False)  # type: ignore[arg-type]
         assert not list(tmp_path.glob("*d-data*"))
