@@ -154,7 +154,7 @@ def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="rows are selected twice"):
         select_rows(document, top_k=1, rows=["a"])
     for top in (0, 3):
-        with pytest.raises(OptionError, match=rf"got: --top-k {top}, the trace has 2 rows of query 1\n  do:  .*--t"):
+        with pytest.raises(OptionError, match=rf"got: --top-k {top}, 2 rows of query 1\n  do:  .*--t"):
             select_rows(document, top_k=top)
     with pytest.raises(DataError, match="this trace does not flag rows"):
         select_rows(traced(rows, [2], num_flagged=None))
@@ -661,7 +661,7 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     jsonl(rows, *ROWS[:2], ROWS[2] | {"response": "bees"}, *ROWS[3:])
-    got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was made from"
+    got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was built from"
     with pytest.raises(DataError, match=got):
         cleaned(rows, tmp_path / "out.jsonl", document)
     jsonl(rows, *reversed(ROWS))  # another order: the ids are the same

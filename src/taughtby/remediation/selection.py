@@ -92,8 +92,9 @@ def _flagged_rows(trace: Document, query: Document) -> list[Document]:
 
 def _top_rows(query: Document, number: int, top_k: int) -> list[Document]:
     if top_k < 1 or top_k > len(query["rows"]):
-        got = f"--top-k {top_k}, the trace has {len(query['rows'])} rows of query {number}"
-        raise OptionError("the trace lists fewer rows", got=got, do=f"trace again with --top-k {max(top_k, 1)}")
+        got = f"--top-k {top_k}, {len(query['rows'])} rows of query {number}"
+        do = f"trace again with --top-k {max(top_k, 1)}"
+        raise OptionError("the trace has fewer rows than --top-k", got=got, do=do)
     return query["rows"][:top_k]
 
 
