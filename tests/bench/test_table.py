@@ -247,7 +247,7 @@ def test_pictures_show_something(tmp_path: Path) -> None:
         assert picture.shape[0] > 400 and picture.shape[1] > 800
         assert picture.mean() > 0.9 and (picture.std(-1) > 0.1).sum() > 500  # light, and something in colour
     assert "one" in (tmp_path / "one.svg").read_text()
-    with pytest.raises(OptionError, match="cannot be drawn"):
+    with pytest.raises(OptionError, match="the figure cannot be written"):
         pictures.cost_accuracy([("one", 2.0, 1.0)], tmp_path / "no" / "cost.png")
 
 

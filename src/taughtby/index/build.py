@@ -27,6 +27,7 @@ from taughtby.index.writer import Writer
 from taughtby.methods import Method
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
+from taughtby.text import plural
 
 if TYPE_CHECKING:
     from taughtby.capture.layer_similarity import LayerSimilarity
@@ -87,7 +88,7 @@ def build_index(
 
 
 def _unfollowed_note(marks: Counter[str]) -> str:
-    names = ", ".join(f"{mark} ({count:,} rows)" for mark, count in marks.most_common(5))
+    names = ", ".join(f"{mark} ({plural(count, 'row')})" for mark, count in marks.most_common(5))
     return f"the data has columns or loss marks that are ignored: {names}; `taughtby data inspect` shows them"
 
 
