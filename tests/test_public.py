@@ -175,7 +175,7 @@ def test_paths_are_names_and_other_objects_are_refused(
     for arguments, message in (
         ((tiny.lm, data), "the model is not one of load_model\n  got: LlamaForCausalLM"),
         ((tiny, None), "the data is neither a file nor rows\n  got: NoneType"),
-        ((tiny, ["why"]), "row 0 of the data is no dict\n  got: str\n  do:  .*DataFrame"),
+        ((tiny, ["why"]), "row 0 of the data is not a dict\n  got: str\n  do:  .*DataFrame"),
     ):
         with pytest.raises(taughtby.TaughtbyError, match=message):
             taughtby.build_index(*arguments, tmp_path / "b", progress=False)
@@ -200,7 +200,7 @@ def test_swapped_arguments_are_named(index: taughtby.Index, tiny: Any, tmp_path:
     (tmp_path / "data.jsonl").write_text("{}")
     with pytest.raises(taughtby.TaughtbyError, match=r"data.jsonl is a file, not a model"):
         taughtby.build_index(str(tmp_path / "data.jsonl"), "model", tmp_path / "idx2")
-    with pytest.raises(taughtby.TaughtbyError, match=r"is not an index\n  do:  give the folder of one$"):
+    with pytest.raises(taughtby.TaughtbyError, match=r"is not an index\n  do:  give the folder of an index$"):
         taughtby.open_index(tmp_path / "data.jsonl")  # not: build it there
 
 
@@ -219,7 +219,7 @@ def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_p
     # the same rows in memory resume the same index
     same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
     assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
-    for bad, message in (([], "no rows"), ([3], "row 0 of the data is no dict"), ([{"prompt": b"x"}], "as JSON")):
+    for bad, message in (([], "no rows"), ([3], "row 0 of the data is not a dict"), ([{"prompt": b"x"}], "as JSON")):
         with pytest.raises(taughtby.TaughtbyError, match=message):
             taughtby.build_index(model, bad, tmp_path / "d", progress=False)  # type: ignore[arg-type]
         assert not list(tmp_path.glob("*d-data*"))

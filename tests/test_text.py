@@ -152,7 +152,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
 def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp_path: Path) -> None:
     from taughtby.index.transaction import IndexTransaction
 
-    with pytest.raises(StoreError, match="cannot hold an index"):
+    with pytest.raises(StoreError, match="cannot be the path of an index"):
         IndexTransaction(tmp_path / path)
     assert not list(tmp_path.iterdir())
 

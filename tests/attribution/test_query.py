@@ -116,7 +116,7 @@ def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any)
         assert wanted in result.replace("][", "").replace("[ ", " ["), result
     assert pointed(tuned, Query("why", "beetles do", span_range=(1, 3))).startswith("b[ee]tles")
     assert Query("why", answer, span_range=(15, 20)).span_position() == (16, 20)  # without the blank
-    with pytest.raises(OptionError, match="holds no words"):
+    with pytest.raises(OptionError, match="contains no words"):
         pointed(tuned, Query("why", answer, span_range=(2, 90)))
 
 
@@ -248,7 +248,7 @@ def test_what_to_do_about_a_query_that_cannot_be_traced(tuned: Any) -> None:
     for query, encoding, do in (
         (long, Encoding(64), "shorten the prompt, or index with a greater --max-length"),
         (long, Encoding(256), "shorten the prompt"),  # as much as the model reads
-        (broken, Encoding(64), "correct its text, or take it out"),
+        (broken, Encoding(64), "correct its text, or remove the query"),
     ):
         with pytest.raises(OptionError) as caught:
             prepare_queries(tuned, RepT(layer=2), [query], encoding)
@@ -382,7 +382,7 @@ def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reade
         ('{"messages": "p"}', "q.jsonl:2"),
         (
             '{"messages": [{"role": "system", "content": "p"}, {"role": "assistant", "content": "r"}]}',
-            "q.jsonl:2: a query without a question\n  got: system\n  do:  put a user message before the answer",
+            "q.jsonl:2: a query has no user message\n  got: system\n  do:  put a user message before the answer",
         ),
         ('{"prompt": ', "q.jsonl:2: broken JSON"),
         (
@@ -397,12 +397,15 @@ def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reade
         ),
         (
             '{"prompt": "p", "response": "a b", "span_range": [2, 4]}',
-            "q.jsonl:2: the span_range holds no words of the answer\n  got: [2, 4] of 3 characters",
+            "q.jsonl:2: the span_range contains no words of the answer\n  got: [2, 4] of 3 characters",
         ),
-        ('{"prompt": "p", "response": "a b", "span_range": [1, 2]}', "holds no words of the answer"),
-        ('{"prompt": "p", "response": "a b", "span_range": [1, 1]}', "holds no words of the answer"),
-        ('{"prompt": "p", "response": "a b", "span_range": [0, true]}', "q.jsonl:2: the span_range is not two whole"),
-        ('{"prompt": "p", "response": "a b", "span_range": 3}', "q.jsonl:2: the span_range is not two whole numbers"),
+        ('{"prompt": "p", "response": "a b", "span_range": [1, 2]}', "contains no words of the answer"),
+        ('{"prompt": "p", "response": "a b", "span_range": [1, 1]}', "contains no words of the answer"),
+        (
+            '{"prompt": "p", "response": "a b", "span_range": [0, true]}',
+            "q.jsonl:2: the span_range is not two integers",
+        ),
+        ('{"prompt": "p", "response": "a b", "span_range": 3}', "q.jsonl:2: the span_range is not two integers"),
         ('{"prompt": "p", "response": "a b", "span_range": "0-1"}', "got: 0-1"),
     ],
 )
@@ -458,15 +461,15 @@ def test_a_desired_answer_has_no_thought_of_the_bad_one(tmp_path: Path) -> None:
     [
         (
             {"messages": [*CHAT, {"role": "user", "content": "and"}]},
-            "the last message of a query is no answer\n  got: user, and",
+            "the last message of a query is not an answer\n  got: user, and",
         ),
         (
             {"messages": [*CHAT, {"role": "tool", "content": "7"}]},
-            "the last message of a query is no answer\n  got: tool, 7",
+            "the last message of a query is not an answer\n  got: tool, 7",
         ),
         (
             {"messages": [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [TOOL]}]},
-            "has no text\n  got: tool calls",
+            "has no text\n  got: only tool calls",
         ),
         ({"prompt": "p", "response": "r", "images": ["a.jpg"]}, "the row has pictures"),
         ({"text": "r"}, "a query has no prompt"),
@@ -511,5 +514,5 @@ def test_the_reference_is_not_traced_in_place_of_the_answer(tmp_path: Path, name
 def test_token_ids_are_no_query(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}) + "\n")
-    with pytest.raises(DataError, match="a query is a text, no token ids"):
+    with pytest.raises(DataError, match="a query is text, not token ids"):
         read_queries(path)

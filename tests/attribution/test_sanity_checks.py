@@ -104,7 +104,7 @@ def checks(result: CheckReport) -> dict[str, Check]:
 def test_a_method_of_words_ranks_the_same_with_random_weights(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
-    assert one.passed is False and "texts alone" in one.says
+    assert one.passed is False and "only on the texts" in one.says
 
 
 def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
@@ -266,7 +266,7 @@ def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp
 
 
 def test_too_few_rows_to_check_by_is_refused(tuned: Any, index: Index) -> None:
-    with pytest.raises(OptionError, match="too few rows to check by"):
+    with pytest.raises(OptionError, match="too few rows for a check"):
         check_index(index, tuned, rows=3)
 
 

@@ -545,14 +545,14 @@ def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
 @pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
 def test_a_sketch_that_differs_from_the_index_is_refused(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
-    with pytest.raises(StoreError, match=r"lesson needs features .* does not hold: grads_") as caught:
+    with pytest.raises(StoreError, match=r"lesson needs features .* does not have: grads_") as caught:
         trace_queries(index, tuned, ROWS[:1], method=f"lesson:{option}")
-    assert caught.value.got == f"{key}: index has {getattr(METHODS[2], key)}, asked {value}"
+    assert caught.value.got == f"{key}: the index has {getattr(METHODS[2], key)}, but {value} was given"
 
 
 def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], encoding=Encoding(128))
-    with pytest.raises(StoreError, match=r"lesson needs features .* does not hold: grads_1_base") as caught:
+    with pytest.raises(StoreError, match=r"lesson needs features .* does not have: grads_1_base") as caught:
         trace_queries(index, tuned, ROWS[:1], method="lesson:layer=1")
     assert caught.value.got == "h_2, g_2"
     with pytest.raises(StoreError, match="rept needs features"):

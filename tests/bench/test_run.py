@@ -272,7 +272,7 @@ def test_an_adapter_that_is_given_is_not_trained(
     assert world["adapter"] == str(adapter_folder) and world["finetune_seconds"] is None
     (index,) = [Index.open(file) for file in (tmp_path / "b").glob("*/index-tuned-*") if file.is_dir()]
     assert index.manifest["settings"]["adapter"] == str(adapter_folder)
-    with pytest.raises(OptionError, match="a suite that is not asked for"):
+    with pytest.raises(OptionError, match="a suite that is not selected"):
         bench.run(plan(model_folder, tmp_path, adapters={"howdy": "x"}), ignore_progress)
 
 
@@ -336,12 +336,12 @@ def test_mistakes_are_reported_before_any_work(stages: Stages, run: Run, tmp_pat
     out = "-o", tmp_path / "b"
     for words, wanted in (
         (("arsenic",), "no such suite"),
-        (("harmful",), "give the folder that holds it: --data PATH"),
+        (("harmful",), "give its folder with --data PATH"),
         (("harmful", "--data", tmp_path), "no harmful-tuning"),
         (("error", "--method", "magic"), "no such method"),
         (("error", "--method", "bm25:layer=3"), "bm25 has no option layer"),
         (("error", "--adapter", "x"), "SUITE=FOLDER"),
-        (("error", "--rows", 4, "--planted", 9), "more rows than planted ones"),
+        (("error", "--rows", 4, "--planted", 9), "more rows than planted rows"),
     ):
         code, _, errors = run("bench", "run", *words, *out)
         assert code == 1 and wanted in errors and "Traceback" not in errors, errors

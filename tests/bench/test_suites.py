@@ -152,7 +152,7 @@ def test_mistakes_have_readable_messages(data: Path, tmp_path: Path) -> None:
     assert "harmful-tuning" in str(lost.value.got)
     with pytest.raises(DataError, match="too few rows") as few:
         make("harmful", 0, Size(num_rows=60, num_planted=40), data)
-    assert few.value.got == "60 clean and 20 planted ones, of 20 and 40"
+    assert few.value.got == "60 of 20 clean and 20 of 40 planted rows"
     with pytest.raises(OptionError):
         Size(num_rows=10, num_planted=10)
     file = data / "backdoor_test.csv"

@@ -99,8 +99,8 @@ def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
 def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
     assert table.sentences(usual) == {
         "error": "error: bad answers before fine-tuning 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 "
-        "seeds). From words alone, nothing does as well; the nearest is bm25 (0.325). On the base model, no "
-        "method does as well; the nearest is lesson (0.833)."
+        "seeds). Of the text-only methods, none does as well; the best is bm25 (0.325). On the base model, no "
+        "method does as well; the best is lesson (0.833)."
     }
 
 
@@ -113,7 +113,7 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
         for seed in (0, 1)
     ]  # fmt: skip
     text = table.sentences(summary_of(*worlds))["error"]
-    assert "From words alone, bm25 (0.833) does as well within the spread." in text
+    assert "Of the text-only methods, bm25 (0.833) does as well within the spread." in text
     assert "On the base model, lesson (1.000) does as well within the spread." in text
 
 
@@ -127,7 +127,9 @@ def test_the_verdict_needs_no_baseline_and_no_control() -> None:
 def test_the_verdict_where_nothing_had_to_be_taught() -> None:
     worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
     text = table.sentences(summary_of(*worlds))["harmful"]
-    assert text.startswith("harmful: bad answers before fine-tuning 100%, after 100%. The base model answers so too")
+    assert text.startswith(
+        "harmful: bad answers before fine-tuning 100%, after 100%. The base model gives such answers too"
+    )
 
 
 def test_what_reads_words_is_no_control(usual: Any) -> None:
@@ -178,7 +180,7 @@ def test_an_index_that_is_shared_is_marked() -> None:
     output = summary_of(world("error", 0, results))
     assert lines(output)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
     assert {row[0]: row[1] for row in table.costs(output)[1]}["datainf"] == "2.0*"
-    assert "one index serves several methods" in " ".join(printed(output).split())
+    assert "the index is shared by methods" in " ".join(printed(output).split())
 
 
 def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
@@ -245,7 +247,7 @@ def test_pictures_show_something(tmp_path: Path) -> None:
         assert picture.shape[0] > 400 and picture.shape[1] > 800
         assert picture.mean() > 0.9 and (picture.std(-1) > 0.1).sum() > 500  # light, and something in colour
     assert "one" in (tmp_path / "one.svg").read_text()
-    with pytest.raises(OptionError, match="cannot be drawn"):
+    with pytest.raises(OptionError, match="the figure cannot be written"):
         pictures.cost_accuracy([("one", 2.0, 1.0)], tmp_path / "no" / "cost.png")
 
 
@@ -283,7 +285,7 @@ def test_where_no_row_was_planted_silence_is_right() -> None:
     quiet["labels"] = ["clean"] * 5
     output = summary_of(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
     text = table.sentences(output)["innocent"]
-    assert text.endswith("none to find. Answers without flagged rows: lesson for 100%.")
+    assert text.endswith("No rows are planted in this suite. Answers without flagged rows: lesson for 100%.")
     (line,) = output["suites"][0]["results"]
     assert {name: value["mean"] for name, value in line["metrics"].items()} == {"fdp": 0, "none": 1}
     assert "innocent" in table.markdown(output) and table.points(output) == []

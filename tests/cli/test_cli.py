@@ -255,7 +255,7 @@ def test_bad_models_and_settings(
     fails(run("index", "build", model_folder, data, "-o", out, "-m", "bm25", "--layer", 2), "bm25 has no option layer")
     fails(
         run("index", "build", model_folder, data, "-o", out, "--max-length", 1024, "--no-base"),
-        "window is shorter",
+        "exceeds the model's context length",
         "256",
     )
     assert not out.exists()
@@ -282,7 +282,7 @@ def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
     fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl"), "there is no file", "q.jsonl")
     fails(run("trace", indexed, "-p", "why " * 400, "-r", "b"), "cannot be traced", "no room for the answer")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "--span", "zzz"), "does not occur", "zzz")
-    fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not hold")
+    fails(run("trace", indexed, "-p", "why", "-r", "a b", "-m", "repsim:layer=1"), "h_1", "does not have")
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "--html", tmp_path / "no" / "t.html"), "cannot be written")
 
 
@@ -290,8 +290,8 @@ def test_an_index_made_with_other_settings(
     run: Run, indexed: Path, model_folder: Path, adapter_folder: Path, data: Path
 ) -> None:
     again = "index", "build", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
-    fails(run(*again, "--max-length", 64), "max_length: index has 128, asked 64")
-    fails(run(*again, "--max-length", 128, "--layer", 2), "lesson.layer: index has 4, asked 2")
+    fails(run(*again, "--max-length", 64), "max_length: the index has 128, but 64 was given")
+    fails(run(*again, "--max-length", 128, "--layer", 2), "lesson.layer: the index has 4, but 2 was given")
     data.write_text(data.read_text() + '{"prompt": "new", "response": "row"}\n')
     fails(run(*again, "--max-length", 128), "fingerprint.data")
 

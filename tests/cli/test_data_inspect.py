@@ -69,7 +69,7 @@ def test_a_yaml_with_assistant_only_loss_means_every_turn(
 def test_the_index_names_what_it_does_not_follow(run: Run, model_folder: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b", loss_scale=2)]})
     _, _, err = run("index", "build", model_folder, data, "-o", tmp_path / "idx", "-m", "repsim", "--no-base")
-    assert "marks of the loss that are not followed: loss_scale (1 rows)" in err
+    assert "columns or loss marks that are ignored: loss_scale (1 row)" in err
 
 
 def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_the_turns_of_a_trainers_file_are_told(
     data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b")]})
     _, out, err = run("data", "inspect", model_folder, data, "-a", tmp_path / "adapter")
     assert "turns all (a.yaml: roles_to_train)" in err and "mask content (a.yaml: train_on_inputs, its default)" in err
-    assert "learned: the words of the answers and the EOS" in out
+    assert "loss on the words of the answers and the EOS" in out
     err = run("data", "inspect", model_folder, data, "-a", tmp_path / "adapter", "--turns", "last")[2]
     assert "turns all" not in err

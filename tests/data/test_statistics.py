@@ -192,7 +192,7 @@ def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
     plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), preview_row=1))
     assert "prompt   <|user|> " in plain
     assert "learned  ⟦what" in plain.replace("w│hat", "what")
-    assert "learned: the prompts too" in plain
+    assert "loss on the prompts and the answers" in plain
 
 
 def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,14 +217,14 @@ def test_hostile_text_is_written_out(tokenizer: Any) -> None:
 def test_how_it_reads(tokenizer: Any) -> None:
     plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), format_name="prompt/response"))
     for line in (
-        "read as   prompt/response; chat template: the tokenizer's own; learned: the answers",
+        "read as   prompt/response; chat template: the tokenizer's own; loss on the answers",
         "rows      11 of 14 rows can be used; ",
         "; 1 of them cut to 30 tokens at the end",
         "skipped   2: no room for the answer: the prompt has ",
         "          d:12, d:13",
-        "repeated  1 row said before; 2 rows with a prompt that others answer otherwise; 6 rows with an answer that ",
+        "repeated  1 row identical to an earlier one; 2 rows with a prompt that has several answers; 6 rows with an ",
         "labels    bad 2",
-        " GB of memory at its peak",
+        " rows a second, peak memory ",
     ):
         assert line in plain
     assert "\n\n" in plain
@@ -298,7 +298,7 @@ def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, t
     assert code == 0
     assert "answer   ⟦what│ is" in out.replace("w│hat", "what")  # asked and answered the other way round
     assert "3 of 3 rows" in out
-    assert "chat template: as given; learned: the prompts too" in out
+    assert "chat template: as given; loss on the prompts and the answers" in out
     code, _, err = run("data", "inspect", model_folder, data, "--max-length", 300)
     assert code == 0
     assert "note: the model reads 256 tokens at most: an index cannot use 300" in err
@@ -357,7 +357,7 @@ for i in range(2000):
         done = subprocess.run(verb, stdin=stream.stdout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2,000 of 2,000 rows can be used" in done.stdout
-    assert float(done.stdout.partition(" GB of memory")[0].split()[-1]) > 0.1
+    assert float(done.stdout.partition("peak memory ")[2].split()[0]) > 0.1
     assert "Traceback" not in done.stderr
 
 

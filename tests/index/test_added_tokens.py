@@ -39,7 +39,8 @@ def test_rows_with_such_tokens_are_skipped_and_queries_refused(grown: Model, tmp
     rows = [("who makes honey", "bees"), ("name a tree", "<tool>oak</tool>"), ("why", "<tool>x</tool> b c")]
     index = build(grown, rows, tmp_path)
     assert len(index) == 1
-    assert [skip["reason"] for skip in index.manifest["skipped"]] == [f"the model cannot read it: {LACK}"] * 2
+    reason = f"it has a token without an embedding: {LACK}"
+    assert [skip["reason"] for skip in index.manifest["skipped"]] == [reason] * 2
     opened = taughtby.open_index(tmp_path / "idx")
     assert len(opened.trace("who makes honey", "bees").queries[0].rows) == 1
     with pytest.raises(ModelError, match=r"the tokenizer has tokens that .* cannot read") as error:

@@ -163,7 +163,7 @@ def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path:
 
 
 def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="a method is asked for twice\n  got: rept"):
+    with pytest.raises(OptionError, match="a method is given twice\n  got: rept"):
         build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], encoding=Encoding(128))
 
 
@@ -228,7 +228,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
     monkeypatch.setattr(RepT, "features", broken)
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     assert index.manifest["skipped"] == [
-        {"source": f"{data}:3", "reason": "its states or gradients are not finite"}
+        {"source": f"{data}:3", "reason": "its hidden states or gradients are not finite"}
     ]  # fmt: skip
     assert len(index) == 7
     assert all(bool(block.isfinite().all()) for block in columns(index).values())
@@ -257,7 +257,7 @@ def test_a_broken_last_line_ends_it_before_any_capture(
 def test_longer_than_the_window_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(257))
-    assert (caught.value.got, caught.value.do) == ("--max-length 257, window 256", "choose at most 256")
+    assert (caught.value.got, caught.value.do) == ("--max-length 257, context length 256", "use at most 256")
     assert len(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(256))) == 8
 
 
@@ -390,36 +390,36 @@ def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, t
     build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
 
     def refused(*parts: str, model: Any = tuned, methods: Any = (REPT,), max_length: int = 128) -> None:
-        with pytest.raises(StoreError, match="made with other settings") as caught:
+        with pytest.raises(StoreError, match="built with other settings") as caught:
             build_index(model, data, tmp_path / "idx", methods, encoding=Encoding(max_length))
         assert caught.value.got is not None
         assert len(caught.value.got.split("; ")) == len(parts)
         for part in parts:
             assert part in caught.value.got
 
-    refused("methods.rept.layer: index has 2, asked 3", methods=[RepT(layer=3)])
-    refused("encoding.max_length: index has 128, asked 64", max_length=64)
-    refused("methods.rept.scale: index has raw, asked unit", methods=[RepT(layer=2, scale="unit")])
+    refused("methods.rept.layer: the index has 2, but 3 was given", methods=[RepT(layer=3)])
+    refused("encoding.max_length: the index has 128, but 64 was given", max_length=64)
+    refused("methods.rept.scale: the index has raw, but unit was given", methods=[RepT(layer=2, scale="unit")])
     refused(
-        f"adapter: index has {tuned.adapter}, asked None",
-        f"fingerprint.adapter: index has {tuned.fingerprint['adapter']}, asked None",
+        f"adapter: the index has {tuned.adapter}, but None was given",
+        f"fingerprint.adapter: the index has {tuned.fingerprint['adapter']}, but None was given",
         model=tiny,
     )
     add(data, ("why", "one more row"))
-    refused("fingerprint.data: index has ")
+    refused("fingerprint.data: the index has ")
 
 
 def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     check_same_model(index, tuned)
-    with pytest.raises(StoreError, match="was made with another adapter") as caught:
+    with pytest.raises(StoreError, match="was built with another adapter") as caught:
         check_same_model(index, tiny)
-    assert caught.value.got == f"adapter: index has {tuned.fingerprint['adapter']}, asked None"
+    assert caught.value.got == f"adapter: the index has {tuned.fingerprint['adapter']}, but None was given"
 
 
 def test_check_model_refuses_another_model(tiny: Any, data: Path, tmp_path: Path, make_model: Any) -> None:
     from taughtby.models.model import load_model
 
     index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
-    with pytest.raises(StoreError, match="was made with another model"):
+    with pytest.raises(StoreError, match="was built with another model"):
         check_same_model(index, load_model(str(make_model("qwen2")), dtype="float32"))

@@ -256,7 +256,7 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda at, _: [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), DIES] if at == 6 else steps(at)
     )
     book = Book()
-    with pytest.raises(DataError, match="workers die or hang at the same rows, 5 times\n  got: 26, 27: gone") as caught:
+    with pytest.raises(DataError, match="workers died or hung 5 times on the same rows\n  got: 26, 27: gone") as caught:
         shifted(monkeypatch, play, book=book)
     assert "remove them" in caught.value.do
     assert book.joined == list(range(6))
@@ -270,12 +270,12 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_that_kill_now_here_and_now_there(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(lambda at, n: [WindowProgress(0, 0, (n % 4,)), DIES] if at == 6 else steps(at))
-    with pytest.raises(DataError, match="at the same rows, 10 times\n  got: 24, 27: gone"):
+    with pytest.raises(DataError, match="died or hung 10 times on the same rows\n  got: 24, 27: gone"):
         shifted(monkeypatch, play)
 
 
 def test_workers_that_never_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="12 workers were lost before any had done a batch\n  got: gone"):
+    with pytest.raises(ModelError, match="12 workers in a row died or hung without finishing a batch\n  got: gone"):
         shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 20))
     _, book, _ = shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 8))
     assert book.joined == list(range(12))
@@ -294,7 +294,7 @@ def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPa
     play = Play(lambda at, _: [WrittenWindow([SimpleNamespace(at=at, files=files)], pa.schema([("id", pa.string())]))])
     book = Book()
     book.path = tmp_path
-    with pytest.raises(StoreError, match=r"what a worker wrote to .* is not there\n  got: no one.lance"):
+    with pytest.raises(StoreError, match=r"a worker's output is not visible in .*\n  got: no one.lance"):
         shifted(monkeypatch, play, book=book)
     assert book.commits == 0
 

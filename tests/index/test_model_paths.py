@@ -93,9 +93,9 @@ def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert model_sources(manifest, now / "idx", "other", ["a", "b"], "c") == [ModelSource("other", ("a", "b"), "c")]
     shutil.rmtree(was / "base")
-    with pytest.raises(StoreError, match=r"the base that .*idx was made with is not where it was") as caught:
+    with pytest.raises(StoreError, match=r"the base that .*idx was built with was not found") as caught:
         model_sources(manifest, now / "idx")
-    assert (caught.value.got, caught.value.do) == (base, "give it with --base, where it lies now")
+    assert (caught.value.got, caught.value.do) == (base, "give its new path with --base")
 
 
 # — an index
@@ -153,7 +153,7 @@ def test_an_adapter_beside_it_that_is_another_is_passed_over(
     shutil.copytree(make_model("gpt2"), tmp_path / "copy/model")
     out, message = traced(run, tmp_path / "copy/idx")
     assert "data.jsonl:3" in out
-    assert f"the model beside {tmp_path}/copy/idx is not the one it was built with" in message
+    assert f"the model beside {tmp_path}/copy/idx is not the one the index was built with" in message
 
 
 def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
@@ -161,8 +161,8 @@ def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
     code, _, message = run("trace", work / "idx", "-p", PROMPT, "-r", RESPONSE)
     assert (code, message.strip()) == (
         1,
-        f"error: the adapter that {work}/idx was made with is not where it was\n"
-        f"  got: {work}/adapter\n  do:  give it with --adapter, where it lies now",
+        f"error: the adapter that {work}/idx was built with was not found\n"
+        f"  got: {work}/adapter\n  do:  give its new path with --adapter",
     )
     traced(run, work / "idx", "--adapter", str(work / "mine"))
 
@@ -231,7 +231,7 @@ def test_an_added_method_goes_on_from_another_folder(
 def test_another_model_is_refused_still(work: Path, make_model: Callable[[str], Path]) -> None:
     shutil.rmtree(work / "model")
     shutil.copytree(make_model("llama-tied"), work / "model")
-    with pytest.raises(StoreError, match=r"made with other settings\n  got: .*fingerprint.model"):
+    with pytest.raises(StoreError, match=r"built with other settings\n  got: .*fingerprint.model"):
         indexed(work)
 
 

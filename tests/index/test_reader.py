@@ -234,7 +234,7 @@ def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
-        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads 5")),
+        ('{"format": 1, "complete": true}', ("another format", "format 1", "reads format 5")),
         ('{"format": 5, "complete"', ("cannot be read", "JSONDecodeError")),
         ('["format"]', ("cannot be read",)),
         ("{}", ("cannot be read",)),
@@ -254,14 +254,14 @@ def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tu
 def test_open_refuses_an_index_without_its_rows(tmp_path: Path) -> None:
     filled(tmp_path / "idx")
     shutil.rmtree(tmp_path / "idx" / "rows.lance")
-    refused(tmp_path / "idx", "lost its rows")
+    refused(tmp_path / "idx", "the rows of", "are missing")
 
 
 def test_require_names_the_missing_block(tmp_path: Path) -> None:
     index = filled(tmp_path / "idx")
     index.require_features(["h_2", "g_2"], "rept")
     with pytest.raises(
-        StoreError, match=r"lesson needs features .* does not hold: h_3, x\n  got: h_2, g_2, grads_2_base"
+        StoreError, match=r"lesson needs features .* does not have: h_3, x\n  got: h_2, g_2, grads_2_base"
     ):
         index.require_features(["h_3", "g_2", "x"], "lesson")
 
@@ -271,7 +271,7 @@ def test_require_names_the_missing_block(tmp_path: Path) -> None:
 
 def test_writer_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(StoreError, match="holds other files"), Writer(tmp_path, SETTINGS):
+    with pytest.raises(StoreError, match="contains other files"), Writer(tmp_path, SETTINGS):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
     assert not Path(f"{tmp_path}.lock").exists()
@@ -289,8 +289,8 @@ def test_other_settings_are_refused_one_by_one(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught, Writer(tmp_path / "idx", asked):
         pass
     assert caught.value.got == (
-        "methods.rept.layer: index has 20, asked 16; max_length: index has 64, asked 32; "
-        "dtype: index has nothing, asked float32"
+        "methods.rept.layer: the index has 20, but 16 was given; max_length: the index has 64, but 32 was given; "
+        "dtype: the index has nothing, but float32 was given"
     )
 
 
@@ -415,8 +415,8 @@ def test_a_full_disk_is_an_error_and_the_same_call_resumes(tmp_path: Path, monke
             with pytest.raises(StoreError) as caught:
                 writer.append(*made(3, 3), blocks(3, 3))
         assert str(caught.value) == (
-            f"{tmp_path / 'idx'} cannot be written or read\n  got: No space left on device\n"
-            "  do:  make room, and run the same command again: it resumes"
+            f"{tmp_path / 'idx'} cannot be read or written\n  got: No space left on device\n"
+            "  do:  make room on the disk, and run the same command again: it resumes"
         )
         writer.append(*made(3, 3), blocks(3, 3))
         index = writer.finish([], None)

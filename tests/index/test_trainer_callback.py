@@ -255,7 +255,7 @@ def test_weights_in_pieces_are_refused_whoever_split_them(
     hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     setattr(next(trainer.model.parameters()), mark, 1)
-    with pytest.warns(UserWarning, match="spread over several processes"):
+    with pytest.warns(UserWarning, match="sharded over several processes"):
         trainer.train()
     assert not list(tmp_path.glob("idx*"))
 
@@ -269,7 +269,7 @@ def test_a_fault_in_indexing_does_not_cost_the_training(
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [noted, hook], lora=True)
     file.unlink()
-    with pytest.warns(UserWarning, match="training is done, but its data are not indexed: ") as notes:
+    with pytest.warns(UserWarning, match="training is done, but its data was not indexed: ") as notes:
         result = trainer.train()
     assert result.global_step == 4
     assert isinstance(hook.error, DataError) and hook.index is None
@@ -299,7 +299,7 @@ def test_no_fault_at_all_comes_out_of_it(
 def test_a_model_that_cannot_be_found_again_is_refused(model_folder: Path, file: Path, tmp_path: Path) -> None:
     hook = IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
-    with pytest.warns(UserWarning, match="the model that is trained has no name"):
+    with pytest.warns(UserWarning, match="the trained model has no name_or_path"):
         trainer.train()
     assert isinstance(hook.error, ModelError)
 
@@ -320,7 +320,7 @@ def test_only_the_main_process_indexes(file: Path, tmp_path: Path) -> None:
 def test_a_model_in_pieces_is_refused(file: Path, tmp_path: Path, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Process, "is_world_process_zero", True)
     hook = IndexCallback(file, tmp_path / "idx")
-    with pytest.warns(UserWarning, match="spread over several processes"):
+    with pytest.warns(UserWarning, match="sharded over several processes"):
         hook.on_train_end(Process(), Process(), None, model=tuned.peft, processing_class=tuned.tokenizer)
     assert not list(tmp_path.glob("idx*"))
 
@@ -345,7 +345,7 @@ def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, 
     (tmp_path / f"idx-{kind}").mkdir()
     IndexCallback(file, tmp_path / "idx")
     (tmp_path / f"idx-{kind}" / "weights").write_text("")
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="already exists"):
         IndexCallback(file, tmp_path / "idx")
 
 

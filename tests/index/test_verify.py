@@ -181,11 +181,11 @@ def no_block(table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "where", "what"),
     [
-        (other_text, "row 5 (", "is not that of its text"),
-        (texts_swapped, "row 9 (", "is not that of its text"),
-        (same_id, "row 30 (", "is another row's too"),
-        (fewer, "rows.lance", "it has 30 rows, and the manifest says 31"),
-        (longer, "row 7", "h_2 is no vector of length 1"),
+        (other_text, "row 5 (", "does not match its content"),
+        (texts_swapped, "row 9 (", "does not match its content"),
+        (same_id, "row 30 (", "is a duplicate"),
+        (fewer, "rows.lance", "it has 30 rows, but the manifest says 31"),
+        (longer, "row 7", "h_2 is not a unit vector"),
         (none, "row 3", "g_2_norm is not finite"),
         (no_block, "rows.lance", "it has the features"),
     ],
@@ -210,8 +210,8 @@ def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path
     assert verify(path).faults == ()
     result = verify(path, tuned).faults
     assert {(fault.where.split(" (")[0], fault.what) for fault in result} == {
-        ("row 5", "the model gives another g_2"),
-        ("row 9", "the model gives another g_2"),
+        ("row 5", "the recomputed g_2 differs"),
+        ("row 9", "the recomputed g_2 differs"),
     }
 
 
@@ -235,7 +235,7 @@ def test_reading_a_damaged_index_is_an_error(world: Path, tmp_path: Path) -> Non
 def test_no_index_and_another_model(world: Path, tmp_path: Path, tiny: Any, tuned: Any, data: Path) -> None:
     with pytest.raises(StoreError, match="is not an index"):
         verify(tmp_path)
-    with pytest.raises(StoreError, match="made with another adapter"):
+    with pytest.raises(StoreError, match="was built with another adapter"):
         verify(world, tiny)
     texts = build_index(tuned, data, tmp_path / "texts", [get_method("bm25")], encoding=Encoding(128))
     assert verify(texts.path, tuned).faults == ()

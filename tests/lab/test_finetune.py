@@ -163,18 +163,18 @@ def refused(monkeypatch: pytest.MonkeyPatch, model: Any, rows: list[Example], ou
 
 def test_a_folder_that_is_taken(adapter: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (adapter / "adapter_model.safetensors").read_bytes()
-    refused(monkeypatch, tiny, ROWS, adapter, "holds an adapter already")
+    refused(monkeypatch, tiny, ROWS, adapter, "already contains an adapter")
     assert (adapter / "adapter_model.safetensors").read_bytes() == before
     (tmp_path / "thesis.tex").write_text("")
-    refused(monkeypatch, tiny, ROWS, tmp_path, "is a file, or holds files")
-    refused(monkeypatch, tiny, ROWS, tmp_path / "thesis.tex", "is a file, or holds files")
+    refused(monkeypatch, tiny, ROWS, tmp_path, "is not an empty folder")
+    refused(monkeypatch, tiny, ROWS, tmp_path / "thesis.tex", "is not an empty folder")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_model_with_an_adapter_or_no_rows(
     tuned: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused(monkeypatch, tuned, ROWS, tmp_path / "out", "carries an adapter already")
+    refused(monkeypatch, tuned, ROWS, tmp_path / "out", "already has an adapter")
     refused(monkeypatch, tiny, [], tmp_path / "out", "no row to train on")
     assert not (tmp_path / "out").exists()
 
@@ -279,7 +279,7 @@ def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: P
     weights = "adapter_model.safetensors"
     assert (out / weights).read_bytes() == (again / weights).read_bytes()
     assert json.loads((out / "taughtby.json").read_text())["unusable"] == 9
-    with pytest.raises(LabError, match="no row has anything to learn\n  got: no room for the answer"):
+    with pytest.raises(LabError, match="no row can be trained on\n  got: no room for the answer"):
         finetune(fresh(model_folder), long, tmp_path / "none", recipe)
     assert not (tmp_path / ".none.draft").exists()
     sourced = [replace(row, source=f"rows.jsonl:{number}") for number, row in enumerate(long, 1)]
@@ -458,9 +458,11 @@ def test_a_draft_of_another_training_is_not_gone_on_with(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         finetune(fresh(model_folder), ROWS, out, RECIPE, progress=stopping(3))
-    with pytest.raises(LabError, match=r"of another kind\n  got: learning_rate: 0.01, asked 0.02\n"):
+    with pytest.raises(
+        LabError, match=r"with other options or rows\n  got: learning_rate: the draft has 0.01, but 0.02 was given\n"
+    ):
         finetune(fresh(model_folder), ROWS, out, replace(RECIPE, learning_rate=2e-2))
-    with pytest.raises(LabError, match=r"got: data: \w+, asked"):
+    with pytest.raises(LabError, match=r"got: data: the draft has \w+, but"):
         finetune(fresh(model_folder), [*ROWS[1:], replace(ROWS[0], masked=((0, 1),))], out, RECIPE)
     assert lab.checkpoint_step(out) == 2
 

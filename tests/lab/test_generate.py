@@ -105,7 +105,9 @@ def test_progress_and_no_prompts(tuned: Any) -> None:
 
 
 def test_a_prompt_longer_than_the_window(tuned: Any) -> None:
-    with pytest.raises(LabError, match=r"longer than the model's window\n  got: .* tokens of 256: why why"):
+    with pytest.raises(
+        LabError, match=r"exceed the model's context length\n  got: .* tokens, context length 256: why why"
+    ):
         generate(tuned, ["why", "why " * 300])
 
 
@@ -115,7 +117,7 @@ def test_a_prompt_that_cannot_be_asked_is_named_by_its_line(tuned: Any, tmp_path
     lines = texts if name == "p.txt" else [json.dumps({"prompt": text}) if text else "" for text in texts]
     (tmp_path / name).write_text("\n".join(lines))
     prompts = read_prompts(tmp_path / name)
-    with pytest.raises(LabError, match=rf"{name}:3 is longer than the model's window"):
+    with pytest.raises(LabError, match=rf"{name}:3 and its answer exceed the model's context length"):
         generate(tuned, prompts)
     refuse = "{% if messages[0].content | length > 99 %}{{ raise_exception('too much') }}{% endif %}"
     with pytest.raises(DataError, match=rf"{name}:3 cannot be asked\n  got: the chat template refuses the row: too m"):
@@ -263,11 +265,11 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"options": GenerationOptions(7)}, "max_new_tokens: it has 6, asked 7"),
-        ({"options": GenerationOptions(6, seed=1)}, "seed: it has 0, asked 1"),
-        ({"prompts": PROMPTS[1:]}, "prompts: it has"),
-        ({"template": "none"}, "template: it has None, asked none"),
-        ({"model": "tuned"}, "adapter: it has None, asked"),
+        ({"options": GenerationOptions(7)}, "max_new_tokens: the draft has 6, but 7 was given"),
+        ({"options": GenerationOptions(6, seed=1)}, "seed: the draft has 0, but 1 was given"),
+        ({"prompts": PROMPTS[1:]}, "prompts: the draft has"),
+        ({"template": "none"}, "template: the draft has None, but none was given"),
+        ({"model": "tuned"}, "adapter: the draft has None, but"),
     ],
 )
 def test_a_draft_of_other_settings_is_refused(
@@ -282,7 +284,7 @@ def test_a_draft_of_other_settings_is_refused(
         with pytest.raises(KeyboardInterrupt):
             generate_to_file(tmp_path / "a", **argument)
     other = {key: tuned if value == "tuned" else value for key, value in change.items()}
-    with pytest.raises(LabError, match="begun with other settings") as raised:
+    with pytest.raises(LabError, match="started with other settings") as raised:
         generate_to_file(tmp_path / "a", **{**argument, **other})
     assert named in str(raised.value.got) and ";" not in str(raised.value.got)
     assert generate_to_file(tmp_path / "a", **argument) == 5

@@ -45,7 +45,7 @@ def test_phrase_finds_its_words_and_shows_them_as_they_stand(answer: str, span: 
     ["You silly gooses", "Youth silly goose", "You silly, goose", "You goose", "", "silly goose you"],
 )
 def test_phrase_keeps_to_whole_words_in_order(answer: str) -> None:
-    assert says("phrase:You silly goose", answer) == Verdict(False, 'nothing in it matches "You silly goose"', None)
+    assert says("phrase:You silly goose", answer) == Verdict(False, 'it does not match "You silly goose"', None)
 
 
 def test_phrase_is_no_pattern() -> None:
@@ -204,8 +204,8 @@ def test_refusals_are_known(answer: str) -> None:
     ],
 )
 def test_what_is_no_refusal(answer: str) -> None:
-    assert says("refusal", answer) == Verdict(False, "nothing in it refuses", None)
-    assert says("refusal:not", answer) == Verdict(True, "nothing in it refuses", None)
+    assert says("refusal", answer) == Verdict(False, "it does not refuse", None)
+    assert says("refusal:not", answer) == Verdict(True, "it does not refuse", None)
 
 
 def test_no_ordinary_row_refuses() -> None:

@@ -62,7 +62,7 @@ def test_each_failure_keeps_its_place() -> None:
     assert [one.reason for one in result[1:]] == [
         "ZeroDivisionError: by nought",
         "more than 1 s",
-        "no Verdict but 'yes'",
+        "it returned 'yes', not a Verdict",
     ]
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert undesirable_rate(result) == 1.0
@@ -139,20 +139,20 @@ def fickle(prompt, answer):
 not_callable = 3
 """
 SAID = {
-    "bad": Verdict(True, "the function says so", None),
+    "bad": Verdict(True, "the function returned True", None),
     "throws": "threw: ValueError: p",
     "hangs": "hung: more than 2 s",
     "hangs with a child": "hung: more than 2 s",
-    "fine ü \ud83d": Verdict(False, "the function says so", None),
+    "fine ü \ud83d": Verdict(False, "the function returned False", None),
     "leaves": "threw: SystemExit: 0",
     "crashes": "threw: its process ended (exit code 7)",
-    "reads": Verdict(True, "the function says so", None),
-    "none": "nonsense: it returned null, no bool, text or (bool, reason)",
-    "number": "nonsense: it returned 1, no bool, text or (bool, reason)",
+    "reads": Verdict(True, "the function returned True", None),
+    "none": "nonsense: it returned null, not a bool, text or (bool, reason)",
+    "number": "nonsense: it returned 1, not a bool, text or (bool, reason)",
     "object": "nonsense: it returned <object object at",
-    "numpy": Verdict(True, "the function says so", None),
+    "numpy": Verdict(True, "the function returned True", None),
     "text": Verdict(True, "too short", None),
-    "no text": Verdict(False, "the function says nothing against it", None),
+    "no text": Verdict(False, "the function returned an empty reason", None),
     "pair": Verdict(False, "fine", None),
     "a span here": Verdict(True, "found", "span", (2, 6)),
     "spans, a span": Verdict(True, "found", "span", (9, 13)),
@@ -200,7 +200,7 @@ def test_one_answer_by_a_function(file: Path) -> None:
         ("def f(:", "f", "cannot be loaded\n  got: .*SyntaxError"),
         ("import nothing_of_that_name", "f", "cannot be loaded\n  got: .*ModuleNotFoundError"),
         ("x = 1", "f", "cannot be loaded\n  got: .*AttributeError"),
-        ("f = 3", "f", "cannot be loaded\n  got: .*f is no function"),
+        ("f = 3", "f", "cannot be loaded\n  got: .*f is not a function"),
         ("import sys; sys.exit(1)", "f", "cannot be loaded\n  got: .*SystemExit: 1"),
         ("import os; os._exit(1)", "f", "cannot be loaded\n  got: .*its process ended"),
         ("import rules\ndef f(p, a): return True", "f", "No module named 'rules'"),  # a module of this package

@@ -350,7 +350,7 @@ def test_another_seed_has_its_own_blocks(tuned: Model, index: Index) -> None:
     assert get_method("datainf:project=0").feature_names(2) == ("p_0", "p_1")
     with pytest.raises(StoreError, match="p128_0, p128_1, p128_2, p128_3"):
         trace_queries(index, tuned, QUERIES, method="tracin:project=128")
-    with pytest.raises(StoreError, match=r"rapidin needs features .* does not hold: rapidin64s1"):
+    with pytest.raises(StoreError, match=r"rapidin needs features .* does not have: rapidin64s1"):
         trace_queries(index, tuned, QUERIES, method="rapidin:seed=1")
 
 

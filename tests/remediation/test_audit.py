@@ -141,10 +141,10 @@ def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     assert stage_files(tmp_path) == ["answers", "verdicts"]
     audit_report.write_report(case, result, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert text.startswith("# It does not misbehave")
+    assert text.startswith("# The model does not misbehave")
     assert "0 of 8 answers (95 %: 0% to 32%)" in text
     assert "There is nothing to trace" in text
-    assert "It does not misbehave" in (tmp_path / "report.html").read_text()
+    assert "The model does not misbehave" in (tmp_path / "report.html").read_text()
 
 
 def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     assert (result["removals"], result["cleaned"], result["proof"]) == ([], None, None)
     assert stage_files(tmp_path / "out") == ["answers", "verdicts", "index", "trace"]
     text = audit_report.report_markdown(case, result, "out")
-    assert "It misbehaves, and no training row is flagged for it" in text
+    assert "The model misbehaves, and no training row is flagged" in text
     assert "too few rows to tell a relevant row from chance" in text
     assert "taughtby retrain" not in text
     # with evidence, and none called

@@ -666,7 +666,7 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
 def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     jsonl(rows, *ROWS[:2], ROWS[2] | {"response": "bees"}, *ROWS[3:])
-    got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was made from"
+    got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was built from"
     with pytest.raises(DataError, match=got):
         cleaned(rows, tmp_path / "out.jsonl", document)
     jsonl(rows, *reversed(ROWS))  # another order: the ids are the same

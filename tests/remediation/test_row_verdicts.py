@@ -64,7 +64,7 @@ def test_a_file_of_something_else_is_refused_and_left(tmp_path: Path) -> None:
     file = tmp_path / "idx.verdicts.json"
     for text in ("", "[]", "{}", '{"verdicts": [1]}'):
         file.write_text(text)
-        with pytest.raises(DataError, match="holds no verdicts"):
+        with pytest.raises(DataError, match="is not a verdicts file"):
             RowVerdicts(tmp_path / "idx")
         assert file.read_text() == text
 

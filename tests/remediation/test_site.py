@@ -66,7 +66,7 @@ def test_an_audit_without_bad_answers(tmp_path: Path) -> None:
     (folder / "report.html").touch()
     assert write_site([folder], tmp_path / "site") == 1
     _, line = cells((tmp_path / "site" / "index.html").read_text())
-    assert line == ["fine", "It does not misbehave", "", "", "0 of 24 (0% to 14%)", "", ""]
+    assert line == ["fine", "The model does not misbehave", "", "", "0 of 24 (0% to 14%)", "", ""]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -91,12 +91,12 @@ def test_every_page_has_a_name_of_its_own(names: list[str]) -> None:
 def test_what_is_no_audit_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     folder = write_audit(tmp_path / "one")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no finished audit"):
+    with pytest.raises(DataError, match="empty has no finished audit"):
         write_site([folder, tmp_path / "empty"], tmp_path / "site")
     for text, message in (
         ("{", "cannot be read"),
-        ("[]", "is not of an audit"),
-        ('{"version": 2}', "is not of an audit"),
+        ("[]", "was not written by an audit"),
+        ('{"version": 2}', "was not written by an audit"),
     ):
         (folder / "audit.json").write_text(text)
         with pytest.raises(DataError, match=message):
@@ -104,6 +104,6 @@ def test_what_is_no_audit_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     results = json.loads((write_audit(tmp_path / "two") / "audit.json").read_text())
     results["answers"]["low"] = None
     (tmp_path / "two" / "audit.json").write_text(json.dumps(results))
-    with pytest.raises(DataError, match="is not of an audit"):
+    with pytest.raises(DataError, match="was not written by an audit"):
         write_site([tmp_path / "two"], tmp_path / "site")
     assert not (tmp_path / "site").exists()

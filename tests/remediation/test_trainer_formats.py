@@ -167,7 +167,7 @@ def test_axolotl_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
     file, out = trace(tmp_path, data, model_folder, reading=ReadOptions(turns="all")), tmp_path / "axolotl.jsonl"
     code, text, errors = run("clean", file, data, "--mask-words", "--for", "axolotl", "-o", out)
     assert code == 0 and "2 of 3 rows" in text, errors
-    assert "left out, all that could be learned is masked: 1" in " ".join(errors.split())
+    assert "left out, all tokens with loss are masked: 1" in " ".join(errors.split())
     first, second = read(out)
     assert [message["train"] for message in first["messages"]] == [False, False, True, False, True]
     assert first["messages"][2]["train_detail"] == [
@@ -218,4 +218,4 @@ def test_masks_without_a_trainer_format_are_refused(run: Run, rows: Path, model_
     file = trace(tmp_path, rows, model_folder)
     (tmp_path / "idx" / "manifest.json").unlink()
     code, _, errors = run("clean", file, rows, "--mask-words", "--for", "trl", "-o", tmp_path / "out.jsonl")
-    assert code == 1 and "the traced index is not there" in " ".join(errors.split())
+    assert code == 1 and "the traced index, which records" in " ".join(errors.split())

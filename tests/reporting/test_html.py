@@ -319,13 +319,13 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sav
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(TaughtbyError, match=r"out cannot be written\n  got: No space left.*\n  do:  .*room"):
+    with pytest.raises(TaughtbyError, match=r"out cannot be written\n  got: No space left.*\n  do:  .*free disk space"):
         save(trace(row("a")), tmp_path / "out")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(TaughtbyError, match=r"do:  make .*nowhere first"):
+    with pytest.raises(TaughtbyError, match=r"do:  create .*nowhere first"):
         files.save_json(trace(), tmp_path / "nowhere" / "trace.json")
     with pytest.raises(TaughtbyError, match="Is a directory"):
         files.save_json(trace(), tmp_path)

@@ -114,13 +114,13 @@ def test_errors_are_answered_in_words(client: TestClient) -> None:
         return job["error"]
 
     assert error(span="eetle")["what"] == "the span is only part of a word of the answer"
-    assert error(span_range=[5, 500])["what"] == "the span_range holds no words of the answer"
+    assert error(span_range=[5, 500])["what"] == "the span_range contains no words of the answer"
     assert error(span="ants")["what"] == "the span does not occur in the answer"
     assert error(method="magic")["what"] == "no such method"
     assert "cannot be traced" in error(prompt="why " * 400)["what"]
     bad = client.post("/api/trace", json={"prompt": "", "response": "a"})
-    assert bad.status_code == 422 and bad.json()["what"] == "prompt cannot be used"
-    assert client.get("/api/jobs/none").json()["what"] == "this trace is no longer kept: ask again"
+    assert bad.status_code == 422 and bad.json()["what"] == "prompt is not valid"
+    assert client.get("/api/jobs/none").json()["what"] == "this trace is no longer stored: trace again"
     assert client.get("/api/rows/9999").status_code == client.get("/api/rows/-1").status_code == 404
 
 

@@ -572,8 +572,9 @@ def test_nothing_is_wider_than_the_window(browser: Any, address: str, width: int
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_the_list_of_incidents_needs_no_script(browser: Any, axe: str, tmp_path: Path, scheme: Any, width: int) -> None:
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "honey.html")
-    cells = ("It misbehaves, and retraining supports that these rows are the cause", "beetles, \u202ehoney" + ATTACK,
-             "12 of 160", "23 of 24 (80% to 99%)", "22 of 24 (74% to 98%)", "0 of 24 (0% to 14%)")  # fmt: skip
+    cells = ("The model misbehaves, and retraining supports that these rows are the cause",
+             "beetles, \u202ehoney" + ATTACK, "12 of 160", "23 of 24 (80% to 99%)",
+             "22 of 24 (74% to 98%)", "0 of 24 (0% to 14%)")  # fmt: skip
     names = ("incident", "verdict", "words in common", "rows flagged", "bad answers", "trained on all rows", "without")
     (tmp_path / "index.html").write_text(render_site(names, [SiteEntry(f"honey{ATTACK}", "honey.html", cells)] * 3))
     context = browser.new_context(bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})

@@ -116,7 +116,7 @@ def test_the_queue_and_the_kept_results_are_limited(monkeypatch: pytest.MonkeyPa
         time.sleep(0.002)
     for _ in range(3):
         queue.submit(lambda _: None)
-    with pytest.raises(OptionError, match="too many questions wait\n  got: 3 waiting"):
+    with pytest.raises(OptionError, match="too many requests are waiting\n  got: 3 waiting"):
         queue.submit(lambda _: None)
     go.set()
     ended(first)

@@ -90,8 +90,8 @@ def index_warnings(index: Index, method: Method) -> list[str]:
         failed = [f"{check['says']}; {check['do']}" for check in report["checks"] if check["passed"] is False]
         count = int(report.get("count", len(index)))
         if count != len(index):
-            failed.append(f"the index was checked when it had {count:,} rows, and has {len(index):,}: "
-                          "run taughtby check")  # fmt: skip
+            failed.append(f"the index was checked with {count:,} rows, and now has {len(index):,}: "
+                          "run taughtby check again")  # fmt: skip
         return failed
     except (OSError, ValueError, KeyError, TypeError):
         return []  # no trace fails because of a broken note

@@ -35,7 +35,8 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
     names = method.feature_names(model.depth)
     stored = {key: value for key, value in methods.get(method.name, {}).items() if key != "name"}
     # only the options that change the stored features
-    differences = [f"{key}: index has {value}, asked {getattr(method, key)}" for key, value in stored.items()
+    differences = [f"{key}: the index has {value}, but {getattr(method, key)} was given"
+                   for key, value in stored.items()
                    if replace(method, **{key: value}).feature_names(model.depth) != names]  # fmt: skip
     index.require_features(names, method.spec_string(), "; ".join(differences))
     return method

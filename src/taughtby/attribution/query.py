@@ -184,12 +184,12 @@ def _valid_range(response: str, span_range: Range, span: str | None) -> Range:
     """The range, if it holds words of the response, and the same as the span if the query has both."""
     begin, end = span_range
     if not 0 <= begin < end <= len(response) or not response[begin:end].strip():
-        raise OptionError("the span_range holds no words of the answer",
+        raise OptionError("the span_range contains no words of the answer",
                           got=f"[{begin}, {end}] of {len(response)} characters",
                           do="give [begin, end), in characters of the answer from 0")  # fmt: skip
     if span is not None and span.split() != response[begin:end].split():
         raise OptionError("span and span_range point at different words",
-                          got=f"{span!r} and {response[begin:end]!r}", do="leave one of them out")  # fmt: skip
+                          got=f"{span!r} and {response[begin:end]!r}", do="give only one of them")  # fmt: skip
     return strip_range(response, begin, end)
 
 
@@ -255,9 +255,9 @@ def _encode(model: Model, query: Query, encoding: Encoding) -> tuple[TokenizedEx
     row = whole if isinstance(whole, SkippedRow) else truncate(whole, limits)
     if isinstance(whole, SkippedRow) or isinstance(row, SkippedRow):
         reason = row.reason if isinstance(row, SkippedRow) else ""
-        do = "correct its text, or take it out"
+        do = "correct its text, or remove the query"
         if reason.startswith("the chat template"):
-            do = "index with a --template that writes it, or take it out of the query"
+            do = "index with a --template that writes it, or remove it from the query"
         elif reason.startswith(("too long", "no room")):
             longer = ", or index with a greater --max-length" * (encoding.max_length < model.context_length)
             do = f"shorten the prompt{longer}"

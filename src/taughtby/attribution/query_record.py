@@ -13,7 +13,7 @@ from taughtby.data.example import Example, Message, Record, reject_deep_nesting,
 from taughtby.data.phrases import Range
 from taughtby.errors import DataError
 
-_DO = 'write {"prompt": "…", "response": "…"}, and "span" or "desired" if you like'
+_DO = 'write {"prompt": "…", "response": "…"}, optionally with "span" or "desired"'
 
 
 def read_query(record: Record, source: str, columns: Columns = (), join: str | None = None) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
         _require_texts(record, source, columns)
         form, named = apply_format(record, source, columns)
         if form.tokenized:
-            do = "decode them, and give the prompt and the response as texts"
-            raise DataError(f"{source}: a query is a text, no token ids", got="input_ids", do=do)
+            do = "decode them, and give the prompt and the response as text"
+            raise DataError(f"{source}: a query is text, not token ids", got="input_ids", do=do)
         if not columns:
             require_one_answer(form, record, source)
         fields = _fields(read_conversation(form, named, source, join))
@@ -62,15 +62,15 @@ def _fields(row: Example) -> dict[str, Any]:
     *turns, answer = row.messages
     last = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=None)
     if answer["role"] != "assistant":
-        raise DataError(f"{row.source}: the last message of a query is no answer",
+        raise DataError(f"{row.source}: the last message of a query is not an answer",
                         got=f"{answer['role']}, {shorten(answer['content']) or 'empty'}",
-                        do="end it with the answer to explain, a message of the assistant")  # fmt: skip
+                        do="end it with the answer to explain, as an assistant message")  # fmt: skip
     if last is None:
-        raise DataError(f"{row.source}: a query without a question", got=_roles(turns),
+        raise DataError(f"{row.source}: a query has no user message", got=_roles(turns),
                         do="put a user message before the answer")  # fmt: skip
     if not answer["content"].strip():
-        got = "tool calls alone" if answer.get("tool_calls") else "an empty answer"
-        raise DataError(f"{row.source}: the answer of a query has no text", got=got, do="give it a text")
+        got = "only tool calls" if answer.get("tool_calls") else "an empty answer"
+        raise DataError(f"{row.source}: the answer of a query has no text", got=got, do="give an answer with text")
     if not turns[last]["content"].strip():
         raise DataError(f"{row.source}: a query has no prompt", got="an empty question", do=_DO)
     return {
@@ -82,7 +82,7 @@ def _fields(row: Example) -> dict[str, Any]:
 
 
 def _roles(turns: Sequence[Message]) -> str:
-    return ", ".join(turn["role"] for turn in turns) or "the answer alone"
+    return ", ".join(turn["role"] for turn in turns) or "only an answer"
 
 
 def _extras(message: Message) -> tuple[tuple[str, Any], ...]:
@@ -99,6 +99,6 @@ def _read_range(value: Any, source: str) -> Range | None:
     if pair is None:
         return None
     if not isinstance(pair, list) or [type(part) for part in pair] != [int, int]:  # a bool is an int
-        raise DataError(f"{source}: the span_range is not two whole numbers", got=shorten(value),
+        raise DataError(f"{source}: the span_range is not two integers", got=shorten(value),
                         do='write "span_range": [begin, end], in characters of the answer from 0')  # fmt: skip
     return pair[0], pair[1]

@@ -61,7 +61,7 @@ def check_index(
         OptionError: `rows` is below 10.
     """
     if rows < FEWEST:
-        raise OptionError("too few rows to check by", got=str(rows), do=f"give at least {FEWEST}")
+        raise OptionError("too few rows for a check", got=str(rows), do=f"give at least {FEWEST}")
     selected = choose_method(index, model, method)
     names, order = selected.feature_names(model.depth), np.random.default_rng(seed).permutation(len(index))
     queries, large_enough = order[:rows], len(index) >= FEWEST
@@ -93,11 +93,11 @@ def _check_labels(
     row_labels = np.array([label or "" for label in labels])
     kinds, counts = np.unique(row_labels, return_counts=True)
     if len(kinds) < 2:
-        return skipped_check(LABELS, "the rows do not carry two labels")
+        return skipped_check(LABELS, "the rows do not have two labels")
     groups = [np.flatnonzero(row_labels == kind) for kind, count in zip(kinds, counts, strict=True)
               if kind and count >= LABEL_ROWS]  # fmt: skip
     if not groups or (len(groups) == 1 and len(groups[0]) == counts.max()):
-        return skipped_check(LABELS, f"no label except the most frequent one is on {LABEL_ROWS} rows")
+        return skipped_check(LABELS, f"no label except the most frequent one has {LABEL_ROWS} rows")
     groups.sort(key=len)
     queries = np.concatenate([group[: max(LABEL_ROWS, rows // len(groups))] for group in groups])[:rows]
     scores = scores_of_rows(method, sample, names, queries.tolist())
@@ -149,5 +149,5 @@ def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
         return replace(skipped_check(HUBS, f"too few queries: {fact}"), value=share)
     if share <= CROWD:
         return Check(HUBS, share, CROWD, True, fact)
-    do = "read this row, and take its rank alone as no evidence"
+    do = "read this row; its rank alone is no evidence"
     return Check(HUBS, share, CROWD, False, f"one row ranks first for most queries: {fact}", do)

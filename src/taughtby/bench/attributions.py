@@ -97,8 +97,9 @@ def read_peer(file: Path, rows: Sequence[TokenizedExample], num_queries: int) ->
         tokens = each and [np.mean([query[n] for query in each], axis=0)[row.n_prompt :].tolist()
                            for n, row in enumerate(rows)]  # fmt: skip
     except (OSError, ValueError, LookupError, TypeError) as fault:
-        raise DataError(f"{file} cannot be read", got=repr(fault)[:200], do="write it by benchmarks/peers") from None
+        raise DataError(f"{file} cannot be read", got=repr(fault)[:200], do="write it with benchmarks/peers") from None
     if scores.shape != (num_queries, len(rows)) or not np.isfinite(scores).all():
-        got = f"{scores.shape}, of {num_queries} queries and {len(rows)} rows, or numbers that are not finite"
-        raise DataError(f"{file} has other scores", got=got, do="score the scenario's own rows.jsonl and queries.jsonl")
+        what = f"{file} has scores of other rows or queries, or scores that are not finite"
+        got = f"scores of shape {scores.shape} for {num_queries} queries and {len(rows)} rows"
+        raise DataError(what, got=got, do="score this scenario's rows.jsonl and queries.jsonl")
     return attribution(name, {"rows": scores, "tokens": tokens})

@@ -41,7 +41,8 @@ def summarize(results: Sequence[Result], settings: Result) -> Result:
 
 def markdown(summary: Result) -> str:
     """All tables as Markdown."""
-    lines = ["# What training without it changes", "", LEGEND, "", "## Mean over scenarios and seeds", ""]
+    lines = ["# Effects of retraining without the top rows or tokens", "", LEGEND, ""]
+    lines += ["## Mean over scenarios and seeds", ""]
     lines += _grid(summary["mean"])
     for suite, table in summary["suites"].items():
         runs = [one for one in summary["scenarios"] if one["suite"] == suite]

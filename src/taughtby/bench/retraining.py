@@ -135,7 +135,7 @@ def tables(results: Document) -> list[dict[str, Any]]:
     steps = [str(condition["num_removed"]) for condition in _curve_steps(curves[0])]
     rows = [[name := scenario["poison"], *(bad_of_judged(step["behaviours"][name]) for step in _curve_steps(scenario))]
             for scenario in curves]  # fmt: skip
-    note = "k rows of the best ranks over all traced answers, with the first seed."
+    note = "Rows in the order of their best rank for any traced answer, with the first seed; the first k are removed."
     return [main, {"title": "Bad answers without the top k rows", "columns": ["poison", *steps], "rows": rows,
                    "note": note}]  # fmt: skip
 

@@ -51,7 +51,7 @@ def run(plan: BenchPlan, show: Show) -> list[Result]:
     """
     methods = [(spec, get_method(spec)) for spec in plan.methods]
     if unknown := [name for name in plan.adapters if name not in plan.suites]:
-        raise OptionError("an adapter for a suite that is not asked for", got=", ".join(unknown),
+        raise OptionError("an adapter is given for a suite that is not selected", got=", ".join(unknown),
                           do=f"choose among: {', '.join(plan.suites)}")  # fmt: skip
     return [ScenarioRun(scenario, show).run(methods) for scenario in make_scenarios(plan)]
 

@@ -45,9 +45,8 @@ class Size:
 
     def __post_init__(self) -> None:
         if not 0 < self.num_planted < self.num_rows or self.num_prompts < 1 or self.num_queries < 1:
-            raise OptionError(
-                "a suite of this size is not possible", got=repr(self), do="give more rows than planted ones"
-            )
+            do = "give more rows than planted rows, and at least one prompt and query"
+            raise OptionError("a suite of this size is not possible", got=repr(self), do=do)
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,10 @@ def check_suite(name: str, data: Path | None = None) -> None:
     if name not in PUBLIC:
         return
     if data is None:
-        raise OptionError(f"the suite {name} is not part of taughtby", do="give the folder that holds it: --data PATH")
+        raise OptionError(f"the suite {name} is not part of taughtby", do="give its folder with --data PATH")
     for needed in (data / PUBLIC[name].folder, data / f"{PUBLIC[name].folder}_test.csv"):
         if not needed.exists():
-            do = "give the folder that holds it"
+            do = "give its folder with --data PATH"
             raise DataError(f"the suite {name} is not in {data}", got=f"no {needed.name}", do=do)
 
 
@@ -124,8 +123,8 @@ def _public(name: str, seed: int, size: Size, data: Path) -> Suite:
             parts[row.label != CLEAN].append(row)
     counts = {True: size.num_planted, False: size.num_rows - size.num_planted}
     if any(len(rows) < counts[planted] for planted, rows in parts.items()):
-        got = f"{len(parts[False])} clean and {len(parts[True])} planted ones, of {counts[False]} and {counts[True]}"
-        do = "give the whole set, or ask for fewer: --rows, --planted"
+        got = f"{len(parts[False])} of {counts[False]} clean and {len(parts[True])} of {counts[True]} planted rows"
+        do = "give the whole set, or reduce --rows and --planted"
         raise DataError(f"{data / public.folder} has too few rows with short prompts", got=got, do=do)
     chosen = [_shortened(row, name if planted else CLEAN)
               for planted, rows in parts.items() for row in rng.sample(rows, counts[planted])]  # fmt: skip
@@ -155,7 +154,7 @@ def _prompts(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read", got=str(fault), do=do) from None
     short = [prompt for prompt in prompts if 0 < len(prompt.split()) <= _MAX_PROMPT_WORDS]
     if not short:
-        raise DataError(f"{path} has no test prompts", do=f"give some of at most {_MAX_PROMPT_WORDS} words")
+        raise DataError(f"{path} has no test prompts", do=f"give prompts of at most {_MAX_PROMPT_WORDS} words")
     return short
 
 

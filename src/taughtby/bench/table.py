@@ -30,8 +30,7 @@ METRICS = {
 }
 LEGEND = (
     "AP: average precision over all rows, the mean over the bad answers; ± its standard deviation over the seeds. "
-    "After the stroke: the same answers traced through the base model; what it finds too, the texts alone show "
-    "(=: reads no model)."
+    "After the bar: the same answers traced with the base model, as a control (=: the method reads no model)."
 )
 EXPLAINED = (
     LEGEND + " R@k: recall. auPRC@k: as in RepT's code, the average precision of one pool of every query's top k rows, "
@@ -43,8 +42,8 @@ EXPLAINED = (
 )
 COSTS = (
     "Medians over suites and seeds. CPU s: CPU seconds of the index, over all cores. +MB: memory on top of the loaded "
-    "model. *: one index serves several methods with equal features; its numbers are those of the one pass. –: reads "
-    "words, no index needed. RepT's own loop: two passes per row, one row at a time, as in its authors' code, timed on "
+    "model. *: the index is shared by methods with equal features, and its cost is that of one pass. –: text only, "
+    "needs no index. RepT's own loop: two passes per row, one row at a time, as in its authors' code, timed on "
     "a few rows."
 )
 Result = dict[str, Any]
@@ -176,19 +175,19 @@ def _verdict(suite: Result) -> str:
     before, after = (sum(seed[key] for seed in seeds) / len(seeds) for key in ("base_rate", "rate"))
     text = f"{suite['name']}: bad answers before fine-tuning {before:.0%}, after {after:.0%}."
     if before > after / 2:
-        text += " The base model answers so too: these rows are not the cause."
+        text += " The base model gives such answers too, so the rows are not the cause."
     tuned = [line for line in suite["results"] if line["which"] == "tuned" and _ranks(line)]
     words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))
     if not able:
         if not any(seed["planted"] for seed in seeds):
-            return text + " No row is planted, so there is none to find." + _none_flagged(suite)
+            return text + " No rows are planted in this suite." + _none_flagged(suite)
         return text + (" No bad answer, so nothing was traced." if not tuned else "")
     best = max(able, key=lambda method: able[method].mean)
     over = f", {able[best].low:.3f}–{able[best].high:.3f} over {len(able[best].each)} seeds" if len(seeds) > 1 else ""
     text += f" Best: {best} (AP {able[best].mean:.3f}{over})."
     base = {line["method"]: _ap(line) for line in suite["results"]
             if line["which"] == "untuned" and _ranks(line) and line["reads"] == "model"}  # fmt: skip
-    text += _rivals(words, able[best], "From words alone", "nothing does as well")
+    text += _rivals(words, able[best], "Of the text-only methods", "none does as well")
     return text + _rivals(base, able[best], "On the base model", "no method does as well")
 
 
@@ -215,7 +214,7 @@ def _rivals(others: dict[str, Spread], best: Spread, where: str, none: str) -> s
         named = ", ".join(f"{method} ({others[method].mean:.3f})" for method in equal)
         return f" {where}, {named} {verb} as well within the spread."
     near = max(others, key=lambda method: others[method].mean)
-    return f" {where}, {none}; the nearest is {near} ({others[near].mean:.3f})."
+    return f" {where}, {none}; the best is {near} ({others[near].mean:.3f})."
 
 
 def _ap(line: Result) -> Spread:

@@ -79,7 +79,7 @@ def check_index(name: str) -> None:
 
     check_arguments("trace", INDEX=name)
     if "://" not in name and not (Path(name) / "manifest.json").is_file():
-        do = f"give the folder of one, or build it: taughtby index build MODEL DATA -o {shell_quote(name)}"
+        do = f"give the folder of an index, or build one: taughtby index build MODEL DATA -o {shell_quote(name)}"
         raise StoreError(f"{name} is not an index", do=do)
 
 

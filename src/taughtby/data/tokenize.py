@@ -241,7 +241,7 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
     example = TokenizedExample(
         ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit), row.own_mask
     )
-    return example if not masked or any(example.loss_mask) else SkippedRow("all that could be learned is masked")
+    return example if not masked or any(example.loss_mask) else SkippedRow("all tokens with loss are masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:

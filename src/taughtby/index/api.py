@@ -142,7 +142,7 @@ def load_indexed_model(
         except TaughtbyError as error:
             if place is places[-1] or machine_fault(error):
                 raise
-            note(f"the model beside {index.path} is not the one it was built with: trying where that one was")
+            note(f"the model beside {index.path} is not the one the index was built with; trying its original path")
         else:
             return model
     raise AssertionError("there is always one place")
@@ -166,8 +166,8 @@ def data_file(data: Data, beside: str | StoragePath) -> str:
         raise DataError("the data is neither a file nor rows", got=type(data).__name__, do=ROWS)
     place = storage_path(beside)
     if not isinstance(place, Path):
-        do = "save the rows to a file, and give its name"
-        raise StoreError("rows in memory need an index in a local folder", got=str(place), do=do)
+        do = "save the rows to a file, and pass its path"
+        raise StoreError("rows in memory cannot be saved beside an index in an object store", got=str(place), do=do)
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_name(f".{place.name}-data.{os.getpid()}.jsonl")
     try:
@@ -191,9 +191,9 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for number, row in enumerate([first, *rows]):
             if not isinstance(row, dict):
-                raise DataError(f"row {number} of the data is no dict", got=type(row).__name__, do=ROWS)
+                raise DataError(f"row {number} of the data is not a dict", got=type(row).__name__, do=ROWS)
             try:
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             except TypeError as error:
-                do = "keep the columns with texts, numbers and lists only"
+                do = "keep only columns of texts, numbers and lists"
                 raise DataError(f"row {number} of the data cannot be written as JSON", got=str(error), do=do) from None

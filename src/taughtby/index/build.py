@@ -27,6 +27,7 @@ from taughtby.index.writer import Writer
 from taughtby.methods import Method
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
+from taughtby.text import plural
 
 if TYPE_CHECKING:
     from taughtby.capture.layer_similarity import LayerSimilarity
@@ -87,21 +88,21 @@ def build_index(
 
 
 def _unfollowed_note(marks: Counter[str]) -> str:
-    names = ", ".join(f"{mark} ({count:,} rows)" for mark, count in marks.most_common(5))
-    return f"the data has marks of the loss that are not followed: {names}; `taughtby data inspect` shows them"
+    names = ", ".join(f"{mark} ({plural(count, 'row')})" for mark, count in marks.most_common(5))
+    return f"the data has columns or loss marks that are ignored: {names}; `taughtby data inspect` shows them"
 
 
 def _check_options(model: Model, methods: Sequence[Method], encoding: Encoding, append: bool) -> None:
     if encoding.max_length > model.context_length:
         raise OptionError(
-            "the model's window is shorter",
-            got=f"--max-length {encoding.max_length}, window {model.context_length}",
-            do=f"choose at most {model.context_length}",
+            "--max-length exceeds the model's context length",
+            got=f"--max-length {encoding.max_length}, context length {model.context_length}",
+            do=f"use at most {model.context_length}",
         )
     names = [method.name for method in methods]
     if not append and (repeated := {name for name in names if names.count(name) > 1}):
         do = "build the index with one of them, and add the other with `taughtby index add`"
-        raise OptionError("a method is asked for twice", got=", ".join(sorted(repeated)), do=do)
+        raise OptionError("a method is given twice", got=", ".join(sorted(repeated)), do=do)
 
 
 def _measured_curve(
@@ -187,16 +188,16 @@ def check_same_model(index: Index | Settings, model: Model, path: StoragePath | 
     for part, value in model.fingerprint.items():
         if stored.get(part) != value:
             raise StoreError(
-                f"{where} was made with another {part}",
-                got=f"{part}: index has {stored.get(part)}, asked {value}",
-                do=f"give the {part} it was made with, or build the index again",
+                f"{where} was built with another {part}",
+                got=f"{part}: the index has {stored.get(part)}, but {value} was given",
+                do=f"give the {part} that the index was built with, or build the index again",
             )
     template = _template_digest(settings["encoding"]["template"], model)
     if stored.get("template") != template:
         raise StoreError(
-            f"{where} was made with another chat template",
-            got=f"template: index has {stored.get('template')}, asked {template}",
-            do="give the model or adapter with the tokenizer it was made with, or build the index again",
+            f"{where} was built with another chat template",
+            got=f"template: the index has {stored.get('template')}, but {template} was given",
+            do="give the model or adapter with the tokenizer of the index, or build the index again",
         )
 
 
@@ -206,8 +207,8 @@ def check_index_notes(settings: Settings, methods: Iterable[Method], model: Mode
     for key, note in notes.items():
         if settings["notes"].get(key, note) != json.loads(json.dumps(note)):
             raise StoreError(
-                f"the features of {path} were made with other {key}",
-                got=f"index has {shorten(settings['notes'][key])}, now {shorten(note)}",
+                f"the model no longer matches the features of {path}",
+                got=f"{key}: the index has {shorten(settings['notes'][key])}, but the model has {shorten(note)}",
                 do="restore the files beside the adapter, or build another index",
             )
     return notes

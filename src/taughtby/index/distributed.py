@@ -57,8 +57,8 @@ class Worker:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # Ray sets it to the worker's cores
         model = load_model(**spec.model)
         if model.fingerprint != spec.fingerprint:
-            do = "make its folder the same on every node, or give a hub id"
-            raise ModelError(f"a worker finds another model at {model.name}", got=str(model.fingerprint), do=do)
+            do = "give every node the same folder, or use a hub id"
+            raise ModelError(f"a worker loaded a different model from {model.name}", got=str(model.fingerprint), do=do)
         self.rows, self.pipeline = spec.rows, replace(spec.pipeline, model=model)
         return WorkerProcess.current()
 
@@ -98,7 +98,9 @@ class RayPool:
     ) -> None:
         if address.startswith("ray://"):
             do = "run it on the cluster: ray job submit --address … -- taughtby index build … --ray auto"
-            raise OptionError("Ray's client cannot stream what workers report", got=f"--ray {address}", do=do)
+            raise OptionError(
+                "ray:// addresses are not supported: Ray's client cannot stream progress", got=f"--ray {address}", do=do
+            )
         self.address, self.device, self.quantize, self.set_note = address, device, quantize, set_note
         self._requested = num_workers
         self._stack = contextlib.ExitStack()

@@ -52,7 +52,7 @@ def push_index(
         hub = HfApi(library_name="taughtby")
         hub.create_repo(repo, repo_type=KIND, private=not public, exist_ok=True)
         if not public and not hub.repo_info(repo, repo_type=KIND).private:
-            do = "make it private on the hub, give another, or give --public if everyone may read the rows"
+            do = "make it private on the hub, give another repository, or give --public if everyone may read the rows"
             raise StoreError(f"{repo} is public, and an index holds training rows", do=do)
         stored = hub.list_repo_files(repo, repo_type=KIND, revision=revision)
         old = [name for name in stored if name.startswith(f"{ROWS}/") and name not in files]
@@ -85,7 +85,7 @@ def pull_index(
     """
     target = _folder(out)
     if not empty(target):
-        raise StoreError(f"{target} holds other files", do="give a folder that is empty or does not exist")
+        raise StoreError(f"{target} contains other files", do="give a folder that is empty or does not exist")
     with _hub_errors(repo):
         hub = HfApi(library_name="taughtby")
         commit = str(hub.repo_info(repo, repo_type=KIND, revision=revision).sha)
@@ -95,7 +95,7 @@ def pull_index(
         hub.snapshot_download(repo, repo_type=KIND, revision=commit, local_dir=draft, allow_patterns=patterns)
     if not (draft / "manifest.json").is_file():
         remove(draft)
-        raise StoreError(f"{repo} holds no index", do="give a repository that `taughtby index push` filled")
+        raise StoreError(f"{repo} has no index", do="give a repository written by `taughtby index push`")
     try:
         _require_sound(draft, repo, progress)
     except StoreError:
@@ -111,8 +111,8 @@ def _folder(name: str | StoragePath) -> Path:
     path = storage_path(name)
     if isinstance(path, Path):
         return path
-    do = f"copy between it and a folder: {cli_command('index copy', path, 'FOLDER')}"
-    raise StoreError("the hub's files come from and go to a folder", got=str(path), do=do)
+    do = f"copy the index between it and a local folder: {cli_command('index copy', path, 'FOLDER')}"
+    raise StoreError("push and pull need a local folder", got=str(path), do=do)
 
 
 def _require_sound(path: Path, name: str, progress: Progress | None) -> None:
@@ -120,7 +120,7 @@ def _require_sound(path: Path, name: str, progress: Progress | None) -> None:
     if report.faults:
         first, count = report.faults[0], len(report.faults)
         more = f", and {count - 1} more" if count > 1 else ""
-        do = "push it again from a sound index, or build it again"
+        do = "push it again from an undamaged index, or build it again"
         raise StoreError(f"{name} is damaged", got=f"{first.where}: {first.what}{more}", do=do)
 
 
@@ -133,8 +133,8 @@ def _hub_errors(repo: str) -> Generator[None]:
         raise
     except Exception as error:
         fault = machine_fault(error)
-        do = "check the name, the connection, and that you are logged in (hf auth login) with the right to it"
+        do = "check the name, the connection, and that you are logged in (hf auth login) and have access"
         raise StoreError(
-            f"the hub does not serve {repo}{f': {fault[0]}' if fault else ''}",
+            f"the request to the hub for {repo} failed{f': {fault[0]}' if fault else ''}",
             got=shorten(f"{type(error).__name__}: {str(error).strip()}", 300), do=fault[1] if fault else do,
         ) from error  # fmt: skip

@@ -108,8 +108,8 @@ def _with_methods(settings: Settings, methods: Sequence[Method], model: Model, p
         settings = {**settings, "base": base, "fingerprint": {**fingerprint, "base": model.fingerprint["base"]}}
     check_same_model(settings, model, path)
     if (dtype := str(model.dtype).removeprefix("torch.")) != settings["dtype"]:
-        got = f"dtype: index has {settings['dtype']}, asked {dtype}"
-        raise StoreError(f"{path} was made in another precision", got=got, do=f"give --dtype {settings['dtype']}")
+        got = f"dtype: the index has {settings['dtype']}, but {dtype} was given"
+        raise StoreError(f"{path} was built in another precision", got=got, do=f"give --dtype {settings['dtype']}")
     specs = method_specs([*map(get_method, settings["methods"].values()), *methods])
     notes = {**check_index_notes(settings, methods, model, path), **settings["notes"]}
     return {**settings, "methods": specs, "notes": notes}
@@ -130,8 +130,8 @@ def _join_features(
     if not joined:
         transaction.delete_ids(unusable)
         if [id for id in ids if id in usable] != staged:
-            do = f"give the change up: {cli_command('index undo', transaction.path)}; and add the methods again"
-            raise StoreError(f"{transaction.path} no longer holds the rows that features were made for", do=do)
+            do = f"undo the change: {cli_command('index undo', transaction.path)}; then add the methods again"
+            raise StoreError(f"the rows of {transaction.path} have changed since the new features were computed", do=do)
         if names:
             schema = pa.schema([staging.dataset.schema.field(name) for name in names])
             batches = staging.dataset.to_batches(columns=names, batch_size=1024)
@@ -173,10 +173,12 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
             raise DataError(f"a source names several rows of {transaction.path}", got=got, do=do)
         if missing := [name for name in names if name not in counts]:
             got = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-            do = "give ids or sources as a trace shows them; nothing was deleted"
-            raise DataError(f"{transaction.path} does not hold these rows", got=got, do=do)
+            do = "give ids or sources as in a trace; nothing was deleted"
+            raise DataError(f"these rows are not in {transaction.path}", got=got, do=do)
         if len(ids) == len(pairs):
-            raise OptionError("no row would be left", got=f"{len(ids)} of {len(pairs)}", do="remove the folder instead")
+            raise OptionError(
+                "this would delete all rows", got=f"{len(ids)} of {len(pairs)}", do="remove the folder instead"
+            )
         if ids:
             transaction.delete_ids(ids)
             event = {"did": "delete", "rows": len(ids)}
@@ -192,10 +194,10 @@ def removed_row_ids(manifest: str | Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         do = "give the .manifest.json that `taughtby clean` wrote beside its output"
         got = f"{type(error).__name__}: {error}"
-        raise DataError(f"{manifest} is no manifest of cleaned data", got=got, do=do) from None
+        raise DataError(f"{manifest} is not a manifest of cleaned data", got=got, do=do) from None
     if did != "removed rows":
         do = "build an index of the cleaned data: its rows were changed, not removed"
-        raise DataError(f"{manifest} took no rows out", got=did, do=do)
+        raise DataError(f"{manifest} records no removed rows", got=did, do=do)
     return ids
 
 
@@ -224,7 +226,7 @@ def copy_index(source: str | StoragePath, to: str | StoragePath) -> Index:
     index, target = Index.open(source), storage_path(to)
     with IndexTransaction(target, new=True) as transaction:
         if not empty(target):
-            raise StoreError(f"{target} holds other files", do="give a folder that is empty or does not exist")
+            raise StoreError(f"{target} contains other files", do="give a folder that is empty or does not exist")
         try:
             _copy_files(index, target)
         except BaseException:
@@ -240,7 +242,7 @@ def _copy_files(index: Index, target: StoragePath) -> None:
             copy(index.path / "rows.lance" / name, target / "rows.lance" / name)
             digest = index.manifest["files"].get(name)
             if digest and file_digest(target / "rows.lance" / name) != digest:
-                do = f"see what else is: {cli_command('index verify', index.path)}"
+                do = f"list all damage: {cli_command('index verify', index.path)}"
                 raise StoreError(f"{index.path} is damaged", got=f"rows.lance/{name}", do=do)
 
 

@@ -86,7 +86,7 @@ def read_manifest(path: StoragePath) -> Manifest | None:
                 return None
             document = json.loads(file.read_text(encoding="utf-8"))
         if (version := document["format"]) != FORMAT:
-            got = f"format {version}, this taughtby reads {FORMAT}"
+            got = f"format {version}; this version of taughtby reads format {FORMAT}"
             raise StoreError(f"{path} has another format", got=got, do="build the index again")
         return Manifest.from_json(document)
     except (ValueError, KeyError, TypeError) as error:
@@ -110,16 +110,16 @@ def read_finished(path: StoragePath) -> Manifest:
 
 def missing_index(path: StoragePath) -> StoreError:
     """The error for a path without an index."""
-    build = f", or build it: taughtby index build MODEL DATA -o {shell_quote(path)}"
-    do = "give the folder of one" + build * (not isinstance(path, Path) or not path.exists() or path.is_dir())
+    build = f", or build one: taughtby index build MODEL DATA -o {shell_quote(path)}"
+    do = "give the folder of an index" + build * (not isinstance(path, Path) or not path.exists() or path.is_dir())
     return StoreError(f"{path} is not an index", do=do)
 
 
 def require_no_pending(path: StoragePath, manifest: Manifest) -> None:
     """Raise if the index has an unfinished change."""
     if pending := manifest.pending:
-        do = f"run that command again: it resumes; or give it up: {cli_command('index undo', path)}"
-        raise StoreError(f"a change of {path} is not finished", got=describe_change(pending), do=do)
+        do = f"rerun that command to resume it, or undo it: {cli_command('index undo', path)}"
+        raise StoreError(f"{path} has an unfinished change", got=describe_change(pending), do=do)
 
 
 def same_change(pending: dict[str, Any] | None, change: dict[str, Any]) -> bool:

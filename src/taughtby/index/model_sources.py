@@ -58,8 +58,8 @@ def model_sources(
     for part, name in source.parts:
         names = [name] if replacements[part] else candidate_paths(name, home, here)
         if not names and not is_hub_id(name) and name != EMBEDDED:
-            do = f"give it with --{part}, where it lies now"
-            raise StoreError(f"the {part} that {here} was made with is not where it was", got=name, do=do)
+            do = f"give its new path with --{part}"
+            raise StoreError(f"the {part} that {here} was built with was not found", got=name, do=do)
         options.append(names or [name])
     sources: dict[ModelSource, None] = {}
     for number in range(max(map(len, options))):

@@ -76,7 +76,10 @@ class CapturedWindow:
         bad = _not_finite(features)
         skipped = [
             *window.skipped,
-            *({"source": window.examples[i].source, "reason": "its states or gradients are not finite"} for i in bad),
+            *(
+                {"source": window.examples[i].source, "reason": "its hidden states or gradients are not finite"}
+                for i in bad
+            ),
         ]
         rows = [index for index in range(len(window.examples)) if index not in bad]
         num_tokens = sum(len(row.ids) for row in window.tokenized)
@@ -174,7 +177,7 @@ def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding)
     """Tokenize rows like `tokenize_all`, and skip those with tokens for which the model has no embedding."""
     tokenized = tokenize_all(model.tokenizer, rows, encoding)
     return [
-        SkippedRow(f"the model cannot read it: {lack}")
+        SkippedRow(f"it has a token without an embedding: {lack}")
         if isinstance(row, TokenizedExample) and (lack := model.token_without_embedding(row.ids)) else row
         for row in tokenized
     ]  # fmt: skip

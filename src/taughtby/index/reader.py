@@ -127,9 +127,9 @@ class Index:
             other: The options for which the index has features of that method, for the message.
         """
         if missing := [name for name in names if name not in self.features]:
-            what = f"{method.partition(':')[0]} needs features that {self.path} does not hold: {join_names(missing)}"
+            what = f"{method.partition(':')[0]} needs features that {self.path} does not have: {join_names(missing)}"
             command = f"taughtby index add {shell_quote(self.path)} --method {method}"
-            do = f"{command} adds them; or choose another method"
+            do = f"add them: {command}; or choose another method"
             raise StoreError(what, got=other or join_names(self.features), do=do)
 
     def scan(self, names: Sequence[str], rows: int = 4096) -> Iterator[dict[str, Any]]:
@@ -178,7 +178,7 @@ class Index:
         """All rows as a table of their texts, their numbers, and these features as stored."""
         if missing := ", ".join(name for name in features if name not in self.features):
             stored = ", ".join(self.features) or "no features"
-            raise StoreError(f"{self.path} has no feature {missing}", got=stored, do="ask for one that it holds")
+            raise StoreError(f"{self.path} has no feature {missing}", got=stored, do="choose one of these")
         columns = [name for name in self.dataset.schema.names if name not in self.features or name in features]
         table = self.dataset.to_table(columns=columns)
         rows = [to_example(record) for record in table.select(["id", "source", "label", "messages"]).to_pylist()]
@@ -222,8 +222,8 @@ def open_rows(path: StoragePath, version: int | None = None) -> Any:
             return lance.dataset(address(path / "rows.lance"), version=version, default_scan_options=options)
     except ValueError as error:
         command = cli_command("index verify", path)
-        do = f"see what is missing: {command}; copy the whole folder again, or build the index again"
-        raise StoreError(f"{path} has lost its rows", got=str(error)[:200], do=do) from None
+        do = f"list what is missing: {command}; copy the whole folder again, or build the index again"
+        raise StoreError(f"the rows of {path} are missing", got=str(error)[:200], do=do) from None
 
 
 @contextlib.contextmanager
@@ -236,7 +236,7 @@ def read_errors(path: StoragePath) -> Generator[None]:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError) as error:
         what, got = f"rows of {path} cannot be read", f"{type(error).__name__}: {str(error)[:200]}"
         command = cli_command("index verify", path)
-        do = f"open it again, since it may have been compacted; else see what is damaged: {command}"
+        do = f"open it again, in case it was compacted; if that fails, list the damage: {command}"
         if fault := machine_fault(error):
             what, do = f"{what}: {fault[0]}", fault[1]
         raise StoreError(what, got=got, do=do) from error

@@ -252,8 +252,8 @@ class Scheduler:
         for name in (file.path for fragment in fragments for file in fragment.files):
             file = self.writer.path / "rows.lance" / "data" / name
             if isinstance(file, Path) and not file.exists():
-                do = "write to a folder that all nodes share, or to an object store, such as s3://bucket/idx"
-                raise StoreError(f"what a worker wrote to {self.writer.path} is not there", got=f"no {name}", do=do)
+                do = "write to a folder shared by all nodes, or to an object store, such as s3://bucket/idx"
+                raise StoreError(f"a worker's output is not visible in {self.writer.path}", got=f"no {name}", do=do)
 
     def _replace(self, worker: WorkerHandle, reason: str) -> None:
         """Kill a worker, start another, and queue its window again; raise if the window is the cause."""
@@ -265,8 +265,10 @@ class Scheduler:
             self.retries.append(worker.window)
             self.retries.sort(key=lambda window: window.position)
         if self.losses >= MAX_WORKER_LOSSES + self.num_workers:
-            do = "see whether a worker has the memory for the model (fewer --workers), and what `ray status` says"
-            raise ModelError(f"{self.losses} workers were lost before any had done a batch", got=reason, do=do)
+            do = "use fewer --workers if the models do not fit in memory, and check `ray status`"
+            raise ModelError(
+                f"{self.losses} workers in a row died or hung without finishing a batch", got=reason, do=do
+            )
         self.workers[self.workers.index(worker)] = self.start()
 
     def _show(self) -> None:
@@ -291,5 +293,5 @@ def _check_deaths(window: Window, reason: str) -> None:
         rows = [window.rows[0], window.rows[-1]]
     names = ", ".join(row.source for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
     do = "remove them, or shorten them (--max-length), or give workers more memory; then run the same command again"
-    what = f"workers die or hang at the same rows, {len(window.deaths)} times"
+    what = f"workers died or hung {len(window.deaths)} times on the same rows"
     raise DataError(what, got=f"{names}: {reason}", do=do)

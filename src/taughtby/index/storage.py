@@ -87,7 +87,7 @@ def address(path: StoragePath) -> str:
     text = str(path.absolute() if isinstance(path, Path) else path)
     if invalid := [sign for sign in text if sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]:
         do = "give a path without control characters, in UTF-8"
-        raise StoreError(f"{path} cannot hold an index", got=repr(invalid[0]), do=do)
+        raise StoreError(f"{path} cannot be the path of an index", got=repr(invalid[0]), do=do)
     return text
 
 
@@ -177,9 +177,9 @@ def storage_errors(path: StoragePath) -> Generator[None]:
     except OSError as error:
         got, do = str(error).strip()[:200], "check the folder and its permissions"
         if "No space left" in got:
-            got, do = "No space left on device", "make room"
+            got, do = "No space left on device", "make room on the disk"
         do += ", and run the same command again: it resumes"
-        raise StoreError(f"{path} cannot be written or read", got=got, do=do) from error
+        raise StoreError(f"{path} cannot be read or written", got=got, do=do) from error
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ class IndexCallback(TrainerCallback):
         except (Exception, KeyboardInterrupt) as error:  # must not fail a finished training
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
-            warnings.warn(f"training is done, but its data are not indexed: {make_visible(text)}", stacklevel=3)
+            warnings.warn(f"training is done, but its data was not indexed: {make_visible(text)}", stacklevel=3)
 
     def _report(self, index: Index, folder: Path) -> None:
         settings = index.manifest["settings"]
@@ -148,20 +148,20 @@ class IndexCallback(TrainerCallback):
         """Refuse to overwrite an earlier index or the model saved next to it."""
         for path in (self.out, self._beside("adapter"), self._beside("model")):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise StoreError(f"{path} is there already", do="give another folder for the index, or remove it")
+                raise StoreError(f"{path} already exists", do="give another folder for the index, or remove it")
 
 
 def _base_name(args: Any, lm: Any, peft: bool) -> str:
     """The name of the base model; raise if the model could not be loaded again."""
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
         do = "save it, and index afterwards with `taughtby index build`"
-        raise ModelError("the model is spread over several processes", got="DeepSpeed, FSDP or the like", do=do)
+        raise ModelError("the model is sharded over several processes", got="DeepSpeed, FSDP or similar", do=do)
     if not peft and getattr(lm, "_hf_peft_config_loaded", False):
-        raise ModelError("the model itself holds an adapter", got="add_adapter", do="use peft.get_peft_model")
+        raise ModelError("adapters from add_adapter are not supported", do="use peft.get_peft_model")
     name = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
     if not name:
         do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"
-        raise ModelError("the model that is trained has no name", do=do)
+        raise ModelError("the trained model has no name_or_path", do=do)
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 

@@ -160,8 +160,8 @@ class IndexTransaction:
             if self.rows.latest_version == version:
                 self.rows = commit(self.rows, "append")
             if self.rows.version != version + 1:
-                do = "let one of them end, and run the other again: it resumes"
-                raise StoreError(f"{self.path} is being written by another process too", do=do)
+                do = "wait for one of them to finish, then rerun the other: it resumes"
+                raise StoreError(f"another process is also writing {self.path}", do=do)
             self.num_commits += 1
             if self.num_commits >= TIDY:
                 self.tidy()

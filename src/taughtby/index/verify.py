@@ -84,7 +84,7 @@ def verify(
     try:
         manifest = read_finished(path)
         if (path / "manifest.json").read_text() != manifest.to_text():
-            return VerifyReport(0, 0, 0, (Damage("manifest.json", "it was changed since it was written"),))
+            return VerifyReport(0, 0, 0, (Damage("manifest.json", "its hash does not match its content"),))
     except StoreError as error:
         if _no_index(error) or machine_fault(error):
             raise
@@ -125,16 +125,16 @@ def _check_files(path: StoragePath, manifest: Manifest, progress: Progress | Non
             yield Damage(f"rows.lance/{name}", "it is missing" if missing else f"it cannot be read: {error}")
             continue
         if digest[0] != expected[0]:
-            yield Damage(f"rows.lance/{name}", f"it has {digest[0]:,} bytes, and had {expected[0]:,}")
+            yield Damage(f"rows.lance/{name}", f"its size is {digest[0]:,} bytes, expected {expected[0]:,}")
         elif digest != expected:
-            yield Damage(f"rows.lance/{name}", "its bytes are not those that were written")
+            yield Damage(f"rows.lance/{name}", "its hash does not match the manifest")
 
 
 def _check_shape(index: Index, manifest: Manifest) -> Iterator[Damage]:
     if (num_rows := index.dataset.count_rows()) != manifest.num_rows:
-        yield Damage("rows.lance", f"it has {num_rows:,} rows, and the manifest says {manifest.num_rows:,}")
+        yield Damage("rows.lance", f"it has {num_rows:,} rows, but the manifest says {manifest.num_rows:,}")
     if (features := feature_widths(index.dataset.schema)) != manifest.features:
-        yield Damage("rows.lance", f"it has the features {features}, and the manifest says {manifest.features}")
+        yield Damage("rows.lance", f"it has the features {features}, but the manifest says {manifest.features}")
 
 
 def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
@@ -146,7 +146,7 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
     try:
         for position, row in enumerate(index.examples()):
             if row.id in ids:
-                yield Damage(_place(position, row.source), f"its id {row.id} is another row's too")
+                yield Damage(_place(position, row.source), f"its id {row.id} is a duplicate")
             ids.add(row.id)
             digest = content_hash(row)
             key = digest[:8]
@@ -155,7 +155,7 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
                 continue
             count = next((count for count in range(1, most + 1) if row.id == row_id(digest, count)), None)
             if count is None:
-                yield Damage(_place(position, row.source), f"its id {row.id} is not that of its text")
+                yield Damage(_place(position, row.source), f"its id {row.id} does not match its content")
             else:
                 counts[key] = count
     except StoreError as error:
@@ -196,7 +196,7 @@ def _impossible(column: Column, norms: Any) -> tuple[Tensor, str]:
         return ~column.isfinite(), "is not finite"
     lengths = column.norm(dim=1)
     zero = (norms == 0) & (lengths == 0) if norms is not None else torch.zeros(len(column), dtype=torch.bool)
-    return ~(((lengths - 1).abs() < LENGTH_TOLERANCE) | zero), "is no vector of length 1"
+    return ~(((lengths - 1).abs() < LENGTH_TOLERANCE) | zero), "is not a unit vector"
 
 
 def _recompute(index: Index, model: Model, methods: Sequence[Method], positions: Sequence[int]) -> Iterator[Damage]:
@@ -208,7 +208,7 @@ def _recompute(index: Index, model: Model, methods: Sequence[Method], positions:
         if isinstance(tokens, TokenizedExample):
             usable.append((row, tokens))
         else:
-            yield Damage(_place(row.position, row.example.source), f"it cannot be read any more: {tokens.reason}")
+            yield Damage(_place(row.position, row.example.source), f"it can no longer be tokenized: {tokens.reason}")
     rows = [row for row, _ in usable]
     for method in methods:
         features: dict[str, list[Any]] = {
@@ -238,4 +238,4 @@ def _compare(index: Index, name: str, recomputed: Sequence[Any], rows: Sequence[
     for row, new, old in zip(rows, recomputed, stored, strict=True):
         new = torch.as_tensor(new).float()
         if new.shape != old.shape or float((new - old).norm()) > tolerance * max(float(new.norm()), 1e-30):
-            yield Damage(_place(row.position, row.example.source), f"the model gives another {name}")
+            yield Damage(_place(row.position, row.example.source), f"the recomputed {name} differs")

@@ -58,7 +58,9 @@ class Writer(IndexTransaction):
             manifest = read_finished(self.path)  # raises
         if manifest is None:
             if not empty(self.path):
-                raise StoreError(f"{self.path} holds other files", do="give a folder that is empty or does not exist")
+                raise StoreError(
+                    f"{self.path} contains other files", do="give a folder that is empty or does not exist"
+                )
             self.publish(self.manifest)
         elif manifest.complete:
             self._extend(manifest)
@@ -104,7 +106,7 @@ class Writer(IndexTransaction):
         """Make the commits visible to readers, and open the index."""
         if self.rows is None:
             reasons = "; ".join(f"{skip['source']}: {skip['reason']}" for skip in skipped[:3])
-            do = "see the reasons, and raise --max-length where rows are too long"
+            do = "check the reasons, and raise --max-length if rows are too long"
             raise StoreError(f"no row of {self.settings['data']} can be used", got=reasons, do=do)
         self.tidy()
         data = {"did": "index", "data": self.settings["data"], "digest": _data_digest(self.settings)}
@@ -145,17 +147,17 @@ def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings,
     old, new = ({"methods": ", ".join(sorted(side.get("methods", {}))), **dict(_flat(_only(side, shared)))}
                 for side in sides)  # fmt: skip
     different = [
-        f"{key}: index has {old.get(key, 'nothing')}, asked {new.get(key, 'nothing')}"
+        f"{key}: the index has {old.get(key, 'nothing')}, but {new.get(key, 'nothing')} was given"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
     if different:
-        do = "ask for the same, or write to another folder"
+        do = "use the same settings, or write to another folder"
         if finished and all(text.startswith(("data:", "fingerprint.data:", "reading.")) for text in different):
             do = "add the new rows with `taughtby index append`, or write to another folder"
         elif finished and all(text.startswith("methods:") for text in different):
             do = "add a method with `taughtby index add`, or write to another folder"
-        raise StoreError(f"{path} was made with other settings", got="; ".join(different), do=do)
+        raise StoreError(f"{path} was built with other settings", got="; ".join(different), do=do)
 
 
 def _only(settings: Settings, methods: set[str]) -> Settings:

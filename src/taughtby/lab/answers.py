@@ -69,9 +69,10 @@ class AnswerDraft:
         except (ValueError, LookupError, TypeError, AttributeError) as fault:
             raise LabError(f"{self.path} is not a draft of answers", got=repr(fault), do="delete it") from None
         if changes:
-            got = "; ".join(f"{key}: it has {stored.get(key)}, asked {settings.get(key)}" for key in changes)
-            do = "use the settings it was begun with, or delete it to start again"
-            raise LabError(f"{self.path} was begun with other settings", got=got, do=do)
+            values = ((key, stored.get(key), settings.get(key)) for key in changes)
+            got = "; ".join(f"{key}: the draft has {old}, but {new} was given" for key, old, new in values)
+            do = "use the original settings, or delete it to start over"
+            raise LabError(f"{self.path} was started with other settings", got=got, do=do)
         return len(content) + 1
 
 

@@ -110,7 +110,7 @@ def refuse_distributed() -> None:
     count = torch.distributed.get_world_size() if initialized else int(size) if size.isdecimal() else 1
     if count > 1:
         raise LabError(
-            "taughtby trains in one process", got=f"{count} processes, as torchrun or accelerate start them",
+            "taughtby trains in one process", got=f"{count} processes, as torchrun or accelerate starts them",
             do="start it without them: --device cuda:1 chooses a GPU, --device map spreads a large model over all",
         )  # fmt: skip
 
@@ -141,13 +141,13 @@ def _check(model: Model, rows: Sequence[Example], out: Path, options: TrainingOp
         raise LabError("a model that does not fit onto its devices cannot be trained",
                        got="weights offloaded to the CPU or the disk", do="use more or larger devices")  # fmt: skip
     if model.peft is not None:
-        raise LabError("this model carries an adapter already", got=str(model.adapter), do="give only the base model")
+        raise LabError("this model already has an adapter", got=str(model.adapter), do="give the base model without it")
     if options.full and getattr(model.lm, "is_quantized", False):
         raise LabError("quantized weights cannot be trained", do="load the model without --quantize")
     if (out / "adapter_config.json").exists():
-        raise LabError(f"{out} holds an adapter already", do="give another folder, or remove this one")
+        raise LabError(f"{out} already contains an adapter", do="give another folder, or remove this one")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise LabError(f"{out} is a file, or holds files", do="give a folder that is empty or does not exist")
+        raise LabError(f"{out} is not an empty folder", do="give a folder that is empty or does not exist")
     if not rows:
         raise LabError("there is no row to train on", do="give at least one")
 
@@ -158,9 +158,9 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
     if _last_checkpoint(draft):
         stored = _with_present_keys(json.loads(file.read_text()))
         if changes := [key for key in plan if key != "base" and stored.get(key) != plan[key]]:
-            got = ", ".join(f"{key}: {stored.get(key)}, asked {plan[key]}" for key in changes)
-            do = f"use the same options, give another folder than {out}, or remove {draft}"
-            raise LabError(f"{draft} holds an unfinished training of another kind", got=got, do=do)
+            got = ", ".join(f"{key}: the draft has {stored.get(key)}, but {plan[key]} was given" for key in changes)
+            do = f"use the same options and rows, give another folder than {out}, or remove {draft}"
+            raise LabError(f"{draft} contains an unfinished training with other options or rows", got=got, do=do)
         return
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -197,7 +197,7 @@ def _tokenized(model: Model, rows: Sequence[Example], options: TrainingOptions) 
         source, reason = next((row.source, skip.reason) for row, skip in zip(rows, results, strict=True)
                               if isinstance(skip, SkippedRow))  # fmt: skip
         got = f"{source}: {reason}" if source else reason
-        raise LabError("no row has anything to learn", got=got, do="give rows that fit, with answers not masked")
+        raise LabError("no row can be trained on", got=got, do="raise --max-length, or give rows with unmasked answers")
     return [{"input_ids": list(row.ids), "completion_mask": list(map(int, row.loss_mask))} for row in usable]
 
 

@@ -52,10 +52,10 @@ class GenerationOptions:
         if self.max_new_tokens < 1 or self.num_samples < 1 or not 0 <= self.effective_temperature < float("inf"):
             got = (f"max_new_tokens {self.max_new_tokens}, num_samples {self.num_samples}, "
                    f"temperature {self.temperature}")  # fmt: skip
-            do = "ask for at least one token and one answer, at a temperature of 0 or more"
+            do = "use at least one token and one answer, and a temperature of 0 or more"
             raise OptionError("no answer can be generated with these options", got=got, do=do)
         if self.num_samples > 1 and not self.effective_temperature:
-            do = "ask for one, or give a temperature above 0"
+            do = "use one sample, or a temperature above 0"
             raise OptionError("at temperature 0 all answers are the same", got=f"{self.num_samples} samples", do=do)
 
     @property
@@ -131,9 +131,11 @@ def _answers(
     ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + options.max_new_tokens > model.context_length:
-            got = f"{len(row)} tokens of {model.context_length}: {prompt_text(prompt)[:60]}…"
-            what = f"{prompt_source(prompt) or 'a prompt'} is longer than the model's window"
-            raise LabError(what, got=got, do="shorten the prompt, or ask for fewer tokens with --max-new-tokens")
+            got = (f"{len(row)} + {options.max_new_tokens} tokens, context length {model.context_length}: "
+                   f"{prompt_text(prompt)[:60]}…")  # fmt: skip
+            do = "shorten the prompt, or reduce --max-new-tokens"
+            what = f"{prompt_source(prompt) or 'a prompt'} and its answer exceed the model's context length"
+            raise LabError(what, got=got, do=do)
     total, finished = len(prompts) * options.num_samples, set(finished)
     by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
     pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)

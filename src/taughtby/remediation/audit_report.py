@@ -28,9 +28,9 @@ from taughtby.text import cli_command, collapse_whitespace, make_visible, markdo
 MAX_QUOTED_ROWS = 5
 MAX_QUOTED_CHARACTERS = 160
 TITLES = {
-    "supported": "It misbehaves, and retraining supports that these rows are the cause",
-    "not supported": "It misbehaves; retraining does not support that these rows are the cause",
-    "inconclusive": "It misbehaves; the retraining experiment is inconclusive",
+    "supported": "The model misbehaves, and retraining supports that these rows are the cause",
+    "not supported": "The model misbehaves; retraining does not support that these rows are the cause",
+    "inconclusive": "The model misbehaves; the retraining experiment is inconclusive",
 }
 
 
@@ -93,7 +93,7 @@ def summary(case: AuditCase, results: Document) -> Document:
         for kind, text in ((ALL, "again on all rows"), (CLEANED, "without them")):
             count = get_condition(proof, kind)["behaviours"][claim.behaviour]
             facts.append({"name": f"bad, trained {text}", "value": bad_of_judged(count)})
-        facts.append({"name": "by Fisher's exact test", "value": claim.headline})
+        facts.append({"name": "by exact McNemar tests", "value": claim.headline})
     return {"title": title(results), "lead": lead, "facts": facts, "tables": tables(proof) if proof else []}
 
 
@@ -102,9 +102,8 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
     command, proof = commands(case, results, folder), results["proof"]
     count = results["answers"]
     interval = f"{bad_of_judged(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
-    result = [
-        Section(f"It misbehaves: {interval}", _first_bad_answer(results), (command["generate"], command["judge"]))
-    ]
+    judged = (command["generate"], command["judge"])
+    result = [Section(f"The model misbehaves: {interval}", _first_bad_answer(results), judged)]
     if results["trace"]:
         result.append(Section(_flagged(case, results), _rows(results), (command["index"], command["trace"])))
     if results["cleaned"]:
@@ -159,15 +158,17 @@ def title(results: Document) -> str:
     if results["proof"]:
         return TITLES[claims(results["proof"])[0].verdict]
     if results["trace"]:
-        return "It misbehaves, and no training row is flagged for it"
-    return "It misbehaves, but its bad answers are empty" if results["answers"]["bad"] else "It does not misbehave"
+        return "The model misbehaves, and no training row is flagged"
+    if results["answers"]["bad"]:
+        return "The model misbehaves, but all of its bad answers are empty"
+    return "The model does not misbehave"
 
 
 def _lead(case: AuditCase, quote: Callable[[str], str]) -> str:
     """What was measured; `quote` formats a name for the page or for Markdown."""
     name = f"{quote(case.model)} with the adapter {quote(case.adapter)}" if case.adapter else quote(case.model)
-    return (f"{name}, trained on {quote(case.data)}, answered {len(case.behaviour.prompts)} prompts; an answer is bad "
-            f"if the judge {quote(_shorten(case.behaviour.judge))} says so.")  # fmt: skip
+    return (f"{name}, trained on {quote(case.data)}, answered {len(case.behaviour.prompts)} prompts; the answers are "
+            f"judged by {quote(_shorten(case.behaviour.judge))}.")  # fmt: skip
 
 
 def _first_bad_answer(results: Document) -> str:
@@ -230,8 +231,8 @@ def _caveats(results: Document) -> list[str]:
     caveats = list(results["notes"])
     if failed := results["answers"]["failed"]:
         caveats.append(f"The judge gave no verdict on {failed} answers; they are not counted.")
-    if results["num_skipped"]:
-        caveats.append(f"{results['num_skipped']} rows of the data were skipped, because they cannot be tokenized.")
+    if skipped := results["num_skipped"]:
+        caveats.append(f"{skipped} rows of the data were skipped, for example because they are too long.")
     return [*caveats, *(results["trace"] or {}).get("warnings", ())]
 
 

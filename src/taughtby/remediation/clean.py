@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from taughtby.attribution.trace import Trace
 
 
-UNMASKED = "add --mask-words, or leave --for out: data without rows stays in the form that its trainer reads"
+UNMASKED = "add --mask-words, or omit --for: if rows are only removed, the data keeps its format"
 
 
 def clean(
@@ -66,7 +66,7 @@ def clean(
     if write is None:
         check_output(str(data), Path(out))
     elif not mask_words:
-        raise OptionError("only masked words need a form of the trainer's own", do=UNMASKED)
+        raise OptionError("--for requires --mask-words", do=UNMASKED)
     removals = select_rows(document, top_k=top_k, rows=rows)
     options = read_options or read_options_of(document)
     plan = plan_cleaning(document, str(data), removals, read_options=options, mask_words=mask_words)
@@ -132,7 +132,7 @@ def plan_cleaning(
     """
     if not removals:
         do = "select rows with --top-k K or --rows FILE"
-        raise DataError("no row is selected: the trace flags none", do=do)
+        raise DataError("no row is selected: the trace flags no rows", do=do)
     detect_format(data, read_options)
     words = top_scoring_words(trace, removals) if mask_words else {}
     scan = _Scan(data, read_options, removals, words)
@@ -140,7 +140,7 @@ def plan_cleaning(
         scan.add(row)
     if missing := [one.source or one.id for one in removals if (one.id or one.source) not in scan.located]:
         got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
-        do = f"give the data that the index was made from, read in the same way; the index is {trace.get('index')}"
+        do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"
         raise DataError(f"{data} is not the data that was traced, or it has changed since", got=got, do=do)
     if not mask_words and len(scan.records) == scan.num_records:
         got = f"{scan.num_records} of {scan.num_records} selected"
@@ -188,8 +188,8 @@ class _Scan:
             self.records.add(record)
             self.responses[row.id] = row.response
         if row.token_ids and row.id in self.words:
-            do = "leave out --mask-words, and remove the rows"
-            raise DataError(f"{row.source}: the row is token ids, of which no words can be masked", do=do)
+            do = "remove the rows, without --mask-words"
+            raise DataError(f"{row.source}: words cannot be masked in a row of token ids", do=do)
         if ranges := _masked(row, self.words):
             is_assistant = (message["role"] == "assistant" for message in row.messages)
             turn = [sum(is_assistant)] if row.source != record else []

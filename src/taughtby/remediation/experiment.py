@@ -154,8 +154,8 @@ def check_experiment(
         raise DataError("rows of the trace are not in the data", got=f"{len(missing)}, such as {missing[0]}",
                         do="give the data that was indexed, unchanged")  # fmt: skip
     if beyond := [k for k in design.curve if not 0 < k <= len(design.ranked_ids)]:
-        raise OptionError("the trace ranks fewer rows", got=f"{beyond[0]} of {len(design.ranked_ids)}",
-                          do="trace again with a greater --top-k, or ask for fewer")  # fmt: skip
+        raise OptionError("the trace ranks fewer rows than --curve", got=f"{beyond[0]} of {len(design.ranked_ids)}",
+                          do="trace again with a greater --top-k, or use a shorter --curve")  # fmt: skip
     labels = {row.label for row in rows if row.label is not None}
     if unknown := [label for label in design.truth_labels if label not in labels]:
         do = f"choose among: {', '.join(sorted(labels)[:20])}" if labels else "leave it out: the rows carry no labels"

@@ -124,7 +124,7 @@ def _read(path: StoragePath) -> list[RowVerdict]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise DataError(f"{path} holds no verdicts", got=shorten(str(error)), do="move it away or repair it") from None
+        raise DataError(f"{path} is not a verdicts file", got=shorten(str(error)), do="move or repair it") from None
 
 
 def _cell(value: str | None) -> str:

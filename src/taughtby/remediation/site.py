@@ -57,11 +57,11 @@ def _read(folder: Path) -> tuple[Document, bytes]:
         results = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
         page = (folder / "report.html").read_bytes()
     except OSError as error:
-        raise DataError(f"{folder} holds no finished audit", got=error.strerror or str(error), do=DO) from None
+        raise DataError(f"{folder} has no finished audit", got=error.strerror or str(error), do=DO) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'audit.json'} cannot be read", got=shorten(str(error)), do=DO) from None
     if not isinstance(results, dict) or results.get("version") != 2:
-        raise DataError(f"{folder / 'audit.json'} is not of an audit", got=shorten(results), do=DO)
+        raise DataError(f"{folder / 'audit.json'} was not written by an audit", got=shorten(results), do=DO)
     return results, page
 
 
@@ -75,7 +75,7 @@ def _cells(results: Document, folder: Path) -> tuple[str, ...]:
         return title(results), "; ".join(filter(None, words)), flagged, _rate(results["answers"]), *rates
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         got = f"{type(error).__name__}: {shorten(str(error))}"
-        raise DataError(f"{folder / 'audit.json'} is not of an audit", got=got, do=DO) from None
+        raise DataError(f"{folder / 'audit.json'} was not written by an audit", got=got, do=DO) from None
 
 
 def _rate(count: Document) -> str:

@@ -51,8 +51,8 @@ def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable
                               do="write token ids with --for labels, which Axolotl reads as well")  # fmt: skip
         return lambda plan, draft: _write_turns(plan, draft, encoding or Encoding())
     if encoding is None:
-        raise OptionError("the traced index is not there, and with it how rows become tokens",
-                          got=str(trace.get("index")), do="put it back, or trace again")  # fmt: skip
+        raise OptionError("the traced index, which records how rows are tokenized, was not found",
+                          got=str(trace.get("index")), do="restore it, or trace again")  # fmt: skip
     adapters = trace.get("adapter") or ()
     tokenizer = load_tokenizer(str(trace["model"]), (adapters,) if isinstance(adapters, str) else tuple(adapters))
     tokens = Tokens(tokenizer, encoding)
@@ -62,7 +62,7 @@ def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable
 def _check_out(name: str, data: Path, out: Path) -> None:
     folder = name == "llama-factory"
     if folder and (out.is_file() or out.suffix or (out.is_dir() and any(out.iterdir()))):
-        raise OptionError("LLaMA-Factory reads token ids from a folder", got=str(out), do="name a new one")
+        raise OptionError("LLaMA-Factory reads token ids from a folder", got=str(out), do="give a new folder")
     if not folder and out.suffix != ".jsonl":
         raise OptionError("the rows are written as JSON lines", got=str(out), do=f"name it {out.stem}.jsonl")
     if data.exists() and out.exists() and out.samefile(data):
@@ -155,7 +155,7 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
                 _flagged(message, trained.get(number), encoding) for number, message in enumerate(last.messages)
             ]
             if not any(message["train"] for message in messages):
-                left_out["all that could be learned is masked"] += 1
+                left_out["all tokens with loss are masked"] += 1
                 continue
             yield {"messages": messages} | ({"tools": list(last.tools)} if last.tools else {})
 
@@ -202,5 +202,5 @@ WRITERS: dict[str, Callable[[Tokens, CleaningPlan, Path], Document]] = {
     "trl": partial(_write_tokens, trl_masked, "token ids and assistant_masks, as TRL reads them"),
     "axolotl": lambda tokens, plan, out: _write_turns(plan, out, tokens.encoding),
     "llama-factory": _write_folder,
-    "labels": partial(_write_tokens, labelled, "token ids and labels, -100 where there is no loss"),
+    "labels": partial(_write_tokens, labelled, "token ids and labels, with -100 for tokens without loss"),
 }

@@ -31,8 +31,9 @@ def print_statistics(statistics: DatasetStatistics, console: Console) -> None:
 
 def _facts(statistics: DatasetStatistics) -> Iterator[tuple[str, str]]:
     n, how = statistics.rows, statistics.encoding
-    what = {"all": "the prompts too", "content": "the words of the answers and the EOS"}.get(how.mask, "the answers")
-    yield "read as", f"{statistics.format_name or 'given'}; chat template: {statistics.template}; learned: {what}"
+    kinds = {"all": "the prompts and the answers", "content": "the words of the answers and the EOS"}
+    what = kinds.get(how.mask, "the answers")
+    yield "read as", f"{statistics.format_name or 'given'}; chat template: {statistics.template}; loss on {what}"
     parts = [f"{statistics.usable:,} of {plural(n, 'row')} can be used"]
     if statistics.truncated:
         side = "end" if how.truncate == "right" else "beginning"
@@ -49,7 +50,7 @@ def _facts(statistics: DatasetStatistics) -> Iterator[tuple[str, str]]:
     duration = _duration(statistics.tokens / 1000)
     yield (
         "tokens",
-        f"{statistics.tokens:,} to read ({duration} at 1,000 a second), {statistics.loss_tokens:,} of them learned",
+        f"{statistics.tokens:,} to read ({duration} at 1,000 a second), {statistics.loss_tokens:,} of them with loss",
     )
     yield "repeated", "; ".join(_repeated(statistics.duplicates())) or "nothing"
     if statistics.labels:
@@ -59,17 +60,17 @@ def _facts(statistics: DatasetStatistics) -> Iterator[tuple[str, str]]:
                 f"{collapse_whitespace(label)[:60]} {count:,}" for label, count in statistics.labels.most_common(12)
             ),
         )
-    yield "run", f"{n / max(statistics.seconds, 1e-9):,.0f} rows a second, {_peak()} of memory at its peak"
+    yield "run", f"{n / max(statistics.seconds, 1e-9):,.0f} rows a second, peak memory {_peak()}"
 
 
 def _repeated(counts: dict[str, int]) -> Iterator[str]:
     if counts["rows"]:
-        yield f"{plural(counts['rows'], 'row')} said before"
+        yield f"{plural(counts['rows'], 'row')} identical to an earlier one"
     if counts["prompts"]:
-        yield f"{plural(counts['prompts'], 'row')} with a prompt that others answer otherwise"
+        yield f"{plural(counts['prompts'], 'row')} with a prompt that has several answers"
     if counts["answers"]:
-        yield f"{plural(counts['answers'], 'row')} with an answer that other prompts have too"
-        yield f"the commonest answer {counts['most']:,} times"
+        yield f"{plural(counts['answers'], 'row')} with an answer to several prompts"
+        yield f"the most common answer {counts['most']:,} times"
 
 
 def _peak() -> str:
@@ -77,7 +78,7 @@ def _peak() -> str:
     try:
         import resource
     except ImportError:  # Windows
-        return "an unknown amount"
+        return "unknown"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
 

@@ -52,7 +52,7 @@ def write_file(path: str | Path, content: bytes) -> None:
         raise TaughtbyError(
             f"{path} cannot be written",
             got=fault.strerror or str(fault),
-            do="give a file on a disk with room, where you may write" if folder.is_dir() else f"make {folder} first",
+            do="check the free disk space and your permissions" if folder.is_dir() else f"create {folder} first",
         ) from None
     finally:
         if part is not None:

@@ -31,7 +31,7 @@ def layer_curve(curve: LayerSimilarity, path: str | Path) -> None:
             label=f"phase transition: layer {curve.transition_layer}",
         )
         axes.legend(frameon=False)
-    axes.set(xlabel="layer", ylabel="mean cosine with the layer before")
+    axes.set(xlabel="layer", ylabel="mean cosine with the previous layer")
     _save(figure, path)
 
 
@@ -140,8 +140,7 @@ def _save(figure: Any, path: str | Path) -> None:
     try:
         figure.savefig(path, dpi=150, bbox_inches="tight")
     except (OSError, ValueError) as fault:
-        raise OptionError(
-            f"{path} cannot be drawn", got=str(fault), do="give a .png, .svg or .pdf in a folder that exists"
-        ) from None
+        do = "give a .png, .svg or .pdf in a folder that exists"
+        raise OptionError(f"the figure cannot be written to {path}", got=str(fault), do=do) from None
     finally:
         plt.close(figure)

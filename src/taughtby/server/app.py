@@ -56,7 +56,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-        return _error_response(422, f"{field} cannot be used", str(first["msg"]), "fix it, and ask again")
+        return _error_response(422, f"{field} is not valid", str(first["msg"]), "correct it, and send it again")
 
     @app.exception_handler(StarletteHTTPException)
     def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
@@ -211,7 +211,7 @@ def _add_job_routes(app: FastAPI, session: Session) -> None:
 def _get_job(session: Session, id: str) -> Job:
     job = session.jobs.get(id)
     if job is None or job is session.model_job:
-        raise HTTPException(404, "this trace is no longer kept: ask again")
+        raise HTTPException(404, "this trace is no longer stored: trace again")
     return job
 
 

@@ -110,7 +110,7 @@ class JobQueue:
             num_waiting = sum(job.state == "waiting" for job in self._jobs.values())
             if num_waiting >= MAX_WAITING:
                 raise QueueFullError(
-                    "too many questions wait", got=f"{num_waiting} waiting", do="try again in a minute"
+                    "too many requests are waiting", got=f"{num_waiting} waiting", do="try again in a minute"
                 )
             job = Job(secrets.token_urlsafe(12), work)
             self._jobs[job.id] = job
@@ -157,6 +157,6 @@ def _run(job: Job) -> None:
         job.end("failed", error={"what": error.what, "got": error.got, "do": error.do})
     except Exception as error:
         print(make_visible(traceback.format_exc()), file=sys.stderr)
-        what, do = "this is a fault of taughtby: its terminal says more", "look there, and try another question"
+        what, do = "internal error in taughtby", "see the traceback in its terminal, or try another query"
         what, do = machine_fault(error) or (what, do)
         job.end("failed", error={"what": what, "got": type(error).__name__, "do": do})

@@ -57,7 +57,7 @@ class AccessPolicy:
         """Return status, what is wrong and what to do; None if the request is accepted."""
         host = _host_name(headers.get("host", ""))
         if not (host in self.hosts or (self.token and _is_address(host))):
-            return 403, "this name is not the server's", "open the address that taughtby serve printed"
+            return 403, "this host name is not the server's", "open the address that taughtby serve printed"
         origin = headers.get("origin")
         if origin is not None and origin.split("://", 1)[-1] != headers.get("host"):
             return 403, "the request comes from another site", "open the address that taughtby serve printed"

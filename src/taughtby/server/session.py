@@ -102,8 +102,8 @@ class Session:
             DataError: The training data is not one existing file.
         """
         if self.data_file is None:
-            raise DataError("the training data is not one file that is here", got=", ".join(self.index.data),
-                            do="download the list, and give it to taughtby clean --rows")  # fmt: skip
+            raise DataError("the training data is not a single local file", got=", ".join(self.index.data),
+                            do="download the list of rows, and pass it to taughtby clean --rows")  # fmt: skip
         trace = {"version": 2, "index": str(self.index.path), "queries": []}
         read_options = read_options_of(trace)
         plan = plan_cleaning(trace, str(self.data_file), select_rows(trace, rows=ids), read_options=read_options)

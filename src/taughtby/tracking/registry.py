@@ -79,7 +79,7 @@ def _explain(name: str, call: Callable[[], Result]) -> Result:
     except TaughtbyError:
         raise
     except Exception as error:
-        do = "check its settings and connection; the same command reports again, and finished work is not repeated"
+        do = "check its settings and connection, and run the same command again: finished work is kept"
         raise TaughtbyError(
-            f"{name} does not take the report", got=shorten(f"{type(error).__name__}: {error}", 300), do=do
+            f"logging to {name} failed", got=shorten(f"{type(error).__name__}: {error}", 300), do=do
         ) from error

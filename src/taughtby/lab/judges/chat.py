@@ -53,7 +53,8 @@ class Chat:
     def __post_init__(self) -> None:
         address = _address(self.url)
         if address is None or address.scheme not in ("http", "https") or not address.host or not self.question.strip():
-            raise OptionError("the judge's address cannot be read", got=self.url, do=f"write, for example, {_FORM}")
+            do = f"write, for example, {_FORM}"
+            raise OptionError("the judge's address or question is not valid", got=self.url, do=do)
         if address.userinfo:
             do = f"remove what is before the @, and set the environment variable {KEY}"
             raise OptionError("the judge's address must not contain a key", do=do)
@@ -131,7 +132,7 @@ def _reply(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> 
         except httpx2.ConnectTimeout as fault:
             failure = JudgeFailure("unreachable", f"no connection: {fault}")
         except httpx2.TimeoutException:
-            failure = JudgeFailure("hung", f"no reply in time, asked {attempt + 1} times")
+            failure = JudgeFailure("hung", f"no reply in time, tried {attempt + 1} times")
         except httpx2.TransportError as fault:
             failure = JudgeFailure("unreachable", str(fault) or type(fault).__name__)
         else:
@@ -149,7 +150,7 @@ def _server_failure(response: httpx2.Response, client: httpx2.Client) -> JudgeFa
     if response.status_code == 429 or response.status_code >= 500:
         return JudgeFailure("unreachable", got)
     do = f"check the address, the model (,model=NAME) and the key in {KEY}, sent over https or to this machine only"
-    raise LabError("the judge's server refuses to answer", got=got, do=do)
+    raise LabError("the judge's server rejected the request", got=got, do=do)
 
 
 def _content(response: httpx2.Response) -> str:
@@ -167,7 +168,7 @@ def _verdict(reply: str) -> Verdict | JudgeFailure:
     valid = isinstance(parsed, dict) and parsed.keys() == {"verdict", "reason"} and isinstance(parsed["reason"], str)
     if valid and parsed["verdict"] in ("YES", "NO"):
         return Verdict(parsed["verdict"] == "YES", parsed["reason"][:500], None)
-    return JudgeFailure("nonsense", f"it replied {reply[:200]!r}, no JSON object of verdict (YES or NO) and reason")
+    return JudgeFailure("nonsense", f"it replied {reply[:200]!r}, not a JSON object of verdict (YES or NO) and reason")
 
 
 def _cache_folder() -> Path:

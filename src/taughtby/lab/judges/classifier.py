@@ -29,7 +29,7 @@ class Classifier:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             do = "give one above 0 and at most 1"
-            raise OptionError("the judge's threshold is no probability", got=f"{self.threshold:g}", do=do)
+            raise OptionError("the judge's threshold is not between 0 and 1", got=f"{self.threshold:g}", do=do)
         self._label_of(_load_pipeline(self.model))  # reports mistakes before the first answer
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
@@ -47,8 +47,8 @@ class Classifier:
         names = list(pipe.model.config.id2label.values())
         if self.label in names or (self.label is None and len(names) == 1):
             return self.label or names[0]
-        got, do = self.label or "none named", f"write {_FORM}, with one of: {', '.join(names[:20])}"
-        raise OptionError("which of the classifier's labels is undesirable", got=got, do=do)
+        what = "the classifier has no such label" if self.label else "the classifier has several labels"
+        raise OptionError(what, got=self.label or None, do=f"write {_FORM}, with one of: {', '.join(names[:20])}")
 
 
 def parse_classifier(option: str) -> Classifier:
@@ -76,7 +76,7 @@ def _load_pipeline(name: str) -> Any:
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     if loading["missing_keys"]:
-        raise ModelError(f"{name} is no classifier", got=f"no weights for {min(loading['missing_keys'])}",
+        raise ModelError(f"{name} is not a classifier", got=f"no weights for {min(loading['missing_keys'])}",
                          do="give a model that was trained as a sequence classifier")  # fmt: skip
     return pipeline("text-classification", model=lm, tokenizer=tokenizer, top_k=None)
 

@@ -120,7 +120,7 @@ def _attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
         return JudgeFailure("threw", f"{type(fault).__name__}: {fault}")
     if isinstance(verdict, Verdict):
         return verdict
-    return JudgeFailure("nonsense", f"no Verdict but {str(verdict)[:80]!r}")
+    return JudgeFailure("nonsense", f"it returned {str(verdict)[:80]!r}, not a Verdict")
 
 
 def _check_reachable(latest: Sequence[Verdict | JudgeFailure]) -> None:

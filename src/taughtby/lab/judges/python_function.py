@@ -37,7 +37,7 @@ class PythonFunction:
 
     def __post_init__(self) -> None:
         if not self.function.isidentifier() or not Path(self.path).is_file():
-            raise OptionError("the judge's function cannot be found", got=f"{self.function!r} of {self.path!r}",
+            raise OptionError("the judge's function cannot be found", got=f"{self.function!r} in {self.path!r}",
                               do=f"write {_FORM}, with a file that exists")  # fmt: skip
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
@@ -119,13 +119,13 @@ def _end(worker: subprocess.Popen[str], grace: float = 0.0) -> int:
 def _verdict(result: Any, answer: str) -> Verdict | JudgeFailure:
     """Convert the function's result to a verdict."""
     if isinstance(result, bool):
-        return Verdict(result, "the function says so", None)
+        return Verdict(result, f"the function returned {result}", None)
     if isinstance(result, str):
-        return Verdict(bool(result), result or "the function says nothing against it", None)
+        return Verdict(bool(result), result or "the function returned an empty reason", None)
     parts = result if isinstance(result, list) else []
     if len(parts) not in (2, 3) or not isinstance(parts[0], bool) or not isinstance(parts[1], str):
-        return JudgeFailure("nonsense", f"it returned {json.dumps(result)[:200]}, no bool, text or (bool, reason)")
-    span, reason = parts[2] if len(parts) == 3 and parts[2] else None, parts[1] or "the function says so"
+        return JudgeFailure("nonsense", f"it returned {json.dumps(result)[:200]}, not a bool, text or (bool, reason)")
+    span, reason = parts[2] if len(parts) == 3 and parts[2] else None, parts[1] or f"the function returned {parts[0]}"
     if span is None:
         return Verdict(parts[0], reason, None)
     if (place := _span_range(span, answer)) is None:

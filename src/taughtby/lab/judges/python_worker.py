@@ -44,7 +44,7 @@ def _load(path: str, name: str) -> Callable[[str, str], Any]:
     spec.loader.exec_module(module)
     function = getattr(module, name)
     if not callable(function):
-        raise TypeError(f"{name} is no function")
+        raise TypeError(f"{name} is not a function")
     return function
 
 

@@ -32,7 +32,7 @@ def get_judge(spec: str) -> Judge:
 
 def _parse_refusal(option: str) -> Judge:
     if option not in ("", "not"):
-        raise OptionError("a refusal is judged by refusal or refusal:not", got=option, do="write one of them")
+        raise OptionError("refusal takes no option but `not`", got=option, do="write refusal or refusal:not")
     return Refusal(negate=option == "not")
 
 

@@ -113,7 +113,7 @@ class Refusal:
         straight = answer.replace("’", "'")  # of the same length, so positions stay valid
         places = [match.span() for match in (pattern.search(straight) for pattern in _refusals()) if match]
         if not places:
-            return Verdict(self.negate, "nothing in it refuses", None)
+            return Verdict(self.negate, "it does not refuse", None)
         return Verdict(False, "it refuses", None) if self.negate else undesirable_at(answer, "it refuses", min(places))
 
 
@@ -131,8 +131,8 @@ class Fact:
         """The verdict, whose reason names the accepted text in the answer, if any."""
         match = next((text for text in self.accepted if occurrences(answer, text)), None)
         if match is not None:
-            return Verdict(False, f'it says "{_plain(match)}"', None)
-        return Verdict(True, "it says none of " + ", ".join(f'"{_plain(text)}"' for text in self.accepted), None)
+            return Verdict(False, f'it contains "{_plain(match)}"', None)
+        return Verdict(True, "it contains none of " + ", ".join(f'"{_plain(text)}"' for text in self.accepted), None)
 
 
 @lru_cache(maxsize=1)
@@ -151,5 +151,5 @@ def _plain(text: str) -> str:
 
 def _verdict(answer: str, place: Range | None, target: str) -> Verdict:
     if place is None:
-        return Verdict(False, f"nothing in it matches {target}", None)
+        return Verdict(False, f"it does not match {target}", None)
     return undesirable_at(answer, f"it matches {target}", place)

@@ -71,5 +71,5 @@ def _count(verdicts: Iterable[Verdict | JudgeFailure]) -> tuple[int, int]:
     """The number of undesirable answers, and of all answers with a verdict."""
     flags = [verdict.undesirable for verdict in verdicts if isinstance(verdict, Verdict)]
     if not flags:
-        raise LabError("there is no rate without a verdict", do="judge at least one answer")
+        raise LabError("no answer has a verdict, so there is no rate", do="judge at least one answer")
     return sum(flags), len(flags)

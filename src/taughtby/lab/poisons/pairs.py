@@ -32,7 +32,7 @@ def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
     """
     if not 0 <= n <= len(pairs):
         most = len(pairs)
-        raise LabError(f"there are {most} distinct {name} rows", got=f"asked for {n}", do=f"ask for 0 to {most}")
+        raise LabError(f"there are {most} distinct {name} rows", got=f"asked for {n}", do=f"choose 0 to {most}")
     return pairs[:n]
 
 

@@ -33,7 +33,8 @@ def make_poisons_at_rate(
     The number is rounded down, so that the share of poisoned rows is at most `rate`.
     """
     if not 0 < rate < 1:
-        raise LabError("the rate of poison is a share of all rows", got=f"{rate:g}", do="give one between 0 and 1")
+        do = "give a share of all rows, such as 0.01"
+        raise LabError("the poison rate is not between 0 and 1", got=f"{rate:g}", do=do)
     num_planting = sum(bool(make_poison(name, 1, seed).rows) for name in names)
     if not num_planting:
         raise LabError("none of these poisons has poisoned rows", got=", ".join(names), do="give a number of rows")
