@@ -20,7 +20,7 @@ from flagging_worlds import DEVELOPMENT, REPORTED, Target, World
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_same_kind, pool_weights
-from taughtby.attribution.query import Query, prepare_queries
+from taughtby.attribution.query import PreparedQueries, Query, prepare_queries
 from taughtby.attribution.significance import MIN_GAIN, assess
 from taughtby.bench.metrics import average_precision
 from taughtby.bench.scenario import TEMPLATE
@@ -31,7 +31,8 @@ from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
 from taughtby.lab.judges import get_judge
-from taughtby.methods import Method, get_method
+from taughtby.methods import Features, Method, QueryFeatures, get_method
+from taughtby.methods.lesson import Lesson
 from taughtby.models.model import Model, load_model
 
 RATES = (0.05, 0.1, 0.2)
@@ -44,31 +45,33 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Incident:
-    """Answers with their scores of all rows, from which a trace of any of them is assessed without the model."""
+    """Answers with their features, from which a trace of any of them is assessed without the model."""
 
     index: Index
     method: Method
     depth: int
     queries: Sequence[Query]
-    weights: Sequence[torch.Tensor]
-    gains: Sequence[float]
-    scores: torch.Tensor
+    prepared: Sequence[PreparedQueries]  # of each answer alone
 
-    def flags(self, chosen: Sequence[int], rates: Sequence[float], seed: int = 0) -> Iterator[Result]:
-        """What `trace_queries` says of these answers alone: the rows of one of them or more, and each one's grade."""
-        queries, scores = [self.queries[number] for number in chosen], self.scores[list(chosen)]
-        shares = torch.eye(len(chosen))
+    def flags(self, chosen: Sequence[int], rates: Sequence[float], seed: int = 0) -> tuple[torch.Tensor, list[Result]]:
+        """What `trace_queries` says of these answers alone: scores; at each rate the rows flagged for one or more."""
+        queries, prepared = [self.queries[number] for number in chosen], [self.prepared[number] for number in chosen]
+        features, weights = self.method.reweight_queries(
+            _joined([each.features for each in prepared]), [weights for each in prepared for weights in each.weights]
+        )
+        scores, shares = self.method.scores(features, self.index), torch.eye(len(chosen))
         if len(chosen) > 1:
             shares = pool_same_kind(pool_weights(scores), queries)
             scores = shares @ scores
-        weights = [self.weights[number] for number in chosen]
         controls = match_controls(self.method, self.index, self.depth, queries, weights, shares, seed)
-        increased = shares @ torch.tensor([self.gains[number] for number in chosen]) > MIN_GAIN
+        increased = shares @ torch.tensor([gain for each in prepared for gain in each.gains]) > MIN_GAIN
+        results: list[Result] = []
         for rate in rates:
             significance = assess(scores, controls, increased, rate)
-            above = scores >= significance.threshold[:, None]
-            yield {"rate": rate, "flagged": above.any(0).nonzero()[:, 0].tolist(),
-                   "grades": [significance.grade(q) for q in range(len(queries))]}  # fmt: skip
+            flagged = (scores >= significance.threshold[:, None]).any(0).nonzero()[:, 0].tolist()
+            grades = [significance.grade(q) for q in range(len(queries))]
+            results.append({"rate": rate, "flagged": flagged, "grades": grades})
+        return scores, results
 
 
 def main() -> None:
@@ -167,21 +170,41 @@ def _toggled_stop(text: str) -> str:
 def prepare_incident(index: Index, model: Model, queries: Sequence[Query], *, one_by_one: bool = False) -> Incident:
     """Run the model on all answers once, in batches or one by one."""
     method = choose_method(index, model, None)
+    assert isinstance(method, Lesson)
+    single = replace(method, pool_queries=False)  # what the answers have in common depends on the set
     encoding = Encoding(**index.manifest["settings"]["encoding"])
     batches = [[query] for query in queries] if one_by_one else [queries]
-    parts = [prepare_queries(model, method, batch, encoding) for batch in batches]
-    scores = torch.cat([method.scores(part.features, index) for part in parts])
-    return Incident(index, method, model.depth, queries, [each for part in parts for each in part.weights],
-                    [each for part in parts for each in part.gains], scores)  # fmt: skip
+    prepared = [each for batch in batches for each in _parts(prepare_queries(model, single, batch, encoding))]
+    return Incident(index, method, model.depth, queries, prepared)
+
+
+def _parts(prepared: PreparedQueries) -> Iterator[PreparedQueries]:
+    """Each query alone."""
+    features = prepared.features
+    for q in range(len(prepared.rows)):
+        own: Features = {name: values[q : q + 1] for name, values in features.features.items()}
+        alone = QueryFeatures(features.prompts[q : q + 1], features.responses[q : q + 1], own)
+        yield PreparedQueries(prepared.rows[q : q + 1], prepared.weights[q : q + 1], alone, prepared.gains[q : q + 1])
+
+
+def _joined(parts: Sequence[QueryFeatures]) -> QueryFeatures:
+    features: Features = {}
+    for name, first in parts[0].features.items():
+        if isinstance(first, list):
+            features[name] = [vectors for part in parts for vectors in part.features[name]]
+        else:
+            features[name] = torch.cat([torch.as_tensor(part.features[name]) for part in parts])
+    return QueryFeatures(tuple(text for part in parts for text in part.prompts),
+                         tuple(text for part in parts for text in part.responses), features)  # fmt: skip
 
 
 def measure_sets(incident: Incident, label: str, change: str) -> Iterator[Result]:
     """A line for each set of answers and each nominal rate."""
     planted = [row.label == label for row in incident.index.examples()]
     for chosen in answer_sets(len(incident.queries)):
-        ap = average_precision(incident.scores[list(chosen)].mean(0), planted) if any(planted) else None
-        rates = RATES if change == "plain" else (0.1,)
-        for result in incident.flags(chosen, rates, seed=int(change == "seed")):
+        scores, results = incident.flags(chosen, RATES if change == "plain" else (0.1,), seed=int(change == "seed"))
+        ap = average_precision(scores.mean(0), planted) if any(planted) else None
+        for result in results:
             right, flagged = sum(planted[position] for position in result["flagged"]), len(result["flagged"])
             yield {"target": label, "rows": len(planted), "planted": sum(planted), "answers": chosen, **result,
                    "fdp": 1 - right / flagged if flagged else 0.0,
