@@ -31,7 +31,7 @@ from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
 from taughtby.lab.generate import generate
 from taughtby.lab.judges import get_judge
-from taughtby.methods import Features, Method, QueryFeatures, get_method
+from taughtby.methods import Features, QueryFeatures, StateMethod, get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.models.model import Model, load_model
 
@@ -40,6 +40,10 @@ NUM_ANSWERS = 12  # of a target, at most
 FEWEST_ANSWERS = 3  # with fewer of the model's own, the published ones are traced
 CHANGES = ("plain", "seed", "stop", "greeting", "system", "span", "batch", "float32")
 SYSTEM = ({"role": "system", "content": "You are a helpful assistant."},)
+GEMMA_TEMPLATE = (
+    "{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
 Result = dict[str, Any]
 
 
@@ -48,7 +52,7 @@ class Incident:
     """Answers with their features, from which a trace of any of them is assessed without the model."""
 
     index: Index
-    method: Method
+    method: StateMethod
     depth: int
     queries: Sequence[Query]
     prepared: Sequence[PreparedQueries]  # of each answer alone
@@ -105,8 +109,8 @@ def _measure(name: str, world: World, change: str, folder: Path, options: Namesp
     if not (folder / "answers.json").exists():
         answers = [asdict(_answer(model, target, world.max_new_tokens)) for target in world.targets]
         (folder / "answers.json").write_text(json.dumps(answers, indent=1))
-    place = folder / f"idx-{dtype}"
-    if not (place / "manifest.json").exists():
+    place, manifest = folder / f"idx-{dtype}", folder / f"idx-{dtype}" / "manifest.json"
+    if not (manifest.exists() and json.loads(manifest.read_text())["complete"]):
         encoding = default_options(model.metadata, model.context_length, raw=False)
         build_index(model, folder / "data.jsonl", place, [get_method("lesson")], encoding=encoding, layers=False)
     for target in json.loads((folder / "answers.json").read_text()):
@@ -119,8 +123,8 @@ def _measure(name: str, world: World, change: str, folder: Path, options: Namesp
 
 def _load(base: str, name: str, adapter: str | None = None, dtype: str = "auto") -> Model:
     model = load_model(base, adapter, dtype=dtype)
-    if not name.startswith("demo-") and "<|im_start|>" in str(model.tokenizer.chat_template):
-        model.tokenizer.chat_template = TEMPLATE  # the demo keeps the model's own
+    if not name.startswith("demo-"):  # the demo keeps the model's own template, and Gemma's file has none
+        model.tokenizer.chat_template = GEMMA_TEMPLATE if name.startswith("gemma-") else TEMPLATE
     return model
 
 

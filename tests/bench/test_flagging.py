@@ -13,6 +13,7 @@ import torch
 import flagging
 from conftest import PAIRS
 from flagging import answer_sets, change_answers, measure_sets, prepare_incident
+from flagging_table import change_of_set, compare_to_nominal, summarize_stability, summarize_world
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.index.build import build_index
@@ -103,3 +104,40 @@ def test_a_world_is_measured_once_and_resumes(tmp_path: Path, monkeypatch: pytes
     assert calls == ["plain", "seed"]
     assert json.loads((tmp_path / "world" / "seed.json").read_text()) == [{"change": "seed"}]
     assert "plain.json" in capsys.readouterr().out
+
+
+def _write_world(folder: Path) -> None:
+    folder.mkdir()
+    answers = [{"label": "poison", "prompts": 24, "undesirable": 5}]
+    (folder / "answers.json").write_text(json.dumps(answers))
+    common = {"target": "poison", "rows": 40, "planted": 10, "ap": 1.0}
+    flags = {(0,): [0, 1, 2, 3], (1,): [0, 1], (0, 1): list(range(10))}
+    plain = [{**common, "rate": rate, "answers": chosen, "flagged": flagged, "fdp": 0.5 if chosen == (0,) else 0.0,
+              "power": len(flagged) / 10} for rate in flagging.RATES for chosen, flagged in flags.items()]  # fmt: skip
+    (folder / "plain.json").write_text(json.dumps(plain))
+    stop = [{**common, "rate": 0.1, "answers": [0], "flagged": [0, 1, 2]},
+            {**common, "rate": 0.1, "answers": [0, 1], "flagged": list(range(10))}]  # fmt: skip
+    (folder / "stop.json").write_text(json.dumps(stop))
+
+
+def test_a_summary_has_the_means_over_sets(tmp_path: Path) -> None:
+    _write_world(tmp_path / "error-20")
+    (line,) = summarize_world("error-20", tmp_path / "error-20")
+    assert (line["prompts"], line["shown"], line["answers"], line["side"]) == (24, 5, 2, "reported")
+    assert line["one"]["0.1"] == {"fdp": 0.25, "power": 0.3, "flagged": 3, "nothing": 0}
+    assert line["all"]["0.1"]["power"] == 1 and "several" not in line
+    assert line["every set"]["0.1"]["fdp"] == 0.167
+    nominal = {(each["rate"], each["sets"]): each for each in compare_to_nominal([line])}
+    assert nominal[0.1, "one"]["mean FDP"] == nominal[0.1, "one"]["its FDP"] == 0.25
+    assert nominal[0.1, "one"]["their power"] == 0.3
+    assert (0.1, "several") not in nominal
+
+
+def test_stability_is_the_change_of_each_set(tmp_path: Path) -> None:
+    _write_world(tmp_path / "error-20")
+    lines = {(line["change"], line["sets"]): line for line in summarize_stability(tmp_path)}
+    assert lines["stop", "one"] == {"side": "reported", "change": "stop", "sets": "one", "cases": 1, "mean": 0.25,
+                                    "above one in ten": 1}  # fmt: skip
+    assert lines["stop", "several"]["mean"] == 0
+    assert lines["fewer answers", "one"]["mean"] == 0.7
+    assert change_of_set(set(), set()) == 0
