@@ -14,6 +14,7 @@ import flagging
 from conftest import PAIRS
 from flagging import answer_sets, change_answers, measure_sets, prepare_incident
 from flagging_table import change_of_set, compare_to_nominal, summarize_stability, summarize_world
+from taughtby.attribution.controls import match_controls
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.index.build import build_index
@@ -60,6 +61,17 @@ def test_answers_score_alike_one_by_one(tuned: Any, index: Index) -> None:
     batch, single = (prepare_incident(index, tuned, QUERIES, one_by_one=alone) for alone in (False, True))
     for chosen in answer_sets(len(QUERIES)):
         torch.testing.assert_close(single.flags(chosen, ())[0], batch.flags(chosen, ())[0], rtol=1e-3, atol=1e-5)
+
+
+def test_another_seed_compares_with_other_rows(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taughtby.attribution.controls.CONTROLS", 4)
+    incident = prepare_incident(index, tuned, QUERIES[:1])
+    weights = incident.prepared[0].weights
+    drawn = [match_controls(incident.method, index, tuned.depth, QUERIES[:1], weights, torch.eye(1), seed)[0]
+             for seed in (0, 0, 1)]  # fmt: skip
+    first, again, other = (each.scores for each in drawn if each)
+    torch.testing.assert_close(first, again, equal_nan=True)
+    assert not torch.allclose(first, other, equal_nan=True)
 
 
 def test_results_count_the_planted_rows(tuned: Any, index: Index) -> None:
