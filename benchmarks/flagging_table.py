@@ -72,26 +72,25 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def compare_to_nominal(worlds: Sequence[Result]) -> list[Result]:
-    """Of the reported worlds with planted rows: the mean FDP over worlds and the worst world, at each nominal rate.
+    """Of the reported targets with planted rows whose behaviour the model shows: FDP over worlds, and power.
 
     A world counts once: its FDP is the mean over its targets, and a target's the mean over its sets of answers.
     """
-    reported = [line for line in worlds if line["side"] == "reported" and line["planted"]]
-    names = list(dict.fromkeys(line["world"] for line in reported))
-    lines: list[Result] = []
-    for rate in ("0.05", "0.1", "0.2"):
-        for size in SIZES:
-            fdp = {name: fmean([line[size][rate]["fdp"] for line in reported if line["world"] == name and size in line])
-                   for name in names if any(size in line for line in reported if line["world"] == name)}  # fmt: skip
-            if not fdp:
-                continue
-            able = [line[size][rate]["power"] for line in reported
-                    if size in line and line[size]["ap"] >= 0.95 and line["planted"] >= 10]  # fmt: skip
-            worst = max(fdp, key=lambda name: fdp[name])
-            lines.append({"rate": float(rate), "sets": size, "worlds": len(fdp), "mean FDP": _mean([*fdp.values()]),
-                          "worst": worst, "its FDP": round(fdp[worst], 3), "targets with AP .95": len(able),
-                          "their power": _mean(able), "the least": min(able, default=None)})  # fmt: skip
-    return lines
+    reported = [line for line in worlds if line["side"] == "reported" and line["planted"] and line["shown"]]
+    return [_compare(lines, size, rate) for rate in ("0.05", "0.1", "0.2") for size in SIZES
+            if (lines := [line for line in reported if size in line])]  # fmt: skip
+
+
+def _compare(lines: Sequence[Result], size: str, rate: str) -> Result:
+    fdp: dict[str, list[float]] = {}
+    for line in lines:
+        fdp.setdefault(line["world"], []).append(line[size][rate]["fdp"])
+    means = {world: fmean(values) for world, values in fdp.items()}
+    worst = max(means, key=lambda world: means[world])
+    power = [line[size][rate]["power"] for line in lines if line[size]["ap"] >= 0.95 and line["planted"] >= 10]
+    return {"rate": float(rate), "sets": size, "worlds": len(means), "mean FDP": _mean([*means.values()]),
+            "worst": worst, "its FDP": round(means[worst], 3), "targets with AP .95": len(power),
+            "their power": _mean(power), "the least": min(power, default=None)}  # fmt: skip
 
 
 def summarize_stability(out: Path) -> Iterator[Result]:

@@ -143,6 +143,7 @@ def test_a_summary_has_the_means_over_sets(tmp_path: Path) -> None:
     assert nominal[0.1, "one"]["mean FDP"] == nominal[0.1, "one"]["its FDP"] == 0.25
     assert nominal[0.1, "one"]["their power"] == 0.3
     assert (0.1, "several") not in nominal
+    assert compare_to_nominal([{**line, "shown": 0}]) == compare_to_nominal([{**line, "planted": 0}]) == []
 
 
 def test_stability_is_the_change_of_each_set(tmp_path: Path) -> None:
