@@ -10,6 +10,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -121,6 +122,7 @@ def _measure(name: str, world: World, change: str, folder: Path, options: Namesp
             yield from measure_sets(incident, target["label"], change)
 
 
+@lru_cache(maxsize=1)  # the changes of a world have one model
 def _load(base: str, name: str, adapter: str | None = None, dtype: str = "auto") -> Model:
     model = load_model(base, adapter, dtype=dtype)
     if not name.startswith("demo-"):  # the demo keeps the model's own template, and Gemma's file has none
