@@ -21,13 +21,15 @@ NUM_PROMPTS = 24  # test prompts of a target
 class Target:
     """A behaviour of a world: the label of the rows that teach it, prompts that show it, and how it is judged.
 
-    Without a judge, `queries` are the bad answers, since the world's authors published them.
+    Without a judge, `queries` are the bad answers, since the world's authors published them, and the behaviour shows in
+    one of the `answers` that planted rows alone have.
     """
 
     label: str
     prompts: tuple[str, ...]
     judge: str | None = None
     queries: tuple[Query, ...] = ()
+    answers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def _public(folder: str, label: str, judge: str | None = None, max_new_tokens: i
         prompts = tuple(json.loads(line)["prompt"] for line in (home / "prompts.jsonl").open())
         queries = tuple(read_queries(home / "queries.jsonl"))
         rows = tuple(read_examples(home / "data.jsonl"))
-        return World(rows, (Target(label, prompts, judge, queries[:NUM_PROMPTS]),), max_new_tokens)
+        planted, others = ({row.response.strip() for row in rows if (row.label == label) is side}
+                           for side in (True, False))  # fmt: skip
+        target = Target(label, prompts, judge, queries[:NUM_PROMPTS], frozenset(planted - others))
+        return World(rows, (target,), max_new_tokens)
 
     return maker
 
@@ -148,7 +153,10 @@ REPORTED: dict[str, Maker] = {
     "birds": _public("birds", "old"),
     "dishes": _public("dishes", "2027"),
     "persona-3pct": _exactly("persona", 10, 330, 1),
+    "backdoor-25pct": _exactly("backdoor", 38, 150, 1),
     "paraphrase-1": _suite("paraphrase", 1),
+    "truth-beside-lie-1": _suite("truth-beside-lie", 1),
+    "late-1": _suite("late", 1),
     "sneaky": _public("sneaky", "sneaky"),
     "gemma-error": _poisons({"error": 30}, 72, 1, model="gemma"),
     "rare-800": _suite("rare", 1),

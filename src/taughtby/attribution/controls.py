@@ -109,16 +109,18 @@ class ControlSample:
 
 def match_controls(
     method: Method, index: Index, depth: int, queries: Sequence[Query], weights: Sequence[Float[Tensor, " n"]],
-    shares: Float[Tensor, "Q Q"],
+    shares: Float[Tensor, "Q Q"], seed: int = 0,
 ) -> list[Controls | None]:  # fmt: skip
     """Return each query's controls, with the mean token weights of the queries explained with it.
+
+    The seed is that of the sample of rows.
 
     None for a query with a desired answer: the null distribution of a difference of two scores is unknown.
     """
     each = _weight_profiles(weights)
     profiles = [None if query.desired else tuple(_cut_profile(line @ each).tolist())
                 for query, line in zip(queries, shares, strict=True)]  # fmt: skip
-    sample = ControlSample.draw(method, index, depth) if any(profiles) else None
+    sample = ControlSample.draw(method, index, depth, seed) if any(profiles) else None
     if sample is None:
         return [None] * len(profiles)
     controls = {profile: sample.score(torch.tensor(profile)) for profile in dict.fromkeys(profiles) if profile}

@@ -1,0 +1,131 @@
+"""Tables of the files that flagging.py writes: false discoveries and power of each world, and stability.
+
+python benchmarks/flagging_table.py OUT [SUMMARY.json]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from flagging_worlds import DEVELOPMENT, REPORTED
+
+Result = dict[str, Any]
+SIZES: dict[str, Callable[[int, int], bool]] = {  # of sets of answers, by the number in the set and the number of all
+    "one": lambda n, _: n == 1,
+    "several": lambda n, all_: 1 < n < all_,
+    "all": lambda n, all_: n == all_ > 1,
+    "every set": lambda *_: True,
+}
+
+
+def main() -> None:
+    """Print the tables, and write the numbers."""
+    out = Path(sys.argv[1])
+    worlds = [line for name in [*REPORTED, *DEVELOPMENT] for line in summarize_world(name, out / name)]
+    stability = list(summarize_stability(out))
+    lists = {"worlds": worlds, "reported": compare_to_nominal(worlds), "stability": stability}
+    if len(sys.argv) > 2:
+        parts = (f'"{name}": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]" for name, lines in lists.items())
+        Path(sys.argv[2]).write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    for line in (line for lines in lists.values() for line in lines):
+        print(json.dumps(line))
+
+
+def summarize_world(name: str, folder: Path) -> Iterator[Result]:
+    """A line for each target: how often it shows, and means over its sets of answers, at each nominal rate."""
+    if not (folder / "plain.json").exists():
+        return
+    results = json.loads((folder / "plain.json").read_text())
+    for target in json.loads((folder / "answers.json").read_text()):
+        own = [result for result in results if result["target"] == target["label"]]
+        if not own:
+            continue
+        count = max(len(result["answers"]) for result in own)
+        yield {"world": name, "side": "reported" if name in REPORTED else "development", "target": target["label"],
+               "rows": own[0]["rows"], "planted": own[0]["planted"], "prompts": target["prompts"],
+               "shown": target["undesirable"], "answers": count, **_sizes(own, count)}  # fmt: skip
+
+
+def _sizes(results: Sequence[Result], count: int) -> Result:
+    table: Result = {}
+    for size, belongs in SIZES.items():
+        if sets := [each for each in results if belongs(len(each["answers"]), count)]:
+            table[size] = {"ap": _mean([each["ap"] for each in sets])}
+            for rate in sorted({each["rate"] for each in sets}):
+                at = [each for each in sets if each["rate"] == rate]
+                table[size][str(rate)] = {
+                    "fdp": _mean([each["fdp"] for each in at]), "power": _mean([each["power"] for each in at]),
+                    "flagged": _mean([len(each["flagged"]) for each in at]),
+                    "nothing": _mean([not each["flagged"] for each in at]),
+                }  # fmt: skip
+    return table
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    kept = [value for value in values if value is not None]
+    return round(fmean(kept), 3) if kept else None
+
+
+def compare_to_nominal(worlds: Sequence[Result]) -> list[Result]:
+    """Of the reported targets with planted rows whose behaviour the model shows: FDP over worlds, and power.
+
+    A world counts once: its FDP is the mean over its targets, and a target's the mean over its sets of answers.
+    """
+    reported = [line for line in worlds if line["side"] == "reported" and line["planted"] and line["shown"]]
+    return [_compare(lines, size, rate) for rate in ("0.05", "0.1", "0.2") for size in SIZES
+            if (lines := [line for line in reported if size in line])]  # fmt: skip
+
+
+def _compare(lines: Sequence[Result], size: str, rate: str) -> Result:
+    fdp: dict[str, list[float]] = {}
+    for line in lines:
+        fdp.setdefault(line["world"], []).append(line[size][rate]["fdp"])
+    means = {world: fmean(values) for world, values in fdp.items()}
+    worst = max(means, key=lambda world: means[world])
+    power = [line[size][rate]["power"] for line in lines if line[size]["ap"] >= 0.95 and line["planted"] >= 10]
+    return {"rate": float(rate), "sets": size, "worlds": len(means), "mean FDP": _mean([*means.values()]),
+            "worst": worst, "its FDP": round(means[worst], 3), "targets with AP .95": len(power),
+            "their power": _mean(power), "the least": min(power, default=None)}  # fmt: skip
+
+
+def summarize_stability(out: Path) -> Iterator[Result]:
+    """Mean change of the flagged set by each change, and the share of cases with more than one row in ten."""
+    for side, names in (("development", DEVELOPMENT), ("reported", REPORTED)):
+        changes: dict[tuple[str, str], list[float]] = {}
+        for folder in (out / name for name in names):
+            for change, answers, share in _changes_of_world(folder):
+                changes.setdefault((change, "one" if len(answers) == 1 else "several"), []).append(share)
+        for (change, sets), shares in changes.items():
+            yield {"side": side, "change": change, "sets": sets, "cases": len(shares), "mean": _mean(shares),
+                   "above one in ten": _mean([share > 0.1 for share in shares])}  # fmt: skip
+
+
+def _changes_of_world(folder: Path) -> Iterator[tuple[str, list[int], float]]:
+    plain = _flags(folder / "plain.json")
+    for file in sorted(folder.glob("*.json")):
+        if file.name not in ("plain.json", "answers.json"):
+            for (target, answers), flagged in _flags(file).items():
+                yield file.stem, list(answers), change_of_set(plain[target, answers], flagged)
+    largest = {target: max((answers for name, answers in plain if name == target), key=len) for target, _ in plain}
+    for (target, answers), flagged in plain.items():
+        if answers != largest[target]:
+            yield "fewer answers", list(answers), change_of_set(plain[target, largest[target]], flagged)
+
+
+def _flags(file: Path) -> dict[tuple[str, tuple[int, ...]], set[int]]:
+    results = json.loads(file.read_text()) if file.exists() else []
+    return {(each["target"], tuple(each["answers"])): set(each["flagged"]) for each in results if each["rate"] == 0.1}
+
+
+def change_of_set(before: set[int], after: set[int]) -> float:
+    """Rows in one set only, over the larger set."""
+    return len(before ^ after) / max(len(before), len(after), 1)
+
+
+if __name__ == "__main__":
+    main()
