@@ -13,11 +13,11 @@ import torch
 from taughtby.attribution.query import (
     UNKNOWN_GAIN,
     Query,
-    ambiguity_notes,
     prepare_queries,
     query_from_record,
     read_queries,
 )
+from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
@@ -209,6 +209,29 @@ def test_a_query_that_the_model_cannot_read_is_named_by_its_line(tuned: Any, tmp
         prepare_queries(tuned, RepT(layer=2), [query], Encoding(cut))
     with pytest.raises(OptionError, match="query 1 cannot be traced"):
         prepare_queries(tuned, RepT(layer=2), [query_from_record(rows[1], "query 1")], Encoding(64))
+
+
+def test_a_desired_answer_needs_a_text() -> None:
+    with pytest.raises(DataError, match="q:2: the desired answer has no text"):
+        query_from_record({"prompt": "why", "response": "sun", "desired": " "}, "q:2")
+
+
+def test_an_answer_that_was_cut_is_named(tuned: Any, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": "why", "response": text}) for text in ("sun", "sun " * 90)))
+    queries = read_queries(file)
+    prepared = prepare_queries(tuned, RepT(layer=2), queries, Encoding(64))
+    (note,) = truncation_notes(tuned, queries, prepared.rows, Encoding(64))
+    assert note.startswith(f"Rows end at 64 tokens, and longer answers are traced up to there: {file}:2 (")
+    exact = Encoding(len(prepared.rows[0].ids))
+    rows = prepare_queries(tuned, RepT(layer=2), queries[:1], exact).rows
+    assert truncation_notes(tuned, queries[:1], rows, exact) == []  # as long as the limit, and whole
+
+
+def test_a_query_that_is_not_too_long_is_not_to_be_shortened(tuned: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        prepare_queries(tuned, RepT(layer=2), [Query("why", "a \ud83d")], Encoding(64))
+    assert caught.value.do == "take it out, or write its text anew"
 
 
 def test_a_span_that_was_cut_off(tuned: Any) -> None:

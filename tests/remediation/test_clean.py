@@ -117,8 +117,15 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
     assert [row["source"] for row in manifest["rows"]] == [f"{rows}:{at + 1}" for at in (2, 3, 6, 0)]
     with pytest.raises(DataError, match=r"no token scores of the row (.|\n)*do:  trace again with --top-k 4"):
         cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True)
-    with pytest.raises(DataError, match=r"got: token scores of the best 2 rows of each query\n  do:  leave the row out"):
+    with pytest.raises(
+        DataError, match=r"got: token scores of the best 2 rows of each query\n  do:  leave the row out"
+    ):
         cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True, rows=[f"{rows}:8"])
+
+
+def test_listed_rows_of_no_data_are_to_be_checked(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"got: 1 of 1 rows are not in it: nowhere:9\n  do:  check the ids and sources"):
+        cleaned(rows, tmp_path / "out.jsonl", traced(rows, [2]), rows=["nowhere:9"])
 
 
 def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:

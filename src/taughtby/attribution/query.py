@@ -186,20 +186,6 @@ def _span_error(span: str, response: str) -> OptionError:
                        do=f"give whole words, or the characters as span_range: [{begin}, {end}]")  # fmt: skip
 
 
-def ambiguity_notes(queries: Sequence[Query]) -> list[str]:
-    """Return a note on spans that occur more than once in their responses, as a list of at most one."""
-    counts = {number: len(find_span(query.response, query.span))
-              for number, query in enumerate(queries, 1) if query.span and query.span_range is None}  # fmt: skip
-    ambiguous = [number for number, count in counts.items() if count > 1]
-    if not ambiguous:
-        return []
-    places = ", ".join(f"{queries[number - 1].span!r} {counts[number]} times in answer {number}"
-                       for number in ambiguous[:3])  # fmt: skip
-    more = f" and so on, in {len(ambiguous)} answers" if len(ambiguous) > 3 else ""
-    return [f"The span occurs more than once, {places}{more}: the first occurrence is used. Give the characters "
-            "as span_range to use another."]  # fmt: skip
-
-
 def prepare_queries(model: Model, method: Method, queries: Sequence[Query], encoding: Encoding) -> PreparedQueries:
     """Run the model on the queries, in batches, and return their features.
 
@@ -244,17 +230,21 @@ def contrast_desired(
     return Contrast(features, prepared, positions)
 
 
+def query_encoding(model: Model, encoding: Encoding) -> Encoding:
+    """The encoding of an index, for queries to a model that may read less."""
+    return replace(encoding, max_length=min(model.context_length, encoding.max_length))
+
+
 def _encode(model: Model, query: Query, encoding: Encoding) -> TokenizedExample:
-    encoding = replace(encoding, max_length=min(model.context_length, encoding.max_length))
-    row = tokenize(model.tokenizer, query.example, encoding)
+    row = tokenize(model.tokenizer, query.example, query_encoding(model, encoding))
     if isinstance(row, SkippedRow):
-        raise OptionError(
-            f"{query.source or 'this query'} cannot be traced",
-            got=f"{row.reason}; prompt: {query.prompt[:60]}",
-            do="index with a --template that writes it, or take it out of the query"
-            if row.reason.startswith("the chat template")
-            else "shorten the prompt, or index with a greater --max-length",
-        )
+        do = "take it out, or write its text anew"
+        if row.reason.startswith("the chat template"):
+            do = "index with a --template that writes it, or take it out"
+        elif "the limit is" in row.reason:
+            do = "shorten the prompt, or index with a greater --max-length"
+        got = f"{row.reason}; prompt: {query.prompt[:60]}"
+        raise OptionError(f"{query.source or 'this query'} cannot be traced", got=got, do=do)
     return replace(row, n_prompt_loss=0)  # only the response is explained, whatever the loss mask of rows was
 
 

@@ -11,14 +11,8 @@ import torch
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import TILE, pool_same_kind, pool_weights
-from taughtby.attribution.query import (
-    Contrast,
-    PreparedQueries,
-    Query,
-    ambiguity_notes,
-    contrast_desired,
-    prepare_queries,
-)
+from taughtby.attribution.query import Contrast, PreparedQueries, Query, contrast_desired, prepare_queries
+from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
@@ -115,7 +109,8 @@ def trace_queries(
                     tuple(rows[position].example.id for position in likely[q] or ()))
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
-    notes = (*index_warnings(index, selected), *ambiguity_notes(queries))
+    notes = (*index_warnings(index, selected), *ambiguity_notes(queries),
+             *truncation_notes(model, queries, prepared.rows, encoding))  # fmt: skip
     origin = _origin(index, selected)
     return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
 
