@@ -206,6 +206,11 @@ def test_a_query_that_the_model_cannot_read_is_named_by_its_line(tuned: Any, tmp
         prepare_queries(tuned, RepT(layer=2), [query_from_record(rows[1], "query 1")], Encoding(64))
 
 
+def test_a_desired_answer_needs_a_text() -> None:
+    with pytest.raises(DataError, match="q:2: the desired answer has no text"):
+        query_from_record({"prompt": "why", "response": "sun", "desired": " "}, "q:2")
+
+
 def test_a_span_that_was_cut_off(tuned: Any) -> None:
     whole = prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
     cut = whole.n_prompt + 3

@@ -23,6 +23,12 @@ def read(tmp_path: Path, row: dict[str, Any]) -> Any:
     return example
 
 
+def test_a_row_without_tokens_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
+    for row in ({"input_ids": [], "labels": []}, {"input_ids": [4, 5], "attention_mask": [0, 0]}):
+        result = tokenize(tokenizer, read(tmp_path, row), Encoding())
+        assert isinstance(result, SkippedRow) and result.reason == "the row has no tokens"
+
+
 def masked(ids: list[int], has: list[bool], name: str) -> dict[str, Any]:
     values = (
         [token if one else -100 for token, one in zip(ids, has, strict=True)]

@@ -62,6 +62,14 @@ def test_bad_prompts_are_explained(tmp_path: Path, name: str, text: bytes, messa
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("reader", [read_prompts, read_answers])
+def test_no_option_is_named_that_these_commands_lack(tmp_path: Path, reader: Any) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"saying": "b"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: no known form has these columns") as caught:
+        reader(tmp_path / "a.jsonl")
+    assert caught.value.do == 'write {"prompt": "…", "response": "…"}, or rows as trainers have them'
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     for name in ("p.txt", "p.jsonl"):
         with pytest.raises(DataError, match="there is no file"):

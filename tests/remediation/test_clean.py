@@ -123,6 +123,11 @@ def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path
         cleaned(rows, tmp_path / "masked.jsonl", document, mask_words=True, rows=[f"{rows}:8"])
 
 
+def test_listed_rows_of_no_data_are_to_be_checked(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"got: 1 of 1 rows are not in it: nowhere:9\n  do:  check the ids and sources"):
+        cleaned(rows, tmp_path / "out.jsonl", traced(rows, [2]), rows=["nowhere:9"])
+
+
 def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:
     """Of tied rows others may be shown than those that `called` has first."""
     ids = [row.id for row in read_examples(rows)]

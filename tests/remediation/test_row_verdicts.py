@@ -39,6 +39,8 @@ def test_exports_are_read_as_the_causes(tmp_path: Path) -> None:
     verdicts = RowVerdicts(tmp_path / "idx")
     with pytest.raises(DataError, match="no row has the verdict"):
         read_causes(verdicts.to_csv())
+    with pytest.raises(DataError, match=r"no row has the verdict “cause”\n  got: guilty\n  do:  give that verdict"):
+        read_causes("id,verdict\na,guilty\n")
     for each in (A, B, C):
         verdicts.set(each)
     file = (tmp_path / "idx.verdicts.json").read_text()

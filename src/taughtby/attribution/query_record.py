@@ -39,6 +39,10 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
             require_one_answer(form, record, source)
         fields = _fields(read_conversation(form, named, source, join))
     span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
+    if desired is not None and not desired.strip():
+        raise DataError(
+            f"{source}: the desired answer has no text", got=repr(desired), do="give it a text, or take it out"
+        )
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
 
 

@@ -11,13 +11,7 @@ import torch
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import TILE, pool_same_kind, pool_weights
-from taughtby.attribution.query import (
-    Contrast,
-    PreparedQueries,
-    Query,
-    contrast_desired,
-    prepare_queries,
-)
+from taughtby.attribution.query import Contrast, PreparedQueries, Query, contrast_desired, prepare_queries
 from taughtby.attribution.query_notes import ambiguity_notes, base_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings

@@ -158,7 +158,10 @@ def _token_example(record: Record, source: str) -> Example:
     """Read a pretokenized row; its messages are empty until a tokenizer decodes it."""
     ids, positions, marks = read_token_row(record, source)
     messages = tuple({"role": role, "content": ""} for role in ("user", "assistant"))
-    return Example(messages, _label(record), source, token_ids=ids, loss_positions=positions, marks=marks)
+    no_loss = "" if ids else "the row has no tokens"
+    return Example(
+        messages, _label(record), source, no_loss=no_loss, token_ids=ids, loss_positions=positions, marks=marks
+    )
 
 
 def _split_text(

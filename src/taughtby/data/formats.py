@@ -122,8 +122,10 @@ def _history(record: Record) -> list[Message]:
         return turns
     messages: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:
-        both = pair if isinstance(pair, list | tuple) and len(pair) == 2 else [pair, None]
-        messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), both, strict=True)]
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            do = 'write [["question", "answer"], …], or messages'
+            raise UnclearRow("the history holds something else than pairs", got=shorten(pair), do=do)
+        messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
     return messages
 
 

@@ -271,11 +271,17 @@ def probe_rows(
         rows = [tokenize_readable(model, [row], encoding)[0] for row in read_examples(data, read_options)]
     usable = [row for row in rows if isinstance(row, TokenizedExample)][:PROBE]
     if not usable:
-        reasons = {row.reason for row in rows if isinstance(row, SkippedRow)}
+        sources = (row.source for row in read_examples(data, read_options))
+        first = {
+            skip.reason: source
+            for source, skip in reversed([*zip(sources, rows, strict=True)])
+            if isinstance(skip, SkippedRow)
+        }
+        long = any("the limit is" in reason for reason in first)
         raise DataError(
             f"no row of {data} can be used",
-            got="; ".join(sorted(reasons)[:3]),
-            do="raise --max-length, or shorten the prompts",
+            got="; ".join(f"{first[reason]}: {reason}" for reason in sorted(first)[:3]),
+            do="raise --max-length, or shorten the prompts" if long else "change the rows, or give another --template",
         )
     return usable
 

@@ -15,6 +15,7 @@ from taughtby.errors import DataError
 T = TypeVar("T")
 Note = Callable[[str], None] | None
 Prompt = str | Example  # a question, or a conversation whose last message, the answer, is empty
+_WRITE = 'write {"prompt": "…", "response": "…"}, or rows as trainers have them'  # prompts need no response
 _ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # optional in a file of prompts
 
 
@@ -75,14 +76,17 @@ def _to_prompt(record: Record, source: str) -> Prompt:
         try:
             form, named = apply_format({**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}, source)
         except DataError:
-            raise fault from None
+            raise DataError(fault.what, got=fault.got, do=_WRITE) from None
     row = read_conversation(form, named, source)
     turns = row.messages
     return _prompt(replace(row, messages=turns[:-1] if turns[-1]["role"] == "assistant" else turns), {}, record)
 
 
 def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
-    form, named = apply_format(record, source)
+    try:
+        form, named = apply_format(record, source)
+    except DataError as fault:
+        raise DataError(fault.what, got=fault.got, do=_WRITE) from None
     require_one_answer(form, record, source)
     row = read_conversation(form, named, source)
     *turns, answer = row.messages

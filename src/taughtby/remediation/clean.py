@@ -141,6 +141,8 @@ def plan_cleaning(
     if missing := [one.source or one.id for one in removals if (one.id or one.source) not in scan.located]:
         got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
         do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"
+        if all(one.why == "listed" for one in removals):
+            do = f"check the ids and sources that are listed; or {do}"
         raise DataError(f"{data} is not the data that was traced, or it has changed since", got=got, do=do)
     if not mask_words and len(scan.records) == scan.num_records:
         got = f"{scan.num_records} of {scan.num_records} selected"

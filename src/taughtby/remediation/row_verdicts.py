@@ -113,7 +113,8 @@ def read_causes(text: str) -> list[str] | None:
     rows = [record for record in records if isinstance(record, dict) and "verdict" in record]
     causes = [str(row.get("id")) for row in rows if row["verdict"] == "cause"]
     if not causes:
-        raise DataError("no row has the verdict “cause”", got=f"{len(rows)} verdicts", do="export again, with verdicts")
+        others = ", ".join(sorted({shorten(row["verdict"]) or "nothing" for row in rows})[:5]) or "no rows"
+        raise DataError("no row has the verdict “cause”", got=others, do="give that verdict to the rows to remove")
     return causes
 
 
