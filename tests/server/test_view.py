@@ -85,8 +85,9 @@ def test_each_row_is_one_point_of_the_map_and_rare_labels_share_a_sign(tmp_path:
     source = (VIEW.parent / "points.js").read_text().replace("./view.js", "./view.mjs")
     (tmp_path / "points.mjs").write_text(source)
     names = [*"aabbccddeefg", None]
-    map_document = {"points": [[0, n] for n in range(13)], "ids": [f"r{n}" for n in range(13)],
-                    "labels": {"values": [*"abcdefg", None], "codes": [[*"abcdefg", None].index(n) for n in names]}}  # fmt: skip
+    values = [*"abcdefg", None]
+    columns = {"values": values, "codes": [values.index(name) for name in names]}
+    map_document = {"points": [[0, n] for n in range(13)], "ids": [f"r{n}" for n in range(13)], "labels": columns}
     # r1 is on the map; x and y are flagged rows beyond it, of which x is also ranked
     asked = {"flagged_ids": ["r1", "x", "y"], "lit": [[0, 1], [5, 5], [6, 6]],
              "rows": [{"id": "x", "rank": 1, "flagged": True, "label": "a", "at": [5, 5]}]}  # fmt: skip
