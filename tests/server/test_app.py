@@ -211,6 +211,32 @@ def test_the_data_without_the_selected_rows_is_byte_for_byte_the_rest(client: Te
     assert client.post("/api/clean", json={"rows": ["../etc/passwd"]}).status_code == 422
 
 
+def test_the_cleaned_data_is_written_beside_the_index(client: TestClient, index: Index) -> None:
+    """A request decides which rows, and never which file."""
+    file, beside = Path(index.manifest["settings"]["data"]), Path(f"{index.path}.cleaned.jsonl")
+    lines, rows = file.read_bytes().splitlines(keepends=True), list(index.examples())
+    before = set(file.parent.iterdir())
+    body: dict[str, Any] = {"rows": [rows[2].id, rows[31].id], "document": 0}
+    for name in ("out", "data", "path"):
+        assert client.post("/api/jobs/clean", json={**body, name: "/tmp/elsewhere.jsonl"}).status_code == 422
+    job = client.post("/api/jobs/clean", json=body).json()
+    result = finished(client, job)["result"]
+    manifest = Path(f"{index.path}.cleaned.manifest.json")
+    assert result == {"data": str(beside), "manifest": str(manifest), "records": len(lines) - 2, "removed": 2}
+    removed = {rows[2].id, rows[31].id}
+    assert beside.read_bytes() == b"".join(line for line, row in zip(lines, rows, strict=True) if row.id not in removed)
+    assert set(file.parent.iterdir()) - before == {beside, manifest}
+    assert json.loads(manifest.read_text())["trace"]["method"]["name"] == "lesson"
+    assert file.read_bytes() == b"".join(lines)
+    for path in ("page", "layers"):  # a cleaning is no trace
+        request = client.get if path == "page" else client.post
+        assert request(f"/api/jobs/{job['id']}/{path}").status_code == 404
+    assert client.post("/api/jobs/clean", json={**body, "document": 7}).status_code == 404
+    assert client.post("/api/jobs/clean", json={"rows": body["rows"], "job": "none"}).status_code == 404
+    failed = finished(client, client.post("/api/jobs/clean", json={"rows": ["0" * 16]}).json())
+    assert failed["state"] == "failed" and "not the data that was traced" in failed["error"]["what"]
+
+
 def test_rows_are_looked_up_and_judged_by_their_ids(client: TestClient, index: Index) -> None:
     ids = list(dict.fromkeys(row.id for row in index.examples()))
     rows = client.post("/api/rows/lookup", json={"rows": [ids[3], "0" * 16, ids[1]]}).json()
@@ -342,7 +368,7 @@ def bare(index: Index) -> Any:
     )
 
 
-SLOW = {"POST /api/trace": 40, "POST /api/clean": 40}  # bodies that take long to generate
+SLOW = {"POST /api/trace": 40, "POST /api/clean": 40, "POST /api/jobs/clean": 40}  # bodies that take long to generate
 
 
 def test_no_request_causes_a_server_error(bare: Any) -> None:
@@ -357,7 +383,7 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
              "phases": [Phase.generate], "verbosity": Verbosity.quiet,
              "suppress_health_check": list(HealthCheck)}  # fmt: skip
     operations = [item.ok() for item in schema.get_all_operations()]
-    assert len(operations) == 16
+    assert len(operations) == 17
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     for operation in operations:
         for mode in modes if operation.body or operation.query else modes[:1]:  # no id is a bad text

@@ -72,6 +72,36 @@ def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: P
     assert [(row["id"], row["score"], row["flagged_for"]) for row in notes["commons"][0]["rows"]] == [("b", 0.7, 2)]
 
 
+POINTS = """
+const { mapItems, groupItems } = await import(process.argv[1].replace("view.mjs", "points.mjs"));
+const { map, query } = JSON.parse(process.argv[2]);
+const items = mapItems(map, query);
+const sizes = (by) => groupItems(items, by).map(({ name, items, style }) => [name, items.length, style]);
+console.log(JSON.stringify([items.map(({ id, flagged }) => [id, flagged]), sizes("flag"), sizes("label")]));
+"""
+
+
+def test_each_row_is_one_point_of_the_map_and_rare_labels_share_a_sign(tmp_path: Path) -> None:
+    source = (VIEW.parent / "points.js").read_text().replace("./view.js", "./view.mjs")
+    (tmp_path / "points.mjs").write_text(source)
+    names = [*"aabbccddeefg", None]
+    values = [*"abcdefg", None]
+    columns = {"values": values, "codes": [values.index(name) for name in names]}
+    map_document = {"points": [[0, n] for n in range(13)], "ids": [f"r{n}" for n in range(13)], "labels": columns}
+    # r1 is on the map; x and y are flagged rows beyond it, of which x is also ranked
+    asked = {"flagged_ids": ["r1", "x", "y"], "lit": [[0, 1], [5, 5], [6, 6]],
+             "rows": [{"id": "x", "rank": 1, "flagged": True, "label": "a", "at": [5, 5]}]}  # fmt: skip
+    items, flags, labels = run_script(POINTS, tmp_path, {"map": map_document, "query": asked})
+    assert items == [*([f"r{n}", n == 1] for n in range(13)), ["x", True], ["y", True]]
+    assert flags == [["flagged", 3, 0], ["other rows", 12, None]]
+    assert labels == [
+        ["a", 3, 0],
+        *([name, 2, at] for at, name in enumerate("bcde", 1)),
+        ["2 others", 2, None],
+        ["no label", 2, None],
+    ]
+
+
 def test_the_page_and_the_terminal_group_answers_alike(tmp_path: Path) -> None:
     """The page groups again when answers are added to it, so both have to know what an incident is."""
     generator = random.Random(0)

@@ -155,6 +155,21 @@ def test_the_next_commands_have_their_options(page: Any, index: Index, run: Run,
     assert code == 0 and "rows to remove" in out, err
 
 
+def test_the_data_is_cleaned_from_the_page(page: Any, index: Index) -> None:
+    assert page.inner_text("#run-clean") == "Clean now: remove the 30 flagged rows"
+    page.locator("#rows > li:visible .select input").first.check()
+    id = page.evaluate("document.querySelector('.select input').dataset.id")
+    assert page.inner_text("#run-clean") == "Clean now: remove the selected row"
+    page.click("#run-clean")
+    page.wait_for_selector("#cleaned:visible")
+    out = Path(f"{index.path}.cleaned.jsonl")
+    assert str(out) in page.inner_text("#cleaned") and page.is_hidden("#job")
+    kept = [row for row in index.examples() if row.id != id]
+    assert len(out.read_text().splitlines()) == len(kept) < len(index)
+    manifest = json.loads(Path(f"{index.path}.cleaned.manifest.json").read_text())
+    assert manifest["rows"][0]["id"] == id and manifest["rows"][0]["rank"] == 1
+
+
 def test_cancel_answers_at_once_while_the_work_goes_on(page: Any) -> None:
     held: list[Any] = []
     answer = {"id": "x", "state": "running", "stage": "comparing rows", "done": 3, "of": 9}

@@ -117,6 +117,7 @@ def plan_cleaning(
     *,
     read_options: ReadOptions = DEFAULT_READ_OPTIONS,
     mask_words: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> CleaningPlan:
     """Find the selected rows in `data` by their ids or sources.
 
@@ -126,6 +127,7 @@ def plan_cleaning(
         removals: The result of `select_rows`.
         read_options: How to read `data`.
         mask_words: Keep the rows and mask their top-scoring words.
+        progress: Called with the number of examples read, every hundred.
 
     Raises:
         DataError: If no row is selected, a selected row is not in `data`, or no row would remain.
@@ -138,6 +140,8 @@ def plan_cleaning(
     scan = _Scan(data, read_options, removals, words)
     for row in read_examples(data, read_options):
         scan.add(row)
+        if progress and scan.num_examples % 100 == 0:
+            progress(scan.num_examples)
     if missing := [one.source or one.id for one in removals if (one.id or one.source) not in scan.located]:
         got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
         do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"

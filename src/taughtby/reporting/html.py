@@ -52,7 +52,7 @@ MODULES = (
     "page",
 )  # as they import each other
 STYLES = ("page.css", "map.css")
-SERVED_MODULES = ("requests", "verdicts", "browser", "ask")
+SERVED_MODULES = ("requests", "jobs", "cleaning", "verdicts", "browser", "ask")
 
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 

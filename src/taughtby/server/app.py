@@ -17,7 +17,7 @@ from taughtby.errors import TaughtbyError
 from taughtby.remediation.row_verdicts import RowVerdict
 from taughtby.reporting import html as report
 from taughtby.server.jobs import Job, QueueFullError
-from taughtby.server.requests import PromptRequest, RowId, RowSelection, TraceRequest, VerdictRequest
+from taughtby.server.requests import CleaningRequest, PromptRequest, RowId, RowSelection, TraceRequest, VerdictRequest
 from taughtby.server.security import AccessPolicy, SecurityMiddleware
 from taughtby.server.session import Session
 
@@ -195,6 +195,11 @@ def _add_job_routes(app: FastAPI, session: Session) -> None:
         session.jobs.cancel(job)
         return _job_response(session, job)
 
+    @app.post("/api/jobs/clean", status_code=202, responses={404: {}})
+    def clean(request: CleaningRequest) -> Response:
+        """Submit the writing of the cleaned data beside the index; its result has the path."""
+        return _job_response(session, session.submit_clean(request.rows, _named_trace(session, request)), 202)
+
     @app.post("/api/jobs/{id}/layers", status_code=202, responses={404: {}})
     def layers(id: str) -> Response:
         """Submit the computation of the ranks at other layers, for the rows of a finished trace."""
@@ -215,9 +220,20 @@ def _get_job(session: Session, id: str) -> Job:
     return job
 
 
+def _named_trace(session: Session, request: CleaningRequest) -> dict[str, Any] | None:
+    """The document of the trace that a request names."""
+    if request.job is not None:
+        return _get_finished_job(session, request.job).result
+    if request.document is None:
+        return None
+    if request.document >= len(session.documents):
+        raise HTTPException(404, "there is no such trace")
+    return session.documents[request.document]
+
+
 def _get_finished_job(session: Session, id: str) -> Job:
     job = _get_job(session, id)
-    if job.state != "done":
+    if job.state != "done" or "queries" not in job.result:
         raise HTTPException(404, "there is no trace yet")
     return job
 
@@ -226,7 +242,9 @@ def _job_response(session: Session, job: Job, status_code: int = 200) -> Respons
     status = job.status
     progress = {"id": job.id, "state": status.state, "stage": status.stage, "done": status.done, "of": status.of}
     # the map is the same for all traces, and /api/map has it
-    result = report.with_verdicts({**status.result, "map": None}) if status.state == "done" else None
+    result = status.result if status.state == "done" else None
+    if result and "queries" in result:
+        result = report.with_verdicts({**result, "map": None})
     ahead = session.jobs.num_ahead(job) if status.state == "waiting" else 0
     return _json({**progress, "ahead": ahead, "error": status.error, "result": result}, status_code)
 

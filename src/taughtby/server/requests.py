@@ -60,3 +60,10 @@ class RowSelection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     rows: Annotated[list[RowId], Field(min_length=1, max_length=20_000)]
+
+
+class CleaningRequest(RowSelection):
+    """The rows to remove, and the trace that the manifest names: that of a job, or a saved one by its number."""
+
+    job: Annotated[str, Field(max_length=40)] | None = None
+    document: Annotated[int, Field(ge=0, le=100_000)] | None = None

@@ -14,14 +14,11 @@ from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.rewrite import rewrite_dataset
-from taughtby.errors import DataError
 from taughtby.index.reader import Index
 from taughtby.lab.generate import generate
 from taughtby.models.model import Model
-from taughtby.remediation.clean import plan_cleaning
 from taughtby.remediation.row_verdicts import RowVerdicts
-from taughtby.remediation.selection import select_rows
-from taughtby.remediation.trace_file import read_options_of
+from taughtby.server import cleaning
 from taughtby.server.jobs import Job, JobQueue, ReportProgress
 from taughtby.server.rows import RowBrowser
 
@@ -101,13 +98,21 @@ class Session:
         Raises:
             DataError: The training data is not one existing file.
         """
-        if self.data_file is None:
-            raise DataError("the training data is not a single local file", got=", ".join(self.index.data),
-                            do="download the list of rows, and pass it to taughtby clean --rows")  # fmt: skip
-        trace = {"version": 2, "index": str(self.index.path), "queries": []}
-        read_options = read_options_of(trace)
-        plan = plan_cleaning(trace, str(self.data_file), select_rows(trace, rows=ids), read_options=read_options)
-        rewrite_dataset(plan.data, out, read_options.split, plan.change)
+        plan = cleaning.plan(self.index, self.data_file, ids)
+        rewrite_dataset(plan.data, out, plan.read_options.split, plan.change)
+
+    def submit_clean(self, ids: Sequence[str], document: dict[str, Any] | None) -> Job:
+        """Submit a job that writes the cleaned data and its manifest beside the index.
+
+        Args:
+            ids: The rows to remove.
+            document: The trace that the manifest names; None for none.
+        """
+
+        def work(report: ReportProgress) -> dict[str, Any]:
+            return cleaning.clean_beside(self.index, self.data_file, ids, document, report)
+
+        return self.jobs.submit(work)
 
     def submit_trace(self, query: Query, method: str | None, top_k: int) -> Job:
         """Submit a job whose result is the document of a trace."""

@@ -1,5 +1,5 @@
 // The served page: ask the model, trace a phrase, browse the training set, save.
-import { shorten, button, byId, count, download, el, plural, announce, visible } from "./text.js";
+import { shorten, button, byId, download, el, plural, announce, visible } from "./text.js";
 import { codePoints, toPieces } from "./words.js";
 import { savedLocation, view } from "./view.js";
 import { drawLayerRanks } from "./figures.js";
@@ -7,62 +7,14 @@ import { drawMap } from "./map.js";
 import { wireBrowser } from "./browser.js";
 import { call, errorText, get, showError } from "./requests.js";
 import { showTab } from "./tabs.js";
+import { delay, runJob, wireJobs } from "./jobs.js";
+import { wireCleaning } from "./cleaning.js";
 import { wireVerdicts } from "./verdicts.js";
 import { addTraces, choose, start } from "./page.js";
 
-// — jobs
-
-let running = null; // {id, cancel}: the job that this page waits for
-
-function drawJob(job) {
-  byId("job").hidden = !job;
-  if (!job) return;
-  const [label, bar] = [byId("job").querySelector("p"), byId("job").querySelector("progress")];
-  const steps = job.of ? `: ${count(job.done)} of ${count(job.of)}` : "";
-  label.textContent = job.state === "waiting" ? `${plural(job.ahead, "question")} before yours` : `${job.stage || "starting"}${steps}`;
-  if (job.of) [bar.max, bar.value] = [job.of, job.done];
-  else bar.removeAttribute("value");
-}
-
-const delay = (time) => new Promise((done) => { setTimeout(done, time); });
-
-// Submit a job and wait for it; null if it was cancelled or failed, which is shown.
-async function ask(path, body) {
-  showError(null);
-  if (running) return null;
-  try {
-    let job = await (await call("POST", path, body)).json();
-    const cancelled = new Promise((resolve) => { running = { id: job.id, cancel: () => resolve({ state: "cancelled" }) }; });
-    announce("Tracing");
-    for (let wait = 100; job.state === "waiting" || job.state === "running"; wait = Math.min(1000, wait * 1.3)) {
-      drawJob(job);
-      const { id } = job;
-      const next = delay(wait).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // none once cancelled
-      next.catch(() => {}); // its error is shown unless the job was cancelled
-      job = await Promise.race([next, cancelled]);
-    }
-    if (job.state === "failed") throw new Error(errorText(job.error));
-    return job.state === "done" ? job : null;
-  } catch (error) {
-    showError(error);
-    return null;
-  } finally {
-    running = null;
-    drawJob(null);
-  }
-}
-
-// The page stops waiting at once; the work ends when it next reports its progress.
-function onCancel() {
-  if (!running) return;
-  call("DELETE", `api/jobs/${running.id}`).catch(showError);
-  running.cancel();
-  announce("Cancelled");
-}
-
 async function onComputeLayers() {
   const entry = view.entry;
-  const job = await ask(`api/jobs/${entry.key}/layers`);
+  const job = await runJob(`api/jobs/${entry.key}/layers`);
   if (!job) return;
   entry.query.layer_ranks = job.result.queries[0].layer_ranks;
   drawLayerRanks();
@@ -71,7 +23,7 @@ async function onComputeLayers() {
 // Trace, and compare the result with the answer on show if both have the same prompt.
 async function traceAndShow(path, body) {
   const before = view.entry;
-  const job = await ask(path, { ...body, ...settings() });
+  const job = await runJob(path, { ...body, ...settings() });
   if (!job) return;
   const [entry] = addTraces([[job.result, job.id]]);
   const samePrompt = before && !before.members && before.query.prompt === entry.query.prompt;
@@ -149,17 +101,6 @@ async function onSave() {
   }
 }
 
-async function onClean() {
-  showError(null);
-  try {
-    const response = await call("POST", "api/clean", { rows: [...view.selected.keys()] });
-    const filename = /filename(?:\*=utf-8''|=")([^";]+)/.exec(response.headers.get("content-disposition") ?? "");
-    download(filename ? decodeURIComponent(filename[1]) : "cleaned", await response.blob());
-  } catch (error) {
-    showError(error);
-  }
-}
-
 // — begin
 
 function drawIndexInfo({ num_rows: rows, model, adapter, loading }) {
@@ -192,8 +133,7 @@ function wire() {
   byId("trace-phrase").addEventListener("click", onPhrase);
   byId("compute-layers").addEventListener("click", onComputeLayers);
   byId("save-page").addEventListener("click", onSave);
-  byId("clean").addEventListener("click", onClean);
-  byId("job").querySelector("button").addEventListener("click", onCancel);
+  wireJobs();
   byId("ask").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").querySelector("form").requestSubmit();
   });
@@ -220,7 +160,7 @@ async function begin() {
   drawIndexInfo(state);
   byId("method").replaceChildren(...state.methods.map((name) => el("option", { value: name }, visible(name))));
   const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
-  byId("clean").hidden = !state.can_clean;
+  wireCleaning(state, documents);
   wire();
   wireBrowser();
   start(first, [...more.map((trace) => [trace]), ...traces]);

@@ -1,5 +1,5 @@
 // The next commands, with their options filled in, to copy; and the trace as the file that they read.
-import { announce, button, byId, download, el, shellQuote } from "./text.js";
+import { announce, button, byId, download, el, plural, shellQuote } from "./text.js";
 import { markTopWord, toPieces } from "./words.js";
 import { view } from "./view.js";
 
@@ -23,13 +23,20 @@ function judgedWords({ span, rows = [] }) {
 
 function commands({ query }) {
   const data = dataFile(query.rows ?? []);
-  const rows = view.selected.size ? " --rows rows.txt" : view.numCauses ? " --rows verdicts.csv" : "";
+  const rows = view.selected.size ? " --rows rows.txt" : view.causes.length ? " --rows verdicts.csv" : "";
   const words = judgedWords(query);
   const judge = words ? shellQuote(`phrase:${words}`) : "JUDGE";
   return [
     `taughtby clean trace.json ${shellQuote(data)}${rows} -o ${shellQuote(cleanedFile(data))}`,
     `taughtby retrain trace.json ${shellQuote(data)}${rows} --prompts prompts.txt --judge ${judge} -o retrained`,
   ];
+}
+
+// What the commands remove: the selected rows, else those judged to be the cause, else the flagged ones.
+export function removedRows(entry) {
+  const [ids, kind] = view.selected.size ? [[...view.selected.keys()], "selected row"]
+    : view.causes.length ? [view.causes, "cause"] : [entry?.query.flagged_ids ?? [], "flagged row"];
+  return { ids, name: ids.length === 1 ? `the ${kind}` : `the ${plural(ids.length, kind)}` };
 }
 
 function commandItem(command) {
@@ -50,9 +57,10 @@ export function drawCommands() {
   const entry = view.entry;
   byId("next").hidden = !entry || Boolean(entry.members);
   if (byId("next").hidden) return;
-  const files = ["trace.json", ...(view.selected.size ? ["rows.txt (the ids)"] : view.numCauses ? ["verdicts.csv"] : [])];
+  const files = ["trace.json", ...(view.selected.size ? ["rows.txt (the ids)"] : view.causes.length ? ["verdicts.csv"] : [])];
   byId("next-files").textContent = `Save first: ${files.join(" and ")}. prompts.txt has prompts that elicit the behaviour, one a line.`;
   byId("commands").replaceChildren(...commands(entry).map(commandItem));
+  document.dispatchEvent(new Event("commandschange"));
 }
 
 export function wireCommands() {

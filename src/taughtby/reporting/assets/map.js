@@ -44,7 +44,7 @@ function drawGroup(pen, at, { items, style }, sharp) {
     const size = item.flagged ? 4.5 : 3;
     pen.scale(size, size);
     pen.fill(SHAPE_PATHS[style ?? 0]);
-    [pen.strokeStyle, pen.lineWidth] = [colour(item.flagged ? "--ink" : "--paper"), 1 / size / sharp];
+    [pen.strokeStyle, pen.lineWidth] = [colour("--paper"), 1 / size / sharp];
     pen.stroke(SHAPE_PATHS[style ?? 0]);
     pen.restore();
   }
@@ -169,21 +169,24 @@ function itemAt(event) {
   return best;
 }
 
+function hideHover() {
+  byId("tooltip").item = null;
+  byId("tooltip").hidden = true;
+}
+
 async function showHover(event) {
   const item = itemAt(event);
   const tooltip = byId("tooltip");
+  if (!item) return hideHover();
   tooltip.item = item;
-  if (!item) {
-    tooltip.hidden = true;
-    return;
-  }
   const { clientX, clientY } = event;
-  const beginning = shorten(await readBeginning(item), 60);
-  if (tooltip.item !== item) return; // the pointer has moved on
+  const beginning = shorten(await readBeginning(item), 38);
+  if (tooltip.item !== item) return undefined; // the pointer has moved on
   tooltip.textContent = [beginning, item.id, kindOf(item)].filter(Boolean).join("\n");
   tooltip.hidden = false;
   tooltip.style.left = `${Math.max(8, Math.min(clientX + 14, document.documentElement.clientWidth - tooltip.offsetWidth - 8))}px`;
   tooltip.style.top = `${clientY + 16}px`;
+  return undefined;
 }
 
 function toggleItem(item) {
@@ -204,7 +207,9 @@ function wirePointer(canvas) {
   let start = null;
   canvas.addEventListener("pointerdown", (event) => {
     start = event.button ? null : [event.offsetX, event.offsetY];
-    if (start) canvas.setPointerCapture(event.pointerId);
+    if (!start) return;
+    canvas.setPointerCapture(event.pointerId);
+    hideHover();
   });
   canvas.addEventListener("pointermove", (event) => {
     const point = [event.offsetX, event.offsetY];
@@ -227,7 +232,7 @@ function wirePointer(canvas) {
     start = lasso = null;
     drawMap();
   });
-  canvas.addEventListener("pointerleave", () => { byId("tooltip").item = null; byId("tooltip").hidden = true; });
+  canvas.addEventListener("pointerleave", hideHover);
 }
 
 const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };

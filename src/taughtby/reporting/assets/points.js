@@ -18,9 +18,10 @@ function collectItems(map, query) {
     return { id, at, label: decode(map.labels, number), source: decode(map.files, number), row: ranked.get(id), flagged: flagged.has(id) };
   });
   const ids = new Set(map.ids);
-  const places = new Set();
+  const places = new Set(); // of rows without an id, which older traces have
   const add = (id, at, row) => {
-    if (!at || ids.has(id) || places.has(String(at))) return;
+    if (!at || (id ? ids.has(id) : places.has(String(at)))) return;
+    ids.add(id);
     places.add(String(at));
     items.push({ id, at, label: row?.label, source: row?.source?.replace(/(:\d+)+$/, ""), row, flagged: !row || row.flagged === true });
   };
@@ -50,7 +51,12 @@ export function groupItems(items, by) {
     return [{ name: "flagged", items: flagged, style: 0 }, { name: "other rows", items: items.filter((item) => !item.flagged), style: null }]
       .filter((group) => group.items.length);
   }
-  const groups = Map.groupBy(items, (item) => item[by] ?? null);
+  const groups = new Map();
+  for (const item of items) {
+    const name = item[by] ?? null;
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(item);
+  }
   const names = [...groups.keys()].filter((name) => name !== null).sort((a, b) => groups.get(b).length - groups.get(a).length);
   const rest = names.slice(MAX_GROUPS).flatMap((name) => groups.get(name));
   return [

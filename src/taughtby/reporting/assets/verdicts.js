@@ -10,7 +10,7 @@ let verdicts = new Map(); // {verdict, note} by row id
 
 function drawSummary() {
   const counts = VERDICTS.map((name) => [name, [...verdicts.values()].filter(({ verdict }) => verdict === name).length]);
-  view.numCauses = counts[0][1];
+  view.causes = [...verdicts].filter(([, { verdict }]) => verdict === "cause").map(([id]) => id);
   byId("verdicts").hidden = !verdicts.size;
   byId("verdict-counts").textContent = `Your verdicts: ${counts.filter(([, size]) => size).map(([name, size]) => `${size} ${name}`).join(", ") || plural(verdicts.size, "note")}.`;
   document.dispatchEvent(new Event("rowselection"));
@@ -60,7 +60,7 @@ function rowControls(row) {
 export async function wireVerdicts() {
   view.rowControls = rowControls;
   byId("select-causes").addEventListener("click", () => {
-    selectRows([...verdicts].filter(([, { verdict }]) => verdict === "cause").map(([id]) => ({ id })));
+    selectRows(view.causes.map((id) => ({ id })));
   });
   document.addEventListener("keydown", (event) => {
     const row = rowNodes()[view.row]?.row;

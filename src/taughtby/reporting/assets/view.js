@@ -7,6 +7,7 @@ export const view = {
   row: -1, // the position of the focused row among those shown
   rank: null, // its rank
   selected: new Map(), // rows by id
+  causes: [], // ids of the rows that the user judged to be the cause
   tab: "rows", // the tab on show
   rowControls: () => null, // what a served page adds to a row
   readRow: async () => null, // requests a row by its id; a file has the rows of its trace only
