@@ -31,7 +31,7 @@ def plan(
         DataError: The data is not one existing file, or a row is not in it.
     """
     if data is None:
-        raise DataError("the training data is not one file that is here", got=", ".join(index.data), do=USE_COMMAND)
+        raise DataError("the training data is not a single local file", got=", ".join(index.data), do=USE_COMMAND)
     trace = _trace(index, document)
     removals = select_rows(trace, rows=ids)
     return plan_cleaning(trace, str(data), removals, read_options=read_options_of(trace), progress=progress)
