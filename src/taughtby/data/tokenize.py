@@ -38,9 +38,13 @@ class Encoding:
     def __post_init__(self) -> None:
         for key, choices in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
             if getattr(self, key) not in choices:
-                raise OptionError(f"no such {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}")
+                raise OptionError(
+                    f"unknown value for {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}"
+                )
         if self.max_length < 2:
-            raise OptionError("no room for a row", got=f"--max-length {self.max_length}", do="give at least 2")
+            raise OptionError(
+                "the maximum length is too small", got=f"--max-length {self.max_length}", do="give at least 2"
+            )
 
     def with_options(self, template: str | None = None, **options: Any) -> Encoding:
         """A copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
@@ -241,7 +245,7 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
     example = TokenizedExample(
         ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit), row.own_mask
     )
-    return example if not masked or any(example.loss_mask) else SkippedRow("all that could be learned is masked")
+    return example if not masked or any(example.loss_mask) else SkippedRow("all tokens with a loss are masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
@@ -250,7 +254,7 @@ def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = Non
     text = render_prompt(tokenizer, row, template)
     if isinstance(text, SkippedRow):
         raise DataError(
-            "this prompt cannot be asked", got=text.reason, do="change the prompt, or choose another --template"
+            "this prompt cannot be rendered", got=text.reason, do="change the prompt, or choose another --template"
         )
     return list(next(_ids(tokenizer, [text])).ids)
 
