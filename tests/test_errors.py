@@ -31,9 +31,9 @@ LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
 
 
 def test_says_what_got_and_do() -> None:
-    fault = DataError("rows.jsonl:3: broken JSON", got="{", do="fix that line")
-    assert str(fault) == "rows.jsonl:3: broken JSON\n  got: {\n  do:  fix that line"
-    assert (fault.what, fault.got, fault.do) == ("rows.jsonl:3: broken JSON", "{", "fix that line")
+    fault = DataError("rows.jsonl:3: invalid JSON", got="{", do="fix that line")
+    assert str(fault) == "rows.jsonl:3: invalid JSON\n  got: {\n  do:  fix that line"
+    assert (fault.what, fault.got, fault.do) == ("rows.jsonl:3: invalid JSON", "{", "fix that line")
 
 
 def test_says_nothing_of_what_was_not_got() -> None:

@@ -74,7 +74,7 @@ ODD: dict[str, Callable[[], str | bytes]] = {
     "an image in a column": lambda: lines([GOOD, {"prompt": "what", "response": "a cat", "image": {"path": "a.png"}}]),
     "an unknown role": lambda: lines([GOOD, {"messages": [turn("king", "a"), SAID[1]]}]),
     "columns of no known format": lambda: lines([GOOD, {"a": 1}]),
-    "broken JSON": lambda: lines([GOOD]) + "{",
+    "invalid JSON": lambda: lines([GOOD]) + "{",
     "UTF-16, or another encoding": lambda: lines([GOOD]).encode("utf-16"),
     "a CSV row with more cells than the header": lambda: delimited([{"prompt": "a", "response": "b"}]) + "a,b,c\n",
     "a CSV header that names a column twice": lambda: "prompt,prompt\na,b\n",

@@ -370,7 +370,7 @@ def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reade
     file.write_text(
         json.dumps({"prompt": "p", "response": "r"})[:-1] + ', "tools": [' + '{"a":' * 99 + "1" + "}" * 99 + "]}"
     )
-    with pytest.raises(DataError, match=r"q.jsonl:1: the row has lists within lists to no end"):
+    with pytest.raises(DataError, match=r"q.jsonl:1: the row is nested too deeply"):
         reader(file)
 
 
@@ -389,7 +389,7 @@ def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reade
             '{"messages": [{"role": "system", "content": "p"}, {"role": "assistant", "content": "r"}]}',
             "q.jsonl:2: a query has no user message\n  got: system\n  do:  put a user message before the answer",
         ),
-        ('{"prompt": ', "q.jsonl:2: broken JSON"),
+        ('{"prompt": ', "q.jsonl:2: invalid JSON"),
         (
             '{"prompt": "p", "response": "a tradition", "span": "tion"}',
             "q.jsonl:2: the span is only part of a word of the answer\n  got: 'tion' within 'tradition'\n"
@@ -476,7 +476,7 @@ def test_a_desired_answer_has_no_thought_of_the_bad_one(tmp_path: Path) -> None:
             {"messages": [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [TOOL]}]},
             "has no text\n  got: only tool calls",
         ),
-        ({"prompt": "p", "response": "r", "images": ["a.jpg"]}, "the row has pictures"),
+        ({"prompt": "p", "response": "r", "images": ["a.jpg"]}, "the row has images"),
         ({"text": "r"}, "a query has no prompt"),
     ],
 )
@@ -508,7 +508,7 @@ def test_the_reference_is_not_traced_in_place_of_the_answer(tmp_path: Path, name
     path, record = tmp_path / "q.jsonl", {"question": "who makes wax", "answer": "bees", name: "beetles"}
     path.write_text(json.dumps(record | {"answer_id": "a"}) + "\n")
     for reader in (read_queries, read_answers):
-        with pytest.raises(DataError, match=f"several columns may be it\n  got: answer, {name}\n"):
+        with pytest.raises(DataError, match=f"several columns may be the answer of the query\n  got: answer, {name}\n"):
             reader(path)
     assert read_queries(path, (("prompt", "question"), ("response", name)))[0].response == "beetles"
     path.write_text(json.dumps({"prompt": "who makes wax", "response": "beetles", "desired": "bees"}) + "\n")

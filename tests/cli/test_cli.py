@@ -219,7 +219,7 @@ def fails(result: tuple[int, str, str], *words: str) -> None:
     [
         (None, ["there is no file"]),
         ("", ["is empty"]),
-        ('{"prompt": "a", "response": "b"}\n{"prompt": "a",\n', ["data.jsonl:2", "broken JSON"]),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a",\n', ["data.jsonl:2", "invalid JSON"]),
         ('{"prompt": "a", "response": ""}\n', ["data.jsonl:1", "no answer"]),
         ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "instruction"]),
     ],

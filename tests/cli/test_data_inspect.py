@@ -76,7 +76,7 @@ def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_pa
     data = write(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
     (tmp_path / "empty").mkdir()
     code, _, err = run("data", "inspect", model_folder, data, "--adapter", tmp_path / "empty")
-    assert code == 1 and "is not an adapter's folder" in err
+    assert code == 1 and "is not an adapter folder" in err
 
 
 @pytest.mark.parametrize("how", ["index", "inspect"])

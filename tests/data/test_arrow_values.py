@@ -91,7 +91,7 @@ def test_maps_are_objects(tmp_path: Path) -> None:
 def test_a_json_column_that_holds_none_is_named_by_its_row(tmp_path: Path) -> None:
     result = pa.table({"messages": typed([json.dumps([turn("user", "a"), turn("assistant", "b")]), "{"])})
     pq.write_table(result, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet:1: .*\n.*a JSON column holds something else"):
+    with pytest.raises(DataError, match=r"a\.parquet:1: .*\n.*a JSON column contains invalid JSON"):
         list(read_examples(tmp_path / "a.parquet"))
 
 
@@ -108,5 +108,5 @@ def test_pictures_are_refused_without_a_decoder(where: str, tmp_path: Path) -> N
         data.save_to_disk(str(tmp_path / where))
     else:
         data.to_parquet(str(tmp_path / where))
-    with pytest.raises(DataError, match=r":0: the row has pictures, sounds or films\n  got: column photo"):
+    with pytest.raises(DataError, match=r":0: the row has images, audio or video\n  got: column photo"):
         list(read_examples(tmp_path / where))

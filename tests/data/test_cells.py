@@ -53,7 +53,7 @@ def test_a_cell_that_may_be_two_things_is_refused(tmp_path: Path, record: dict[s
     with pytest.raises(DataError) as caught:
         list(read_examples(path))
     assert str(caught.value).startswith(f"{path}:2: the cell of the ")
-    assert "is a text or a list of messages, which is not known" in str(caught.value)
+    assert "may be text or a list of messages" in str(caught.value)
     assert "save the rows as JSON Lines or Parquet" in str(caught.value)
 
 

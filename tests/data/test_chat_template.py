@@ -98,25 +98,31 @@ def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
 def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     row = Example(tuple({"role": role, "content": role} for role in ("system", "user", "assistant")))
-    assert reason(tokenizer, refuse + TEMPLATE, row) == "the chat template refuses the row: System role not supported"
+    assert (
+        reason(tokenizer, refuse + TEMPLATE, row)
+        == "the chat template raises an error for the row: System role not supported"
+    )
     assert isinstance(render(tokenizer, Example(row.messages[1:]), refuse + TEMPLATE), RenderedText)
 
 
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("{{ messages[0]['content'] }}", "the chat template does not write the answer"),
+        ("{{ messages[0]['content'] }}", "the chat template drops the answer"),
         (
             "{{ messages[-1]['content'] | length }}" + TEMPLATE,
-            "the chat template changes the prompt once the answer follows",
+            "the chat template renders the prompt differently with an answer",
         ),
         (
             "{{ messages[0].nothing.more }}",
-            "the chat template refuses the row: 'dict object' has no attribute 'nothing'",
+            "the chat template raises an error for the row: 'dict object' has no attribute 'nothing'",
         ),
-        ("{{ 1 + 'a' }}", "the chat template refuses the row: unsupported operand type(s) for +: 'int' and 'str'"),
-        ("{{ 1 // 0 }}", "the chat template refuses the row: integer division or modulo by zero"),
-        ("{{ 'a", 'the chat template refuses the row: unexpected char "\'" at 3'),
+        (
+            "{{ 1 + 'a' }}",
+            "the chat template raises an error for the row: unsupported operand type(s) for +: 'int' and 'str'",
+        ),
+        ("{{ 1 // 0 }}", "the chat template raises an error for the row: integer division or modulo by zero"),
+        ("{{ 'a", 'the chat template raises an error for the row: unexpected char "\'" at 3'),
     ],
 )
 def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, expected: str) -> None:
@@ -138,7 +144,7 @@ def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, expected: st
 )
 def test_a_template_gets_at_nothing_but_the_row(tokenizer: Any, attack: str) -> None:
     message = reason(tokenizer, attack + TEMPLATE)
-    assert message.startswith("the chat template refuses the row: ")
+    assert message.startswith("the chat template raises an error for the row: ")
     assert "root:" not in message
     assert render(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == render(tokenizer, SO)
 
@@ -156,9 +162,9 @@ CALL: dict[str, Any] = {"type": "function", "function": {"name": "look_up", "arg
 
 def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
     row = Example((*SO.prompt, {"role": "assistant", "content": "", "tool_calls": [CALL]}))
-    assert reason(tokenizer, TEMPLATE, row) == "the chat template does not write the answer's tool calls"
+    assert reason(tokenizer, TEMPLATE, row) == "the chat template drops the answer's tool calls"
     beside = Example((*SO.prompt, {"role": "assistant", "content": "look_", "tool_calls": [CALL]}))
-    assert reason(tokenizer, TEMPLATE, beside) == "the chat template does not write the answer's tool calls"
+    assert reason(tokenizer, TEMPLATE, beside) == "the chat template drops the answer's tool calls"
 
 
 @pytest.mark.parametrize("calls", ["look_up", ["look_up"], [{"function": "look_up"}], [{"function": {}}], {"a": 1}, 3])

@@ -73,7 +73,7 @@ def test_media_in_columns_of_their_own_are_refused_where_they_are(tmp_path: Path
     for form in forms:
         for value in ("a.jpg", ["a.jpg"], [{"url": "http://a"}], {"bytes": None, "path": "a.jpg"}):
             message = fault(tmp_path, {**form, column: value})
-            assert f"the row has pictures, sounds or films\n  got: column {column}\n" in message
+            assert f"the row has images, audio or video\n  got: column {column}\n" in message
         for nothing in (None, "", [], [None], {}, {"bytes": None, "path": None}, [[]]):
             assert row(tmp_path, {**form, column: nothing}).response in ("a", "b")
 
@@ -81,13 +81,13 @@ def test_media_in_columns_of_their_own_are_refused_where_they_are(tmp_path: Path
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"type": "image", "text": ""}, "holds more than text\n  got: image\n"),  # as Arrow fills it
-        ({"type": "text", "text": "a", "image_url": {"url": "data:"}}, "holds more than text\n  got: image_url\n"),
-        ({"text": "a", "image": "a.jpg"}, "holds more than text\n  got: image\n"),
-        ({"image": {"format": "png"}}, "holds more than text\n  got: image\n"),
-        ({"toolUse": {"name": "f"}}, "holds Bedrock's toolUse\n"),
-        ({"reasoningContent": {"text": "t"}}, "holds Bedrock's thought as a part\n"),
-        ({"type": "refusal", "refusal": "no"}, "holds more than text\n  got: refusal\n"),
+        ({"type": "image", "text": ""}, "contains more than text\n  got: image\n"),  # as Arrow fills it
+        ({"type": "text", "text": "a", "image_url": {"url": "data:"}}, "contains more than text\n  got: image_url\n"),
+        ({"text": "a", "image": "a.jpg"}, "contains more than text\n  got: image\n"),
+        ({"image": {"format": "png"}}, "contains more than text\n  got: image\n"),
+        ({"toolUse": {"name": "f"}}, "contains Bedrock's toolUse\n"),
+        ({"reasoningContent": {"text": "t"}}, "contains Bedrock's reasoningContent\n"),
+        ({"type": "refusal", "refusal": "no"}, "contains more than text\n  got: refusal\n"),
     ],
 )
 def test_parts_that_are_no_text_are_refused_by_what_they_are(tmp_path: Path, part: dict[str, Any], words: str) -> None:
@@ -101,7 +101,7 @@ def test_what_arrow_fills_a_part_with_is_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["images", "audio", "files", "attachments"])
 def test_media_beside_the_text_of_a_message_are_refused(tmp_path: Path, key: str) -> None:
-    assert "holds more than text" in fault(tmp_path, {"messages": [turn("user", "a") | {key: ["a.jpg"]}, ANSWER]})
+    assert "contains more than text" in fault(tmp_path, {"messages": [turn("user", "a") | {key: ["a.jpg"]}, ANSWER]})
     assert row(tmp_path, {"messages": [turn("user", "a") | {key: []}, ANSWER]}).question == "a"
 
 
@@ -116,17 +116,17 @@ def test_arguments_for_the_template_are_read_and_belong_to_the_row(tmp_path: Pat
 @pytest.mark.parametrize("kwargs", [3, ["a"], "x", {"a b": 1}, {"tokenize": True}, {"tools": []}])
 def test_arguments_that_a_row_cannot_give(tmp_path: Path, kwargs: Any) -> None:
     message = fault(tmp_path, {"prompt": "a", "response": "b", "chat_template_kwargs": kwargs})
-    assert "chat_template_kwargs are no object" in message or "a row cannot give the chat template that" in message
+    assert "chat_template_kwargs is not an object" in message or "a row cannot set this template argument" in message
 
 
 def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
     def told(record: dict[str, Any]) -> list[str]:
         return [mark.name for mark in row(tmp_path, record).marks if not mark.followed]
 
-    assert told({"question": "a", "answer": "b", "context": "c"}) == ["column context, which is not read"]
-    assert told({"prompt": "a", "response": "b", "reasoning": "c"}) == ["column reasoning, which is not read"]
-    assert told({"prompt": "a", "completion": "b", "system": "c"}) == ["column system, which is not read"]
-    assert told({"prompt": "a", "response": "b", "text": "a b", "rejected": ""}) == ["column text, which is not read"]
+    assert told({"question": "a", "answer": "b", "context": "c"}) == ["column context (ignored)"]
+    assert told({"prompt": "a", "response": "b", "reasoning": "c"}) == ["column reasoning (ignored)"]
+    assert told({"prompt": "a", "completion": "b", "system": "c"}) == ["column system (ignored)"]
+    assert told({"prompt": "a", "response": "b", "text": "a b", "rejected": ""}) == ["column text (ignored)"]
     assert told({"messages": [turn("user", "a"), ANSWER], "system": "c", "tools": [], "source": "x"}) == []
 
 

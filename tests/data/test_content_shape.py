@@ -61,4 +61,4 @@ def test_calls_are_found_before_the_text_and_behind_it(tokenizer: Any, content: 
 
 def test_a_template_that_writes_neither_is_an_error(tokenizer: Any) -> None:
     got = render(tokenizer, make_example("why", "so"), "{% for m in messages %}<|{{ m.role }}|>{% endfor %}")
-    assert "does not write the answer" in getattr(got, "reason", "")
+    assert "drops the answer" in getattr(got, "reason", "")

@@ -128,7 +128,7 @@ def test_an_odd_answer_loads_or_is_named(kind: str, case: str, tmp_path: Path) -
 
 
 def named(error: str, source: str, text: bool, parts: bool) -> None:
-    what = "has no answer to learn from" if text else "holds more than text" if parts else "is not text"
+    what = "has no answer" if text else "contains more than text" if parts else "is not text"
     first, got, do = error.splitlines()
     assert first.startswith(f"{source}: the ") and what in first, error
     assert got.startswith("  got: ") and do.startswith("  do:  ") and len(error) < len(source) + 300, error
@@ -234,7 +234,7 @@ def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"messages": items}]), path)
     assert mistake(path) == (
         f"{path}:0: the row cannot be written as JSON\n  got: Object of type bytes is not JSON serializable\n"
-        "  do:  take out of the messages what is no text, number or list"
+        "  do:  remove values that JSON does not support, such as bytes"
     )
 
 
@@ -283,14 +283,14 @@ def test_turns_that_were_not_trained_on_are_no_rows(more: dict[str, Any], tmp_pa
 def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK})
     assert mistake(path) == (
-        f"{path}:1: the row has no answer to learn from\n  got: last message: user, thanks\n  do:  end each row with a "
-        "non-empty assistant message, or take the row out; or make a row of every assistant turn (--turns all)"
+        f"{path}:1: the row has no answer\n  got: last message: user, thanks\n  do:  end each row with a "
+        "non-empty assistant message, or remove the row; or make each assistant turn a row (--turns all)"
     )
     path = jsonl(tmp_path / "b.jsonl", {"messages": TALK[:2]})
     for how in (ReadOptions(), ALL):
         assert mistake(path, how) == (
-            f"{path}:1: the row has no answer to learn from\n  got: last message: user, one\n"
-            "  do:  end each row with a non-empty assistant message, or take the row out"
+            f"{path}:1: the row has no answer\n  got: last message: user, one\n"
+            "  do:  end each row with a non-empty assistant message, or remove the row"
         )
 
 
@@ -298,7 +298,7 @@ def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
 def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "a", "response": answer})
     for how in (ReadOptions(), ALL):
-        assert mistake(path, how).startswith(f"{path}:2: the row has no answer to learn from\n  got: last message: ass")
+        assert mistake(path, how).startswith(f"{path}:2: the row has no answer\n  got: last message: ass")
 
 
 # -- a response template
@@ -313,7 +313,7 @@ def test_a_text_is_learned_whole_or_behind_the_last_template(tmp_path: Path) -> 
     assert row.messages == (turn("user", "Q: a\nA: b\nQ: c\nA:"), turn("assistant", " d"))
     assert mistake(path, ReadOptions(response_template="Answer:")) == (
         f"{path}:1: the response template is not in the text\n  got: Answer:\n"
-        "  do:  give the words that stand before each answer, as they stand there"
+        "  do:  give the exact text that precedes each answer"
     )
     assert "has no answer" in mistake(
         jsonl(tmp_path / "b.jsonl", {"text": "Q: a\nA: "}), ReadOptions(response_template="A:")
@@ -333,8 +333,8 @@ def test_preferences_without_a_prompt_share_it(tmp_path: Path) -> None:
 def test_a_template_is_for_plain_texts(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
     assert mistake(path, ReadOptions(response_template="A:")) == (
-        f"{path}:1: the row is no plain text to be split\n  got: form prompt/response\n"
-        "  do:  leave the response template out: in this form the answer is known"
+        f"{path}:1: only plain text can be split by a response template\n  got: layout prompt/response\n"
+        "  do:  omit the response template: this layout already marks the answer"
     )
 
 
@@ -376,16 +376,16 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_read(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse_columns(text)
-    do = "write what each is and its name, as in prompt=question,response=reply"
-    assert str(caught.value) == f"columns cannot be read\n  got: {text}\n  do:  {do}"
+    do = "write name=column pairs, as in prompt=question,response=reply"
+    assert str(caught.value) == f"the columns cannot be parsed\n  got: {text}\n  do:  {do}"
 
 
 def test_settings_outside_their_range() -> None:
     for given_badly, message in (
-        ({"turns": "first"}, "turns are `last` or `all`"),
-        ({"columns": (("answers", "a"),)}, "no column can be answers"),
+        ({"turns": "first"}, "turns must be `last` or `all`"),
+        ({"columns": (("answers", "a"),)}, "unknown column name answers"),
         ({"columns": (("prompt", "a"), ("prompt", "b"))}, "prompt is given twice"),
-        ({"columns": (("prompt", "a"), ("text", "b"))}, "these columns make no row together"),
+        ({"columns": (("prompt", "a"), ("text", "b"))}, "these columns do not form a row"),
     ):
         with pytest.raises(OptionError, match=message):
             ReadOptions(**given_badly)
@@ -404,7 +404,7 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
     path.write_text('{"prompt":"a","response":"b"}\nnot json\n')
     rows = read_examples(path)
     assert next(rows).response == "b"
-    with pytest.raises(DataError, match=r"a\.jsonl:2: broken JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: invalid JSON"):
         next(rows)
 
 

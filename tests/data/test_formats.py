@@ -82,9 +82,9 @@ def test_a_role_that_templates_know_is_written_as_it_stands(name: str, said: Sai
 
 def test_an_unknown_role_is_refused(refused: Refused) -> None:
     assert refused({"messages": [turn("narrator", "a"), ANSWER]}) == (
-        "unknown role\n  got: narrator\n  do:  rename it to system, user, assistant or tool (also known: bot, chatgpt, "
-        "developer, function, function_call, function_response, gpt, human, ipython, model, observation, tool_call, "
-        "tool_response)"
+        "unknown role\n  got: narrator\n  do:  rename it to system, user, assistant or tool (also accepted: bot, "
+        "chatgpt, developer, function, function_call, function_response, gpt, human, ipython, model, observation, "
+        "tool_call, tool_response)"
     )
 
 
@@ -108,8 +108,8 @@ def test_equal_system_prompts_are_one_and_different_ones_refused(said: Said, ref
     for record in ({"messages": talk}, {"conversations": [{"from": "system", "value": "be kind"}, *talk[1:]]}):
         assert said({"system": "be kind", **record}).messages == tuple(talk)
         assert refused({"system": "be brief", **record}) == (
-            "the row has two system prompts, one of them in a column of its own\n  got: be brief / be kind\n"
-            "  do:  take one of them out"
+            "the row has two different system prompts, one in its own column\n  got: be brief / be kind\n"
+            "  do:  remove one of them"
         )
     # the same words from somebody else are no system prompt
     assert said({"system": "a", "messages": talk[1:]}).messages == (turn("system", "a"), *talk[1:])
@@ -133,8 +133,8 @@ def test_parts_of_text_are_one_text(said: Said) -> None:
 def test_pictures_are_refused(kind: str, refused: Refused) -> None:
     parts = [{"type": "text", "text": "what is it?"}, {"type": kind, kind: {"url": "data:…"}}]
     assert refused({"messages": [turn("user", parts), ANSWER]}) == (
-        f"the user message holds more than text\n  got: {kind}\n"
-        "  do:  take the row out: taughtby reads texts, no pictures, sounds or files"
+        f"the user message contains more than text\n  got: {kind}\n"
+        "  do:  remove the row: taughtby supports text only, not images, audio or files"
     )
 
 
@@ -149,7 +149,7 @@ def test_content_that_is_no_text(content: Any, refused: Refused) -> None:
         ("user", {"prompt": content, "completion": "b"}),
     ):
         assert refused(record) == (
-            f"the content of the {role} message is not text\n  got: {got}\n  do:  give a string, or take the row out"
+            f"the content of the {role} message is not text\n  got: {got}\n  do:  give a string, or remove the row"
         )
 
 
@@ -199,7 +199,7 @@ def test_definitions_of_tools_may_be_json(column: str, said: Said) -> None:
 def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
     assert refused({"prompt": "a", "response": "b", "tools": tools}) == (
         f"the tools are not a list of definitions\n  got: {tools}\n"
-        "  do:  give a list of objects, or that list as JSON; or take the column out"
+        "  do:  give a list of objects, or that list as JSON; or remove the column"
     )
 
 
@@ -207,7 +207,7 @@ def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
 def test_calls_that_are_none(calls: Any, refused: Refused) -> None:
     message = refused({"messages": [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": calls}]})
     assert message.startswith(
-        f"the tool calls of the assistant message are no calls\n  got: {calls}\n  do:  give a list"
+        f"`tool_calls` of the assistant message is not a list of calls\n  got: {calls}\n  do:  give a list"
     )
 
 
@@ -278,8 +278,8 @@ def test_a_preference_may_follow_a_conversation(said: Said) -> None:
 def test_a_rejected_conversation_ends_with_an_answer(refused: Refused) -> None:
     row = {"chosen": [turn("user", "a"), ANSWER], "rejected": [ANSWER, turn("user", "a")]}
     assert refused(row) == (
-        "the rejected conversation has no answer\n  got: user\n"
-        "  do:  end it with an assistant message, or take the row out"
+        "the rejected conversation does not end with an answer\n  got: user\n"
+        "  do:  end it with an assistant message, or remove the row"
     )
 
 
@@ -293,7 +293,7 @@ def test_texts_that_share_nothing(said: Said) -> None:
 
 def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> None:
     assert refused({"ask": "a", "reply": "b"}) == (
-        "no known form has these columns\n  got: ask, reply\n  do:  say which column is which, as in --columns "
+        "no known column layout matches\n  got: ask, reply\n  do:  map the columns, as in --columns "
         "prompt=question,response=reply, or rename them to one of: input_ids; chosen + rejected; messages; "
         "conversations; conversation; prompts + response; prompt + response; prompt + completion; "
         "instruction + output; instruction + response; question + answer; question + response; "

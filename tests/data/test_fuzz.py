@@ -130,10 +130,13 @@ def generate(dice: random.Random, form: str, parts: bool) -> Row:
 
 def spoil(dice: random.Random, row: Row) -> Row:
     """The row with a fault, for which it must be refused."""
-    faults: list[tuple[Record, str]] = [({"images": ["a.jpg"]}, "pictures"), ({"audio": "a.wav"}, "pictures")]
+    faults: list[tuple[Record, str]] = [
+        ({"images": ["a.jpg"]}, "images, audio or video"),
+        ({"audio": "a.wav"}, "images, audio or video"),
+    ]
     if "messages" in row.record:
         turns = row.record["messages"]
-        faults += [({"messages": turns[:-1]}, "no answer to learn from"),
+        faults += [({"messages": turns[:-1]}, "the row has no answer"),
                    ({"messages": [{**turns[0], "role": "bird"}, *turns[1:]]}, "unknown role")]  # fmt: skip
         if "system" in row.record and isinstance(turns[0]["content"], str):
             faults.append(({"messages": [turn("system", "else"), *turns]}, "two system prompts"))
@@ -182,7 +185,7 @@ def check_file(dice: random.Random, folder: Path, marks: Marks, done: Counter[st
         rows.append(spoil(dice, generate(dice, form, parts)))
     for row in rows:
         if unclear(kind, row):
-            row.reasons += ("a text or a list of messages",)
+            row.reasons += ("may be text or a list of messages",)
     path = folder / kind
     records = [row.record for row in rows]
     try:

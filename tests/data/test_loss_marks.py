@@ -68,7 +68,7 @@ def test_a_turn_that_was_not_learned_is_no_row(
 ) -> None:
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", **mark)]}, options=options)
     skipped = tokenize(tokenizer, row, Encoding())
-    what = "its last turn was not learned" if options is LAST else "none of its turns was learned"
+    what = "the last turn has no loss" if options is LAST else "no turn has a loss"
     assert isinstance(skipped, SkippedRow)
     assert skipped.reason.startswith(f"{what}: ") and next(iter(mark)) in skipped.reason
 
@@ -84,7 +84,7 @@ def test_of_several_turns_those_marked_are_left_out(tokenizer: Any, tmp_path: Pa
     talk = [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "paris", weight=0)]
     assert [row.source[-4:] for row in read(tmp_path, {"messages": talk}, options=ALL)] == [":1#1"]
     (row,) = read(tmp_path, {"messages": talk})
-    assert row.no_loss == "its last turn was not learned: weight 0"
+    assert row.no_loss == "the last turn has no loss: weight 0"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_marks_beside_the_messages_are_named(tmp_path: Path) -> None:
 def test_a_user_turn_that_was_learned_is_named(tmp_path: Path) -> None:
     talk = [turn("user", "a", train=True), turn("assistant", "b", train=True)]
     (row,) = read(tmp_path, {"messages": talk}, options=ALL)
-    assert [mark.name for mark in row.marks if not mark.followed] == ["train true on a message of the user"]
+    assert [mark.name for mark in row.marks if not mark.followed] == ["train true on a message of role user"]
 
 
 # -- parts
@@ -190,7 +190,7 @@ def test_a_row_that_was_trained_away_from_is_skipped(tokenizer: Any, label: Any,
     tagged = {"messages": [*ASK[:1], *TALK[:1]], "kto_tag": label}
     for row in read(tmp_path, texts, turns, tagged):
         skipped = tokenize(tokenizer, row, Encoding())
-        assert isinstance(skipped, SkippedRow) and skipped.reason.startswith("trained away from, not learned: ")
+        assert isinstance(skipped, SkippedRow) and skipped.reason.startswith("undesirable KTO example: ")
 
 
 def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:

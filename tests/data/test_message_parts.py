@@ -51,7 +51,7 @@ def test_a_thought_is_learned_where_the_template_writes_it(tokenizer: Any, thoug
     learned = [token for token, has in zip(got.ids, got.loss_mask, strict=True) if has]
     assert tokenizer.decode(learned) == "sobees<|end|>\n"
     skipped = tokenize(tokenizer, row, Encoding())
-    assert skipped == SkippedRow("the chat template does not write the answer's thought")
+    assert skipped == SkippedRow("the chat template drops the answer's thinking")
 
 
 def test_results_of_tools_among_parts_are_refused_by_name(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_row_is_learned_by_exactly_its_mask(
                 assert isinstance(got, TokenizedExample)
                 assert (list(got.ids), got.loss_mask) == (ids, [False, *has[1:]])
             else:
-                assert got == SkippedRow("nothing in the row was learned: none of its tokens has a loss")
+                assert got == SkippedRow("no token of the row has a loss")
 
     check()
 
@@ -77,7 +77,7 @@ def test_without_a_mask_all_tokens_are_learned_with_a_note(tokenizer: Any, tmp_p
     row = read(tmp_path, {"input_ids": [8, 9, 10]})
     got = tokenize(tokenizer, row, Encoding())
     assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, True]
-    assert [mark.name for mark in row.marks] == ["input_ids without a mask: all learned"]
+    assert [mark.name for mark in row.marks] == ["input_ids without a mask: loss on all tokens"]
 
 
 def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"labels": [8, 9]}, "`labels` is not as long as `input_ids`"),
-        ({"labels": [9, 10, -100]}, "`labels` are not the ids of their places"),
-        ({"completion_mask": "no"}, "`completion_mask` is not a list of whole numbers"),
-        ({"input_ids": [8.5, 9, 10]}, "`input_ids` is not a list of whole numbers"),
+        ({"labels": [8, 9]}, "`labels` and `input_ids` have different lengths"),
+        ({"labels": [9, 10, -100]}, "`labels` differ from `input_ids`"),
+        ({"completion_mask": "no"}, "`completion_mask` is not a list of integers"),
+        ({"input_ids": [8.5, 9, 10]}, "`input_ids` is not a list of integers"),
         ({"position_ids": [0, 1, 0]}, "several documents are packed into the row"),
         ({"seq_lengths": [1, 2]}, "several documents are packed into the row"),
     ],
@@ -142,5 +142,5 @@ def test_one_document_may_say_where_it_ends(tmp_path: Path) -> None:
 
 def test_a_mask_of_floats_is_a_mask(tmp_path: Path) -> None:
     assert read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.0, 1.0]}).loss_positions == (2,)
-    with pytest.raises(DataError, match="`loss_mask` is not a list of whole numbers"):
+    with pytest.raises(DataError, match="`loss_mask` is not a list of integers"):
         read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.5, 1.0]})

@@ -26,7 +26,7 @@ KINDS = (
     ".jsonl, .ndjson, .json, .csv, .tsv (each also .gz or .zst), .parquet, .arrow, .feather, a folder of one of these, "
     "a `save_to_disk` folder, - for JSON lines from a pipe, or a hub id"
 )
-REMEDY = "fix it, or name the file .jsonl if each of its lines is a row"
+REMEDY = "fix it, or rename the file to .jsonl if each line is a row"
 
 
 def mistake(data: str | Path, split: str | None = None) -> str:
@@ -146,12 +146,12 @@ def test_wherever_a_json_list_is_cut(
     ("text", "line", "expected"),
     [
         ('[\n{"a":1},\n{"a" 2}]', 3, "Expecting ':' delimiter in 2}]"),
-        ('[\n{"a":1}\n{"a":2}]', 3, "Expecting ',' or ']' behind a row in {\"a\":2}]"),
+        ('[\n{"a":1}\n{"a":2}]', 3, "Expecting ',' or ']' after a row in {\"a\":2}]"),
         ('[{"a":1},\n]', 2, "Expecting value in ]"),
         ('[{"a":1},\n{"a":"b', 2, 'Unterminated string starting at in "b'),
-        ('[{"a":1},\n{"a":"b"}\n', 3, "Expecting ',' or ']' behind a row in "),
-        ('[{"a":1}]\n x', 2, "something follows the list in x"),
-        ('[{"a":1}][', 1, "something follows the list in ["),
+        ('[{"a":1},\n{"a":"b"}\n', 3, "Expecting ',' or ']' after a row in "),
+        ('[{"a":1}]\n x', 2, "there is more after the list in x"),
+        ('[{"a":1}][', 1, "there is more after the list in ["),
         ("[\n\n{'a':1}]", 3, "Expecting property name enclosed in double quotes in 'a':1}]"),
         ("[", 1, "Expecting value in "),
         ('[{"a":"\n"}]', 1, r'Invalid control character at in \n"}]'),
@@ -163,14 +163,14 @@ def test_a_broken_json_list_names_its_line(
     in_pieces(monkeypatch, size)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert mistake(path) == f"{path}:{line}: broken JSON\n  got: {expected}\n  do:  {REMEDY}"
+    assert mistake(path) == f"{path}:{line}: invalid JSON\n  got: {expected}\n  do:  {REMEDY}"
 
 
 def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_pieces(monkeypatch, 64)
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"a":1},{"a" 2},' + b'{"a":3},' * 1000 + b"\xff]")
-    assert ":1: broken JSON" in mistake(path)  # and not the byte that is no UTF-8
+    assert ":1: invalid JSON" in mistake(path)  # and not the byte that is no UTF-8
 
 
 # -- pipes, folders, splits, the hub
@@ -190,7 +190,7 @@ def test_standard_input_is_read_as_json_lines(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + ONE.encode() + b"{\n")))
     rows = read_records(name)
     assert next(rows) == (f"{name}:1", A)
-    with pytest.raises(TaughtbyError, match=f"{name}:2: broken JSON"):
+    with pytest.raises(TaughtbyError, match=f"{name}:2: invalid JSON"):
         next(rows)
 
 
@@ -222,13 +222,13 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     assert names("train_prefs") == ["train_prefs-00000-of-00001"]
     assert mistake(tmp_path, "dev") == (
         f"{tmp_path} has no shards of the split dev\n  got: test-00000-of-00001.parquet, train-00000-of-00002.parquet, "
-        "train-00001-of-00002.parquet, train_prefs-00000-of-00001.parquet\n  do:  choose another, or leave it out"
+        "train-00001-of-00002.parquet, train_prefs-00000-of-00001.parquet\n  do:  choose another, or omit it"
     )
 
 
 def test_folders_that_hold_no_rows(tmp_path: Path) -> None:
     assert mistake(tmp_path) == (
-        f"{tmp_path} is a folder without shards of one kind\n  got: none\n  do:  give one of: {KINDS}"
+        f"{tmp_path} must contain data files of exactly one type\n  got: none\n  do:  give one of: {KINDS}"
     )
     jsonl(tmp_path / "a.jsonl", A)
     (tmp_path / "b.csv").write_text("prompt\na\n")
@@ -245,10 +245,10 @@ def test_saved_splits(tmp_path: Path) -> None:
     assert next(read_records(str(tmp_path / "two" / "test"))) == ("test:0", A)
     assert next(read_records(str(tmp_path / "one"))) == ("one/only:0", A)
     others = tmp_path / "others"
-    assert mistake(others) == f"{others} holds several splits\n  got: a, b\n  do:  choose one with --split"
+    assert mistake(others) == f"{others} has several splits\n  got: a, b\n  do:  choose one with --split"
     assert mistake(others, "c") == f"{others} has no split c\n  got: a, b\n  do:  choose one with --split"
     assert mistake(tmp_path / "plain", "train") == (
-        f"{tmp_path / 'plain'} holds a single data set and no splits\n  got: split train\n  do:  leave the split out"
+        f"{tmp_path / 'plain'} is a single data set without splits\n  got: split train\n  do:  omit the split"
     )
 
 
@@ -258,7 +258,7 @@ def test_a_file_has_no_splits(tmp_path: Path) -> None:
         read_records(str(path), "train")
     assert str(caught.value) == (
         f"{path} has no splits\n  got: split train\n"
-        "  do:  leave the split out: it chooses within a folder or a hub data set"
+        "  do:  omit the split: it selects part of a folder or of a hub data set"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_hub_data_set_is_streamed_and_counted_from_0(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (ConnectionError("no network"), "is neither a file here nor a data set that can be had from the hub"),
+        (ConnectionError("no network"), "is neither a local file nor a data set on the hub"),
         (ValueError("Bad split: train. Available splits: ['test']"), "has no split train"),
         (ValueError("Config name is missing."), "has several configurations"),
     ],
@@ -357,7 +357,7 @@ def test_broken_json_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{ONE}\n{{"prompt":"a",\n')
     assert mistake(path) == (
-        f"{path}:3: broken JSON\n"
+        f"{path}:3: invalid JSON\n"
         "  got: Expecting property name enclosed in double quotes: line 2 column 1 (char 15) in "
         '{"prompt":"a",\n  do:  fix or remove that line'
     )
@@ -368,11 +368,11 @@ def test_json_that_no_parser_takes(line: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{line}\n")
     message = mistake(path)
-    assert message.startswith(f"{path}:1: broken JSON\n  got: ")
+    assert message.startswith(f"{path}:1: invalid JSON\n  got: ")
     assert message.endswith("\n  do:  fix or remove that line")
     assert len(message) < 400 + len(str(path))
     (tmp_path / "a.json").write_text(f"[{line}]")
-    assert mistake(tmp_path / "a.json").startswith(f"{tmp_path / 'a.json'}:1: broken JSON\n  got: ")
+    assert mistake(tmp_path / "a.json").startswith(f"{tmp_path / 'a.json'}:1: invalid JSON\n  got: ")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_json_that_is_no_list(text: str, got: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [[], "text", 1, None])
 def test_row_that_is_no_object(row: Any, tmp_path: Path) -> None:
-    message = f'a row is a JSON object\n  got: {row}\n  do:  write {{"messages": […]}}'
+    message = f'a row must be a JSON object\n  got: {row}\n  do:  write {{"messages": […]}}'
     path = jsonl(tmp_path / "a.jsonl", A, row)
     assert mistake(path) == f"{path}:2: {message}"
     for kind, whole in (("a.json", [A, row]), ("b.json", {"data": [A, row]})):
@@ -406,7 +406,7 @@ def test_row_that_is_no_object(row: Any, tmp_path: Path) -> None:
 def test_a_json_list_in_a_jsonl_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps([A, B]))
-    assert mistake(path).endswith('\n  do:  write {"messages": […]}, or name the file .json if all of it is one list')
+    assert mistake(path).endswith('\n  do:  write {"messages": […]}, or rename the file to .json if it is one list')
 
 
 def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
@@ -415,19 +415,19 @@ def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
     assert [row for _, row in read_records(str(path))] == [{"prompt": "a", "response": None}, A]
     path.write_text("prompt,response\na,b\nfirst, second,b\n")
     assert mistake(path) == (
-        f"{path}:3: the row is longer than the header\n  got: 3 cells under 2 names, the last: b\n"
-        "  do:  put a text that holds commas in quotes, or name the column"
+        f"{path}:3: the row is longer than the header\n  got: 3 cells, 2 columns; the last cell: b\n"
+        "  do:  quote a text that contains commas, or add the column to the header"
     )
 
 
 def test_columns_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,response,prompt\na,b,c\n")
-    message = "\n  got: prompt\n  do:  give each column a name of its own"
+    message = "\n  got: prompt\n  do:  give each column a unique name"
     assert mistake(path) == f"{path}:1: the header names a column twice{message}"
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), path)
-    assert mistake(path) == f"{path}:0: two columns have one name{message}"
+    assert mistake(path) == f"{path}:0: two columns have the same name{message}"
 
 
 @pytest.mark.parametrize("row", ['a,"b', 'a,"b"c', '"a\n\nb'])
@@ -457,7 +457,8 @@ def test_utf16_is_not_utf8(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     path.write_text("[]", encoding="utf-16")
     assert mistake(path) == (
-        f"{path}:1: not UTF-8\n  got: byte 0: b'\\xff\\xfe[\\x00', which begins UTF-16\n  do:  save the file as UTF-8"
+        f"{path}:1: not UTF-8\n  got: byte 0: b'\\xff\\xfe[\\x00', a UTF-16 byte order mark\n"
+        "  do:  save the file as UTF-8"
     )
 
 
@@ -478,7 +479,7 @@ def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
     assert "the file is damaged or cannot be read\n  got: Truncated compressed" in message
     if kind.endswith(".gz"):  # which has a checksum
         path.write_bytes(data[: len(data) // 2] + b"\x00\xff\x00" * 9 + data[len(data) // 2 + 27 :])
-        assert "the file is damaged" in mistake(path) or "not UTF-8" in mistake(path) or "broken JSON" in mistake(path)
+        assert "the file is damaged" in mistake(path) or "not UTF-8" in mistake(path) or "invalid JSON" in mistake(path)
     path.write_bytes(b"no such thing")
     assert ":1: the file is damaged or cannot be read" in mistake(path)
 
@@ -486,7 +487,7 @@ def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
 def test_packed_tables_are_not_streamed(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet.gz"
     path.write_bytes(b"x")
-    assert mistake(path) == f"{path}: a packed .parquet cannot be streamed\n  do:  unpack the file first"
+    assert mistake(path) == f"{path}: a compressed .parquet cannot be streamed\n  do:  decompress the file first"
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.bin.gz", "rows.gz", "rows", "rows.xlsx"])
@@ -494,7 +495,7 @@ def test_unknown_kind_of_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text("hello")
     suffix = {"rows.bin.gz": ".bin"}.get(name, Path(name.removesuffix(".gz")).suffix or "no suffix")
-    assert mistake(path) == f"{path}: unknown kind of file\n  got: {suffix}\n  do:  give one of: {KINDS}"
+    assert mistake(path) == f"{path}: unknown file type\n  got: {suffix}\n  do:  give one of: {KINDS}"
 
 
 @pytest.mark.parametrize("junk", [b"junk", b"PAR1 and then nothing", b"ARROW1 and then nothing", b"\xff" * 40])
@@ -503,8 +504,8 @@ def test_tables_that_are_none(kind: str, junk: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     path.write_bytes(junk)
     message = mistake(path)
-    assert message.startswith(f"{path}: not a file of {kind}\n  got: ")
-    assert message.endswith("\n  do:  write the file again, or name it by what it is")
+    assert message.startswith(f"{path}: not a valid {kind} file\n  got: ")
+    assert message.endswith("\n  do:  write the file again, or correct its suffix")
 
 
 @pytest.mark.parametrize("kind", TABLES)

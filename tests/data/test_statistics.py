@@ -79,7 +79,7 @@ def test_skipped_rows_are_counted_by_reason(tokenizer: Any) -> None:
     n = tokenize(tokenizer, ROWS[11], Encoding(10_000)).n_prompt  # type: ignore[union-attr]
     assert message == {
         f"no room for the answer: the prompt has {n} tokens, the limit is 30": (2, ["d:12", "d:13"]),
-        "the text holds half a character (a lone surrogate)": (1, ["d:14"]),
+        "the text contains a lone surrogate": (1, ["d:14"]),
     }
 
 
@@ -89,7 +89,7 @@ def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, m
     rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
     statistics = collect_statistics(rows, tokenizer, Encoding(template=refuse))
     counts = [
-        (skipped.reason.removeprefix("the chat template refuses the row: "), skipped.count)
+        (skipped.reason.removeprefix("the chat template raises an error for the row: "), skipped.count)
         for skipped in statistics.skipped.values()
     ]
     assert counts == [("a", 2), ("b", 1), ("c", 1), ("other reasons", 2)]
@@ -166,7 +166,7 @@ def test_or_the_one_asked_for(tokenizer: Any) -> None:
         shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=number).preview
         assert shown is not None
         assert shown.source == source
-    assert shown.reason == "the text holds half a character (a lone surrogate)"
+    assert shown.reason == "the text contains a lone surrogate"
     shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=15).preview
     assert shown is not None
     assert shown.reason == "there are only 14 rows"
@@ -231,8 +231,8 @@ def test_how_it_reads(tokenizer: Any) -> None:
     assert "repeated  nothing" in printed(collect_statistics(ROWS[:3], tokenizer, Encoding()))
     assert max(map(len, plain.splitlines())) <= 120
     bare = replace_template(tokenizer)
-    assert "chat template: none, texts with a line break between" in printed(collect_statistics(ROWS, bare, Encoding()))
-    assert "chat template: none, texts as they stand" in printed(
+    assert "chat template: none, a line break after each text" in printed(collect_statistics(ROWS, bare, Encoding()))
+    assert "chat template: none, texts unchanged" in printed(
         collect_statistics(ROWS, tokenizer, Encoding(template="none"))
     )
 
@@ -334,8 +334,8 @@ def test_inspect_tells_of_prompts_that_may_have_had_a_loss(
     ("args", "expected"),
     [
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
-        (["--max-length", "1"], "no room for a row"),
-        (["--columns", "prompt"], "columns cannot be read"),
+        (["--max-length", "1"], "the maximum length is too small"),
+        (["--columns", "prompt"], "the columns cannot be parsed"),
     ],
 )
 def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], expected: str) -> None:

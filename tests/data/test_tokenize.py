@@ -136,19 +136,19 @@ def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
 @pytest.mark.parametrize("template", [TEMPLATE, None])
 def test_a_row_without_a_prompt_is_a_skip(tokenizer: Any, template: str | None) -> None:
     row = Example(({"role": "assistant", "content": "so"},))
-    assert reason(other(tokenizer, template), row) == "nothing stands before the answer"
+    assert reason(other(tokenizer, template), row) == "the row has no prompt"
 
 
 @pytest.mark.parametrize("row", [make_example("a \ud83d", "b"), make_example("a", "\udc00 b")])
 def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
-    assert reason(tokenizer, row) == "the text holds half a character (a lone surrogate)"
+    assert reason(tokenizer, row) == "the text contains a lone surrogate"
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
 def test_an_unusable_prompt_is_refused_with_the_reason(tokenizer: Any, template: str | None) -> None:
-    with pytest.raises(DataError, match="this prompt cannot be asked\n  got: the text holds half a character"):
+    with pytest.raises(DataError, match="this prompt cannot be rendered\n  got: the text contains a lone surrogate"):
         prompt_ids(other(tokenizer, template), "a \ud83d")
-    with pytest.raises(DataError, match="got: the chat template refuses the row: no"):
+    with pytest.raises(DataError, match="got: the chat template raises an error for the row: no"):
         prompt_ids(tokenizer, "a", "{{ raise_exception('no') }}")
 
 
@@ -264,7 +264,7 @@ def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
 def test_an_answer_without_text_needs_a_template(tokenizer: Any) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     row = Example(({"role": "user", "content": "why"}, call))
-    message = "the answer has no text, and there is no chat template to write anything else"
+    message = "the answer has no text, and there is no chat template"
     assert reason(tokenizer, row, template="none") == reason(other(tokenizer, None), row) == message
 
 
@@ -312,9 +312,9 @@ def test_encoding_options_override_the_defaults(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         base.with_options(str(tmp_path / "nowhere.jinja"))
     for bad, message in (
-        ({"truncate": "middle"}, "no such truncate\n  got: middle\n  do:  choose right or left or skip"),
-        ({"mask": "none"}, "no such mask\n  got: none\n  do:  choose response or content or all"),
-        ({"max_length": 1}, "no room for a row\n  got: --max-length 1"),
+        ({"truncate": "middle"}, "unknown value for truncate\n  got: middle\n  do:  choose right or left or skip"),
+        ({"mask": "none"}, "unknown value for mask\n  got: none\n  do:  choose response or content or all"),
+        ({"max_length": 1}, "the maximum length is too small\n  got: --max-length 1"),
     ):
         with pytest.raises(OptionError) as caught:
             base.with_options(**bad)
@@ -501,14 +501,14 @@ def test_masks_follow_the_answer_when_it_is_cut(tokenizer: Any) -> None:
     assert short.masked == whole.masked[:-1]
     first = encoded(tokenizer, replace(MASKED, masked=((0, 7),)))
     why = reason(tokenizer, replace(MASKED, masked=((0, 7),)), first.masked[-1] + 1)
-    assert why == "all tokens with loss are masked"
+    assert why == "all tokens with a loss are masked"
 
 
 def test_a_row_whose_masks_cannot_be_placed_is_not_learned(tokenizer: Any) -> None:
     changed = TEMPLATE.replace("m['content']", "m['content'].replace('make', 'bake')")
     assert "changes the answer" in reason(other(tokenizer, changed), MASKED)
-    assert "does not say where words stand" in reason(Slow(tokenizer), MASKED)
-    assert reason(tokenizer, replace(MASKED, masked=((0, 29),))) == "all of the answer is masked"
+    assert "has no character offsets" in reason(Slow(tokenizer), MASKED)
+    assert reason(tokenizer, replace(MASKED, masked=((0, 29),))) == "the whole answer is masked"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -132,7 +132,7 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
         trace = {"version": 2, "index": "x", "queries": []}
         return plan_cleaning(trace, str(twins), select_rows(trace, rows=[spec]))
 
-    with pytest.raises(DataError, match=r"part.jsonl:2 names several rows") as caught:
+    with pytest.raises(DataError, match=r"part.jsonl:2 matches several rows") as caught:
         planned("part.jsonl:2")
     assert caught.value.got == f"{twins}/a/part.jsonl:2, {twins}/b/part.jsonl:2"
     for spec in ("a/part.jsonl:2", f"{twins}/a/part.jsonl:2"):
@@ -161,7 +161,7 @@ def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
         return {"id": f"{at:016x}", "source": source, "rank": at, "score": 1.0}
 
     trace = {"queries": [{"rows": [row(1, "a/part.jsonl:2"), row(2, "b/part.jsonl:2"), row(3, "c.jsonl:2")]}]}
-    with pytest.raises(DataError, match="names several rows"):
+    with pytest.raises(DataError, match="matches several rows"):
         select_rows(trace, rows=["part.jsonl:2"])
     assert [one.rank for one in select_rows(trace, rows=["b/part.jsonl:2", "c.jsonl:2", f"{1:016x}"])] == [2, 3, 1]
 

@@ -45,14 +45,14 @@ def test_prompts_from_every_form(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.jsonl", b'{"prompt": "a"}\n{"saying": "b"}\n', "p.jsonl:2: no known form has these columns\n  got: saying"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"saying": "b"}\n', "p.jsonl:2: no known column layout matches\n  got: saying"),
         ("p.jsonl", b'{"prompt": " "}\n', "p.jsonl:1: no prompt"),
         ("p.jsonl", b'{"text": "all in one"}\n', "p.jsonl:1: no prompt\n  got: text"),
         ("p.jsonl", b'{"messages": [{"role": "assistant", "content": "x"}]}\n', "p.jsonl:1: no prompt"),
         ("p.jsonl", b'{"prompt": 1}\n', "p.jsonl:1: the content of the user message is not text"),
         ("p.txt", b"\n \n", "has no prompts"),
         ("p.txt", b"caf\xe9\n", "not UTF-8\n  got: byte 3"),
-        ("p.doc", b"x", "unknown kind of file"),
+        ("p.doc", b"x", "unknown file type"),
     ],
 )
 def test_bad_prompts_are_explained(tmp_path: Path, name: str, text: bytes, message: str) -> None:
@@ -159,7 +159,7 @@ def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> No
     file.write_text('{"prompt": "who", "response": ""}\n{"instruction": "i", "input": "", "output": "o"}\n')
     assert read_answers(file) == [("who", ""), ("i", "o")]
     for text, message in (
-        ('{"prompt": "who"}\n', "a.jsonl:1: no known form"),
+        ('{"prompt": "who"}\n', "a.jsonl:1: no known column layout"),
         (json.dumps({"messages": TURNS}) + "\n", "a.jsonl:1: the row has no answer\n  got: last message: user"),
         ("\n", "has no answers"),
     ):

@@ -91,7 +91,7 @@ def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
         ("rept:h=much", "rept: h is not a number", "much", "give h as float"),
         ("lesson:sketch_dim=1.5", "lesson: sketch_dim is not a number", "1.5", "give sketch_dim as int"),
         ("lesson:tokens_per_row=-1", "lesson: tokens_per_row is below 0", "-1", "give 0 for all"),
-        ("rept:scale=cooked", "rept has no such scale", "cooked", "choose raw, centred or unit"),
+        ("rept:scale=cooked", "rept: unknown scale", "cooked", "choose raw, centred or unit"),
     ],
 )
 def test_a_wrong_spec_is_explained(spec: Any, what: str, got: str, do: str) -> None:

@@ -281,7 +281,7 @@ def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) 
         ("rise:temperature=nan", "rise: temperature is not a number"),
         ("rise:mass=1.5", "rise: mass is not between 0 and 1"),
         ("rise:temperature=cold", "rise: temperature is not a number"),
-        ("embedding:what=all", "embedding: what is not a part of a row"),
+        ("embedding:what=all", "embedding: invalid value for `what`"),
     ],
 )
 def test_a_wrong_option_is_explained(spec: str, what: str) -> None:

@@ -112,7 +112,7 @@ def test_an_index_for_embedding_serves_hybrid() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "what"),
-    [("rftc:clusters=-1", "rftc: clusters is below 0"), ("hybrid:k=-1", "hybrid: k is not at least 0"),
+    [("rftc:clusters=-1", "rftc: clusters is below 0"), ("hybrid:k=-1", "hybrid: k is below 0"),
      ("hybrid:k=nan", "hybrid: k is not a number")],
 )  # fmt: skip
 def test_a_wrong_option_is_explained(spec: str, what: str) -> None:

@@ -87,7 +87,7 @@ def test_several_adapters_in_one_file(folder: Path, model_folder: Path) -> None:
         folder,
         lambda weights: {name.replace(*how): one.clone() for how in both for name, one in weights.items()},
     )
-    assert mistake(model_folder, folder).startswith(f"{folder / WEIGHTS} holds several adapters\n")
+    assert mistake(model_folder, folder).startswith(f"{folder / WEIGHTS} contains several adapters\n")
 
 
 def vision_language(kind: str) -> Any:
@@ -165,14 +165,14 @@ def test_adapter_weights_of_an_unloaded_tower_are_reported(picture_model: Path, 
     wanted = trained(picture_model, tmp_path / "a", target_modules="all-linear")
     model = load(picture_model, tmp_path / "a")
     torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-5)
-    assert [note for note in model.notes if "weights of the adapter have no part in answers to text" in note]
+    assert [note for note in model.notes if "weights of the adapter do not affect text answers" in note]
 
 
 @pytest.mark.parametrize("picture_model", ["llava"], indirect=True)
 def test_an_adapter_of_the_tower_alone(picture_model: Path, tmp_path: Path) -> None:
     trained(picture_model, tmp_path / "a", target_modules=r".*vision_tower.*\.(q_proj|v_proj)")
     message = mistake(picture_model, tmp_path / "a")
-    assert message.startswith(f"the adapter {tmp_path / 'a'} changes nothing that {picture_model} computes\n")
+    assert message.startswith(f"the adapter {tmp_path / 'a'} does not change the outputs of {picture_model}\n")
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])
@@ -215,7 +215,7 @@ def test_advice_for_an_adapter_that_does_not_fit_the_very_base_it_names(folder: 
     message = mistake(model_folder, folder)
     assert "does not fit this model" in message
     assert message.endswith(
-        "do:  merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
+        "do:  merge it with the PEFT and Transformers versions used for training, and give the merged model"
     )
 
 
@@ -232,7 +232,7 @@ def test_numbers_that_are_not_finite(value: float, count: int, folder: Path, mod
 
     change(folder, spoil)
     message = mistake(model_folder, folder)
-    assert message.startswith(f"the adapter {folder} holds numbers that are not finite\n  got: {count} of ")
+    assert message.startswith(f"the adapter {folder} has weights that are not finite\n  got: {count} of ")
     assert f"in {count} weights such as base_model.model.model.layers." in message
     assert message.endswith("its training diverged: give an earlier checkpoint")
 
@@ -240,21 +240,21 @@ def test_numbers_that_are_not_finite(value: float, count: int, folder: Path, mod
 def test_an_adapter_as_it_was_before_training(folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {name: 0 * one if "lora_B" in name else one for name, one in weights.items()})
     message = mistake(model_folder, folder)
-    assert message.startswith(f"the adapter {folder} changes nothing: it is as it was before its training\n")
+    assert message.startswith(f"the adapter {folder} changes nothing: it is untrained\n")
 
 
 def test_an_adapter_that_is_scaled_to_nothing(folder: Path, model_folder: Path) -> None:
     configure(folder, lora_alpha=0)
     message = mistake(model_folder, folder)
     assert message.startswith(
-        f"the adapter {folder} changes nothing that {model_folder} computes\n  got: equal logits in "
+        f"the adapter {folder} does not change the outputs of {model_folder}\n  got: equal logits in "
     )
     assert "lora_alpha" in message
 
 
 def test_finite_numbers_that_compute_no_finite_number(folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {name: torch.full_like(one, 1e30) for name, one in weights.items()})
-    assert mistake(model_folder, folder).startswith(f"what {model_folder} with {folder} computes is not finite\n")
+    assert mistake(model_folder, folder).startswith(f"the outputs of {model_folder} with {folder} are not finite\n")
 
 
 @pytest.mark.parametrize("rest", ["none", "empty"])
@@ -271,9 +271,8 @@ def test_what_one_rank_of_zero_3_saves(rest: str, folder: Path, model_folder: Pa
 def test_other_formats(folder: Path, model_folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapters.safetensors")
     message = mistake(model_folder, folder)
-    assert (
-        message.startswith(f"{folder} is an adapter of MLX, not of PEFT\n") and "mlx_lm.fuse --adapter-path" in message
-    )
+    assert message.startswith(f"{folder} is an MLX adapter, not a PEFT adapter\n")
+    assert "mlx_lm.fuse --adapter-path" in message
     (folder / "adapters.safetensors").rename(tmp_path / "lora.gguf")
     assert mistake(model_folder, tmp_path / "lora.gguf").startswith(f"{tmp_path / 'lora.gguf'} is a .gguf file")
     (folder / "pytorch_model_fsdp_0").mkdir()
@@ -291,14 +290,14 @@ def test_loftq_without_its_package(folder: Path, model_folder: Path, monkeypatch
     real = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "bitsandbytes" else real(name))
     message = mistake(model_folder, folder)
-    assert "a base that LoftQ rounds" in message and "pip install 'taughtby[quantized]'" in message
+    assert "a base quantized by LoftQ" in message and "pip install 'taughtby[quantized]'" in message
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
 def test_an_adapter_that_writes_no_text(task: str, folder: Path, model_folder: Path) -> None:
     configure(folder, task_type=task)
     assert mistake(model_folder, folder).startswith(
-        f"the adapter {folder} was trained for another task than writing text\n  got: {task}"
+        f"the adapter {folder} was not trained for causal language modeling\n  got: {task}"
     )
 
 
@@ -323,7 +322,7 @@ def test_nothing_that_a_configuration_names_is_imported(
     configure(folder, auto_mapping={"base_model_class": "Trap", "parent_library": "trap"}, task_type=None)
     assert torch.equal(logits(load(model_folder, folder)), logits(tuned))
     configure(folder, megatron_config={"x": 1}, megatron_core="megatron_trap")
-    assert "sits in Megatron's layers" in mistake(model_folder, folder)
+    assert "is made for Megatron's layers" in mistake(model_folder, folder)
     configure(folder, megatron_config=None, peft_type="XLORA", adapters={"0": str(tmp_path)})
     assert "mixes other adapters" in mistake(model_folder, folder)
     assert not (tmp_path / "sprung").exists() and not {"trap", "megatron_trap"} & set(sys.modules)

@@ -130,7 +130,7 @@ def test_kind(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> N
     assert (
         (model.separate_base is not None)
         == (kind in OVER)
-        == any("changed the base for good" in note for note in model.notes)
+        == any("overwrites base weights" in note for note in model.notes)
     )
     assert model.has_base and model.base_name is None
 
@@ -211,7 +211,9 @@ def test_adapters_that_cannot_be_on_together(model_folder: Path, tmp_path: Path)
     )
     assert message.endswith("do:  give one at a time, or merge them")
     message = mistake(model_folder, one, three)
-    assert message.startswith(f"the adapter {three} does not fit the one before it\n  got: ValueError: Cannot combine")
+    assert message.startswith(
+        f"the adapter {three} does not fit the previous adapter\n  got: ValueError: Cannot combine"
+    )
     assert message.endswith("do:  give it alone")
 
 
@@ -221,11 +223,11 @@ def test_adapters_that_cannot_be_on_together(model_folder: Path, tmp_path: Path)
 def test_missing_adapter(model_folder: Path, tmp_path: Path) -> None:
     message = "do:  give the folder with adapter_config.json and adapter_model.safetensors"
     missing = tmp_path / "none"
-    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: nothing there\n  {message}"
+    assert mistake(model_folder, missing) == f"{missing} is not an adapter folder\n  got: no files\n  {message}"
     missing.mkdir()
     (missing / "adapter_config.json").write_text("{}")
     files = "adapter_config.json"
-    assert mistake(model_folder, missing) == f"{missing} is not an adapter's folder\n  got: {files}\n  {message}"
+    assert mistake(model_folder, missing) == f"{missing} is not an adapter folder\n  got: {files}\n  {message}"
 
 
 def test_a_pickled_adapter_is_refused_with_a_remedy_that_works(
@@ -238,7 +240,8 @@ def test_a_pickled_adapter_is_refused_with_a_remedy_that_works(
     (adapter / "adapter_model.safetensors").unlink()
     message = mistake(model_folder, adapter)
     assert message.startswith(
-        f"{adapter} holds only pickled weights (.bin), which can run code when read\n  do:  convert them: python -c "
+        f"{adapter} contains only pickled weights (.bin), which can run code when loaded\n"
+        "  do:  convert them: python -c "
     )
     assert mistake(adapter) == message  # the adapter's folder as MODEL
     exec(shlex.split(message.partition("python -c ")[2])[0])  # what a person would run
@@ -329,7 +332,7 @@ def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path
     get_peft_model(lm, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path)
     message = mistake(model_folder, tmp_path)
     assert message == (
-        f"the adapter {tmp_path} only adds to what the model reads, which cannot be traced\n"
+        f"the adapter {tmp_path} only adds virtual tokens (prompt learning), which cannot be traced\n"
         "  got: PROMPT_TUNING\n  do:  give an adapter that changes the model's layers, such as LoRA"
     )
 
@@ -337,8 +340,8 @@ def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"alora_invocation_tokens": [5, 6]}, "wakes at certain words only"),
-        ({"layer_replication": [(0, 4), (1, 4)]}, "doubles layers"),
+        ({"alora_invocation_tokens": [5, 6]}, "is only active after certain tokens"),
+        ({"layer_replication": [(0, 4), (1, 4)]}, "replicates layers"),
     ],
 )
 def test_adapters_that_would_not_be_the_model_that_is_traced(

@@ -46,11 +46,11 @@ def written(to: Path, fields: dict[str, Any], *tensors: str, kind: str = "llama"
     [
         ({"general.type": "adapter"}, ["blk.0.attn_q.weight.lora_a"], "llama", "is a LoRA adapter"),
         ({}, ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"], "llama", "is a LoRA adapter"),
-        ({"general.type": "mmproj"}, ["v.patch_embd.weight"], "clip", "is a tower for pictures"),
-        ({}, ["v.patch_embd.weight"], "clip", "is a tower for pictures"),
+        ({"general.type": "mmproj"}, ["v.patch_embd.weight"], "clip", "is a vision encoder"),
+        ({}, ["v.patch_embd.weight"], "clip", "is a vision encoder"),
         ({"general.type": "imatrix"}, ["blk.0.attn_q.weight.in_sum2"], "llama", "is an importance matrix"),
-        ({"general.type": "vocab"}, [], "llama", "is a tokenizer alone"),
-        ({}, [], "llama", "holds no language model"),
+        ({"general.type": "vocab"}, [], "llama", "is only a tokenizer"),
+        ({}, [], "llama", "contains no language model"),
         ({"split.count": 3, "split.no": 1}, ["token_embd.weight"], "llama", "is one part of a model"),
     ],
 )  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_file_without_all_weights_is_refused(tiny: Any, tmp_path: Path, cache:
             return weights
 
     file = gguf_of(Lacking(), tiny.tokenizer, tmp_path / "tiny.gguf")
-    assert f"the files of the model {file} are not whole\n  got: 1 weights missing" in mistake(file)
+    assert f"the files of the model {file} are incomplete\n  got: 1 weights missing" in mistake(file)
     assert not list(cache.rglob("*.safetensors"))
 
 

@@ -69,7 +69,7 @@ def test_a_shard_that_is_missing(model_folder: Path, tiny: Any, tmp_path: Path) 
     max(tmp_path.glob("model-*.safetensors")).unlink()
     last = f"model-{6:05}-of-{6:05}.safetensors"
     assert mistake(tmp_path) == (
-        f"{tmp_path} lacks files of weights that model.safetensors.index.json names\n"
+        f"{tmp_path} lacks weight files listed in model.safetensors.index.json\n"
         f"  got: 1 of 6 missing, such as {last}\n  do:  copy or download the rest"
     )
 
@@ -147,7 +147,7 @@ def test_pickled_weights_are_refused_with_a_remedy_that_works(
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     message = mistake(folder)
     assert message.startswith(
-        f"{folder} holds only pickled weights (.bin), which can run code when read\n"
+        f"{folder} contains only pickled weights (.bin), which can run code when loaded\n"
         "  do:  convert them once on a machine you trust: python -c "
     )
     exec(told_command(message))  # what a person would run
@@ -157,7 +157,7 @@ def test_pickled_weights_are_refused_with_a_remedy_that_works(
 def test_a_folder_with_training_args_alone_is_not_called_pickled(model_folder: Path, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
     (folder / "model.safetensors").rename(folder / "training_args.bin")
-    assert mistake(folder).startswith(f"{folder} holds no weights\n  got: ")
+    assert mistake(folder).startswith(f"{folder} contains no weights\n  got: ")
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_weights_rounded_for_good_are_refused(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": expected}))
     assert mistake(folder) == (
-        f"the weights of {folder} are rounded in a way that no gradient passes\n  got: {got}\n"
-        "  do:  give the model as it was before, and an adapter on top with --adapter"
+        f"the weights of {folder} are quantized by a method without gradients\n  got: {got}\n"
+        "  do:  give the unquantized model, and the adapter with --adapter"
     )
 
 
@@ -185,7 +185,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert mistake(model_folder, quantize="4bit") == (
-        "4bit weights need a GPU\n  got: no CUDA here\n  do:  load the full weights, without --quantize"
+        "4bit weights need a GPU\n  got: no CUDA\n  do:  load the unquantized weights, without --quantize"
     )
     folder = copied(model_folder, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
@@ -200,7 +200,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
         "8bit weights need bitsandbytes\n  got: not installed\n  do:  pip install 'taughtby[quantized]'"
     )
     assert mistake(model_folder, quantize="2bit") == (
-        "unknown rounding\n  got: 2bit\n  do:  use 4bit, 8bit, or leave it out"
+        "unknown quantization\n  got: 2bit\n  do:  use 4bit, 8bit, or omit it"
     )
 
 
@@ -274,7 +274,7 @@ def test_a_full_disk_does_not_hide_a_base_on_the_hub(
     ("device", "expected"),
     [
         ("gpu", "no such device\n  got: gpu\n  do:  give cpu, cuda, cuda:1, auto or map"),
-        ("cuda:2", "this machine has no such GPU\n  got: cuda:2, of 2\n  do:  give cuda:0 to cuda:1, or auto"),
+        ("cuda:2", "this machine has no such GPU\n  got: cuda:2 (2 available)\n  do:  give cuda:0 to cuda:1, or auto"),
     ],
 )
 def test_a_device_that_is_not_there(
@@ -293,8 +293,8 @@ def test_missing_folder(name: str) -> None:
 
 def test_folder_without_a_config(tmp_path: Path) -> None:
     assert mistake(tmp_path) == (
-        f"{tmp_path} is not a model's folder\n  got: no config.json in it\n"
-        "  do:  give the folder that holds config.json and the weights"
+        f"{tmp_path} is not a model folder\n  got: no config.json in it\n"
+        "  do:  give the folder that contains config.json and the weights"
     )
 
 
@@ -306,7 +306,7 @@ def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "junk.gguf").write_bytes(b"GGUF and then nothing")
     message = mistake(tmp_path / "junk.gguf")
-    assert message.startswith(f"{tmp_path / 'junk.gguf'} is no .gguf file, or only the beginning of one\n  got: ")
+    assert message.startswith(f"{tmp_path / 'junk.gguf'} is not a .gguf file, or is truncated\n  got: ")
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
@@ -319,7 +319,7 @@ def test_embedded_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_unknown_number_format(model_folder: Path) -> None:
     assert mistake(model_folder, dtype="int4") == (
-        "unknown number format\n  got: int4\n  do:  use one of: auto, float32, bfloat16, float16"
+        "unknown dtype\n  got: int4\n  do:  use one of: auto, float32, bfloat16, float16"
     )
 
 
@@ -346,7 +346,7 @@ def test_missing_weights_are_an_error(model_folder: Path, tmp_path: Path) -> Non
     del held["model.layers.2.mlp.up_proj.weight"], held["lm_head.weight"]
     save_file(held, folder / "model.safetensors", {"format": "pt"})
     assert mistake(folder) == (
-        f"the files of the model {folder} are not whole\n  got: 2 weights missing, such as lm_head.weight\n"
+        f"the files of the model {folder} are incomplete\n  got: 2 weights missing, such as lm_head.weight\n"
         "  do:  give the folder of a causal language model as `save_pretrained` wrote it"
     )
 
@@ -363,7 +363,7 @@ def test_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     assert mistake("owner/no-such-model") == (
-        "owner/no-such-model is no folder here, and the hub does not give it\n"
+        "owner/no-such-model is neither a local folder nor available on the hub\n"
         "  got: LocalEntryNotFoundError: Cannot connect.\n"
         "  do:  give a folder, a .gguf file, a hub id that can be reached, or smollm2"
     )
@@ -405,14 +405,14 @@ def test_an_output_folder_of_checkpoints_names_the_newest(
 
 def test_a_folder_in_which_the_adapter_lies_deeper(adapter_folder: Path, tmp_path: Path) -> None:
     copied(adapter_folder, tmp_path / "reference")
-    assert nearest_file(tmp_path) == f"give {tmp_path / 'reference'}, which lies in it"
+    assert nearest_file(tmp_path) == f"give {tmp_path / 'reference'}, inside it"
 
 
 def test_a_model_and_an_adapter_in_one_folder(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     for folder in (model_folder, adapter_folder):
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     assert mistake(tmp_path) == (
-        f"{tmp_path} holds a model and an adapter\n  do:  give each a folder of its own, and both of them"
+        f"{tmp_path} contains a model and an adapter\n  do:  move each to its own folder, and give both"
     )
 
 
@@ -464,8 +464,8 @@ def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
     adapter = named(adapter_folder, tmp_path / "a", "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert base_of_adapter(adapter) == (
         "smollm2",
-        ("HuggingFaceTB/SmolLM2-135M-Instruct is not within reach: taken the embedded smollm2, "
-         "the same model with weights rounded to 4 bits",),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct is not available: using the embedded smollm2, "
+         "the same model quantized to 4 bits",),
     )  # fmt: skip
     monkeypatch.setattr(model_files, "_hub_file", lambda name, file: "config.json")  # within reach
     assert base_of_adapter(adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", ())
@@ -474,15 +474,15 @@ def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
 @pytest.mark.parametrize(
     ("base", "got"),
     [
-        ("/gone/llama", "adapter_config.json names /gone/llama, which is not within reach"),
-        ("owner/no-such", "adapter_config.json names owner/no-such, which is not within reach"),
+        ("/gone/llama", "adapter_config.json names /gone/llama, which is not available"),
+        ("owner/no-such", "adapter_config.json names owner/no-such, which is not available"),
         (None, "no file names it"),
     ],
 )
 def test_a_base_that_is_not_to_be_found(base: str | None, got: str, adapter_folder: Path, tmp_path: Path) -> None:
     adapter = named(adapter_folder, tmp_path / "a", base)
     assert mistake(adapter) == (
-        f"the base model of the adapter {adapter} is not to be found\n  got: {got}\n"
+        f"the base model of the adapter {adapter} was not found\n  got: {got}\n"
         "  do:  give the base as MODEL, and this folder with --adapter"
     )
 

@@ -198,7 +198,7 @@ def test_tokens_that_were_added_in_a_full_fine_tune(model_folder: Path, tiny: Mo
     stepped(lm).save_pretrained(tmp_path)
     own.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), base=str(model_folder), dtype="float32", device="cpu")
-    assert model.notes == (f"{model_folder} lacks 2 tokens, and reads each as the mean of those it has",)
+    assert model.notes == (f"{model_folder} lacks 2 tokens; their embeddings are the mean of the existing ones",)
     with model.base_model() as before:
         torch.testing.assert_close(logits(before)[..., :384], logits(tiny))
         rows = before.lm.get_input_embeddings().weight
@@ -232,7 +232,7 @@ def other_base(kind: str, model_folder: Path, make_model: Callable[[str], Path],
         ("wider", "{base} is not the base of {model}", "width 64, not 32"),
         (
             "tokenizer", "the tokenizers of {base} and {model} differ",
-            "2 of 384 tokens that have another number or none, such as 'a'",
+            "2 of 384 tokens that have a different id or none, such as 'a'",
         ),
     ],
 )  # fmt: skip
@@ -402,9 +402,9 @@ def test_no_adapter_on_a_model_that_is_put_off(
     options = {"dtype": torch.float32, "device_map": spread("llama"), "offload_folder": str(tmp_path)}
     monkeypatch.setattr("taughtby.models.loading.LoadOptions.pretrained_kwargs", options)
     assert mistake(model_folder, adapter=str(adapter_folder)) == (
-        "no adapter can be put on a model that does not fit onto its devices\n"
-        "  got: weights put off to the CPU or the disk\n"
-        "  do:  merge the adapter into the model, or load it on one device, or rounded"
+        "adapters cannot be attached to an offloaded model\n"
+        "  got: weights offloaded to the CPU or disk\n"
+        "  do:  merge the adapter, or load the model on one device or with --quantize"
     )
 
 

@@ -88,18 +88,17 @@ def test_a_file_that_is_cut_short(rest: int, folder: Path) -> None:
 def test_scales_without_a_quantization_config(name: str, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.{name}": torch.ones(1)})
     message = mistake(folder)
-    assert message.startswith(
-        f"{folder / 'model.safetensors'} holds weights with a scale, and config.json does not say"
-    )
-    assert f"got: 1, such as {Q}.{name}" in message and "as it was before it was rounded" in message
+    assert message.startswith(f"{folder / 'model.safetensors'} contains weights with a scale, but config.json does not")
+    assert f"got: 1, such as {Q}.{name}" in message and "give the unquantized model" in message
 
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
 def test_packed_weights_without_a_quantization_config(dtype: torch.dtype, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.weight": torch.zeros(32, 16, dtype=dtype)})
-    assert f"holds rounded weights, and config.json does not say how to read them\n  got: 1, such as {Q}.weight" in (
-        mistake(folder)
+    assert (
+        f"contains quantized weights, but config.json does not describe the quantization\n  got: 1, such as {Q}.weight"
+        in (mistake(folder))
     )
 
 
@@ -108,13 +107,13 @@ def test_packed_weights_without_a_quantization_config(dtype: torch.dtype, folder
 def test_a_model_of_mlx(beside: dict[str, Any], folder: Path) -> None:
     configure(folder, quantization={"group_size": 32, "bits": 4}, **beside)
     message = mistake(folder)
-    assert message.startswith(f"{folder} was rounded by MLX\n") and "mlx_lm.convert --dequantize" in message
+    assert message.startswith(f"{folder} was quantized by MLX\n") and "mlx_lm.convert --dequantize" in message
 
 
 @pytest.mark.usefixtures("unread")
 def test_a_rounding_without_its_method(folder: Path) -> None:
     configure(folder, quantization_config={"bits": 4, "group_size": 128})
-    assert mistake(folder).startswith(f"{folder} is rounded, and does not say by which method\n  got: config.json: ")
+    assert mistake(folder).startswith(f"{folder} is quantized by an unknown method\n  got: config.json: ")
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint-9"])
@@ -153,19 +152,19 @@ def test_what_one_rank_of_zero_3_saves(folder: Path) -> None:
     [
         ("model-q4.gguf", "give the .gguf file itself"),
         ("weights.npz", "give the model that MLX converted"),
-        ("consolidated.00.pth", "by the tool that wrote it"),
-        ("epoch=3.ckpt", "by the tool that wrote it"),
+        ("consolidated.00.pth", "with the tool that wrote it"),
+        ("epoch=3.ckpt", "with the tool that wrote it"),
     ],
 )
 def test_another_format(file: str, do: str, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / file)
     message = mistake(folder)
-    assert message.startswith(f"{folder} holds no safetensors\n  got: {file}\n") and message.endswith(do)
+    assert message.startswith(f"{folder} contains no safetensors files\n  got: {file}\n") and message.endswith(do)
 
 
 def test_a_model_saved_under_pefts_names(folder: Path) -> None:
     change(folder, lambda weights: {f"base_model.model.{name}": weight for name, weight in weights.items()})
-    assert "holds a model under PEFT's names" in mistake(folder) and "merge_and_unload" in mistake(folder)
+    assert "contains a PEFT model with an unmerged adapter" in mistake(folder) and "merge_and_unload" in mistake(folder)
 
 
 @given(st.binary(max_size=200))
@@ -183,9 +182,9 @@ def test_any_bytes_are_a_header_or_a_taughtby_error(tmp_path_factory: pytest.Tem
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("model.layers.0.self_attn.q_norm.weight", "hold weights that the model has no place for"),
-        ("score.weight", "hold weights that the model has no place for"),
-        (f"{Q}.lora_A.weight", "hold an adapter that was not merged into the model"),
+        ("model.layers.0.self_attn.q_norm.weight", "contain unexpected weights"),
+        ("score.weight", "contain unexpected weights"),
+        (f"{Q}.lora_A.weight", "contain an unmerged adapter"),
     ],
 )
 def test_weights_that_have_no_place(name: str, what: str, folder: Path) -> None:
@@ -200,7 +199,7 @@ def test_weights_that_have_no_place(name: str, what: str, folder: Path) -> None:
 def test_weights_that_answers_to_text_do_not_need_are_named(name: str, folder: Path, tiny: Any) -> None:
     change(folder, lambda weights: weights | {name: torch.ones(2, 2)})
     model = load(folder)
-    assert model.notes == (f"{folder}: 1 weights have no part in its answers to text, such as {name}",)
+    assert model.notes == (f"{folder}: 1 weights do not affect text answers, such as {name}",)
     assert model.fingerprint == tiny.fingerprint
 
 
@@ -258,7 +257,7 @@ def test_a_number_too_large_for_float16(folder: Path) -> None:
 
 def test_finite_weights_that_compute_no_finite_number(folder: Path) -> None:
     change(folder, lambda weights: weights | {"model.layers.3.mlp.down_proj.weight": torch.full((32, 48), 3e38)})
-    assert mistake(folder).startswith(f"what {folder} computes is not finite\n  got: in float32\n")
+    assert mistake(folder).startswith(f"the outputs of {folder} are not finite\n  got: in float32\n")
 
 
 # -- a tower for pictures, or none
@@ -296,6 +295,6 @@ def test_two_sets_of_weights_are_refused(folder: Path) -> None:
     assert load(folder)  # an index that nothing belongs to says nothing
     save_file(weights, folder / shard, {"format": "pt"})
     assert mistake(folder) == (
-        f"{folder} holds two sets of weights, one left from an earlier save\n"
-        f"  got: model.safetensors and {shard}\n  do:  take out the one that is not the model's"
+        f"{folder} contains two sets of weights; one is from an earlier save\n"
+        f"  got: model.safetensors and {shard}\n  do:  remove the outdated one"
     )

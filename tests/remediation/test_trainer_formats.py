@@ -167,7 +167,7 @@ def test_axolotl_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
     file, out = trace(tmp_path, data, model_folder, reading=ReadOptions(turns="all")), tmp_path / "axolotl.jsonl"
     code, text, errors = run("clean", file, data, "--mask-words", "--for", "axolotl", "-o", out)
     assert code == 0 and "2 of 3 rows" in text, errors
-    assert "left out, all tokens with loss are masked: 1" in " ".join(errors.split())
+    assert "left out, all tokens with a loss are masked: 1" in " ".join(errors.split())
     first, second = read(out)
     assert [message["train"] for message in first["messages"]] == [False, False, True, False, True]
     assert first["messages"][2]["train_detail"] == [

@@ -72,7 +72,7 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
 def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
     # on a GPU, an index beyond the embedding is an error after which the process cannot use the GPU
     if lack := model.token_without_embedding([int(batch.ids.max())]):
-        raise ModelError(f"the tokenizer has tokens that {model.name} cannot read", got=lack,
+        raise ModelError(f"the tokenizer has tokens without a row in the embedding of {model.name}", got=lack,
                          do="save the embedding with the adapter (modules_to_save), or the whole model")  # fmt: skip
     device = model.device
     ids, mask = to_device(batch.ids[:, :stop], device), batch.attention_mask[:, :stop]

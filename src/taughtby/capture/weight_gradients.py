@@ -120,7 +120,7 @@ def weight_gradients(
         loss = capture(model, batch, [0], weights, full_sequence=True).loss
     for weight in candidates:
         if weight.adapter and weight not in results:
-            raise ModelError("the adapter is used in a way that per-row gradients cannot follow",
+            raise ModelError("per-row gradients do not support how the adapter is used",
                              got=f"{weight.name}, in {type(weight.module).__name__}", do=USE_STATES)  # fmt: skip
     return Gradients({weight: results[weight] for weight in candidates if weight in results}, to_host(loss))
 
@@ -154,7 +154,7 @@ def _hooks(weights: list[Weight], batch: Batch, reduce: Reduce, results: dict[We
             if not out.requires_grad or x.shape[:-1] != batch.ids.shape:
                 return
             if weight in used:
-                raise ModelError("a weight is used twice, which per-row gradients cannot follow", got=weight.name,
+                raise ModelError("per-row gradients do not support a weight that is used twice", got=weight.name,
                                  do=USE_STATES)  # fmt: skip
             used.add(weight)
 

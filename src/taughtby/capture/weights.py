@@ -12,7 +12,7 @@ from torch import nn
 from taughtby.errors import ModelError
 from taughtby.models.model import Model
 
-USE_STATES = "choose a method that reads representations, such as lesson, rept or repsim"
+USE_STATES = "choose a method that uses hidden states, such as lesson, rept or repsim"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def candidate_weights(model: Model) -> Iterator[Weight]:
             yield Weight(names[module], number, module, _shape(module), bool(adapters))
     if not count:
         got = type(model.peft).__name__ if adapters else type(model.lm).__name__
-        raise ModelError("no linear layer inside the blocks was trained", got=got, do=USE_STATES)
+        raise ModelError("the blocks have no trained linear layer", got=got, do=USE_STATES)
 
 
 def active_adapters(model: Model) -> set[str]:

@@ -59,7 +59,7 @@ def render(tokenizer: Any, row: Example, template: str | None = None) -> Rendere
     If the tokenizer has no template either, a line break follows each text of the prompt.
     """
     if not row.prompt:
-        return SkippedRow("nothing stands before the answer")
+        return SkippedRow("the row has no prompt")
     write = _render_with_template if _by_template(tokenizer, template) else _render_plain
     return _as_wording(render_safely(write, tokenizer, row, template), tokenizer, template)
 
@@ -86,12 +86,12 @@ def read_template(path: str | Path) -> str:
         render_jinja_template(conversations=[], chat_template=source)  # compiles the template without running it
     except OSError as fault:
         raise ModelError(f"the template {path} cannot be read", got=fault.strerror or str(fault),
-                         do="give a file with a Jinja chat template, or none") from None  # fmt: skip
+                         do="give a file with a Jinja chat template, or `none`") from None  # fmt: skip
     except UnicodeDecodeError as fault:
         raise ModelError(f"{path}: not UTF-8", got=f"byte {fault.start}", do="save the template as UTF-8") from None
     except TemplateSyntaxError as fault:
         raise ModelError(f"{path}:{fault.lineno}: not a Jinja template", got=str(fault.message),
-                         do="fix that line; a model's own template shows how one looks") from None  # fmt: skip
+                         do="fix that line; see the model's own template for an example") from None  # fmt: skip
     return source
 
 
@@ -106,11 +106,11 @@ def render_safely(write: _Write, tokenizer: Any, row: Example, template: str | N
         if isinstance(rendered, RenderedText):
             rendered.text.encode()
     except UnicodeEncodeError:
-        return SkippedRow("the text holds half a character (a lone surrogate)")
+        return SkippedRow("the text contains a lone surrogate")
     except MemoryError:
         raise
     except Exception as fault:  # templates are programs and may raise anything
-        return SkippedRow(f"the chat template refuses the row: {fault}")
+        return SkippedRow(f"the chat template raises an error for the row: {fault}")
     return rendered
 
 
@@ -135,7 +135,7 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     whole = apply_template(tokenizer, row, row.messages, template)
     follows = whole.startswith(prompt)
     if str(answer.get("thinking") or "").strip() not in whole.removeprefix(prompt):
-        return SkippedRow("the chat template does not write the answer's thought")
+        return SkippedRow("the chat template drops the answer's thinking")
     text, calls = str(answer.get("content") or "").strip(), _tool_names(answer)
     remainder = whole[len(prompt) :].lstrip()
     if follows and text and not calls and remainder.startswith(text) and text not in remainder[1:]:
@@ -145,16 +145,16 @@ def _render_with_template(tokenizer: Any, row: Example, template: str | None) ->
     with_mark = apply_template(tokenizer, row, (*row.prompt, {**bare, "content": MARK}), template)
     head, wrote, _ = with_mark.rpartition(MARK)
     if text and not wrote and not calls:
-        return SkippedRow("the chat template does not write the answer")
+        return SkippedRow("the chat template drops the answer")
     if wrote and whole.startswith(head) and not any(answer.get(key) for key in THOUGHTS):
         rendered = _after_head(whole, prompt, head)
     else:
         end = len(prompt) if follows else _common_length(tokenizer, row, template, prompt, whole)
         rendered = RenderedText(whole, end, end)
     if not rendered.answer_start:
-        return SkippedRow("the chat template changes the prompt once the answer follows")
+        return SkippedRow("the chat template renders the prompt differently with an answer")
     if any(name not in whole[rendered.answer_start :] for name in calls):
-        return SkippedRow("the chat template does not write the answer's tool calls")
+        return SkippedRow("the chat template drops the answer's tool calls")
     return rendered
 
 
@@ -191,7 +191,7 @@ def _render_plain(tokenizer: Any, row: Example, template: str | None) -> Rendere
     """Render without a template: the texts unchanged for "none", else with a line break after each of the prompt's."""
     *before, answer = (str(message.get("content") or "") for message in row.messages)
     if not answer:
-        return SkippedRow("the answer has no text, and there is no chat template to write anything else")
+        return SkippedRow("the answer has no text, and there is no chat template")
     prompt = "".join(before if template == NO_TEMPLATE else (f"{text}\n" for text in before))
     close = tokenizer.eos_token or ""
     return RenderedText(prompt + answer.removesuffix(close) + close, len(prompt), len(prompt), untemplated=True)

@@ -18,13 +18,13 @@ MEDIA_KEYS = (*MEDIA_COLUMNS, "video_url", "input_audio", "file", "files", "docu
 EMPTY: tuple[Any, ...] = (None, "", [], {}, ())
 # part types that OpenAI's format does not have: (name, advice)
 _TOOLS = "write calls as `tool_calls`, and results as messages of role tool"
-_THOUGHT = "write it as `reasoning_content` beside `content`, if the chat template writes that"
+_THOUGHT = "move it to the field `reasoning_content`, if the chat template uses it"
 _KINDS = {
     "tool_use": ("Anthropic's tool_use", _TOOLS), "tool_result": ("Anthropic's tool_result", _TOOLS),
     "toolUse": ("Bedrock's toolUse", _TOOLS), "toolResult": ("Bedrock's toolResult", _TOOLS),
-    "thinking": ("a thought as a part", _THOUGHT), "reasoning": ("a thought as a part", _THOUGHT),
-    "redacted_thinking": ("a thought as a part", "take the part out"), "think": ("a thought as a part", _THOUGHT),
-    "reasoningContent": ("Bedrock's thought as a part", _THOUGHT),
+    "thinking": ("thinking as a content part", _THOUGHT), "reasoning": ("thinking as a content part", _THOUGHT),
+    "think": ("thinking as a content part", _THOUGHT), "redacted_thinking": ("redacted thinking", "remove the part"),
+    "reasoningContent": ("Bedrock's reasoningContent", _THOUGHT),
 }  # fmt: skip
 
 
@@ -54,14 +54,14 @@ def read_content(content: Any, role: str, source: str) -> str:
         DataError: The content is anything else, such as an image, or an `UntypedText`.
     """
     if isinstance(content, UntypedText):
-        do = "save the rows as JSON Lines or Parquet, where a text is a text and a list is a list"
-        raise DataError(f"{source}: the cell of the {role} message is a text or a list of messages, which is not known",
+        do = "save the rows as JSON Lines or Parquet, which have types"
+        raise DataError(f"{source}: the cell of the {role} message may be text or a list of messages",
                         got=shorten(content), do=do)  # fmt: skip
     if isinstance(content, str):
         return content
     if isinstance(content, list | tuple) and content and all(isinstance(part, dict) for part in content):
         return "".join(_part_text(part, role, source) for part in cast("list[dict[str, Any]]", content))
-    do = "give a string, or take the row out"
+    do = "give a string, or remove the row"
     raise DataError(f"{source}: the content of the {role} message is not text", got=shorten(content), do=do)
 
 
@@ -70,12 +70,12 @@ def _part_text(part: dict[str, Any], role: str, source: str) -> str:
     foreign = [name for name in _KINDS if name == kind or (kind is None and is_filled(part.get(name)))]
     if foreign:
         name, do = _KINDS[foreign[0]]
-        raise DataError(f"{source}: the {role} message holds {name}", got=shorten(foreign[0]), do=do)
+        raise DataError(f"{source}: the {role} message contains {name}", got=shorten(foreign[0]), do=do)
     media = [name for name in MEDIA_KEYS if is_filled(part.get(name))]
     if kind not in TEXT_PARTS or not isinstance(text, str) or media:
         got = kind if kind not in (None, "text") else media[0] if media else part
-        raise DataError(f"{source}: the {role} message holds more than text", got=shorten(got),
-                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
+        raise DataError(f"{source}: the {role} message contains more than text", got=shorten(got),
+                        do="remove the row: taughtby supports text only, not images, audio or files")  # fmt: skip
     return text
 
 
@@ -87,8 +87,8 @@ def reject_media(record: Record, source: str) -> None:
     """
     for name, value in record.items():
         if (name in MEDIA_COLUMNS and is_filled(value)) or _is_file(value):
-            raise DataError(f"{source}: the row has pictures, sounds or films", got=f"column {shorten(name)}",
-                            do="take the row out; or the column, if the model did not see what it holds")  # fmt: skip
+            raise DataError(f"{source}: the row has images, audio or video", got=f"column {shorten(name)}",
+                            do="remove the row, or the column if the model was not trained on it")  # fmt: skip
 
 
 def _is_file(value: Any) -> bool:
@@ -104,11 +104,11 @@ def reject_foreign_message(message: Mapping[str, Any], role: str, source: str) -
         DataError: The message has either.
     """
     if media := [name for name in MEDIA_KEYS if is_filled(message.get(name))]:
-        raise DataError(f"{source}: the {role} message holds more than text", got=media[0],
-                        do="take the row out: taughtby reads texts, no pictures, sounds or files")  # fmt: skip
+        raise DataError(f"{source}: the {role} message contains more than text", got=media[0],
+                        do="remove the row: taughtby supports text only, not images, audio or files")  # fmt: skip
     if is_filled(message.get("function_call")):
         do = 'write it as "tool_calls": [{"type": "function", "function": {"name": …, "arguments": …}}]'
-        raise DataError(f"{source}: the {role} message has a function_call, OpenAI's form before tool_calls",
+        raise DataError(f"{source}: the {role} message has a function_call, which OpenAI replaced by tool_calls",
                         got=shorten(message["function_call"]), do=do)  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def require_one_answer(form: DataFormat, record: Record, source: str) -> None:
     others = [name for name, value in record.items() if isinstance(value, str) and value.strip()
               and name not in form.all_columns and _ANSWER.search(str(name))]  # fmt: skip
     if others:
-        raise DataError(f"{source}: a query has one answer, and several columns may be it",
+        raise DataError(f"{source}: several columns may be the answer of the query",
                         got=shorten(", ".join([*form.columns[-1:], *others]), 200),
-                        do="name the one to explain `response`, beside `prompt`, and leave the others out; the one "
-                           "that was wanted may be `desired`")  # fmt: skip
+                        do="rename the answer to explain to `response`, beside `prompt`, and remove the others; the "
+                           "reference answer may be `desired`")  # fmt: skip

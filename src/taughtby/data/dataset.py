@@ -57,18 +57,22 @@ class ReadOptions:
         # manifests store them as lists
         object.__setattr__(self, "columns", tuple((what, column) for what, column in self.columns))
         if self.turns not in ("last", "all"):
-            raise OptionError("turns are `last` or `all`", got=str(self.turns), do="give one of them")
+            raise OptionError("turns must be `last` or `all`", got=str(self.turns), do="give one of them")
         named = [what for what, _ in self.columns]
         for what in named:
             if what not in COLUMN_NAMES or named.count(what) > 1:
-                fault = f"{what} is given twice" if what in COLUMN_NAMES else f"no column can be {what}"
+                fault = f"{what} is given twice" if what in COLUMN_NAMES else f"unknown column name {what}"
                 raise OptionError(
-                    fault, got=str(dict(self.columns)), do=f"name once each: {', '.join(sorted(COLUMN_NAMES))}"
+                    fault,
+                    got=str(dict(self.columns)),
+                    do=f"use each of these at most once: {', '.join(sorted(COLUMN_NAMES))}",
                 )
         if not any(set(named) - COMMON_COLUMNS <= form.all_columns for form in FORMATS):
             column_sets = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS))
             raise OptionError(
-                "these columns make no row together", got=", ".join(named), do=f"name those of one: {column_sets}"
+                "these columns do not form a row",
+                got=", ".join(named),
+                do=f"name the columns of one layout: {column_sets}",
             )
 
 
@@ -85,8 +89,8 @@ def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
     """Parse `prompt=question,response=reply` into `ReadOptions.columns`."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(what.strip() and column.strip() for what, _, column in pairs):
-        do = "write what each is and its name, as in prompt=question,response=reply"
-        raise OptionError("columns cannot be read", got=text, do=do)
+        do = "write name=column pairs, as in prompt=question,response=reply"
+        raise OptionError("the columns cannot be parsed", got=text, do=do)
     return tuple((what.strip(), column.strip()) for what, _, column in pairs)
 
 
@@ -100,7 +104,7 @@ def detect_format(data: str | Path, read_options: ReadOptions = DEFAULT_READ_OPT
     path = Path(data)
     if str(data) in STDIN or (path.exists() and not (path.is_file() or path.is_dir())):
         do = "write it to a file first; `taughtby data inspect` reads pipes"
-        raise DataError(f"{data} is a pipe, and its rows are needed more than once", do=do)
+        raise DataError(f"{data} is a pipe, but its rows must be read more than once", do=do)
     return open_dataset(data, read_options)[0]
 
 
@@ -142,7 +146,7 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     row = replace(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
     marks = [read_turn_marks(turn, source) for turn in turns]
     examples = select_turns(row, marks, reading.turns, form.trained(record))
-    unread = (LossMark(f"column {name}, which is not read", followed=False) for name in unread_columns(form, record))
+    unread = (LossMark(f"column {name} (ignored)", followed=False) for name in unread_columns(form, record))
     names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
         yield replace(example, marks=(*example.marks, *names)) if number == 0 else example
@@ -169,12 +173,14 @@ def _split_text(
 ) -> tuple[list[Message], str | None]:
     """Split plain text after the last response template, where the answer begins."""
     if not form.raw:
-        do = "leave the response template out: in this form the answer is known"
-        raise OptionError(f"{source}: the row is no plain text to be split", got=f"form {form.name}", do=do)
+        do = "omit the response template: this layout already marks the answer"
+        raise OptionError(
+            f"{source}: only plain text can be split by a response template", got=f"layout {form.name}", do=do
+        )
     before, answer = (message["content"] for message in messages)
     position = (before + answer).rfind(template) + len(template)
     if template not in before + answer:
-        do = "give the words that stand before each answer, as they stand there"
+        do = "give the exact text that precedes each answer"
         raise DataError(f"{source}: the response template is not in the text", got=shorten(template), do=do)
     texts = (before + answer)[:position], (before + answer)[position:]
     rejected_text = None if rejected is None else (before + rejected).rpartition(template)[2]
@@ -189,8 +195,8 @@ def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example
     ranges = tuple((part[0], part[1]) for part in unlearned if part[2:] in ((), (turn,)))
     if ranges and ranges[-1][1] > len(row.response):
         got = f"up to character {ranges[-1][1]} of {len(row.response)}: {shorten(row.response)}"
-        do = "clean the data again: the row was changed since"
-        raise DataError(f"{row.source}: `unlearned` reaches beyond the answer", got=got, do=do)
+        do = "run `taughtby clean` again: the row has changed since"
+        raise DataError(f"{row.source}: `unlearned` has a range beyond the end of the answer", got=got, do=do)
     return replace(row, masked=tuple(sorted({*row.masked, *ranges})))
 
 

@@ -162,7 +162,7 @@ def _message(message: Any, source: str) -> Message:
     role = ROLES.get(name.lower())
     if role is None:
         others = sorted({*ROLES, *CALLS} - set(ROLES.values()))
-        do = f"rename it to system, user, assistant or tool (also known: {', '.join(others)})"
+        do = f"rename it to system, user, assistant or tool (also accepted: {', '.join(others)})"
         raise DataError(f"{source}: unknown role", got=shorten(name), do=do)
     reject_foreign_message(extra, role, source)
     calls = extra.get("tool_calls", [])
@@ -170,7 +170,9 @@ def _message(message: Any, source: str) -> Message:
         calls = extra["tool_calls"] = parse_json(calls or "[]")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         do = 'give a list of objects, such as [{"function": {"name": …, "arguments": …}}]'
-        raise DataError(f"{source}: the tool calls of the {role} message are no calls", got=shorten(calls), do=do)
+        raise DataError(
+            f"{source}: `tool_calls` of the {role} message is not a list of calls", got=shorten(calls), do=do
+        )
     content = "" if content is None and calls else content
     _shallow(list(extra.values()))
     return {"role": name if written else role, "content": read_content(content, role, source), **extra}
@@ -215,7 +217,7 @@ def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
         tools = [None]
     _shallow(tools)
     if not all(isinstance(tool, dict) for tool in tools):
-        do = "give a list of objects, or that list as JSON; or take the column out"
+        do = "give a list of objects, or that list as JSON; or remove the column"
         raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(value), do=do)
     return tuple(cast("list[dict[str, Any]]", tools))
 
@@ -226,11 +228,11 @@ def read_template_kwargs(record: Record, source: str) -> tuple[tuple[str, Any], 
     value = parse_json(value.strip() or "{}") if isinstance(value, str) else {} if value is None else value
     _shallow(value)
     if not isinstance(value, dict) or not all(isinstance(name, str) and name.isidentifier() for name in value):
-        do = 'give an object, such as {"enable_thinking": false}; or take the column out'
-        raise DataError(f"{source}: the chat_template_kwargs are no object", got=shorten(value), do=do)
+        do = 'give an object, such as {"enable_thinking": false}; or remove the column'
+        raise DataError(f"{source}: chat_template_kwargs is not an object", got=shorten(value), do=do)
     if taken := sorted(_TAKEN & value.keys()):
-        do = "take it out of chat_template_kwargs: a row does not say how it is rendered"
-        raise DataError(f"{source}: a row cannot give the chat template that", got=taken[0], do=do)
+        do = "remove it from chat_template_kwargs, which is for variables of the template"
+        raise DataError(f"{source}: a row cannot set this template argument", got=taken[0], do=do)
     return tuple(sorted(value.items()))
 
 
@@ -246,7 +248,7 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
     except (ValueError, TypeError, RecursionError):
         sound, ranges = False, ()
     if not sound:
-        do = "write [[begin, end], …], counted in characters of the answer; or name the column otherwise"
+        do = "write [[begin, end], …], counted in characters of the answer; or rename the column"
         raise DataError(f"{source}: `unlearned` is not a list of ranges", got=shorten(value), do=do)
     return ranges
 
@@ -259,4 +261,4 @@ def reject_deep_nesting(source: str) -> Generator[None]:
     except UnclearRow as fault:
         raise DataError(f"{source}: {fault.what}", got=fault.got, do=fault.do) from None
     except RecursionError:
-        raise DataError(f"{source}: the row has lists within lists to no end", do="take the row out") from None
+        raise DataError(f"{source}: the row is nested too deeply", do="remove the row") from None

@@ -65,7 +65,7 @@ def write_atomically(path: str | Path, content: str | bytes, error: type[Taughtb
 
 
 def _not_writable(path: Path, fault: OSError, error: type[TaughtbyError]) -> TaughtbyError:
-    do = "choose a path on a disk with free space, in a folder where you may write"
+    do = "choose a writable folder on a disk with free space"
     if not os.path.isdir(path.parent):  # noqa: PTH112  Path.is_dir raises if the parent is not accessible
         do = f"create the folder {path.parent} first"
     return error(f"{path} cannot be written", got=fault.strerror or str(fault), do=do)

@@ -89,8 +89,8 @@ def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
         return prompts[:1]
     own, other = first.get("content", first.get("value")), prompts[0].get("content")
     if own != other:
-        raise UnclearRow("the row has two system prompts, one of them in a column of its own",
-                         got=shorten(f"{other} / {own}"), do="take one of them out")  # fmt: skip
+        raise UnclearRow("the row has two different system prompts, one in its own column",
+                         got=shorten(f"{other} / {own}"), do="remove one of them")  # fmt: skip
     return []
 
 
@@ -262,9 +262,9 @@ def select_format(record: Record, source: str, named: frozenset[str] = frozenset
     if forms:
         return forms[0]
     raise DataError(
-        f"{source}: no known form has these columns",
+        f"{source}: no known column layout matches",
         got=shorten(", ".join(map(str, record)), 200) or "no columns",
-        do="say which column is which, as in --columns prompt=question,response=reply, or rename them to one of: "
+        do="map the columns, as in --columns prompt=question,response=reply, or rename them to one of: "
         + "; ".join(dict.fromkeys(" + ".join(form.columns) for form in FORMATS)),
     )
 
@@ -285,6 +285,6 @@ def rejected_answer(form: DataFormat, record: Record, source: str) -> str | None
         return None
     answer = validate_messages(_as_messages(rejected, "assistant"), source)[-1]
     if answer["role"] != "assistant":
-        do = "end it with an assistant message, or take the row out"
-        raise DataError(f"{source}: the rejected conversation has no answer", got=answer["role"], do=do)
+        do = "end it with an assistant message, or remove the row"
+        raise DataError(f"{source}: the rejected conversation does not end with an answer", got=answer["role"], do=do)
     return str(answer["content"])

@@ -127,7 +127,7 @@ def _detail_ranges(details: Any, text: str, source: str) -> CharRanges:
     except (KeyError, TypeError, ValueError):
         parts, sound = [], False
     if not sound:
-        do = 'write [{"begin_offset": 0, "end_offset": 8, "train": true}, …], counted in characters, the last included'
+        do = 'write [{"begin_offset": 0, "end_offset": 8, "train": true}, …], counted in characters, both inclusive'
         raise DataError(f"{source}: `train_detail` is not a list of ranges", got=shorten(details), do=do)
     learned = [any(begin <= place < end and train for begin, end, train in parts) for place in range(len(text))]
     for begin, end, train in parts:
@@ -179,13 +179,13 @@ def read_row_marks(
         value = record.get(key)
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
         if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or false stored as 0
-            marks += [LossMark(f"{key} 0 (not followed here: KTO's?)", False)] if completion and value == 0 else []
+            marks += [LossMark(f"{key} 0 (ignored; is it KTO's?)", False)] if completion and value == 0 else []
             continue
         if text not in ("true", "false"):
             continue
         certain = completion or key == "kto_tag"
         if certain or text == "false":
-            marks.append(LossMark(f"{key} {text}" + ("" if certain else " (not followed here: KTO's?)"), certain))
+            marks.append(LossMark(f"{key} {text}" + ("" if certain else " (ignored; is it KTO's?)"), certain))
         if certain and text == "false":
-            reason = f"trained away from, not learned: {key} false (KTO)"
+            reason = f"undesirable KTO example: {key} false"
     return tuple(marks), reason

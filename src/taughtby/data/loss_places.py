@@ -68,11 +68,11 @@ def _within_conversation(
     turn = (*row.prompt, {**other, "content": MARK})
     head, _, rest = apply_template(tokenizer, row, (*turn, *row.after), template).partition(MARK)
     if not rest or not whole.endswith(rest):
-        return SkippedRow("the chat template writes this turn otherwise in the whole conversation")
+        return SkippedRow("the chat template renders this turn differently in the whole conversation")
     opening = _opening(tokenizer, row, template)
     begin = head.rfind(opening) + len(opening) if opening in head else len(head)
     if shared_length(head, whole) < begin:
-        return SkippedRow("the chat template begins this turn otherwise in the whole conversation")
+        return SkippedRow("the chat template starts this turn differently in the whole conversation")
     closing = apply_template(tokenizer, row, turn, template).rpartition(MARK)[2]
     if not rest.startswith(closing):  # templates write more after the last turn: keep only complete markers
         shared = closing[: shared_length(rest, closing)]
@@ -158,9 +158,9 @@ def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> Rende
     lead = len(row.response) - len(row.response.lstrip())
     start = rendered.text.find(row.response.strip(), rendered.answer_start) - lead
     if row.masked == ((0, len(row.response)),):
-        return SkippedRow("all of the answer is masked")
+        return SkippedRow("the whole answer is masked")
     if not tokenizer.is_fast:
-        return SkippedRow("this tokenizer does not say where words stand, so none can be masked")
+        return SkippedRow("this tokenizer has no character offsets, so words cannot be masked")
     if start + lead < 0:
         return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
     return replace(rendered, masked=tuple((start + begin, start + end) for begin, end in row.masked))

@@ -11,7 +11,7 @@ Fields = dict[str, Any]
 THOUGHT_PARTS = {"thinking": "thinking", "reasoning": "text"}  # part type: key of its text
 OTHER_MESSAGES = {  # part types that cannot be converted, with advice
     "tool_result": 'make it a message: {"role": "tool", "tool_call_id": …, "content": "…"}',
-    "redacted_thinking": "take the part out: its text is not there",
+    "redacted_thinking": "remove the part: it has no text",
 }
 
 

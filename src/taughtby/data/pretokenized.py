@@ -37,22 +37,22 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
     )
     for name, column in {**values, "attention_mask": attention}.items():
         if len(column) != len(ids):
-            do = "prepare the data again: every id has one"
+            do = "prepare the data again, with one value per id"
             raise DataError(
-                f"{source}: `{name}` is not as long as `input_ids`", got=f"{len(column)}, {len(ids)}", do=do
+                f"{source}: `{name}` and `input_ids` have different lengths", got=f"{len(column)}, {len(ids)}", do=do
             )
     _refuse_packing(record, attention, source)
     labels = values.get("labels", ids)
     others = [f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)]
     if others:
-        do = f"give labels that are the ids or {IGNORED}, not moved by one: the loss moves them"
-        raise DataError(f"{source}: `labels` are not the ids of their places", got=", ".join(others[:3]), do=do)
+        do = f"give unshifted labels that equal the ids or {IGNORED}: the loss shifts them"
+        raise DataError(f"{source}: `labels` differ from `input_ids`", got=", ".join(others[:3]), do=do)
     masked = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
     if "labels" in values:
         masked = {place for place, label in enumerate(labels) if label == IGNORED}
     places = [place for place, real in enumerate(attention) if real]
     positions = tuple(new for new, place in enumerate(places) if new and place not in masked)
-    marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: all learned"),)
+    marks = tuple(LossMark(name) for name in columns) or (LossMark("input_ids without a mask: loss on all tokens"),)
     return tuple(ids[place] for place in places), positions, marks
 
 
@@ -66,8 +66,8 @@ def _integers(record: Record, name: str, source: str) -> list[int]:
         numbers[0] if isinstance(numbers, list) and len(numbers) == 1 and isinstance(numbers[0], list) else numbers
     )
     if not isinstance(numbers, list) or not all(map(_is_whole, numbers)):
-        raise DataError(f"{source}: `{name}` is not a list of whole numbers", got=shorten(value),
-                        do="give a list of token ids, or take the column out")  # fmt: skip
+        raise DataError(f"{source}: `{name}` is not a list of integers", got=shorten(value),
+                        do="give a list of token ids, or remove the column")  # fmt: skip
     return [int(number) for number in numbers]
 
 
@@ -110,7 +110,7 @@ def decode_rows(tokenizer: Any, rows: Sequence[Example]) -> list[Example]:
 def skip_reason(tokenizer: Any, row: Example) -> SkippedRow | None:
     """Return why a pretokenized row cannot be used; None if it can."""
     if not row.loss_positions:
-        return SkippedRow("nothing in the row was learned: none of its tokens has a loss")
+        return SkippedRow("no token of the row has a loss")
     if other := _foreign(tokenizer, row):
         return SkippedRow(f"token {other[0]} is not in this tokenizer's vocabulary of {len(tokenizer)}")
     return None

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KINDS = {
-    "nothing-learned": "no token of the row is learned",
-    "truncated-answer": "the answer is cut before its end",
-    "no-end-of-turn": "no token that ends the answer is learned",
-    "template-tokens": "a text holds tokens or role markers of a chat template",
-    "duplicate-rows": "prompt and answer are those of another row",
+    "nothing-learned": "no token of the row has a loss",
+    "truncated-answer": "the answer is truncated",
+    "no-end-of-turn": "no end-of-turn token has a loss",
+    "template-tokens": "a text contains tokens or role markers of a chat template",
+    "duplicate-rows": "prompt and answer equal those of another row",
     "conflicting-answers": "the same or nearly the same prompt has different answers",
-    "equal-answers": "prompts that differ have the same or nearly the same answer",
+    "equal-answers": "different prompts have the same or nearly the same answer",
 }
 MIN_CLUSTER = 5  # minimum number of prompts with equal answers; fewer are common in any set
 MAX_GROUPS, MAX_ROWS = 5, 3  # groups in a finding, rows shown of a group

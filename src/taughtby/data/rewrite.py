@@ -26,8 +26,8 @@ from taughtby.data.readers.texts import csv_delimiter, csv_rows, listed_rows
 from taughtby.errors import DataError, OptionError
 
 RANGES: Any = pa.list_(pa.list_(pa.int64()))
-BYTES = "every other row is the same to the byte"
-VALUES = "every other row has the same values"
+BYTES = "all other rows are byte-identical"
+VALUES = "all other rows have the same values"
 LINES = "the rows of the hub as JSON lines"
 
 
@@ -68,12 +68,12 @@ def check_output(data: str, out: Path) -> None:
             raise OptionError(f"{out} is the input, or part of it", do="give another file: the input is never changed")
     if path.is_dir():
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise OptionError(f"{out} is there already", do="give a folder that is empty or not there yet")
+            raise OptionError(f"{out} already exists", do="give an empty or new folder")
         return
     suffix = file_type(path) if path.exists() else ".jsonl"
     alike = {".jsonl", ".ndjson"}
     if out.is_dir() or (file_type(out) != suffix and not {file_type(out), suffix} <= alike):
-        raise OptionError("the cleaned data keeps its format", got=str(out), do=f"name it {out.stem}{suffix}")
+        raise OptionError("the cleaned data must have the same format", got=str(out), do=f"name it {out.stem}{suffix}")
 
 
 def _saved(path: Path) -> bool:
@@ -127,7 +127,7 @@ def _hub_lines(data: str, split: str | None, edits: Edits) -> Iterator[bytes]:
             if (edited := edits.apply(source, record)) is not None:
                 yield _json_bytes(edited) + b"\n"
         except TypeError as fault:  # a table may contain bytes
-            do = "save the data set to disk, and clean that"
+            do = "save the data set to disk, and clean the copy"
             raise DataError(f"{source}: the row cannot be written as JSON", got=str(fault), do=do) from None
 
 

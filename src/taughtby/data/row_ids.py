@@ -35,7 +35,7 @@ def content_hash(row: Example) -> bytes:
     try:
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     except TypeError as fault:  # a table may contain bytes
-        do = "take out of the messages what is no text, number or list"
+        do = "remove values that JSON does not support, such as bytes"
         raise DataError(f"{row.source}: the row cannot be written as JSON", got=str(fault), do=do) from None
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 

@@ -40,5 +40,5 @@ def resolve_sources(specs: Sequence[str], data: str, read_options: ReadOptions) 
 
 def ambiguous_source(spec: str, rows: Sequence[str]) -> DataError:
     """Return the error for a source that matches more than one row."""
-    do = "write more of the path before it, or give ids"
-    return DataError(f"{spec} names several rows", got=", ".join(rows[:3]), do=do)
+    do = "give a longer part of the path, or use row ids"
+    return DataError(f"{spec} matches several rows", got=", ".join(rows[:3]), do=do)

@@ -213,10 +213,10 @@ def collect_statistics(
 
 def _template(tokenizer: Any, encoding: Encoding) -> str:
     if encoding.template == NO_TEMPLATE:
-        return "none, texts as they stand"
+        return "none, texts unchanged"
     if encoding.template:
         return "as given"
-    return "the tokenizer's own" if tokenizer.chat_template else "none, texts with a line break between"
+    return "the tokenizer's own" if tokenizer.chat_template else "none, a line break after each text"
 
 
 def _quantiles(counts: Counter[int]) -> dict[str, int]:

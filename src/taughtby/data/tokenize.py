@@ -38,9 +38,13 @@ class Encoding:
     def __post_init__(self) -> None:
         for key, choices in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
             if getattr(self, key) not in choices:
-                raise OptionError(f"no such {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}")
+                raise OptionError(
+                    f"unknown value for {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}"
+                )
         if self.max_length < 2:
-            raise OptionError("no room for a row", got=f"--max-length {self.max_length}", do="give at least 2")
+            raise OptionError(
+                "the maximum length is too small", got=f"--max-length {self.max_length}", do="give at least 2"
+            )
 
     def with_options(self, template: str | None = None, **options: Any) -> Encoding:
         """A copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
@@ -228,9 +232,8 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
         return SkippedRow(f"too long: {len(ids)} tokens, the limit is {limit}")
     if len(ids) > limit and encoding.truncate == "left":
         if len(ids) - n_prompt >= limit:
-            return SkippedRow(
-                f"no room for the prompt: the answer has {len(ids) - n_prompt} tokens, the limit is {limit}"
-            )
+            num_tokens = len(ids) - n_prompt
+            return SkippedRow(f"no room for the prompt: the answer has {num_tokens} tokens, the limit is {limit}")
         gone = len(ids) - limit
         ids, n_prompt, start = ids[gone:], n_prompt - gone, max(1, start - gone)
         masked = tuple(token - gone for token in masked if token >= gone)
@@ -238,18 +241,16 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
         return SkippedRow(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
     if n_prompt >= len(ids):
         return SkippedRow("the answer has no tokens")
-    example = TokenizedExample(
-        ids[:limit], n_prompt, n_prompt - start, tuple(token for token in masked if token < limit), row.own_mask
-    )
-    return example if not masked or any(example.loss_mask) else SkippedRow("all tokens with loss are masked")
+    masked = tuple(token for token in masked if token < limit)
+    example = TokenizedExample(ids[:limit], n_prompt, n_prompt - start, masked, row.own_mask)
+    return example if not masked or any(example.loss_mask) else SkippedRow("all tokens with a loss are masked")
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
     """Token ids of a prompt, ready for generation: a user turn, or everything before the response of an Example."""
-    row = make_example(prompt, "") if isinstance(prompt, str) else prompt
-    text = render_prompt(tokenizer, row, template)
+    text = render_prompt(tokenizer, make_example(prompt, "") if isinstance(prompt, str) else prompt, template)
     if isinstance(text, SkippedRow):
-        what = f"{prompt_source(prompt) or 'this prompt'} cannot be asked"
+        what = f"{prompt_source(prompt) or 'this prompt'} cannot be rendered"
         raise DataError(what, got=text.reason, do="change the prompt, or choose another --template")
     return list(next(_ids(tokenizer, [text])).ids)
 

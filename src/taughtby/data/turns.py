@@ -71,7 +71,7 @@ def has_content(message: Message) -> bool:
 
 def _reason(marks: Sequence[TurnMarks], filled: Sequence[int], turns: str) -> str:
     names = ", ".join(dict.fromkeys(marks[place].names for place in filled))
-    what = "its last turn was not learned" if turns == "last" else "none of its turns was learned"
+    what = "the last turn has no loss" if turns == "last" else "no turn has a loss"
     return f"{what}: {names}"
 
 
@@ -80,20 +80,20 @@ def _not_followed(
 ) -> tuple[LossMark, ...]:
     """Return marks for messages that had a loss but are in no Example."""
     others = [
-        LossMark(f"{name} on a message of the {row.messages[place]['role']}", followed=False)
+        LossMark(f"{name} on a message of role {row.messages[place]['role']}", followed=False)
         for place, mark in enumerate(marks)
         for name in [mark.names]
         if mark.learned and row.messages[place]["role"] != "assistant" and (completion is None or place < completion)
     ]
     if completion is not None and learned[-1] < len(row.messages) - 1:
-        others.append(LossMark("a completion that goes on behind its last answer", followed=False))
+        others.append(LossMark("a completion that continues after its last answer", followed=False))
     return tuple(others)
 
 
 def _no_answer(row: Example, turns: str, others: bool) -> DataError:
     last = row.messages[-1]
-    do = "end each row with a non-empty assistant message, or take the row out"
+    do = "end each row with a non-empty assistant message, or remove the row"
     if others and turns == "last":
-        do += "; or make a row of every assistant turn (--turns all)"
+        do += "; or make each assistant turn a row (--turns all)"
     got = f"last message: {last['role']}, {shorten(last['content']) or 'empty'}"
-    return DataError(f"{row.source}: the row has no answer to learn from", got=got, do=do)
+    return DataError(f"{row.source}: the row has no answer", got=got, do=do)

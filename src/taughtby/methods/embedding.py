@@ -42,7 +42,7 @@ class Embedding(CosineMethod):
     def __post_init__(self) -> None:
         if self.what not in ("both", "prompt", "answer"):
             do = "choose both, prompt or answer"
-            raise OptionError("embedding: what is not a part of a row", got=str(self.what), do=do)
+            raise OptionError("embedding: invalid value for `what`", got=str(self.what), do=do)
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
         """Return `text_both`, `text_prompt` or `text_answer`."""

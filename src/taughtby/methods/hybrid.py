@@ -30,7 +30,7 @@ class Hybrid(Method):
 
     def __post_init__(self) -> None:
         if not self.k >= 0:
-            raise OptionError("hybrid: k is not at least 0", got=str(self.k), do="give 60, as in the paper")
+            raise OptionError("hybrid: k is below 0", got=str(self.k), do="give 60, as in the paper")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
         """Return the feature of `embedding`, so that both methods share it."""

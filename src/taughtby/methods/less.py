@@ -61,8 +61,8 @@ class AdamState:
             ModelError: there are no moments of that weight.
         """
         if name not in self.mean or self.mean[name].numel() != gradient.shape[1]:
-            raise ModelError(f"{MOMENTS} is not of this adapter", got=f"no moments for {name}",
-                             do=f"remove {MOMENTS}, or copy the adapter's own there")  # fmt: skip
+            raise ModelError(f"{MOMENTS} belongs to another adapter", got=f"no moments for {name}",
+                             do=f"remove {MOMENTS}, or replace it with that of this adapter")  # fmt: skip
         stored = (part[name].flatten().to(gradient, non_blocking=True) for part in (self.mean, self.square))
         moments = zip(stored, (gradient, gradient.square()), self.betas, strict=True)
         mean, square = (

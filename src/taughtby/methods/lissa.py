@@ -61,7 +61,7 @@ class LiSSA(ProjectedGradientMethod):
             scores = step
             if not bool(scores.isfinite().all()):
                 raise OptionError("lissa: the iteration diverges", got=f"scale={self.scale}",
-                                  do="leave the scale out, or raise it")  # fmt: skip
+                                  do="omit the scale, or raise it")  # fmt: skip
             if bool((error < TOLERANCE).all()):
                 return scores
         raise OptionError("lissa did not converge",

@@ -48,7 +48,7 @@ class RepT(StateMethod):
 
     def __post_init__(self) -> None:
         if self.scale not in ("centred", "unit", "raw"):
-            raise OptionError("rept has no such scale", got=str(self.scale), do="choose raw, centred or unit")
+            raise OptionError("rept: unknown scale", got=str(self.scale), do="choose raw, centred or unit")
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
         """Return `h_ℓ` and `g_ℓ`."""

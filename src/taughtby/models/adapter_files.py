@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-UNTRACEABLE = {"alora_invocation_tokens": "wakes at certain words only", "layer_replication": "doubles layers",
-               "megatron_config": "sits in Megatron's layers"}  # fmt: skip
+UNTRACEABLE = {
+    "alora_invocation_tokens": "is only active after certain tokens",
+    "layer_replication": "replicates layers",
+    "megatron_config": "is made for Megatron's layers",
+}
 _OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 _PREFIX = "base_model.model."
 _TEXT_PARTS = (("model.language_model.", "model."), ("model.", "model.language_model."),
@@ -47,7 +50,7 @@ def check_folder(folder: Path, model_type: str) -> None:
         raise ModelError(f"the adapter {folder} mixes other adapters, which cannot be traced", got="XLORA",
                          do="give the adapters that it mixes, one at a time")  # fmt: skip
     if (task := config_value(folder, CONFIG, "task_type")) in _OTHER_TASKS:
-        raise ModelError(f"the adapter {folder} was trained for another task than writing text", got=task,
+        raise ModelError(f"the adapter {folder} was not trained for causal language modeling", got=task,
                          do="give an adapter of a causal language model (CAUSAL_LM)")  # fmt: skip
     base = read_json(Path(base_name(folder)) / "config.json")
     parts = [part for part in (base, base.get("text_config")) if isinstance(part, dict)]
@@ -60,7 +63,7 @@ def check_folder(folder: Path, model_type: str) -> None:
 def _check_files(folder: Path) -> None:
     """Refuse a folder without PEFT's two files, with advice for the files that are there instead."""
     if folder.suffix == ".gguf" and folder.is_file():
-        raise ModelError(f"{folder} is a .gguf file, and adapters are read as PEFT writes them",
+        raise ModelError(f"{folder} is a .gguf file, not a PEFT adapter",
                          do=f"give the folder with {CONFIG} and {WEIGHTS} that it was converted from")  # fmt: skip
     if (folder / WEIGHTS).exists() and (folder / CONFIG).exists():
         return check_content(folder / CONFIG)
@@ -68,16 +71,16 @@ def _check_files(folder: Path) -> None:
     if (folder / CONFIG).exists() and pickled.exists():
         convert = f"s.save_file(t.load({str(pickled)!r}, weights_only=True), {str(folder / WEIGHTS)!r})"
         do = f"convert them: python -c {shell_quote(f'import torch as t, safetensors.torch as s; {convert}')}"
-        raise ModelError(f"{folder} holds only pickled weights (.bin), which can run code when read", do=do)
+        raise ModelError(f"{folder} contains only pickled weights (.bin), which can run code when loaded", do=do)
     if mlx := next((name for name in ("adapters.safetensors", "adapters.npz") if (folder / name).exists()), None):
-        raise ModelError(f"{folder} is an adapter of MLX, not of PEFT", got=mlx,
+        raise ModelError(f"{folder} is an MLX adapter, not a PEFT adapter", got=mlx,
                          do=f"fuse it: mlx_lm.fuse --adapter-path {shell_quote(folder)} --dequantize, and give the "
                             "fused model")  # fmt: skip
     if ranks := ranks_of_training(folder):
         raise ranks
-    got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing there"
+    got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "no files"
     do = nearest_file(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
-    raise ModelError(f"{folder} is not an adapter's folder", got=got, do=do)
+    raise ModelError(f"{folder} is not an adapter folder", got=got, do=do)
 
 
 def _plain_name(name: str, prefix: str) -> str:
@@ -103,7 +106,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         plain = _plain_name(name, prefix)
         if other := names.get(plain):
             got = f"{other} and {name}"
-            raise ModelError(f"{file} holds several adapters", got=got, do="save one of them by itself")
+            raise ModelError(f"{file} contains several adapters", got=got, do="save each of them separately")
         names[plain] = name
     with explain_errors(f"the adapter {folder} cannot be read", "copy it again"), safe_open(file, "pt") as stored:
         weights = {plain: stored.get_tensor(name) for plain, name in names.items()}
@@ -111,13 +114,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if bad:
         first, total = min(bad), sum(weight.numel() for weight in weights.values())
         got = f"{sum(bad.values()):,} of {total:,}, in {len(bad)} weights such as {first}"
-        raise ModelError(f"the adapter {folder} holds numbers that are not finite", got=got,
+        raise ModelError(f"the adapter {folder} has weights that are not finite", got=got,
                          do="its training diverged: give an earlier checkpoint")  # fmt: skip
     ups = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if ups and not any(bool(weight.any()) for weight in ups) and all("lora_" in name for name in weights):
-        what = f"the adapter {folder} changes nothing: it is as it was before its training"
-        raise ModelError(what, got=f"{len(ups)} weights lora_B, all of them zero",
-                         do="give the adapter as the training saved it at its end")  # fmt: skip
+        what = f"the adapter {folder} changes nothing: it is untrained"
+        raise ModelError(what, got=f"{len(ups)} lora_B weights, all zero",
+                         do="give the adapter that was saved at the end of training")  # fmt: skip
     return weights
 
 
@@ -160,13 +163,13 @@ def base_advice(folder: Path, requested: str = "") -> str:
     """Return advice for an adapter that does not fit the model `requested`, which may be the one it was trained on."""
     base = base_name(folder)
     if requested and any(Path(path).resolve() == Path(requested).resolve() for path in (base, folder / base)):
-        return "merge it by the versions of PEFT and Transformers that trained it, and give the merged model"
+        return "merge it with the PEFT and Transformers versions used for training, and give the merged model"
     return f"give the base model the adapter was trained on, which is {base}"
 
 
 def base_name(folder: Path) -> str:
     """Return the base model that the adapter's configuration names."""
-    return config_value(folder, CONFIG, "base_model_name_or_path") or "not recorded in it"
+    return config_value(folder, CONFIG, "base_model_name_or_path") or "not recorded"
 
 
 def config_value(folder: Path, file: str, key: str) -> str:

@@ -60,9 +60,9 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
         ModelError: an adapter cannot be read, changes nothing, or belongs to another model.
     """
     if any(weight.is_meta for weight in lm.parameters()):
-        raise ModelError("no adapter can be put on a model that does not fit onto its devices",
-                         got="weights put off to the CPU or the disk",
-                         do="merge the adapter into the model, or load it on one device, or rounded")  # fmt: skip
+        raise ModelError("adapters cannot be attached to an offloaded model",
+                         got="weights offloaded to the CPU or disk",
+                         do="merge the adapter, or load the model on one device or with --quantize")  # fmt: skip
     for folder in folders:
         check_folder(folder, lm.config.model_type)
     modules = {path for path, _ in lm.named_modules()}
@@ -88,7 +88,7 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
         if id(weight) not in base_weights and weight.is_floating_point():
             weight.data = weight.data.to(dtype)
     notes = tuple(filter(None, (_other_base(folder, lm.name_or_path) for folder in folders))) + tuple(
-        f"{folder}: {len(left)} weights of the adapter have no part in answers to text, such as {left[0]}"
+        f"{folder}: {len(left)} weights of the adapter do not affect text answers, such as {left[0]}"
         for folder, left in zip(folders, [adapter.left_out for adapter in placed], strict=True) if left
     )  # fmt: skip
     return Attached(peft.eval().requires_grad_(False), join_hashes(hashes), over, notes)
@@ -184,12 +184,12 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
     beside = isinstance(on, PeftModel)
-    what = f"the adapter {folder} does not fit {'the one before it' if beside else 'this model'}"
+    what = f"the adapter {folder} does not fit {'the previous adapter' if beside else 'this model'}"
     do = "give it alone" if beside else base_advice(folder, on.name_or_path)
     with explain_errors(f"the configuration of the adapter {folder} cannot be read", "copy it again, or update PEFT"):
         config: Any = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning:
-        raise ModelError(f"the adapter {folder} only adds to what the model reads, which cannot be traced",
+        raise ModelError(f"the adapter {folder} only adds virtual tokens (prompt learning), which cannot be traced",
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
@@ -214,8 +214,8 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
 def _check_start(config: Any, folder: Path) -> None:
     """Refuse an adapter initialized by LoftQ, which quantizes the base, if bitsandbytes is not installed."""
     if getattr(config, "init_lora_weights", None) == "loftq" and importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(f"the adapter {folder} belongs to a base that LoftQ rounds, by a package that is missing",
-                         got='init_lora_weights "loftq", without bitsandbytes',
+        raise ModelError(f"the adapter {folder} needs a base quantized by LoftQ, and bitsandbytes is not installed",
+                         got='init_lora_weights "loftq"',
                          do="pip install 'taughtby[quantized]', or merge the adapter where it was trained and give "
                             "the merged model")  # fmt: skip
 
@@ -245,7 +245,7 @@ def _other_base(folder: Path, given: str) -> str:
     named = config_value(folder, CONFIG, "base_model_name_or_path").rstrip("/")
     if not named or (folder / "taughtby.json").exists() or is_same_name(named, given):
         return ""
-    return f"{folder} names {named} as its base, and is used on {given}: if these two differ, so do all scores"
+    return f"{folder} names {named} as its base, but is used with {given}: if they differ, scores are wrong"
 
 
 def is_same_name(named: str, given: str) -> bool:

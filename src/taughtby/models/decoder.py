@@ -47,7 +47,7 @@ def not_causal(name: str, got: str) -> ModelError:
 def not_finite(name: str, dtype: torch.dtype) -> ModelError:
     """Return the error for a model whose weights are finite, but whose outputs are not."""
     do = "load it with --dtype bfloat16 or float32; if that does not help, its training diverged"
-    return ModelError(f"what {name} computes is not finite", got=f"in {str(dtype).removeprefix('torch.')}", do=do)
+    return ModelError(f"the outputs of {name} are not finite", got=f"in {str(dtype).removeprefix('torch.')}", do=do)
 
 
 @torch.no_grad()
@@ -73,4 +73,4 @@ def check_causal(lm: Any, decoder: Any, blocks: nn.ModuleList, name: str) -> Non
     # states of a small untrained encoder change by only 1e-2; rounding and other choices of experts change less
     near = 1e-4 if lm.get_input_embeddings().weight.dtype == torch.float32 else 5e-3
     if not torch.allclose(states[0], states[1], rtol=near, atol=near * float(states.abs().max())):
-        raise not_causal(name, f"{type(lm).__name__}, which looks ahead")
+        raise not_causal(name, f"{type(lm).__name__}, whose tokens attend to later tokens")

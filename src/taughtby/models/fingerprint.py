@@ -72,7 +72,7 @@ def _not_finite(name: str, weight_name: str, weight: Tensor) -> ModelError:
     count = int((~weight.isfinite()).sum())
     do = "its training diverged: give an earlier checkpoint"
     if weight.dtype == torch.float16:
-        do = "load it with --dtype bfloat16, since float16 holds no number above 65,504; else its training diverged"
+        do = "load it with --dtype bfloat16, since float16 overflows above 65,504; or its training diverged"
     got = f"{count:,} of {weight.numel():,} in {weight_name}"
     return ModelError(f"the weights of {name} are not finite", got=got, do=do)
 

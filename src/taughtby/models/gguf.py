@@ -19,9 +19,9 @@ _LONGEST = 1 << 26  # maximum length of a string or array; a longer one means th
 _KINDS = {
     "adapter": ("is a LoRA adapter of llama.cpp, not a model",
                 "give the base model as MODEL, and with --adapter the PEFT folder that this file was converted from"),
-    "mmproj": ("is a tower for pictures, not a language model", "give the .gguf file of the language model"),
+    "mmproj": ("is a vision encoder, not a language model", "give the .gguf file of the language model"),
     "imatrix": ("is an importance matrix, not a model", "give the .gguf file of the model"),
-    "vocab": ("is a tokenizer alone, not a model", "give the .gguf file of the model"),
+    "vocab": ("is only a tokenizer, not a model", "give the .gguf file of the model"),
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def check_gguf(file: Path) -> None:
         with file.open("rb") as stream:
             fields, tensors, start = _read_header(stream)
     except (struct.error, ValueError, MemoryError) as error:
-        raise ModelError(f"{file} is no .gguf file, or only the beginning of one", got=str(error)[:300],
+        raise ModelError(f"{file} is not a .gguf file, or is truncated", got=str(error)[:300],
                          do="copy or download it again") from None  # fmt: skip
     kind = "mmproj" if fields.get("general.architecture") == "clip" else str(fields.get("general.type", "model"))
     if kind in _KINDS:
@@ -46,16 +46,16 @@ def check_gguf(file: Path) -> None:
     if isinstance(parts, int) and parts > 1:
         first = int(fields.get("split.no", 0)) + 1
         raise ModelError(f"{file} is one part of a model", got=f"part {first} of {parts}",
-                         do=f"join them: llama-gguf-split --merge {_first_part(file, parts)} whole.gguf")  # fmt: skip
+                         do=f"merge them: llama-gguf-split --merge {_first_part(file, parts)} whole.gguf")  # fmt: skip
     if lora := [name for name in tensors if name.endswith((".lora_a", ".lora_b"))]:
         what, do = _KINDS["adapter"]
         raise ModelError(f"{file} {what}", got=lora[0], do=do)
     if "token_embd.weight" not in tensors:
         got = f"{len(tensors)} weights, without token_embd.weight"
-        raise ModelError(f"{file} holds no language model", got=got, do="give the .gguf file of a whole model")
+        raise ModelError(f"{file} contains no language model", got=got, do="give the .gguf file of a complete model")
     size = file.stat().st_size
     if size <= start + max(tensors.values()):
-        raise ModelError(f"{file} is cut short", got=f"{size:,} bytes, with weights that begin after them",
+        raise ModelError(f"{file} is truncated", got=f"{size:,} bytes, but weights begin after the end of the file",
                          do="copy or download it again")  # fmt: skip
 
 

@@ -25,9 +25,7 @@ from taughtby.models.training_metadata import TrainingMetadata, read_training_me
 from taughtby.models.weight_files import check_checkpoint, check_complete, check_content
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZED_NOTE = (
-    "its weights are rounded to {}, and gradients through them are another model's (cosine .45 with the full ones)"
-)
+QUANTIZED_NOTE = "its weights are quantized to {}, so gradients differ (cosine .45 with full precision)"
 NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
 _ALONE = threading.Lock()  # Transformers patches PyTorch while it loads: concurrent loads lose tied heads
 
@@ -62,9 +60,9 @@ def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype != "auto" and dtype not in DTYPES:
-        raise ModelError("unknown number format", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
+        raise ModelError("unknown dtype", got=dtype, do=f"use one of: auto, {', '.join(DTYPES)}")
     if quantize not in (None, "4bit", "8bit"):
-        raise OptionError("unknown rounding", got=quantize, do="use 4bit, 8bit, or leave it out")
+        raise OptionError("unknown quantization", got=quantize, do="use 4bit, 8bit, or omit it")
     if quantize:
         _check_rounding(f"{quantize} weights")
     return LoadOptions(_fastest_dtype(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
@@ -81,7 +79,7 @@ def _fastest_dtype(device: str) -> torch.dtype:
 
 def _check_rounding(what: str) -> None:
     if not torch.cuda.is_available():
-        raise OptionError(f"{what} need a GPU", got="no CUDA here", do="load the full weights, without --quantize")
+        raise OptionError(f"{what} need a GPU", got="no CUDA", do="load the unquantized weights, without --quantize")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise OptionError(f"{what} need bitsandbytes", got="not installed", do="pip install 'taughtby[quantized]'")
 
@@ -97,7 +95,7 @@ def _check_device(name: str) -> None:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         do = f"give cuda:0 to cuda:{count - 1}, or auto" if count else "give --device cpu, or auto"
-        raise OptionError("this machine has no such GPU", got=f"{name}, of {count}", do=do)
+        raise OptionError("this machine has no such GPU", got=f"{name} ({count} available)", do=do)
 
 
 def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
@@ -199,8 +197,8 @@ def _check_token_ids(tokenizer: Any, adapter: Path, base: Path) -> None:
     old, new = AutoTokenizer.from_pretrained(str(base), **NO_REMOTE_CODE).get_vocab(), tokenizer.get_vocab()
     changed = sorted(token for token, number in old.items() if new.get(token) != number)
     if len(changed) > len(old) // 10:
-        got = f"{len(changed):,} of {len(old):,} tokens have another number or none, such as {changed[0]!r}"
-        do = "give the base that the adapter was trained on, or take the tokenizer out of its folder"
+        got = f"{len(changed):,} of {len(old):,} tokens have a different id or none, such as {changed[0]!r}"
+        do = "give the base that the adapter was trained on, or remove the tokenizer from its folder"
         raise ModelError(f"the tokenizer in {adapter} is not that of its base {base}", got=got, do=do)
 
 
@@ -233,8 +231,8 @@ def _stored_quantization(config: Any, name: str) -> str | None:
     if "bitsandbytes" in method:
         _check_rounding(f"the bitsandbytes weights of {name}")
         return "4 or 8 bits"
-    raise ModelError(f"the weights of {name} are rounded in a way that no gradient passes", got=method,
-                     do="give the model as it was before, and an adapter on top with --adapter")  # fmt: skip
+    raise ModelError(f"the weights of {name} are quantized by a method without gradients", got=method,
+                     do="give the unquantized model, and the adapter with --adapter")  # fmt: skip
 
 
 def load_without_weights(name: str, adapters: Sequence[str] = ()) -> tuple[Any, TrainingMetadata, int]:

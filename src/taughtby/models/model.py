@@ -115,7 +115,7 @@ class Model:
         largest, rows = max(ids, default=0), self.lm.get_input_embeddings().weight.shape[0]
         if largest < rows:
             return None
-        return f"token {self.tokenizer.decode([largest])!r} is number {largest}, and the embedding has {rows} rows"
+        return f"token {self.tokenizer.decode([largest])!r} has id {largest}, but the embedding has {rows} rows"
 
     @contextlib.contextmanager
     def base_model(self) -> Generator[Model]:
@@ -254,8 +254,8 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
         raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
     if not by_token and torch.equal(tuned, states):
         got = f"equal logits in {str(model.dtype).removeprefix('torch.')} with and without it"
-        raise ModelError(f"the adapter {adapters[-1]} changes nothing that {model.name} computes", got=got,
-                         do="give one trained on parts that read text, with a lora_alpha above 0")  # fmt: skip
+        raise ModelError(f"the adapter {adapters[-1]} does not change the outputs of {model.name}", got=got,
+                         do="give an adapter of the text layers with lora_alpha > 0")  # fmt: skip
     with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
         difference = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
     if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
@@ -263,7 +263,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     reloaded = _load_plain(model.name, model.tokenizer, options)
     if (rows := model.lm.get_input_embeddings().weight.shape[0]) != vocabulary:
         resize_embeddings(reloaded.lm, rows)
-    note = "the adapter changed the base for good, so the base is held a second time"
+    note = "the adapter overwrites base weights, so the base is loaded a second time"
     return replace(adapted, separate_base=reloaded, notes=(*notes, note))
 
 
@@ -281,12 +281,12 @@ def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
     old, new = before.tokenizer.get_vocab(), model.tokenizer.get_vocab()
     changed = sorted(token for token, number in old.items() if new.get(token) != number)
     if changed:
-        got = f"{len(changed)} of {len(old)} tokens that have another number or none, such as {changed[0]!r}"
+        got = f"{len(changed)} of {len(old)} tokens that have a different id or none, such as {changed[0]!r}"
         raise ModelError(f"the tokenizers of {base} and {model.name} differ", got=got, do=do)
     rows, base_rows = (each.lm.get_input_embeddings().weight.shape[0] for each in (model, before))
     if rows != base_rows:
         resize_embeddings(before.lm, rows)
-    added = f"{base} lacks {rows - base_rows} tokens, and reads each as the mean of those it has"
+    added = f"{base} lacks {rows - base_rows} tokens; their embeddings are the mean of the existing ones"
     notes = (added,) if rows > base_rows else ()
     before = replace(before, tokenizer=model.tokenizer)
     fingerprint = {**model.fingerprint, "base": before.fingerprint["model"]}

@@ -28,7 +28,7 @@ def is_adapter(name: str) -> bool:
     if not (Path(name) / "adapter_config.json").exists():
         return False
     if any(Path(name).glob("model*.safetensors")) and any(Path(name).glob("adapter_model.*")):
-        raise ModelError(f"{name} holds a model and an adapter", do="give each a folder of its own, and both of them")
+        raise ModelError(f"{name} contains a model and an adapter", do="move each to its own folder, and give both")
     return not any(Path(name).glob("model*.safetensors"))
 
 
@@ -56,12 +56,10 @@ def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
         if base == "smollm2" or _on_hub(base):
             return base, ()
     if EMBEDDED in dict(named).values() and _embedded_gguf():
-        note = (
-            f"{EMBEDDED} is not within reach: taken the embedded smollm2, the same model with weights rounded to 4 bits"
-        )
+        note = f"{EMBEDDED} is not available: using the embedded smollm2, the same model quantized to 4 bits"
         return "smollm2", (note,)
-    got = "; ".join(f"{file} names {base}, which is not within reach" for file, base in named)
-    raise ModelError(f"the base model of the adapter {adapter} is not to be found", got=got or "no file names it",
+    got = "; ".join(f"{file} names {base}, which is not available" for file, base in named)
+    raise ModelError(f"the base model of the adapter {adapter} was not found", got=got or "no file names it",
                      do="give the base as MODEL, and this folder with --adapter")  # fmt: skip
 
 
@@ -80,13 +78,13 @@ def resolve_local(name: str) -> str:
         if not (path / "config.json").exists():
             if ranks := ranks_of_training(path):
                 raise ranks
-            do = nearest_file(path) or "give the folder that holds config.json and the weights"
-            raise ModelError(f"{name} is not a model's folder", got="no config.json in it", do=do)
+            do = nearest_file(path) or "give the folder that contains config.json and the weights"
+            raise ModelError(f"{name} is not a model folder", got="no config.json in it", do=do)
         if not any(path.glob("*.safetensors")) and any(path.glob("*model*.bin")):
             convert = f"m.from_pretrained({name!r}, use_safetensors=False).save_pretrained({name!r})"
             program = f"from transformers import AutoModelForCausalLM as m; {convert}"
             do = f"convert them once on a machine you trust: python -c {shell_quote(program)}"
-            raise ModelError(f"{name} holds only pickled weights (.bin), which can run code when read", do=do)
+            raise ModelError(f"{name} contains only pickled weights (.bin), which can run code when loaded", do=do)
     elif not is_hub_id(name):
         do = "give a folder, a .gguf file, a hub id (owner/name), or smollm2"
         raise ModelError(f"{name} is a file, not a model" if path.is_file() else f"there is no model {name}", do=do)
@@ -100,7 +98,7 @@ def nearest_file(folder: Path) -> str | None:
         return None
     steps = {int(number): path for path in whole if (number := path.name.rpartition("checkpoint-")[2]).isdigit()}
     chosen = steps[max(steps)] if steps else min(whole)
-    return f"give {chosen}{', its newest checkpoint' if steps else ', which lies in it'}"
+    return f"give {chosen}{', its newest checkpoint' if steps else ', inside it'}"
 
 
 def _hub_file(name: str, file: str) -> str | None:
@@ -120,7 +118,7 @@ def _hub_file(name: str, file: str) -> str | None:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return None
         # fail now: the loaders would retry for each file, with long timeouts
-        what = f"{name} is no folder here, and the hub does not give it"
+        what = f"{name} is neither a local folder nor available on the hub"
         do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
         if lack := machine_fault(fault):
             what, do = f"{name} cannot be fetched from the hub: {lack[0]}", lack[1]
@@ -167,7 +165,7 @@ def _convert_gguf(gguf: Path) -> Path:
     draft = root / f".{folder.name}.{os.getpid()}"
     with explain_errors(
         f"{gguf} cannot be converted",
-        "check that the file is a whole .gguf of a Llama-like model, and that the cache has room",
+        "check that the file is a complete .gguf of a Llama-like model, and that the cache has space",
     ):
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         # without `dequantize` the model stays flagged as quantized, and can be neither saved nor trained

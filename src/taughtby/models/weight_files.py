@@ -31,7 +31,7 @@ _UNUSED = re.compile(
     r"|\.attn\.(masked_)?bias$"
 )
 _ROUNDED = ("I8", "U8", "I32")
-_FULL = "give the model as it was before it was rounded, and an adapter on top with --adapter"
+_FULL = "give the unquantized model, and the adapter with --adapter"
 
 
 def read_header(file: Path) -> Header:
@@ -46,17 +46,17 @@ def read_header(file: Path) -> Header:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(LARGEST_HEADER, size - 8):
-            raise ModelError(f"{file} is no safetensors file, or only the beginning of one", got=f"{size} bytes",
+            raise ModelError(f"{file} is not a safetensors file, or is truncated", got=f"{size} bytes",
                              do="copy or download it again")  # fmt: skip
         try:
             header = json.loads(stream.read(length))
             weights = {name: value for name, value in header.items() if name != "__metadata__"}
             end = 8 + length + max((value["data_offsets"][1] for value in weights.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise ModelError(f"{file} is no safetensors file", got=f"{type(error).__name__}: {error}"[:300],
+            raise ModelError(f"{file} is not a safetensors file", got=f"{type(error).__name__}: {error}"[:300],
                              do="copy or download it again") from error  # fmt: skip
     if size < end:
-        raise ModelError(f"{file} is cut short", got=f"{size:,} of {end:,} bytes", do="copy or download it again")
+        raise ModelError(f"{file} is truncated", got=f"{size:,} of {end:,} bytes", do="copy or download it again")
     return weights
 
 
@@ -72,7 +72,7 @@ def check_not_empty(file: Path, header: Header) -> None:
     """Refuse a file without weights, or with weights without elements, as a rank of DeepSpeed ZeRO-3 writes it."""
     empty = [name for name, value in header.items() if 0 in value["shape"]]
     if not header or empty:
-        got = f"{len(empty)} of {len(header)} weights have no elements" if header else "no weight in it"
+        got = f"{len(empty)} of {len(header)} weights have no elements" if header else "no weights"
         do = "save it again with stage3_gather_16bit_weights_on_model_save: true, or gather it with zero_to_fp32.py"
         raise ModelError(f"{file} was saved by DeepSpeed ZeRO-3 without its weights", got=got, do=do)
 
@@ -91,12 +91,12 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         ModelError: the weights are missing, truncated, quantized without a `quant_method`, or in another format.
     """
     if "quantization" in config and not _method(config):
-        raise ModelError(f"{folder} was rounded by MLX", got=f"config.json: quantization {config['quantization']}",
+        raise ModelError(f"{folder} was quantized by MLX", got=f"config.json: quantization {config['quantization']}",
                          do="give the model it was converted from, or convert it back: "
                             f"mlx_lm.convert --dequantize --hf-path {shell_quote(folder)}")  # fmt: skip
     if config.get("quantization_config") and not _method(config):
         got = f"config.json: quantization_config {config['quantization_config']}, without quant_method"
-        raise ModelError(f"{folder} is rounded, and does not say by which method", got=got, do=_FULL)
+        raise ModelError(f"{folder} is quantized by an unknown method", got=got, do=_FULL)
     wrapped = False
     for file in weight_paths(folder):
         header = read_header(file)
@@ -104,9 +104,9 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         if not _method(config):
             _check_unquantized(file, header)
         if any(name.startswith("base_model.model.") for name in header):
-            raise ModelError(f"{file} holds a model under PEFT's names, with the adapter beside it",
+            raise ModelError(f"{file} contains a PEFT model with an unmerged adapter",
                              got=next(name for name in header if name.startswith("base_model.model.")),
-                             do="load it with PEFT, call merge_and_unload(), and save that")  # fmt: skip
+                             do="load it with PEFT, call merge_and_unload(), and save the result")  # fmt: skip
         wrapped = wrapped or any(re.search(WRAPPERS, name) for name in header)
     return {WRAPPERS: ""} if wrapped else {}
 
@@ -118,7 +118,7 @@ def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
     """
     whole = "give the folder of a causal language model as `save_pretrained` wrote it"
     if missing := info["missing_keys"]:
-        raise ModelError(f"the files of the model {name} are not whole",
+        raise ModelError(f"the files of the model {name} are incomplete",
                          got=f"{len(missing)} weights missing, such as {min(missing)}", do=whole)  # fmt: skip
     if mismatched := info["mismatched_keys"]:
         weight, stored, expected = min(mismatched)
@@ -127,15 +127,15 @@ def check_complete(name: str, info: dict[str, Any]) -> tuple[str, ...]:
                          do="give the config.json that was saved with them")  # fmt: skip
     surplus = info["unexpected_keys"]
     if lora := [weight for weight in surplus if ".lora_" in weight or weight.startswith("lora_")]:
-        raise ModelError(f"the files of {name} hold an adapter that was not merged into the model",
+        raise ModelError(f"the files of {name} contain an unmerged adapter",
                          got=f"{len(lora)} weights, such as {min(lora)}",
-                         do="merge it with PEFT (merge_and_unload), or give base and adapter apart")  # fmt: skip
+                         do="merge it with PEFT (merge_and_unload), or give base and adapter separately")  # fmt: skip
     if strange := [weight for weight in surplus if not _UNUSED.search(weight)]:
-        raise ModelError(f"the files of {name} hold weights that the model has no place for",
+        raise ModelError(f"the files of {name} contain unexpected weights",
                          got=f"{len(strange)}, such as {min(strange)}", do=whole)  # fmt: skip
     if not surplus:
         return ()
-    return (f"{name}: {len(surplus)} weights have no part in its answers to text, such as {min(surplus)}",)
+    return (f"{name}: {len(surplus)} weights do not affect text answers, such as {min(surplus)}",)
 
 
 def weight_paths(folder: Path) -> list[Path]:
@@ -147,8 +147,8 @@ def weight_paths(folder: Path) -> list[Path]:
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists():
         if index.exists() and (shards := sorted(folder.glob("model-*-of-*.safetensors"))):
-            got, do = f"{whole.name} and {shards[0].name}", "take out the one that is not the model's"
-            raise ModelError(f"{folder} holds two sets of weights, one left from an earlier save", got=got, do=do)
+            got, do = f"{whole.name} and {shards[0].name}", "remove the outdated one"
+            raise ModelError(f"{folder} contains two sets of weights; one is from an earlier save", got=got, do=do)
         return [whole]
     if not index.exists():
         raise without_weights(folder)
@@ -160,7 +160,7 @@ def weight_paths(folder: Path) -> list[Path]:
                          do="copy or download it again") from error  # fmt: skip
     if missing := [name for name in names if not (folder / name).exists()]:
         got = f"{len(missing)} of {len(names)} missing, such as {missing[0]}"
-        raise ModelError(f"{folder} lacks files of weights that {index.name} names", got=got,
+        raise ModelError(f"{folder} lacks weight files listed in {index.name}", got=got,
                          do="copy or download the rest")  # fmt: skip
     return [folder / name for name in names]
 
@@ -169,14 +169,14 @@ def without_weights(folder: Path) -> ModelError:
     """Return the error for a folder without safetensors, with advice for the files that are there instead."""
     if ranks := ranks_of_training(folder):
         return ranks
-    convert = "convert it to a folder as `save_pretrained` writes it, by the tool that wrote it"
+    convert = "convert it to the format of `save_pretrained` with the tool that wrote it"
     others = {"*.gguf": "give the .gguf file itself", "*.npz": "give the model that MLX converted"}
     others |= dict.fromkeys(("consolidated*", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx"), convert)
     for pattern, do in others.items():
         if file := next(iter(sorted(folder.glob(pattern))), None):
-            return ModelError(f"{folder} holds no safetensors", got=file.name, do=do)
+            return ModelError(f"{folder} contains no safetensors files", got=file.name, do=do)
     got = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "an empty folder"
-    return ModelError(f"{folder} holds no weights", got=got, do="give the folder that `save_pretrained` wrote")
+    return ModelError(f"{folder} contains no weights", got=got, do="give the folder that `save_pretrained` wrote")
 
 
 def ranks_of_training(folder: Path) -> ModelError | None:
@@ -186,12 +186,12 @@ def ranks_of_training(folder: Path) -> ModelError | None:
         where = shell_quote(shards.parent if shards.suffix == ".distcp" else shards)
         return ModelError(f"{folder} is a sharded FSDP checkpoint: each rank wrote a part of the weights",
                           got=str(shards.relative_to(folder)),
-                          do=f"join them: accelerate merge-weights {where} {here}-merged, and add the config and "
+                          do=f"merge them: accelerate merge-weights {where} {here}-merged, and add the config and "
                              "the tokenizer")  # fmt: skip
     if shards := _first(folder, ("*_model_states.pt", "*/*_model_states.pt", "*/*_optim_states.pt", "zero_to_fp32.py")):
         return ModelError(f"{folder} is a DeepSpeed checkpoint: each rank wrote a part of the weights",
                           got=str(shards.relative_to(folder)),
-                          do=f"join them: python {here}/zero_to_fp32.py {here} {here}-merged --safe_serialization, "
+                          do=f"merge them: python {here}/zero_to_fp32.py {here} {here}-merged --safe_serialization, "
                              "and add the config and the tokenizer")  # fmt: skip
     return None
 
@@ -213,7 +213,7 @@ def _check_unquantized(file: Path, header: Header) -> None:
     rounded = [name for name, value in header.items() if value["dtype"] in _ROUNDED and len(value["shape"]) > 1
                and name.endswith((".weight", ".qweight", ".weight_packed"))]  # fmt: skip
     if scales or rounded:
-        what = "weights with a scale" if scales else "rounded weights"
+        what = "weights with a scale" if scales else "quantized weights"
         got = f"{len(scales or rounded)}, such as {min(scales or rounded)}"
-        raise ModelError(f"{file} holds {what}, and config.json does not say how to read them", got=got,
+        raise ModelError(f"{file} contains {what}, but config.json does not describe the quantization", got=got,
                          do=f"{_FULL}; or add the quantization_config that belongs to them")  # fmt: skip

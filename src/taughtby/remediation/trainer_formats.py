@@ -155,7 +155,7 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
                 _flagged(message, trained.get(number), encoding) for number, message in enumerate(last.messages)
             ]
             if not any(message["train"] for message in messages):
-                left_out["all tokens with loss are masked"] += 1
+                left_out["all tokens with a loss are masked"] += 1
                 continue
             yield {"messages": messages} | ({"tools": list(last.tools)} if last.tools else {})
 

@@ -35,7 +35,7 @@ def read_records(data: str, split: str | None = None) -> Rows:
             raise DataError(f"there is no file {data}", do=f"give the path of the training data: {KINDS}")
         return tables.hub(data, split)
     if split:
-        do = "leave the split out: it chooses within a folder or a hub data set"
+        do = "omit the split: it selects part of a folder or of a hub data set"
         raise OptionError(f"{data} has no splits", got=f"split {split}", do=do)
     return _reader(path)(path)
 
@@ -50,10 +50,10 @@ def _reader(path: Path) -> Callable[[Path], Rows]:
     if str(path) in STDIN or not path.is_file():
         return texts.table if suffix in {".csv", ".tsv"} else texts.jsonl
     if suffix in TABLES and path.suffix.lower() in COMPRESSED:
-        raise DataError(f"{path}: a packed {suffix} cannot be streamed", do="unpack the file first")
+        raise DataError(f"{path}: a compressed {suffix} cannot be streamed", do="decompress the file first")
     reader = (TEXTS | TABLES).get(suffix)
     if reader is None:
-        raise DataError(f"{path}: unknown kind of file", got=suffix or "no suffix", do=f"give one of: {KINDS}")
+        raise DataError(f"{path}: unknown file type", got=suffix or "no suffix", do=f"give one of: {KINDS}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty", do="give a file with at least one row")
     return reader
@@ -76,7 +76,7 @@ def shards(path: Path, split: str | None) -> list[Path]:
     kinds = sorted({file_type(file) for file in files})
     if len(kinds) != 1:
         got = ", ".join(kinds) or "none"
-        raise DataError(f"{path} is a folder without shards of one kind", got=got, do=f"give one of: {KINDS}")
+        raise DataError(f"{path} must contain data files of exactly one type", got=got, do=f"give one of: {KINDS}")
     return _of_split(files, path, split)
 
 
@@ -86,5 +86,5 @@ def _of_split(files: list[Path], folder: Path, split: str | None) -> list[Path]:
     chosen = [file for file in files if any(begins.match(part) for part in file.relative_to(folder).parts)]
     if split and not chosen:
         got = ", ".join(str(file.relative_to(folder)) for file in files[:5])
-        raise DataError(f"{folder} has no shards of the split {split}", got=got, do="choose another, or leave it out")
+        raise DataError(f"{folder} has no shards of the split {split}", got=got, do="choose another, or omit it")
     return chosen or files

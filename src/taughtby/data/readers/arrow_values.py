@@ -88,6 +88,6 @@ def _parse(text: Any) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("a JSON column holds lists within lists to no end") from None
+        raise ValueError("a JSON column is nested too deeply") from None
     except ValueError as fault:
-        raise ValueError(f"a JSON column holds something else: {fault} in {shorten(text)}") from None
+        raise ValueError(f"a JSON column contains invalid JSON: {fault} in {shorten(text)}") from None

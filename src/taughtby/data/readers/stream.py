@@ -99,5 +99,5 @@ def _not_utf8(source: str, fault: UnicodeDecodeError, place: int) -> DataError:
     text = fault.object
     got = f"byte {place}: {text[fault.start : fault.start + 4]!r}"
     if place == 0 and text[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        got += ", which begins UTF-16"
+        got += ", a UTF-16 byte order mark"
     return DataError(f"{source}: not UTF-8", got=got, do="save the file as UTF-8")

@@ -45,8 +45,8 @@ def _kind_of(path: Path, name: str) -> Generator[None]:
     except _FAULTS as fault:
         if machine_fault(fault):
             raise read_error(path, fault) from None
-        do = "write the file again, or name it by what it is"
-        raise DataError(f"{path}: not a file of {name}", got=shorten(str(fault), 160), do=do) from None
+        do = "write the file again, or correct its suffix"
+        raise DataError(f"{path}: not a valid {name} file", got=shorten(str(fault), 160), do=do) from None
 
 
 def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
@@ -55,8 +55,8 @@ def _rows(batches: Iterable[pa.RecordBatch], path: Path) -> Rows:
         for batch in batches:
             names: list[str] = _validated(batch).schema.names
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                do = "give each column a name of its own"
-                raise DataError(f"{path}:{number}: two columns have one name", got=", ".join(twice), do=do)
+                do = "give each column a unique name"
+                raise DataError(f"{path}:{number}: two columns have the same name", got=", ".join(twice), do=do)
             for row in batch_rows(batch):
                 yield f"{path}:{number}", row
                 number += 1
@@ -81,7 +81,7 @@ def saved(path: Path, split: str | None) -> Rows:
             raise read_error(path, fault) from None
         do = "give the data set's own folder, or a file"
         if "::" in str(path.absolute()):
-            do = "move it to a path without `::`, which `datasets` reads as two addresses"
+            do = "move it to a path without `::`, which `datasets` reads as a chained URL"
         raise DataError(
             f"{path} is a folder, but not one that `Dataset.save_to_disk` wrote", got=shorten(str(fault)), do=do
         ) from None
@@ -89,12 +89,12 @@ def saved(path: Path, split: str | None) -> Rows:
     if not isinstance(dataset, Dataset):
         split_name = split or ("train" if len(dataset) > 1 else next(iter(dataset), ""))
         if split_name not in dataset:
-            what = f"{path} has no split {split_name}" if split else f"{path} holds several splits"
+            what = f"{path} has no split {split_name}" if split else f"{path} has several splits"
             raise DataError(what, got=", ".join(map(str, dataset)), do="choose one with --split")
         dataset, name = dataset[split_name], f"{name}/{split_name}"
     elif split:
-        do = "leave the split out"
-        raise OptionError(f"{path} holds a single data set and no splits", got=f"split {split}", do=do)
+        do = "omit the split"
+        raise OptionError(f"{path} is a single data set without splits", got=f"split {split}", do=do)
     tables = cast("Iterable[pa.Table]", dataset.with_format("arrow").iter(AT_ONCE))
     rows = (row for table in tables for batch in table.to_batches() for row in batch_rows(_validated(batch)))
     return _numbered(rows, name)
@@ -114,7 +114,7 @@ def hub(data: str, split: str | None) -> Rows:
             f"{data} has no rows", do=f"give a data set with rows in its split {split or 'train'}"
         ) from None
     except Exception as fault:  # the hub client passes on whatever its transport raises
-        what = f"{data} is neither a file here nor a data set that can be had from the hub"
+        what = f"{data} is neither a local file nor a data set on the hub"
         do = f"give one of: {KINDS}"
         if lack := machine_fault(fault):
             what, do = f"{data} cannot be fetched from the hub: {lack[0]}", lack[1]

@@ -17,7 +17,7 @@ from taughtby.data.readers.stream import CHUNK, Rows, file_type, numbered_lines,
 from taughtby.errors import DataError
 
 HOLDERS = {"data", "rows", "train", "examples", "instances", "items", "records", "samples"}  # keys of a list of rows
-_FIX = "fix it, or name the file .jsonl if each of its lines is a row"
+_FIX = "fix it, or rename the file to .jsonl if each line is a row"
 # a message or a list of messages, as JSON or as Python prints it, which is how pandas writes it
 _MESSAGES = re.compile(r"""\s*\[?\s*\{(?=.*["'](?:role|from)["']\s*:).*\}\s*\]?\s*\Z""", re.DOTALL)
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -35,7 +35,7 @@ def _parse(text: str, source: str, do: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{source}: broken JSON", got=f"{fault} in {shorten(text.strip())}", do=do) from None
+        raise DataError(f"{source}: invalid JSON", got=f"{fault} in {shorten(text.strip())}", do=do) from None
 
 
 def _object(row: Any, source: str) -> Record:
@@ -43,8 +43,8 @@ def _object(row: Any, source: str) -> Record:
         return row
     do = 'write {"messages": […]}'
     if isinstance(row, list) and source.endswith(":1"):
-        do += ", or name the file .json if all of it is one list"
-    raise DataError(f"{source}: a row is a JSON object", got=shorten(row), do=do)
+        do += ", or rename the file to .json if it is one list"
+    raise DataError(f"{source}: a row must be a JSON object", got=shorten(row), do=do)
 
 
 def json_file(path: Path) -> Rows:
@@ -113,7 +113,7 @@ def _elements(path: Path) -> Iterator[Any]:
         yield element
     position = _past(text, position)
     if text[position:] or "".join(more).strip():
-        raise _broken(path, line, text, position, "something follows the list")
+        raise _broken(path, line, text, position, "there is more after the list")
 
 
 def _element(text: str, position: int) -> tuple[Any, int, bool]:
@@ -121,7 +121,7 @@ def _element(text: str, position: int) -> tuple[Any, int, bool]:
     element, stop = _decode(text, _past(text, position))
     stop = _past(text, stop)
     if text[stop : stop + 1] not in {",", "]"}:
-        raise json.JSONDecodeError("Expecting ',' or ']' behind a row", text, stop)
+        raise json.JSONDecodeError("Expecting ',' or ']' after a row", text, stop)
     return element, stop + 1, text[stop] == "]"
 
 
@@ -132,7 +132,7 @@ def _past(text: str, position: int) -> int:
 
 def _broken(path: Path, line: int, text: str, place: int, fault: str) -> DataError:
     line += text.count("\n", 0, place)
-    return DataError(f"{path}:{line}: broken JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_FIX)
+    return DataError(f"{path}:{line}: invalid JSON", got=f"{fault} in {shorten(text[place : place + 81])}", do=_FIX)
 
 
 def csv_delimiter(path: Path) -> str:
@@ -172,16 +172,16 @@ def table(path: Path) -> Rows:
 
 def _header(row: list[str], source: str) -> list[str]:
     if twice := sorted({name for name in row if name and row.count(name) > 1}):
-        do = "give each column a name of its own"
+        do = "give each column a unique name"
         raise DataError(f"{source}: the header names a column twice", got=", ".join(twice), do=do)
     return row
 
 
 def _row(header: list[str], row: list[str], source: str) -> Record:
     if any(row[len(header) :]):
-        got = f"{len(row)} cells under {len(header)} names, the last: {shorten(row[-1])}"
+        got = f"{len(row)} cells, {len(header)} columns; the last cell: {shorten(row[-1])}"
         raise DataError(f"{source}: the row is longer than the header", got=got,
-                        do="put a text that holds commas in quotes, or name the column")  # fmt: skip
+                        do="quote a text that contains commas, or add the column to the header")  # fmt: skip
     return {name: _cell(text) for name, text in zip_longest(header, row[: len(header)])}
 
 

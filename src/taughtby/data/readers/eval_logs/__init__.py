@@ -99,8 +99,8 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
         records.append((source, record))
     log = EvalLog(path, form.name, records, left_out, failed_by)
     if not records:
-        do = "give a log with answers, or --all to take those that passed" if scored else "give a log with answers"
-        raise DataError("no answer of the log is taken", got=log.summary, do=do)
+        do = "give a log with answers, or --all to include those that passed" if scored else "give a log with answers"
+        raise DataError("no answers were taken from the log", got=log.summary, do=do)
     return log
 
 
@@ -131,8 +131,10 @@ def _json_object(path: Path) -> Record | None:
         if parts[0].lstrip()[:1] != "{":
             return None
         if sum(map(len, parts)) > MAX_OBJECT:
-            do = "write the log as .eval or .jsonl, or take a part of it"
-            raise DataError(f"{path} is too large to be read whole", got=f"over {MAX_OBJECT >> 20:,} MiB", do=do)
+            do = "save the log as .eval or .jsonl, or split it"
+            raise DataError(
+                f"{path} is too large for a single JSON object", got=f"over {MAX_OBJECT >> 20:,} MiB", do=do
+            )
     try:
         whole = json.loads("".join(parts))
     except (ValueError, RecursionError):
@@ -152,7 +154,7 @@ def _collect(form: LogForm, rows: Rows) -> tuple[list[tuple[str, LoggedAnswer]],
         try:
             entries = list(form.answers(row))
         except RecursionError:
-            raise DataError(f"{source}: lists within lists to no end", do="take the entry out of the log") from None
+            raise DataError(f"{source}: the entry is nested too deeply", do="remove the entry from the log") from None
         for number, answer in enumerate(entries):
             key = answer.key or f"{source} {number}"
             if isinstance(answer, LeftOut):

@@ -123,7 +123,7 @@ def logged_answer(
     if not messages:
         return LeftOut("without an answer", key)
     if not messages[-1]["content"].strip():
-        return LeftOut("tool calls alone" if messages[-1].get("tool_calls") else "without an answer", key)
+        return LeftOut("with tool calls only" if messages[-1].get("tool_calls") else "without an answer", key)
     if not any(message["role"] == "user" for message in messages):
         return LeftOut("without a question", key)
     return LoggedAnswer(messages, read_scores(scores or {}), tool_definitions(tools), key)
@@ -136,7 +136,7 @@ def _message(turn: Any) -> Message | LeftOut:
         return LeftOut("not a conversation")
     text = message_text(turn.get("content"))
     if text is None:
-        return LeftOut("more than text")
+        return LeftOut("with more than text")
     message: Message = {"role": turn["role"] if turn["role"] in WRITTEN_ROLES else role, "content": text}
     if role == "assistant" and (thought := _thought(turn)):
         message["reasoning_content"] = thought

@@ -51,7 +51,7 @@ def _answer(prompt: Any, output: Any, scores: Record, key: str) -> LoggedAnswer 
         for turn in (turns if isinstance(turns, list) else [turns])
     ]
     if any(isinstance(turn, dict) and turn["content"] is None for turn in messages):
-        return LeftOut("more than text", key)
+        return LeftOut("with more than text", key)
     return logged_answer([*messages, {"role": "assistant", "content": text}], scores=scores, key=key)
 
 

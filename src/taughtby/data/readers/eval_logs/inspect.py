@@ -49,10 +49,10 @@ def _unpack(archive: ZipFile, path: Path, entry: ZipInfo) -> bytes:
     elif entry.compress_type == ZIP_ZSTD:
         content = _unpack_zstd(path, entry)
     else:
-        raise DataError(f"{source}: an unknown compression", got=f"method {entry.compress_type}",
+        raise DataError(f"{source}: unknown compression", got=f"method {entry.compress_type}",
                         do="write the log as JSON: inspect log dump LOG > log.json")  # fmt: skip
     if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
-        raise BadZipFile(f"{entry.filename} is not as long as it says, or has changed")
+        raise BadZipFile(f"{entry.filename} differs from its size or checksum in the archive")
     return content
 
 
@@ -67,15 +67,15 @@ def _unpack_zstd(path: Path, entry: ZipInfo) -> bytes:
 
 
 def _too_large(source: str, limit: int) -> DataError:
-    do = "take the samples that you need into a log of their own"
-    return DataError(f"{source} is too large", got=f"more than {limit >> 20:,} MiB unpacked", do=do)
+    do = "copy the samples that you need into a separate log"
+    return DataError(f"{source} is too large", got=f"more than {limit >> 20:,} MiB uncompressed", do=do)
 
 
 def _sample(content: bytes, source: str) -> Record:
     try:
         sample = json.loads(content)
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{source}: broken JSON", got=shorten(str(fault)), do="write the log again") from None
+        raise DataError(f"{source}: invalid JSON", got=shorten(str(fault)), do="write the log again") from None
     return sample if isinstance(sample, dict) else {}
 
 

@@ -57,9 +57,9 @@ def _neighbouring_requests(path: Path, ids: set[str]) -> Record:
             matches[file] = requests
     if len(matches) == 1:
         return next(iter(matches.values()))
-    got = ", ".join(file.name for file in matches) or f"no file beside it has {shorten(min(ids))}"
-    raise DataError(f"{path}: a batch output has the answers without the prompts", got=got,
-                    do="put the requests before it: cat requests.jsonl output.jsonl > batch.jsonl")  # fmt: skip
+    got = ", ".join(file.name for file in matches) or f"no file in its folder has the request {shorten(min(ids))}"
+    raise DataError(f"{path}: a batch output contains answers but no prompts", got=got,
+                    do="prepend the requests: cat requests.jsonl output.jsonl > batch.jsonl")  # fmt: skip
 
 
 def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
