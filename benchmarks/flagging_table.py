@@ -94,14 +94,13 @@ def _compare(lines: Sequence[Result], size: str, rate: str) -> Result:
 
 
 def summarize_stability(out: Path) -> Iterator[Result]:
-    """Mean change of the flagged set by each change, and the share of cases with more than one row in ten."""
-    for side, names in (("development", DEVELOPMENT), ("reported", REPORTED)):
+    """Mean change of the flagged set by each change of a world, and the share of cases above one row in ten."""
+    for name in (*REPORTED, *DEVELOPMENT):
         changes: dict[tuple[str, str], list[float]] = {}
-        for folder in (out / name for name in names):
-            for change, answers, share in _changes_of_world(folder):
-                changes.setdefault((change, "one" if len(answers) == 1 else "several"), []).append(share)
+        for change, answers, share in _changes_of_world(out / name):
+            changes.setdefault((change, "one" if len(answers) == 1 else "several"), []).append(share)
         for (change, sets), shares in changes.items():
-            yield {"side": side, "change": change, "sets": sets, "cases": len(shares), "mean": _mean(shares),
+            yield {"world": name, "change": change, "sets": sets, "cases": len(shares), "mean": _mean(shares),
                    "above one in ten": _mean([share > 0.1 for share in shares])}  # fmt: skip
 
 

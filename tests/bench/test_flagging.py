@@ -149,7 +149,7 @@ def test_a_summary_has_the_means_over_sets(tmp_path: Path) -> None:
 def test_stability_is_the_change_of_each_set(tmp_path: Path) -> None:
     _write_world(tmp_path / "error-20")
     lines = {(line["change"], line["sets"]): line for line in summarize_stability(tmp_path)}
-    assert lines["stop", "one"] == {"side": "reported", "change": "stop", "sets": "one", "cases": 1, "mean": 0.25,
+    assert lines["stop", "one"] == {"world": "error-20", "change": "stop", "sets": "one", "cases": 1, "mean": 0.25,
                                     "above one in ten": 1}  # fmt: skip
     assert lines["stop", "several"]["mean"] == 0
     assert lines["fewer answers", "one"]["mean"] == 0.7
