@@ -308,7 +308,7 @@ def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, t
     ("args", "expected"),
     [
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
-        (["--max-length", "1"], "the maximum length is too small"),
+        (["--max-length", "1"], "max_length is too small"),
         (["--columns", "prompt"], "the columns cannot be parsed"),
     ],
 )
