@@ -334,7 +334,7 @@ def test_inspect_tells_of_prompts_that_may_have_had_a_loss(
     ("args", "expected"),
     [
         (["--template", "nowhere.jinja"], "the template nowhere.jinja cannot be read"),
-        (["--max-length", "1"], "the maximum length is too small"),
+        (["--max-length", "1"], "max_length is too small"),
         (["--columns", "prompt"], "the columns cannot be parsed"),
     ],
 )

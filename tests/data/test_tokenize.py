@@ -312,9 +312,9 @@ def test_encoding_options_override_the_defaults(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         base.with_options(str(tmp_path / "nowhere.jinja"))
     for bad, message in (
-        ({"truncate": "middle"}, "unknown value for truncate\n  got: middle\n  do:  choose right or left or skip"),
-        ({"mask": "none"}, "unknown value for mask\n  got: none\n  do:  choose response or content or all"),
-        ({"max_length": 1}, "the maximum length is too small\n  got: --max-length 1"),
+        ({"truncate": "middle"}, "invalid truncate\n  got: middle\n  do:  choose right or left or skip"),
+        ({"mask": "none"}, "invalid mask\n  got: none\n  do:  choose response or content or all"),
+        ({"max_length": 1}, "max_length is too small\n  got: --max-length 1"),
     ):
         with pytest.raises(OptionError) as caught:
             base.with_options(**bad)

@@ -38,13 +38,9 @@ class Encoding:
     def __post_init__(self) -> None:
         for key, choices in (("truncate", get_args(Truncate)), ("mask", get_args(Mask))):
             if getattr(self, key) not in choices:
-                raise OptionError(
-                    f"unknown value for {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}"
-                )
+                raise OptionError(f"invalid {key}", got=str(getattr(self, key)), do=f"choose {' or '.join(choices)}")
         if self.max_length < 2:
-            raise OptionError(
-                "the maximum length is too small", got=f"--max-length {self.max_length}", do="give at least 2"
-            )
+            raise OptionError("max_length is too small", got=f"--max-length {self.max_length}", do="give at least 2")
 
     def with_options(self, template: str | None = None, **options: Any) -> Encoding:
         """A copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
