@@ -61,7 +61,7 @@ LINES = (
     ("first-word", "first-word", False),
     ("random", "random", False),
 )
-FLAGGING = "lesson --span"  # whose flagged rows are removed: `taughtby audit` traces the judge's words too
+FLAGGING = "lesson --span"  # whose flagged rows are removed: `judge` writes the spans that `trace --queries` reads
 TEXT_METHODS = ("bm25", "first-word", "random")  # which read no model: one trace holds for both
 
 
