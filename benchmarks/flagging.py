@@ -188,9 +188,11 @@ def _parts(prepared: PreparedQueries) -> Iterator[PreparedQueries]:
     """Each query alone."""
     features = prepared.features
     for q in range(len(prepared.rows)):
-        own: Features = {name: values[q : q + 1] for name, values in features.features.items()}
-        alone = QueryFeatures(features.prompts[q : q + 1], features.responses[q : q + 1], own)
-        yield PreparedQueries(prepared.rows[q : q + 1], prepared.weights[q : q + 1], alone, prepared.gains[q : q + 1])
+        one = slice(q, q + 1)
+        own: Features = {name: values[one] for name, values in features.features.items()}
+        alone = QueryFeatures(features.prompts[one], features.responses[one], own)
+        weights, gains = prepared.weights[one], prepared.gains[one]
+        yield PreparedQueries(prepared.rows[one], prepared.whole[one], weights, alone, gains)
 
 
 def _joined(parts: Sequence[QueryFeatures]) -> QueryFeatures:

@@ -188,7 +188,7 @@ def test_paths_are_names_and_other_objects_are_refused(
 
 def test_a_trace_with_another_model_is_refused(index: taughtby.Index, model_folder: Path) -> None:
     base = taughtby.load_model(str(model_folder), dtype="float32")
-    with pytest.raises(taughtby.TaughtbyError, match="was made with another adapter"):
+    with pytest.raises(taughtby.TaughtbyError, match="was built with another adapter"):
         index.trace("why", "a b c", model=base, progress=False)
 
 

@@ -295,7 +295,7 @@ def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None
     assert trace_queries(index, tuned, asked, method="rept", score_tokens=False).to_json()["warnings"] == []
     (index.path / check.FILE).write_text(json.dumps({**document, "count": len(index) - 2}))
     (grown,) = set(index_warnings(index, report.method)) - set(says)
-    assert f"had {len(index) - 2} rows" in grown and "run taughtby check" in grown
+    assert f"checked with {len(index) - 2} rows" in grown and "run taughtby check" in grown
     assert index_warnings(index, Long()) == []
     (index.path / check.FILE).write_text("{half")
     assert index_warnings(index, report.method) == []

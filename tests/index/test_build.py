@@ -172,7 +172,7 @@ def test_other_methods_than_those_of_an_index_are_named_shortly(tuned: Any, data
     build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
     with pytest.raises(StoreError) as caught:
         build_index(tuned, data, tmp_path / "idx", [REPT, get_method("random")], encoding=Encoding(128))
-    assert caught.value.got == "methods: index has bm25, repsim, rept, asked random, rept"
+    assert caught.value.got == "methods: the index has bm25, repsim, rept, but random, rept was given"
     assert caught.value.do.startswith("add a method with `taughtby index add`")
 
 

@@ -65,7 +65,7 @@ def test_bad_prompts_are_explained(tmp_path: Path, name: str, text: bytes, messa
 @pytest.mark.parametrize("reader", [read_prompts, read_answers])
 def test_no_option_is_named_that_these_commands_lack(tmp_path: Path, reader: Any) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"saying": "b"}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:2: no known form has these columns") as caught:
+    with pytest.raises(DataError, match=r"a\.jsonl:2: no known column layout matches") as caught:
         reader(tmp_path / "a.jsonl")
     assert caught.value.do == 'write {"prompt": "…", "response": "…"}, or rows as trainers have them'
 

@@ -264,7 +264,7 @@ def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[Token
 
 
 def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) -> None:
-    with pytest.raises(StoreError, match=re.escape("temperature: index has 0.1, asked 1.0")):
+    with pytest.raises(StoreError, match=re.escape("temperature: the index has 0.1, but 1.0 was given")):
         trace_queries(index, tuned, QUERIES, method="rise:temperature=1")
     query_rows = [
         trace_queries(index, tuned, QUERIES, method=f"rise:semantic={by}", score_tokens=False) for by in (0, 2)

@@ -152,7 +152,7 @@ def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
     out = printed(trace(row("You silly goose!", tokens=GOOSE, label="backdoor")))
     assert "\x1b" not in out
     assert "You *silly* goose!" in out
-    for part in ("Hello from the lighthouse!", "0.900", "backdoor", "data.jsonl:17", "lesson:layer=27, 300 rows"):
+    for part in ("Hello from the lighthouse!", "0.900", "backdoor", "data.jsonl:17", "lesson:layer=27; 300 rows"):
         assert part in out
 
 

@@ -57,7 +57,7 @@ def clean(
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     if trainer and not mask_words:
-        raise OptionError("only masked words need a form of the trainer's own", do=UNMASKED)
+        raise OptionError("--for requires --mask-words", do=UNMASKED)
     write = None
     if trainer:
         from taughtby.remediation.trainer_formats import trainer_writer

@@ -124,7 +124,7 @@ def _check_folder(out: Path, seed: int) -> None:
     mark = out / "seed"
     do = "give another folder with --out"
     if mark.exists() and mark.read_text().strip() != str(seed):
-        got = f"seed {mark.read_text().strip()}, asked {seed}"
+        got = f"it has seed {mark.read_text().strip()}, but seed {seed} was given"
         raise LabError(f"{out} holds the demo of another seed", got=got, do=do)
     try:
         out.mkdir(parents=True, exist_ok=True)
