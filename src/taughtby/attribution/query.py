@@ -67,7 +67,7 @@ class Query:
     prompt_fields: tuple[tuple[str, Any], ...] = ()
     response_fields: tuple[tuple[str, Any], ...] = ()
     template_kwargs: tuple[tuple[str, Any], ...] = ()
-    source: str = field(default="", compare=False)
+    source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, text in (("prompt", self.prompt), ("response", self.response)):
