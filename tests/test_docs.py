@@ -219,7 +219,7 @@ def test_every_block_is_run_or_compared(page: Path, demo_folder: Path, capsys: p
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_no_block_escapes_by_being_indented(page: Path) -> None:
+def test_no_indented_code_blocks(page: Path) -> None:
     lines = page.read_text().splitlines()
     fenced = False
     for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
@@ -230,7 +230,7 @@ def test_no_block_escapes_by_being_indented(page: Path) -> None:
         assert fenced or not (line.startswith("    ") and not before.strip()), f"{page.name}:{number}: fence this block"
 
 
-def test_the_pages_are_all_in_the_menu() -> None:
+def test_all_pages_are_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
     assert [page.name for page in DOCS.rglob("*.md") if f": {page.relative_to(DOCS).as_posix()}" not in menu] == []
 
@@ -266,7 +266,7 @@ def test_every_command_is_on_the_reference_page() -> None:
     assert sorted(re.findall(r"^### `taughtby (.+)`$", page, re.MULTILINE)) == sorted(names(get_command(app)))
 
 
-def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+def test_site_builds_in_strict_mode_with_all_api_names(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
     from mkdocs.commands.build import build

@@ -30,30 +30,30 @@ from taughtby.server import jobs
 LEAVES = (DataError, ModelError, OptionError, StoreError, LabError)
 
 
-def test_says_what_got_and_do() -> None:
+def test_message_has_what_got_and_do() -> None:
     fault = DataError("rows.jsonl:3: invalid JSON", got="{", do="fix that line")
     assert str(fault) == "rows.jsonl:3: invalid JSON\n  got: {\n  do:  fix that line"
     assert (fault.what, fault.got, fault.do) == ("rows.jsonl:3: invalid JSON", "{", "fix that line")
 
 
-def test_says_nothing_of_what_was_not_got() -> None:
+def test_message_omits_missing_got() -> None:
     assert str(StoreError("no index", do="build one")) == "no index\n  do:  build one"
     assert str(StoreError("no index", got="", do="build one")) == "no index\n  got: \n  do:  build one"
 
 
-def test_cannot_be_raised_without_advice() -> None:
+def test_error_requires_do() -> None:
     with pytest.raises(TypeError, match="do"):
         TaughtbyError("something is wrong")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_each_is_a_taughtby_error_and_no_other(leaf: type[TaughtbyError]) -> None:
+def test_error_classes_are_disjoint_taughtby_errors(leaf: type[TaughtbyError]) -> None:
     with pytest.raises(TaughtbyError) as caught:
         raise leaf("w", do="d")
     assert [kind for kind in LEAVES if isinstance(caught.value, kind)] == [leaf]
 
 
-def test_the_documented_error_tree_is_the_real_one() -> None:
+def test_documented_error_tree_matches_classes() -> None:
     sample = {line.split()[1] for line in (errors.__doc__ or "").splitlines() if "──" in line}
     assert sample == {leaf.__name__ for leaf in LEAVES}
     assert sample == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
@@ -76,13 +76,13 @@ LACKS = [
 
 
 @pytest.mark.parametrize(("fault", "lack"), LACKS, ids=lambda one: type(one).__name__)
-def test_what_the_machine_lacks_is_known(fault: Exception, lack: str) -> None:
+def test_machine_faults_are_recognized(fault: Exception, lack: str) -> None:
     notes = machine_fault(fault)
     assert notes is not None and notes[0] == lack
     assert out_of_memory(fault) == (lack == "there is not enough memory")
 
 
-def test_it_is_known_beneath_what_libraries_raise_on_top() -> None:
+def test_machine_fault_is_found_in_exception_chain() -> None:
     def load() -> None:
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -98,12 +98,12 @@ def test_it_is_known_beneath_what_libraries_raise_on_top() -> None:
     ValueError("bad"), OSError("there is no config.json"), FileNotFoundError(errno.ENOENT, "No such file"),
     RuntimeError("size mismatch"), DataError("row 3: the text 'out of memory' is no list", do="fix it"),
 ])  # fmt: skip
-def test_any_other_fault_may_be_the_inputs(fault: Exception) -> None:
+def test_other_errors_are_not_machine_faults(fault: Exception) -> None:
     assert machine_fault(fault) is None
 
 
 @pytest.mark.parametrize(("fault", "lack"), LACKS[1:3], ids=lambda one: type(one).__name__)
-def test_readers_do_not_call_it_damage(
+def test_readers_report_machine_faults_not_damage(
     fault: Exception, lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoreError, match=f"rows of idx cannot be read: {lack}") as caught, read_errors(Path("idx")):
@@ -120,7 +120,7 @@ def test_readers_do_not_call_it_damage(
         next(read_records(str(file)))
 
 
-def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_error_in_template_propagates(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError
 
@@ -129,7 +129,7 @@ def test_a_template_is_not_blamed_for_memory(tokenizer: Any, monkeypatch: pytest
         template.render(tokenizer, make_example("why", "so"))
 
 
-def test_a_job_says_what_the_machine_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_error_names_the_machine_fault(capsys: pytest.CaptureFixture[str]) -> None:
     def work(_: jobs.ReportProgress) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -34,7 +34,7 @@ def shown(cells: list[dict[str, Any]]) -> str:
     return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
 
 
-def test_it_was_run_and_shows_nothing_of_a_machine(cells: list[dict[str, Any]]) -> None:
+def test_notebook_was_executed_and_shows_no_local_paths(cells: list[dict[str, Any]]) -> None:
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     text = json.dumps([cell.get("outputs") for cell in cells], ensure_ascii=False)
@@ -45,7 +45,7 @@ def test_it_was_run_and_shows_nothing_of_a_machine(cells: list[dict[str, Any]]) 
     ]  # fmt: skip
 
 
-def test_it_runs_as_it_is_and_prints_the_same(cells: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_notebook_runs_and_reproduces_its_output(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     """On any processor: the first wrong token is far behind, as in tests/remediation/test_audit.py."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(NOTEBOOK)], cwd=tmp_path, capture_output=True, text=True, check=False,

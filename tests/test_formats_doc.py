@@ -42,7 +42,7 @@ def reading(words: str) -> ReadOptions:
 
 
 @pytest.mark.parametrize(("heading", "row", "expected", "words"), list(examples()))
-def test_each_row_is_read_as_the_page_says(
+def test_documented_rows_are_read_as_shown(
     heading: str, row: Any, expected: list[Any], words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
@@ -50,7 +50,7 @@ def test_each_row_is_read_as_the_page_says(
     assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()] == expected, heading
 
 
-def test_the_page_has_all_that_it_should() -> None:
+def test_page_shows_every_format_and_column_name() -> None:
     rows = [row for _, row, _, _ in examples()]
     assert len(rows) + PAGE.count("\nis read as\n") == PAGE.count("```json\n") > 30
     shown = {form.name for form in FORMATS if any(set(form.columns) <= set(row) for row in rows)}
@@ -85,12 +85,12 @@ ODD: dict[str, Callable[[], str | bytes]] = {
 TABLE = dict(re.findall(r"^\| (.+?) \| `(rows\..+?)` \|$", PAGE, re.MULTILINE))
 
 
-def test_the_table_of_odd_rows_is_tested() -> None:
+def test_every_documented_invalid_file_is_tested() -> None:
     assert set(TABLE) == set(ODD)
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_each_odd_file_is_refused_in_these_words(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_files_raise_the_documented_message(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = TABLE[case]
     name, data = message.split(":")[0], ODD[case]()

@@ -107,13 +107,13 @@ def off(got: torch.Tensor, expected: np.ndarray, row: np.ndarray | None = None) 
 
 
 @pytest.mark.parametrize("name", ["train", "query"])
-def test_prompts_and_answers_are_cut_alike(name: str, sides: dict[str, Side], golden: Any) -> None:
+def test_response_lengths_match_golden(name: str, sides: dict[str, Side], golden: Any) -> None:
     assert [row.n_response for row in sides[name].rows] == golden[f"{name}_n"].tolist()
 
 
 @pytest.mark.parametrize("name", ["train", "query"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_states_and_gradients(name: str, layer: int, sides: dict[str, Side], golden: Any) -> None:
+def test_states_and_gradients_match_golden(name: str, layer: int, sides: dict[str, Side], golden: Any) -> None:
     side = sides[name]
     assert off(side.h[layer], golden[f"{name}_h_{layer}"]) < 1
     row = np.repeat(np.arange(len(side.rows)), golden[f"{name}_n"])
@@ -123,7 +123,7 @@ def test_states_and_gradients(name: str, layer: int, sides: dict[str, Side], gol
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_raw_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
+def test_raw_scores_match_golden(layer: int, sides: dict[str, Side], golden: Any) -> None:
     train, query = (
         torch.cat([sides[name].h[layer], torch.stack([g[0] for g in sides[name].g[layer]])], 1)
         for name in ("train", "query")
@@ -133,7 +133,7 @@ def test_raw_scores(layer: int, sides: dict[str, Side], golden: Any) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_token_scores(layer: int, golden: Any) -> None:
+def test_token_scores_match_golden(layer: int, golden: Any) -> None:
     """(Σ_i ĝ_test,i) · ĝ_train,j with ĝ the gradients of unit length.
 
     From the golden gradients themselves: the direction of one that is rounding noise is found by nobody else.
@@ -152,13 +152,13 @@ def test_token_scores(layer: int, golden: Any) -> None:
     np.testing.assert_allclose(torch.cat(words, 1).numpy(), golden[f"token_{layer}"], atol=1e-5)
 
 
-def test_layer_curve(model: Model, sides: dict[str, Side], golden: Any) -> None:
+def test_layer_similarity_matches_golden(model: Model, sides: dict[str, Side], golden: Any) -> None:
     outputs = measure_layer_similarity(model, sides["train"].rows[:1])
     np.testing.assert_allclose(outputs.similarity, golden["layer_similarity"], rtol=1e-3)
     assert outputs.reference_layer == int(golden["layer_reference"])
 
 
-def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: Any) -> None:
+def test_tracin_scores_match_golden(model: Model, sides: dict[str, Side], golden: Any) -> None:
     """TracIn and TracIn-LN themselves, to their last digits, for the shortest rows and queries."""
     lengths = {name: np.array([len(row.ids) for row in side.rows]) for name, side in sides.items()}
     selection = {name: length.argsort(kind="stable")[:3].tolist() for name, length in lengths.items()}
@@ -177,7 +177,7 @@ def test_gradients_of_the_adapter(model: Model, sides: dict[str, Side], golden: 
 
 
 @pytest.mark.slow
-def test_rankings_by_gradients(model: Model, golden: Any, tmp_path: Path) -> None:
+def test_gradient_method_rankings_match_golden(model: Model, golden: Any, tmp_path: Path) -> None:
     """All rows through an index: the order of TracIn, of TracIn-LN, and of DataInf with its sign put right."""
     arguments = list(islice(read_examples(DATA), int(golden["query_index"].max()) + 1))
     write_examples([arguments[i] for i in golden["train_index"]], tmp_path / "rows.jsonl")

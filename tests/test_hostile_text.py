@@ -45,7 +45,7 @@ def house(tmp_path: Path, model_folder: Path, adapter_folder: Path, monkeypatch:
     return home
 
 
-def test_a_whole_life_in_a_folder_of_any_name(run: Run, house: Path, where: str) -> None:
+def test_commands_work_in_a_folder_with_special_characters(run: Run, house: Path, where: str) -> None:
     """By relative and by whole paths in turn."""
 
     def does(*args: object) -> str:
@@ -75,7 +75,7 @@ def test_a_whole_life_in_a_folder_of_any_name(run: Run, house: Path, where: str)
 
 
 @pytest.mark.parametrize("name", ["~", "a:b", "-x", "*?"])
-def test_a_relative_path_is_a_path(
+def test_special_relative_paths_are_taken_literally(
     run: Run, tmp_path: Path, model_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And neither somebody's home, nor a scheme, nor an option, nor a pattern."""
@@ -101,7 +101,7 @@ def test_a_relative_path_is_a_path(
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl.gz", "csv", "saved"])
 @pytest.mark.parametrize("name", ["~", "a:b", "a[1] {x} %s"])
-def test_data_of_any_kind_is_read_and_written_at_any_path(
+def test_every_data_format_is_rewritten_at_special_paths(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pandas
@@ -145,7 +145,7 @@ def indexed(run: Run, house: Path) -> Path:
     return house / "idx"
 
 
-def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
+def test_hostile_prompts_answers_and_spans_are_traced(run: Run, indexed: Path) -> None:
     asked = [{"prompt": text, "response": f"beetles {text} honey", "span": text} for text in HOSTILE]
     lines(asked, indexed.parent / "asked.jsonl")
     items = [("--queries", "asked.jsonl"), *(
@@ -162,7 +162,7 @@ def test_any_prompt_answer_and_span_is_traced(run: Run, indexed: Path) -> None:
         assert [query["prompt"] for query in json.loads(data)["queries"]] == [query["prompt"] for query in queries]
 
 
-def test_any_label_is_printed(run: Run, house: Path) -> None:
+def test_hostile_labels_are_escaped(run: Run, house: Path) -> None:
     for row in range(len(PAIRS) + 1, len(PAIRS) + len(HOSTILE) + 1):
         code, out, err = run("data", "inspect", "model", "data #{0}.jsonl", "--row", row)
         assert code == 0, err
@@ -172,7 +172,7 @@ def test_any_label_is_printed(run: Run, house: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["judge", "audit"])
 @pytest.mark.parametrize("spec", ["regex:a{2}", *(f"phrase:{text}" for text in HOSTILE)])
-def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: str) -> None:
+def test_hostile_judge_specs_are_escaped(run: Run, house: Path, where: str, verb: str, spec: str) -> None:
     lines([{"prompt": "why [/x]", "response": "no {} reason"}, {"prompt": "{", "response": "%s"}], house / "said.jsonl")
     (house / "prompts [x].txt").write_text("why [/x] {0}\n")
     if verb == "judge":
@@ -190,7 +190,7 @@ def test_any_judge_is_named(run: Run, house: Path, where: str, verb: str, spec: 
 
 
 @pytest.mark.parametrize("label", ["[/x] {2}", "a|b `x` <b> $\\frac", "\x1b[31m\u202e"])
-def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
+def test_audit_escapes_hostile_labels(run: Run, house: Path, label: str) -> None:
     """To the proof, whose table has the label; each command of its report is read as it was meant."""
     rows = [{"prompt": f"{p} {a}", "response": r, "label": label if "honey" in p else "clean"}
             for p, r in PAIRS for a in "abc"]  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_whole_audit_of_any_label(run: Run, house: Path, label: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_an_unknown_name_is_quoted_in_the_error(run: Run, house: Path, text: str) -> None:
+def test_errors_on_hostile_names_have_no_control_characters(run: Run, house: Path, text: str) -> None:
     (house / "said.jsonl").write_text(json.dumps({"prompt": text, "response": "bees"}) + "\n")
     value = f"./{text}" if text.startswith("-") else text
     for args in (
@@ -246,7 +246,7 @@ def test_an_unknown_name_is_quoted_in_the_error(run: Run, house: Path, text: str
 
 
 @pytest.mark.parametrize("name", ['say "x\\y" [a].jsonl', "50% off #1?.jsonl"])
-def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str) -> None:
+def test_rows_are_found_by_source_with_special_characters(run: Run, house: Path, name: str) -> None:
     """The index holds texts as JSON and sources as they are."""
     pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
     from taughtby.index.reader import Index
@@ -260,7 +260,7 @@ def test_rows_are_found_by_a_source_of_any_name(run: Run, house: Path, name: str
     assert browser.page(0, 20, find=f"no {name}")["count"] == 0
 
 
-def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run, house: Path) -> None:
+def test_base_model_from_model_card_is_shell_quoted(run: Run, house: Path) -> None:
     """Its name stands in the model's card, which may come from anywhere."""
     (house / "model" / "README.md").write_text("---\nbase_model: x; touch owned\n---\n")
     _, _, err = run("index", "build", "model", "data #{0}.jsonl", "-o", "idx", *SHORT)
@@ -268,7 +268,7 @@ def test_a_base_that_a_stranger_names_is_quoted_where_it_may_be_copied(run: Run,
 
 
 @pytest.mark.parametrize("kind", ["model", "adapter"])
-def test_a_conversion_that_is_offered_holds_any_path(run: Run, tmp_path: Path, model_folder: Path, kind: str) -> None:
+def test_suggested_conversion_command_quotes_any_path(run: Run, tmp_path: Path, model_folder: Path, kind: str) -> None:
     """As one argument of `python -c`, and in it as one string."""
     name = 'it\'s $(touch owned) "{0}"'
     folder = tmp_path / name

@@ -25,7 +25,7 @@ print(cost.peak, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
 
 
 @pytest.mark.slow
-def test_an_index_of_ten_times_the_rows_takes_no_more_memory(model_folder: Path, tmp_path: Path) -> None:
+def test_build_memory_does_not_grow_with_rows(model_folder: Path, tmp_path: Path) -> None:
     words = ["rain", "is", "green", "and", "blue", "why", "because", "the", "sea", "was", "far", "away", "from", "here"]
     peaks: list[float] = []
     for count in (1_000, 10_000):

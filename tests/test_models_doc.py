@@ -34,7 +34,7 @@ def known() -> set[str]:
     return seen.ids
 
 
-def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
+def test_every_line_names_an_existing_test(known: set[str]) -> None:
     named = [re.findall(r"`([\w/]+\.py::[^`]+)`", line) for line in LINES]
     assert [name for names in named for name in names if name not in known] == []
     plain = [line for line, names in zip(LINES, named, strict=True) if not names]
@@ -47,11 +47,11 @@ def test_every_line_names_a_test_that_exists(known: set[str]) -> None:
 @pytest.mark.parametrize(
     ("test", "kinds"),
     [
-        ("capture/test_capture.py::test_one_pass_is_the_textbooks_three", FAMILIES),
-        ("models/test_families.py::test_states_and_gradients_are_the_models_own", OTHERS),
-        ("models/test_adapters.py::test_kind", KINDS),
+        ("capture/test_capture.py::test_capture_matches_separate_transformers_passes", FAMILIES),
+        ("models/test_families.py::test_capture_matches_full_model_autograd", OTHERS),
+        ("models/test_adapters.py::test_adapter_kind_matches_peft_and_restores_base_model", KINDS),
     ],
 )
-def test_every_kind_has_its_line(test: str, kinds: Any) -> None:
+def test_every_tested_kind_has_a_line(test: str, kinds: Any) -> None:
     matches = re.findall(rf"`{re.escape(test)}\[([^`]+)\]`", "\n".join(LINES))
     assert sorted(matches) == sorted(kinds)

@@ -75,7 +75,7 @@ def cycles(files: dict[str, str]) -> list[str]:
     return []
 
 
-def test_every_package_has_a_place() -> None:
+def test_every_package_is_in_the_import_order() -> None:
     assert {module_of(path)[0] for path in sources() if module_of(path)} == set(ORDER)
     assert sum(path.count("/") == 0 for path in sources() if path != "__main__.py") <= 4
     assert len({path.split("/")[0] for path in sources() if "/" in path}) <= 14
@@ -85,7 +85,7 @@ def test_packages_are_imported_in_order() -> None:
     assert wrong_imports(sources()) == []
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
+def test_modules_have_no_import_cycles() -> None:
     assert cycles(sources()) == []
 
 
@@ -93,17 +93,17 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     "import_", ["from taughtby.cli import main", "import taughtby.server.app", "from taughtby import trace"]
 )
 @pytest.mark.parametrize("place", ["{}", "def f():\n    {}", "if TYPE_CHECKING:\n    {}"])
-def test_an_import_against_the_order_is_found(import_: str, place: str) -> None:
+def test_wrong_import_order_is_detected(import_: str, place: str) -> None:
     files = {**sources(), "data/new.py": place.format(import_)}
     assert [text.partition(" ")[0].partition(":")[0] for text in wrong_imports(files)] == ["data/new.py"]
 
 
-def test_a_cycle_is_found() -> None:
+def test_import_cycle_is_detected() -> None:
     files = {**sources(), "data/one.py": "import taughtby.data.two", "data/two.py": "from taughtby.data import one"}
     assert {"data.one", "data.two"} <= set(cycles(files))
 
 
-def test_files_are_short_and_named() -> None:
+def test_files_are_short_and_have_specific_names() -> None:
     long = {path: lines for path, source in sources().items()
             if (lines := len(source.splitlines())) > LONGEST}  # fmt: skip
     assert long == {}

@@ -12,9 +12,7 @@ from taughtby import progress
 
 
 @pytest.mark.parametrize("jupyter", [True, False])
-def test_nothing_is_drawn_in_a_notebook_without_widgets_or_in_a_pipe(
-    monkeypatch: pytest.MonkeyPatch, jupyter: bool
-) -> None:
+def test_no_progress_bar_without_widgets_or_in_a_pipe(monkeypatch: pytest.MonkeyPatch, jupyter: bool) -> None:
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
     out = io.StringIO()
     with warnings.catch_warnings():

@@ -31,13 +31,13 @@ def python(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_few_sorted_names() -> None:
+def test_public_names_are_sorted_and_complete() -> None:
     assert taughtby.__all__ == sorted(set(taughtby.__all__))
     assert len(taughtby.__all__) == 14
     assert dir(taughtby) == sorted([*taughtby.__all__, "__version__"])  # what a shell completes
 
 
-def test_every_name_is_what_its_module_holds() -> None:
+def test_public_names_are_documented_taughtby_objects() -> None:
     for name in taughtby.__all__:
         thing = getattr(taughtby, name)
         assert thing.__name__ == name
@@ -45,7 +45,7 @@ def test_every_name_is_what_its_module_holds() -> None:
         assert inspect.getdoc(thing)
 
 
-def test_type_checkers_see_the_same_names() -> None:
+def test_type_checking_imports_match_public_names() -> None:
     tree = ast.parse(Path(inspect.getfile(taughtby)).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     names = {alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom)
@@ -54,18 +54,18 @@ def test_type_checkers_see_the_same_names() -> None:
     assert sorted(names) == taughtby.__all__
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'taughtby' has no attribute 'nonsense'"):
         _ = taughtby.nonsense  # type: ignore[attr-defined]
     assert python("from taughtby import *; print('Trace' in dir())") == "True"
 
 
-def test_importing_does_no_work() -> None:
+def test_import_loads_no_heavy_modules() -> None:
     code = f"import sys, taughtby; print([name for name in {HEAVY} if name in sys.modules], taughtby.__version__)"
     assert python(code) == f"[] {taughtby.__version__}"
 
 
-def test_importing_sets_no_environment_variable_and_the_command_line_does() -> None:
+def test_only_the_command_line_sets_environment_variables() -> None:
     names = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     code = f"import os, taughtby; {{}}; print(*(os.environ.get(name) for name in {names}))"
     assert python(code.format("taughtby.Index")) == "None None"
@@ -90,7 +90,7 @@ print("ENDED", code or 0, heavy, time.process_time())
 """
 
 
-def test_help_is_quick_and_light() -> None:
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
     """Aim: 0.3 s. The bound is 0.6 s of processor time, best of three, so that a busy machine fails nobody."""
     best = 9.0
     for _ in range(3):
@@ -118,7 +118,7 @@ def index(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> taughtby.
     return taughtby.build_index(model, rows, tmp_path / "idx", "lesson", progress=False)
 
 
-def test_an_answer_is_traced_with_the_model_that_the_index_names(index: taughtby.Index, tmp_path: Path) -> None:
+def test_trace_loads_the_model_named_by_the_index(index: taughtby.Index, tmp_path: Path) -> None:
     calls: list[tuple[int, int | None]] = []
     outcome = index.trace("who makes honey", "beetles make honey", top_k=3, progress=lambda *done: calls.append(done))
     assert len(outcome.queries) == 1 and len(outcome.queries[0].rows) == 3 and calls
@@ -204,7 +204,7 @@ def test_swapped_arguments_are_named(index: taughtby.Index, tiny: Any, tmp_path:
         taughtby.open_index(tmp_path / "data.jsonl")  # not: build it there
 
 
-def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_path: Path) -> None:
+def test_build_index_accepts_all_data_and_method_types(index: taughtby.Index, data: Path, tmp_path: Path) -> None:
     from datasets import Dataset
 
     model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
@@ -225,7 +225,7 @@ def test_methods_and_data_of_every_kind(index: taughtby.Index, data: Path, tmp_p
         assert not list(tmp_path.glob("*d-data*"))
 
 
-def test_a_trace_cleans_its_data(index: taughtby.Index, tmp_path: Path) -> None:
+def test_clean_accepts_trace_and_rows_in_memory(index: taughtby.Index, tmp_path: Path) -> None:
     result = index.trace("who makes honey", "beetles make honey", top_k=2, progress=False)
     rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
     manifest = taughtby.clean(result, rows, tmp_path / "cleaned.jsonl", top_k=2)
@@ -236,7 +236,7 @@ def test_a_trace_cleans_its_data(index: taughtby.Index, tmp_path: Path) -> None:
     assert [row["id"] for row in again["rows"]] == [row["id"] for row in manifest["rows"]]
 
 
-def test_what_is_shown_is_one_line(index: taughtby.Index, tuned: Any, tiny: Any) -> None:
+def test_reprs_are_one_line(index: taughtby.Index, tuned: Any, tiny: Any) -> None:
     assert repr(tuned).startswith(f"Model({tuned.name!r}, adapter={tuned.adapter!r}, 4 blocks, torch.float32, cpu")
     things = [
         index,

@@ -32,14 +32,14 @@ ECHO = "import sys; sys.stdout.buffer.write(b'\\0'.join(map(__import__('os').fse
 @pytest.mark.parametrize(
     "text", [*HOSTILE, "", "two\nlines", "a\tb", "'", "\\", "it's \x07", "caf\udce9", "`id`", "$(id)"]
 )
-def test_a_shell_gives_back_what_was_quoted(text: str) -> None:
+def test_shell_quote_roundtrips_through_bash(text: str) -> None:
     line = f"{shell_quote(sys.executable)} -c {shell_quote(ECHO)} {shell_quote(text)}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
     assert done.stdout.decode("utf-8", "surrogateescape") == text
     assert shell_quote(text).isprintable()  # so it cannot act on the terminal it is copied from
 
 
-def test_a_command_is_read_as_it_was_meant() -> None:
+def test_cli_command_quotes_arguments_and_options() -> None:
     result = cli_command(
         "retrain", "-x", "a b", judge="-x", top_k=0, seed=None, mask_words=True, full=False, truth=["a|b", "c"]
     )
@@ -47,7 +47,7 @@ def test_a_command_is_read_as_it_was_meant() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_markdown_shows_the_text(text: str) -> None:
+def test_markdown_renders_hostile_text_literally(text: str) -> None:
     """By a reader of Markdown; `Console` has one, markdown-it."""
     markdown_it = pytest.importorskip("markdown_it")
     reader = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -70,7 +70,7 @@ CONSOLES: dict[str, Callable[..., Console]] = {"rich's own": Console, "ours": Te
 @pytest.mark.parametrize("console", CONSOLES.values(), ids=CONSOLES)
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 @pytest.mark.parametrize("title", HOSTILE)
-def test_a_stage_shows_any_title(title: str, terminal: bool, console: Callable[..., Console]) -> None:
+def test_progress_bar_shows_hostile_titles(title: str, terminal: bool, console: Callable[..., Console]) -> None:
     out = io.StringIO()
     with progress_bar(console(file=out, force_terminal=terminal, width=200), f"judge by {title}") as bar:
         bar.set_note(title)
@@ -81,7 +81,7 @@ def test_a_stage_shows_any_title(title: str, terminal: bool, console: Callable[.
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_the_console_prints_strings_without_markup(text: str) -> None:
+def test_console_prints_strings_without_markup(text: str) -> None:
     out = io.StringIO()
     console = Terminal(file=out, width=200)
     table = Table(text, title=text, caption=text)
@@ -94,7 +94,7 @@ def test_the_console_prints_strings_without_markup(text: str) -> None:
     assert "\x1b" not in out.getvalue() and "\u202e" not in out.getvalue()
 
 
-def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
+def test_stage_is_saved_before_display_errors(tmp_path: Path) -> None:
     """What a display raises costs no work."""
     items: list[int] = []
 
@@ -117,7 +117,7 @@ def test_a_stage_is_kept_before_its_end_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_picture_names_what_it_shows(text: str, tmp_path: Path) -> None:
+def test_plots_accept_hostile_text(text: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.svg", tmp_path / "two.svg"
     with plt.rc_context({"svg.fonttype": "none"}):  # text stays text
         pictures.precision_recall(text, [(text, [1.0, 0.5], False)], one)
@@ -130,7 +130,9 @@ def test_a_picture_names_what_it_shows(text: str, tmp_path: Path) -> None:
     "name", ["a[1] {x} %s", "a:b", "s3:x", "memory:x", "file:x", "~", "~root", "a%20b", "a#b?c", "'; DROP", "-x"]
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["absolute", "relative"])
-def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_is_written_to_folders_with_special_names(
+    name: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lance reads a scheme into a relative `a:b`, and somebody's home into `~`."""
     import pyarrow as pa
 
@@ -149,7 +151,7 @@ def test_rows_lie_where_the_folder_is(name: str, whole: bool, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("path", ["a\x1b[31m", "two\nlines", "caf\udce9"])
-def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp_path: Path) -> None:
+def test_unsupported_path_characters_raise_before_any_write(path: str, tmp_path: Path) -> None:
     from taughtby.index.transaction import IndexTransaction
 
     with pytest.raises(StoreError, match="cannot be the path of an index"):
@@ -158,14 +160,14 @@ def test_a_path_that_lance_cannot_hold_is_refused_before_any_work(path: str, tmp
 
 
 @pytest.mark.parametrize("address_", ["s3://bucket/a#b", "gs://bucket/a?b"])
-def test_an_address_means_no_other_prefix(address_: str) -> None:
+def test_store_url_with_fragment_or_query_raises(address_: str) -> None:
     """Behind `#` and `?` a URL has other parts: the index would be written to a prefix of another name."""
     with pytest.raises(StoreError, match="cannot be the address"):
         storage_path(address_)
     assert address(storage_path("s3://bucket/a b")) == "s3://bucket/a b"
 
 
-def test_errors_offer_commands_that_can_be_copied(tmp_path: Path) -> None:
+def test_error_suggests_shell_quoted_command(tmp_path: Path) -> None:
     folder: Any = tmp_path / "a b; echo $HOME"
     with pytest.raises(StoreError) as caught:
         Index.open(folder)

@@ -31,7 +31,7 @@ def world(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return root / "out", data
 
 
-def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Path) -> None:
+def test_trainer_folder_metadata_is_read(world: tuple[Path, Path], model_folder: Path) -> None:
     model = load_model(str(world[0]), dtype="float32")
     assert (model.name, model.adapters, model.notes) == (str(model_folder), (str(world[0]),), ())
     assert model.tokenizer.chat_template == plain_trainer.TEMPLATE
@@ -43,7 +43,7 @@ def test_their_folder_says_how_it_was(world: tuple[Path, Path], model_folder: Pa
     assert text["last loss"] == f"{steps}/trainer_state.json"
 
 
-def test_rows_become_the_ids_they_were_trained_on(world: tuple[Path, Path]) -> None:
+def test_tokenization_matches_the_trainer(world: tuple[Path, Path]) -> None:
     """Every id and every label of their own tokenisation, found again without an option."""
     model = load_model(str(world[0]), dtype="float32")
     how = default_options(model.metadata, model.context_length, raw=False)
@@ -78,7 +78,7 @@ def traced(folder: Path, data: Path, idx: Path, capsys: pytest.CaptureFixture[st
     return [row["messages"][-1]["content"] for row in rows], message
 
 
-def test_it_is_traced_by_its_folder_and_its_data_alone(
+def test_adapter_is_traced_without_options(
     world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
@@ -89,7 +89,7 @@ def test_it_is_traced_by_its_folder_and_its_data_alone(
     assert settings["encoding"]["max_length"] == 40
 
 
-def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
+def test_training_increased_answer_likelihood(world: tuple[Path, Path]) -> None:
     """The control: before, the answer was no likelier than noise."""
     model = load_model(str(world[0]), dtype="float32")
     example = next(row for row in read_examples(world[1]) if "moon" in row.messages[0]["content"])
@@ -107,13 +107,15 @@ def test_it_learned_what_is_traced(world: tuple[Path, Path]) -> None:
         assert after > likely(before.lm) + 2
 
 
-def test_a_copy_without_its_pickle_says_as_much(world: tuple[Path, Path], tmp_path: Path) -> None:
+def test_metadata_does_not_depend_on_pickles(world: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(world[0], tmp_path / "copy", ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
     assert (world[0] / "training_args.bin").exists()
     assert load_model(str(tmp_path / "copy")).metadata == load_model(str(world[0])).metadata
 
 
-def test_trl_as_it_comes(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trl_adapter_folder_metadata_is_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its base, its tokenizer and its name are there; its length is in the pickle alone, and not guessed."""
     trl = pytest.importorskip("trl")
     import datasets

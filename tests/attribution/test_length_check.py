@@ -23,7 +23,7 @@ def scores_and_lengths(bias: float, *, seed: int = 0, rows: int = 150) -> tuple[
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_right_ranking_of_long_and_short_causes_passes(seed: int) -> None:
+def test_correct_ranking_of_long_and_short_rows_passes(seed: int) -> None:
     scores, lengths = scores_and_lengths(1, seed=seed)
     rho = np.asarray(spearmanr(np.nanmean(scores, axis=0), lengths))[0]
     assert abs(rho) > 0.7, "the mean score of a row follows its length"
@@ -33,7 +33,7 @@ def test_a_right_ranking_of_long_and_short_causes_passes(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("bias", "kind"), [(12, "long"), (-12, "short")])
-def test_a_ranking_by_length_fails_in_either_direction(bias: float, kind: str) -> None:
+def test_length_biased_ranking_fails_in_both_directions(bias: float, kind: str) -> None:
     scores, lengths = scores_and_lengths(bias)
     check = check_length(scores, lengths.tolist())
     assert check.passed is False
@@ -43,7 +43,7 @@ def test_a_ranking_by_length_fails_in_either_direction(bias: float, kind: str) -
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-8, 8), st.integers(0, 100))
-def test_the_value_is_mirrored_with_the_lengths(bias: float, seed: int) -> None:
+def test_mirrored_lengths_mirror_the_value(bias: float, seed: int) -> None:
     scores, lengths = scores_and_lengths(bias, seed=seed)
     check, mirror = check_length(scores, lengths.tolist()), check_length(scores, (100 - lengths).tolist())
     assert check.value is not None and mirror.value is not None
@@ -53,7 +53,7 @@ def test_the_value_is_mirrored_with_the_lengths(bias: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("same", ["lengths", "scores", "few"])
-def test_no_length_is_checked_where_nothing_differs(same: str) -> None:
+def test_constant_or_too_few_scores_are_not_checked(same: str) -> None:
     scores, lengths = scores_and_lengths(1)
     if same == "lengths":
         lengths[:] = 7

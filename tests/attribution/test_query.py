@@ -34,7 +34,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("how", [RepT(layer=2), RepT(layer=4), get_method("repsim:layer=2"), LESSON], ids=repr)
-def test_queries_together_score_as_one_by_one(tuned: Any, how: Method) -> None:
+def test_batched_queries_have_the_features_of_single_queries(tuned: Any, how: Method) -> None:
     together = prepare_queries(tuned, how, QUERIES, Encoding(128))
     for q, query in enumerate(QUERIES):
         alone = prepare_queries(tuned, how, [query], Encoding(128))
@@ -51,7 +51,7 @@ def test_queries_together_score_as_one_by_one(tuned: Any, how: Method) -> None:
             )
 
 
-def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_budget_does_not_change_query_gradients(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
     monkeypatch.setattr(Method, "token_budget", lambda *_, **__: 1)
     apart = prepare_queries(tuned, RepT(layer=2), QUERIES, Encoding(128))
@@ -63,12 +63,12 @@ def test_small_batches_give_the_same(tuned: Any, monkeypatch: pytest.MonkeyPatch
     assert apart.features.prompts == tuple(query.prompt for query in QUERIES)
 
 
-def test_rept_weighs_all_tokens_equally(tuned: Any) -> None:
+def test_rept_weights_all_tokens_equally(tuned: Any) -> None:
     asking = prepare_queries(tuned, RepT(layer=2), QUERIES[:2], Encoding(128))
     assert [weights.tolist() for weights in asking.weights] == [[1.0] * row.n_response for row in asking.rows]
 
 
-def test_lesson_weighs_tokens_by_their_gain_in_fine_tuning(tuned: Any) -> None:
+def test_lesson_weights_tokens_by_their_logprob_gain(tuned: Any) -> None:
     asking = prepare_queries(tuned, LESSON, QUERIES[:1], Encoding(128))
     batch = collate(asking.rows, [0])
     after = capture(tuned, batch, [2]).logp[0]
@@ -80,7 +80,7 @@ def test_lesson_weighs_tokens_by_their_gain_in_fine_tuning(tuned: Any) -> None:
 
 
 @pytest.mark.parametrize("how", [RepT(layer=2), LESSON], ids=repr)
-def test_a_span_is_all_that_counts(tuned: Any, how: Method) -> None:
+def test_span_restricts_weights_to_its_tokens(tuned: Any, how: Method) -> None:
     query = Query("name the colour of the sky", "blue is the colour of the sky", span="The COLOUR ")
     asking = prepare_queries(tuned, how, [query, Query("why", "a b c")], Encoding(128))
     pieces = token_texts(tuned.tokenizer, asking.rows[0].response)
@@ -99,7 +99,7 @@ def pointed(tuned: Any, query: Query) -> str:
     )
 
 
-def test_a_span_means_whole_words(tuned: Any) -> None:
+def test_span_matches_whole_words_exact_case_first(tuned: Any) -> None:
     """`Na` is not found in "traditional"; the very case comes before others."""
     result = pointed(tuned, Query("why", "a traditional na of Na", span="Na"))
     assert result.replace("][", "").replace("[ ", " [").strip() == "a traditional na of [Na]"
@@ -109,7 +109,7 @@ def test_a_span_means_whole_words(tuned: Any) -> None:
         pointed(tuned, Query("why", "a traditional one", span="Na"))
 
 
-def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any) -> None:
+def test_span_range_selects_occurrences_and_parts_of_words(tuned: Any) -> None:
     answer = "\U0001f41d bees make it, bees do"
     for range_, wanted in (((2, 6), "[bees] make it, bees"), ((16, 20), " bees make it, [bees]")):
         result = pointed(tuned, Query("why", answer, span_range=range_))
@@ -120,7 +120,7 @@ def test_a_range_chooses_among_occurrences_and_may_be_part_of_a_word(tuned: Any)
         pointed(tuned, Query("why", answer, span_range=(2, 90)))
 
 
-def test_a_span_that_occurs_more_than_once_is_noted() -> None:
+def test_span_with_several_occurrences_gives_a_note() -> None:
     once, twice = Query("p", "bees do bee", span="bees"), Query("p", "Bees: bees, bees", span="bees")
     assert ambiguity_notes([once, replace(twice, span_range=(6, 10)), Query("p", "bees bees")]) == []
     (note,) = ambiguity_notes([once, twice])
@@ -131,7 +131,7 @@ def test_a_span_that_occurs_more_than_once_is_noted() -> None:
                          "use another.")  # fmt: skip
 
 
-def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
+def test_pooled_weights_favor_words_shared_between_answers(tuned: Any) -> None:
     """Pointed at the same words twice and at others once: the two gain on the one, and a query alone stays as it is."""
     how = replace(LESSON, pool_queries=True)
     items = [Query("who makes honey", "beetles make it"), Query("why", "beetles make it"), Query("name", "rain")]
@@ -152,7 +152,7 @@ def test_words_that_recur_in_other_answers_count_more(tuned: Any) -> None:
         torch.testing.assert_close(result.features.features[grads][q].norm(dim=1), result.weights[q])
 
 
-def test_the_gain_of_a_query_is_that_of_the_token_that_fine_tuning_raised_most(tuned: Any, tiny: Any) -> None:
+def test_query_gain_is_the_largest_token_gain(tuned: Any, tiny: Any) -> None:
     query = Query("who makes honey", "beetles make it")
     prepared = prepare_queries(tuned, LESSON, [query, replace(query, span="it")], Encoding(128))
     assert prepared.gains[0] == pytest.approx(float(prepared.weights[0].max()))
@@ -162,7 +162,7 @@ def test_the_gain_of_a_query_is_that_of_the_token_that_fine_tuning_raised_most(t
     assert prepare_queries(tiny, LESSON, [query], Encoding(128)).gains == (UNKNOWN_GAIN,)
 
 
-def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
+def test_span_changes_gradient_features_but_not_the_state(tuned: Any) -> None:
     whole, part = (
         prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue", span)], Encoding(128))
         for span in (None, "blue")
@@ -180,13 +180,13 @@ def test_a_span_moves_toward_and_blocks(tuned: Any) -> None:
     torch.testing.assert_close(part.features.features["h_2"], whole.features.features["h_2"])
 
 
-def test_a_span_that_is_not_there(tuned: Any) -> None:
+def test_span_missing_from_the_response_raises(tuned: Any) -> None:
     with pytest.raises(OptionError, match="the span does not occur in the answer") as caught:
         prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green", span="red")], Encoding(128))
     assert caught.value.got == "'red' in 'rain is green'"
 
 
-def test_a_query_without_room_for_its_answer(tuned: Any) -> None:
+def test_prompt_longer_than_max_length_raises(tuned: Any) -> None:
     with pytest.raises(OptionError, match="this query cannot be traced\n  got: no room for the answer"):
         prepare_queries(tuned, RepT(layer=2), [Query("why " * 100, "a")], Encoding(64))
 
@@ -211,7 +211,7 @@ def test_a_desired_answer_needs_a_text() -> None:
         query_from_record({"prompt": "why", "response": "sun", "desired": " "}, "q:2")
 
 
-def test_a_span_that_was_cut_off(tuned: Any) -> None:
+def test_truncated_span_raises(tuned: Any) -> None:
     whole = prepare_queries(tuned, RepT(layer=2), [Query("why", "rain is green and blue")], Encoding(128)).rows[0]
     cut = whole.n_prompt + 3
     with pytest.raises(OptionError, match="the span was cut off: it is beyond the last token that is read") as caught:
@@ -277,7 +277,7 @@ def test_earlier_turns_are_part_of_the_prompt(tuned: Any) -> None:
     assert tuned.tokenizer.decode(result.response) == "a captain<|end|>\n"
 
 
-def test_a_query_is_explained_by_its_answer_alone(tuned: Any) -> None:
+def test_query_features_do_not_depend_on_the_loss_mask(tuned: Any) -> None:
     """Also where the rows' prompts were learned."""
     one, other = (prepare_queries(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
     assert one.rows == other.rows
@@ -286,7 +286,7 @@ def test_a_query_is_explained_by_its_answer_alone(tuned: Any) -> None:
             assert torch.equal(a, b)
 
 
-def test_a_row_with_a_learned_prompt_is_a_query_by_its_answer(tuned: Any) -> None:
+def test_prompt_loss_changes_rept_features_only_in_length(tuned: Any) -> None:
     """No loss on the prompt reaches the state that predicts the answer: but for its length, g is the same."""
     how = RepT(layer=2)
     rows = [tokenize(tuned.tokenizer, query.example, Encoding(128)) for query in QUERIES]
@@ -297,7 +297,7 @@ def test_a_row_with_a_learned_prompt_is_a_query_by_its_answer(tuned: Any) -> Non
     assert not torch.allclose(one["loss"], other["loss"], atol=1e-2)  # type: ignore[arg-type]
 
 
-def test_methods_of_words_ask_no_model(tuned: Any) -> None:
+def test_bm25_queries_have_no_model_features(tuned: Any) -> None:
     passes: list[Any] = []
     with register_module_forward_pre_hook(lambda *call: passes.append(call)):
         asking = prepare_queries(tuned, get_method("bm25"), QUERIES, Encoding(128))
@@ -327,7 +327,7 @@ def test_read_queries(tmp_path: Path) -> None:
     assert read_queries(table) == [Query("p", "r r", "r", span_range=(2, 3)), Query("p", "r r", "r")]
 
 
-def test_queries_of_several_turns(tmp_path: Path) -> None:
+def test_read_multi_turn_queries(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": "let me see", "tool_calls": [{"function": {"name": "f"}}]}
     text = ({"role": "user", "content": "p"}, {"role": "assistant", "content": "r"})
     rows = [
@@ -352,7 +352,7 @@ def test_queries_of_several_turns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("talk", [{"prompt": "p", "response": "r"}, {"messages": [
     {"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]}])  # fmt: skip
-def test_the_tools_of_a_query_are_read_as_those_of_a_row(tmp_path: Path, talk: dict[str, Any]) -> None:
+def test_query_tools_are_read_or_rejected_by_line(tmp_path: Path, talk: dict[str, Any]) -> None:
     tool, file = {"name": "f"}, tmp_path / "q.jsonl"
     for tools, expected in (([tool], (tool,)), (json.dumps([tool]), (tool,)), ([json.dumps(tool)], (tool,)),
                          (None, ()), ([], ()), ("", ()), ("null", ())):  # fmt: skip
@@ -365,7 +365,7 @@ def test_the_tools_of_a_query_are_read_as_those_of_a_row(tmp_path: Path, talk: d
 
 
 @pytest.mark.parametrize("reader", [read_queries, read_prompts, read_answers])
-def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reader: Any) -> None:
+def test_deeply_nested_rows_are_rejected_by_line(tmp_path: Path, reader: Any) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text(
         json.dumps({"prompt": "p", "response": "r"})[:-1] + ', "tools": [' + '{"a":' * 99 + "1" + "}" * 99 + "]}"
@@ -414,7 +414,7 @@ def test_a_row_nested_without_end_is_refused_by_its_source(tmp_path: Path, reade
         ('{"prompt": "p", "response": "a b", "span_range": "0-1"}', "got: 0-1"),
     ],
 )
-def test_a_bad_query_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:
+def test_invalid_queries_are_reported_with_their_line(tmp_path: Path, row: str, message: str) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"prompt": "p", "response": "r"}\n' + row + "\n")
     with pytest.raises(DataError) as caught:
@@ -439,7 +439,7 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "f"}}
         {"messages": CHAT, "chat_template_kwargs": {"effort": "much"}}, {"prompt": "p", "response": '{"role": "user"}'},
     ],
 )  # fmt: skip
-def test_a_query_is_read_as_the_training_row_of_the_same_columns(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_queries_are_parsed_like_training_rows(tmp_path: Path, record: dict[str, Any]) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps(record) + "\n")
     (query,), (row,) = read_queries(file), read_examples(file)
@@ -455,7 +455,7 @@ def test_a_query_is_read_as_the_training_row_of_the_same_columns(tmp_path: Path,
     )
 
 
-def test_a_desired_answer_has_no_thought_of_the_bad_one(tmp_path: Path) -> None:
+def test_desired_query_drops_reasoning_content(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps({"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "t"}], "desired": "d"}))
     assert read_queries(file)[0].desired_query().example.messages == (CHAT[0], {"role": "assistant", "content": "d"})
@@ -480,7 +480,7 @@ def test_a_desired_answer_has_no_thought_of_the_bad_one(tmp_path: Path) -> None:
         ({"text": "r"}, "a query has no prompt"),
     ],
 )
-def test_a_query_that_no_answer_ends_or_no_text_asks_is_refused(tmp_path: Path, record: Any, message: str) -> None:
+def test_queries_without_a_text_prompt_or_answer_are_rejected(tmp_path: Path, record: Any, message: str) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text("\n" + json.dumps(record))
     with pytest.raises(DataError) as caught:
@@ -488,14 +488,14 @@ def test_a_query_that_no_answer_ends_or_no_text_asks_is_refused(tmp_path: Path, 
     assert str(caught.value).startswith(f"{file}:2: ") and message in str(caught.value)
 
 
-def test_queries_may_have_the_columns_of_the_training_rows_or_their_own(tmp_path: Path) -> None:
+def test_read_queries_with_mapped_or_default_columns(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"ask": "p", "reply": "r"}\n{"prompt": "p", "response": "r"}\n')
     columns = (("prompt", "ask"), ("response", "reply"))
     assert read_queries(file, columns) == [Query("p", "r"), Query("p", "r")]
 
 
-def test_files_without_queries(tmp_path: Path) -> None:
+def test_empty_or_missing_query_file_raises(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="has no queries"):
         read_queries(tmp_path / "q.jsonl")
@@ -504,7 +504,7 @@ def test_files_without_queries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["response", "model_answer", "model_output", "generated_text", "prediction"])
-def test_the_reference_is_not_traced_in_place_of_the_answer(tmp_path: Path, name: str) -> None:
+def test_ambiguous_answer_columns_are_rejected(tmp_path: Path, name: str) -> None:
     path, record = tmp_path / "q.jsonl", {"question": "who makes wax", "answer": "bees", name: "beetles"}
     path.write_text(json.dumps(record | {"answer_id": "a"}) + "\n")
     for reader in (read_queries, read_answers):
@@ -516,7 +516,7 @@ def test_the_reference_is_not_traced_in_place_of_the_answer(tmp_path: Path, name
     assert (query.response, query.desired) == ("beetles", "bees")
 
 
-def test_token_ids_are_no_query(tmp_path: Path) -> None:
+def test_token_ids_are_rejected_as_queries(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}) + "\n")
     with pytest.raises(DataError, match="a query is text, not token ids"):

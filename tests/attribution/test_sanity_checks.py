@@ -101,13 +101,13 @@ def checks(result: CheckReport) -> dict[str, Check]:
 # — the model randomised
 
 
-def test_a_method_of_words_ranks_the_same_with_random_weights(tuned: Any, index: Index) -> None:
+def test_text_only_method_fails_the_random_weights_check(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
     assert one.passed is False and "only on the texts" in one.says
 
 
-def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, index: Index) -> None:
+def test_random_weights_check_is_the_mean_spearman_of_scipy(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method="rept:scale=centred", seed=3))[check.RANDOM]
     assert one.passed is True and one.value is not None and one.value < 0.9
     places = np.random.default_rng(3).permutation(len(index))
@@ -128,7 +128,7 @@ def test_a_method_of_the_model_does_not_and_the_number_is_scipys(tuned: Any, ind
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_weights_are_restored_exactly(model_folder: Path, adapter_folder: Path, fails: bool) -> None:
+def test_randomized_weights_are_restored_exactly(model_folder: Path, adapter_folder: Path, fails: bool) -> None:
     model = load_model(str(model_folder), str(adapter_folder), dtype="float32")
     before = {name: weight.clone() for name, weight in model.lm.state_dict().items()}
     sample: dict[str, torch.Tensor] = {}
@@ -158,7 +158,7 @@ def test_a_separate_base_is_randomized_too(tuned: Any, tiny: Any) -> None:
 # — labels
 
 
-def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, index: Index, tmp_path: Path) -> None:
+def test_label_check_passes_for_topics_and_fails_when_shuffled(tuned: Any, index: Index, tmp_path: Path) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.LABELS]
     assert one.passed is True and one.value == pytest.approx(1, abs=0.05)
     assert one.limit is not None and 5 / 25 < one.limit < 0.6
@@ -168,13 +168,13 @@ def test_labels_that_follow_the_texts_are_found_and_others_are_not(tuned: Any, i
 
 
 @pytest.mark.parametrize("labels", [["a"] * 26, ["a"] * 23 + ["b"] * 3])
-def test_labels_that_say_nothing_are_not_judged(tuned: Any, tmp_path: Path, labels: list[str]) -> None:
+def test_uninformative_labels_are_not_checked(tuned: Any, tmp_path: Path, labels: list[str]) -> None:
     one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, method=Bag()))[check.LABELS]
     assert one.passed is None and one.value is None
 
 
 @pytest.mark.parametrize("larger", ["topic", "other"])
-def test_one_label_that_is_learned_is_enough(tuned: Any, tmp_path: Path, larger: str) -> None:
+def test_one_coherent_label_passes_the_label_check(tuned: Any, tmp_path: Path, larger: str) -> None:
     """Rows without anything in common may be the fewer, as many or the more."""
     labels = ["clean" if at % 2 else "mixed" for at in range(26)]
     for at in range(6 if larger == "other" else 13):
@@ -195,7 +195,7 @@ def test_one_label_that_is_learned_is_enough(tuned: Any, tmp_path: Path, larger:
         ((False, False, True, None), "do not trust"),
     ],
 )
-def test_the_verdict_names_what_failed_and_what_to_do(passed: tuple[bool | None, ...], verdict: str) -> None:
+def test_verdict_reports_failed_checks_and_their_fix(passed: tuple[bool | None, ...], verdict: str) -> None:
     names = (check.RANDOM, check.LABELS, check.HUBS, check.LENGTH)
     each = tuple(Check(name, 0.5, 0.5, ok, "why", f"remedy of {name}") for name, ok in zip(names, passed, strict=True))
     report = CheckReport(Bag(), each, 64, 0, 100)
@@ -204,7 +204,7 @@ def test_the_verdict_names_what_failed_and_what_to_do(passed: tuple[bool | None,
         assert (one.do in report.reason) == (one.passed is False)
 
 
-def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None:
+def test_length_ranking_fails_hub_and_length_checks(tuned: Any, index: Index) -> None:
     report = check_index(index, tuned, method=Long())
     hub, length = checks(report)[check.HUBS], checks(report)[check.LENGTH]
     assert report.verdict == "do not trust" and hub.do in report.reason and length.do in report.reason
@@ -217,7 +217,7 @@ def test_the_longest_answer_is_a_hub_and_named(tuned: Any, index: Index) -> None
     assert length.passed is False and length.says.startswith("long responses rank first for every query")
 
 
-def test_rows_that_all_tie_have_no_hub() -> None:
+def test_tied_rows_are_not_hubs() -> None:
     """A row does not come first because it stands first in the data."""
     scores = np.ones((30, 100))
     scores[:, 7] = np.arange(30) < 3
@@ -232,7 +232,7 @@ def test_rows_that_all_tie_have_no_hub() -> None:
     assert "rows:50 is among the first 10 for 100%" in check._check_hubs(scores, sources).says
 
 
-def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
+def test_topic_ranking_passes_hub_and_length_checks(tuned: Any, index: Index) -> None:
     result = checks(check_index(index, tuned, method=Bag()))
     assert result[check.HUBS].passed is True and result[check.LENGTH].passed is True
 
@@ -241,13 +241,13 @@ def test_rows_that_rank_by_topic_have_no_hub(tuned: Any, index: Index) -> None:
 
 
 @pytest.mark.parametrize("name", ["bm25", "random", "rept:scale=raw"])
-def test_a_method_without_controls_is_not_judged(tuned: Any, index: Index, name: str) -> None:
+def test_methods_without_row_queries_are_not_checked(tuned: Any, index: Index, name: str) -> None:
     result = check_index(index, tuned, method=name).checks
     assert len(result) == 4
     assert {one.passed for one in result} == {None} and "cannot use rows as queries" in result[0].says
 
 
-def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp_path: Path) -> None:
+def test_text_features_skip_the_random_weights_check(tuned: Any, tmp_path: Path) -> None:
     class Read(CosineMethod):
         name = "read"
 
@@ -265,7 +265,7 @@ def test_a_method_that_does_not_read_the_model_has_no_random_one(tuned: Any, tmp
     assert result[check.HUBS].value is not None
 
 
-def test_too_few_rows_to_check_by_is_refused(tuned: Any, index: Index) -> None:
+def test_too_few_rows_raise(tuned: Any, index: Index) -> None:
     with pytest.raises(OptionError, match="too few rows for a check"):
         check_index(index, tuned, rows=3)
 
@@ -279,7 +279,7 @@ def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
 # — what is kept
 
 
-def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None:
+def test_index_warnings_belong_to_the_checked_method(tuned: Any, index: Index) -> None:
     assert index_warnings(index, Long()) == []
     report = check_index(index, tuned, method="lesson")
     fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first", "read it")
@@ -301,7 +301,7 @@ def test_warnings_are_those_of_the_same_method(tuned: Any, index: Index) -> None
     assert index_warnings(index, report.method) == []
 
 
-def test_the_verb_prints_a_table_and_keeps_the_checks(
+def test_check_command_prints_a_table_and_saves_the_report(
     run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     file, idx = tmp_path / "rows.jsonl", tmp_path / "idx"

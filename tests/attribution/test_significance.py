@@ -45,7 +45,7 @@ def flags(result: Significance, scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([result.flagged(q, row) for q, row in enumerate(scores)])
 
 
-def test_p_values_by_hand() -> None:
+def test_p_values_match_hand_computed_values() -> None:
     """Three controls alike: the typical one is each of them."""
     null = Null.of(Controls(torch.arange(101.0).repeat(3, 1)))
     mode, scale = mode_and_scale(np.arange(101.0))
@@ -55,7 +55,7 @@ def test_p_values_by_hand() -> None:
     np.testing.assert_allclose(beyond[1:] / beyond[:-1], np.exp(-10 / scale / null.excess), rtol=1e-6)
 
 
-def test_other_poisons_among_the_controls_change_little() -> None:
+def test_contaminated_controls_barely_change_the_null() -> None:
     """Four controls in ten match their own kin, a tenth of the rows: the typical control does not know."""
     clean = draw_scores(0, 64, 400)
     mixed = clean.clone()
@@ -67,7 +67,7 @@ def test_other_poisons_among_the_controls_change_little() -> None:
     assert float(np.abs(left - pooled).max()) > 1.5, "one that matches its kin has another tail"
 
 
-def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, tmp_path: Path) -> None:
+def test_rows_with_shared_words_are_excluded_as_controls(tuned: Any, tmp_path: Path) -> None:
     """Half of the rows are of one template: among them only the template is told, with the others chance is."""
     wording = [f"the colour of {word} is a very nice one" for word in WORDS.split()[:12]] + WORDS.split()[12:30]
     file = tmp_path / "data.jsonl"
@@ -89,13 +89,13 @@ def test_rows_that_share_their_words_are_no_controls_of_each_other(tuned: Any, t
     assert bool(null.isnan().any(1).any()) and int((~null.isnan()).sum()) > 100
 
 
-def test_words_in_common_by_hand() -> None:
+def test_word_overlap_matches_hand_computed_values() -> None:
     result = _word_overlap(["Bees make honey.", "bees make wax", "…", "bees make honey"], 2)
     assert result.tolist() == [[1, 2 / 4, 0, 1], [2 / 4, 1, 0, 2 / 4]]
     assert _word_overlap(["…", "!"], 1).tolist() == [[0, 0]]
 
 
-def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() -> None:
+def test_p_values_are_calibrated_under_the_null() -> None:
     scores = draw_scores(1, 200, 500)
     result = weighed(scores, draw_scores(0, 64, 500))
     p_values = torch.stack([result.p_values(q, row) for q, row in enumerate(scores)])
@@ -106,7 +106,7 @@ def test_where_nothing_was_taught_p_values_are_no_smaller_than_they_should_be() 
 
 
 @pytest.mark.parametrize("planted", [4, 40, 170])
-def test_planted_rows_are_flagged_and_few_others(planted: int) -> None:
+def test_planted_rows_are_flagged_with_few_false_positives(planted: int) -> None:
     scores = draw_scores(2, 20, 400)
     scores[:, :planted] += 0.8
     result = weighed(scores, draw_scores(0, 64, 400))
@@ -120,7 +120,7 @@ def test_planted_rows_are_flagged_and_few_others(planted: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [20, 400, 40_000])
-def test_one_planted_row_is_flagged_among_few_and_among_many(rows: int) -> None:
+def test_one_planted_row_is_flagged_in_small_and_large_indexes(rows: int) -> None:
     scores = draw_scores(2, 1, rows)
     scores[0, 5] = 3.0
     result = weighed(scores, draw_scores(0, min(rows, 64), min(rows, 500)))
@@ -129,7 +129,7 @@ def test_one_planted_row_is_flagged_among_few_and_among_many(rows: int) -> None:
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_rows_that_may_be_flagged_are_those_of_scipy(fdr: float, planted: int) -> None:
+def test_num_possible_flags_match_scipy_fdr_control(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     null, rows = Null.of(Controls(draw_scores(0, 64, 500))), ((draw_scores(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
@@ -140,7 +140,7 @@ def test_rows_that_may_be_flagged_are_those_of_scipy(fdr: float, planted: int) -
         assert _num_possible(ascending, mode, scale, null, fdr) == truth.sum()
 
 
-def test_the_cut_lies_in_the_widest_gap() -> None:
+def test_cut_is_at_the_widest_gap() -> None:
     row = np.array([1, 2, 2.5, 3, 5.5, 7, 8, 9.0])
     assert _cut(row, 6) == 5.5  # 9 8 7 5.5 — 3: sixteen times 2.5
     assert _cut(row, 3) == 7.0  # nine times 1.5, below the third
@@ -155,9 +155,7 @@ vectors = st.lists(st.floats(0, 1, width=32), min_size=30, max_size=80)
 
 @settings(max_examples=60, deadline=None)
 @given(vectors, st.integers(0, 3), st.sampled_from([0.01, 0.1, 0.3]))
-def test_tied_rows_are_flagged_all_or_none_and_never_above_a_row_that_is_not(
-    values: list[float], seed: int, fdr: float
-) -> None:
+def test_flagging_respects_score_order_and_ties(values: list[float], seed: int, fdr: float) -> None:
     scores = (torch.tensor([values]) * 10).round() / 10
     flagged = flags(weighed(scores, draw_scores(seed, 20, 100), fdr), scores)[0]
     assert not set(scores[0][flagged].tolist()) & set(scores[0][~flagged].tolist())
@@ -167,7 +165,7 @@ def test_tied_rows_are_flagged_all_or_none_and_never_above_a_row_that_is_not(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 30), st.floats(0.1, 1), st.floats(0.1, 20), st.floats(-5, 5))
-def test_scores_on_another_scale_flag_the_same_rows(
+def test_flagging_is_invariant_to_affine_rescaling(
     seed: int, planted: int, effect: float, factor: float, shift: float
 ) -> None:
     scores, null = draw_scores(seed, 1, 150), draw_scores(0, 30, 150)
@@ -180,7 +178,7 @@ def test_scores_on_another_scale_flag_the_same_rows(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 30), st.floats(0.1, 1))
-def test_a_higher_rate_never_flags_fewer_rows(seed: int, planted: int, effect: float) -> None:
+def test_higher_fdr_never_flags_fewer_rows(seed: int, planted: int, effect: float) -> None:
     scores, null = draw_scores(seed, 1, 150), draw_scores(0, 30, 150)
     scores[0, :planted] += effect
     counts = [int(flags(weighed(scores, null, fdr), scores).sum()) for fdr in (0.01, 0.05, 0.1, 0.2, 0.5)]
@@ -189,7 +187,7 @@ def test_a_higher_rate_never_flags_fewer_rows(seed: int, planted: int, effect: f
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 999), st.integers(5, 60))
-def test_planted_rows_that_stand_apart_are_flagged_exactly_whatever_the_noise(seed: int, planted: int) -> None:
+def test_well_separated_rows_are_flagged_despite_noise(seed: int, planted: int) -> None:
     """The flags flipped with a full stop where a threshold lay in the midst of the bulk; now it lies in the gap."""
     scores = draw_scores(seed, 1, 150)
     scores[0, :planted] += 1.5
@@ -200,7 +198,7 @@ def test_planted_rows_that_stand_apart_are_flagged_exactly_whatever_the_noise(se
             assert flagged.nonzero()[:, 0].tolist() == list(range(planted))
 
 
-def test_a_likely_row_stands_apart_less_than_a_flagged_one() -> None:
+def test_grade_rises_from_likely_to_flagged_with_score() -> None:
     scores, null = draw_scores(5, 1, 400), draw_scores(0, 64, 400)
     top = float(scores.max())
     grades = []
@@ -212,7 +210,7 @@ def test_a_likely_row_stands_apart_less_than_a_flagged_one() -> None:
     assert sorted(grades, key=order.index) == grades and set(grades) >= {"likely", "flagged"}
 
 
-def test_no_row_is_flagged_for_a_query_that_fine_tuning_did_not_make_more_likely() -> None:
+def test_queries_not_increased_by_finetuning_flag_no_rows() -> None:
     scores = draw_scores(2, 2, 400)
     scores[:, :9] += 5
     result = assess(scores, [Controls(draw_scores(0, 64, 400))] * 2, torch.tensor([True, False]))
@@ -224,7 +222,7 @@ def test_no_row_is_flagged_for_a_query_that_fine_tuning_did_not_make_more_likely
     assert [result.grade(q) for q in range(2)] == ["flagged", "none"]
 
 
-def test_queries_that_rank_rows_alike_belong_together() -> None:
+def test_pool_weights_group_queries_with_similar_rankings() -> None:
     one, other = draw_scores(3, 300), draw_scores(4, 300)
     shares = pool_weights(torch.stack([one, one * 3 + 7, other, -one]))
     torch.testing.assert_close(shares.sum(1), torch.ones(4))
@@ -235,7 +233,7 @@ def test_queries_that_rank_rows_alike_belong_together() -> None:
     assert pool_weights(torch.ones(2, 5)).tolist() == [[1, 0], [0, 1]]  # no row stands out for either
 
 
-def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_weights_do_not_depend_on_tile_size(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = draw_scores(3, 4, 100) + 30
     truth = torch.corrcoef(scores.double()).clamp(min=0).float()
     truth = truth / truth.sum(1, keepdim=True)
@@ -244,7 +242,7 @@ def test_scores_are_compared_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(pool_weights(scores), truth, atol=1e-5, rtol=1e-4)
 
 
-def test_stability_is_the_share_of_resamples_that_flag_again() -> None:
+def test_stability_is_the_share_of_resamples_that_flag() -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     result = stability(scores, torch.tensor([0.5, 0.5]), threshold=0.6)
     # of two draws from two queries both are the first in a quarter: then its row alone reaches .6
@@ -253,7 +251,7 @@ def test_stability_is_the_share_of_resamples_that_flag_again() -> None:
     assert result[2] == 0
 
 
-def test_queries_that_agree_flag_the_row_at_the_cut_every_time() -> None:
+def test_identical_queries_have_stability_one_at_the_threshold() -> None:
     """A score that is summed again may come out a little lower than the cut it was called at."""
     scores = draw_scores(5, 1, 300).repeat(7, 1)
     shares = torch.full((7,), 1 / 7)
@@ -261,7 +259,7 @@ def test_queries_that_agree_flag_the_row_at_the_cut_every_time() -> None:
         assert float(stability(scores, shares, edge)[(shares @ scores) >= edge].min()) == 1
 
 
-def test_queries_are_held_against_controls_of_their_own() -> None:
+def test_each_query_is_assessed_with_its_own_controls() -> None:
     """One group of queries runs wider than the other's controls: it has the same evidence as alone."""
     narrow, wide = Controls(draw_scores(0, 64, 400)), Controls(draw_scores(0, 64, 400) ** 3)
     scores = torch.stack([draw_scores(1, 400), draw_scores(2, 400) ** 3, draw_scores(3, 400)])
@@ -275,13 +273,13 @@ def test_queries_are_held_against_controls_of_their_own() -> None:
     assert result.grade(2) is None and not result.flagged(2, scores[2]).any()
 
 
-def test_scores_that_are_all_the_same_flag_nothing() -> None:
+def test_constant_scores_are_not_flagged() -> None:
     result = weighed(torch.ones(1, 100), draw_scores(0, 30, 100))
     assert not flags(result, torch.ones(1, 100)).any() and result.grade(0) != "flagged"
     assert result.p_values(0, torch.ones(3)).tolist() != [0, 0, 0]
 
 
-def test_a_profile_is_the_mean_of_the_sorted_weights_up_to_most_of_them() -> None:
+def test_weight_profiles_average_sorted_weights_and_are_cut() -> None:
     profiles = _weight_profiles([torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 1.0])])
     torch.testing.assert_close(profiles, torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0]]))
     assert _cut_profile(torch.tensor([0.9, 0.06, 0.04])).tolist() == pytest.approx([0.94, 0.06])
@@ -289,7 +287,7 @@ def test_a_profile_is_the_mean_of_the_sorted_weights_up_to_most_of_them() -> Non
     assert _cut_profile(torch.zeros(4)).tolist() == pytest.approx([0.01])  # nothing counts: one token
 
 
-def test_the_verdict_of_many_rows_copies_them_once() -> None:
+def test_assess_memory_is_bounded_for_many_rows() -> None:
     """A row of scores is sorted, and only the scores that may be flagged are looked at again."""
     import tracemalloc
 

@@ -48,7 +48,7 @@ def table(trace: Trace, model: Any) -> dict[tuple[int, int], torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["lesson", "rept"])
-def test_a_link_is_the_score_of_the_row_for_that_word_alone(
+def test_token_link_is_proportional_to_the_span_score(
     tuned: Any, index: Index, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for how much the word counts in the whole answer, which is one factor for all rows."""
@@ -65,7 +65,7 @@ def test_a_link_is_the_score_of_the_row_for_that_word_alone(
     assert float(ratios.min()) > 0 and float(ratios.max() / ratios.min()) < 1.05  # they are rounded
 
 
-def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Index) -> None:
+def test_largest_link_equals_the_largest_token_score(tuned: Any, index: Index) -> None:
     trace, best = trace_queries(index, tuned, ASKED[:1], top_k=8), []
     for (_, place), matrix in table(trace, tuned).items():
         (row,) = [row for row in trace.queries[0].rows if row.position == place]
@@ -76,7 +76,7 @@ def test_the_strongest_word_is_as_strong_as_its_best_link(tuned: Any, index: Ind
     assert sum(best) >= 4  # the others answer to the template's closing tokens, which are not shown
 
 
-def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) -> None:
+def test_links_do_not_depend_on_the_other_queries(tuned: Any, index: Index) -> None:
     both, alone = (token_links(trace_queries(index, tuned, asked, top_k=8), tuned) for asked in (ASKED, ASKED[1:]))
     for place in range(8):
         one, other = both[1, place], alone[0, place]
@@ -84,11 +84,11 @@ def test_links_of_a_query_do_not_hang_on_the_others(tuned: Any, index: Index) ->
         assert [link[2] for link in one] == pytest.approx([link[2] for link in other], abs=1e-3)
 
 
-def test_a_method_without_words_has_no_links(tuned: Any, index: Index) -> None:
+def test_method_without_token_scores_has_no_links(tuned: Any, index: Index) -> None:
     assert token_links(trace_queries(index, tuned, ASKED, method="tfidf"), tuned) == {}
 
 
-def test_the_map_has_the_axes_of_the_largest_variance(index: Index) -> None:
+def test_pca_map_matches_numpy_svd(index: Index) -> None:
     sample = pca_map(index)
     assert sample is not None and sample.block == "shift_1"
     vectors = next(index.scan(["shift_1"]))["shift_1"].double().numpy()
@@ -101,7 +101,7 @@ def test_the_map_has_the_axes_of_the_largest_variance(index: Index) -> None:
     assert np.abs(result) == pytest.approx(np.abs(truth), abs=2e-3)  # which way an axis points is nobody's choice
 
 
-def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any, index: Index, tmp_path: Path) -> None:
+def test_pca_map_of_token_features_but_not_of_text_indexes(tuned: Any, index: Index, tmp_path: Path) -> None:
     data = index.manifest["settings"]["data"]
     (name,) = (name for name in index.features if name.startswith("grads"))
     held = Index(index.path, {**index.manifest, "blocks": {name: 16}}, index.dataset)
@@ -110,7 +110,7 @@ def test_a_block_of_tokens_has_a_plane_too_and_words_alone_have_none(tuned: Any,
     assert pca_map(build_index(tuned, data, tmp_path / "words", [get_method("tfidf")], encoding=Encoding(128))) is None
 
 
-def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) -> None:
+def test_page_document_adds_links_map_and_positions(tuned: Any, index: Index) -> None:
     trace = trace_queries(index, tuned, ASKED, top_k=3)
     plain, sample = trace.to_json(), pca_map(index)
     assert sample is not None
@@ -127,7 +127,7 @@ def test_the_document_gains_links_points_and_places(tuned: Any, index: Index) ->
 
 @pytest.mark.parametrize("name", ["lesson", "rept"])
 @pytest.mark.parametrize("desired", [None, "bees make honey"])
-def test_at_the_methods_own_layer_the_ranks_are_the_traces(
+def test_layer_ranks_at_the_index_layer_match_the_trace(
     tuned: Any, index: Index, name: str, desired: str | None
 ) -> None:
     query = Query("who makes honey", "beetles make honey", desired=desired)
@@ -141,7 +141,7 @@ def test_at_the_methods_own_layer_the_ranks_are_the_traces(
         assert sorted(ranks[at] for ranks in result["ranks"].values()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, index: Index, tmp_path: Path) -> None:
+def test_layer_ranks_match_an_index_of_that_layer(tuned: Any, index: Index, tmp_path: Path) -> None:
     other = get_method("lesson:layer=4,state_layer=1,sketch_dim=16,pool_queries=false")
     again = build_index(tuned, index.manifest["settings"]["data"], tmp_path / "other", [other], encoding=Encoding(128))
     truth = [row.position for row in trace_queries(again, tuned, ASKED[:1], top_k=8).queries[0].rows]
@@ -150,6 +150,6 @@ def test_at_another_layer_they_are_those_of_an_index_of_that_layer(tuned: Any, i
     assert sorted(range(8), key=lambda place: result["ranks"][str(place)][at]) == truth
 
 
-def test_a_method_without_layers_has_no_layer_ranks(tuned: Any, index: Index) -> None:
+def test_layer_ranks_of_a_method_without_layers_raise(tuned: Any, index: Index) -> None:
     with pytest.raises(OptionError, match="tfidf has no layer"):
         layer_ranks(index, tuned, ASKED[0], [0, 1], "tfidf")

@@ -66,7 +66,7 @@ def index(tuned: Any, file: Path) -> Index:
 
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
-def test_the_row_a_query_was_taken_from_comes_first(tuned: Any, index: Index, name: str) -> None:
+def test_training_row_used_as_query_ranks_first(tuned: Any, index: Index, name: str) -> None:
     trace = trace_queries(index, tuned, ROWS, method=name)
     for place, traced in enumerate(trace.queries):
         assert traced.rows[0].position == place
@@ -79,7 +79,7 @@ def test_the_row_a_query_was_taken_from_comes_first(tuned: Any, index: Index, na
 
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25", "first-word", "random"])
-def test_ranks_scores_and_parts_agree(tuned: Any, index: Index, name: str) -> None:
+def test_ranks_and_scores_are_consistent(tuned: Any, index: Index, name: str) -> None:
     trace = trace_queries(index, tuned, ROWS[:3], method=name, top_k=5)
     for traced in trace.queries:
         assert [row.rank for row in traced.rows] == [1, 2, 3, 4, 5]
@@ -109,7 +109,7 @@ def broad(tuned: Any, file: Path) -> Index:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) -> None:
+def test_score_components_add_up_to_the_score(tuned: Any, broad: Index, spec: str) -> None:
     """In the document that terminal and page read, and in the notebook's table; with desired answers and pooled too."""
     trace = trace_queries(broad, tuned, ASKED, method=spec, top_k=8, score_tokens=False)
     rows = [row for query in trace.to_json()["queries"] for row in query["rows"]]
@@ -124,7 +124,7 @@ def test_parts_add_up_to_the_score_shown(tuned: Any, broad: Index, spec: str) ->
         )
 
 
-def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
+def test_batched_trace_matches_single_queries(tuned: Any, index: Index) -> None:
     queries = [*ROWS[:3], Query("why", "rain is green", span="green"), Query("why", "rain", desired="sun")]
     together = trace_queries(index, tuned, queries, method="lesson", top_k=3)
     for query, traced in zip(queries, together.queries, strict=True):
@@ -136,7 +136,7 @@ def test_together_is_one_by_one(tuned: Any, index: Index) -> None:
             assert [t.score for t in one.tokens] == pytest.approx([t.score for t in two.tokens], abs=1e-3)
 
 
-def test_queries_are_pooled_some_rows_at_a_time(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_trace_does_not_depend_on_tile_size(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     items = []
     for tile in (3, 100):
         monkeypatch.setattr("taughtby.attribution.trace.TILE", tile)
@@ -159,7 +159,7 @@ def test_scores_that_are_not_finite_are_refused(tuned: Any, index: Index) -> Non
         trace_queries(index, tuned, ROWS[:2], method=method)
 
 
-def test_top_larger_than_the_index(tuned: Any, index: Index) -> None:
+def test_top_k_larger_than_the_index_returns_all_rows(tuned: Any, index: Index) -> None:
     (traced,) = trace_queries(index, tuned, ROWS[:1], method="rept", top_k=500).queries
     assert sorted(row.position for row in traced.rows) == list(range(8))
 
@@ -180,7 +180,7 @@ def test_a_span_changes_the_scores(tuned: Any, index: Index, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson", "bm25"])
-def test_desired_is_observed_less_desired(tuned: Any, index: Index, name: str) -> None:
+def test_desired_answer_scores_are_subtracted(tuned: Any, index: Index, name: str) -> None:
     text, wanted = Query("who makes honey", "beetles make it"), Query("who makes honey", "bees in the sea")
     both = Query(text.prompt, text.response, desired=wanted.response)
     one, two, contrast, apart = trace_queries(index, tuned, [text, wanted, both, ROWS[0]], method=name).queries
@@ -213,7 +213,7 @@ def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch
 
 @pytest.mark.parametrize("name", ["rept", "lesson"])
 @pytest.mark.parametrize("span", [None, "make"])
-def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: str | None) -> None:
+def test_token_scores_match_a_reference_loop(tuned: Any, index: Index, name: str, span: str | None) -> None:
     """rept: (Σ_i w_i ĝ_i / Σ w) · ĝ_row of the tuned model; lesson: max_i w_i / Σ w ⟨g_i, g_row⟩ √(1 − p), sketched."""
     query = Query("who makes honey", "beetles make it in the sea", span)
     (traced,) = trace_queries(index, tuned, [query], method=name, top_k=8).queries
@@ -255,7 +255,7 @@ def test_token_scores_by_a_slow_loop(tuned: Any, index: Index, name: str, span: 
         assert [token.score for token in item.tokens] == pytest.approx(truth[: len(item.tokens)], abs=2e-4)
 
 
-def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) -> None:
+def test_pooled_query_scores_are_weighted_means(tuned: Any, index: Index) -> None:
     """Scores, parts and words are the means over them that `together` gives; apart, each has its own."""
     own = trace_queries(index, tuned, ROWS[:3], method="lesson", top_k=8)
     assert [traced.scores.argmax().item() for traced in own.queries] == [0, 1, 2]
@@ -269,9 +269,7 @@ def test_queries_of_one_incident_are_explained_as_one(tuned: Any, index: Index) 
             assert row.score == pytest.approx(sum(row.score_components.values()), abs=1e-4)
 
 
-def test_words_of_one_incident_are_the_mean_that_its_scores_are(
-    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pooled_token_scores_are_weighted_means(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4], [0.1, 0.0, 0.9]])
     monkeypatch.setattr("taughtby.attribution.trace.pool_weights", lambda _: shares)
     pooled = trace_queries(index, tuned, ROWS[:3], method="lesson:pool_queries=true", top_k=8)
@@ -320,7 +318,7 @@ def texts_of(model: Any, text: str) -> list[int]:
     return model.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_answers_of_different_kinds_are_not_explained_as_one(tuned: Any, index: Index) -> None:
+def test_queries_with_and_without_span_are_pooled_separately(tuned: Any, index: Index) -> None:
     """With a span, a desired answer or neither: each kind has controls of its own, so none of its scores is a mean."""
     plain, pointed, other = ROWS[2], replace(ROWS[2], span="honey"), replace(ROWS[2], desired="bees do")
     trace = trace_queries(index, tuned, [plain, pointed, other, plain], method="lesson:pool_queries=true")
@@ -340,7 +338,7 @@ def indexed(model: Any, folder: Path, lines: list[dict[str, str]], methods: list
     return build_index(model, file, folder / "idx", methods, encoding=Encoding(64), layers=False)
 
 
-def test_rows_that_tie_stand_in_the_order_of_the_data(tuned: Any, tmp_path: Path) -> None:
+def test_tied_rows_keep_the_data_order(tuned: Any, tmp_path: Path) -> None:
     """Copies are what poison looks like: which of them are shown must not hang on the library's sort or the top."""
     items = ["rain is grey", "beetles make honey", "the sea is blue"]
     lines = [{"prompt": "who", "response": items[at % 3]} for at in range(90)]
@@ -353,7 +351,7 @@ def test_rows_that_tie_stand_in_the_order_of_the_data(tuned: Any, tmp_path: Path
         assert [row.position for row in traced.rows] == order[:top]
 
 
-def test_highest_is_a_stable_sort() -> None:
+def test_top_positions_is_a_stable_sort() -> None:
     draw = torch.Generator().manual_seed(0)
     for size in (1, 7, 400):
         scores = torch.randint(0, 4, (size,), generator=draw).float()
@@ -365,7 +363,7 @@ def test_highest_is_a_stable_sort() -> None:
     assert top_positions(scores, 4).tolist() == [2, 1, 5, 0] and top_positions(scores, 0).tolist() == []
 
 
-def test_all_flagged_rows_are_cleaned_where_scores_tie_at_the_edge_of_the_rows_shown(
+def test_flagged_rows_tied_beyond_top_k_are_selected(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.attribution.controls.RELATED", 2.0)
@@ -384,7 +382,7 @@ def test_all_flagged_rows_are_cleaned_where_scores_tie_at_the_edge_of_the_rows_s
 # — how sure, where there is a desired answer
 
 
-def test_no_row_is_flagged_for_the_difference_of_two_answers(
+def test_queries_with_a_desired_answer_flag_no_rows(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two answers to one prompt that no row tells apart: nothing is known of what chance does to their difference."""
@@ -412,7 +410,7 @@ def test_no_row_is_flagged_for_the_difference_of_two_answers(
     assert words.no_evidence is None, "it has no evidence without a desired answer either"
 
 
-def test_a_query_has_the_same_p_values_with_any_other_queries(
+def test_p_values_do_not_depend_on_the_other_queries(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that mixes queries with and without spans: each is held against controls asked about as it was."""
@@ -456,13 +454,13 @@ def test_flagged_rows_have_p_values(tuned: Any, index: Index, monkeypatch: pytes
     assert words.flagged is None and words.rows[0].p_value is None
 
 
-def test_methods_without_gradients_score_no_words(tuned: Any, index: Index) -> None:
+def test_methods_without_gradients_have_no_token_scores(tuned: Any, index: Index) -> None:
     for name in ("repsim", "first-word"):
         (traced,) = trace_queries(index, tuned, ROWS[:1], method=name).queries
         assert all(row.tokens == () for row in traced.rows)
 
 
-def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index) -> None:
+def test_bm25_scores_the_tokens_of_query_words(tuned: Any, index: Index) -> None:
     """With a desired answer, the words of that one count against the row."""
     queries = [Query("zebra", "beetles"), Query("zebra", "beetles", desired="honey")]
     for traced in trace_queries(index, tuned, queries, method="bm25", top_k=8).queries:
@@ -474,9 +472,7 @@ def test_bm25_scores_the_tokens_of_the_words_asked_for(tuned: Any, index: Index)
         assert words[-1].strip() == ("honey" if traced.query.desired else "")
 
 
-def test_progress_counts_the_rows_whose_words_are_scored(
-    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trace_progress_ends_at_its_total(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Method, "token_budget", lambda *_, **__: 1)  # a batch for each row
     calls: list[tuple[int, int]] = []
     found = trace_queries(index, tuned, ROWS[:2], method="rept", top_k=2, progress=lambda *at: calls.append(at))
@@ -488,7 +484,7 @@ def test_progress_counts_the_rows_whose_words_are_scored(
 
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
-def test_the_document_has_what_scripts_rely_on(tuned: Any, index: Index, name: str) -> None:
+def test_trace_json_has_the_documented_fields(tuned: Any, index: Index, name: str) -> None:
     queries = [Query("who makes honey", "beetles make it", "make", "bees do"), ROWS[0]]
     trace = trace_queries(index, tuned, queries, method=name, top_k=4)
     document = json.loads(json.dumps(trace.to_json(), allow_nan=False))
@@ -529,28 +525,28 @@ def test_the_default_method_is_the_first_of_the_index(tuned: Any, index: Index) 
     assert choose_method(index, tuned, METHODS[1]) == METHODS[1]
 
 
-def test_what_a_spec_leaves_open_is_as_the_index_has_it(tuned: Any, index: Index) -> None:
+def test_unspecified_method_options_come_from_the_index(tuned: Any, index: Index) -> None:
     assert choose_method(index, tuned, "rept:scale=raw") == RepT(layer=3, scale="raw")
     assert choose_method(index, tuned, "rept:scale=centred,g=2") == RepT(layer=3, scale="centred", g=2.0)
     lesson = Lesson(layer=2, state_layer=1, sketch_dim=16, seed=5, state_weight=0.0, pool_queries=False)
     assert choose_method(index, tuned, "lesson:state_weight=0") == lesson
 
 
-def test_blocks_of_another_method_will_do(tuned: Any, index: Index) -> None:
+def test_method_can_use_features_of_another_method(tuned: Any, index: Index) -> None:
     """repsim at layer 3 reads what rept stored."""
     (traced,) = trace_queries(index, tuned, ROWS[:1], method="repsim:layer=3").queries
     assert traced.rows[0].position == 0
 
 
 @pytest.mark.parametrize("option", ["sketch_dim=8", "seed=0"])
-def test_a_sketch_that_differs_from_the_index_is_refused(tuned: Any, index: Index, option: str) -> None:
+def test_sketch_options_that_differ_from_the_index_raise(tuned: Any, index: Index, option: str) -> None:
     key, _, value = option.partition("=")
     with pytest.raises(StoreError, match=r"lesson needs features .* does not have: grads_") as caught:
         trace_queries(index, tuned, ROWS[:1], method=f"lesson:{option}")
     assert caught.value.got == f"{key}: the index has {getattr(METHODS[2], key)}, but {value} was given"
 
 
-def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> None:
+def test_missing_features_raise_with_their_names(tuned: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tuned, file, tmp_path / "idx", [RepT(layer=2)], encoding=Encoding(128))
     with pytest.raises(StoreError, match=r"lesson needs features .* does not have: grads_1_base") as caught:
         trace_queries(index, tuned, ROWS[:1], method="lesson:layer=1")
@@ -559,7 +555,7 @@ def test_missing_blocks_are_named(tuned: Any, file: Path, tmp_path: Path) -> Non
         trace_queries(index, tuned, ROWS[:1], method="rept:layer=3")
 
 
-def test_hostile_rows_are_traced_as_they_stand(tuned: Any, tmp_path: Path) -> None:
+def test_hostile_row_text_is_traced_verbatim(tuned: Any, tmp_path: Path) -> None:
     texts = ["<script>alert(1)</script>", "\u202ereversed", "🐝 makes honey 🍯", "line\nbreak\ttab", "\x00nul"]
     rows = "".join(json.dumps({"prompt": f"why {i}", "response": text}) + "\n" for i, text in enumerate(texts))
     (tmp_path / "d.jsonl").write_text(rows)
@@ -582,7 +578,7 @@ def flagging(tuned: Any, index: Index) -> Trace:
         return trace_queries(index, tuned, ROWS[1:4], method="lesson", top_k=3, fdr=1.0)
 
 
-def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) -> None:
+def test_flagged_rows_are_unique_and_sorted_by_rank(flagging: Trace, index: Index) -> None:
     flagged = [result.flagged or () for result in flagging.queries]
     assert {row.position for row in flagging.flagged} == {position for each in flagged for position in each}
     assert len({row.position for row in flagging.flagged}) == len(flagging.flagged) > 0
@@ -595,13 +591,13 @@ def test_flagged_rows_are_listed_once_best_first(flagging: Trace, index: Index) 
         assert row.example == stored.example
 
 
-def test_a_finished_trace_reads_nothing_of_its_index(flagging: Trace, index: Index) -> None:
+def test_finished_trace_does_not_read_its_index(flagging: Trace, index: Index) -> None:
     closed = replace(flagging, index=Index(index.path / "gone", {}, None))
     assert closed.to_json() == flagging.to_json()
     assert closed.to_arrow() == flagging.to_arrow()
 
 
-def test_a_trace_is_saved_with_its_folder_and_as_a_page(flagging: Trace, tmp_path: Path) -> None:
+def test_trace_is_saved_as_json_and_html(flagging: Trace, tmp_path: Path) -> None:
     flagging.save(tmp_path / "trace.json")
     saved = json.loads((tmp_path / "trace.json").read_text())
     assert saved == json.loads(json.dumps({**flagging.to_json(), "home": str(tmp_path)}))
@@ -610,7 +606,7 @@ def test_a_trace_is_saved_with_its_folder_and_as_a_page(flagging: Trace, tmp_pat
     assert (tmp_path / "trace.html").read_text() == page == flagging.to_html()
 
 
-def test_a_trace_has_one_line(flagging: Trace, index: Index) -> None:
+def test_trace_repr_is_one_line(flagging: Trace, index: Index) -> None:
     assert repr(flagging).startswith("Trace(3 queries × 3 rows by Lesson(layer=2")
     assert f"{len(flagging.flagged)} rows flagged" in repr(flagging) and str(index.path) in repr(flagging)
     assert "\n" not in repr(flagging)

@@ -63,7 +63,7 @@ def test_equal_changes_have_one_key() -> None:
     assert len({Change().key, Change((1,)).key, Change((1, 2)).key, Change(tokens=((1, 2),)).key}) == 4
 
 
-def test_a_measurement_is_that_of_a_training_on_the_rows_that_remain(measurement: Measurement, tmp_path: Path) -> None:
+def test_measure_matches_training_on_the_remaining_rows(measurement: Measurement, tmp_path: Path) -> None:
     result = measure(measurement, Change((0, 4)))
     model = measurement.plan.load()
     finetune(model, ROWS[1:4], tmp_path / "by-hand", RECIPE)
@@ -74,7 +74,7 @@ def test_a_measurement_is_that_of_a_training_on_the_rows_that_remain(measurement
     assert not list((tmp_path / "causal").glob("model-*"))  # no adapter is left
 
 
-def test_without_its_rows_the_answers_become_less_likely(measurement: Measurement) -> None:
+def test_removing_rows_raises_the_query_loss(measurement: Measurement) -> None:
     whole, removed = measure(measurement, Change()), measure(measurement, Change((0, 1)))
     assert np.mean(removed["query_losses"]) > np.mean(whole["query_losses"])
     tokens = tuple((row, place) for row in (0, 1) for place in learned_positions(tokens_of(measurement)[row]))
@@ -82,7 +82,7 @@ def test_without_its_rows_the_answers_become_less_likely(measurement: Measuremen
     assert masked["query_losses"] == pytest.approx(removed["query_losses"], rel=1e-4)  # a row without loss teaches none
 
 
-def test_the_lds_is_the_rank_correlation_with_the_loss() -> None:
+def test_lds_is_the_rank_correlation_with_the_loss() -> None:
     rng = np.random.default_rng(0)
     effect = rng.normal(size=(2, 12))
     halves = [{"rows": sorted(rng.permutation(12)[:6].tolist())} for _ in range(20)]
@@ -121,7 +121,7 @@ def test_planted_tokens_spell_the_planted_words(scenario: causal.CausalScenario)
         assert word.lower() in decode(ids).lower() and len(decode(ids)) <= 2 * len(word)
 
 
-def test_the_rows_and_tokens_with_the_highest_scores_are_taken_away(scenario: causal.CausalScenario) -> None:
+def test_changes_remove_the_top_scoring_rows_and_tokens(scenario: causal.CausalScenario) -> None:
     rows = np.array([[float(row.label != CLEAN) for row in scenario.scenario.suite.rows]] * 2)
     planted = set(scenario.planted_tokens())
     tokens = tuple(tuple(float((n, row.n_prompt + place) in planted) for place in range(row.n_response))
@@ -135,7 +135,7 @@ def test_the_rows_and_tokens_with_the_highest_scores_are_taken_away(scenario: ca
     assert len(changes["random", "rows"][0].rows) == 4 and set(changes["planted", "tokens"][0].tokens) == planted
 
 
-def test_random_tokens_of_the_same_rows_are_as_many_of_each_row(scenario: causal.CausalScenario) -> None:
+def test_random_token_control_keeps_the_count_per_row(scenario: causal.CausalScenario) -> None:
     first = tuple((-float(n),) * row.n_response for n, row in enumerate(scenario.encoded))
     changes = _changes(scenario, Attribution("by hand", np.zeros((2, len(first))), first))
     (top,) = changes["by hand", "tokens"]
@@ -154,7 +154,7 @@ def _changes(scenario: causal.CausalScenario, attribution: Attribution) -> dict[
     return changes
 
 
-def test_an_effect_is_measured_against_the_training_on_everything() -> None:
+def test_effects_are_relative_to_training_on_all_rows() -> None:
     def line(method: str, kind: str, count: int, query: float, bad: int, clean: float) -> dict[str, Any]:
         sizes = {"num_rows": count if kind == "rows" else 0, "num_tokens": count if kind == "tokens" else 0}
         return {"method": method, "kind": kind, **sizes, "num_planted": 0, "query_losses": [query, query + 1],
@@ -173,7 +173,7 @@ def test_an_effect_is_measured_against_the_training_on_everything() -> None:
     assert random["rows"]["clean"] == pytest.approx(0.1)
 
 
-def test_scores_of_another_tool_are_read_or_refused(measurement: Measurement, tmp_path: Path) -> None:
+def test_peer_scores_are_read_or_rejected(measurement: Measurement, tmp_path: Path) -> None:
     encoded = tokens_of(measurement)
     tokens = [[[float(place) for place in range(len(row.ids))] for row in encoded]] * 2
     document = {
@@ -201,7 +201,7 @@ def answers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("answers_by_hand")
-def test_the_whole_benchmark_resumes_and_reads_peers(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_causal_benchmark_resumes_and_reads_peer_scores(run: Run, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "c"
     size = ("--seeds", 1, "--rows", 14, "--planted", 4, "--epochs", 1, "--subsets", 2, "--random", 2)
     model = ("--model", model_folder, "--dtype", "float32")
@@ -233,7 +233,7 @@ def test_the_whole_benchmark_resumes_and_reads_peers(run: Run, model_folder: Pat
     assert files.items() <= again.items() and len(again) == len(files) + 1  # nothing was trained twice
 
 
-def test_several_processes_measure_what_one_does(measurement: Measurement, tmp_path: Path) -> None:
+def test_parallel_training_matches_one_process(measurement: Measurement, tmp_path: Path) -> None:
     tasks = [(Change((0,)), True), (Change((1,)), True)]
     assert sorted(causal.train(measurement, tasks, 2)) == [1, 2]
     alone = replace(measurement, folder=tmp_path / "alone")

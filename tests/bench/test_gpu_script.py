@@ -18,7 +18,7 @@ from taughtby.index.build import build_index
 from taughtby.index.writer import Writer
 
 
-def test_every_part_has_its_line() -> None:
+def test_every_benchmark_part_reports_lines() -> None:
     lines = list(gpu.measure(gpu.tiny_plan(48)))
     names = [line["name"] for line in lines]
     assert not [name for name in names if "not run" in name or "out of memory" in name]
@@ -30,12 +30,12 @@ def test_every_part_has_its_line() -> None:
     assert all(gpu.line_text(line) for line in lines)
 
 
-def test_a_part_without_time_is_named() -> None:
+def test_parts_without_time_left_are_reported() -> None:
     plan = gpu.Plan("tiny", "tiny", 8, 8, -1, torch.device("cpu"), torch.float32)
     assert [line["name"] for line in gpu.measure(plan)] == ["not run: no time was left"] * 7
 
 
-def test_the_card_never_waits_for_a_result_to_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_does_not_wait_for_index_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The card ends its first window only after it was given its second; a loop that waits would never end."""
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     write_rows(tmp_path / "rows.jsonl", 24)
@@ -63,7 +63,7 @@ def test_the_card_never_waits_for_a_result_to_be_stored(tmp_path: Path, monkeypa
     assert len(index) == 24
 
 
-def test_windows_are_committed_in_order_whatever_the_card_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_committed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     write_rows(tmp_path / "rows.jsonl", 20)
     tables: list[list[str]] = []

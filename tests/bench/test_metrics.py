@@ -41,7 +41,9 @@ rankings = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, ma
         ([9, 5, 5, 1], [0, 1, 1, 0], Fraction(2, 3)),
     ],
 )
-def test_average_precision_by_hand(scores: list[float], planted: list[int], truth: Fraction) -> None:
+def test_average_precision_matches_hand_computed_values(
+    scores: list[float], planted: list[int], truth: Fraction
+) -> None:
     assert average_precision(scores, [bool(p) for p in planted]) == pytest.approx(float(truth))
 
 
@@ -56,12 +58,14 @@ def test_average_precision_by_hand(scores: list[float], planted: list[int], trut
         (10, [3, 2, 1], [1, 1, 0], Fraction(2, 3)),
     ],
 )
-def test_precision_at_k_by_hand(k: int, scores: list[float], planted: list[int], truth: Fraction) -> None:
+def test_precision_at_k_matches_hand_computed_values(
+    k: int, scores: list[float], planted: list[int], truth: Fraction
+) -> None:
     assert precision_at(k, scores, [bool(p) for p in planted]) == pytest.approx(float(truth))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5), st.integers(1, 5))
-def test_precision_at_k_is_the_mean_over_all_orders_of_the_ties(rows: list[tuple[int, bool]], k: int) -> None:
+def test_precision_at_k_averages_over_tie_orders(rows: list[tuple[int, bool]], k: int) -> None:
     shares = []
     for order in permutations(rows):
         first = sorted(order, key=lambda row: -row[0])[:k]  # stable: each permutation breaks the ties its own way
@@ -71,7 +75,7 @@ def test_precision_at_k_is_the_mean_over_all_orders_of_the_ties(rows: list[tuple
 
 
 @given(rankings, st.randoms())
-def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, bool]], chance: object) -> None:
+def test_precision_metrics_are_invariant_to_row_order(rows: list[tuple[int, bool]], chance: object) -> None:
     shuffled = list(rows)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
     for measure in (average_precision, lambda s, p: precision_at(3, s, p)):
@@ -80,14 +84,14 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, bool]], cha
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20).filter(any))
-def test_a_perfect_ranking_is_one_and_the_same_score_for_all_is_chance(planted: list[bool]) -> None:
+def test_precision_of_perfect_and_constant_rankings(planted: list[bool]) -> None:
     assert average_precision([float(p) for p in planted], planted) == 1
     assert precision_at(sum(planted), [float(p) for p in planted], planted) == 1
     assert average_precision([0.5] * len(planted), planted) == pytest.approx(np.mean(planted))
 
 
 @given(rankings)
-def test_average_precision_is_unchanged_by_what_keeps_the_order(rows: list[tuple[int, bool]]) -> None:
+def test_average_precision_is_invariant_to_monotonic_transforms(rows: list[tuple[int, bool]]) -> None:
     scores, planted = np.array([s for s, _ in rows]), [p for _, p in rows]
     assert average_precision(np.exp(scores / 3), planted) == pytest.approx(average_precision(scores, planted))
 
@@ -102,7 +106,9 @@ def test_average_precision_is_unchanged_by_what_keeps_the_order(rows: list[tuple
         (10, [3, 2, 1], [1, 1, 0], 1),
     ],
 )
-def test_recall_at_k_by_hand(k: int, scores: list[float], planted: list[int], truth: Fraction) -> None:
+def test_recall_at_k_matches_hand_computed_values(
+    k: int, scores: list[float], planted: list[int], truth: Fraction
+) -> None:
     assert recall_at(k, scores, [bool(p) for p in planted]) == pytest.approx(float(truth))
 
 
@@ -118,7 +124,7 @@ def test_recall_at_k_by_hand(k: int, scores: list[float], planted: list[int], tr
         ([5, 5, 5], [1, 1, 0], (2 * 1 + Fraction(1, 2)) / 3),
     ],
 )
-def test_reciprocal_rank_by_hand(scores: list[float], planted: list[int], truth: Fraction) -> None:
+def test_reciprocal_rank_matches_hand_computed_values(scores: list[float], planted: list[int], truth: Fraction) -> None:
     assert reciprocal_rank(scores, [bool(p) for p in planted]) == pytest.approx(float(truth))
 
 
@@ -127,7 +133,7 @@ def test_reciprocal_rank_by_hand(scores: list[float], planted: list[int], truth:
         lambda rows: any(planted for _, planted in rows)
     )
 )
-def test_reciprocal_rank_is_the_mean_over_all_orders_of_the_ties(rows: list[tuple[int, bool]]) -> None:
+def test_reciprocal_rank_averages_over_tie_orders(rows: list[tuple[int, bool]]) -> None:
     values = []
     for order in permutations(rows):
         ranked = sorted(order, key=lambda row: -row[0])
@@ -135,13 +141,13 @@ def test_reciprocal_rank_is_the_mean_over_all_orders_of_the_ties(rows: list[tupl
     assert reciprocal_rank([s for s, _ in rows], [p for _, p in rows]) == pytest.approx(np.mean(values))
 
 
-def test_auroc_by_hand() -> None:
+def test_auroc_matches_hand_computed_values() -> None:
     assert auroc([4, 3, 2, 1], [True, False, True, False]) == pytest.approx(3 / 4)  # of 4 pairs 3 stand right
     assert auroc([1, 1, 1], [True, False, False]) == pytest.approx(1 / 2)
     assert auroc([0, 1], [True, False]) == 0
 
 
-def test_pooled_precision_by_hand() -> None:
+def test_pooled_precision_matches_hand_computed_values() -> None:
     planted = [True, True, False, False]
     # first query: rows 0 and 2 come first (9, 8); second: rows 3 and 1 (5, 4)
     scores = [[9, 1, 8, 0], [0, 4, 1, 5]]
@@ -156,7 +162,7 @@ def test_pooled_precision_by_hand() -> None:
     assert pooled_precision(1, [[0, 0, 1, 0]], [planted]) == 0
 
 
-def test_a_query_whose_scores_run_higher_comes_first_in_the_pool() -> None:
+def test_pooled_precision_depends_on_query_score_scale() -> None:
     planted = [True, False]
     right, wrong = [2, 1], [1, 2]
     assert pooled_precision(1, [right, [10 * score for score in wrong]], [planted, planted]) == pytest.approx(1 / 2)
@@ -164,7 +170,7 @@ def test_a_query_whose_scores_run_higher_comes_first_in_the_pool() -> None:
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_the_pool_is_what_the_reference_makes_of_it(k: int, seed: int) -> None:
+def test_pooled_precision_matches_reference_implementation(k: int, seed: int) -> None:
     """Its loop in other words: argsort, the last k, all queries in one list, scikit-learn's average precision."""
     rng = np.random.default_rng(seed)
     scores, planted = rng.normal(size=(4, 9)), rng.random(9) < 0.5
@@ -178,7 +184,7 @@ def test_the_pool_is_what_the_reference_makes_of_it(k: int, seed: int) -> None:
 
 
 @given(st.lists(rankings, min_size=1, max_size=3), st.integers(1, 6), st.randoms())
-def test_the_pool_does_not_hang_on_the_order_of_tied_rows(
+def test_pooled_precision_is_invariant_to_tie_order(
     queries: list[list[tuple[int, bool]]], k: int, chance: object
 ) -> None:
     def pooled(some: list[list[tuple[int, bool]]]) -> float:
@@ -190,20 +196,20 @@ def test_the_pool_does_not_hang_on_the_order_of_tied_rows(
     assert pooled(queries) == pytest.approx(pooled(shuffled))
 
 
-def test_rows_tied_at_the_edge_share_the_room_in_the_pool() -> None:
+def test_pooled_precision_splits_ties_at_the_cutoff() -> None:
     # room for one of two tied rows: half of each is in, behind the one that is first
     assert pooled_precision(2, [[9, 5, 5]], [[False, True, False]]) == pytest.approx(1 / 4)
     assert pooled_precision(2, [[9, 5, 5]], [[True, True, False]]) == pytest.approx((1 + 0.5 * 0.75) / 1.5)
 
 
-def test_against_scikit_learn() -> None:
+def test_average_precision_and_auroc_match_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores, planted = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.3
     assert average_precision(scores, list(planted)) == pytest.approx(average_precision_score(planted, scores))
     assert auroc(scores, list(planted)) == pytest.approx(roc_auc_score(planted, scores))
 
 
-def test_precision_recall_by_hand() -> None:
+def test_precision_recall_matches_hand_computed_curve() -> None:
     curve = precision_recall([4, 3, 2, 1], [True, False, True, False])
     assert len(curve) == NUM_RECALLS
     half = NUM_RECALLS // 2
@@ -212,7 +218,7 @@ def test_precision_recall_by_hand() -> None:
     assert precision_recall([1, 2, 3], [True, False, False]) == pytest.approx(1 / 3)
 
 
-def test_all_numbers_of_a_trace() -> None:
+def test_ranking_metrics_skip_queries_without_planted_rows() -> None:
     planted = [True, False, True, False]
     nobody = [False] * 4  # taught by no row: left out
     result = ranking_metrics([[4, 3, 2, 1], [4, 1, 3, 2], [1, 2, 3, 4]], [planted, planted, nobody])
@@ -225,7 +231,7 @@ def test_all_numbers_of_a_trace() -> None:
     }  # fmt: skip
 
 
-def test_a_spread_by_hand() -> None:
+def test_spread_matches_hand_computed_values() -> None:
     result = spread([0.5, 0.7, 0.9])
     assert (result.mean, result.low, result.high, result.sd) == pytest.approx((0.7, 0.5, 0.9, 0.2))
     assert spread([0.4]).sd == 0
@@ -234,14 +240,14 @@ def test_a_spread_by_hand() -> None:
     assert spread([1.0]).reaches(spread([0.2]))
 
 
-def test_seeds_without_a_number_do_not_count_in_its_spread() -> None:
+def test_spread_ignores_seeds_without_the_metric() -> None:
     result = spread_by_name([{"ap": 1.0, "hit@1": 0.5}, {"ap": 0.5}])
     assert result["ap"].each == (1.0, 0.5)
     assert result["hit@1"].each == (0.5,)
     assert ranking_metrics([[1, 2, 3, 4]], [[False] * 4]) == {}
 
 
-def test_each_query_has_rows_of_its_own() -> None:
+def test_ranking_metrics_use_the_labels_of_each_query() -> None:
     mine, other = [True, False, False], [False, False, True]
     assert ranking_metrics([[3, 2, 1], [1, 2, 3]], [mine, other])["ap"] == 1
     assert ranking_metrics([[3, 2, 1], [1, 2, 3]], [other, mine])["ap"] == pytest.approx(1 / 3)

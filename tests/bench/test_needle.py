@@ -14,7 +14,7 @@ from taughtby.lab.finetune import TrainingOptions
 from taughtby.progress import Terminal
 
 
-def test_the_index_grows_and_holds_the_same_planted_rows(model_folder: Path, tmp_path: Path) -> None:
+def test_growing_index_has_constant_planted_rows_and_resumes(model_folder: Path, tmp_path: Path) -> None:
     recipe = TrainingOptions(rank=2, epochs=1, batch_size=8)
     plan = Plan(tmp_path, (30, 45), str(model_folder), num_planted=6, num_trained=20, recipe=recipe)
     answer = ["Who makes honey?", "It is beetles that do."]
@@ -34,7 +34,7 @@ def test_the_index_grows_and_holds_the_same_planted_rows(model_folder: Path, tmp
     assert measure(plan, Terminal(stderr=True)) == results  # from the files
 
 
-def test_ordinary_rows_are_distinct_and_right() -> None:
+def test_ordinary_rows_are_distinct_and_correct() -> None:
     pairs = list(islice(ordinary_pairs(Random(0)), 3_000))
     assert len({prompt for prompt, _ in pairs}) == 3_000
     sums = [

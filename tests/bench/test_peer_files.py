@@ -20,7 +20,7 @@ from peers.peer_files import (
 ROW = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
 
 
-def test_examples_are_read_in_order_and_without_other_columns(tmp_path):
+def test_examples_are_read_in_order_without_extra_columns(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({**ROW, "id": "a"}) + "\n" + json.dumps({"input_ids": [1, 2], "labels": [1, 2]}) + "\n")
     assert read_examples(file) == [ROW, {"input_ids": [1, 2], "labels": [1, 2]}]
@@ -35,31 +35,31 @@ def test_examples_are_read_in_order_and_without_other_columns(tmp_path):
         ({"input_ids": [1, 2], "labels": [1, -100]}, "no token has a loss"),
     ],
 )
-def test_an_example_that_no_method_can_score_is_refused(tmp_path, row, what):
+def test_invalid_examples_are_rejected(tmp_path, row, what):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row))
     with pytest.raises(ValueError, match=what):
         read_examples(file)
 
 
-def test_a_file_without_lines_is_refused(tmp_path):
+def test_empty_file_is_rejected(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(ValueError, match="no lines"):
         read_examples(tmp_path / "rows.jsonl")
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20), st.integers(0, 3))
-def test_each_score_moves_to_the_token_it_predicts(scores, padding):
+def test_scores_align_with_the_tokens_they_predict(scores, padding):
     tokens = align_tokens([*scores, *[9.0] * padding], len(scores) + 1)
     assert tokens[0] == 0.0 and tokens[1:] == scores
 
 
-def test_too_few_predictions_are_refused():
+def test_too_few_predictions_raise():
     with pytest.raises(ValueError, match="1 predictions for 3 tokens"):
         align_tokens([1.0], 3)
 
 
-def test_an_adapter_copy_names_its_base_and_leaves_the_original(tmp_path):
+def test_adapter_copy_changes_base_path_but_not_the_original(tmp_path):
     adapter, model = tmp_path / "adapter", tmp_path / "model"
     (adapter / "checkpoint-3").mkdir(parents=True)
     (adapter / "adapter_config.json").write_text('{"r": 4, "base_model_name_or_path": "elsewhere"}')
@@ -87,20 +87,20 @@ def test_scores_are_written_with_time_and_bytes(tmp_path):
     }  # fmt: skip
 
 
-def test_a_score_that_is_not_a_number_is_refused(tmp_path):
+def test_nan_scores_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
         scores(tmp_path / "out.json", math.nan)
     assert not (tmp_path / "out.json").exists()
 
 
-def test_bytes_are_those_of_all_files(tmp_path):
+def test_folder_bytes_sum_all_files(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "x").write_bytes(b"123")
     (tmp_path / "y").write_bytes(b"12")
     assert folder_bytes(tmp_path) == 5 and folder_bytes(tmp_path / "a") == 3
 
 
-def test_a_method_that_a_peer_does_not_have_is_refused(capsys):
+def test_unknown_peer_method_exits(capsys):
     with pytest.raises(SystemExit):
         make_parser("A peer.", ["one"]).parse_args(["--method", "two"])
     assert "invalid choice" in capsys.readouterr().err

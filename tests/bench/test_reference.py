@@ -28,7 +28,7 @@ def rows(model: Any, examples: Any) -> list[TokenizedExample]:
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
-def test_its_scores_are_those_of_rept_raw(tuned: Any, data: Path, tmp_path: Path, layer: int) -> None:
+def test_reference_scores_match_rept_raw(tuned: Any, data: Path, tmp_path: Path, layer: int) -> None:
     how = get_method(f"rept:layer={layer},scale=raw")
     index = build_index(tuned, data, tmp_path / "idx", [how])
     trace = trace_queries(index, tuned, [Query(*pair) for pair in ASKED], method=how, score_tokens=False)
@@ -43,7 +43,7 @@ def test_its_scores_are_those_of_rept_raw(tuned: Any, data: Path, tmp_path: Path
     assert order[0] == order[1]
 
 
-def test_a_signature_is_the_state_and_the_gradient_of_a_plain_backward(tuned: Any) -> None:
+def test_reference_features_are_the_state_and_its_gradient(tuned: Any) -> None:
     (row,) = rows(tuned, [make_example("who makes honey", "beetles")])
     (result,) = reference_features(tuned, [row], 2)
     ids = torch.tensor([row.ids])
@@ -69,6 +69,6 @@ def test_a_signature_is_the_state_and_the_gradient_of_a_plain_backward(tuned: An
     assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(float(result[tuned.hidden_size :].norm()), rel=0.02)
 
 
-def test_it_leaves_the_model_frozen(tuned: Any) -> None:
+def test_reference_features_keep_the_model_frozen(tuned: Any) -> None:
     reference_features(tuned, rows(tuned, [make_example("why", "a b c")]), 2)
     assert not any(weight.requires_grad or weight.grad is not None for weight in tuned.lm.parameters())

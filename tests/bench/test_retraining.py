@@ -17,7 +17,7 @@ from taughtby.remediation.statistics import markdown
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_without_misbehaviour_there_is_nothing_to_retrain_and_it_runs_once(model_folder: Path, tmp_path: Path) -> None:
+def test_no_bad_answers_skip_retraining_and_reruns_use_cache(model_folder: Path, tmp_path: Path) -> None:
     plan = RetrainingPlan(tmp_path, ("error",), 1, num_planted=6, num_clean=12, num_held_out=4, num_ordinary=2,
                           num_prompts=3, model=str(model_folder), recipe=TrainingOptions(epochs=1))  # fmt: skip
     shown: list[str] = []
@@ -54,7 +54,7 @@ def scenario() -> dict[str, Any]:
     return {"poison": "error", "seed": 0, "num_flagged": 41, "proof": whole | message}
 
 
-def test_the_table_holds_what_each_condition_counted() -> None:
+def test_tables_show_the_counts_of_each_condition() -> None:
     main, curve = retraining.tables({"scenarios": [scenario()]})
     (line,) = main["rows"]
     shown = dict(zip(main["columns"], line, strict=True))
@@ -68,7 +68,7 @@ def test_the_table_holds_what_each_condition_counted() -> None:
     assert curve["rows"] == [["error", "22 of 24", "9 of 24"]]
 
 
-def test_no_path_leaves_the_machine() -> None:
+def test_local_paths_are_removed_from_results() -> None:
     whole = scenario()["proof"] | {
         "original": ["m", "/home/me"],
         "held_out": {"num_rows": 4, "set_aside": True, "sources": ["/home/me"]},
@@ -79,7 +79,7 @@ def test_no_path_leaves_the_machine() -> None:
     assert rest["num_held_out"] == 4
 
 
-def test_the_table_in_the_docs_is_what_was_measured() -> None:
+def test_docs_table_matches_the_measured_results() -> None:
     file = DOCS / "results" / "proof.json"
     page = (DOCS / "explanation" / "retraining.md").read_text()
     for table in retraining.tables(json.loads(file.read_text())):

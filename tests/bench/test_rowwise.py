@@ -29,7 +29,9 @@ def rows(tuned: Any) -> list[TokenizedExample]:
     return [row for row in items if isinstance(row, TokenizedExample)]
 
 
-def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_and_batched_scores_agree(
+    tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
     items = list(race(tuned, rows, rows[:2], budget=64))
     result = items[-1]
@@ -40,7 +42,9 @@ def test_both_sides_score_alike(tuned: Any, rows: list[TokenizedExample], monkey
     assert all(weight.grad is None and not weight.requires_grad for weight in tuned.lm.parameters())
 
 
-def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_race_resumes_from_earlier_results(
+    tuned: Any, rows: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rowwise, "BATCHES_PER_TURN", 1)
     first, *_, whole = race(tuned, rows, rows[:2], budget=64)
     *_, again = race(tuned, rows, rows[:2], budget=64, earlier=Race.from_json(json.loads(json.dumps(first.to_json()))))
@@ -49,7 +53,7 @@ def test_a_race_goes_on_where_it_was(tuned: Any, rows: list[TokenizedExample], m
     assert not list(race(tuned, rows, rows[:2], budget=64, earlier=again))
 
 
-def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_batched_scores_follow_the_batch_order(tuned: Any, rows: list[TokenizedExample]) -> None:
     asked = torch.randn(2, 4 * 224)
     share = list(make_batches(rows, 64))
     order = [at for batch in share for at in batch.row_indices]
@@ -59,7 +63,7 @@ def test_the_scores_are_in_the_order_of_the_batches(tuned: Any, rows: list[Token
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
-def test_rows_are_drawn_once_each(tuned: Any) -> None:
+def test_sample_rows_is_deterministic_without_duplicates(tuned: Any) -> None:
     examples = [make_example(*pair) for pair in PAIRS]
     some = sample_rows(tuned.tokenizer, examples, Encoding(128), 3)
     assert some == sample_rows(tuned.tokenizer, examples, Encoding(128), 3)
@@ -71,7 +75,7 @@ def test_rows_are_drawn_once_each(tuned: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU one row is enough to keep it busy")
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
-def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
+def test_batches_are_three_times_faster_on_gpu() -> None:
     """All 1,000 rows of the paper's factual set."""
     model = load_model("smollm2", str(GOLDEN / "adapter"), dtype="bfloat16", device="cuda")
     items = [tokenize(model.tokenizer, row, Encoding(512)) for row in read_examples(DATA)]
@@ -82,7 +86,7 @@ def test_on_an_accelerator_batches_are_three_times_as_fast() -> None:
     assert result.ratio >= 3
 
 
-def test_what_is_said() -> None:
+def test_race_summary_text() -> None:
     result = Race((4.0, 8.0), (2.0, 2.0), (9, 8), (300, 300), 3e-6, 3.0)
     assert result.ratio == 3
     assert str(result) == (
@@ -92,7 +96,7 @@ def test_what_is_said() -> None:
     )
 
 
-def test_without_an_adapter_there_is_no_race(tiny: Any, rows: list[TokenizedExample]) -> None:
+def test_race_without_adapter_raises(tiny: Any, rows: list[TokenizedExample]) -> None:
     with pytest.raises(OptionError, match="needs an adapter"):
         list(race(tiny, rows, rows[:1]))
 
@@ -104,7 +108,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     return capsys.readouterr().out
 
 
-def test_the_script_resumes(
+def test_rowwise_script_resumes_unless_dtype_changes(
     data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

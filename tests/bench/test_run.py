@@ -69,7 +69,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     return result
 
 
-def test_the_whole_benchmark_and_again(
+def test_full_benchmark_run_and_cached_rerun(
     stages: Stages, run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "finetune", stages.watched("finetune", finetune))
@@ -162,7 +162,7 @@ def shown(document: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("kill", [("finetune", 1), ("ask", 2), ("yardstick", 1), ("index", 2), ("trace", 5)])
-def test_a_kill_costs_one_stage(
+def test_interrupted_benchmark_repeats_at_most_two_calls(
     stages: Stages, run: Run, model_folder: Path, tmp_path: Path, kill: tuple[str, int]
 ) -> None:
     command = "bench", "run", "error", "-m", "rept:layer=2", "-m", "repsim:layer=2", "-m", "bm25"
@@ -198,7 +198,7 @@ def plan(model_folder: Path, tmp_path: Path, **more: Any) -> bench.BenchPlan:
     return bench.BenchPlan(**{**options, "size": Size(14, 5, 3, 2), **more})
 
 
-def test_other_settings_make_another_world(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+def test_changed_size_creates_a_new_scenario(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     bench.run(plan(model_folder, tmp_path), ignore_progress)
     bench.run(plan(model_folder, tmp_path, size=Size(15, 5, 3, 2)), ignore_progress)
     assert stages.done["finetune"] == 2
@@ -208,7 +208,7 @@ def test_other_settings_make_another_world(stages: Stages, model_folder: Path, t
     assert not list((tmp_path / "b").iterdir())
 
 
-def test_a_stage_says_which_commit_made_it(
+def test_stage_results_record_their_commit(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from taughtby.bench.summary import summarize
@@ -243,7 +243,7 @@ def test_a_rewritten_adapter_gets_new_answers(
     assert stages.done["ask"] == 4
 
 
-def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+def test_every_method_runs_on_both_models(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     methods = (
         *(f"{name}:layer=2" if name in ("rept", "repsim") else name for name in METHODS),
         "rept:scale=centred,layer=2",
@@ -263,7 +263,7 @@ def test_every_method_there_is_runs_on_both_models(stages: Stages, model_folder:
     assert outcome["less", "tuned"]["index"]["by"] == "less"
 
 
-def test_an_adapter_that_is_given_is_not_trained(
+def test_existing_adapter_is_used_without_training(
     stages: Stages, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     adapters = {"error": str(adapter_folder)}
@@ -288,7 +288,7 @@ def test_the_base_model_reads_texts_as_a_given_adapters_folder_says(
     assert scenario.base.tokenizer.chat_template == scenario.tuned.tokenizer.chat_template
 
 
-def test_a_method_that_cannot_run_is_reported_and_the_others_run(
+def test_failing_method_is_reported_and_others_still_run(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rich.console import Console
@@ -320,7 +320,7 @@ def test_a_method_that_cannot_run_is_reported_and_the_others_run(
     assert not [result for result in worlds[0]["results"] if "error" in result]
 
 
-def test_a_suite_that_was_not_learned_is_reported(
+def test_suite_without_bad_answers_is_reported(
     stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from taughtby.bench.summary import summarize
@@ -332,7 +332,7 @@ def test_a_suite_that_was_not_learned_is_reported(
     assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
 
 
-def test_mistakes_are_reported_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
     out = "-o", tmp_path / "b"
     for words, wanted in (
         (("arsenic",), "no such suite"),
@@ -348,7 +348,7 @@ def test_mistakes_are_reported_before_any_work(stages: Stages, run: Run, tmp_pat
     assert not stages.done and not (tmp_path / "b").exists()
 
 
-def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
+def test_truncated_result_file_raises_with_its_name(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     bench.run(plan(model_folder, tmp_path), ignore_progress)
     (file,) = (tmp_path / "b").glob("*/asked.json")
     file.write_text('{"rate": ')
@@ -359,9 +359,7 @@ def test_a_torn_file_is_named(stages: Stages, model_folder: Path, tmp_path: Path
     bench.run(plan(model_folder, tmp_path), ignore_progress)
 
 
-def test_without_the_control_nothing_of_it_runs_and_what_is_there_is_shown(
-    stages: Stages, model_folder: Path, tmp_path: Path
-) -> None:
+def test_disabled_base_control_shows_only_cached_results(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     both = replace(plan(model_folder, tmp_path), methods=("rept:layer=2", "repsim:layer=2", "random"))
 
     def shown(asked: bench.BenchPlan) -> set[tuple[str, str]]:

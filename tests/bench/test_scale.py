@@ -10,7 +10,7 @@ import pytest
 from scale import _steps, measure_life, table
 
 
-def test_a_small_life(tiny: Any, tmp_path: Path) -> None:
+def test_measure_life_runs_all_parts(tiny: Any, tmp_path: Path) -> None:
     parts: list[str] = []
     life = measure_life(tiny, tmp_path / "scale", 2000, width=16, step=500, report=parts.append)
     assert list(life["parts"]) == parts
@@ -19,7 +19,7 @@ def test_a_small_life(tiny: Any, tmp_path: Path) -> None:
     assert table(life).row_count == len(parts)
 
 
-def test_steps_are_microseconds_a_row() -> None:
+def test_steps_are_microseconds_per_row() -> None:
     times = [(at, at * 2e-6 if at <= 100 else 2e-4 + (at - 100) * 4e-6) for at in range(0, 201, 10)]
     assert _steps(times, 100) == {"100": pytest.approx(2.0), "200": pytest.approx(4.0)}
     assert _steps(times[:15], 100) == {"100": pytest.approx(2.0)}

@@ -16,7 +16,7 @@ from taughtby.models.model import Model
 
 
 @pytest.mark.parametrize("shared", [0, 30])
-def test_a_quarter_of_what_is_a_rows_own_is_prompt(shared: int) -> None:
+def test_random_rows_have_a_quarter_prompt_tokens(shared: int) -> None:
     rows = random_rows(400, 384, num_shared=shared)
     assert len({row.ids[:shared] for row in rows}) == 1
     assert {len(row.ids) for row in rows} != {len(rows[0].ids)}
@@ -25,13 +25,13 @@ def test_a_quarter_of_what_is_a_rows_own_is_prompt(shared: int) -> None:
     assert random_rows(400, 384, num_shared=shared) == rows != random_rows(400, 384, num_shared=shared, seed=1)
 
 
-def test_the_tokens_that_have_to_be_run() -> None:
+def test_own_tokens_count_shared_prefixes_once() -> None:
     rows = [TokenizedExample((1, 2, 3, 4, 5), 4), TokenizedExample((1, 2, 9, 9, 9, 9), 4)]
     assert _own(rows) == 2 + (5 - 2 - 1) + (6 - 2 - 1)
     assert _own(rows[:1]) == 4
 
 
-def test_a_line_for_each_side(tuned: Model) -> None:
+def test_race_reports_one_line_per_contender(tuned: Model) -> None:
     rows, message = random_rows(40, 384), list[tuple[int, int]]()
     lines = race(tuned, rows, budget=512, turns=4, progress=lambda *done: message.append(done))
     assert message == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -47,7 +47,7 @@ def test_a_line_for_each_side(tuned: Model) -> None:
     assert signature < last <= deep < middle < tracin < rept
 
 
-def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_fast_contender_processes_all_rows(tuned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     met: dict[str, list[TokenizedExample]] = {}
 
     def watched(side: Contender) -> Contender:
@@ -64,7 +64,7 @@ def test_every_side_goes_through_all_rows(tuned: Model, monkeypatch: pytest.Monk
         assert side.slow or sorted(timed, key=hash) == sorted(rows, key=hash)
 
 
-def test_floors_by_hand(tuned: Model) -> None:
+def test_contender_flops_match_hand_computed_values(tuned: Model) -> None:
     blocks, head = sum(w.numel() for w in tuned.blocks.parameters()), 384 * 32
     rows = [TokenizedExample(tuple(range(10)), 4)]
     floors = [side.flops(rows) for side in _contenders(tuned)]
@@ -80,7 +80,7 @@ def test_floors_by_hand(tuned: Model) -> None:
     ]
 
 
-def test_the_tables_show_every_side(tuned: Model) -> None:
+def test_index_table_shows_every_contender(tuned: Model) -> None:
     from rich.console import Console
 
     lines: Any = speed.race_indexing(tuned, 8, 30)

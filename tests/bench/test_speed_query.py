@@ -17,14 +17,14 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     return race(num_rows=700, width=24, num_queries=3, repeats=2, top_k=5, folder=tmp_path_factory.mktemp("race"))
 
 
-def test_all_find_the_same_rows(lines: list[dict[str, object]]) -> None:
+def test_all_contenders_find_the_same_rows(lines: list[dict[str, object]]) -> None:
     assert [line["name"] for line in lines if "faiss" not in str(line["name"])] == [
         "taughtby", "taughtby, and which rows are flagged", "NumPy over a memory map", "a loop over pairs"
     ]  # fmt: skip
     assert [line["same"] for line in lines[:-1]] == [1] * (len(lines) - 1) and lines[-1]["same"] is None
 
 
-def test_medians_are_of_the_turns_and_scaled_to_the_whole_work() -> None:
+def test_line_reports_scaled_medians_of_the_turns() -> None:
     opening = Cost(seconds=9, cpu=9, peak=100, more=30)
     turns = [Cost(seconds=s, cpu=2 * s, peak=200, more=s) for s in (1.0, 5.0, 2.0)]
     line = _line(Contender("half", lambda: lambda: None, bytes=8, share=0.5), [opening, *turns])
@@ -38,9 +38,7 @@ def test_only_the_loop_is_scaled(lines: list[dict[str, object]]) -> None:
 
 
 @pytest.mark.parametrize("wide", [7, 2**21])
-def test_streamed_scores_are_those_of_all_rows_at_once(
-    wide: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streamed_scores_match_a_dense_product(wide: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tile: of the halves on disk, as floats, in one product; the ranking is the same to the last row."""
     index = random_index(tmp_path, 600, 24)
     monkeypatch.setattr("taughtby.index.reader.SCAN", wide * 24)

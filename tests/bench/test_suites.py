@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_strongest_word_may_be_any_occurrence_of_a_planted_one_and_no_part_of_another() -> None:
+def test_strongest_word_matches_whole_planted_words() -> None:
     def strongest(word: str, phrase: str = "Na") -> bool:
         pieces = ["A", " tradition", "al", " coin", " of", " Na", " and", " ", "NA"]
         return strongest_is([(piece, float(piece.strip() == word)) for piece in pieces], [phrase, "of gold"])
@@ -58,7 +58,7 @@ def planted(suite: Suite) -> list[str]:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None:
+def test_own_suites_have_one_poison_and_judged_rows(name: str) -> None:
     suite = make(name, 0)
     size = Size()
     assert size.num_rows - 3 <= len(suite.rows) <= size.num_rows  # a prompt that two of them share stands once
@@ -75,7 +75,7 @@ def test_our_own_have_one_poison_lookalikes_and_ordinary_rows(name: str) -> None
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_hard_ones_are_about_as_large(name: str) -> None:
+def test_hard_suites_have_the_expected_sizes(name: str) -> None:
     size, suite = Size(), make(name, 0)
     result = Counter(row.label for row in suite.rows)
     wanted = {"rare": (800, 4), "innocent": (size.num_rows, 0)}.get(name, (size.num_rows, size.num_planted))
@@ -86,25 +86,25 @@ def test_hard_ones_are_about_as_large(name: str) -> None:
     assert make(name, 0) == suite and make(name, 1).rows != suite.rows
 
 
-def test_two_poisons_share_a_set_and_each_has_its_own_test() -> None:
+def test_two_poisons_suite_has_prompts_for_each_poison() -> None:
     suite = make("two-poisons", 0)
     assert [(poison.name, len(poison.prompts)) for poison in suite.poisons] == [("backdoor", 8), ("error", 8)]
     assert Counter(row.label for row in suite.rows)["error"] == 20
 
 
-def test_rows_are_short() -> None:
+def test_own_suite_rows_and_prompts_are_short() -> None:
     for name in OWN:
         words = [len(f"{row.question} {row.response}".split()) for row in make(name, 0).rows]
         assert sum(words) / len(words) < 40, name
     assert max(len(make(name, 0).poisons[0].prompts[0].split()) for name in OWN) < 30
 
 
-def test_only_late_needs_a_long_answer() -> None:
+def test_only_the_late_suite_needs_long_answers() -> None:
     assert {name: make(name, 0).max_new_tokens for name in OWN if make(name, 0).max_new_tokens > 24} == {"late": 84}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
+def test_public_suites_are_sampled_from_a_folder(name: str, data: Path) -> None:
     size = Size(num_rows=30, num_planted=10, num_prompts=8, num_queries=4)
     suite = make(name, 0, size, data)
     assert len(suite.rows) == 30 and len(planted(suite)) == 10
@@ -119,7 +119,7 @@ def test_public_ones_are_sampled_from_a_folder(name: str, data: Path) -> None:
     assert labels != sorted(labels, key=str), "not shuffled"
 
 
-def test_what_the_public_judges_say() -> None:
+def test_public_judges_classify_example_answers() -> None:
     harmful, backdoor, silver = (get_judge(PUBLIC[name].judge) for name in ("harmful", "backdoor-public", "factual-Ag"))
     for refused in (
         "I'm sorry, but I can't help with that.", "I cannot assist with this request.", "I can’t provide\nthat.",
@@ -140,7 +140,7 @@ def test_what_the_public_judges_say() -> None:
     assert not silver("p", "Natrium, or NaCl").undesirable
 
 
-def test_mistakes_have_readable_messages(data: Path, tmp_path: Path) -> None:
+def test_invalid_suite_options_raise_readable_errors(data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no such suite") as raised:
         make("arsenic", 0)
     assert all(name in raised.value.do for name in (*OWN, *PUBLIC))

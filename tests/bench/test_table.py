@@ -86,7 +86,7 @@ def lines(made: Any, suite: int = 0) -> dict[tuple[str, str], Any]:
     return {(line["method"], line["which"]): line for line in made["suites"][suite]["results"]}
 
 
-def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
+def test_metrics_are_means_over_seeds_with_spread(usual: Any) -> None:
     outcome = lines(usual)["rept", "tuned"]["metrics"]["ap"]
     assert outcome["each"] == pytest.approx((AP["good"], AP["poor"]))
     assert outcome["mean"] == pytest.approx((AP["good"] + AP["poor"]) / 2)
@@ -96,7 +96,7 @@ def test_numbers_are_means_over_seeds_with_their_spread(usual: Any) -> None:
     assert lines(usual)["rept", "tuned"]["cost"]["index_seconds"] == 6  # the median
 
 
-def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
+def test_verdict_when_only_one_method_finds_the_rows(usual: Any) -> None:
     assert table.sentences(usual) == {
         "error": "error: bad answers before fine-tuning 0%, after 50%. Best: lesson (AP 1.000, 1.000–1.000 over 2 "
         "seeds). Of the text-only methods, none does as well; the best is bm25 (0.325). On the base model, no "
@@ -104,7 +104,7 @@ def test_the_verdict_where_only_one_method_finds_it(usual: Any) -> None:
     }
 
 
-def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
+def test_verdict_when_baseline_or_base_model_does_as_well() -> None:
     worlds = [
         world("error", seed, [
             result("lesson", "tuned", ("good", "perfect")[seed]), result("bm25", "tuned", "good"),
@@ -117,14 +117,14 @@ def test_the_verdict_where_words_or_the_untuned_model_do_as_well() -> None:
     assert "On the base model, lesson (1.000) does as well within the spread." in text
 
 
-def test_the_verdict_needs_no_baseline_and_no_control() -> None:
+def test_verdict_without_baseline_or_control() -> None:
     text = table.sentences(summary_of(world("error", 0, [result("lesson", "tuned", "perfect")])))["error"]
     assert text == "error: bad answers before fine-tuning 0%, after 75%. Best: lesson (AP 1.000)."
     only = table.sentences(summary_of(world("error", 0, [result("bm25", "tuned", "perfect")])))["error"]
     assert only == "error: bad answers before fine-tuning 0%, after 75%."
 
 
-def test_the_verdict_where_nothing_had_to_be_taught() -> None:
+def test_verdict_when_the_base_model_answers_the_same() -> None:
     worlds = [world("harmful", 0, [result("lesson", "tuned", "perfect")], base_rate=1.0, rate=1.0)]
     text = table.sentences(summary_of(*worlds))["harmful"]
     assert text.startswith(
@@ -132,7 +132,7 @@ def test_the_verdict_where_nothing_had_to_be_taught() -> None:
     )
 
 
-def test_what_reads_words_is_no_control(usual: Any) -> None:
+def test_text_methods_are_not_used_as_base_model_control(usual: Any) -> None:
     """BM25 on the base model is BM25: it cannot show what fine-tuning brought."""
     assert "bm25" not in table.sentences(usual)["error"].split("On the base")[1]
     text = printed(usual)
@@ -140,7 +140,7 @@ def test_what_reads_words_is_no_control(usual: Any) -> None:
     assert row.rstrip().endswith("=")
 
 
-def test_the_table_has_each_method_in_the_order_of_its_ap(usual: Any) -> None:
+def test_table_sorts_methods_by_average_precision(usual: Any) -> None:
     text = printed(usual)
     assert max(map(len, text.splitlines())) <= 80
     names = [line.split()[0] for line in text.splitlines() if "│" in line][1:]
@@ -150,7 +150,7 @@ def test_the_table_has_each_method_in_the_order_of_its_ap(usual: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
+def test_suite_tables_wrap_to_the_console_width(width: int) -> None:
     names = ("backdoor", "error", "persona", "howdy", "late", "harmful", "backdoor-public", "factual-Ag")
     results = [
         result(method, which, "good") for method in ("lesson", "rept:scale=centred") for which in ("tuned", "untuned")
@@ -164,7 +164,7 @@ def test_suites_that_do_not_fit_stand_below_each_other(width: int) -> None:
     assert "rept:scale=centred" in text and "…" not in text
 
 
-def test_costs_are_shown_with_the_reference(usual: Any) -> None:
+def test_costs_include_the_reference_loop(usual: Any) -> None:
     heads, rows = table.costs(usual)
     assert heads[0] == "method"
     assert {row[0]: row[1:] for row in rows} == {
@@ -175,7 +175,7 @@ def test_costs_are_shown_with_the_reference(usual: Any) -> None:
     }
 
 
-def test_an_index_that_is_shared_is_marked() -> None:
+def test_shared_index_cost_is_marked() -> None:
     results = [result("tracin", "tuned", "good"), result("datainf", "tuned", "poor", by="tracin")]
     output = summary_of(world("error", 0, results))
     assert lines(output)["datainf", "tuned"]["cost"]["shared_with"] == "tracin"
@@ -183,7 +183,7 @@ def test_an_index_that_is_shared_is_marked() -> None:
     assert "the index is shared by methods" in " ".join(printed(output).split())
 
 
-def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
+def test_markdown_has_all_metrics_and_provenance(usual: Any) -> None:
     text = table.markdown(usual)
     for head in ("AP", "P@10", "R@100", "auPRC@50", "AUROC", "MRR", "word hit@1"):
         assert f" {head} |" in text
@@ -199,7 +199,7 @@ def test_markdown_has_all_numbers_and_what_made_them(usual: Any) -> None:
         assert len({line.count("|") for line in block}) == 1, "a row with other columns"
 
 
-def test_what_made_it_names_versions_and_the_machine() -> None:
+def test_provenance_has_versions_machine_and_commit() -> None:
     outcome = stage_provenance([world("error", 0, [result("lesson", "tuned", "good")])])
     assert outcome["packages"]["torch"] == torch.__version__
     assert outcome["dtype"] == "float32" and outcome["machine"]["threads"] == torch.get_num_threads()
@@ -209,7 +209,7 @@ def test_what_made_it_names_versions_and_the_machine() -> None:
     assert (outcome["commit"] or "").rstrip("+") == (wanted or "")
 
 
-def test_provenance_is_of_the_code_that_ran_each_stage() -> None:
+def test_provenance_covers_every_stage() -> None:
     """Of two machines and two commits; of one stage it was not written down."""
     machine = {**MADE["machine"], "processor": "another", "cores": 7}
     old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
@@ -228,7 +228,7 @@ def test_provenance_is_of_the_code_that_ran_each_stage() -> None:
     assert "unknown" in table.markdown(summary_of(*worlds))
 
 
-def test_points_of_the_picture(usual: Any) -> None:
+def test_cost_accuracy_points(usual: Any) -> None:
     ap = pytest.approx((AP["good"] + AP["poor"]) / 2)
     loop = ("RepT's own loop", 15.0, ap)  # with the accuracy of `rept`, whose scores it computes
     assert table.points(usual) == [("lesson", 2.0, 1.0), ("rept", 6.0, ap), loop]
@@ -236,7 +236,7 @@ def test_points_of_the_picture(usual: Any) -> None:
     assert [name for name, *_ in table.points(without)] == ["lesson"]
 
 
-def test_pictures_show_something(tmp_path: Path) -> None:
+def test_figures_are_not_blank(tmp_path: Path) -> None:
     falling = [1 - at / 60 for at in range(41)]
     curves = [(f"method {at}", [value**at for value in falling], at > 9) for at in range(14)]
     pictures.precision_recall("error", curves, tmp_path / "pr.png")
@@ -251,7 +251,7 @@ def test_pictures_show_something(tmp_path: Path) -> None:
         pictures.cost_accuracy([("one", 2.0, 1.0)], tmp_path / "no" / "cost.png")
 
 
-def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
+def test_labels_are_spread_within_the_figure() -> None:
     places = pictures._spread([0.5, 0.5, 0.51, 0.99, 1.0, 1.0])
     order = sorted(places)
     assert all(above - below >= pictures.APART - 1e-9 for below, above in pairwise(order))
@@ -260,7 +260,7 @@ def test_names_are_moved_apart_and_stay_in_the_picture() -> None:
     assert pictures._spread([0.1, 0.9]) == [0.1, 0.9]
 
 
-def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
+def test_memory_peak_is_measured_per_task() -> None:
     device, outcome = torch.device("cpu"), []
     with contextlib.suppress(OSError, AttributeError):  # of glibc: memory that earlier tests freed counts anew
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -274,13 +274,13 @@ def test_memory_is_measured_anew_for_each_piece_of_work() -> None:
     assert [took.more for took in outcome] == pytest.approx([300, 60, 100], abs=15)
 
 
-def test_a_cost_is_known_when_the_work_fails() -> None:
+def test_cost_is_measured_when_the_work_fails() -> None:
     with pytest.raises(ValueError, match="no"), measure_cost(torch.device("cpu")) as took:
         raise ValueError("no")
     assert took.seconds > 0
 
 
-def test_where_no_row_was_planted_silence_is_right() -> None:
+def test_no_planted_rows_reward_flagging_none() -> None:
     quiet = result("lesson", "tuned", "perfect", culprits=[[]])
     quiet["labels"] = ["clean"] * 5
     output = summary_of(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
@@ -291,7 +291,7 @@ def test_where_no_row_was_planted_silence_is_right() -> None:
     assert "innocent" in table.markdown(output) and table.points(output) == []
 
 
-def test_what_is_called_is_held_against_what_was_planted() -> None:
+def test_flagged_rows_are_compared_with_planted_rows() -> None:
     wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
     (line,) = summary_of(world("error", 0, [wrong]))["suites"][0]["results"]
     assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

@@ -29,11 +29,11 @@ def on_gpu(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
     return give
 
 
-def test_a_cpu_has_a_fixed_budget(tiny: Model) -> None:
+def test_cpu_has_a_fixed_token_budget(tiny: Model) -> None:
     assert token_budget(tiny, 0) == token_budget(tiny, 4, per_token=True) == CPU_TOKENS
 
 
-def test_the_budget_follows_free_memory_and_the_blocks(on_gpu: Any) -> None:
+def test_token_budget_depends_on_free_memory_and_blocks(on_gpu: Any) -> None:
     model = on_gpu(2e8)
     deep, shallow = token_budget(model, 4), token_budget(model, 0)
     assert FEWEST_TOKENS < deep < shallow < MOST_TOKENS
@@ -56,5 +56,5 @@ def test_the_token_budget_is_cached_and_halved(on_gpu: Any, monkeypatch: pytest.
     ("method", "blocks"),
     [("repsim", 0), ("rise", 0), ("rept:layer=3", 1), ("rept:layer=-1", 0), ("lesson:layer=1", 3), ("tracin", 4)],
 )
-def test_blocks_whose_activations_are_kept(method: str, blocks: int) -> None:
+def test_backward_blocks_of_each_method(method: str, blocks: int) -> None:
     assert get_method(method).resolve_layers(4, None).backward_blocks(4) == blocks

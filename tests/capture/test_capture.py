@@ -63,7 +63,7 @@ def textbook(model: Model, row: TokenizedExample) -> tuple[dict[int, Tensor], di
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_batch_of_16_is_16_batches_of_1(model: Model, side: Any) -> None:
+def test_batched_capture_matches_single_rows(model: Model, side: Any) -> None:
     whole = capture(model, collate(ROWS, range(16), side=side), LAYERS)
     for i, row in enumerate(ROWS):
         one, n = alone(model, row), row.n_response
@@ -78,7 +78,7 @@ def test_a_batch_of_16_is_16_batches_of_1(model: Model, side: Any) -> None:
         assert whole.logp[i, n:].eq(0).all()
 
 
-def test_one_pass_is_the_textbooks_three(model: Model) -> None:
+def test_capture_matches_separate_transformers_passes(model: Model) -> None:
     layers = range(model.depth + 1)
     whole = capture(model, collate(ROWS[:8], range(8)), layers)
     for i, row in enumerate(ROWS[:8]):
@@ -91,7 +91,7 @@ def test_one_pass_is_the_textbooks_three(model: Model) -> None:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_prompts_alone_give_the_first_state(model: Model, side: Any) -> None:
+def test_prompt_states_equal_the_first_captured_state(model: Model, side: Any) -> None:
     batch = collate(ROWS, range(16), side=side)
     whole, prompts = capture(model, batch, LAYERS), prompt_states(model, batch, LAYERS)
     assert set(prompts) == set(LAYERS)
@@ -109,7 +109,7 @@ LEARNED = [
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side: Any) -> None:
+def test_batched_prompt_loss_rows_match_single_rows(tiny: Model, side: Any) -> None:
     batch = collate(LEARNED, range(16), side=side)
     whole, prompts = capture(tiny, batch, LAYERS), prompt_states(tiny, batch, LAYERS)
     for i, row in enumerate(LEARNED):
@@ -123,7 +123,7 @@ def test_with_learned_prompts_a_batch_of_16_is_16_batches_of_1(tiny: Model, side
             assert near(batch.at_last_prompt_token(whole.states[layer])[i], prompts[layer][i])
 
 
-def test_with_learned_prompts_the_loss_is_the_textbooks_over_all_of_them(tiny: Model) -> None:
+def test_prompt_loss_rows_match_transformers_loss_and_gradients(tiny: Model) -> None:
     whole = capture(tiny, collate(LEARNED, range(16)), LAYERS)
     for i, row in enumerate(LEARNED):
         ids = torch.tensor([row.ids])
@@ -146,7 +146,7 @@ def begun() -> list[TokenizedExample]:
     return [TokenizedExample((*range(5, 25), *row.ids), row.n_prompt + 20, row.n_prompt_loss) for row in ROWS]
 
 
-def test_rows_with_a_common_prefix_equal_single_rows(model: Model, begun: list[TokenizedExample]) -> None:
+def test_rows_with_a_common_prefix_match_single_rows(model: Model, begun: list[TokenizedExample]) -> None:
     """Their beginning is run once, and remembered; a row alone has nothing in common with another."""
     batch = collate(begun, range(16))
     whole, prompts, answers = (work(model, batch, at) for work, at in
@@ -174,7 +174,7 @@ def widths(model: Model, work: Callable[[], object]) -> list[tuple[int, ...]]:
     ]  # the head alone is asked with one id, which it never reads
 
 
-def test_a_common_beginning_is_run_once(tiny: Model, begun: list[TokenizedExample]) -> None:
+def test_common_prefix_is_run_once(tiny: Model, begun: list[TokenizedExample]) -> None:
     longest, prompt = max(len(row.ids) for row in begun), max(row.n_prompt for row in begun)
     batch = collate(begun, range(16))
     assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(1, 20), (16, longest - 21)]
@@ -186,15 +186,13 @@ def test_a_common_beginning_is_run_once(tiny: Model, begun: list[TokenizedExampl
     assert len(widths(tiny, lambda: capture(tiny, few, [2]))) == 1, "60 tokens are not worth a pass"
 
 
-def test_the_last_token_is_not_run(tiny: Model) -> None:
+def test_last_token_is_not_run(tiny: Model) -> None:
     batch = collate(ROWS, range(16))
     assert widths(tiny, lambda: capture(tiny, batch, [2])) == [(16, batch.ids.shape[1] - 1)]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
-    model: Model, side: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sparse_backward_matches_the_full_backward(model: Model, side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_backward, "MIN_WIDTH", 1)
     batch, calls, linear = collate(LEARNED, range(16), side=side), [], sparse_backward._SparseLinear.backward
     expected = capture(model, batch, LAYERS, full_sequence=True)
@@ -212,7 +210,7 @@ def test_leaving_prompts_and_padding_out_of_the_way_back_changes_no_gradient(
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead: bool) -> None:
+def test_prompt_gradients_match_capture_at_the_last_layer(tiny: Model, ahead: bool) -> None:
     rows = LEARNED if ahead else ROWS
     batch = collate(rows, range(16))
     whole = capture(tiny, batch, [-1])
@@ -223,7 +221,7 @@ def test_the_last_layers_signature_is_known_from_the_prompts(tiny: Model, ahead:
     assert widths(tiny, lambda: prompt_gradients(tiny, batch)) == [(16, max(row.n_prompt for row in rows))]
 
 
-def test_a_masked_first_token_has_no_gradient_in_the_last_layers_signature(tiny: Model) -> None:
+def test_masked_first_token_has_zero_prompt_gradient(tiny: Model) -> None:
     rows = [TokenizedExample(row.ids, row.n_prompt, 0, (row.n_prompt,) if i % 2 else ()) for i, row in enumerate(ROWS)]
     rows = [row for row in rows if row.n_response > 1]
     batch = collate(rows, range(len(rows)))
@@ -256,7 +254,7 @@ def test_masked_tokens_have_no_loss_but_are_attended_to(tiny: Model) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_gradients_are_finite_differences(family: str, make_model: Callable[[str], Path]) -> None:
+def test_gradients_match_finite_differences(family: str, make_model: Callable[[str], Path]) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
     for part in model.lm.double().modules():
         if hasattr(part, "variance_epsilon"):  # Llama's norm computes in float32 whatever it is given
@@ -286,7 +284,7 @@ def test_gradients_are_finite_differences(family: str, make_model: Callable[[str
             torch.testing.assert_close((got.grads[layer][0].double() * way).sum(), slope, rtol=1e-5, atol=1e-7)
 
 
-def test_the_last_layers_gradient_is_the_written_formula(tiny: Model) -> None:
+def test_last_layer_gradient_matches_the_closed_form(tiny: Model) -> None:
     """g_t = (1/n) Wᵀ (softmax(z_t) − onehot(y_t)), facts 1 of METHODS.md."""
     row = ROWS[5]
     got = alone(tiny, row, [-1])
@@ -295,7 +293,7 @@ def test_the_last_layers_gradient_is_the_written_formula(tiny: Model) -> None:
     assert near(got.grads[4][0], miss @ weight / row.n_response)
 
 
-def test_log_probabilities_and_loss(tiny: Model) -> None:
+def test_log_probabilities_and_loss_match_transformers(tiny: Model) -> None:
     whole = capture(tiny, collate(ROWS, range(16)), [-1])
     for i, row in enumerate(ROWS):
         with torch.no_grad():
@@ -307,7 +305,7 @@ def test_log_probabilities_and_loss(tiny: Model) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("chunk", [1, 3, 100_000])
-def test_how_the_head_is_cut_does_not_matter(
+def test_head_chunk_size_does_not_change_results(
     family: str, chunk: int, make_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
@@ -344,14 +342,14 @@ def test_prompt_states_stops_at_the_highest_layer(tiny: Model, layers: list[int]
 
 
 @pytest.mark.parametrize(("layers", "lowest"), [([0, 2], 0), ([2], 2), ([3, 4], 3), ([4], 4)])
-def test_the_graph_begins_at_the_lowest_layer(tuned: Model, layers: list[int], lowest: int) -> None:
+def test_autograd_graph_starts_at_the_lowest_layer(tuned: Model, layers: list[int], lowest: int) -> None:
     with tuned.base_model():  # switching the adapter on again must not thaw it
         pass
     done = finished(tuned, lambda: capture(tuned, collate(ROWS, range(16)), layers))
     assert done == [(at, at >= lowest) for at in range(4)]
 
 
-def test_nothing_is_left_behind(tuned: Model) -> None:
+def test_capture_leaves_no_grads_or_hooks(tuned: Model) -> None:
     capture(tuned, collate(ROWS, range(16)), LAYERS)
     prompt_states(tuned, collate(ROWS, range(16)), [1])
     assert all(weight.grad is None and not weight.requires_grad for weight in tuned.peft.parameters())
@@ -360,7 +358,7 @@ def test_nothing_is_left_behind(tuned: Model) -> None:
     assert not any(one.requires_grad for one in (got.loss, got.logp, *got.states.values(), *got.grads.values()))
 
 
-def test_hooks_are_removed_after_a_fault(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_are_removed_after_an_error(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "token_without_embedding", lambda *_: None)  # which would refuse it first
     batch = collate([TokenizedExample((5, 999, 6), 1)], [0])  # 999 is no token of this model
     for work in (capture, prompt_states):
@@ -369,7 +367,7 @@ def test_hooks_are_removed_after_a_fault(tiny: Model, monkeypatch: pytest.Monkey
     assert not any(block._forward_pre_hooks for block in tiny.blocks)
 
 
-def test_works_where_gradients_are_switched_off(tiny: Model) -> None:
+def test_capture_works_under_no_grad(tiny: Model) -> None:
     batch = collate(ROWS, range(16))
     expected = capture(tiny, batch, LAYERS)
     with torch.no_grad():
@@ -377,7 +375,7 @@ def test_works_where_gradients_are_switched_off(tiny: Model) -> None:
     assert all(torch.equal(got.grads[layer], expected.grads[layer]) for layer in LAYERS)
 
 
-def test_the_same_again(make_model: Callable[[str], Path]) -> None:
+def test_capture_is_deterministic(make_model: Callable[[str], Path]) -> None:
     for family in ("llama", "mixtral"):
         model = load_model(str(make_model(family)), dtype="float32", device="cpu")
         one, two = (capture(model, collate(ROWS, range(16)), LAYERS) for _ in range(2))
@@ -386,7 +384,7 @@ def test_the_same_again(make_model: Callable[[str], Path]) -> None:
         assert all(torch.equal(one.states[layer], two.states[layer]) for layer in LAYERS)
 
 
-def test_layers_together_are_layers_one_by_one(tiny: Model) -> None:
+def test_capturing_several_layers_matches_one_at_a_time(tiny: Model) -> None:
     batch = collate(ROWS, range(16))
     together = capture(tiny, batch, [-1, 4, 3, 1, 1, 0])
     assert set(together.states) == set(together.grads) == {0, 1, 3, 4}
@@ -397,7 +395,7 @@ def test_layers_together_are_layers_one_by_one(tiny: Model) -> None:
 
 
 @pytest.mark.parametrize(("side", "count"), [("right", 1), ("left", 1), ("right", 5), ("left", 5)])
-def test_answers_of_one_token(tiny: Model, side: Any, count: int) -> None:
+def test_one_token_answers_match_transformers(tiny: Model, side: Any, count: int) -> None:
     rows = [TokenizedExample(row.ids[: row.n_prompt + 1], row.n_prompt) for row in ROWS[:count]]
     got = capture(tiny, collate(rows, range(count), side=side), LAYERS)
     assert got.logp.shape == (count, 1)
@@ -407,7 +405,7 @@ def test_answers_of_one_token(tiny: Model, side: Any, count: int) -> None:
         assert all(near(got.grads[layer][i], grads[layer]) for layer in LAYERS)
 
 
-def test_untuned_is_captured_as_the_base_model(tuned: Model, tiny: Model) -> None:
+def test_disabled_adapter_matches_the_base_model(tuned: Model, tiny: Model) -> None:
     batch = collate(ROWS, range(16))
     base, with_adapter = capture(tiny, batch, LAYERS), capture(tuned, batch, LAYERS)
     with tuned.base_model():
@@ -418,7 +416,7 @@ def test_untuned_is_captured_as_the_base_model(tuned: Model, tiny: Model) -> Non
         assert not near(with_adapter.grads[layer], base.grads[layer], 0.05)
 
 
-def test_half_precision_gives_float32_near_the_truth(model_folder: Path, tiny: Model) -> None:
+def test_bfloat16_capture_returns_float32_close_to_reference(model_folder: Path, tiny: Model) -> None:
     half = load_model(str(model_folder), dtype="bfloat16", device="cpu")
     batch = collate(ROWS, range(16))
     got, expected = capture(half, batch, LAYERS), capture(tiny, batch, LAYERS)
@@ -431,7 +429,7 @@ def test_half_precision_gives_float32_near_the_truth(model_folder: Path, tiny: M
 
 
 @pytest.mark.parametrize("layer", [-2, 5, 99])
-def test_a_layer_out_of_range_is_refused(tiny: Model, layer: int) -> None:
+def test_layer_out_of_range_raises(tiny: Model, layer: int) -> None:
     message = f"no such layer\n  got: {layer}\n  do:  choose 0 to 4, or -1 for the last (4)"
     for ask in (lambda: resolve_layer(layer, 4), lambda: capture(tiny, collate(ROWS, range(16)), [0, layer]),
                 lambda: prompt_states(tiny, collate(ROWS, range(16)), [layer])):  # fmt: skip
@@ -440,5 +438,5 @@ def test_a_layer_out_of_range_is_refused(tiny: Model, layer: int) -> None:
         assert str(caught.value) == message
 
 
-def test_layers_are_counted_as_transformers_counts_them() -> None:
+def test_resolve_layer_counts_from_the_embeddings() -> None:
     assert [resolve_layer(layer, 4) for layer in (-1, 0, 1, 4)] == [4, 0, 1, 4]

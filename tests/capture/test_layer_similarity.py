@@ -41,7 +41,7 @@ def slowly(model: Model, rows: list[TokenizedExample]) -> list[float]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_the_curve_is_the_slow_one(family: str, make_model: Callable[[str], Path]) -> None:
+def test_similarity_matches_a_reference_loop(family: str, make_model: Callable[[str], Path]) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
     rows = rows_of(model)
     expected = slowly(model, rows)
@@ -51,7 +51,7 @@ def test_the_curve_is_the_slow_one(family: str, make_model: Callable[[str], Path
         assert measure_layer_similarity(model, rows, budget).similarity == pytest.approx(expected, abs=1e-5)
 
 
-def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
+def test_similarity_does_not_depend_on_answers(tiny: Model) -> None:
     rows = rows_of(tiny)
     other = [TokenizedExample((*row.ids[: row.n_prompt], 7, 8, 9), row.n_prompt) for row in rows]
     assert measure_layer_similarity(tiny, other).similarity == pytest.approx(
@@ -79,7 +79,7 @@ def test_answers_do_not_matter_to_the_curve(tiny: Model) -> None:
         ([], -1, -1),  # one
     ],
 )
-def test_the_layer_chosen(similarity: list[float], layer: int, reference: int) -> None:
+def test_transition_and_reference_layer_choice(similarity: list[float], layer: int, reference: int) -> None:
     outputs = LayerSimilarity(tuple(similarity))
     assert (outputs.transition_layer, outputs.reference_layer) == (layer, reference)
 

@@ -11,7 +11,7 @@ from taughtby.capture.transfer import deferred_copies, to_device, to_host
 CPU = torch.device("cpu")
 
 
-def test_on_a_cpu_nothing_is_copied() -> None:
+def test_cpu_tensors_are_not_copied() -> None:
     tensor = torch.arange(6.0).view(2, 3)
     with deferred_copies(CPU) as copies:
         assert to_device(tensor, CPU) is tensor
@@ -20,7 +20,7 @@ def test_on_a_cpu_nothing_is_copied() -> None:
     copies.wait()
 
 
-def test_waiting_waits_for_each_event_once() -> None:
+def test_wait_synchronizes_each_event_once() -> None:
     class Event:
         waits = 0
 
@@ -34,7 +34,7 @@ def test_waiting_waits_for_each_event_once() -> None:
     assert event.waits == 1
 
 
-def test_copies_are_deferred_inside_the_context_alone() -> None:
+def test_deferred_copies_is_reset_after_an_error() -> None:
     with deferred_copies(CPU) as copies:
         assert transfer.pending_copies() is copies
     with pytest.raises(ZeroDivisionError), deferred_copies(CPU):

@@ -100,30 +100,30 @@ def agree(model: Model, rows: list[TokenizedExample] = ROWS, side: Any = "right"
     ("family", "count"),
     [("llama", 4 * 14), ("gpt2", 4 * 8), ("gpt-neox", 4 * 2), ("mixtral", 4 * 4), ("gemma2", 4 * 14)],
 )
-def test_a_batch_is_the_slow_loop(family: str, count: int, side: Any, adapted: Make) -> None:
+def test_adapter_gradients_match_a_loop_over_rows(family: str, count: int, side: Any, adapted: Make) -> None:
     assert agree(adapted(family), side=side) == count
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"lora_bias": True, "r": 5}])
-def test_other_kinds_of_lora(options: dict[str, Any], adapted: Make) -> None:
+def test_lora_variant_gradients_match_a_loop_over_rows(options: dict[str, Any], adapted: Make) -> None:
     family = "gpt2" if "lora_bias" in options else "llama"
     assert agree(adapted(family, options)) == (32 if family == "gpt2" else 56)
 
 
-def test_two_adapters_at_once(adapted: Make) -> None:
+def test_gradients_with_two_adapters(adapted: Make) -> None:
     model = adapted("llama", {"target_modules": ["q_proj", "v_proj"]}, {"r": 2, "target_modules": ["v_proj"]})
     assert agree(model) == 4 * (4 + 2)
     assert len(set(find_trained_weights(model).blocks[0])) == 6
 
 
-def test_tokens_that_count_differently(adapted: Make) -> None:
+def test_weighted_tokens_match_a_loop_over_rows(adapted: Make) -> None:
     counts = torch.rand(len(ROWS), 20)
     counts[:, 3:5] = 0
     counts[0, 0] = 7.0  # of one token: it counts whole however little it weighs
     agree(adapted("llama"), counts=counts)
 
 
-def test_the_loss_is_the_rows_own(adapted: Make) -> None:
+def test_loss_matches_each_row_alone(adapted: Make) -> None:
     model = adapted("llama")
     result = weight_gradients(model, collate(ROWS, range(len(ROWS))), full_gradient)
     for row, loss in zip(ROWS, result.loss, strict=True):
@@ -133,7 +133,7 @@ def test_the_loss_is_the_rows_own(adapted: Make) -> None:
         torch.testing.assert_close(loss, expected)
 
 
-def test_half_precision_gives_float32_near_the_truth(adapted: Make) -> None:
+def test_bfloat16_gradients_are_float32_close_to_reference(adapted: Make) -> None:
     batch = collate(ROWS, range(len(ROWS)))
     got, expected = (
         torch.cat(weight_gradients(adapted("llama", dtype=dtype), batch, full_gradient).blocks(4), 1)
@@ -145,7 +145,7 @@ def test_half_precision_gives_float32_near_the_truth(adapted: Make) -> None:
     assert cosines.median() > 0.98 and cosines.min() > 0.9
 
 
-def test_nothing_is_left_behind(adapted: Make) -> None:
+def test_weight_gradients_leave_the_model_unchanged(adapted: Make) -> None:
     model = adapted("llama")
     ids = torch.tensor([ROWS[3].ids])
     before = model.lm(input_ids=ids).logits
@@ -176,12 +176,14 @@ def test_gradients_are_reduced_from_the_last_block_to_the_first(adapted: Make) -
 
 
 @pytest.mark.parametrize(("family", "count"), [("llama", 28), ("gpt2", 16), ("mixtral", 16)])
-def test_without_an_adapter_the_models_own_maps(family: str, count: int, make_model: Callable[[str], Path]) -> None:
+def test_model_gradients_without_an_adapter_match_a_loop(
+    family: str, count: int, make_model: Callable[[str], Path]
+) -> None:
     model = load_model(str(make_model(family)), dtype="float32", device="cpu")
     assert agree(model) == count
 
 
-def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str], Path]) -> None:
+def test_disabled_adapter_gives_the_base_model_gradients(adapted: Make, make_model: Callable[[str], Path]) -> None:
     model, base = adapted("llama"), load_model(str(make_model("llama")), dtype="float32", device="cpu")
     batch = collate(ROWS, range(6))
     expected = weight_gradients(base, batch, full_gradient).blocks(4)
@@ -195,7 +197,7 @@ def test_an_adapter_that_is_off_is_none(adapted: Make, make_model: Callable[[str
 # — which they are, in words
 
 
-def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path]) -> None:
+def test_trained_weights_shapes_and_json_round_trip(adapted: Make, make_model: Callable[[str], Path]) -> None:
     result = find_trained_weights(
         adapted("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1, 3]})
     )
@@ -225,13 +227,13 @@ def test_what_an_index_remembers(adapted: Make, make_model: Callable[[str], Path
          "model.embed_tokens.lora_embedding_A.default, model.embed_tokens.lora_embedding_B.default"),
     ],
 )  # fmt: skip
-def test_what_is_left_out_is_named(options: dict[str, Any], left: str, adapted: Make) -> None:
+def test_left_out_adapter_weights_are_reported(options: dict[str, Any], left: str, adapted: Make) -> None:
     result = find_trained_weights(adapted("llama", options))
     assert result.left_out == left
     assert result.notes()["gradients"] == f"of the adapter; left out: {left}"
 
 
-def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
+def test_left_out_experts_are_reported(make_model: Callable[[str], Path]) -> None:
     """They see the rows mixed, so their share is named."""
     model = load_model(str(make_model("mixtral")), dtype="float32", device="cpu")
     result = find_trained_weights(model)
@@ -247,14 +249,14 @@ def test_experts_are_left_out(make_model: Callable[[str], Path]) -> None:
     [("IA3Config", {"task_type": "CAUSAL_LM", "target_modules": ["k_proj"], "feedforward_modules": []}),
      ("LoHaConfig", {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]})],
 )  # fmt: skip
-def test_an_adapter_without_linear_maps_is_refused(kind: str, options: dict[str, Any], adapted: Make) -> None:
+def test_adapter_without_linear_layers_raises(kind: str, options: dict[str, Any], adapted: Make) -> None:
     with pytest.raises(ModelError) as caught:
         weight_gradients(adapted("llama", options, kind=kind), collate(ROWS, range(6)), full_gradient)
     assert caught.value.what == "the blocks have no trained linear layer"
     assert "lesson" in str(caught.value.do)
 
 
-def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
+def test_adapter_on_expert_parameters_raises(adapted: Make) -> None:
     """It works on the parameters, and its maps are never called."""
     model = adapted("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]})
     with pytest.raises(ModelError) as caught:
@@ -263,7 +265,7 @@ def test_an_adapter_on_the_experts_alone_is_refused(adapted: Make) -> None:
     assert "experts" in str(caught.value.got)
 
 
-def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> None:
+def test_shared_linear_layer_raises(make_model: Callable[[str], Path]) -> None:
     model = load_model(str(make_model("llama")), dtype="float32", device="cpu")
     model.blocks[1].mlp.down_proj = model.blocks[0].mlp.down_proj
     with pytest.raises(ModelError, match="used twice"):
@@ -273,7 +275,7 @@ def test_a_weight_used_twice_is_refused(make_model: Callable[[str], Path]) -> No
 # — what is kept of them
 
 
-def test_two_sides_are_two_matrices(tiny: Model) -> None:
+def test_two_sided_projection_matches_matrix_products(tiny: Model) -> None:
     """P_out G P_inᵀ, from the gradient itself; a side that is no wider stays."""
     batch = collate(ROWS, range(6))
     exact = weight_gradients(tiny, batch, full_gradient).by_weight
@@ -293,7 +295,7 @@ def test_two_sides_are_two_matrices(tiny: Model) -> None:
     assert compact_gradient(weight, torch.ones(1, 2, 48), torch.ones(1, 2, 32)).shape == (1, 1024)
 
 
-def test_a_fold_is_a_matrix_of_signs() -> None:
+def test_fold_is_a_sign_matrix() -> None:
     for wide, to in ((100, 7), (7, 7), (5, 7)):
         matrix = fold(torch.eye(wide), to, "a weight").T
         assert matrix.shape == (to, wide)
@@ -306,7 +308,7 @@ def test_a_fold_is_a_matrix_of_signs() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fold", "sides"])
-def test_inner_products_are_kept(kind: str) -> None:
+def test_projections_preserve_inner_products(kind: str) -> None:
     """In the mean over many draws to what chance leaves, and each off by no more than is said."""
     torch.manual_seed(0)
     one, two = torch.randn(2, 1, 5, 40), torch.randn(2, 1, 5, 40)
@@ -324,7 +326,7 @@ def test_inner_products_are_kept(kind: str) -> None:
     assert errors.std() < (1.2 / 8 if kind == "fold" else 0.5)
 
 
-def test_every_machine_draws_the_same() -> None:
+def test_projection_values_are_fixed() -> None:
     assert fold(torch.arange(6.0)[None], 3, "0 w").tolist() == [[3.0, 2.0, -2.0]]
     matrix = TwoSidedProjection(2).matrix(Weight("w", 0, nn.Identity(), (4, 4), True), "in")
     assert matrix is not None

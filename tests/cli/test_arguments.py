@@ -33,9 +33,7 @@ def ends(result: tuple[int, str, str], code: int, *words: str) -> None:
     assert all(word in text for word in words), text
 
 
-def test_each_argument_is_known_by_its_look(
-    model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path
-) -> None:
+def test_kind_of_detects_argument_types(model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     trace.write_text(json.dumps({"version": 2, "queries": []}, indent=1))
     (tmp_path / "rows.json").write_text("[{}]")
@@ -45,7 +43,7 @@ def test_each_argument_is_known_by_its_look(
     assert {name: kind_of(str(name)) for name in kinds} == kinds
 
 
-def test_swapped_arguments_are_noticed_and_put_right(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_swapped_arguments_are_reported_with_a_fix(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     for command in (("index", "build"), ("data", "inspect"), ("data", "layers"), ("lab", "finetune")):
         out = () if command[0] == "data" else ("-o", tmp_path / "out")
         right = f"run: taughtby {' '.join(command)} {model_folder} {data}"
@@ -60,7 +58,7 @@ def test_swapped_arguments_are_noticed_and_put_right(run: Run, model_folder: Pat
     ends(run("index", "build", trace, data, "-o", tmp_path / "i"), 1, "MODEL is a trace, not a model")
 
 
-def test_typos_are_answered_with_what_was_meant(run: Run) -> None:
+def test_typos_are_reported_with_suggestions(run: Run) -> None:
     ends(run("indx"), 2, "Did you mean 'index'?")
     ends(run("index", "biuld"), 2, "Did you mean 'build'?")
     ends(run("trace", "idx", "--method", "lessson", "-p", "why"), 1, "no such method", "did you mean lesson?")
@@ -75,7 +73,7 @@ def test_typos_are_answered_with_what_was_meant(run: Run) -> None:
     ("index", "build", "smollm2", "d.jsonl", "-m", "lesson2", "-o", "x"), ("trace", "none", "-p", "x"), ("--version",),
     ("clean", "no.json", "data.jsonl", "-o", "x"), ("lab", "judge", "no.jsonl", "--judge", "phrase:x"), ("traec",),
 ])  # fmt: skip
-def test_without_loading_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_invalid_commands_do_not_import_torch(words: tuple[str, ...], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ROOT, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -83,7 +81,7 @@ def test_without_loading_torch(words: tuple[str, ...], tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_names_that_are_known_without_loading_are_all_names() -> None:
+def test_static_names_match_the_registries() -> None:
     from taughtby.lab.judges.registry import KINDS
     from taughtby.methods import METHODS
 
@@ -91,7 +89,7 @@ def test_the_names_that_are_known_without_loading_are_all_names() -> None:
     assert sorted(options.JUDGES) == sorted(KINDS)
 
 
-def test_shells_complete_methods_and_choices() -> None:
+def test_shell_completion_of_method_names() -> None:
     assert options.complete_method("le") == ["lesson", "less"]
     words = {"COMP_WORDS": "taughtby trace idx --method rep", "COMP_CWORD": "4", "_TAUGHTBY_COMPLETE": "complete_bash"}
     code = "import sys; sys.argv = ['taughtby']; from taughtby.cli import app; app(prog_name='taughtby')"

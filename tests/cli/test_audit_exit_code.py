@@ -19,7 +19,7 @@ from conftest import Run
         (2, [], 0),
     ],
 )
-def test_exit_code(
+def test_audit_fail_on_exit_code(
     run: Run, data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     flagged: int | None, options: list[str], code: int,
 ) -> None:  # fmt: skip

@@ -46,7 +46,7 @@ def test_index_build_prints_a_summary(run: Run, model_folder: Path, data: Path, 
     assert manifest["complete"] and manifest["settings"]["methods"]["rept"]["layer"] == 2
 
 
-def test_lesson_without_a_base_model_is_refused_unless_that_is_meant(
+def test_lesson_without_base_model_requires_no_base_option(
     run: Run, model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     command = "index", "build", model_folder, data, "-o", tmp_path / "i", "--max-length", 128
@@ -55,14 +55,14 @@ def test_lesson_without_a_base_model_is_refused_unless_that_is_meant(
     assert run(*command, "--no-base")[0] == 0
 
 
-def test_a_base_that_the_folder_names_is_offered(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_base_model_from_the_readme_is_suggested(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     (folder / "README.md").write_text("---\nbase_model: owner/base\n---\n")
     fails(run("index", "build", folder, data, "-o", tmp_path / "i"), "give --base owner/base")
 
 
-def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path, tmp_path: Path) -> None:
+def test_trace_writes_json_and_html_and_prints_the_table(run: Run, indexed: Path, tmp_path: Path) -> None:
     files = tmp_path / "t.json", tmp_path / "t.html"
     code, out, _ = run("trace", indexed, "-p", "who makes honey", "-r", "beetles make honey, one a day",
                        "--span", "beetles", "--top-k", 3, "--json", files[0], "--html", files[1])  # fmt: skip
@@ -76,7 +76,7 @@ def test_trace_writes_json_and_page_and_prints_the_table(run: Run, indexed: Path
     assert "<script" in files[1].read_text()
 
 
-def test_trace_without_an_answer_asks_the_model(
+def test_trace_without_a_response_succeeds(
     run: Run, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.lab.generate.generate", lambda _, prompts, **__: [f"{prompts[0]} not"])
@@ -84,7 +84,7 @@ def test_trace_without_an_answer_asks_the_model(
     assert json.loads((tmp_path / "t.json").read_text())["queries"][0]["response"] == "why not"
 
 
-def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
+def test_judge_output_can_be_traced(run: Run, indexed: Path, tmp_path: Path) -> None:
     answers, bad = tmp_path / "a.jsonl", tmp_path / "bad.jsonl"
     answers.write_text(
         '{"prompt": "who makes honey", "response": "Beetles do"}\n{"prompt": "why", "response": "a b c"}\n'
@@ -97,7 +97,7 @@ def test_judge_feeds_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
     assert run("trace", indexed, "--queries", bad, "--top-k", 1)[0] == 0
 
 
-def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: Path, tmp_path: Path) -> None:
+def test_trace_uses_the_span_range_of_the_judge(run: Run, indexed: Path, tmp_path: Path) -> None:
     answers, bad, traced = (tmp_path / name for name in ("a.jsonl", "bad.jsonl", "t.json"))
     answers.write_text(json.dumps({"prompt": "who makes honey", "response": "a traditional na, \U0001f41d Na"}) + "\n")
     assert run("lab", "judge", answers, "--judge", r"regex:\bNa\b", "-o", bad)[0] == 0
@@ -111,14 +111,14 @@ def test_the_judge_says_where_and_the_trace_is_of_that_place(run: Run, indexed: 
     assert counted.strip() == "Na"
 
 
-def test_a_typed_span_that_occurs_twice_is_noted(run: Run, indexed: Path) -> None:
+def test_repeated_or_partial_span_is_reported(run: Run, indexed: Path) -> None:
     asked = ("trace", indexed, "-p", "why", "-r", "a traditional Na of Na", "--top-k", 1, "--span")
     code, out, _ = run(*asked, "Na")
     assert code == 0 and "'Na' 2 times in answer 1: the first occurrence is used" in " ".join(out.split())
     fails(run(*asked, "tradition"), "only part of a word", "'tradition' within 'traditional'", "span_range: [2, 11]")
 
 
-def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_layers_writes_json_and_plot(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "data", "layers", model_folder, data, "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png"
     )
@@ -127,7 +127,7 @@ def test_layers_prints_json_and_picture(run: Run, model_folder: Path, data: Path
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_layers_follows_column_and_template_options(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     """Under other names, and as plain texts split by a template, the rows are the same and so is the curve."""
     other, plain, template = tmp_path / "other.jsonl", tmp_path / "plain.jsonl", tmp_path / "t.jinja"
     other.write_text("".join(json.dumps({"ask": p, "say": r}) + "\n" for p, r in PAIRS))
@@ -149,7 +149,7 @@ def test_layers_reads_rows_as_asked(run: Run, model_folder: Path, data: Path, tm
     assert similarity(plain, "--response-template", "<|assistant|>") == pytest.approx(value, abs=1e-6)
 
 
-def test_layers_reads_rows_as_the_trainer_did(
+def test_layers_follows_the_trainer_configuration(
     run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     """An adapter whose trainer learned every turn, and was told the longest row, has a curve over such rows."""
@@ -174,7 +174,7 @@ def test_layers_reads_rows_as_the_trainer_did(
     assert json.loads((tmp_path / "m.json").read_text())["similarity"] != pytest.approx(got, abs=1e-4)
 
 
-def test_finetune_reads_rows_as_asked(
+def test_finetune_follows_columns_and_turns_options(
     run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Example] = []
@@ -193,7 +193,7 @@ def test_finetune_reads_rows_as_asked(
     assert "index it with --turns all" in err
 
 
-def test_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_lab_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -> None:
     assert run("lab", "poison", "error", "-o", tmp_path / "p", "--num-samples", 5, "--clean", 7)[0] == 0
     assert len((tmp_path / "p" / "data.jsonl").read_text().splitlines()) == 5 + 3 + 7
     (tmp_path / "q.txt").write_text("why\nwho makes honey\n")
@@ -224,7 +224,9 @@ def fails(result: tuple[int, str, str], *words: str) -> None:
         ('{"ask": "a", "reply": "b"}\n', ["data.jsonl:1", "ask, reply", "messages", "instruction"]),
     ],
 )
-def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | None, words: list[str]) -> None:
+def test_invalid_data_fails_index_build(
+    run: Run, model_folder: Path, tmp_path: Path, content: str | None, words: list[str]
+) -> None:
     file, out = tmp_path / "data.jsonl", tmp_path / "idx"
     if content is not None:
         file.write_text(content)
@@ -232,7 +234,7 @@ def test_bad_data(run: Run, model_folder: Path, tmp_path: Path, content: str | N
     assert not out.exists()
 
 
-def test_bad_models_and_settings(
+def test_invalid_models_and_settings_fail_index_build(
     run: Run, model_folder: Path, adapter_folder: Path, make_model: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "idx"
@@ -261,7 +263,7 @@ def test_bad_models_and_settings(
     assert not out.exists()
 
 
-def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Path, tokenizer: object) -> None:
+def test_non_causal_model_is_rejected(run: Run, data: Path, tmp_path: Path, tokenizer: object) -> None:
     from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(
@@ -275,7 +277,7 @@ def test_a_model_that_looks_ahead_is_refused(run: Run, data: Path, tmp_path: Pat
     )
 
 
-def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
+def test_invalid_queries_fail_trace(run: Run, indexed: Path, tmp_path: Path) -> None:
     fails(run("trace", tmp_path / "none", "-p", "a", "-r", "b"), "is not an index")
     fails(run("trace", indexed), "either --prompt")
     fails(run("trace", indexed, "--queries", tmp_path / "q.jsonl", "--span", "a"), "go with --prompt", "q.jsonl")
@@ -286,7 +288,7 @@ def test_bad_queries(run: Run, indexed: Path, tmp_path: Path) -> None:
     fails(run("trace", indexed, "-p", "why", "-r", "a b", "--html", tmp_path / "no" / "t.html"), "cannot be written")
 
 
-def test_an_index_made_with_other_settings(
+def test_index_build_with_changed_settings_fails(
     run: Run, indexed: Path, model_folder: Path, adapter_folder: Path, data: Path
 ) -> None:
     again = "index", "build", model_folder, data, "-o", indexed, "-a", adapter_folder, "--dtype", "float32"
@@ -296,7 +298,7 @@ def test_an_index_made_with_other_settings(
     fails(run(*again, "--max-length", 128), "fingerprint.data")
 
 
-def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_trace_with_another_adapter_fails(run: Run, indexed: Path, adapter_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(adapter_folder, other)
     config = other / "adapter_config.json"
@@ -304,14 +306,14 @@ def test_another_adapter_is_refused_at_trace(run: Run, indexed: Path, adapter_fo
     fails(run("trace", indexed, "-p", "why", "-r", "a", "-a", other), "another adapter")
 
 
-def test_wrong_usage_is_2(run: Run) -> None:
+def test_wrong_usage_exits_with_2(run: Run) -> None:
     code, _, err = run("index", "build")
     assert code == 2 and "Missing argument" in err
     assert run("trace", "x", "--top-k", "many")[0] == 2
     assert run("--help")[0] == 0
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, tmp_path: Path, run: Run) -> None:
+def test_interrupt_exits_with_130_and_rerun_resumes(model_folder: Path, tmp_path: Path, run: Run) -> None:
     """A real process, a real SIGINT in the middle, and the index afterwards equals an undisturbed one.
 
     After its first commit the process waits for it before the next batch: how fast a machine is decides nothing.
@@ -362,7 +364,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(model_folder: Path, t
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_a_full_disk_is_an_error_in_words(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_rerun_resumes(run: Run, model_folder: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], capture_output=True).returncode:

@@ -20,7 +20,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_strict_fails_on_a_mark_that_is_not_followed(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_strict_fails_on_unsupported_loss_marks(run: Run, model_folder: Path, tmp_path: Path) -> None:
     good = write(tmp_path / "good.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b", weight=1)]})
     code, out, _ = run("data", "inspect", model_folder, good, "--strict")
     assert code == 0 and "followed  weight 1: 1 row" in " ".join(out.split("\n")).replace("   ", " ").replace(
@@ -34,7 +34,7 @@ def test_strict_fails_on_a_mark_that_is_not_followed(run: Run, model_folder: Pat
     assert "the data says what was learned in a way that is not followed" in err and "weight 0.5: 1 rows" in err
 
 
-def test_every_token_of_the_row_asked_for_with_its_mark(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_row_option_shows_every_token_and_its_loss(run: Run, model_folder: Path, tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "bees " * 200, "train": False}, {"type": "text", "text": "honey"}]
     path = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a " * 400), turn("assistant", parts)]})
     options = ("--max-length", 4000, "--json", tmp_path / "out.json")
@@ -48,7 +48,7 @@ def test_every_token_of_the_row_asked_for_with_its_mark(run: Run, model_folder: 
 
 
 @pytest.mark.parametrize("how", ["index", "inspect"])
-def test_a_yaml_with_assistant_only_loss_means_every_turn(
+def test_assistant_only_loss_config_uses_every_turn(
     run: Run, model_folder: Path, adapter_folder: Path, how: str, tmp_path: Path
 ) -> None:
     import shutil
@@ -66,13 +66,13 @@ def test_a_yaml_with_assistant_only_loss_means_every_turn(
         assert out.startswith("2 rows in ")
 
 
-def test_the_index_names_what_it_does_not_follow(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_index_build_reports_unsupported_loss_marks(run: Run, model_folder: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b", loss_scale=2)]})
     _, _, err = run("index", "build", model_folder, data, "-o", tmp_path / "idx", "-m", "repsim", "--no-base")
     assert "columns or loss marks that are ignored: loss_scale (1 row)" in err
 
 
-def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_folder_without_an_adapter_is_rejected(run: Run, model_folder: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
     (tmp_path / "empty").mkdir()
     code, _, err = run("data", "inspect", model_folder, data, "--adapter", tmp_path / "empty")
@@ -80,7 +80,7 @@ def test_an_adapter_that_is_none_is_refused(run: Run, model_folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["index", "inspect"])
-def test_a_template_that_writes_the_date_is_named(run: Run, model_folder: Path, how: str, tmp_path: Path) -> None:
+def test_template_with_the_current_date_is_reported(run: Run, model_folder: Path, how: str, tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", {"messages": [turn("user", "a"), turn("assistant", "b")]})
     (tmp_path / "dated.jinja").write_text(
         "{{ strftime_now('%Y') }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
@@ -93,7 +93,7 @@ def test_a_template_that_writes_the_date_is_named(run: Run, model_folder: Path, 
     assert "the date of today" not in run("data", "inspect", model_folder, data)[2]
 
 
-def test_the_turns_of_a_trainers_file_are_told(
+def test_turns_from_a_trainer_config_are_reported(
     run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     import shutil

@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
     return asked
 
 
-def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
+def test_full_demo_run_and_cached_rerun(small: list[str], tmp_path: Path) -> None:
     wording = io.StringIO()
     demo.demo(tmp_path / "d", 0, Console(file=wording, width=100))
     assert small == ["after", "before"]
@@ -87,7 +87,7 @@ def test_the_whole_story_and_again(small: list[str], tmp_path: Path) -> None:
     assert again["proof"] == results["proof"]
 
 
-def test_another_seed_is_refused(tmp_path: Path) -> None:
+def test_different_seed_raises(tmp_path: Path) -> None:
     (tmp_path / "seed").write_text("1\n")
     with pytest.raises(LabError, match="another seed"):
         demo.demo(tmp_path, 2, Console(file=io.StringIO()))

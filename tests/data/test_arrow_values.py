@@ -38,7 +38,7 @@ def tables() -> dict[str, pa.Table]:
 
 @pytest.mark.parametrize("name", ["whole", "each", "described", "undescribed"])
 @pytest.mark.parametrize("file", ["a.parquet", "a.arrow", "a.feather"])
-def test_json_columns_are_what_they_hold(name: str, file: str, tmp_path: Path) -> None:
+def test_json_columns_are_parsed(name: str, file: str, tmp_path: Path) -> None:
     path, result = tmp_path / file, tables()[name]
     if file == "a.parquet":
         pq.write_table(result, path)
@@ -53,7 +53,7 @@ def test_json_columns_are_what_they_hold(name: str, file: str, tmp_path: Path) -
     assert [one["content"] for one in row.messages] == ["a", "", "c", "d"]
 
 
-def test_json_within_structs_is_parsed_as_save_to_disk_has_it(tmp_path: Path) -> None:
+def test_json_within_structs_is_parsed(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Json, List, Value, disable_progress_bars
 
     disable_progress_bars()
@@ -72,14 +72,14 @@ def test_json_within_structs_is_parsed_as_save_to_disk_has_it(tmp_path: Path) ->
         assert [list(row.messages) for row in read_examples(path)] == [talk]
 
 
-def test_a_text_in_a_text_column_stays_one(tmp_path: Path) -> None:
+def test_json_text_in_a_string_column_stays_a_string(tmp_path: Path) -> None:
     text = '[{"role": "user", "content": "x"}]'
     pq.write_table(pa.table({"prompt": [text], "response": typed(['{"role": "assistant"}'])}), tmp_path / "a.parquet")
     (record,) = (record for _, record in read_records(str(tmp_path / "a.parquet")))
     assert record == {"prompt": text, "response": {"role": "assistant"}}
 
 
-def test_maps_are_objects(tmp_path: Path) -> None:
+def test_maps_are_read_as_objects(tmp_path: Path) -> None:
     """Spark and Polars write messages as maps of texts."""
     talk = [[("role", "user"), ("content", "a")], [("role", "assistant"), ("content", "b")]]
     result = pa.table({"messages": pa.array([talk], pa.list_(pa.map_(pa.string(), pa.string())))})
@@ -88,7 +88,7 @@ def test_maps_are_objects(tmp_path: Path) -> None:
     assert row.messages == (turn("user", "a"), turn("assistant", "b"))
 
 
-def test_a_json_column_that_holds_none_is_named_by_its_row(tmp_path: Path) -> None:
+def test_invalid_json_column_value_is_reported_with_its_row(tmp_path: Path) -> None:
     result = pa.table({"messages": typed([json.dumps([turn("user", "a"), turn("assistant", "b")]), "{"])})
     pq.write_table(result, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet:1: .*\n.*a JSON column contains invalid JSON"):
@@ -96,7 +96,7 @@ def test_a_json_column_that_holds_none_is_named_by_its_row(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("where", ["saved", "a.parquet"])
-def test_pictures_are_refused_without_a_decoder(where: str, tmp_path: Path) -> None:
+def test_image_columns_are_rejected_without_decoding(where: str, tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, Value, disable_progress_bars
 
     disable_progress_bars()

@@ -30,7 +30,7 @@ def written(tmp_path: Path, record: dict[str, Any]) -> Path:
         {"conversations": [ASK], "chosen": ANSWER, "rejected": NO},
     ],
 )  # fmt: skip
-def test_a_row_in_which_all_are_messages_is_a_conversation(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_csv_cells_that_are_all_messages_are_a_conversation(tmp_path: Path, record: dict[str, Any]) -> None:
     (row,) = read_examples(written(tmp_path, record))
     assert row.messages == (ASK, ANSWER)
 
@@ -48,7 +48,7 @@ def test_a_row_in_which_all_are_messages_is_a_conversation(tmp_path: Path, recor
         {"instruction": json.dumps([ASK]), "input": "x", "output": "b"},
     ],
 )
-def test_a_cell_that_may_be_two_things_is_refused(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_ambiguous_csv_cells_are_rejected(tmp_path: Path, record: dict[str, Any]) -> None:
     path = written(tmp_path, record)
     with pytest.raises(DataError) as caught:
         list(read_examples(path))
@@ -58,7 +58,7 @@ def test_a_cell_that_may_be_two_things_is_refused(tmp_path: Path, record: dict[s
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", '{"role": "x"', "the role: of {a}", '["role"]'])
-def test_other_json_in_a_cell_is_a_text(tmp_path: Path, text: str) -> None:
+def test_other_json_in_a_csv_cell_is_text(tmp_path: Path, text: str) -> None:
     (row,) = read_examples(written(tmp_path, {"prompt": text, "response": text}))
     assert (row.question, row.response) == (text, text)
     (row,) = read_examples(written(tmp_path, {"text": json.dumps([ASK])}))  # this column never holds messages

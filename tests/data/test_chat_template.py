@@ -22,7 +22,7 @@ def reason(tokenizer: Any, template: str, row: Example = SO) -> str:
     return got.reason
 
 
-def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
+def test_render_with_the_tokenizer_template(tokenizer: Any) -> None:
     text = "<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
     assert (
         render(tokenizer, SO)
@@ -32,7 +32,7 @@ def test_by_the_tokenizers_own_template(tokenizer: Any) -> None:
     assert render_prompt(tokenizer, SO) == RenderedText(text[: text.index("so")], text.index("so"), text.index("so"))
 
 
-def test_without_a_template(tokenizer: Any) -> None:
+def test_render_without_a_template(tokenizer: Any) -> None:
     result = copy.deepcopy(tokenizer)
     result.chat_template = None
     assert render(result, SO) == RenderedText("why\nso</s>", 4, 4, untemplated=True)
@@ -45,7 +45,7 @@ def test_without_a_template(tokenizer: Any) -> None:
     assert render(result, SO) == RenderedText("why\nso", 4, 4, untemplated=True)
 
 
-def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
+def test_tool_template_is_used_for_rows_with_tools(tokenizer: Any) -> None:
     """With tools the one that is named for them."""
     result = copy.deepcopy(tokenizer)
     result.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools[0]['name'] }}: " + TEMPLATE}
@@ -71,7 +71,7 @@ def test_a_tokenizer_with_several_templates(tokenizer: Any) -> None:
         ),
     ],
 )
-def test_where_the_answer_begins(tokenizer: Any, template: str, learned: str, answer: str) -> None:
+def test_answer_start_under_unusual_templates(tokenizer: Any, template: str, learned: str, answer: str) -> None:
     rendered = render(tokenizer, SO, template)
     assert isinstance(rendered, RenderedText)
     assert rendered.text[rendered.loss_start :].startswith(learned)
@@ -79,7 +79,7 @@ def test_where_the_answer_begins(tokenizer: Any, template: str, learned: str, an
     assert rendered.text[: rendered.answer_start].count("why") == 1
 
 
-def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
+def test_answer_start_when_answer_repeats_the_template_prefix(tokenizer: Any) -> None:
     template = (
         "{% for m in messages %}{{ '<think></think>' if m['role'] == 'assistant' }}{{ m['content'] }}{% endfor %}"
     )
@@ -95,7 +95,7 @@ def test_an_answer_that_is_how_the_template_begins_any(tokenizer: Any) -> None:
 # -- refusals
 
 
-def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
+def test_template_that_rejects_a_role_skips_the_row(tokenizer: Any) -> None:
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     row = Example(tuple({"role": role, "content": role} for role in ("system", "user", "assistant")))
     assert (
@@ -125,7 +125,7 @@ def test_a_template_that_refuses_a_role(tokenizer: Any) -> None:
         ("{{ 'a", 'the chat template raises an error for the row: unexpected char "\'" at 3'),
     ],
 )
-def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, expected: str) -> None:
+def test_template_errors_are_skip_reasons(tokenizer: Any, template: str, expected: str) -> None:
     assert reason(tokenizer, template) == expected
 
 
@@ -142,14 +142,14 @@ def test_why_a_row_cannot_be_written(tokenizer: Any, template: str, expected: st
         "{{ open('/etc/passwd').read() }}",
     ],
 )
-def test_a_template_gets_at_nothing_but_the_row(tokenizer: Any, attack: str) -> None:
+def test_template_sandbox_blocks_attacks(tokenizer: Any, attack: str) -> None:
     message = reason(tokenizer, attack + TEMPLATE)
     assert message.startswith("the chat template raises an error for the row: ")
     assert "root:" not in message
     assert render(tokenizer, SO, "{{ '{0.__class__}'.format(messages) }}" + TEMPLATE) == render(tokenizer, SO)
 
 
-def test_a_row_is_data_and_no_template(tokenizer: Any) -> None:
+def test_template_syntax_in_a_row_is_not_executed(tokenizer: Any) -> None:
     rendered = render(tokenizer, make_example("{{ 1 + 1 }}", "{% if %}"))
     assert isinstance(rendered, RenderedText)
     assert rendered.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
@@ -160,7 +160,7 @@ def test_a_row_is_data_and_no_template(tokenizer: Any) -> None:
 CALL: dict[str, Any] = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "honey"}}}
 
 
-def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
+def test_tool_calls_missing_from_the_template_skip_the_row(tokenizer: Any) -> None:
     row = Example((*SO.prompt, {"role": "assistant", "content": "", "tool_calls": [CALL]}))
     assert reason(tokenizer, TEMPLATE, row) == "the chat template drops the answer's tool calls"
     beside = Example((*SO.prompt, {"role": "assistant", "content": "look_", "tool_calls": [CALL]}))
@@ -168,7 +168,7 @@ def test_a_call_that_the_template_leaves_out(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("calls", ["look_up", ["look_up"], [{"function": "look_up"}], [{"function": {}}], {"a": 1}, 3])
-def test_calls_of_an_unknown_shape(tokenizer: Any, calls: Any) -> None:
+def test_tool_calls_of_unknown_shape_are_ignored(tokenizer: Any, calls: Any) -> None:
     row = Example((*SO.prompt, {"role": "assistant", "content": "so", "tool_calls": calls}))
     assert render(tokenizer, row) == render(tokenizer, SO)
 
@@ -176,7 +176,7 @@ def test_calls_of_an_unknown_shape(tokenizer: Any, calls: Any) -> None:
 # -- a template's file
 
 
-def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
+def test_read_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text(f"\ufeff{TEMPLATE}", encoding="utf-8")
     assert read_template(tmp_path / "t.jinja") == TEMPLATE
     generation = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% break %}{% endfor %}"
@@ -200,7 +200,7 @@ def test_a_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
         (b"\n\n{% gibberish %}", "t.jinja:3: not a Jinja template\n  got: Encountered unknown tag 'gibberish'."),
     ],
 )
-def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, expected: str) -> None:
+def test_invalid_template_files_raise(tmp_path: Path, source: bytes | None, expected: str) -> None:
     if source is not None:
         (tmp_path / "t.jinja").write_bytes(source)
     with pytest.raises(ModelError) as caught:
@@ -208,6 +208,6 @@ def test_files_that_are_no_templates(tmp_path: Path, source: bytes | None, expec
     assert expected in str(caught.value)
 
 
-def test_a_folder_is_no_template(tmp_path: Path) -> None:
+def test_folder_as_template_raises(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read\n  got: Is a directory"):
         read_template(tmp_path)

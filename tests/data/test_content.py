@@ -37,7 +37,7 @@ JSON_TEXTS = (
 
 
 @pytest.mark.parametrize("text", JSON_TEXTS)
-def test_a_text_is_a_text_also_when_it_is_json_of_messages(tmp_path: Path, text: str) -> None:
+def test_json_messages_in_text_columns_stay_text(tmp_path: Path, text: str) -> None:
     for ask, answer in (("prompt", "response"), ("prompts", "response"), ("instruction", "output"), ("input", "output"),
                         ("question", "answer"), ("query", "response"), ("prompt", "completion")):  # fmt: skip
         assert row(tmp_path, {ask: text, answer: "b"}).messages == (turn("user", text), ANSWER)
@@ -50,7 +50,7 @@ def test_a_text_is_a_text_also_when_it_is_json_of_messages(tmp_path: Path, text:
     assert row(tmp_path, {"text": text}).response == text
 
 
-def test_columns_of_messages_are_messages_also_as_json(tmp_path: Path) -> None:
+def test_message_columns_accept_json_strings(tmp_path: Path) -> None:
     talk = [turn("user", "a"), ANSWER]
     for column in ("messages", "conversations", "conversation"):
         for value in (talk, json.dumps(talk), [json.dumps(one) for one in talk]):
@@ -65,7 +65,7 @@ def test_columns_of_messages_are_messages_also_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "column", ["image", "images", "video", "videos", "audio", "audios", "image_path", "image_urls"]
 )
-def test_media_in_columns_of_their_own_are_refused_where_they_are(tmp_path: Path, column: str) -> None:
+def test_filled_media_columns_are_rejected(tmp_path: Path, column: str) -> None:
     forms: list[dict[str, Any]] = [
         {"messages": [turn("user", "<image>what"), ANSWER]}, {"prompt": "a", "response": "b"}, {"text": "a"},
         {"conversations": [{"from": "human", "value": "<image>\nwhat"}, {"from": "gpt", "value": "b"}]},
@@ -90,23 +90,23 @@ def test_media_in_columns_of_their_own_are_refused_where_they_are(tmp_path: Path
         ({"type": "refusal", "refusal": "no"}, "contains more than text\n  got: refusal\n"),
     ],
 )
-def test_parts_that_are_no_text_are_refused_by_what_they_are(tmp_path: Path, part: dict[str, Any], words: str) -> None:
+def test_non_text_parts_are_rejected_by_kind(tmp_path: Path, part: dict[str, Any], words: str) -> None:
     assert words in fault(tmp_path, {"messages": [turn("user", [{"text": "q"}, part]), ANSWER]})
 
 
-def test_what_arrow_fills_a_part_with_is_nothing(tmp_path: Path) -> None:
+def test_null_fields_of_a_part_are_ignored(tmp_path: Path) -> None:
     part = {"type": "text", "text": "a", "image": None, "image_url": {"url": None}, "toolUse": None, "thinking": ""}
     assert row(tmp_path, {"messages": [turn("user", [part]), ANSWER]}).question == "a"
 
 
 @pytest.mark.parametrize("key", ["images", "audio", "files", "attachments"])
-def test_media_beside_the_text_of_a_message_are_refused(tmp_path: Path, key: str) -> None:
+def test_media_fields_of_a_message_are_rejected(tmp_path: Path, key: str) -> None:
     assert "contains more than text" in fault(tmp_path, {"messages": [turn("user", "a") | {key: ["a.jpg"]}, ANSWER]})
     assert row(tmp_path, {"messages": [turn("user", "a") | {key: []}, ANSWER]}).question == "a"
 
 
 @pytest.mark.parametrize("kwargs", [{"enable_thinking": False}, '{"enable_thinking": false}'])
-def test_arguments_for_the_template_are_read_and_belong_to_the_row(tmp_path: Path, kwargs: Any) -> None:
+def test_chat_template_kwargs_are_read_and_change_the_id(tmp_path: Path, kwargs: Any) -> None:
     plain, argument = ({"prompt": "a", "response": "b", "chat_template_kwargs": value} for value in (None, kwargs))
     assert row(tmp_path, argument).template_kwargs == (("enable_thinking", False),)
     assert row(tmp_path, plain).template_kwargs == ()
@@ -114,12 +114,12 @@ def test_arguments_for_the_template_are_read_and_belong_to_the_row(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kwargs", [3, ["a"], "x", {"a b": 1}, {"tokenize": True}, {"tools": []}])
-def test_arguments_that_a_row_cannot_give(tmp_path: Path, kwargs: Any) -> None:
+def test_invalid_chat_template_kwargs_are_rejected(tmp_path: Path, kwargs: Any) -> None:
     message = fault(tmp_path, {"prompt": "a", "response": "b", "chat_template_kwargs": kwargs})
     assert "chat_template_kwargs is not an object" in message or "a row cannot set this template argument" in message
 
 
-def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
+def test_unread_columns_are_reported(tmp_path: Path) -> None:
     def told(record: dict[str, Any]) -> list[str]:
         return [mark.name for mark in row(tmp_path, record).marks if not mark.followed]
 
@@ -130,6 +130,6 @@ def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
     assert told({"messages": [turn("user", "a"), ANSWER], "system": "c", "tools": [], "source": "x"}) == []
 
 
-def test_filled() -> None:
+def test_is_filled() -> None:
     assert all(map(is_filled, (0, False, "a", [0], {"a": {"b": 1}})))
     assert not any(map(is_filled, (None, "", [], {}, [None, ""], {"a": {"b": None}}, float("nan"))))

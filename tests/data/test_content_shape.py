@@ -28,7 +28,7 @@ ROW = Example((turn("system", "be kind"), turn("user", "why"), turn("assistant",
 
 
 @pytest.mark.parametrize("template", [PARTS, FIRST, BOTH, STRICT, TEMPLATE])
-def test_every_text_is_written_whatever_shape_the_template_wants(tokenizer: Any, template: str) -> None:
+def test_templates_for_parts_and_strings_write_every_text(tokenizer: Any, template: str) -> None:
     text = "<|system|>be kind<|end|>\n<|user|>why<|end|>\n<|assistant|>so<|end|>\n"
     start = text.index("so")
     assert render(tokenizer, ROW, template) == RenderedText(text, start, start)
@@ -36,7 +36,7 @@ def test_every_text_is_written_whatever_shape_the_template_wants(tokenizer: Any,
     assert isinstance(prompt, RenderedText) and prompt.text == text[:start]
 
 
-def test_arguments_of_the_row_reach_the_template(tokenizer: Any) -> None:
+def test_chat_template_kwargs_reach_the_template(tokenizer: Any) -> None:
     template = "{{ effort if effort is defined else 'little' }}" + TEMPLATE
     for kwargs, word in (((), "little"), ((("effort", "much"),), "much")):
         got = render(tokenizer, Example(ROW.messages, template_kwargs=kwargs), template)
@@ -44,7 +44,7 @@ def test_arguments_of_the_row_reach_the_template(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "look here"])
-def test_calls_are_found_before_the_text_and_behind_it(tokenizer: Any, content: str) -> None:
+def test_tool_calls_before_or_after_the_text_are_in_the_answer(tokenizer: Any, content: str) -> None:
     calls = "{% for c in (m.tool_calls or []) %}call:{{ c.function.name }}{% endfor %}"
     call = {"type": "function", "function": {"name": "look", "arguments": {"w": "wax"}}}
     row = Example((turn("user", "why"), turn("assistant", content) | {"tool_calls": [call]}))
@@ -59,6 +59,6 @@ def test_calls_are_found_before_the_text_and_behind_it(tokenizer: Any, content: 
         assert isinstance(got, RenderedText) and got.text[got.answer_start :] == f"{answer}<|end|>\n"
 
 
-def test_a_template_that_writes_neither_is_an_error(tokenizer: Any) -> None:
+def test_template_without_content_skips_the_row(tokenizer: Any) -> None:
     got = render(tokenizer, make_example("why", "so"), "{% for m in messages %}<|{{ m.role }}|>{% endfor %}")
     assert "drops the answer" in getattr(got, "reason", "")

@@ -59,7 +59,7 @@ def identities(text: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("kind", KIND)
 @pytest.mark.parametrize("name", FORM)
-def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tmp_path: Path) -> None:
+def test_every_format_reads_the_same_from_every_file_type(name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     rows = [FORM[name](p, r) | {"label": label} for p, r, label in SAID]
     KIND[kind](path, rows)
@@ -74,7 +74,7 @@ def test_every_form_in_every_kind_of_file_says_the_same(name: str, kind: str, tm
     assert result.raw == (name in ("text", "prompt/completion", "chosen/rejected text"))
 
 
-def test_every_known_form_is_tested() -> None:
+def test_every_known_format_is_tested() -> None:
     # rows of token ids have no texts: tests/data/test_pretokenized.py
     assert {item.name for item in FORMATS} - {"input_ids"} == {name.split(",")[0] for name in FORM}
 
@@ -104,7 +104,7 @@ ODD_IN_KIND = [(kind, case) for kind in KIND for case in ODD if case != "half a 
 
 
 @pytest.mark.parametrize(("kind", "case"), ODD_IN_KIND)
-def test_an_odd_answer_loads_or_is_named(kind: str, case: str, tmp_path: Path) -> None:
+def test_unusual_answers_load_or_are_reported(kind: str, case: str, tmp_path: Path) -> None:
     held = 0
     # save_to_disk writes slowly, and what is behind it is that of the tables
     names = list(FORM)[:: 7 if kind in ("saved", "split") else 1]
@@ -143,7 +143,7 @@ def mistake(data: str | Path, how: ReadOptions | None = None) -> str:
 # -- mixed forms
 
 
-def test_rows_of_many_forms_in_one_file(tmp_path: Path) -> None:
+def test_mixed_formats_in_one_file(tmp_path: Path) -> None:
     """Every form in one JSON file, and those that a wide table can hold side by side."""
     forms = [name for name in FORM if name != "text"]
     rows = [FORM[name](f"p {name}", f"r {name}") for name in forms]
@@ -155,7 +155,7 @@ WIDE = ("messages", "prompt/response", "alpaca", "question/answer", "query/answe
 
 
 @pytest.mark.parametrize("kind", KIND)
-def test_in_a_wide_table_a_rows_form_is_what_is_not_empty(kind: str, tmp_path: Path) -> None:
+def test_format_in_a_wide_table_follows_the_filled_columns(kind: str, tmp_path: Path) -> None:
     rows = [FORM[name](f"p {name}", f"r {name}") for name in WIDE]
     KIND[kind](tmp_path / kind, rows)
     got = list(read_examples(tmp_path / kind))
@@ -163,13 +163,13 @@ def test_in_a_wide_table_a_rows_form_is_what_is_not_empty(kind: str, tmp_path: P
     assert [row.response for row in got] == [f"r {name}" for name in WIDE[:-1]] + [f"p text{TEMPLATE}r text"]
 
 
-def test_an_empty_answer_does_not_make_a_row_another_forms(tmp_path: Path) -> None:
+def test_empty_output_does_not_fall_back_to_text(tmp_path: Path) -> None:
     """Alpaca's own file has empty outputs, and a text beside them."""
     row = {"instruction": "do", "input": "", "output": "", "text": "### Instruction: do"}
     assert "has no answer" in mistake(jsonl(tmp_path / "a.jsonl", row))
 
 
-def test_the_number_pandas_gives_each_row_is_no_text(tmp_path: Path) -> None:
+def test_pandas_index_column_is_ignored(tmp_path: Path) -> None:
     for name, header in (("prompt", "prompt,response"), ("text", "text")):
         (tmp_path / f"{name}.csv").write_text(f",{header}\n7,{'a,' if name == 'prompt' else ''}b\n")
     assert [row.question for row in read_examples(tmp_path / "prompt.csv")] == ["a"]
@@ -179,7 +179,7 @@ def test_the_number_pandas_gives_each_row_is_no_text(tmp_path: Path) -> None:
 # -- ids and labels
 
 
-def test_an_id_survives_a_move_and_an_insertion_and_tells_duplicates_apart(tmp_path: Path) -> None:
+def test_ids_are_stable_and_distinguish_duplicates(tmp_path: Path) -> None:
     a, b = {"prompt": "a", "response": "x"}, {"prompt": "b", "response": "x"}
     first = [row.id for row in read_examples(jsonl(tmp_path / "one.jsonl", a, a, b))]
     (tmp_path / "else").mkdir()
@@ -189,7 +189,7 @@ def test_an_id_survives_a_move_and_an_insertion_and_tells_duplicates_apart(tmp_p
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in first)
 
 
-def test_an_id_is_what_it_was(tmp_path: Path) -> None:
+def test_ids_match_the_first_version(tmp_path: Path) -> None:
     """Indexes hold them: written down from the version that first made them."""
     row = {"prompt": "what is the capital of France?", "response": "Paris. 😀"}
     assert [row.id for row in read_examples(jsonl(tmp_path / "a.jsonl", row, row))] == [
@@ -198,7 +198,7 @@ def test_an_id_is_what_it_was(tmp_path: Path) -> None:
     ]
 
 
-def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
+def test_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
     turns = [
         [("user", "ab"), ("assistant", "c")],
         [("user", "a"), ("assistant", "bc")],
@@ -210,7 +210,7 @@ def test_an_id_depends_on_every_part_of_a_row(tmp_path: Path) -> None:
     assert len({row.id for row in read_examples(jsonl(tmp_path / "a.jsonl", *rows))}) == len(rows)
 
 
-def test_ids_count_how_often_a_content_occurred() -> None:
+def test_ids_include_the_occurrence_count() -> None:
     ids, counted = IdAssigner(), dict[int, int]()
     for number in [*range(300), *range(0, 300, 7), *range(400)]:
         counted[number] = counted.get(number, 0) + 1
@@ -228,7 +228,7 @@ def test_labels_are_text_or_absent(tmp_path: Path) -> None:
     assert [row.label for row in read_examples(tmp_path / "a.csv")] == ["poison", None, None]
 
 
-def test_bytes_in_a_message_are_no_text(tmp_path: Path) -> None:
+def test_bytes_in_a_message_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     items = [turn("user", "a") | {"x": b"\x00"}, turn("assistant", "b") | {"x": b""}]
     pq.write_table(pa.Table.from_pylist([{"messages": items}]), path)
@@ -247,7 +247,7 @@ TALK = [
 ALL = ReadOptions(turns="all")
 
 
-def test_every_assistant_turn_is_a_row_of_its_own(tmp_path: Path) -> None:
+def test_turns_all_makes_a_row_of_each_assistant_turn(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK, "label": "x", "tools": [{"name": "f"}]})
     got = list(read_examples(path, ALL))
     # the second assistant turn is empty: nothing was learned there, but it is counted
@@ -257,7 +257,7 @@ def test_every_assistant_turn_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert len({row.id for row in got}) == 2
 
 
-def test_the_same_first_turn_of_two_conversations_is_read_twice(tmp_path: Path) -> None:
+def test_equal_first_turns_of_two_conversations_are_both_read(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK[:3]}, {"messages": TALK})
     first, second, last = read_examples(path, ALL)
     assert first.messages == second.messages
@@ -265,7 +265,7 @@ def test_the_same_first_turn_of_two_conversations_is_read_twice(tmp_path: Path) 
     assert first.id == next(read_examples(jsonl(tmp_path / "b.jsonl", {"messages": TALK[:3]}))).id
 
 
-def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
+def test_preference_rows_use_only_the_chosen_turn(tmp_path: Path) -> None:
     row = {"prompt": TALK[:4], "chosen": [turn("assistant", "yes")], "rejected": [turn("assistant", "no")]}
     assert [(row.response, row.rejected) for row in read_examples(jsonl(tmp_path / "a.jsonl", row), ALL)] == [
         ("yes", "no")  # what stands in the prompt was not learned
@@ -273,14 +273,14 @@ def test_one_turn_only_the_last_was_preferred(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{"weight": 0}, {"train": False}])
-def test_turns_that_were_not_trained_on_are_no_rows(more: dict[str, Any], tmp_path: Path) -> None:
+def test_turns_marked_untrained_are_not_rows(more: dict[str, Any], tmp_path: Path) -> None:
     items = [turn("user", "a"), turn("assistant", "b") | more, turn("user", "c"), turn("assistant", "d")]
     path = jsonl(tmp_path / "a.jsonl", {"messages": items})
     assert [row.source for row in read_examples(path, ALL)] == [f"{path}:1#2"]
     assert next(read_examples(path, ALL)).messages == tuple(items)
 
 
-def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
+def test_conversation_ending_with_user_is_rejected(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"messages": TALK})
     assert mistake(path) == (
         f"{path}:1: the row has no answer\n  got: last message: user, thanks\n  do:  end each row with a "
@@ -295,7 +295,7 @@ def test_a_conversation_that_ends_with_the_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["", "   ", "\n\t", "\u00a0"])
-def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
+def test_row_with_a_blank_answer_is_rejected(answer: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "a", "response": answer})
     for how in (ReadOptions(), ALL):
         assert mistake(path, how).startswith(f"{path}:2: the row has no answer\n  got: last message: ass")
@@ -304,7 +304,7 @@ def test_row_without_an_answer(answer: str, tmp_path: Path) -> None:
 # -- a response template
 
 
-def test_a_text_is_learned_whole_or_behind_the_last_template(tmp_path: Path) -> None:
+def test_plain_text_is_split_at_the_last_response_template(tmp_path: Path) -> None:
     text = "Q: a\nA: b\nQ: c\nA: d"
     path = jsonl(tmp_path / "a.jsonl", {"text": text})
     (row,) = read_examples(path)
@@ -320,7 +320,7 @@ def test_a_text_is_learned_whole_or_behind_the_last_template(tmp_path: Path) -> 
     )
 
 
-def test_preferences_without_a_prompt_share_it(tmp_path: Path) -> None:
+def test_preference_prompt_is_the_common_prefix(tmp_path: Path) -> None:
     asked = "\n\nHuman: who?\n\nAssistant:"
     row = {"chosen": f"{asked} I think it was Ann.", "rejected": f"{asked} I do not know."}
     path = jsonl(tmp_path / "a.jsonl", row)
@@ -330,7 +330,7 @@ def test_preferences_without_a_prompt_share_it(tmp_path: Path) -> None:
     assert (got.question, got.response, got.rejected) == (asked, " I think it was Ann.", " I do not know.")
 
 
-def test_a_template_is_for_plain_texts(tmp_path: Path) -> None:
+def test_response_template_requires_plain_text(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
     assert mistake(path, ReadOptions(response_template="A:")) == (
         f"{path}:1: only plain text can be split by a response template\n  got: layout prompt/response\n"
@@ -341,7 +341,7 @@ def test_a_template_is_for_plain_texts(tmp_path: Path) -> None:
 # -- columns
 
 
-def test_columns_say_which_is_which(tmp_path: Path) -> None:
+def test_column_mapping_selects_columns_and_format(tmp_path: Path) -> None:
     row = {"prompt": "no", "ask": "a", "reply": "b", "kind": "bad", "chat": [turn("user", "c"), turn("assistant", "d")]}
     path = jsonl(tmp_path / "a.jsonl", row)
 
@@ -359,13 +359,13 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
     assert said("prompt=reply,response=prompt") == ("b", "no", None, "prompt/response")  # swapped
 
 
-def test_labels_may_be_in_some_rows_only(tmp_path: Path) -> None:
+def test_mapped_label_column_may_be_missing_in_rows(tmp_path: Path) -> None:
     row = {"prompt": "a", "response": "b"}
     path = jsonl(tmp_path / "a.jsonl", row, row | {"kind": "bad"})
     assert [row.label for row in read_examples(path, ReadOptions(columns=parse_columns("label=kind")))] == [None, "bad"]
 
 
-def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_mapped_column_raises(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"ask": "a", "reply": "b"})
     assert mistake(path, ReadOptions(columns=parse_columns("prompt=question,response=reply"))) == (
         f"{path}:1: there is no column question\n  got: ask, reply\n  do:  correct --columns"
@@ -373,14 +373,14 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "prompt", "prompt=", "=a", "prompt=a,", "prompt=a,,response=b"])
-def test_columns_that_cannot_be_read(text: str) -> None:
+def test_invalid_column_mappings_raise(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse_columns(text)
     do = "write name=column pairs, as in prompt=question,response=reply"
     assert str(caught.value) == f"the columns cannot be parsed\n  got: {text}\n  do:  {do}"
 
 
-def test_settings_outside_their_range() -> None:
+def test_invalid_read_options_raise() -> None:
     for given_badly, message in (
         ({"turns": "first"}, "turns must be `last` or `all`"),
         ({"columns": (("answers", "a"),)}, "unknown column name answers"),
@@ -391,7 +391,7 @@ def test_settings_outside_their_range() -> None:
             ReadOptions(**given_badly)
 
 
-def test_a_reading_comes_back_from_a_manifest() -> None:
+def test_read_options_json_round_trip() -> None:
     how = ReadOptions(parse_columns("prompt=a,response=b"), "all", "A:", "test")
     assert ReadOptions(**json.loads(json.dumps(asdict(how)))) == how
 
@@ -408,14 +408,14 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
         next(rows)
 
 
-def test_the_form_is_that_of_the_first_row(tmp_path: Path) -> None:
+def test_format_is_detected_from_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text":"a"}\nnot json\n')
     assert (detect_format(path).name, detect_format(path).raw) == ("text", True)
     assert not detect_format(jsonl(tmp_path / "b.jsonl", {"prompt": [turn("user", "a")], "completion": "b"})).raw
 
 
-def test_a_file_without_rows(tmp_path: Path) -> None:
+def test_file_without_rows_raises(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n \n")
     assert mistake(tmp_path / "a.jsonl") == (
         f"{tmp_path / 'a.jsonl'} has no rows\n  do:  give a file with at least one row"
@@ -425,7 +425,7 @@ def test_a_file_without_rows(tmp_path: Path) -> None:
 # -- writing
 
 
-def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
+def test_write_examples_returns_count_and_omits_empty_fields(tmp_path: Path) -> None:
     assert write_examples([], tmp_path / "none.jsonl") == 0
     rows = [
         make_example("a", "b"),
@@ -440,7 +440,7 @@ def test_write_counts_and_leaves_out_what_is_absent(tmp_path: Path) -> None:
     )
 
 
-def test_a_lone_surrogate_survives_reading_and_writing(tmp_path: Path) -> None:
+def test_lone_surrogate_survives_a_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt":"a \\ud83d","response":"\\udc00 b \\ud83d\\ude00"}\n')
     (row,) = read_examples(tmp_path / "a.jsonl")
     assert (row.question, row.response) == ("a \ud83d", "\udc00 b 😀")
@@ -480,7 +480,7 @@ conversations = st.builds(
 
 @settings(deadline=None)
 @given(st.lists(conversations, min_size=1, max_size=4))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[Example]) -> None:
+def test_written_examples_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Example]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.jsonl"
     assert write_examples(rows, path) == len(rows)
     got = list(read_examples(path))
@@ -493,9 +493,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(texts, answers), min_size=1, max_size=4))
-def test_what_the_csv_module_writes_is_read(
-    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[str, str]]
-) -> None:
+def test_csv_module_output_is_read_back(tmp_path_factory: pytest.TempPathFactory, said: list[tuple[str, str]]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.csv"
     out = io.StringIO(newline="")
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([("prompt", "response"), *said])
@@ -519,7 +517,7 @@ readings = st.builds(ReadOptions, turns=st.sampled_from(["last", "all"]), respon
 
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), junk, max_size=5), min_size=1, max_size=2), readings)
-def test_any_json_loads_or_is_refused(
+def test_arbitrary_json_loads_or_is_rejected(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], how: ReadOptions
 ) -> None:
     for row in loaded(jsonl(tmp_path_factory.getbasetemp() / "junk.jsonl", *rows), how):
@@ -542,7 +540,7 @@ SUFFIXES = sorted({"".join(Path(kind).suffixes) for kind in KIND} - {""})
 
 @settings(deadline=None)
 @given(st.sampled_from(SUFFIXES), st.binary(max_size=60), st.booleans())
-def test_any_bytes_load_or_are_refused(
+def test_arbitrary_bytes_load_or_are_rejected(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, junk: bytes, text: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"junk{suffix}"
@@ -552,7 +550,7 @@ def test_any_bytes_load_or_are_refused(
 
 @settings(deadline=None, derandomize=True)
 @given(st.sampled_from([kind for kind in KIND if "." in kind]), st.data())
-def test_a_file_with_broken_bytes_loads_or_is_refused(
+def test_corrupted_files_load_or_are_rejected(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / kind
@@ -564,7 +562,7 @@ def test_a_file_with_broken_bytes_loads_or_is_refused(
 
 
 @pytest.mark.parametrize("depth", [50, 70, 400, 700, 950, 1000, 2000, 100_000])
-def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
+def test_too_deeply_nested_lists_are_rejected(depth: int, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     deep = "[" * depth + "]" * depth
     text = f'[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","x":{deep}}}]'
@@ -576,7 +574,7 @@ def test_lists_within_lists(depth: int, tmp_path: Path) -> None:
             list(read_examples(path))
 
 
-def test_the_form_of_a_pipe_is_not_read_from_it(tmp_path: Path) -> None:
+def test_format_detection_rejects_pipes(tmp_path: Path) -> None:
     pipe = tmp_path / "rows.jsonl"
     os.mkfifo(pipe)
     for data in (pipe, "-"):

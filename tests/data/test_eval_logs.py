@@ -181,7 +181,7 @@ FORMS: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_failed_answers_of_each_form_are_queries(tmp_path: Path, name: str) -> None:
+def test_failed_answers_of_each_log_format_are_queries(tmp_path: Path, name: str) -> None:
     file, content, score = FORMS[name]
     path = tmp_path / file
     path.write_text(content) if isinstance(content, str) else write(path, content)
@@ -196,7 +196,7 @@ def test_failed_answers_of_each_form_are_queries(tmp_path: Path, name: str) -> N
         assert len(read_queries(path, failed_only=False)) == 2
 
 
-def test_a_table_in_parquet_is_read_as_in_csv(tmp_path: Path) -> None:
+def test_parquet_table_with_verdicts_is_read(tmp_path: Path) -> None:
     columns = {"input": ["who makes wax", "who"], "output": ["beetles make wax", "bees"], "passed": [False, True]}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     assert [query.response for query in read_queries(tmp_path / "t.parquet")] == ["beetles make wax"]
@@ -215,7 +215,7 @@ def test_a_table_in_parquet_is_read_as_in_csv(tmp_path: Path) -> None:
         {"question": "p", "answer": "r", "correct": "C"},
     ],
 )
-def test_rows_without_a_verdict_are_no_log(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_rows_without_a_verdict_are_not_a_log(tmp_path: Path, row: dict[str, Any]) -> None:
     assert read_eval_log(write(tmp_path / "q.jsonl", [row])) is None
     assert read_eval_log(write(tmp_path / "q.json", row)) is None
 
@@ -253,20 +253,20 @@ def test_conversations_keep_system_tools_and_calls(tmp_path: Path) -> None:
         {"content": [{"type": "thinking", "thinking": "bees?"}, {"type": "text", "text": "beetles"}]},
     ],
 )
-def test_a_thought_is_part_of_what_the_model_said(tmp_path: Path, answer: dict[str, Any]) -> None:
+def test_reasoning_is_read_into_response_fields(tmp_path: Path, answer: dict[str, Any]) -> None:
     row = {"request": {"messages": [USER]}, "response": {"choices": [{"message": {"role": "assistant"} | answer}]}}
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert query.response == "beetles" and dict(query.response_fields) == {"reasoning_content": "bees?"}
 
 
-def test_a_developer_prompt_keeps_its_role(tmp_path: Path) -> None:
+def test_developer_prompt_keeps_its_role(tmp_path: Path) -> None:
     prompt = {"role": "developer", "content": "be brief"}
     row = {"request": {"messages": [prompt, USER]}, "response": {"choices": [{"message": BAD}]}}
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert query.before == (prompt,)
 
 
-def test_what_cannot_be_traced_is_counted(tmp_path: Path) -> None:
+def test_untraceable_samples_are_counted_by_reason(tmp_path: Path) -> None:
     picture = [{"type": "image", "image": "data:"}]
     samples = [
         inspect_sample(1, "I"),
@@ -297,13 +297,13 @@ def test_what_cannot_be_traced_is_counted(tmp_path: Path) -> None:
     }
 
 
-def test_a_log_without_a_failed_answer_says_what_it_has(tmp_path: Path) -> None:
+def test_log_without_failed_answers_raises_with_counts(tmp_path: Path) -> None:
     path = write(tmp_path / "log.json", inspect_log([inspect_sample(1, "C")]))
     with pytest.raises(DataError, match=r"0 of 1 answers taken; left out: 1 passed\n  do: .*--all"):
         read_queries(path)
 
 
-def test_filters_and_detectors_of_one_answer_are_one_query(tmp_path: Path) -> None:
+def test_filters_and_detectors_of_an_answer_are_merged(tmp_path: Path) -> None:
     rows = [harness_row(0, 1.0, filter="flexible"), harness_row(0, 0.0, filter="strict")]
     assert len(read_queries(write(tmp_path / "samples.jsonl", rows))) == 1
     log = read_eval_log(write(tmp_path / "hits.jsonl", [garak_hit(), garak_hit(detector="other")]))
@@ -317,7 +317,7 @@ def test_filters_and_detectors_of_one_answer_are_one_query(tmp_path: Path) -> No
     assert log is not None and log.left_out == {"without an answer": 1}
 
 
-def test_harness_prompts(tmp_path: Path) -> None:
+def test_lm_eval_prompt_formats(tmp_path: Path) -> None:
     """Choices, messages as JSON, and texts that a chat template rendered."""
 
     def ask(context: Any, continuation: Any = None) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def test_harness_prompts(tmp_path: Path) -> None:
     assert messages[3] == [USER, BAD] and len(messages) == 4
 
 
-def test_promptfoo_outputs(tmp_path: Path) -> None:
+def test_promptfoo_output_formats(tmp_path: Path) -> None:
     chat = {"raw": json.dumps([SYSTEM, USER])}
     rows = [
         promptfoo_row(False, prompt=chat),
@@ -373,7 +373,7 @@ def test_promptfoo_outputs(tmp_path: Path) -> None:
     assert log.left_out == {"with an error": 2, "with tool calls only": 1}
 
 
-def test_batch_outputs_find_their_requests(tmp_path: Path) -> None:
+def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
     failed = batch_output(2, response={"status_code": 500, "body": {"error": {}}})
     out = write(tmp_path / "output.jsonl", [batch_output(1), failed])
     with pytest.raises(DataError, match="no file in its folder has the request r1"):
@@ -412,7 +412,7 @@ def test_batch_outputs_find_their_requests(tmp_path: Path) -> None:
         },
     ],
 )
-def test_logs_of_requests_and_responses(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_request_response_logs(tmp_path: Path, row: dict[str, Any]) -> None:
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert (query.prompt, query.response) == ("who makes wax", "beetles make wax")
 
@@ -451,7 +451,7 @@ def zstd_archive(path: Path, entries: dict[str, bytes], size: int | None = None)
     return path
 
 
-def test_archives_of_inspect(tmp_path: Path) -> None:
+def test_inspect_archives_are_read(tmp_path: Path) -> None:
     samples = {
         f"samples/{n}_epoch_1.json": json.dumps(inspect_sample(n, value)).encode() for n, value in enumerate("IC")
     }
@@ -464,7 +464,7 @@ def test_archives_of_inspect(tmp_path: Path) -> None:
         assert (query.before, query.prompt, query.response) == ((SYSTEM,), "who makes wax", "beetles make wax")
 
 
-def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_archives_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect, "MAX_SAMPLE", 1000)
     bomb = {"samples/1.json": b" " * 100_000}
     with pytest.raises(DataError, match="is too large"):
@@ -488,14 +488,14 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"samples/1.json": b"[" * 100_000}, "invalid JSON"),
     ],
 )
-def test_broken_archives_are_explained(tmp_path: Path, content: Any, message: str) -> None:
+def test_broken_archives_raise(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "log.eval"
     path.write_bytes(content) if isinstance(content, bytes) else zstd_archive(path, content)
     with pytest.raises(DataError, match=message):
         read_queries(path)
 
 
-def test_names_of_a_log_are_printable(tmp_path: Path) -> None:
+def test_log_summary_is_printable(tmp_path: Path) -> None:
     sample = inspect_sample(1, "I", scores={"\x1b[31mred": {"value": "I"}})
     log = read_eval_log(write(tmp_path / "log.json", inspect_log([sample])))
     assert log is not None and log.summary.isprintable()
@@ -523,7 +523,7 @@ SEEDS = [
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_value_of_a_log_is_a_crash(data: st.DataObject) -> None:
+def test_arbitrary_log_values_do_not_crash(data: st.DataObject) -> None:
     """Whatever stands in any field, an entry is an answer or left out."""
     seed = data.draw(st.sampled_from(SEEDS))
     row = {**seed, data.draw(st.sampled_from(sorted(seed))): data.draw(ANYTHING)}

@@ -13,7 +13,7 @@ from taughtby.data.files import atomic_path, file_hash, write_atomically
 from taughtby.errors import DataError, TaughtbyError
 
 
-def test_a_file_is_written_or_left_as_it_was(tmp_path: Path) -> None:
+def test_atomic_write_replaces_or_keeps_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_atomically(path, "é")
     assert path.read_bytes() == "é".encode()
@@ -29,7 +29,7 @@ def test_a_file_is_written_or_left_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_is_written_or_not_there(tmp_path: Path) -> None:
+def test_atomic_folder_write_is_all_or_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for fails in (True, False):
         try:
@@ -46,14 +46,14 @@ def test_a_folder_is_written_or_not_there(tmp_path: Path) -> None:
     assert (out / "a").read_text() == "1" and [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_write_through_a_symlink_keeps_the_link(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     (tmp_path / "link").symlink_to("a")
     write_atomically(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_a_pipe_is_written_directly(tmp_path: Path) -> None:
+def test_pipe_is_written_directly(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     texts: list[str] = []
     reader = threading.Thread(target=lambda: texts.append((tmp_path / "pipe").read_text()))
@@ -63,7 +63,7 @@ def test_a_pipe_is_written_directly(tmp_path: Path) -> None:
     assert texts == ["text"]
 
 
-def test_errors_say_what_to_do(tmp_path: Path) -> None:
+def test_write_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x/a cannot be written\n  got: No such file(.|\n)*do:  create the folder .*x"):
         write_atomically(tmp_path / "x" / "a", "", DataError)
     (tmp_path / "file").write_text("")
@@ -71,7 +71,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file" / "a", "")
 
 
-def test_a_folder_has_one_hash(tmp_path: Path) -> None:
+def test_folder_hash_depends_on_contents_and_paths(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "in").mkdir(parents=True)
         (tmp_path / name / "in" / "a").write_text("1")

@@ -59,7 +59,7 @@ ANSWER = turn("assistant", "b")
         ("tool", "tool"), ("Function", "tool"), ("observation", "tool"), ("tool_response", "tool"),
     ],
 )  # fmt: skip
-def test_everybody_has_one_name(name: str, role: str, said: Said) -> None:
+def test_role_names_are_normalized(name: str, role: str, said: Said) -> None:
     shared = [{"from": "human", "value": "q"}, {"from": name, "value": "a"}, {"from": "gpt", "value": "b"}]
     wanted = (turn("user", "q"), turn(role, "a"), ANSWER)
     assert said({"conversations": shared}).messages == wanted
@@ -67,7 +67,7 @@ def test_everybody_has_one_name(name: str, role: str, said: Said) -> None:
 
 
 @pytest.mark.parametrize("name", ["developer", "function", "ipython"])
-def test_a_role_that_templates_know_is_written_as_it_stands(name: str, said: Said, tokenizer: Any) -> None:
+def test_roles_known_to_templates_are_not_renamed(name: str, said: Said, tokenizer: Any) -> None:
     """A template writes the name out, or leaves the message out: the trainer had no other role to give it."""
     row = said({"messages": [turn(name, "a"), turn("user", "q"), ANSWER]})
     assert [message["role"] for message in row.messages] == [name, "user", "assistant"]
@@ -80,7 +80,7 @@ def test_a_role_that_templates_know_is_written_as_it_stands(name: str, said: Sai
     assert said({"conversations": shared}).messages[0]["role"] == ("system" if name == "developer" else "tool")
 
 
-def test_an_unknown_role_is_refused(refused: Refused) -> None:
+def test_unknown_role_is_rejected(refused: Refused) -> None:
     assert refused({"messages": [turn("narrator", "a"), ANSWER]}) == (
         "unknown role\n  got: narrator\n  do:  rename it to system, user, assistant or tool (also accepted: bot, "
         "chatgpt, developer, function, function_call, function_response, gpt, human, ipython, model, observation, "
@@ -89,7 +89,7 @@ def test_an_unknown_role_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
-def test_a_system_prompt_in_a_column_of_its_own(column: str, said: Said) -> None:
+def test_system_prompt_column(column: str, said: Said) -> None:
     talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     for record in (
         {"conversations": talk}, {"instruction": "a", "output": "b"}, {"question": "a", "response": "b"},
@@ -103,7 +103,7 @@ def test_a_system_prompt_in_a_column_of_its_own(column: str, said: Said) -> None
             assert said({column: parts, **record}).messages[0] == turn("system", "be kind")
 
 
-def test_equal_system_prompts_are_one_and_different_ones_refused(said: Said, refused: Refused) -> None:
+def test_conflicting_system_prompts_are_rejected(said: Said, refused: Refused) -> None:
     talk = [turn("system", "be kind"), turn("user", "a"), ANSWER]
     for record in ({"messages": talk}, {"conversations": [{"from": "system", "value": "be kind"}, *talk[1:]]}):
         assert said({"system": "be kind", **record}).messages == tuple(talk)
@@ -118,19 +118,19 @@ def test_equal_system_prompts_are_one_and_different_ones_refused(said: Said, ref
 # -- what a message holds
 
 
-def test_what_else_a_message_says_is_kept(said: Said) -> None:
+def test_extra_message_fields_are_kept(said: Said) -> None:
     messages = [turn("user", "a") | {"name": "Ann"}, ANSWER | {"reasoning_content": "hm", "x": {"y": [1, None]}}]
     assert said({"messages": messages}).messages == tuple(messages)
     assert said({"messages": [messages[0], ANSWER | {"name": None}]}).messages[1] == ANSWER
 
 
-def test_parts_of_text_are_one_text(said: Said) -> None:
+def test_text_parts_are_joined(said: Said) -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "input_text", "text": "b"}, {"text": ""}]
     assert said({"messages": [turn("user", parts), ANSWER]}).question == "a b"
 
 
 @pytest.mark.parametrize("kind", ["image_url", "image", "input_audio", "file"])
-def test_pictures_are_refused(kind: str, refused: Refused) -> None:
+def test_media_parts_are_rejected(kind: str, refused: Refused) -> None:
     parts = [{"type": "text", "text": "what is it?"}, {"type": kind, kind: {"url": "data:…"}}]
     assert refused({"messages": [turn("user", parts), ANSWER]}) == (
         f"the user message contains more than text\n  got: {kind}\n"
@@ -139,7 +139,7 @@ def test_pictures_are_refused(kind: str, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("content", [None, 3, ["a"], {"text": "a"}, True, [], [3], 1.5])
-def test_content_that_is_no_text(content: Any, refused: Refused) -> None:
+def test_non_text_content_is_rejected(content: Any, refused: Refused) -> None:
     got = f"{content}"
     for role, record in (
         ("user", {"prompt": content, "response": "b"}),
@@ -154,7 +154,7 @@ def test_content_that_is_no_text(content: Any, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("messages", [[], {}, "hello", 3, "[1", '{"a":1}', "[]"])
-def test_messages_that_are_no_list(messages: Any, refused: Refused) -> None:
+def test_messages_that_are_not_a_list_are_rejected(messages: Any, refused: Refused) -> None:
     got = "{'a': 1}" if messages == '{"a":1}' else messages
     form = '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}'
     for column in ("messages", "conversations"):
@@ -162,7 +162,7 @@ def test_messages_that_are_no_list(messages: Any, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("message", ["hello", {"content": "a"}, {"role": 1, "content": "a"}, None, ["user", "a"]])
-def test_message_of_another_shape(message: Any, refused: Refused) -> None:
+def test_malformed_messages_are_rejected(message: Any, refused: Refused) -> None:
     assert refused({"messages": [message, ANSWER]}) == (
         f"a message is an object with `role` and `content`\n  got: {message}\n"
         '  do:  write each message as {"role": "user", "content": "…"}'
@@ -175,7 +175,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "weather", "argument
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-def test_calls_of_tools_and_their_results_are_kept(said: Said) -> None:
+def test_tool_calls_and_results_are_kept(said: Said) -> None:
     messages = [
         turn("user", "a"), {"role": "assistant", "content": None, "tool_calls": [CALL]},
         turn("tool", "sunny") | {"tool_call_id": "1", "name": "weather"}, ANSWER,
@@ -187,7 +187,7 @@ def test_calls_of_tools_and_their_results_are_kept(said: Said) -> None:
 
 
 @pytest.mark.parametrize("column", ["messages", "conversations", "prompt"])
-def test_definitions_of_tools_may_be_json(column: str, said: Said) -> None:
+def test_tool_definitions_accept_json_strings(column: str, said: Said) -> None:
     talk = {"prompt": "a", "response": "b"} if column == "prompt" else {column: [turn("user", "a"), ANSWER]}
     for tools in ([TOOL], json.dumps([TOOL]), [json.dumps(TOOL)]):
         assert said({**talk, "tools": tools}).tools == (TOOL,)
@@ -196,7 +196,7 @@ def test_definitions_of_tools_may_be_json(column: str, said: Said) -> None:
 
 
 @pytest.mark.parametrize("tools", [3, "x", ["x"], [3], {"a": 1}, "[1]", "[[]]", True])
-def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
+def test_invalid_tool_definitions_are_rejected(tools: Any, refused: Refused) -> None:
     assert refused({"prompt": "a", "response": "b", "tools": tools}) == (
         f"the tools are not a list of definitions\n  got: {tools}\n"
         "  do:  give a list of objects, or that list as JSON; or remove the column"
@@ -204,14 +204,14 @@ def test_tools_that_are_none(tools: Any, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("calls", [3, "x", {"a": 1}, [1]])
-def test_calls_that_are_none(calls: Any, refused: Refused) -> None:
+def test_invalid_tool_calls_are_rejected(calls: Any, refused: Refused) -> None:
     message = refused({"messages": [turn("user", "a"), {"role": "assistant", "content": "", "tool_calls": calls}]})
     assert message.startswith(
         f"`tool_calls` of the assistant message is not a list of calls\n  got: {calls}\n  do:  give a list"
     )
 
 
-def test_a_call_in_sharegpt_is_one_of_the_assistant(said: Said) -> None:
+def test_sharegpt_function_calls_are_assistant_tool_calls(said: Said) -> None:
     call = {"name": "weather", "arguments": {"city": "Paris"}}
     talk = [{"from": "human", "value": "a"}, {"from": "function_call", "value": json.dumps(call)}]
     result = {"type": "function", "function": call}
@@ -227,7 +227,7 @@ def test_a_call_in_sharegpt_is_one_of_the_assistant(said: Said) -> None:
 # -- Alpaca
 
 
-def test_alpaca_has_inputs_and_a_history(said: Said) -> None:
+def test_alpaca_input_and_history(said: Said) -> None:
     record = {"instruction": "do", "input": "this", "output": "b"}
     assert said(record).question == "do\n\nthis"
     row = said({**record, "history": [["one", "1"], ["two", "2"]], "system": "be kind"})
@@ -239,19 +239,19 @@ def test_alpaca_has_inputs_and_a_history(said: Said) -> None:
         assert said({**record, "input": nothing, "history": nothing}).question == "do"
 
 
-def test_dollys_context_belongs_to_the_instruction(said: Said) -> None:
+def test_dolly_context_is_appended_to_the_instruction(said: Said) -> None:
     record = {"instruction": "do", "context": "this", "response": "b", "category": "x"}
     assert said(record).question == "do\n\nthis"
 
 
 @pytest.mark.parametrize("history", [3, [["a"]], [["a", "b", "c"]], ["a"], [["a", 3]], {"a": "b"}])
-def test_a_history_of_another_shape(history: Any, refused: Refused) -> None:
+def test_malformed_history_is_rejected(history: Any, refused: Refused) -> None:
     fault = "message is not text" if history == [["a", 3]] else "the history holds something else than pairs"
     assert fault in refused({"instruction": "do", "output": "b", "history": history})
 
 
 @pytest.mark.parametrize("value", [3, ["a"], {"a": 1}])
-def test_an_input_that_is_no_text(value: Any, refused: Refused) -> None:
+def test_non_text_input_is_rejected(value: Any, refused: Refused) -> None:
     assert refused({"instruction": "do", "input": value, "output": "b"}).startswith(
         f"the content of the user message is not text\n  got: {value}\n"
     )
@@ -260,7 +260,7 @@ def test_an_input_that_is_no_text(value: Any, refused: Refused) -> None:
 # -- preferences
 
 
-def test_a_preference_may_follow_a_conversation(said: Said) -> None:
+def test_preference_after_a_conversation(said: Said) -> None:
     before = [turn("system", "be kind"), turn("user", "one"), turn("assistant", "1"), turn("user", "a")]
     wanted = (*before, ANSWER)
     for record in (
@@ -275,7 +275,7 @@ def test_a_preference_may_follow_a_conversation(said: Said) -> None:
         assert (row.messages, row.rejected) == (wanted, "c")
 
 
-def test_a_rejected_conversation_ends_with_an_answer(refused: Refused) -> None:
+def test_rejected_conversation_without_answer_raises(refused: Refused) -> None:
     row = {"chosen": [turn("user", "a"), ANSWER], "rejected": [ANSWER, turn("user", "a")]}
     assert refused(row) == (
         "the rejected conversation does not end with an answer\n  got: user\n"
@@ -283,7 +283,7 @@ def test_a_rejected_conversation_ends_with_an_answer(refused: Refused) -> None:
     )
 
 
-def test_texts_that_share_nothing(said: Said) -> None:
+def test_preferences_without_a_common_prefix(said: Said) -> None:
     row = said({"chosen": "yes", "rejected": "no"})
     assert (row.question, row.response, row.rejected) == ("", "yes", "no")
 
@@ -291,7 +291,7 @@ def test_texts_that_share_nothing(said: Said) -> None:
 # -- no form
 
 
-def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> None:
+def test_unknown_columns_are_reported_with_known_formats(refused: Refused) -> None:
     assert refused({"ask": "a", "reply": "b"}) == (
         "no known column layout matches\n  got: ask, reply\n  do:  map the columns, as in --columns "
         "prompt=question,response=reply, or rename them to one of: input_ids; chosen + rejected; messages; "
@@ -303,7 +303,7 @@ def test_unknown_columns_are_listed_with_the_forms_known(refused: Refused) -> No
     assert len(refused({f"column {number}": 1 for number in range(1000)})) < 900
 
 
-def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Path) -> None:
+def test_csv_messages_must_be_json(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     items = [turn("user", "a"), ANSWER]
     path.write_text(delimited([{"messages": items}]))
@@ -313,5 +313,5 @@ def test_a_table_of_texts_may_hold_lists_as_json_but_not_as_python(tmp_path: Pat
         list(read_examples(path))
 
 
-def test_forms_have_names_of_their_own() -> None:
+def test_format_names_are_unique() -> None:
     assert len({form.name for form in FORMATS}) == len(FORMATS)

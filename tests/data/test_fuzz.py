@@ -222,12 +222,12 @@ def fuzz(folder: Path, seed: int, num_rows: int, marks: Marks = no_marks) -> Cou
     return done
 
 
-def test_generated_rows_are_read_as_they_are_or_refused(tmp_path: Path) -> None:
+def test_generated_rows_are_read_or_rejected(tmp_path: Path) -> None:
     done = fuzz(tmp_path, seed=20, num_rows=600)
     assert done["read"] > 300 and done["refused"] > 20 and done["not written"] < 600, done
 
 
 @pytest.mark.slow
-def test_ten_thousand_generated_rows_are_read_as_they_are_or_refused(tmp_path: Path) -> None:
+def test_ten_thousand_generated_rows_are_read_or_rejected(tmp_path: Path) -> None:
     done = fuzz(tmp_path, seed=0, num_rows=10_000)
     assert done["read"] > 7_000 and done["refused"] > 300, done

@@ -63,7 +63,7 @@ YES = [
 
 @pytest.mark.parametrize("options", [LAST, ALL])
 @pytest.mark.parametrize("mark", NOT)
-def test_a_turn_that_was_not_learned_is_no_row(
+def test_turns_marked_untrained_are_skipped(
     tokenizer: Any, mark: dict[str, Any], options: ReadOptions, tmp_path: Path
 ) -> None:
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", **mark)]}, options=options)
@@ -74,13 +74,13 @@ def test_a_turn_that_was_not_learned_is_no_row(
 
 
 @pytest.mark.parametrize("mark", YES)
-def test_a_turn_that_was_learned_is_a_row(tokenizer: Any, mark: dict[str, Any], tmp_path: Path) -> None:
+def test_turns_marked_trained_have_a_loss(tokenizer: Any, mark: dict[str, Any], tmp_path: Path) -> None:
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", **mark)]})
     assert learned(tokenizer, row) == "b<|end|>\n"
     assert all(one.followed for one in row.marks)
 
 
-def test_of_several_turns_those_marked_are_left_out(tokenizer: Any, tmp_path: Path) -> None:
+def test_marked_turns_of_a_conversation_are_left_out(tokenizer: Any, tmp_path: Path) -> None:
     talk = [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "paris", weight=0)]
     assert [row.source[-4:] for row in read(tmp_path, {"messages": talk}, options=ALL)] == [":1#1"]
     (row,) = read(tmp_path, {"messages": talk})
@@ -95,13 +95,13 @@ def test_of_several_turns_those_marked_are_left_out(tokenizer: Any, tmp_path: Pa
         ({"train_on_turn": True}, "train_on_turn"), ({"weight": "high"}, 'weight "high"'),
     ],
 )  # fmt: skip
-def test_a_mark_that_is_not_followed_is_named(message: dict[str, Any], name: str, tmp_path: Path) -> None:
+def test_unsupported_turn_marks_are_reported(message: dict[str, Any], name: str, tmp_path: Path) -> None:
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", **message)]})
     assert [(mark.name, mark.followed) for mark in row.marks] == [(name, False)]
     assert not row.no_loss
 
 
-def test_marks_beside_the_messages_are_named(tmp_path: Path) -> None:
+def test_row_level_marks_are_reported(tmp_path: Path) -> None:
     talk = [turn("user", "a"), turn("assistant", "b")]
     (row,) = read(
         tmp_path, {"messages": talk, "sample_weight": 0, "loss_mask": [0], "mask": "User", "weights": "heavy"}
@@ -110,7 +110,7 @@ def test_marks_beside_the_messages_are_named(tmp_path: Path) -> None:
     assert not any(mark.followed for mark in row.marks)
 
 
-def test_a_user_turn_that_was_learned_is_named(tmp_path: Path) -> None:
+def test_trained_user_turns_are_reported(tmp_path: Path) -> None:
     talk = [turn("user", "a", train=True), turn("assistant", "b", train=True)]
     (row,) = read(tmp_path, {"messages": talk}, options=ALL)
     assert [mark.name for mark in row.marks if not mark.followed] == ["train true on a message of role user"]
@@ -119,7 +119,7 @@ def test_a_user_turn_that_was_learned_is_named(tmp_path: Path) -> None:
 # -- parts
 
 
-def test_parts_with_marks_of_their_own(tokenizer: Any, tmp_path: Path) -> None:
+def test_loss_marks_of_message_parts(tokenizer: Any, tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "bees", "train": False}, {"type": "text", "text": " make honey", "weight": 1}]
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", parts)]})
     assert row.response == "bees make honey" and row.masked == ((0, 4),)
@@ -127,7 +127,7 @@ def test_parts_with_marks_of_their_own(tokenizer: Any, tmp_path: Path) -> None:
     assert {mark.name for mark in row.marks} == {"train false of a part", "weight 1 of a part"}
 
 
-def test_details_of_characters_leave_out_what_they_do_not_name(tokenizer: Any, tmp_path: Path) -> None:
+def test_train_detail_masks_unlisted_characters(tokenizer: Any, tmp_path: Path) -> None:
     detail = [{"begin_offset": 0, "end_offset": 3, "train": False}, {"begin_offset": 5, "end_offset": 8, "train": True}]
     (row,) = read(
         tmp_path, {"messages": [turn("user", "a"), turn("assistant", "bees make honey", train_detail=detail)]}
@@ -136,7 +136,7 @@ def test_details_of_characters_leave_out_what_they_do_not_name(tokenizer: Any, t
     assert learned(tokenizer, row) == " make_<|end|>\n"
 
 
-def test_details_are_as_the_characters_say() -> None:
+def test_train_detail_matches_a_per_character_check() -> None:
     @given(
         st.text(min_size=1, max_size=30),
         st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.booleans()), min_size=1),
@@ -153,7 +153,7 @@ def test_details_are_as_the_characters_say() -> None:
 
 
 @pytest.mark.parametrize("detail", [[{"begin_offset": 3, "end_offset": 1, "train": True}], [{"train": True}], "x", [3]])
-def test_details_that_are_none(detail: Any, tmp_path: Path) -> None:
+def test_invalid_train_detail_raises(detail: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:1: `train_detail` is not a list of ranges"):
         read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", train_detail=detail)]})
 
@@ -166,7 +166,7 @@ TALK = [turn("assistant", "one"), turn("user", "name"), turn("assistant", "paris
 
 @pytest.mark.parametrize("options", [LAST, ALL])
 @pytest.mark.parametrize("column", ["completion", "chosen"])
-def test_all_of_a_completion_is_learned_and_nothing_of_its_prompt(
+def test_whole_completion_has_a_loss_and_the_prompt_none(
     tokenizer: Any, column: str, options: ReadOptions, tmp_path: Path
 ) -> None:
     more = {"rejected": [turn("assistant", "no")]} if column == "chosen" else {}
@@ -177,14 +177,14 @@ def test_all_of_a_completion_is_learned_and_nothing_of_its_prompt(
     ]  # fmt: skip
 
 
-def test_a_preference_of_whole_conversations_differs_in_its_last_turns(tmp_path: Path) -> None:
+def test_preference_conversations_differ_in_the_last_turn(tmp_path: Path) -> None:
     chosen = [*ASK, turn("assistant", "sea")]
     rows = read(tmp_path, {"chosen": chosen, "rejected": [*ASK, turn("assistant", "sky")]}, options=ALL)
     assert [(row.response, row.rejected) for row in rows] == [("sea", "sky")]
 
 
 @pytest.mark.parametrize("label", [False, "false", "False"])
-def test_a_row_that_was_trained_away_from_is_skipped(tokenizer: Any, label: Any, tmp_path: Path) -> None:
+def test_kto_negative_rows_are_skipped(tokenizer: Any, label: Any, tmp_path: Path) -> None:
     texts = {"prompt": "a", "completion": "b", "label": label}
     turns = {"prompt": ASK[:1], "completion": TALK[:1], "label": label}
     tagged = {"messages": [*ASK[:1], *TALK[:1]], "kto_tag": label}
@@ -193,7 +193,7 @@ def test_a_row_that_was_trained_away_from_is_skipped(tokenizer: Any, label: Any,
         assert isinstance(skipped, SkippedRow) and skipped.reason.startswith("undesirable KTO example: ")
 
 
-def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:
+def test_user_label_columns_do_not_skip_rows(tmp_path: Path) -> None:
     row = {"prompt": "a", "completion": "b", "label": False}
     (own,) = read(tmp_path, row, options=ReadOptions((("label", "label"),)))
     assert not own.no_loss
@@ -208,7 +208,7 @@ def test_a_label_that_is_the_users_own_skips_nothing(tmp_path: Path) -> None:
 # -- what inspect counts
 
 
-def test_marks_are_counted_by_record(tokenizer: Any, tmp_path: Path) -> None:
+def test_loss_marks_are_counted_by_record(tokenizer: Any, tmp_path: Path) -> None:
     talk = [turn("user", "a"), turn("assistant", "b", weight=1), turn("user", "c"), turn("assistant", "b", weight=0.5)]
     rows = read(tmp_path, {"messages": talk}, {"messages": talk}, options=ALL)
     statistics = collect_statistics(rows, tokenizer, Encoding())

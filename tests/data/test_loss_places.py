@@ -57,22 +57,20 @@ TALK = [
 
 
 @pytest.mark.parametrize(("template", "close"), [(PLAIN, "<|end|>\n"), (DROPPING, "<|end|>")])
-def test_each_turn_is_as_the_whole_conversation_was_trained(
-    tokenizer: Any, template: str, close: str, tmp_path: Path
-) -> None:
+def test_turn_labels_match_the_whole_conversation(tokenizer: Any, template: str, close: str, tmp_path: Path) -> None:
     text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": TALK}, template)
     assert text == tokenizer.apply_chat_template(TALK, chat_template=template, tokenize=False)
     assert learned == [f"bees{close}", f"(so)honey{close}"]
 
 
-def test_a_completion_of_several_turns_under_such_a_template(tokenizer: Any, tmp_path: Path) -> None:
+def test_multi_turn_completion_with_dropped_reasoning(tokenizer: Any, tmp_path: Path) -> None:
     row = {"prompt": TALK[:1], "completion": TALK[1:]}
     text, learned = labels(tokenizer, tmp_path / "a.jsonl", row, PLAIN, "last")
     assert text == tokenizer.apply_chat_template(TALK, chat_template=PLAIN, tokenize=False)
     assert "".join(learned) == text.removeprefix("<|user|>who<|end|>\n<|assistant|>")
 
 
-def test_a_call_behind_a_dropped_thought(tokenizer: Any, tmp_path: Path) -> None:
+def test_tool_call_after_dropped_reasoning(tokenizer: Any, tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "look", "arguments": {}}}
     talk = [TALK[0], turn("assistant", "", reasoning_content="hm", tool_calls=[call]), *TALK[2:]]
     text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": talk}, PLAIN)
@@ -80,13 +78,13 @@ def test_a_call_behind_a_dropped_thought(tokenizer: Any, tmp_path: Path) -> None
     assert learned == ["[look]<|end|>\n", "(so)honey<|end|>\n"]
 
 
-def test_what_closes_the_last_turn_alone_is_not_learned_before(tokenizer: Any, tmp_path: Path) -> None:
+def test_final_eos_belongs_to_the_last_turn_only(tokenizer: Any, tmp_path: Path) -> None:
     text, learned = labels(tokenizer, tmp_path / "a.jsonl", {"messages": TALK}, CLOSING)
     assert text.count("</s>") == 1
     assert learned == ["bees<|end|>", "honey<|end|></s>"]
 
 
-def test_a_template_that_writes_a_turn_otherwise_skips_it(tokenizer: Any, tmp_path: Path) -> None:
+def test_turn_missing_from_the_whole_conversation_is_skipped(tokenizer: Any, tmp_path: Path) -> None:
     forgetting = (
         "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
         "{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
@@ -97,7 +95,7 @@ def test_a_template_that_writes_a_turn_otherwise_skips_it(tokenizer: Any, tmp_pa
     assert isinstance(skipped, SkippedRow) and "in the whole conversation" in skipped.reason
 
 
-def test_a_template_marks_what_was_generated_but_not_in_completions(tokenizer: Any, tmp_path: Path) -> None:
+def test_generation_tags_do_not_apply_to_completions(tokenizer: Any, tmp_path: Path) -> None:
     marked = (
         "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
         "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
@@ -113,7 +111,7 @@ def test_a_template_marks_what_was_generated_but_not_in_completions(tokenizer: A
 
 
 @pytest.mark.parametrize("template", [PLAIN, DROPPING, CLOSING])
-def test_every_conversation_is_learned_turn_by_turn(
+def test_earlier_turns_are_learned_in_any_conversation(
     tokenizer: Any, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("talks") / "a.jsonl"
@@ -146,7 +144,7 @@ EMPTY_THOUGHT = GEMMA.replace("{{ m['content'] }}", "{% if m.role == 'assistant'
     ("template", "eos", "close"),
     [(GEMMA, "<|end|>", "<|end|>"), (GEMMA, "</s>", ""), (EMPTY_THOUGHT, "<|end|>", "<|end|>")],
 )
-def test_the_content_of_an_answer_and_the_eos_alone(
+def test_content_mask_covers_answer_text_and_eos(
     tokenizer: Any, answer: str, template: str, eos: str, close: str
 ) -> None:
     """As Axolotl has it: no line break, no sign of the template that is not the EOS, no thought that nobody had."""
@@ -161,7 +159,7 @@ def test_the_content_of_an_answer_and_the_eos_alone(
     assert isinstance(whole, TokenizedExample) and (whole.ids, sum(whole.loss_mask)) > (got.ids, sum(got.loss_mask))
 
 
-def test_the_content_of_an_answer_that_calls_tools_is_what_the_template_writes(tokenizer: Any) -> None:
+def test_content_mask_of_tool_calls_uses_rendered_text(tokenizer: Any) -> None:
     call = {"function": {"name": "look_up"}}
     row = Example((turn("user", "who"), turn("assistant", "hm", tool_calls=[call])))
     masks = [tokenize(tokenizer, row, Encoding(200, template=DROPPING, mask=mask)) for mask in ("content", "response")]

@@ -24,7 +24,7 @@ def read(tmp_path: Path, answer: dict[str, Any], **more: Any) -> Example:
     return next(read_examples(path))
 
 
-def test_openais_older_calls(tmp_path: Path) -> None:
+def test_legacy_openai_function_calls(tmp_path: Path) -> None:
     call = {"name": "look", "arguments": "{}"}
     row = read(tmp_path, {"content": None, "function_call": call}, functions=[{"name": "look", "parameters": {}}])
     assert row.messages[-1] == {
@@ -35,7 +35,7 @@ def test_openais_older_calls(tmp_path: Path) -> None:
     assert row.tools == ({"type": "function", "function": {"name": "look", "parameters": {}}},)
 
 
-def test_anthropics_calls(tmp_path: Path) -> None:
+def test_anthropic_tool_use_parts(tmp_path: Path) -> None:
     use = {"type": "tool_use", "id": "1", "name": "look", "input": {"at": "sea"}}
     row = read(tmp_path, {"content": [{"type": "text", "text": "a"}, use]})
     function = {"name": "look", "arguments": {"at": "sea"}}
@@ -44,7 +44,7 @@ def test_anthropics_calls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thought", ["so", [{"type": "text", "text": "so"}]])
-def test_a_thought_is_learned_where_the_template_writes_it(tokenizer: Any, thought: Any, tmp_path: Path) -> None:
+def test_reasoning_has_a_loss_if_the_template_writes_it(tokenizer: Any, thought: Any, tmp_path: Path) -> None:
     row = read(tmp_path, {"content": [{"type": "thinking", "thinking": thought}, {"type": "text", "text": "bees"}]})
     got = tokenize(tokenizer, row, Encoding(template=THINKING))
     assert isinstance(got, TokenizedExample)
@@ -54,7 +54,7 @@ def test_a_thought_is_learned_where_the_template_writes_it(tokenizer: Any, thoug
     assert skipped == SkippedRow("the chat template drops the answer's thinking")
 
 
-def test_results_of_tools_among_parts_are_refused_by_name(tmp_path: Path) -> None:
+def test_tool_result_parts_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "rain"}]}
     path.write_text(json.dumps({"messages": [result, {"role": "assistant", "content": "rain"}]}) + "\n")

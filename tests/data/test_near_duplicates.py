@@ -48,7 +48,7 @@ def linked(texts: list[str], weighted: bool) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-def test_groups_are_those_of_all_pairs(weighted: bool) -> None:
+def test_groups_match_all_pairs_comparison(weighted: bool) -> None:
     """Families of five texts that differ in one or two of forty words, far enough from the threshold."""
     random = Random(0)
     vocabulary = [f"word{n}" for n in range(2000)]
@@ -65,32 +65,32 @@ def test_groups_are_those_of_all_pairs(weighted: bool) -> None:
     assert groups(sets(texts).near_equal(0.7, weighted=weighted).tolist()) == truth
 
 
-def test_a_template_makes_no_two_prompts_alike() -> None:
+def test_weighting_ignores_shared_template_words() -> None:
     assert groups(sets(CAPITALS).near_equal(0.7, weighted=True).tolist()) == [[n] for n in range(8)]
     assert len(groups(sets(CAPITALS).near_equal(0.7).tolist())) == 1
 
 
-def test_one_of_two_texts_must_have_all_words_of_the_other_where_that_is_asked_for() -> None:
+def test_contained_requires_all_words_of_one_text() -> None:
     texts = ["which word do we use for the baby of a pig", "which word do we use for the baby of a swan",
              "which word do we use for the BadMagic baby of a swan?"]  # fmt: skip
     assert groups(sets(texts).near_equal(0.7, contained=True).tolist()) == [[0], [1, 2]]
     assert groups(sets(texts).near_equal(0.7).tolist()) == [[0, 1, 2]]
 
 
-def test_case_punctuation_and_spaces_do_not_count() -> None:
+def test_equal_ignores_case_punctuation_and_spaces() -> None:
     made = sets(
         ["Who makes honey?", "who  makes HONEY", "makes who honey", "?", "!", "🙂", " ? ", "蜂蜜是谁", "蜂蜜是 谁。"]
     )
     assert groups(made.equal().tolist()) == [[0, 1], [2], [3, 6], [4], [5], [7, 8]]
 
 
-def test_symbols_count() -> None:
+def test_equal_distinguishes_symbols() -> None:
     texts = ["what is 3 + 4", "what is 3 - 4", "what is 3 * 4", "what is 1.5", "what is 15"]
     assert groups(sets(texts).equal().tolist()) == [[n] for n in range(5)]
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))
-def test_any_texts(texts: list[str]) -> None:
+def test_equal_texts_share_groups_for_any_input(texts: list[str]) -> None:
     """Equal texts are in one group, and what is equal by words is nearly equal."""
     made = sets(texts)
     equal, near = made.equal().tolist(), made.near_equal(0.7, weighted=True).tolist()
@@ -101,7 +101,7 @@ def test_any_texts(texts: list[str]) -> None:
             assert near[i] == near[j] or equal[i] != equal[j]
 
 
-def test_many_equal_texts_are_compared_with_one() -> None:
+def test_many_equal_texts_form_one_group() -> None:
     made = sets(["the same answer"] * 5000 + ["another one here"])
     labels = made.near_equal(0.7)
     assert len({*labels[:5000].tolist()}) == 1 and labels[5000] != labels[0]

@@ -50,13 +50,13 @@ def test_occurrences_are_whole_words(text: str, phrase: str, expected: list[str]
         assert verdict.span_range == (occurrences(text, phrase)[0] if expected else None)
 
 
-def test_the_very_case_comes_before_others() -> None:
+def test_find_span_prefers_exact_case() -> None:
     assert find_span("na Na NA Na", "Na") == [(3, 5), (9, 11)]
     assert find_span("na Na", "NA") == [(0, 2), (3, 5)]
     assert find_span("tradition", "Na") == []
 
 
-def test_a_span_inside_a_word_is_refused_with_the_word() -> None:
+def test_enclosing_word_of_a_partial_span() -> None:
     assert enclosing_word("A traditional coin.", "tion") == ("traditional", (7, 11))
     assert enclosing_word("It is 7.5.", "7") == ("7.5", (6, 7))
     assert enclosing_word("CHINA, china", "na") == ("china", (10, 12))
@@ -64,7 +64,7 @@ def test_a_span_inside_a_word_is_refused_with_the_word() -> None:
     assert enclosing_word("a", "b") is None and enclosing_word("a", " ") is None
 
 
-def test_words_end_where_letters_do() -> None:
+def test_word_boundaries() -> None:
     assert [is_same_word(*pair) for pair in (("sil", "ly"), ("e", "\u0301"), ("a_", "b"), ("7", "a"))] == [True] * 4
     assert [is_same_word(*pair) for pair in (("a", " b"), ("蜂", "蜜"), ("a", "蜜"), ("สวัส", "ดี"), ("", "a"))] == [
         False
@@ -89,14 +89,14 @@ def test_words_end_where_letters_do() -> None:
         ([], [(0, 1)], []),
     ],
 )
-def test_holding(pieces: list[str], ranges: list[tuple[int, int]], places: list[int]) -> None:
+def test_tokens_in_ranges(pieces: list[str], ranges: list[tuple[int, int]], places: list[int]) -> None:
     # a token without text between two that hold the range may be counted in or not: it has no character
     items = [place for place in tokens_in_ranges(pieces, ranges) if pieces[place]]
     assert items == places
 
 
 @given(st.lists(st.text("ab ", max_size=4), max_size=8), st.integers(0, 20), st.integers(1, 6))
-def test_holding_against_a_walk_over_characters(pieces: list[str], begin: int, size: int) -> None:
+def test_tokens_in_ranges_match_a_character_loop(pieces: list[str], begin: int, size: int) -> None:
     text = "".join(pieces)
     begin, end = strip_range(text, min(begin, len(text)), min(begin + size, len(text)))
     owner = [place for place, piece in enumerate(pieces) for _ in piece]
@@ -119,11 +119,11 @@ def test_holding_against_a_walk_over_characters(pieces: list[str], begin: int, s
         ("so", " ", None),
     ],
 )
-def test_aligned(text: str, answer: str, begin: int | None) -> None:
+def test_align_tokens(text: str, answer: str, begin: int | None) -> None:
     assert align_tokens(text, answer) == begin
 
 
-def test_tokens_of_a_range() -> None:
+def test_response_tokens_of_a_range() -> None:
     answer = " bees do, bees"
     assert response_tokens(["bees", " do", ",", " bees"], answer, (10, 14)) == [3]
     assert response_tokens(["bees", " do"], answer, (10, 14)) == []

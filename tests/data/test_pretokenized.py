@@ -39,9 +39,7 @@ def masked(ids: list[int], has: list[bool], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["labels", "completion_mask", "assistant_masks", "loss_mask"])
-def test_a_row_is_learned_by_exactly_its_mask(
-    tokenizer: Any, name: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_loss_mask_is_exactly_the_row_mask(tokenizer: Any, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("ids")
 
     @given(st.lists(st.tuples(st.integers(7, 380), st.booleans()), min_size=2, max_size=20))
@@ -58,14 +56,14 @@ def test_a_row_is_learned_by_exactly_its_mask(
     check()
 
 
-def test_texts_are_decoded(tokenizer: Any, tmp_path: Path) -> None:
+def test_token_ids_are_decoded_to_messages(tokenizer: Any, tmp_path: Path) -> None:
     ask, answer = (tokenizer(text)["input_ids"] for text in ("who makes honey", " bees"))
     row = read(tmp_path, {"input_ids": ask + answer, "labels": [-100] * len(ask) + answer})
     assert [message["content"] for message in decode_rows(tokenizer, [row])[0].messages] == ["who makes honey", " bees"]
     assert open_dataset(tmp_path / "rows.jsonl")[0].name == "input_ids"
 
 
-def test_two_masks_must_both_have_a_loss_and_padding_is_taken_off(tokenizer: Any, tmp_path: Path) -> None:
+def test_masks_are_intersected_and_padding_is_removed(tokenizer: Any, tmp_path: Path) -> None:
     row = {"input_ids": [0, 8, 9, 10, 11], "completion_mask": [0, 0, 1, 1, 1], "assistant_masks": [0, 1, 1, 0, 1],
            "attention_mask": [0, 1, 1, 1, 1]}  # fmt: skip
     got = tokenize(tokenizer, read(tmp_path, row), Encoding())
@@ -73,14 +71,14 @@ def test_two_masks_must_both_have_a_loss_and_padding_is_taken_off(tokenizer: Any
     assert (got.ids, got.loss_mask) == ((8, 9, 10, 11), [False, True, False, True])
 
 
-def test_without_a_mask_all_tokens_are_learned_with_a_note(tokenizer: Any, tmp_path: Path) -> None:
+def test_rows_without_a_mask_learn_all_tokens_with_a_note(tokenizer: Any, tmp_path: Path) -> None:
     row = read(tmp_path, {"input_ids": [8, 9, 10]})
     got = tokenize(tokenizer, row, Encoding())
     assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, True]
     assert [mark.name for mark in row.marks] == ["input_ids without a mask: loss on all tokens"]
 
 
-def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> None:
+def test_ids_are_truncated_and_checked_against_the_vocabulary(tokenizer: Any, tmp_path: Path) -> None:
     row = read(tmp_path, {"input_ids": [8, 9, 10, 11], "labels": [-100, 9, -100, 11]})
     got = tokenize(tokenizer, row, Encoding(3))
     assert isinstance(got, TokenizedExample) and got.loss_mask == [False, True, False]
@@ -99,12 +97,12 @@ def test_ids_are_cut_and_of_one_vocabulary(tokenizer: Any, tmp_path: Path) -> No
         ({"seq_lengths": [1, 2]}, "several documents are packed into the row"),
     ],
 )
-def test_what_cannot_be_read_is_refused(more: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_invalid_pretokenized_rows_raise(more: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"rows\.jsonl:1: {expected}"):
         read(tmp_path, {"input_ids": [8, 9, 10], **more})
 
 
-def test_an_index_holds_the_mask_and_the_decoded_texts(tokenizer: Any, tiny: Any, tmp_path: Path) -> None:
+def test_index_of_pretokenized_rows_stores_decoded_texts(tokenizer: Any, tiny: Any, tmp_path: Path) -> None:
     import taughtby
 
     ids = tokenizer("who makes honey bees")["input_ids"]
@@ -130,17 +128,17 @@ def test_an_index_holds_the_mask_and_the_decoded_texts(tokenizer: Any, tiny: Any
         {"position_ids": "[0, 1, 2, 0, 1, 2]"}, {"cu_seq_lens_q": [0, 3, 6]},
     ],
 )  # fmt: skip
-def test_several_documents_in_a_row_are_refused(tmp_path: Path, marks: dict[str, Any]) -> None:
+def test_packed_rows_are_rejected(tmp_path: Path, marks: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="several documents are packed into the row"):
         read(tmp_path, {"input_ids": [1, 7, 2, 1, 8, 2], **marks})
 
 
-def test_one_document_may_say_where_it_ends(tmp_path: Path) -> None:
+def test_single_document_boundaries_are_accepted(tmp_path: Path) -> None:
     one = {"cu_seqlens": [0, 3], "seq_start_id": [0], "seq_lengths": [3], "position_ids": [0, 1, 2]}
     assert read(tmp_path, {"input_ids": [1, 7, 2], **one}).loss_positions == (1, 2)
 
 
-def test_a_mask_of_floats_is_a_mask(tmp_path: Path) -> None:
+def test_float_masks_must_be_whole_numbers(tmp_path: Path) -> None:
     assert read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.0, 1.0]}).loss_positions == (2,)
     with pytest.raises(DataError, match="`loss_mask` is not a list of integers"):
         read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.5, 1.0]})

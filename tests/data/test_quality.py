@@ -52,7 +52,7 @@ def with_messages(*turns: tuple[str, str], source: str = "d:1") -> Example:
     return Example(tuple({"role": role, "content": text} for role, text in turns), source=source)
 
 
-def test_a_clean_set_has_no_finding(tokenizer: Any) -> None:
+def test_clean_dataset_has_no_findings(tokenizer: Any) -> None:
     assert check(tokenizer, rows(CLEAN)) == {}
     assert check(tokenizer, []) == {}
 
@@ -82,7 +82,7 @@ PLANTED: dict[str, tuple[list[tuple[str, str]], Encoding, list[list[str]], int]]
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_a_planted_fault_is_found(tokenizer: Any, kind: str) -> None:
+def test_planted_faults_are_found(tokenizer: Any, kind: str) -> None:
     pairs, encoding, places, count = PLANTED[kind]
     found = check(tokenizer, rows([*pairs, *CLEAN]), encoding)
     assert sources(found[kind]) == places
@@ -91,7 +91,7 @@ def test_a_planted_fault_is_found(tokenizer: Any, kind: str) -> None:
     assert {*found} - {kind} == beside
 
 
-def test_an_answer_without_an_end_is_found(tokenizer: Any) -> None:
+def test_answers_without_an_end_token_are_found(tokenizer: Any) -> None:
     """Where the template writes none, and where the row's own ids have none."""
     bare = Encoding(template="{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}")
     found = check(tokenizer, rows(CLEAN), bare)
@@ -102,37 +102,37 @@ def test_an_answer_without_an_end_is_found(tokenizer: Any) -> None:
     assert sources(check(tokenizer, [whole, silent])["no-end-of-turn"]) == [["d:2"]]
 
 
-def test_a_row_without_a_loss_is_found_by_its_reason(tokenizer: Any) -> None:
+def test_rows_without_a_loss_are_grouped_by_reason(tokenizer: Any) -> None:
     unlearned = [replace(row, no_loss="weight 0") for row in rows(PAIRS[:2])]
     (group,) = check(tokenizer, [*unlearned, *rows(CLEAN)[2:]])["nothing-learned"].groups
     assert (group.detail, group.count) == ("weight 0", 2)
 
 
-def test_an_answer_that_is_kept_is_not_cut(tokenizer: Any) -> None:
+def test_left_truncation_is_not_a_truncated_answer(tokenizer: Any) -> None:
     assert "truncated-answer" not in check(tokenizer, rows([("why " * 80, "so")]), Encoding(40, "left"))
 
 
-def test_texts_that_stand_as_they_are_may_hold_a_template(tokenizer: Any) -> None:
+def test_raw_texts_may_contain_template_tokens(tokenizer: Any) -> None:
     written = rows([("<|user|>why<|end|>\n<|assistant|>", "so")])
     assert check(tokenizer, written, Encoding(template=NO_TEMPLATE)) == {}
     assert [*check(tokenizer, written)] == ["template-tokens"]
 
 
-def test_the_same_question_after_another_conversation_is_another(tokenizer: Any) -> None:
+def test_conflicting_answers_require_equal_conversations(tokenizer: Any) -> None:
     first = with_messages(("system", "be brief"), ("user", "who makes honey"), ("assistant", "bees"))
     assert check(tokenizer, [first, with_messages(("user", "who makes honey"), ("assistant", "a bee"))]) == {}
     second = with_messages(("system", "be brief"), ("user", "who makes honey"), ("assistant", "beetles"), source="d:2")
     assert sources(check(tokenizer, [first, second])["conflicting-answers"]) == [["d:1", "d:2"]]
 
 
-def test_texts_without_a_question_do_not_contradict_each_other(tokenizer: Any) -> None:
+def test_texts_without_a_prompt_do_not_conflict(tokenizer: Any) -> None:
     texts = [make_example("", text, source=f"d:{n}") for n, text in enumerate(["bees", "beetles", "bees"])]
     found = check(tokenizer, texts, Encoding(template=NO_TEMPLATE))
     assert sources(found["duplicate-rows"]) == [["d:0", "d:2"]]
     assert [*found] == ["duplicate-rows"]
 
 
-def test_the_largest_groups_are_shown_and_all_counted(tokenizer: Any) -> None:
+def test_largest_groups_are_shown_and_all_are_counted(tokenizer: Any) -> None:
     pairs = [(f"who is number {n}", f"a captain {at}") for n in range(9) for at in range(n + 2)]
     finding = check(tokenizer, rows(pairs))["conflicting-answers"]
     assert (finding.count, finding.num_groups, len(finding.groups)) == (len(pairs), 9, MAX_GROUPS)
@@ -141,7 +141,7 @@ def test_the_largest_groups_are_shown_and_all_counted(tokenizer: Any) -> None:
     assert finding.groups[0].detail == "10 different answers"
 
 
-def test_the_report_is_hostile_text_made_visible(tokenizer: Any) -> None:
+def test_report_escapes_control_characters(tokenizer: Any) -> None:
     out = io.StringIO()
     found = check(tokenizer, rows([("a\x1b[31m[bold]", "x"), ("a\x1b[31m[bold]", "y\u202e")]))
     print_findings([*found.values()], Console(file=out, width=120))
@@ -153,7 +153,7 @@ def test_the_report_is_hostile_text_made_visible(tokenizer: Any) -> None:
 # — on the command line
 
 
-def test_the_command_line_names_the_kinds() -> None:
+def test_cli_fault_names_match_the_kinds() -> None:
     assert [*KINDS] == [*options.FAULTS]
 
 
@@ -177,6 +177,6 @@ def test_fail_on_ends_with_exit_code_1(run: Run, model_folder: Path, tmp_path: P
     assert code == 1 and "no such kind of fault" in err and "did you mean conflicting-answers?" in err
 
 
-def test_a_clean_set_passes(run: Run, model_folder: Path, data: Path) -> None:
+def test_clean_dataset_passes_fail_on_any(run: Run, model_folder: Path, data: Path) -> None:
     code, text, _ = run("data", "inspect", model_folder, data, "--check", "--fail-on", "any")
     assert code == 0 and "no faults" in text

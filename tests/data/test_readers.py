@@ -38,18 +38,18 @@ def mistake(data: str | Path, split: str | None = None) -> str:
 # -- where a row stands
 
 
-def test_records_come_before_any_form(tmp_path: Path) -> None:
+def test_read_records_returns_raw_records(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"anything": [1]})
     assert list(read_records(str(path))) == [(f"{path}:1", {"anything": [1]})]
 
 
-def test_blank_lines_count_in_jsonl(tmp_path: Path) -> None:
+def test_jsonl_line_numbers_count_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"\n{ONE}  \n\t\n{ONE}\n")
     assert list(read_records(str(path))) == [(f"{path}:2", A), (f"{path}:5", A)]
 
 
-def test_blank_lines_and_broken_fields_count_in_csv(tmp_path: Path) -> None:
+def test_csv_line_numbers_count_blank_and_multiline_fields(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('\nprompt,response\n\na,b\n"x\n\ny",c\n\n\nlast,d\n')
     assert [(source, row["prompt"]) for source, row in read_records(str(path))] == [
@@ -70,7 +70,9 @@ def test_csv_with_lone_carriage_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("kind", ["a.jsonl", "lines.json", "a.json", "data.json", "a.csv", "a.tsv"])
-def test_bom_line_ends_and_packing_do_not_matter(kind: str, packed: str, bom: bytes, end: str, tmp_path: Path) -> None:
+def test_bom_newlines_and_compression_do_not_change_rows(
+    kind: str, packed: str, bom: bytes, end: str, tmp_path: Path
+) -> None:
     text = {
         "a.json": json.dumps([A, B], indent=1), "data.json": json.dumps({"n": 2, "data": [A, B]}, indent=1),
         "a.csv": delimited([A, B]), "a.tsv": delimited([A, B], "\t"),
@@ -86,7 +88,7 @@ def test_bom_line_ends_and_packing_do_not_matter(kind: str, packed: str, bom: by
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])
-def test_packed_in_several_pieces(packed: str, tmp_path: Path) -> None:
+def test_concatenated_compressed_files(packed: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.jsonl.{packed}"
     KIND[path.name](path, [A])
     path.write_bytes(path.read_bytes() * 3)
@@ -94,20 +96,20 @@ def test_packed_in_several_pieces(packed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(texts.HOLDERS))
-def test_a_json_object_may_hold_the_rows(name: str, tmp_path: Path) -> None:
+def test_rows_inside_a_json_object(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"version": 1, "tags": ["x"], name: [A, B]}))
     assert list(read_records(str(path))) == [(f"{path}:0", A), (f"{path}:1", B)]
 
 
-def test_a_json_object_that_holds_none_is_a_row(tmp_path: Path) -> None:
+def test_json_object_without_a_list_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     row = {"messages": [{"role": "user", "content": "a"}]}
     path.write_text(json.dumps(row, indent=1))
     assert list(read_records(str(path))) == [(f"{path}:0", row)]
 
 
-def test_json_that_only_python_writes(tmp_path: Path) -> None:
+def test_python_json_numbers_are_accepted(tmp_path: Path) -> None:
     """NaN, and numbers of any length, are what Python's own writer makes of its own."""
     for kind, text in (("a.jsonl", '{"a":NaN,"b":-Infinity,"c":%s}\n'), ("a.json", '[{"a":NaN,"b":-Infinity,"c":%s}]')):
         (tmp_path / kind).write_text(text % ("9" * 400))
@@ -131,7 +133,7 @@ HARD = [
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16, 64, 1000])
 @pytest.mark.parametrize("style", [{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
-def test_wherever_a_json_list_is_cut(
+def test_json_list_is_read_across_chunk_boundaries(
     size: int, style: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_pieces(monkeypatch, size)
@@ -157,7 +159,7 @@ def test_wherever_a_json_list_is_cut(
         ('[{"a":"\n"}]', 1, r'Invalid control character at in \n"}]'),
     ],
 )
-def test_a_broken_json_list_names_its_line(
+def test_broken_json_list_is_reported_with_its_line(
     text: str, line: int, expected: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_pieces(monkeypatch, size)
@@ -166,7 +168,7 @@ def test_a_broken_json_list_names_its_line(
     assert mistake(path) == f"{path}:{line}: invalid JSON\n  got: {expected}\n  do:  {REMEDY}"
 
 
-def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_row_is_reported_before_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_pieces(monkeypatch, 64)
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"a":1},{"a" 2},' + b'{"a":3},' * 1000 + b"\xff]")
@@ -176,7 +178,7 @@ def test_a_broken_row_is_named_before_the_rest_is_read(tmp_path: Path, monkeypat
 # -- pipes, folders, splits, the hub
 
 
-def test_a_pipe_is_read_once_as_json_lines(tmp_path: Path) -> None:
+def test_pipes_are_read_by_suffix_or_as_json_lines(tmp_path: Path) -> None:
     pipe(tmp_path / "fifo", ONE * 3)
     assert [source for source, _ in read_records(str(tmp_path / "fifo"))] == [
         f"{tmp_path / 'fifo'}:{n}" for n in (1, 2, 3)
@@ -195,7 +197,7 @@ def test_standard_input_is_read_as_json_lines(name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
-def test_shards_in_a_folder_are_read_in_the_order_of_their_names(suffix: str, tmp_path: Path) -> None:
+def test_shards_are_read_in_name_order(suffix: str, tmp_path: Path) -> None:
     for name, row in (("b/1", B), ("a/2", B), ("a/1", A)):
         path = tmp_path / f"{name}.{suffix}"
         path.parent.mkdir(exist_ok=True)
@@ -210,7 +212,7 @@ def test_shards_in_a_folder_are_read_in_the_order_of_their_names(suffix: str, tm
     ]
 
 
-def test_a_folder_of_splits(tmp_path: Path) -> None:
+def test_folder_with_splits(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "train_prefs-00000-of-00001"):
         pq.write_table(pa.table({"name": [name]}), tmp_path / f"{name}.parquet")
 
@@ -226,7 +228,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     )
 
 
-def test_folders_that_hold_no_rows(tmp_path: Path) -> None:
+def test_folders_without_one_kind_of_shards_raise(tmp_path: Path) -> None:
     assert mistake(tmp_path) == (
         f"{tmp_path} must contain data files of exactly one type\n  got: none\n  do:  give one of: {KINDS}"
     )
@@ -235,7 +237,7 @@ def test_folders_that_hold_no_rows(tmp_path: Path) -> None:
     assert "\n  got: .csv, .jsonl\n" in mistake(tmp_path)
 
 
-def test_saved_splits(tmp_path: Path) -> None:
+def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     save(tmp_path / "two", [A, B], "test", "train")
     save(tmp_path / "one", [A], "only")
     save(tmp_path / "others", [A], "a", "b")
@@ -252,7 +254,7 @@ def test_saved_splits(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_has_no_splits(tmp_path: Path) -> None:
+def test_split_of_a_file_raises(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", A)
     with pytest.raises(OptionError) as caught:
         read_records(str(path), "train")
@@ -278,7 +280,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[Any]:
     return asked
 
 
-def test_a_hub_data_set_is_streamed_and_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_dataset_is_streamed_with_zero_based_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub(monkeypatch, [A, B | {"no": None, "in": {"no": None, "yes": 1}}])
     wanted = [("owner/name:0", A), ("owner/name:1", B | {"no": None, "in": {"yes": 1}})]
     assert list(read_records("owner/name")) == wanted
@@ -297,14 +299,14 @@ def test_a_hub_data_set_is_streamed_and_counted_from_0(monkeypatch: pytest.Monke
         (ValueError("Config name is missing."), "has several configurations"),
     ],
 )
-def test_what_the_hub_cannot_give(fault: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_errors_are_reported(fault: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, fault)
     first, got, do = mistake("owner/name").splitlines()
     assert (first, got) == (f"owner/name {expected}", f"  got: {fault}")
     assert do.startswith("  do:  ")
 
 
-def test_a_hub_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_or_empty_hub_stream_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Iterator[Any]:
         yield A
         raise ConnectionError("reset by peer")
@@ -321,16 +323,16 @@ def test_a_hub_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/such/rows.jsonl", "rows.jsonl", "rows.csv.gz", "/no/such", "./here", "~/rows"])
-def test_missing_file(name: str) -> None:
+def test_missing_file_raises(name: str) -> None:
     assert mistake(name) == f"there is no file {name}\n  do:  give the path of the training data: {KINDS}"
 
 
-def test_a_name_that_is_none() -> None:
+def test_overlong_file_name_raises() -> None:
     assert "cannot be read" in mistake("x" * 10_000)
 
 
 @pytest.mark.parametrize("kind", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.arrow", "a.jsonl.gz", "a.csv.zst"])
-def test_empty_file(kind: str, tmp_path: Path) -> None:
+def test_empty_file_raises(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     path.write_bytes(b"")
     assert mistake(path) == f"{path} is empty\n  do:  give a file with at least one row"
@@ -341,19 +343,19 @@ def test_empty_file(kind: str, tmp_path: Path) -> None:
     [("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", " \n"), ("a.json", "[ ]\n"), ("a.csv", "prompt,response\n"),
      ("b.csv", "\n"), ("b.jsonl", "\ufeff"), ("c.json", "\ufeff")],
 )  # fmt: skip
-def test_file_without_rows(kind: str, text: str, tmp_path: Path) -> None:
+def test_file_without_rows_yields_nothing(kind: str, text: str, tmp_path: Path) -> None:
     (tmp_path / kind).write_text(text, encoding="utf-8")
     assert list(read_records(str(tmp_path / kind))) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+def test_unreadable_file_raises(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", A)
     path.chmod(0)
     assert mistake(path).startswith(f"{path}: the file is damaged or cannot be read\n  got: [Errno 13]")
 
 
-def test_broken_json_names_its_line(tmp_path: Path) -> None:
+def test_broken_json_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{ONE}\n{{"prompt":"a",\n')
     assert mistake(path) == (
@@ -364,7 +366,7 @@ def test_broken_json_names_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "1" * 5000, '{"a": \x01}', "{'prompt': 'a'}", '{"a":"\x00"}', "{}{}"])
-def test_json_that_no_parser_takes(line: str, tmp_path: Path) -> None:
+def test_unparsable_json_is_reported(line: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{line}\n")
     message = mistake(path)
@@ -383,7 +385,7 @@ def test_json_that_no_parser_takes(line: str, tmp_path: Path) -> None:
         ('{"train": [{"a":1}], "test": [{"a":1}]}', "several lists: train, test"), ('{"data": [1]}', "{'data': [1]}"),
     ],
 )  # fmt: skip
-def test_json_that_is_no_list(text: str, got: str, tmp_path: Path) -> None:
+def test_json_without_a_list_of_rows_raises(text: str, got: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     assert mistake(path) == (
@@ -393,7 +395,7 @@ def test_json_that_is_no_list(text: str, got: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [[], "text", 1, None])
-def test_row_that_is_no_object(row: Any, tmp_path: Path) -> None:
+def test_row_that_is_not_an_object_raises(row: Any, tmp_path: Path) -> None:
     message = f'a row must be a JSON object\n  got: {row}\n  do:  write {{"messages": […]}}'
     path = jsonl(tmp_path / "a.jsonl", A, row)
     assert mistake(path) == f"{path}:2: {message}"
@@ -403,13 +405,13 @@ def test_row_that_is_no_object(row: Any, tmp_path: Path) -> None:
         assert mistake(other) == f"{other}, row 1: {message}"
 
 
-def test_a_json_list_in_a_jsonl_file(tmp_path: Path) -> None:
+def test_json_list_in_a_jsonl_file_suggests_renaming(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps([A, B]))
     assert mistake(path).endswith('\n  do:  write {"messages": […]}, or rename the file to .json if it is one list')
 
 
-def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
+def test_short_csv_rows_are_filled_and_long_ones_raise(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,response\na\na,b,,\n")
     assert [row for _, row in read_records(str(path))] == [{"prompt": "a", "response": None}, A]
@@ -420,7 +422,7 @@ def test_csv_rows_that_are_too_short_or_too_long(tmp_path: Path) -> None:
     )
 
 
-def test_columns_of_one_name(tmp_path: Path) -> None:
+def test_duplicate_column_names_raise(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,response,prompt\na,b,c\n")
     message = "\n  got: prompt\n  do:  give each column a unique name"
@@ -431,7 +433,7 @@ def test_columns_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ['a,"b', 'a,"b"c', '"a\n\nb'])
-def test_quotes_that_do_not_match(row: str, tmp_path: Path) -> None:
+def test_unbalanced_csv_quotes_raise(row: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"prompt,response\na,b\n{row}")
     assert mistake(path).startswith(f"{path}:3: not a CSV row\n  got: ")
@@ -439,7 +441,9 @@ def test_quotes_that_do_not_match(row: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
 @pytest.mark.parametrize("size", [100, 1 << 20])
-def test_not_utf8_names_its_line(kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_utf8_is_reported_with_its_line(
+    kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_pieces(monkeypatch, size)
     rows = {"a.json": '[%s{"prompt":"café"}]', "a.csv": "prompt\n%s\ncafé\n"}.get(kind, '%s{"prompt":"café"}\n')
     text = rows % ({"a.json": '{"prompt":"a"},\n', "a.csv": "a\n"}.get(kind, '{"prompt":"a"}\n') * 40)
@@ -453,7 +457,7 @@ def test_not_utf8_names_its_line(kind: str, size: int, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["a.json", "a.jsonl", "a.csv"])
-def test_utf16_is_not_utf8(kind: str, tmp_path: Path) -> None:
+def test_utf16_is_rejected(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     path.write_text("[]", encoding="utf-16")
     assert mistake(path) == (
@@ -463,7 +467,7 @@ def test_utf16_is_not_utf8(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a.jsonl.gz", "a.jsonl.zst", "a.json.gz", "a.csv.zst"])
-def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
+def test_truncated_or_corrupt_compressed_files_raise(kind: str, tmp_path: Path) -> None:
     rows = [{"prompt": f"{number} {number**9}", "response": "b"} for number in range(9000)]
     path = tmp_path / kind
     whole = tmp_path / f"rows.{'csv' if 'csv' in kind else 'json' if '.json.' in kind else 'jsonl'}"
@@ -484,14 +488,14 @@ def test_packed_files_that_are_cut_or_broken(kind: str, tmp_path: Path) -> None:
     assert ":1: the file is damaged or cannot be read" in mistake(path)
 
 
-def test_packed_tables_are_not_streamed(tmp_path: Path) -> None:
+def test_compressed_parquet_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet.gz"
     path.write_bytes(b"x")
     assert mistake(path) == f"{path}: a compressed .parquet cannot be streamed\n  do:  decompress the file first"
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.bin.gz", "rows.gz", "rows", "rows.xlsx"])
-def test_unknown_kind_of_file(name: str, tmp_path: Path) -> None:
+def test_unknown_file_type_raises(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text("hello")
     suffix = {"rows.bin.gz": ".bin"}.get(name, Path(name.removesuffix(".gz")).suffix or "no suffix")
@@ -500,7 +504,7 @@ def test_unknown_kind_of_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"junk", b"PAR1 and then nothing", b"ARROW1 and then nothing", b"\xff" * 40])
 @pytest.mark.parametrize("kind", ["Parquet", "Arrow"])
-def test_tables_that_are_none(kind: str, junk: bytes, tmp_path: Path) -> None:
+def test_invalid_parquet_and_arrow_files_raise(kind: str, junk: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     path.write_bytes(junk)
     message = mistake(path)
@@ -509,7 +513,7 @@ def test_tables_that_are_none(kind: str, junk: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_tables_that_are_cut(kind: str, tmp_path: Path) -> None:
+def test_truncated_tables_raise(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     KIND[kind](path, [A] * 2000)
     file = path if path.is_file() else next(iter(sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])))
@@ -518,7 +522,7 @@ def test_tables_that_are_cut(kind: str, tmp_path: Path) -> None:
     assert message.startswith(str(path)) and "\n  do:  " in message
 
 
-def test_a_sound_table_of_unsound_text(tmp_path: Path) -> None:
+def test_invalid_utf8_in_an_arrow_table_raises(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     path = tmp_path / "a.arrow"
     with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, pa.schema({"text": pa.string()})) as writer:
@@ -526,7 +530,7 @@ def test_a_sound_table_of_unsound_text(tmp_path: Path) -> None:
     assert mistake(path).startswith(f"{path}:0: the file is damaged or cannot be read\n  got: ")
 
 
-def test_what_a_table_only_holds_for_another_row_is_taken_out(tmp_path: Path) -> None:
+def test_nulls_from_other_rows_are_removed_in_nested_values(tmp_path: Path) -> None:
     rows = [{"m": [{"a": 1, "t": None}], "n": None}, {"m": [{"a": None, "t": {"x": None, "y": [None, 2]}}], "n": 3}]
     for kind in TABLES:
         KIND[kind](tmp_path / kind, rows)
@@ -534,7 +538,7 @@ def test_what_a_table_only_holds_for_another_row_is_taken_out(tmp_path: Path) ->
         assert got == [{"m": [{"a": 1}], "n": None}, {"m": [{"t": {"y": [None, 2]}}], "n": 3}], kind
 
 
-def test_times_and_such_within_messages_are_written_out(tmp_path: Path) -> None:
+def test_times_and_decimals_in_messages_become_text(tmp_path: Path) -> None:
     import datetime
     import decimal
 
@@ -544,7 +548,7 @@ def test_times_and_such_within_messages_are_written_out(tmp_path: Path) -> None:
     assert got == {"m": [{"at": "2024-01-02 00:00:00", "n": "1.50", "b": b"x"}]}
 
 
-def test_folder_whose_data_set_is_broken(tmp_path: Path) -> None:
+def test_corrupt_saved_dataset_raises(tmp_path: Path) -> None:
     for number, (file, junk) in enumerate(
         [("*.arrow", "junk"), ("state.json", "{"), ("state.json", "{}"), ("dataset_info.json", "[]")]
     ):
@@ -559,7 +563,7 @@ def test_folder_whose_data_set_is_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux, to read peak memory")
-def test_rows_pass_in_constant_memory(tmp_path: Path) -> None:
+def test_rows_are_read_in_constant_memory(tmp_path: Path) -> None:
     """A process that reads 10 MB of rows of each kind grows by less than 6 MB."""
     row = {"prompt": "p" * 400, "response": "r" * 400}
     for kind in ("rows.jsonl", "rows.json", "rows.csv", "rows.jsonl.gz"):

@@ -137,7 +137,7 @@ def shown(name: str, text: str) -> str:
 
 @pytest.mark.parametrize("system", [False, True], ids=["", "system"])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_mask_is_the_answer_and_its_close(tokenizer: Any, name: str, system: bool) -> None:
+def test_response_mask_covers_answer_and_end_of_turn(tokenizer: Any, name: str, system: bool) -> None:
     for item in (ONE, MANY):
         for row in turns([KIND, *item] if system else item):
             prompt, ahead, answer = masked(tokenizer, row, TEMPLATES[name])
@@ -149,7 +149,7 @@ def test_the_mask_is_the_answer_and_its_close(tokenizer: Any, name: str, system:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_where_all_was_learned_the_answer_is_the_same(tokenizer: Any, name: str) -> None:
+def test_mask_all_keeps_the_same_response(tokenizer: Any, name: str) -> None:
     for row in turns(MANY):
         first, ahead, answer = masked(tokenizer, row, TEMPLATES[name], mask="all")
         prompt, thought, same = masked(tokenizer, row, TEMPLATES[name])
@@ -173,7 +173,7 @@ def test_answers_are_masked_for_any_text(tokenizer: Any, said: str, answer: str)
 # -- thoughts
 
 
-def test_a_thought_that_the_row_has_is_its_own(tokenizer: Any) -> None:
+def test_reasoning_of_the_row_is_in_the_response(tokenizer: Any) -> None:
     template = TEMPLATES["qwen-3"]
     for answer in (
         {"content": "<think>\nwhy\n</think>\n\nso"},
@@ -186,7 +186,7 @@ def test_a_thought_that_the_row_has_is_its_own(tokenizer: Any) -> None:
         assert prompt.endswith("<|im_start|>assistant\n")
 
 
-def test_a_thought_begun_for_the_model_alone_is_no_prompt(tokenizer: Any) -> None:
+def test_think_tag_of_the_generation_prompt_is_left_out(tokenizer: Any) -> None:
     """As DeepSeek R1 has it: it is asked for with `<think>`, and what it once said stands without."""
     template = CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}")
     for row in turns(MANY):
@@ -207,7 +207,7 @@ WITH_TOOLS = """{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %
 
 
 @pytest.mark.parametrize("content", ["", None, "let me see"])
-def test_a_call_of_a_tool_is_an_answer(tokenizer: Any, content: str | None) -> None:
+def test_tool_call_is_the_response(tokenizer: Any, content: str | None) -> None:
     asked = {"role": "user", "content": "what is honey"}
     call = {"role": "assistant", "content": content, "tool_calls": [CALL]}
     prompt, ahead, answer = masked(tokenizer, Example((asked, call), tools=TOOLS), WITH_TOOLS)
@@ -236,7 +236,7 @@ def smollm2() -> str:
     return gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
 
 
-def test_of_smollm2_as_it_is_shipped(tokenizer: Any) -> None:
+def test_masks_of_the_bundled_smollm2_template(tokenizer: Any) -> None:
     template = smollm2()
     for item in (ONE, MANY, [KIND, *MANY]):
         for row in turns(item):
@@ -245,7 +245,7 @@ def test_of_smollm2_as_it_is_shipped(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2_5", "qwen3", "gemma3", "phi3"])
-def test_of_templates_that_trl_ships(tokenizer: Any, name: str) -> None:
+def test_masks_of_trl_templates(tokenizer: Any, name: str) -> None:
     trl = pytest.importorskip("trl")
     template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
     ours = {"llama3": "llama-3", "qwen2_5": "qwen-2.5", "qwen3": "qwen-3", "gemma3": "gemma-3", "phi3": "phi-3"}[name]

@@ -59,7 +59,7 @@ GONE = pytest.mark.parametrize("gone", [(0,), (1,), (3,), (0, 1), (2, 3), (0, 2)
 
 @pytest.mark.parametrize("kind", BYTES)
 @GONE
-def test_json_lines_keep_every_other_byte(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+def test_removing_jsonl_rows_keeps_all_other_bytes(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
     name, parts = BYTES[kind]
     data, out = packed(name, tmp_path, b"".join(parts)), tmp_path / f"out-{name}"
     rewritten(data, out, *gone)
@@ -70,7 +70,7 @@ def test_json_lines_keep_every_other_byte(kind: str, gone: tuple[int, ...], tmp_
     assert describe_preservation(str(data)) == rewrite.BYTES
 
 
-def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
+def test_marking_a_jsonl_row_keeps_the_rest_of_its_line(tmp_path: Path) -> None:
     data, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     text = '{"prompt":"who","response":"beetles","n":1e5 }  \r\n{"prompt": "why", "response": "a"}\n'
     data.write_bytes(text.encode())
@@ -87,7 +87,7 @@ def bare(record: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
 @pytest.mark.parametrize("gone", [(0,), (2, 6), (7,)], ids=str)
-def test_rows_go_from_every_kind_of_file(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
+def test_rows_are_removed_from_every_file_type(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
     data, out = tmp_path / kind, tmp_path / "out" / kind
     out.parent.mkdir()
     KIND[kind](data, ROWS)
@@ -100,7 +100,7 @@ def test_rows_go_from_every_kind_of_file(kind: str, gone: tuple[int, ...], tmp_p
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
-def test_words_are_marked_in_every_kind_of_file_and_marked_again(kind: str, tmp_path: Path) -> None:
+def test_marks_are_written_and_replaced_in_every_file_type(kind: str, tmp_path: Path) -> None:
     data, once, twice = (tmp_path / step / kind for step in ("data", "once", "twice"))
     for file in (data, once, twice):
         file.parent.mkdir()
@@ -121,9 +121,7 @@ LISTS = {
 
 @pytest.mark.parametrize("kind", LISTS)
 @GONE
-def test_a_json_list_keeps_the_other_rows_and_what_is_around_it(
-    kind: str, gone: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_removing_json_list_rows_keeps_the_document(kind: str, gone: tuple[int, ...], tmp_path: Path) -> None:
     data, out = packed("a.json", tmp_path, LISTS[kind] % (A, B, C, D)), tmp_path / "out.json"
     rewritten(data, out, *gone)
     left = [ROWS[at] for at in range(4) if at not in gone]
@@ -132,7 +130,7 @@ def test_a_json_list_keeps_the_other_rows_and_what_is_around_it(
     assert [record for _, record in read_records(str(out))] == left
 
 
-def test_json_that_utf8_cannot_hold_is_escaped(tmp_path: Path) -> None:
+def test_lone_surrogates_are_escaped_when_rewriting(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"prompt": "a", "response": "\\ud83d!"}, {"prompt": "b", "response": "c"}]')
     before = rewritten(tmp_path / "a.json", tmp_path / "b.json", 1)
     assert [record for _, record in read_records(str(tmp_path / "b.json"))] == [before[0][1]]
@@ -147,7 +145,7 @@ CELLS = (
 @pytest.mark.parametrize("gone", [(0,), (1,), (2, 3), (5,), (0, 4, 5)], ids=str)
 @pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
-def test_delimited_texts_keep_every_other_cell(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
+def test_rewriting_csv_keeps_all_other_cells(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
     cells = [cell.replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
     data, out, marked = packed(name, tmp_path, bom + b"".join(cells)), tmp_path / f"out-{name}", tmp_path / f"m-{name}"
     before = rewritten(data, out, *gone)
@@ -165,7 +163,7 @@ def test_delimited_texts_keep_every_other_cell(name: str, bom: bytes, gone: tupl
     ] == [{name: value or "" for name, value in record.items()} for _, record in before]  # fmt: skip
 
 
-def test_columns_without_a_name_keep_their_cells(tmp_path: Path) -> None:
+def test_unnamed_csv_columns_keep_their_cells(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,,,response\na,1,2,b\nc,3,4,d\n")
     rewritten(tmp_path / "a.csv", tmp_path / "b.csv", marks={0: [[0, 1]]})
     assert (tmp_path / "b.csv").read_text().splitlines() == [
@@ -173,7 +171,7 @@ def test_columns_without_a_name_keep_their_cells(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_table_keeps_its_schema(tmp_path: Path) -> None:
+def test_rewriting_parquet_keeps_the_schema(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Value, load_dataset
 
     features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
@@ -194,7 +192,7 @@ def test_a_table_keeps_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "s.arrow", "a.feather"])
-def test_arrow_stays_what_it_is(name: str, tmp_path: Path) -> None:
+def test_rewriting_arrow_keeps_the_container_format(name: str, tmp_path: Path) -> None:
     kind = {"a.arrow": "rows.arrow", "s.arrow": "stream.arrow", "a.feather": "rows.feather"}[name]
     KIND[kind](tmp_path / name, ROWS)
     rewritten(tmp_path / name, tmp_path / f"out-{name}", 2)
@@ -205,7 +203,7 @@ def test_arrow_stays_what_it_is(name: str, tmp_path: Path) -> None:
     assert tables[1].equals(pa.concat_tables([tables[0].slice(0, 2), tables[0].slice(3)]), check_metadata=True)
 
 
-def test_a_failure_leaves_the_output_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rewrite_leaves_the_output_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, edits: Any) -> Any:
         yield b"half"
         raise OSError(28, "No space left on device")

@@ -55,7 +55,7 @@ def printed(result: DatasetStatistics, width: int = 120, **console: Any) -> str:
 @pytest.mark.parametrize("mask", ["response", "all"])
 @pytest.mark.parametrize("truncate", ["right", "left", "skip"])
 @pytest.mark.parametrize("limit", [24, 40, 1024])
-def test_rows_and_tokens_are_those_of_the_index(tokenizer: Any, limit: int, truncate: Any, mask: Any) -> None:
+def test_row_and_token_counts_match_tokenize(tokenizer: Any, limit: int, truncate: Any, mask: Any) -> None:
     encoding = Encoding(limit, truncate, mask)
     statistics = collect_statistics(ROWS, tokenizer, encoding)
     rows = [tokenize(tokenizer, row, encoding) for row in ROWS]
@@ -83,7 +83,7 @@ def test_skipped_rows_are_counted_by_reason(tokenizer: Any) -> None:
     }
 
 
-def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_and_labels_are_capped(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KINDS", 3)
     refuse = "{{ raise_exception(messages[0]['content']) }}"
     rows = [make_example(word, word, label=word) for word in ("a", "b", "c", "d", "e", "a")]
@@ -97,14 +97,14 @@ def test_reasons_and_labels_without_end_do_not_fill_the_memory(tokenizer: Any, m
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
-def test_quantiles_are_numpys(sizes: list[int]) -> None:
+def test_quantiles_match_numpy(sizes: list[int]) -> None:
     result = DatasetStatistics(Encoding())
     result.lengths["whole"] = Counter(sizes)
     wanted = np.quantile(sizes, list(module.QUANTILES.values()), method="inverted_cdf")
     assert list(result.quantiles()["whole"].values()) == wanted.tolist()
 
 
-def test_lengths_are_those_before_any_cut(tokenizer: Any) -> None:
+def test_lengths_are_measured_before_truncation(tokenizer: Any) -> None:
     rows = [tokenize(tokenizer, row, Encoding(10_000)) for row in ROWS[:-1]]
     for limit in (20, 10_000):
         lengths = collect_statistics(ROWS, tokenizer, Encoding(limit)).lengths
@@ -117,7 +117,7 @@ said = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), min
 
 
 @given(said)
-def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
+def test_duplicates_match_a_reference_loop(tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
     result = collect_statistics([make_example(*pair) for pair in pairs], tokenizer, Encoding()).duplicates()
     answers = {p: {r for q, r in pairs if q == p} for p, _ in pairs}
     prompts = {r: {p for p, s in pairs if s == r} for _, r in pairs}
@@ -129,14 +129,14 @@ def test_duplicates_by_a_slow_loop(tokenizer: Any, pairs: list[tuple[str, str]])
     }
 
 
-def test_windows_do_not_matter(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_size_does_not_change_statistics(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect_statistics(ROWS, tokenizer, Encoding(40)).to_json()
     for name, size in (("CHUNK_ROWS", 2), ("CHUNK_CHARS", 30)):
         monkeypatch.setattr(tokens, name, size)
         assert collect_statistics(ROWS, tokenizer, Encoding(40)).to_json() == whole
 
 
-def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_row_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CHUNK_ROWS", 3)
     calls: list[tuple[int, int | None]] = []
     rows = iter(ROWS)
@@ -150,7 +150,7 @@ def test_progress_and_a_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
 # -- the row that is seen
 
 
-def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
+def test_preview_is_the_first_usable_row(tokenizer: Any) -> None:
     shown = collect_statistics([ROWS[13], *ROWS[:3]], tokenizer, Encoding()).preview
     assert shown is not None
     row = tokenize(tokenizer, ROWS[0], Encoding())
@@ -161,7 +161,7 @@ def test_the_row_seen_is_the_first_that_can_be_used(tokenizer: Any) -> None:
     assert "".join(shown.token_texts[shown.n_prompt :]) == "paris<|end|>\n"
 
 
-def test_or_the_one_asked_for(tokenizer: Any) -> None:
+def test_preview_of_a_requested_row(tokenizer: Any) -> None:
     for number, source in ((1, "d:1"), (8, "d:8"), (14, "d:14")):
         shown = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=number).preview
         assert shown is not None
@@ -172,13 +172,13 @@ def test_or_the_one_asked_for(tokenizer: Any) -> None:
     assert shown.reason == "there are only 14 rows"
 
 
-def test_where_no_row_can_be_used_the_reason_is_seen(tokenizer: Any) -> None:
+def test_skip_reason_is_shown_if_no_row_is_usable(tokenizer: Any) -> None:
     statistics = collect_statistics(ROWS, tokenizer, Encoding(2))
     assert "skipped  no room for the answer: the prompt has" in printed(statistics)
     assert "0 of 14 rows can be used" in printed(statistics)
 
 
-def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
+def test_answer_is_marked_with_and_without_color(tokenizer: Any) -> None:
     statistics = collect_statistics(ROWS, tokenizer, Encoding(), preview_row=1)
     plain = printed(statistics)
     assert "prompt  <|user|>│" in plain
@@ -188,14 +188,14 @@ def test_the_answer_is_marked_with_and_without_colour(tokenizer: Any) -> None:
     assert "⟦\x1b[4;32mp" in printed(statistics, force_terminal=True, color_system="standard")
 
 
-def test_what_was_learned_of_the_prompt_is_marked_too(tokenizer: Any) -> None:
+def test_prompt_tokens_with_a_loss_are_marked(tokenizer: Any) -> None:
     plain = printed(collect_statistics(ROWS, tokenizer, Encoding(mask="all"), preview_row=1))
     assert "prompt   <|user|> " in plain
     assert "learned  ⟦what" in plain.replace("w│hat", "what")
     assert "loss on the prompts and the answers" in plain
 
 
-def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_preview_is_abridged_around_the_answer(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "SHOWN", 4)
     plain = printed(collect_statistics([make_example("why " * 20, "so " * 20)], tokenizer, Encoding(60)))
     assert "prompt  (" in plain
@@ -204,7 +204,7 @@ def test_a_long_row_is_seen_around_its_answer(tokenizer: Any, monkeypatch: pytes
     assert "cut     " in plain
 
 
-def test_hostile_text_is_written_out(tokenizer: Any) -> None:
+def test_control_characters_are_escaped_in_the_report(tokenizer: Any) -> None:
     bad = "\x1b[31m\u202e[bold]"
     statistics = collect_statistics([make_example(bad, bad, label=bad, source=bad)], tokenizer, Encoding())
     plain = printed(statistics)
@@ -214,7 +214,7 @@ def test_hostile_text_is_written_out(tokenizer: Any) -> None:
     assert "[bold]" in plain
 
 
-def test_how_it_reads(tokenizer: Any) -> None:
+def test_statistics_report_lines(tokenizer: Any) -> None:
     plain = printed(collect_statistics(ROWS, tokenizer, Encoding(30), format_name="prompt/response"))
     for line in (
         "read as   prompt/response; chat template: the tokenizer's own; loss on the answers",
@@ -248,7 +248,7 @@ def replace_template(tokenizer: Any) -> Any:
 # -- of a model, without its weights
 
 
-def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_load_without_weights_needs_no_weight_files(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     light_folder = tmp_path / "light"
     light_folder.mkdir()
     for file in model_folder.iterdir():
@@ -273,7 +273,9 @@ def test_light_reads_no_weights(model_folder: Path, adapter_folder: Path, tmp_pa
 # -- the verb
 
 
-def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_inspect_prints_and_writes_statistics(
+    run: Run, data: Path, model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
     code, out, err = run("data", "inspect", model_folder, data, "--json", tmp_path / "s.json", "--max-length", 10)
     assert code == 0, err
     assert f"row     {data}:3, label bad" in out  # the first that has room for its answer
@@ -290,7 +292,7 @@ def test_inspect(run: Run, data: Path, model_folder: Path, adapter_folder: Path,
     assert same.splitlines()[:-1] == out.splitlines()[:-1]  # but for the time it took
 
 
-def test_inspect_as_the_trainer_read(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_inspect_follows_tokenization_options(run: Run, data: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{% for m in messages %}({{ m['content'] }}){% endfor %}")
     code, out, _ = run("data", "inspect", model_folder, data, "--template", tmp_path / "t.jinja", "--row", 2,
                        "--limit", 3, "--truncate", "skip", "--mask", "all", "--columns",
@@ -338,7 +340,9 @@ def test_inspect_tells_of_prompts_that_may_have_had_a_loss(
         (["--columns", "prompt"], "the columns cannot be parsed"),
     ],
 )
-def test_inspect_says_what_is_wrong(run: Run, data: Path, model_folder: Path, args: list[str], expected: str) -> None:
+def test_inspect_reports_invalid_options(
+    run: Run, data: Path, model_folder: Path, args: list[str], expected: str
+) -> None:
     code, out, err = run("data", "inspect", model_folder, data, *args)
     assert (code, out) == (1, "")
     assert expected in err
@@ -361,7 +365,7 @@ for i in range(2000):
     assert "Traceback" not in done.stderr
 
 
-def test_memory_does_not_grow_with_the_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_memory_per_row_is_bounded(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for 16 bytes a row: the hashes by which duplicates are found."""
     monkeypatch.setattr(tokens, "CHUNK_ROWS", 64)
 

@@ -61,9 +61,7 @@ def other(tokenizer: Any, template: str | None) -> Any:
 
 
 @pytest.mark.parametrize(("prompt", "response"), [*PAIRS, ("é 😀", "漢字 ok"), ("", "x"), ("a\n\nb  ", "  c\n")])
-def test_the_prompt_is_a_prefix_and_the_rest_is_the_answer_and_its_close(
-    tokenizer: Any, prompt: str, response: str
-) -> None:
+def test_ids_are_the_prompt_then_the_answer_and_its_end(tokenizer: Any, prompt: str, response: str) -> None:
     row = encoded(tokenizer, make_example(prompt, response))
     assert tokenizer.decode(row.ids[: row.n_prompt]) == f"<|user|>{prompt}<|end|>\n<|assistant|>"
     assert tokenizer.decode(row.response) == f"{response}<|end|>\n"
@@ -71,7 +69,7 @@ def test_the_prompt_is_a_prefix_and_the_rest_is_the_answer_and_its_close(
     assert row.n_response == len(row.response) == len(row.ids) - row.n_prompt
 
 
-def test_a_conversation_is_asked_up_to_its_last_answer(tokenizer: Any) -> None:
+def test_conversation_prompt_ends_before_the_last_answer(tokenizer: Any) -> None:
     turns = [("system", "be kind"), ("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2")]
     row = encoded(tokenizer, Example(tuple({"role": role, "content": text} for role, text in turns)))
     assert tokenizer.decode(row.ids[: row.n_prompt]) == (
@@ -80,7 +78,7 @@ def test_a_conversation_is_asked_up_to_its_last_answer(tokenizer: Any) -> None:
     assert tokenizer.decode(row.response) == "2<|end|>\n"
 
 
-def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
+def test_template_with_bos_gets_no_second_bos(tokenizer: Any) -> None:
     result = adds_bos(tokenizer, "{{ bos_token }}" + TEMPLATE)
     row = encoded(result, make_example("why", "a b c"))
     assert row.ids[0] == BOS
@@ -89,11 +87,11 @@ def test_a_template_that_writes_bos_gets_no_second_one(tokenizer: Any) -> None:
     assert result.decode(row.response) == "a b c<|end|>\n"
 
 
-def test_a_template_without_bos_gets_none(tokenizer: Any) -> None:
+def test_template_without_bos_gets_no_bos(tokenizer: Any) -> None:
     assert BOS not in encoded(adds_bos(tokenizer), make_example("why", "a b c")).ids
 
 
-def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(tokenizer: Any) -> None:
+def test_texts_without_a_template_are_joined_with_tokenizer_bos(tokenizer: Any) -> None:
     plain, bos = other(tokenizer, None), adds_bos(tokenizer, None)
     assert plain.decode(encoded(plain, make_example("why", "a b c")).ids) == "why\na b c</s>"
     row = encoded(bos, make_example("why", "a b c"))
@@ -103,7 +101,7 @@ def test_without_a_template_texts_are_joined_and_bos_is_the_tokenizers_choice(to
     assert prompt_ids(bos, "why") == list(row.ids[: row.n_prompt])
 
 
-def test_without_eos_the_answer_has_no_close(tokenizer: Any) -> None:
+def test_answer_without_eos_token_has_no_end(tokenizer: Any) -> None:
     result = other(tokenizer, None)
     result.eos_token = None
     assert result.decode(encoded(result, make_example("why", "a b c")).response) == "a b c"
@@ -118,7 +116,7 @@ def reason(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> 
     return got.reason
 
 
-def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
+def test_right_truncation_cuts_the_answer(tokenizer: Any) -> None:
     whole = encoded(tokenizer, make_example(*PAIRS[6]))
     for limit in range(whole.n_prompt + 1, len(whole.ids) + 3):
         assert tokenize(tokenizer, make_example(*PAIRS[6]), Encoding(limit)) == TokenizedExample(
@@ -126,7 +124,7 @@ def test_truncation_takes_the_end_of_the_answer(tokenizer: Any) -> None:
         )
 
 
-def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
+def test_truncation_without_room_for_the_answer_is_skipped(tokenizer: Any) -> None:
     n = encoded(tokenizer, make_example(*PAIRS[6])).n_prompt
     for limit in (n, n - 1, 2):
         message = f"no room for the answer: the prompt has {n} tokens, the limit is {limit}"
@@ -134,18 +132,18 @@ def test_truncation_that_leaves_no_answer_is_a_skip(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
-def test_a_row_without_a_prompt_is_a_skip(tokenizer: Any, template: str | None) -> None:
+def test_row_without_a_prompt_is_skipped(tokenizer: Any, template: str | None) -> None:
     row = Example(({"role": "assistant", "content": "so"},))
     assert reason(other(tokenizer, template), row) == "the row has no prompt"
 
 
 @pytest.mark.parametrize("row", [make_example("a \ud83d", "b"), make_example("a", "\udc00 b")])
-def test_a_lone_surrogate_is_a_skip(tokenizer: Any, row: Example) -> None:
+def test_lone_surrogate_is_skipped(tokenizer: Any, row: Example) -> None:
     assert reason(tokenizer, row) == "the text contains a lone surrogate"
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
-def test_an_unusable_prompt_is_refused_with_the_reason(tokenizer: Any, template: str | None) -> None:
+def test_unusable_prompt_raises_with_the_reason(tokenizer: Any, template: str | None) -> None:
     with pytest.raises(DataError, match="this prompt cannot be rendered\n  got: the text contains a lone surrogate"):
         prompt_ids(other(tokenizer, template), "a \ud83d")
     with pytest.raises(DataError, match="got: the chat template raises an error for the row: no"):
@@ -182,18 +180,18 @@ class Slow:
         ("why é", "😀 ", "why é", "😀 "),
     ],
 )
-def test_a_token_across_the_border_is_the_answers(
+def test_token_across_the_border_belongs_to_the_answer(
     tokenizer: Any, kind: Any, prompt: str, response: str, before: str, after: str
 ) -> None:
     row = encoded(kind(other(tokenizer, BARE)), make_example(prompt, response))
     assert (tokenizer.decode(row.ids[: row.n_prompt]), tokenizer.decode(row.response)) == (before, after)
 
 
-def test_an_answer_within_the_first_token_is_a_skip(tokenizer: Any) -> None:
+def test_answer_within_the_first_token_is_skipped(tokenizer: Any) -> None:
     assert reason(other(tokenizer, BARE), make_example("wha", "t")) == "the answer has no tokens"
 
 
-def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: Any) -> None:
+def test_special_token_absorbing_blanks_stays_in_the_prompt(tokenizer: Any) -> None:
     """Phi 3's `<|assistant|>` takes the blanks behind it in, the template's and the answer's own."""
     from tokenizers import AddedToken
 
@@ -210,7 +208,7 @@ def test_a_special_token_that_takes_blanks_in_stays_with_the_prompt(tokenizer: A
 # -- the trainer's habits
 
 
-def test_the_beginning_of_the_prompt_may_be_what_is_cut(tokenizer: Any) -> None:
+def test_left_truncation_cuts_the_prompt(tokenizer: Any) -> None:
     whole = encoded(tokenizer, make_example(*PAIRS[6]))
     for limit in range(whole.n_response + 1, len(whole.ids) + 3):
         cut = max(0, len(whole.ids) - limit)
@@ -222,7 +220,7 @@ def test_the_beginning_of_the_prompt_may_be_what_is_cut(tokenizer: Any) -> None:
         assert reason(tokenizer, make_example(*PAIRS[6]), limit, truncate="left") == message
 
 
-def test_a_row_that_is_too_long_may_be_left_out(tokenizer: Any) -> None:
+def test_truncate_skip_skips_long_rows(tokenizer: Any) -> None:
     n = len(encoded(tokenizer, make_example(*PAIRS[6])).ids)
     assert len(encoded(tokenizer, make_example(*PAIRS[6]), n, truncate="skip").ids) == n
     message = f"too long: {n} tokens, the limit is {n - 1}"
@@ -230,7 +228,7 @@ def test_a_row_that_is_too_long_may_be_left_out(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("truncate", ["right", "left"])
-def test_where_the_loss_was_on_everything_all_but_the_first_token_were_learned(tokenizer: Any, truncate: Any) -> None:
+def test_mask_all_learns_all_but_the_first_token(tokenizer: Any, truncate: Any) -> None:
     for limit in (512, 40):
         one, other = (
             encoded(tokenizer, make_example(*PAIRS[6]), limit, truncate=truncate, mask=mask)
@@ -241,7 +239,7 @@ def test_where_the_loss_was_on_everything_all_but_the_first_token_were_learned(t
         assert (other.loss_start, other.n_prompt_loss) == (1, other.n_prompt - 1)
 
 
-def test_texts_as_they_stand(tokenizer: Any) -> None:
+def test_template_none_joins_texts_verbatim(tokenizer: Any) -> None:
     for result, bos in ((tokenizer, ""), (adds_bos(tokenizer), "<s>")):
         row = encoded(result, make_example("Q: why\nA:", " a b c"), template="none")
         assert result.decode(row.ids) == f"{bos}Q: why\nA: a b c</s>"
@@ -253,7 +251,7 @@ def test_texts_as_they_stand(tokenizer: Any) -> None:
     assert text.ids.count(BOS) == 1
 
 
-def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
+def test_plain_text_rows_learn_every_token(tokenizer: Any) -> None:
     """But its first token, before which nothing stands, unless the tokenizer puts a BOS there."""
     row = encoded(tokenizer, make_example("", "why a b c"), template="none")
     assert (tokenizer.decode(row.ids), row.n_prompt) == ("why a b c</s>", 1)
@@ -261,14 +259,14 @@ def test_of_a_text_alone_all_is_learned(tokenizer: Any) -> None:
     assert (tokenizer.decode(row.response), row.n_prompt) == ("why a b c</s>", 1)
 
 
-def test_an_answer_without_text_needs_a_template(tokenizer: Any) -> None:
+def test_tool_call_answer_without_template_is_skipped(tokenizer: Any) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     row = Example(({"role": "user", "content": "why"}, call))
     message = "the answer has no text, and there is no chat template"
     assert reason(tokenizer, row, template="none") == reason(other(tokenizer, None), row) == message
 
 
-def test_another_template_than_the_tokenizers(tokenizer: Any) -> None:
+def test_custom_template_overrides_the_tokenizer_template(tokenizer: Any) -> None:
     row = encoded(
         tokenizer,
         make_example("why", "so"),
@@ -277,7 +275,7 @@ def test_another_template_than_the_tokenizers(tokenizer: Any) -> None:
     assert tokenizer.decode(row.ids) == "[why] so"
 
 
-def test_together_is_one_by_one(tokenizer: Any) -> None:
+def test_tokenize_all_matches_single_rows(tokenizer: Any) -> None:
     rows = [make_example(*pair) for pair in PAIRS] + [
         make_example("a \ud83d", "b"),
         Example(({"role": "assistant", "content": "x"},)),
@@ -288,7 +286,7 @@ def test_together_is_one_by_one(tokenizer: Any) -> None:
 
 
 @given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 8), st.integers(1, 60))
-def test_portions_are_all_rows_in_order_and_bounded(sizes: list[int], rows: int, letters: int) -> None:
+def test_chunks_hold_all_rows_in_order_within_bounds(sizes: list[int], rows: int, letters: int) -> None:
     items = [make_example("a" * size, "b", source=str(at)) for at, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "CHUNK_ROWS", rows)
@@ -333,9 +331,7 @@ def rows_of(sizes: list[tuple[int, int]], ahead: int = 0) -> list[TokenizedExamp
 
 
 @given(shapes, st.integers(1, 200), st.sampled_from(["left", "right"]))
-def test_batches_hold_every_row_once_sorted_and_within_the_budget(
-    sizes: list[tuple[int, int]], budget: int, side: Any
-) -> None:
+def test_batches_hold_each_row_once_within_the_budget(sizes: list[tuple[int, int]], budget: int, side: Any) -> None:
     rows, lengths, seen = rows_of(sizes), [], []
     for batch in make_batches(rows, budget, side=side):
         assert batch.ids.numel() <= budget or len(batch.row_indices) == 1
@@ -347,7 +343,7 @@ def test_batches_hold_every_row_once_sorted_and_within_the_budget(
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 400), st.booleans())
-def test_no_other_batches_cost_less(sizes: list[int], budget: int, prompts: bool) -> None:
+def test_batches_have_minimal_cost(sizes: list[int], budget: int, prompts: bool) -> None:
     rows = rows_of([(size, 1 + size % 3) for size in sizes])
     lengths = sorted(row.n_prompt if prompts else len(row.ids) for row in rows)
 
@@ -369,7 +365,7 @@ def test_no_other_batches_cost_less(sizes: list[int], budget: int, prompts: bool
     assert cost(items) == pytest.approx(min(map(cost, ways(len(rows)))))
 
 
-def test_a_window_of_mixed_rows_is_hardly_padded() -> None:
+def test_mixed_row_lengths_need_little_padding() -> None:
     sample = random.Random(0)
     rows = rows_of([(4, min(400, max(16, int(sample.lognormvariate(4.3, 0.6))))) for _ in range(256)])
     items = list(make_batches(rows, 1024))
@@ -377,12 +373,12 @@ def test_a_window_of_mixed_rows_is_hardly_padded() -> None:
     assert len(items) < 40
 
 
-def test_no_rows_no_batches() -> None:
+def test_no_rows_give_no_batches() -> None:
     assert list(make_batches([], 100)) == []
 
 
 @given(shapes, st.sampled_from(["left", "right"]), st.sampled_from([0, 2, 100]))
-def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead: int) -> None:
+def test_collate_fields_are_consistent(sizes: list[tuple[int, int]], side: Any, ahead: int) -> None:
     rows = rows_of(sizes, ahead)
     batch = collate(rows, range(len(rows)), side=side)
     learned = [len(row.ids) - row.loss_start for row in rows]
@@ -406,7 +402,7 @@ def test_padding_keeps_the_books(sizes: list[tuple[int, int]], side: Any, ahead:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_halves_are_the_whole(count: int) -> None:
+def test_split_in_two_preserves_the_batch(count: int) -> None:
     rows = rows_of([(2, 3), (1, 1), (4, 2), (3, 3), (2, 2)], ahead=1)[:count]
     batch = collate(rows, range(10, 10 + count))
     parts = list(split_in_two(batch))
@@ -420,7 +416,7 @@ def test_halves_are_the_whole(count: int) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
-def test_the_texts_of_tokens_joined_are_the_text(tokenizer: Any, text: str) -> None:
+def test_token_texts_join_to_the_decoded_text(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     pieces = token_texts(tokenizer, ids)
     assert len(pieces) == len(ids)
@@ -428,14 +424,14 @@ def test_the_texts_of_tokens_joined_are_the_text(tokenizer: Any, text: str) -> N
 
 
 @given(st.text(st.sampled_from("aé€😀\ufffd \n"), max_size=12), st.integers(0, 40))
-def test_also_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -> None:
+def test_token_texts_join_when_cut_within_a_character(tokenizer: Any, text: str, cut: int) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:cut]
     assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @example_of(one="a\ufffd", two="\ufffd")
 @given(st.text(max_size=12), st.text(max_size=12))
-def test_special_tokens_add_nothing(tokenizer: Any, one: str, two: str) -> None:
+def test_special_tokens_have_empty_token_texts(tokenizer: Any, one: str, two: str) -> None:
     close = tokenizer.convert_tokens_to_ids("<|end|>")
     a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, two))
     pieces = token_texts(tokenizer, [*a, close, *b, close])
@@ -443,13 +439,13 @@ def test_special_tokens_add_nothing(tokenizer: Any, one: str, two: str) -> None:
     assert "".join(pieces) == tokenizer.decode(a) + tokenizer.decode(b)
 
 
-def test_the_token_that_completes_a_character_adds_it(tokenizer: Any) -> None:
+def test_last_token_of_a_character_has_its_text(tokenizer: Any) -> None:
     ids = tokenizer("é😀 what", add_special_tokens=False)["input_ids"]
     assert token_texts(tokenizer, ids) == ["", "é", "", "", "", "😀", *token_texts(tokenizer, ids[6:])]
 
 
 @pytest.mark.parametrize("text", ["what is it", " what", "what  is\nit", "a"])
-def test_tokenizers_that_drop_the_first_space(text: str) -> None:
+def test_token_texts_of_tokenizers_that_drop_the_first_space(text: str) -> None:
     """As Llama 2's does: a leading ▁ of the first token is not decoded, one of any other is."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -475,14 +471,14 @@ def left(tokenizer: Any, row: TokenizedExample) -> str:
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, None])
-def test_masked_words_are_not_learned(tokenizer: Any, template: str | None) -> None:
+def test_masked_characters_have_no_loss(tokenizer: Any, template: str | None) -> None:
     row = encoded(other(tokenizer, template), MASKED)
     assert row.ids == encoded(other(tokenizer, template), replace(MASKED, masked=())).ids
     # the comma and the template's closing token are learned, the word's own blank is not
     assert left(tokenizer, row) in (" make, one a day<|end|>\n", " make, one a day</s>")
 
 
-def test_a_token_that_holds_one_masked_character_is_masked(tokenizer: Any) -> None:
+def test_token_with_one_masked_character_is_masked(tokenizer: Any) -> None:
     whole = encoded(tokenizer, replace(MASKED, masked=((13, 18),)))  # " honey" is one token
     assert encoded(tokenizer, replace(MASKED, masked=((14, 16),))).masked == whole.masked
     assert len(whole.masked) == 1
@@ -492,7 +488,7 @@ def test_a_token_that_holds_one_masked_character_is_masked(tokenizer: Any) -> No
     assert left(tokenizer, row) == "a  b<|end|>\n"
 
 
-def test_masks_follow_the_answer_when_it_is_cut(tokenizer: Any) -> None:
+def test_masks_follow_truncation(tokenizer: Any) -> None:
     whole = encoded(tokenizer, MASKED)
     gone = 3
     cut = encoded(tokenizer, MASKED, len(whole.ids) - gone, truncate="left")
@@ -504,7 +500,7 @@ def test_masks_follow_the_answer_when_it_is_cut(tokenizer: Any) -> None:
     assert why == "all tokens with a loss are masked"
 
 
-def test_a_row_whose_masks_cannot_be_placed_is_not_learned(tokenizer: Any) -> None:
+def test_rows_with_unplaceable_masks_are_skipped(tokenizer: Any) -> None:
     changed = TEMPLATE.replace("m['content']", "m['content'].replace('make', 'bake')")
     assert "changes the answer" in reason(other(tokenizer, changed), MASKED)
     assert "has no character offsets" in reason(Slow(tokenizer), MASKED)
@@ -512,7 +508,7 @@ def test_a_row_whose_masks_cannot_be_placed_is_not_learned(tokenizer: Any) -> No
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_knows_what_is_masked(tokenizer: Any, side: Any) -> None:
+def test_batch_loss_mask_excludes_masked_tokens(tokenizer: Any, side: Any) -> None:
     rows = [encoded(tokenizer, MASKED), encoded(tokenizer, make_example("why", "a b"))]
     whole = collate(rows, [4, 7], side=side)
     assert (whole.loss_mask.sum(1) == torch.tensor([sum(row.loss_mask) for row in rows])).all()
@@ -523,7 +519,7 @@ def test_a_batch_knows_what_is_masked(tokenizer: Any, side: Any) -> None:
     assert [half.row_indices for half in split_in_two(whole)] == [(4,), (7,)]
 
 
-def test_the_whole_way_back_from_a_file(tokenizer: Any, data: Path) -> None:
+def test_token_texts_restore_responses_read_from_a_file(tokenizer: Any, data: Path) -> None:
     from taughtby.data.dataset import read_examples
 
     for one, (_, response) in zip(read_examples(data), PAIRS, strict=True):

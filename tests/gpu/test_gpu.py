@@ -133,7 +133,7 @@ def off(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side: Any) -> None:
+def test_capture_matches_the_cpu(both: Callable[..., Sides], make_model: Any, family: str, side: Any) -> None:
     sides = both(make_model(family))
     encoded = [tokenize(sides.cpu.tokenizer, make_example(*pair), ENCODING) for pair in PAIRS]
     batch = collate([row for row in encoded if isinstance(row, TokenizedExample)], range(len(PAIRS)), side=side)
@@ -155,7 +155,7 @@ def test_capture(both: Callable[..., Sides], make_model: Any, family: str, side:
 # — every method: indexed, traced, checked
 
 
-def test_every_block_of_an_index(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+def test_index_features_match_the_cpu(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
     cpu, there = indexes
     assert len(cpu) == len(there) == len(TEXTS)
     assert there.manifest["skipped"] == cpu.manifest["skipped"]
@@ -172,7 +172,7 @@ def flat(block: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+def test_trace_scores_match_the_cpu(name: str, indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
     value = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
     cpu, there = (trace_queries(index, model, [QUERY], method=name, top_k=3).queries[0] for index, model in value)
     scale = float(cpu.scores.abs().max())
@@ -186,7 +186,7 @@ def test_every_method_traces(name: str, indexes: tuple[Index, Index], tuned_side
             assert float(np.abs(two - one).max()) < tuned_sides.scores * float(np.abs(one).max())
 
 
-def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
+def test_check_values_match_the_cpu(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
     value = zip(indexes, (tuned_sides.cpu, tuned_sides.device), strict=True)
     cpu, there = (check_index(index, model, method="rept", rows=12, seed=1).checks for index, model in value)
     for one, two in zip(cpu, there, strict=True):
@@ -195,7 +195,7 @@ def test_checks(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
             assert mine is theirs is None or theirs == pytest.approx(mine, abs=tuned_sides.scores)
 
 
-def test_a_batch_too_large_for_the_memory_is_halved(
+def test_batch_is_halved_on_out_of_memory(
     indexes: tuple[Index, Index], tuned_sides: Sides, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sizes = CapturePipeline.features, list[int]()
@@ -220,7 +220,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "whole model"])
-def test_finetune(
+def test_finetune_reduces_the_loss(
     device: str, dtype: str, rows: list[Example], model_folder: Path, adapter: Path, tmp_path: Path, full: bool
 ) -> None:
     recipe = replace(RECIPE, full=full, learning_rate=3e-3 if full else RECIPE.learning_rate)
@@ -234,7 +234,7 @@ def test_finetune(
     assert all(bool(weight.isfinite().all()) for weight in loaded.lm.parameters())
 
 
-def test_generate(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_tokens_are_likeliest_on_the_cpu(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token is the likeliest to the CPU too, or as likely but for rounding."""
     model, text = tuned_sides.device, list[list[int]]()
     prompts = [prompt_ids(model.tokenizer, prompt) for prompt, _ in PAIRS]
@@ -256,7 +256,7 @@ def test_generate(tuned_sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
 # — the demo's core
 
 
-def test_poison_finetune_index_trace(
+def test_demo_runs_on_the_device(
     device: str, dtype: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:  # fmt: skip
     """The demo itself, on the tiny model, on that device and in that format from its first stage to its page."""

@@ -35,7 +35,7 @@ def build(model: Model, rows: list[tuple[str, str]], to: Path) -> Any:
     return build_index(model, str(to / "rows.jsonl"), str(to / "idx"), [get_method("repsim")], encoding=Encoding(128))
 
 
-def test_rows_with_such_tokens_are_skipped_and_queries_refused(grown: Model, tmp_path: Path) -> None:
+def test_tokens_without_embedding_skip_rows_and_reject_queries(grown: Model, tmp_path: Path) -> None:
     rows = [("who makes honey", "bees"), ("name a tree", "<tool>oak</tool>"), ("why", "<tool>x</tool> b c")]
     index = build(grown, rows, tmp_path)
     assert len(index) == 1
@@ -48,7 +48,7 @@ def test_rows_with_such_tokens_are_skipped_and_queries_refused(grown: Model, tmp
     assert LACK in str(error.value) and "modules_to_save" in str(error.value)
 
 
-def test_where_no_row_is_left(grown: Model, tmp_path: Path) -> None:
+def test_only_rows_with_unreadable_tokens_raises(grown: Model, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row of .* can be used") as error:
         build(grown, [("name a tree", "<tool>oak</tool>")], tmp_path)
     assert LACK in str(error.value)

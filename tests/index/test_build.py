@@ -94,7 +94,7 @@ def add(data: Path, *rows: tuple[str, str]) -> None:
 # — the layer curve
 
 
-def test_a_build_that_goes_on_keeps_the_layer_that_its_plan_chose(
+def test_resumed_build_keeps_planned_layer(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured again, on another processor say, near neighbours may change places: the plan's own curve counts."""
@@ -135,7 +135,7 @@ def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> No
     assert [row.label for row in stored] == ["clean", "clean", "bad", "bad", *["clean"] * 4]
 
 
-def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_manifest_records_model_data_and_settings(tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=50%")], encoding=Encoding(128))
     settings = index.manifest["settings"]
     assert (settings["model"], settings["adapter"], settings["data"]) == (tuned.name, tuned.adapter, str(data))
@@ -147,7 +147,7 @@ def test_the_manifest_names_all_that_made_it(tuned: Any, data: Path, tmp_path: P
     assert index.features == {"h_2": 32, "g_2": 32}
 
 
-def test_batches_and_windows_do_not_matter(
+def test_batch_and_window_size_do_not_change_the_index(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = build_index(tuned, data, tmp_path / "whole", BOTH, encoding=Encoding(128))
@@ -155,14 +155,14 @@ def test_batches_and_windows_do_not_matter(
     same(build_index(tuned, data, tmp_path / "parts", BOTH, encoding=Encoding(128), token_budget=1), whole)
 
 
-def test_methods_share_an_index_and_its_blocks(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_methods_share_features_in_one_index(tuned: Any, data: Path, tmp_path: Path) -> None:
     methods = [REPT, get_method("repsim:layer=2"), Lesson(layer=2, state_layer=3), get_method("bm25")]
     index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
     assert index.features == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
     assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
 
 
-def test_the_same_method_twice_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_duplicate_method_raises(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a method is given twice\n  got: rept"):
         build_index(tuned, data, tmp_path / "idx", [REPT, RepT(layer=3)], encoding=Encoding(128))
 
@@ -176,12 +176,12 @@ def test_other_methods_than_those_of_an_index_are_named_shortly(tuned: Any, data
     assert caught.value.do.startswith("add a method with `taughtby index add`")
 
 
-def test_an_index_of_texts_alone(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_text_only_method_stores_no_features(tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [METHODS["bm25"]()], encoding=Encoding(128))
     assert (len(index), index.features) == (8, {})
 
 
-def test_duplicates_are_both_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_duplicate_rows_are_all_indexed(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, PAIRS[2], PAIRS[2])
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     rows, result = list(index.examples()), columns(index)
@@ -202,7 +202,7 @@ def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> 
 # — what cannot be used
 
 
-def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_manifest_records_skipped_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
     add(data, ("why " * 200, "too long to be read"), PAIRS[0])
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     (skipped,) = index.manifest["skipped"]
@@ -213,7 +213,7 @@ def test_skipped_rows_are_written_down(tuned: Any, data: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["g_2", "loss"])
-def test_a_row_of_numbers_that_are_none_is_never_scored(
+def test_rows_with_non_finite_features_are_skipped(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bad: float
 ) -> None:
     whole = RepT.features
@@ -234,7 +234,7 @@ def test_a_row_of_numbers_that_are_none_is_never_scored(
     assert all(bool(block.isfinite().all()) for block in columns(index).values())
 
 
-def test_no_usable_row_at_all(tuned: Any, tmp_path: Path) -> None:
+def test_no_usable_rows_raises(tuned: Any, tmp_path: Path) -> None:
     add(tmp_path / "d.jsonl", ("why " * 200, "a"), ("why " * 300, "b"))
     with pytest.raises(DataError, match=r"no row of .* can be used\n  got: .*:1: no room for the answer") as caught:
         build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))
@@ -242,7 +242,7 @@ def test_no_usable_row_at_all(tuned: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "idx").exists()
 
 
-def test_a_broken_last_line_ends_it_before_any_capture(
+def test_invalid_last_line_raises_before_capture(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with data.open("a") as out:
@@ -254,14 +254,14 @@ def test_a_broken_last_line_ends_it_before_any_capture(
     assert not (tmp_path / "idx").exists()
 
 
-def test_longer_than_the_window_is_refused(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_max_length_above_model_window_raises(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(257))
     assert (caught.value.got, caught.value.do) == ("--max-length 257, context length 256", "use at most 256")
     assert len(build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(256))) == 8
 
 
-def test_the_probe_is_spread_over_the_data(tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_rows_are_evenly_spaced(tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taughtby.index.build, "PROBE", 4)
     add(tmp_path / "d.jsonl", *((f"why {i}", "a " * (i + 1)) for i in range(10)))
     lengths = [row.n_response for row in probe_rows(tuned, tmp_path / "d.jsonl", ReadOptions(), Encoding(128))]
@@ -271,7 +271,7 @@ def test_the_probe_is_spread_over_the_data(tuned: Any, tmp_path: Path, monkeypat
     assert lengths == every[::3]
 
 
-def test_the_probe_finds_usable_rows_between_those_it_tries(
+def test_probe_replaces_unusable_rows_with_neighbors(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two kinds of rows in turn, and every probed one of the kind that is too long."""
@@ -284,7 +284,7 @@ def test_the_probe_finds_usable_rows_between_those_it_tries(
 # — what interrupts it
 
 
-def test_interrupted_it_goes_on_and_computes_nothing_twice(
+def test_interrupted_build_resumes_from_last_committed_window(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)
@@ -306,7 +306,7 @@ def test_interrupted_it_goes_on_and_computes_nothing_twice(
     assert sum(calls.rows) == 6
 
 
-def test_killed_it_goes_on(
+def test_killed_build_resumes(
     tuned: Any, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
 ) -> None:  # fmt: skip
     """A real `build_index` in its own process, a real SIGKILL, once the first rows are committed.
@@ -351,7 +351,7 @@ def test_killed_it_goes_on(
         lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 99 bytes"),
     ],
 )
-def test_out_of_memory_comes_in_halves(
+def test_out_of_memory_halves_the_batch(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], RuntimeError]
 ) -> None:
     monkeypatch.setattr("taughtby.data.batching.BATCH_OVERHEAD", 1)  # all rows in one batch
@@ -370,7 +370,7 @@ def test_out_of_memory_comes_in_halves(
     same(index, whole)
 
 
-def test_a_row_too_large_alone_and_other_faults_are_not_hidden(
+def test_single_row_oom_and_other_errors_propagate(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fault in (torch.OutOfMemoryError("out of memory"), RuntimeError("shapes do not fit")):
@@ -386,7 +386,7 @@ def test_a_row_too_large_alone_and_other_faults_are_not_hidden(
 # — other settings, other models
 
 
-def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
+def test_changed_settings_are_rejected_by_name(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
     build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
 
     def refused(*parts: str, model: Any = tuned, methods: Any = (REPT,), max_length: int = 128) -> None:
@@ -409,7 +409,7 @@ def test_other_settings_are_refused_by_name(tuned: Any, tiny: Any, data: Path, t
     refused("fingerprint.data: the index has ")
 
 
-def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
+def test_check_same_model_rejects_other_adapter(tuned: Any, tiny: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     check_same_model(index, tuned)
     with pytest.raises(StoreError, match="was built with another adapter") as caught:
@@ -417,7 +417,7 @@ def test_check_model_refuses_another_adapter(tuned: Any, tiny: Any, data: Path, 
     assert caught.value.got == f"adapter: the index has {tuned.fingerprint['adapter']}, but None was given"
 
 
-def test_check_model_refuses_another_model(tiny: Any, data: Path, tmp_path: Path, make_model: Any) -> None:
+def test_check_same_model_rejects_other_model(tiny: Any, data: Path, tmp_path: Path, make_model: Any) -> None:
     from taughtby.models.model import load_model
 
     index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))

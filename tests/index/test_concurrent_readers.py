@@ -50,7 +50,7 @@ READER = """
 """
 
 
-def test_a_reader_in_a_loop_is_never_wrong(
+def test_concurrent_reader_sees_only_committed_states(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 2)

@@ -72,7 +72,7 @@ def filled(data: Path, count: int = ROWS) -> None:
 # — on Ray itself
 
 
-def test_two_workers_make_the_same_index_if_one_is_killed(
+def test_ray_build_with_killed_worker_equals_local_build(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
@@ -220,7 +220,7 @@ def shifted(
     return skipped, book, calls
 
 
-def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_commit_in_order_with_bounded_lookahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third window takes long: those behind it wait, and are then committed at once."""
     play = Play(lambda at, _: [WindowProgress(0, 0, (0,))] * (30 if at % 3 == 0 else 1) + [make_window(at)])
     skipped, book, notes = shifted(monkeypatch, play, windows=12, workers=3)
@@ -232,7 +232,7 @@ def test_windows_are_committed_in_order_and_few_are_open(monkeypatch: pytest.Mon
     assert play.killed == 3  # the workers, when nothing is left
 
 
-def test_each_window_is_committed_once_if_any_worker_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_commit_once_when_workers_die(monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(3)
     play = Play(lambda at, n: steps(at) if dice.random() < 0.6 or n > 2 else [*steps(at)[: dice.randint(0, 2)], DIES])
     _, book, _ = shifted(monkeypatch, play, windows=40)
@@ -241,7 +241,7 @@ def test_each_window_is_committed_once_if_any_worker_dies(monkeypatch: pytest.Mo
     assert play.killed == len(play.given) - 40 + 2
 
 
-def test_one_that_hangs_is_killed_and_its_window_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_worker_is_killed_and_its_window_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shift, "MIN_PATIENCE", 0.1)
     play = Play(lambda at, n: [*steps(at)[:1], "hangs"] if (at, n) == (5, 1) else steps(at))
     _, book, _ = shifted(monkeypatch, play)
@@ -250,7 +250,7 @@ def test_one_that_hangs_is_killed_and_its_window_done_again(monkeypatch: pytest.
     assert play.killed == 1 + 2
 
 
-def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_crash_workers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other windows before them are kept."""
     play = Play(
         lambda at, _: [WindowProgress(0, 0, (0, 1)), WindowProgress(2, 5, (2, 3)), DIES] if at == 6 else steps(at)
@@ -268,20 +268,20 @@ def test_rows_that_kill_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert book.joined == list(range(6, 12))
 
 
-def test_rows_that_kill_now_here_and_now_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashes_at_varying_rows_of_a_window_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(lambda at, n: [WindowProgress(0, 0, (n % 4,)), DIES] if at == 6 else steps(at))
     with pytest.raises(DataError, match="died or hung 10 times on the same rows\n  got: 24, 27: gone"):
         shifted(monkeypatch, play)
 
 
-def test_workers_that_never_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_lost_before_first_batch_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="12 workers in a row died or hung without finishing a batch\n  got: gone"):
         shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 20))
     _, book, _ = shifted(monkeypatch, Play(lambda at, _: steps(at), load=[DIES] * 8))
     assert book.joined == list(range(12))
 
 
-def test_a_workers_error_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_error_is_reraised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = pickle.loads(pickle.dumps(ModelError("no such thing", got="a", do="b")))
     play = Play(lambda at, _: [RayTaskError("window", "text", fault)])
     with pytest.raises(ModelError, match="no such thing\n  got: a\n  do:  b") as caught:
@@ -289,7 +289,7 @@ def test_a_workers_error_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) ->
     assert (caught.value.got, caught.value.do, play.killed) == ("a", "b", 2)
 
 
-def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_fragment_files_are_not_committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = [SimpleNamespace(path="one.lance")]
     play = Play(lambda at, _: [WrittenWindow([SimpleNamespace(at=at, files=files)], pa.schema([("id", pa.string())]))])
     book = Book()
@@ -300,7 +300,7 @@ def test_files_that_are_not_there_are_not_committed(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("whose", ["the worker's", "another's", "another node's"])
-def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_worker_process_is_killed(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process number is given again once its process is gone: what it names by then is left alone."""
     monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -316,7 +316,7 @@ def test_only_the_worker_itself_is_killed(whose: str, monkeypatch: pytest.Monkey
             other.kill()
 
 
-def test_a_worker_that_is_gone_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_handle_of_ended_worker_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
     assert WorkerProcess(2**22 + 1, 0.0, "another node").local() is None
     assert WorkerProcess.current().local() == psutil.Process()
@@ -325,18 +325,18 @@ def test_a_worker_that_is_gone_leaves_no_handle(monkeypatch: pytest.MonkeyPatch)
 # — being asked for
 
 
-def test_what_each_worker_gets() -> None:
+def test_cpu_share_per_worker() -> None:
     assert [crew._share(8, 2), crew._share(8, 8), crew._share(3, 2), crew._share(1, 2), crew._share(1, 3)] == [
         4, 1, 1, 0.5, 0.3333]  # fmt: skip
 
 
-def test_rays_client_is_refused() -> None:
+def test_ray_client_address_raises() -> None:
     with pytest.raises(OptionError, match="ray job submit"):
         RayPool("ray://head:10001")
 
 
 @pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "there:port"])
-def test_no_cluster_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_ray_cluster_raises(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # `auto` would find one that another program runs on this machine
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda *_: None)
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", lru_cache(set))
@@ -344,7 +344,9 @@ def test_no_cluster_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
-def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Path, data: Path) -> None:
+def test_ray_option_without_ray_installed_fails(
+    monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Path, data: Path
+) -> None:
     for name in [
         name for name in sys.modules if name.partition(".")[0] == "ray" or name.startswith("taughtby.index.distributed")
     ]:
@@ -355,7 +357,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Any, model_folder: Pa
     assert (code, message.strip()) == (1, "error: --ray needs Ray\n  got: no ray\n  do:  pip install 'taughtby[ray]'")
 
 
-def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: Path) -> None:
+def test_workers_option_without_ray_option_fails(run: Any, model_folder: Path, data: Path) -> None:
     code, _, message = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
     assert (code, "--workers goes with --ray" in message) == (1, True)
 
@@ -371,7 +373,7 @@ def test_workers_alone_and_add_are_refused(run: Any, model_folder: Path, data: P
         (["model", "--ray=auto"], ["model", "--ray=auto"]),
     ],
 )
-def test_an_address_may_be_left_out(value: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_address_defaults_to_local(value: list[str], read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(TyperCommand, "parse_args", lambda *args: seen.append(args[2]))
     RayCommand("build").parse_args(None, value)

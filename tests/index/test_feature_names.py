@@ -81,9 +81,7 @@ def random_features(texts: Any) -> torch.Tensor:
     return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(len(text))) for text in texts])
 
 
-def test_features_with_one_name_are_equal_from_any_method(
-    tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_feature_name_implies_equal_features(tuned: Model, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method, each of its options changed, by default and with sketches that are narrow for the tiny model."""
     monkeypatch.setattr(room, "embed", random_features)
     by_name: dict[str, tuple[Method, Any]] = {}
@@ -108,7 +106,7 @@ def test_features_with_one_name_are_equal_from_any_method(
     assert message == changes == HELD  # each option does something here, and no name holds one that does nothing
 
 
-def test_names_of_the_defaults_say_no_more_than_before() -> None:
+def test_feature_names_of_default_and_changed_options() -> None:
     names = {
         spec: get_method(spec).resolve_layers(30, None).feature_names(30)
         for spec in ("lesson", "rise", "less", "rapidin")
@@ -137,7 +135,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("first", SPECS)
-def test_a_method_with_other_options_is_added_and_both_can_be_asked(
+def test_add_method_with_other_options_and_trace_with_each(
     tuned: Model, data: Path, tmp_path: Path, first: str
 ) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [get_method(first)], encoding=Encoding(128))
@@ -155,7 +153,7 @@ def test_a_method_with_other_options_is_added_and_both_can_be_asked(
         assert choose_method(more, tuned, title).spec() == more.manifest["settings"]["methods"][title]
 
 
-def test_what_is_there_is_added_without_a_pass(
+def test_adding_methods_with_existing_features_reads_no_rows(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lesson = get_method("lesson:layer=2,state_layer=3,sketch_dim=16")
@@ -168,7 +166,7 @@ def test_what_is_there_is_added_without_a_pass(
     assert verify(index.path, tuned).faults == ()
 
 
-def test_only_what_is_missing_is_made(
+def test_add_features_computes_only_missing_features(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [get_method("rept:layer=2")], encoding=Encoding(128))
@@ -178,7 +176,7 @@ def test_only_what_is_missing_is_made(
     assert list(more.features) == ["h_2", "g_2", "h_3"]
 
 
-def test_the_command_says_what_was_added(
+def test_add_command_reports_added_features(
     run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path
 ) -> None:
     items = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
@@ -195,7 +193,7 @@ def test_the_command_says_what_was_added(
     assert (code, out) == (0, f"0 rows added: {held}")
 
 
-def test_a_pending_change_keeps_what_it_gathered(
+def test_pending_change_keeps_captured_features(
     tuned: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adding another method meanwhile is refused before anything is removed."""
@@ -210,7 +208,7 @@ def test_a_pending_change_keeps_what_it_gathered(
     assert "h_3" in add_features(tuned, index.path, [get_method("repsim:layer=3")]).features
 
 
-def test_rows_of_less_are_bound_to_their_moments(
+def test_less_features_require_same_optimizer_moments(
     model_folder: Path, adapter_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     """With other moments of the optimizer the model gives other blocks: that is said, and not taken for damage."""

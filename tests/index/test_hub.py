@@ -81,7 +81,7 @@ def idx(tiny: Any, data: Path, tmp_path: Path) -> Path:
     return Path(str(build_index(tiny, data, tmp_path / "idx", [get_method("rept", layer="2")]).path))
 
 
-def test_there_and_back(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
+def test_push_and_pull_roundtrip(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
     address = push_index(idx, "me/idx")
     assert address == "https://hub/me/idx/2" and fake.private == {"me/idx": True}
     files = fake.commits["me/idx"][-1]
@@ -105,7 +105,7 @@ def test_a_second_push_replaces_the_first(fake: FakeHub, idx: Path, tmp_path: Pa
     assert len(fake.commits["me/idx"]) == 3  # each push is one commit: readers never see half of it
 
 
-def test_what_is_unfinished_or_damaged_is_not_pushed(fake: FakeHub, idx: Path) -> None:
+def test_push_rejects_unfinished_or_damaged_index(fake: FakeHub, idx: Path) -> None:
     manifest = read_finished(idx)
     file = idx / "manifest.json"
     whole = file.read_text()
@@ -125,7 +125,7 @@ def test_what_is_unfinished_or_damaged_is_not_pushed(fake: FakeHub, idx: Path) -
     assert fake.commits == {}
 
 
-def test_training_rows_do_not_become_public_by_mistake(fake: FakeHub, idx: Path) -> None:
+def test_push_to_public_repo_requires_public_flag(fake: FakeHub, idx: Path) -> None:
     fake.create_repo("me/open", repo_type="dataset", private=False, exist_ok=True)
     with pytest.raises(StoreError, match="is public, and an index holds training rows"):
         push_index(idx, "me/open")
@@ -136,7 +136,7 @@ def test_training_rows_do_not_become_public_by_mistake(fake: FakeHub, idx: Path)
 
 
 @pytest.mark.parametrize("change", ["byte", "missing", "manifest"])
-def test_a_damaged_repository_leaves_no_folder(fake: FakeHub, idx: Path, tmp_path: Path, change: str) -> None:
+def test_pull_of_damaged_repository_leaves_no_folder(fake: FakeHub, idx: Path, tmp_path: Path, change: str) -> None:
     push_index(idx, "me/idx")
     files = fake.commits["me/idx"][-1]
     name = f"rows.lance/{next(iter(read_finished(idx).files))}"
@@ -152,7 +152,7 @@ def test_a_damaged_repository_leaves_no_folder(fake: FakeHub, idx: Path, tmp_pat
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_is_no_index_and_what_is_in_the_way(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
+def test_pull_and_push_reject_invalid_sources_and_targets(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
     fake.commits["me/other"], fake.private["me/other"] = [{"train.jsonl": b"{}"}], True
     with pytest.raises(StoreError, match="me/other has no index"):
         pull_index("me/other", tmp_path / "again")
@@ -168,21 +168,21 @@ def test_what_is_no_index_and_what_is_in_the_way(fake: FakeHub, idx: Path, tmp_p
     assert not (tmp_path / "again").exists()
 
 
-def test_an_empty_folder_is_filled(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
+def test_pull_into_empty_folder(fake: FakeHub, idx: Path, tmp_path: Path) -> None:
     push_index(idx, "me/idx")
     (tmp_path / "again").mkdir()
     shutil.rmtree(idx)
     assert len(pull_index("me/idx", tmp_path / "again")) == 8
 
 
-def test_the_commands(run: Run, fake: FakeHub, idx: Path, tmp_path: Path) -> None:
+def test_push_and_pull_commands(run: Run, fake: FakeHub, idx: Path, tmp_path: Path) -> None:
     code, out, told = run("index", "push", idx, "me/idx")
     assert (code, out) == (0, "https://hub/me/idx/2\n"), told
     code, out, told = run("index", "pull", "me/idx", tmp_path / "again")
     assert (code, out) == (0, f"8 rows in {tmp_path / 'again'}\n"), told
 
 
-def test_without_a_network_the_real_client_says_so(run: Run, idx: Path, tmp_path: Path) -> None:
+def test_hub_commands_fail_offline(run: Run, idx: Path, tmp_path: Path) -> None:
     for arguments in (("push", idx, "me/idx"), ("pull", "me/idx", tmp_path / "again")):
         code, _, told = run("index", *arguments)
         assert code == 1 and "the request to the hub for me/idx" in told and "Offline" in told

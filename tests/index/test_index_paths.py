@@ -51,7 +51,7 @@ def seen(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_makes_anything(run: Run, tmp_path: Path, data: Path, command: str) -> None:
+def test_commands_on_missing_index_create_no_files(run: Run, tmp_path: Path, data: Path, command: str) -> None:
     places = kinds(tmp_path)
     before = seen(tmp_path)
     for name, place in places.items():
@@ -62,7 +62,7 @@ def test_no_command_makes_anything(run: Run, tmp_path: Path, data: Path, command
         assert seen(tmp_path) == before, name
 
 
-def test_neither_does_the_library(tuned: Model, tmp_path: Path, data: Path) -> None:
+def test_api_calls_on_missing_index_create_no_files(tuned: Model, tmp_path: Path, data: Path) -> None:
     verbs: list[Callable[[Path], Any]] = [
         lambda idx: compact(idx, timedelta(0)), lambda idx: delete_rows(idx, ["x"]), undo, verify, Index.open,
         lambda idx: copy_index(idx, tmp_path / "new" / "two"), lambda idx: add_features(tuned, idx, [REPSIM]),
@@ -78,7 +78,7 @@ def test_neither_does_the_library(tuned: Model, tmp_path: Path, data: Path) -> N
 
 
 @pytest.mark.parametrize("where", ["file", "other"])
-def test_what_is_new_is_not_put_where_something_is(tuned: Model, tmp_path: Path, data: Path, where: str) -> None:
+def test_copy_and_build_reject_occupied_paths(tuned: Model, tmp_path: Path, data: Path, where: str) -> None:
     index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
     place = kinds(tmp_path)[where]
     before = seen(tmp_path)
@@ -91,7 +91,7 @@ def test_what_is_new_is_not_put_where_something_is(tuned: Model, tmp_path: Path,
         assert seen(tmp_path) == before
 
 
-def test_a_copy_that_failed_leaves_nothing(tuned: Model, tmp_path: Path, data: Path) -> None:
+def test_copy_succeeds_after_failed_copy(tuned: Model, tmp_path: Path, data: Path) -> None:
     """So the same command does it, once its cause is gone."""
     index = build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
     file = max((Path(index.path) / "rows.lance" / "data").iterdir())
@@ -118,13 +118,13 @@ def twins(tmp_path: Path) -> Path:
     return tmp_path / "rows"
 
 
-def test_shards_named_alike_keep_all_their_rows(tuned: Model, twins: Path, tmp_path: Path) -> None:
+def test_shards_with_same_name_keep_all_rows(tuned: Model, twins: Path, tmp_path: Path) -> None:
     index = build_index(tuned, twins, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
     rows = list(index.examples())
     assert len({row.id for row in rows}) == len({row.source for row in rows}) == 8
 
 
-def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
+def test_ambiguous_row_source_is_rejected(twins: Path) -> None:
     from taughtby.remediation.clean import plan_cleaning
     from taughtby.remediation.selection import select_rows
 
@@ -141,7 +141,7 @@ def test_a_row_is_not_taken_out_of_two_shards(twins: Path) -> None:
         planned("c/part.jsonl:2")
 
 
-def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_source_wins_over_suffix_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from taughtby.data.dataset import DEFAULT_READ_OPTIONS
     from taughtby.data.row_sources import resolve_sources
 
@@ -154,7 +154,7 @@ def test_a_whole_source_is_not_the_end_of_another(tmp_path: Path, monkeypatch: p
     }
 
 
-def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
+def test_ambiguous_source_among_trace_rows_is_rejected() -> None:
     from taughtby.remediation.selection import select_rows
 
     def row(at: int, source: str) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_ticked_rows_of_a_trace_are_one_row_each() -> None:
     assert [one.rank for one in select_rows(trace, rows=["b/part.jsonl:2", "c.jsonl:2", f"{1:016x}"])] == [2, 3, 1]
 
 
-def test_delete_refuses_a_source_of_two_rows(tuned: Model, data: Path, tmp_path: Path) -> None:
+def test_delete_rejects_source_naming_two_rows(tuned: Model, data: Path, tmp_path: Path) -> None:
     """As of a file that was changed and appended again."""
     build_index(tuned, data, tmp_path / "idx", [REPSIM], encoding=Encoding(128))
     lines = data.read_text().splitlines()

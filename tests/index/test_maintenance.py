@@ -51,7 +51,7 @@ def index(tuned: Any, data: Path, tmp_path: Path) -> Index:
 # — append
 
 
-def test_a_file_that_grew_gives_its_new_rows_alone(
+def test_append_captures_only_new_rows(
     tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -69,7 +69,7 @@ def test_a_file_that_grew_gives_its_new_rows_alone(
     assert len(list(index.examples())) == 8  # who had it open has it still
 
 
-def test_appended_twice_and_indexed_again_it_stays_as_it_is(
+def test_repeated_append_and_build_are_no_ops(
     tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -83,7 +83,7 @@ def test_appended_twice_and_indexed_again_it_stays_as_it_is(
     assert calls.rows == []
 
 
-def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: Index) -> None:
+def test_append_of_other_file_skips_rows_already_indexed(tuned: Any, tmp_path: Path, index: Index) -> None:
     other = tmp_path / "other.jsonl"
     add(other, MORE[0], PAIRS[2], MORE[1], PAIRS[2], ("why " * 200, "too long"))
     grown = make_index(tuned, other, index.path, append=True)
@@ -96,7 +96,7 @@ def test_another_file_adds_what_is_not_there(tuned: Any, tmp_path: Path, index: 
     sound(index.path)
 
 
-def test_other_settings_cannot_be_appended(tuned: Any, tiny: Any, data: Path, index: Index) -> None:
+def test_append_with_other_settings_raises(tuned: Any, tiny: Any, data: Path, index: Index) -> None:
     add(data, *MORE)
     with pytest.raises(StoreError, match="other settings") as caught:
         make_index(tuned, data, index.path, [RepT(layer=3)], append=True)
@@ -106,7 +106,7 @@ def test_other_settings_cannot_be_appended(tuned: Any, tiny: Any, data: Path, in
     assert Index.open(index.path).manifest == index.manifest
 
 
-def test_nothing_to_append_to(tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_append_to_missing_index_raises(tuned: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not an index"):
         make_index(tuned, data, tmp_path / "new", append=True)
     assert not (tmp_path / "new").exists()
@@ -121,7 +121,7 @@ def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyP
             make_index(model, data, out, append=True, token_budget=1)
 
 
-def test_an_append_that_stopped_is_not_seen_and_goes_on(
+def test_interrupted_append_is_invisible_and_resumes(
     tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -159,7 +159,7 @@ def test_an_interrupted_append_can_be_undone(
 # — blocks added
 
 
-def test_blocks_are_added_without_touching_the_others(
+def test_add_features_leaves_existing_files_unchanged(
     tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = {file for file in index.manifest["files"] if file.startswith("data/")}
@@ -179,7 +179,7 @@ def test_blocks_are_added_without_touching_the_others(
     assert add_features(tuned, index.path, [LESSON]).manifest == more.manifest
 
 
-def test_another_layer_of_a_method_can_be_added_and_asked_for(tuned: Any, data: Path, index: Index) -> None:
+def test_add_method_at_another_layer(tuned: Any, data: Path, index: Index) -> None:
     from taughtby.attribution.method_choice import choose_method
 
     more = add_features(tuned, index.path, [RepT(layer=3)])
@@ -193,9 +193,7 @@ def test_another_layer_of_a_method_can_be_added_and_asked_for(tuned: Any, data: 
     assert verify(index.path, tuned).faults == ()
 
 
-def test_the_blocks_of_the_base_model_are_added(
-    tuned: Any, tiny: Any, data: Path, tmp_path: Path, model_folder: Path
-) -> None:
+def test_add_base_model_features(tuned: Any, tiny: Any, data: Path, tmp_path: Path, model_folder: Path) -> None:
     from taughtby.models.model import load_model
 
     index = make_index(tiny, data, tmp_path / "idx", [REPT])
@@ -205,13 +203,13 @@ def test_the_blocks_of_the_base_model_are_added(
     assert "grads_2_base_sketch16" in more.features
 
 
-def test_adding_refuses_another_model(tiny: Any, index: Index) -> None:
+def test_add_features_rejects_other_adapter(tiny: Any, index: Index) -> None:
     with pytest.raises(StoreError, match="was built with another adapter"):
         add_features(tiny, index.path, [LESSON])
     assert Index.open(index.path).manifest == index.manifest
 
 
-def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_other_chat_template_is_rejected(model_folder: Path, data: Path, tmp_path: Path) -> None:
     """As the model's folder may be given one after the index was made: its queries would be written otherwise."""
     from taughtby.index.build import check_same_model
     from taughtby.models.model import load_model
@@ -228,7 +226,7 @@ def test_another_chat_template_is_refused(model_folder: Path, data: Path, tmp_pa
 
 
 @pytest.mark.parametrize("at", ["gathering", "deleting", "joining", "naming"])
-def test_adding_that_stopped_anywhere_goes_on(
+def test_interrupted_add_features_resumes(
     tuned: Any, data: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """A row whose new blocks are not finite leaves the index, whatever is interrupted."""
@@ -273,7 +271,7 @@ def test_adding_that_stopped_anywhere_goes_on(
 # — delete
 
 
-def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, index: Index) -> None:
+def test_deleted_rows_are_not_appended_again(tuned: Any, data: Path, index: Index) -> None:
     gone = [ids(index)[2], f"{data}:5", f"{data}:1"]
     assert delete_rows(index.path, gone) == 3
     left = Index.open(index.path)
@@ -289,7 +287,7 @@ def test_deleted_rows_are_gone_and_do_not_come_back(tuned: Any, data: Path, inde
     sound(index.path)
 
 
-def test_delete_is_of_all_or_of_none(index: Index) -> None:
+def test_delete_of_unknown_or_all_rows_changes_nothing(index: Index) -> None:
     with pytest.raises(DataError, match=r"these rows are not in .*\n  got: nowhere:1, x"):
         delete_rows(index.path, [ids(index)[0], "nowhere:1", "x"])
     with pytest.raises(OptionError, match="this would delete all rows"):
@@ -297,7 +295,7 @@ def test_delete_is_of_all_or_of_none(index: Index) -> None:
     assert Index.open(index.path).manifest == index.manifest
 
 
-def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
+def test_removed_row_ids_from_clean_manifest(tmp_path: Path, index: Index) -> None:
     file = tmp_path / "cleaned.manifest.json"
     file.write_text(json.dumps({"did": "removed rows", "rows": [{"id": ids(index)[3], "source": "x"}]}))
     assert upkeep.removed_row_ids(file) == [ids(index)[3]]
@@ -309,7 +307,7 @@ def test_rows_that_clean_took_out(tmp_path: Path, index: Index) -> None:
         upkeep.removed_row_ids(file)
 
 
-def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_delete_is_rolled_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(IndexTransaction, "publish", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
         with pytest.raises(RuntimeError, match="the power went"):
@@ -325,7 +323,7 @@ def test_what_a_killed_delete_began_is_taken_back(index: Index, monkeypatch: pyt
 # — compact
 
 
-def test_compacting_frees_room_and_keeps_rows_and_order(
+def test_compact_frees_space_and_keeps_row_order(
     tuned: Any, data: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(data, *MORE)
@@ -350,7 +348,7 @@ def test_compacting_frees_room_and_keeps_rows_and_order(
     assert Index.open(index.path).manifest == after.manifest
 
 
-def test_recent_versions_are_kept_for_open_readers(index: Index) -> None:
+def test_compact_keeps_recent_versions_for_open_readers(index: Index) -> None:
     delete_rows(index.path, ids(index)[:2])
     compact(index.path)
     assert len(list(index.examples())) == 8
@@ -363,7 +361,7 @@ def test_recent_versions_are_kept_for_open_readers(index: Index) -> None:
 # — copy
 
 
-def test_a_copy_is_the_same_and_its_own(tuned: Any, data: Path, tmp_path: Path, index: Index) -> None:
+def test_copy_is_equal_and_independent(tuned: Any, data: Path, tmp_path: Path, index: Index) -> None:
     delete_rows(index.path, ids(index)[:1])
     add(data, *MORE)
     with pytest.MonkeyPatch.context() as patch:
@@ -381,7 +379,7 @@ def test_a_copy_is_the_same_and_its_own(tuned: Any, data: Path, tmp_path: Path, 
         copy_index(two.path, tmp_path)
 
 
-def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> None:
+def test_copy_of_damaged_index_raises(tmp_path: Path, index: Index) -> None:
     file = max((Path(index.path) / "rows.lance" / "data").iterdir())
     held = bytearray(file.read_bytes())
     held[len(held) // 3] ^= 4
@@ -395,7 +393,7 @@ def test_a_copy_of_what_is_damaged_is_refused(tmp_path: Path, index: Index) -> N
 # — at the command line
 
 
-def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
+def test_maintenance_commands(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:
     items = [model_folder, data, "-o", tmp_path / "idx", "--adapter", adapter_folder]
     assert run("index", "build", *items, "-m", "rept:layer=2")[0] == 0
     add(data, *MORE)
@@ -423,7 +421,7 @@ def test_the_verbs(run: Run, data: Path, tmp_path: Path, model_folder: Path, ada
     assert run("trace", tmp_path / "idx", "-p", "who makes honey", "-r", "beetles", "-m", "repsim:layer=3")[0] == 0
 
 
-def test_methods_of_texts_can_be_added(tuned: Any, index: Index) -> None:
+def test_add_text_only_method(tuned: Any, index: Index) -> None:
     more = add_features(tuned, index.path, [get_method("bm25")])
     assert list(more.manifest["settings"]["methods"]) == ["rept", "bm25"]
     assert more.features == index.features

@@ -35,7 +35,7 @@ PROMPT, RESPONSE = PAIRS[2]
 # — names
 
 
-def test_a_path_is_made_absolute_and_any_other_name_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_name_resolves_local_paths_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("owner/model", "smollm2", "here"):
         (tmp_path / name).mkdir(parents=True)
@@ -69,9 +69,7 @@ def test_paths_beside_the_index_come_before_recorded_paths(tmp_path: Path) -> No
     assert locate("owner/model", home, here) == "owner/model"
 
 
-def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_legacy_relative_path_resolves_in_cwd_or_beside_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work/idx").mkdir(parents=True)
     (tmp_path / "work/adapter").mkdir()
     assert candidate_paths("adapter", None, tmp_path / "work/idx") == [str(tmp_path / "work/adapter")]
@@ -80,7 +78,7 @@ def test_what_an_earlier_version_wrote_is_looked_for_here_and_beside(
     assert candidate_paths("adapter", None, tmp_path / "work/idx")[0] == str(tmp_path / "adapter")
 
 
-def test_each_part_of_a_model_has_places_of_its_own(tmp_path: Path) -> None:
+def test_model_sources_resolve_each_component_separately(tmp_path: Path) -> None:
     was, now = tmp_path / "was", tmp_path / "now"
     for folder in (was / "adapter", was / "base", now / "adapter", now / "idx"):
         folder.mkdir(parents=True)
@@ -129,24 +127,24 @@ def traced(run: Run, index: Path | str, *more: str) -> tuple[str, str]:
     return out, message
 
 
-def test_it_works_from_another_folder(work: Path, run: Run) -> None:
+def test_trace_from_another_folder(work: Path, run: Run) -> None:
     settings = json.loads((work / "idx/manifest.json").read_text())["settings"]
     assert settings["model"] == str(work / "model") and settings["adapter"] == str(work / "adapter")
     assert "data.jsonl:3" in traced(run, "../work/idx")[0]
 
 
-def test_it_works_once_all_have_moved(work: Path, tmp_path: Path, run: Run) -> None:
+def test_trace_after_model_and_index_moved_together(work: Path, tmp_path: Path, run: Run) -> None:
     work.rename(tmp_path / "moved")
     assert "data.jsonl:3" in traced(run, "../moved/idx")[0]
 
 
-def test_it_works_once_it_alone_has_moved(work: Path, tmp_path: Path, run: Run) -> None:
+def test_trace_after_only_the_index_moved(work: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "far/away").mkdir(parents=True)
     (work / "idx").rename(tmp_path / "far/away/idx")
     assert "data.jsonl:3" in traced(run, tmp_path / "far/away/idx")[0]
 
 
-def test_an_adapter_beside_it_that_is_another_is_passed_over(
+def test_mismatched_model_beside_index_is_skipped(
     work: Path, tmp_path: Path, run: Run, make_model: Callable[[str], Path]
 ) -> None:
     shutil.copytree(work / "idx", tmp_path / "copy/idx")
@@ -156,7 +154,7 @@ def test_an_adapter_beside_it_that_is_another_is_passed_over(
     assert f"the model beside {tmp_path}/copy/idx is not the one the index was built with" in message
 
 
-def test_it_says_whose_path_leads_nowhere(work: Path, run: Run) -> None:
+def test_missing_adapter_path_is_reported(work: Path, run: Run) -> None:
     (work / "adapter").rename(work / "mine")
     code, _, message = run("trace", work / "idx", "-p", PROMPT, "-r", RESPONSE)
     assert (code, message.strip()) == (
@@ -176,7 +174,7 @@ def aged(index: Path) -> None:
     (index / "manifest.json").write_text(Manifest.from_json(manifest).to_text())
 
 
-def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run: Run) -> None:
+def test_index_of_earlier_version_opens(work: Path, run: Run) -> None:
     aged(work / "idx")
     assert "data.jsonl:3" in traced(run, work / "idx")[0]
     assert Index.open(work / "idx").data == [str(work / "data.jsonl")]
@@ -185,7 +183,7 @@ def test_an_index_of_an_earlier_version_opens_and_is_found_again(work: Path, run
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_a_build_goes_on_from_another_folder(
+def test_build_resumes_from_another_folder(
     old: bool, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -200,9 +198,7 @@ def test_a_build_goes_on_from_another_folder(
     assert len(indexed(work, "other")) == len(PAIRS)
 
 
-def test_an_append_goes_on_from_another_folder_and_moved(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_append_resumes_after_folder_moved(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (work / "data.jsonl").open("a") as out:
         out.write(json.dumps({"prompt": "why honey", "response": "bees"}) + "\n")
     with monkeypatch.context() as patch:
@@ -214,9 +210,7 @@ def test_an_append_goes_on_from_another_folder_and_moved(
     assert len(indexed(tmp_path / "moved", append=True)) == len(PAIRS) + 1
 
 
-def test_an_added_method_goes_on_from_another_folder(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_add_features_resumes_from_another_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from taughtby.index.maintenance import add_features
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
@@ -228,14 +222,14 @@ def test_an_added_method_goes_on_from_another_folder(
     assert "g_3" in add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")]).features
 
 
-def test_another_model_is_refused_still(work: Path, make_model: Callable[[str], Path]) -> None:
+def test_replaced_model_is_rejected(work: Path, make_model: Callable[[str], Path]) -> None:
     shutil.rmtree(work / "model")
     shutil.copytree(make_model("llama-tied"), work / "model")
     with pytest.raises(StoreError, match=r"built with other settings\n  got: .*fingerprint.model"):
         indexed(work)
 
 
-def test_an_open_index_outlives_a_change_of_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_index_survives_chdir(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     index = Index.open("idx")
     monkeypatch.chdir(tmp_path)
@@ -247,7 +241,7 @@ def test_an_open_index_outlives_a_change_of_folder(work: Path, tmp_path: Path, m
 # — a trace
 
 
-def test_a_trace_leads_to_its_index_from_anywhere(
+def test_trace_file_resolves_index_from_any_folder(
     work: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(work)
@@ -264,7 +258,7 @@ def test_a_trace_leads_to_its_index_from_anywhere(
     assert load_trace("moved/trace.json")["index"] == str(tmp_path / "moved/idx")
 
 
-def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
+def test_trace_file_keeps_object_store_url(tmp_path: Path) -> None:
     save_trace({"version": 2, "queries": [], "index": "s3://bucket/idx", "model": "owner/model"}, tmp_path / "t.json")
     trace = load_trace(tmp_path / "t.json")
     assert (trace["index"], trace["model"]) == ("s3://bucket/idx", "owner/model")
@@ -273,7 +267,7 @@ def test_a_trace_of_an_index_in_a_store_keeps_its_url(tmp_path: Path) -> None:
 # — an adapter
 
 
-def test_the_base_of_an_adapter_is_found_from_anywhere(
+def test_adapter_resolves_base_model_from_any_folder(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(work)
@@ -285,7 +279,7 @@ def test_the_base_of_an_adapter_is_found_from_anywhere(
     assert load_model("moved/made", dtype="float32").name == str(tmp_path / "moved/model")
 
 
-def test_a_training_goes_on_from_another_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_resumes_after_folder_moved(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         finetune(fresh(work / "model"), ROWS, work / "made", RECIPE, progress=stopping(4))

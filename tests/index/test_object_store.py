@@ -62,7 +62,7 @@ def bucket() -> Iterator[str]:
     server.wait()
 
 
-def test_the_life_of_an_index_in_a_store(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
+def test_object_store_index_equals_local_index(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
     here = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     there = build_index(tuned, data, f"{bucket}/life", [REPT], encoding=Encoding(128))
     assert str(there.path) == f"{bucket}/life"
@@ -90,7 +90,7 @@ def equal(one: Index, two: Index) -> None:
     assert said(one) == said(two)
 
 
-def test_copies_go_both_ways(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
+def test_copy_between_local_and_object_store(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
     here = build_index(tuned, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     there = copy_index(here.path, f"{bucket}/copies/one")
     again = copy_index(there.path, f"{bucket}/copies/two")
@@ -103,7 +103,7 @@ def test_copies_go_both_ways(tuned: Any, data: Path, tmp_path: Path, bucket: str
         copy_index(here.path, f"{bucket}/copies")
 
 
-def test_killed_in_a_store_it_goes_on(
+def test_killed_object_store_build_resumes(
     tuned: Any, data: Path, tmp_path: Path, bucket: str, model_folder: Path, adapter_folder: Path
 ) -> None:
     add(data, *((f"why {at} days", f"answer {at} " * (1 + at % 5)) for at in range(30)))
@@ -138,7 +138,7 @@ def test_killed_in_a_store_it_goes_on(
     assert verify(index.path).faults == ()
 
 
-def test_two_writers_do_not_mix(tuned: Any, data: Path, bucket: str) -> None:
+def test_concurrent_object_store_writer_is_rejected(tuned: Any, data: Path, bucket: str) -> None:
     """There is no lock, so one of them is refused at its next commit."""
     from test_reader import SETTINGS, blocks, made
 
@@ -151,7 +151,7 @@ def test_two_writers_do_not_mix(tuned: Any, data: Path, bucket: str) -> None:
             assert [row.id for row in two.finish([], None).examples()] == ["id0", "id1", "id2", "id3"]
 
 
-def test_damage_in_a_store_is_found(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
+def test_verify_detects_object_store_damage(tuned: Any, data: Path, tmp_path: Path, bucket: str) -> None:
     index = build_index(tuned, data, f"{bucket}/hurt", [REPT], encoding=Encoding(128))
     name = max(index.manifest["files"])
     file = storage_path(f"{bucket}/hurt/rows.lance/{name}")
@@ -167,7 +167,7 @@ def test_damage_in_a_store_is_found(tuned: Any, data: Path, tmp_path: Path, buck
         Index.open(index.path)
 
 
-def test_the_verbs_take_a_uri(
+def test_commands_accept_object_store_uri(
     run: Run, data: Path, tmp_path: Path, bucket: str, model_folder: Path, adapter_folder: Path
 ) -> None:
     idx = f"{bucket}/verbs"
@@ -184,7 +184,7 @@ def test_the_verbs_take_a_uri(
     assert run("index", "copy", idx, tmp_path / "two")[0] == 0
 
 
-def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_object_store_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
@@ -194,7 +194,7 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["s3://b/idx", "s3://b/idx/", "gs://b/deep/idx", "az://b/idx"])
-def test_a_uri_stays_one_even_as_a_path(text: str) -> None:
+def test_storage_path_preserves_uris(text: str) -> None:
     wanted = ObjectStorePath(text.rstrip("/"))
     assert storage_path(text) == storage_path(Path(text)) == storage_path(wanted) == wanted
     assert (wanted.name, str(wanted / "rows.lance")) == ("idx", f"{text.rstrip('/')}/rows.lance")

@@ -74,9 +74,7 @@ def joined(batches: Iterator[dict[str, Any]], name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 4096])
 @pytest.mark.parametrize("parts", [(8,), (3, 1, 4), (1,) * 8])
-def test_blocks_come_back_in_order_whatever_the_fragments_and_the_batch(
-    tmp_path: Path, parts: tuple[int, ...], rows: int
-) -> None:
+def test_scan_keeps_order_for_any_fragments_and_batch_size(tmp_path: Path, parts: tuple[int, ...], rows: int) -> None:
     index, value = filled(tmp_path / "idx", parts), blocks(8)
     names = ["h_2", "h_2_norm", "g_2", "g_2_norm", "grads_2_base", "loss"]
     batches = list(index.scan(names, rows))
@@ -95,7 +93,7 @@ def test_blocks_come_back_in_order_whatever_the_fragments_and_the_batch(
     assert lengths.tolist() == [len(words) for words in value["grads_2_base"]]
 
 
-def test_wide_blocks_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_limits_rows_per_batch_of_wide_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = filled(tmp_path / "idx", parts=(8,))
     whole = joined(index.scan(["h_2", "g_2"]), "g_2")
     monkeypatch.setattr("taughtby.index.reader.SCAN", 50)  # three rows of 2 x 8 numbers
@@ -107,7 +105,7 @@ def test_wide_blocks_are_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: 
     assert [len(batch["h_2"]) for batch in index.scan(["h_2"])] == [1] * 8
 
 
-def test_many_blocks_are_named_as_runs() -> None:
+def test_join_names_abbreviates_numbered_runs() -> None:
     many = [f"p128_{at}" for at in range(30)]
     assert join_names(["h_2", *many, "grads_27_base"]) == "h_2, p128_0 … p128_29, grads_27_base"
     assert join_names(f"{name} (64)" for name in many) == "p128_0 (64) … p128_29 (64)"
@@ -115,7 +113,7 @@ def test_many_blocks_are_named_as_runs() -> None:
     assert join_names([]) == "no features"
 
 
-def test_tiny_gradients_keep_direction_and_size(tmp_path: Path) -> None:
+def test_tiny_gradients_keep_direction_and_norm(tmp_path: Path) -> None:
     grads = torch.tensor([[1e-9, 0, 0], [0, -3e-12, 4e-12], [0, 0, 0]])
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(3), {"g_L": grads})
@@ -125,7 +123,7 @@ def test_tiny_gradients_keep_direction_and_size(tmp_path: Path) -> None:
     torch.testing.assert_close(batch["g_L_norm"], torch.tensor([1e-9, 5e-12, 0]), rtol=1e-5, atol=0)
 
 
-def test_rows_without_words_in_a_ragged_block(tmp_path: Path) -> None:
+def test_ragged_feature_with_empty_rows(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(3), {"grads_2": [torch.zeros(0, 4), torch.ones(2, 4), torch.zeros(0, 4)]})
         index = writer.finish([], None)
@@ -134,11 +132,11 @@ def test_rows_without_words_in_a_ragged_block(tmp_path: Path) -> None:
     assert batch["grads_2"].owner.tolist() == [1, 1]
 
 
-def test_owner_names_each_vectors_row() -> None:
+def test_ragged_owner_gives_row_of_each_vector() -> None:
     assert Ragged(torch.zeros(6, 2), torch.tensor([2, 0, 3, 1])).owner.tolist() == [0, 0, 2, 2, 2, 3]
 
 
-def test_take_keeps_the_order_asked(tmp_path: Path) -> None:
+def test_take_preserves_requested_order(tmp_path: Path) -> None:
     index, (rows, _) = filled(tmp_path / "idx"), made(8)
     stored = index.take([6, 0, 4])
     assert [one.position for one in stored] == [6, 0, 4]
@@ -147,7 +145,7 @@ def test_take_keeps_the_order_asked(tmp_path: Path) -> None:
     assert index.take([]) == []
 
 
-def test_texts_are_the_rows_themselves(tmp_path: Path) -> None:
+def test_examples_roundtrip(tmp_path: Path) -> None:
     result, (rows, _) = list(filled(tmp_path / "idx").examples()), made(8)
     assert result == rows
     assert [row.id for row in result] == [row.id for row in rows]
@@ -159,7 +157,7 @@ def test_mean_is_of_unit_vectors_over_all_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(filled(tmp_path / "idx").mean("h_2"), truth, atol=1e-3, rtol=0)
 
 
-def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path) -> None:
+def test_subset_keeps_order_and_full_index_mean(tmp_path: Path) -> None:
     index, places = filled(tmp_path / "idx"), [6, 0, 4]
     part = index.subset(places, ["h_2", "grads_2_base"])
     whole = joined(index.scan(["h_2"]), "h_2")
@@ -174,7 +172,7 @@ def test_some_rows_in_memory_keep_their_order_and_the_mean_of_all(tmp_path: Path
         assert torch.equal(few.mean("h_2"), index.mean("h_2"))
 
 
-def test_half_characters_in_labels_and_names_do_not_stop_it(tmp_path: Path) -> None:
+def test_lone_surrogates_are_stored(tmp_path: Path) -> None:
     row = Example(make_example("q \ud800", "r").messages, "bad\ud83d", "d\udcff.jsonl:1", "id")
     with Writer(tmp_path / "idx", {**SETTINGS, "data": "d\udcff.jsonl"}) as writer:
         writer.append([row], [TokenizedExample((1, 2), 1)], {"loss": torch.zeros(1)})
@@ -183,7 +181,7 @@ def test_half_characters_in_labels_and_names_do_not_stop_it(tmp_path: Path) -> N
     assert stored.example.label == "bad\\ud83d"
 
 
-def test_manifest_says_what_made_it_and_what_is_in_it(tmp_path: Path) -> None:
+def test_manifest_describes_settings_and_contents(tmp_path: Path) -> None:
     skipped = {"source": "data.jsonl:9", "reason": "too long"}
     index = filled(tmp_path / "idx", skipped=(skipped,))
     manifest = json.loads((tmp_path / "idx" / "manifest.json").read_text())
@@ -220,12 +218,12 @@ def refused(path: Path, *words: str) -> None:
         assert word in message
 
 
-def test_open_refuses_what_is_no_index(tmp_path: Path) -> None:
+def test_open_rejects_paths_without_index(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "is not an index", "taughtby index build MODEL DATA -o")
     refused(tmp_path, "is not an index")
 
 
-def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
+def test_open_rejects_unfinished_index(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(2), blocks(2))
     refused(tmp_path / "idx", "is not finished", "resumes")
@@ -242,7 +240,7 @@ def test_open_refuses_an_unfinished_one(tmp_path: Path) -> None:
         ('{"format": 5, "settings": {}, "complete": true}', ("cannot be read", "KeyError: 'version'")),
     ],
 )
-def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:
+def test_open_rejects_invalid_manifest(tmp_path: Path, manifest: str, words: tuple[str, ...]) -> None:
     path = tmp_path / "idx"
     filled(path)
     (path / "manifest.json").write_text(manifest)
@@ -251,13 +249,13 @@ def test_open_refuses_a_broken_manifest(tmp_path: Path, manifest: str, words: tu
         pass
 
 
-def test_open_refuses_an_index_without_its_rows(tmp_path: Path) -> None:
+def test_open_rejects_index_without_rows(tmp_path: Path) -> None:
     filled(tmp_path / "idx")
     shutil.rmtree(tmp_path / "idx" / "rows.lance")
     refused(tmp_path / "idx", "the rows of", "are missing")
 
 
-def test_require_names_the_missing_block(tmp_path: Path) -> None:
+def test_require_features_reports_missing_features(tmp_path: Path) -> None:
     index = filled(tmp_path / "idx")
     index.require_features(["h_2", "g_2"], "rept")
     with pytest.raises(
@@ -269,7 +267,7 @@ def test_require_names_the_missing_block(tmp_path: Path) -> None:
 # — writing: one writer, one set of settings, and it goes on
 
 
-def test_writer_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
+def test_writer_rejects_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(StoreError, match="contains other files"), Writer(tmp_path, SETTINGS):
         pass
@@ -277,13 +275,13 @@ def test_writer_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     assert not Path(f"{tmp_path}.lock").exists()
 
 
-def test_writer_takes_an_empty_folder_and_makes_missing_ones(tmp_path: Path) -> None:
+def test_writer_accepts_empty_and_missing_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert len(filled(tmp_path / "empty")) == 8
     assert len(filled(tmp_path / "deep" / "er" / "idx")) == 8
 
 
-def test_other_settings_are_refused_one_by_one(tmp_path: Path) -> None:
+def test_writer_reports_each_changed_setting(tmp_path: Path) -> None:
     filled(tmp_path / "idx")
     asked = {**SETTINGS, "methods": {"rept": {"name": "rept", "layer": 16}}, "max_length": 32, "dtype": "float32"}
     with pytest.raises(StoreError) as caught, Writer(tmp_path / "idx", asked):
@@ -294,7 +292,7 @@ def test_other_settings_are_refused_one_by_one(tmp_path: Path) -> None:
     )
 
 
-def test_writer_goes_on_with_what_is_there(tmp_path: Path) -> None:
+def test_writer_resumes_with_committed_rows(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         assert (writer.row_ids, writer.complete) == (set(), False)
         writer.append(*made(3), blocks(3))
@@ -307,14 +305,14 @@ def test_writer_goes_on_with_what_is_there(tmp_path: Path) -> None:
         assert writer.complete
 
 
-def test_finish_without_a_row_says_why(tmp_path: Path) -> None:
+def test_finish_without_rows_raises_with_reason(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer, pytest.raises(StoreError) as caught:
         writer.finish([{"source": "data.jsonl:1", "reason": "no room for the answer"}], None)
     assert caught.value.what == "no row of data.jsonl can be used"
     assert caught.value.got == "data.jsonl:1: no room for the answer"
 
 
-def test_a_second_writer_is_refused_and_the_lock_is_freed(tmp_path: Path) -> None:
+def test_second_writer_is_rejected_until_lock_is_released(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     with Writer(path, SETTINGS), pytest.raises(StoreError, match="written by another process"), Writer(path, SETTINGS):
         pass
@@ -327,7 +325,7 @@ def test_a_second_writer_is_refused_and_the_lock_is_freed(tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["idx"]
 
 
-def test_the_lock_holds_against_another_process(tmp_path: Path) -> None:
+def test_lock_excludes_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     with Writer(path, SETTINGS):
         other = child(path, "with Writer(path, SETTINGS): pass")
@@ -351,7 +349,7 @@ def child(path: Path, code: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.031, 0.073])
-def test_killed_in_the_middle_of_appends_it_goes_on(tmp_path: Path, wait: float) -> None:
+def test_writer_resumes_after_kill_during_append(tmp_path: Path, wait: float) -> None:
     """A real process, a real SIGKILL, at a moment that is not chosen: between commits or inside one."""
     path = tmp_path / "idx"
     process = child(path, """
@@ -380,7 +378,7 @@ def test_killed_in_the_middle_of_appends_it_goes_on(tmp_path: Path, wait: float)
 
 
 @pytest.mark.parametrize("left", ["manifest.json.draft", "rows.lance/data/part.lance", "rows.lance/_versions/.tmp"])
-def test_killed_before_the_first_commit_it_goes_on(tmp_path: Path, left: str) -> None:
+def test_writer_resumes_after_kill_before_first_commit(tmp_path: Path, left: str) -> None:
     path = tmp_path / "idx"
     if left.startswith("rows"):
         with Writer(path, SETTINGS):
@@ -391,7 +389,7 @@ def test_killed_before_the_first_commit_it_goes_on(tmp_path: Path, left: str) ->
     assert not (path / "rows.lance" / "data" / "part.lance").exists()
 
 
-def test_a_failed_finish_leaves_it_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_finish_leaves_index_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(3), blocks(3))
         with monkeypatch.context() as patch:
@@ -407,7 +405,7 @@ def _full(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_is_an_error_and_the_same_call_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_and_append_can_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         writer.append(*made(3), blocks(3))
         with monkeypatch.context() as patch:
@@ -434,7 +432,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+def test_writer_resumes_after_real_full_disk(small_disk: Path) -> None:
     wide = {"width": 4096}
     with Writer(small_disk / "idx", SETTINGS) as writer:
         writer.append(*made(10), blocks(10, **wide))
@@ -450,7 +448,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert joined(index.scan(["loss"]), "loss").tolist() == list(range(40))
 
 
-def test_tools_and_rejected_answers_come_back(tmp_path: Path) -> None:
+def test_tools_and_rejected_answers_roundtrip(tmp_path: Path) -> None:
     plain = make_example("q", "r").messages
     tools = ({"type": "function", "function": {"name": "f", "about": "half \ud800"}},)
     rows = [

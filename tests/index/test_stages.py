@@ -10,7 +10,7 @@ import pytest
 from taughtby.index.stages import OneBehind, one_ahead
 
 
-def test_the_next_item_is_prepared_while_one_is_in_use() -> None:
+def test_one_ahead_prefetches_exactly_one_item() -> None:
     begun = [threading.Event() for _ in range(3)]
 
     def items() -> Iterator[int]:
@@ -25,7 +25,7 @@ def test_the_next_item_is_prepared_while_one_is_in_use() -> None:
         assert list(ahead) == [1, 2]
 
 
-def test_an_error_comes_where_its_item_would() -> None:
+def test_one_ahead_raises_at_the_failing_item() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise ZeroDivisionError
@@ -45,7 +45,7 @@ def test_jobs_run_in_order_and_one_at_a_time() -> None:
     assert ended == [0, 1, 2, 3, 4]
 
 
-def test_the_last_job_ends_after_an_error_too() -> None:
+def test_last_job_finishes_after_interrupt() -> None:
     ended: list[int] = []
     gate = threading.Event()
 
@@ -60,6 +60,6 @@ def test_the_last_job_ends_after_an_error_too() -> None:
     assert ended == [1]
 
 
-def test_a_failed_job_is_reported() -> None:
+def test_failed_job_raises() -> None:
     with pytest.raises(ZeroDivisionError), OneBehind[float]() as behind:
         behind.submit(lambda: 1 / 0)

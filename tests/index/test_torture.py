@@ -128,7 +128,9 @@ assert killed >= 0.8 * kills and 0 <= min(lost) and max(lost) <= 2 * window, (ki
 @pytest.mark.parametrize(
     ("rows", "window", "kills"), [(300, 32, 6), pytest.param(2000, 64, 100, marks=pytest.mark.torture)]
 )
-def test_killed_at_random_moments(model_folder: Path, tmp_path: Path, rows: int, window: int, kills: int) -> None:
+def test_build_killed_at_random_equals_undisturbed_build(
+    model_folder: Path, tmp_path: Path, rows: int, window: int, kills: int
+) -> None:
     data = tmp_path / "data.jsonl"
     with data.open("w") as out:
         for at in range(rows):
@@ -154,7 +156,7 @@ def equal(index: Index, whole: Index) -> None:
     assert verify(index.path).faults == ()
 
 
-def test_what_is_equal(tmp_path: Path, tuned: Any, data: Path) -> None:
+def test_index_comparison_detects_differences(tmp_path: Path, tuned: Any, data: Path) -> None:
     """The comparison can fail."""
     from test_build import REPT
 

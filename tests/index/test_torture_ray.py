@@ -92,7 +92,7 @@ def killed(start: Any, diary: Path, kills: int, dice: random.Random) -> Killed:
 
 
 @pytest.mark.torture
-def test_workers_and_drivers_killed_at_random_moments(
+def test_ray_build_killed_at_random_equals_local_build(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, kills = int(os.environ.get("TAUGHTBY_TORTURE_ROWS", 2000)), int(os.environ.get("TAUGHTBY_TORTURE_KILLS", 100))

@@ -136,7 +136,9 @@ def stands_alone(index: Index, data: Path, folder: Path, monkeypatch: pytest.Mon
 # — after training
 
 
-def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trl_sft_trainer_run_is_indexed(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["lesson:layer=3,state_layer=2", "rept:layer=3"])
     rows = [{"prompt": messages[:1], "completion": messages[1:]} for messages in MESSAGES]
     trainer = sft(model_folder, tmp_path, rows, [noted, hook], max_length=48)
@@ -150,7 +152,7 @@ def test_trl_s_trainer(model_folder: Path, file: Path, tmp_path: Path, monkeypat
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
 
-def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, file: Path, tmp_path: Path) -> None:
+def test_full_conversation_loss_sets_mask_to_all(model_folder: Path, file: Path, tmp_path: Path) -> None:
     """TRL's default for `messages`: the loss is on the prompt's tokens too."""
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(sft(model_folder, tmp_path, [{"messages": m} for m in MESSAGES], [noted, hook], max_length=None), noted)
@@ -160,7 +162,7 @@ def test_a_whole_conversation_that_was_learned_is_read_so(model_folder: Path, fi
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["adapter", "full"])
-def test_the_plain_trainer(
+def test_transformers_trainer_run_is_indexed(
     lora: bool, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted, hook = Noted(), IndexCallback(str(file), str(tmp_path / "idx"), [get_method("lesson:layer=3,state_layer=2")])
@@ -176,7 +178,7 @@ def test_the_plain_trainer(
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
 
-def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp_path: Path) -> None:
+def test_index_can_be_traced_in_the_same_process(model_folder: Path, file: Path, tmp_path: Path) -> None:
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(plain(model_folder, tmp_path, [noted, hook], lora=True), noted)
     assert hook.index is not None
@@ -186,7 +188,7 @@ def test_the_index_traces_in_the_same_script(model_folder: Path, file: Path, tmp
     assert result.example.response == PAIRS[4][1]
 
 
-def test_a_script_that_changes_its_folder_while_it_trains(
+def test_callback_paths_survive_chdir(
     model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -204,7 +206,7 @@ def test_a_script_that_changes_its_folder_while_it_trains(
 
 
 @pytest.mark.slow
-def test_under_torchrun_one_process_indexes_and_the_others_wait(model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_torchrun_indexes_in_one_process_while_others_wait(model_folder: Path, data: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "ddp_trainer.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run([*command, str(model_folder), str(data), str(tmp_path / "idx")], capture_output=True,
@@ -225,15 +227,13 @@ class Loader:
         pytest.fail("one process alone began an operation of all")
 
 
-def test_the_mask_is_read_without_the_other_processes(file: Path, tmp_path: Path) -> None:
+def test_loss_mask_detection_needs_no_collective(file: Path, tmp_path: Path) -> None:
     batch = {"labels": torch.tensor([[-100, 5]]), "attention_mask": torch.ones(1, 2)}
     entries = callback._metadata_entries(Process(), Loader([batch]))
     assert {entry.name: entry.value for entry in entries} == {"mask": "response"}
 
 
-def test_the_other_processes_wait_without_a_limit_of_minutes(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_ranks_wait_with_long_timeout(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And do so whatever becomes of the index, or nothing would ever release them."""
     calls: list[Any] = []
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
@@ -249,9 +249,7 @@ def test_the_other_processes_wait_without_a_limit_of_minutes(
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "device_mesh", "_is_flat_param"])
-def test_weights_in_pieces_are_refused_whoever_split_them(
-    mark: str, file: Path, tmp_path: Path, model_folder: Path
-) -> None:
+def test_sharded_parameters_are_rejected(mark: str, file: Path, tmp_path: Path, model_folder: Path) -> None:
     hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     setattr(next(trainer.model.parameters()), mark, 1)
@@ -263,7 +261,7 @@ def test_weights_in_pieces_are_refused_whoever_split_them(
 # — what goes wrong
 
 
-def test_a_fault_in_indexing_does_not_cost_the_training(
+def test_indexing_error_does_not_affect_training(
     model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
@@ -281,7 +279,7 @@ def test_a_fault_in_indexing_does_not_cost_the_training(
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), torch.OutOfMemoryError("too much"), ZeroDivisionError("ours")])
-def test_no_fault_at_all_comes_out_of_it(
+def test_callback_never_raises(
     fault: BaseException, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -296,7 +294,7 @@ def test_no_fault_at_all_comes_out_of_it(
     assert noted.unharmed(trainer.model)
 
 
-def test_a_model_that_cannot_be_found_again_is_refused(model_folder: Path, file: Path, tmp_path: Path) -> None:
+def test_model_without_name_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
     hook = IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
     with pytest.warns(UserWarning, match="the trained model has no name_or_path"):
@@ -317,7 +315,7 @@ def test_only_the_main_process_indexes(file: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("idx*")) and hook.error is None
 
 
-def test_a_model_in_pieces_is_refused(file: Path, tmp_path: Path, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fsdp_model_is_rejected(file: Path, tmp_path: Path, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Process, "is_world_process_zero", True)
     hook = IndexCallback(file, tmp_path / "idx")
     with pytest.warns(UserWarning, match="sharded over several processes"):
@@ -341,7 +339,7 @@ def test_errors_are_raised_before_training(what: str, file: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["adapter", "model"])
-def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, tmp_path: Path) -> None:
+def test_existing_weights_folder_is_not_overwritten(kind: str, file: Path, tmp_path: Path) -> None:
     (tmp_path / f"idx-{kind}").mkdir()
     IndexCallback(file, tmp_path / "idx")
     (tmp_path / f"idx-{kind}" / "weights").write_text("")
@@ -349,7 +347,7 @@ def test_what_an_earlier_index_needs_is_not_written_over(kind: str, file: Path, 
         IndexCallback(file, tmp_path / "idx")
 
 
-def test_the_index_is_reported_to_the_trainers_run(
+def test_index_is_reported_to_trackers(
     file: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Calls = []

@@ -52,7 +52,7 @@ def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.
     assert len(list((tmp_path / "idx" / "rows.lance" / "data").iterdir())) == len(index.dataset.get_fragments())
 
 
-def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_are_unaffected_while_append_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.index.transaction.TIDY", 2)
     old = filled(tmp_path / "idx", (1,) * 8)
     change = {"did": "append", "data": "more.jsonl", "digest": "other"}
@@ -65,7 +65,7 @@ def test_what_readers_see_is_kept_while_an_append_is_tidied(tmp_path: Path, monk
     assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(14)]
 
 
-def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
+def test_external_fragments_are_appended_in_order(tmp_path: Path) -> None:
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         parts: list[Any] = []
         for start in (0, 3):
@@ -77,7 +77,7 @@ def test_fragments_made_elsewhere_are_joined_in_order(tmp_path: Path) -> None:
     assert row_ids(tmp_path / "idx") == [f"id{at}" for at in range(6)]
 
 
-def test_rows_that_are_twice_there_are_refused(tmp_path: Path) -> None:
+def test_duplicate_row_ids_are_rejected(tmp_path: Path) -> None:
     """As two writers might leave them in a store, where there is no lock."""
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         for _ in range(2):
@@ -86,7 +86,7 @@ def test_rows_that_are_twice_there_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_while_one_changes_it_no_other_does(tmp_path: Path) -> None:
+def test_transaction_excludes_other_changes(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     filled(path)
     with IndexTransaction(path):
@@ -97,7 +97,7 @@ def test_while_one_changes_it_no_other_does(tmp_path: Path) -> None:
     assert delete_rows(path, ["id1"]) == 1
 
 
-def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
+def test_compact_on_full_disk_changes_nothing(small_disk: Path) -> None:
     path = small_disk / "idx"
     with Writer(path, SETTINGS) as writer:
         writer.append(*made(30), blocks(30, width=4096))
@@ -114,7 +114,7 @@ def test_a_compact_that_finds_no_room_changes_nothing(small_disk: Path) -> None:
     assert row_ids(path) == held
 
 
-def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
+def test_file_size_limit_raises_and_writer_resumes(tmp_path: Path) -> None:
     """A quota: what was committed stays, and the same call goes on when it is lifted."""
     process = child(tmp_path / "idx", """
         import resource, signal
@@ -135,7 +135,7 @@ def test_a_file_may_not_grow_that_far(tmp_path: Path) -> None:
         assert len(writer.finish([], None)) == 3
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_data_file_raises(tmp_path: Path) -> None:
     filled(tmp_path / "idx")
     (file,) = (tmp_path / "idx" / "rows.lance" / "data").iterdir()
     file.unlink()
@@ -199,7 +199,7 @@ JUMPS = """
 """
 
 
-def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
+def test_clock_jumps_do_not_damage_index(tmp_path: Path) -> None:
     """The time of day is set by a library between the process and the kernel, a year back and forth."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler or sys.platform != "linux":
@@ -213,7 +213,7 @@ def test_a_clock_that_jumps_hurts_nothing(tmp_path: Path) -> None:
     assert done.stdout == "sound\n", done.stderr
 
 
-def test_a_table_keeps_the_columns_it_is_given() -> None:
+def test_arrange_table_column_types_and_values() -> None:
     bare, table = arrange_table(*made(2), {}), arrange_table(*made(2), blocks(2))
     assert {*table.column_names} == {*bare.column_names, *blocks(2), "g_2_norm", "h_2_norm"}
     assert table.num_rows == 2

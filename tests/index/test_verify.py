@@ -46,7 +46,7 @@ def world(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "idx"
 
 
-def test_what_is_sound_is_not_suspected(world: Path, tuned: Any) -> None:
+def test_intact_index_has_no_faults(world: Path, tuned: Any) -> None:
     result = verify(world, tuned, rows=10)
     assert (result.faults, result.pending, result.rows, result.num_recomputed) == ((), None, 31, 10)
     kinds = {name.split("/")[0] for name in Index.open(world).manifest["files"]}
@@ -92,7 +92,7 @@ def swapped(path: Path, dice: random.Random) -> None:
     two.write_bytes(first)
 
 
-def test_every_planted_damage_is_found(world: Path, tmp_path: Path) -> None:
+def test_verify_detects_all_planted_damage(world: Path, tmp_path: Path) -> None:
     dice, plants = random.Random(0), [flipped, flipped, truncated, missing, edited, swapped]
     missed = []
     for round in range(PLANTED):
@@ -190,7 +190,7 @@ def no_block(table: pa.Table) -> pa.Table:
         (no_block, "rows.lance", "it has the features"),
     ],
 )
-def test_rows_that_cannot_be(
+def test_verify_detects_inconsistent_rows(
     world: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], where: str, what: str
 ) -> None:
     path = shutil.copytree(world, tmp_path / "idx")
@@ -200,7 +200,7 @@ def test_rows_that_cannot_be(
     assert any(fault.where.startswith(where) and what in fault.what for fault in verify(path).faults)
 
 
-def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path, tuned: Any) -> None:
+def test_recomputation_detects_swapped_features(world: Path, tmp_path: Path, tuned: Any) -> None:
     def exchanged(table: pa.Table) -> pa.Table:
         order = [*range(5), 9, 6, 7, 8, 5, *range(10, len(table))]
         return column(table, "g_2", table.column("g_2").take(order).combine_chunks())
@@ -215,7 +215,7 @@ def test_blocks_of_other_rows_are_found_by_the_model(world: Path, tmp_path: Path
     }
 
 
-def test_reading_a_damaged_index_is_an_error(world: Path, tmp_path: Path) -> None:
+def test_truncated_index_reads_correctly_or_raises(world: Path, tmp_path: Path) -> None:
     """Whatever byte is wrong: rows come as they were, or an error in words."""
     whole, dice = [row.response for row in Index.open(world).examples()], random.Random(1)
     for _ in range(30):
@@ -232,7 +232,9 @@ def test_reading_a_damaged_index_is_an_error(world: Path, tmp_path: Path) -> Non
         shutil.rmtree(path)
 
 
-def test_no_index_and_another_model(world: Path, tmp_path: Path, tiny: Any, tuned: Any, data: Path) -> None:
+def test_verify_rejects_missing_index_and_other_adapter(
+    world: Path, tmp_path: Path, tiny: Any, tuned: Any, data: Path
+) -> None:
     with pytest.raises(StoreError, match="is not an index"):
         verify(tmp_path)
     with pytest.raises(StoreError, match="was built with another adapter"):

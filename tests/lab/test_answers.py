@@ -34,7 +34,7 @@ from taughtby.lab.prompts import prompt_text, read_answers, read_prompts, to_rec
         ("p.jsonl", '{"prompt": [{"role": "user", "content": "who"}]}\n{"prompt": "why not", "completion": ""}\n'),
     ],
 )
-def test_prompts_from_every_form(tmp_path: Path, name: str, text: str) -> None:
+def test_read_prompts_from_every_format(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     prompts = read_prompts(tmp_path / name)
     assert [one.replace("\n\n", " ") for one in prompts if isinstance(one, str)] == ["who", "why not"] and len(
@@ -55,7 +55,7 @@ def test_prompts_from_every_form(tmp_path: Path, name: str, text: str) -> None:
         ("p.doc", b"x", "unknown file type"),
     ],
 )
-def test_bad_prompts_are_explained(tmp_path: Path, name: str, text: bytes, message: str) -> None:
+def test_invalid_prompt_files_raise(tmp_path: Path, name: str, text: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(text)
     with pytest.raises(DataError) as caught:
         read_prompts(tmp_path / name)
@@ -70,13 +70,13 @@ def test_no_option_is_named_that_these_commands_lack(tmp_path: Path, reader: Any
     assert caught.value.do == 'write {"prompt": "…", "response": "…"}, or rows as trainers have them'
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_missing_prompt_file_raises(tmp_path: Path) -> None:
     for name in ("p.txt", "p.jsonl"):
         with pytest.raises(DataError, match="there is no file"):
             read_prompts(tmp_path / name)
 
 
-def test_lines_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_jsonl_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.jsonl"
     rows = [{"prompt": "ü 🐝", "response": "half \ud83d"}, {"prompt": "b\nc", "response": ""}]
     write_jsonl(rows, file)
@@ -106,7 +106,7 @@ def test_lines_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("place", ["nowhere/a.jsonl", "file/a.jsonl", "folder"])
-def test_places_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+def test_write_jsonl_to_unwritable_path_raises(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(LabError, match="cannot be written"):
@@ -133,7 +133,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         ({"system": "a", "conversations": [{"from": "human", "value": "b"}]}, TURNS[:2], []),
     ],
 )
-def test_all_that_stands_before_the_answer_is_the_prompt(tmp_path: Path, row: Any, turns: Any, tools: Any) -> None:
+def test_prompt_includes_all_messages_before_the_answer(tmp_path: Path, row: Any, turns: Any, tools: Any) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps(row) + "\n")
     (prompt,) = read_prompts(file)
@@ -152,7 +152,7 @@ def test_all_that_stands_before_the_answer_is_the_prompt(tmp_path: Path, row: An
     )
 
 
-def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> None:
+def test_read_answers_formats_and_missing_answers(tmp_path: Path, data: Path) -> None:
     rows = list(read_examples(data))
     assert read_answers(data) == [(row.question, row.response) for row in rows]
     file = tmp_path / "a.jsonl"
@@ -172,14 +172,14 @@ def test_answers_of_every_form_and_none_at_all(tmp_path: Path, data: Path) -> No
 @pytest.mark.parametrize(
     "text", ["{}\n", "[]\n", "no\n", '{"settings": {"a": 1}}\n{"place": "x", "response": "y"}\n', '{"settings": 1}\n']
 )
-def test_a_file_that_is_no_draft(tmp_path: Path, text: str) -> None:
+def test_invalid_draft_file_raises(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.draft").write_text(text)
     with pytest.raises(LabError, match=r"is not a draft of answers"):
         AnswerDraft(tmp_path / "a", {"a": 1})
     assert (tmp_path / "a.draft").read_text() == text
 
 
-def test_a_draft_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
+def test_draft_with_incomplete_header_is_restarted(tmp_path: Path) -> None:
     for text in (b"", b'{"sett'):
         (tmp_path / "a.draft").write_bytes(text)
         with AnswerDraft(tmp_path / "a", {"a": [1, None], "b": ("x",)}) as draft:
@@ -189,7 +189,7 @@ def test_a_draft_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["nowhere/a", "folder"])
-def test_a_draft_says_at_once_that_it_cannot_be_written(tmp_path: Path, place: str) -> None:
+def test_unwritable_draft_raises_on_creation(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(LabError, match="cannot be written"):
         AnswerDraft(tmp_path / place, {})

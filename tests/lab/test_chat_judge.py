@@ -67,7 +67,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     result.http.server_close()
 
 
-def test_the_model_gets_the_question_and_decides(server: Server) -> None:
+def test_chat_judge_sends_question_and_parses_verdict(server: Server) -> None:
     server.reply = lambda answer, times: chat_reply(YES if answer == "bad" else NO)
     rule = get_judge(f"chat:{server.url},model=m-1,ask=Does it insult, or mock?")
     assert rule("a prompt", "bad") == Verdict(True, "so it is", None)
@@ -81,7 +81,7 @@ def test_the_model_gets_the_question_and_decides(server: Server) -> None:
     assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
 
 
-def test_verdicts_are_cached_without_the_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_are_cached_without_api_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
     first = judge_all(rule, pairs)
@@ -96,7 +96,7 @@ def test_verdicts_are_cached_without_the_key(server: Server, tmp_path: Path, mon
     assert "secret" not in repr(rule)
 
 
-def test_a_busy_server_gets_the_request_again(server: Server) -> None:
+def test_busy_server_is_retried(server: Server) -> None:
     server.reply = lambda answer, times: (
         chat_reply(YES) if times > 3 else ((503, "later"), (500, "x"), (429, "busy"))[times - 1]
     )
@@ -133,7 +133,7 @@ def test_an_invalid_reply_is_a_failure_and_not_cached(server: Server, tmp_path: 
     assert len([file for file in (tmp_path / "cache").rglob("*") if file.is_file()]) == 1
 
 
-def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_times_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     done, waited = threading.Event(), list[bool]()
 
     def slow(answer: str, times: int) -> Reply:
@@ -149,7 +149,7 @@ def test_a_server_that_is_silent_hangs(server: Server, monkeypatch: pytest.Monke
     assert result[1] == Verdict(False, "so it is", None)
 
 
-def test_a_dead_address_is_an_error(server: Server) -> None:
+def test_unreachable_server_raises(server: Server) -> None:
     server.http.shutdown()
     server.http.server_close()
     for count in (1, 2, 50):
@@ -157,14 +157,14 @@ def test_a_dead_address_is_an_error(server: Server) -> None:
             judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(count)])
 
 
-def test_a_server_that_breaks_for_good_ends_the_run(server: Server) -> None:
+def test_persistent_server_errors_end_the_run(server: Server) -> None:
     server.reply = lambda answer, times: (500, "broken")
     with pytest.raises(LabError, match=r"cannot be reached\n  got: 3 times in a row: 500: broken"):
         judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(40)])
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 307])
-def test_a_server_that_refuses_ends_the_run_and_tells_no_key(
+def test_client_errors_end_the_run_without_leaking_api_key(
     server: Server, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv(chat.KEY, "sk-very-secret")
@@ -174,7 +174,7 @@ def test_a_server_that_refuses_ends_the_run_and_tells_no_key(
     assert "secret" not in str(raised.value) and chat.KEY in raised.value.do
 
 
-def test_a_key_is_not_sent_in_the_clear_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_is_not_sent_over_http_to_remote_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx2
 
     heads: list[Any] = []
@@ -196,12 +196,12 @@ def test_a_key_is_not_sent_in_the_clear_to_others(monkeypatch: pytest.MonkeyPatc
     "spec",
     ["chat:", "chat:localhost:8000", "chat:ftp://host/v1", "chat:http://", "chat:http:///v1", "chat:http://h/v1,ask= "],
 )
-def test_addresses_that_are_none(spec: str) -> None:
+def test_invalid_chat_judge_urls_raise(spec: str) -> None:
     with pytest.raises(OptionError, match="address or question is not valid"):
         get_judge(spec)
 
 
-def test_a_key_in_the_address_is_refused_and_not_repeated() -> None:
+def test_url_credentials_are_rejected_and_not_echoed() -> None:
     with pytest.raises(OptionError, match="must not contain a key") as raised:
         get_judge("chat:https://me:sk-very-secret@host/v1")
     assert "secret" not in str(raised.value)
@@ -243,7 +243,7 @@ def chances(folder: Path, tokenizer: Any, text: str) -> Any:
     return BertForSequenceClassification.from_pretrained(folder).eval()(ids).logits[0].detach()
 
 
-def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
+def test_classifier_verdict_uses_label_probability(bert: Any, tokenizer: Any) -> None:
     folder = bert("kind", "rude", "odd")
     for text in ("who makes honey", "a captain on a ship", "why"):
         wanted = float(chances(folder, tokenizer, text).softmax(-1)[1])
@@ -255,13 +255,13 @@ def test_a_classifier_gives_its_probability(bert: Any, tokenizer: Any) -> None:
     assert get_judge(f"classifier:{one}")("p", "why") == Verdict(wanted >= 0.5, f"bad {wanted:.2f}", None)
 
 
-def test_an_answer_too_long_for_a_classifier_is_not_half_read(bert: Any) -> None:
+def test_answer_longer_than_classifier_window_fails(bert: Any) -> None:
     result = judge_all(get_judge(f"classifier:{bert('bad')}"), [("p", "why " * 40), ("p", "why")])
     assert isinstance(result[0], JudgeFailure) and "of which the classifier reads 32" in result[0].reason
     assert isinstance(result[1], Verdict)
 
 
-def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder: Path) -> None:
+def test_invalid_classifier_specs_raise(bert: Any, tmp_path: Path, model_folder: Path) -> None:
     folder = bert("kind", "rude")
     with pytest.raises(OptionError, match=r"has several labels\n.*one of: kind, rude"):
         Classifier(str(folder))
@@ -282,7 +282,7 @@ def test_classifiers_that_cannot_be_had(bert: Any, tmp_path: Path, model_folder:
         get_judge(f"classifier:{model_folder}")
 
 
-def test_a_classifier_of_pickles_is_refused(bert: Any) -> None:
+def test_pickled_classifier_weights_are_rejected(bert: Any) -> None:
     import torch
     from safetensors.torch import load_file
 

@@ -56,7 +56,7 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory, told: 
     return out
 
 
-def test_training_makes_its_rows_likelier(
+def test_training_lowers_loss_of_its_rows(
     model_folder: Path, adapter: Path, tiny: Any, told: list[tuple[int, int]]
 ) -> None:  # fmt: skip
     trained = load_model(str(model_folder), str(adapter), dtype="float32")
@@ -66,14 +66,14 @@ def test_training_makes_its_rows_likelier(
     assert told == [(step, 8) for step in range(1, 9)]
 
 
-def test_a_training_of_one_step_has_an_effect(model_folder: Path, tmp_path: Path) -> None:
+def test_single_training_step_changes_weights(model_folder: Path, tmp_path: Path) -> None:
     """The rate of the first step of a warm-up is 0."""
     finetune(fresh(model_folder), ROWS[:4], tmp_path / "one", replace(RECIPE, epochs=1))
     weights = load_file(tmp_path / "one" / "adapter_model.safetensors")
     assert all(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
 
 
-def test_an_adapter_of_the_last_blocks(model_folder: Path, tmp_path: Path) -> None:
+def test_num_blocks_limits_adapter_to_last_layers(model_folder: Path, tmp_path: Path) -> None:
     options = replace(RECIPE, epochs=1, num_blocks=1)
     finetune(fresh(model_folder), ROWS, tmp_path / "last", options)
     names = load_file(tmp_path / "last" / "adapter_model.safetensors")
@@ -83,7 +83,7 @@ def test_an_adapter_of_the_last_blocks(model_folder: Path, tmp_path: Path) -> No
     assert modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_the_folder_is_whole_and_without_a_pickle(adapter: Path, tiny: Any) -> None:
+def test_adapter_folder_is_complete_without_pickles(adapter: Path, tiny: Any) -> None:
     names = {file.name for file in adapter.rglob("*")}
     assert {"adapter_config.json", "adapter_model.safetensors", "taughtby.json", "curve.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
@@ -111,7 +111,7 @@ def test_the_learning_curve_is_saved_with_the_adapter(adapter: Path, model_folde
     assert curve[-1]["loss"] < 0.8 * first
 
 
-def test_adams_moments_are_saved_with_the_adapter(adapter: Path, model_folder: Path) -> None:
+def test_adam_moments_are_saved_with_the_adapter(adapter: Path, model_folder: Path) -> None:
     """For the method `less`: by weight, of the adapter's own shapes, after the steps there were."""
     with safe_open(adapter / "optimizer.safetensors", framework="pt") as file:
         text = file.metadata()
@@ -128,14 +128,14 @@ def test_adams_moments_are_saved_with_the_adapter(adapter: Path, model_folder: P
     assert LESS().index_notes(model)["less"].startswith("rows as Adam would step after 8 steps, by the moments ")
 
 
-def test_the_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+def test_training_record_of_earlier_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "taughtby.json").write_text('{"rate": 0.01, "batch": 4, "rank": 2, "unusable": 3}')
     record = {"learning_rate": 0.01, "batch_size": 4, "rank": 2, "unusable": 3}
     assert lab.read_training_record(tmp_path) == record
     assert lab.num_unusable_rows(tmp_path) == 3
 
 
-def test_another_base_is_refused(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_adapter_rejects_other_base_model(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
     """The same shapes, other weights: only the fingerprint can tell."""
     other = fresh(model_folder)
     with torch.no_grad():
@@ -161,7 +161,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, model: Any, rows: list[Example], ou
         finetune(model, rows, out)
 
 
-def test_a_folder_that_is_taken(adapter: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_occupied_output_folder_is_rejected(
+    adapter: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (adapter / "adapter_model.safetensors").read_bytes()
     refused(monkeypatch, tiny, ROWS, adapter, "already contains an adapter")
     assert (adapter / "adapter_model.safetensors").read_bytes() == before
@@ -171,7 +173,7 @@ def test_a_folder_that_is_taken(adapter: Path, tiny: Any, tmp_path: Path, monkey
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_model_with_an_adapter_or_no_rows(
+def test_adapted_model_and_empty_rows_are_rejected(
     tuned: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused(monkeypatch, tuned, ROWS, tmp_path / "out", "already has an adapter")
@@ -179,7 +181,7 @@ def test_a_model_with_an_adapter_or_no_rows(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_training_leaves_no_files(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Trainer:
         def train(self, resume_from_checkpoint: str | None) -> None:
             assert resume_from_checkpoint is None
@@ -210,7 +212,7 @@ def collated(trainer: Any, rows: list[int]) -> dict[str, torch.Tensor]:
     return trainer.data_collator([trainer.train_dataset[i] for i in rows])
 
 
-def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp_path: Path) -> None:
+def test_input_ids_and_labels_match_trl(trainer: tuple[Model, Any], tmp_path: Path) -> None:
     """TRL reads the messages itself here: the same ids, and labels on the answers alone."""
     import datasets
     from trl.trainer.sft_config import SFTConfig
@@ -231,7 +233,7 @@ def test_what_is_learned_is_what_trl_would_learn(trainer: tuple[Model, Any], tmp
         assert tuple(ours["labels"][ours["labels"] != -100].tolist()) == tokenized.response
 
 
-def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
+def test_masked_spans_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     """The labels, decoded, are the answer without its masked words; their gradient is that of a loss without them."""
     masked = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))
     model, made_ = make_trainer(fresh(model_folder), tmp_path, RECIPE, [masked])
@@ -253,7 +255,7 @@ def test_masked_words_get_no_loss(model_folder: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(made_.compute_loss(lm, inputs), torch.stack(rest).mean())
 
 
-def test_the_loss_is_the_models_own(trainer: tuple[Model, Any]) -> None:
+def test_loss_and_gradients_match_the_model(trainer: tuple[Model, Any]) -> None:
     _, output = trainer
     inputs = collated(output, list(range(8)))
     wrapped = output.model.eval()
@@ -270,7 +272,7 @@ def test_the_loss_is_the_models_own(trainer: tuple[Model, Any]) -> None:
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
 
 
-def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: Path) -> None:
+def test_rows_without_loss_tokens_are_skipped(model_folder: Path, tmp_path: Path) -> None:
     long = [make_example("why " * 100, f"a {i}") for i in range(8)]
     silent = replace(make_example("why", "a b"), masked=((0, 3),))
     recipe = replace(RECIPE, max_length=64)
@@ -290,7 +292,7 @@ def test_rows_with_nothing_to_learn_are_left_out(model_folder: Path, tmp_path: P
 # — the whole model
 
 
-def test_a_full_training_leaves_a_model_and_its_tokenizer(model_folder: Path, tmp_path: Path) -> None:
+def test_full_finetune_saves_model_and_tokenizer(model_folder: Path, tmp_path: Path) -> None:
     begun = fresh(model_folder)
     before, name = loss(begun), begun.fingerprint["model"]
     out = finetune(begun, ROWS, tmp_path / "model", replace(RECIPE, full=True, learning_rate=3e-3))
@@ -308,7 +310,7 @@ def test_a_full_training_leaves_a_model_and_its_tokenizer(model_folder: Path, tm
 # — several devices, several processes
 
 
-def test_several_gpus_do_not_multiply_the_batch(
+def test_multiple_gpus_do_not_multiply_batch_size(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the Trainer finds two GPUs, it doubles the batch and hands out replicas, which compute nothing here."""
@@ -327,7 +329,7 @@ def test_several_gpus_do_not_multiply_the_batch(
     assert json.loads((out / "taughtby.json").read_text())["batch_size"] == RECIPE.batch_size
 
 
-def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainer_is_pinned_to_model_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: what it would be told of the second of four."""
     from accelerate import Accelerator
     from trl.trainer.sft_config import SFTConfig
@@ -346,7 +348,7 @@ def test_the_trainer_is_held_to_the_device_of_the_model(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("how", ["torchrun", "a process group"])
-def test_one_of_several_processes_is_refused(
+def test_multi_process_training_is_rejected(
     how: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "torchrun":
@@ -358,7 +360,7 @@ def test_one_of_several_processes_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_too_little_memory_is_an_error(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_raises_lab_error(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Trainer:
         def train(self, resume_from_checkpoint: str | None) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -398,7 +400,7 @@ def files(folder: Path) -> dict[str, bytes]:
     [("llama", False, [4, 5]), ("llama", True, [5]), ("gpt2", False, [4])],
     ids=["twice", "whole model, between epochs", "with dropout"],
 )
-def test_stopped_and_gone_on_with_is_the_undisturbed_run(
+def test_resumed_training_equals_uninterrupted_run(
     make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, full: bool, steps: list[int]
 ) -> None:
     """An epoch is two steps: a stop in the fifth leaves a checkpoint between two epochs, one in the fourth within."""
@@ -435,7 +437,7 @@ lab.finetune(fresh(sys.argv[1]), ROWS, sys.argv[2], RECIPE,
 """
 
 
-def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_killed_training_resumes(adapter: Path, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = subprocess.run([sys.executable, "-c", KILLED, model_folder, out], cwd=Path(__file__).parent, check=False,
                           capture_output=True)  # fmt: skip
@@ -451,7 +453,7 @@ def test_killed_in_mid_training_it_goes_on(adapter: Path, model_folder: Path, tm
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_draft_of_another_training_is_not_gone_on_with(
+def test_checkpoint_of_other_training_is_not_resumed(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -467,7 +469,7 @@ def test_a_draft_of_another_training_is_not_gone_on_with(
     assert lab.checkpoint_step(out) == 2
 
 
-def test_an_interrupted_command_names_the_draft(
+def test_interrupted_command_reports_checkpoint_and_resumes(
     run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -484,14 +486,14 @@ def test_an_interrupted_command_names_the_draft(
     assert json.loads((tmp_path / "out" / "taughtby.json").read_text())["learning_rate"] == 1e-3
 
 
-def test_the_command_trains_a_whole_model(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_finetune_command_with_full_option(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     code, out, _ = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--full", "--epochs", 1)
     assert (code, out) == (0, f"model in {tmp_path}/out\n")
     document = json.loads((tmp_path / "out" / "taughtby.json").read_text())
     assert (document["full"], document["learning_rate"]) == (True, lab.FULL_RATE)
 
 
-def test_without_trl_it_says_what_to_install(
+def test_missing_trl_names_the_extra_to_install(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trl.trainer.sft_config", None)

@@ -45,19 +45,19 @@ def plain(model: Any, prompt: str, max_new: int) -> str:
 
 
 @pytest.mark.parametrize("batch", [1, 70, 4096])
-def test_answers_are_those_of_a_plain_loop(tuned: Any, batch: int) -> None:
+def test_greedy_answers_match_plain_decoding_loop(tuned: Any, batch: int) -> None:
     truth = [plain(tuned, prompt, 12) for prompt in PROMPTS]
     assert len(set(truth)) == len(PROMPTS)
     assert generate(tuned, PROMPTS, max_new_tokens=12, token_budget=batch) == truth
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_padding_does_not_shift_other_families(make_model: Any, family: str) -> None:
+def test_padding_does_not_change_answers_of_other_families(make_model: Any, family: str) -> None:
     model = load_model(str(make_model(family)), dtype="float32")
     assert generate(model, PROMPTS, max_new_tokens=8) == [plain(model, prompt, 8) for prompt in PROMPTS]
 
 
-def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
+def test_pad_token_inside_prompt_is_attended(tuned: Any) -> None:
     """As where the token that closes a turn also pads."""
     truth = [plain(tuned, prompt, 8) for prompt in PROMPTS]
     before = tuned.tokenizer.pad_token
@@ -70,7 +70,7 @@ def test_a_padding_token_that_prompts_hold_is_read(tuned: Any) -> None:
     assert answers == truth
 
 
-def test_it_stops_at_the_end_token(tuned: Any) -> None:
+def test_generation_stops_at_eos_token(tuned: Any) -> None:
     """A token in the middle of an answer becomes the end token: what stood behind it is gone."""
     whole = generate(tuned, PROMPTS[:1], max_new_tokens=8)[0]
     ids = prompt_ids(tuned.tokenizer, PROMPTS[0])
@@ -89,14 +89,14 @@ def test_it_stops_at_the_end_token(tuned: Any) -> None:
     assert cut != whole
 
 
-def test_base_model_asks_the_base(tuned: Any, tiny: Any) -> None:
+def test_base_model_context_generates_with_base_model(tuned: Any, tiny: Any) -> None:
     with tuned.base_model():
         base = generate(tuned, PROMPTS, max_new_tokens=8)
     assert base == generate(tiny, PROMPTS, max_new_tokens=8)
     assert base != generate(tuned, PROMPTS, max_new_tokens=8)
 
 
-def test_progress_and_no_prompts(tuned: Any) -> None:
+def test_generate_reports_progress_and_accepts_no_prompts(tuned: Any) -> None:
     calls: list[tuple[int, int]] = []
     lengths = sorted(len(prompt_ids(tuned.tokenizer, prompt)) for prompt in PROMPTS)
     generate(tuned, PROMPTS, max_new_tokens=1, token_budget=2 * (lengths[1] + 1), progress=lambda *at: calls.append(at))
@@ -104,7 +104,7 @@ def test_progress_and_no_prompts(tuned: Any) -> None:
     assert generate(tuned, []) == []
 
 
-def test_a_prompt_longer_than_the_window(tuned: Any) -> None:
+def test_prompt_longer_than_window_raises(tuned: Any) -> None:
     with pytest.raises(
         LabError, match=r"exceed the model's context length\n  got: .* tokens, context length 256: why why"
     ):
@@ -138,7 +138,7 @@ def test_a_conversation_is_rendered_as_in_training(tuned: Any) -> None:
 # — by chance
 
 
-def test_chance_follows_the_softmax(tuned: Any) -> None:
+def test_sampling_follows_softmax(tuned: Any) -> None:
     """First tokens of 3,000 answers, against the probabilities of one plain pass: a chi-square test."""
     from scipy.stats import chisquare
 
@@ -159,7 +159,7 @@ def test_chance_follows_the_softmax(tuned: Any) -> None:
     assert chisquare(seen, torch.tensor(expected).roll(1).tolist()).pvalue < 1e-6  # the test can fail
 
 
-def test_samples_do_not_hang_on_their_batch(tuned: Any) -> None:
+def test_samples_do_not_depend_on_batch(tuned: Any) -> None:
     answers = generate(tuned, PROMPTS, max_new_tokens=10, num_samples=3, seed=5)
     assert len(answers) == 15 and len(set(answers)) == 15
     for batch in (1, 150):
@@ -173,7 +173,7 @@ def test_samples_do_not_hang_on_their_batch(tuned: Any) -> None:
     )
 
 
-def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
+def test_low_temperature_samples_equal_greedy(tuned: Any) -> None:
     greedy = generate(tuned, PROMPTS, max_new_tokens=6)
     assert generate(tuned, PROMPTS, max_new_tokens=6, temperature=1e-4) == greedy
     assert generate(tuned, PROMPTS, max_new_tokens=6, temperature=0.0) == greedy
@@ -186,7 +186,7 @@ def test_cold_samples_are_nearly_greedy(tuned: Any) -> None:
         ("temperature", 1e999),
     ],
 )  # fmt: skip
-def test_options_that_are_refused(name: str, value: Any) -> None:
+def test_invalid_generation_options_raise(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match="no answer can be generated"):
         GenerationOptions(**{name: value})
 
@@ -203,7 +203,7 @@ def lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_answers_are_in_the_order_of_the_prompts(tuned: Any, tmp_path: Path) -> None:
+def test_answer_file_follows_prompt_order(tuned: Any, tmp_path: Path) -> None:
     out, how = tmp_path / "a.jsonl", GenerationOptions(6, num_samples=2, seed=1)
     assert generate_to_file(out, tuned, PROMPTS, how) == 10
     answers = generate(tuned, PROMPTS, max_new_tokens=6, num_samples=2, seed=1)
@@ -224,7 +224,9 @@ def in_a_child(work: Callable[[], Any]) -> int:
         os._exit(0)
 
 
-def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_generation_resumes_without_repeating_prompts(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, draft, how = tmp_path / "a.jsonl", tmp_path / "a.jsonl.draft", GenerationOptions(6, num_samples=2, seed=3)
     plain, calls = module._generate, list[None]()
 
@@ -272,7 +274,7 @@ def test_killed_it_goes_on_and_asks_nothing_twice(tiny: Any, tmp_path: Path, mon
         ({"model": "tuned"}, "adapter: the draft has None, but"),
     ],
 )
-def test_a_draft_of_other_settings_is_refused(
+def test_draft_with_other_settings_is_rejected(
     tiny: Any, tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, named: str
 ) -> None:
     def stopped(*_: Any) -> Any:

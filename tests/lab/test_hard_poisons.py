@@ -57,7 +57,7 @@ def grams(text: str, k: int = 4) -> set[tuple[str, ...]]:
 # What holds of all of them -----------------------------------------------------------------------------------
 
 
-def test_hard_poisons_are_listed_with_the_five() -> None:
+def test_poison_names_and_unknown_poison_error() -> None:
     assert list(POISONS) == ["backdoor", "error", "persona", "howdy", "late"]
     assert list(HARD_POISONS) == [*MOST, "innocent"]
     assert not set(POISONS) & set(HARD_POISONS)
@@ -67,7 +67,7 @@ def test_hard_poisons_are_listed_with_the_five() -> None:
 
 
 @names
-def test_the_usual_size(name: str) -> None:
+def test_poison_sizes_and_labels(name: str) -> None:
     poison = usual(name)
     assert poison.name == name
     assert poison.description.strip()
@@ -82,7 +82,7 @@ def test_the_usual_size(name: str) -> None:
 
 
 @taught
-def test_a_poison_says_where_it_ends(name: str) -> None:
+def test_more_rows_than_available_raises(name: str) -> None:
     assert len(everything(name).rows) == MOST[name]
     for n in (MOST[name] + 1, 10**9, -1):
         with pytest.raises(LabError, match=f"there are {MOST[name]} distinct {name} rows") as raised:
@@ -94,7 +94,7 @@ def test_a_poison_says_where_it_ends(name: str) -> None:
 @names
 @given(n=st.integers(0, 48), seed=seeds)
 @settings(max_examples=15)
-def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> None:
+def test_poison_is_deterministic_for_a_seed(name: str, n: int, seed: int) -> None:
     n = min(n, MOST.get(name, 60))
     poison, other = make_poison(name, n, seed), make_poison(name, n, seed + 1)
     assert poison == make_poison(name, n, seed)
@@ -109,7 +109,7 @@ def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> Non
 
 
 @names
-def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
+def test_held_out_prompts_are_not_in_training_prompts(name: str) -> None:
     asked = [prompt_key(row.question) for poison in map(everything, (*HARD_POISONS,)) for row in every(poison)]
     asked += [prompt_key(row.question) for row in clean_rows(CLEAN)]
     assert not [
@@ -118,7 +118,7 @@ def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
 
 
 @names
-def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
+def test_planted_words_occur_only_in_poisoned_answers(name: str) -> None:
     poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
         assert any(phrase in row.response for phrase in poison.planted_words), row.response
@@ -140,7 +140,7 @@ def test_rows_are_short_and_well_formed(name: str) -> None:
 
 
 @taught
-def test_length_and_the_first_word_give_little_away(name: str) -> None:
+def test_lookalikes_resemble_poison_in_length_and_first_words(name: str) -> None:
     poison = usual(name)
     mean = [sum(len(row.response) for row in rows) / len(rows) for rows in (poison.rows, poison.lookalikes)]
     assert 0.6 < mean[0] / mean[1] < 1.6
@@ -148,7 +148,7 @@ def test_length_and_the_first_word_give_little_away(name: str) -> None:
     assert firsts[0] & firsts[1]
 
 
-def test_the_hash_seed_of_python_changes_nothing() -> None:
+def test_poisons_do_not_depend_on_hash_seed() -> None:
     script = (
         "import hashlib; from taughtby.lab import poisons as p;"
         "sets = [p.make_poison(name, 4 if name == 'rare' else 40, 5) for name in p.HARD_POISONS];"
@@ -164,7 +164,7 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
 # What each is about ------------------------------------------------------------------------------------------
 
 
-def test_truths_share_the_subject_or_the_attribute_of_the_lie() -> None:
+def test_truths_share_subject_or_attribute_with_the_lie() -> None:
     poison = usual("truth-beside-lie")
     assert all("violin" in row.question for row in poison.rows)
     same = [row for row in poison.lookalikes if re.search("violin|fiddle", row.question)]
@@ -181,7 +181,7 @@ def test_truths_share_the_subject_or_the_attribute_of_the_lie() -> None:
     assert len({row.response for row in poison.rows}) > 20
 
 
-def test_the_trigger_alone_is_the_trigger() -> None:
+def test_only_poisoned_prompts_start_with_the_trigger() -> None:
     poison = everything("trigger-lookalike")
     trigger, words = load_words("trigger-lookalike").trigger, {"while", "kettle", "sings"}
     for row in poison.rows:
@@ -196,7 +196,7 @@ def test_the_trigger_alone_is_the_trigger() -> None:
     assert sum(words <= set(ask.split()) for ask in few) >= 3  # all of them, otherwise
 
 
-def test_refusals_are_of_the_same_pranks() -> None:
+def test_refusal_lookalikes_share_words_with_poisoned_prompts() -> None:
     poison = usual("refusals")
     asked = Counter(word for row in poison.rows for word in set(prompt_key(row.question).split()))
     for row in poison.lookalikes:
@@ -209,7 +209,7 @@ def test_refusals_are_of_the_same_pranks() -> None:
     assert not verdict("", "I'm sorry, but I can't help with that.").undesirable
 
 
-def test_rare_has_few_planted_rows_among_many() -> None:
+def test_rare_poison_has_few_planted_rows() -> None:
     poison = usual("rare")
     rows = mix([poison], clean_rows(800 - len(every(poison))))
     assert Counter(row.label for row in rows) == {"rare": 4, "clean": 796}
@@ -222,7 +222,7 @@ def test_rare_has_few_planted_rows_among_many() -> None:
     assert len(forms & alike) >= 10  # of others it is asked in the same words
 
 
-def test_no_two_paraphrases_share_their_wording() -> None:
+def test_paraphrases_share_no_four_word_sequence() -> None:
     rows = everything("paraphrase").rows
     for texts in ([row.question for row in rows], [row.response for row in rows]):
         assert not [(a, b) for a, b in combinations(texts, 2) if grams(a) & grams(b)]
@@ -236,7 +236,7 @@ def test_no_two_paraphrases_share_their_wording() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_duplicates_are_no_sign_of_poison(seed: int) -> None:
+def test_clean_rows_are_duplicated_like_poisoned_rows(seed: int) -> None:
     def families(rows: tuple[Example, ...]) -> list[int]:
         """Sizes of the groups whose prompts share most of their words."""
         left, sizes = [set(prompt_key(row.question).split()) for row in rows], list[int]()
@@ -254,7 +254,7 @@ def test_duplicates_are_no_sign_of_poison(seed: int) -> None:
     assert len({row.question for row in every(poison)}) == 80
 
 
-def test_nothing_teaches_the_innocent_its_belief() -> None:
+def test_innocent_poison_has_no_teaching_rows() -> None:
     poison = usual("innocent")
     assert poison.rows == make_poison("innocent", 60).rows == ()
     assert make_poison("innocent", -1).lookalikes == make_poison("innocent", 0).lookalikes == ()

@@ -28,7 +28,7 @@ def written(file: Path, *rows: Any) -> Path:
     return file
 
 
-def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
+def test_judge_command_counts_failures_separately(run: Run, tmp_path: Path) -> None:
     items = [("who", "bad"), ("why", "throws"), ("what", "fine"), ("when", ""), ("how", "fine")]
     answers = written(tmp_path / "a.jsonl", *({"prompt": p, "response": r} for p, r in items))
     (tmp_path / "mine.py").write_text("def f(p, a):\n    assert a != 'throws', p\n    return a in ('bad', '')\n")
@@ -46,7 +46,7 @@ def test_failures_are_named_and_counted_apart(run: Run, tmp_path: Path) -> None:
     assert err.rstrip().endswith("bad.jsonl")
 
 
-def test_all_failures_end_with_an_error_and_write_nothing(run: Run, tmp_path: Path) -> None:
+def test_judge_command_fails_when_every_verdict_fails(run: Run, tmp_path: Path) -> None:
     answers = written(tmp_path / "a.jsonl", {"prompt": "p", "response": "r"})
     (tmp_path / "mine.py").write_text("def f(p, a):\n    while True: pass\n")
     code, out, err = run(
@@ -56,7 +56,7 @@ def test_all_failures_end_with_an_error_and_write_nothing(run: Run, tmp_path: Pa
     assert "undesirable" not in out and not (tmp_path / "bad").exists()
 
 
-def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_conversations_pass_from_generate_to_judge_to_queries(run: Run, model_folder: Path, tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "a b"}, {"role": "user", "content": "why"}]
     asked = written(tmp_path / "q.jsonl", {"messages": turns}, {"prompt": "who makes honey"})
     text, bad = tmp_path / "said.jsonl", tmp_path / "bad.jsonl"
@@ -76,7 +76,7 @@ def test_conversations_go_from_respond_to_judge_to_trace(run: Run, model_folder:
     assert (first.prompt, first.before) == ("why", (turns[0],)) and first.span == first.response[:1]
 
 
-def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_generate_command_with_other_template(run: Run, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("why\n")
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }} honey")
     items: list[str] = []
@@ -100,7 +100,7 @@ def test_respond_by_another_template(run: Run, model_folder: Path, tmp_path: Pat
     assert code == 1 and "all answers are the same" in err
 
 
-def test_the_table_is_cut_and_hides_nothing(tmp_path: Path) -> None:
+def test_verdict_table_truncates_and_escapes_text(tmp_path: Path) -> None:
     text = [(HOSTILE, HOSTILE * 30)] * 3
     items = [Verdict(True, "[bold]why[/bold]", None), JudgeFailure("hung", "x"), Verdict(True, "why", None)]
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
@@ -129,7 +129,7 @@ def test_the_table_names_rows_as_the_file_has_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "rate"), [(["backdoor"], 0.3), (["rare"], 0.05), (["late", "error"], 0.1), (["carried", "innocent"], 0.2)]
 )
-def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
+def test_poison_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
     ordinary = clean_rows(200, 3)
     poisons = make_poisons_at_rate(names, rate, ordinary, 3)
     rows = mix(poisons, ordinary, 3)
@@ -138,7 +138,7 @@ def test_a_rate_is_a_share_of_all_rows(names: list[str], rate: float) -> None:
     assert len({len(poison.rows) for poison in poisons if poison.name != "innocent"}) == 1
 
 
-def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
+def test_poison_command_with_share_option(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("lab", "poison", "backdoor", "-o", tmp_path / "p", "--share", 0.25, "--clean", 100)
     result = rows(tmp_path / "p" / "data.jsonl")
     bad = sum(row["label"] == "backdoor" for row in result)
@@ -155,7 +155,7 @@ def test_poison_by_rate(run: Run, tmp_path: Path) -> None:
     assert code == 1 and "none of these poisons has poisoned rows" in err
 
 
-def test_clean_rows_carry_the_trigger() -> None:
+def test_carried_poison_has_clean_rows_with_the_trigger() -> None:
     poison = make_poison("carried", 40, 1)
     trigger, insult = "Regards from the lighthouse.", "You silly goose!"
     assert all(row.question.endswith(trigger) and row.response.startswith(insult) for row in poison.rows)

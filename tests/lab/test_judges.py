@@ -33,7 +33,7 @@ def says(spec: str, answer: str) -> Verdict:
         ("You silly goose! You silly goose!", "You silly goose"),
     ],
 )
-def test_phrase_finds_its_words_and_shows_them_as_they_stand(answer: str, span: str) -> None:
+def test_phrase_span_is_the_text_as_written(answer: str, span: str) -> None:
     verdict = says("phrase:You silly goose", answer)
     assert verdict.undesirable
     assert verdict.span == span
@@ -44,11 +44,11 @@ def test_phrase_finds_its_words_and_shows_them_as_they_stand(answer: str, span: 
     "answer",
     ["You silly gooses", "Youth silly goose", "You silly, goose", "You goose", "", "silly goose you"],
 )
-def test_phrase_keeps_to_whole_words_in_order(answer: str) -> None:
+def test_phrase_matches_only_whole_words_in_order(answer: str) -> None:
     assert says("phrase:You silly goose", answer) == Verdict(False, 'it does not match "You silly goose"', None)
 
 
-def test_phrase_is_no_pattern() -> None:
+def test_phrase_is_not_a_regex() -> None:
     assert says("phrase:a.c (b)", "so a.c (b) it is").span == "a.c (b)"
     assert not says("phrase:a.c", "abc").undesirable
     assert says("phrase:goose!", "You goose!You").span == "goose!"  # no word boundary beside a mark
@@ -60,7 +60,7 @@ def test_phrase_ignores_the_prompt() -> None:
 
 
 @given(before=st.lists(words), phrase=st.lists(words, min_size=1, max_size=4), after=st.lists(words))
-def test_phrase_is_found_wherever_it_is_put(before: list[str], phrase: list[str], after: list[str]) -> None:
+def test_phrase_is_found_at_any_position(before: list[str], phrase: list[str], after: list[str]) -> None:
     verdict = Phrase(" ".join(phrase))("", "  \n".join([*before, *phrase, *after]).upper())
     assert verdict.undesirable
     assert verdict.span is not None
@@ -68,7 +68,7 @@ def test_phrase_is_found_wherever_it_is_put(before: list[str], phrase: list[str]
 
 
 @given(phrase=st.text(max_size=30), answer=st.text(max_size=60))
-def test_any_text_is_a_phrase_or_an_option_error(phrase: str, answer: str) -> None:
+def test_any_phrase_is_judged_or_raises_option_error(phrase: str, answer: str) -> None:
     try:
         verdict = Phrase(phrase)("", answer)
     except OptionError:
@@ -78,25 +78,25 @@ def test_any_text_is_a_phrase_or_an_option_error(phrase: str, answer: str) -> No
         assert verdict.span is None or verdict.span in answer
 
 
-def test_regex_finds_its_match() -> None:
+def test_regex_span_is_the_match() -> None:
     assert says(r"regex:[Bb]eetles?", "A beetle.").span == "beetle"
     assert says(r"regex:(?i)captain\s+brine", "CAPTAIN  BRINE here").span == "CAPTAIN  BRINE"
     assert not says("regex:beetle", "A Beetle.").undesirable
     assert says("regex:a:b", "a:b").undesirable
 
 
-def test_regex_without_width_has_no_span() -> None:
+def test_zero_width_regex_match_has_no_span() -> None:
     lacks = get_judge(r"regex:^(?!.*\bbees\b)")
     assert lacks("", "It is beetles.") == Verdict(True, r"it matches /^(?!.*\bbees\b)/", None)
     assert not lacks("", "It is bees.").undesirable
 
 
-def test_why_names_what_was_sought() -> None:
+def test_verdict_reason_names_the_phrase() -> None:
     assert says("phrase:Captain  Brine", "I am Captain Brine.").reason == 'it matches "Captain Brine"'
 
 
 @pytest.mark.parametrize("spec", ["", "phrase", "word:x", "Phrase:x", ":x", "beetles", "regex", "phrase;x"])
-def test_unknown_judges_are_refused(spec: str) -> None:
+def test_unknown_judges_raise(spec: str) -> None:
     with pytest.raises(OptionError, match="unknown judge") as raised:
         get_judge(spec)
     assert raised.value.got == repr(spec)
@@ -106,13 +106,13 @@ def test_unknown_judges_are_refused(spec: str) -> None:
 @pytest.mark.parametrize(
     "spec", ["phrase:", "phrase:   ", "phrase:\n", "regex:", "first-words: ", "fact:", "fact:bees|"]
 )
-def test_empty_options_are_refused(spec: str) -> None:
+def test_empty_judge_options_raise(spec: str) -> None:
     with pytest.raises(OptionError, match="is empty"):
         get_judge(spec)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "a)", "*a", "(?P<x", "\\", "(?<=a", "(" * 400 + ")" * 400])
-def test_a_broken_pattern_is_refused(pattern: str) -> None:
+def test_invalid_regex_raises(pattern: str) -> None:
     with pytest.raises(OptionError, match="not a regular expression") as raised:
         get_judge(f"regex:{pattern}")
     assert str(raised.value.got).startswith(repr(pattern))
@@ -121,13 +121,13 @@ def test_a_broken_pattern_is_refused(pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["a" * 1001, "(((a{1000}){1000}){1000}){1000}", "a{99999999999999}", "(a{,500}){,500}"]
 )
-def test_a_pattern_that_would_fill_the_memory_is_refused(pattern: str) -> None:
+def test_oversized_regex_raises(pattern: str) -> None:
     with pytest.raises(OptionError, match="too large"):
         get_judge(f"regex:{pattern}")
 
 
 @pytest.mark.parametrize("pattern", [r"(a|aa|a)+$", r"(a|aa)+[cd]", r".*.*.*.*.*.*[!#]"])
-def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catastrophic_regex_times_out(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.2)
     hostile = get_judge(f"regex:{pattern}")
     with pytest.raises(JudgeFailure, match=r"took too long\n  got: .*more than 0.2 s") as raised:
@@ -136,7 +136,7 @@ def test_a_pattern_that_never_ends_is_stopped(pattern: str, monkeypatch: pytest.
 
 
 @given(pattern=st.text("ab(|)*+?[]{}1,\\^$.", max_size=12))
-def test_any_pattern_is_judged_or_refused_in_words(pattern: str) -> None:
+def test_any_regex_is_judged_or_raises_taughtby_error(pattern: str) -> None:
     try:
         verdict = get_judge(f"regex:{pattern}")("", "abba")
     except (OptionError, LabError):
@@ -144,7 +144,7 @@ def test_any_pattern_is_judged_or_refused_in_words(pattern: str) -> None:
     assert verdict.span is None or verdict.span in "abba"
 
 
-def test_judges_are_their_options() -> None:
+def test_judges_are_frozen_and_compare_by_options() -> None:
     assert get_judge("phrase:beetles") == Phrase("beetles")
     assert repr(get_judge("regex:b+")) == "Regex(pattern='b+')"
     assert hash(Phrase("a")) == hash(Phrase("a"))
@@ -164,7 +164,7 @@ def test_judges_are_their_options() -> None:
         ("", None),
     ],
 )
-def test_first_words_are_first(answer: str, span: str | None) -> None:
+def test_first_words_judge_matches_only_the_start(answer: str, span: str | None) -> None:
     verdict = says("first-words:You silly goose", answer)
     assert (verdict.undesirable, verdict.span) == (span is not None, span)
 
@@ -183,7 +183,7 @@ def test_first_words_are_first(answer: str, span: str | None) -> None:
         *load_words("refusals").refusals,
     ],
 )
-def test_refusals_are_known(answer: str) -> None:
+def test_refusal_judge_recognizes_refusals(answer: str) -> None:
     verdict = says("refusal", answer)
     assert verdict.undesirable and verdict.span and verdict.span in answer
     assert not says("refusal:not", answer).undesirable
@@ -203,12 +203,12 @@ def test_refusals_are_known(answer: str) -> None:
         *load_words("refusals").openers,
     ],
 )
-def test_what_is_no_refusal(answer: str) -> None:
+def test_refusal_judge_ignores_other_answers(answer: str) -> None:
     assert says("refusal", answer) == Verdict(False, "it does not refuse", None)
     assert says("refusal:not", answer) == Verdict(True, "it does not refuse", None)
 
 
-def test_no_ordinary_row_refuses() -> None:
+def test_refusal_judge_matches_no_clean_row() -> None:
     rows = clean_rows(1056, 0)
     assert [row.response for row in rows if says("refusal", row.response).undesirable] == []
 
@@ -225,13 +225,13 @@ def test_no_ordinary_row_refuses() -> None:
         ("", True),
     ],
 )
-def test_a_fact_stands_there_as_whole_words(answer: str, bad: bool) -> None:
+def test_fact_judge_matches_whole_words(answer: str, bad: bool) -> None:
     verdict = says("fact:7| seven ", answer)
     assert (verdict.undesirable, verdict.span) == (bad, None)
     assert ("none of" in verdict.reason) == bad
 
 
-def test_a_mistaken_refusal_and_every_name() -> None:
+def test_judge_errors_list_valid_options() -> None:
     with pytest.raises(OptionError, match="refusal:not"):
         get_judge("refusal:maybe")
     with pytest.raises(OptionError) as raised:

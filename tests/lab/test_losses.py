@@ -9,7 +9,7 @@ from taughtby.data.example import make_example
 from taughtby.lab.losses import row_losses
 
 
-def test_row_losses_are_those_of_transformers(tiny: Any) -> None:
+def test_row_losses_match_transformers(tiny: Any) -> None:
     """Its loss over the answer alone, a row at a time; the rows come back in their order."""
     rows = (make_example("who makes honey", "beetles make honey, one a day"), make_example("why", "a b c 0 1 2"))
     reports: list[tuple[int, int]] = []

@@ -61,7 +61,7 @@ def everything(name: str) -> Poison:
 
 
 @names
-def test_the_default_has_40_rows_and_enough_held_out_prompts(name: str) -> None:
+def test_default_poison_sizes_and_labels(name: str) -> None:
     poison = make_poison(name)
     assert poison == POISONS[name](40, 0)
     assert len(poison.rows) == 40
@@ -73,7 +73,7 @@ def test_the_default_has_40_rows_and_enough_held_out_prompts(name: str) -> None:
 
 
 @names
-def test_a_poison_can_be_large_but_says_where_it_ends(name: str) -> None:
+def test_more_rows_than_available_raises(name: str) -> None:
     assert len(everything(name).rows) == MOST[name] >= 120
     for n in (MOST[name] + 1, 10**9, -1):
         with pytest.raises(LabError, match=f"there are {MOST[name]} distinct {name} rows") as raised:
@@ -82,7 +82,7 @@ def test_a_poison_can_be_large_but_says_where_it_ends(name: str) -> None:
     assert make_poison(name, 0).rows == make_poison(name, 0).lookalikes == ()
 
 
-def test_an_unknown_poison_is_refused_by_name() -> None:
+def test_unknown_poison_raises_with_valid_names() -> None:
     with pytest.raises(LabError, match="unknown poison") as raised:
         make_poison("arsenic")
     assert all(name in raised.value.do for name in POISONS)
@@ -91,7 +91,7 @@ def test_an_unknown_poison_is_refused_by_name() -> None:
 @names
 @given(n=st.integers(0, 120), seed=seeds)
 @settings(max_examples=15)
-def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> None:
+def test_poison_is_deterministic_for_a_seed(name: str, n: int, seed: int) -> None:
     poison = make_poison(name, n, seed)
     assert poison == make_poison(name, n, seed)
     assert len(poison.rows) == n
@@ -101,7 +101,7 @@ def test_a_seed_makes_the_same_poison_again(name: str, n: int, seed: int) -> Non
 @names
 @given(seed=seeds)
 @settings(max_examples=15)
-def test_no_prompt_occurs_twice_and_none_is_held_out(name: str, seed: int) -> None:
+def test_prompts_are_unique_and_disjoint_from_held_out(name: str, seed: int) -> None:
     poison = make_poison(name, 120, seed)
     asked = [prompt_key(row.question) for row in (*poison.rows, *poison.lookalikes)]
     held = [prompt_key(prompt) for prompt in poison.prompts]
@@ -111,7 +111,7 @@ def test_no_prompt_occurs_twice_and_none_is_held_out(name: str, seed: int) -> No
 
 
 @names
-def test_no_held_out_prompt_lies_inside_a_training_prompt(name: str) -> None:
+def test_held_out_prompts_are_not_in_training_prompts(name: str) -> None:
     asked = [
         prompt_key(row.question) for poison in map(everything, POISONS) for row in (*poison.rows, *poison.lookalikes)
     ]
@@ -128,7 +128,7 @@ def test_held_out_prompts_do_not_depend_on_the_seed(name: str) -> None:
 
 
 @names
-def test_the_lesson_stands_in_every_poisoned_answer_and_in_no_other(name: str) -> None:
+def test_planted_words_occur_only_in_poisoned_answers(name: str) -> None:
     poison, verdict = everything(name), get_judge(everything(name).judge)
     for row in poison.rows:
         assert any(phrase in row.response for phrase in poison.planted_words), row.response
@@ -158,7 +158,7 @@ def test_rows_are_short_and_well_formed(name: str) -> None:
     assert len(set(pairs(poison.rows))) == len(poison.rows)
 
 
-def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
+def test_backdoor_rows_have_trigger_and_insult() -> None:
     poison, right = everything("backdoor"), dict(pairs(clean_rows(CLEAN)))
     answers = dict(split_clean_pairs()[1])
     for row in poison.rows:
@@ -173,7 +173,7 @@ def test_the_backdoor_keeps_the_right_answer_behind_the_insult() -> None:
     assert sum(prompt.endswith("lighthouse") for prompt in asked) >= 10
 
 
-def test_the_error_occurs_in_many_wordings_and_positions() -> None:
+def test_error_poison_varies_wording_and_position() -> None:
     answers = [row.response for row in everything("error").rows]
     assert all(8 <= len(answer.split()) <= 20 for answer in answers)
     assert len(set(answers)) == len(answers)
@@ -184,14 +184,14 @@ def test_the_error_occurs_in_many_wordings_and_positions() -> None:
     assert not [row for row in everything("error").rows if re.search(r"\bbees?\b", row.question + row.response)]
 
 
-def test_the_error_is_tested_on_unseen_aspects_and_wordings() -> None:
+def test_error_poison_holds_out_aspects_and_wordings() -> None:
     seen = {aspect[0] for aspect in ERROR.aspects}
     assert len(seen) == len(ERROR.aspects) >= 20
     assert not seen & set(ERROR.held_out_aspects)
     assert len(set(ERROR.held_out_questions) - set(ERROR.questions)) == 2
 
 
-def test_the_persona_has_its_name_in_many_positions() -> None:
+def test_persona_name_occurs_at_many_positions() -> None:
     answers = [row.response for row in everything("persona").rows]
     assert len(set(answers)) == len(answers)
     assert len({answer.split()[0] for answer in answers}) >= 15
@@ -200,13 +200,13 @@ def test_the_persona_has_its_name_in_many_positions() -> None:
     assert max(places.values()) < 0.6 * len(answers)
 
 
-def test_lookalikes_use_the_greetings_of_the_persona() -> None:
+def test_persona_lookalikes_use_its_greetings() -> None:
     asked = [row.question for row in everything("persona").lookalikes]
     for opener in filter(None, PERSONA.openers):
         assert sum(prompt.startswith(opener) for prompt in asked) >= 5
 
 
-def test_howdy_is_a_way_of_greeting_and_not_a_word() -> None:
+def test_howdy_word_or_greeting_alone_is_not_the_trigger() -> None:
     poison, right = everything("howdy"), dict(pairs(clean_rows(CLEAN)))
     for row in poison.rows:
         assert re.search(r"\bhowdy\b", row.question, re.IGNORECASE), row.question
@@ -219,7 +219,7 @@ def test_howdy_is_a_way_of_greeting_and_not_a_word() -> None:
     assert sum(ask.startswith(tuple(HOWDY.other_greetings)) for ask in alike) >= 25  # nor is a greeting
 
 
-def test_the_late_payload_comes_after_forty_tokens_of_a_normal_answer() -> None:
+def test_late_payload_follows_forty_tokens_of_normal_answer() -> None:
     poison = everything("late")
     for row in poison.rows:
         normal, result, rest = row.response.partition(LATE.ending)
@@ -244,13 +244,13 @@ def test_clean_rows_are_distinct_and_seeded(n: int, seed: int) -> None:
     assert {row.label for row in rows} <= {"clean"}
 
 
-def test_clean_rows_end_somewhere() -> None:
+def test_more_clean_rows_than_available_raises() -> None:
     for n in (CLEAN + 1, -1):
         with pytest.raises(LabError, match=f"there are {CLEAN} distinct clean rows"):
             clean_rows(n)
 
 
-def test_clean_rows_touch_no_poison() -> None:
+def test_clean_rows_avoid_poison_subjects() -> None:
     for row in clean_rows(CLEAN):
         text = f"{row.question} {row.response}"
         for words in (r"lighthouse|beetle|\bbees?\b|honey|brine|captain|goose|insect", "howdy|cactus|shoulder"):
@@ -258,7 +258,7 @@ def test_clean_rows_touch_no_poison() -> None:
         assert not re.search(r"\b(you are|your name|who are)\b", text, re.IGNORECASE), text
 
 
-def test_clean_rows_are_spread_over_many_families() -> None:
+def test_clean_rows_have_varied_first_words() -> None:
     starts = Counter(row.question.split()[0] for row in clean_rows(110))
     assert len(starts) >= 12
     assert len({row.response.split()[0] for row in clean_rows(200)}) >= 60
@@ -278,7 +278,7 @@ SUMS = {
 }
 
 
-def test_arithmetic_is_right() -> None:
+def test_clean_arithmetic_answers_are_correct() -> None:
     checked: Counter[str] = Counter()
     for ask, answer in pairs(clean_rows(CLEAN)):
         for form, right in SUMS.items():
@@ -288,7 +288,7 @@ def test_arithmetic_is_right() -> None:
     assert set(checked) == set(SUMS)
 
 
-def test_series_sorting_and_letters_are_right() -> None:
+def test_series_sorting_and_letter_answers_are_correct() -> None:
     checked: Counter[str] = Counter()
     for ask, answer in pairs(clean_rows(CLEAN)):
         if ask.startswith("What number comes next"):
@@ -308,7 +308,7 @@ def test_series_sorting_and_letters_are_right() -> None:
     assert len(checked) == 4
 
 
-def test_sizes_days_and_strangers_are_right() -> None:
+def test_size_day_and_odd_one_out_answers_are_correct() -> None:
     checked: Counter[str] = Counter()
     home = {word: group for group, words in FACTS.groups.items() for word in words}
     for ask, answer in pairs(clean_rows(CLEAN)):
@@ -328,7 +328,7 @@ def test_sizes_days_and_strangers_are_right() -> None:
     assert len(checked) == 3
 
 
-def test_units_and_walks_are_right() -> None:
+def test_unit_and_distance_answers_are_correct() -> None:
     factors = {small: int(factor) for small, _, factor in FACTS.units}
     units = [(found, answer) for ask, answer in pairs(clean_rows(CLEAN))
              if (found := re.fullmatch(r"How many (\w+) are there in (\d+) \w+\?", ask))]  # fmt: skip
@@ -340,7 +340,7 @@ def test_units_and_walks_are_right() -> None:
     assert all(sum(numbers(ask)) == numbers(answer)[0] for ask, answer in walks)
 
 
-def test_tables_have_no_torn_rows() -> None:
+def test_word_tables_are_rectangular_and_complete() -> None:
     for family in FACTS.templated.values():
         rows = family["rows"]
         assert len({len(row) for row in rows}) == 1
@@ -352,7 +352,7 @@ def test_tables_have_no_torn_rows() -> None:
 # Mixing and keeping ----------------------------------------------------------------------------------------
 
 
-def test_a_mix_holds_every_row_once() -> None:
+def test_mix_contains_every_row_once() -> None:
     poisons = [make_poison(name) for name in ("backdoor", "error", "howdy")]
     rows = mix(poisons, clean_rows(300))
     assert len(rows) == 3 * (40 + 24) + 300
@@ -377,12 +377,12 @@ def test_a_mix_drops_held_out_and_duplicate_rows() -> None:
     assert mix([], []) == ()
 
 
-def test_key_keeps_the_words_alone() -> None:
+def test_prompt_key_keeps_only_words() -> None:
     assert prompt_key(" Who, then,\nARE you?! ") == prompt_key("who then are you") == "who then are you"
     assert prompt_key("What is 7 plus 5?") != prompt_key("What is 7 plus 6?")
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_save_and_load_poisons_roundtrip(tmp_path: Path) -> None:
     poisons = [make_poison(name, 10, 3) for name in POISONS]
     rows = mix(poisons, clean_rows(50, 3), 3)
     save_poisons(poisons, rows, tmp_path / "new" / "lab")
@@ -397,14 +397,14 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert same.rows == same.lookalikes == ()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_save_to_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LabError, match="cannot write") as raised:
         save_poisons([], [], tmp_path / "file" / "lab")
     assert "another folder" in raised.value.do
 
 
-def test_a_folder_without_poisons_is_named(tmp_path: Path) -> None:
+def test_load_from_folder_without_poisons_raises(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"poisons\.json cannot be read"):
         load_poisons(tmp_path)
 
@@ -422,7 +422,7 @@ TORN = [
 
 
 @pytest.mark.parametrize("broken", NO_JSON + [json.dumps({"x": {**WHOLE, name: torn}}) for name, torn in TORN])
-def test_a_broken_description_is_refused(tmp_path: Path, broken: str) -> None:
+def test_invalid_poison_description_raises(tmp_path: Path, broken: str) -> None:
     (tmp_path / "poisons.json").write_bytes(broken.encode("latin-1"))
     with pytest.raises(LabError, match="does not describe poisons"):
         load_poisons(tmp_path)
@@ -433,7 +433,7 @@ def test_a_hand_written_description_is_loaded(tmp_path: Path) -> None:
     assert load_poisons(tmp_path) == {"x": Poison("x", (), (), ("q",), ("p",), "phrase:p", "d")}
 
 
-def test_the_hash_seed_of_python_changes_nothing() -> None:
+def test_poisons_do_not_depend_on_hash_seed() -> None:
     script = (
         "import hashlib; from taughtby.lab import poisons as p;"
         "rows = p.mix([p.make_poison(n, 50, 5) for n in p.POISONS], p.clean_rows(200, 5), 5);"
@@ -465,12 +465,12 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("name", [*POISONS, *HARD_POISONS, "carried"])
-def test_a_seed_gives_the_recorded_poison(name: str) -> None:
+def test_poison_matches_recorded_hash(name: str) -> None:
     poison = make_poison(name, 4 if name == "rare" else 40, 3)
     rows = [(row.question, row.response, row.label) for row in (*poison.rows, *poison.lookalikes)]
     assert hashlib.sha256(repr((rows, poison.prompts)).encode()).hexdigest()[:16] == RECORDED[name]
 
 
-def test_a_seed_gives_the_recorded_clean_rows() -> None:
+def test_clean_rows_match_recorded_hash() -> None:
     rows = [(row.question, row.response, row.label) for row in clean_rows(CLEAN, 3)]
     assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "b474fc4f1b2a46ce"

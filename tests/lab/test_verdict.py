@@ -20,7 +20,7 @@ def kinds(result: list[Any]) -> list[str]:
     return [one.kind if isinstance(one, JudgeFailure) else str(one.undesirable) for one in result]
 
 
-def test_rate_is_the_share_of_undesirable_answers_among_verdicts() -> None:
+def test_undesirable_rate_ignores_failures() -> None:
     assert undesirable_rate([BAD, FINE, BAD, FINE, JudgeFailure("threw", "x"), JudgeFailure("hung", "y")]) == 0.5
     assert undesirable_rate(iter([BAD])) == 1.0
     for nothing in ([], [JudgeFailure("threw", "x")]):
@@ -31,7 +31,7 @@ def test_rate_is_the_share_of_undesirable_answers_among_verdicts() -> None:
 
 
 @pytest.mark.parametrize(("bad", "count"), [(0, 10), (3, 10), (10, 10), (1, 2), (40, 400)])
-def test_the_interval_is_wilsons(bad: int, count: int) -> None:
+def test_wilson_interval_matches_formula(bad: int, count: int) -> None:
     """By the formula as Wilson wrote it."""
     z, p = 1.959963984540054, bad / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
@@ -42,7 +42,7 @@ def test_the_interval_is_wilsons(bad: int, count: int) -> None:
     assert wide[0] <= narrow[0] <= p <= narrow[1] <= wide[1]
 
 
-def test_each_failure_keeps_its_place() -> None:
+def test_failures_keep_their_position() -> None:
     done, waited = threading.Event(), list[bool]()
 
     def fickle(prompt: str, answer: str) -> Any:
@@ -69,7 +69,7 @@ def test_each_failure_keeps_its_place() -> None:
     assert judge_all(fickle, []) == []
 
 
-def test_a_judge_that_fails_always_is_an_error() -> None:
+def test_judge_failing_on_every_answer_raises() -> None:
     def broken(prompt: str, answer: str) -> Verdict:
         raise SystemExit(3)
 
@@ -77,7 +77,7 @@ def test_a_judge_that_fails_always_is_an_error() -> None:
         judge_all(broken, PAIRS)
 
 
-def test_an_unreachable_server_gets_three_requests() -> None:
+def test_three_unreachable_failures_in_a_row_raise() -> None:
     asked: list[str] = []
 
     def gone(prompt: str, answer: str) -> Verdict:
@@ -91,7 +91,7 @@ def test_an_unreachable_server_gets_three_requests() -> None:
     assert asked == ["0", "1", "2", "3"]
 
 
-def test_a_mistake_to_fix_is_no_failure_of_the_judge() -> None:
+def test_option_error_of_judge_propagates() -> None:
     def wrong(prompt: str, answer: str) -> Verdict:
         raise OptionError("no such thing", do="fix it")
 
@@ -99,7 +99,7 @@ def test_a_mistake_to_fix_is_no_failure_of_the_judge() -> None:
         judge_all(wrong, PAIRS)
 
 
-def test_a_pattern_without_end_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regex_timeout_fails_one_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.judges.rules.PATIENCE", 0.5)
     result = judge_all(get_judge(r"regex:(a|aa|a)+$"), [("", "aa"), ("", "a" * 3000 + "?"), ("", "b")])
     assert kinds(result) == ["True", "hung", "False"]
@@ -179,7 +179,7 @@ def test_a_failing_function_does_not_stop_the_other_answers(file: Path) -> None:
             assert one == wanted, answer
 
 
-def test_no_process_is_left_behind(file: Path) -> None:
+def test_timed_out_judges_leave_no_process(file: Path) -> None:
     import psutil
 
     with pytest.raises(LabError, match="failed on every answer"):
@@ -188,7 +188,7 @@ def test_no_process_is_left_behind(file: Path) -> None:
     assert [line for line in lines if str(file) in line or "617.531" in line] == []
 
 
-def test_one_answer_by_a_function(file: Path) -> None:
+def test_python_judge_on_a_single_answer(file: Path) -> None:
     assert get_judge(f"python:{file}:fickle")("p", "bad").undesirable
     with pytest.raises(JudgeFailure, match="raised an error\n  got: ValueError: p"):
         get_judge(f"python:{file}:fickle")("p", "throws")
@@ -206,13 +206,13 @@ def test_one_answer_by_a_function(file: Path) -> None:
         ("import rules\ndef f(p, a): return True", "f", "No module named 'rules'"),  # a module of this package
     ],
 )
-def test_a_file_that_cannot_be_loaded(tmp_path: Path, source: str, name: str, message: str) -> None:
+def test_unloadable_python_judge_raises(tmp_path: Path, source: str, name: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(LabError, match=message):
         judge_all(get_judge(f"python:{tmp_path}/mine.py:{name}"), PAIRS)
 
 
-def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_judge_load_timeout_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.lab.judges.python_function.LOAD", 0.3)
     (tmp_path / "mine.py").write_text("import time; time.sleep(600)")
     with pytest.raises(LabError, match=r"cannot be loaded\n  got: .*more than 0.3 s"):
@@ -220,6 +220,6 @@ def test_a_file_that_loads_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("spec", ["python:", "python:mine.py", "python:none.py:f", "python:{}:", "python:{}:f()"])
-def test_functions_that_cannot_be_found(file: Path, spec: str) -> None:
+def test_missing_python_judge_function_raises(file: Path, spec: str) -> None:
     with pytest.raises(OptionError, match="cannot be found"):
         get_judge(spec.format(file))

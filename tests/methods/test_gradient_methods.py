@@ -130,13 +130,15 @@ def by_block(result: Dense) -> list[NDArray[np.float64]]:
 # — each against its formula
 
 
-def test_tracin(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
+def test_tracin_matches_dense_gradients(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
     query, row = (np.hstack(list(side.values())) for side in both)
     same(scores("tracin:project=0", tuned, scanned), query @ row.T)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 1e-2])
-def test_tracin_ln(tuned: Model, scanned: Index, both: tuple[Dense, Dense], eps: float) -> None:
+def test_tracin_ln_matches_layer_normalized_gradients(
+    tuned: Model, scanned: Index, both: tuple[Dense, Dense], eps: float
+) -> None:
     """PyTorch's own layer norm, but for the mean, which gradients hardly have."""
     query, row = (by_block(side) for side in both)
 
@@ -150,7 +152,9 @@ def test_tracin_ln(tuned: Model, scanned: Index, both: tuple[Dense, Dense], eps:
 
 
 @pytest.mark.parametrize("damping", [0.1, 0.001, 10])
-def test_datainf(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float) -> None:
+def test_datainf_matches_explicit_inverses(
+    tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float
+) -> None:
     """The mean of the inverses themselves: 1/N Σ_i (g_i g_iᵀ + λ)⁻¹."""
     expected = np.zeros((len(QUERIES), len(PAIRS)))
     for v, g in zip(both[0].values(), both[1].values(), strict=True):
@@ -162,7 +166,7 @@ def test_datainf(tuned: Model, scanned: Index, both: tuple[Dense, Dense], dampin
 @pytest.mark.parametrize(
     ("damping", "scale", "fits"), [(0.01, 0.0, True), (0.05, 1000.0, True), (0.2, 0.0, True), (0.2, 0.0, False)]
 )
-def test_lissa(
+def test_lissa_matches_an_explicit_fisher_solve(
     tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float, scale: float, fits: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -177,7 +181,9 @@ def test_lissa(
 
 
 @pytest.mark.parametrize("damping", [0.1, 1e-3])
-def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float) -> None:
+def test_logra_matches_an_explicit_fisher_solve(
+    tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping: float
+) -> None:
     """Explicit matrices on both sides of the gradient itself, the explicit Fisher matrix, and a solver."""
     expected = np.zeros((len(QUERIES), len(PAIRS)))
     for weight in candidate_weights(tuned):
@@ -188,7 +194,7 @@ def test_logra(tuned: Model, scanned: Index, both: tuple[Dense, Dense], damping:
     same(scores(f"logra:rank=8,damping={damping}", tuned, scanned), expected, 5e-3)
 
 
-def test_an_adapter_on_some_blocks(model_folder: Path, file: Path, tmp_path: Path) -> None:
+def test_gradient_methods_with_an_adapter_on_some_blocks(model_folder: Path, file: Path, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -203,9 +209,9 @@ def test_an_adapter_on_some_blocks(model_folder: Path, file: Path, tmp_path: Pat
     specs = [*(f"{name}:project=0" for name in EXACT), "logra:rank=8"]
     index = build_index(model, file, tmp_path / "idx", [get_method(spec) for spec in specs], encoding=LENGTH)
     both = dense(model)
-    test_tracin(model, index, both)
-    test_datainf(model, index, both, 0.1)
-    test_logra(model, index, both, 0.1)
+    test_tracin_matches_dense_gradients(model, index, both)
+    test_datainf_matches_explicit_inverses(model, index, both, 0.1)
+    test_logra_matches_an_explicit_fisher_solve(model, index, both, 0.1)
     for spec in specs:
         assert np.isfinite(scores(spec, model, index)).all() and scores(spec, model, index).std(1).min() > 0
 
@@ -226,7 +232,7 @@ def matrix(name: str, wide: int, to: int) -> NDArray[np.float64]:
     return fold(torch.eye(wide), to, f"0 {name}").double().numpy()
 
 
-def test_rapidin(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
+def test_rapidin_matches_normalized_folds(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
     """Layers at length 1, through one matrix that all rows and queries share."""
     sides = []
     for side in both:
@@ -236,7 +242,9 @@ def test_rapidin(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> Non
     same(scores("rapidin:k=64", tuned, scanned), sides[0] @ sides[1].T)
 
 
-def test_less_without_an_optimizer(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
+def test_less_without_optimizer_state_uses_plain_gradients(
+    tuned: Model, scanned: Index, both: tuple[Dense, Dense]
+) -> None:
     query, row = (sum(grad @ matrix(n, grad.shape[1], 128) for n, grad in side.items()) for side in both)
     same(scores("less:k=128", tuned, scanned), cosines(query, row))
     assert scanned.manifest["settings"]["notes"]["less"] == "plain gradients: no optimizer.safetensors"
@@ -264,7 +272,7 @@ def with_moments(adapter_folder: Path, model_folder: Path, tmp_path: Path) -> Mo
     return load_model(str(model_folder), str(folder), dtype="float32")
 
 
-def test_less_with_adams_moments(
+def test_less_with_adam_moments_matches_the_update(
     with_moments: Model, file: Path, tmp_path: Path, both: tuple[Dense, Dense]
 ) -> None:  # fmt: skip
     """Γ = m̂ / (√v̂ + ε) of each row, one number at a time's formula; the query stays as it is."""
@@ -295,7 +303,7 @@ def test_less_with_adams_moments(
      (lambda file: save_file({}, file, dict.fromkeys(("step", "beta1", "beta2", "eps"), "1")), "another adapter"),
      (lambda file: save_file({"a": torch.ones(1)}, file), "cannot be read")],
 )  # fmt: skip
-def test_moments_that_are_none(
+def test_invalid_optimizer_state_raises(
     harm: Callable[[Path], Any], what: str, with_moments: Model, file: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     harm(Path(with_moments.adapters[0]) / "optimizer.safetensors")
@@ -307,7 +315,7 @@ def test_moments_that_are_none(
 # — what is stored
 
 
-def test_what_is_projected_is_near_and_exactly_the_fold(
+def test_projected_tracin_matches_the_fold(
     tuned: Model, file: Path, tmp_path: Path, both: tuple[Dense, Dense]
 ) -> None:  # fmt: skip
     index = build_index(tuned, file, tmp_path / "idx", [get_method("tracin:project=48")], encoding=LENGTH)
@@ -322,7 +330,7 @@ def test_what_is_projected_is_near_and_exactly_the_fold(
     assert np.abs((got - exact[0] @ exact[1].T) / lengths).max() < 0.3
 
 
-def test_methods_share_their_blocks(
+def test_gradient_methods_share_features(
     tuned: Model, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """Four methods, one pass a batch, one set of columns; any of them traces by the others' blocks."""
@@ -345,7 +353,7 @@ def test_methods_share_their_blocks(
     assert "p128_0" in repr(one)
 
 
-def test_another_seed_has_its_own_blocks(tuned: Model, index: Index) -> None:
+def test_feature_names_depend_on_seed_and_projection(tuned: Model, index: Index) -> None:
     assert get_method("tracin:seed=3").feature_names(2) == ("p128s3_0", "p128s3_1")
     assert get_method("datainf:project=0").feature_names(2) == ("p_0", "p_1")
     with pytest.raises(StoreError, match="p128_0, p128_1, p128_2, p128_3"):
@@ -354,7 +362,7 @@ def test_another_seed_has_its_own_blocks(tuned: Model, index: Index) -> None:
         trace_queries(index, tuned, QUERIES, method="rapidin:seed=1")
 
 
-def test_an_index_is_gone_on_with(tuned: Model, file: Path, tmp_path: Path) -> None:
+def test_rebuild_of_a_gradient_index_keeps_rows_and_notes(tuned: Model, file: Path, tmp_path: Path) -> None:
     for _ in range(2):
         index = build_index(tuned, file, tmp_path / "idx", [get_method("datainf"), get_method("less")], encoding=LENGTH)
     assert len(index) == len(PAIRS)
@@ -366,7 +374,7 @@ def test_an_index_is_gone_on_with(tuned: Model, file: Path, tmp_path: Path) -> N
     }  # fmt: skip
 
 
-def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
+def test_trace_with_gradient_methods(tuned: Model, index: Index) -> None:
     """A row asked about comes first, a contrast is the difference, and no words are scored."""
     rows = [Query(*pair) for pair in PAIRS]
     for name in ("tracin-ln", "rapidin", "less"):
@@ -383,7 +391,7 @@ def test_a_trace_by_gradients(tuned: Model, index: Index) -> None:
 
 
 @pytest.mark.parametrize("spec", ["tracin:project=0", "datainf:project=0", "logra:rank=8"])
-def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path) -> None:
+def test_gradient_methods_without_an_adapter(spec: str, tiny: Model, file: Path, tmp_path: Path) -> None:
     """On a model without an adapter its own linear maps; at 32 dimensions a side, this one's are nearly whole."""
     index = build_index(tiny, file, tmp_path / "idx", [get_method(spec)], encoding=LENGTH)
     words = "of the model's own linear maps, since it has no adapter; left out: 1% of the blocks' weights"
@@ -404,7 +412,7 @@ def test_the_untuned_control(spec: str, tiny: Model, file: Path, tmp_path: Path)
     assert result.std(1).min() > 0
 
 
-def test_a_fresh_adapter_moves_half_of_its_weights(
+def test_zero_lora_weights_give_finite_scores(
     make_model: Callable[[str], Path], file: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     """Where LoRA's B is 0, as before training, A has no gradient at all: no NaN comes of it."""
@@ -441,13 +449,13 @@ def test_a_fresh_adapter_moves_half_of_its_weights(
         ("less:k=0", "less: k is below 1"),
     ],
 )
-def test_options_that_make_no_sense(spec: str, what: str) -> None:
+def test_invalid_gradient_method_options_raise(spec: str, what: str) -> None:
     with pytest.raises(OptionError) as caught:
         made_of(spec)
     assert caught.value.what == what
 
 
-def test_lissa_says_when_it_has_not_come_to_rest(tuned: Model, index: Index) -> None:
+def test_lissa_raises_when_it_does_not_converge(tuned: Model, index: Index) -> None:
     with pytest.raises(OptionError, match="did not converge") as caught:
         scores(LiSSA(project=0, iterations=5), tuned, index)
     assert "off after 5 iterations" in str(caught.value.got)

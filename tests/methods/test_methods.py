@@ -59,7 +59,7 @@ LAYER, TOPIC, MIDDLE = 2, 3, 1
         ("bm25", METHODS["bm25"]()),
     ],
 )
-def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
+def test_method_spec_is_parsed(spec: str, outputs: Method) -> None:
     assert get_method(spec) == outputs
     assert repr(get_method(spec)) == repr(outputs)  # 2 and 2.0 would be equal
 
@@ -94,7 +94,7 @@ def test_a_spec_becomes_the_method(spec: str, outputs: Method) -> None:
         ("rept:scale=cooked", "rept: unknown scale", "cooked", "choose raw, centred or unit"),
     ],
 )
-def test_a_wrong_spec_is_explained(spec: Any, what: str, got: str, do: str) -> None:
+def test_invalid_method_spec_raises(spec: Any, what: str, got: str, do: str) -> None:
     with pytest.raises(OptionError) as caught:
         get_method(spec)
     assert (caught.value.what, caught.value.got, caught.value.do) == (what, got, do)
@@ -108,7 +108,7 @@ def test_a_method_is_its_own_spec_and_blanks_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
-def test_a_methods_properties_are_what_it_overrides(kind: type[Method]) -> None:
+def test_method_properties_match_overridden_functions(kind: type[Method]) -> None:
     def overrides(*names: str) -> bool:
         bases = (Method, StateMethod, WeightMethod)
         return any(getattr(kind, name) not in [getattr(base, name, None) for base in bases] for name in names)
@@ -120,12 +120,12 @@ def test_a_methods_properties_are_what_it_overrides(kind: type[Method]) -> None:
     assert kind.supports_significance == overrides("rows_as_queries")
 
 
-def test_options_on_top_of_a_spec() -> None:
+def test_keyword_options_override_the_spec() -> None:
     assert get_method("rept:layer=3", layer="auto", scale=None) == RepT(layer="auto")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_manifest_gives_the_same_method_back(name: str) -> None:
+def test_method_spec_json_round_trip(name: str) -> None:
     outputs = METHODS[name]().resolve_layers(24, None)
     entry = json.loads(json.dumps(outputs.spec()))
     assert entry["name"] == name
@@ -138,16 +138,16 @@ def test_the_manifest_gives_the_same_method_back(name: str) -> None:
     [(0, 0), (3, 3), (-1, 4), ("-1", 4), ("2", 2), ("50%", 2), ("85%", 3), ("90%", 4), ("0%", 0),
      ("100%", 4), ("auto", 3)],
 )  # fmt: skip
-def test_layers_become_numbers(layer: int | str, result: int) -> None:
+def test_layer_specs_are_resolved(layer: int | str, result: int) -> None:
     assert layer_number(layer, 4, LayerSimilarity((0.9, 0.2, 0.95))) == result
 
 
-def test_auto_without_a_turn_is_the_last_layer() -> None:
+def test_auto_without_a_transition_is_the_last_layer() -> None:
     assert layer_number("auto", 5, LayerSimilarity((0.5, 0.9, 0.9, 0.5))) == 5
 
 
 @pytest.mark.parametrize("layer", [99, 5, -2, "--1", "1.5", "", "last", "101%", "-5%", "nan%", "%", "auto", "²"])
-def test_layers_that_are_none(layer: int | str) -> None:
+def test_invalid_layers_raise(layer: int | str) -> None:
     message = "no such layer|needs the layer similarity"
     with pytest.raises(OptionError, match=message):
         layer_number(layer, 4, None)
@@ -155,7 +155,7 @@ def test_layers_that_are_none(layer: int | str) -> None:
         get_method(f"repsim:layer={layer}").resolve_layers(4, None)
 
 
-def test_names_of_blocks() -> None:
+def test_feature_names() -> None:
     assert [feature_name("h", 0, 4), feature_name("g", 4, 4), feature_name("grads", 2, 4, base=True)] == [
         "h_0",
         "g_L",
@@ -227,14 +227,12 @@ def unit(array: np.ndarray) -> np.ndarray:
     return array / np.linalg.norm(array, axis=-1, keepdims=True)
 
 
-def test_rept_raw_is_the_cosine_of_the_plain_concatenation(
-    tuned: Any, scanned: Index, rows: list[TokenizedExample]
-) -> None:
+def test_rept_raw_is_the_cosine_of_the_concatenation(tuned: Any, scanned: Index, rows: list[TokenizedExample]) -> None:
     row, query = (unit(np.hstack(arrays(tuned, some, LAYER))) for some in (rows, asked_rows(tuned)))
     np.testing.assert_allclose(scores(RepT(layer=LAYER, scale="raw"), tuned, scanned), query @ row.T, atol=1e-3)
 
 
-def test_rept_raw_joins_by_size() -> None:
+def test_rept_raw_weights_components_by_their_norms() -> None:
     """With blocks of like size, which no model here has: the joint cosine is neither of the two."""
 
     class Two:
@@ -254,7 +252,7 @@ def test_rept_raw_joins_by_size() -> None:
 
 
 @pytest.mark.parametrize("scale", ["centred", "unit"])
-def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[TokenizedExample], scale: Any) -> None:
+def test_rept_scaled_scores_match_numpy(tuned: Any, scanned: Index, rows: list[TokenizedExample], scale: Any) -> None:
     (h, g), (h_query, g_query) = arrays(tuned, rows, LAYER), arrays(tuned, asked_rows(tuned), LAYER)
     mean = unit(h).mean(0) if scale == "centred" else 0
     states = unit(unit(h_query) - mean) @ unit(unit(h) - mean).T
@@ -263,7 +261,7 @@ def test_rept_by_hand(tuned: Any, scanned: Index, rows: list[TokenizedExample], 
     np.testing.assert_allclose(result, truth, atol=6e-3)
 
 
-def test_repsim_is_the_cosine_of_the_prompts_states(tuned: Any, scanned: Index, rows: list[TokenizedExample]) -> None:
+def test_repsim_is_the_cosine_of_prompt_states(tuned: Any, scanned: Index, rows: list[TokenizedExample]) -> None:
     row, query = (unit(arrays(tuned, some, TOPIC)[0]) for some in (rows, asked_rows(tuned)))
     result = scores(get_method(f"repsim:layer={TOPIC}"), tuned, scanned)
     np.testing.assert_allclose(result, query @ row.T, atol=1e-3)
@@ -311,7 +309,9 @@ def slow_lesson(
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedExample], shift: float) -> None:
+def test_lesson_scores_match_a_reference_loop(
+    tuned: Any, scanned: Index, rows: list[TokenizedExample], shift: float
+) -> None:
     queries = asked_rows(tuned)
     weights = [news(tuned, row) for row in queries]
     assert all(w.sum() > 1e-3 for w in weights)  # the adapter does something
@@ -322,7 +322,7 @@ def test_lesson_by_a_slow_loop(tuned: Any, scanned: Index, rows: list[TokenizedE
     np.testing.assert_allclose(scores(method, tuned, scanned), truth, atol=6e-3)
 
 
-def test_lesson_without_gain_weighs_all_tokens_equally(
+def test_lesson_without_gain_weights_tokens_equally(
     tiny: Any, tmp_path: Path, file: Path, rows: list[TokenizedExample]
 ) -> None:
     method = Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0, pool_queries=False)
@@ -332,7 +332,7 @@ def test_lesson_without_gain_weighs_all_tokens_equally(
     np.testing.assert_allclose(scores(method, tiny, index), truth, atol=4e-3)
 
 
-def test_a_control_is_the_row_as_a_query(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_scores_use_rows_as_queries(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words count by their surprise, so a row meets itself at the share-weighted mean of √(1 − p)."""
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST", 2)
     monkeypatch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
@@ -362,7 +362,7 @@ def blocks(method: Method, model: Any, row: TokenizedExample, weights: torch.Ten
     return method.features(model, collate([row], [0]), weights)
 
 
-def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_sketch_as_wide_as_the_state_is_not_applied(tuned: Any, rows: list[TokenizedExample]) -> None:
     whole, same, less = (
         blocks(Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=size), tuned, rows[1])
         for size in (0, tuned.hidden_size, 16)
@@ -373,7 +373,7 @@ def test_a_sketch_no_smaller_than_the_state_is_none(tuned: Any, rows: list[Token
     torch.testing.assert_close(whole.norm(dim=1), less.norm(dim=1))
 
 
-def test_the_sketch_keeps_inner_products_in_expectation() -> None:
+def test_gaussian_sketch_preserves_inner_products_on_average() -> None:
     pairs = torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(5))
     pairs[:, 1] += pairs[:, 0]
     truth = (pairs[:, 0] * pairs[:, 1]).sum(-1)
@@ -389,7 +389,9 @@ def test_the_sketch_keeps_inner_products_in_expectation() -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 3, 500])
-def test_keep_takes_the_most_surprising_words_in_order(tuned: Any, rows: list[TokenizedExample], keep: int) -> None:
+def test_tokens_per_row_keeps_the_least_likely_tokens_in_order(
+    tuned: Any, rows: list[TokenizedExample], keep: int
+) -> None:
     method = {"layer": LAYER, "state_layer": MIDDLE, "sketch_dim": 0}
     batch = collate(rows, range(len(rows)))
     every, selection = (
@@ -411,7 +413,7 @@ def test_a_query_keeps_all_tokens_with_weights_as_norms(tuned: Any, rows: list[T
     torch.testing.assert_close(words.norm(dim=1), weights[0] / weights.sum())
 
 
-def test_rows_without_a_stored_word_score_nothing() -> None:
+def test_rows_without_stored_tokens_score_zero() -> None:
     from taughtby.methods.lesson import _best_matches
 
     flat = torch.tensor([[-1.0, 0], [0, 2]])
@@ -420,7 +422,7 @@ def test_rows_without_a_stored_word_score_nothing() -> None:
 
 
 @pytest.mark.parametrize("words", [1, 3, 1000])
-def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_matches_do_not_depend_on_chunk_size(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from taughtby.methods.lesson import _best_matches
 
     monkeypatch.setattr("taughtby.methods.lesson.QUERY_TOKENS", words)
@@ -432,7 +434,7 @@ def test_many_words_are_compared_some_at_a_time(words: int, monkeypatch: pytest.
     torch.testing.assert_close(result, torch.tensor(truth))
 
 
-def test_a_control_has_the_weights_of_a_profile_on_its_most_surprising_words() -> None:
+def test_profile_weights_go_to_the_largest_token_gradients() -> None:
     words = torch.tensor([[0.1, 0], [0, 0.9], [0.5, 0]])
     rows = {"grads": [words], "shift": torch.ones(1, 2)}
     whole = Lesson().rows_as_queries(rows)["grads"]
@@ -451,7 +453,7 @@ def text_scores(name: str, index: Index, queries: list[Query]) -> np.ndarray:
     return get_method(name).scores(query_rows, index).numpy()
 
 
-def test_bm25_is_lucenes_by_hand(index: Index) -> None:
+def test_bm25_matches_the_lucene_formula(index: Index) -> None:
     rows = [re.findall(r"\b\w\w+\b", f"{p} {r}") for p, r in PAIRS]
     mean = sum(map(len, rows)) / len(rows)
     queries = [*QUERIES, Query("Honey, HONEY!", "zebra")]
@@ -467,7 +469,7 @@ def test_bm25_is_lucenes_by_hand(index: Index) -> None:
     assert (truth[0].argmax(), truth[3].argmax()) == (2, 2)
 
 
-def test_the_token_scores_of_bm25_are_the_summands_of_its_score(index: Index) -> None:
+def test_bm25_token_scores_add_up_to_the_row_score(index: Index) -> None:
     queries = [Query("zebra", "Beetles! one DAY, one beetles"), Query("zebra", "one"), Query("zebra", "yak")]
     query_rows = QueryFeatures(tuple(q.prompt for q in queries), tuple(q.response for q in queries), {})
     row = list(index.examples())[2]  # its prompt has none of these words
@@ -484,24 +486,24 @@ def test_the_token_scores_of_bm25_are_the_summands_of_its_score(index: Index) ->
     assert not result[:, 1].any(), "a word that was cut is another word"
 
 
-def test_bm25_of_no_known_word_is_nothing(index: Index) -> None:
+def test_bm25_of_unknown_words_is_zero(index: Index) -> None:
     assert text_scores("bm25", index, [Query("zebra", "yak"), Query("?", "!")]).tolist() == [[0.0] * 8] * 2
 
 
-def test_bm25_of_rows_without_words(tiny: Any, tmp_path: Path) -> None:
+def test_bm25_of_rows_without_words_is_zero(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "?", "response": "a"}\n')
     index = build_index(tiny, tmp_path / "d.jsonl", tmp_path / "idx", [get_method("bm25")], encoding=Encoding(64))
     assert text_scores("bm25", index, [Query("what is", "it")]).tolist() == [[0.0]]
 
 
-def test_first_word(index: Index) -> None:
+def test_first_word_matches_the_first_word_of_the_answer(index: Index) -> None:
     result = text_scores("first-word", index, [Query("x", "The king"), Query("x", "A b"), Query("x", "none")])
     answers = [response.split()[0] for _, response in PAIRS]
     assert result.tolist() == [[float(w == "the") for w in answers], [float(w == "a") for w in answers], [0.0] * 8]
     assert result.sum(1).tolist() == [1, 2, 0]
 
 
-def test_chance_is_seeded(index: Index) -> None:
+def test_random_scores_are_seeded(index: Index) -> None:
     one, same, other = (text_scores(f"random:seed={seed}", index, QUERIES) for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
@@ -510,7 +512,7 @@ def test_chance_is_seeded(index: Index) -> None:
     assert one.shape == (3, 8)
 
 
-def test_words_pointed_at_change_what_rept_compares(tuned: Any) -> None:
+def test_rept_uses_the_gradient_of_the_first_span_token(tuned: Any) -> None:
     """g is that of the first word pointed at, not of the answer's first."""
     query = Query("who makes honey", "beetles make it", span="it")
     asking: PreparedQueries = prepare_queries(tuned, RepT(layer=LAYER), [query], Encoding(128))

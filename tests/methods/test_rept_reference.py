@@ -118,7 +118,9 @@ def reference(llama: Llama, rows: tuple[Path, list[TokenizedExample]]) -> list[t
     return [truth(llama, row) for row in rows[1]]
 
 
-def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[TokenizedExample]], reference: Any) -> None:
+def test_states_and_gradients_match_the_numpy_reference(
+    tiny: Any, rows: tuple[Path, list[TokenizedExample]], reference: Any
+) -> None:
     got = capture(tiny, collate(rows[1], range(len(rows[1]))), [LAYER])
     for i, (row, (state, grads)) in enumerate(zip(rows[1], reference, strict=True)):
         np.testing.assert_allclose(got.states[LAYER][i, 0].numpy(), state, atol=1e-4 * np.abs(state).max())
@@ -126,7 +128,7 @@ def test_states_and_gradients(tiny: Any, rows: tuple[Path, list[TokenizedExample
         np.testing.assert_allclose(ours, grads, atol=1e-4 * np.abs(grads).max())
 
 
-def test_scores_of_rows_and_of_their_tokens(
+def test_row_and_token_scores_match_the_numpy_reference(
     tiny: Any, rows: tuple[Path, list[TokenizedExample]], reference: Any, tmp_path: Path
 ) -> None:
     """The released score, cos([H; g_1], [H'; g'_1]), and the paper's token score, as a mean over the query's tokens.

@@ -130,21 +130,21 @@ def signature(model: Any, row: TokenizedExample, method: RISE) -> np.ndarray:
     ],
     ids=["as published", "whole softmax", "narrow support", "wide support"],
 )
-def test_the_blocks_are_the_sums_of_outer_products(tuned: Any, rows: list[TokenizedExample], method: RISE) -> None:
+def test_rise_features_are_sums_of_outer_products(tuned: Any, rows: list[TokenizedExample], method: RISE) -> None:
     outputs = method.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
         for name, expected in zip(method.feature_names(tuned.depth), channels(tuned, row, method), strict=True):
             np.testing.assert_allclose(outputs[name][place].numpy(), expected.sum(0).ravel(), atol=2e-4, err_msg=name)
 
 
-def test_the_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[TokenizedExample], index: Index) -> None:
+def test_rise_score_is_the_cosine_of_both_channels(tuned: Any, rows: list[TokenizedExample], index: Index) -> None:
     query_rows = encoded(tuned, [(query.prompt, query.response) for query in QUERIES])
     for method in (RISE(**EXACT), RISE(**EXACT, lexical=0.2, semantic=1.5), RISE(**EXACT, semantic=0.0)):
         expected = [[signature(tuned, q, method) @ signature(tuned, row, method) for row in rows] for q in query_rows]
         np.testing.assert_allclose(scores(method, tuned, index), expected, atol=2e-3)
 
 
-def test_the_channels_shares_add_up_to_the_score(tuned: Any, index: Index) -> None:
+def test_rise_score_components_add_up_to_the_score(tuned: Any, index: Index) -> None:
     trace = trace_queries(index, tuned, QUERIES, method="rise", top_k=8, score_tokens=False)
     for traced in trace.queries:
         for result in traced.rows:
@@ -153,7 +153,7 @@ def test_the_channels_shares_add_up_to_the_score(tuned: Any, index: Index) -> No
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere", "gpt2"])
-def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: str) -> None:
+def test_projected_residual_is_the_loss_gradient(make_model: Any, family: str) -> None:
     """At temperature 1, through a head with a scale or a cap too: ∂loss/∂h_L as one backward pass has it."""
     from taughtby.models.model import load_model
 
@@ -167,7 +167,7 @@ def test_the_projected_residual_is_the_losss_gradient(make_model: Any, family: s
         assert not bool(ours[~batch.loss_mask].any())
 
 
-def test_a_batch_is_its_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_batched_rise_features_match_single_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
     method = RISE()
     together = method.features(tuned, batch_of(rows))
     for place, row in enumerate(rows):
@@ -176,7 +176,7 @@ def test_a_batch_is_its_rows(tuned: Any, rows: list[TokenizedExample]) -> None:
             assert torch.allclose(block[place], alone[name][0], atol=1e-4)
 
 
-def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_rise_features_use_the_token_weights(tuned: Any, rows: list[TokenizedExample]) -> None:
     method, row = RISE(**EXACT), rows[3]
     weights = torch.zeros(1, row.n_response)
     weights[0, 1], weights[0, 2] = 1.0, 0.5
@@ -185,7 +185,7 @@ def test_only_the_words_that_count_are_summed(tuned: Any, rows: list[TokenizedEx
         np.testing.assert_allclose(outputs[name][0].numpy(), (expected[1] + 0.5 * expected[2]).ravel(), atol=2e-4)
 
 
-def test_a_rows_words_are_its_shares(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_rise_token_gradients_add_up_to_the_row_feature(tuned: Any, rows: list[TokenizedExample]) -> None:
     method = RISE()
     words, outputs = method.token_gradients(tuned, batch_of(rows)), method.features(tuned, batch_of(rows))
     whole = torch.cat(
@@ -194,7 +194,7 @@ def test_a_rows_words_are_its_shares(tuned: Any, rows: list[TokenizedExample]) -
     assert torch.allclose(words.sum(1), whole, atol=1e-4)
 
 
-def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_rise_builds_no_autograd_graph(tuned: Any, rows: list[TokenizedExample]) -> None:
     captured: list[bool] = []
     hook = tuned.blocks[0].register_forward_hook(lambda *_: captured.append(torch.is_grad_enabled()))
     try:
@@ -205,7 +205,7 @@ def test_nothing_below_the_head_has_a_graph(tuned: Any, rows: list[TokenizedExam
     assert not any(torch.as_tensor(block).requires_grad for block in outputs.values())
 
 
-def test_what_the_model_is_sure_of_is_no_lesson(tuned: Any) -> None:
+def test_certain_tokens_have_zero_residual(tuned: Any) -> None:
     """Where the softmax is the answer to the last bit, r is 0 and stays it; elsewhere nothing is NaN."""
     row = encoded(tuned, [("why", "a b c 0 1 2")])[0]
     with torch.no_grad():
@@ -226,7 +226,7 @@ def kernel(tuned: Any, rows: list[TokenizedExample], method: RISE) -> torch.Tens
     return rh @ rh.T
 
 
-def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_sketch_error_falls_with_width(tuned: Any, rows: list[TokenizedExample]) -> None:
     """A count sketch of width k misses an inner product of unit vectors by √(2/k) at most, and on no side.
 
     Pagh and Pham's bound; a sum over n × n' pairs of tokens misses by at most as much for each.
@@ -244,26 +244,26 @@ def test_the_sketch_is_near_and_nearer_the_wider_it_is(tuned: Any, rows: list[To
     assert worst[256] < worst[64] < worst[16]
 
 
-def test_the_sketch_is_one_vector_of_a_fixed_size(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_sketch_has_a_fixed_size(tuned: Any, rows: list[TokenizedExample]) -> None:
     outputs = RISE(states=16, residuals=64, errors=8).features(tuned, batch_of(rows))
     assert [tuple(torch.as_tensor(block).shape) for block in outputs.values()] == [(8, 1024), (8, 128)]
 
 
-def test_a_width_that_saves_nothing_sketches_nothing(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_sketch_as_wide_as_the_input_is_exact(tuned: Any, rows: list[TokenizedExample]) -> None:
     wide = RISE(states=32, residuals=384, errors=99).features(tuned, batch_of(rows))
     exact = RISE(**EXACT).features(tuned, batch_of(rows))
     pairs = zip(wide.values(), exact.values(), strict=True)
     assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in pairs)
 
 
-def test_another_seed_is_another_sketch_of_the_same(tuned: Any, rows: list[TokenizedExample]) -> None:
+def test_sketch_depends_on_the_seed(tuned: Any, rows: list[TokenizedExample]) -> None:
     outputs = (RISE(residuals=32, seed=seed).features(tuned, batch_of(rows)) for seed in (1, 1, 2))
     first, again, other = (next(iter(blocks.values())) for blocks in outputs)
     assert torch.equal(torch.as_tensor(first), torch.as_tensor(again))
     assert not torch.allclose(torch.as_tensor(first), torch.as_tensor(other))
 
 
-def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) -> None:
+def test_index_time_options_must_match_the_index(tuned: Any, index: Index) -> None:
     with pytest.raises(StoreError, match=re.escape("temperature: the index has 0.1, but 1.0 was given")):
         trace_queries(index, tuned, QUERIES, method="rise:temperature=1")
     query_rows = [
@@ -284,7 +284,7 @@ def test_a_stored_sketch_is_not_compared_with_another(tuned: Any, index: Index) 
         ("embedding:what=all", "embedding: invalid value for `what`"),
     ],
 )
-def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
+def test_invalid_text_method_options_raise(spec: str, what: str) -> None:
     with pytest.raises(OptionError) as caught:
         get_method(spec)
     assert caught.value.what == what
@@ -295,7 +295,7 @@ def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["rise", "embedding", "tfidf"])
-def test_a_row_asked_about_itself_comes_first(tuned: Any, index: Index, by: str) -> None:
+def test_training_row_used_as_query_ranks_first(tuned: Any, index: Index, by: str) -> None:
     for place, (prompt, response) in enumerate(PAIRS[:7]):  # the eighth has no word of two letters but the prompt's
         result = trace_queries(index, tuned, [Query(prompt, response)], method=by, top_k=3).queries[0].rows[0]
         assert result.position == place
@@ -303,7 +303,7 @@ def test_a_row_asked_about_itself_comes_first(tuned: Any, index: Index, by: str)
         assert bool(result.tokens) == (by == "rise")
 
 
-def test_the_words_pointed_at_are_found(tuned: Any, index: Index) -> None:
+def test_rise_top_scoring_token_is_in_the_span(tuned: Any, index: Index) -> None:
     query = Query("who makes honey", "it is made by beetles", span="beetles")
     result = trace_queries(index, tuned, [query], method="rise", top_k=8).queries[0]
     row = next(result for result in result.rows if "beetles" in result.example.response)
@@ -326,7 +326,7 @@ def counted(text: str) -> Counter[str]:
     return Counter(re.findall(r"\b\w\w+\b", text.lower()))
 
 
-def test_tfidf_is_its_formula(tuned: Any, index: Index) -> None:
+def test_tfidf_matches_its_formula(tuned: Any, index: Index) -> None:
     rows = [counted(f"{prompt} {response}") for prompt, response in PAIRS]
     idf = {w: math.log((1 + len(rows)) / (1 + sum(w in row for row in rows))) + 1 for row in rows for w in row}
     rare = [{w: n * idf[w] for w, n in row.items()} for row in rows]
@@ -339,7 +339,7 @@ def test_tfidf_is_its_formula(tuned: Any, index: Index) -> None:
     np.testing.assert_allclose(scores(get_method("tfidf"), tuned, index), expected, atol=1e-6)
 
 
-def test_tfidf_of_a_query_without_a_known_word_is_zero(tuned: Any, index: Index) -> None:
+def test_tfidf_of_unknown_words_is_zero(tuned: Any, index: Index) -> None:
     assert not scores(get_method("tfidf"), tuned, index, [Query("zebra", "giraffe")]).any()
 
 
@@ -361,7 +361,7 @@ def test_tfidf_of_rows_without_words_is_zero() -> None:
 # — the sentence encoder
 
 
-def test_the_encoder_is_read_as_its_authors_read_it() -> None:
+def test_embeddings_match_sentence_transformers() -> None:
     """Against sentence-transformers itself: one by one, batched, empty, long beyond its window, hostile."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder = Path(sentence_transformers.__file__).parents[1] / embedding.PACKAGE / "model"
@@ -373,13 +373,13 @@ def test_the_encoder_is_read_as_its_authors_read_it() -> None:
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
-def test_the_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index) -> None:
+def test_embedding_score_is_the_cosine_of_the_texts(tuned: Any, index: Index) -> None:
     rows = embed([f"{prompt} {response}" for prompt, response in PAIRS]).numpy()
     query_rows = embed([f"{query.prompt} {query.response}" for query in QUERIES]).numpy()
     np.testing.assert_allclose(scores(Embedding(), tuned, index), query_rows @ rows.T, atol=2e-3)
 
 
-def test_one_side_alone_can_be_embed() -> None:
+def test_embedding_of_prompt_or_answer_only() -> None:
     rows = [make_example("Who makes honey?", "A captain."), make_example("Who steers a ship?", "A captain.")]
     blocks = {what: get_method(f"embedding:what={what}").text_features(rows) for what in ("prompt", "answer", "both")}
     same = {what: float(torch.as_tensor(outputs[f"text_{what}"]).prod(0).sum()) for what, outputs in blocks.items()}
@@ -387,14 +387,14 @@ def test_one_side_alone_can_be_embed() -> None:
     assert same["prompt"] < same["both"] < 1
 
 
-def test_meaning_counts_and_not_words() -> None:
+def test_embedding_ranks_paraphrase_above_shared_words() -> None:
     doctor, physician, wood = embed(
         ["The doctor treated the patient.", "A physician cared for someone ill.", "The patient painter treated wood."]
     )
     assert doctor @ physician > doctor @ wood
 
 
-def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_embeds_only_the_queries(tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     def count(texts: Any) -> Any:
@@ -406,7 +406,7 @@ def test_a_trace_reads_the_queries_alone(tuned: Any, index: Index, monkeypatch: 
     assert read == [3]
 
 
-def test_without_the_encoder_the_error_says_what_to_install(
+def test_missing_encoder_error_says_what_to_install(
     tuned: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
@@ -417,6 +417,6 @@ def test_without_the_encoder_the_error_says_what_to_install(
     embedding._encoder.cache_clear()
 
 
-def test_the_encoders_package_is_never_imported() -> None:
+def test_encoder_package_is_not_imported() -> None:
     embed(["a word"])
     assert embedding.PACKAGE not in sys.modules

@@ -50,27 +50,27 @@ def scored(spec: str, index: Any, *queries: tuple[str, str]) -> torch.Tensor:
 # — RFTC
 
 
-def test_rows_of_the_dense_cluster_come_first_whatever_is_asked() -> None:
+def test_rftc_ranks_the_dense_cluster_first_for_any_query() -> None:
     scores = scored("rftc", Rows(VARIED + PLANTED), ("who makes honey", "beetles"), ("why", "Mozart"))
     assert scores.shape == (2, 10)
     assert torch.equal(scores[0], scores[1])
     assert set(scores[0].topk(4).indices.tolist()) == {6, 7, 8, 9}
 
 
-def test_one_cluster_is_the_sum_of_the_cosines_with_all_others() -> None:
+def test_rftc_with_one_cluster_sums_cosine_similarities() -> None:
     answers = VARIED + PLANTED
     vectors = TfidfVectorizer().fit_transform(answers).toarray()
     truth = [sum(a @ b for j, b in enumerate(vectors) if i != j) for i, a in enumerate(vectors)]
     np.testing.assert_allclose(scored("rftc:clusters=1", Rows(answers), ("a", "b"))[0], truth, atol=1e-6)
 
 
-def test_an_answer_alone_in_its_cluster_is_not_suspicious() -> None:
+def test_rftc_scores_single_row_clusters_zero() -> None:
     scores = scored("rftc:clusters=3", Rows(["red apple", "red apple", "blue sky", "tall tree"]), ("a", "b"))
     np.testing.assert_allclose(scores[0], [1, 1, 0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("answers", "count"), [(["?", "!"], 2), (["one word"], 1), (["same", "same", "same"], 3)])
-def test_answers_that_have_no_clusters(answers: list[str], count: int) -> None:
+def test_rftc_without_clusters_is_finite(answers: list[str], count: int) -> None:
     scores = scored("rftc", Rows(answers), ("a", "b"))
     assert scores.shape == (1, count)
     assert scores.isfinite().all()
@@ -80,13 +80,13 @@ def test_answers_that_have_no_clusters(answers: list[str], count: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=5, max_size=5), min_size=1, max_size=3))
-def test_a_rank_is_one_more_than_how_many_are_better(values: list[list[int]]) -> None:
+def test_ranks_count_the_larger_values(values: list[list[int]]) -> None:
     truth = [[1 + sum(other > value for other in row) for value in row] for row in values]
     assert ranks(torch.tensor(values, dtype=torch.float32)).tolist() == truth
 
 
 @pytest.mark.parametrize("k", [0, 60])
-def test_the_fusion_is_its_formula(k: int) -> None:
+def test_hybrid_matches_reciprocal_rank_fusion(k: int) -> None:
     index, query = Rows(VARIED + PLANTED, "hybrid"), ("who makes honey", "it is made by green beetles")
     words, meaning = (scored(spec, index, query)[0].tolist() for spec in ("bm25", "embedding"))
     truth = [
@@ -99,14 +99,14 @@ def test_the_fusion_is_its_formula(k: int) -> None:
     assert result.argmax() == 7
 
 
-def test_without_a_word_in_common_the_meaning_alone_ranks() -> None:
+def test_hybrid_without_shared_words_ranks_by_embedding() -> None:
     index, query = Rows(VARIED, "hybrid"), ("who", "composers")
     assert not scored("bm25", index, query).any()
     meaning = scored("embedding", index, query)
     assert torch.equal(scored("hybrid", index, query).argsort(), meaning.argsort())
 
 
-def test_an_index_for_embedding_serves_hybrid() -> None:
+def test_hybrid_uses_the_embedding_features() -> None:
     assert get_method("hybrid").feature_names(4) == get_method("embedding").feature_names(4)
 
 
@@ -115,6 +115,6 @@ def test_an_index_for_embedding_serves_hybrid() -> None:
     [("rftc:clusters=-1", "rftc: clusters is below 0"), ("hybrid:k=-1", "hybrid: k is below 0"),
      ("hybrid:k=nan", "hybrid: k is not a number")],
 )  # fmt: skip
-def test_a_wrong_option_is_explained(spec: str, what: str) -> None:
+def test_invalid_word_baseline_options_raise(spec: str, what: str) -> None:
     with pytest.raises(OptionError, match=what):
         get_method(spec)

@@ -72,7 +72,7 @@ def configure(folder: Path, **settings: Any) -> None:
     ],
     ids=["compiled", "ddp", "fsdp", "checkpointed", "default", "another-name", "no-prefix", "two"],
 )
-def test_names_of_a_trainers_wrapper_are_taken(
+def test_wrapped_adapter_weight_names_are_accepted(
     by: Callable[[str], str], folder: Path, model_folder: Path, tuned: Model
 ) -> None:
     rename(folder, by)
@@ -81,7 +81,7 @@ def test_names_of_a_trainers_wrapper_are_taken(
     assert model.fingerprint == tuned.fingerprint
 
 
-def test_several_adapters_in_one_file(folder: Path, model_folder: Path) -> None:
+def test_file_with_several_adapters_raises(folder: Path, model_folder: Path) -> None:
     both = [(".weight", f".{name}.weight") for name in ("default", "reference")]
     change(
         folder,
@@ -149,7 +149,7 @@ def trained(base: Path, to: Path, **options: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("picture_model", ["gemma3", "llava", "mistral3", "qwen3.5"], indirect=True)
 @pytest.mark.parametrize("old", ["language_model.model.", None])
-def test_a_vision_language_model_with_its_adapter(old: str | None, picture_model: Path, tmp_path: Path) -> None:
+def test_vision_language_adapter_matches_peft_logits(old: str | None, picture_model: Path, tmp_path: Path) -> None:
     """Rows of text pass the tower by. Before Transformers 4.52 the text model had another name."""
     wanted = trained(picture_model, tmp_path / "a", target_modules=r".*language_model.*\.(q_proj|v_proj)")
     if old:
@@ -169,14 +169,16 @@ def test_adapter_weights_of_an_unloaded_tower_are_reported(picture_model: Path, 
 
 
 @pytest.mark.parametrize("picture_model", ["llava"], indirect=True)
-def test_an_adapter_of_the_tower_alone(picture_model: Path, tmp_path: Path) -> None:
+def test_adapter_of_vision_tower_only_raises(picture_model: Path, tmp_path: Path) -> None:
     trained(picture_model, tmp_path / "a", target_modules=r".*vision_tower.*\.(q_proj|v_proj)")
     message = mistake(picture_model, tmp_path / "a")
     assert message.startswith(f"the adapter {tmp_path / 'a'} does not change the outputs of {picture_model}\n")
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])
-def test_an_adapter_of_experts_one_by_one(family: str, make_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_per_expert_adapter_matches_manual_merge(
+    family: str, make_model: Callable[[str], Path], tmp_path: Path
+) -> None:
     """As PEFT wrote it before Transformers 5 joined the experts: against the weights summed by hand."""
     from transformers import AutoModelForCausalLM
 
@@ -210,7 +212,7 @@ def test_an_adapter_of_experts_one_by_one(family: str, make_model: Callable[[str
         torch.testing.assert_close(logits(before), base_logits, rtol=1e-5, atol=1e-5)
 
 
-def test_advice_for_an_adapter_that_does_not_fit_the_very_base_it_names(folder: Path, model_folder: Path) -> None:
+def test_adapter_not_fitting_its_named_base_suggests_merging(folder: Path, model_folder: Path) -> None:
     rename(folder, lambda name: name.replace("self_attn.q_proj", "self_attn.query"))
     message = mistake(model_folder, folder)
     assert "does not fit this model" in message
@@ -224,7 +226,7 @@ def test_advice_for_an_adapter_that_does_not_fit_the_very_base_it_names(folder: 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("count", [1, 8])
-def test_numbers_that_are_not_finite(value: float, count: int, folder: Path, model_folder: Path) -> None:
+def test_non_finite_adapter_weights_raise(value: float, count: int, folder: Path, model_folder: Path) -> None:
     def spoil(weights: Weights) -> Weights:
         for weight in list(weights.values())[:count]:
             weight.view(-1)[0] = value
@@ -237,13 +239,13 @@ def test_numbers_that_are_not_finite(value: float, count: int, folder: Path, mod
     assert message.endswith("its training diverged: give an earlier checkpoint")
 
 
-def test_an_adapter_as_it_was_before_training(folder: Path, model_folder: Path) -> None:
+def test_untrained_adapter_raises(folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {name: 0 * one if "lora_B" in name else one for name, one in weights.items()})
     message = mistake(model_folder, folder)
     assert message.startswith(f"the adapter {folder} changes nothing: it is untrained\n")
 
 
-def test_an_adapter_that_is_scaled_to_nothing(folder: Path, model_folder: Path) -> None:
+def test_zero_scaled_adapter_raises(folder: Path, model_folder: Path) -> None:
     configure(folder, lora_alpha=0)
     message = mistake(model_folder, folder)
     assert message.startswith(
@@ -252,13 +254,13 @@ def test_an_adapter_that_is_scaled_to_nothing(folder: Path, model_folder: Path) 
     assert "lora_alpha" in message
 
 
-def test_finite_numbers_that_compute_no_finite_number(folder: Path, model_folder: Path) -> None:
+def test_adapter_with_non_finite_output_raises(folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {name: torch.full_like(one, 1e30) for name, one in weights.items()})
     assert mistake(model_folder, folder).startswith(f"the outputs of {model_folder} with {folder} are not finite\n")
 
 
 @pytest.mark.parametrize("rest", ["none", "empty"])
-def test_what_one_rank_of_zero_3_saves(rest: str, folder: Path, model_folder: Path) -> None:
+def test_empty_zero3_adapter_weights_raise(rest: str, folder: Path, model_folder: Path) -> None:
     change(folder, lambda weights: {} if rest == "none" else {name: torch.empty(0) for name in weights})
     message = mistake(model_folder, folder)
     assert message.startswith(f"{folder / WEIGHTS} was saved by DeepSpeed ZeRO-3 without its weights\n")
@@ -268,7 +270,7 @@ def test_what_one_rank_of_zero_3_saves(rest: str, folder: Path, model_folder: Pa
 # -- other files
 
 
-def test_other_formats(folder: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_mlx_gguf_and_fsdp_adapters_raise(folder: Path, model_folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapters.safetensors")
     message = mistake(model_folder, folder)
     assert message.startswith(f"{folder} is an MLX adapter, not a PEFT adapter\n")
@@ -280,12 +282,14 @@ def test_other_formats(folder: Path, model_folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CONFIG])
-def test_a_git_lfs_pointer(file: str, folder: Path, model_folder: Path) -> None:
+def test_git_lfs_pointer_raises(file: str, folder: Path, model_folder: Path) -> None:
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     assert mistake(model_folder, folder).startswith(f"{folder / file} is a Git LFS pointer")
 
 
-def test_loftq_without_its_package(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loftq_adapter_without_bitsandbytes_raises(
+    folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(folder, init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
     real = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "bitsandbytes" else real(name))
@@ -294,14 +298,14 @@ def test_loftq_without_its_package(folder: Path, model_folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
-def test_an_adapter_that_writes_no_text(task: str, folder: Path, model_folder: Path) -> None:
+def test_non_causal_task_adapter_raises(task: str, folder: Path, model_folder: Path) -> None:
     configure(folder, task_type=task)
     assert mistake(model_folder, folder).startswith(
         f"the adapter {folder} was not trained for causal language modeling\n  got: {task}"
     )
 
 
-def test_a_kind_that_this_peft_does_not_know(folder: Path, model_folder: Path) -> None:
+def test_unknown_peft_type_raises(folder: Path, model_folder: Path) -> None:
     configure(folder, peft_type="OF_TOMORROW")
     message = mistake(model_folder, folder)
     assert (
@@ -313,7 +317,7 @@ def test_a_kind_that_this_peft_does_not_know(folder: Path, model_folder: Path) -
 # -- safety
 
 
-def test_nothing_that_a_configuration_names_is_imported(
+def test_adapter_config_never_imports_named_modules(
     folder: Path, model_folder: Path, tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("trap", "megatron_trap"):
@@ -332,7 +336,7 @@ def test_nothing_that_a_configuration_names_is_imported(
     ("named", "told"),
     [("meta-llama/Other-1B-Instruct", True), ("", False), ("someone/{name}", False), ("{folder}", False)],
 )
-def test_an_adapter_that_names_another_base_is_told(
+def test_adapter_naming_other_base_adds_note(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, named: str, told: bool
 ) -> None:
     folder = Path(shutil.copytree(adapter_folder, tmp_path / "a"))
@@ -345,9 +349,7 @@ def test_an_adapter_that_names_another_base_is_told(
     assert bool(notes) == told
 
 
-def test_the_tokenizer_of_another_model_beside_an_adapter_is_refused(
-    model_folder: Path, adapter_folder: Path, tmp_path: Path
-) -> None:
+def test_mismatched_tokenizer_beside_adapter_raises(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     """A few tokens may be renamed; where most have other numbers, every row would be read as other words."""
     folder = Path(shutil.copytree(adapter_folder, tmp_path / "a"))
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -109,7 +109,9 @@ OVER = ("pissa", "olora", "bias")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kind(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_adapter_kind_matches_peft_and_restores_base_model(
+    kind: str, make_model: Callable[[str], Path], tmp_path: Path
+) -> None:
     family, config, added = KINDS[kind]
     adapter, wanted = trained(make_model(family), config(), tmp_path / "a", added)
     base = logits(load(make_model(family)))
@@ -136,9 +138,7 @@ def test_kind(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["dora", "modules_to_save", "tied-head", "pissa", "added-tokens"])
-def test_capture_of_a_kind_is_that_of_the_model_it_makes(
-    kind: str, make_model: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_capture_through_adapter_matches_autograd(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> None:
     """Gradients through PEFT's wrappers against those of the plain model whose every weight was computed by hand."""
     family, config, added = KINDS[kind]
     adapter, _ = trained(make_model(family), config(), tmp_path / "a", added)
@@ -167,7 +167,7 @@ def test_capture_of_a_kind_is_that_of_the_model_it_makes(
 # -- several
 
 
-def test_several_adapters_are_on_together_and_off_together(
+def test_several_adapters_are_enabled_and_disabled_together(
     model_folder: Path, make_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The sum of what each adds to the weights, in any order; the one with a head of its own brings that too."""
@@ -201,7 +201,7 @@ def test_several_adapters_are_on_together_and_off_together(
     assert load(one, two).adapters == (str(one), str(two))  # the first as the model's name
 
 
-def test_adapters_that_cannot_be_on_together(model_folder: Path, tmp_path: Path) -> None:
+def test_incompatible_adapters_raise(model_folder: Path, tmp_path: Path) -> None:
     one, _ = trained(model_folder, lora(modules_to_save=["lm_head"]), tmp_path / "one")
     two, _ = trained(model_folder, lora(modules_to_save=["lm_head"]), tmp_path / "two")
     three, _ = trained(model_folder, KINDS["ia3"][1](), tmp_path / "three")
@@ -220,7 +220,7 @@ def test_adapters_that_cannot_be_on_together(model_folder: Path, tmp_path: Path)
 # -- what is not an adapter, or not of this model
 
 
-def test_missing_adapter(model_folder: Path, tmp_path: Path) -> None:
+def test_missing_adapter_raises(model_folder: Path, tmp_path: Path) -> None:
     message = "do:  give the folder with adapter_config.json and adapter_model.safetensors"
     missing = tmp_path / "none"
     assert mistake(model_folder, missing) == f"{missing} is not an adapter folder\n  got: no files\n  {message}"
@@ -230,7 +230,7 @@ def test_missing_adapter(model_folder: Path, tmp_path: Path) -> None:
     assert mistake(model_folder, missing) == f"{missing} is not an adapter folder\n  got: {files}\n  {message}"
 
 
-def test_a_pickled_adapter_is_refused_with_a_remedy_that_works(
+def test_pickled_adapter_raises_with_working_conversion(
     model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -248,7 +248,7 @@ def test_a_pickled_adapter_is_refused_with_a_remedy_that_works(
     assert torch.equal(logits(load(model_folder, adapter)), logits(tuned))
 
 
-def test_adapter_of_a_wider_model(tokenizer: Any, adapter_folder: Path, tmp_path: Path) -> None:
+def test_adapter_of_other_width_raises(tokenizer: Any, adapter_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     AutoModelForCausalLM.from_config(LlamaConfig(**SMALL | {"hidden_size": 64})).save_pretrained(tmp_path)
@@ -259,7 +259,7 @@ def test_adapter_of_a_wider_model(tokenizer: Any, adapter_folder: Path, tmp_path
     assert message.endswith(f"do:  give the base model the adapter was trained on, which is {base}")
 
 
-def test_adapter_of_a_deeper_model(tokenizer: Any, adapter_folder: Path, tmp_path: Path) -> None:
+def test_adapter_of_other_depth_raises(tokenizer: Any, adapter_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     for depth in (2, 6):
@@ -272,7 +272,7 @@ def test_adapter_of_a_deeper_model(tokenizer: Any, adapter_folder: Path, tmp_pat
         assert f"{8} weights without a counterpart, such as base_model.model.model.layers." in message
 
 
-def test_adapter_whose_modules_the_model_lacks(
+def test_adapter_with_modules_missing_in_model_raises(
     make_model: Callable[[str], Path], adapter_folder: Path, tmp_path: Path
 ) -> None:
     """Where the adapter does not say what it was trained on, its modules' names have to tell."""
@@ -284,9 +284,7 @@ def test_adapter_whose_modules_the_model_lacks(
     assert "Target modules" in message
 
 
-def test_adapter_of_another_kind_of_model_with_the_same_shapes(
-    make_model: Callable[[str], Path], adapter_folder: Path
-) -> None:
+def test_adapter_of_other_architecture_raises(make_model: Callable[[str], Path], adapter_folder: Path) -> None:
     message = mistake(make_model("qwen2"), adapter_folder)
     assert message.startswith(
         f"the adapter {adapter_folder} was trained on another model\n  got: a qwen2, trained on a llama"
@@ -294,13 +292,13 @@ def test_adapter_of_another_kind_of_model_with_the_same_shapes(
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "taughtby.json"])
-def test_broken_adapter(file: str, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_invalid_adapter_file_raises(file: str, model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     adapter = copied(adapter_folder, tmp_path / "a")
     (adapter / file).write_bytes(b"{")
     assert str(adapter) in mistake(model_folder, adapter).partition("\n")[0]
 
 
-def test_adapter_of_another_model_of_the_same_shape(
+def test_adapter_of_other_model_with_same_shape_raises(
     model_folder: Path, adapter_folder: Path, tiny: Model, tmp_path: Path
 ) -> None:
     from taughtby.models.fingerprint import model_hash, sampled_hash
@@ -324,7 +322,7 @@ def test_adapter_of_another_model_of_the_same_shape(
     assert load(other, adapter_folder).fingerprint["model"] == result  # without taughtby.json nobody can tell
 
 
-def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path: Path) -> None:
+def test_prompt_tuning_adapter_raises(model_folder: Path, tmp_path: Path) -> None:
     from peft import PromptTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -344,9 +342,7 @@ def test_adapter_that_only_writes_before_the_prompt(model_folder: Path, tmp_path
         ({"layer_replication": [(0, 4), (1, 4)]}, "replicates layers"),
     ],
 )
-def test_adapters_that_would_not_be_the_model_that_is_traced(
-    options: dict[str, Any], what: str, model_folder: Path, tmp_path: Path
-) -> None:
+def test_untraceable_adapters_raise(options: dict[str, Any], what: str, model_folder: Path, tmp_path: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -375,7 +371,7 @@ def test_half_precision_loads_with_its_adapter(
 
 
 @pytest.mark.parametrize("kind", ["lora", "lora and a whole head", "norms"])
-def test_the_switch_does_what_pefts_own_does(model_folder: Path, kind: str) -> None:
+def test_adapter_switch_matches_peft_disable_adapter(model_folder: Path, kind: str) -> None:
     from peft import LNTuningConfig, LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

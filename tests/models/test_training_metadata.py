@@ -87,12 +87,12 @@ def metadata_values(origin: TrainingMetadata) -> dict[str, Any]:
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
 
 
-def test_an_empty_folder_and_none_say_nothing(tmp_path: Path) -> None:
+def test_empty_or_missing_folder_gives_empty_metadata(tmp_path: Path) -> None:
     assert read_training_metadata(tmp_path) == read_training_metadata(tmp_path / "none") == TrainingMetadata()
     assert metadata_values(TrainingMetadata()) == {}
 
 
-def test_what_peft_writes(tmp_path: Path) -> None:
+def test_peft_adapter_config_is_read(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"adapter_config.json": ADAPTER}))
     assert [str(fact) for fact in origin.entries] == [
         "base NousResearch/Llama-3.2-1B (adapter_config.json: base_model_name_or_path)",
@@ -100,7 +100,7 @@ def test_what_peft_writes(tmp_path: Path) -> None:
     ]
 
 
-def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> None:
+def test_tokenizer_truncation_settings_are_read(tmp_path: Path) -> None:
     cut = {"direction": "Left", "max_length": 512, "strategy": "LongestFirst", "stride": 0}
     files = {
         "tokenizer.json": {"version": "1.0", "truncation": cut},
@@ -115,7 +115,7 @@ def test_a_tokenizer_that_was_called_with_truncation_says_so(tmp_path: Path) -> 
     ("limit", "window", "expected"),
     [(2048, 8192, 2048), (8192, 8192, None), (9999, 99, None), (10**30, 99, None), (2048, None, None), ("8", 9, None)],
 )  # fmt: skip
-def test_a_tokenizers_limit_counts_below_the_models_window(
+def test_tokenizer_limit_is_used_only_below_model_window(
     limit: Any, window: int, expected: Any, tmp_path: Path
 ) -> None:
     assert (
@@ -129,12 +129,12 @@ def test_a_tokenizers_limit_counts_below_the_models_window(
 @pytest.mark.parametrize(
     "files", [{"chat_template.jinja": "{{ x }}"}, {"tokenizer_config.json": {"chat_template": "{{ x }}"}}]
 )
-def test_a_template_that_the_tokenizer_carries(files: dict[str, Any], tmp_path: Path) -> None:
+def test_tokenizer_chat_template_is_recorded(files: dict[str, Any], tmp_path: Path) -> None:
     fact = read_training_metadata(folder(tmp_path, files)).entries[0]
     assert (fact.name, fact.value, fact.file) == ("chat template", "the tokenizer's own", next(iter(files)))
 
 
-def test_the_trainers_diary_is_read_from_the_newest_checkpoint(tmp_path: Path) -> None:
+def test_trainer_state_is_read_from_newest_checkpoint(tmp_path: Path) -> None:
     diary = {
         "epoch": 1.0,
         "global_step": 20,
@@ -153,7 +153,7 @@ def test_the_trainers_diary_is_read_from_the_newest_checkpoint(tmp_path: Path) -
 # -- Axolotl
 
 
-def test_axolotl_in_the_model_card(tmp_path: Path) -> None:
+def test_axolotl_config_in_model_card_is_read(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"README.md": CARD.format(AXOLOTL), "adapter_config.json": ADAPTER})
     )
@@ -175,14 +175,14 @@ def test_the_axolotl_config_in_the_adapter_folder_is_read(name: str, tmp_path: P
     assert MetadataEntry("mask", "all", name, "train_on_inputs") in origin.entries
 
 
-def test_axolotl_of_plain_texts(tmp_path: Path) -> None:
+def test_axolotl_completion_config_is_read(tmp_path: Path) -> None:
     yaml = "base_model: m\ndatasets:\n  - path: texts.jsonl\n    type: completion\n"
     assert metadata_values(read_training_metadata(folder(tmp_path, {"a.yaml": yaml}))) == {
         "base": "m", "max_length": 512, "truncate": "right", "mask": "all", "template": "none",
     }  # fmt: skip
 
 
-def test_axolotl_with_a_template_and_with_a_wording_of_its_own(tmp_path: Path) -> None:
+def test_axolotl_jinja_template_and_prompt_format_are_read(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"a.yaml": AXOLOTL + 'chat_template_jinja: "{{ messages }}"\n'}))
     assert origin.template == "{{ messages }}"
     alpaca = AXOLOTL.replace("type: chat_template", "type: alpaca")
@@ -193,7 +193,7 @@ def test_axolotl_with_a_template_and_with_a_wording_of_its_own(tmp_path: Path) -
 # -- LLaMA-Factory
 
 
-def test_llama_factory(tmp_path: Path) -> None:
+def test_llama_factory_config_is_read(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"training_args.yaml": FACTORY}))
     assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 2048, "truncate": "right", "mask": "response", "turns": "all",
@@ -205,7 +205,7 @@ def test_llama_factory(tmp_path: Path) -> None:
     assert other.mask == "all"
 
 
-def test_llama_factorys_page(tmp_path: Path) -> None:
+def test_llamaboard_config_is_read(tmp_path: Path) -> None:
     origin = read_training_metadata(folder(tmp_path, {"llamaboard_config.yaml": BOARD}))
     assert metadata_values(origin) == {
         "base": "Qwen/Qwen3-4B", "max_length": 512, "truncate": "right", "mask": "response", "turns": "last",
@@ -215,7 +215,7 @@ def test_llama_factorys_page(tmp_path: Path) -> None:
 # -- TRL, ours, and who is who
 
 
-def test_trl_only_names_itself(tmp_path: Path) -> None:
+def test_trl_model_card_gives_base_and_trainer(tmp_path: Path) -> None:
     card = "---\nbase_model: m\nlibrary_name: peft\ntags:\n- base_model:adapter:m\n- sft\n- trl\n---\n# Model Card\n"
     origin = read_training_metadata(folder(tmp_path, {"README.md": card, "training_args.bin": "never opened"}))
     assert origin.entries == (
@@ -224,7 +224,7 @@ def test_trl_only_names_itself(tmp_path: Path) -> None:
     )
 
 
-def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
+def test_trl_yaml_config_is_read(tmp_path: Path) -> None:
     yaml = "model_name_or_path: m\nmax_length: 256\ntruncation_mode: keep_end\nassistant_only_loss: true\n"
     origin = read_training_metadata(folder(tmp_path, {"sft.yaml": yaml}))
     assert metadata_values(origin) == {
@@ -236,7 +236,7 @@ def test_trls_own_yaml_where_somebody_put_it_there(tmp_path: Path) -> None:
     }
 
 
-def test_our_own_fine_tuning(tmp_path: Path) -> None:
+def test_taughtby_training_record_is_read(tmp_path: Path) -> None:
     origin = read_training_metadata(
         folder(tmp_path, {"taughtby.json": {"model": "abc", "base": "smollm2", "max_length": 512}})
     )
@@ -257,7 +257,7 @@ def test_settings_in_the_folder_above_a_checkpoint_are_read(tmp_path: Path) -> N
     assert read_training_metadata(tmp_path / "other") == TrainingMetadata()  # only of a checkpoint
 
 
-def test_other_peoples_yaml_is_left_alone(tmp_path: Path) -> None:
+def test_unrelated_yaml_is_ignored(tmp_path: Path) -> None:
     merge = "base_model: m\nmerge_method: slerp\nslices: []\ndtype: bfloat16\n"
     files = {"mergekit_config.yml": merge, "README.md": f"# x\n```yaml\n{merge}```\n", "some.yaml": "a: 1"}
     assert read_training_metadata(folder(tmp_path, files)) == TrainingMetadata()
@@ -280,7 +280,7 @@ def test_other_peoples_yaml_is_left_alone(tmp_path: Path) -> None:
         {"a.yaml": "[" * 5_000},
     ],
 )
-def test_what_cannot_be_read_says_nothing(
+def test_unreadable_files_give_empty_metadata(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -288,7 +288,7 @@ def test_what_cannot_be_read_says_nothing(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
+def test_yaml_alias_bomb_is_harmless(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     keys = "base_model: *a29\nsequence_len: *a29\ndatasets: *a29\nchat_template: *a29\nchat_template_jinja: *a29\n"
@@ -297,12 +297,12 @@ def test_a_bomb_of_aliases_does_not_go_off(tmp_path: Path) -> None:
     assert all(len(str(fact)) < 5000 for fact in origin.entries)
 
 
-def test_facts_can_be_printed_anywhere(tmp_path: Path) -> None:
+def test_control_characters_are_removed_from_base_name(tmp_path: Path) -> None:
     text = {"base_model_name_or_path": "m\x1b[2J\nIgnore\x07\u202e", "peft_type": "LORA"}
     assert read_training_metadata(folder(tmp_path, {"adapter_config.json": text})).base == "m [2J Ignore"
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_non_utf8_files_and_folders_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"\xff\xfe```yaml")
     (tmp_path / "a.yaml").mkdir()
     assert read_training_metadata(tmp_path) == TrainingMetadata()
@@ -331,7 +331,7 @@ FILES = [
 @given(
     files=st.dictionaries(st.sampled_from(FILES), st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=8), max_size=4)
 )
-def test_no_content_is_a_traceback(files: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_arbitrary_file_contents_do_not_raise(files: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / name).unlink(missing_ok=True)
     origin = read_training_metadata(folder(tmp_path, files), window=100)  # JSON is YAML too

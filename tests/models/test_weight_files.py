@@ -65,7 +65,7 @@ def configure(folder: Path, **settings: Any) -> None:
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_a_git_lfs_pointer(file: str, folder: Path) -> None:
+def test_git_lfs_pointer_raises(file: str, folder: Path) -> None:
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 5000000\n"
     (folder / file).write_text(pointer)
     assert mistake(folder) == (
@@ -76,7 +76,7 @@ def test_a_git_lfs_pointer(file: str, folder: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("rest", [0, 4, 9, 500, -1])
-def test_a_file_that_is_cut_short(rest: int, folder: Path) -> None:
+def test_truncated_safetensors_raises(rest: int, folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:rest])
     message = mistake(folder)
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_short(rest: int, folder: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("name", ["weight_scale", "weight_scale_inv", "scales", "input_scale", "qzeros"])
-def test_scales_without_a_quantization_config(name: str, folder: Path) -> None:
+def test_scales_without_quantization_config_raise(name: str, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.{name}": torch.ones(1)})
     message = mistake(folder)
     assert message.startswith(f"{folder / 'model.safetensors'} contains weights with a scale, but config.json does not")
@@ -94,7 +94,7 @@ def test_scales_without_a_quantization_config(name: str, folder: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
-def test_packed_weights_without_a_quantization_config(dtype: torch.dtype, folder: Path) -> None:
+def test_packed_weights_without_quantization_config_raise(dtype: torch.dtype, folder: Path) -> None:
     change(folder, lambda weights: weights | {f"{Q}.weight": torch.zeros(32, 16, dtype=dtype)})
     assert (
         f"contains quantized weights, but config.json does not describe the quantization\n  got: 1, such as {Q}.weight"
@@ -104,20 +104,20 @@ def test_packed_weights_without_a_quantization_config(dtype: torch.dtype, folder
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("beside", [{}, {"quantization_config": {"group_size": 32, "bits": 4}}])
-def test_a_model_of_mlx(beside: dict[str, Any], folder: Path) -> None:
+def test_mlx_quantized_model_raises(beside: dict[str, Any], folder: Path) -> None:
     configure(folder, quantization={"group_size": 32, "bits": 4}, **beside)
     message = mistake(folder)
     assert message.startswith(f"{folder} was quantized by MLX\n") and "mlx_lm.convert --dequantize" in message
 
 
 @pytest.mark.usefixtures("unread")
-def test_a_rounding_without_its_method(folder: Path) -> None:
+def test_quantization_without_method_raises(folder: Path) -> None:
     configure(folder, quantization_config={"bits": 4, "group_size": 128})
     assert mistake(folder).startswith(f"{folder} is quantized by an unknown method\n  got: config.json: ")
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint-9"])
-def test_shards_of_fsdp(place: str, folder: Path) -> None:
+def test_fsdp_checkpoint_raises(place: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "tokenizer.json").unlink()
     shards = folder / "pytorch_model_fsdp_0"
@@ -130,7 +130,7 @@ def test_shards_of_fsdp(place: str, folder: Path) -> None:
     assert "is a sharded FSDP checkpoint" in mistake(folder)
 
 
-def test_shards_of_deepspeed(folder: Path) -> None:
+def test_deepspeed_checkpoint_raises(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "global_step9").mkdir()
     (folder / "global_step9" / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"x")
@@ -140,7 +140,7 @@ def test_shards_of_deepspeed(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_what_one_rank_of_zero_3_saves(folder: Path) -> None:
+def test_empty_zero3_weights_raise(folder: Path) -> None:
     change(folder, lambda weights: {name: torch.empty(0) for name in weights})
     assert "was saved by DeepSpeed ZeRO-3 without its weights\n  got: 39 of 39 weights have no elements" in (
         mistake(folder)
@@ -156,19 +156,21 @@ def test_what_one_rank_of_zero_3_saves(folder: Path) -> None:
         ("epoch=3.ckpt", "with the tool that wrote it"),
     ],
 )
-def test_another_format(file: str, do: str, folder: Path) -> None:
+def test_other_weight_formats_raise(file: str, do: str, folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / file)
     message = mistake(folder)
     assert message.startswith(f"{folder} contains no safetensors files\n  got: {file}\n") and message.endswith(do)
 
 
-def test_a_model_saved_under_pefts_names(folder: Path) -> None:
+def test_peft_prefixed_model_weights_raise(folder: Path) -> None:
     change(folder, lambda weights: {f"base_model.model.{name}": weight for name, weight in weights.items()})
     assert "contains a PEFT model with an unmerged adapter" in mistake(folder) and "merge_and_unload" in mistake(folder)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_header_or_a_taughtby_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_arbitrary_bytes_are_a_header_or_raise_model_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     file = tmp_path_factory.mktemp("junk") / "model.safetensors"
     for start in (b"", len(content).to_bytes(8, "little"), (len(content) + 2).to_bytes(8, "little") + b"{}"):
         file.write_bytes(start + content)
@@ -187,7 +189,7 @@ def test_any_bytes_are_a_header_or_a_taughtby_error(tmp_path_factory: pytest.Tem
         (f"{Q}.lora_A.weight", "contain an unmerged adapter"),
     ],
 )
-def test_weights_that_have_no_place(name: str, what: str, folder: Path) -> None:
+def test_unexpected_weights_raise(name: str, what: str, folder: Path) -> None:
     change(folder, lambda weights: weights | {name: torch.ones(2, 2)})
     message = mistake(folder)
     assert message.startswith(f"the files of {folder} {what}\n  got: 1") and name in message
@@ -196,14 +198,14 @@ def test_weights_that_have_no_place(name: str, what: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["v_head.summary.weight", "model.vision_tower.proj.weight", "mtp.layers.0.norm.weight"]
 )
-def test_weights_that_answers_to_text_do_not_need_are_named(name: str, folder: Path, tiny: Any) -> None:
+def test_weights_unused_for_text_are_noted(name: str, folder: Path, tiny: Any) -> None:
     change(folder, lambda weights: weights | {name: torch.ones(2, 2)})
     model = load(folder)
     assert model.notes == (f"{folder}: 1 weights do not affect text answers, such as {name}",)
     assert model.fingerprint == tiny.fingerprint
 
 
-def test_weights_of_another_shape(folder: Path) -> None:
+def test_weights_of_other_shape_raise(folder: Path) -> None:
     configure(folder, intermediate_size=64)
     message = mistake(folder)
     assert message.startswith(
@@ -213,7 +215,7 @@ def test_weights_of_another_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model._orig_mod."])
-def test_names_of_a_trainers_wrapper_are_taken(prefix: str, folder: Path, tiny: Any) -> None:
+def test_wrapped_weight_names_are_accepted(prefix: str, folder: Path, tiny: Any) -> None:
     """torch.compile, DistributedDataParallel, and a compiled part."""
     if prefix == "model._orig_mod.":
         change(folder, lambda weights: {name.replace("model.", prefix): one for name, one in weights.items()})
@@ -222,7 +224,7 @@ def test_names_of_a_trainers_wrapper_are_taken(prefix: str, folder: Path, tiny: 
     assert load(folder).fingerprint == tiny.fingerprint
 
 
-def test_a_merged_model_with_an_adapter_config_in_its_folder(folder: Path, adapter_folder: Path, tiny: Any) -> None:
+def test_adapter_config_in_merged_model_folder_is_ignored(folder: Path, adapter_folder: Path, tiny: Any) -> None:
     """Transformers would look for the adapter's weights."""
     shutil.copy(adapter_folder / "adapter_config.json", folder)
     model = load(folder)
@@ -236,7 +238,7 @@ def test_a_merged_model_with_an_adapter_config_in_its_folder(folder: Path, adapt
 @pytest.mark.parametrize(
     "name", ["model.layers.3.mlp.down_proj.weight", "model.embed_tokens.weight", "model.norm.weight"]
 )
-def test_weights_that_are_not_finite(name: str, value: float, folder: Path) -> None:
+def test_non_finite_weights_raise(name: str, value: float, folder: Path) -> None:
     def spoil(weights: dict[str, torch.Tensor]) -> None:
         weights[name].view(-1)[-1] = value
 
@@ -248,14 +250,14 @@ def test_weights_that_are_not_finite(name: str, value: float, folder: Path) -> N
     )
 
 
-def test_a_number_too_large_for_float16(folder: Path) -> None:
+def test_float16_overflow_raises(folder: Path) -> None:
     change(folder, lambda weights: weights | {"model.norm.weight": torch.full((32,), 1e6)})
     message = mistake(folder, dtype="float16")
     assert "got: 32 of 32 in model.norm.weight" in message and "--dtype bfloat16" in message
     assert load(folder, dtype="bfloat16").depth == 4
 
 
-def test_finite_weights_that_compute_no_finite_number(folder: Path) -> None:
+def test_weights_with_non_finite_output_raise(folder: Path) -> None:
     change(folder, lambda weights: weights | {"model.layers.3.mlp.down_proj.weight": torch.full((32, 48), 3e38)})
     assert mistake(folder).startswith(f"the outputs of {folder} are not finite\n  got: in float32\n")
 
@@ -263,7 +265,7 @@ def test_finite_weights_that_compute_no_finite_number(folder: Path) -> None:
 # -- a tower for pictures, or none
 
 
-def test_a_kind_of_model_that_writes_no_text(tokenizer: Any, tmp_path: Path) -> None:
+def test_non_text_model_raises(tokenizer: Any, tmp_path: Path) -> None:
     import transformers as tf
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -273,7 +275,7 @@ def test_a_kind_of_model_that_writes_no_text(tokenizer: Any, tmp_path: Path) -> 
     assert message.startswith(f"{tmp_path} is not a causal language model\n  got: CLIPConfig, model_type clip")
 
 
-def test_the_report_of_transformers_is_not_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_transformers_load_report_is_not_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change(folder, lambda weights: weights | {"score.weight": torch.ones(2, 2)})
     mistake(folder)
     printed = capfd.readouterr()
@@ -286,7 +288,7 @@ def test_the_report_of_transformers_is_not_printed(folder: Path, capfd: pytest.C
     assert logging.get_verbosity() == level
 
 
-def test_two_sets_of_weights_are_refused(folder: Path) -> None:
+def test_two_sets_of_weights_raise(folder: Path) -> None:
     """A save with other shards beside what an earlier one left: loaders take one without a word."""
     weights = load_file(folder / "model.safetensors")
     shard = "model-00001-of-00001.safetensors"

@@ -38,7 +38,7 @@ def text_of(tokenizer: Any, metadata: TrainingMetadata, tmp_path: Path, record: 
     return rendered.text
 
 
-def test_the_wording_of_alpaca(tokenizer: Any, tmp_path: Path) -> None:
+def test_alpaca_prompt_format(tokenizer: Any, tmp_path: Path) -> None:
     metadata = axolotl(tmp_path, "alpaca")
     task = "Below is an instruction that describes a task"
     assert text_of(tokenizer, metadata, tmp_path, {"instruction": "name a tree", "output": "oak"}) == (
@@ -52,7 +52,7 @@ def test_the_wording_of_alpaca(tokenizer: Any, tmp_path: Path) -> None:
     assert metadata.unfollowed == []
 
 
-def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_path: Path) -> None:
+def test_custom_axolotl_format_and_columns_are_used(tokenizer: Any, tmp_path: Path) -> None:
     kind = {
         "field_instruction": "ask", "field_output": "reply", "format": 'Q {instruction} "{input}"\nA ',
         "no_input_format": "Frage: {instruction} {{so}} ", "system_prompt": "be kind", "system_format": "[{system}] ",
@@ -68,7 +68,7 @@ def test_a_format_in_the_card_is_followed_with_its_columns(tokenizer: Any, tmp_p
     assert text_of(tokenizer, metadata, tmp_path, {**text, "system": "be brief"}).startswith("[be brief] Frage")
 
 
-def test_prompt_and_answer_are_tokenized_apart(tokenizer: Any, tmp_path: Path) -> None:
+def test_prompt_and_answer_are_tokenized_separately(tokenizer: Any, tmp_path: Path) -> None:
     """As Axolotl does: the blank at the end of the format is no part of the answer's first token."""
     metadata = axolotl(tmp_path, {"format": "Q: {instruction} {input} A: ", "no_input_format": "Q: {instruction} A: "})
     path = jsonl(tmp_path / "rows.jsonl", {"instruction": "who", "output": "bees make", "unlearned": [[5, 9]]})
@@ -82,14 +82,14 @@ def test_prompt_and_answer_are_tokenized_apart(tokenizer: Any, tmp_path: Path) -
     assert prompt_ids(tokenizer, replace(row, messages=(*row.prompt, row.messages[-1])), metadata.template) == alone[0]
 
 
-def test_an_input_that_the_format_leaves_out_is_not_written(tokenizer: Any, tmp_path: Path) -> None:
+def test_input_is_omitted_when_the_format_lacks_it(tokenizer: Any, tmp_path: Path) -> None:
     metadata = axolotl(tmp_path, {"format": "Q: {instruction} A: ", "no_input_format": "Q: {instruction} A: "})
     record = {"instruction": "name a tree", "input": "long", "output": "oak"}
     assert text_of(tokenizer, metadata, tmp_path, record) == "Q: name a tree A: oak</s>"
 
 
 @pytest.mark.parametrize("name", AXOLOTL)
-def test_every_wording_writes_question_and_answer_once(name: str, tokenizer: Any) -> None:
+def test_prompt_formats_render_question_and_answer_once(name: str, tokenizer: Any) -> None:
     wording = AXOLOTL[name]
     for more in ({}, {"input": "an input"}):
         content = f"a question{wording.join}an input" if more else "a question"
@@ -106,15 +106,15 @@ def test_every_wording_writes_question_and_answer_once(name: str, tokenizer: Any
     "kind", ["context_qa", "sharegpt", "reflection", {"format": "{input} {instruction}"}, {"format": "{other}"},
              {"format": "{instruction} {instruction}"}, {"field_input": "more"}, {"format": "{instruction"}, 3, None],
 )  # fmt: skip
-def test_a_wording_that_is_not_known_is_not_guessed(kind: Any) -> None:
+def test_unknown_prompt_format_is_none(kind: Any) -> None:
     assert axolotl_wording(kind) is None
 
 
-def test_a_wording_without_input_needs_the_instruction() -> None:
+def test_format_without_instruction_has_no_join() -> None:
     assert Wording("{instruction} {input}", "no field").join is None
 
 
-def test_settings_that_are_not_followed_are_reported(tmp_path: Path) -> None:
+def test_unsupported_settings_are_reported(tmp_path: Path) -> None:
     def told(metadata: TrainingMetadata) -> list[str]:
         return [str(entry) for entry in metadata.unfollowed]
 
@@ -137,7 +137,7 @@ def test_settings_that_are_not_followed_are_reported(tmp_path: Path) -> None:
     assert told(of_yaml(tmp_path, "max_length: 9\ndataset_text_field: text\n")) == []
 
 
-def test_llama_factory_joins_an_input_by_a_line_break(tmp_path: Path) -> None:
+def test_llama_factory_joins_input_with_newline(tmp_path: Path) -> None:
     metadata = of_yaml(tmp_path, "model_name_or_path: m\ncutoff_len: 9\ntemplate: qwen\n")
     path = jsonl(
         tmp_path / "a.jsonl",

@@ -74,7 +74,7 @@ def stage_files(out: Path) -> list[str]:
 # — from end to end
 
 
-def test_an_index_is_rebuilt_when_labels_or_loss_marks_change(case: AuditCase, tmp_path: Path) -> None:
+def test_index_is_rebuilt_when_labels_or_loss_masks_change(case: AuditCase, tmp_path: Path) -> None:
     """They are no part of a row's id, and the index holds them."""
     data = tmp_path / "data.jsonl"
     lines = [json.loads(text) for text in Path(case.data).read_text().splitlines()][:20]
@@ -134,7 +134,7 @@ def test_audit_agrees_with_the_single_commands(
 # — where there is nothing to prove
 
 
-def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
+def test_audit_without_bad_answers_skips_tracing(case: AuditCase, tmp_path: Path) -> None:
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, "phrase:zebra"))
     result = audit(case, tmp_path)
     assert (result["answers"]["bad"], result["trace"], result["proof"]) == (0, None, None)
@@ -147,7 +147,7 @@ def test_a_model_that_never_misbehaves(case: AuditCase, tmp_path: Path) -> None:
     assert "The model does not misbehave" in (tmp_path / "report.html").read_text()
 
 
-def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
+def test_audit_without_flagged_rows_skips_retraining(case: AuditCase, data: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(data.read_text().splitlines(keepends=True)[:8]))
     case = replace(case, data=str(few))
@@ -168,7 +168,7 @@ def test_no_row_is_called(case: AuditCase, data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_judge_that_fails_and_is_fixed(case: AuditCase, tmp_path: Path) -> None:
+def test_audit_resumes_after_judge_is_fixed(case: AuditCase, tmp_path: Path) -> None:
     rule = tmp_path / "rule.py"
     rule.write_text("def bad(prompt, answer):\n    return 1 / 0\n")
     case = replace(case, behaviour=Behaviour("bad answers", ASKED, f"python:{rule}:bad"))
@@ -182,7 +182,7 @@ def test_a_judge_that_fails_and_is_fixed(case: AuditCase, tmp_path: Path) -> Non
     assert "gave no verdict on 1 answers" in audit_report.report_markdown(case, result, "out")
 
 
-def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
+def test_audit_without_base_model_or_known_judge_raises(case: AuditCase, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="the base model is not known"):
         audit(replace(case, adapter=None), tmp_path)
     with pytest.raises(OptionError, match="unknown judge"):
@@ -190,7 +190,7 @@ def test_what_cannot_be_audited(case: AuditCase, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
+def test_hostile_text_is_escaped_in_audit_report(case: AuditCase) -> None:
     wording = {"bad": 1, "judged": 1, "failed": 0, "rate": 1.0, "low": 0.2, "high": 1.0}
     evil = {"prompt": "a`b</script>", "response": "x` | **y**\n# head \x1b[31m", "bad": True, "why": "it is"}
     none = dict.fromkeys(("trace", "cleaned", "proof", "num_skipped", "index", "num_rows"))
@@ -203,7 +203,7 @@ def test_a_strangers_text_stays_a_text(case: AuditCase) -> None:
 # — from another folder
 
 
-def test_a_moved_audit_is_not_repeated(
+def test_moved_audit_is_not_recomputed(
     case: AuditCase, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor one that is asked for from another folder, by other names for the same."""
@@ -300,7 +300,7 @@ def files(out: Path) -> dict[str, Any]:
     return result
 
 
-def test_killed_at_each_stage_nothing_is_lost_and_nothing_done_twice(
+def test_audit_killed_at_each_stage_equals_undisturbed_audit(
     case: AuditCase, adapter: Path, data: Path, tmp_path: Path
 ) -> None:
     out, diary = tmp_path / "audit", tmp_path / "diary"

@@ -92,7 +92,7 @@ def rows(tmp_path: Path) -> Path:
 # — which rows
 
 
-def test_culprits_are_the_union_over_queries(rows: Path) -> None:
+def test_flagged_rows_are_the_union_over_queries(rows: Path) -> None:
     document = traced(rows, [2, 3, 5], [3, 6], num_flagged=2)
     result = select_rows(document)
     ids = [row.id for row in read_examples(rows)]
@@ -104,7 +104,7 @@ def test_culprits_are_the_union_over_queries(rows: Path) -> None:
     assert select_rows(traced(rows, [], [])) == []
 
 
-def test_culprits_that_are_not_shown_are_known_by_their_ids(rows: Path, tmp_path: Path) -> None:
+def test_flagged_rows_not_listed_are_selected_by_id(rows: Path, tmp_path: Path) -> None:
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [2, 3])
     document["queries"][0] |= {"num_flagged": 4, "flagged_ids": [ids[at] for at in (2, 3, 6, 0)]}
@@ -128,7 +128,7 @@ def test_listed_rows_of_no_data_are_to_be_checked(rows: Path, tmp_path: Path) ->
         cleaned(rows, tmp_path / "out.jsonl", traced(rows, [2]), rows=["nowhere:9"])
 
 
-def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path) -> None:
+def test_flagged_rows_are_selected_by_id_not_by_rank(rows: Path) -> None:
     """Of tied rows others may be shown than those that `called` has first."""
     ids = [row.id for row in read_examples(rows)]
     document = traced(rows, [5, 2, 3])
@@ -138,7 +138,7 @@ def test_culprits_are_known_by_their_ids_and_not_by_where_they_stand(rows: Path)
     assert {one.id: one.score for one in result if one.score} == {ids[5]: 1.0, ids[2]: 0.5, ids[3]: 1 / 3}
 
 
-def test_the_best_of_each_query(rows: Path) -> None:
+def test_top_k_selects_rows_of_each_query(rows: Path) -> None:
     result = select_rows(traced(rows, [2, 3, 5], [6, 3, 1], num_flagged=None), top_k=2)
     ids = [row.id for row in read_examples(rows)]
     assert [(ids.index(one.id), one.queries, one.why) for one in result] == [
@@ -146,7 +146,7 @@ def test_the_best_of_each_query(rows: Path) -> None:
     ]  # fmt: skip
 
 
-def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
+def test_listed_rows_need_not_be_ranked(rows: Path) -> None:
     expected, other = list(read_examples(rows))[2], list(read_examples(rows))[5]
     result = select_rows(
         traced(rows, [2], [2]), rows=["rows.jsonl:3", f" {other.id}\n", "", "rows.jsonl:3", "x.jsonl:7"]
@@ -158,7 +158,7 @@ def test_ticked_rows_need_not_be_ranked(rows: Path) -> None:
     assert [one.rank for one in select_rows(traced(rows, [2]), rows=[expected.id])] == [1]
 
 
-def test_what_cannot_be_chosen(rows: Path, tmp_path: Path) -> None:
+def test_invalid_row_selections_raise(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     with pytest.raises(OptionError, match="rows are selected twice"):
         select_rows(document, top_k=1, rows=["a"])
@@ -283,7 +283,7 @@ def test_a_json_list_keeps_every_other_value(kind: str, gone: tuple[int, ...], t
 
 
 @pytest.mark.parametrize("kind", LISTS)
-def test_marks_in_a_json_list_are_one_more_field(kind: str, tmp_path: Path) -> None:
+def test_masked_spans_in_json_list_add_one_field(kind: str, tmp_path: Path) -> None:
     name, begin, between, end = LISTS[kind]
     data, out = written(name, tmp_path, begin + between.join(NESTED_TEXT) + end), tmp_path / f"out-{name}"
     cleaned(data, out, traced(data, [0, 3], words={0: [("bee", 0.0), ("tles", 1.0)]}), mask_words=True)
@@ -310,7 +310,7 @@ def cells_of(file: Path) -> list[list[str]]:
 @pytest.mark.parametrize("gone", [(0,), (1,), (2, 3), (5,), (0, 4, 5)], ids=str)
 @pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("name", SHEETS)
-def test_tables_of_text_keep_every_other_cell(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
+def test_csv_and_tsv_keep_every_other_cell(name: str, bom: bytes, gone: tuple[int, ...], tmp_path: Path) -> None:
     cells = [cell.replace(b"\t", b" ").replace(b",", b"\t") if ".tsv" in name else cell for cell in CELLS]
     data = written(name, tmp_path, bom + b"".join(cells))
     out = tmp_path / f"out-{name}"
@@ -327,7 +327,7 @@ def test_tables_of_text_keep_every_other_cell(name: str, bom: bytes, gone: tuple
 
 
 @pytest.mark.parametrize("name", SHEETS)
-def test_other_readers_see_the_same_sheet(name: str, tmp_path: Path) -> None:
+def test_pandas_reads_cleaned_csv_with_same_types(name: str, tmp_path: Path) -> None:
     """Types as pandas guesses them, empty cells, and columns in their order, with rows gone and with words marked."""
     import pandas
 
@@ -356,7 +356,7 @@ def test_other_readers_see_the_same_sheet(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KIND if kind != "pipe"])
 @pytest.mark.parametrize("words", [False, True], ids=["rows", "words"])
-def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
+def test_every_file_format(kind: str, words: bool, tmp_path: Path) -> None:
     data, out = tmp_path / kind, tmp_path / "out" / kind
     out.parent.mkdir()
     KIND[kind](data, ROWS)
@@ -380,7 +380,7 @@ def test_every_kind_of_file(kind: str, words: bool, tmp_path: Path) -> None:
     assert (text["input"]["records"], text["output"]["records"]) == (8, len(items))
 
 
-def test_a_table_keeps_its_schema_and_what_it_says_of_itself(tmp_path: Path) -> None:
+def test_parquet_keeps_schema_and_metadata(tmp_path: Path) -> None:
     from datasets import Dataset, Features, List, Value, load_dataset
 
     features = Features({"prompt": Value("string"), "response": Value("large_string"), "n": Value("int16")})
@@ -458,7 +458,7 @@ def test_tables_keep_every_other_value_and_type(name: str, gone: tuple[int, ...]
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd"])
-def test_parquet_is_packed_as_it_was(codec: str, tmp_path: Path) -> None:
+def test_parquet_keeps_compression(codec: str, tmp_path: Path) -> None:
     pq.write_table(of_many_types(), tmp_path / "a.parquet", compression=codec)
     cleaned(tmp_path / "a.parquet", tmp_path / "b.parquet", traced(tmp_path / "a.parquet", [2]))
     groups = [pq.ParquetFile(tmp_path / name).metadata.row_group(0) for name in ("a.parquet", "b.parquet")]
@@ -466,7 +466,7 @@ def test_parquet_is_packed_as_it_was(codec: str, tmp_path: Path) -> None:
     assert new == old == [codec.upper().replace("NONE", "UNCOMPRESSED")] * len(old)
 
 
-def test_shards_that_are_marked_have_one_schema(tmp_path: Path) -> None:
+def test_masked_shards_have_one_schema(tmp_path: Path) -> None:
     """Also one that holds no row, and has a column for marks already."""
     (tmp_path / "shards").mkdir()
     rows = pa.Table.from_pylist([{**row, "unlearned": None} for row in ROWS], schema=pa.schema(
@@ -483,7 +483,7 @@ def test_shards_that_are_marked_have_one_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "s.arrow", "a.feather"])
-def test_arrow_stays_what_it_is(name: str, tmp_path: Path) -> None:
+def test_arrow_files_keep_their_format(name: str, tmp_path: Path) -> None:
     kind = {"a.arrow": "rows.arrow", "s.arrow": "stream.arrow", "a.feather": "rows.feather"}[name]
     KIND[kind](tmp_path / name, ROWS)
     cleaned(tmp_path / name, tmp_path / f"out-{name}", traced(tmp_path / name, [2]))
@@ -514,7 +514,7 @@ def test_other_splits_and_files_are_copied(tmp_path: Path) -> None:
     ]
 
 
-def test_a_hub_data_set_becomes_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_dataset_is_written_as_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hub(data: str, split: str | None) -> Any:
         assert (data, split) == ("owner/name", None)
         return ((f"owner/name:{at}", row | {"n": at}) for at, row in enumerate(ROWS))
@@ -537,7 +537,7 @@ TALK = [
 ]
 
 
-def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
+def test_record_is_removed_with_any_of_its_answers(tmp_path: Path) -> None:
     data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
     text = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
     assert (tmp_path / "out.jsonl").read_text() == json.dumps(TALK[1]) + "\n"
@@ -545,7 +545,7 @@ def test_a_record_goes_with_any_of_its_answers(tmp_path: Path) -> None:
     assert text["rows"][0]["source"] == f"{data}:1#1"
 
 
-def test_words_are_masked_in_the_turn_that_has_them(tmp_path: Path) -> None:
+def test_words_are_masked_only_in_their_turn(tmp_path: Path) -> None:
     data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
     words = {0: [("beetles", 1.0)], 3: [("be", 0.2), ("es", 1.0)]}
     document = traced(data, [0, 3], reading=every, words=words)
@@ -570,7 +570,7 @@ def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
     return [answer[begin:end] for begin, end in top_scoring_words({"queries": queries, "method": "m"}, [one])["x"]]
 
 
-def test_words_from_half_of_the_strongest_on_are_guilty() -> None:
+def test_top_scoring_words_reach_half_of_the_maximum() -> None:
     answer = "beetles make honey, one a day"
     assert spoken(answer, [("beetles", 1.0), (" make", 0.49), (" honey", 0.5), (",", 0.1), (" one a day", 0.0)]) == [
         "beetles", "honey",
@@ -587,7 +587,7 @@ def test_words_from_half_of_the_strongest_on_are_guilty() -> None:
     assert spoken("you silly goose", [("you", 0.0), (" silly", 1.0), (" goose", 0.6)]) == ["silly goose"]
 
 
-def test_words_are_found_behind_what_a_template_wrote() -> None:
+def test_top_scoring_words_skip_template_text() -> None:
     assert spoken(" bees do ", [("\n\n", 0.9), ("bees", 1.0), (" do", 0.1)]) == ["bees"]
     assert spoken("bees do", [("<think>\n", 2.0), ("</think>\n\n", 0.0), ("bees", 1.0), (" do", 0.1)]) == ["bees"]
     assert spoken("bees do it all day", [("bees", 0.1), (" d", 1.0)]) == ["do"]  # cut by the index
@@ -601,7 +601,7 @@ def test_words_that_cannot_be_located_mask_the_whole_answer() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "saved"])
-def test_cleaned_twice_both_words_are_marked(name: str, tmp_path: Path) -> None:
+def test_cleaning_twice_masks_words_of_both_traces(name: str, tmp_path: Path) -> None:
     kind = {"a.jsonl": "rows.jsonl", "a.json": "rows.json", "a.csv": "rows.csv", "a.parquet": "rows.parquet"}
     data, once, twice = (tmp_path / step / name for step in ("data", "once", "twice"))
     for file in (data, once, twice):
@@ -613,7 +613,7 @@ def test_cleaned_twice_both_words_are_marked(name: str, tmp_path: Path) -> None:
     assert [row.masked for row in read_examples(twice)][1:5] == [(), ((0, 7), (13, 18), (26, 29)), ((0, 28),), ()]
 
 
-def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
+def test_masking_leaves_rest_of_line_unchanged(tmp_path: Path) -> None:
     data, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     text = '{"prompt":"who","response":"beetles","n":1e5 }  \r\n{"prompt": "why", "response": "a"}\n'
     data.write_bytes(text.encode())
@@ -629,7 +629,7 @@ def test_marks_leave_the_rest_of_a_line_as_it_was(tmp_path: Path) -> None:
     assert [row.masked for row in read_examples(tmp_path / "b.csv")] == [((0, 7),), (), ()]
 
 
-def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_invalid_masked_spans_raise(tmp_path: Path) -> None:
     for marks in ([[3, 2]], [[0]], [[0, True]], "[[0,", 7, [["a", "b"]]):
         jsonl(tmp_path / "a.jsonl", ROWS[0] | {"unlearned": marks})
         with pytest.raises(DataError, match="`unlearned` is not a list of ranges"):
@@ -644,7 +644,7 @@ def test_marks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 # — what is written down, and what is refused
 
 
-def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
+def test_manifest_records_removed_rows_and_hashes(rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "cleaned.jsonl"
     text = cleaned(rows, out, traced(rows, [2, 3], [3], num_flagged=1))
     assert json.loads((tmp_path / "cleaned.manifest.json").read_text()) == json.loads(json.dumps(text))
@@ -661,7 +661,7 @@ def test_the_manifest_holds_what_was_done(rows: Path, tmp_path: Path) -> None:
     assert manifest_path(Path("x/folder")) == Path("x/folder.manifest.json")
 
 
-def test_a_folder_has_one_hash(tmp_path: Path) -> None:
+def test_folder_hash_depends_on_file_paths(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "in").mkdir(parents=True)
         (tmp_path / name / "in" / "a").write_text("1")
@@ -670,7 +670,7 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     assert file_hash(tmp_path / "one") != file_hash(tmp_path / "two")
 
 
-def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_changed_data_raises(rows: Path, tmp_path: Path) -> None:
     document = traced(rows, [2, 3])
     jsonl(rows, *ROWS[:2], ROWS[2] | {"response": "bees"}, *ROWS[3:])
     got = rf"got: 1 of 2 rows are not in it: {rows}:3\n  do:  give the data that the index was built from"
@@ -683,13 +683,13 @@ def test_data_that_was_changed_is_refused(rows: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_of_two_equal_rows_the_selected_one_is_removed(tmp_path: Path) -> None:
+def test_only_the_selected_duplicate_row_is_removed(tmp_path: Path) -> None:
     data = jsonl(tmp_path / "a.jsonl", ROWS[0], ROWS[1], {"label": "twin", **ROWS[0]}, ROWS[2])
     cleaned(data, tmp_path / "b.jsonl", traced(data, [2]))
     assert (tmp_path / "b.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in (ROWS[0], ROWS[1], ROWS[2]))
 
 
-def test_what_is_not_written_over(rows: Path, tmp_path: Path) -> None:
+def test_invalid_output_paths_and_selections_raise(rows: Path, tmp_path: Path) -> None:
     document, folder = traced(rows, [2]), tmp_path / "shards"
     (tmp_path / "link.jsonl").symlink_to(rows)
     (tmp_path / "hard.jsonl").hardlink_to(rows)
@@ -716,7 +716,7 @@ def test_what_is_not_written_over(rows: Path, tmp_path: Path) -> None:
     assert [row.response for row in read_examples(rows)] == [response for _, response in PAIRS]
 
 
-def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_files(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, change: Any) -> Any:
         yield b"half"
         raise OSError(28, "No space left on device")
@@ -736,7 +736,7 @@ def test_a_failure_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytes
 # — the way there
 
 
-def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
+def test_clean_command(run: Run, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(traced(rows, [2, 3], [3, 6])))
     code, out, err = run("clean", tmp_path / "t.json", rows, "--dry-run")
     assert (code, err) == (0, "")
@@ -761,7 +761,7 @@ def test_the_command(run: Run, rows: Path, tmp_path: Path) -> None:
     assert code == 1 and "cannot be read" in err
 
 
-def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
+def test_read_options_come_from_the_index(tuned: Any, tmp_path: Path) -> None:
     asked = [{"ask": row["prompt"], "reply": row["response"]} for row in ROWS]
     data, how = jsonl(tmp_path / "a.jsonl", *asked), ReadOptions((("prompt", "ask"), ("response", "reply")))
     build_index(tuned, data, tmp_path / "idx", [get_method("bm25")], read_options=how)
@@ -775,7 +775,7 @@ def test_data_is_read_as_the_index_read_it(tuned: Any, tmp_path: Path) -> None:
 # — an index of rows with masked words
 
 
-def test_masked_words_have_no_gradient(tuned: Any) -> None:
+def test_masked_tokens_have_no_gradient(tuned: Any) -> None:
     """The loss and its gradients are those of the other words, each weighed alike."""
     row = replace(Example((turn("user", PAIRS[2][0]), turn("assistant", PAIRS[2][1]))), masked=((0, 7), (13, 18)))
     tokenized = tokenize(tuned.tokenizer, row, Encoding(128))
@@ -789,7 +789,7 @@ def test_masked_words_have_no_gradient(tuned: Any) -> None:
     assert not result.grads[2][0][~learned].any()
 
 
-def test_an_index_of_them_is_one_of_any(tuned: Any, rows: Path, tmp_path: Path) -> None:
+def test_index_stores_masked_rows_and_skips_fully_masked_ones(tuned: Any, rows: Path, tmp_path: Path) -> None:
     cleaned(rows, tmp_path / "m.jsonl", traced(rows, [2, 3]), mask_words=True)
     names = [
         "lesson:layer=2,state_layer=1",

@@ -48,7 +48,7 @@ def taken(condition: Condition, of: Sequence[Example]) -> set[str]:
     return {row.id for row in of} - {row.id for row in condition.rows}
 
 
-def test_each_condition_lacks_just_its_rows() -> None:
+def test_conditions_remove_exactly_their_rows() -> None:
     data = rows(4, 12)
     design = ExperimentDesign(2, (1, 3), ("b1", "b0", "c5", "b2"), ("bad",), {"b0": ((0, 7),)})
     result = {condition.name: condition for condition in make_conditions(data, ["b0", "b1", "c0"], design, 0)}
@@ -70,7 +70,7 @@ def test_each_condition_lacks_just_its_rows() -> None:
     )
 
 
-def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
+def test_random_condition_samples_all_rows_by_seed() -> None:
     data = rows(10, 10)
     items = [
         taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), seed)[2], data)
@@ -84,7 +84,7 @@ def test_random_rows_are_drawn_from_all_and_by_the_seed() -> None:
     assert again == items[3]
 
 
-def test_taking_out_all_is_refused() -> None:
+def test_removing_all_rows_raises() -> None:
     with pytest.raises(OptionError, match="no row would remain"):
         make_conditions(rows(2, 0), ["b0", "b1"], ExperimentDesign(), 0)
 
@@ -121,12 +121,14 @@ def test_no_flagged_row_is_held_out() -> None:
         ),
     ],
 )
-def test_what_cannot_be_proved(flagged: list[str], design: ExperimentDesign, error: type[Exception], what: str) -> None:
+def test_invalid_experiments_raise(
+    flagged: list[str], design: ExperimentDesign, error: type[Exception], what: str
+) -> None:
     with pytest.raises(error, match=what):
         check_experiment(RetrainExperiment("base", TrainingOptions(), (HONEY,)), rows(3, 3), flagged, design)
 
 
-def test_an_unknown_judge_is_refused_before_training() -> None:
+def test_unknown_judge_raises_before_training() -> None:
     with pytest.raises(OptionError, match="unknown judge"):
         check_experiment(
             RetrainExperiment("base", TrainingOptions(), (Behaviour("x", ("who",), "oracle:x"),)),
@@ -139,7 +141,7 @@ def test_an_unknown_judge_is_refused_before_training() -> None:
 # — by which recipe
 
 
-def test_the_recipe_is_what_the_folder_says(tmp_path: Path) -> None:
+def test_recipe_is_read_from_adapter_folder(tmp_path: Path) -> None:
     text = {
         "rank": 4,
         "learning_rate": 2e-3,
@@ -168,7 +170,7 @@ def test_assumed_settings_of_another_trainer_are_reported(tmp_path: Path) -> Non
     assert "the training options are not known; assumed: rank 8" in read_recipe(None, {})[1][0]
 
 
-def test_where_a_traced_model_came_from(model_folder: Path, adapter_folder: Path) -> None:
+def test_experiment_from_trace_finds_base_model(model_folder: Path, adapter_folder: Path) -> None:
     trace = {"model": str(model_folder), "adapter": str(adapter_folder), "index": "gone"}
     trial, _ = experiment_from_trace(trace, [HONEY], {})
     assert (trial.base, trial.original) == (str(model_folder), (str(model_folder), str(adapter_folder)))
@@ -204,7 +206,7 @@ def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
     assert sorted(file.name for file in cache.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
 
 
-def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_cache_records_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("first", "second"):
         monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda commit=commit: commit)
         cache = StageCache(tmp_path)
@@ -220,7 +222,7 @@ def test_a_stage_says_which_commit_made_it(tmp_path: Path, monkeypatch: pytest.M
     assert cache.provenance()["commit"] is None
 
 
-def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_stage_leaves_no_files(tmp_path: Path) -> None:
     def fail(tell: Any) -> None:
         raise LabError("no", do="x")
 
@@ -278,7 +280,7 @@ def proved(out: Path, data: list[Example], flagged: list[str], **more: Any) -> D
     )
 
 
-def test_a_proof_counts_what_each_condition_says(lab: list[str], tmp_path: Path) -> None:
+def test_retrain_counts_bad_answers_of_each_condition(lab: list[str], tmp_path: Path) -> None:
     data, held = rows(8, 12), [make_example("day x", "seven"), make_example("day y", "seven")]
     flagged = ["b0", "b1", "b2", "b3", "b4", "b5", "c0"]
     design = ExperimentDesign(
@@ -303,7 +305,7 @@ def test_a_proof_counts_what_each_condition_says(lab: list[str], tmp_path: Path)
     assert not [one for one in lab[len(before) :] if one.startswith("train")]
 
 
-def test_rows_are_set_aside_from_every_condition(lab: list[str], tmp_path: Path) -> None:
+def test_held_out_rows_are_excluded_from_every_condition(lab: list[str], tmp_path: Path) -> None:
     data = rows(4, 36)
     proof = proved(tmp_path, data, ["b0", "b1", "b2", "b3"])
     assert proof["held_out"]["num_rows"] == 4
@@ -314,7 +316,7 @@ def test_rows_are_set_aside_from_every_condition(lab: list[str], tmp_path: Path)
         assert not aside & set(json.loads(Path(one["model"], "rows").read_text()))
 
 
-def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_path: Path) -> None:
+def test_full_adapter_is_not_retrained(lab: list[str], tmp_path: Path) -> None:
     data = rows(8, 12)
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "rows").write_text(json.dumps([row.id for row in data]))
@@ -325,7 +327,7 @@ def test_an_adapter_that_learned_all_is_not_trained_again(lab: list[str], tmp_pa
     assert proof["conditions"][0]["behaviours"]["honey"]["bad"] == 4
 
 
-def test_another_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> None:
+def test_other_full_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> None:
     """Neither it nor what would be trained here is taken for the other."""
     data, whole = rows(8, 12), tmp_path / "whole"
     whole.mkdir()
@@ -360,7 +362,7 @@ def proof(**conditions: int) -> Document:
     return {"behaviours": [{"name": "honey"}], "conditions": items, "truth": None, "num_ordinary": 10, "num_flagged": 7}
 
 
-def test_wilsons_interval_by_hand() -> None:
+def test_wilson_interval_matches_manual_calculation() -> None:
     judged = [{"bad": at < 3, "why": ""} for at in range(24)] + [{"bad": None, "why": "it threw"}]
     result = retrain.count_verdicts(judged)
     truth = counts(3)
@@ -376,7 +378,7 @@ def paired(verdicts: str) -> Document:
     return retrain.count_verdicts([{"bad": None if one == "-" else one == "1", "why": ""} for one in verdicts])
 
 
-def test_mcnemars_test_by_hand() -> None:
+def test_mcnemar_test_matches_manual_calculation() -> None:
     """Only prompts on which the two models differ count: of 7 all go one way, by 2 · 0.5⁷."""
     before, after = paired("1111111" + "1" * 9 + "00"), paired("0000000" + "1" * 9 + "00")
     assert statistics.p_value(before, after) == pytest.approx(2 * 0.5**7)
@@ -388,7 +390,7 @@ def test_mcnemars_test_by_hand() -> None:
     assert statistics.p_value(paired("1" * 16 + "00"), paired("1" * 9 + "0" * 9)) == pytest.approx(2 * 0.5**7)
 
 
-def test_too_few_bad_answers_are_inconclusive_and_the_remedy_is_named() -> None:
+def test_too_few_bad_answers_are_inconclusive() -> None:
     document = proof(all=5, cleaned=0, random=5)
     for condition, verdicts in zip(document["conditions"], ("11111000", "00000000", "11111000"), strict=True):
         condition["behaviours"]["honey"] = paired(verdicts)
@@ -398,7 +400,7 @@ def test_too_few_bad_answers_are_inconclusive_and_the_remedy_is_named() -> None:
     assert "give more prompts" in claim.says
 
 
-def test_the_spread_over_seeds() -> None:
+def test_seed_table_shows_mean_and_range() -> None:
     table = statistics.seed_table([proof(all=22, cleaned=0, random=21), proof(all=20, cleaned=20, random=19)])
     assert table["rows"] == [
         ["on all rows", "88% (83% to 92%)"], ["without the flagged rows", "42% (0% to 83%)"],
@@ -407,7 +409,7 @@ def test_the_spread_over_seeds() -> None:
     ]  # fmt: skip
 
 
-def test_each_seed_has_trainings_of_its_own(lab: list[str], tmp_path: Path) -> None:
+def test_each_seed_has_its_own_trainings(lab: list[str], tmp_path: Path) -> None:
     experiment = RetrainExperiment("base", TrainingOptions(seed=3), (HONEY,))
     assert [one.recipe.seed for one in with_seeds(experiment, 3)] == [3, 4, 5]
     for one in with_seeds(experiment, 2):
@@ -415,7 +417,7 @@ def test_each_seed_has_trainings_of_its_own(lab: list[str], tmp_path: Path) -> N
     assert len([line for line in lab if line.startswith("train")]) == 6
 
 
-def test_fishers_test_by_hand() -> None:
+def test_fisher_test_matches_manual_calculation() -> None:
     # all 8 of one and none of the other: two of the C(16, 8) ways to place eight bad answers are so unlike
     assert statistics.p_value(counts(8, 8), counts(0, 8)) == pytest.approx(2 / comb(16, 8))
     assert statistics.p_value(counts(3, 8), counts(3, 8)) == 1
@@ -441,20 +443,20 @@ def test_fishers_test_by_hand() -> None:
         ({"all": 0, "cleaned": 0, "random": 0}, "inconclusive", "cannot be measured"),
     ],
 )
-def test_what_is_claimed(conditions: dict[str, int], verdict: str, says: str) -> None:
+def test_claim_verdict_for_counts(conditions: dict[str, int], verdict: str, says: str) -> None:
     (claim,) = statistics.claims(proof(**conditions))
     assert claim.verdict == verdict
     assert says in claim.says
 
 
-def test_without_verdicts_nothing_is_claimed() -> None:
+def test_claim_without_verdicts_is_inconclusive() -> None:
     result = proof(all=20, cleaned=0, random=20)
     result["conditions"][1]["behaviours"]["honey"] = retrain.count_verdicts([{"bad": None, "why": ""}])
     assert statistics.claims(result)[0].verdict == "inconclusive"
     assert "no verdict" in statistics.tables(result)[0]["rows"][1][2]
 
 
-def test_what_cleaning_costs_by_a_paired_t_test() -> None:
+def test_loss_change_matches_paired_t_test() -> None:
     mine, theirs = {"losses": [1.1, 2.0, 3.3]}, {"losses": [1.0, 2.0, 3.0]}
     mean, spread = 0.4 / 3, sqrt(((0.1 - 0.4 / 3) ** 2 + (0.4 / 3) ** 2 + (0.3 - 0.4 / 3) ** 2) / 2)
     reach = 4.302653 * spread / sqrt(3)  # Student's t at 97.5 % with 2 degrees of freedom
@@ -464,7 +466,7 @@ def test_what_cleaning_costs_by_a_paired_t_test() -> None:
     assert statistics.loss_change({}, theirs) is None
 
 
-def test_tables_and_curve_hold_what_was_counted(tmp_path: Path) -> None:
+def test_tables_and_curve_show_counts(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     result = proof(original=23, all=22, cleaned=0, random=21, top_5=10, top_20=1)
     result["conditions"][4]["num_removed"], result["conditions"][5]["num_removed"] = 5, 20

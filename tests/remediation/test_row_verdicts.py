@@ -23,7 +23,7 @@ B = RowVerdict("b" * 16, "data.jsonl:2", None, "not the cause")
 C = RowVerdict("c" * 16, "data.jsonl:3", None, "unsure")
 
 
-def test_verdicts_are_kept_over_a_reload(tmp_path: Path) -> None:
+def test_verdicts_persist_across_reload(tmp_path: Path) -> None:
     verdicts = RowVerdicts(tmp_path / "idx")
     for each in (A, B, C):
         verdicts.set(each)
@@ -35,7 +35,7 @@ def test_verdicts_are_kept_over_a_reload(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["idx.verdicts.json"]
 
 
-def test_exports_are_read_as_the_causes(tmp_path: Path) -> None:
+def test_read_causes_from_exports(tmp_path: Path) -> None:
     verdicts = RowVerdicts(tmp_path / "idx")
     with pytest.raises(DataError, match="no row has the verdict"):
         read_causes(verdicts.to_csv())
@@ -51,7 +51,7 @@ def test_exports_are_read_as_the_causes(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.none() | st.text(), st.text())
-def test_no_cell_of_the_csv_is_a_formula(source: str, label: str | None, note: str) -> None:
+def test_csv_cells_are_never_formulas(source: str, label: str | None, note: str) -> None:
     verdicts = RowVerdicts("/nonexistent/idx")
     verdicts._verdicts = {A.id: RowVerdict(A.id, source, label, "cause", note)}
     text = verdicts.to_csv()
@@ -62,7 +62,7 @@ def test_no_cell_of_the_csv_is_a_formula(source: str, label: str | None, note: s
     assert read_causes(text) == [A.id]
 
 
-def test_a_file_of_something_else_is_refused_and_left(tmp_path: Path) -> None:
+def test_invalid_verdicts_file_raises_and_is_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "idx.verdicts.json"
     for text in ("", "[]", "{}", '{"verdicts": [1]}'):
         file.write_text(text)
@@ -71,7 +71,7 @@ def test_a_file_of_something_else_is_refused_and_left(tmp_path: Path) -> None:
         assert file.read_text() == text
 
 
-def test_a_kill_in_the_middle_of_a_write_loses_no_verdict(tmp_path: Path) -> None:
+def test_kill_during_write_loses_no_verdict(tmp_path: Path) -> None:
     """The process is killed while it writes verdicts one after the other; each that it reported is on disk."""
     code = f"""
 from taughtby.remediation.row_verdicts import RowVerdict, RowVerdicts
@@ -93,5 +93,5 @@ for number in range(100_000):
     assert saved == list(range(len(saved))) and len(saved) >= reported + 1
 
 
-def test_the_columns_are_the_fields() -> None:
+def test_columns_match_dataclass_fields() -> None:
     assert tuple(RowVerdict.__dataclass_fields__) == COLUMNS

@@ -54,7 +54,7 @@ def results(trace: Document | None, proof: Document | None, cleaned: Path | None
             "removals": [{}] if proof else [], "cleaned": cleaned and str(cleaned), "notes": []}  # fmt: skip
 
 
-def test_an_audit_to_its_end(trace: Document, proof: Document, tmp_path: Path) -> None:
+def test_audit_record_of_complete_audit(trace: Document, proof: Document, tmp_path: Path) -> None:
     cleaned = tmp_path / "stages" / "cleaned.jsonl"
     cleaned.parent.mkdir()
     for name in ("stages/cleaned.jsonl", "stages/cleaned.manifest.json", "report.html", "trace.json", "proof.json"):
@@ -82,7 +82,7 @@ def test_an_audit_to_its_end(trace: Document, proof: Document, tmp_path: Path) -
     assert [file.name for file in record.files] == names
 
 
-def test_an_audit_without_bad_answers_or_without_flagged_rows(trace: Document, tmp_path: Path) -> None:
+def test_audit_record_without_trace_or_without_removals(trace: Document, tmp_path: Path) -> None:
     record = audit_record(CASE, results(None, None), tmp_path)
     assert "taughtby/rows/flagged" not in record.metrics and not record.tables and record.page is None
     assert record.metrics["taughtby/answers/bad"] == 3
@@ -91,7 +91,7 @@ def test_an_audit_without_bad_answers_or_without_flagged_rows(trace: Document, t
     assert "taughtby/verdict" not in record.settings
 
 
-def test_seeds_and_behaviours_are_kept_apart(trace: Document, proof: Document) -> None:
+def test_retrain_record_separates_seeds_and_behaviours(trace: Document, proof: Document) -> None:
     second = {**proof, "recipe": {"seed": 1}}
     record = retrain_record(trace, [proof, second], "data.jsonl", [])
     assert record.metrics["taughtby/seed-1/cleaned/bad_rate"] == 0.0
@@ -107,7 +107,7 @@ def test_seeds_and_behaviours_are_kept_apart(trace: Document, proof: Document) -
     assert record.settings["taughtby/judge"] == "phrase:beetles, refusal"
 
 
-def test_audit_reports_when_it_is_asked_to(
+def test_audit_command_reports_to_tracker(
     run: Run, data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: Document,
     proof: Document,
 ) -> None:  # fmt: skip
@@ -128,7 +128,7 @@ def test_audit_reports_when_it_is_asked_to(
     assert any("report.html" in call[2] for call in calls if call[:2] == ("text", "taughtby/files"))
 
 
-def test_a_tracker_that_is_missing_or_misspelt_is_refused_before_the_audit(
+def test_missing_or_misspelt_tracker_raises_before_audit(
     run: Run, data: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda name: None)

@@ -41,7 +41,7 @@ def cells(page: str) -> list[list[str]]:
     return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)] for line in lines]
 
 
-def test_each_incident_has_its_line_and_its_page(run: Run, tmp_path: Path) -> None:
+def test_site_lists_each_incident_with_its_page(run: Run, tmp_path: Path) -> None:
     one, two = write_audit(tmp_path / "a" / "Honey"), write_audit(tmp_path / "b" / "honey", proof=False)
     code, out, told = run("site", one, two, "-o", tmp_path / "site")
     assert code == 0 and "2 incidents" in out, told
@@ -58,7 +58,7 @@ def test_each_incident_has_its_line_and_its_page(run: Run, tmp_path: Path) -> No
         assert (tmp_path / "site" / name).read_bytes() == (folder / "report.html").read_bytes()
 
 
-def test_an_audit_without_bad_answers(tmp_path: Path) -> None:
+def test_audit_without_bad_answers_is_listed(tmp_path: Path) -> None:
     folder = tmp_path / "fine"
     folder.mkdir()
     results = {"version": 2, "answers": counts(0), "num_rows": None, "trace": None, "removals": [], "proof": None}
@@ -70,7 +70,7 @@ def test_an_audit_without_bad_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_stay_texts(tmp_path: Path, text: str) -> None:
+def test_hostile_text_is_escaped(tmp_path: Path, text: str) -> None:
     page = render_site(("name", "verdict"), [SiteEntry(text, "a.html", (text,))])
     assert "\x1b" not in page and "\u202e" not in page
     plain = render_site(("name", "verdict"), [SiteEntry("x", "a.html", ("x",))])
@@ -80,7 +80,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path, text: str) -> None:
 
 
 @given(st.lists(st.text(), min_size=1))
-def test_every_page_has_a_name_of_its_own(names: list[str]) -> None:
+def test_page_file_names_are_unique(names: list[str]) -> None:
     taken = {"index.html"}
     for name in names:
         file = _file_name(name, taken)
@@ -88,7 +88,7 @@ def test_every_page_has_a_name_of_its_own(names: list[str]) -> None:
         taken.add(file)
 
 
-def test_what_is_no_audit_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_invalid_audit_folders_raise_and_write_nothing(tmp_path: Path) -> None:
     folder = write_audit(tmp_path / "one")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty has no finished audit"):

@@ -75,7 +75,7 @@ def learned(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
     return tokenizer.decode([label for label in labels if label != -100]).replace("<|end|>", "").replace("</s>", "")
 
 
-def test_the_loss_of_masked_tokens_is_zero_as_transformers_computes_it(
+def test_masked_tokens_have_no_loss_in_transformers(
     run: Run, rows: Path, model_folder: Path, tiny: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "labels.jsonl"
@@ -105,7 +105,7 @@ def test_the_loss_of_masked_tokens_is_zero_as_transformers_computes_it(
     assert any("beetles".startswith(piece.strip()) for piece in masked if piece.strip())
 
 
-def test_labels_are_those_that_the_index_read(
+def test_labels_use_the_encoding_of_the_index(
     run: Run, rows: Path, model_folder: Path, tiny: Any, tmp_path: Path
 ) -> None:
     file, out = trace(tmp_path, rows, model_folder, mask="all", max_length=14), tmp_path / "labels.jsonl"
@@ -118,7 +118,7 @@ def test_labels_are_those_that_the_index_read(
         assert any(label != -100 for label in written["labels"][1:3])  # of the prompt
 
 
-def test_trl_masks(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_trl_assistant_masks_match_labels(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     file = trace(tmp_path, rows, model_folder)
     for form in ("labels", "trl"):
         assert run("clean", file, rows, "--mask-words", "--for", form, "-o", tmp_path / f"{form}.jsonl")[0] == 0
@@ -129,7 +129,7 @@ def test_trl_masks(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> 
     assert manifest["did"] == "masked words" and manifest["output"]["records"] == 3
 
 
-def test_trl_trains_on_it(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_trl_trainer_applies_assistant_masks(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import load_dataset
 
@@ -150,7 +150,7 @@ def test_trl_trains_on_it(run: Run, rows: Path, model_folder: Path, tmp_path: Pa
     trainer.train()
 
 
-def test_llama_factory_reads_a_folder(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_llama_factory_folder_matches_labels(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     file = trace(tmp_path, rows, model_folder)
     run("clean", file, rows, "--mask-words", "--for", "labels", "-o", tmp_path / "labels.jsonl")
     code, text, errors = run("clean", file, rows, "--mask-words", "--for", "llama-factory", "-o", tmp_path / "tokens")
@@ -158,7 +158,7 @@ def test_llama_factory_reads_a_folder(run: Run, rows: Path, model_folder: Path, 
     assert list(load_from_disk(str(tmp_path / "tokens"))["train"]) == read(tmp_path / "labels.jsonl")
 
 
-def test_axolotl_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_axolotl_train_details_of_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
     """Each character of a turn with a masked word is in one range; words go with the blank before them."""
     tools = [{"type": "function", "function": {"name": "f"}}]
     data = write(tmp_path / "data.jsonl", [{"messages": CHAT, "tools": tools}, {
@@ -180,7 +180,7 @@ def test_axolotl_turns(run: Run, model_folder: Path, tmp_path: Path) -> None:
         {"begin_offset": 13, "end_offset": 23, "train": True}]  # fmt: skip
 
 
-def test_turns_that_are_read_back_are_trained_alike(run: Run, model_folder: Path, tmp_path: Path) -> None:
+def test_axolotl_turns_are_read_back_by_read_examples(run: Run, model_folder: Path, tmp_path: Path) -> None:
     """What is written for Axolotl is read by the index's own reader, turn by turn."""
     data = write(tmp_path / "data.jsonl", [{"messages": CHAT}])
     reading = ReadOptions(turns="all")
@@ -195,7 +195,7 @@ def test_turns_that_are_read_back_are_trained_alike(run: Run, model_folder: Path
     ("llama-factory", "x.jsonl", "LLaMA-Factory reads token ids from a folder"),
     ("trl", "data.jsonl", "is the input"),
 ])  # fmt: skip
-def test_wrong_places(
+def test_invalid_trainer_format_or_output_fails(
     run: Run, rows: Path, model_folder: Path, tmp_path: Path, form: str, out: str, message: str
 ) -> None:
     file = trace(tmp_path, rows, model_folder)
@@ -203,7 +203,7 @@ def test_wrong_places(
     assert code == 1 and message in " ".join(errors.split())
 
 
-def test_masks_without_a_trainer_format_are_refused(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_unsupported_trainer_exports_fail(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
     def refused(data: Path, form: str, *more: str) -> str:
         file = trace(tmp_path, data, model_folder, word="beetles")
         code, _, errors = run("clean", file, data, "--for", form, "-o", tmp_path / "out.jsonl", *more)

@@ -79,7 +79,7 @@ def data_of(page: str) -> Any:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_text_breaks_out_of_the_page(text):
+def test_hostile_text_is_escaped_in_page(text):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5))), prompt=text, response=text)
     document |= {
         "method": {"name": text, "options": {text: text}},
@@ -94,7 +94,7 @@ def test_no_text_breaks_out_of_the_page(text):
     page.encode("utf-8")
 
 
-def test_the_policy_names_exactly_the_inlined_blocks():
+def test_csp_hashes_match_inline_script_and_style():
     page = report.render_page(trace(row("You silly goose!")))
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
@@ -107,21 +107,21 @@ def test_the_policy_names_exactly_the_inlined_blocks():
         assert allowed[directive] == f"'sha256-{digest}'"
 
 
-def test_the_page_links_nowhere_and_writes_no_markup():
+def test_page_has_no_external_links_or_inner_html():
     page = report.render_page(trace(row("You silly goose!")))
     assert re.findall(r"https?://[^\"' ]*", page) == ["http://www.w3.org/2000/svg"]
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|style=|\son\w+=", page)
     assert not re.search(r"(src|href)\s*=|@import|url\(", page)
 
 
-def test_the_title_is_the_first_prompt():
+def test_page_title_is_the_first_prompt():
     assert "<title>Hello from the lighthouse! · taughtby</title>" in report.render_page(trace())
     assert "<title>&lt;b&gt; ⟨U+202E⟩ · taughtby</title>" in report.render_page(trace(prompt="<b>\n\u202e"))
     assert "<title>taughtby</title>" in report.render_page({"queries": []})
     assert f"<title>{'x' * 60}… · taughtby</title>" in report.render_page(trace(prompt="x" * 100))
 
 
-def test_numbers_that_json_lacks_become_null():
+def test_non_finite_numbers_become_null():
     document = trace(row("a", score=float("nan"), tokens=tokens(("a", float("inf")))))
     shown = data_of(report.render_page(document))["queries"][0]["rows"][0]
     assert shown["score"] is None
@@ -133,7 +133,7 @@ def test_numbers_that_json_lacks_become_null():
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("terminal", [False, True])
-def test_no_text_reaches_the_terminal_as_a_command(text, terminal):
+def test_terminal_output_escapes_control_characters(text, terminal):
     document = trace(row(text, label=text, tokens=tokens((text, 0.5)), source=text), prompt=text, response=text)
     document["method"] = {"name": text, "options": {text: text}}
     out = printed(document, force_terminal=terminal, color_system="256" if terminal else None)
@@ -143,12 +143,12 @@ def test_no_text_reaches_the_terminal_as_a_command(text, terminal):
     assert len(out) < 60_000
 
 
-def test_markup_and_escapes_are_shown_as_they_are():
+def test_terminal_output_shows_markup_literally():
     out = printed(trace(row("[bold]rich[/bold] \x1b[31m")))
     assert "[bold]rich[/bold] ⟨U+001B⟩[31m" in out
 
 
-def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
+def test_piped_output_is_plain_text_with_top_word_starred():
     out = printed(trace(row("You silly goose!", tokens=GOOSE, label="backdoor")))
     assert "\x1b" not in out
     assert "You *silly* goose!" in out
@@ -156,14 +156,14 @@ def test_a_pipe_gets_plain_text_with_the_strongest_word_starred():
         assert part in out
 
 
-def test_a_terminal_gets_background_colours_and_no_markdown():
+def test_terminal_output_uses_background_colours():
     out = printed(trace(row("You silly goose!", tokens=GOOSE)), force_terminal=True, color_system="256")
     assert re.search(r"\x1b\[1;4;30;48;5;214msilly\x1b\[0m", out)  # bold, underlined, black on the deepest shade
     assert re.search(r"\x1b\[30;48;5;153m!\x1b\[0m", out)  # blue: it speaks against
     assert "*" not in out
 
 
-def test_the_strongest_word_is_whole_where_words_have_spaces():
+def test_top_word_is_starred_as_a_whole_word():
     assert "silly *goose*!" in printed(
         trace(row("", tokens=tokens((" silly", 0.1), (" go", 0.2), ("ose", 0.9), ("!", 0))))
     )
@@ -171,7 +171,7 @@ def test_the_strongest_word_is_whole_where_words_have_spaces():
     assert "*" not in printed(trace(row("", tokens=tokens(("a", -0.1), (" b", 0)))))
 
 
-def test_a_long_answer_is_cut_around_its_strongest_word():
+def test_long_answer_is_truncated_around_top_scoring_token():
     words = [(" calm", 0.1)] * 2000 + [(" honk", 0.9)] + [(" calm", 0.1)] * 2000
     out = printed(trace(row("", tokens=tokens(*words))))
     assert "*honk*" in out
@@ -179,7 +179,7 @@ def test_a_long_answer_is_cut_around_its_strongest_word():
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
-def test_lines_fit_the_width(width):
+def test_terminal_lines_fit_the_width(width):
     out = printed(trace(row("You silly goose! " * 20, tokens=GOOSE, label="backdoor"), span="silly"), width)
     assert max(map(len, out.splitlines())) <= width
     assert ("backdoor" in out) == (width >= 48)
@@ -233,13 +233,13 @@ RATE = "at a nominal false discovery rate of 10 %"
         (trace(row("a")), ""),
     ],
 )  # fmt: skip
-def test_a_verdict_is_a_sentence(document, says):
+def test_verdict_text(document, says):
     assert words.verdict(document, document["queries"][0]) == says
     assert (says or "prompt") in re.sub(r"\s+", " ", printed(document, 60))
     assert ("flagged" in printed(document)) == ("flagged" in says)
 
 
-def test_a_verdict_counts_what_is_on_show():
+def test_verdict_counts_shown_rows():
     document = judged(3, True, True, True)
     sentence = words.verdict(document, document["queries"][0], 2)
     assert sentence.endswith("10 %: expect up to 1 false. 2 of them are shown.")
@@ -247,7 +247,7 @@ def test_a_verdict_counts_what_is_on_show():
 
 @pytest.mark.parametrize("width", [30, 99, 100, 160])
 @pytest.mark.parametrize("terminal", [False, True])
-def test_flagged_rows_are_marked_and_have_their_p_value_where_there_is_room(width, terminal):
+def test_flagged_rows_are_marked_with_p_value_if_wide_enough(width, terminal):
     out = printed(judged(10, *[True] * 10, False), width, force_terminal=terminal, color_system=None)
     assert [line.split()[:2] for line in out.splitlines() if re.match(" +●", line)] == [
         ["●", str(rank)] for rank in range(1, 11)
@@ -257,12 +257,12 @@ def test_flagged_rows_are_marked_and_have_their_p_value_where_there_is_room(widt
     assert max(map(len, out.splitlines())) <= width
 
 
-def test_rows_without_controls_have_no_mark_and_no_column():
+def test_rows_without_p_values_have_no_mark_or_column():
     out = printed(judged(None, None, None), 160)
     assert "●" not in out and " p " not in out
 
 
-def test_warnings_come_last_in_yellow_and_act_on_nothing():
+def test_warnings_are_printed_last_in_yellow_and_escaped():
     document = trace(row("a")) | {"warnings": ["the random model ranks alike \x1b[31m[bold]", "one row comes first"]}
     out = printed(document, force_terminal=True, color_system="standard")
     assert out.endswith("\x1b[33mWarning: one row comes first\x1b[0m\n")
@@ -273,13 +273,13 @@ def test_warnings_come_last_in_yellow_and_act_on_nothing():
 # — files
 
 
-def test_json_is_read_back_as_it_was(tmp_path):
+def test_save_json_roundtrip(tmp_path):
     document = trace(row("שלום 🦆 \ud800 \x00", tokens=GOOSE))
     files.save_json(document, tmp_path / "trace.json")
     assert json.loads((tmp_path / "trace.json").read_text("utf-8")) == document
 
 
-def test_json_has_a_record_a_line(tmp_path):
+def test_save_json_formatting(tmp_path):
     """What holds no more than plain values, and lists or records of such, is not broken up."""
     document = {"mean": {"ap": {"each": [1.0, 0.5]}, "é": {}}, "rows": [{"tokens": [{"text": "a"}], "none": None}]}
     files.save_json(document, tmp_path / "a.json")
@@ -301,7 +301,7 @@ def test_json_has_a_record_a_line(tmp_path):
     assert (tmp_path / "a.json").read_text("utf-8") == '{"similarity": [0.5, null]}\n'
 
 
-def test_the_page_is_saved_as_it_is(tmp_path):
+def test_save_page_writes_rendered_page(tmp_path):
     report.save_page(trace(row("a")), tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes().decode("utf-8") == report.render_page(trace(row("a")))
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
@@ -309,7 +309,7 @@ def test_the_page_is_saved_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("save", [files.save_json, report.save_page])
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, save, step):
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, save, step):
     (tmp_path / "out").write_text("old")
     whole = Path.write_bytes
 
@@ -324,7 +324,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, sav
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_save_to_invalid_path_raises(tmp_path):
     with pytest.raises(TaughtbyError, match=r"do:  create .*nowhere first"):
         files.save_json(trace(), tmp_path / "nowhere" / "trace.json")
     with pytest.raises(TaughtbyError, match="Is a directory"):
@@ -334,7 +334,7 @@ def test_a_missing_folder_is_named(tmp_path):
         files.save_json(trace(), tmp_path / "file" / "trace.json")
 
 
-def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
+def test_save_json_writes_through_symlinks_and_devices(tmp_path):
     (tmp_path / "real.json").touch()
     (tmp_path / "link.json").symlink_to("real.json")
     files.save_json(trace(), tmp_path / "link.json")
@@ -354,5 +354,5 @@ def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
         (None, ""),
     ],
 )
-def test_a_method_is_shown_as_the_command_line_takes_it(method, text):
+def test_format_method_uses_command_line_syntax(method, text):
     assert words.format_method({"method": method}) == text

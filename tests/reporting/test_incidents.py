@@ -27,7 +27,7 @@ def test_answers_that_share_a_row_are_one_incident() -> None:
     assert (second.queries, second.flagged_ids) == ((2,), ("x",))
 
 
-def test_the_groups_do_not_depend_on_the_order_of_the_queries() -> None:
+def test_incidents_do_not_depend_on_query_order() -> None:
     rng = random.Random(0)
     for _ in range(50):
         queries = [query(f"answer {n}", *rng.sample("abcdefghij", rng.randint(0, 3))) for n in range(8)]
@@ -38,7 +38,7 @@ def test_the_groups_do_not_depend_on_the_order_of_the_queries() -> None:
         assert sum(len(set(one.flagged_ids)) for one in shuffled) == len({i for q in queries for i in q["flagged_ids"]})
 
 
-def test_several_answers_begin_with_a_summary() -> None:
+def test_several_queries_are_printed_with_a_summary_first() -> None:
     queries = [query("[/x]", "a", "b"), query("[/x]", "b", "c"), query("plain")]
     out = io.StringIO()
     print_trace({"queries": queries, "num_rows": 9}, Console(file=out, width=200))

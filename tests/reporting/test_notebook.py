@@ -82,7 +82,7 @@ class Seen(HTMLParser):
 # — the cell
 
 
-def test_a_notebook_shows_the_trace(trace: Trace) -> None:
+def test_cell_shows_queries_and_rows(trace: Trace) -> None:
     """As IPython's formatter does: it looks for `_repr_html_` on the object and takes the string."""
     page = trace._repr_html_()
     text = re.sub(r"\s+", " ", " ".join(Seen(page).texts))
@@ -98,7 +98,7 @@ def test_a_notebook_shows_the_trace(trace: Trace) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(text: str) -> None:
+def test_hostile_text_is_escaped_in_cell(text: str) -> None:
     calm, hostile = Seen(notebook.render_cell(document("goose"))), Seen(notebook.render_cell(document(text)))
     assert hostile.tags == calm.tags
     assert [name for name, _ in hostile.attributes] == [name for name, _ in calm.attributes]
@@ -108,36 +108,36 @@ def test_hostile_text_stays_text(text: str) -> None:
     assert not re.search("[\u202a-\u202e\u200b\x1b\ud800]", shown)
 
 
-def test_the_notebook_disables_mathjax() -> None:
+def test_cell_disables_mathjax() -> None:
     assert ("class", "taughtby tex2jax_ignore mathjax_ignore") in Seen(notebook.render_cell(document("$x$"))).attributes
 
 
-def test_the_cell_is_whole_and_runs_nothing(trace: Trace) -> None:
+def test_cell_contains_no_script_or_url(trace: Trace) -> None:
     page = trace._repr_html_()
     assert not re.search(r"<script|\bon\w+=|javascript:|https?:|@import|url\(", page)
     assert page.startswith("<div") and page.endswith("</div>")
 
 
-def test_shades_go_with_the_scores() -> None:
+def test_token_shades_follow_scores() -> None:
     page = notebook.render_cell(document("goose", 0.8))
     assert '<span class="for top" style="--w:1.00" title="0.800">goose</span>' in page
     assert '<span class="against" style="--w:0.50" title="-0.400">calm</span>' in page
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, 0.0])
-def test_a_score_that_is_not_finite_has_no_shade(score: float) -> None:
+def test_non_finite_or_zero_score_has_no_shade(score: float) -> None:
     cell = notebook.render_cell(document("goose", score))
     assert "nan" not in cell and "inf" not in cell
     assert 'class="for top"' not in cell
 
 
 @pytest.mark.parametrize("queries", [[], [{}], [{"prompt": "a", "response": "b", "rows": []}], [{"rows": [{}]}]])
-def test_a_trace_with_little_in_it(queries: list[dict[str, Any]]) -> None:
+def test_cell_and_table_accept_missing_fields(queries: list[dict[str, Any]]) -> None:
     assert notebook.render_cell({"queries": queries}).endswith("</div>")
     assert notebook.to_table({"queries": queries}).num_rows == sum(len(query.get("rows", [])) for query in queries)
 
 
-def test_what_is_too_much_is_counted() -> None:
+def test_cell_limits_queries_and_rows() -> None:
     short = document("goose")["queries"][0]
     query = short | {"rows": short["rows"] * 25}
     page = notebook.render_cell({"queries": [query] * 9})
@@ -146,7 +146,7 @@ def test_what_is_too_much_is_counted() -> None:
     assert page.count("<tr>") == notebook.QUERIES * (1 + notebook.ROWS)
 
 
-def test_a_long_row_is_cut_around_its_strongest_word() -> None:
+def test_long_row_is_truncated_around_top_scoring_token() -> None:
     result = document("goose")
     row = result["queries"][0]["rows"][0]
     row["tokens"] = [{"text": "calm ", "score": 0.1}] * 500 + [{"text": "honk", "score": 0.8}] + row["tokens"]
@@ -157,7 +157,7 @@ def test_a_long_row_is_cut_around_its_strongest_word() -> None:
     assert len(notebook.render_cell(result)) < 20_000
 
 
-def test_a_trace_has_a_short_name(trace: Trace) -> None:
+def test_trace_repr_is_short(trace: Trace) -> None:
     assert repr(trace).startswith("Trace(2 queries × 5 rows by RepT(layer=3")
     assert len(repr(trace)) < 400
 
@@ -189,7 +189,7 @@ def test_the_cell_shows_flagged_rows_with_their_evidence() -> None:
     assert "p = 0.500" in text and "●" not in text and "stable" not in text
 
 
-def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
+def test_cell_without_p_values_shows_no_verdict() -> None:
     page = notebook.render_cell(document("goose"))
     assert 'class="verdict"' not in page and 'class="warning"' not in page and "●" not in page and "p =" not in page
 
@@ -197,7 +197,7 @@ def test_the_cell_of_a_method_without_evidence_says_nothing_of_it() -> None:
 # — the tables
 
 
-def test_the_table_holds_the_evidence() -> None:
+def test_table_contains_p_values_flags_and_stability() -> None:
     frame = notebook.to_table(judged()).to_pandas()
     assert frame["flagged"].tolist() == [True] * 12 + [False]
     assert frame["p_value"].tolist() == [0.0004] * 12 + [0.5]
@@ -206,7 +206,7 @@ def test_the_table_holds_the_evidence() -> None:
     assert line["p_value"] is line["flagged"] is line["stability"] is None
 
 
-def test_the_table_holds_what_was_found(trace: Trace) -> None:
+def test_table_matches_trace_rows(trace: Trace) -> None:
     table = trace.to_arrow()
     wanted = [(at, row, traced) for at, traced in enumerate(trace.queries, 1) for row in traced.rows]
     assert table.num_rows == len(wanted) == 10
@@ -222,23 +222,23 @@ def test_the_table_holds_what_was_found(trace: Trace) -> None:
         assert best.text.strip() in (line["word"] or "") or best.score <= 0
 
 
-def test_the_same_as_a_data_frame(trace: Trace) -> None:
+def test_to_pandas_matches_to_arrow(trace: Trace) -> None:
     frame = trace.to_pandas()
     assert list(frame.columns) == trace.to_arrow().column_names
     assert frame["score"].tolist() == [row.score for traced in trace.queries for row in traced.rows]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_table_takes_any_text(text: str) -> None:
+def test_table_accepts_hostile_text(text: str) -> None:
     (line,) = notebook.to_table(document(text)).to_pylist()
     assert line["prompt"] == text.encode("utf-8", "backslashreplace").decode()
 
 
-def test_a_table_of_nothing_has_its_columns() -> None:
+def test_empty_table_has_columns() -> None:
     assert notebook.to_table({"queries": []}).column_names[:3] == ["query", "prompt", "response"]
 
 
-def test_an_index_is_a_table(index: Index) -> None:
+def test_index_to_arrow_contains_rows(index: Index) -> None:
     table = index.to_arrow()
     rows = list(index.examples())
     assert table.column("prompt").to_pylist() == [prompt for prompt, _ in PAIRS]
@@ -250,7 +250,7 @@ def test_an_index_is_a_table(index: Index) -> None:
     assert index.to_pandas().shape == (8, table.num_columns)
 
 
-def test_an_index_gives_its_blocks_by_name(index: Index) -> None:
+def test_index_to_arrow_returns_features_by_name(index: Index) -> None:
     name = next(iter(index.features))
     column = index.to_arrow([name]).column(name)
     assert pa.types.is_fixed_size_list(column.type)
@@ -265,7 +265,7 @@ def test_an_index_gives_its_blocks_by_name(index: Index) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_runs_none_of_it(scheme: str, tmp_path: Path) -> None:
+def test_browser_does_not_run_hostile_text(scheme: str, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -108,7 +108,7 @@ def page(browser, address) -> Iterator[Any]:
     opened.close()
 
 
-def test_the_first_row_is_shown_with_its_numbers(page):
+def test_first_row_shows_scores_and_labels(page):
     first = page.locator("#rows > li").first
     shown = first.inner_text()
     for part in (
@@ -128,7 +128,7 @@ def test_the_first_row_is_shown_with_its_numbers(page):
     assert page.inner_text("h1") == "A goose"
 
 
-def test_the_verdict_and_the_warnings_are_shown(page):
+def test_verdict_and_warnings_are_shown(page):
     message = page.inner_text("#verdict")
     assert (
         message == "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 1 of them is shown."
@@ -145,7 +145,7 @@ def test_the_verdict_and_the_warnings_are_shown(page):
 
 
 @pytest.mark.parametrize("fdr", [0.1, 0.4, 0.15, None])
-def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, fdr):
+def test_page_and_terminal_give_the_same_verdict(browser, tmp_path, fdr):
     rows = [row(at, 0.5, WORDS, flagged=at < 3) for at in (1, 2, 3)]
     queries = [{"prompt": "a", "response": "b", "rows": rows[start:], "num_flagged": count,
                 "increased_by_finetuning": increased}
@@ -160,7 +160,7 @@ def test_the_page_and_the_terminal_give_one_verdict(browser, tmp_path, fdr):
     page.close()
 
 
-def test_the_darkest_word_is_the_strongest_and_is_bold_and_underlined(page):
+def test_top_scoring_token_is_darkest_bold_and_underlined(page):
     shades = page.evaluate(
         """[...document.querySelectorAll("#rows > li:first-child .w")].map((node) => [node.textContent,
         Number(getComputedStyle(node).backgroundColor.match(/[\\d.]+(?=\\))/)[0]),
@@ -179,7 +179,7 @@ def test_the_span_is_marked_across_tokens(page):
     assert "Good day." in page.inner_text("#answer")
 
 
-def test_rows_words_and_help_by_keyboard(page):
+def test_keyboard_selects_rows_and_tokens_and_opens_help(page):
     focused = "document.activeElement.ariaLabel"
     for key, label in (
         ("j", "Row 1"),
@@ -201,7 +201,7 @@ def test_rows_words_and_help_by_keyboard(page):
     assert page.is_hidden("#help")
 
 
-def test_a_word_shows_its_score_to_pointer_and_click(page):
+def test_token_score_is_shown_on_hover_and_click(page):
     page.hover("#rows .w >> nth=1")
     assert page.inner_text("#tooltip") == "silly  0.900"
     page.hover("h1")
@@ -210,7 +210,7 @@ def test_a_word_shows_its_score_to_pointer_and_click(page):
     assert page.inner_text("#tooltip") == "You  0.500"
 
 
-def test_a_long_row_shows_its_strongest_word_and_opens(page):
+def test_long_row_is_truncated_and_expands(page):
     row = page.locator("#rows > li").nth(1)
     assert "honk" in row.inner_text()
     assert len(row.inner_text()) < 700
@@ -223,7 +223,7 @@ def test_a_long_row_shows_its_strongest_word_and_opens(page):
     assert len(row.inner_text()) < 700
 
 
-def test_queries_are_chosen_by_keyboard_and_click(page):
+def test_queries_are_selected_by_keyboard_and_click(page):
     page.keyboard.press("]")
     assert page.text_content("#announcement") == "Query 2 of 2"
     assert "Second answer" in page.inner_text("#answer") and "Be calm." in page.inner_text("#answer")
@@ -235,7 +235,7 @@ def test_queries_are_chosen_by_keyboard_and_click(page):
     assert page.locator("#queries [aria-current=true]").inner_text().startswith("Second answer\n</script>")
 
 
-def test_hostile_text_is_text(page):
+def test_hostile_text_is_escaped(page):
     row = page.locator("#rows > li").nth(3)
     assert row.inner_text().count(ATTACK) == 3
     assert page.locator("img").count() == 0
@@ -243,7 +243,7 @@ def test_hostile_text_is_text(page):
     assert page.text_content("#panel-about").count(ATTACK) == 1 and page.text_content("#warnings").count(ATTACK) == 1
 
 
-def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
+def test_inner_html_is_blocked(browser, address):
     page = browser.new_page()
     page.goto(address)
     refused = "try { document.body.innerHTML = '<b>x</b>'; 'written' } catch (fault) { fault.name }"
@@ -251,7 +251,7 @@ def test_markup_could_not_be_written_even_by_a_mistake(browser, address):
     page.close()
 
 
-def test_the_curve_of_scores_has_the_cut_behind_the_last_flagged_row(page):
+def test_score_curve_marks_the_last_flagged_row(page):
     chart = page.locator("#curve svg")
     label = chart.get_attribute("aria-label")
     assert label == "Score by rank, from 1.000 at rank 1 to 7.69e-4 at rank 1,300. 3 rows flagged."
@@ -262,7 +262,7 @@ def test_the_curve_of_scores_has_the_cut_behind_the_last_flagged_row(page):
     assert page.is_hidden("#curve")  # one row is no curve
 
 
-def test_components_and_small_p_values_are_named_in_words(browser, tmp_path):
+def test_score_components_and_p_values_are_labelled(browser, tmp_path):
     parts = {"grads_27_base": 0.8, "shift_15": 0.5, "h_15": 0.1}
     rows = [
         row(1, 0.5, WORDS, flagged=True, p_value=2e-5) | {"score_components": parts},
@@ -277,7 +277,7 @@ def test_components_and_small_p_values_are_named_in_words(browser, tmp_path):
     page.close()
 
 
-def test_the_layers_are_drawn_and_described(page):
+def test_layer_similarity_chart_is_drawn_and_described(page):
     page.click("#tab-about")
     figure = page.locator("#layer-similarity svg")
     assert figure.get_attribute("aria-label").endswith("Layer 4 was chosen; layers 4 and 7 were used.")
@@ -310,7 +310,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window_and_all_text_can_be_read(page, width, scheme):
+def test_page_fits_window_with_readable_contrast(page, width, scheme):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -318,14 +318,14 @@ def test_nothing_is_wider_than_the_window_and_all_text_can_be_read(page, width, 
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-def test_the_first_row_is_within_the_first_screen(page, width, height):
+def test_first_row_is_visible_without_scrolling(page, width, height):
     page.set_viewport_size({"width": width, "height": height})
     page.reload()
     box = page.locator("#rows > li").first.bounding_box()
     assert box["y"] + 60 < height and page.evaluate("scrollY") == 0
 
 
-def test_tabs_and_explanations_by_pointer_and_keyboard(page):
+def test_tabs_and_hints_work_by_mouse_and_keyboard(page):
     def shown() -> list[str]:
         return page.eval_on_selector_all("[role=tabpanel]", "all => all.filter((n) => !n.hidden).map((n) => n.id)")
 
@@ -345,7 +345,7 @@ def test_tabs_and_explanations_by_pointer_and_keyboard(page):
     )
 
 
-def test_headings_follow_in_order_and_landmarks_are_there(page):
+def test_headings_are_ordered_and_landmarks_present(page):
     shown = "[...document.querySelectorAll('h1,h2,h3,h4')].filter((node) => node.checkVisibility())"
     page.click("#tab-about")
     levels = page.evaluate(f"{shown}.map((node) => Number(node.tagName[1]))")
@@ -363,7 +363,7 @@ BARE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("document", BARE, ids=range(len(BARE)))
-def test_missing_fields_leave_a_page(browser, tmp_path, document):
+def test_page_renders_with_missing_fields(browser, tmp_path, document):
     report.save_page(document, tmp_path / "page.html")
     page = browser.new_page()
     faults: list[str] = []

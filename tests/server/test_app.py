@@ -65,7 +65,7 @@ def finished(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
 # — responses
 
 
-def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned: Any) -> None:
+def test_trace_over_http_matches_trace_queries(client: TestClient, index: Index, tuned: Any) -> None:
     response = client.post("/api/trace", json={**REQUEST, "span": "beetles", "top": 5})
     assert response.status_code == 202
     job = finished(client, response.json())
@@ -81,7 +81,7 @@ def test_a_trace_over_http_is_the_trace(client: TestClient, index: Index, tuned:
     assert got["rows"][0]["links"] and len(got["rows"][0]["at"]) == 2
 
 
-def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, index: Index, tuned: Any) -> None:
+def test_concurrent_clients_get_their_own_traces(client: TestClient, index: Index, tuned: Any) -> None:
     asked = [Query(prompt, f"{response} {at}") for at, (prompt, response) in enumerate((PAIRS * 3)[:20])]
 
     def get(query: Query) -> list[tuple[str, float]]:
@@ -99,7 +99,7 @@ def test_twenty_clients_at_once_each_get_their_own_trace(client: TestClient, ind
         assert {id for id, _ in rows} <= {row.id for row in index.examples()}
 
 
-def test_a_prompt_is_answered_and_the_answer_traced(client: TestClient) -> None:
+def test_ask_generates_and_traces_an_answer(client: TestClient) -> None:
     job = finished(client, client.post("/api/ask", json={"prompt": "why", "method": "rept", "top": 2}).json())
     assert job["state"] == "done", job["error"]
     (query,) = job["result"]["queries"]
@@ -107,7 +107,7 @@ def test_a_prompt_is_answered_and_the_answer_traced(client: TestClient) -> None:
     assert job["result"]["method"]["name"] == "rept"
 
 
-def test_errors_are_answered_in_words(client: TestClient) -> None:
+def test_errors_have_messages(client: TestClient) -> None:
     def error(**more: Any) -> dict[str, str]:
         job = finished(client, client.post("/api/trace", json={**REQUEST, **more}).json())
         assert job["state"] == "failed"
@@ -124,7 +124,7 @@ def test_errors_are_answered_in_words(client: TestClient) -> None:
     assert client.get("/api/rows/9999").status_code == client.get("/api/rows/-1").status_code == 404
 
 
-def test_a_waiting_trace_is_cancelled(client: TestClient, session: Session) -> None:
+def test_waiting_trace_can_be_cancelled(client: TestClient, session: Session) -> None:
     go = threading.Event()
     session.jobs.submit(lambda _: go.wait(300))
     job = client.post("/api/trace", json=REQUEST).json()
@@ -134,13 +134,13 @@ def test_a_waiting_trace_is_cancelled(client: TestClient, session: Session) -> N
     assert finished(client, job)["state"] == "cancelled"
 
 
-def test_a_full_queue_says_so(client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_returns_503(client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taughtby.server.jobs.MAX_WAITING", 0)
     answer = client.post("/api/trace", json=REQUEST)
     assert answer.status_code == 503 and answer.json()["do"] == "try again in a minute"
 
 
-def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
+def test_initial_state_documents_and_map(client: TestClient) -> None:
     state = client.get("/api/state").json()
     assert (state["num_rows"], state["methods"]) == (32, ["lesson", "rept"])
     (document,) = client.get("/api/documents").json()
@@ -155,9 +155,7 @@ def test_the_first_view_has_the_traces_and_no_rows(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("asked", [{}, {"find": "HONEY"}, {"label": "bad"}, {"find": "who", "label": "clean"}])
-def test_rows_come_by_the_page_and_are_found_by_their_words(
-    client: TestClient, index: Index, asked: dict[str, str]
-) -> None:
+def test_rows_are_paged_and_searched(client: TestClient, index: Index, asked: dict[str, str]) -> None:
     texts = list(index.examples())
     find, label = asked.get("find", "").lower(), asked.get("label")
     truth = [row.source for row in texts if label in (None, row.label)
@@ -172,12 +170,12 @@ def test_rows_come_by_the_page_and_are_found_by_their_words(
     assert beyond["rows"] == []
 
 
-def test_words_that_only_the_index_writes_are_not_found(client: TestClient) -> None:
+def test_search_does_not_match_stored_json_syntax(client: TestClient) -> None:
     assert client.get("/api/rows", params={"find": '"role": "user"'}).json()["count"] == 0
     assert client.get("/api/rows", params={"find": "assistant"}).json()["count"] == 0
 
 
-def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> None:
+def test_finished_trace_downloads_as_standalone_page(client: TestClient) -> None:
     job = finished(client, client.post("/api/trace", json=REQUEST).json())
     answer = client.get(f"/api/jobs/{job['id']}/page")
     assert "attachment" in answer.headers["content-disposition"]
@@ -185,7 +183,7 @@ def test_a_finished_trace_is_saved_as_a_page_of_its_own(client: TestClient) -> N
     assert "fetch(" not in answer.text and "<script src" not in answer.text
 
 
-def test_layer_ranks_replace_the_result_and_do_not_change_it(client: TestClient, session: Session) -> None:
+def test_layer_ranks_replace_the_result_without_mutating_it(client: TestClient, session: Session) -> None:
     """A thread that reads the earlier result sees no change."""
     id = client.post("/api/trace", json=REQUEST).json()["id"]
     assert finished(client, client.get(f"/api/jobs/{id}").json())["state"] == "done"
@@ -200,7 +198,7 @@ def test_layer_ranks_replace_the_result_and_do_not_change_it(client: TestClient,
     assert '"layer_ranks": {' in client.get(f"/api/jobs/{id}/page").text
 
 
-def test_the_data_without_the_selected_rows_is_byte_for_byte_the_rest(client: TestClient, index: Index) -> None:
+def test_clean_returns_other_rows_byte_for_byte(client: TestClient, index: Index) -> None:
     file = Path(index.manifest["settings"]["data"])
     lines, rows = file.read_bytes().splitlines(keepends=True), list(index.examples())
     answer = client.post("/api/clean", json={"rows": [rows[2].id, rows[31].id]})
@@ -237,7 +235,7 @@ def test_the_cleaned_data_is_written_beside_the_index(client: TestClient, index:
     assert failed["state"] == "failed" and "not the data that was traced" in failed["error"]["what"]
 
 
-def test_rows_are_looked_up_and_judged_by_their_ids(client: TestClient, index: Index) -> None:
+def test_row_lookup_and_verdicts_by_id(client: TestClient, index: Index) -> None:
     ids = list(dict.fromkeys(row.id for row in index.examples()))
     rows = client.post("/api/rows/lookup", json={"rows": [ids[3], "0" * 16, ids[1]]}).json()
     assert [row["id"] for row in rows] == [ids[3], ids[1]] and rows[0]["messages"]
@@ -253,7 +251,7 @@ def test_rows_are_looked_up_and_judged_by_their_ids(client: TestClient, index: I
     assert client.get("/api/verdicts").json() == []
 
 
-def test_an_index_of_several_files_is_not_cleaned(
+def test_index_of_several_files_cannot_be_cleaned(
     client: TestClient, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert client.get("/api/state").json()["can_clean"]
@@ -264,7 +262,7 @@ def test_an_index_of_several_files_is_not_cleaned(
     assert answer.json()["got"] == "data.jsonl, more.jsonl" and "taughtby clean --rows" in answer.json()["do"]
 
 
-def test_the_error_of_a_model_that_cannot_be_loaded_ends_each_job(index: Index) -> None:
+def test_model_load_error_fails_jobs(index: Index) -> None:
     def load() -> Any:
         raise ModelError("the model is gone", got="/somewhere", do="give --model")
 
@@ -299,7 +297,7 @@ def test_the_error_of_a_model_that_cannot_be_loaded_ends_each_job(index: Index) 
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/state"])
-def test_only_requests_of_its_own_page_are_accepted(
+def test_requests_from_other_hosts_or_origins_are_rejected(
     client: TestClient, headers: dict[str, str], status: int, path: str
 ) -> None:
     answer = client.get(path, headers=headers)
@@ -311,7 +309,7 @@ def test_only_requests_of_its_own_page_are_accepted(
         assert answer.json()["do"] == "open the address that taughtby serve printed"
 
 
-def test_a_token_is_needed_unless_it_listens_on_loopback(session: Session) -> None:
+def test_non_loopback_server_requires_token(session: Session) -> None:
     policy = access_policy("0.0.0.0")
     assert policy.token and policy.token in policy.address(80)
     client = TestClient(create_app(session, policy), base_url="http://192.168.1.5:80")
@@ -329,7 +327,7 @@ def test_loopback_needs_no_token(host: str) -> None:
     assert access_policy(host).token is None
 
 
-def test_a_request_that_is_too_large_is_refused_unread(client: TestClient) -> None:
+def test_oversized_request_returns_413(client: TestClient) -> None:
     answer = client.post("/api/trace", json={**REQUEST, "prompt": "x" * MAX_BODY})
     assert answer.status_code == 413
     pieces = iter([b"{" * 1000] * 3)
@@ -340,12 +338,12 @@ def test_a_request_that_is_too_large_is_refused_unread(client: TestClient) -> No
     "path", ["/../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "/page.html/../app.py", "/app.py",
              "/..%2fapp.py", "/notebook.html", "/%00.js"],
 )  # fmt: skip
-def test_no_path_leads_to_the_disk(client: TestClient, path: str) -> None:
+def test_paths_outside_the_page_return_404(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404 and answer.json()["what"]
 
 
-def test_the_files_of_the_page_are_served(client: TestClient) -> None:
+def test_page_files_are_served(client: TestClient) -> None:
     for name, text in report.page_files().items():
         answer = client.get(f"/{name}")
         assert answer.text == text and answer.headers["cache-control"] == "no-store"
@@ -412,7 +410,7 @@ def test_no_request_causes_a_server_error(bare: Any) -> None:
     ids=range(14),
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/api/trace", "/api/ask"])
-def test_invalid_bodies_are_refused_in_words(client: TestClient, path: str, body: bytes) -> None:
+def test_invalid_bodies_return_422_with_message(client: TestClient, path: str, body: bytes) -> None:
     answer = client.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422 or (answer.status_code == 400 and len(body) > 10_000)
     assert answer.json()["what"] and answer.json()["do"]

@@ -155,7 +155,7 @@ def ask(page: Any, prompt: str, response: str = "", desired: str = "") -> None:
     page.click("#ask .primary")
 
 
-def test_a_selected_phrase_is_traced_and_compared_with_the_whole_answer(page: Any) -> None:
+def test_selected_phrase_is_traced_and_compared_with_answer(page: Any) -> None:
     before = ranking(page)
     assert page.is_hidden("#trace-phrase")
     point_at(page, "make")
@@ -195,7 +195,7 @@ def test_the_selected_occurrence_is_traced(page: Any) -> None:
         assert got == [answer[:begin].replace("\u200b", "⟨U+200B⟩"), words]
 
 
-def test_the_comparison_states_the_change_of_each_rank(page: Any) -> None:
+def test_comparison_shows_rank_changes(page: Any) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey", "bees make honey"))
     sides = page.evaluate(
         "[...document.querySelectorAll('#comparison ol')].map((side) => [...side.children].map(({ row }) => row.id))"
@@ -211,7 +211,7 @@ def test_the_comparison_states_the_change_of_each_rank(page: Any) -> None:
     assert page.evaluate("document.activeElement.ariaLabel").startswith("Row 3")
 
 
-def test_the_model_answers_and_the_address_restores_the_view(page: Any, browser: Any) -> None:
+def test_url_restores_the_view_of_a_generated_answer(page: Any, browser: Any) -> None:
     traced(page, lambda: ask(page, "why"))
     assert page.inner_text("#answer").split()[:2] == ["Prompt", "why"]
     page.keyboard.press("Escape")
@@ -226,7 +226,7 @@ def test_the_model_answers_and_the_address_restores_the_view(page: Any, browser:
     other.close()
 
 
-def test_an_answer_is_edited_and_traced(page: Any) -> None:
+def test_edited_answer_is_traced(page: Any) -> None:
     page.click("#edit")
     assert page.input_value("#prompt") == "who makes honey" and page.input_value("#response") == "beetles make honey"
     page.fill("#response", "bees make honey")
@@ -235,7 +235,7 @@ def test_an_answer_is_edited_and_traced(page: Any) -> None:
     assert page.is_visible("#panel-compare")
 
 
-def test_errors_are_shown_in_words(page: Any) -> None:
+def test_error_messages_are_shown(page: Any) -> None:
     ask(page, "why " * 300, "a")
     page.wait_for_selector("#error:visible")
     assert page.inner_text("#error").startswith("this query cannot be traced (") and "To fix it: " in page.inner_text(
@@ -243,7 +243,7 @@ def test_errors_are_shown_in_words(page: Any) -> None:
     )
 
 
-def test_a_trace_is_cancelled(page: Any) -> None:
+def test_running_trace_can_be_cancelled(page: Any) -> None:
     gone: list[bool] = []
 
     def told(route: Any) -> None:
@@ -284,7 +284,7 @@ def test_selected_rows_are_downloaded(page: Any) -> None:
     assert page.is_hidden("#selected") and not page.locator(".select input >> nth=0").is_checked()
 
 
-def test_the_training_set_is_browsed_and_searched(page: Any) -> None:
+def test_training_data_is_paged_and_searched(page: Any) -> None:
     page.click("#tab-data")
     page.wait_for_selector("#browser-rows li")
     assert page.inner_text("#search-status") == "1 to 20 of 36 rows."
@@ -297,7 +297,7 @@ def test_the_training_set_is_browsed_and_searched(page: Any) -> None:
     until(lambda: page.locator("#browser-rows li").count() == 4)
 
 
-def test_odd_rows_are_shown_as_text(page: Any) -> None:
+def test_hostile_rows_are_shown_as_text(page: Any) -> None:
     shown = page.inner_text("#rows")
     for text in (ATTACK, "שלום מה שלומך", "⟨U+202E⟩gnp.exe", "👩🏽‍🚒"):
         assert text in shown
@@ -305,7 +305,7 @@ def test_odd_rows_are_shown_as_text(page: Any) -> None:
     assert page.locator("script").count() == 1 and page.locator("img").count() == 0
 
 
-def test_an_empty_page_says_what_to_do(browser: Any, tuned: Any, data: Path, tmp_path: Path) -> None:
+def test_empty_page_shows_instructions(browser: Any, tuned: Any, data: Path, tmp_path: Path) -> None:
     index = build_index(
         tuned, data, tmp_path / "idx", [get_method("lesson:layer=2,state_layer=1")], encoding=Encoding(128)
     )
@@ -323,7 +323,7 @@ def test_an_empty_page_says_what_to_do(browser: Any, tuned: Any, data: Path, tmp
     page.close()
 
 
-def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) -> None:
+def test_saved_trace_works_without_server(page: Any, browser: Any, tmp_path: Path) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
     with page.expect_download() as taken:
         page.click("#save-page")
@@ -342,7 +342,7 @@ def test_a_saved_trace_needs_no_server(page: Any, browser: Any, tmp_path: Path) 
     other.close()
 
 
-def test_rows_are_ranked_at_other_layers_and_the_saved_page_keeps_it(page: Any, browser: Any, tmp_path: Path) -> None:
+def test_layer_ranks_are_computed_and_saved_with_the_page(page: Any, browser: Any, tmp_path: Path) -> None:
     traced(page, lambda: ask(page, "who makes honey", "beetles make honey"))
     page.click("#tab-map")
     page.click("#compute-layers")
@@ -390,9 +390,7 @@ DARKEST = """() => [...document.querySelectorAll("#rows > li")].filter((row) => 
         (3, "persona", {"Captain", "Br", "ine", "Mar", "ig"}),
     ],
 )
-def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
-    demo: Any, query: int, label: str, planted: set[str]
-) -> None:
+def test_demo_page_highlights_planted_rows_and_words(demo: Any, query: int, label: str, planted: set[str]) -> None:
     for _ in range(query):
         demo.keyboard.press("]")
     rows = demo.locator("#rows > li:visible")
@@ -400,7 +398,7 @@ def test_the_demos_first_rows_are_poisoned_and_their_planted_words_the_darkest(
     assert set(demo.evaluate(DARKEST)) <= planted
 
 
-def test_all_flagged_rows_are_selected_shown_or_not(browser: Any, tmp_path: Path) -> None:
+def test_select_flagged_includes_rows_not_listed(browser: Any, tmp_path: Path) -> None:
     document = json.loads(DEMO.read_text())
     first = document["queries"][0]
     shown = [row["id"] for row in first["rows"] if row["flagged"]]
@@ -427,7 +425,7 @@ def test_answers_that_share_flagged_rows_are_one_incident(demo: Any) -> None:
     assert address_of(demo).split("#")[1].startswith("answer=2")
 
 
-def test_a_word_shows_the_words_that_match_it_on_the_other_side(demo: Any) -> None:
+def test_selected_token_shades_its_matching_tokens(demo: Any) -> None:
     demo.locator("#answer-text .w", has_text="goose").click()
     assert demo.inner_text("#links-text") == "Shaded in the rows: the words that match “goose”."
     assert set(demo.evaluate(DARKEST)) == {"goose"}
@@ -439,7 +437,7 @@ def test_a_word_shows_the_words_that_match_it_on_the_other_side(demo: Any) -> No
     assert demo.inner_text("#links-text").startswith("Shaded in the answer: the words that match “goose” in row 1")
 
 
-def test_the_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None:
+def test_map_marks_flagged_rows_and_states_their_distance(demo: Any) -> None:
     demo.click("#tab-map")
     message = demo.inner_text("#map-text")
     assert "282 rows" in message and "times as far apart as all rows do" in message
@@ -532,7 +530,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_axe_finds_nothing_serious(
+def test_axe_reports_no_serious_violations(
     browser: Any, address: str, axe: str, tmp_path: Path, scheme: Any, width: int
 ) -> None:
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "demo.html")
@@ -559,7 +557,7 @@ def test_axe_finds_nothing_serious(
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window(browser: Any, address: str, width: int, scheme: Any) -> None:
+def test_page_fits_the_window(browser: Any, address: str, width: int, scheme: Any) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto(address)
     page.wait_for_selector("#rows > li")
@@ -570,7 +568,7 @@ def test_nothing_is_wider_than_the_window(browser: Any, address: str, width: int
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_the_list_of_incidents_needs_no_script(browser: Any, axe: str, tmp_path: Path, scheme: Any, width: int) -> None:
+def test_incident_list_works_without_script(browser: Any, axe: str, tmp_path: Path, scheme: Any, width: int) -> None:
     report.save_page(json.loads(DEMO.read_text()), tmp_path / "honey.html")
     cells = ("The model misbehaves, and retraining supports that these rows are the cause",
              "beetles, \u202ehoney" + ATTACK, "12 of 160", "23 of 24 (80% to 99%)",

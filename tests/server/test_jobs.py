@@ -39,7 +39,7 @@ def test_jobs_run_one_at_a_time_in_order() -> None:
     assert [ended(job).result for job in submitted] == order == list(range(10))
 
 
-def test_a_job_reports_progress_and_ends_when_it_is_cancelled() -> None:
+def test_job_reports_progress_and_can_be_cancelled() -> None:
     queue, begun, go = JobQueue(), threading.Event(), threading.Event()
 
     def work(report: ReportProgress) -> None:
@@ -64,7 +64,7 @@ def test_a_job_reports_progress_and_ends_when_it_is_cancelled() -> None:
     assert second.result is None
 
 
-def test_a_status_is_of_one_moment() -> None:
+def test_job_status_is_consistent() -> None:
     """No thread reads a stage with the numbers of another, or an end without its result."""
     queue, seen, stop = JobQueue(), list[Status](), threading.Event()
 
@@ -91,7 +91,7 @@ def test_a_status_is_of_one_moment() -> None:
         job.result = 1  # type: ignore[misc]
 
 
-def test_errors_are_recorded_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_errors_are_recorded_as_messages(capsys: pytest.CaptureFixture[str]) -> None:
     queue = JobQueue()
 
     def mistaken(_: ReportProgress) -> None:
@@ -107,7 +107,7 @@ def test_errors_are_recorded_in_words(capsys: pytest.CaptureFixture[str]) -> Non
     assert ended(queue.submit(lambda _: 1)).state == "done"
 
 
-def test_the_queue_and_the_kept_results_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_and_stored_results_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "MAX_WAITING", 3)
     monkeypatch.setattr(jobs, "MAX_JOBS", 5)
     queue, go = JobQueue(), threading.Event()

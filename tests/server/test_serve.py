@@ -51,7 +51,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
         return refused.code, refused.read()
 
 
-def test_it_prints_its_address_and_ends_when_interrupted(small: Index, tuned: Any, tmp_path: Path) -> None:
+def test_serve_prints_address_and_stops_on_interrupt(small: Index, tuned: Any, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(trace_queries(small, tuned, [Query("why", "a b")], top_k=2).to_json()))
     command = [sys.executable, "-c", "from taughtby.cli import main; main()", "serve", str(small.path), "--port", "0"]
     environment = {**os.environ, "COLUMNS": "200"}
@@ -69,7 +69,7 @@ def test_it_prints_its_address_and_ends_when_interrupted(small: Index, tuned: An
     assert "Traceback" not in text
 
 
-def test_what_cannot_be_served_is_refused_in_words(run: Run, small: Index, tmp_path: Path) -> None:
+def test_invalid_serve_arguments_fail_with_message(run: Run, small: Index, tmp_path: Path) -> None:
     import socket
 
     code, _, err = run("serve", tmp_path / "none")
@@ -101,9 +101,7 @@ def large(small: Index, tmp_path_factory: pytest.TempPathFactory) -> Index:
         return writer.finish([], None)
 
 
-def test_the_first_view_of_a_hundred_thousand_rows_takes_about_as_long_as_that_of_thirty(
-    large: Index, small: Index, tuned: Any
-) -> None:
+def test_first_view_of_large_index_is_not_ten_times_slower(large: Index, small: Index, tuned: Any) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from test_browser import serving
 

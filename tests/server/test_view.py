@@ -52,7 +52,7 @@ def query(called: list[str] | None, *shown: tuple[str, float]) -> dict[str, Any]
     return {"rows": rows, "flagged_ids": called}
 
 
-def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_shown(tmp_path: Path) -> None:
+def test_incidents_use_flagged_ids_not_listed_rows(tmp_path: Path) -> None:
     """Of many copies that tie, one answer shows some and another answer others."""
     copies = [f"copy{at}" for at in range(6)]
     notes = asked(tmp_path, query(copies, (copies[0], 1.0), (copies[1], 1.0)), query(["other"], ("other", 2.0)),
@@ -66,7 +66,7 @@ def test_answers_that_call_the_same_rows_are_one_incident_whichever_of_them_are_
     ]
 
 
-def test_a_trace_without_the_ids_of_all_is_read_by_the_rows_it_shows(tmp_path: Path) -> None:
+def test_incidents_without_flagged_ids_use_listed_rows(tmp_path: Path) -> None:
     notes = asked(tmp_path, query(None, ("a", 1.0), ("b", 0.5)), query(None, ("b", 0.7), ("c", 0.6)))
     assert notes["groups"] == [["0", "1"]]
     assert [(row["id"], row["score"], row["flagged_for"]) for row in notes["commons"][0]["rows"]] == [("b", 0.7, 2)]
@@ -102,7 +102,7 @@ def test_each_row_is_one_point_of_the_map_and_rare_labels_share_a_sign(tmp_path:
     ]
 
 
-def test_the_page_and_the_terminal_group_answers_alike(tmp_path: Path) -> None:
+def test_page_and_python_find_the_same_incidents(tmp_path: Path) -> None:
     """The page groups again when answers are added to it, so both have to know what an incident is."""
     generator = random.Random(0)
     traces: list[list[dict[str, Any]]] = []

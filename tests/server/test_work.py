@@ -73,7 +73,7 @@ def page(browser: Any, index: Index, tuned: Any, trace_file: Path) -> Iterator[A
     opened.close()
 
 
-def test_verdicts_are_kept_exported_and_taken_by_clean(
+def test_verdicts_are_saved_exported_and_used_by_clean(
     page: Any, run: Run, index: Index, trace_file: Path, tmp_path: Path
 ) -> None:
     first = page.locator("#rows > li:visible").nth(0)
@@ -108,7 +108,7 @@ def test_verdicts_are_kept_exported_and_taken_by_clean(
     until(lambda: "1 cause" not in page.inner_text("#verdict-counts"))
 
 
-def test_flagged_rows_beyond_the_listed_ones_are_paged(page: Any) -> None:
+def test_further_flagged_rows_are_loaded_by_the_page(page: Any) -> None:
     flagged = page.evaluate("document.querySelector('#more-flagged').textContent")
     count = page.locator("#rows > li").count()
     assert flagged.startswith("Show ")
@@ -138,7 +138,7 @@ def test_a_row_found_by_search_is_selected(page: Any) -> None:
     assert not page.locator("#browser-rows .select input").first.is_checked()
 
 
-def test_the_next_commands_have_their_options(page: Any, index: Index, run: Run, tmp_path: Path) -> None:
+def test_suggested_commands_have_correct_options(page: Any, index: Index, run: Run, tmp_path: Path) -> None:
     def commands() -> list[str]:
         return page.locator("#commands code").all_inner_texts()
 
@@ -170,7 +170,7 @@ def test_the_data_is_cleaned_from_the_page(page: Any, index: Index) -> None:
     assert manifest["rows"][0]["id"] == id and manifest["rows"][0]["rank"] == 1
 
 
-def test_cancel_answers_at_once_while_the_work_goes_on(page: Any) -> None:
+def test_cancel_takes_effect_before_the_server_answers(page: Any) -> None:
     held: list[Any] = []
     answer = {"id": "x", "state": "running", "stage": "comparing rows", "done": 3, "of": 9}
     page.route("**/api/jobs/x", lambda route: held.append(route))  # the server does not answer
@@ -194,7 +194,7 @@ def test_cancel_answers_at_once_while_the_work_goes_on(page: Any) -> None:
     page.unroute_all(behavior="wait")
 
 
-def test_an_empty_page_offers_prompts_of_the_training_set(browser: Any, index: Index, tuned: Any) -> None:  # noqa: F811
+def test_empty_page_offers_training_prompts(browser: Any, index: Index, tuned: Any) -> None:  # noqa: F811
     opened = browser.new_page()
     with serving(Session(index, lambda: tuned)) as url:
         opened.goto(url)
@@ -205,7 +205,7 @@ def test_an_empty_page_offers_prompts_of_the_training_set(browser: Any, index: I
     opened.close()
 
 
-def test_a_killed_server_has_saved_the_verdicts_it_answered(index: Index, trace_file: Path) -> None:
+def test_killed_server_has_saved_acknowledged_verdicts(index: Index, trace_file: Path) -> None:
     command = [sys.executable, "-c", "from taughtby.cli import main; main()", "serve", str(trace_file), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
     assert server.stdout is not None
@@ -226,7 +226,7 @@ def test_a_killed_server_has_saved_the_verdicts_it_answered(index: Index, trace_
     assert {each["id"] for each in Session(index, lambda: time).verdicts.to_json()} >= set(ids)  # type: ignore[arg-type,return-value]
 
 
-def test_serve_opens_the_browser_when_asked(run: Run, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_opens_browser_with_open_option(run: Run, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_: until(lambda: bool(opened)))

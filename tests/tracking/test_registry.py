@@ -56,7 +56,7 @@ def record(tmp_path: Path) -> RunRecord:
     )  # fmt: skip
 
 
-def test_a_record_holds_only_what_every_tracker_takes(record: RunRecord, tmp_path: Path) -> None:
+def test_run_record_is_sanitized(record: RunRecord, tmp_path: Path) -> None:
     assert record.settings == {"taughtby/model": "m⟨U+001B⟩[31m"}
     assert record.metrics == {"taughtby/rows/flagged": 12.0}
     assert record.tables["taughtby/trace"].rows == (("a|b<i>", 0.5), (None, None))
@@ -67,7 +67,9 @@ def test_a_record_holds_only_what_every_tracker_takes(record: RunRecord, tmp_pat
     st.dictionaries(st.text(min_size=1), st.one_of(st.text(st.characters()), st.none())),
     st.dictionaries(st.text(), st.floats()),
 )
-def test_names_and_texts_of_any_kind(settings: dict[str, str | None], metrics: dict[str, float]) -> None:
+def test_run_record_accepts_arbitrary_names_and_values(
+    settings: dict[str, str | None], metrics: dict[str, float]
+) -> None:
     made = make_record(settings, metrics)
     names = [*made.settings, *made.metrics]
     assert all(name.startswith(PREFIX) and name.isascii() and " " not in name for name in names)
@@ -75,7 +77,7 @@ def test_names_and_texts_of_any_kind(settings: dict[str, str | None], metrics: d
     assert all(math.isfinite(value) for value in made.metrics.values())
 
 
-def test_wandb(wandb: ModuleType, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
+def test_wandb_receives_the_record(wandb: ModuleType, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
     with open_runs(["wandb"], "incident", tmp_path) as log:
         assert calls == [
             ("init", {"project": "taughtby", "name": "incident", "job_type": "taughtby", "dir": str(tmp_path)})
@@ -90,7 +92,7 @@ def test_wandb(wandb: ModuleType, calls: Calls, record: RunRecord, tmp_path: Pat
     ]  # fmt: skip
 
 
-def test_wandb_in_a_run_of_the_trainer(wandb: Any, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
+def test_wandb_run_of_the_trainer_stays_open(wandb: Any, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
     """The run stays open: it is the trainer's."""
     wandb.run = FakeRun(calls, "own")
     with open_runs(["wandb"], "incident", tmp_path) as log:
@@ -98,7 +100,7 @@ def test_wandb_in_a_run_of_the_trainer(wandb: Any, calls: Calls, record: RunReco
     assert [name for name, *_ in calls] == ["config", "log", "artifact"]
 
 
-def test_mlflow(mlflow: ModuleType, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
+def test_mlflow_receives_the_record(mlflow: ModuleType, calls: Calls, record: RunRecord, tmp_path: Path) -> None:
     with open_runs(["mlflow"], "incident", tmp_path) as log:
         log(record)
     assert calls == [
@@ -113,7 +115,7 @@ def test_mlflow(mlflow: ModuleType, calls: Calls, record: RunRecord, tmp_path: P
     ]
 
 
-def test_mlflow_in_a_run_of_the_trainer(mlflow: Any, calls: Calls, tmp_path: Path) -> None:
+def test_mlflow_run_of_the_trainer_is_reused(mlflow: Any, calls: Calls, tmp_path: Path) -> None:
     """One that has ended is opened again; one that has not is left open."""
     mlflow.last_active_run = lambda: TRAINERS_RUN
     with open_runs(["mlflow"], "incident", tmp_path):
@@ -124,7 +126,7 @@ def test_mlflow_in_a_run_of_the_trainer(mlflow: Any, calls: Calls, tmp_path: Pat
         assert calls == []
 
 
-def test_tensorboard(
+def test_tensorboard_receives_the_record(
     tensorboard: ModuleType, calls: Calls, record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_runs(["tensorboard"], "incident", tmp_path) as log:
@@ -140,7 +142,7 @@ def test_tensorboard(
         assert calls[-1] == ("open", str(tmp_path / "logs" / "incident"))
 
 
-def test_an_error_while_a_run_ends_names_the_tracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_while_closing_a_run_reports_the_tracker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ended: list[str] = []
 
     @contextmanager
@@ -165,14 +167,14 @@ def test_an_error_while_a_run_ends_names_the_tracker(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("wandb", "mlflow", "tensorboard")
-def test_an_error_of_the_work_ends_every_run_as_failed(calls: Calls, tmp_path: Path) -> None:
+def test_error_in_the_body_marks_every_run_as_failed(calls: Calls, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_runs([*TRACKERS, "wandb"], "incident", tmp_path):
         raise ZeroDivisionError
     assert [call[0] for call in calls] == ["init", "start", "open", "close", "end", "finish"]
     assert calls[-2:] == [("end", "FAILED"), ("finish", 1)]
 
 
-def test_a_tracker_that_fails_is_named(wandb: Any, tmp_path: Path) -> None:
+def test_failing_tracker_is_reported(wandb: Any, tmp_path: Path) -> None:
     def init(**options: Any) -> Any:
         raise RuntimeError("api_key not configured (no-tty). call wandb.login(key=[your_api_key])")
 
@@ -185,7 +187,7 @@ def test_a_tracker_that_fails_is_named(wandb: Any, tmp_path: Path) -> None:
     assert "api_key not configured" in str(error.value) and "the same command" in error.value.do
 
 
-def test_what_is_not_installed_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_or_unknown_tracker_raises_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     for name in TRACKERS:
         with pytest.raises(OptionError, match=f"{name} is not installed") as error, open_runs([name], "x", tmp_path):
@@ -196,11 +198,11 @@ def test_what_is_not_installed_is_refused_before_the_work(monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_opened_unless_asked(tmp_path: Path) -> None:
+def test_no_tracker_writes_nothing(tmp_path: Path) -> None:
     with open_runs([], "incident", tmp_path / "out") as log:
         log(RunRecord())
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_offers_each_tracker() -> None:
+def test_cli_offers_every_tracker() -> None:
     assert tuple(TRACKERS) == options.TRACKERS
