@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -235,3 +238,36 @@ def test_serve_opens_browser_with_open_option(run: Run, index: Index, monkeypatc
     monkeypatch.setattr("uvicorn.Server.run", lambda *_: None)
     code, _, _ = run("serve", index.path, "--port", "0")
     assert code == 0 and len(opened) == 1  # the output is no terminal
+
+
+def test_kill_amid_verdict_requests_keeps_all_confirmed_verdicts(index: Index, trace_file: Path) -> None:
+    command = [sys.executable, "-c", "from taughtby.cli import main; main()", "serve", str(trace_file), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert server.stdout is not None
+    url = server.stdout.readline().split()[0]
+    ids = list(dict.fromkeys(row.id for row in index.examples()))[:4]
+    confirmed: dict[str, int] = {}
+
+    def judge(id: str) -> None:
+        """Judge one row again and again, until the server is gone."""
+        for number in itertools.count():
+            body = json.dumps({"verdict": "cause", "note": str(number)}).encode()
+            request = urllib.request.Request(f"{url}api/verdicts/{id}", body, {"content-type": "application/json"},
+                                             method="PUT")  # fmt: skip
+            try:
+                with urllib.request.urlopen(request, timeout=300) as answer:
+                    answer.read()
+            except (OSError, http.client.HTTPException):
+                return
+            confirmed[id] = number
+
+    threads = [threading.Thread(target=judge, args=(id,)) for id in ids]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(confirmed) == 4 and min(confirmed.values()) >= 3)
+    server.send_signal(signal.SIGKILL)  # each thread has a request under way, or is about to send one
+    server.wait()
+    for thread in threads:
+        thread.join()
+    saved = {each["id"]: each for each in Session(index, lambda: time).verdicts.to_json()}
+    assert all(int(saved[id]["note"]) in (confirmed[id], confirmed[id] + 1) for id in ids)
