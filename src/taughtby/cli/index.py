@@ -77,12 +77,11 @@ def build(
     with progress_bar(errors(), f"index {data}") as tell:
         if pool:
             pool.set_note = tell.set_note
-        index = build_index(
-            loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell, pool=pool, note=note
-        )
+        index = build_index(loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell,
+                            pool=pool, note=note)  # fmt: skip
     skipped = index.manifest["skipped"]
-    features = join_names(index.features)
-    output().print(f"{len(index):,} rows in {storage_path(out)}, features {features}; {len(skipped):,} skipped")
+    output().print(f"{len(index):,} rows in {storage_path(out)}, features {join_names(index.features)}; "
+                   f"{len(skipped):,} skipped")  # fmt: skip
     for name, text in index.manifest["settings"]["notes"].items():
         if isinstance(text, str):
             note(f"{name}: {text}")

@@ -82,9 +82,8 @@ def retrain(
     )
     for text in notes:
         note(text)
-    design = design_from_trace(
-        document, chosen, num_random=random, curve=read_numbers(curve), truth_labels=truth or (), mask_words=mask_words
-    )
+    design = design_from_trace(document, chosen, num_random=random, curve=read_numbers(curve),
+                               truth_labels=truth or (), mask_words=mask_words)  # fmt: skip
     examples, cache = list(read_examples(data, reading)), open_cache(out)
     clean, usual = read_unaffected(held_out, ordinary)
     with open_runs(report_to or (), out.resolve().name, out) as report:

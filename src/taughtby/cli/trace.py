@@ -53,10 +53,9 @@ def trace(
 
     index = Index.open(idx)
     reading = index.manifest["settings"]["reading"]
-    chosen = (
-        read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
-        if queries else []
-    )  # fmt: skip
+    chosen = list[Query]()
+    if queries:
+        chosen = read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
     if prompt is not None and response is not None:
         chosen = [Query(prompt, response, span, desired)]
         chosen[0].span_position()  # before the model is loaded
@@ -64,8 +63,7 @@ def trace(
     if prompt is not None and response is None:
         template = index.manifest["settings"]["encoding"]["template"]
         chosen = [Query(prompt, generate(loaded, [prompt], template=template)[0], span, desired)]
-    title = f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}"
-    with progress_bar(errors(), title) as tell:
+    with progress_bar(errors(), f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}") as tell:
         result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)
     document = result.to_json()
     if json:

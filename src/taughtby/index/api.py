@@ -85,21 +85,23 @@ def build_index(
     Raises:
         TaughtbyError: The model, the data, a method or the folder cannot be used.
     """
-    chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
-    parsed = [get_method(method) for method in chosen]  # pyright: ignore[reportArgumentType]
-    if not parsed:
-        raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")
+    parsed = _parse_methods(methods)
     if isinstance(data, Model):
-        raise OptionError(
-            "the model and the data are swapped", do="give the model first: build_index(model, data, out)"
-        )
-    loaded = as_model(model)
-    file = data_file(data, out)
+        do = "give the model first: build_index(model, data, out)"
+        raise OptionError("the model and the data are swapped", do=do)
+    loaded, file = as_model(model), data_file(data, out)
     with reported(progress, f"index {file}") as callback:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
             layers=layers, append=append, progress=callback, pool=pool, note=note,
         )  # fmt: skip
+
+
+def _parse_methods(methods: Methods) -> list[Method]:
+    chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    if not chosen:
+        raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")
+    return [get_method(method) for method in chosen]  # pyright: ignore[reportArgumentType]
 
 
 def load_indexed_model(
