@@ -15,7 +15,7 @@ ORDER = (
     "models", "data", "capture", "methods", "index", "reporting", "lab", "attribution", "remediation",
     "bench", "server", "cli",
 )  # fmt: skip
-LONGEST = 300
+LONGEST, LONGEST_FUNCTION = 300, 50  # lines of a file, and of a function
 
 
 def sources() -> dict[str, str]:
@@ -109,3 +109,10 @@ def test_files_are_short_and_have_specific_names() -> None:
     assert long == {}
     nothing = {"utils", "util", "common", "helpers", "misc", "core", "base_utils"}
     assert [path for path in sources() if nothing & set(module_of(path))] == []
+
+
+def test_no_function_is_too_long() -> None:
+    functions = [(path, node) for path, source in sources().items() for node in ast.walk(ast.parse(source))
+                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]  # fmt: skip
+    lengths = {f"{path}::{node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
