@@ -109,10 +109,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explain_errors(what: str, do: str) -> Generator[None]:
-    """Convert any error of a loader into a ModelError that says `what` is wrong and what to `do`.
+def explain_errors(what: str, do: str, error_type: type[TaughtbyError] | None = None) -> Generator[None]:
+    """Convert any error into one that says `what` is wrong and what to `do`: a ModelError, or `error_type`.
 
-    Loaders raise a dozen types of error, including bare Exceptions. A fault of the machine is reported as such.
+    Loaders and clients raise a dozen types of error, including bare Exceptions. A fault of the machine is reported as
+    such.
     """
     try:
         yield
@@ -121,7 +122,8 @@ def explain_errors(what: str, do: str) -> Generator[None]:
     except Exception as error:
         if fault := machine_fault(error):
             what, do = f"{what}: {fault[0]}", fault[1]
-        raise ModelError(what, got=f"{type(error).__name__}: {str(error).strip()[:300]}", do=do) from error
+        got = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        raise (error_type or ModelError)(what, got=got, do=do) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from taughtby.errors import StoreError, TaughtbyError, machine_fault
+from taughtby.errors import StoreError, explain_errors
 from taughtby.index.build import Progress
 from taughtby.index.manifest import read_finished, require_no_pending
 from taughtby.index.reader import Index
 from taughtby.index.storage import DRAFT, StoragePath, empty, remove, storage_errors, storage_path
 from taughtby.index.transaction import tracked_files
 from taughtby.index.verify import verify
-from taughtby.text import cli_command, shorten
+from taughtby.text import cli_command
 
 KIND = "dataset"
 ROWS = "rows.lance"
@@ -124,17 +123,7 @@ def _require_sound(path: Path, name: str, progress: Progress | None) -> None:
         raise StoreError(f"{name} is damaged", got=f"{first.where}: {first.what}{more}", do=do)
 
 
-@contextmanager
-def _hub_errors(repo: str) -> Generator[None]:
+def _hub_errors(repo: str) -> AbstractContextManager[None]:
     """Convert any error of the hub's client into a StoreError that names the repository."""
-    try:
-        yield
-    except TaughtbyError:
-        raise
-    except Exception as error:
-        fault = machine_fault(error)
-        do = "check the name, the connection, and that you are logged in (hf auth login) and have access"
-        raise StoreError(
-            f"the request to the hub for {repo} failed{f': {fault[0]}' if fault else ''}",
-            got=shorten(f"{type(error).__name__}: {str(error).strip()}", 300), do=fault[1] if fault else do,
-        ) from error  # fmt: skip
+    do = "check the name, the connection, and that you are logged in (hf auth login) and have access"
+    return explain_errors(f"the request to the hub for {repo} failed", do, StoreError)
