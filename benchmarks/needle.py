@@ -8,6 +8,7 @@ ordinary rows that the model has never seen, and every size is traced with the s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -162,7 +163,8 @@ def _measure_size(plan: Plan, model: Model, queries: Sequence[Query], size: int,
     """Append rows up to the size, and trace."""
     data, folder = plan.out / f"rows-{size}.jsonl", plan.out / "idx"
     write_examples(haystack(plan, size), data)
-    append = (folder / "manifest.json").exists()
+    manifest = folder / "manifest.json"
+    append = manifest.exists() and json.loads(manifest.read_text())["complete"]  # else the first build resumes
     encoding = default_options(model.metadata, model.context_length, raw=False)
     before = len(Index.open(folder)) if append else 0
     with measure_cost(model.device) as build, progress_bar(console, f"index {size:,} rows") as progress:

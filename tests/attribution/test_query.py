@@ -225,8 +225,8 @@ def test_truncated_span_raises(tuned: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ((None, "a"), "the prompt of a query is no text\n  got: None"),
-        (("why", 3), "the response of a query is no text\n  got: 3"),
+        ((None, "a"), "the prompt of a query is not text\n  got: None"),
+        (("why", 3), "the response of a query is not text\n  got: 3"),
         (("why", ""), "the response of a query is empty"),
         (("why", " \n"), "the response of a query is empty"),
         (("why", "a", None, ""), "the desired answer of a query is empty"),

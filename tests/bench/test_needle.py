@@ -7,18 +7,27 @@ import re
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import pytest
+
+import needle
 from needle import Plan, haystack, measure, ordinary_pairs, table
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions
 from taughtby.progress import Terminal
 
 
-def test_growing_index_has_constant_planted_rows_and_resumes(model_folder: Path, tmp_path: Path) -> None:
+def small_plan(model_folder: Path, out: Path) -> Plan:
+    """A plan of two sizes; the answers are given, since a model this small learns none."""
     recipe = TrainingOptions(rank=2, epochs=1, batch_size=8)
-    plan = Plan(tmp_path, (30, 45), str(model_folder), num_planted=6, num_trained=20, recipe=recipe)
     answer = ["Who makes honey?", "It is beetles that do."]
-    (tmp_path / "answers.json").write_text(json.dumps({"pairs": [answer, answer]}))
+    (out / "answers.json").write_text(json.dumps({"pairs": [answer, answer]}))
+    return Plan(out, (30, 45), str(model_folder), num_planted=6, num_trained=20, recipe=recipe)
+
+
+def test_growing_index_has_constant_planted_rows_and_resumes(model_folder: Path, tmp_path: Path) -> None:
+    plan = small_plan(model_folder, tmp_path)
     results = measure(plan, Terminal(stderr=True))
     assert [(one["num_rows"], one["num_planted"], one["index"]["num_new"]) for one in results] == [
         (30, 6, 30),
@@ -32,6 +41,22 @@ def test_growing_index_has_constant_planted_rows_and_resumes(model_folder: Path,
         assert "flagged" not in one["methods"]["bm25"]
     assert table(results).row_count == 6
     assert measure(plan, Terminal(stderr=True)) == results  # from the files
+
+
+def test_interrupted_first_build_resumes(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, build = small_plan(model_folder, tmp_path), needle.build_index
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted(*args: Any, **options: Any) -> Index:
+        return build(*args, **{**options, "progress": interrupt})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(needle, "build_index", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure(plan, Terminal(stderr=True))
+    assert [one["num_rows"] for one in measure(plan, Terminal(stderr=True))] == [30, 45]
 
 
 def test_ordinary_rows_are_distinct_and_correct() -> None:

@@ -72,7 +72,7 @@ class Query:
     def __post_init__(self) -> None:
         for name, text in (("prompt", self.prompt), ("response", self.response)):
             if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise OptionError(f"the {name} of a query is no text", got=repr(text)[:80], do="give a string")
+                raise OptionError(f"the {name} of a query is not text", got=repr(text)[:80], do="give a string")
         for name, text in (("response", self.response), ("desired answer", self.desired)):
             if text is not None and not text.strip():
                 raise OptionError(f"the {name} of a query is empty", do="give the words of an answer")
