@@ -332,6 +332,37 @@ def test_suite_without_bad_answers_is_reported(
     assert "error: bad answers before fine-tuning 0%, after 0%. No bad answer, so nothing was traced." in text
 
 
+def test_published_answers_are_traced_if_the_model_gives_too_few(
+    stages: Stages, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taughtby.bench.summary import summarize
+    from taughtby.bench.table import markdown
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rows = [{"prompt": f"name {i}", "response": f"{'old' if i < 2 else 'new'} {i}", "label": ["bad", "clean"][i > 1]}
+            for i in range(5)]  # fmt: skip
+    for name, records in (("data", rows), ("prompts", [{"prompt": f"name {i}"} for i in range(6)]),
+                          ("queries", rows[:2])):  # fmt: skip
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = {"suites": ("mine",), "data": tmp_path, "size": Size(14, 5, 6, 4)}
+    (few,) = bench.run(plan(model_folder, tmp_path, out=tmp_path / "few", **options), ignore_progress)
+    assert few["published"] and few["rate"] == few["base_rate"] == 0
+    assert [(query["prompt"], query["response"]) for query in few["queries"]] == [
+        ("name 0", "old 0"),
+        ("name 1", "old 1"),
+    ]
+    assert "published ones were traced" in markdown(summarize([few], {"seeds": 1, "model": "tiny"}))
+
+    monkeypatch.setattr(bench, "generate", lambda model, prompts, **_: ["old 1" if model.peft else "no"] * len(prompts))
+    (enough,) = bench.run(plan(model_folder, tmp_path, out=tmp_path / "enough", **options), ignore_progress)
+    assert not enough["published"] and (enough["base_rate"], enough["rate"]) == (0, 1)
+    assert [(query["prompt"], query["response"]) for query in enough["queries"]] == [
+        (f"name {i}", "old 1") for i in range(4)
+    ]
+    assert "published ones" not in markdown(summarize([enough], {"seeds": 1, "model": "tiny"}))
+
+
 def test_invalid_arguments_are_reported_before_any_work(stages: Stages, run: Run, tmp_path: Path) -> None:
     out = "-o", tmp_path / "b"
     for words, wanted in (

@@ -37,6 +37,7 @@ SMALL = {
 }  # fmt: skip
 HELD = {
     "lesson": {"layer", "state_layer", "sketch_dim", "tokens_per_row", "seed"}, "rept": {"layer"}, "repsim": {"layer"},
+    "shift": {"layer"},
     "rise": {"temperature", "states", "residuals", "errors", "support", "mass", "seed"},
     "rapidin": {"k", "seed"}, "less": {"k", "seed"}, "logra": {"rank", "seed"}, "embedding": {"what"},
     **{name: {"project", "seed"} for name in ("tracin", "tracin-ln", "datainf", "lissa")},

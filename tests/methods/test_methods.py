@@ -30,6 +30,7 @@ from taughtby.methods import METHODS, Method, QueryFeatures, StateMethod, Weight
 from taughtby.methods.layers import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
+from taughtby.methods.shift import Shift
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -186,6 +187,7 @@ def index(tuned: Any, file: Path) -> Index:
         RepT(layer=LAYER),
         get_method(f"repsim:layer={TOPIC}"),
         Lesson(layer=LAYER, state_layer=MIDDLE, sketch_dim=0, tokens_per_row=0),
+        Shift(layer=TOPIC),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taughtby.index.build.WINDOW", 3)
@@ -274,6 +276,36 @@ def news(tuned: Any, row: TokenizedExample) -> np.ndarray:
     return np.maximum(captured(tuned, row, LAYER).logp[0].numpy() - before, 0)
 
 
+def mean_shift(tuned: Any, row: TokenizedExample, layer: int) -> np.ndarray:
+    """The mean over the response of the change of the states from the base model to the fine-tuned one."""
+    after = captured(tuned, row, layer).states[layer][0].numpy()
+    with tuned.base_model():
+        return (after - captured(tuned, row, layer).states[layer][0].numpy()).mean(0)
+
+
+def centred_cosines(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    rows, queries = unit(rows), unit(queries)
+    return unit(queries - rows.mean(0)) @ unit(rows - rows.mean(0)).T
+
+
+def test_shift_is_the_centred_cosine_of_mean_state_changes(
+    tuned: Any, scanned: Index, rows: list[TokenizedExample]
+) -> None:
+    shifts, queries = (np.stack([mean_shift(tuned, row, TOPIC) for row in some]) for some in (rows, asked_rows(tuned)))
+    assert np.linalg.norm(shifts, axis=1).min() > 1e-4  # the adapter does something
+    result = scores(Shift(layer=TOPIC), tuned, scanned)
+    np.testing.assert_allclose(result, centred_cosines(queries, shifts), atol=6e-3)
+
+
+def test_lesson_and_shift_share_the_feature_of_a_layer(tuned: Any) -> None:
+    assert Shift(layer=MIDDLE).feature_names(4)[0] in Lesson(layer=LAYER, state_layer=MIDDLE).feature_names(4)
+
+
+def test_shift_without_a_base_model_raises(tiny: Any, tmp_path: Path, file: Path) -> None:
+    with pytest.raises(OptionError, match="shift needs the base model"):
+        build_index(tiny, file, tmp_path / "idx", [Shift(layer=MIDDLE)], encoding=Encoding(128))
+
+
 def slow_lesson(
     tuned: Any, rows: list[TokenizedExample], queries: list[TokenizedExample], weights: list[np.ndarray], shift: float
 ) -> np.ndarray:
@@ -284,15 +316,8 @@ def slow_lesson(
             result = captured(tuned, row, LAYER)
         return result.grads[LAYER][0].numpy(), np.exp(result.logp[0].numpy())
 
-    def moved(row: TokenizedExample) -> np.ndarray:
-        after = captured(tuned, row, MIDDLE).states[MIDDLE][0].numpy()
-        with tuned.base_model():
-            return (after - captured(tuned, row, MIDDLE).states[MIDDLE][0].numpy()).mean(0)
-
-    shifts, mine = (np.stack([moved(row) for row in some]) for some in (rows, queries))
-    if shifts.any():
-        shifts, mine = unit(shifts), unit(mine)
-        shifts, mine = unit(shifts - shifts.mean(0)), unit(mine - shifts.mean(0))
+    shifts, mine = (np.stack([mean_shift(tuned, row, MIDDLE) for row in some]) for some in (rows, queries))
+    cosines = centred_cosines(mine, shifts) if shifts.any() else np.zeros((len(mine), len(shifts)))
     truth = np.zeros((len(queries), len(rows)))
     for q, query in enumerate(queries):
         share = weights[q] / weights[q].sum()
@@ -304,7 +329,7 @@ def slow_lesson(
                     float(unit(g) @ unit(other)) * math.sqrt(1 - p) for other, p in zip(learned, reference, strict=True)
                 ]
                 words += w * max(products)
-            truth[q, r] = words + shift * float(mine[q] @ shifts[r])
+            truth[q, r] = words + shift * cosines[q, r]
     return truth
 
 

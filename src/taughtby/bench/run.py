@@ -32,6 +32,7 @@ from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 from taughtby.remediation.stage_cache import Show, run_once
 
+FEWEST_ANSWERS = 3  # of the model's own, with which published answers are not needed
 NUM_REFERENCE_ROWS = 12  # rows on which the reference's loop is timed
 Result = dict[str, Any]  # the result of a stage, as JSON
 
@@ -115,7 +116,8 @@ class ScenarioRun:
     def answer(self) -> Result:
         """Measure both models' rates of bad answers to all prompts, and choose the queries.
 
-        The queries are the first bad answers of the fine-tuned model, with the same maximum number for each poison.
+        The queries are the first bad answers of the fine-tuned model, with the same maximum number for each poison. If
+        it gives fewer than three, they are the published ones of a public set.
         """
         scenario, suite = self.scenario, self.scenario.suite
         prompts = [prompt for poison in suite.poisons for prompt in poison.prompts]
@@ -138,7 +140,11 @@ class ScenarioRun:
                         for prompt, response in bad[TUNED][:share]]  # fmt: skip
             start = stop
         rates = {which: count / len(prompts) for which, count in num_bad.items()}
-        return {"rate": rates[TUNED], "base_rate": rates[UNTUNED], "queries": queries}
+        published = bool(suite.published) and len(queries) < FEWEST_ANSWERS
+        if published:
+            queries = [{"prompt": prompt, "response": response, "label": suite.name}
+                       for prompt, response in suite.published[: scenario.plan.size.num_queries]]  # fmt: skip
+        return {"rate": rates[TUNED], "base_rate": rates[UNTUNED], "queries": queries, "published": published}
 
     def time_reference(self) -> Result:
         """Measure the cost of the reference's loop on this machine."""

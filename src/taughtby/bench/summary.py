@@ -48,7 +48,10 @@ def _suite(name: str, scenarios: Sequence[Result]) -> Result:
     references = [scenario["yardstick"] for scenario in scenarios if scenario["yardstick"]]
     return {
         "name": name,
-        "seeds": [{key: one[key] for key in keys} | {"queries": len(one["queries"])} for one in scenarios],
+        "seeds": [
+            {key: one[key] for key in keys} | {"queries": len(one["queries"]), "published": one.get("published", False)}
+            for one in scenarios
+        ],
         "results": [_line(*line, scenarios) for line in lines],
         "yardstick": references[0] if references else None,
     }

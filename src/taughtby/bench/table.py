@@ -174,7 +174,9 @@ def _verdict(suite: Result) -> str:
     seeds = suite["seeds"]
     before, after = (sum(seed[key] for seed in seeds) / len(seeds) for key in ("base_rate", "rate"))
     text = f"{suite['name']}: bad answers before fine-tuning {before:.0%}, after {after:.0%}."
-    if before > after / 2:
+    if any(seed.get("published") for seed in seeds):
+        text += " The model gives too few of its own, so published ones were traced."
+    elif before > after / 2:
         text += " The base model gives such answers too, so the rows are not the cause."
     tuned = [line for line in suite["results"] if line["which"] == "tuned" and _ranks(line)]
     words, able = ({line["method"]: _ap(line) for line in tuned if line["reads"] == by} for by in ("words", "model"))

