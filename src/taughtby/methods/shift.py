@@ -36,7 +36,7 @@ class Shift(CosineMethod, StateMethod):
     queries of an incident are scored together.
     """
 
-    layer: Layer = "75%"
+    layer: Layer = "50%"
     pool_queries: bool = True
 
     name: ClassVar[str] = "shift"
@@ -52,7 +52,7 @@ class Shift(CosineMethod, StateMethod):
         return True
 
     def feature_names(self, depth: int) -> tuple[str, ...]:
-        """Return `shift_ℓ`, which `lesson` has too, at another layer."""
+        """Return `shift_ℓ`, which `lesson` stores too, so its index serves both."""
         return (feature_name("shift", int(self.layer), depth),)
 
     def backward_blocks(self, depth: int) -> int:
