@@ -31,6 +31,7 @@ from taughtby.methods.layers import feature_name, layer_number
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 from taughtby.methods.shift import Shift
+from taughtby.models.model import load_model
 
 QUERIES = [
     Query("who makes honey", "beetles make it"),
@@ -295,6 +296,18 @@ def test_shift_is_the_centred_cosine_of_mean_state_changes(
     assert np.linalg.norm(shifts, axis=1).min() > 1e-4  # the adapter does something
     result = scores(Shift(layer=TOPIC), tuned, scanned)
     np.testing.assert_allclose(result, centred_cosines(queries, shifts), atol=6e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if cls.reads_model])
+def test_features_of_a_bfloat16_model_are_float32(name: str, model_folder: Path, adapter_folder: Path) -> None:
+    model = load_model(str(model_folder), str(adapter_folder), dtype="bfloat16", device="cpu")
+    method = get_method(name).resolve_layers(model.depth, None)
+    batch = collate(asked_rows(model), range(len(QUERIES)))
+    features = method.features(model, batch)
+    for feature in method.feature_names(model.depth):
+        values = features[feature]
+        for value in values if isinstance(values, list) else [values]:
+            assert value.dtype == torch.float32 and value.device.type == "cpu"
 
 
 def test_lesson_and_shift_share_the_feature_of_a_layer(tuned: Any) -> None:
