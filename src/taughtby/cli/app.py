@@ -13,7 +13,7 @@ DOCS = "https://taughtby.github.io/taughtby"
 ORDER = (
     "demo", "data", "index", "trace", "check", "clean", "retrain", "audit", "site", "serve", "lab", "bench",
     "inspect", "layers", "build", "append", "add", "info", "verify", "compact", "delete", "copy", "push", "pull", "undo",
-    "poison", "finetune", "generate", "judge", "run",
+    "poison", "finetune", "generate", "judge", "run", "causal",
 )  # fmt: skip
 F = TypeVar("F", bound=Callable[..., None])
 
