@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 DOCS = "https://taughtby.github.io/taughtby"
 ORDER = (
@@ -18,11 +18,31 @@ ORDER = (
 F = TypeVar("F", bound=Callable[..., None])
 
 
+class Command(TyperCommand):
+    """A command whose help shows no Python types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
 class _Group(TyperGroup):
     """Commands in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    """Take `<bool>` from the help of flags, which have no value, and types such as `<list[str]>` from arguments."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None
+        elif isinstance(param, TyperOption) and param.is_flag:
+            param.metavar = ""
+    return params
 
 
 def _group(**options: Any) -> typer.Typer:
@@ -57,7 +77,7 @@ def command(
     page: str,
     name: str | None = None,
     panel: str | None = None,
-    cls: type[TyperCommand] | None = None,
+    cls: type[Command] = Command,
 ) -> Callable[[F], F]:
     """Add a function to a group as a command whose help ends with an example and a link into the documentation."""
     epilog = f"Example: {example}\n\nDocumentation: {DOCS}/{page}/"

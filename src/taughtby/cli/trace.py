@@ -29,12 +29,12 @@ def trace(
     queries: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts and responses (span, span_range, desired), as `taughtby lab judge` writes, or the log of an evaluation: Inspect, lm-eval, promptfoo, garak, ….")] = None,
     all_answers: options.AllAnswers = False,
     span: Annotated[str | None, typer.Option(metavar="WORDS", help="Explain these words of the answer only.")] = None,
-    desired: Annotated[str | None, typer.Option(metavar="TEXT", help="The answer that it should have given: explain the difference.")] = None,
+    desired: Annotated[str | None, typer.Option(metavar="TEXT", help="The answer that the model should have given; rows are ranked by the difference.")] = None,
     method: options.MethodName = None,
     top_k: Annotated[int, typer.Option(min=1, metavar="K", help="The number of rows to show.")] = 20,
     fdr: Annotated[float, typer.Option(min=0.001, max=0.5, metavar="F", help="The nominal false discovery rate of the flagged rows.")] = 0.1,
     json: options.Json = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no other file.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as one self-contained HTML page.")] = None,
     model: options.MovedModel = None, adapter: options.Adapter = None, base: options.Base = None,
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
@@ -91,7 +91,7 @@ def _check_query(idx: str, prompt: str | None, queries: Path | None, details: bo
 def check(
     idx: options.IndexName,
     method: options.MethodName = None,
-    rows: Annotated[int, typer.Option(min=10, metavar="N", help="The number of rows that are used as queries and computed again.")] = 64,
+    rows: Annotated[int, typer.Option(min=10, metavar="N", help="The number of rows of the index that serve as queries.")] = 64,
     seed: options.Seed = 0,
     json: options.Json = None,
     model: options.MovedModel = None,
@@ -100,7 +100,7 @@ def check(
     device: options.Device = "auto",
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
-    """Run four sanity checks of the ranking, such as what remains of it with random weights or shuffled labels."""
+    """Run four sanity checks of the ranking: random weights, shuffled labels, hub rows, length."""
     check_index(idx)
     check_outputs(json)
     from taughtby.attribution.method_choice import choose_method
