@@ -22,6 +22,7 @@ class Command(TyperCommand):
     """A command whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments and options, with what the help says of their values."""
         return _without_types(super().get_params(ctx))
 
 
