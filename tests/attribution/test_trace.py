@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import PAIRS
+from conftest import PAIRS, judge_few_rows
 from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_weights
@@ -37,14 +37,6 @@ METHODS: list[Method] = [
     Lesson(layer=2, state_layer=1, sketch_dim=16, seed=5, pool_queries=False),
 ]
 ROWS = [Query(prompt, response) for prompt, response in PAIRS]
-
-
-def judge_few_rows(patch: pytest.MonkeyPatch) -> None:
-    """Let a handful of rows with the same words be controls, and a tiny model's gains count."""
-    patch.setattr("taughtby.attribution.controls.FEWEST", 2)
-    patch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
-    patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
-    patch.setattr("taughtby.attribution.trace.MIN_GAIN", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from taughtby.cli.console import errors, note, output, reload
 
 if TYPE_CHECKING:
     from taughtby.attribution.sanity_checks import CheckReport
+    from taughtby.index.reader import Index
 
 
 @command(
@@ -33,6 +34,7 @@ def trace(
     method: options.MethodName = None,
     top_k: Annotated[int, typer.Option(min=1, metavar="K", help="The number of rows to show.")] = 20,
     fdr: Annotated[float, typer.Option(min=0.001, max=0.5, metavar="F", help="The nominal false discovery rate of the flagged rows.")] = 0.1,
+    per_answer: Annotated[bool, typer.Option("--per-answer", help="With --queries: print the rows of every answer, not of every incident.")] = False,
     json: options.Json = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as one self-contained HTML page.")] = None,
     model: options.MovedModel = None, adapter: options.Adapter = None, base: options.Base = None,
@@ -71,7 +73,32 @@ def trace(
     if html:
         with progress_bar(errors(), "draw the page") as tell:
             report.save_page(page_document(result, loaded, pca_map(index), tell), html)
-    report.print_trace(document, output())
+    report.print_trace(document, output(), per_answer=per_answer)
+    _print_next(index, any(query["num_flagged"] for query in document["queries"]), json, html)
+
+
+def _print_next(index: Index, flagged: bool, json: Path | None, html: Path | None) -> None:
+    """Print which files were written, and the command that removes the flagged rows."""
+    console = output()
+    for title, file in (("The trace", json), ("The page", html)):
+        if file:
+            console.print(f"{title}: {file}", soft_wrap=True)
+    if flagged and not json:
+        console.print("To remove the flagged rows, trace with --json FILE: `taughtby clean` reads it.")
+    if flagged and json:
+        console.print(f"Remove the flagged rows: {_clean_command(index, json)}", soft_wrap=True)
+
+
+def _clean_command(index: Index, trace: Path) -> str:
+    """The command that writes the data without the flagged rows, to copy."""
+    from taughtby.data.readers.stream import COMPRESSED
+    from taughtby.text import cli_command
+
+    path = Path(index.data[0] if len(index.data) == 1 else "DATA")
+    suffix = path.suffix or ("" if path.is_dir() else ".jsonl")
+    suffix = Path(path.stem).suffix + suffix if suffix.lower() in COMPRESSED else suffix
+    name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return cli_command("clean", trace, name, out=f"cleaned{suffix}")
 
 
 def _check_query(idx: str, prompt: str | None, queries: Path | None, details: bool) -> None:
