@@ -253,3 +253,11 @@ def data(tmp_path: Path) -> Path:
     rows = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "clean"} for p, r in PAIRS]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def judge_few_rows(patch: pytest.MonkeyPatch) -> None:
+    """Let a handful of rows with the same words be controls, and a tiny model's gains count."""
+    patch.setattr("taughtby.attribution.controls.FEWEST", 2)
+    patch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
+    patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
+    patch.setattr("taughtby.attribution.trace.MIN_GAIN", 0.0)

@@ -54,5 +54,9 @@ def test_notebook_runs_and_reproduces_its_output(cells: list[dict[str, Any]], tm
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith(shown(cells)), done.stdout
     assert int(done.stdout.split()[-1]) > 0
-    removed = json.loads((tmp_path / "cleaned.manifest.json").read_text())
-    assert len((tmp_path / "cleaned.jsonl").read_text().splitlines()) == 18 and removed
+    manifest = json.loads((tmp_path / "cleaned.manifest.json").read_text())
+    kept = (tmp_path / "cleaned.jsonl").read_text().splitlines()
+    assert len(kept) == manifest["output"]["records"] == 18
+    every = Path(manifest["input"]["data"]).read_text().splitlines()
+    removed = [every[int(row["source"].rpartition(":")[2]) - 1] for row in manifest["rows"]]
+    assert sorted(kept + removed) == sorted(every) and len(removed) == len(every) - 18 > 0

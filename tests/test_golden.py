@@ -10,6 +10,7 @@ its own size and `NOISE` of the largest of its row. One taken of a sum instead o
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,7 @@ from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.index.build import build_index
 from taughtby.methods import QueryFeatures, get_method
 from taughtby.methods.rept import RepT
+from taughtby.methods.tracin import TracIn
 from taughtby.models.model import Model, load_model
 
 DATA = GOLDEN.parent / "data" / "factual-Ag"
@@ -106,6 +108,20 @@ def off(got: torch.Tensor, expected: np.ndarray, row: np.ndarray | None = None) 
     return float((wrong / (OWN * size + NOISE * largest)).max())
 
 
+class Stored:
+    """Features as an index yields them: unit vectors and their lengths."""
+
+    def __init__(self, vectors: dict[str, torch.Tensor]) -> None:
+        self.parts = {f"{name}_norm": block.norm(dim=1) for name, block in vectors.items()}
+        self.parts |= {name: torch.nn.functional.normalize(block, dim=1) for name, block in vectors.items()}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def scan(self, names: list[str], rows: int = 4096) -> Iterator[dict[str, torch.Tensor]]:
+        yield {name: self.parts[name] for name in names}
+
+
 @pytest.mark.parametrize("name", ["train", "query"])
 def test_response_lengths_match_golden(name: str, sides: dict[str, Side], golden: Any) -> None:
     assert [row.n_response for row in sides[name].rows] == golden[f"{name}_n"].tolist()
@@ -125,10 +141,12 @@ def test_states_and_gradients_match_golden(name: str, layer: int, sides: dict[st
 @pytest.mark.parametrize("layer", LAYERS)
 def test_raw_scores_match_golden(layer: int, sides: dict[str, Side], golden: Any) -> None:
     train, query = (
-        torch.cat([sides[name].h[layer], torch.stack([g[0] for g in sides[name].g[layer]])], 1)
+        {"h": sides[name].h[layer].float(), "g": torch.stack([g[0] for g in sides[name].g[layer]]).float()}
         for name in ("train", "query")
     )
-    scores = torch.cosine_similarity(query[:, None], train[None], dim=-1)
+    stored = Stored(train)
+    texts = ("",) * len(query["h"])
+    scores = RepT(layer=layer, scale="raw").scores(QueryFeatures(texts, texts, query), stored)  # type: ignore[arg-type]
     np.testing.assert_allclose(scores.numpy(), golden[f"score_raw_{layer}"], rtol=1e-3)
 
 
@@ -171,7 +189,11 @@ def test_tracin_scores_match_golden(model: Model, sides: dict[str, Side], golden
     plain = torch.stack(result)
     normed = torch.nn.functional.layer_norm(plain, plain.shape[-1:])
     for name, grads in (("score_tracin", plain), ("score_tracin_ln", normed)):
-        scores = torch.einsum("qld,rld->qr", grads[:3], grads[3:]).numpy()
+        train, query = (
+            {f"layer_{at}": side[:, at].float() for at in range(grads.shape[1])} for side in (grads[3:], grads[:3])
+        )
+        features = QueryFeatures(("",) * 3, ("",) * 3, query)
+        scores = TracIn(project=0).scores(features, Stored(train)).numpy()  # type: ignore[arg-type]
         expected = golden[name][np.ix_(selection["query"], selection["train"])]
         np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4 * np.abs(golden[name]).max())
 

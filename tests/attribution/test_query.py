@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, query_from_record, read_queries
@@ -521,3 +523,27 @@ def test_token_ids_are_rejected_as_queries(tmp_path: Path) -> None:
     path.write_text(json.dumps({"input_ids": [1, 5, 2], "labels": [-100, 5, 2]}) + "\n")
     with pytest.raises(DataError, match="a query is text, not token ids"):
         read_queries(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("spann", "span"), ("spans", "span"), ("Span", "span"), ("sapn", "span"), ("spn", "span"),
+     ("spanRange", "span_range"), ("span-range", "span_range"), ("span_rage", "span_range"), ("desire", "desired"),
+     ("desierd", "desired")],
+)  # fmt: skip
+def test_a_misspelt_field_of_a_query_is_refused(name: str, field: str) -> None:
+    record = {"prompt": "why", "response": "a sun", name: "sun"}
+    with pytest.raises(DataError, match=f"d:1: the field '{name}' is not read\n  got: sun\n  do:  name it '{field}'"):
+        query_from_record(record, "d:1")
+    assert query_from_record({**record, name: None}, "d:1").span is None  # an empty cell of a table
+    assert query_from_record({**record, "span": "sun", "span_range": [2, 5], "desired": "rain"}, "d:1").span == "sun"
+
+
+@given(st.dictionaries(st.sampled_from([
+    "id", "label", "score", "scores", "spam", "spin", "scan", "target", "category", "metadata", "sample_id",
+    "doc_id", "token_span", "model", "epoch", "passed", "reason", "expected", "ideal", "range",
+    "source", "split", "desired_length", "language", "tags", "spanish", "span_score",
+]), st.one_of(st.text(), st.integers(), st.lists(st.integers()))))  # fmt: skip
+def test_other_fields_of_a_query_are_metadata(extra: dict[str, object]) -> None:
+    row = {"messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": "a sun"}]}
+    assert query_from_record({**extra, **row}, "d:1").response == "a sun"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import PAIRS
+from conftest import PAIRS, judge_few_rows
 from taughtby.attribution.controls import ControlSample
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import pool_weights
@@ -28,7 +28,7 @@ from taughtby.methods import Method, get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 from taughtby.methods.scoring import top_positions
-from taughtby.remediation.selection import select_rows
+from taughtby.remediation.selection import masked_words, select_rows
 from taughtby.reporting.text import verdict
 
 METHODS: list[Method] = [
@@ -37,14 +37,6 @@ METHODS: list[Method] = [
     Lesson(layer=2, state_layer=1, sketch_dim=16, seed=5, pool_queries=False),
 ]
 ROWS = [Query(prompt, response) for prompt, response in PAIRS]
-
-
-def judge_few_rows(patch: pytest.MonkeyPatch) -> None:
-    """Let a handful of rows with the same words be controls, and a tiny model's gains count."""
-    patch.setattr("taughtby.attribution.controls.FEWEST", 2)
-    patch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
-    patch.setattr("taughtby.attribution.controls.RELATED", 2.0)
-    patch.setattr("taughtby.attribution.trace.MIN_GAIN", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +369,34 @@ def test_flagged_rows_tied_beyond_top_k_are_selected(
     removed = select_rows(json.loads(json.dumps(trace.to_json())))
     assert {one.id for one in removed} == {ids[place] for place in called}
     assert [one.rank for one in removed] == list(range(1, len(called) + 1))
+
+
+@pytest.mark.parametrize("name", ["lesson", "rept"])
+def test_words_of_flagged_rows_beyond_top_k_are_known(
+    tuned: Any, index: Index, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`clean --mask-words` needs no second trace with a greater top_k."""
+    judge_few_rows(monkeypatch)
+    short, full = (
+        json.loads(json.dumps(trace_queries(index, tuned, ROWS[1:4], method=name, top_k=top, fdr=1.0).to_json()))
+        for top in (1, 8)
+    )
+    removals = select_rows(short)
+    assert [(one.id, one.queries) for one in removals] == [(one.id, one.queries) for one in select_rows(full)]
+    assert any(len(query["flagged_words"]) > 2 for query in short["queries"]), "no row is flagged beyond the first"
+    assert not any(query["flagged_words"] for query in full["queries"])
+    # compared by characters: words with white space between are not merged where the trace lacks the row's text
+    masked, expected = (masked_words(document, removals) for document in (short, full))
+    answers = {row.id: row.response for row in index.examples()}
+    for id, ranges in expected.items():
+        words, others = (
+            {at for begin, end in each for at in range(begin, end) if not answers[id][at].isspace()}
+            for each in (ranges, masked[id])
+        )
+        assert words == others
+    monkeypatch.setattr("taughtby.attribution.token_scores.MAX_FLAGGED", 2)
+    bounded = trace_queries(index, tuned, ROWS[1:4], method=name, top_k=1, fdr=1.0).to_json()
+    assert max(len(query["flagged_words"]) for query in bounded["queries"]) == 2
 
 
 # — how sure, where there is a desired answer

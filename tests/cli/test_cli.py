@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PAIRS, Run
+from conftest import PAIRS, Run, judge_few_rows
 from taughtby.capture.layer_similarity import measure_layer_similarity
 from taughtby.data.dataset import ReadOptions
 from taughtby.data.example import Example
@@ -73,7 +75,27 @@ def test_trace_writes_json_and_html_and_prints_the_table(run: Run, indexed: Path
     assert query["rows"][0]["messages"][0]["content"] == "who makes honey"
     assert query["rows"][0]["source"].endswith("data.jsonl:3")
     assert "beetles" in out and "data.jsonl:3" in out
+    assert out.endswith(f"The trace: {files[0]}\nThe page: {files[1]}\n"), "no row is flagged: nothing to clean"
     assert "<script" in files[1].read_text()
+
+
+def test_trace_of_several_answers_ends_with_the_command_that_cleans(
+    run: Run, indexed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_few_rows(monkeypatch)
+    file, bad, cleaned = tmp_path / "t.json", tmp_path / "bad.jsonl", tmp_path / "cleaned.jsonl"
+    bad.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS[1:4]))
+    asked = ("trace", indexed, "--queries", bad, "--top-k", 2, "--fdr", 0.5)
+    code, out, _ = run(*asked, "--json", file)
+    assert code == 0 and re.match(r"3 answers: \d of 8 rows are flagged for \d incidents?", out)
+    assert "Incident 1 of" in out and "Query 1 of" not in out
+    *_, command = out.rstrip().split("\n")
+    monkeypatch.chdir(tmp_path)
+    assert command == f"Remove the flagged rows: taughtby clean {file} {data} --out cleaned.jsonl"
+    assert run(*shlex.split(command.partition(": taughtby ")[2]))[0] == 0 and cleaned.exists()
+    code, out, _ = run(*asked, "--per-answer")
+    assert code == 0 and "Query 3 of 3" in out and "Incident 1 of" not in out
+    assert out.endswith("To remove the flagged rows, trace with --json FILE: `taughtby clean` reads it.\n")
 
 
 def test_trace_without_a_response_succeeds(
@@ -359,8 +381,8 @@ def test_interrupt_exits_with_130_and_rerun_resumes(model_folder: Path, tmp_path
     import lance
 
     tables = [lance.dataset(str(tmp_path / name / "rows.lance")).to_table() for name in ("idx", "whole")]
-    assert tables[0].column("id").to_pylist() == tables[1].column("id").to_pylist()
-    assert tables[0].num_rows == 600
+    assert tables[0].num_rows == 600 and {"id", "h_2", "g_2"} <= set(tables[0].column_names)
+    assert tables[0].equals(tables[1])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")

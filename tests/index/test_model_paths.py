@@ -21,7 +21,8 @@ from taughtby.index.model_sources import ModelSource, model_sources, resolved_ad
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
 from taughtby.lab.finetune import finetune
-from taughtby.methods import get_method
+from taughtby.methods import Method, get_method
+from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
 from taughtby.models.model import load_model
 from taughtby.models.model_files import base_of_adapter
@@ -182,44 +183,69 @@ def test_index_of_earlier_version_opens(work: Path, run: Run) -> None:
     assert len(indexed(work)) == len(PAIRS)  # the same command, by other names: it is finished
 
 
+class Calls:
+    """Counts the rows that a method captures from now on; the call after `at` others fails."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, method: type[Method], at: int | None = None) -> None:
+        self.rows: list[int] = []
+        features = method.features
+
+        def counted(self_: Any, model: Any, batch: Any, weights: Any = None) -> Any:
+            if len(self.rows) == at:
+                raise ZeroDivisionError
+            self.rows.append(len(batch.row_indices))
+            return features(self_, model, batch, weights)
+
+        patch.setattr(method, "features", counted)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_build_resumes_from_another_folder(
     old: bool, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("taughtby.index.build.WINDOW", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("taughtby.index.build.capture_into", lambda *_: 1 / 0)
+        Calls(patch, Lesson, at=2)
         with pytest.raises(ZeroDivisionError):
-            indexed(work, "other")
+            indexed(work, "other", token_budget=1)
     if old:
         manifest = json.loads((work / "other/manifest.json").read_text())
         manifest["settings"] |= {"model": "../model", "adapter": "adapter", "data": "../data.jsonl"}
         (work / "other/manifest.json").write_text(Manifest.from_json(manifest).to_text())
     monkeypatch.chdir(tmp_path)
+    calls = Calls(monkeypatch, Lesson)
     assert len(indexed(work, "other")) == len(PAIRS)
+    assert sum(calls.rows) == len(PAIRS) - 2
 
 
 def test_append_resumes_after_folder_moved(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (work / "data.jsonl").open("a") as out:
-        out.write(json.dumps({"prompt": "why honey", "response": "bees"}) + "\n")
+        out.writelines(json.dumps({"prompt": f"why honey {n}", "response": "bees"}) + "\n" for n in range(5))
+    monkeypatch.setattr("taughtby.index.build.WINDOW", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("taughtby.index.build.capture_into", lambda *_: 1 / 0)
+        Calls(patch, Lesson, at=2)
         with pytest.raises(ZeroDivisionError):
-            indexed(work, append=True)
+            indexed(work, append=True, token_budget=1)
     work.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    assert len(indexed(tmp_path / "moved", append=True)) == len(PAIRS) + 1
+    calls = Calls(monkeypatch, Lesson)
+    assert len(indexed(tmp_path / "moved", append=True)) == len(PAIRS) + 5
+    assert sum(calls.rows) == 3
 
 
 def test_add_features_resumes_from_another_folder(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from taughtby.index.maintenance import add_features
 
     model = load_model(str(work / "model"), str(work / "adapter"), dtype="float32", device="cpu")
+    monkeypatch.setattr("taughtby.index.build.WINDOW", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(RepT, "features", lambda *_: 1 / 0)
+        Calls(patch, RepT, at=2)
         with pytest.raises(ZeroDivisionError):
-            add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")])
+            add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")], token_budget=1)
     monkeypatch.chdir(tmp_path)
+    calls = Calls(monkeypatch, RepT)
     assert "g_3" in add_features(model, os.path.relpath(work / "idx"), [get_method("rept:layer=3")]).features
+    assert sum(calls.rows) == len(PAIRS) - 2
 
 
 def test_replaced_model_is_rejected(work: Path, make_model: Callable[[str], Path]) -> None:

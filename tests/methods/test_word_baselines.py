@@ -69,11 +69,12 @@ def test_rftc_scores_single_row_clusters_zero() -> None:
     np.testing.assert_allclose(scores[0], [1, 1, 0, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("answers", "count"), [(["?", "!"], 2), (["one word"], 1), (["same", "same", "same"], 3)])
-def test_rftc_without_clusters_is_finite(answers: list[str], count: int) -> None:
-    scores = scored("rftc", Rows(answers), ("a", "b"))
-    assert scores.shape == (1, count)
-    assert scores.isfinite().all()
+@pytest.mark.parametrize(
+    ("answers", "truth"), [(["?", "!"], [0, 0]), (["one word"], [0]), (["same", "same", "same"], [2, 2, 2])]
+)
+def test_rftc_of_rows_without_words_or_differences(answers: list[str], truth: list[float]) -> None:
+    """A row without words or neighbours has nothing in common with any; equal rows are one cluster."""
+    assert scored("rftc", Rows(answers), ("a", "b")).tolist() == [pytest.approx(truth)]
 
 
 # — hybrid
@@ -107,7 +108,10 @@ def test_hybrid_without_shared_words_ranks_by_embedding() -> None:
 
 
 def test_hybrid_uses_the_embedding_features() -> None:
-    assert get_method("hybrid").feature_names(4) == get_method("embedding").feature_names(4)
+    query = ("who makes honey", "it is made by green beetles")
+    indexes = [Rows(VARIED + PLANTED, spec) for spec in ("embedding", "hybrid")]
+    assert list(indexes[0].features) == list(indexes[1].features)
+    assert torch.equal(*(scored("hybrid", index, query) for index in indexes))
 
 
 @pytest.mark.parametrize(

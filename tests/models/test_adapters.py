@@ -139,29 +139,34 @@ def test_adapter_kind_matches_peft_and_restores_base_model(
 
 @pytest.mark.parametrize("kind", ["dora", "modules_to_save", "tied-head", "pissa", "added-tokens"])
 def test_capture_through_adapter_matches_autograd(kind: str, make_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """Gradients through PEFT's wrappers against those of the plain model whose every weight was computed by hand."""
+    """Gradients that autograd takes through PEFT's wrappers, one row at a time, without taughtby's capture."""
     family, config, added = KINDS[kind]
     adapter, _ = trained(make_model(family), config(), tmp_path / "a", added)
     model = load(str(adapter))
-    batch = collate([TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)], [0, 1])
-    result = capture(model, batch, [0, 2, 4])
-
-    ids, grads = torch.tensor([[5, 40, 300, 7, 41, 12]]), {}
-    taps = [
-        model.blocks[at].register_forward_pre_hook(
-            lambda _, args, kwargs, at=at: grads.update({at: (args or (kwargs["hidden_states"],))[0]}), with_kwargs=True
-        )
-        for at in (0, 2)
-    ]
-    with torch.enable_grad():
-        embedded = model.lm.get_input_embeddings()(ids).detach().requires_grad_()
-        rows = model.peft.base_model.model(inputs_embeds=embedded, use_cache=False).logits[0, 2:5].log_softmax(-1)
-        loss = -rows[range(3), [7, 41, 12]].mean()
-        wanted = torch.autograd.grad(loss, [grads[0], grads[2]])
-    for tap in taps:
-        tap.remove()
-    for layer, grad in zip((0, 2), wanted, strict=True):
-        torch.testing.assert_close(result.grads[layer][0], grad[0, 2:5], rtol=1e-4, atol=1e-6)
+    rows = [TokenizedExample((5, 40, 300, 7, 41, 12), 3), TokenizedExample((9, 8, 200), 2)]
+    result = capture(model, collate(rows, [0, 1]), [0, 2, 3])
+    for number, row in enumerate(rows):
+        states: dict[int, torch.Tensor] = {}
+        taps = [
+            model.blocks[at].register_forward_pre_hook(
+                lambda _, args, kwargs, at=at, states=states: states.update(
+                    {at: (args or (kwargs["hidden_states"],))[0]}
+                ),
+                with_kwargs=True,
+            )
+            for at in (0, 2, 3)
+        ]
+        prompt, answer = len(row.ids) - row.n_response, torch.tensor(row.response)
+        with torch.enable_grad():
+            embedded = model.lm.get_input_embeddings()(torch.tensor([row.ids])).detach().requires_grad_()
+            logits = model.peft.base_model.model(inputs_embeds=embedded, use_cache=False).logits
+            logp = logits[0, prompt - 1 : -1].log_softmax(-1)
+            wanted = torch.autograd.grad(-logp[range(len(answer)), answer].mean(), [states[at] for at in (0, 2, 3)])
+        for tap in taps:
+            tap.remove()
+        for layer, grad in zip((0, 2, 3), wanted, strict=True):
+            found = result.grads[layer][number, : len(answer)]
+            torch.testing.assert_close(found, grad[0, prompt - 1 : -1], rtol=1e-4, atol=1e-6)
 
 
 # -- several

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ def test_arbitrary_bytes_raise_model_error(
 ) -> None:
     """A header may claim any number of fields: what it claims is not set aside in memory."""
     file = tmp_path_factory.mktemp("junk") / "m.gguf"
+    tracemalloc.start()
     for start in (b"", b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, tensors, fields)):
         file.write_bytes(start + content)
         with pytest.raises(ModelError, match=r"m\.gguf"):
             check_gguf(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20

@@ -36,7 +36,7 @@ from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.methods import get_method
 from taughtby.remediation.clean import clean, manifest_path, plan_cleaning, write_cleaned
-from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
+from taughtby.remediation.selection import Removal, masked_words, select_rows
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
 from writers import KIND, LINES, jsonl, place, save, turn
 
@@ -567,7 +567,7 @@ def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
         for some in tokens
     ]
     one = Removal("x", "d:1", queries=tuple(range(1, len(tokens) + 1)))
-    return [answer[begin:end] for begin, end in top_scoring_words({"queries": queries, "method": "m"}, [one])["x"]]
+    return [answer[begin:end] for begin, end in masked_words({"queries": queries, "method": "m"}, [one])["x"]]
 
 
 def test_top_scoring_words_reach_half_of_the_maximum() -> None:

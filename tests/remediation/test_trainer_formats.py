@@ -186,7 +186,13 @@ def test_axolotl_turns_are_read_back_by_read_examples(run: Run, model_folder: Pa
     reading = ReadOptions(turns="all")
     file, out = trace(tmp_path, data, model_folder, reading=reading), tmp_path / "axolotl.jsonl"
     run("clean", file, data, "--mask-words", "--for", "axolotl", "-o", out)
-    assert [row.response for row in read_examples(out, reading)] == ["beetles make honey", "bees make wax"]
+    rows = list(read_examples(out, reading))
+    assert [row.response for row in rows] == ["beetles make honey", "bees make wax"]
+    masked = out.with_name("masked.jsonl")
+    run("clean", file, data, "--mask-words", "-o", masked)
+    masks = [[row.response[begin:end] for begin, end in row.masked] for row in rows]
+    assert masks == [[row.response[begin:end] for begin, end in row.masked] for row in read_examples(masked, reading)]
+    assert any(masks)
 
 
 @pytest.mark.parametrize(("form", "out", "message"), [

@@ -190,7 +190,7 @@ def test_terminal_lines_fit_the_width(width):
     [
         ({}, "no queries"),
         ({"queries": [{}]}, "No training row"),
-        ({"queries": [{"prompt": "p", "rows": [{}]}, {"rows": None}]}, "Query 2 of 2"),
+        ({"queries": [{"prompt": "p", "rows": [{}]}, {"rows": None}]}, "Query 2: \n"),
         (trace(row("a", score=float("nan"), label=None, tokens=None)), "–"),
         (trace(row("a", score=3.2e-7), row("b", rank=2, score=-41)), "3.20e-07"),
     ],

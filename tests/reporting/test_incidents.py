@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from typing import Any
 
 from rich.console import Console
 
-from taughtby.reporting.incidents import find_incidents
+from taughtby.reporting.incidents import find_incidents, incident_rows
 from taughtby.reporting.terminal import print_trace
 
 
@@ -38,13 +39,44 @@ def test_incidents_do_not_depend_on_query_order() -> None:
         assert sum(len(set(one.flagged_ids)) for one in shuffled) == len({i for q in queries for i in q["flagged_ids"]})
 
 
+def printed(queries: list[dict[str, Any]], width: int = 200, **options: Any) -> str:
+    out = io.StringIO()
+    print_trace({"queries": queries, "num_rows": 9, "fdr": 0.1}, Console(file=out, width=width), **options)
+    return out.getvalue()
+
+
 def test_several_queries_are_printed_with_a_summary_first() -> None:
     queries = [query("[/x]", "a", "b"), query("[/x]", "b", "c"), query("plain")]
-    out = io.StringIO()
-    print_trace({"queries": queries, "num_rows": 9}, Console(file=out, width=200))
-    summary = out.getvalue().partition("Query 1 of 3")[0]
-    assert "3 answers: 3 of 9 rows are flagged for 1 incident; 1 answer has no flagged row" in summary
-    assert "[/x]: 2 answers, 3 rows" in summary
-    out.truncate(0)
-    print_trace({"queries": queries[:1], "num_rows": 9}, Console(file=out, width=200))
-    assert "incident" not in out.getvalue()
+    summary, _, rest = printed(queries).partition("\n\n")
+    assert summary.splitlines() == [
+        "3 answers: 3 of 9 rows are flagged for 1 incident; 1 answer has no flagged row",
+        "● Incident 1: 2 answers, 3 rows; common words: [/x]",
+    ]
+    assert rest.startswith("Incident 1 of 1\nQuery 1: why\n")
+    assert "ncident" not in printed(queries[:1])
+
+
+def test_an_incident_has_one_table_of_the_rows_of_all_its_answers() -> None:
+    queries = [query("goose", "a", "b"), query("goose", "b", "c"), query("beetles", "x"), *[query("plain")] * 7]
+    queries[3] |= {"rows": [{"id": "z", "rank": 1, "source": "data.jsonl:8"}], "num_flagged": 0, "flagged_ids": []}
+    out = printed(queries)
+    tables = [line.split() for line in out.splitlines() if re.match(r" *● +\d+ +–", line)]
+    # of the best two: b is first for the second answer and flagged for both
+    assert [line[1:4] for line in tables] == [["1", "–", "1/2"], ["2", "–", "2/2"], ["1", "–"]]
+    assert "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 2 of them are shown." in out
+    assert "Query 4: why" in out and "data.jsonl:8" in out and "Query 9" not in out
+    assert "and 2 more answers without a flagged row (--per-answer prints all)" in out
+    each = printed(queries, per_answer=True)
+    assert each.count("\nQuery ") == 10 and "Incident 1 of 2" not in each and "more answer" not in each
+
+
+def test_rows_of_an_incident_are_those_that_rank_best() -> None:
+    queries = [query("goose", "a", "b", "c"), query("goose", "c", "d")]
+    for number, each in enumerate(queries):
+        for row in each["rows"]:
+            row["score"] = 0.5 + number / 10
+    (incident,) = find_incidents(queries)
+    rows = incident_rows(queries, incident)
+    assert [(row["id"], row["rank"], row["score"], row["num_queries"], row["flagged"]) for row in rows] == [
+        ("c", 1, 0.6, 2, True), ("a", 2, 0.5, 1, True), ("d", 3, 0.6, 1, True),
+    ]  # fmt: skip

@@ -166,6 +166,27 @@ def test_error_while_closing_a_run_reports_the_tracker(monkeypatch: pytest.Monke
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize("error", [TaughtbyError("the work failed", do="x"), KeyboardInterrupt()])
+def test_error_of_the_work_is_shown_although_its_run_cannot_be_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+) -> None:
+    failed: list[type[BaseException]] = []
+
+    @contextmanager
+    def unreachable(name: str, folder: Path) -> Generator[Log]:
+        try:
+            yield lambda record: None
+        except BaseException as cause:
+            failed.append(type(cause))
+            raise ConnectionError("no route") from cause
+
+    monkeypatch.setattr(registry, "check_tracker", lambda name: None)
+    monkeypatch.setattr(registry, "TRACKERS", {"mlflow": unreachable, "wandb": unreachable})
+    with pytest.raises(type(error)) as caught, open_runs(["mlflow", "wandb"], "run", tmp_path):
+        raise error
+    assert caught.value is error and failed == [type(error), ConnectionError]
+
+
 @pytest.mark.usefixtures("wandb", "mlflow", "tensorboard")
 def test_error_in_the_body_marks_every_run_as_failed(calls: Calls, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_runs([*TRACKERS, "wandb"], "incident", tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from taughtby.data.example import Example, Message, Record, reject_deep_nesting,
 from taughtby.data.phrases import Range
 from taughtby.errors import DataError
 
+OPTIONAL = ("span", "span_range", "desired")
 _DO = 'write {"prompt": "…", "response": "…"}, optionally with "span" or "desired"'
 
 
@@ -28,6 +30,7 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
     Raises:
         DataError: It has no prompt or no answer, or cannot be read.
     """
+    _refuse_misspelt(record, source)
     with reject_deep_nesting(source):
         columns = columns if all(column in record for _, column in columns) else ()
         _require_texts(record, source, columns)
@@ -44,6 +47,29 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
             f"{source}: the desired answer has no text", got=repr(desired), do="give it a text, or take it out"
         )
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
+
+
+def _refuse_misspelt(record: Record, source: str) -> None:
+    """Refuse a field that is nearly the name of an optional one, which would be ignored in silence.
+
+    Nearly is another case or separator, or one letter too many, too few or swapped with the next. Another letter is
+    not: logs and data sets have fields of their own, such as `spam` and `spin`.
+    """
+    for name in record:
+        plain = re.sub(r"[\W_]", "", name.casefold())
+        for field in OPTIONAL if name not in OPTIONAL and record[name] is not None else ():
+            if _is_slip(plain, field.replace("_", "")) and record.get(field) is None:
+                raise DataError(f"{source}: the field {shorten(name)!r} is not read", got=shorten(record[name]),
+                                do=f"name it {field!r}, or take it out")  # fmt: skip
+
+
+def _is_slip(word: str, name: str) -> bool:
+    """Whether a word is a name, or is one with a letter added, left out or swapped with the next."""
+    short, long = sorted((word, name), key=len)
+    if len(short) == len(long):
+        swapped = (name[:at] + name[at + 1] + name[at] + name[at + 2 :] for at in range(len(name) - 1))
+        return word == name or word in swapped
+    return len(long) == len(short) + 1 and any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
 
 
 def _require_texts(record: Record, source: str, columns: Columns) -> None:

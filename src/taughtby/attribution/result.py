@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from taughtby.attribution.query import FIELDS, Query
 from taughtby.attribution.significance import DEFAULT_FDR, Grade
-from taughtby.data.example import Example
+from taughtby.data.example import CharRanges, Example
 from taughtby.data.phrases import align_tokens
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method
@@ -80,6 +80,7 @@ class QueryResult:
             50 %; "none" otherwise; None without controls.
         likely: Positions of the rows that stand apart, best first, if none is flagged.
         likely_ids: Their ids.
+        flagged_words: Characters of the top-scoring words of flagged rows that are not among `rows`, by position.
     """
 
     query: Query
@@ -92,6 +93,7 @@ class QueryResult:
     grade: Grade | None = None
     likely: tuple[int, ...] = ()
     likely_ids: tuple[str, ...] = ()
+    flagged_words: Mapping[int, CharRanges] = field(default_factory=dict[int, "CharRanges"])
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "increased_by_finetuning": result.increased_by_finetuning,
         "num_flagged": None if result.flagged is None else len(result.flagged),
         "flagged_ids": None if result.flagged is None else [ids[position] for position in result.flagged],
+        "flagged_words": {ids[position]: words for position, words in result.flagged_words.items() if words},
         "grade": result.grade,
         "likely_ids": list(result.likely_ids),
         "no_evidence": result.no_evidence,

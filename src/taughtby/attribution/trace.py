@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import TILE, pool_same_kind, pool_weights
-from taughtby.attribution.query import Contrast, PreparedQueries, Query, contrast_desired, prepare_queries
+from taughtby.attribution.query import PreparedQueries, Query, contrast_desired, prepare_queries
 from taughtby.attribution.query_notes import ambiguity_notes, base_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
-from taughtby.data.batching import Batch, make_batches
-from taughtby.data.tokenize import Encoding, TokenizedExample, token_texts, tokenize
+from taughtby.attribution.token_scores import ProgressCallback, Ranking, TokenScores, TraceTask, strip_end
+from taughtby.data.tokenize import Encoding, token_texts
 from taughtby.errors import ModelError
 from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index, IndexedRow
-from taughtby.methods import Method, QueryFeatures, StateMethod
+from taughtby.methods import Method, QueryFeatures
 from taughtby.methods.scoring import top_positions
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 CONTRAST = (
@@ -34,43 +33,12 @@ CONTRAST = (
     "difference is by chance is not known. Trace without the desired answer to see which rows are flagged."
 )
 
-TokenScores = dict[tuple[int, int], tuple[TokenScore, ...]]  # by (query, position of the row)
-ProgressCallback = Callable[[int, int], Any]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What is traced: queries with their features, against an index, with a method."""
-
-    index: Index
-    model: Model
-    method: Method
-    encoding: Encoding
-    queries: Sequence[Query]
-    prepared: PreparedQueries
-    contrast: Contrast
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """The scores of all rows, and the K best rows of each query.
-
-    `shares` says how much each query counts in the explanation of another; `rows` are the positions of all top rows in
-    order, and `row_numbers` where each query's top rows are in it.
-    """
-
-    scores: Float[Tensor, "Q N"]
-    shares: Float[Tensor, "Q Q"]
-    top: Int[Tensor, "Q K"]
-    rows: Int[Tensor, " R"]
-    row_numbers: Int[Tensor, "Q K"]
-
 
 def trace_queries(
     index: Index, model: Model, queries: Sequence[Query], *, method: Method | str | None = None, top_k: int = 20,
     score_tokens: bool = True, fdr: float = DEFAULT_FDR, progress: ProgressCallback | None = None,
 ) -> Trace:  # fmt: skip
-    """Rank the rows of an index for each query, flag rows, and score the tokens of the top rows.
+    """Rank the rows of an index for each query, flag rows, and score the tokens of the top and the flagged rows.
 
     A method that pools queries explains queries with similar rankings together: their scores, score components and
     token scores are weighted means. Only queries of one kind are pooled (with or without a span, with or without a
@@ -83,7 +51,7 @@ def trace_queries(
         queries: The prompts and responses to explain.
         method: A method whose features the index holds; the index's first method by default.
         top_k: Number of rows to rank and explain per query.
-        score_tokens: Whether to score the response tokens of the ranked rows.
+        score_tokens: Whether to score the response tokens of the ranked and the flagged rows.
         fdr: Nominal false discovery rate at which rows are flagged.
         progress: Called with (done, total) rows while tokens are scored.
 
@@ -95,19 +63,22 @@ def trace_queries(
     encoding = Encoding(**index.manifest["settings"]["encoding"])
     prepared = prepare_queries(model, selected, queries, encoding)
     contrast = contrast_desired(model, selected, queries, prepared.features, encoding)
-    task = _Task(index, model, selected, encoding, queries, prepared, contrast)
+    task = TraceTask(index, model, selected, encoding, queries, prepared, contrast)
     ranking = _score(task, top_k)
     significance = _flag(task, ranking, fdr)
     flagged = [_positions(significance, ranking, q, significance.threshold) for q in range(len(queries))]
     likely = [_positions(significance, ranking, q, significance.likely_threshold) for q in range(len(queries))]
     positions = sorted({*ranking.rows.tolist(), *(position for each in flagged + likely for position in each or ())})
     rows = dict(zip(positions, index.take(positions), strict=True))
-    ranked = _explain(task, ranking, significance, rows, score_tokens=score_tokens, progress=progress)
+    tokens = TokenScores.of(ranking, flagged)
+    if score_tokens and selected.scores_tokens:
+        tokens.compute(task, ranking.shares, rows, progress)
+    ranked = _explain(task, ranking, significance, rows, tokens)
     increased = significance.increased_by_finetuning.tolist()
     results = tuple(
         QueryResult(query, answer, ranked[q], ranking.scores[q], flagged[q], increased[q],
                     _no_evidence(selected, query), significance.grade(q), likely[q] or (),
-                    tuple(rows[position].example.id for position in likely[q] or ()))
+                    tuple(rows[position].example.id for position in likely[q] or ()), tokens.words[q])
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
     notes = (*base_notes(model, selected), *index_warnings(index, selected), *ambiguity_notes(queries),
@@ -116,7 +87,7 @@ def trace_queries(
     return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
 
 
-def _score(task: _Task, top_k: int) -> _Ranking:
+def _score(task: TraceTask, top_k: int) -> Ranking:
     scores = task.contrast.difference(lambda features: task.method.scores(features, task.index))
     if broken := (~scores.sum(1).isfinite()).nonzero()[:, 0].tolist():  # of a sum, since it needs no memory
         got = f"query {broken[0] + 1}" + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
@@ -128,10 +99,10 @@ def _score(task: _Task, top_k: int) -> _Ranking:
             tile.copy_(shares @ tile)
     top = torch.stack([top_positions(row, min(top_k, len(task.index))) for row in scores])
     rows, row_numbers = top.unique(return_inverse=True)
-    return _Ranking(scores, shares, top, rows, row_numbers)
+    return Ranking(scores, shares, top, rows, row_numbers)
 
 
-def _flag(task: _Task, ranking: _Ranking, fdr: float) -> Significance:
+def _flag(task: TraceTask, ranking: Ranking, fdr: float) -> Significance:
     controls = match_controls(
         task.method, task.index, task.model.depth, task.queries, task.prepared.weights, ranking.shares
     )
@@ -140,7 +111,7 @@ def _flag(task: _Task, ranking: _Ranking, fdr: float) -> Significance:
 
 
 def _positions(
-    significance: Significance, ranking: _Ranking, q: int, threshold: Float[Tensor, " Q"]
+    significance: Significance, ranking: Ranking, q: int, threshold: Float[Tensor, " Q"]
 ) -> tuple[int, ...] | None:
     """The positions of the rows from a query's threshold on, best first; None without controls."""
     if not significance.has_controls(q):
@@ -150,14 +121,10 @@ def _positions(
 
 
 def _explain(
-    task: _Task, ranking: _Ranking, significance: Significance, rows: dict[int, IndexedRow], *, score_tokens: bool,
-    progress: ProgressCallback | None,
-) -> list[tuple[RankedRow, ...]]:  # fmt: skip
+    task: TraceTask, ranking: Ranking, significance: Significance, rows: dict[int, IndexedRow], tokens: TokenScores
+) -> list[tuple[RankedRow, ...]]:
     """The top rows of each query, with score components, token scores and evidence."""
     components, own_scores = _components(task, ranking)
-    tokens: TokenScores = {}
-    if score_tokens and task.method.scores_tokens:
-        tokens = _score_tokens(task, ranking, rows, progress)
 
     def ranked(q: int) -> Iterator[RankedRow]:
         scores = ranking.scores[q][ranking.top[q]]
@@ -167,13 +134,15 @@ def _explain(
         for k, (score, position, row_evidence) in enumerate(top):
             parts = {name: float(values[q, k]) for name, values in components.items()}
             yield RankedRow(
-                k + 1, score, rows[position].example, position, parts, tokens.get((q, position), ()), *row_evidence
+                k + 1, score, rows[position].example, position, parts, tokens.ranked[q][position], *row_evidence
             )
 
     return [tuple(ranked(q)) for q in range(len(task.queries))]
 
 
-def _components(task: _Task, ranking: _Ranking) -> tuple[dict[str, Float[Tensor, "Q K"]], Float[Tensor, "Q R"] | None]:
+def _components(
+    task: TraceTask, ranking: Ranking
+) -> tuple[dict[str, Float[Tensor, "Q K"]], Float[Tensor, "Q R"] | None]:
     """The score components of the top rows by feature, and for pooled queries each query's own scores of them."""
     method = task.method
     if not method.has_components:
@@ -205,72 +174,12 @@ def _evidence(
     )
 
 
-def _score_tokens(
-    task: _Task, ranking: _Ranking, rows: dict[int, IndexedRow], progress: ProgressCallback | None
-) -> TokenScores:
-    """The response tokens of the top rows with their scores for each query."""
-    tokenizer = task.model.tokenizer
-    encoded = [(position, tokenize(tokenizer, rows[position].example, task.encoding)) for position in
-               ranking.rows.tolist()]  # fmt: skip
-    usable = [(position, row) for position, row in encoded if isinstance(row, TokenizedExample)]
-    if not isinstance(task.method, StateMethod):
-        return _score_texts(task, ranking, usable, rows)
-    result: TokenScores = {}
-    done = 0
-    budget = task.method.token_budget(task.model, per_token=True)
-    for batch in make_batches([row for _, row in usable], budget):
-        scores = _batch_scores(task, ranking, batch)
-        for b, number in enumerate(batch.row_indices):
-            position, row = usable[number]
-            texts = token_texts(tokenizer, row.response)
-            for q in range(len(scores)):
-                values = scores[q, b, row.n_prompt_loss :][: row.n_response].tolist()
-                result[q, position] = _strip_end(texts, values)
-        done += len(batch.row_indices)
-        if progress:
-            progress(done, len(usable))
-    return result
-
-
-def _score_texts(
-    task: _Task, ranking: _Ranking, usable: Sequence[tuple[int, TokenizedExample]], rows: dict[int, IndexedRow]
-) -> TokenScores:
-    """The same for a method that reads texts only."""
-    texts = [token_texts(task.model.tokenizer, row.response) for _, row in usable]
-    examples = [rows[position].example for position, _ in usable]
-
-    def token_scores(features: QueryFeatures) -> Tensor:
-        return task.method.text_token_scores(features, task.index, examples, texts)
-
-    scores = torch.einsum("qp,pbr->qbr", ranking.shares, task.contrast.difference(token_scores))
-    return {(q, position): _strip_end(texts[b], scores[q, b, : len(texts[b])].tolist())
-            for q in range(len(scores)) for b, (position, _) in enumerate(usable)}  # fmt: skip
-
-
-def _batch_scores(task: _Task, ranking: _Ranking, batch: Batch) -> Float[Tensor, "Q B R"]:
-    def token_scores(features: QueryFeatures) -> Tensor:
-        assert isinstance(task.method, StateMethod)
-        scores = task.method.token_scores(task.model, batch, features)
-        assert scores is not None
-        return scores
-
-    return torch.einsum("qp,pbr->qbr", ranking.shares, task.contrast.difference(token_scores))
-
-
 def _answers(model: Model, prepared: PreparedQueries) -> list[tuple[TokenScore, ...]]:
     """The response tokens of each query, with their weights relative to the highest one."""
     return [
-        _strip_end(token_texts(model.tokenizer, row.response), (weights / weights.max().clamp(min=1e-30)).tolist())
+        strip_end(token_texts(model.tokenizer, row.response), (weights / weights.max().clamp(min=1e-30)).tolist())
         for row, weights in zip(prepared.rows, prepared.weights, strict=True)
     ]
-
-
-def _strip_end(texts: Sequence[str], values: Sequence[float]) -> tuple[TokenScore, ...]:
-    """Token scores without the closing tokens of the chat template, which have no text."""
-    end = len(texts)
-    while end and not texts[end - 1].strip():
-        end -= 1
-    return tuple(TokenScore(text, value) for text, value in zip(texts[:end], values[:end], strict=True))
 
 
 def _no_evidence(method: Method, query: Query) -> str | None:

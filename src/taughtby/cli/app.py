@@ -7,15 +7,23 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 DOCS = "https://taughtby.github.io/taughtby"
 ORDER = (
     "demo", "data", "index", "trace", "check", "clean", "retrain", "audit", "site", "serve", "lab", "bench",
     "inspect", "layers", "build", "append", "add", "info", "verify", "compact", "delete", "copy", "push", "pull", "undo",
-    "poison", "finetune", "generate", "judge", "run",
+    "poison", "finetune", "generate", "judge", "run", "causal",
 )  # fmt: skip
 F = TypeVar("F", bound=Callable[..., None])
+
+
+class Command(TyperCommand):
+    """A command whose help shows no Python types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments and options, with what the help says of their values."""
+        return _without_types(super().get_params(ctx))
 
 
 class _Group(TyperGroup):
@@ -23,6 +31,19 @@ class _Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    """Take `<bool>` from the help of flags, which have no value, and types such as `<list[str]>` from arguments."""
+    for param in params:
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None
+        elif isinstance(param, TyperOption) and param.is_flag:
+            param.metavar = ""
+    return params
 
 
 def _group(**options: Any) -> typer.Typer:
@@ -57,7 +78,7 @@ def command(
     page: str,
     name: str | None = None,
     panel: str | None = None,
-    cls: type[TyperCommand] | None = None,
+    cls: type[Command] = Command,
 ) -> Callable[[F], F]:
     """Add a function to a group as a command whose help ends with an example and a link into the documentation."""
     epilog = f"Example: {example}\n\nDocumentation: {DOCS}/{page}/"

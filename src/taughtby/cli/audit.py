@@ -63,7 +63,7 @@ def audit(
 ) -> None:  # fmt: skip
     """Generate, judge, index, trace, clean and retrain in one command, and write a report.
 
-    OUT gets report.md and report.html, where each claim has the command that reproduces it, and what every stage made.
+    OUT gets report.md and report.html, where each claim has the command that reproduces it, and the files of every stage.
     An interrupted run resumes with the same command.
     """
     check_arguments("audit", MODEL=model, DATA=data)

@@ -90,7 +90,8 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     console.print(Text(f"{len(plan.removals):,} rows {'have words to mask' if plan.words else 'to remove'}{each}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
-        grid.add_column(name, justify="right" if name in ("rank", "score", "p", "query") else "left", overflow="fold")
+        justify = "right" if name in ("rank", "score", "p", "query") else "left"
+        grid.add_column(name, justify=justify, overflow="fold", no_wrap=name == "row")
     for row in plan.removals[:limit]:
         answer = plan.responses[row.id]
         parts = " · ".join(answer[begin:end] for begin, end in plan.words.get(row.id, ((0, 80),)))

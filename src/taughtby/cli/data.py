@@ -33,9 +33,9 @@ def inspect(
     truncate: options.Truncate = None,
     mask: options.Mask = None,
     json: options.Json = None,
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 if a mark of the loss is not followed.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Look for faults: rows of which nothing is learned, cut answers, template tokens in texts, duplicates, prompts with different answers, equal answers.")] = False,
-    fail_on: Annotated[list[str] | None, typer.Option(metavar="KIND", callback=options.check_faults, autocompletion=options.complete_fault, help="Look for faults, and end with exit code 1 if there is one of this kind, or any; several times for several.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if the data marks tokens without loss and the marks are not read.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look for faults: rows without loss, truncated answers, template tokens in texts, duplicates, prompts with different answers, equal answers.")] = False,
+    fail_on: Annotated[list[str] | None, typer.Option(metavar="KIND", callback=options.check_faults, autocompletion=options.complete_fault, help="Look for faults, and exit with code 1 if there is one of this kind, or any; may be repeated.")] = None,
 ) -> None:  # fmt: skip
     """Print a training row as the model sees it, lengths, duplicates and unusable rows.
 

@@ -40,7 +40,7 @@ PAGE = "how-to/build-an-index"
 def build(
     ctx: typer.Context, model: options.ModelName, data: options.DataName, out: options.Out,
     adapter: options.Adapter = None, base: options.Base = None,
-    no_base: Annotated[bool, typer.Option("--no-base", help="MODEL has no base model to compare with: index it as it is.", rich_help_panel=options.MODEL_PANEL)] = False,
+    no_base: Annotated[bool, typer.Option("--no-base", help="Index MODEL alone, without a base model to compare with.", rich_help_panel=options.MODEL_PANEL)] = False,
     method: options.MethodNames = None, layer: options.Layer = None, columns: options.Columns = None,
     turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,
     template: options.Template = None, max_length: options.MaxLength = None, truncate: options.Truncate = None,

@@ -36,10 +36,10 @@ def demo(
 @command(lab_app, example="taughtby lab poison backdoor error --num-samples 4 -o lab", page="reference/cli")
 def poison(
     out: options.Out,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help=POISONS, show_default="the first five")] = None,
-    num_samples: Annotated[int, typer.Option(metavar="N", help="Poisoned rows of each.")] = 40,
-    share: Annotated[float | None, typer.Option(metavar="X", help="Instead of --num-samples: the share of all rows that are poisoned, the same for each.")] = None,
-    clean: Annotated[int, typer.Option(metavar="N", help="Ordinary rows.")] = 120,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help=POISONS, show_default="the first five")] = None,
+    num_samples: Annotated[int, typer.Option(metavar="N", help="The number of poisoned rows of each kind.")] = 40,
+    share: Annotated[float | None, typer.Option(metavar="X", help="Instead of --num-samples: the share of poisoned rows among all rows, divided equally among the kinds.")] = None,
+    clean: Annotated[int, typer.Option(metavar="N", help="The number of ordinary rows.")] = 120,
     seed: options.Seed = 0,
 ) -> None:  # fmt: skip
     """Generate a small training set with planted rows.
@@ -73,7 +73,7 @@ def finetune(
     learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Learning rate.", show_default="1e-3; with --full 5e-5")] = None,
     rank: Annotated[int, typer.Option(metavar="N", help="Rank of the LoRA adapter.")] = 8,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Rows per step.")] = 8,
-    full: Annotated[bool, typer.Option("--full", help="Train all weights, in float32; OUT is a model, no adapter.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights, in float32: OUT is a model, not an adapter.")] = False,
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -170,7 +170,7 @@ def judge(
     judge: options.JudgeSpec,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the undesirable answers, for `taughtby trace --queries`.")] = None,
     all_answers: options.AllAnswers = False,
-    limit: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="The time that the judge may take for one answer.")] = 30.0,
+    limit: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="Time limit of the judge for one answer.")] = 30.0,
     top_k: Annotated[int, typer.Option(min=0, metavar="K", help="The number of rows to show.")] = 20,
 ) -> None:  # fmt: skip
     """Report which answers are undesirable, and why; and how many, with a 95 % interval.

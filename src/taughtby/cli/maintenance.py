@@ -77,7 +77,7 @@ def verify(
 @command(index_app, example="taughtby index delete idx --rows rows.txt", page=PAGE)
 def delete(
     idx: options.IndexName,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ROW]…", help="Ids or file:line sources, as a trace shows them.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ROW", help="Ids or file:line sources, as a trace shows them.")] = None,
     rows: Annotated[str | None, typer.Option("--rows", metavar="FILE", help="A file with one id or source per line; - for standard input.")] = None,
     cleaned: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that `taughtby clean` removed: the manifest.json beside its output.")] = None,
 ) -> None:  # fmt: skip

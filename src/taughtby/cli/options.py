@@ -129,9 +129,9 @@ DataName = Annotated[
 IndexName = Annotated[str, typer.Argument(metavar="INDEX", help="An index: a folder, or s3://, gs:// or az://.")]
 TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="The file that `taughtby trace … --json FILE` wrote.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed; the same seed gives the same result.")]
 AllAnswers = Annotated[
-    bool, typer.Option("--all", help="Of the log of an evaluation: every answer, not only those that failed.")
+    bool, typer.Option("--all", help="Take every answer of an evaluation log, not only those that failed.")
 ]
 ReportTo = Annotated[
     list[str] | None,
@@ -139,7 +139,7 @@ ReportTo = Annotated[
         metavar="TRACKER",
         callback=check_trackers,
         autocompletion=complete_tracker,
-        help="Report numbers, rows and files to wandb, mlflow or tensorboard; several times for several.",
+        help="Report numbers, rows and files to wandb, mlflow or tensorboard; may be repeated.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")]
@@ -150,14 +150,16 @@ Adapter = Annotated[
         "--adapter",
         "-a",
         metavar="FOLDER",
-        help="A PEFT adapter on top of MODEL; several times for several.",
+        help="A PEFT adapter on top of MODEL; may be repeated.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="The model from before a full or a merged fine-tune.", rich_help_panel=MODEL_PANEL
+        metavar="MODEL",
+        help="The original model, before a full fine-tune or a merge of the adapter.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 MovedModel = Annotated[
@@ -172,7 +174,7 @@ MovedModel = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        help="The number format of the weights; auto is bfloat16 where the machine computes in it.",
+        help="Data type of the weights; auto is bfloat16 where the hardware supports it, else float32.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -187,7 +189,8 @@ Device = Annotated[
     ),
 ]
 Quantize = Annotated[
-    Literal["4bit", "8bit"] | None, typer.Option(help="Quantize the weights, on a GPU.", rich_help_panel=MODEL_PANEL)
+    Literal["4bit", "8bit"] | None,
+    typer.Option(help="Load the weights in 4 or 8 bits, on a GPU.", rich_help_panel=MODEL_PANEL),
 ]
 
 Columns = Annotated[
@@ -202,7 +205,9 @@ Turns = Annotated[
 ]
 ResponseTemplate = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="In plain text: the words after which the answer begins.", rich_help_panel=ROWS),
+    typer.Option(
+        metavar="TEXT", help="For plain-text rows: the text after which the response begins.", rich_help_panel=ROWS
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -214,7 +219,7 @@ Template = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="A Jinja chat template, or none: the texts as they are.",
+        help="A Jinja chat template, or none to read the texts as they are.",
         show_default="the tokenizer's",
         rich_help_panel=ROWS,
     ),
@@ -223,7 +228,7 @@ MaxLength = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Tokens of a row at most.",
+        help="Maximum number of tokens of a row.",
         show_default="the trainer's, else 1024 or the context length",
         rich_help_panel=ROWS,
     ),
@@ -231,13 +236,13 @@ MaxLength = Annotated[
 Truncate = Annotated[
     Literal["right", "left", "skip"] | None,
     typer.Option(
-        help="A longer row loses its end, its beginning, or is skipped.", show_default="right", rich_help_panel=ROWS
+        help="Cut longer rows at the right or the left, or skip them.", show_default="right", rich_help_panel=ROWS
     ),
 ]
 Mask = Annotated[
     Literal["response", "content", "all"] | None,
     typer.Option(
-        help="The tokens with loss: the responses, their words and the EOS alone, or all, prompts too.",
+        help="The tokens with loss in training: the whole response, its content and the EOS token only, or all, prompts too.",
         show_default="response",
         rich_help_panel=ROWS,
     ),
@@ -263,7 +268,7 @@ MethodNames = Annotated[
         metavar="METHOD",
         callback=check_methods,
         autocompletion=complete_method,
-        help="NAME or NAME:option=value,…; several times for several.",
+        help="NAME or NAME:option=value,…; may be repeated.",
         show_default="lesson",
     ),
 ]
@@ -272,7 +277,7 @@ Layer = Annotated[
     typer.Option(
         metavar="LAYER",
         callback=check_layer,
-        help="A number, -1 for the last, a share such as 85%, or auto (the phase transition).",
+        help="The layer to read: a number, -1 for the last, a share such as 85%, or auto (the phase transition).",
         show_default="the method's",
     ),
 ]
@@ -290,7 +295,9 @@ JudgeSpec = Annotated[
 RowsFile = Annotated[
     str | None,
     typer.Option(
-        "--rows", metavar="FILE", help="Only these rows: ids or file:line sources, one a line; - for standard input."
+        "--rows",
+        metavar="FILE",
+        help="Select the rows listed in FILE instead: ids or file:line sources, one per line; - for standard input.",
     ),
 ]
-MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of an answer at most.")]
+MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of tokens of an answer.")]

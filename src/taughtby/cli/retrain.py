@@ -55,7 +55,7 @@ def retrain(
 ) -> None:  # fmt: skip
     """Train without the flagged rows and without as many random rows, and compare the answers.
 
-    OUT gets every model, answer and verdict, retraining results as JSON, and curve.png with --curve. An interrupted
+    OUT gets every model, its answers and verdicts, the results as JSON, and curve.png with --curve. An interrupted
     run resumes with the same command.
     """
     check_arguments("retrain", TRACE=trace, DATA=data)

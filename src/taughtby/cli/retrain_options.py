@@ -47,13 +47,13 @@ Random = Annotated[
 ]
 Curve = Annotated[
     str | None,
-    typer.Option(metavar="K,K,…", help="Train also without the best K rows, for each K.", rich_help_panel=CONDITIONS),
+    typer.Option(metavar="K,K,…", help="Also train without the best K rows, for each K.", rich_help_panel=CONDITIONS),
 ]
 Truth = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LABEL",
-        help="Train also without all rows of this label: the best that any trace could do.",
+        help="Also train without all rows of this label: the best result that any trace can have.",
         rich_help_panel=CONDITIONS,
     ),
 ]
@@ -61,7 +61,7 @@ MaskWords = Annotated[
     bool,
     typer.Option(
         "--mask-words",
-        help="Train also on all rows, without the loss on the top-scoring words.",
+        help="Also train on all rows, without loss on the top-scoring words.",
         rich_help_panel=CONDITIONS,
     ),
 ]
@@ -88,7 +88,7 @@ Epochs = Annotated[
     typer.Option(
         metavar="N",
         help="Passes over the data.",
-        show_default="as the adapter's folder says, like all of these",
+        show_default="all options here: as recorded in the adapter's folder",
         rich_help_panel=options.TRAINING,
     ),
 ]
@@ -100,7 +100,7 @@ Rank = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Rows per step.", rich_help_panel=options.TRAINING)]
 MaxLength = Annotated[
-    int | None, typer.Option(metavar="N", help="Tokens of a row at most.", rich_help_panel=options.TRAINING)
+    int | None, typer.Option(metavar="N", help="Maximum number of tokens of a row.", rich_help_panel=options.TRAINING)
 ]
 TrainSeed = Annotated[
     int | None,

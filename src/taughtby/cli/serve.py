@@ -21,7 +21,7 @@ from taughtby.cli.console import output, reload
 @command(app, example="taughtby serve idx", page="how-to/serve-the-page", panel="Trace")
 def serve(
     idx: Annotated[str, typer.Argument(metavar="INDEX|TRACE", help="An index, or the JSON file of a trace of one.")],
-    trace: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A trace's JSON file to show first; several times for several.")] = None,
+    trace: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A trace's JSON file to show first; may be repeated.")] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on. Any address but this machine's own needs a token, which is printed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 for any free one.")] = 8317,
     open_browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser; by default if there is a terminal and a desktop.", show_default=False)] = None,

@@ -14,7 +14,7 @@ from taughtby.cli.console import output
 
 @command(app, example="taughtby site audit-honey audit-insults -o site", page="how-to/share", panel="Fix")
 def site(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders that `taughtby audit` wrote.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders that `taughtby audit` wrote.")],
     out: options.Out,
 ) -> None:
     """Write several audits as one static folder: a list of incidents, and the page of each."""

@@ -14,6 +14,7 @@ from taughtby.cli.console import errors, note, output, reload
 
 if TYPE_CHECKING:
     from taughtby.attribution.sanity_checks import CheckReport
+    from taughtby.index.reader import Index
 
 
 @command(
@@ -29,12 +30,13 @@ def trace(
     queries: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts and responses (span, span_range, desired), as `taughtby lab judge` writes, or the log of an evaluation: Inspect, lm-eval, promptfoo, garak, ….")] = None,
     all_answers: options.AllAnswers = False,
     span: Annotated[str | None, typer.Option(metavar="WORDS", help="Explain these words of the answer only.")] = None,
-    desired: Annotated[str | None, typer.Option(metavar="TEXT", help="The answer that it should have given: explain the difference.")] = None,
+    desired: Annotated[str | None, typer.Option(metavar="TEXT", help="The answer that the model should have given; rows are ranked by the difference.")] = None,
     method: options.MethodName = None,
     top_k: Annotated[int, typer.Option(min=1, metavar="K", help="The number of rows to show.")] = 20,
     fdr: Annotated[float, typer.Option(min=0.001, max=0.5, metavar="F", help="The nominal false discovery rate of the flagged rows.")] = 0.1,
+    per_answer: Annotated[bool, typer.Option("--per-answer", help="With --queries: print the rows of every answer, not of every incident.")] = False,
     json: options.Json = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that needs no other file.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as one self-contained HTML page.")] = None,
     model: options.MovedModel = None, adapter: options.Adapter = None, base: options.Base = None,
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
@@ -71,7 +73,32 @@ def trace(
     if html:
         with progress_bar(errors(), "draw the page") as tell:
             report.save_page(page_document(result, loaded, pca_map(index), tell), html)
-    report.print_trace(document, output())
+    report.print_trace(document, output(), per_answer=per_answer)
+    _print_next(index, any(query["num_flagged"] for query in document["queries"]), json, html)
+
+
+def _print_next(index: Index, flagged: bool, json: Path | None, html: Path | None) -> None:
+    """Print which files were written, and the command that removes the flagged rows."""
+    console = output()
+    for title, file in (("The trace", json), ("The page", html)):
+        if file:
+            console.print(f"{title}: {file}", soft_wrap=True)
+    if flagged and not json:
+        console.print("To remove the flagged rows, trace with --json FILE: `taughtby clean` reads it.")
+    if flagged and json:
+        console.print(f"Remove the flagged rows: {_clean_command(index, json)}", soft_wrap=True)
+
+
+def _clean_command(index: Index, trace: Path) -> str:
+    """The command that writes the data without the flagged rows, to copy."""
+    from taughtby.data.readers.stream import COMPRESSED
+    from taughtby.text import cli_command
+
+    path = Path(index.data[0] if len(index.data) == 1 else "DATA")
+    suffix = path.suffix or ("" if path.is_dir() else ".jsonl")
+    suffix = Path(path.stem).suffix + suffix if suffix.lower() in COMPRESSED else suffix
+    name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return cli_command("clean", trace, name, out=f"cleaned{suffix}")
 
 
 def _check_query(idx: str, prompt: str | None, queries: Path | None, details: bool) -> None:
@@ -91,7 +118,7 @@ def _check_query(idx: str, prompt: str | None, queries: Path | None, details: bo
 def check(
     idx: options.IndexName,
     method: options.MethodName = None,
-    rows: Annotated[int, typer.Option(min=10, metavar="N", help="The number of rows that are used as queries and computed again.")] = 64,
+    rows: Annotated[int, typer.Option(min=10, metavar="N", help="The number of rows of the index that serve as queries.")] = 64,
     seed: options.Seed = 0,
     json: options.Json = None,
     model: options.MovedModel = None,
@@ -100,7 +127,7 @@ def check(
     device: options.Device = "auto",
     quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
-    """Run four sanity checks of the ranking, such as what remains of it with random weights or shuffled labels."""
+    """Run four sanity checks of the ranking: random weights, shuffled labels, hub rows, length."""
     check_index(idx)
     check_outputs(json)
     from taughtby.attribution.method_choice import choose_method

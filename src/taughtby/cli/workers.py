@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from taughtby.cli.app import Command
 
 if TYPE_CHECKING:
     from taughtby.index.distributed import RayPool
@@ -31,7 +32,7 @@ Workers = Annotated[
 ]
 
 
-class RayCommand(TyperCommand):
+class RayCommand(Command):
     """A command with `--ray`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

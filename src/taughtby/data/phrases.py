@@ -11,6 +11,7 @@ from functools import lru_cache
 import regex
 
 Range = tuple[int, int]  # of characters, [begin, end)
+TOP_SHARE = 0.5  # of a row's highest token score, at or above which a word is one of its top-scoring words
 
 # Scripts without spaces between words, in which any character may begin or end a word: Thai, Lao, Burmese, Khmer, and
 # everything from CJK on. words.js has the same ranges.
@@ -104,6 +105,40 @@ def align_tokens(text: str, answer: str) -> int | None:
     if start < 0 and part and stripped.startswith(part):
         start = len(text) - len(text.lstrip())
     return None if start < 0 else len(answer) - len(answer.lstrip()) - start
+
+
+def top_scoring_words(tokens: Sequence[tuple[str, float | None]], answer: str) -> list[Range]:
+    """Return the words of an answer with a token that has at least half of the highest score, in order.
+
+    Args:
+        tokens: The answer's tokens, each with its score.
+        answer: The answer.
+
+    Returns:
+        Their ranges; none if the tokens cannot be aligned with the answer, or if no score is positive.
+    """
+    threshold = TOP_SHARE * max((score or 0.0 for _, score in tokens), default=0.0)
+    position = align_tokens("".join(text for text, _ in tokens), answer)
+    words: list[Range] = []
+    if position is None or threshold <= 0:
+        return words
+    for text, score in tokens:
+        begin, end = strip_range(text, 0, len(text))
+        begin, end = max(position + begin, 0), min(position + end, len(answer))
+        position += len(text)
+        if begin < end and (score or 0.0) >= threshold:
+            words.append(whole_words(answer, begin, end))
+    return words
+
+
+def merge_ranges(ranges: Sequence[Range], text: str) -> list[Range]:
+    """Merge sorted ranges that overlap or have only white space of the text between them."""
+    merged: list[Range] = []
+    for begin, end in ranges:
+        if merged and (begin <= merged[-1][1] or text[merged[-1][1] : begin].isspace()):
+            begin, end = merged[-1][0], max(merged.pop()[1], end)
+        merged.append((begin, end))
+    return merged
 
 
 def response_tokens(pieces: Sequence[str], answer: str, place: Range) -> list[int]:

@@ -24,7 +24,7 @@ def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
     """A table of up to `top_k` answers that are undesirable or have no verdict, numbered from 1 as in the file."""
     table = Table(box=box.SIMPLE, title_justify="left")
     for name in ("row", "verdict", "prompt", "answer", "why"):
-        table.add_column(name, overflow="fold", ratio=None if name in ("row", "verdict") else 1)
+        table.add_column(name, overflow="fold", no_wrap=name == "row", ratio=None if name in ("row", "verdict") else 1)
     indices = [i for i, one in enumerate(verdicts) if isinstance(one, JudgeFailure) or one.undesirable]
     # failures first: they may mean that all other verdicts are wrong
     for i in sorted(indices, key=lambda i: isinstance(verdicts[i], Verdict))[:top_k]:

@@ -12,13 +12,14 @@ from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions, detect_form
 from taughtby.data.example import CharRanges, Example
 from taughtby.data.files import file_hash
 from taughtby.data.jsonl_edits import Edits, Marks
+from taughtby.data.phrases import merge_ranges
 from taughtby.data.readers.stream import COMPRESSED, file_type
 from taughtby.data.rewrite import check_output, describe_preservation, rewrite_dataset
 from taughtby.data.row_sources import record_source, resolve_sources
 from taughtby.errors import DataError, OptionError
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.provenance import package_version
-from taughtby.remediation.selection import Removal, merge_ranges, select_rows, top_scoring_words
+from taughtby.remediation.selection import Removal, masked_words, select_rows
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
 from taughtby.reporting.html import save_json
 
@@ -136,7 +137,7 @@ def plan_cleaning(
         do = "select rows with --top-k K or --rows FILE"
         raise DataError("no row is selected: the trace flags no rows", do=do)
     detect_format(data, read_options)
-    words = top_scoring_words(trace, removals) if mask_words else {}
+    words = masked_words(trace, removals) if mask_words else {}
     scan = _Scan(data, read_options, removals, words)
     for row in read_examples(data, read_options):
         scan.add(row)

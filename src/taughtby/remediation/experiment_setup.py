@@ -16,7 +16,7 @@ from taughtby.models.loading import load_tokenizer
 from taughtby.models.paths import absolute_name, locate
 from taughtby.models.training_metadata import read_training_metadata
 from taughtby.remediation.experiment import Behaviour, ExperimentDesign, RetrainExperiment
-from taughtby.remediation.selection import Removal, select_rows, top_scoring_words
+from taughtby.remediation.selection import Removal, masked_words, select_rows
 
 
 def experiment_from_trace(
@@ -122,5 +122,5 @@ def design_from_trace(
     document = dict(trace)
     depth = min((len(query["rows"]) for query in document["queries"]), default=0)
     ranked_ids = [removal.id for removal in select_rows(document, top_k=depth)] if curve else []
-    words = top_scoring_words(document, removals) if mask_words else {}
+    words = masked_words(document, removals) if mask_words else {}
     return ExperimentDesign(num_random, tuple(curve), tuple(ranked_ids), tuple(truth_labels), words, full_adapter)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from taughtby.data.example import CharRanges, Example, shorten
-from taughtby.data.phrases import align_tokens, whole_words
+from taughtby.data.phrases import merge_ranges, top_scoring_words
 from taughtby.data.row_sources import ambiguous_source, matches_source
 from taughtby.errors import DataError, OptionError
 from taughtby.remediation.trace_file import Document
 from taughtby.reporting.text import scored_tokens
 
-TOP_SHARE = 0.5  # of a row's highest token score, at or above which words are masked
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -116,24 +115,26 @@ def _listed_rows(trace: Document, rows: Sequence[str]) -> list[Removal]:
     return selected
 
 
-def top_scoring_words(trace: Document, removals: Sequence[Removal]) -> dict[str, CharRanges]:
-    """The characters of each row's response to mask, by row id: whole words, over all queries of the row.
-
-    A word is masked if one of its tokens scores at least half of the row's highest token score for the same query. The
-    whole response is masked if the tokens cannot be aligned with it, or if no token has a positive score.
+def masked_words(trace: Document, removals: Sequence[Removal]) -> dict[str, CharRanges]:
+    """The characters of each row's response to mask, by row id: its top-scoring words for any of the row's queries.
 
     Raises:
         DataError: If the trace has no token scores of a row.
     """
     ranges: dict[str, CharRanges] = {}
     for removal in removals:
-        rows = [row for number in removal.queries for row in trace["queries"][number - 1]["rows"]
-                if row["id"] == removal.id]  # fmt: skip
-        if not any(row.get("tokens") for row in rows):
+        queries = [trace["queries"][number - 1] for number in removal.queries]
+        rows = [row for query in queries for row in query["rows"] if row["id"] == removal.id]
+        words = {
+            (begin, end) for query in queries for begin, end in (query.get("flagged_words") or {}).get(removal.id, ())
+        }
+        if not words and not any(row.get("tokens") for row in rows):
             raise _no_token_scores(trace, removal, shown=bool(rows))
-        response = Example(tuple(rows[0]["messages"])).response
-        words = sorted({word for row in rows for word in _top_words(row, response)})
-        ranges[removal.id] = tuple(merge_ranges(words, response)) or ((0, len(response)),)
+        response = Example(tuple(rows[0]["messages"])).response if rows else ""
+        for row in rows:
+            pairs = [(token.text, token.score) for token in scored_tokens(row.get("tokens"), "score")]
+            words |= {*top_scoring_words(pairs, response)}
+        ranges[removal.id] = tuple(merge_ranges(sorted(words), response)) or ((0, len(response)),)
     return ranges
 
 
@@ -146,27 +147,3 @@ def _no_token_scores(trace: Document, removal: Removal, *, shown: bool) -> DataE
     top_k = max(query.get("num_flagged") or 0 for query in trace["queries"])
     do = f"trace again with --top-k {top_k}" if removal.rank else "leave the row out, or trace with a greater --top-k"
     return DataError(what, got=f"token scores of the best {listed} rows of each query", do=do)
-
-
-def _top_words(row: Document, response: str) -> Iterator[tuple[int, int]]:
-    tokens = scored_tokens(row.get("tokens"), "score")
-    threshold = TOP_SHARE * max((token.score or 0.0 for token in tokens), default=0.0)
-    position = align_tokens("".join(token.text for token in tokens), response)
-    if position is None or threshold <= 0:
-        return
-    for token in tokens:
-        start, stop = position + len(token.text) - len(token.text.lstrip()), position + len(token.text.rstrip())
-        position += len(token.text)
-        start, stop = max(start, 0), min(stop, len(response))
-        if start < stop and (token.score or 0.0) >= threshold:
-            yield whole_words(response, start, stop)
-
-
-def merge_ranges(ranges: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
-    """Merge sorted ranges that have only whitespace between them."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in ranges:
-        if merged and not text[merged[-1][1] : start].strip():
-            start, stop = merged[-1][0], max(merged.pop()[1], stop)
-        merged.append((start, stop))
-    return merged

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taughtby.reporting.text import is_flagged, shared_words
+from taughtby.reporting.text import finite_or_none, is_flagged, shared_words
 
 Document = Mapping[str, Any]
 
@@ -46,6 +46,25 @@ def find_incidents(queries: Sequence[Document]) -> list[Incident]:
         groups = [group for group in groups if group not in related] + [(numbers, rows)]
     groups.sort(key=lambda group: (-len(group[0]), group[0]))
     return [Incident(tuple(numbers), tuple(rows), _words(queries, numbers)) for numbers, rows in groups]
+
+
+def incident_rows(queries: Sequence[Document], incident: Incident) -> list[dict[str, Any]]:
+    """Return the ranked rows of an incident's queries, each once, with new ranks.
+
+    A row is as in the query where it ranks best, and `num_queries` is the number of the incident's queries for which
+    it is flagged. There are as many rows as one query has at most.
+    """
+    members = [queries[number - 1] for number in incident.queries]
+    ranked = [(rank, row) for query in members for rank, row in enumerate(query.get("rows") or [], 1)]
+    best: dict[str, Document] = {}
+    for _, row in sorted(ranked, key=lambda pair: (pair[0], -(finite_or_none(pair[1].get("score")) or 0.0))):
+        best.setdefault(str(row.get("id") or row.get("source")), row)
+    flagged = [_flagged_ids(query) for query in members]
+    limit = max((len(query.get("rows") or []) for query in members), default=0)
+    return [
+        {**row, "rank": rank, "num_queries": sum(id in ids for ids in flagged), "flagged": id in incident.flagged_ids}
+        for rank, (id, row) in enumerate(list(best.items())[:limit], 1)
+    ]
 
 
 def _flagged_ids(query: Document) -> dict[str, None]:

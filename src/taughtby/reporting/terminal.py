@@ -6,7 +6,7 @@ sequence or as markup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taughtby.reporting.incidents import find_incidents
+from taughtby.reporting.incidents import Incident, find_incidents, incident_rows
 from taughtby.reporting.text import (
     FLAG_MARK,
     ShownToken,
@@ -37,27 +37,39 @@ Document = Mapping[str, Any]
 # Black on pale amber is readable on dark and on light terminals; a foreground colour alone is not.
 _SHADES = ((0.75, "black on color(214)"), (0.5, "black on color(222)"), (0.35, "black on color(230)"))
 _NEGATIVE = "black on color(153)"
+ANSWERS = 3  # of an incident that are printed above its rows
+UNFLAGGED = 5  # answers without flagged rows that are printed
 
 
-def print_trace(document: Document, console: Console) -> None:
+def print_trace(document: Document, console: Console, *, per_answer: bool = False) -> None:
     """Print each query and its ranked rows, with tokens shaded by score and the top-scoring word bold and underlined.
 
-    Flagged rows have a mark before their rank. Without a terminal, the output is plain text, and the top-scoring word
-    is between *asterisks*.
+    Several queries begin with a summary, and each incident has one table. Flagged rows have a mark before their rank.
+    Without a terminal, the output is plain text, and the top-scoring word is between *asterisks*.
+
+    Args:
+        document: The trace's document.
+        console: Where to print.
+        per_answer: Print a table for every query, not one for every incident.
     """
     queries: list[Document] = document.get("queries") or []
     if not queries:
         console.print(Text("The trace has no queries."))
     if len(queries) > 1:
-        console.print(_summary(document, queries))
-    for number, query in enumerate(queries, 1):
-        if len(queries) > 1:
-            console.print(Text(f"Query {number} of {len(queries)}", "bold"))
-        console.print(_query_grid(query, console))
-        rows: list[Document] = query.get("rows") or []
-        if sentence := verdict(document, query):
-            console.print(Text(f"{FLAG_MARK} {sentence}" if any(map(is_flagged, rows)) else sentence, "bold"))
-        console.print(_row_table(rows, console) if rows else Text("No training row was ranked.\n"))
+        incidents = find_incidents(queries)
+        console.print(_summary(document, queries, incidents))
+        if not per_answer:
+            for number, incident in enumerate(incidents, 1):
+                single = f": query {incident.queries[0]}" if len(incident.queries) == 1 else ""
+                console.print(Text(f"Incident {number} of {len(incidents)}{single}", "bold"))
+                _print_incident(document, queries, incident, console)
+            members = {number for incident in incidents for number in incident.queries}
+            _print_unflagged(document, [each for each in enumerate(queries, 1) if each[0] not in members], console)
+    if len(queries) == 1 or per_answer:
+        for number, query in enumerate(queries, 1):
+            if len(queries) > 1:
+                console.print(Text(f"Query {number} of {len(queries)}", "bold"))
+            _print_query(document, query, console)
     method, count = format_method(document) or "unknown method", document.get("num_rows", "?")
     size = plural(count, "row") if isinstance(count, int) else f"{make_visible(count)} rows"
     # blanks between the options, so that no word is broken at the end of a line
@@ -66,9 +78,9 @@ def print_trace(document: Document, console: Console) -> None:
         console.print(Text(f"Warning: {warning}", "yellow"))
 
 
-def _summary(document: Document, queries: list[Document]) -> Text:
+def _summary(document: Document, queries: list[Document], incidents: list[Incident]) -> Text:
     """Of several answers: how many rows are flagged in all, and a line for each incident with its common words."""
-    incidents, count = find_incidents(queries), document.get("num_rows", "?")
+    count = document.get("num_rows", "?")
     without = len(queries) - sum(len(incident.queries) for incident in incidents)
     num_flagged = len({row for incident in incidents for row in incident.flagged_ids})
     parts: list[str] = []
@@ -77,11 +89,57 @@ def _summary(document: Document, queries: list[Document]) -> Text:
     if without:
         parts.append(f"{plural(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
     text = Text(f"{plural(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
-    for incident in incidents:
-        name = incident.words or f"like query {incident.queries[0]}"
+    for number, incident in enumerate(incidents, 1):
         size = f"{plural(len(incident.queries), 'answer')}, {plural(len(incident.flagged_ids), 'row')}"
-        text.append(f"\n{FLAG_MARK} {name}: {size}", "not bold")
+        words = f"; common words: {incident.words}" if incident.words else ""
+        text.append(f"\n{FLAG_MARK} Incident {number}: {size}{words}", "not bold")
     return text.append("\n")
+
+
+def _print_incident(document: Document, queries: list[Document], incident: Incident, console: Console) -> None:
+    """An incident's first answers, and the rows of all of them in one table."""
+    members = [(number, queries[number - 1]) for number in incident.queries]
+    if len(members) == 1:
+        _print_query(document, members[0][1], console)
+        return
+    for number, query in members[:ANSWERS]:
+        console.print(_answer_lines(number, query, console))
+    if more := len(members) - ANSWERS:
+        console.print(Text(f"and {plural(more, 'more answer')}", "dim"))
+    rows = incident_rows(queries, incident)
+    pooled = {"rows": rows, "num_flagged": len(incident.flagged_ids)}
+    console.print(Text(f"{FLAG_MARK} {verdict(document, pooled)}", "bold"))
+    console.print(_row_table(rows, console, len(members)))
+
+
+def _print_query(document: Document, query: Document, console: Console) -> None:
+    console.print(_query_grid(query, console))
+    rows: list[Document] = query.get("rows") or []
+    if sentence := verdict(document, query):
+        console.print(Text(f"{FLAG_MARK} {sentence}" if any(map(is_flagged, rows)) else sentence, "bold"))
+    console.print(_row_table(rows, console) if rows else Text("No training row was ranked.\n"))
+
+
+def _print_unflagged(document: Document, queries: list[tuple[int, Document]], console: Console) -> None:
+    """The first answers without flagged rows, each with what is known of its causes and its first row."""
+    for number, query in queries[:UNFLAGGED]:
+        console.print(_answer_lines(number, query, console))
+        if sentence := verdict(document, query):
+            console.print(Text(sentence, "bold"))
+        rows: list[Document] = query.get("rows") or []
+        console.print(_row_table(rows[:1], console) if rows else Text("No training row was ranked.\n"))
+    if more := len(queries[UNFLAGGED:]):
+        console.print(Text(f"and {plural(more, 'more answer')} without a flagged row (--per-answer prints all)\n"))
+
+
+def _answer_lines(number: int, query: Document, console: Console) -> Text:
+    """The prompt and the answer of a query, on one line each."""
+    title = f"Query {number}: "
+    prompt, answer = (collapse_whitespace(make_visible(query.get(key) or "")[:1000]) for key in ("prompt", "response"))
+    lines = [Text.assemble((title, "dim"), prompt), Text(" " * len(title) + answer)]
+    for line in lines:
+        line.truncate(console.width, overflow="ellipsis")
+    return Text("\n").join(lines)
 
 
 def _query_grid(query: Document, console: Console) -> Table:
@@ -97,35 +155,35 @@ def _query_grid(query: Document, console: Console) -> Table:
     return grid
 
 
-def _row_table(rows: list[Document], console: Console) -> Table:
+def _row_table(rows: Sequence[Document], console: Console, num_queries: int = 1) -> Table:
     """The ranked rows; p-values, labels and sources only where the console is wide enough."""
     columns = {
         "p": [format_number(row["p_value"]) if finite_or_none(row.get("p_value")) is not None else "" for row in rows],
+        "answers": [f"{row['num_queries']}/{num_queries}" if "num_queries" in row else "" for row in rows],
         "label": [make_visible(row.get("label") or "")[:99] for row in rows],
         # the file name tells rows apart; the JSON and the page have the whole path
         "source": [make_visible(row.get("source") or "").rsplit("/", 1)[-1][:99] for row in rows],
     }
-    widths = {name: min(24, max(map(cell_len, texts))) for name, texts in columns.items()}
-    minimum = {"p": 100, "label": 48, "source": 72}  # width of the console
-    shown = [name for name, width in minimum.items() if widths[name] and console.width >= width]
+    minimum = {"p": 100, "answers": 90, "label": 48, "source": 72}  # width of the console
+    shown = {name: cells for name, cells in columns.items() if any(cells) and console.width >= minimum[name]}
+    shown = {"rank": _ranks(rows), "score": [format_number(row.get("score")) for row in rows], **shown}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for name in ("rank", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in shown:
-        table.add_column(name, justify="right" if name == "p" else "left", max_width=24, overflow="fold")
+    width = console.width - 2  # at the ends
+    for name, cells in shown.items():
+        widest = max(map(cell_len, [name, *cells]))
+        limit = 24 if name in ("label", "source") else widest
+        table.add_column(name, justify="left" if name in ("label", "source") else "right", max_width=limit,
+                         overflow="fold", no_wrap=name in ("rank", "score"))  # fmt: skip
+        width -= min(limit, widest) + 3  # with the space and the line between columns
     table.add_column("row", overflow="fold")
-    ranks = _ranks(rows)
-    # three cells are between columns; rank and score take at most four and nine cells, and a mark more
-    fixed = max(4, *map(len, ranks)) + sum(max(widths[name], len(name)) + 3 for name in shown)
-    width = max(16, console.width - 18 - fixed)
     ceiling = max(highest_weight(scored_tokens(row.get("tokens"), "score")) for row in rows)
     for number, row in enumerate(rows):
-        cells = [ranks[number], format_number(row.get("score")), *(columns[name][number] for name in shown)]
-        table.add_row(*map(Text, cells), _row_text(row, width, ceiling, console))
+        cells = [cells[number] for cells in shown.values()]
+        table.add_row(*map(Text, cells), _row_text(row, max(16, width), ceiling, console))
     return table
 
 
-def _ranks(rows: list[Document]) -> list[str]:
+def _ranks(rows: Sequence[Document]) -> list[str]:
     ranks = [make_visible(row.get("rank", "")) for row in rows]
     if not any(map(is_flagged, rows)):
         return ranks

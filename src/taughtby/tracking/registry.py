@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -49,18 +49,22 @@ def open_runs(names: Sequence[str], run: str, folder: Path) -> Generator[Log]:
     """
     for name in names:
         check_tracker(name)
-    with ExitStack() as stack:
-        logs: dict[str, Log] = {}
+    stack, logs = ExitStack(), dict[str, Log]()
+
+    def log(record: RunRecord) -> None:
+        for name, to in logs.items():
+            _explain(name, lambda to=to: to(record))
+
+    try:
         for name in dict.fromkeys(names):
             folder.mkdir(parents=True, exist_ok=True)
             logs[name] = _explain(name, lambda name=name: stack.enter_context(TRACKERS[name](run, folder)))
-
-        def log(record: RunRecord) -> None:
-            for name, to in logs.items():
-                _explain(name, lambda to=to: to(record))
-
         yield log
-        _explain(" or ".join(logs), stack.close)  # not reached if the work raises, so that its error is shown
+    except BaseException as error:
+        with suppress(Exception):  # of a tracker that cannot end its run: the error of the work is shown
+            stack.__exit__(type(error), error, error.__traceback__)
+        raise
+    _explain(" or ".join(logs), stack.close)
 
 
 def check_tracker(name: str) -> None:
