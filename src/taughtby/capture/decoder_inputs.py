@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -116,7 +117,12 @@ def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
 
 def _cache_name(model: Model) -> str:
     """What the decoder calls a cache; Transformers renamed it in 5.24."""
-    return "cache" if "cache" in inspect.signature(model.decoder.forward).parameters else "past_key_values"
+    return "cache" if "cache" in _parameters(type(model.decoder)) else "past_key_values"
+
+
+@cache
+def _parameters(decoder: type) -> frozenset[str]:
+    return frozenset(inspect.signature(decoder.forward).parameters)
 
 
 @torch.no_grad()
