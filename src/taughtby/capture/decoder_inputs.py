@@ -108,7 +108,12 @@ def _shares_prefixes(model: Model, length: int) -> bool:
     first_length = rope.get("original_max_position_embeddings") or model.context_length
     if set(kinds) & set(BY_LENGTH) and length > first_length:
         return False
-    return _holds_keys_and_values(DynamicCache(config=config))
+    return caches_keys_and_values(model)
+
+
+def caches_keys_and_values(model: Model) -> bool:
+    """Whether the model's cache holds keys and values only, from which rows can be selected."""
+    return _holds_keys_and_values(DynamicCache(config=model.lm.config.get_text_config()))
 
 
 def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
