@@ -175,7 +175,7 @@ def _may_mark(value: Any) -> bool:
 
 
 def read_row_marks(
-    record: Record, used: set[str], *, completion: bool, named: set[str]
+    record: Record, used: frozenset[str], *, completion: bool, named: set[str]
 ) -> tuple[tuple[LossMark, ...], str]:
     """Return the loss marks among a row's columns, and why the row had no loss ("" if it had).
 
