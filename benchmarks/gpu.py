@@ -6,6 +6,7 @@ Parts for which no time is left are listed in the table. Utilization is a share 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Callable, Iterator
@@ -22,9 +23,9 @@ import speed_capture
 import speed_query
 from common import command, print_table
 from random_models import random_model, write_rows
-from simulated_card import SimulatedCard, SimulatedLesson
+from simulated_card import SimulatedCard, SimulatedLesson, accelerator_windows
 from taughtby.bench.cost import measure_cost
-from taughtby.capture.budget import token_budget
+from taughtby.capture.budget import MOST_PER_TOKEN, token_budget
 from taughtby.data.dataset import read_examples
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
@@ -123,17 +124,22 @@ def measure(plan: Plan) -> Lines:
 
 
 def host_lines(plan: Plan, folder: Path) -> Lines:
-    """CPU time per row with a tiny model, and the utilization of a simulated card."""
+    """CPU time per row with a tiny model, in a CPU's batches and in a GPU's; how much a simulated card works."""
     rows = max(256, plan.rows)
-    write_rows(folder / "short.jsonl", rows, tokens=30)
-    words = write_rows(folder / "rows.jsonl", rows)
+    short, data = folder / "short.jsonl", folder / "rows.jsonl"
+    write_rows(short, rows, tokens=30)
+    words = write_rows(data, 2 * rows)
+    sizes = (("", None, contextlib.nullcontext), (", a GPU's batches", MOST_PER_TOKEN, accelerator_windows))
     with random_model("tiny", torch.device("cpu"), torch.float32) as model:
         for spec in ("repsim", "lesson"):
-            cpu = min(_built(model, folder / "short.jsonl", folder / f"{spec}{turn}", get_method(spec))["cpu"]
-                      for turn in range(2))  # fmt: skip
-            yield {"name": f"CPU µs a row, {spec}", "value": cpu / rows * 1e6}
+            for number, (name, budget, windows) in enumerate(sizes):
+                with windows():
+                    cpu = min(_built(model, short, folder / f"{spec}{number}{turn}", get_method(spec),
+                                     budget=budget)["cpu"] for turn in range(2))  # fmt: skip
+                yield {"name": f"CPU µs a row, {spec}{name}", "value": cpu / rows * 1e6}
         card = SimulatedCard(CARD_SECONDS)
-        line = _built(model, folder / "rows.jsonl", folder / "simulated", SimulatedLesson(card=card), words)
+        with accelerator_windows():
+            line = _built(model, data, folder / "simulated", SimulatedLesson(card=card), words)
         yield {**line, "name": "lesson on a simulated card", "busy": card.share}
 
 
@@ -199,10 +205,12 @@ def finetune_lines(plan: Plan, folder: Path) -> Lines:
                "tokens_s": words / spent.seconds}  # fmt: skip
 
 
-def _built(model: Model, data: Path, out: Path, method: Method, words: int = 0) -> dict[str, Any]:
+def _built(
+    model: Model, data: Path, out: Path, method: Method, words: int = 0, budget: int | None = None
+) -> dict[str, Any]:
     """Build an index, and measure its cost."""
     with measure_cost(model.device) as spent:
-        build_index(model, data, out, [method], encoding=Encoding(512), layers=False)
+        build_index(model, data, out, [method], encoding=Encoding(512), token_budget=budget, layers=False)
     return {"seconds": spent.seconds, "cpu": spent.cpu, "mb": spent.more, "tokens_s": words / spent.seconds}
 
 

@@ -1,18 +1,21 @@
-"""A simulated accelerator: a thread that sleeps for a fixed time per token, while the host continues.
+"""A simulated accelerator that takes a fixed time per token, while the host continues.
 
-It shows, without a GPU, what share of the time a GPU of that speed would be busy. The host does the same work as for a
+It shows, without a GPU, what share of the time a GPU of that speed would work. The host does the same work as for a
 real one, but with a tiny model.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+import contextlib
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
+from taughtby.capture.budget import MOST_PER_TOKEN
 from taughtby.data.batching import Batch
+from taughtby.index import build
 from taughtby.methods import Features
 from taughtby.methods.lesson import Lesson
 from taughtby.models.model import Model
@@ -31,43 +34,52 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Job(threading.Event):
+@dataclass(frozen=True)
+class Job:
     """The end of a job, with the interface of `torch.cuda.Event`."""
+
+    end: float
 
     def synchronize(self) -> None:
         """Wait until the job is done."""
-        self.wait()
+        time.sleep(max(0.0, self.end - time.perf_counter()))
 
 
+@dataclass
 class SimulatedCard:
-    """Runs jobs in sequence. `busy` is their total time; `start` and `end` are those of the first and the last job."""
+    """Runs jobs in sequence, on a time line of its own.
 
-    def __init__(self, seconds_per_token: float) -> None:
-        self.seconds_per_token = seconds_per_token
-        self.busy, self.start, self.end = 0.0, 0.0, 0.0
-        self.jobs: queue.SimpleQueue[tuple[float, Job]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, daemon=True).start()
+    Attributes:
+        seconds_per_token: The time of a job, for each token.
+        busy: The total time of all jobs.
+        start: The time at which the first job began.
+        end: The time at which the last job ends.
+    """
+
+    seconds_per_token: float
+    busy: float = 0.0
+    start: float = 0.0
+    end: float = 0.0
 
     @property
     def share(self) -> float:
-        """The share of the time in which the card was busy."""
+        """The share of the time in which the card worked, from the first job to the end of the last."""
         return self.busy / (self.end - self.start)
 
     def launch(self, tokens: int) -> Job:
-        """Queue a job, and return immediately."""
-        job = Job()
-        self.jobs.put((tokens * self.seconds_per_token, job))
-        return job
+        """Queue a job that begins when the previous one has ended."""
+        now, seconds = time.perf_counter(), tokens * self.seconds_per_token
+        self.start = self.start or now
+        self.end = max(now, self.end) + seconds
+        self.busy += seconds
+        return Job(self.end)
 
-    def _work(self) -> None:
-        while True:
-            seconds, job = self.jobs.get()
-            start = time.perf_counter()
-            self.start = self.start or start
-            time.sleep(seconds)
-            self.end = time.perf_counter()
-            self.busy += self.end - start
-            job.set()
+
+@contextlib.contextmanager
+def accelerator_windows() -> Generator[None]:
+    """Windows of rows as large as on an accelerator."""
+    with patch.object(build, "WINDOW", build.WINDOW * build.ACCELERATOR_FACTOR):
+        yield
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,10 @@ class SimulatedLesson(Lesson):
     """`lesson` on a tiny model, where each batch also takes the simulated card's time."""
 
     card: Any = field(default=None, compare=False)
+
+    def token_budget(self, model: Model) -> int:
+        """Return the most tokens that a batch has on an accelerator."""
+        return MOST_PER_TOKEN
 
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return the features, which are ready when the card is done."""

@@ -12,7 +12,7 @@ import torch
 import gpu
 import taughtby.index.build
 from random_models import random_model, write_rows
-from simulated_card import Job, SimulatedCard, SimulatedLesson
+from simulated_card import SimulatedCard, SimulatedLesson
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.index.writer import Writer
@@ -40,27 +40,39 @@ def test_device_does_not_wait_for_index_writes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 8)
     write_rows(tmp_path / "rows.jsonl", 24)
 
-    class PatientCard(SimulatedCard):
+    class Held(threading.Event):
+        def synchronize(self) -> None:
+            self.wait()
+
+    class PatientCard:
         """Ends a batch once it was given another one, and the last at once."""
 
         jobs_left = 3  # the rows of a window are one batch
-        held: Job | None = None
+        held: Held | None = None
 
-        def launch(self, tokens: int) -> Job:
+        def launch(self, tokens: int) -> Held:
             if self.held:
                 self.held.set()
-            self.held, self.jobs_left = Job(), self.jobs_left - 1
+            self.held, self.jobs_left = Held(), self.jobs_left - 1
             if not self.jobs_left:
                 self.held.set()
             return self.held
 
-    card = PatientCard(0.0)
+    card = PatientCard()
     with random_model("tiny", torch.device("cpu"), torch.float32) as model:
         monkeypatch.setattr("taughtby.data.batching.BATCH_OVERHEAD", 1)  # all rows in one batch
         index = _in_time(lambda: build_index(model, tmp_path / "rows.jsonl", tmp_path / "idx",
                                              [SimulatedLesson(card=card)], encoding=Encoding(512), layers=False,
                                              token_budget=100_000))  # fmt: skip
     assert len(index) == 24
+
+
+def test_a_simulated_card_works_its_jobs_in_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.5, 14.0])  # of three launches
+    monkeypatch.setattr("simulated_card.time.perf_counter", lambda: next(clock))
+    card = SimulatedCard(0.01)
+    assert [card.launch(100).end, card.launch(100).end, card.launch(200).end] == [11.0, 12.0, 16.0]
+    assert card.busy == 4.0 and card.share == 4 / 6
 
 
 def test_windows_are_committed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from taughtby.capture import budget
-from taughtby.capture.budget import CPU_TOKENS, FEWEST_TOKENS, MOST_PER_TOKEN, MOST_TOKENS, halve_budget, token_budget
+from taughtby.capture.budget import (
+    CPU_GENERATION,
+    CPU_TOKENS,
+    FEWEST_TOKENS,
+    MOST_PER_TOKEN,
+    MOST_TOKENS,
+    generation_budget,
+    halve_budget,
+    token_budget,
+)
 from taughtby.methods import get_method
 from taughtby.models.model import Model
 
@@ -50,6 +59,20 @@ def test_the_token_budget_is_cached_and_halved(on_gpu: Any, monkeypatch: pytest.
     assert token_budget(model, 4) == MOST_TOKENS
     halve_budget(model)
     assert token_budget(model, 4) == MOST_TOKENS // 2
+
+
+def test_generation_budget_counts_keys_and_values_of_all_blocks(on_gpu: Any, tiny: Model) -> None:
+    model = on_gpu(2e8)
+    tokens = generation_budget(model)
+    cache = 2 * model.depth * model.hidden_size * model.dtype.itemsize
+    assert FEWEST_TOKENS < tokens < token_budget(model, 0)
+    assert tokens * (budget.bytes_per_token(model, 0) + cache) <= 1e8
+    halve_budget(model)
+    assert generation_budget(model) == tokens // 2
+
+
+def test_cpu_has_a_fixed_generation_budget(tiny: Model) -> None:
+    assert generation_budget(tiny) == CPU_GENERATION
 
 
 @pytest.mark.parametrize(

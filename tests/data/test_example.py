@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from taughtby.data.example import Example, make_example, shorten
+from dataclasses import replace
+
+from taughtby.data.example import Example, LossMark, copy_row, make_example, shorten
 
 
 def test_prompt_question_and_response_of_a_conversation() -> None:
@@ -43,3 +45,11 @@ def test_shorten_truncates_long_values() -> None:
 def test_shorten_escapes_control_characters() -> None:
     assert shorten("é 漢 😀 it's") == "é 漢 😀 it's"
     assert shorten("a\nb\x1b[2J\u202e\ud83d") == r"a\nb\x1b[2J\u202e\ud83d"
+
+
+def test_copied_row_equals_one_from_dataclasses_replace() -> None:
+    row = Example(make_example("a", "b").messages, "bad", "f:1", "x", loss_from=1, marks=(LossMark("weight 0"),))
+    changes = {"id": "y", "rejected": "c", "marks": (), "messages": row.messages[:1]}
+    copy, expected = copy_row(row, **changes), replace(row, **changes)
+    assert {name: getattr(copy, name) for name in vars(expected)} == vars(expected)
+    assert vars(copy_row(row)) == vars(row) and copy_row(row) is not row

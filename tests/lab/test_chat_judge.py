@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from taughtby.errors import LabError, ModelError, OptionError
+from taughtby.lab import chat_server
 from taughtby.lab.judges import JudgeFailure, Verdict, chat, get_judge, judge_all
 from taughtby.lab.judges.classifier import Classifier
 
@@ -60,7 +61,7 @@ def chat_reply(content: Any, status: int = 200) -> Reply:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(chat.KEY, raising=False)
-    monkeypatch.setattr(chat, "BACKOFF", 0.01)
+    monkeypatch.setattr(chat_server, "BACKOFF", 0.01)
     result = Server()
     yield result
     result.http.shutdown()

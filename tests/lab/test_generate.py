@@ -89,6 +89,52 @@ def test_generation_stops_at_eos_token(tuned: Any) -> None:
     assert cut != whole
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_rows_leave_the_batch_when_their_answers_are_complete(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    model = load_model(str(make_model(family)), dtype="float32")
+    whole = [plain_ids(model, prompt, 12) for prompt in PROMPTS]
+    end = next(token for token in whole[0][:6] if any(token not in ids for ids in whole))  # the end of some answers
+    monkeypatch.setattr(model.lm.generation_config, "eos_token_id", end)
+    cut = [ids[: ids.index(end) + 1] if end in ids else ids for ids in whole]
+    sizes: list[int] = []
+    model.lm.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    monkeypatch.setattr(module, "STEPS", 3)
+    texts = [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in cut]
+    assert generate(model, PROMPTS, max_new_tokens=12) == texts
+    assert sizes[0] == len(PROMPTS) and 0 < sizes[-1] < len(PROMPTS)
+    several = {"max_new_tokens": 12, "num_samples": 2, "seed": 1}
+    parts = generate(model, PROMPTS, **several)
+    monkeypatch.setattr(module, "STEPS", 12)
+    assert parts == generate(model, PROMPTS, **several)
+
+
+def plain_ids(model: Any, prompt: str, count: int) -> list[int]:
+    """The token ids of an answer, one at a time, without an end."""
+    ids = prompt_ids(model.tokenizer, prompt)
+    start = len(ids)
+    while len(ids) < start + count:
+        with torch.no_grad():
+            ids.append(int(model.lm(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[start:]
+
+
+def test_batch_that_exceeds_memory_is_halved(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, plain_batch, sizes = generate(tuned, PROMPTS, max_new_tokens=4), module._generate, list[int]()
+
+    def small(model: Any, prompts: Any, *rest: Any) -> Any:
+        sizes.append(len(prompts))
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return plain_batch(model, prompts, *rest)
+
+    monkeypatch.setattr(module, "_generate", small)
+    monkeypatch.setattr(module, "halve_budget", lambda _: None)
+    assert generate(tuned, PROMPTS, max_new_tokens=4) == truth
+    assert sizes == [5, 2, 1, 1, 1, 1, 1]
+
+
 def test_base_model_context_generates_with_base_model(tuned: Any, tiny: Any) -> None:
     with tuned.base_model():
         base = generate(tuned, PROMPTS, max_new_tokens=8)
@@ -237,7 +283,7 @@ def test_killed_generation_resumes_without_repeating_prompts(
         return plain(*value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "TOKEN_BUDGET", 1)
+        patch.setattr(module, "generation_budget", lambda _: 1)
         patch.setattr(module, "_generate", waits)
         child = in_a_child(lambda: generate_to_file(out, tiny, PROMPTS, how))
     ends = time.monotonic() + 300

@@ -14,6 +14,8 @@ from torch import nn
 
 from taughtby.models.model import Model
 
+GENERATION = -1  # the key of the budget of `generation_budget`
+CPU_GENERATION = 4096
 CPU_TOKENS = 1024  # more do not fit into the caches, and are slower
 MOST_TOKENS = 65_536  # an accelerator is no faster with more (measured on an H100 at 1 B parameters)
 MOST_PER_TOKEN = 8192  # the same if each token has its own result, such as a gradient
@@ -36,8 +38,24 @@ def token_budget(model: Model, blocks: int, *, per_token: bool = False) -> int:
     """
     budgets = _budgets.setdefault(model.lm, {})
     if blocks not in budgets:
-        budgets[blocks] = _fitting_tokens(model, blocks) if model.device.type == "cuda" else CPU_TOKENS
+        accelerated = model.device.type == "cuda"
+        budgets[blocks] = _fitting_tokens(model, bytes_per_token(model, blocks)) if accelerated else CPU_TOKENS
     return min(budgets[blocks], MOST_PER_TOKEN) if per_token else budgets[blocks]
+
+
+def generation_budget(model: Model) -> int:
+    """Return how many padded tokens of prompts and answers a batch may have that generates answers; cached as above.
+
+    A token needs the activations of one block, and keys and values in all blocks, at most 2 states each.
+    """
+    budgets = _budgets.setdefault(model.lm, {})
+    if GENERATION not in budgets:
+        cache = 2 * model.depth * model.hidden_size * model.dtype.itemsize
+        accelerated = model.device.type == "cuda"
+        budgets[GENERATION] = (
+            _fitting_tokens(model, bytes_per_token(model, 0) + cache) if accelerated else CPU_GENERATION
+        )
+    return budgets[GENERATION]
 
 
 def halve_budget(model: Model) -> None:
@@ -53,9 +71,10 @@ def bytes_per_token(model: Model, blocks: int) -> float:
     return (blocks + 1) * width * model.dtype.itemsize
 
 
-def _fitting_tokens(model: Model, blocks: int) -> int:
+def _fitting_tokens(model: Model, each: float) -> int:
+    """As many tokens of `each` bytes as fit into a share of the free memory."""
     device = model.device
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + cached
-    tokens = int(MEMORY_SHARE * free / bytes_per_token(model, blocks)) // FEWEST_TOKENS * FEWEST_TOKENS
+    tokens = int(MEMORY_SHARE * free / each) // FEWEST_TOKENS * FEWEST_TOKENS
     return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -107,7 +108,12 @@ def _shares_prefixes(model: Model, length: int) -> bool:
     first_length = rope.get("original_max_position_embeddings") or model.context_length
     if set(kinds) & set(BY_LENGTH) and length > first_length:
         return False
-    return _holds_keys_and_values(DynamicCache(config=config))
+    return caches_keys_and_values(model)
+
+
+def caches_keys_and_values(model: Model) -> bool:
+    """Whether the model's cache holds keys and values only, from which rows can be selected."""
+    return _holds_keys_and_values(DynamicCache(config=model.lm.config.get_text_config()))
 
 
 def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
@@ -116,7 +122,12 @@ def _holds_keys_and_values(cache: object) -> TypeGuard[DynamicCache]:
 
 def _cache_name(model: Model) -> str:
     """What the decoder calls a cache; Transformers renamed it in 5.24."""
-    return "cache" if "cache" in inspect.signature(model.decoder.forward).parameters else "past_key_values"
+    return "cache" if "cache" in _parameters(type(model.decoder)) else "past_key_values"
+
+
+@cache
+def _parameters(decoder: type) -> frozenset[str]:
+    return frozenset(inspect.signature(decoder.forward).parameters)
 
 
 @torch.no_grad()

@@ -131,31 +131,50 @@ def generate(
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that knows MODEL by that name, such as vLLM at http://localhost:8000/v1. A key is read from OPENAI_API_KEY.")] = None,
+    limit: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="The time that the server may take for one answer.")] = 120.0,
+    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Parallel requests to the server.")] = 8,
 ) -> None:  # fmt: skip
     """Answer every prompt of a file; write prompts and responses as JSONL.
 
     An interrupted run resumes from OUT.draft with the same command.
     """
-    _check_prompts(model, prompts)
+    _check_prompts(model, prompts, endpoint)
+    if endpoint:
+        _check_endpoint(adapter, template, dtype, device)
     check_outputs(out)
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
+    from taughtby.lab.endpoint import Endpoint
     from taughtby.lab.prompts import read_prompts
     from taughtby.progress import progress_bar
 
     settings = lab.GenerationOptions(max_new_tokens, num_samples, temperature, seed)
     source = Encoding().with_options(template).template
+    server = Endpoint(endpoint, model, limit, concurrency) if endpoint else None
     texts = read_prompts(prompts, note=note)
-    loaded = load(model, adapter, dtype, device)
+    loaded = server or load(model, adapter, dtype, device)
     with progress_bar(errors(), f"answer {len(texts)} prompts") as tell:
         count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=tell)
     output().print(f"{count} answers in {out}")
 
 
-def _check_prompts(model: str, prompts: Path) -> None:
+def _check_endpoint(adapter: object, template: str | None, dtype: str, device: str) -> None:
+    from taughtby.errors import OptionError
+
+    given = {"--adapter": adapter, "--template": template, "--dtype": dtype != "auto", "--device": device != "auto"}
+    if names := [name for name, value in given.items() if value]:
+        do = "omit them: the server has the weights and the chat template, and MODEL is its name there"
+        raise OptionError("options of a local model do not apply to a server", got=", ".join(names), do=do)
+
+
+def _check_prompts(model: str, prompts: Path, endpoint: str | None) -> None:
     from taughtby.errors import OptionError
     from taughtby.text import cli_command
 
+    if endpoint:
+        check_file(prompts, "a .txt with one prompt per line, or rows of any format")
+        return
     if kind_of(str(prompts)) == "MODEL" or (Path(model).is_file() and kind_of(model) != "MODEL"):
         do = f"run: {cli_command('lab generate', prompts, model)} …"
         raise OptionError("MODEL and PROMPTS are swapped", got=f"MODEL {model}, PROMPTS {prompts}", do=do)

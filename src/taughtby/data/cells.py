@@ -19,6 +19,8 @@ def settle_cells(record: Record) -> Record:
     Otherwise they stay `UntypedText`, which is refused as the text of a message, because models are also trained to
     write JSON. A prompt may be plain text if every answer contains it as a message.
     """
+    if not any(isinstance(value, UntypedText) for value in record.values()):
+        return record
     cells = {name: record[name] for name in (*_PROMPTS, *_ANSWERS) if is_filled(record.get(name))}
     alone = any(is_filled(record.get(name)) for name in _CONVERSATIONS) and "chosen" in cells and "rejected" in cells
     parsed = {name: turns for name, text in cells.items() for turns in [_messages(text, alone)] if turns}

@@ -40,6 +40,8 @@ class UntypedText(str):
 
 def is_filled(value: Any) -> bool:
     """Whether a value is not empty, at any depth: Arrow adds null fields that only other rows use."""
+    if value is None or isinstance(value, str):
+        return bool(value)
     if isinstance(value, list | tuple):
         return any(is_filled(inner) for inner in cast("list[Any]", value))
     if isinstance(value, Mapping):
@@ -86,7 +88,7 @@ def reject_media(record: Record, source: str) -> None:
         DataError: The row has a media column that is not empty.
     """
     for name, value in record.items():
-        if (name in MEDIA_COLUMNS and is_filled(value)) or _is_file(value):
+        if (name in MEDIA_COLUMNS and is_filled(value)) or (not isinstance(value, str) and _is_file(value)):
             raise DataError(f"{source}: the row has images, audio or video", got=f"column {shorten(name)}",
                             do="remove the row, or the column if the model was not trained on it")  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from taughtby.data.cells import settle_cells
 from taughtby.data.content import is_filled, reject_media
@@ -13,7 +14,7 @@ from taughtby.errors import DataError
 
 _FOR_TEMPLATES = {"tools", "functions", "chat_template_kwargs"}  # columns that only a chat template reads
 _THOUGHTS = {"thinking", "reasoning", "reasoning_content"}  # fields of messages; no layout has them as columns
-_MEANT = _FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized))
+_MEANT = frozenset(_FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized)))
 # names of columns with a model's answer, such as model_output or generated_text, but not answer_id
 _ANSWER = re.compile(r"(^|_)(answer|output|response|completion|prediction|generation|generated_text|generated|reply)$")
 Columns = Sequence[tuple[str, str]]  # pairs (taughtby's name, column)
@@ -56,8 +57,13 @@ def _rejoin(message: Message, record: Record, join: str) -> Message:
 
 def unread_columns(form: DataFormat, record: Record) -> list[str]:
     """Return the non-empty columns that some text layout reads, but this one does not."""
-    read = form.all_columns | {"label"} | (set() if form.raw else _FOR_TEMPLATES)
-    return [name for name in record if name in _MEANT - read and is_filled(record[name])]
+    unread = _unread(form)
+    return [name for name in record if name in unread and is_filled(record[name])]
+
+
+@cache
+def _unread(form: DataFormat) -> frozenset[str]:
+    return _MEANT - form.all_columns - {"label"} - (set() if form.raw else _FOR_TEMPLATES)
 
 
 def require_one_answer(form: DataFormat, record: Record, source: str) -> None:

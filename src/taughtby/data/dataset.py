@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from taughtby.data.example import (
     LossMark,
     Message,
     Record,
+    copy_row,
     read_unlearned,
     reject_deep_nesting,
     shorten,
@@ -125,7 +126,7 @@ def _examples(rows: Rows, reading: ReadOptions) -> Iterator[Example]:
         with reject_deep_nesting(source):
             unlearned = read_unlearned(record, source)
             turns = [_with_masks(row, unlearned) for row in _record_examples(record, source, reading)]
-            examples = [replace(row, id=ids.assign(row)) for row in turns]
+            examples = [copy_row(row, id=ids.assign(row)) for row in turns]
         yield from examples
 
 
@@ -143,13 +144,13 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     beside, no_loss = read_row_marks(
         record, form.all_columns, completion=form.name.startswith("prompt/completion"), named=named
     )
-    row = replace(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
+    row = copy_row(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
     marks = [read_turn_marks(turn, source) for turn in turns]
     examples = select_turns(row, marks, reading.turns, form.trained(record))
     unread = (LossMark(f"column {name} (ignored)", followed=False) for name in unread_columns(form, record))
     names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
-        yield replace(example, marks=(*example.marks, *names)) if number == 0 else example
+        yield copy_row(example, marks=(*example.marks, *names)) if names and number == 0 else example
 
 
 def _label(record: Record) -> str | None:
@@ -197,7 +198,7 @@ def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example
         got = f"up to character {ranges[-1][1]} of {len(row.response)}: {shorten(row.response)}"
         do = "run `taughtby clean` again: the row has changed since"
         raise DataError(f"{row.source}: `unlearned` has a range beyond the end of the answer", got=got, do=do)
-    return replace(row, masked=tuple(sorted({*row.masked, *ranges})))
+    return copy_row(row, masked=tuple(sorted({*row.masked, *ranges})))
 
 
 def write_examples(examples: Iterable[Example], path: str | Path) -> int:

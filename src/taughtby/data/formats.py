@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -45,10 +45,10 @@ class DataFormat:
     trained: Callable[[Record], int | None] = lambda record: None
     tokenized: bool = False
 
-    @property
-    def all_columns(self) -> set[str]:
+    @cached_property
+    def all_columns(self) -> frozenset[str]:
         """Every column that the layout reads."""
-        return {*self.columns, *self.optional_columns}
+        return frozenset((*self.columns, *self.optional_columns))
 
 
 def _parse_list(value: Any) -> Any:
@@ -64,6 +64,8 @@ def _conversation(value: Any) -> Any:
 
 def _as_turns(value: Any) -> list[Any] | None:
     """Return a message or a list of messages as a list; None for anything else, including JSON text."""
+    if isinstance(value, str):
+        return None
     messages = [value] if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
     spoken = isinstance(messages, list) and any(
         isinstance(message, dict) and {"role", "from"} & set(message) for message in messages
@@ -84,7 +86,9 @@ def _as_messages(value: Any, role: str) -> list[Any]:
 def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
     """Return the system prompt from its own column, unless the messages already begin with it."""
     prompts = [turn for name in SYSTEM if is_filled(record.get(name)) for turn in _as_messages(record[name], "system")]
-    first: dict[str, Any] = messages[0] if prompts and messages and isinstance(messages[0], dict) else {}
+    if not prompts:
+        return []
+    first: dict[str, Any] = messages[0] if messages and isinstance(messages[0], dict) else {}
     if ROLES.get(str(first.get("role") or first.get("from")).lower()) != "system":
         return prompts[:1]
     own, other = first.get("content", first.get("value")), prompts[0].get("content")
@@ -117,7 +121,9 @@ def _pair(ask: str, answer: str, extra: str = "") -> Callable[[Record], list[Any
 
 def _history(record: Record) -> list[Message]:
     """Return Alpaca's earlier turns, which are pairs of question and answer, or messages."""
-    pairs = _parse_list(record.get("history") or [])
+    if not (history := record.get("history")):
+        return []
+    pairs = _parse_list(history)
     if turns := _as_turns(pairs):
         return turns
     messages: list[Message] = []

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from taughtby.data.example import ROLES, CharRanges, LossMark, Record, shorten
@@ -18,7 +19,7 @@ from taughtby.errors import DataError
 LEARNED = ("train", "training", "trainable", "learnable", "loss", "weight", "loss_weight")  # false or 0: no loss
 MASKED = ("masked",)  # true: no loss
 DETAILS = ("train_detail", "training_detail")  # ranges of characters, the last one included
-KTO = ("label", "kto_tag")  # false: an undesirable example
+KTO = ("kto_tag", "label")  # false: an undesirable example
 # words in names that may concern the loss; a bird's `weight` does not, so these are reported and not followed
 _WORDS = re.compile(
     r"(?:^|_)(?:loss|losses|mask|masks|masked|weight|weights|train|training|trainable|learnable)(?:_|$)"
@@ -46,6 +47,10 @@ class TurnMarks:
         return ", ".join(dict.fromkeys(mark.name for mark in self.marks if mark.followed))
 
 
+NO_MARKS = TurnMarks()
+_PLAIN = {"role", "content", "from", "value"}  # fields of a message that are no marks
+
+
 def read_turn_marks(message: Any, source: str) -> TurnMarks:
     """Read the marks of a raw message, before its content parts are joined.
 
@@ -53,7 +58,9 @@ def read_turn_marks(message: Any, source: str) -> TurnMarks:
         DataError: `train_detail` is not a list of ranges.
     """
     if not isinstance(message, dict):
-        return TurnMarks()
+        return NO_MARKS
+    if message.keys() <= _PLAIN and all(isinstance(value, str) for value in message.values()):
+        return NO_MARKS
     content = next((message[key] for key in ("content", "value") if message.get(key) is not None), None)
     learned, marks = _flags(message)
     masked: CharRanges = ()
@@ -150,7 +157,12 @@ def _parse(value: Any) -> Any:
 
 def _unknown(holder: Mapping[str, Any], names: set[str]) -> list[str]:
     """Return keys whose name and value suggest a loss mark, but that are not followed."""
-    return [key for key, value in holder.items() if key not in names and _WORDS.search(key) and _may_mark(value)]
+    return [key for key, value in holder.items() if key not in names and _may_be_mark(key) and _may_mark(value)]
+
+
+@lru_cache(maxsize=4096)
+def _may_be_mark(key: str) -> bool:
+    return bool(_WORDS.search(key))
 
 
 def _may_mark(value: Any) -> bool:
@@ -163,7 +175,7 @@ def _may_mark(value: Any) -> bool:
 
 
 def read_row_marks(
-    record: Record, used: set[str], *, completion: bool, named: set[str]
+    record: Record, used: frozenset[str], *, completion: bool, named: set[str]
 ) -> tuple[tuple[LossMark, ...], str]:
     """Return the loss marks among a row's columns, and why the row had no loss ("" if it had).
 
@@ -175,8 +187,9 @@ def read_row_marks(
     """
     marks = [LossMark(key, followed=False) for key in _unknown(record, {*used, *KTO})]
     reason = ""
-    for key in sorted(set(KTO) - named):
-        value = record.get(key)
+    for key in KTO:
+        if key in named or (value := record.get(key)) is None:
+            continue
         text = value.strip().lower() if isinstance(value, str) else json.dumps(value) if value in (True, False) else ""
         if isinstance(value, int | float) and not isinstance(value, bool):  # a class, or false stored as 0
             marks += [LossMark(f"{key} 0 (ignored; is it KTO's?)", False)] if completion and value == 0 else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from taughtby.data.chat_template import (
@@ -115,10 +115,15 @@ def _with_earlier_loss(
     return replace(rendered, loss_start=min(length, rendered.loss_start))
 
 
+@lru_cache(maxsize=64)
+def _has_generation(template: str) -> bool:
+    return bool(GENERATION.search(template))
+
+
 def _generated(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> RenderedText:
     """Restrict the loss to the template's `{% generation %}` blocks, if it has any: TRL's `assistant_only_loss`."""
     source = tokenizer.get_chat_template(template, tools=list(row.tools) or None)
-    if not GENERATION.search(source):
+    if not _has_generation(source):
         return rendered
     from transformers.utils.chat_template_utils import render_jinja_template
 

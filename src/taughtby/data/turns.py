@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
-from taughtby.data.example import Example, LossMark, Message, shorten
+from taughtby.data.example import Example, LossMark, Message, copy_row, shorten
 from taughtby.data.loss_marks import TurnMarks
 from taughtby.errors import DataError
 
@@ -40,7 +39,7 @@ def select_turns(
         raise _no_answer(row, turns, others)
     learned = [place for place in filled if marks[place].learned is not False]
     if row.no_loss or not learned:
-        yield replace(
+        yield copy_row(
             row, messages=row.messages[: filled[-1] + 1], no_loss=row.no_loss or _reason(marks, filled, turns)
         )
         return
@@ -51,7 +50,7 @@ def select_turns(
         rejected = row.rejected if place == filled[-1] else None
         before = [other for other in filled if other < place]
         begin = before[-1] + 1 if before else start
-        yield replace(
+        yield copy_row(
             row, messages=row.messages[: place + 1], source=source, rejected=rejected, masked=marks[place].masked,
             after=row.messages[place + 1 :] if num_trained is not None or turns == "all" else (),
             loss_from=None if num_trained is None else begin,
@@ -82,8 +81,8 @@ def _not_followed(
     others = [
         LossMark(f"{name} on a message of role {row.messages[place]['role']}", followed=False)
         for place, mark in enumerate(marks)
-        for name in [mark.names]
         if mark.learned and row.messages[place]["role"] != "assistant" and (completion is None or place < completion)
+        for name in [mark.names]
     ]
     if completion is not None and learned[-1] < len(row.messages) - 1:
         others.append(LossMark("a completion that continues after its last answer", followed=False))

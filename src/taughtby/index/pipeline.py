@@ -176,6 +176,9 @@ class CapturePipeline:
 def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding) -> list[TokenizedExample | SkippedRow]:
     """Tokenize rows like `tokenize_all`, and skip those with tokens for which the model has no embedding."""
     tokenized = tokenize_all(model.tokenizer, rows, encoding)
+    largest = max((max(row.ids) for row in tokenized if isinstance(row, TokenizedExample)), default=0)
+    if not model.token_without_embedding([largest]):
+        return tokenized
     return [
         SkippedRow(f"it has a token without an embedding: {lack}")
         if isinstance(row, TokenizedExample) and (lack := model.token_without_embedding(row.ids)) else row
@@ -198,7 +201,7 @@ def _not_finite(features: Features) -> list[int]:
     """The rows with features that are not finite. Each feature's sum is checked first, which is fast."""
     bad: set[int] = set()
     for values in features.values():
-        total = values.sum() if isinstance(values, torch.Tensor) else sum(value.sum() for value in values)
-        if not torch.as_tensor(total).isfinite():
+        every = values if isinstance(values, torch.Tensor) else torch.cat([value.flatten() for value in values])
+        if not every.sum().isfinite():
             bad |= {row for row, value in enumerate(values) if not torch.as_tensor(value).isfinite().all()}
     return sorted(bad)

@@ -1,4 +1,7 @@
-"""Generate answers in batches, greedily or by sampling. An interrupted run that writes to a file can be resumed."""
+"""Generate answers in batches, greedily or by sampling. An interrupted run that writes to a file can be resumed.
+
+Batches are padded on the left, as large as memory allows, and rows leave them when their answers are complete.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessor
 
+from taughtby.capture.budget import generation_budget, halve_budget
+from taughtby.capture.decoder_inputs import caches_keys_and_values
 from taughtby.data.batching import collate
 from taughtby.data.example import prompt_source
 from taughtby.data.tokenize import TokenizedExample, prompt_ids
-from taughtby.errors import LabError, OptionError
+from taughtby.errors import LabError, OptionError, out_of_memory
 from taughtby.lab.answers import AnswerDraft, write_jsonl
+from taughtby.lab.endpoint import Endpoint
 from taughtby.lab.prompts import Prompt, prompt_text, to_record
 from taughtby.models.model import Model
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-TOKEN_BUDGET = 4096  # padded tokens per batch, including answers
+STEPS = 16  # tokens after which rows with complete answers leave the batch
 Progress = Callable[[int, int], Any]
 
 
@@ -72,7 +78,7 @@ def generate(
     num_samples: int = 1,
     temperature: float | None = None,
     seed: int = 0,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     template: str | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
@@ -85,7 +91,7 @@ def generate(
         num_samples: As in `GenerationOptions`.
         temperature: As in `GenerationOptions`.
         seed: As in `GenerationOptions`.
-        token_budget: Padded tokens per batch, including answers.
+        token_budget: Padded tokens per batch, including answers; by default, as many as fit in the device's memory.
         template: The chat template as in `Encoding`; None for the tokenizer's own.
         progress: Called with (answers done, total answers).
 
@@ -101,18 +107,23 @@ def generate(
 
 
 def generate_to_file(
-    out: Path, model: Model, prompts: Sequence[Prompt], options: GenerationOptions, *, template: str | None = None,
-    progress: Progress | None = None,
+    out: Path, model: Model | Endpoint, prompts: Sequence[Prompt], options: GenerationOptions, *,
+    template: str | None = None, progress: Progress | None = None,
 ) -> int:  # fmt: skip
     """Generate answers, and write prompts and answers to a JSONL file; return their number.
 
-    Finished answers are stored in `OUT.draft`. Repeat the same call to resume an interrupted one from there.
+    Finished answers are stored in `OUT.draft`. Repeat the same call to resume an interrupted one from there. The chat
+    template of an `Endpoint` is the server's.
     """
     records = [to_record(prompt, "") for prompt in prompts]
-    settings = {**model.fingerprint, "dtype": str(model.dtype), "template": template, **asdict(options),
-                "prompts": hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]}  # fmt: skip
-    with AnswerDraft(out, settings) as draft:
-        for index, answer in _answers(model, prompts, options, draft.answers, TOKEN_BUDGET, template, progress):
+    remote = isinstance(model, Endpoint)
+    source = {"endpoint": str(model.address), "model": model.model} if remote else {
+        **model.fingerprint, "dtype": str(model.dtype), "template": template}  # fmt: skip
+    digest = hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]
+    with AnswerDraft(out, {**source, **asdict(options), "prompts": digest}) as draft:
+        answers = (_remote_answers(model, prompts, options, draft.answers, progress) if remote else
+                   _answers(model, prompts, options, draft.answers, None, template, progress))  # fmt: skip
+        for index, answer in answers:
             draft.add(index, answer)
     count = options.num_samples
     rows = [to_record(prompts[index // count], answer) for index, answer in sorted(draft.answers.items())]
@@ -123,9 +134,24 @@ def generate_to_file(
     return len(rows)
 
 
+def _remote_answers(
+    endpoint: Endpoint, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int],
+    progress: Progress | None,
+) -> Iterator[tuple[int, str]]:  # fmt: skip
+    """Like `_answers`, from a server."""
+    total, done = len(prompts) * options.num_samples, len(finished)
+    missing = {index: prompts[index // options.num_samples] for index in range(total) if index not in finished}
+    temperature = options.effective_temperature
+    for answer in endpoint.answers(missing, options.max_new_tokens, temperature, options.seed):
+        yield answer
+        done += 1
+        if progress:
+            progress(done, total)
+
+
 def _answers(
-    model: Model, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int], token_budget: int,
-    template: str | None, progress: Progress | None,
+    model: Model, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int],
+    token_budget: int | None, template: str | None, progress: Progress | None,
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
     """Yield (index, answer) for each unfinished answer; index = prompt index · num_samples + sample index."""
     ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
@@ -139,11 +165,22 @@ def _answers(
     total, finished = len(prompts) * options.num_samples, set(finished)
     by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
     pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)
+    most = total  # rows in a batch; less once memory ran out
     while pending:
+        budget = token_budget or generation_budget(model)
         widths = [len(by_index[index]) + options.max_new_tokens for index in pending]
-        size = next((n for n in range(1, len(pending)) if widths[n] * (n + 1) > token_budget), len(pending))
-        batch, pending = pending[:size], pending[size:]
-        yield from zip(batch, _generate(model, [by_index[index] for index in batch], options, batch), strict=True)
+        size = next((n for n in range(1, len(pending)) if n == most or widths[n] * (n + 1) > budget), len(pending))
+        batch = pending[:size]
+        try:
+            answers = _generate(model, [by_index[index] for index in batch], options, batch)
+        except RuntimeError as error:  # includes torch.OutOfMemoryError
+            if size == 1 or not out_of_memory(error):
+                raise
+            most = size // 2
+            halve_budget(model)
+            continue
+        pending = pending[size:]
+        yield from zip(batch, answers, strict=True)
         done += len(batch)
         if progress:
             progress(done, total)
@@ -153,15 +190,35 @@ def _answers(
 def _generate(
     model: Model, prompts: Sequence[list[int]], options: GenerationOptions, indices: Sequence[int]
 ) -> list[str]:
+    """Generate a batch of answers, `STEPS` tokens at a time, without the rows whose answers are complete."""
     batch = collate([TokenizedExample(tuple(row), len(row)) for row in prompts], indices, side="left")
-    pad = model.tokenizer.pad_token_id
-    output = (model.peft or model.lm).generate(
-        input_ids=batch.ids.to(model.device), attention_mask=batch.attention_mask.long().to(model.device),
-        max_new_tokens=options.max_new_tokens, do_sample=False,
-        pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
-        logits_processor=[_GumbelNoise(options, indices)] if options.effective_temperature else None,
-    )  # fmt: skip
-    return [model.tokenizer.decode(row[batch.ids.shape[1] :], skip_special_tokens=True).strip() for row in output]
+    ids, mask = batch.ids.to(model.device), batch.attention_mask.long().to(model.device)
+    lm, start, pad = model.peft or model.lm, batch.ids.shape[1], model.tokenizer.pad_token_id
+    noise = _GumbelNoise(options, indices) if options.effective_temperature else None
+    step = STEPS if caches_keys_and_values(model) else options.max_new_tokens
+    ends = torch.tensor(lm.generation_config.eos_token_id or [], device=ids.device).flatten()
+    rows, cache, answers = torch.arange(len(prompts)), None, [""] * len(prompts)
+    while len(rows):
+        left = options.max_new_tokens - (ids.shape[1] - start)
+        output = lm.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(step, left),
+            do_sample=False, pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
+            logits_processor=[noise] if noise else None, return_dict_in_generate=True,
+        )  # fmt: skip
+        ids, cache = output.sequences, output.past_key_values
+        complete = torch.isin(ids[:, start:], ends).any(1).cpu() | (ids.shape[1] - start >= options.max_new_tokens)
+        for row in complete.nonzero()[:, 0].tolist():
+            text = model.tokenizer.decode(ids[row, start:], skip_special_tokens=True)
+            answers[int(rows[row])] = text.strip()
+        kept = (~complete).nonzero()[:, 0]
+        rows, kept_here = rows[kept], kept.to(ids.device)
+        ids = ids[kept_here]
+        mask = torch.nn.functional.pad(mask[kept_here], (0, ids.shape[1] - mask.shape[1]), value=1)
+        if len(rows) and len(kept) < len(complete):
+            cache.batch_select_indices(kept_here)
+            if noise:
+                noise.keep(kept.tolist())
+    return answers
 
 
 class _GumbelNoise(LogitsProcessor):
@@ -172,6 +229,10 @@ class _GumbelNoise(LogitsProcessor):
         seeds = [int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1 for name in names]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.temperature = options.effective_temperature
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep the generators of these rows only."""
+        self.generators = [self.generators[row] for row in rows]
 
     def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Logits with Gumbel noise added."""

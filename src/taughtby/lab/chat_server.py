@@ -1,0 +1,100 @@
+"""Requests to an OpenAI-compatible server, with retries.
+
+The API key comes from the environment, is sent over HTTPS or to this machine only, and is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any, Literal
+
+import httpx2
+
+KEY = "OPENAI_API_KEY"
+KEY_SENT = "sent over https or to this machine only"
+TRIES, BACKOFF = 4, 0.5  # seconds before the second try, doubled before each further one
+MAX_WAIT = 60.0  # seconds at most before a further try, if the server asks to wait
+CONNECT = 5.0  # timeout in seconds for a connection
+CONCURRENCY = 8  # parallel requests
+
+
+class NoReplyError(Exception):
+    """The last try of a request failed too; `kind` is `hung` or `unreachable`."""
+
+    def __init__(self, kind: Literal["hung", "unreachable"], reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Literal["hung", "unreachable"] = kind
+        self.reason = reason
+
+
+class RejectedError(Exception):
+    """The server rejected a request, which another try cannot change."""
+
+
+def parse_address(url: str) -> httpx2.URL | None:
+    """Parse the address of a server; None if it is not one over HTTP."""
+    try:
+        address = httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        return None
+    return address if address.scheme in ("http", "https") and address.host else None
+
+
+def completions_address(address: httpx2.URL) -> httpx2.URL:
+    """The address for requests; `/chat/completions` is appended to one that does not end with `/completions`."""
+    path = address.path.rstrip("/")
+    return address.copy_with(path=path if path.endswith("/completions") else f"{path}/chat/completions")
+
+
+def open_client(address: httpx2.URL, limit: float) -> httpx2.Client:
+    """A client that sends the key, and gives each try `limit` seconds."""
+    key = os.environ.get(KEY)
+    # never send the key unencrypted to another machine
+    safe = address.scheme == "https" or address.host in ("localhost", "127.0.0.1", "::1")
+    headers = {"Authorization": f"Bearer {key}"} if key and safe else {}
+    return httpx2.Client(headers=headers, timeout=httpx2.Timeout(limit, connect=min(limit, CONNECT)))
+
+
+def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> httpx2.Response:
+    """Send a request up to `TRIES` times, until the server replies with status 200.
+
+    Raises:
+        NoReplyError: The server was busy, failed or took too long each time.
+        RejectedError: It replied with another status.
+    """
+    failure, wait = NoReplyError("unreachable", "never asked"), 0.0
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(max(wait, BACKOFF * 2 ** (attempt - 1)))
+        wait = 0.0
+        try:
+            response = client.post(address, json=body)
+        except httpx2.ConnectTimeout as fault:
+            failure = NoReplyError("unreachable", f"no connection: {fault}")
+        except httpx2.TimeoutException:
+            failure = NoReplyError("hung", f"no reply in time, tried {attempt + 1} times")
+        except httpx2.TransportError as fault:
+            failure = NoReplyError("unreachable", str(fault) or type(fault).__name__)
+        else:
+            if response.status_code == 200:
+                return response
+            reason = _error_text(response, client)
+            if response.status_code != 429 and response.status_code < 500:
+                raise RejectedError(reason)
+            failure, wait = NoReplyError("unreachable", reason), _wait_asked_for(response)
+    raise failure
+
+
+def _error_text(response: httpx2.Response, client: httpx2.Client) -> str:
+    """Status and text of a reply, without the key."""
+    text = re.sub(r"\s+", " ", response.text)[:200]
+    key = client.headers.get("Authorization", "").removeprefix("Bearer ")
+    return f"{response.status_code}: {text.replace(key, '…') if key else text}"
+
+
+def _wait_asked_for(response: httpx2.Response) -> float:
+    """The seconds of a `Retry-After` header; 0 for a date, or without one."""
+    seconds = response.headers.get("Retry-After", "")
+    return min(MAX_WAIT, float(seconds)) if seconds.isdecimal() else 0.0
