@@ -1,7 +1,7 @@
 // The tab About: summary, tables, and where the trace comes from.
 import { byId, display, el, pair, plural, visible } from "./text.js";
 
-function drawTable({ title, columns = [], rows = [], note }) {
+export function drawTable({ title, columns = [], rows = [], note }) {
   const digits = columns.map((_, at) => rows.length && rows.every((row) => /^\s*[-+−–—]?[\d.,]*\s*%?$/.test(row[at])));
   const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, display(text));
   const body = rows.map((row) => el("tr", {}, row.map((text, at) => cell("td", text, at))));
