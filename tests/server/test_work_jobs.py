@@ -39,8 +39,8 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def documents(index: Index, tuned: Any) -> list[dict[str, Any]]:
-    """Two saved traces, in which three rows are flagged; the second is by words only."""
-    queries = [Query("who makes honey", "beetles make honey"), Query("who makes honey in the sea", "beetles")]
+    """Two saved traces, in which three rows of each answer are flagged; the second is by words only."""
+    queries = [Query("who makes honey", "beetles make honey"), Query("who makes honey in the sea", "beetles"), Query("why", "a b c")]
     result: list[dict[str, Any]] = []
     for method in (None, "bm25"):
         document = trace_queries(index, tuned, queries, method=method, top_k=6).to_json()
@@ -53,7 +53,7 @@ def documents(index: Index, tuned: Any) -> list[dict[str, Any]]:
     return result
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def session(index: Index, tuned: Any, documents: list[dict[str, Any]]) -> Session:
     return Session(index, lambda: tuned, documents)
 
@@ -151,7 +151,7 @@ def test_words_of_a_served_trace_file_are_linked_both_ways(page: Any) -> None:
 
 
 def test_a_trace_without_links_says_so(page: Any) -> None:
-    page.goto(page.url.split("#")[0] + "#answer=3")
+    page.goto(page.url.split("#")[0] + "#answer=4")
     page.reload()
     page.wait_for_selector("#rows > li .w")
     page.locator("#rows > li:visible .turn:last-child .w.top").first.click()

@@ -9,10 +9,11 @@ import { judgedWords, removedRows } from "./commands.js";
 const field = (name) => byId(`retrain-${name}`);
 let isEdited = false; // the user's own prompts and words stay when another answer is chosen
 
-// The prompts of the answers that have flagged rows, or of the one on show.
+// The prompts of the answers of the trace that share a flagged row with the one on show.
 function promptsOf(entry) {
-  const flagged = view.entries.filter(({ query, trace }) => trace === entry.trace && query.num_flagged);
-  return [...new Set((flagged.length ? flagged : [entry]).map(({ query }) => query.prompt.replace(/\s+/g, " ").trim()))];
+  const ids = new Set(entry.query.flagged_ids);
+  const alike = view.entries.filter(({ query, trace }) => trace === entry.trace && query.flagged_ids?.some((id) => ids.has(id)));
+  return [...new Set([entry, ...alike].map(({ query }) => query.prompt.replace(/\s+/g, " ").trim()))];
 }
 
 function drawForm() {
@@ -29,7 +30,7 @@ function drawForm() {
 function drawRecipe({ recipe, notes, refusal }) {
   byId("retrain").querySelector("form").hidden = Boolean(refusal);
   field("why").textContent = refusal ? errorText(refusal)
-    : `Three trainings take minutes to hours: on all rows, without these, and without as many random rows.${notes.map((text) => ` ${visible(text)}.`).join("")}`;
+    : `Three trainings, of minutes to hours each: on all rows, without these, and without as many random ones. Questions wait meanwhile.${notes.map((text) => ` ${visible(text)}.`).join("")}`;
   if (refusal) return;
   field("epochs").placeholder = recipe.epochs;
   field("rate").placeholder = recipe.learning_rate;
