@@ -112,9 +112,23 @@ def asking(page: Any) -> None:
 
 def about(page: Any) -> None:
     page.click("#tab-about")
+    assert "template " in page.inner_text("#about-trace")  # the hashes that the trace rests on
 
 
-STATES = (rows, incidents, linked, verdicts, cleaned, retraining, retrained, data_map, compared, searched, asking, about)
+STATES = (
+    rows,
+    incidents,
+    linked,
+    verdicts,
+    cleaned,
+    retraining,
+    retrained,
+    data_map,
+    compared,
+    searched,
+    asking,
+    about,
+)
 
 
 @pytest.fixture(scope="module")

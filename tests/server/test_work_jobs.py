@@ -40,7 +40,11 @@ def index(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Index:
 @pytest.fixture(scope="module")
 def documents(index: Index, tuned: Any) -> list[dict[str, Any]]:
     """Two saved traces, in which three rows of each answer are flagged; the second is by words only."""
-    queries = [Query("who makes honey", "beetles make honey"), Query("who makes honey in the sea", "beetles"), Query("why", "a b c")]
+    queries = [
+        Query("who makes honey", "beetles make honey"),
+        Query("who makes honey in the sea", "beetles"),
+        Query("why", "a b c"),
+    ]
     result: list[dict[str, Any]] = []
     for method in (None, "bm25"):
         document = trace_queries(index, tuned, queries, method=method, top_k=6).to_json()

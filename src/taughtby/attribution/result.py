@@ -17,7 +17,7 @@ from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method
 from taughtby.reporting.files import save_json
 from taughtby.reporting.html import render_page, save_page
-from taughtby.reporting.notebook import render_cell, to_table
+from taughtby.reporting.notebook import render_cell, to_flagged_table, to_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,13 +108,18 @@ class FlaggedRow:
 
 @dataclass(frozen=True)
 class TraceOrigin:
-    """The traced index as the trace's document names it: where it and its model are, its size and its layers."""
+    """The traced index as the trace's document names it: where it and its model are, its size and its layers.
+
+    `fingerprint` has hashes of what the index was built with: the weights of `model`, `adapter` and `base`, the chat
+    `template` and the `data`; None where there is none.
+    """
 
     index: str
     model: str
     adapter: str | list[str] | None
     num_rows: int
     layers: dict[str, Any] | None
+    fingerprint: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,16 @@ class Trace:
         """Return the table of `to_arrow` as a data frame."""
         return self.to_arrow().to_pandas()
 
+    def flagged_to_pandas(self) -> Any:
+        """Return the rows flagged for any query as a data frame, best first, ranked or not.
+
+        `queries` are the numbers of the queries that flag the row, from 1, and `num_queries` how many these are.
+        """
+        lines = [{"id": row.id, "source": row.source, "label": row.label, "num_queries": len(row.queries),
+                  "queries": list(row.queries), "position": row.position, "messages": row.example.messages}
+                 for row in self.flagged]  # fmt: skip
+        return to_flagged_table(lines).to_pandas()
+
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON, which `taughtby clean` and `taughtby serve` read.
 
@@ -185,6 +200,7 @@ class Trace:
             "model": self.origin.model,
             "adapter": self.origin.adapter,
             "index": self.origin.index,
+            "fingerprint": dict(self.origin.fingerprint),
             "num_rows": self.origin.num_rows,
             "fdr": self.fdr,
             "warnings": list(self.warnings),

@@ -5,7 +5,7 @@ Reads the trace's JSON document only. Every text in it is treated as hostile: th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,17 @@ def to_table(document: Document) -> pa.Table:
     }  # fmt: skip
     for line in lines:
         types |= {name: real for name in line if name not in types}
+    return pa.Table.from_pylist(lines, schema=pa.schema(list(types.items())))
+
+
+def to_flagged_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return a table with a line per flagged row, with its prompt and answer in place of its `messages`."""
+    text, whole = pa.string(), pa.int64()
+    types = {"id": text, "source": text, "label": text, "num_queries": whole, "queries": pa.list_(whole),
+             "position": whole, "row_prompt": text, "row_answer": text}  # fmt: skip
+    lines = [{**row, "source": _encodable(row["source"]), "label": _encodable(row["label"]),
+              "row_prompt": _encodable(_prompt(row)), "row_answer": _encodable(_answer(row))}
+             for row in rows]  # fmt: skip
     return pa.Table.from_pylist(lines, schema=pa.schema(list(types.items())))
 
 

@@ -31,6 +31,8 @@ export function methodName(method) {
 export function drawAbout(trace) {
   const facts = { Method: methodName(trace.method), Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
     "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
+  const hashes = Object.entries(trace.fingerprint ?? {}).filter(([, hash]) => hash);
+  if (hashes.length) facts["Built from (hashes)"] = hashes.map(([name, hash]) => `${name} ${hash}`).join(", ");
   byId("about-trace").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
   const warnings = trace.warnings ?? [];
   byId("warnings").hidden = !warnings.length;
