@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import taughtby
 from conftest import PAIRS
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
@@ -160,3 +161,26 @@ def test_a_trace_without_links_says_so(page: Any) -> None:
     page.wait_for_selector("#rows > li .w")
     page.locator("#rows > li:visible .turn:last-child .w.top").first.click()
     until(lambda: page.inner_text("#links-text") == "The method of this trace does not link words.")
+
+
+def test_a_notebook_cell_links_words_both_ways(browser: Any, index: Index, tuned: Any) -> None:  # noqa: F811
+    queries = [("who makes honey", "beetles make honey"), ("why", "a b c")]
+    trace = taughtby.trace_queries(index, tuned, queries, top_k=6, links=True, progress=False)
+    other = taughtby.trace_queries(index, tuned, queries[1:], top_k=6, links=True, progress=False)
+    assert all(row["links"] for query in trace.to_json()["queries"] for row in query["rows"])
+    page = browser.new_page()
+    page.set_content(trace._repr_html_() + other._repr_html_())  # two cells of a notebook
+    marked = "[...document.querySelectorAll('[data-w]')].filter((node) => getComputedStyle(node).outlineStyle"
+    words = f"{marked} === 'solid').map((node) => [node.closest('section').className, node.dataset.w])"
+    first = page.locator("section").first
+    assert page.evaluate(words) == []
+    _, token, _ = trace.links[0, trace.queries[0].rows[0].position][0]  # the strongest link of the first row
+    first.locator(f"[data-w=a-{token}]").hover()
+    matches = page.evaluate(words)
+    assert matches and {scope for scope, _ in matches} == {first.get_attribute("class")}
+    assert all(word[0].isdigit() for _, word in matches)
+    first.locator(f"[data-w='{matches[0][1]}']").hover()
+    assert page.evaluate(words)[0][1].startswith("a-")
+    page.close()
+    plain = taughtby.trace_queries(index, tuned, queries, top_k=6, progress=False)
+    assert "data-w" not in plain._repr_html_()

@@ -134,6 +134,8 @@ class Trace:
         fdr: The nominal false discovery rate at which rows are flagged.
         warnings: What to keep in mind when reading the ranking, in sentences.
         origin: Names of the index and its model.
+        links: For a query's number, from 0, and a row's position, the links between tokens of the row and of the
+            answer as (token of the row, token of the answer, score); empty unless they were asked for.
     """
 
     method: Method
@@ -143,6 +145,9 @@ class Trace:
     flagged: tuple[FlaggedRow, ...] = ()
     fdr: float = DEFAULT_FDR
     warnings: tuple[str, ...] = ()
+    links: Mapping[tuple[int, int], Sequence[tuple[int, int, float]]] = field(
+        default_factory=dict[tuple[int, int], "Sequence[tuple[int, int, float]]"], repr=False
+    )
 
     def __repr__(self) -> str:
         ranked = max((len(result.rows) for result in self.queries), default=0)
@@ -205,8 +210,15 @@ class Trace:
             "fdr": self.fdr,
             "warnings": list(self.warnings),
             "layers": self.origin.layers,
-            "queries": [_query_json(result, ids) for result in self.queries],
+            "queries": [
+                _query_json(result, ids) | {"rows": self._rows_json(q)} for q, result in enumerate(self.queries)
+            ],
         }
+
+    def _rows_json(self, q: int) -> list[dict[str, Any]]:
+        links = {position: list(links) for (query, position), links in self.links.items() if query == q}
+        return [_row_json(row) | ({"links": links.get(row.position, [])} if self.links else {})
+                for row in self.queries[q].rows]  # fmt: skip
 
 
 def flagged_rows(results: Sequence[QueryResult], rows: Mapping[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
@@ -244,7 +256,6 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "likely_ids": list(result.likely_ids),
         "no_evidence": result.no_evidence,
         "score_curve": _score_curve(result.scores),
-        "rows": [_row_json(row) for row in result.rows],
     }
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from taughtby.reporting.cell_links import cell_scope, link_rules
 from taughtby.reporting.text import (
     FLAG_MARK,
     ShownToken,
@@ -42,7 +44,8 @@ def render_cell(document: Document) -> str:
     if len(queries) > QUERIES:
         foot += f"; {len(queries) - QUERIES} more queries"
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    shown = [_query(query) | {"verdict": verdict(document, query, ROWS)} for query in queries[:QUERIES]]
+    shown = [_query(query) | {"verdict": verdict(document, query, ROWS), **_links(number, query)}
+             for number, query in enumerate(queries[:QUERIES])]  # fmt: skip
     return page.render(
         queries=shown,
         foot=foot,
@@ -124,6 +127,12 @@ def _query(query: Document) -> dict[str, Any]:
         "rows": [_row(row, best) for row in rows[:ROWS]],
         "more": max(0, len(rows) - ROWS),
     }
+
+
+def _links(number: int, query: Document) -> dict[str, Any]:
+    """The class of a query's part of the cell, and the rules that link its words."""
+    scope = cell_scope(number, query)
+    return {"scope": scope, "rules": Markup(link_rules(scope, (query.get("rows") or [])[:ROWS]))}
 
 
 def _row(row: Document, best: float) -> dict[str, Any]:
