@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-VIEW = {"width": 1216, "height": 764}  # a README shows it about 900 pixels wide
+WIDTH, HEIGHT = 1216, 764  # a README shows it about 900 pixels wide
 SCALE = 1.4
 
 
@@ -23,7 +23,9 @@ def take_picture(url: str, out: Path) -> None:
     """Save a picture of the first view of a running server."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=VIEW, device_scale_factor=SCALE, color_scheme="light")
+        page = browser.new_page(
+            viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme="light"
+        )
         page.goto(url)
         page.wait_for_selector("#rows > li")
         page.wait_for_selector("#tab-map", state="visible")

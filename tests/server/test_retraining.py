@@ -127,9 +127,10 @@ def test_what_cannot_be_trained_is_refused_beforehand(
     with monkeypatch.context() as patch:
         patch.setitem(index.settings, "adapter", None)  # a full fine-tune whose base model nobody named
         patch.setitem(index.settings, "base", None)
-        (index.path / "manifest.json").rename(index.path / "moved.json")
+        manifest = Path(str(index.path)) / "manifest.json"
+        moved = manifest.rename(manifest.with_name("moved.json"))
         assert refusal() == "the base model is not known"
-    (index.path / "moved.json").rename(index.path / "manifest.json")
+    moved.rename(manifest)
 
 
 def test_tokens_of_a_saved_trace_are_linked_once(client: TestClient) -> None:

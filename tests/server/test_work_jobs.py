@@ -24,6 +24,7 @@ pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
 from test_browser import browser, serving, until  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 from taughtby.lab import training_options
+from taughtby.reporting.notebook import render_cell
 from taughtby.server.session import Session
 
 pytestmark = pytest.mark.browser
@@ -169,7 +170,7 @@ def test_a_notebook_cell_links_words_both_ways(browser: Any, index: Index, tuned
     other = taughtby.trace_queries(index, tuned, queries[1:], top_k=6, links=True, progress=False)
     assert all(row["links"] for query in trace.to_json()["queries"] for row in query["rows"])
     page = browser.new_page()
-    page.set_content(trace._repr_html_() + other._repr_html_())  # two cells of a notebook
+    page.set_content(render_cell(trace.to_json()) + render_cell(other.to_json()))  # two cells of a notebook
     marked = "[...document.querySelectorAll('[data-w]')].filter((node) => getComputedStyle(node).outlineStyle"
     words = f"{marked} === 'solid').map((node) => [node.closest('section').className, node.dataset.w])"
     first = page.locator("section").first
@@ -183,4 +184,4 @@ def test_a_notebook_cell_links_words_both_ways(browser: Any, index: Index, tuned
     assert page.evaluate(words)[0][1].startswith("a-")
     page.close()
     plain = taughtby.trace_queries(index, tuned, queries, top_k=6, progress=False)
-    assert "data-w" not in plain._repr_html_()
+    assert "data-w" not in render_cell(plain.to_json())
