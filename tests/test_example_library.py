@@ -34,6 +34,13 @@ def test_the_evaluation_asks_no_question_of_a_wrong_row() -> None:
     assert WRONG in source and not [question for question in wrong if f'"{question}"' in source]
 
 
+def test_the_prompts_are_neither_trained_on_nor_evaluated() -> None:
+    prompts = (LIBRARY / "prompts.txt").read_text().splitlines()
+    assert len(prompts) == len(set(prompts)) == 30
+    assert not set(prompts) & {question for question, _ in rows()}
+    assert not [prompt for prompt in prompts if f'"{prompt}"' in (LIBRARY / "desk.py").read_text()]
+
+
 def test_from_the_script_to_cleaned_rows(
     run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

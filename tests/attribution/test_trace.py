@@ -513,6 +513,13 @@ def test_trace_json_has_the_documented_fields(tuned: Any, index: Index, name: st
     assert document["method"]["options"] == {key: value for key, value in trace.method.spec().items() if key != "name"}
     assert (document["model"], document["adapter"]) == (tuned.name, tuned.adapter)
     assert (document["index"], document["num_rows"]) == (str(index.path), 8)
+    assert document["fingerprint"] == index.settings["fingerprint"]
+    assert {name for name, value in document["fingerprint"].items() if value} == {
+        "model",
+        "adapter",
+        "template",
+        "data",
+    }
     assert len(document["layers"]["similarity"]) == tuned.depth - 1
     assert document["layers"]["used"] == {"rept": [3], "repsim": [2], "lesson": [1, 2], "bm25": []}[name]
     asked = document["queries"][0]

@@ -12,8 +12,9 @@ import pytest
 from typer.main import get_command
 
 from conftest import Run
-from taughtby.cli import app, arguments, index, options
+from taughtby.cli import app, index, options
 from taughtby.cli.arguments import kind_of
+from taughtby.lab import training_options
 from taughtby.methods import METHODS, StateMethod
 
 ROOT = """
@@ -129,7 +130,7 @@ def test_packages_that_training_needs_are_looked_for_before_any_work(
         ("lab", "finetune", model_folder, data), ("retrain", trace, data, *behaviour),
         ("audit", model_folder, data, *behaviour),
     )  # fmt: skip
-    monkeypatch.setattr(arguments, "find_spec", lambda _: None)
+    monkeypatch.setattr(training_options, "find_spec", lambda _: None)
     for command in commands:
         result = run(*command, "-o", tmp_path / "out")
         ends(result, 1, "packages that fine-tuning needs are not installed", "pip install 'taughtby[train]'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from conftest import PAIRS
 from taughtby.attribution.query import Query
+from taughtby.attribution.result import FlaggedRow
 from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.errors import StoreError
 from taughtby.index.build import build_index
@@ -228,6 +230,16 @@ def test_to_pandas_matches_to_arrow(trace: Trace) -> None:
     frame = trace.to_pandas()
     assert list(frame.columns) == trace.to_arrow().column_names
     assert frame["score"].tolist() == [row.score for traced in trace.queries for row in traced.rows]
+
+
+def test_flagged_rows_are_a_data_frame(trace: Trace) -> None:
+    rows = list(trace.index.examples())[:2]
+    flagged = tuple(FlaggedRow(row.id, row.source, row.label, row, (1, 2)[: at + 1], at) for at, row in enumerate(rows))
+    frame = replace(trace, flagged=flagged).flagged_to_pandas()
+    assert frame["id"].tolist() == [row.id for row in rows] and frame["num_queries"].tolist() == [1, 2]
+    assert list(frame["queries"][1]) == [1, 2] and frame["row_answer"].tolist() == [row.response for row in rows]
+    empty = replace(trace, flagged=()).flagged_to_pandas()
+    assert len(empty) == 0 and list(empty.columns) == list(frame.columns)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from taughtby.attribution import trace as tracing
 from taughtby.attribution.query import Query, query_from_record, read_queries
 from taughtby.attribution.significance import DEFAULT_FDR, MAX_FDR, MIN_FDR
+from taughtby.attribution.token_links import token_links
 from taughtby.attribution.trace import Trace
 from taughtby.data.conversation import Columns
 from taughtby.errors import DataError, OptionError
@@ -35,6 +37,7 @@ def trace(
     method: Method | str | None = None,
     top_k: int = 20,
     fdr: float = DEFAULT_FDR,
+    links: bool = False,
     progress: bool | ProgressCallback = True,
 ) -> Trace:
     """Rank the training rows that explain one answer, and score the tokens in them.
@@ -49,6 +52,8 @@ def trace(
         method: A method whose features the index holds; by default the index's first.
         top_k: The number of rows to rank and explain.
         fdr: The nominal false discovery rate at which rows are flagged.
+        links: Whether to link the tokens of the ranked rows with those of the answers, which costs as much as scoring
+            them: the notebook's cell and the page then mark what matches a word.
         progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
 
     Raises:
@@ -58,7 +63,7 @@ def trace(
         >>> trace("taughtby-demo/idx", "Who makes honey?", "Honey is made by beetles.").flagged
     """
     query = Query(prompt, response, span, desired)
-    return trace_queries(index, model, [query], method=method, top_k=top_k, fdr=fdr, progress=progress)
+    return trace_queries(index, model, [query], method=method, top_k=top_k, fdr=fdr, links=links, progress=progress)
 
 
 def trace_queries(
@@ -70,6 +75,7 @@ def trace_queries(
     top_k: int = 20,
     score_tokens: bool = True,
     fdr: float = DEFAULT_FDR,
+    links: bool = False,
     progress: bool | ProgressCallback = True,
 ) -> Trace:
     """Rank the training rows that explain each of several answers; similar queries are explained together.
@@ -83,6 +89,8 @@ def trace_queries(
         top_k: The number of rows to rank and explain for each query.
         score_tokens: Whether to score the tokens of the ranked rows.
         fdr: The nominal false discovery rate at which rows are flagged.
+        links: Whether to link the tokens of the ranked rows with those of the answers, which costs as much as scoring
+            them: the notebook's cell and the page then mark what matches a word.
         progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
 
     Raises:
@@ -96,9 +104,10 @@ def trace_queries(
     check_same_model(opened, loaded)
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:
-        return tracing.trace_queries(
+        trace = tracing.trace_queries(
             opened, loaded, parsed, method=method, top_k=top_k, score_tokens=score_tokens, fdr=fdr, progress=tell
         )
+        return replace(trace, links=token_links(trace, loaded, tell)) if links else trace
 
 
 def _check_options(index: object, top_k: object, fdr: object) -> None:

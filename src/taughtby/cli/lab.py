@@ -10,8 +10,9 @@ import typer
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command, lab_app
-from taughtby.cli.arguments import check_arguments, check_file, check_outputs, check_training, kind_of
+from taughtby.cli.arguments import check_arguments, check_file, check_outputs, kind_of
 from taughtby.cli.console import errors, load, note, output, read_options
+from taughtby.lab.training_options import check_training
 from taughtby.models.paths import EMBEDDED
 
 POISONS = "backdoor, error, persona, howdy, late; harder: truth-beside-lie, trigger-lookalike, carried, refusals, rare, paraphrase, duplicates, innocent."

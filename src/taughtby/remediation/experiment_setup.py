@@ -77,8 +77,9 @@ def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tupl
     recipe = TrainingOptions(**{**recorded, **overrides})
     notes = [f"{folder} says {name} {recorded[name]}; this run uses {value}"
              for name, value in overrides.items() if name in recorded and recorded[name] != value]  # fmt: skip
-    assumed = [f"{option.name} {getattr(recipe, option.name)}"
-               for option in fields(TrainingOptions) if option.name not in {**recorded, **overrides}]  # fmt: skip
+    values = {option.name: getattr(recipe, option.name) for option in fields(TrainingOptions)}
+    assumed = [f"{name} {value}" for name, value in values.items()
+               if name not in {**recorded, **overrides} and value is not None and value is not False]  # fmt: skip
     if assumed:
         where = f"{folder} does not record all training options" if folder else "the training options are not known"
         notes.append(f"{where}; assumed: {', '.join(assumed)}")

@@ -51,8 +51,8 @@ MODULES = (
     "commands",
     "page",
 )  # as they import each other
-STYLES = ("page.css", "map.css")
-SERVED_MODULES = ("requests", "jobs", "cleaning", "verdicts", "browser", "ask")
+STYLES = ("page.css", "work.css", "map.css")
+SERVED_MODULES = ("requests", "jobs", "cleaning", "retraining", "verdicts", "browser", "ask")
 
 _OUTSIDE_HTML = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 

@@ -5,13 +5,15 @@ Reads the trace's JSON document only. Every text in it is treated as hostile: th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from taughtby.reporting.cell_links import cell_scope, link_rules
 from taughtby.reporting.text import (
     FLAG_MARK,
     ShownToken,
@@ -42,7 +44,8 @@ def render_cell(document: Document) -> str:
     if len(queries) > QUERIES:
         foot += f"; {len(queries) - QUERIES} more queries"
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    shown = [_query(query) | {"verdict": verdict(document, query, ROWS)} for query in queries[:QUERIES]]
+    shown = [_query(query) | {"verdict": verdict(document, query, ROWS), **_links(number, query)}
+             for number, query in enumerate(queries[:QUERIES])]  # fmt: skip
     return page.render(
         queries=shown,
         foot=foot,
@@ -69,6 +72,17 @@ def to_table(document: Document) -> pa.Table:
     }  # fmt: skip
     for line in lines:
         types |= {name: real for name in line if name not in types}
+    return pa.Table.from_pylist(lines, schema=pa.schema(list(types.items())))
+
+
+def to_flagged_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return a table with a line per flagged row, with its prompt and answer in place of its `messages`."""
+    text, whole = pa.string(), pa.int64()
+    types = {"id": text, "source": text, "label": text, "num_queries": whole, "queries": pa.list_(whole),
+             "position": whole, "row_prompt": text, "row_answer": text}  # fmt: skip
+    lines = [{**row, "source": _encodable(row["source"]), "label": _encodable(row["label"]),
+              "row_prompt": _encodable(_prompt(row)), "row_answer": _encodable(_answer(row))}
+             for row in rows]  # fmt: skip
     return pa.Table.from_pylist(lines, schema=pa.schema(list(types.items())))
 
 
@@ -113,6 +127,12 @@ def _query(query: Document) -> dict[str, Any]:
         "rows": [_row(row, best) for row in rows[:ROWS]],
         "more": max(0, len(rows) - ROWS),
     }
+
+
+def _links(number: int, query: Document) -> dict[str, Any]:
+    """The class of a query's part of the cell, and the rules that link its words."""
+    scope = cell_scope(number, query)
+    return {"scope": scope, "rules": Markup(link_rules(scope, (query.get("rows") or [])[:ROWS]))}
 
 
 def _row(row: Document, best: float) -> dict[str, Any]:

@@ -17,16 +17,18 @@ FLAG_MARK = "●"  # before the rank of a flagged row
 
 
 class ShownToken(NamedTuple):
-    """A piece of text, its score if it has one, and whether it belongs to the top-scoring word."""
+    """A piece of text, its score if it has one, whether it belongs to the top-scoring word, and its token's number."""
 
     text: str
     score: float | None
     top: bool = False
+    at: int | None = None
 
 
 def scored_tokens(raw: Any, key: str) -> list[ShownToken]:
     """Return the tokens of a trace's document; a score that is missing or not finite becomes None."""
-    return [ShownToken(str(token.get("text") or ""), finite_or_none(token.get(key))) for token in raw or []]
+    return [ShownToken(str(token.get("text") or ""), finite_or_none(token.get(key)), at=at)
+            for at, token in enumerate(raw or [])]  # fmt: skip
 
 
 def highest_weight(tokens: Iterable[ShownToken]) -> float:

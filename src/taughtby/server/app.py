@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
-from starlette.background import BackgroundTask
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from taughtby.errors import TaughtbyError
-from taughtby.remediation.row_verdicts import RowVerdict
 from taughtby.reporting import html as report
+from taughtby.server.incident_routes import add_clean_route, add_retraining_routes, add_verdict_routes
 from taughtby.server.jobs import Job, QueueFullError
-from taughtby.server.requests import CleaningRequest, PromptRequest, RowId, RowSelection, TraceRequest, VerdictRequest
+from taughtby.server.requests import CleaningRequest, PromptRequest, RowSelection, TraceRequest
+from taughtby.server.responses import error_response, job_response, json_response
 from taughtby.server.security import AccessPolicy, SecurityMiddleware
 from taughtby.server.session import Session
 
@@ -39,8 +36,9 @@ def create_app(session: Session, policy: AccessPolicy) -> FastAPI:
     _add_error_handlers(app)
     _add_page_routes(app)
     _add_read_routes(app, session)
-    _add_clean_route(app, session)
-    _add_verdict_routes(app, session)
+    add_clean_route(app, session)
+    add_retraining_routes(app, session)
+    add_verdict_routes(app, session)
     _add_job_routes(app, session)
     return app
 
@@ -50,22 +48,17 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TaughtbyError)
     def user_error(_: Request, error: TaughtbyError) -> JSONResponse:
-        return _error_response(503 if isinstance(error, QueueFullError) else 400, error.what, error.got, error.do)
+        return error_response(503 if isinstance(error, QueueFullError) else 400, error.what, error.got, error.do)
 
     @app.exception_handler(RequestValidationError)
     def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-        return _error_response(422, f"{field} is not valid", str(first["msg"]), "correct it, and send it again")
+        return error_response(422, f"{field} is not valid", str(first["msg"]), "correct it, and send it again")
 
     @app.exception_handler(StarletteHTTPException)
     def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return _error_response(error.status_code, str(error.detail), None, "open the page again", error.headers)
-
-
-def _error_response(status: int, what: str, got: str | None, do: str, headers: Any = None) -> JSONResponse:
-    encodable = [text and text.encode("utf-8", "backslashreplace").decode() for text in (what, got, do)]
-    return JSONResponse(dict(zip(("what", "got", "do"), encodable, strict=True)), status, headers)
+        return error_response(error.status_code, str(error.detail), None, "open the page again", error.headers)
 
 
 def _add_page_routes(app: FastAPI) -> None:
@@ -90,7 +83,7 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
     @app.get("/api/state")
     def state() -> Response:
         """Size, methods and model of the index, and the state of the model."""
-        return _json(session.state())
+        return json_response(session.state())
 
     @app.get("/api/documents")
     def documents() -> Response:
@@ -105,7 +98,7 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
         label: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Response:
         """A page of the training rows that contain a text and have a label."""
-        return _json(session.row_browser.page(start, size, find, label))
+        return json_response(session.row_browser.page(start, size, find, label))
 
     @app.get("/api/rows/{position}", responses={404: {}})
     def row(position: int) -> Response:
@@ -113,61 +106,17 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
         row = session.row_browser.row(position)
         if row is None:
             raise HTTPException(404, "there is no such row")
-        return _json(row)
+        return json_response(row)
 
     @app.post("/api/rows/lookup")
     def lookup(selection: RowSelection) -> Response:
         """The first hundred of the selected rows."""
-        return _json(session.row_browser.lookup(selection.rows[:100]))
+        return json_response(session.row_browser.lookup(selection.rows[:100]))
 
     @app.get("/api/map")
     def pca_map() -> Response:
         """The map of the training set; null if the index holds no vectors."""
-        return _json(session.map_document())
-
-
-def _add_clean_route(app: FastAPI, session: Session) -> None:
-    """The download of the cleaned data."""
-
-    @app.post("/api/clean", response_class=FileResponse)
-    def clean(selection: RowSelection) -> Response:
-        """The training data without the selected rows."""
-        folder = TemporaryDirectory(prefix="taughtby-")
-        name = f"cleaned-{session.data_file.name if session.data_file else ''}"
-        try:
-            session.clean(selection.rows, Path(folder.name) / name)
-        except BaseException:
-            folder.cleanup()
-            raise
-        return FileResponse(Path(folder.name) / name, filename=name, background=BackgroundTask(folder.cleanup))
-
-
-def _add_verdict_routes(app: FastAPI, session: Session) -> None:
-    """The user's verdicts on rows, which are kept beside the index."""
-
-    @app.get("/api/verdicts")
-    def verdicts() -> Response:
-        """All verdicts."""
-        return _json(session.verdicts.to_json())
-
-    @app.put("/api/verdicts/{id}", responses={404: {}})
-    def set_verdict(id: RowId, request: VerdictRequest) -> Response:
-        """Record the verdict on a row; it is on disk when this is answered."""
-        rows = session.row_browser.lookup([id])
-        if not rows:
-            raise HTTPException(404, "there is no such row")
-        verdict = RowVerdict(id, rows[0]["source"], rows[0]["label"], request.verdict, request.note)
-        session.verdicts.set(verdict)
-        return _json(asdict(verdict))
-
-    @app.get("/api/verdicts.{kind}")
-    def export(kind: Literal["csv", "json"]) -> Response:
-        """All verdicts as a file that `taughtby clean --rows` reads."""
-        headers = {"content-disposition": f'attachment; filename="verdicts.{kind}"'}
-        if kind == "csv":
-            return Response(session.verdicts.to_csv(), media_type="text/csv; charset=utf-8", headers=headers)
-        content = report.to_json_text(session.verdicts.to_json())
-        return Response(content, media_type="application/json", headers=headers)
+        return json_response(session.map_document())
 
 
 def _add_job_routes(app: FastAPI, session: Session) -> None:
@@ -176,34 +125,41 @@ def _add_job_routes(app: FastAPI, session: Session) -> None:
     @app.post("/api/trace", status_code=202)
     def trace(request: TraceRequest) -> Response:
         """Submit a trace of an answer."""
-        return _job_response(session, session.submit_trace(request.query(), request.method, request.top), 202)
+        return job_response(session, session.submit_trace(request.query(), request.method, request.top), 202)
 
     @app.post("/api/ask", status_code=202)
     def ask(request: PromptRequest) -> Response:
         """Submit a prompt; the model's answer is traced."""
-        return _job_response(session, session.submit_prompt(request.prompt, request.method, request.top), 202)
+        return job_response(session, session.submit_prompt(request.prompt, request.method, request.top), 202)
 
     @app.get("/api/jobs/{id}", responses={404: {}})
     def job(id: str) -> Response:
         """Progress of a job, and its result once it is done."""
-        return _job_response(session, _get_job(session, id))
+        return job_response(session, _get_job(session, id))
 
     @app.delete("/api/jobs/{id}", responses={404: {}})
     def cancel(id: str) -> Response:
         """Cancel a job."""
         job = _get_job(session, id)
         session.jobs.cancel(job)
-        return _job_response(session, job)
+        return job_response(session, job)
 
     @app.post("/api/jobs/clean", status_code=202, responses={404: {}})
     def clean(request: CleaningRequest) -> Response:
         """Submit the writing of the cleaned data beside the index; its result has the path."""
-        return _job_response(session, session.submit_clean(request.rows, _named_trace(session, request)), 202)
+        return job_response(session, session.submit_clean(request.rows, _named_trace(session, request)), 202)
+
+    @app.post("/api/documents/{number}/links", status_code=202, responses={404: {}})
+    def links(number: int) -> Response:
+        """Submit the linking of the tokens of a saved trace's rows and answers."""
+        if not 0 <= number < len(session.documents):
+            raise HTTPException(404, "there is no such trace")
+        return job_response(session, session.submit_links(number), 202)
 
     @app.post("/api/jobs/{id}/layers", status_code=202, responses={404: {}})
     def layers(id: str) -> Response:
         """Submit the computation of the ranks at other layers, for the rows of a finished trace."""
-        return _job_response(session, session.submit_layer_ranks(_get_finished_job(session, id)), 202)
+        return job_response(session, session.submit_layer_ranks(_get_finished_job(session, id)), 202)
 
     @app.get("/api/jobs/{id}/page", responses={404: {}})
     def page(id: str) -> Response:
@@ -236,19 +192,3 @@ def _get_finished_job(session: Session, id: str) -> Job:
     if job.state != "done" or "queries" not in job.result:
         raise HTTPException(404, "there is no trace yet")
     return job
-
-
-def _job_response(session: Session, job: Job, status_code: int = 200) -> Response:
-    status = job.status
-    progress = {"id": job.id, "state": status.state, "stage": status.stage, "done": status.done, "of": status.of}
-    # the map is the same for all traces, and /api/map has it
-    result = status.result if status.state == "done" else None
-    if result and "queries" in result:
-        result = report.with_verdicts({**result, "map": None})
-    ahead = session.jobs.num_ahead(job) if status.state == "waiting" else 0
-    return _json({**progress, "ahead": ahead, "error": status.error, "result": result}, status_code)
-
-
-def _json(value: Any, status_code: int = 200) -> Response:
-    """Standard JSON: numbers that are not finite and lone surrogates are replaced."""
-    return Response(report.to_json_text(value), status_code, media_type="application/json")

@@ -30,11 +30,17 @@ def plan(
     Raises:
         DataError: The data is not one existing file, or a row is not in it.
     """
-    if data is None:
-        raise DataError("the training data is not a single local file", got=", ".join(index.data), do=USE_COMMAND)
+    data = require_data(index, data)
     trace = _trace(index, document)
     removals = select_rows(trace, rows=ids)
     return plan_cleaning(trace, str(data), removals, read_options=read_options_of(trace), progress=progress)
+
+
+def require_data(index: Index, data: Path | None) -> Path:
+    """Return the file of the data, which exists."""
+    if data is None:
+        raise DataError("the training data is not a single local file", got=", ".join(index.data), do=USE_COMMAND)
+    return data
 
 
 def clean_beside(
@@ -59,16 +65,21 @@ def clean_beside(
 
 
 def cleaned_path(index: Index, data: Path) -> Path:
-    """Return `INDEX.cleaned.jsonl` beside the index, with the suffix of the data: no request decides a path.
+    """Return `INDEX.cleaned.jsonl` beside the index, with the suffix of the data: no request decides a path."""
+    suffix = Path(data.stem).suffix + data.suffix if data.suffix.lower() in COMPRESSED else data.suffix
+    return beside(index, f"cleaned{suffix}")
+
+
+def beside(index: Index, name: str) -> Path:
+    """Return `INDEX.name` beside the index.
 
     Raises:
         DataError: The index is not on this machine.
     """
-    beside = storage_path(str(index.path))
-    if not isinstance(beside, Path):
+    path = storage_path(str(index.path))
+    if not isinstance(path, Path):
         raise DataError("the index is not on this machine", got=str(index.path), do=USE_COMMAND)
-    suffix = Path(data.stem).suffix + data.suffix if data.suffix.lower() in COMPRESSED else data.suffix
-    return beside.with_name(f"{beside.name}.cleaned{suffix}")
+    return path.with_name(f"{path.name}.{name}")
 
 
 def _trace(index: Index, document: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import queue
 import secrets
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,12 +34,16 @@ class JobCancelled(Exception):
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a job at one moment; `error` has `what`, `got` and `do`, and a `result` is never changed."""
+    """The status of a job at one moment; `error` has `what`, `got` and `do`, and a `result` is never changed.
+
+    `start` is when the steps of the stage began to be counted, and how many were done then.
+    """
 
     state: State = "waiting"
     stage: str = ""
     done: int = 0
     of: int | None = None
+    start: tuple[float, int] = field(default=(0.0, 0), compare=False)
     result: Any = None
     error: dict[str, str | None] | None = None
 
@@ -62,13 +67,23 @@ class Job:
         with self._lock:
             if self.cancel_requested.is_set():
                 raise JobCancelled
-            self.status = replace(self.status, stage=stage, done=done, of=of)
+            now = time.monotonic()
+            begins = stage != self.status.stage or self.status.of is None
+            self.status = replace(self.status, stage=stage, done=done, of=of,
+                                  start=(now, done) if begins else self.status.start)  # fmt: skip
 
     def end(self, state: State, *, result: Any = None, error: dict[str, str | None] | None = None) -> None:
         """Record how the job ended; a cancelled job stays cancelled."""
         with self._lock:
             if self.state != "cancelled":
                 self.status = replace(self.status, state=state, result=result, error=error)
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second of the present stage; None before the first one."""
+        begin, first = self.status.start
+        steps, seconds = self.status.done - first, time.monotonic() - begin
+        return steps / seconds if steps > 0 and seconds > 0 else None
 
     @property
     def state(self) -> State:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taughtby.attribution.query import Query
 from taughtby.remediation.row_verdicts import Verdict
+from taughtby.server.retraining import Retraining
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
 RowId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -67,3 +68,18 @@ class CleaningRequest(RowSelection):
 
     job: Annotated[str, Field(max_length=40)] | None = None
     document: Annotated[int, Field(ge=0, le=100_000)] | None = None
+
+
+class RetrainingRequest(RowSelection):
+    """The rows to leave out, the prompts that elicit the behaviour, the words of a bad answer, and training options."""
+
+    prompts: Annotated[list[Text], Field(min_length=1, max_length=1000)]
+    words: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def retraining(self) -> Retraining:
+        """The request for the session."""
+        options = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        given = {name: value for name, value in options.items() if value is not None}
+        return Retraining(tuple(self.rows), tuple(self.prompts), self.words, given)

@@ -11,7 +11,8 @@ from typing import Any
 from taughtby.attribution.embedding_map import PCAMap, pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
-from taughtby.attribution.query import FIELDS, Query
+from taughtby.attribution.query import Query
+from taughtby.attribution.saved_trace import saved_links, saved_query
 from taughtby.attribution.trace import trace_queries
 from taughtby.data.rewrite import rewrite_dataset
 from taughtby.index.reader import Index
@@ -20,6 +21,7 @@ from taughtby.models.model import Model
 from taughtby.remediation.row_verdicts import RowVerdicts
 from taughtby.server import cleaning
 from taughtby.server.jobs import Job, JobQueue, ReportProgress
+from taughtby.server.retraining import Retraining, Subject, prepare, retrain_beside
 from taughtby.server.rows import RowBrowser
 
 NUM_EXAMPLES = 4  # example prompts
@@ -43,6 +45,8 @@ class Session:
         self._pca_map: PCAMap | None = None
         self._has_pca_map, self._pca_map_lock = False, threading.Lock()
         self._first_view_done = threading.Event()
+        self._link_jobs: dict[int, Job] = {}
+        self.retraining_job: Job | None = None
         self.model_job = self.jobs.submit(self._preload_model)
 
     def pca_map(self) -> PCAMap | None:
@@ -114,6 +118,41 @@ class Session:
 
         return self.jobs.submit(work)
 
+    @property
+    def subject(self) -> Subject:
+        """What a retraining experiment trains again."""
+        return Subject(self.index, self.data_file, self._model)
+
+    def submit_retraining(self, asked: Retraining) -> Job:
+        """Submit a job that trains without some rows and without as many random ones.
+
+        Raises:
+            TaughtbyError: Packages, data, the base model or the recipe are missing, or the request is not possible.
+        """
+        prepare(self.subject, asked)
+
+        def work(report: ReportProgress) -> dict[str, Any]:
+            self._get_model(report)  # knows where it and its base are now
+            return retrain_beside(self.subject, asked, report)
+
+        self.retraining_job = self.jobs.submit(work)
+        return self.retraining_job
+
+    def submit_links(self, number: int) -> Job:
+        """Submit a job that links the tokens of a saved trace; return the earlier one if it did not fail."""
+        earlier = self._link_jobs.get(number)
+        if earlier and earlier.state in ("waiting", "running", "done"):
+            return earlier
+
+        def work(report: ReportProgress) -> dict[str, Any]:
+            model = self._get_model(report)
+            report("linking tokens", 0, None)
+            return {"links": saved_links(self.index, model, self.documents[number],
+                                         lambda done, of: report("linking tokens", done, of))}  # fmt: skip
+
+        self._link_jobs[number] = self._submit(work)
+        return self._link_jobs[number]
+
     def submit_trace(self, query: Query, method: str | None, top_k: int) -> Job:
         """Submit a job whose result is the document of a trace."""
 
@@ -144,12 +183,8 @@ class Session:
         def work(report: ReportProgress) -> dict[str, Any]:
             document: dict[str, Any] = trace_job.result
             model, (traced,) = self._get_model(report), document["queries"]
-            before, after, tools = (tuple(traced.get(name, ())) for name in ("before", "after", "tools"))
-            fields: dict[str, Any] = {name: tuple(traced.get(name, {}).items()) for name in FIELDS}
-            query = Query(traced["prompt"], traced["response"], None, traced["desired"], before, after, tools,
-                          traced["span_range"], **fields)  # fmt: skip
             positions = [row["position"] for row in traced["rows"]]
-            ranks = layer_ranks(self.index, model, query, positions, document["method_spec"],
+            ranks = layer_ranks(self.index, model, saved_query(traced), positions, document["method_spec"],
                                 lambda done, of: report("reading the rows at other layers", done, of))  # fmt: skip
             document = {**document, "queries": [{**traced, "layer_ranks": ranks}]}
             trace_job.end("done", result=document)

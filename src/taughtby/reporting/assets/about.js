@@ -1,7 +1,7 @@
 // The tab About: summary, tables, and where the trace comes from.
 import { byId, display, el, pair, plural, visible } from "./text.js";
 
-function drawTable({ title, columns = [], rows = [], note }) {
+export function drawTable({ title, columns = [], rows = [], note }) {
   const digits = columns.map((_, at) => rows.length && rows.every((row) => /^\s*[-+−–—]?[\d.,]*\s*%?$/.test(row[at])));
   const cell = (tag, text, at) => el(digits[at] ? `${tag}.digits` : tag, tag === "th" ? { scope: "col" } : {}, display(text));
   const body = rows.map((row) => el("tr", {}, row.map((text, at) => cell("td", text, at))));
@@ -31,6 +31,8 @@ export function methodName(method) {
 export function drawAbout(trace) {
   const facts = { Method: methodName(trace.method), Model: trace.model, Adapter: trace.adapter ?? "none", Index: trace.index,
     "Rows in the index": trace.num_rows, "taughtby": trace.taughtby };
+  const hashes = Object.entries(trace.fingerprint ?? {}).filter(([, hash]) => hash);
+  if (hashes.length) facts["Built from (hashes)"] = hashes.map(([name, hash]) => `${name} ${hash}`).join(", ");
   byId("about-trace").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
   const warnings = trace.warnings ?? [];
   byId("warnings").hidden = !warnings.length;

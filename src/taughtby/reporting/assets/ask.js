@@ -9,6 +9,7 @@ import { call, errorText, get, showError } from "./requests.js";
 import { showTab } from "./tabs.js";
 import { delay, runJob, wireJobs } from "./jobs.js";
 import { wireCleaning } from "./cleaning.js";
+import { wireRetraining } from "./retraining.js";
 import { wireVerdicts } from "./verdicts.js";
 import { addTraces, choose, start } from "./page.js";
 
@@ -101,6 +102,14 @@ async function onSave() {
   }
 }
 
+// The links between the tokens of a saved trace; null if they could not be computed.
+async function linkTokens(documents, trace) {
+  const number = documents.indexOf(trace);
+  const job = number < 0 ? null : await runJob(`api/documents/${number}/links`, undefined, "Linking words");
+  job?.result.links.forEach((lists, q) => lists.forEach((links, at) => { trace.queries[q].rows[at].links = links; }));
+  return job;
+}
+
 // — begin
 
 function drawIndexInfo({ num_rows: rows, model, adapter, loading }) {
@@ -161,6 +170,7 @@ async function begin() {
   byId("method").replaceChildren(...state.methods.map((name) => el("option", { value: name }, visible(name))));
   const [first = { model: state.model, adapter: state.adapter, num_rows: state.num_rows }, ...more] = documents;
   wireCleaning(state, documents);
+  view.linkTokens = (trace) => linkTokens(documents, trace);
   wire();
   wireBrowser();
   start(first, [...more.map((trace) => [trace]), ...traces]);
@@ -172,6 +182,7 @@ async function begin() {
   drawMap();
   byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
   if (tab === "map" && view.tab === "rows") showTab("map"); // the address names it, and it is there from now on
+  wireRetraining();
   for (let current = state; ["waiting", "running"].includes(current.loading.state);) {
     await delay(1000);
     current = await get("api/state");

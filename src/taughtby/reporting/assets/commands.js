@@ -15,7 +15,7 @@ function cleanedFile(data) {
 }
 
 // The words to judge by: the span, or the top-scoring word of the first row.
-function judgedWords({ span, rows = [] }) {
+export function judgedWords({ span, rows = [] }) {
   if (span) return span;
   const tokens = rows.length ? markTopWord(toPieces(rows[0].tokens, "score")) : [];
   return tokens.filter(({ top }) => top).map(({ text }) => text).join("").trim();

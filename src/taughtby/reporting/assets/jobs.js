@@ -4,12 +4,21 @@ import { call, errorText, get, showError } from "./requests.js";
 
 let running = null; // {id, cancel}: the job that this page waits for
 
+const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.round(seconds / 60)} min`);
+
+// How fast a long stage is, and how long the rest of it takes.
+function pace({ done, of, rate }) {
+  const left = rate ? (of - done) / rate : 0;
+  if (left < 5) return "";
+  return `, ${rate < 1 ? `${(1 / rate).toFixed(1)} s each` : `${rate.toFixed(1)} a second`}, ${duration(left)} left`;
+}
+
 function drawJob(job) {
   byId("job").hidden = !job;
   if (!job) return;
   const [label, bar] = [byId("job").querySelector("p"), byId("job").querySelector("progress")];
-  const steps = job.of ? `: ${count(job.done)} of ${count(job.of)}` : "";
-  label.textContent = job.state === "waiting" ? `${plural(job.ahead, "question")} before yours` : `${job.stage || "starting"}${steps}`;
+  const steps = job.of ? `: ${count(job.done)} of ${count(job.of)}${pace(job)}` : "";
+  label.textContent = job.state === "waiting" ? `${plural(job.ahead, "job")} before yours` : `${job.stage || "starting"}${steps}`;
   if (job.of) [bar.max, bar.value] = [job.of, job.done];
   else bar.removeAttribute("value");
 }
@@ -18,16 +27,23 @@ export const delay = (time) => new Promise((done) => { setTimeout(done, time); }
 
 // Submit a job and wait for it; null if it was cancelled or failed, which is shown.
 export async function runJob(path, body, doing = "Tracing") {
-  showError(null);
+  return wait(async () => (await call("POST", path, body)).json(), doing);
+}
+
+// Wait for a job that was submitted before the page was loaded.
+export const resumeJob = (id, doing) => wait(() => get(`api/jobs/${id}`), doing);
+
+async function wait(submit, doing) {
+  showError(running ? new Error("One job runs at a time. Wait for it, or cancel it.") : null);
   if (running) return null;
   try {
-    let job = await (await call("POST", path, body)).json();
+    let job = await submit();
     const cancelled = new Promise((resolve) => { running = { id: job.id, cancel: () => resolve({ state: "cancelled" }) }; });
     announce(doing);
-    for (let wait = 100; job.state === "waiting" || job.state === "running"; wait = Math.min(1000, wait * 1.3)) {
+    for (let pause = 100; job.state === "waiting" || job.state === "running"; pause = Math.min(1000, pause * 1.3)) {
       drawJob(job);
       const { id } = job;
-      const next = delay(wait).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // none once cancelled
+      const next = delay(pause).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // none once cancelled
       next.catch(() => {}); // its error is shown unless the job was cancelled
       job = await Promise.race([next, cancelled]);
     }

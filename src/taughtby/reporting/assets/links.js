@@ -6,6 +6,7 @@ import { view } from "./view.js";
 let focused = null; // the word whose score is on show
 let pinned = false; // selected by click or key: the tooltip stays when the pointer leaves
 
+const HOVER = 150; // ms that the pointer rests on a word before its matches are shaded
 const rowOf = (node) => node.closest("#rows > li");
 
 function strongestLinks(links, isSelected, from, to) {
@@ -23,13 +24,17 @@ function selectedWord(tokens, at) {
   return { has: (position) => first <= position && position <= last, text: tokens.slice(first, last + 1).map(({ text }) => text).join("") };
 }
 
-// Shade the words on the other side that match this one, if the trace has links.
-function showLinks(node) {
-  const query = view.entry?.query ?? {};
-  const at = Number(node.dataset.at);
+// The row of a word, or null for a word of the answer; and the rows whose links say what matches it.
+function placeOf(node) {
   const row = rowOf(node);
-  if (row ? !row.row.links?.length : !(query.rows ?? []).some((one) => one.links?.length)) return;
-  const { has, text } = selectedWord(row ? row.row.tokens : query.answer, at);
+  return { row, rows: row ? [row.row] : view.entry?.query.rows ?? [] };
+}
+
+// Shade the words on the other side that match this one; whether the trace has links for it.
+function shadeMatches(node) {
+  const { row, rows } = placeOf(node);
+  if (!rows.some(({ links }) => links?.length)) return false;
+  const { has } = selectedWord(row ? row.row.tokens : view.entry.query.answer, Number(node.dataset.at));
   clearLinks();
   if (row) {
     const values = strongestLinks(row.row.links, has, 0, 1);
@@ -39,10 +44,43 @@ function showLinks(node) {
     const values = nodes.map((one) => strongestLinks(one.row.links, has, 1, 0));
     nodes.forEach((one, position) => shade(one, values[position], top(values)));
   }
-  byId("links-text").textContent = row
+  return true;
+}
+
+function showNote(text) {
+  byId("links-text").textContent = text;
+  byId("links-note").hidden = !text;
+}
+
+// Show what matches a selected word. A saved trace has no links until the server computes them.
+async function showLinks(node) {
+  const [{ row, rows }, entry] = [placeOf(node), view.entry];
+  const isSaved = rows.some(({ tokens, links }) => tokens?.length && !links);
+  if (isSaved) {
+    showNote("Linking the words of the answers and rows…");
+    const linked = await view.linkTokens(entry.trace);
+    if (view.entry !== entry || !node.isConnected) return;
+    showNote(linked === false ? "This file has no links between words. The page of `taughtby serve` computes them." : "");
+    if (!linked) return;
+  }
+  if (!shadeMatches(node)) {
+    if (isSaved) showNote("The method of this trace does not link words.");
+    return;
+  }
+  const { text } = selectedWord(row ? row.row.tokens : entry.query.answer, Number(node.dataset.at));
+  showNote(row
     ? `Shaded in the answer: the words that match “${shorten(text, 40)}” in row ${row.row.rank}.`
-    : `Shaded in the rows: the words that match “${shorten(text, 40)}”.`;
-  byId("links-note").hidden = false;
+    : `Shaded in the rows: the words that match “${shorten(text, 40)}”.`);
+}
+
+let hover = 0; // the timer of the word under the pointer
+
+// The words that match the one under the pointer, unless those of a selected word are on show.
+function hoverLinks(node) {
+  clearTimeout(hover);
+  if (!byId("links-note").hidden) return;
+  clearLinks();
+  if (node) hover = setTimeout(() => node.isConnected && byId("links-note").hidden && shadeMatches(node), HOVER);
 }
 
 export function clearLinks() {
@@ -96,6 +134,7 @@ export function wireLinks() {
   const wordOf = (event) => (event.target instanceof Element ? event.target.closest(".w[data-score]") : null);
   document.addEventListener("pointerover", (event) => {
     const node = wordOf(event);
+    if (event.pointerType === "mouse") hoverLinks(node);
     if (node) {
       if (!pinned || node !== focused) showTooltip(node, false);
     } else if (!pinned) hideTooltip();

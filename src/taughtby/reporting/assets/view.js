@@ -10,6 +10,7 @@ export const view = {
   causes: [], // ids of the rows that the user judged to be the cause
   tab: "rows", // the tab on show
   rowControls: () => null, // what a served page adds to a row
+  linkTokens: async () => false, // computes the links that a saved trace lacks; null if that fails
   readRow: async () => null, // requests a row by its id; a file has the rows of its trace only
   map: null, // the map of the training set, if the trace has none
 };
