@@ -83,8 +83,7 @@ def trace_queries(
     )  # fmt: skip
     notes = (*base_notes(model, selected), *index_warnings(index, selected), *ambiguity_notes(queries),
              *truncation_notes(prepared))  # fmt: skip
-    origin = _origin(index, selected)
-    return Trace(selected, index, results, origin, flagged_rows(results, rows), fdr, notes)
+    return Trace(selected, index, results, _origin(index, selected), flagged_rows(results, rows), fdr, notes)
 
 
 def _score(task: TraceTask, top_k: int) -> Ranking:

@@ -52,8 +52,7 @@ def build(
     if no_base and (adapter or base):
         raise OptionError("--no-base contradicts --adapter and --base", do="leave one of them out")
     specs = method or ["lesson"]
-    names = {spec.partition(":")[0] for spec in specs}
-    compares = None if no_base else next((name for name in COMPARES_WITH_BASE if name in names), None)
+    compares = None if no_base else _compares(specs)
     if compares and not (adapter or base):
         _require_base(model, compares)
     from taughtby.data.dataset import detect_format
@@ -88,6 +87,11 @@ def build(
             note(f"{name}: {text}")
     for row in skipped[:5]:
         output().print(f"  {row['source']}: {row['reason']}")
+
+
+def _compares(specs: list[str]) -> str | None:
+    """The first method that reads the base model too."""
+    return next((name for name in COMPARES_WITH_BASE if name in [spec.partition(":")[0] for spec in specs]), None)
 
 
 def _require_base(model: str, method: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,24 +25,18 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
 ROWS, MODEL_PANEL, TRAINING = "How rows are read", "Model and device", "Training"
 
 
-def complete_method(incomplete: str) -> list[str]:
-    """Names of methods for the shell."""
-    return [name for name in METHODS if name.startswith(incomplete)]
+def _completer(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a completion for the shell: the words that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
 
 
-def complete_device(incomplete: str) -> list[str]:
-    """Names of devices for the shell."""
-    return [name for name in DEVICES if name.startswith(incomplete)]
-
-
-def complete_tracker(incomplete: str) -> list[str]:
-    """Names of experiment trackers for the shell."""
-    return [name for name in TRACKERS if name.startswith(incomplete)]
-
-
-def complete_judge(incomplete: str) -> list[str]:
-    """Beginnings of judges for the shell."""
-    return [kind if kind == "refusal" else f"{kind}:" for kind in JUDGES if kind.startswith(incomplete)]
+complete_method, complete_device, complete_tracker = map(_completer, (METHODS, DEVICES, TRACKERS))
+complete_judge = _completer([kind if kind == "refusal" else f"{kind}:" for kind in JUDGES])
+complete_fault = _completer(("any", *FAULTS))
 
 
 def check_method(spec: str | None) -> str | None:
@@ -58,11 +53,6 @@ def check_methods(specs: list[str] | None) -> list[str] | None:
     for spec in specs or ():
         check_method(spec)
     return specs
-
-
-def complete_fault(incomplete: str) -> list[str]:
-    """Kinds of faults of a training set for the shell."""
-    return [kind for kind in ("any", *FAULTS) if kind.startswith(incomplete)]
 
 
 def check_faults(kinds: list[str] | None) -> list[str] | None:

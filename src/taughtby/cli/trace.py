@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,18 +53,17 @@ def trace(
     from taughtby.remediation.trace_file import save_trace
     from taughtby.reporting import html as report
 
-    index = Index.open(idx)
-    reading = index.manifest["settings"]["reading"]
-    chosen = list[Query]()
+    index, chosen = Index.open(idx), list[Query]()
     if queries:
+        reading = index.manifest["settings"]["reading"]
         chosen = read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
     if prompt is not None and response is not None:
         chosen = [Query(prompt, response, span, desired)]
         chosen[0].span_position()  # before the model is loaded
     loaded = reload(index, model, adapter, base, device, quantize)
     if prompt is not None and response is None:
-        template = index.manifest["settings"]["encoding"]["template"]
-        chosen = [Query(prompt, generate(loaded, [prompt], template=template)[0], span, desired)]
+        (answer,) = generate(loaded, [prompt], template=index.manifest["settings"]["encoding"]["template"])
+        chosen = [Query(prompt, answer, span, desired)]
     with progress_bar(errors(), f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}") as tell:
         result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)
     document = result.to_json()
@@ -73,13 +72,15 @@ def trace(
     if html:
         with progress_bar(errors(), "draw the page") as tell:
             report.save_page(page_document(result, loaded, pca_map(index), tell), html)
-    report.print_trace(document, output(), per_answer=per_answer)
-    _print_next(index, any(query["num_flagged"] for query in document["queries"]), json, html)
+    _print(document, index, json, html, per_answer=per_answer)
 
 
-def _print_next(index: Index, flagged: bool, json: Path | None, html: Path | None) -> None:
-    """Print which files were written, and the command that removes the flagged rows."""
-    console = output()
+def _print(document: dict[str, Any], index: Index, json: Path | None, html: Path | None, *, per_answer: bool) -> None:
+    """Print the trace, which files were written, and the command that removes the flagged rows."""
+    from taughtby.reporting.terminal import print_trace
+
+    console, flagged = output(), any(query["num_flagged"] for query in document["queries"])
+    print_trace(document, console, per_answer=per_answer)
     for title, file in (("The trace", json), ("The page", html)):
         if file:
             console.print(f"{title}: {file}", soft_wrap=True)
