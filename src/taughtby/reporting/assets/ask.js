@@ -182,12 +182,12 @@ async function begin() {
   drawMap();
   byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
   if (tab === "map" && view.tab === "rows") showTab("map"); // the address names it, and it is there from now on
-  wireRetraining();
   for (let current = state; ["waiting", "running"].includes(current.loading.state);) {
     await delay(1000);
     current = await get("api/state");
     drawIndexInfo(current);
   }
+  wireRetraining(); // reads the recipe, which would slow the first view down
 }
 
 begin().catch(showError);

@@ -78,12 +78,13 @@ let hover = 0; // the timer of the word under the pointer
 // The words that match the one under the pointer, unless those of a selected word are on show.
 function hoverLinks(node) {
   clearTimeout(hover);
-  if (!byId("links-note").hidden) return;
+  if (!byId("links-note").hidden) return; // those of a selected word stay
   clearLinks();
   if (node) hover = setTimeout(() => node.isConnected && byId("links-note").hidden && shadeMatches(node), HOVER);
 }
 
 export function clearLinks() {
+  clearTimeout(hover);
   for (const root of [byId("answer"), ...byId("rows").children]) if (root.classList.contains("linked")) shade(root, null);
   byId("links-note").hidden = true;
 }
