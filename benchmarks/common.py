@@ -48,5 +48,5 @@ def command() -> str:
 def print_table(table: Table) -> None:
     """Print every column in full, even on a narrow terminal."""
     console = Terminal()
-    console.width = max(console.width, 110)  # `print(width=)` can only narrow it
+    console.width = max(console.width, 140)  # `print(width=)` can only narrow it
     console.print(table)

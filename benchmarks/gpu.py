@@ -144,12 +144,17 @@ def host_lines(plan: Plan, folder: Path) -> Lines:
 
 
 def index_lines(plan: Plan, folder: Path) -> Lines:
-    """Build an index from a JSONL file with each method. The first one is cold."""
+    """Build an index from a JSONL file with each method. The first one is cold.
+
+    The share of peak counts one plain forward pass over all tokens, whatever the method computes.
+    """
     words = write_rows(folder / "rows.jsonl", plan.rows)
     with random_model(plan.small, plan.device, plan.dtype) as model:
+        forward = 2 * words * sum(weight.numel() for weight in model.lm.parameters()) / speed_capture.peak_rate(model)
         for number, spec in enumerate(METHODS):
             line = _built(model, folder / "rows.jsonl", folder / str(number), get_method(spec), words)
-            yield {**line, "name": f"index, {spec}, {plan.small}{', cold' if not number else ''}"}
+            yield {**line, "name": f"index, {spec}, {plan.small}{', cold' if not number else ''}",
+                   "peak": forward / line["seconds"]}  # fmt: skip
         for spec in ("lesson", "repsim"):
             busy = _busy(plan, lambda spec=spec: _built(model, folder / "rows.jsonl", folder / f"busy-{spec}",
                                                         get_method(spec)))  # fmt: skip
@@ -159,19 +164,26 @@ def index_lines(plan: Plan, folder: Path) -> Lines:
 def capture_lines(plan: Plan, _: Path) -> Lines:
     """Capture alone, a plain forward pass, and the reference's loops."""
     with random_model(plan.small, plan.device, plan.dtype) as model:
-        rows = speed_capture.random_rows(max(24, plan.rows // 4), 200)
-        for line in speed_capture.race(model, rows, budget=token_budget(model, model.depth), turns=2):
-            yield {"name": f"capture, {line['side']}", "seconds": line["seconds"], "tokens_s": line["tokens_a_second"],
-                   "times": line["times"], "peak": line["share_of_peak"], "mb": line["peak_mb"]}  # fmt: skip
+        yield from _raced(model, max(24, plan.rows // 4))
 
 
 def large_lines(plan: Plan, folder: Path) -> Lines:
-    """Build an index with `lesson` and the large model, cold and warm."""
+    """Build an index with `lesson` and the large model, cold and warm; capture alone and a plain forward pass."""
     words = write_rows(folder / "rows.jsonl", max(24, plan.rows // 4))
     with random_model(plan.large, plan.device, plan.dtype) as model:
         for turn in ("cold", "warm"):
             line = _built(model, folder / "rows.jsonl", folder / turn, get_method("lesson"), words)
             yield {**line, "name": f"index, lesson, {plan.large}, {turn}"}
+        for line in _raced(model, max(24, plan.rows // 16)):
+            yield {**line, "name": f"{line['name']}, {plan.large}"}
+
+
+def _raced(model: Model, count: int) -> Lines:
+    rows = speed_capture.random_rows(count, 200)
+    for line in speed_capture.race(model, rows, budget=token_budget(model, model.depth), turns=2):
+        yield {"name": f"capture, {line['side']}", "seconds": line["seconds"], "tokens_s": line["tokens_a_second"],
+               "times": line["times"], "floor": line["floor_times"], "peak": line["share_of_peak"],
+               "mb": line["peak_mb"]}  # fmt: skip
 
 
 def trace_lines(plan: Plan, folder: Path) -> Lines:
@@ -241,9 +253,9 @@ def line_text(line: dict[str, Any]) -> str:
 def table(results: dict[str, Any]) -> Table:
     """All lines as a table."""
     grid = Table(title=f"taughtby on {results['device']}", title_justify="left", box=box.SIMPLE)
-    columns = {"seconds": "{:,.2f}", "tokens_s": "{:,.0f}", "times": "{:.2f}", "peak": "{:.0%}", "busy": "{:.0%}",
-               "mb": "{:,.0f}", "value": "{:,.0f}"}  # fmt: skip
-    heads = ("seconds", "tokens/s", "× forward", "of peak", "card works", "MB", "value")
+    columns = {"seconds": "{:,.2f}", "tokens_s": "{:,.0f}", "times": "{:.2f}", "floor": "{:.2f}", "peak": "{:.0%}",
+               "busy": "{:.0%}", "mb": "{:,.0f}", "value": "{:,.0f}"}  # fmt: skip
+    heads = ("seconds", "tokens/s", "× forward", "floor ×", "of peak", "card works", "MB", "value")
     for name in ("", *heads):
         grid.add_column(name, justify="right" if name else "left", no_wrap=True)
     for line in results["lines"]:

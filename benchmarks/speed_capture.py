@@ -77,7 +77,7 @@ def race(
     per_token: dict[str, list[float]] = {one.name: [] for one in contenders}  # seconds, by turn
     seconds: dict[str, float] = dict.fromkeys(per_token, 0.0)
     peaks: dict[str, list[float]] = {one.name: [] for one in contenders}
-    peak_rate = _peak_rate(model)
+    best_rate = peak_rate(model)
     for one in contenders:
         _timed(model, one, rows, batches[one.name][:1])  # warm up
     for turn in range(turns):
@@ -97,7 +97,7 @@ def race(
             "side": one.name, "tokens_a_second": _tokens(rows) / seconds[one.name], "seconds": seconds[one.name],
             "times": seconds[one.name] / seconds[forward.name], "from": min(ratios), "to": max(ratios),
             "floor_times": one.flops(rows) / forward.flops(rows),
-            "share_of_peak": one.flops(rows) / peak_rate / seconds[one.name],
+            "share_of_peak": one.flops(rows) / best_rate / seconds[one.name],
             "peak_mb": max(peaks[one.name], default=None),
         })  # fmt: skip
     return lines
@@ -183,7 +183,7 @@ def _own(rows: Sequence[TokenizedExample]) -> int:
     return sum(len(row.ids) - 1 - common for row in rows) + common
 
 
-def _peak_rate(model: Model, size: int = 2048) -> float:
+def peak_rate(model: Model, size: int = 2048) -> float:
     """Multiplications and additions per second in a large matrix product, the best of several."""
     if model.device.type != "cpu":
         size *= 4
