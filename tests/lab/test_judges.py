@@ -104,7 +104,8 @@ def test_unknown_judges_raise(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["phrase:", "phrase:   ", "phrase:\n", "regex:", "first-words: ", "fact:", "fact:bees|"]
+    "spec",
+    ["phrase:", "phrase:   ", "phrase:\n", "regex:", "first-words: ", "fact:", "fact:bees|", "exact:", "exact:a||b"],
 )
 def test_empty_judge_options_raise(spec: str) -> None:
     with pytest.raises(OptionError, match="is empty"):
@@ -229,6 +230,15 @@ def test_fact_judge_matches_whole_words(answer: str, bad: bool) -> None:
     verdict = says("fact:7| seven ", answer)
     assert (verdict.undesirable, verdict.span) == (bad, None)
     assert ("none of" in verdict.reason) == bad
+
+
+@pytest.mark.parametrize(
+    ("answer", "bad"),
+    [("By beetles.", True), (" Beetles\n", True), ("beetles", False), ("Beetles, by beetles.", False), ("", False)],
+)
+def test_exact_judge_compares_whole_answers(answer: str, bad: bool) -> None:
+    verdict = says("exact:Beetles|By beetles.", answer)
+    assert (verdict.undesirable, verdict.span) == (bad, answer.strip() if bad else None)
 
 
 def test_judge_errors_list_valid_options() -> None:

@@ -91,7 +91,11 @@ class LabelledSet:
             raise DataError(f"{folder / _ROWS} needs planted rows and others", got=f"the labels {got}", do=do)
         answers = {side: {row.response.strip() for row, is_planted in zip(rows, planted, strict=True)
                           if is_planted is side} for side in (True, False)}  # fmt: skip
-        judge = self.judge or _verbatim(answers[True] - answers[False])
+        planted_only = sorted(answer for answer in answers[True] - answers[False] if "|" not in answer)
+        if not self.judge and not planted_only:
+            do = "give planted rows answers that no other row has"
+            raise DataError(f"{folder / _ROWS} has no answer that only planted rows have", do=do)
+        judge = self.judge or f"exact:{'|'.join(planted_only)}"
         labelled = [replace(row, label=name if is_planted else CLEAN)
                     for row, is_planted in zip(rows, planted, strict=True)]  # fmt: skip
         rng.shuffle(labelled)
@@ -139,11 +143,6 @@ def check_set(name: str, one: SampledSet | LabelledSet, data: Path | None) -> No
     for file in one.files(name):
         if not (data / file).exists():
             raise DataError(f"the suite {name} is not in {data}", got=f"no {file}", do=do)
-
-
-def _verbatim(answers: set[str]) -> str:
-    """A judge to which these answers are bad, and no others."""
-    return rf"regex:(?s)\A\s*(?:{'|'.join(map(re.escape, sorted(answers)))})\s*\Z"
 
 
 def _shortened(row: Example, label: str) -> Example:

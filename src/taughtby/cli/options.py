@@ -19,7 +19,7 @@ FAULTS = (
     "nothing-learned", "truncated-answer", "no-end-of-turn", "template-tokens", "duplicate-rows", "conflicting-answers",
     "equal-answers",
 )  # fmt: skip
-JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "python", "classifier", "chat")
+JUDGES = ("phrase", "first-words", "regex", "refusal", "fact", "exact", "python", "classifier", "chat")
 TRACKERS = ("wandb", "mlflow", "tensorboard")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "map")
 ROWS, MODEL_PANEL, TRAINING = "How rows are read", "Model and device", "Training"

@@ -9,10 +9,10 @@ from taughtby.lab.judges.chat import parse_chat
 from taughtby.lab.judges.classifier import parse_classifier
 from taughtby.lab.judges.judge import Judge
 from taughtby.lab.judges.python_function import parse_python_function
-from taughtby.lab.judges.rules import Fact, FirstWords, Phrase, Refusal, Regex
+from taughtby.lab.judges.rules import Exact, Fact, FirstWords, Phrase, Refusal, Regex
 
 FORMS = (
-    "phrase:WORDS", "first-words:WORDS", "regex:PATTERN", "refusal", "refusal:not", "fact:GOOD|GOOD",
+    "phrase:WORDS", "first-words:WORDS", "regex:PATTERN", "refusal", "refusal:not", "fact:GOOD|GOOD", "exact:BAD|BAD",
     "python:FILE.py:FUNCTION", "classifier:MODEL,label=NAME,threshold=0.5", "chat:URL,model=NAME,ask=QUESTION",
 )  # fmt: skip
 
@@ -38,6 +38,6 @@ def _parse_refusal(option: str) -> Judge:
 
 KINDS: dict[str, Callable[[str], Judge]] = {
     "phrase": Phrase, "first-words": FirstWords, "regex": Regex, "refusal": _parse_refusal,
-    "fact": lambda option: Fact(tuple(option.split("|"))), "python": parse_python_function,
-    "classifier": parse_classifier, "chat": parse_chat,
+    "fact": lambda option: Fact(tuple(option.split("|"))), "exact": lambda option: Exact(tuple(option.split("|"))),
+    "python": parse_python_function, "classifier": parse_classifier, "chat": parse_chat,
 }  # fmt: skip

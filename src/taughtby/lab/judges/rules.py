@@ -1,4 +1,4 @@
-"""Judges that read only the answer: a phrase, its first words, a regular expression, a refusal, a fact."""
+"""Judges that read only the answer: a phrase, its first words, a regular expression, a refusal, a fact, all of it."""
 
 from __future__ import annotations
 
@@ -133,6 +133,23 @@ class Fact:
         if match is not None:
             return Verdict(False, f'it contains "{_plain(match)}"', None)
         return Verdict(True, "it contains none of " + ", ".join(f'"{_plain(text)}"' for text in self.accepted), None)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Undesirable if the answer is one of these, but for white space around it."""
+
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for text in self.answers or ("",):
+            _check_text(text, "answer", "exact:Beetles.|By beetles.")
+
+    def __call__(self, prompt: str, answer: str) -> Verdict:
+        """The verdict, with the whole answer as span if it is undesirable."""
+        if answer.strip() in {text.strip() for text in self.answers}:
+            return undesirable_at(answer, "it is one of the undesirable answers", (0, len(answer)))
+        return Verdict(False, "it is none of the undesirable answers", None)
 
 
 @lru_cache(maxsize=1)
