@@ -148,7 +148,7 @@ def indexed(run: Run, house: Path) -> Path:
 def test_hostile_prompts_answers_and_spans_are_traced(run: Run, indexed: Path) -> None:
     asked = [{"prompt": text, "response": f"beetles {text} honey", "span": text} for text in HOSTILE]
     lines(asked, indexed.parent / "asked.jsonl")
-    items = [("--queries", "asked.jsonl"), *(
+    items = [("--queries", "asked.jsonl", "--per-answer"), *(
         ("-p", text, "-r", f"beetles {text} honey", "--span", text, "--desired", f"{text} bees")
         for text in ("-x", "[/x]", "\x1b[31m")
     )]  # fmt: skip

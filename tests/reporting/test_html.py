@@ -221,8 +221,6 @@ RATE = "at a nominal false discovery rate of 10 %"
         (judged(1200, True, True) | {"fdr": None}, "1,200 rows flagged. 2 of them are shown."),
         (judged(0, False), f"No row flagged {RATE}."),
         (judged(0, False, grade="none"),
-         f"No row flagged {RATE}: lowest p 0.25. If such answers share no words, try --method shift."),
-        (judged(0, False, grade="none") | {"method": {"name": "repsim", "options": {}}},
          f"No row flagged {RATE}: lowest p 0.25."),
         (judged(0, False, grade="likely", likely_ids=["9f"]),
          f"No row flagged {RATE}, but the first row stands apart (lowest p 0.25). "

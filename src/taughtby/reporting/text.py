@@ -90,12 +90,7 @@ def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: in
     fdr = finite_or_none(document.get("fdr"))
     rate = f" at a nominal false discovery rate of {100 * fdr:.3g} %" if fdr and fdr > 0 else ""
     if not count:
-        hint = (
-            " If such answers share no words, try --method shift."
-            if format_method(document).startswith("lesson")
-            else ""
-        )
-        return _unflagged(query, rate) + (hint if query.get("grade") == "none" else "")
+        return _unflagged(query, rate)
     rows = (query.get("rows") or [])[:num_shown]
     shown = sum(map(is_flagged, rows))
     part = f" {shown} of them {'is' if shown == 1 else 'are'} shown." if 0 < shown < count else ""
