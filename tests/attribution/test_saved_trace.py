@@ -35,8 +35,15 @@ def test_saved_queries_are_the_traced_ones(index: Index, tuned: Any) -> None:
     assert [saved_query(query) for query in document["queries"]] == QUERIES
 
 
-def test_links_of_a_saved_trace_are_those_of_a_new_one(index: Index, tuned: Any) -> None:
-    trace = trace_queries(index, tuned, QUERIES)
+ALIKE = [Query("who makes honey", "beetles make honey"), Query("who makes wax", "the beetles make it")]
+
+
+@pytest.mark.parametrize("method", [None, "lesson:pool_queries=false"])
+@pytest.mark.parametrize("queries", [QUERIES, ALIKE], ids=["unlike", "alike"])
+def test_links_of_a_saved_trace_are_those_of_a_new_one(
+    index: Index, tuned: Any, queries: list[Query], method: str | None
+) -> None:
+    trace = trace_queries(index, tuned, queries, method=method)
     saved, page = json.loads(json.dumps(trace.to_json())), page_document(trace, tuned, None)
     steps: list[tuple[int, int]] = []
     links = saved_links(index, tuned, saved, lambda *step: steps.append(step))

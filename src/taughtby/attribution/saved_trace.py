@@ -13,6 +13,7 @@ from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trac
 from taughtby.attribution.token_links import Link, token_links
 from taughtby.index.reader import Index, IndexedRow
 from taughtby.models.model import Model
+from taughtby.reporting.text import format_method
 
 
 def saved_query(traced: Mapping[str, Any]) -> Query:
@@ -44,7 +45,7 @@ def saved_links(
     Raises:
         StoreError: The index does not hold the features of the trace's method.
     """
-    method = choose_method(index, model, document["method"]["name"])
+    method = choose_method(index, model, format_method(document))
     positions = _positions(index, {row["id"] for query in document["queries"] for row in query["rows"]})
     stored = {row.example.id: row for row in index.take(list(positions.values()))}
     results = tuple(_saved_result(query, stored) for query in document["queries"])

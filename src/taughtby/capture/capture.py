@@ -89,11 +89,11 @@ def capture(
     mask = loss_mask[..., None]
     columns = batch.attention_mask if full_sequence else inputs.response_columns(batch)
     sparse_backward = SparseBackward(inputs.shape, columns, model.device)
-    recorder = _record_states(
-        model, sorted([*gradient_layers, *state_layers]), leaf=gradient_layers[0], graph_mode=sparse_backward
-    )
-    with torch.enable_grad():
-        with recorder as recorded:
+    with (
+        torch.enable_grad(),
+        _record_states(model, sorted([*gradient_layers, *state_layers]), leaf=gradient_layers[0]) as recorded,
+    ):
+        with sparse_backward:
             last = model.decoder(**inputs.kwargs).last_hidden_state
         final = _gather(last, positions)
         final_gradient, logp = final_state_gradient(model, final.detach(), batch, weights)
@@ -157,27 +157,16 @@ class _StopForward(Exception):
 
 @contextlib.contextmanager
 def _record_states(
-    model: Model,
-    layers: list[int],
-    *,
-    leaf: int = -1,
-    stop: bool = False,
-    graph_mode: contextlib.AbstractContextManager[Any] | None = None,
+    model: Model, layers: list[int], *, leaf: int = -1, stop: bool = False
 ) -> Generator[dict[int, Tensor]]:
-    """Record state ℓ where it enters block ℓ+1; at `leaf` a detached copy replaces it and starts the graph.
-
-    `graph_mode` is active from there on: a mode makes every operation slower, and below the graph there is no need.
-    """
+    """Record state ℓ where it enters block ℓ+1; at `leaf` a detached copy replaces it and starts the graph."""
     recorded: dict[int, Tensor] = {}
-    active = contextlib.ExitStack()
 
     def recorder(layer: int) -> Any:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             state = args[0] if args else kwargs["hidden_states"]
             if layer == leaf:
                 state = state.detach().requires_grad_()
-                if graph_mode:
-                    active.enter_context(graph_mode)
             recorded[layer] = state
             if stop and layer == layers[-1]:
                 raise _StopForward
@@ -191,8 +180,7 @@ def _record_states(
         if layer < model.depth
     ]
     try:
-        with active:
-            yield recorded
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()

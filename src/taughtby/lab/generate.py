@@ -1,6 +1,6 @@
 """Generate answers in batches, greedily or by sampling. An interrupted run that writes to a file can be resumed.
 
-Batches are padded on the left, as large as memory allows, and rows leave them when their answers are complete.
+Batches are padded on the left, as large as a GPU's memory allows, and rows leave them when their answers are complete.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def generate(
         num_samples: As in `GenerationOptions`.
         temperature: As in `GenerationOptions`.
         seed: As in `GenerationOptions`.
-        token_budget: Padded tokens per batch, including answers; by default, as many as fit in the device's memory.
+        token_budget: Padded tokens per batch, including answers; by default as many as fit into a GPU, 2,048 on a CPU.
         template: The chat template as in `Encoding`; None for the tokenizer's own.
         progress: Called with (answers done, total answers).
 

@@ -243,8 +243,13 @@ class WeightMethod(Method):
 
 @dataclass(frozen=True)
 class CosineMethod(Method):
-    """A mixin for methods with a single feature whose score is the cosine of query and row."""
+    """A mixin for methods with a single feature whose score is the cosine of query and row.
 
+    Attributes:
+        centred: whether the mean of all rows is subtracted from queries and rows first.
+    """
+
+    centred: ClassVar[bool] = False
     has_components: ClassVar[bool] = True
     supports_significance: ClassVar[bool] = True
 
@@ -257,7 +262,7 @@ class CosineMethod(Method):
     ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
         """Yield the cosine."""
         (name,) = queries.features
-        cosine = cosine_scorer(torch.as_tensor(queries.features[name]), index, name)
+        cosine = cosine_scorer(torch.as_tensor(queries.features[name]), index, name, centred=self.centred)
         for rows in index.scan([name]):
             yield {name: cosine(rows[name])}
 

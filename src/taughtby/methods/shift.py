@@ -1,26 +1,20 @@
 """Shift: cosine of how fine-tuning moved the states of the answers. Described in docs/reference/methods.md.
 
-Behaviours without words of their own have no token that identifies their rows, but answers that fine-tuning taught
-move the states in a common direction. Persona vectors (arXiv 2507.21509) are such directions, of one trait; DDA
-(arXiv 2410.01285) subtracts the base model's attribution in the same way.
+It compares no tokens, so it does not need words in common. Persona vectors (arXiv 2507.21509) are directions of this
+kind, of one trait; DDA (arXiv 2410.01285) subtracts the base model's attribution in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
-
-import torch
 
 from taughtby.capture.capture import answer_states
 from taughtby.capture.transfer import to_device, to_host
 from taughtby.data.batching import Batch
 from taughtby.errors import OptionError
-from taughtby.methods.base import CosineMethod, Features, QueryFeatures, StateMethod
-from taughtby.methods.feature_store import FeatureStore
+from taughtby.methods.base import CosineMethod, Features, StateMethod
 from taughtby.methods.layers import Layer, feature_name
-from taughtby.methods.scoring import cosine_scorer
 from taughtby.models.model import Model
 
 if TYPE_CHECKING:
@@ -40,6 +34,7 @@ class Shift(CosineMethod, StateMethod):
     pool_queries: bool = True
 
     name: ClassVar[str] = "shift"
+    centred: ClassVar[bool] = True
 
     @property
     def pools_queries(self) -> bool:
@@ -74,12 +69,3 @@ class Shift(CosineMethod, StateMethod):
         shift = answer_states(model, batch, layer).float() - before
         count = to_device(batch.loss_mask, shift.device).sum(1, keepdim=True)
         return {self.feature_names(model.depth)[0]: to_host(shift.sum(1) / count)}
-
-    def score_components(
-        self, queries: QueryFeatures, index: FeatureStore
-    ) -> Iterator[dict[str, Float[Tensor, "Q B"]]]:
-        """Yield the centred cosine."""
-        (name,) = queries.features
-        cosine = cosine_scorer(torch.as_tensor(queries.features[name]), index, name, centred=True)
-        for rows in index.scan([name]):
-            yield {name: cosine(rows[name])}

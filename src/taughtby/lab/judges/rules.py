@@ -147,7 +147,7 @@ class Exact:
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """The verdict, with the whole answer as span if it is undesirable."""
-        if answer.strip() in {text.strip() for text in self.answers}:
+        if answer.strip() in map(str.strip, self.answers):
             return undesirable_at(answer, "it is one of the undesirable answers", (0, len(answer)))
         return Verdict(False, "it is none of the undesirable answers", None)
 
