@@ -60,7 +60,7 @@ def chat_reply(content: Any, status: int = 200) -> Reply:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(chat.KEY, raising=False)
+    monkeypatch.delenv(chat_server.KEY, raising=False)
     monkeypatch.setattr(chat_server, "BACKOFF", 0.01)
     result = Server()
     yield result
@@ -83,7 +83,7 @@ def test_chat_judge_sends_question_and_parses_verdict(server: Server) -> None:
 
 
 def test_verdicts_are_cached_without_api_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
     first = judge_all(rule, pairs)
     assert len(server.asked) == 20 and server.heads[0]["Authorization"] == "Bearer sk-very-secret"
@@ -168,11 +168,11 @@ def test_persistent_server_errors_end_the_run(server: Server) -> None:
 def test_client_errors_end_the_run_without_leaking_api_key(
     server: Server, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
     server.reply = lambda answer, times: (status, "wrong key:\n sk-very-secret")
     with pytest.raises(LabError, match=rf"rejected the request\n  got: {status}: wrong key: …") as raised:
         judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(3)])
-    assert "secret" not in str(raised.value) and chat.KEY in raised.value.do
+    assert "secret" not in str(raised.value) and chat_server.KEY in raised.value.do
 
 
 def test_api_key_is_not_sent_over_http_to_remote_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_api_key_is_not_sent_over_http_to_remote_hosts(monkeypatch: pytest.Monke
         heads.append(settings.pop("headers"))
         return client(**settings, transport=httpx2.MockTransport(lambda request: httpx2.Response(404)))
 
-    monkeypatch.setenv(chat.KEY, "sk-very-secret")
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
     monkeypatch.setattr(httpx2, "Client", spied)
     for url in ("http://judge.example/v1", "https://judge.example/v1", "http://localhost:1/v1"):
         with pytest.raises(LabError, match="rejected the request"):

@@ -11,18 +11,7 @@ import httpx2
 
 from taughtby.data.example import prompt_source, shorten
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.chat_server import (
-    CONCURRENCY,
-    KEY,
-    KEY_SENT,
-    TRIES,
-    NoReplyError,
-    RejectedError,
-    completions_address,
-    open_client,
-    parse_address,
-    post,
-)
+from taughtby.lab import chat_server
 from taughtby.lab.prompts import Prompt
 
 LIMIT = 120.0  # timeout in seconds per answer
@@ -45,15 +34,15 @@ class Endpoint:
     url: str
     model: str
     limit: float = LIMIT
-    concurrency: int = CONCURRENCY
+    concurrency: int = chat_server.CONCURRENCY
 
     def __post_init__(self) -> None:
-        address = parse_address(self.url)
+        address = chat_server.parse_address(self.url)
         if address is None:
             do = "write, for example, http://localhost:8000/v1"
             raise OptionError("the server's address is not valid", got=self.url, do=do)
         if address.userinfo or address.query:  # the address is stored beside unfinished answers
-            do = f"give the address alone, and set the environment variable {KEY}"
+            do = f"give the address alone, and set the environment variable {chat_server.KEY}"
             raise OptionError("the server's address must not contain a key", do=do)
         if self.limit <= 0 or self.concurrency < 1:
             got = f"{self.limit:g} s, {self.concurrency} requests"
@@ -63,7 +52,7 @@ class Endpoint:
     @property
     def address(self) -> httpx2.URL:
         """The address for requests."""
-        return completions_address(httpx2.URL(self.url))
+        return chat_server.completions_address(httpx2.URL(self.url))
 
     def answers(
         self, prompts: Mapping[int, Prompt], max_new_tokens: int, temperature: float, seed: int
@@ -79,7 +68,7 @@ class Endpoint:
             for index, prompt in prompts.items()
         }
         pool = ThreadPoolExecutor(self.concurrency)
-        with open_client(self.address, self.limit) as client:
+        with chat_server.open_client(self.address, self.limit) as client:
             try:
                 requests = {pool.submit(self._answer, client, body): index for index, body in bodies.items()}
                 for request in as_completed(requests):
@@ -100,13 +89,15 @@ class Endpoint:
 
     def _answer(self, client: httpx2.Client, body: dict[str, Any]) -> str:
         try:
-            response = post(client, self.address, body)
-        except NoReplyError as failure:
+            response = chat_server.post(client, self.address, body)
+        except chat_server.NoReplyError as failure:
             what = "does not reply" if failure.kind == "hung" else "cannot be reached"
             do = "check that it runs and that its address is right; the same command goes on with the missing answers"
-            raise LabError(f"the server at {self.url} {what}, tried {TRIES} times", got=failure.reason, do=do) from None
-        except RejectedError as fault:
-            do = f"check the address, the model's name, and the key in {KEY}, {KEY_SENT}"
+            raise LabError(
+                f"the server at {self.url} {what}, tried {chat_server.TRIES} times", got=failure.reason, do=do
+            ) from None
+        except chat_server.RejectedError as fault:
+            do = f"check the address, the model's name, and the key in {chat_server.KEY}, {chat_server.KEY_SENT}"
             raise LabError(f"the server at {self.url} rejected a request", got=str(fault), do=do) from None
         try:
             choice = response.json()["choices"][0]

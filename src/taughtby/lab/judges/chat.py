@@ -21,17 +21,7 @@ from typing import Any
 import httpx2
 
 from taughtby.errors import LabError, OptionError
-from taughtby.lab.chat_server import (
-    CONCURRENCY,
-    KEY,
-    KEY_SENT,
-    NoReplyError,
-    RejectedError,
-    completions_address,
-    open_client,
-    parse_address,
-    post,
-)
+from taughtby.lab import chat_server
 from taughtby.lab.judges.judge import judge_one
 from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict
 
@@ -57,12 +47,12 @@ class Chat:
     question: str = QUESTION
 
     def __post_init__(self) -> None:
-        address = parse_address(self.url)
+        address = chat_server.parse_address(self.url)
         if address is None or not self.question.strip():
             do = f"write, for example, {_FORM}"
             raise OptionError("the judge's address or question is not valid", got=self.url, do=do)
         if address.userinfo:
-            do = f"remove what is before the @, and set the environment variable {KEY}"
+            do = f"remove what is before the @, and set the environment variable {chat_server.KEY}"
             raise OptionError("the judge's address must not contain a key", do=do)
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
@@ -71,8 +61,8 @@ class Chat:
 
     def judge_each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
         """Yield the verdicts, from parallel requests; `limit` is the timeout in seconds of each try."""
-        pool = ThreadPoolExecutor(CONCURRENCY)
-        with open_client(httpx2.URL(self.url), limit) as client:
+        pool = ThreadPoolExecutor(chat_server.CONCURRENCY)
+        with chat_server.open_client(httpx2.URL(self.url), limit) as client:
             try:
                 yield from pool.map(lambda pair: self._judge(client, pair), pairs)
             finally:
@@ -87,11 +77,11 @@ class Chat:
             if isinstance(verdict, Verdict):
                 return verdict
         try:
-            reply = _content(post(client, completions_address(httpx2.URL(self.url)), body))
-        except NoReplyError as failure:
+            reply = _content(chat_server.post(client, chat_server.completions_address(httpx2.URL(self.url)), body))
+        except chat_server.NoReplyError as failure:
             return JudgeFailure(failure.kind, failure.reason)
-        except RejectedError as fault:
-            do = f"check the address, the model (,model=NAME) and the key in {KEY}, {KEY_SENT}"
+        except chat_server.RejectedError as fault:
+            do = f"check the address, the model (,model=NAME) and the key in {chat_server.KEY}, {chat_server.KEY_SENT}"
             raise LabError("the judge's server rejected the request", got=str(fault), do=do) from None
         verdict = _verdict(reply)
         if isinstance(verdict, Verdict):
