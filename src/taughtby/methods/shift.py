@@ -65,7 +65,7 @@ class Shift(CosineMethod, StateMethod):
             raise OptionError("shift needs the base model", got=f"only {model.name}", do=do)
         layer = int(self.layer)
         with model.base_model() as base:
-            before = answer_states(base, batch, layer).float()
+            before = answer_states(base, batch, layer)
         shift = answer_states(model, batch, layer).float() - before
         count = to_device(batch.loss_mask, shift.device).sum(1, keepdim=True)
         return {self.feature_names(model.depth)[0]: to_host(shift.sum(1) / count)}
