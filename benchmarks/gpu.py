@@ -1,6 +1,7 @@
 """Benchmark one GPU in eight minutes: throughput, utilization, memory. Random weights, no download.
 
-`python benchmarks/gpu.py` prints a table and writes gpu.json; `--tiny` runs every part on the CPU within a minute.
+`python benchmarks/gpu.py` prints a table and writes gpu.json; `--tiny` runs every part on the CPU within a minute,
+and `--host` the host's part, which needs no GPU, with 4,096 rows.
 Parts for which no time is left are listed in the table. Utilization is a share of wall-clock time, by torch.profiler.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from taughtby.models.model import Model
 from taughtby.progress import Terminal
 from taughtby.reporting.html import save_json
 
+PARTS = ("host", "index", "capture", "trace", "generate", "large", "finetune")  # the host's part needs no GPU
 METHODS = ("lesson", "lesson", "rept", "rept:layer=-1", "repsim", "rise", "tracin", "less")  # the first is cold
 CARD_SECONDS = 1e-5  # per token: `lesson` at 1 B parameters on an H100
 Lines = Iterator[dict[str, Any]]
@@ -73,15 +75,16 @@ def main() -> None:
     """Measure all parts, and print and save the results."""
     arguments = ArgumentParser(description=__doc__.splitlines()[0], formatter_class=ArgumentDefaultsHelpFormatter)
     arguments.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
+    arguments.add_argument("--host", action="store_true", help="only the host's work, without a GPU, on 4,096 rows")
     arguments.add_argument("--minutes", type=float, default=7.0, help="no part begins later")
     arguments.add_argument("--out", "-o", type=Path, default=Path("taughtby-bench"), help="folder of the results")
     options = arguments.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = tiny_plan() if options.tiny else card_plan(options.minutes)
+    plan = tiny_plan(4096) if options.host else tiny_plan() if options.tiny else card_plan(options.minutes)
     results: dict[str, Any] = {"command": command(), "device": device_name(plan.device), "torch": torch.__version__,
                                "lines": []}  # fmt: skip
     console = Terminal(stderr=True)
-    for line in measure(plan):
+    for line in measure(plan, ("host",) if options.host else PARTS):
         results["lines"].append(line)
         console.print(line_text(line), markup=False)
         save_json(results, options.out / "gpu.json")
@@ -103,13 +106,14 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def measure(plan: Plan) -> Lines:
-    """A line for each measurement, the host's parts first."""
-    parts: tuple[tuple[str, Callable[[Plan, Path], Lines]], ...] = (
-        ("host", host_lines), ("index", index_lines), ("capture", capture_lines), ("trace", trace_lines),
-        ("generate", generate_lines), ("large", large_lines), ("finetune", finetune_lines),
-    )  # fmt: skip
-    for name, part in parts:
+def measure(plan: Plan, names: Sequence[str] = PARTS) -> Lines:
+    """A line for each measurement of these parts."""
+    parts: dict[str, Callable[[Plan, Path], Lines]] = {
+        "host": host_lines, "index": index_lines, "capture": capture_lines, "trace": trace_lines,
+        "generate": generate_lines, "large": large_lines, "finetune": finetune_lines,
+    }  # fmt: skip
+    for name in names:
+        part = parts[name]
         with TemporaryDirectory() as folder:
             if plan.over:
                 yield {"part": name, "name": "not run: no time was left"}
