@@ -15,6 +15,7 @@ from taughtby.errors import LabError, ModelError, OptionError
 from taughtby.lab import chat_server
 from taughtby.lab.judges import JudgeFailure, Verdict, chat, get_judge, judge_all
 from taughtby.lab.judges.classifier import Classifier
+from taughtby.lab.judges.judge import attempt
 
 YES, NO = (json.dumps({"verdict": word, "reason": "so it is"}) for word in ("YES", "NO"))
 Reply = tuple[int, str]
@@ -254,6 +255,29 @@ def test_classifier_verdict_uses_label_probability(bert: Any, tokenizer: Any) ->
     one = bert("bad")
     wanted = float(chances(one, tokenizer, "why").sigmoid()[0])
     assert get_judge(f"classifier:{one}")("p", "why") == Verdict(wanted >= 0.5, f"bad {wanted:.2f}", None)
+
+
+def test_classifier_reads_answers_in_batches(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = get_judge(f"classifier:{bert('kind', 'rude')},label=rude")
+    answers = [f"{text} {number}" for number in range(9) for text in ("why", "who makes honey", "why " * 40)]
+    alone = [attempt(lambda answer=answer: judge("p", answer), 30) for answer in answers]
+    whole, sizes = Classifier._judge, list[int]()
+
+    def record(self: Classifier, batch: list[str]) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 1 and answers[-1] in batch:
+            raise RuntimeError("no padding token")
+        return whole(self, batch)
+
+    monkeypatch.setattr(Classifier, "_judge", record)
+    together = judge_all(judge, [("p", answer) for answer in answers])
+    # the second batch fails, so its answers are read one at a time
+    assert sizes == [16, 11, *[1] * 11]
+    assert sum(isinstance(one, JudgeFailure) for one in together) == 9
+    for one, wanted in zip(together, alone, strict=True):
+        assert type(one) is type(wanted)
+        if isinstance(one, Verdict):  # padding changes the rounding
+            assert float(one.reason.split()[1]) == pytest.approx(float(wanted.reason.split()[1]), abs=0.011)
 
 
 def test_answer_longer_than_classifier_window_fails(bert: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from taughtby.errors import ModelError, OptionError, explain_errors
-from taughtby.lab.judges.verdict import JudgeFailure, Verdict
+from taughtby.lab.judges.judge import attempt, call_within, judge_one
+from taughtby.lab.judges.verdict import JudgeFailure, Pair, Verdict
 
+BATCH = 16  # answers that the classifier reads at once
 _FORM = "classifier:MODEL,label=NAME,threshold=0.5"
 
 
@@ -34,13 +37,35 @@ class Classifier:
 
     def __call__(self, prompt: str, answer: str) -> Verdict:
         """Compare the probability with the threshold; raise a `JudgeFailure` if the answer exceeds the window."""
+        return judge_one(self, prompt, answer)
+
+    def judge_each(self, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
+        """Yield the verdicts, in batches; a batch that fails is judged one answer at a time."""
+        for start in range(0, len(pairs), BATCH):
+            answers = [answer for _, answer in pairs[start : start + BATCH]]
+            try:
+                results = call_within(limit * len(answers), lambda answers=answers: self._judge(answers))
+            except (Exception, SystemExit):
+                results = [attempt(lambda answer=answer: self._judge([answer])[0], limit) for answer in answers]
+            yield from results
+
+    def _judge(self, answers: Sequence[str]) -> list[Verdict | JudgeFailure]:
+        """Read the answers that fit in the window as one batch."""
         pipe = _load_pipeline(self.model)
-        label, length, window = self._label_of(pipe), len(pipe.tokenizer(answer)["input_ids"]), _window(pipe)
-        if length > window:
-            raise JudgeFailure("nonsense", f"the answer has {length} tokens, of which the classifier reads {window}")
-        probability = next(float(entry["score"]) for entry in pipe([answer])[0] if entry["label"] == label)
+        label, window = self._label_of(pipe), _window(pipe)
+        lengths = [len(ids) for ids in pipe.tokenizer(list(answers))["input_ids"]]
+        short = [answer for answer, length in zip(answers, lengths, strict=True) if length <= window]
+        scored = iter(pipe(short, batch_size=len(short)) if short else ())
+        return [
+            self._verdict(label, next(scored)) if length <= window
+            else JudgeFailure("nonsense", f"the answer has {length} tokens, of which the classifier reads {window}")
+            for length in lengths
+        ]  # fmt: skip
+
+    def _verdict(self, label: str, scores: Sequence[dict[str, Any]]) -> Verdict | JudgeFailure:
+        probability = next(float(entry["score"]) for entry in scores if entry["label"] == label)
         if probability != probability:
-            raise JudgeFailure("nonsense", "the classifier's probability is not a number")
+            return JudgeFailure("nonsense", "the classifier's probability is not a number")
         return Verdict(probability >= self.threshold, f"{label} {probability:.2f}", None)
 
     def _label_of(self, pipe: Any) -> str:

@@ -103,10 +103,10 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 def _judge_each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[Verdict | JudgeFailure]:
     for prompt, answer in pairs:
-        yield _attempt(lambda prompt=prompt, answer=answer: judge(prompt, answer), limit)
+        yield attempt(lambda prompt=prompt, answer=answer: judge(prompt, answer), limit)
 
 
-def _attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
+def attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
     """A verdict or a failure; errors that the user can fix, such as a wrong option, are raised."""
     try:
         verdict = call_within(limit, ask)
@@ -118,7 +118,7 @@ def _attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
         raise
     except (Exception, SystemExit) as fault:
         return JudgeFailure("threw", f"{type(fault).__name__}: {fault}")
-    if isinstance(verdict, Verdict):
+    if isinstance(verdict, Verdict | JudgeFailure):
         return verdict
     return JudgeFailure("nonsense", f"it returned {str(verdict)[:80]!r}, not a Verdict")
 
