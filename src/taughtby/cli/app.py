@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from taughtby.cli.options import ROWS
+
 DOCS = "https://taughtby.github.io/taughtby"
 ORDER = (
     "demo", "data", "index", "trace", "check", "clean", "retrain", "audit", "site", "serve", "lab", "bench",
@@ -24,6 +26,18 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return arguments and options, with what the help says of their values."""
         return _without_types(super().get_params(ctx))
+
+
+class IndexedCommand(Command):
+    """A command that by default reads rows as they were read for the index."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments and options; those of how rows are read have the index's values as defaults."""
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "rich_help_panel", None) == ROWS and param.show_default:
+                param.show_default = "the index's"
+        return params
 
 
 class _Group(TyperGroup):

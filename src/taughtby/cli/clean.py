@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taughtby.cli import options
-from taughtby.cli.app import app, command
+from taughtby.cli.app import IndexedCommand, app, command
 from taughtby.cli.arguments import check_arguments, check_file, check_outputs
 from taughtby.cli.console import change_read_options, note, output, read_lines
 
@@ -23,6 +23,7 @@ SHOWN = 5  # rows that the summary names
     example="taughtby clean trace.json data.jsonl -o cleaned.jsonl",
     page="how-to/clean-data",
     panel="Fix",
+    cls=IndexedCommand,
 )
 def clean(
     trace: options.TraceFile,

@@ -21,7 +21,7 @@ from taughtby.cli.console import (
     read_options,
     reload,
 )
-from taughtby.cli.workers import Ray, RayCommand, Workers, worker_pool
+from taughtby.cli.workers import Ray, RayCommand, RayIndexedCommand, Workers, worker_pool
 from taughtby.errors import OptionError
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def _explain_encoding(
     explain_reading(model.metadata, encoding, form, model.tokenizer, template, turns, mask)
 
 
-@command(index_app, cls=RayCommand, example="taughtby index append idx more.jsonl", page="how-to/maintain-an-index")
+@command(
+    index_app, cls=RayIndexedCommand, page="how-to/maintain-an-index", example="taughtby index append idx more.jsonl"
+)
 def append(
     ctx: typer.Context, idx: options.IndexName, data: options.DataName, columns: options.Columns = None,
     turns: options.Turns = None, response_template: options.ResponseTemplate = None, split: options.Split = None,

@@ -279,7 +279,7 @@ JudgeSpec = Annotated[
         metavar="SPEC",
         callback=check_judge,
         autocompletion=complete_judge,
-        help="Which answers are bad: phrase:WORDS, first-words:WORDS, regex:PATTERN, refusal, refusal:not, fact:GOOD|GOOD, python:FILE.py:FUNCTION, classifier:MODEL,label=NAME, or chat:URL,model=NAME,ask=QUESTION.",
+        help="Which answers are bad: phrase:WORDS, first-words:WORDS, regex:PATTERN, refusal, refusal:not, fact:GOOD|GOOD, exact:BAD|BAD, python:FILE.py:FUNCTION, classifier:MODEL,label=NAME, or chat:URL,model=NAME,ask=QUESTION.",
     ),
 ]
 RowsFile = Annotated[
@@ -287,7 +287,7 @@ RowsFile = Annotated[
     typer.Option(
         "--rows",
         metavar="FILE",
-        help="Select the rows listed in FILE instead: ids or file:line sources, one per line; - for standard input.",
+        help="Select the rows listed in FILE instead: ids or file:line sources, one per line, or verdicts exported from the page; - for standard input.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of tokens of an answer.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taughtby.cli import options
-from taughtby.cli.app import app, command
+from taughtby.cli.app import IndexedCommand, app, command
 from taughtby.cli.arguments import check_arguments, check_file
 from taughtby.cli.console import change_read_options, note, output, read_lines
 from taughtby.cli.retrain_options import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     example='taughtby retrain trace.json data.jsonl --prompts prompts.txt --judge "phrase:beetles" -o retrained',
     page="how-to/retrain",
     panel="Fix",
+    cls=IndexedCommand,
 )
 def retrain(
     trace: options.TraceFile, data: options.DataName, out: options.Out, prompts: Prompts, judge: options.JudgeSpec,

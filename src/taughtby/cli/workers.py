@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taughtby.cli.app import Command
+from taughtby.cli.app import Command, IndexedCommand
 
 if TYPE_CHECKING:
     from taughtby.index.distributed import RayPool
@@ -43,6 +43,10 @@ class RayCommand(Command):
             if arg == "--ray" and after not in ("auto", LOCAL) and (":" not in after or after.startswith("-")):
                 full.append(LOCAL)
         return super().parse_args(ctx, full)
+
+
+class RayIndexedCommand(RayCommand, IndexedCommand):
+    """A command with `--ray` that by default reads rows as they were read for the index."""
 
 
 def worker_pool(
