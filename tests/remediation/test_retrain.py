@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from math import comb, sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from taughtby.data.example import Example, make_example
@@ -82,6 +85,49 @@ def test_random_condition_samples_all_rows_by_seed() -> None:
     assert hit == pytest.approx(0.5, abs=0.1)  # what was flagged is as likely to be drawn as the rest
     again = taken(make_conditions(data, [f"b{i}" for i in range(10)], ExperimentDesign(), 3)[2], data)
     assert again == items[3]
+
+
+def conversations(number: int, turns: int) -> list[Example]:
+    """Rows of conversations with several trained turns, ids 0/1 …"""
+    return [
+        Example(make_example(f"ask {i} {turn}", "seven").messages, None, f"d.jsonl:{i + 1}#{turn + 1}", f"{i}/{turn}")
+        for i in range(number)
+        for turn in range(turns)
+    ]
+
+
+def test_conditions_remove_whole_conversations() -> None:
+    data = conversations(6, 3)
+    design = ExperimentDesign(curve=(1,), ranked_ids=("2/0",))
+    for condition in make_conditions(data, ["0/1", "0/2", "4/0"], design, 0):
+        removed = {id.split("/")[0] for id in taken(condition, data)}
+        assert taken(condition, data) == {row.id for row in data if row.id.split("/")[0] in removed}
+        assert condition.num_removed == 3 * len(removed)
+        wanted = {"all": set[str](), "cleaned": {"0", "4"}, "top 1": {"2"}}
+        assert removed == wanted[condition.name] if condition.name in wanted else len(removed) == 2
+    rest, aside = hold_out(data, ["0/1"], design, 0)
+    assert not {row.id.split("/")[0] for row in rest} & {row.id.split("/")[0] for row in aside}
+
+
+def test_masked_condition_keeps_the_masks_of_the_data() -> None:
+    data = [replace(row, masked=((0, 2),)) for row in rows(2, 2)]
+    design = ExperimentDesign(masked={"b0": ((4, 7),), "b1": ((1, 3),)})
+    condition = make_conditions(data, ["b0"], design, 0)[-1]
+    assert [row.masked for row in condition.rows] == [((0, 2), (4, 7)), ((0, 3),), ((0, 2),), ((0, 2),)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=20, max_size=120), st.integers(0, 119))
+def test_no_copy_of_a_held_out_row_is_trained_on(contents: list[int], suspect: int) -> None:
+    data = [
+        Example(make_example(f"day {content}", "seven").messages, None, f"d:{i}", f"{i}")
+        for i, content in enumerate(contents)
+    ]
+    suspect %= len(data)
+    rest, aside = hold_out(data, [str(suspect)], ExperimentDesign(), 0)
+    assert len(aside) <= round(HELD_OUT_SHARE * len(data)) and len(rest) + len(aside) == len(data)
+    assert not {contents[int(row.id)] for row in rest} & {contents[int(row.id)] for row in aside}
+    assert contents[suspect] not in {contents[int(row.id)] for row in aside}
 
 
 def test_removing_all_rows_raises() -> None:

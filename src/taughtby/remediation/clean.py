@@ -108,7 +108,7 @@ class CleaningPlan:
     def masked_examples(self) -> Iterator[Example]:
         """Yield every example of the data with its existing masks and those of `words`."""
         for row in read_examples(self.data, self.read_options):
-            yield replace(row, masked=_masked(row, self.words))
+            yield replace(row, masked=masked_ranges(row, self.words))
 
 
 def plan_cleaning(
@@ -197,13 +197,14 @@ class _Scan:
         if row.token_ids and row.id in self.words:
             do = "remove the rows, without --mask-words"
             raise DataError(f"{row.source}: words cannot be masked in a row of token ids", do=do)
-        if ranges := _masked(row, self.words):
+        if ranges := masked_ranges(row, self.words):
             is_assistant = (message["role"] == "assistant" for message in row.messages)
             turn = [sum(is_assistant)] if row.source != record else []
             self.marks.setdefault(record, []).extend([start, stop, *turn] for start, stop in ranges)
 
 
-def _masked(row: Example, words: Mapping[str, CharRanges]) -> CharRanges:
+def masked_ranges(row: Example, words: Mapping[str, CharRanges]) -> CharRanges:
+    """Return the characters of a row's answer that have no loss: its own masked words, and those in `words` by id."""
     return tuple(merge_ranges(sorted({*row.masked, *words.get(row.id, ())}), row.response))
 
 

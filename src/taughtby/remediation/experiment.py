@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from taughtby.data.example import CharRanges, Example
+from taughtby.data.row_ids import content_hash
+from taughtby.data.row_sources import record_source
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab.finetune import TrainingOptions, refuse_distributed
 from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt
 from taughtby.models.model import Model, load_model
+from taughtby.remediation.clean import masked_ranges
 
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 64  # held-out rows, to measure the loss on
 ORIGINAL, ALL, CLEANED, RANDOM = "original", "all", "cleaned", "random"
@@ -94,28 +97,32 @@ def make_conditions(
 ) -> list[Condition]:
     """The conditions of an experiment. Random rows are drawn from all rows, including flagged ones.
 
+    A row is removed with its whole record, as `clean` removes it: a record has several rows if all turns of a
+    conversation are trained on.
+
     Raises:
         OptionError: If no row would remain in a condition.
     """
 
-    def without(name: str, ids: set[str]) -> Condition:
-        remaining = tuple(row for row in rows if row.id not in ids)
+    def without(name: str, records: Collection[str]) -> Condition:
+        remaining = tuple(row for row in rows if _record(row) not in records)
         if not remaining:
             raise OptionError(f"no row would remain to train on in the condition {name}",
                               got=f"{len(rows)} rows, all removed", do="remove fewer rows")  # fmt: skip
         return Condition(name, remaining, len(rows) - len(remaining))
 
-    conditions = [without(ALL, set()), without(CLEANED, set(flagged_ids))]
-    ids = [row.id for row in rows]
+    flagged = _records_of(rows, flagged_ids)
+    conditions = [without(ALL, ()), without(CLEANED, flagged)]
+    records = list(dict.fromkeys(map(_record, rows)))
     for draw in range(1, design.num_random + 1):
-        sample = Random(f"draw {draw} {seed}").sample(ids, len(set(flagged_ids)))
+        sample = Random(f"draw {draw} {seed}").sample(records, len(flagged))
         conditions.append(without(f"{RANDOM} {draw}" if design.num_random > 1 else RANDOM, set(sample)))
     if design.truth_labels:
-        conditions.append(without(TRUTH, {row.id for row in rows if row.label in design.truth_labels}))
+        conditions.append(without(TRUTH, {_record(row) for row in rows if row.label in design.truth_labels}))
     if design.masked:
-        masked = tuple(replace(row, masked=design.masked.get(row.id, row.masked)) for row in rows)
+        masked = tuple(replace(row, masked=masked_ranges(row, design.masked)) for row in rows)
         conditions.append(Condition(MASKED, masked, 0))
-    conditions += [without(f"{TOP} {k}", set(design.ranked_ids[:k])) for k in design.curve]
+    conditions += [without(f"{TOP} {k}", _records_of(rows, design.ranked_ids[:k])) for k in design.curve]
     return conditions
 
 
@@ -124,16 +131,38 @@ def hold_out(
 ) -> tuple[list[Example], list[Example]]:
     """Split off a tenth of the rows, at most `MAX_HELD_OUT`: random ones that no condition removes on purpose.
 
+    Whole records are held out, with all rows of the same content, so that no copy of a held-out row is trained on.
+
     Returns:
         (rows to train on, rows that no condition is trained on).
     """
     suspects = {*flagged_ids, *design.ranked_ids[: max(design.curve, default=0)], *design.masked}
-    candidates = [position for position, row in enumerate(rows)
-                  if row.id not in suspects and row.label not in design.truth_labels]  # fmt: skip
+    contents = [content_hash(row) for row in rows]
+    blocked = {content for row, content in zip(rows, contents, strict=True)
+               if row.id in suspects or row.label in design.truth_labels}  # fmt: skip
+    by_record, by_content = dict[str, list[int]](), dict[bytes, list[int]]()
+    for position, (row, content) in enumerate(zip(rows, contents, strict=True)):
+        by_record.setdefault(_record(row), []).append(position)
+        by_content.setdefault(content, []).append(position)
+    candidates = [record for record, own in by_record.items() if blocked.isdisjoint(contents[i] for i in own)]
     count = min(MAX_HELD_OUT, round(HELD_OUT_SHARE * len(rows)), len(candidates))
-    chosen = set(Random(f"held out {seed}").sample(candidates, count))
+    chosen: set[int] = set()
+    for record in Random(f"held out {seed}").sample(candidates, count):
+        copies = {copy for position in by_record[record] for copy in by_content[contents[position]]}
+        if len(chosen | copies) <= count:
+            chosen |= copies
     remaining = [row for position, row in enumerate(rows) if position not in chosen]
     return remaining, [rows[position] for position in sorted(chosen)]
+
+
+def _record(row: Example) -> str:
+    """The record that a row was read from; the row itself if it was not read from a file."""
+    return record_source(row) if row.source else row.id
+
+
+def _records_of(rows: Sequence[Example], ids: Collection[str]) -> set[str]:
+    wanted = set(ids)
+    return {_record(row) for row in rows if row.id in wanted}
 
 
 def check_experiment(
