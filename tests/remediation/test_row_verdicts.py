@@ -9,13 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taughtby.errors import DataError
+from taughtby.errors import DataError, TaughtbyError
 from taughtby.remediation.row_verdicts import COLUMNS, RowVerdict, RowVerdicts, read_causes
 
 A = RowVerdict("a" * 16, "data.jsonl:1", None, "cause")
@@ -32,7 +34,26 @@ def test_verdicts_persist_across_reload(tmp_path: Path) -> None:
     reloaded = RowVerdicts(tmp_path / "idx")
     assert [(each["id"], each["verdict"], each["note"]) for each in reloaded.to_json()] == [
         (A.id, "cause", ""), (B.id, "cause", "it repeats the phrase")]  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == ["idx.verdicts.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"idx.verdicts.json", "idx.verdicts.json.lock"}
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TaughtbyError, match=r"file/idx"):
+        RowVerdicts(tmp_path / "file" / "idx").set(A)
+
+
+def test_two_servers_keep_each_others_verdicts(tmp_path: Path) -> None:
+    first, second = RowVerdicts(tmp_path / "idx"), RowVerdicts(tmp_path / "idx")
+    first.set(A)
+    second.set(B)
+    first.set(C)
+    wanted = [each.id for each in (A, B, C)]
+    assert [each["id"] for each in first.to_json()] == [each["id"] for each in second.to_json()] == wanted
+    rows = [RowVerdict(f"{number:016x}", "data.jsonl:1", None, "cause") for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: (first, second)[int(row.id, 16) % 2].set(row), rows))
+    assert {each["id"] for each in first.to_json()} == {*wanted, *(row.id for row in rows)}
 
 
 def test_read_causes_from_exports(tmp_path: Path) -> None:
@@ -52,9 +73,10 @@ def test_read_causes_from_exports(tmp_path: Path) -> None:
 
 @given(st.text(), st.none() | st.text(), st.text())
 def test_csv_cells_are_never_formulas(source: str, label: str | None, note: str) -> None:
-    verdicts = RowVerdicts("/nonexistent/idx")
-    verdicts._verdicts = {A.id: RowVerdict(A.id, source, label, "cause", note)}
-    text = verdicts.to_csv()
+    with TemporaryDirectory() as folder:
+        verdicts = RowVerdicts(f"{folder}/idx")
+        verdicts.set(RowVerdict(A.id, source, label, "cause", note))
+        text = verdicts.to_csv()
     text.encode("utf-8")
     cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
     assert len(cells) == 2 * len(COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -282,6 +283,23 @@ def test_selected_rows_are_downloaded(page: Any) -> None:
     assert len(left) == 34 and json.dumps({"prompt": "why", "response": "a b c 0 1 2", "label": None}) in left
     page.click("#clear-selection")
     assert page.is_hidden("#selected") and not page.locator(".select input >> nth=0").is_checked()
+
+
+def test_a_note_and_the_verdict_clicked_right_after_it_are_both_saved(page: Any) -> None:
+    waiting: list[Any] = []
+    page.route("**/api/verdicts/*", lambda route: waiting.append(route) if not waiting else route.continue_())
+    row = page.locator("#rows > li:visible").first
+    row.get_by_label("Note on this row").fill("it repeats the phrase")
+    row.get_by_role("button", name="unsure", exact=True).click()  # the note is saved as the input loses focus
+    until(lambda: (page.evaluate("0"), bool(waiting))[1])
+    waiting[0].continue_()
+    until(lambda: row.locator("[aria-pressed=true]").all_inner_texts() == ["unsure"])
+    verdicts = re.sub(r"[?#].*", "", address_of(page)) + "api/verdicts"
+    saved = page.request.get(verdicts).json()
+    assert [(each["verdict"], each["note"]) for each in saved] == [("unsure", "it repeats the phrase")]
+    row.get_by_label("Note on this row").fill("")
+    row.get_by_role("button", name="unsure", exact=True).click()
+    until(lambda: page.request.get(verdicts).json() == [])
 
 
 def test_training_data_is_paged_and_searched(page: Any) -> None:

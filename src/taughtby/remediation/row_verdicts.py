@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from filelock import FileLock
+
 from taughtby.data.example import shorten
 from taughtby.errors import DataError
-from taughtby.index.storage import StoragePath, storage_path
+from taughtby.index.storage import StoragePath, storage_errors, storage_path
 from taughtby.reporting.files import save_json, to_json_text
 
 Verdict = Literal["cause", "not the cause", "unsure"]
@@ -43,7 +45,8 @@ class RowVerdict:
 class RowVerdicts:
     """The verdicts on the rows of one index, in the file `INDEX.verdicts.json`.
 
-    Every change rewrites the file atomically, so that a killed process loses no verdict.
+    Every change reads the file again and rewrites it atomically, under a lock: a killed process loses no verdict, and
+    two servers of one index keep each other's (on a local disk).
 
     Args:
         index: The path of the index.
@@ -54,13 +57,12 @@ class RowVerdicts:
 
     def __init__(self, index: str | StoragePath) -> None:
         self.path = storage_path(f"{index}.verdicts.json")
-        self._lock = threading.Lock()
-        self._verdicts = {verdict.id: verdict for verdict in _read(self.path)}
+        self._lock = FileLock(f"{self.path}.lock") if isinstance(self.path, Path) else threading.Lock()
+        _read(self.path)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the verdicts in the order in which they were given."""
-        with self._lock:
-            return [asdict(verdict) for verdict in self._verdicts.values()]
+        return [asdict(verdict) for verdict in _read(self.path)]
 
     def to_csv(self) -> str:
         """Return the verdicts as CSV; no cell is read as a formula by a spreadsheet."""
@@ -76,8 +78,8 @@ class RowVerdicts:
         Raises:
             TaughtbyError: The file cannot be written; the verdict is then not recorded.
         """
-        with self._lock:
-            verdicts = {id: other for id, other in self._verdicts.items() if id != verdict.id}
+        with storage_errors(self.path), self._lock:
+            verdicts = {other.id: other for other in _read(self.path) if other.id != verdict.id}
             if verdict.verdict or verdict.note:
                 verdicts[verdict.id] = verdict
             document = {"version": 1, "verdicts": [asdict(each) for each in verdicts.values()]}
@@ -85,7 +87,6 @@ class RowVerdicts:
                 save_json(document, self.path)
             else:
                 self.path.write_text(to_json_text(document))
-            self._verdicts = verdicts
 
 
 def read_causes(text: str) -> list[str] | None:

@@ -28,9 +28,18 @@ function update(id) {
   drawSummary();
 }
 
-async function save(id, change) {
+let lastSave = Promise.resolve();
+
+// Save a change after all earlier ones, so that a note and a verdict given in quick succession are both kept.
+// The change is computed from the verdict and note at that time.
+function save(id, change) {
+  lastSave = lastSave.then(() => saveNow(id, change));
+  return lastSave;
+}
+
+async function saveNow(id, change) {
   const earlier = verdicts.get(id) ?? { verdict: null, note: "" };
-  const next = { ...earlier, ...change };
+  const next = { ...earlier, ...change(earlier) };
   try {
     await call("PUT", `api/verdicts/${id}`, { verdict: next.verdict, note: next.note });
     if (next.verdict || next.note) verdicts.set(id, next);
@@ -44,7 +53,7 @@ async function save(id, change) {
 }
 
 function toggle(id, name) {
-  return save(id, { verdict: verdicts.get(id)?.verdict === name ? null : name });
+  return save(id, ({ verdict }) => ({ verdict: verdict === name ? null : name }));
 }
 
 function rowControls(row) {
@@ -52,7 +61,10 @@ function rowControls(row) {
   const { verdict, note } = verdicts.get(row.id) ?? {};
   const input = el("input", { type: "text", maxlength: 10_000, placeholder: "Note", "aria-label": "Note on this row", autocomplete: "off" });
   input.value = note ?? "";
-  input.addEventListener("change", () => save(row.id, { note: input.value.trim() }));
+  input.addEventListener("change", () => {
+    const note = input.value.trim();
+    save(row.id, () => ({ note }));
+  });
   return el("div.row-verdict", { role: "group", "aria-label": "Your verdict", "data-id": row.id },
     VERDICTS.map((name) => button(name, () => toggle(row.id, name), { "aria-pressed": name === verdict })), input);
 }
