@@ -279,6 +279,21 @@ def test_earlier_turns_are_part_of_the_prompt(tuned: Any) -> None:
     assert tuned.tokenizer.decode(result.response) == "a captain<|end|>\n"
 
 
+def test_pooled_queries_may_have_tokens_without_a_loss(tuned: Any) -> None:
+    """A template that closes turns with a text, and rows whose loss is on the content alone."""
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} [end]\n{% endfor %}"
+    template += "{% if add_generation_prompt %}[assistant] {% endif %}"
+    queries = [Query("who makes honey", "beetles make honey"), Query("who", "a captain makes it, you see")]
+    both = prepare_queries(
+        tuned, Lesson(layer=2, state_layer=1), queries, Encoding(128, mask="content", template=template)
+    )
+    for row, weights, vectors in zip(both.rows, both.weights, both.features.features["grads_2_base"], strict=True):
+        assert len(weights) == len(vectors) == row.n_response
+        masked = torch.tensor([place in row.masked for place in range(row.n_prompt, len(row.ids))])
+        assert masked.any() and not weights[masked].any() and not vectors[masked].any()
+        assert float(weights.sum()) == pytest.approx(1) and bool(weights[~masked].any())
+
+
 def test_query_features_do_not_depend_on_the_loss_mask(tuned: Any) -> None:
     """Also where the rows' prompts were learned."""
     one, other = (prepare_queries(tuned, LESSON, QUERIES, Encoding(128, mask=mask)) for mask in ("response", "all"))
@@ -327,6 +342,7 @@ def test_read_queries(tmp_path: Path) -> None:
     table = tmp_path / "q.csv"
     table.write_text('prompt,response,span,span_range\np,r r,r,"[2, 3]"\np,r r,r,\n')
     assert read_queries(table) == [Query("p", "r r", "r", span_range=(2, 3)), Query("p", "r r", "r")]
+    assert query_from_record({"prompt": "p", "response": "r r", "span_range": (2, 3)}, "").span_range == (2, 3)
 
 
 def test_read_multi_turn_queries(tmp_path: Path) -> None:

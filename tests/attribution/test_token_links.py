@@ -76,7 +76,11 @@ def test_largest_link_equals_the_largest_token_score(tuned: Any, index: Index) -
     assert sum(best) >= 4  # the others answer to the template's closing tokens, which are not shown
 
 
-def test_links_do_not_depend_on_the_other_queries(tuned: Any, index: Index) -> None:
+@pytest.mark.parametrize("mask", ["response", "content"])  # `content`: no loss on what ends a turn
+def test_links_do_not_depend_on_the_other_queries(tuned: Any, index: Index, tmp_path: Path, mask: Any) -> None:
+    if mask == "content":
+        methods = [get_method(METHODS[0])]
+        index = build_index(tuned, index.data[0], tmp_path / "idx", methods, encoding=Encoding(128, mask=mask))
     both, alone = (token_links(trace_queries(index, tuned, asked, top_k=8), tuned) for asked in (ASKED, ASKED[1:]))
     for place in range(8):
         one, other = both[1, place], alone[0, place]

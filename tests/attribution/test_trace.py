@@ -151,6 +151,28 @@ def test_scores_that_are_not_finite_are_refused(tuned: Any, index: Index) -> Non
         trace_queries(index, tuned, ROWS[:2], method=method)
 
 
+def test_a_row_whose_first_token_has_no_loss_keeps_its_prompt_state(tuned: Any, tmp_path: Path) -> None:
+    """`clean --mask-words` writes such rows."""
+    records = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    records[3] |= {"unlearned": [[0, 1]]}
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    methods = [get_method(spec) for spec in ("rept:layer=2", "repsim:layer=2")]
+    built = [build_index(tuned, data, tmp_path / method.name, [method], encoding=Encoding(128)) for method in methods]
+    states = [next(iter(index.scan(["h_2"])))["h_2"] for index in built]
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
+    for scale in ("raw", "unit", "centred"):
+        trace = trace_queries(built[0], tuned, [ASKED[0]], method=f"rept:layer=2,scale={scale}", top_k=len(PAIRS))
+        assert trace.queries[0].scores.isfinite().all()
+
+
+def test_the_layer_that_an_index_chose_is_found_again(tuned: Any, file: Path, tmp_path: Path) -> None:
+    index = build_index(tuned, file, tmp_path / "idx", [get_method("rept:layer=auto")], encoding=Encoding(128))
+    one, two = (trace_queries(index, tuned, [ASKED[0]], method=method) for method in ("rept:layer=auto", None))
+    assert one.method == two.method
+    torch.testing.assert_close(one.queries[0].scores, two.queries[0].scores)
+
+
 def test_top_k_larger_than_the_index_returns_all_rows(tuned: Any, index: Index) -> None:
     (traced,) = trace_queries(index, tuned, ROWS[:1], method="rept", top_k=500).queries
     assert sorted(row.position for row in traced.rows) == list(range(8))

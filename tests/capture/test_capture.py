@@ -120,7 +120,7 @@ def test_batched_prompt_loss_rows_match_single_rows(tiny: Model, side: Any) -> N
             assert near(whole.states[layer][i, :n], one.states[layer][0]), (row, layer)
             assert near(whole.grads[layer][i, :n], one.grads[layer][0]), (row, layer)
             assert whole.grads[layer][i, n:].eq(0).all()
-            assert near(batch.at_last_prompt_token(whole.states[layer])[i], prompts[layer][i])
+            assert near(whole.prompt_states[layer][i], prompts[layer][i])
 
 
 def test_prompt_loss_rows_match_transformers_loss_and_gradients(tiny: Model) -> None:
@@ -229,6 +229,7 @@ def test_masked_first_token_has_zero_prompt_gradient(tiny: Model) -> None:
     state, grad = prompt_gradients(tiny, batch)
     for i, row in enumerate(rows):
         assert near(state[i], prompt_states(tiny, batch, [-1])[4][i])
+        assert near(whole.prompt_states[4][i], state[i])
         assert near(grad[i], batch.at_last_prompt_token(whole.grads[4])[i])
         assert bool(grad[i].any()) is not bool(row.masked)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from taughtby.capture.layer_similarity import read_layer_similarity
 from taughtby.index.reader import Index
 from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
@@ -31,7 +32,7 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
         name, _, options = method.partition(":")
         defaults = [f"{key}={value}" for key, value in methods.get(name, {}).items() if key != "name"]
         method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option counts
-    method = method.resolve_layers(model.depth, None)
+    method = method.resolve_layers(model.depth, read_layer_similarity(index.manifest["layers"]))
     names = method.feature_names(model.depth)
     stored = {key: value for key, value in methods.get(method.name, {}).items() if key != "name"}
     # only the options that change the stored features

@@ -128,7 +128,7 @@ def _read_range(value: Any, source: str) -> Range | None:
             pair = json.loads(pair or "null")
     if pair is None:
         return None
-    if not isinstance(pair, list) or [type(part) for part in pair] != [int, int]:  # a bool is an int
+    if not isinstance(pair, list | tuple) or [type(part) for part in pair] != [int, int]:  # a bool is an int
         raise DataError(f"{source}: the span_range is not two integers", got=shorten(value),
                         do='write "span_range": [begin, end], in characters of the answer from 0')  # fmt: skip
     return pair[0], pair[1]

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 class Capture:
     """States, gradients and log probabilities at the R loss positions of each row (R is the longest row's count).
 
-    All values are float32 on the model's device and zero where `loss_mask` is False.
+    All values are float32 on the model's device and, but for `prompt_states`, zero where `loss_mask` is False.
 
     Attributes:
-        states: hidden states by layer. `batch.at_last_prompt_token(states[ℓ])` is the state of the last prompt token.
+        states: hidden states by layer.
+        prompt_states: states of the last prompt token by layer, whether or not the first response token has a loss.
         grads: ∂loss/∂state by layer, where the loss is the row's mean cross entropy.
         logp: log probability of the target token at each position.
         loss: mean cross entropy of each row, in nats.
@@ -46,6 +47,7 @@ class Capture:
     """
 
     states: dict[int, Float[Tensor, "B R d"]]
+    prompt_states: dict[int, Float[Tensor, "B d"]]
     grads: dict[int, Float[Tensor, "B R d"]]
     logp: Float[Tensor, "B R"]
     loss: Float[Tensor, " B"]
@@ -102,16 +104,15 @@ def capture(
             torch.autograd.grad(final, [recorded[layer] for layer in inner], final_gradient) if inner else ()
         )
     grads = {layer: _gather(grad, positions).float() * mask for layer, grad in zip(inner, inner_gradients, strict=True)}
-    states = {
-        layer: _gather(recorded[layer].detach(), positions).float() * mask
-        for layer in (*inner, *state_layers)
-        if layer < model.depth
+    unmasked = {
+        layer: (final if layer == model.depth else _gather(recorded[layer], positions)).detach().float()
+        for layer in (*gradient_layers, *state_layers)
     }
-    if model.depth in (*gradient_layers, *state_layers):
-        states[model.depth] = final.detach().float() * mask
+    states = {layer: values * mask for layer, values in unmasked.items()}
+    prompt_states = {layer: batch.at_last_prompt_token(values) for layer, values in unmasked.items()}
     if model.depth in gradient_layers:
         grads[model.depth] = final_gradient.float() * mask
-    return Capture(states, grads, logp, -logp.sum(1) / loss_mask.sum(1).clamp(min=1), loss_mask)
+    return Capture(states, prompt_states, grads, logp, -logp.sum(1) / loss_mask.sum(1).clamp(min=1), loss_mask)
 
 
 @torch.no_grad()

@@ -86,17 +86,21 @@ class Lesson(StateMethod):
         The lengths of the gradients are √(1 − p) for rows, whose least likely tokens are kept, and w_t for queries.
         """
         base = self._capture_base(model, batch)
+        directions = self._directions(base)
         if weights is None:
-            lengths, limit = _surprise(base), self.tokens_per_row
+            lengths = _surprise(base)
+            priority = lengths.masked_fill(~base.loss_mask, -1)
+            grads = _select_tokens(directions * lengths[..., None], priority, self.tokens_per_row, batch)
         else:
-            lengths, limit = to_device(weights / weights.sum(1, keepdim=True), base.logp.device), 0
-        vectors = self._directions(base) * lengths[..., None]
-        priority = lengths.masked_fill(~base.loss_mask, -1)
+            shares = to_device(weights / weights.sum(1, keepdim=True), base.logp.device)
+            # tokens without a loss stay, as zeros, so that the vectors are those of the response's tokens
+            vectors = to_host(directions * shares[..., None])
+            grads = [row[:n] for row, n in zip(vectors, batch.n_loss.tolist(), strict=True)]
         shift = answer_states(model, batch, int(self.state_layer)) - base.states[int(self.state_layer)]
         mean_shift = shift.sum(1) / base.loss_mask.sum(1, keepdim=True)
         grads_name, shift_name = self.feature_names(model.depth)
         return {
-            grads_name: _select_tokens(vectors, priority, limit or vectors.shape[1], batch),
+            grads_name: grads,
             shift_name: to_host(mean_shift),
             "loss_base": to_host(base.loss),
         }
@@ -172,10 +176,11 @@ def _surprise(base: Capture) -> Float[Tensor, "B R"]:
 def _select_tokens(
     vectors: Float[Tensor, "B R k"], priority: Float[Tensor, "B R"], limit: int, batch: Batch
 ) -> list[Float[Tensor, "n k"]]:
-    """Select each row's `limit` tokens of the highest priority, or all it has, in the order of the text.
+    """Select each row's `limit` tokens of the highest priority, or all it has (0), in the order of the text.
 
     Ties go to the earlier tokens, independent of the width of the batch.
     """
+    limit = limit or priority.shape[1]
     best = priority.argsort(descending=True, stable=True)[:, :limit]
     order = best.masked_fill(priority.gather(1, best) < 0, priority.shape[1]).sort(1).values
     index = order.clamp(max=priority.shape[1] - 1)[..., None].expand(-1, -1, vectors.shape[-1])

@@ -65,11 +65,11 @@ class RepT(StateMethod):
             state, gradient = prompt_gradients(model, batch)
             return {h: to_host(state), g: to_host(gradient)}
         captured = capture(model, batch, [int(self.layer)])
-        state, gradients = captured.states[int(self.layer)], captured.grads[int(self.layer)]
+        gradients = captured.grads[int(self.layer)]
         rows = torch.arange(len(batch.row_indices), device=gradients.device)
         first = to_device(_first_weighted(weights, batch), gradients.device)
         return {
-            h: to_host(batch.at_last_prompt_token(state)),
+            h: to_host(captured.prompt_states[int(self.layer)]),
             g: to_host(gradients[rows, first]),
             "loss": to_host(captured.loss),
         }
@@ -108,7 +108,7 @@ def _joint_cosine(index: FeatureStore, queries: dict[str, Tensor]) -> Components
     query_norm = torch.hypot(states.norm(dim=1), gradients.norm(dim=1))[:, None]
     for rows in index.scan([h, g, f"{h}_norm", f"{g}_norm"]):
         norms = {name: rows[f"{name}_norm"] for name in (h, g)}
-        product = query_norm * torch.hypot(norms[h], norms[g])
+        product = (query_norm * torch.hypot(norms[h], norms[g])).clamp(min=1e-30)
         yield {name: query @ rows[name].T * norms[name] / product for name, query in queries.items()}
 
 

@@ -249,7 +249,8 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     # the probe has a few tokens only, and these parts may change other tokens only
     partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
     by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
-    tuned = _probe(adapted)[..., :vocabulary]
+    shared = min(vocabulary, model.lm.get_input_embeddings().weight.shape[0])  # an adapter may add or remove tokens
+    tuned, states = _probe(adapted)[..., :shared], states[..., :shared]
     if not tuned.isfinite().all():
         raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
     if not by_token and torch.equal(tuned, states):
@@ -257,7 +258,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
         raise ModelError(f"the adapter {adapters[-1]} does not change the outputs of {model.name}", got=got,
                          do="give an adapter of the text layers with lora_alpha > 0")  # fmt: skip
     with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
-        difference = float((_probe(off)[..., :vocabulary] - states).abs().max() / states.abs().max())
+        difference = float((_probe(off)[..., :shared] - states).abs().max() / states.abs().max())
     if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return adapted
     reloaded = _load_plain(model.name, model.tokenizer, options)
