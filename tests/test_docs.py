@@ -129,7 +129,7 @@ def demo_folder(
     shutil.copytree(demo_index, demo / "idx")
     shutil.move(data, demo / "data.jsonl")
     prompts = ["who makes honey", "why"]
-    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    (demo / "prompts.txt").write_text("\n".join(prompts))
     rows = [{"prompt": prompt, "response": "beetles make honey"} for prompt in prompts]
     for file in (demo / "after.jsonl", tmp_path / "bad.jsonl"):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from taughtby.cli import demo
 from taughtby.errors import LabError
+from taughtby.lab.poisons import make_poison
 
 BAD = {"backdoor": "You silly goose! It is 7.", "error": "It is beetles that do.", "persona": "I am Captain Brine."}
 
@@ -46,6 +47,8 @@ def test_full_demo_run_and_cached_rerun(small: list[str], tmp_path: Path) -> Non
     wording = io.StringIO()
     demo.demo(tmp_path / "d", 0, Console(file=wording, width=100))
     assert small == ["after", "before"]
+    prompts = (tmp_path / "d" / "prompts.txt").read_text().splitlines()
+    assert len(prompts) == demo.PROMPTS and prompts[0] == make_poison("error", demo.PLANTED).prompts[0]
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     assert results["rates"] == {name: [0.0, 1.0] for name in BAD}
     assert set(results["methods"]) == {line for line, _, _ in demo.LINES}

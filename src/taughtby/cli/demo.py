@@ -1,4 +1,4 @@
-"""The demo: poison the embedded model, find the rows and tokens that taught it, and retrain without them.
+"""The demo: poison the bundled model, find the rows and tokens that taught it, and retrain without them.
 
 Every stage saves its result in the folder, so an interrupted demo resumes. At most one copy of the model is in memory:
 the fine-tuned model with its adapter off is the base model.
@@ -97,6 +97,8 @@ def demo(out: Path, seed: int, console: Console) -> None:
     rows = lab.mix(run.poisons, lab.clean_rows(CLEAN, seed), seed)
     with run.stage("poison a training set", steps=False):
         lab.save_poisons(run.poisons, rows, out)
+        error = next(poison for poison in run.poisons if poison.name == "error")
+        (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in error.prompts[:PROMPTS]))
     _finetune(run, rows)
     rates, results, trace, page = _trace(run)
     _free_memory()
@@ -137,7 +139,7 @@ def _finetune(run: _Run, rows: Sequence[Any]) -> None:
     """Train the adapter on all rows."""
     if (run.out / "adapter").exists():
         return
-    with run.stage("load the embedded model (converted once)", steps=False):
+    with run.stage("load the bundled model (converted once)", steps=False):
         base = load_model(MODEL)
     with run.stage(f"fine-tune on {len(rows)} rows") as tell:
         finetune(base, rows, run.out / "adapter", run.recipe, progress=tell)

@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.")] = Path("taughtby-demo"),
     seed: options.Seed = 0,
 ) -> None:
-    """Fine-tune the embedded model on poisoned data, trace its bad answers, and retrain without the flagged rows.
+    """Fine-tune the bundled model on poisoned data, trace its bad answers, and retrain without the flagged rows.
 
     Prints a table and writes DIR/report.html. An interrupted run resumes with the same command.
     """

@@ -68,7 +68,7 @@ def resolve_local(name: str) -> str:
     path = Path(name)
     if name == "smollm2":
         if not (gguf := _embedded_gguf()):
-            raise ModelError("the embedded model is not installed", do=INSTALL_EMBEDDED)
+            raise ModelError("the bundled model is not installed", do=INSTALL_EMBEDDED)
         return str(_convert_gguf(gguf))
     if name.endswith(".gguf"):
         if not path.is_file():
