@@ -2,13 +2,13 @@
 
 The info string of a block's fence says what happens to it:
 
-    sh         each command is run, in a folder like the one that `taughtby demo` leaves, with a tiny model; a command
-               that takes minutes is only parsed
-    sh parsed  only parsed: what it needs is not in that folder
-    python     run in that folder, block after block of a page in one namespace
-    python parsed  only parsed
-    text       must occur in what the block before it printed, or in what `QUOTED` compares it with
-    json, yaml parsed
+    sh          each command is run, in a folder like the one that `taughtby demo` leaves, with a tiny model; a command
+                that takes minutes is only parsed
+    python      run in that folder, block after block of a page in one namespace
+    text        must occur in what the block before it printed, or in what `QUOTED` compares it with
+    json, yaml  parsed
+
+A block below a line `<!-- parsed -->` is only parsed: what it needs is not in that folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METHOD_NAMES = {"chance": "random", "readout": "rise"}  # docs/results was measu
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its info string, its text, and the line it begins on."""
+    """A fenced block: its info string, with `parsed` if it is not to be run, its text, and the line it begins on."""
 
     kind: str
     text: str
@@ -50,17 +50,20 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
-    kind, start, inside = None, 0, list[str]()
+    kind, start, inside, above = None, 0, list[str](), ""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         fence = re.match(r"\s*```(.*)$", line)
         if fence and kind is None:
-            kind, start, inside = fence[1].strip(), number, []
+            assert " " not in fence[1], f"{page_name(page)}:{number}: the site shows this fence as text"
+            parsed = " parsed" if above == "<!-- parsed -->" else ""
+            kind, start, inside = fence[1] + parsed, number, []
         elif fence:
             assert kind is not None
             yield Block(kind, "\n".join(inside), start)
             kind = None
         elif kind is not None:
             inside.append(line)
+        above = line.strip()
 
 
 def page_name(page: Path) -> str:
@@ -286,5 +289,7 @@ def test_site_builds_in_strict_mode_with_all_api_names(tmp_path: Path) -> None:
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"))  # strict: a warning is a failure
     build(config)
     assert (tmp_path / "site" / "index.html").exists()
-    api = (tmp_path / "site" / "reference" / "api" / "index.html").read_text()
+    pages = {page: page.read_text() for page in (tmp_path / "site").rglob("*.html")}
+    assert [page for page, text in pages.items() if "```" in text] == []  # a fence that is no code block
+    api = pages[tmp_path / "site" / "reference" / "api" / "index.html"]
     assert [name for name in taughtby.__all__ if f'id="taughtby.{name}"' not in api] == []
