@@ -164,3 +164,26 @@ def test_content_mask_of_tool_calls_uses_rendered_text(tokenizer: Any) -> None:
     row = Example((turn("user", "who"), turn("assistant", "hm", tool_calls=[call])))
     masks = [tokenize(tokenizer, row, Encoding(200, template=DROPPING, mask=mask)) for mask in ("content", "response")]
     assert isinstance(masks[0], TokenizedExample) and "[look_up]" in tokenizer.decode(masks[0].response)
+
+
+# — `{% generation %}`
+
+FLAGGED = (
+    "{% if flag is defined %}<|system|>{{ flag }}<|end|>{% endif %}{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}"
+    "{% endif %}{% if m.name is defined %}{{ m.name }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+IN_PARTS = FLAGGED.replace("{{ m['content'] }}", "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}")
+
+
+@pytest.mark.parametrize("template", [FLAGGED, IN_PARTS])
+@pytest.mark.parametrize("kwargs", [(), (("flag", "be kind"),), (("bos_token", ""),)])
+@pytest.mark.parametrize("more", [{}, {"name": None}])
+def test_generation_tags_apply_however_the_row_is_rendered(
+    tokenizer: Any, template: str, kwargs: Any, more: dict[str, Any]
+) -> None:
+    row = Example((turn("user", "who", **more), turn("assistant", "bees do")), template_kwargs=kwargs)
+    got = tokenize(tokenizer, row, Encoding(200, template="{{ bos_token }}" + template))
+    assert isinstance(got, TokenizedExample), got
+    assert tokenizer.decode([token for token, has in zip(got.ids, got.loss_mask, strict=True) if has]) == "bees do"

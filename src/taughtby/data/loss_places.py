@@ -17,6 +17,7 @@ from taughtby.data.chat_template import (
     render,
     render_safely,
 )
+from taughtby.data.content_shape import shape_contents
 from taughtby.data.example import Example
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's tag around what the assistant wrote
@@ -127,9 +128,12 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
         return rendered
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    turns = shape_contents(tokenizer, source, (*row.messages, *row.after))
+    # as apply_chat_template does, which returns no places of characters
+    turns = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
     texts, places = cast(Any, render_jinja_template)(
-        conversations=[[*row.messages, *row.after]], tools=list(row.tools) or None, chat_template=source,
-        return_assistant_tokens_mask=True, **tokenizer.special_tokens_map,
+        conversations=[turns], tools=list(row.tools) or None, chat_template=source, return_assistant_tokens_mask=True,
+        **(tokenizer.special_tokens_map | dict(row.template_kwargs)),
     )  # fmt: skip
     inner = [
         (begin, end)
