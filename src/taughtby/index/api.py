@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,14 @@ def build_index(
     if isinstance(data, Model):
         do = "give the model first: build_index(model, data, out)"
         raise OptionError("the model and the data are swapped", do=do)
-    loaded, file = as_model(model), data_file(data, out)
+    loaded = as_model(model)
+    if not isinstance(data, str | Path) and isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        rows = iter(data)
+        first = list(islice(rows, 1))
+        if first and isinstance(first[0], Example):
+            read_options = read_options or ReadOptions()  # the trainer's columns and turns are those of its own file
+        data = chain(first, rows)
+    file = data_file(data, out)
     with reported(progress, f"index {file}") as callback:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
