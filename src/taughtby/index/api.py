@@ -88,9 +88,7 @@ def build_index(
     """
     parsed = _parse_methods(methods)
     if isinstance(data, Model):
-        raise OptionError(
-            "the model and the data are swapped", do="give the model first: build_index(model, data, out)"
-        )
+        raise OptionError("the model and the data are swapped", do="give the model first, then the data")
     data, read_options = _with_reading(data, read_options)
     loaded, file = as_model(model), data_file(data, out)
     with reported(progress, f"index {file}") as callback:
