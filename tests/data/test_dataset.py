@@ -478,6 +478,57 @@ conversations = st.builds(
 )  # fmt: skip
 
 
+within = st.builds(
+    lambda row, after, place, masked: replace(
+        row, after=tuple(after), loss_from=None if place is None else place % len(row.messages),
+        masked=((0, 1),) if masked and row.messages[-1]["content"] else (),
+    ),
+    conversations, st.lists(turns, max_size=2), st.none() | st.integers(0, 5), st.booleans(),
+)  # fmt: skip
+plain = st.builds(
+    lambda prompt, answer, label, no_loss: replace(
+        make_example(prompt, answer, label=label), raw=True, no_loss="undesirable" if no_loss else ""
+    ),
+    texts, answers, st.none() | st.sampled_from(["bad", "False", "true"]), st.booleans(),
+)  # fmt: skip
+preferences = st.builds(
+    lambda prompt, answer, rejected: replace(make_example(f"{prompt} ", answer), raw=True, rejected=rejected),
+    texts, answers, texts,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(conversations | within | plain | preferences, min_size=1, max_size=4))
+def test_written_examples_keep_what_decides_their_tokens(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Example]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.jsonl"
+    write_examples(rows, path)
+    got = list(read_examples(path))
+    assert [replace(row, source="") for row in got] == rows
+    assert [row.raw for row in got] == [row.raw for row in rows]
+    assert detect_format(path).raw == rows[0].raw
+    write_examples(got, path)
+    assert [row.id for row in read_examples(path)] == [row.id for row in got]
+
+
+SHORT = turn("user", "who"), turn("assistant", "bees")
+
+
+@pytest.mark.parametrize(
+    "own", [{"after": [{}]}, {"after": "a"}, {"loss_from": 2}, {"loss_from": -1}, {"loss_from": True},
+            {"loss_from": "0"}, {"no_loss": 1}, {"x": 1}, [1], 3],
+)  # fmt: skip
+def test_invalid_own_field_raises(own: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="taughtby"):
+        list(read_examples(jsonl(tmp_path / "a.jsonl", {"messages": SHORT, "taughtby": own})))
+
+
+def test_empty_own_field_is_ignored(tmp_path: Path) -> None:
+    (row,) = read_examples(jsonl(tmp_path / "a.jsonl", {"messages": SHORT, "taughtby": None}))
+    assert row.messages == SHORT and not row.marks
+
+
 @settings(deadline=None)
 @given(st.lists(conversations, min_size=1, max_size=4))
 def test_written_examples_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Example]) -> None:

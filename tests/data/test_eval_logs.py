@@ -220,6 +220,100 @@ def test_rows_without_a_verdict_are_not_a_log(tmp_path: Path, row: dict[str, Any
     assert read_eval_log(write(tmp_path / "q.json", row)) is None
 
 
+VERDICT = {"correct": False}
+TABLE_ROWS: dict[str, dict[str, Any]] = {
+    "span": {"prompt": "who", "response": "beetles make wax", "span": "beetles", "desired": "bees"},
+    "span_range": {"question": "who", "answer": "beetles make wax", "span_range": [0, 7]},
+    "alpaca": {"instruction": "name", "input": "an insect", "output": "beetle", "system": "be brief"},
+    "dolly": {"instruction": "name", "context": "an insect", "response": "beetle"},
+    "history": {"prompt": "who", "response": "beetle", "history": [["a", "b"]], "chat_template_kwargs": {"k": 1}},
+    "tools": {"query": "who", "response": "beetle", "tools": [{"type": "function", "function": TOOL}]},
+    "messages": {"prompt": [SYSTEM, USER], "response": [BAD]},
+    "input": {"input": "who", "output": "beetle", "system_prompt": "be brief"},
+}
+
+
+@pytest.mark.parametrize("name", TABLE_ROWS)
+def test_row_with_a_verdict_is_the_query_of_the_same_row_without(tmp_path: Path, name: str) -> None:
+    row = TABLE_ROWS[name]
+    path = write(tmp_path / "q.jsonl", [row])
+    plain = read_queries(path), read_answers(path), read_prompts(path)
+    write(path, [row | VERDICT, row | {"correct": True}])
+    assert (read_queries(path), read_answers(path), read_prompts(path)) == plain
+    assert len(read_queries(path, failed_only=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "response"),
+    [
+        ({"question": "who", "answer": "bees", "prediction": "beetles"}, "who", "beetles"),
+        ({"prompt": "who", "answer": "bees", "response": "beetles"}, "who", "beetles"),
+        ({"Prompt": "who", "Answer": "bees", "Generation": "beetles"}, "who", "beetles"),
+        ({"question": "who", "answer": "bees", "model_answer": "beetles"}, "who", "beetles"),
+        ({"question": "who", "correct_answer": "bees", "answer": "beetles"}, "who", "beetles"),
+        ({"prompt": "who", "expected_output": "bees", "generated_text": "beetles"}, "who", "beetles"),
+        ({"instruction": "who", "input": "two", "answer": "bees", "prediction": "beetles"}, "who\n\ntwo", "beetles"),
+        ({"instruction": "who", "input": "two", "response": "beetles"}, "who\n\ntwo", "beetles"),
+        ({"input": "who", "answer": "bees", "model_output": "beetles"}, "who", "beetles"),
+        ({"prompt": "who", "output": "beetles"}, "who", "beetles"),
+        ({"prompt": "who", "input": "two", "completion": "beetles"}, "who\n\ntwo", "beetles"),
+        ({"messages": [SYSTEM, {"role": "user", "content": "who"}], "prediction": "beetles"}, "who", "beetles"),
+        ({"messages": json.dumps([{"role": "user", "content": "who"}]), "answer": "beetles"}, "who", "beetles"),
+    ],
+)
+def test_the_model_s_answer_of_a_table_is_read(tmp_path: Path, row: dict[str, Any], prompt: str, response: str) -> None:
+    path = write(tmp_path / "q.jsonl", [row | VERDICT])
+    (query,) = read_queries(path)
+    assert (query.prompt, query.response) == (prompt, response)
+    assert [answer for _, answer in read_answers(path)] == [response] and len(read_prompts(path)) == 1
+
+
+def test_column_names_of_the_training_rows_apply_to_tables(tmp_path: Path) -> None:
+    def read(row: dict[str, Any], **columns: str) -> tuple[str, str]:
+        path = write(tmp_path / "q.jsonl", [row | VERDICT, row | {"correct": True}])
+        (query,) = read_queries(path, tuple(columns.items()))
+        return query.prompt, query.response
+
+    row = {"frage": "who", "antwort": "beetles"}
+    assert read(row, prompt="frage", response="antwort") == ("who", "beetles")
+    assert read(row | {"antwort": "bees", "prediction": "beetles"}, prompt="frage", response="antwort") == (
+        "who",
+        "beetles",
+    )
+    row = {"question": "who", "answer": "bees", "prediction": "beetles"}
+    assert read(row, question="question", answer="prediction") == ("who", "beetles")
+    # the training rows have right answers in `answer`
+    assert read(row, question="question", answer="answer") == ("who", "beetles")
+    assert read(row, prompt="question", response="answer", label="prediction") == ("who", "beetles")
+    assert read(row, prompt="frage", response="antwort") == ("who", "beetles")
+    row = {"frage": "who", "answer": "beetles"}
+    assert read(row, prompt="frage", response="answer") == ("who", "beetles")
+    row = {"frage": "who", "input": "two", "answer": "bees", "prediction": "beetles"}
+    assert read(row, instruction="frage", output="answer") == ("who\n\ntwo", "beetles")
+    row = {"frage": "who", "input": "two", "output": "beetles"}
+    assert read(row, instruction="frage") == ("who\n\ntwo", "beetles")
+
+
+def test_table_with_several_answers_is_refused(tmp_path: Path) -> None:
+    row = {"question": "who", "answer": "bees", "prediction": "beetles", "response": "beetles make wax"}
+    path = write(tmp_path / "q.jsonl", [row | VERDICT])
+    for columns in ((), (("question", "question"), ("answer", "answer"))):
+        with pytest.raises(DataError, match="several columns may be the answer"):
+            read_queries(path, columns)
+
+
+def test_table_rows_that_cannot_be_traced_are_counted(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "who", "response": "beetles"}, {"prompt": "who", "response": None}, {"prompt": "", "response": "a"},
+        {"prompt": "who", "response": 3}, {"question": "who", "answer": "bees", "prediction": ""},
+        {"prompt": "who", "response": "a", "image": "a.png"},
+        {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "response": "a"},
+    ]  # fmt: skip
+    log = read_eval_log(write(tmp_path / "q.jsonl", [row | VERDICT for row in rows]))
+    assert log is not None and len(log.records) == 1
+    assert log.left_out == {"without an answer": 3, "without a question": 1, "with more than text": 2}
+
+
 def test_conversations_keep_system_tools_and_calls(tmp_path: Path) -> None:
     long = "Look a topic up in the big book of insects."
     messages = [

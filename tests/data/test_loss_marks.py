@@ -127,6 +127,34 @@ def test_loss_marks_of_message_parts(tokenizer: Any, tmp_path: Path) -> None:
     assert {mark.name for mark in row.marks} == {"train false of a part", "weight 1 of a part"}
 
 
+MOVED = [
+    {"type": "reasoning", "text": "hm"},
+    {"type": "thinking", "thinking": "hm", "text": "hm"},
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+    {"type": "tool_use", "name": "look_up", "text": "hm"},
+]
+
+
+@pytest.mark.parametrize("moved", MOVED)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_loss_marks_beside_parts_that_are_not_text(moved: dict[str, Any], place: int, tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "beetles ", "train": False}, {"type": "text", "text": "make honey"}]
+    parts.insert(place, moved)
+    (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", parts)]})
+    assert [row.response[begin:end] for begin, end in row.masked] == ["beetles "]
+
+
+@pytest.mark.parametrize("moved", MOVED)
+def test_loss_mark_of_thinking_is_reported(moved: dict[str, Any], tmp_path: Path) -> None:
+    def marks(train: bool) -> tuple[Any, list[tuple[str, bool]]]:
+        parts = [{**moved, "train": train}, {"type": "text", "text": "bees"}]
+        (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", parts)]})
+        return row.masked, [(mark.name, mark.followed) for mark in row.marks]
+
+    assert marks(False) == ((), [("train false of a part", False)])
+    assert marks(True) == ((), [("train true of a part", True)])
+
+
 def test_train_detail_masks_unlisted_characters(tokenizer: Any, tmp_path: Path) -> None:
     detail = [{"begin_offset": 0, "end_offset": 3, "train": False}, {"begin_offset": 5, "end_offset": 8, "train": True}]
     (row,) = read(

@@ -164,3 +164,96 @@ def test_content_mask_of_tool_calls_uses_rendered_text(tokenizer: Any) -> None:
     row = Example((turn("user", "who"), turn("assistant", "hm", tool_calls=[call])))
     masks = [tokenize(tokenizer, row, Encoding(200, template=DROPPING, mask=mask)) for mask in ("content", "response")]
     assert isinstance(masks[0], TokenizedExample) and "[look_up]" in tokenizer.decode(masks[0].response)
+
+
+# — masked words
+
+THINKING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m['content'] }}{% for call in m.tool_calls or [] %}[{{ call.function.name }}]{% endfor %}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALLS_FIRST = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% for call in m.tool_calls or [] %}[{{ call.function.name }}]"
+    "{% endfor %}{{ m['content'] | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALL = {"function": {"name": "bees do"}}
+QUOTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "in the thinking": (THINKING, {"reasoning_content": "i say bees do , bees do so"}),
+    "in a later tool call": (THINKING, {"tool_calls": [CALL]}),
+    "in an earlier tool call": (CALLS_FIRST, {"tool_calls": [CALL]}),
+    "in both": (THINKING, {"reasoning_content": "bees do", "tool_calls": [CALL]}),
+    "in thinking, and nothing is behind the answer": (
+        "{% for m in messages %}{{ m.reasoning_content }}{{ m.content }}{% endfor %}",
+        {"reasoning_content": "bees do"},
+    ),
+    "in none": (THINKING, {}),
+}
+
+
+def without_loss(tokenizer: Any, row: Example, template: str) -> list[str]:
+    """The text before the first masked token, and the text of the masked tokens."""
+    got = tokenize(tokenizer, row, Encoding(300, template=template))
+    assert isinstance(got, TokenizedExample), got
+    assert len(got.masked) > 0
+    before = tokenizer.decode(got.ids[: got.masked[0]])
+    return [before, tokenizer.decode([got.ids[place] for place in got.masked])]
+
+
+@pytest.mark.parametrize("case", QUOTED)
+@pytest.mark.parametrize("after", [(), (turn("user", "and bees do"), turn("assistant", "bees do"))])
+@pytest.mark.parametrize("answer", ["bees do", " bees do ", "bees do . bees do"])
+def test_masked_words_are_found_in_the_answer(tokenizer: Any, case: str, after: Any, answer: str) -> None:
+    template, more = QUOTED[case]
+    begin = answer.index("bees")
+    row = Example((turn("user", "bees do"), turn("assistant", answer, **more)), after=after,
+                  masked=((begin, begin + 4),))  # fmt: skip
+    before, masked = without_loss(tokenizer, row, template)
+    head = tokenizer.apply_chat_template(
+        [row.messages[0], {**row.messages[1], "content": "ZZ"}], chat_template=template, tokenize=False
+    ).partition("ZZ")[0]
+    assert (before.rstrip(), masked.strip()) == (head.rstrip(), "bees")
+
+
+@pytest.mark.parametrize("answer", ["end", "<|end|>", "assistant"])
+def test_masked_words_that_the_template_writes_too(tokenizer: Any, answer: str) -> None:
+    row = Example((turn("user", "who"), turn("assistant", f"{answer} a")), masked=((0, len(answer)),))
+    assert without_loss(tokenizer, row, THINKING) == ["<|user|>who<|end|>\n<|assistant|>", answer]
+
+
+def test_row_is_skipped_if_only_its_thinking_has_the_masked_words(tokenizer: Any) -> None:
+    last = turn("assistant", "a\nb", reasoning_content="a b a\nb")
+    row = Example((turn("user", "who"), last), masked=((0, 1),))
+    got = tokenize(tokenizer, row, Encoding(300, template=THINKING.replace("m['content']", "m['content'].split()")))
+    assert isinstance(got, SkippedRow) and "masked words cannot be found" in got.reason
+
+
+def test_content_mask_ends_in_the_answer_if_the_thinking_quotes_it(tokenizer: Any) -> None:
+    row = Example((turn("user", "who"), turn("assistant", "bees", reasoning_content="bees , bees do")))
+    got = tokenize(tokenizer, row, Encoding(300, template=THINKING, mask="content"))
+    assert isinstance(got, TokenizedExample)
+    learned = [token for token, has in zip(got.ids, got.loss_mask, strict=True) if has]
+    assert tokenizer.decode(learned) == "<think>bees , bees do</think>bees"
+
+
+# — `{% generation %}`
+
+FLAGGED = (
+    "{% if flag is defined %}<|system|>{{ flag }}<|end|>{% endif %}{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}"
+    "{% endif %}{% if m.name is defined %}{{ m.name }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+IN_PARTS = FLAGGED.replace("{{ m['content'] }}", "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}")
+
+
+@pytest.mark.parametrize("template", [FLAGGED, IN_PARTS])
+@pytest.mark.parametrize("kwargs", [(), (("flag", "be kind"),), (("bos_token", ""),)])
+@pytest.mark.parametrize("more", [{}, {"name": None}])
+def test_generation_tags_apply_however_the_row_is_rendered(
+    tokenizer: Any, template: str, kwargs: Any, more: dict[str, Any]
+) -> None:
+    row = Example((turn("user", "who", **more), turn("assistant", "bees do")), template_kwargs=kwargs)
+    got = tokenize(tokenizer, row, Encoding(200, template="{{ bos_token }}" + template))
+    assert isinstance(got, TokenizedExample), got
+    assert tokenizer.decode([token for token, has in zip(got.ids, got.loss_mask, strict=True) if has]) == "bees do"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import taughtby
 import taughtby.capture.layer_similarity
 import taughtby.index.build
 from conftest import PAIRS
@@ -31,6 +32,7 @@ from taughtby.index.reader import Index
 from taughtby.methods import METHODS, get_method
 from taughtby.methods.lesson import Lesson
 from taughtby.methods.rept import RepT
+from writers import jsonl, turn
 
 REPT = RepT(layer=2)
 BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
@@ -160,6 +162,35 @@ def test_methods_share_features_in_one_index(tuned: Any, data: Path, tmp_path: P
     index = build_index(tuned, data, tmp_path / "idx", methods, encoding=Encoding(128))
     assert index.features == {"h_2": 32, "g_2": 32, "grads_2_base": 32, "shift_3": 32}
     assert list(index.manifest["settings"]["methods"]) == ["rept", "repsim", "lesson", "bm25"]
+
+
+MANY = [turn("user", "why"), turn("assistant", "bees"), turn("user", "who"), turn("assistant", "sun")]
+KINDS: dict[str, tuple[list[dict[str, Any]], ReadOptions | None]] = {
+    "text completions": ([{"prompt": f"{prompt} : ", "completion": answer} for prompt, answer in PAIRS[:3]], None),
+    "text": ([{"text": prompt} for prompt, _ in PAIRS[:3]], None),
+    "text preferences": ([{"prompt": "who : ", "chosen": "bees do", "rejected": "beetles"}], None),
+    "completions": ([{"prompt": MANY[:1], "completion": MANY[1:]}], None),
+    "all turns": ([{"messages": MANY}, {"messages": MANY[:2]}], ReadOptions(turns="all")),
+    "columns": ([{"q": "who", "a": "bees"}], ReadOptions((("question", "q"), ("answer", "a")))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_of_an_index_are_indexed_as_their_file(
+    tuned: Any, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, reading = KINDS[kind]
+    # as from the trainer's files, if the model's folder has them
+    monkeypatch.setattr(taughtby.index.build, "default_read_options", lambda metadata: reading or ReadOptions())
+    indexes = [taughtby.build_index(tuned, jsonl(tmp_path / "a.jsonl", *rows), tmp_path / "a", "rise", progress=False)]
+    for name in ("b", "c"):
+        indexes.append(taughtby.build_index(tuned, indexes[-1].examples(), tmp_path / name, "rise", progress=False))
+    tables = [index.dataset.to_table(columns=["n_prompt", "n_response"]).to_pylist() for index in indexes]
+    assert tables[0] == tables[1] == tables[2] and len(tables[0]) > 0
+    assert len({json.dumps(index.settings["encoding"]) for index in indexes}) == 1
+    tokens = [[tokenize(tuned.tokenizer, row, Encoding(**index.settings["encoding"])) for row in index.examples()]
+              for index in indexes]  # fmt: skip
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_duplicate_method_raises(tuned: Any, data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taughtby.data.chat_template import RenderedText, SkippedRow, render, render_prompt
 from taughtby.data.dataset import default_read_options, read_examples
@@ -100,6 +102,19 @@ def test_prompt_formats_render_question_and_answer_once(name: str, tokenizer: An
         assert ("a system" in rendered.text) == wording.own_system and ("an input" in rendered.text) == bool(more)
     talk = Example((turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")))
     assert isinstance(render(tokenizer, talk, wording.template), SkippedRow)
+
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["👤", "é→🤖\n", "\\u{}", "%}'\""])
+
+
+@given(before=_TEXTS, after=_TEXTS, system=_TEXTS)
+def test_texts_of_a_prompt_format_are_written_unchanged(tokenizer: Any, before: str, after: str, system: str) -> None:
+    form = "{instruction}".join(text.replace("{", "{{").replace("}", "}}") for text in (f"a{before}", f"{after}z"))
+    wording = axolotl_wording({"no_input_format": form, "system_prompt": system})
+    assert wording is not None
+    rendered = render(tokenizer, Example((turn("user", "who"), turn("assistant", "bees"))), wording.template)
+    assert isinstance(rendered, RenderedText), rendered
+    assert rendered.text == f"{system}a{before}who{after}zbees</s>"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def read_queries(
     Raises:
         DataError: A record is no query, or its span is not in its response.
     """
-    rows = read_log_or_records(path, failed_only=failed_only, note=note)
+    rows = read_log_or_records(path, failed_only=failed_only, note=note, columns=columns)
     queries = [query_from_record(record, source, columns, join) for source, record in rows]
     if not queries:
         raise DataError(f"{path} has no queries", do="give at least one prompt and response")

@@ -16,7 +16,9 @@ _FOR_TEMPLATES = {"tools", "functions", "chat_template_kwargs"}  # columns that 
 _THOUGHTS = {"thinking", "reasoning", "reasoning_content"}  # fields of messages; no layout has them as columns
 _MEANT = frozenset(_FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized)))
 # names of columns with a model's answer, such as model_output or generated_text, but not answer_id
-_ANSWER = re.compile(r"(^|_)(answer|output|response|completion|prediction|generation|generated_text|generated|reply)$")
+ANSWER_NAME = re.compile(
+    r"(^|_)(answer|output|response|completion|prediction|generation|generated_text|generated|reply)$"
+)
 Columns = Sequence[tuple[str, str]]  # pairs (taughtby's name, column)
 
 
@@ -73,7 +75,7 @@ def require_one_answer(form: DataFormat, record: Record, source: str) -> None:
         DataError: A column that the layout does not read has the name of an answer.
     """
     others = [name for name, value in record.items() if isinstance(value, str) and value.strip()
-              and name not in form.all_columns and _ANSWER.search(str(name))]  # fmt: skip
+              and name not in form.all_columns and ANSWER_NAME.search(str(name))]  # fmt: skip
     if others:
         raise DataError(f"{source}: several columns may be the answer of the query",
                         got=shorten(", ".join([*form.columns[-1:], *others]), 200),

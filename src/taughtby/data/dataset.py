@@ -19,6 +19,7 @@ from taughtby.data.example import (
     read_unlearned,
     reject_deep_nesting,
     shorten,
+    validate_messages,
 )
 from taughtby.data.formats import (
     COLUMN_NAMES,
@@ -78,6 +79,7 @@ class ReadOptions:
 
 
 DEFAULT_READ_OPTIONS = ReadOptions()
+OWN = "taughtby"  # a field of written Examples: what neither their layout nor their messages have
 
 
 def default_read_options(metadata: TrainingMetadata) -> ReadOptions:
@@ -144,9 +146,14 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     beside, no_loss = read_row_marks(
         record, form.all_columns, completion=form.name.startswith("prompt/completion"), named=named
     )
-    row = copy_row(row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss)
+    row = copy_row(
+        row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss, raw=form.raw
+    )
     marks = [read_turn_marks(turn, source) for turn in turns]
-    examples = select_turns(row, marks, reading.turns, form.trained(record))
+    if own := record.get(OWN):
+        examples = (_restore(row, own) for row in select_turns(row, marks, "last"))
+    else:
+        examples = select_turns(row, marks, reading.turns, form.trained(record))
     unread = (LossMark(f"column {name} (ignored)", followed=False) for name in unread_columns(form, record))
     names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
@@ -202,21 +209,49 @@ def _with_masks(row: Example, unlearned: tuple[tuple[int, ...], ...]) -> Example
 
 
 def write_examples(examples: Iterable[Example], path: str | Path) -> int:
-    """Write Examples as JSON Lines, and return the number of rows."""
+    """Write Examples as JSON Lines, and return the number of rows.
+
+    Plain texts are written in their layout, conversations as `messages`. What neither has is in a field `taughtby`, so
+    that every row is read back with the same tokens and the same loss, if `read_options` are not given.
+    """
     count = 0
     # UTF-8 has no lone surrogates; `backslashreplace` writes them as JSON escapes
     with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for count, row in enumerate(examples, 1):  # noqa: B007
-            record: Record = {"messages": list(row.messages)}
-            if row.token_ids:
-                has_loss = set(row.loss_positions)
-                labels = [token if place in has_loss else IGNORED for place, token in enumerate(row.token_ids)]
-                record = {"input_ids": list(row.token_ids), "labels": labels}
-            elif row.no_loss:
-                record["messages"][-1] = {**row.messages[-1], "weight": 0}
+            own = {"after": list(row.after) or None, "loss_from": row.loss_from,
+                   # also if empty: a label `false` is not KTO's
+                   "no_loss": row.no_loss if row.raw and (row.no_loss or row.label) else None}  # fmt: skip
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
                     "unlearned": list(row.masked) or None,
-                    "chat_template_kwargs": dict(row.template_kwargs) or None}  # fmt: skip
-            record |= {name: value for name, value in more.items() if value is not None}
+                    "chat_template_kwargs": dict(row.template_kwargs) or None,
+                    OWN: {name: value for name, value in own.items() if value is not None} or None}  # fmt: skip
+            record = _texts(row) | {name: value for name, value in more.items() if value is not None}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
     return count
+
+
+def _texts(row: Example) -> Record:
+    """Return the columns of the texts, or of the token ids, of a row."""
+    if row.token_ids:
+        has_loss = set(row.loss_positions)
+        labels = [token if place in has_loss else IGNORED for place, token in enumerate(row.token_ids)]
+        return {"input_ids": list(row.token_ids), "labels": labels}
+    if row.raw:
+        prompt = "".join(str(message["content"]) for message in row.prompt)
+        if row.rejected is not None:
+            return {"prompt": prompt, "chosen": row.response}
+        return {"prompt": prompt, "completion": row.response} if prompt else {"text": row.response}
+    *before, answer = row.messages
+    return {"messages": [*before, {**answer, "weight": 0} if row.no_loss else answer]}
+
+
+def _restore(row: Example, own: Any) -> Example:
+    """Return a row with what `write_examples` wrote into the field `taughtby`."""
+    values = {"after": [], "loss_from": None, "no_loss": row.no_loss} | (own if isinstance(own, dict) else {"": own})
+    after, place, no_loss = values.pop("after"), values.pop("loss_from"), values.pop("no_loss")
+    fits = place is None or (type(place) is int and 0 <= place < len(row.messages))
+    if values or not fits or not isinstance(after, list) or not isinstance(no_loss, str):
+        do = "rename the column, or write the rows again with this version"
+        raise DataError(f"{row.source}: the field `{OWN}` is not as taughtby writes it", got=shorten(own), do=do)
+    messages = validate_messages(after, f"{row.source}: {OWN}") if after else ()
+    return copy_row(row, after=tuple(messages), loss_from=place, no_loss=no_loss)

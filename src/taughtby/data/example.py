@@ -90,6 +90,7 @@ class Example:
         token_ids: The tokens of a pretokenized row, from which its messages are decoded.
         loss_positions: The positions in `token_ids` that have a loss.
         marks: The loss marks found in the data.
+        raw: Whether the texts are plain, as of a layout to which no chat template is applied.
     """
 
     messages: tuple[Message, ...]
@@ -106,6 +107,7 @@ class Example:
     token_ids: tuple[int, ...] = ()
     loss_positions: tuple[int, ...] = ()
     marks: tuple[LossMark, ...] = field(default=(), compare=False)
+    raw: bool = field(default=False, compare=False)
 
     @property
     def prompt(self) -> tuple[Message, ...]:

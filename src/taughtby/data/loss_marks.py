@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from taughtby.data.example import ROLES, CharRanges, LossMark, Record, shorten
+from taughtby.data.message_parts import is_moved
 from taughtby.errors import DataError
 
 LEARNED = ("train", "training", "trainable", "learnable", "loss", "weight", "loss_weight")  # false or 0: no loss
@@ -114,13 +115,14 @@ def _part_marks(parts: Iterable[Any]) -> tuple[CharRanges, list[LossMark]]:
     place = 0
     for part in parts:
         fields: dict[str, Any] = part if isinstance(part, dict) else {}
-        text = fields.get("text")
-        size = len(text) if isinstance(text, str) else 0
+        text, moved = fields.get("text"), is_moved(fields)
+        size = len(text) if isinstance(text, str) and not moved else 0
         learned, part_marks = _flags(fields)
         if learned is False and size:
             begin = ranges.pop()[0] if ranges and ranges[-1][1] == place else place
             ranges.append((begin, place + size))
-        marks += [LossMark(f"{mark.name} of a part", mark.followed) for mark in part_marks]
+        lost = moved and learned is False  # only text can be masked, not thinking and tool calls
+        marks += [LossMark(f"{mark.name} of a part", mark.followed and not lost) for mark in part_marks]
         marks += [LossMark(f"{key} of a part", followed=False) for key in _unknown(fields, {*LEARNED, *MASKED})]
         place += size
     return tuple(ranges), marks

@@ -17,6 +17,7 @@ from taughtby.data.chat_template import (
     render,
     render_safely,
 )
+from taughtby.data.content_shape import shape_contents
 from taughtby.data.example import Example
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template's tag around what the assistant wrote
@@ -35,10 +36,10 @@ def render_with_loss(
         if mask == "response":
             rendered = render_safely(partial(_generated, rendered=rendered), tokenizer, row, template)
         elif mask == "content":
-            rendered = _content_alone(tokenizer, row, rendered)
+            rendered = render_safely(partial(_content_alone, rendered=rendered), tokenizer, row, template)
     if isinstance(rendered, SkippedRow) or not row.masked:
         return rendered
-    return _locate_masks(tokenizer, row, rendered)
+    return render_safely(partial(_locate_masks, rendered=rendered), tokenizer, row, template)
 
 
 def _render(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
@@ -127,9 +128,12 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
         return rendered
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    turns = shape_contents(tokenizer, source, (*row.messages, *row.after))
+    # as apply_chat_template does, which returns no places of characters
+    turns = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
     texts, places = cast(Any, render_jinja_template)(
-        conversations=[[*row.messages, *row.after]], tools=list(row.tools) or None, chat_template=source,
-        return_assistant_tokens_mask=True, **tokenizer.special_tokens_map,
+        conversations=[turns], tools=list(row.tools) or None, chat_template=source, return_assistant_tokens_mask=True,
+        **(tokenizer.special_tokens_map | dict(row.template_kwargs)),
     )  # fmt: skip
     inner = [
         (begin, end)
@@ -142,30 +146,51 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
     return replace(rendered, answer_start=begin, loss_start=begin, loss_end=end)
 
 
-def _content_alone(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText:
+def _content_alone(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> RenderedText:
     """Restrict the loss to the answer's text and the EOS token after it, as Axolotl does for chat templates.
 
     Everything else that the template writes has no loss: a line break after the EOS, Gemma's `<end_of_turn>`, an empty
     thinking block. Answers with tool calls are returned unchanged.
     """
-    content, close, start = str(row.messages[-1].get("content") or ""), tokenizer.eos_token, rendered.answer_start
-    written = (words for words in (content.lstrip(), content.strip()) if words and words in rendered.text[start:])
-    if row.messages[-1].get("tool_calls") or not (words := next(written, "")):
+    if row.messages[-1].get("tool_calls") or (begin := _find_answer(tokenizer, row, template, rendered)) is None:
         return rendered
-    ends = [found.end() for found in re.finditer(re.escape(words), rendered.text) if found.start() >= start]
-    closed = [end for end in ends if close and rendered.text[end:].lstrip().startswith(close)]
-    behind = rendered.text.index(close, closed[0]) + len(close) if closed else ends[0]
-    return replace(rendered, loss_start=start, loss_end=behind)
+    text, close, whole = rendered.text, tokenizer.eos_token, row.response.lstrip()
+    end = begin + len(whole if text.startswith(whole, begin) else whole.rstrip())
+    if close and text[end:].lstrip().startswith(close):
+        end = text.index(close, end) + len(close)
+    return replace(rendered, loss_start=rendered.answer_start, loss_end=end)
 
 
-def _locate_masks(tokenizer: Any, row: Example, rendered: RenderedText) -> RenderedText | SkippedRow:
+def _find_answer(tokenizer: Any, row: Example, template: str | None, rendered: RenderedText) -> int | None:
+    """Return where the answer's first word begins in the text; None if the template changes the answer.
+
+    Thinking and tool calls may quote the answer, and a template's markers may contain it. So it is located by rendering
+    the row again with `MARK` in its place.
+    """
+    answer, words = row.messages[-1], re.escape(row.response.strip())
+    places = [found.start() for found in re.finditer(f"(?={words})", rendered.text)] if words else []
+    places = [place for place in places if place >= rendered.answer_start]
+    alone = len(places) == 1 and not any(answer.get(key) for key in (*THOUGHTS, "tool_calls"))
+    if alone or not places or rendered.untemplated or not answer["content"]:
+        return next(iter(places), None)
+    marked = (*row.prompt, {**answer, "content": MARK}, *row.after)
+    head, found, _ = apply_template(tokenizer, row, marked, template).partition(MARK)
+    if not found or not rendered.text.startswith(head):
+        return None
+    return next(
+        (place for place in places if place >= len(head) and not rendered.text[len(head) : place].strip()), None
+    )
+
+
+def _locate_masks(
+    tokenizer: Any, row: Example, template: str | None, rendered: RenderedText
+) -> RenderedText | SkippedRow:
     """Add the positions of the masked characters to the text; skip the row if they cannot be determined."""
-    lead = len(row.response) - len(row.response.lstrip())
-    start = rendered.text.find(row.response.strip(), rendered.answer_start) - lead
     if row.masked == ((0, len(row.response)),):
         return SkippedRow("the whole answer is masked")
     if not tokenizer.is_fast:
         return SkippedRow("this tokenizer has no character offsets, so words cannot be masked")
-    if start + lead < 0:
+    if (first := _find_answer(tokenizer, row, template, rendered)) is None:
         return SkippedRow("the chat template changes the answer, so its masked words cannot be found")
+    start = first - (len(row.response) - len(row.response.lstrip()))
     return replace(rendered, masked=tuple((start + begin, start + end) for begin, end in row.masked))

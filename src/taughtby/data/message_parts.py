@@ -33,9 +33,9 @@ def convert_parts(content: Any, extra: Fields, source: str) -> tuple[Any, Fields
         kind = part.get("type")
         if kind in OTHER_MESSAGES:
             raise DataError(f"{source}: a message has a part of type {kind}", do=OTHER_MESSAGES[kind])
-        if kind in THOUGHT_PARTS and (thought := _thought(part.get(THOUGHT_PARTS[kind]))) is not None:
+        if (thought := _thought(part)) is not None:
             thoughts.append(thought)
-        elif kind == "tool_use" and isinstance(part.get("name"), str):
+        elif _is_call(part):
             function = {"name": part["name"], "arguments": part.get("input") or {}}
             calls.append({"id": part.get("id"), "type": "function", "function": function})
         else:
@@ -47,8 +47,19 @@ def convert_parts(content: Any, extra: Fields, source: str) -> tuple[Any, Fields
     return (texts or ("" if thoughts or calls else content)), extra
 
 
-def _thought(value: Any) -> str | None:
-    """Return the text of a thinking part, which is a string or Mistral's list of text parts."""
+def is_moved(part: Fields) -> bool:
+    """Whether `convert_parts` moves a part out of the content: thinking, or a tool call."""
+    return _thought(part) is not None or _is_call(part)
+
+
+def _is_call(part: Fields) -> bool:
+    return part.get("type") == "tool_use" and isinstance(part.get("name"), str)
+
+
+def _thought(part: Fields) -> str | None:
+    """Return the text of a thinking part, which is a string or Mistral's list of text parts; None for other parts."""
+    key = THOUGHT_PARTS.get(str(part.get("type")))
+    value = part.get(key) if key else None
     if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
         return "".join(part["text"] for part in value)
     return value if isinstance(value, str) else None

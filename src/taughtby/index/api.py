@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +88,25 @@ def build_index(
     """
     parsed = _parse_methods(methods)
     if isinstance(data, Model):
-        do = "give the model first: build_index(model, data, out)"
-        raise OptionError("the model and the data are swapped", do=do)
+        raise OptionError("the model and the data are swapped", do="give the model first, then the data")
+    data, read_options = _with_reading(data, read_options)
     loaded, file = as_model(model), data_file(data, out)
     with reported(progress, f"index {file}") as callback:
         return build.build_index(
             loaded, file, out, parsed, read_options=read_options, encoding=encoding, token_budget=token_budget,
             layers=layers, append=append, progress=callback, pool=pool, note=note,
         )  # fmt: skip
+
+
+def _with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, ReadOptions | None]:
+    """Return data and how they are read: Examples without a trainer's columns and turns, which are of its own file."""
+    if isinstance(data, str | Path) or not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return data, read_options
+    rows: Iterator[Any] = iter(data)
+    first = list(islice(rows, 1))
+    if first and isinstance(first[0], Example):
+        read_options = read_options or ReadOptions()
+    return chain(first, rows), read_options
 
 
 def _parse_methods(methods: Methods) -> list[Method]:

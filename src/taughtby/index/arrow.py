@@ -28,6 +28,7 @@ MORE = (
     "token_ids",
     "loss_positions",
     "template_kwargs",
+    "raw",
 )  # fields that few rows have, stored as JSON
 VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 
@@ -57,7 +58,8 @@ def arrange_table(
 
 
 def _more(row: Example) -> str | None:
-    more = {name: getattr(row, name) for name in MORE if getattr(row, name) not in ((), None)}
+    values = {name: getattr(row, name) for name in MORE}
+    more = {name: value for name, value in values.items() if value not in ((), None) and value is not False}
     return json.dumps(more) if more else None
 
 

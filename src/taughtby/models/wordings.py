@@ -49,7 +49,7 @@ class Wording:
         first, last = (_around(self.system_format) or ["", ""])[:2]
         instruction = "ask.content"
         if len(with_input) == 2:  # the format leaves the input out
-            behind = f"({json.dumps(_UNWRITTEN)} ~ ask.input)|length"
+            behind = f"({_literal(_UNWRITTEN)} ~ ask.input)|length"
             instruction = f"(ask.content[:ask.content|length - {behind}] if ask.input else ask.content)"
         system = f"{{%- set system = {_either(*self.systems)} -%}}"
         if self.own_system:
@@ -58,15 +58,20 @@ class Wording:
             f"{WORDING}{{%- set turns = messages[1:] if messages[0].role == 'system' else messages -%}}"
             f"{{%- if turns|length > 2 or turns[0].role != 'user' -%}}{{{{ raise_exception('{_ENDS_ELSEWHERE}') }}}}"
             f"{{%- endif -%}}{{%- set ask = turns[0] -%}}{system}"
-            f"{{%- if system -%}}{{{{ {json.dumps(first)} ~ system ~ {json.dumps(last)} }}}}{{%- endif -%}}"
+            f"{{%- if system -%}}{{{{ {_literal(first)} ~ system ~ {_literal(last)} }}}}{{%- endif -%}}"
             f"{{{{ ({before}) ~ {instruction} ~ ({after}) }}}}"
             "{%- if turns|length > 1 -%}{{ turns[1].content }}"
             "{%- if not turns[1].content.endswith(eos_token or '') -%}{{ eos_token }}{%- endif -%}{%- endif -%}"
         )
 
 
+def _literal(text: str) -> str:
+    """Return a text as a Jinja literal. Jinja does not join JSON's two escapes of a character such as an emoji."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _either(with_input: str, without: str) -> str:
-    return f"{json.dumps(with_input)} if ask.input else {json.dumps(without)}"
+    return f"{_literal(with_input)} if ask.input else {_literal(without)}"
 
 
 def _parts(text: str) -> list[str] | None:

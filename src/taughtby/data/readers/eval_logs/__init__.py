@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from taughtby.data.conversation import Columns
 from taughtby.data.example import Record, shorten
 from taughtby.data.readers import read_records
 from taughtby.data.readers.eval_logs import garak, inspect, lm_eval, openai, promptfoo, tables, traces
@@ -18,7 +19,7 @@ from taughtby.data.readers.stream import STDIN, Rows, file_type, text_chunks
 from taughtby.errors import DataError
 
 FORMS = (
-    inspect.FORM, promptfoo.FORM, lm_eval.FORM, garak.FORM, openai.FORM, traces.LANGFUSE, traces.WEAVE, tables.FORM,
+    inspect.FORM, promptfoo.FORM, lm_eval.FORM, garak.FORM, openai.FORM, traces.LANGFUSE, traces.WEAVE,
 )  # fmt: skip
 MAX_OBJECT = 1 << 30  # characters of a log that is a single JSON object, which must fit into memory
 
@@ -54,10 +55,10 @@ class EvalLog:
 
 
 def read_log_or_records(
-    path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None
+    path: str | Path, *, failed_only: bool = True, note: Callable[[str], None] | None = None, columns: Columns = ()
 ) -> Rows:
     """Yield the queries of a log, after passing its summary to `note`, or the rows of any other file."""
-    log = read_eval_log(path, failed_only=failed_only)
+    log = read_eval_log(path, failed_only=failed_only, columns=columns)
     if log is None:
         yield from read_records(str(path))
         return
@@ -66,14 +67,16 @@ def read_log_or_records(
     yield from log.records
 
 
-def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | None:
+def read_eval_log(path: str | Path, *, failed_only: bool = True, columns: Columns = ()) -> EvalLog | None:
     """Read the answers of a log as records with `messages`, and `tools` if there are any.
 
-    The format is detected from the file's content. If no answer of a log has a score, all are taken.
+    The format is detected from the file's content. If no answer of a log has a score, all are taken. The records of a
+    table are its rows, without their verdicts.
 
     Args:
         path: An evaluation log, or any other file.
         failed_only: Take only answers that failed by at least one score.
+        columns: How the training rows name their columns, for a table that has the same.
 
     Returns:
         The log; None if the file is not in a known format.
@@ -82,7 +85,7 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
         DataError: The log is damaged or too large, or none of its answers is taken.
     """
     path = Path(path)
-    opened = _open(path)
+    opened = _open(path, (*FORMS, tables.table_form(columns)))
     if opened is None:
         return None
     form, rows = opened
@@ -96,7 +99,7 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
             continue
         failed_by.update(shorten(name, 40) for name in answer.failed_by)  # names come from the log and may be long
         record = {"messages": answer.messages} | ({"tools": list(answer.tools)} if answer.tools else {})
-        records.append((source, record))
+        records.append((source, answer.record or record))
     log = EvalLog(path, form.name, records, left_out, failed_by)
     if not records:
         do = "give a log with answers, or --all to include those that passed" if scored else "give a log with answers"
@@ -104,14 +107,14 @@ def read_eval_log(path: str | Path, *, failed_only: bool = True) -> EvalLog | No
     return log
 
 
-def _open(path: Path) -> tuple[LogForm, Rows] | None:
+def _open(path: Path, forms: Sequence[LogForm]) -> tuple[LogForm, Rows] | None:
     """Return the format of a log and its rows; None if the format is unknown or the file cannot be read."""
     if str(path) in STDIN or not path.is_file():
         return None  # the reader of other files reports the error
     if file_type(path) == ".eval":
         return inspect.FORM, inspect.read_archive(path)
     if file_type(path) == ".json" and (whole := _json_object(path)):
-        for form in FORMS:
+        for form in forms:
             if (unpacked := form.unpack(whole)) is not None:
                 return form, _numbered(path, unpacked)
     try:
@@ -119,7 +122,7 @@ def _open(path: Path) -> tuple[LogForm, Rows] | None:
         first = next(rows, None)
     except DataError:
         return None
-    form = next((form for form in FORMS if first and form.accepts(first[1])), None)
+    form = next((form for form in forms if first and form.accepts(first[1])), None)
     return (form, form.join(path, chain([first], rows))) if first and form else None
 
 

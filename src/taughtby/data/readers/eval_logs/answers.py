@@ -28,12 +28,14 @@ class LoggedAnswer:
         scores: The scores by name: an answer fails at 0 or less, and passes from 1 on.
         tools: Tool definitions.
         key: Identifies repeated entries of one answer; empty if the log has one entry per answer.
+        record: The row of a table without its verdicts, which is read as a query in place of messages and tools.
     """
 
     messages: list[Message]
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     tools: tuple[Record, ...] = ()
     key: str = ""
+    record: Record | None = None
 
     @property
     def failed_by(self) -> list[str]:
