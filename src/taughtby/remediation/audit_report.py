@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
@@ -25,6 +26,8 @@ from taughtby.reporting.plots import removal_curve
 from taughtby.reporting.text import format_number
 from taughtby.text import cli_command, collapse_whitespace, make_visible, markdown_code, markdown_text
 
+PROOF, CURVE = "proof.json", "curve.png"
+FILES = ("report.md", "audit.json", "trace.json", PROOF, CURVE, "answers.jsonl", "queries.jsonl")
 MAX_QUOTED_ROWS = 5
 MAX_QUOTED_CHARACTERS = 160
 TITLES = {
@@ -35,7 +38,12 @@ TITLES = {
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json to the folder, and proof.json and curve.png if there are any."""
+    """Write report.md, report.html and audit.json to the folder, and proof.json and curve.png if there are any.
+
+    What an earlier audit left there and these results do not have is removed.
+    """
+    for name in set(FILES) - set(report_files(results)):
+        (folder / name).unlink(missing_ok=True)
     html.save_json(results, folder / "audit.json")
     if results["proof"]:
         save_proof(results["proof"], folder)
@@ -45,21 +53,45 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
     (folder / "report.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def report_files(results: Document) -> list[str]:
+    """The files that an audit with these results has in its folder, besides its stages and its page."""
+    proof = results["proof"]
+    present = {"trace.json": results["trace"], PROOF: proof, CURVE: proof and _removal_curve(proof)}
+    return [name for name in FILES if present.get(name, True)]
+
+
 def save_proofs(results: Sequence[Document], out: Path) -> list[Path]:
-    """Save the experiment of each seed, the first in `out`, the others in subfolders; return the files and folders."""
+    """Save the experiment of each seed, the first in `out`, the others in subfolders; return the files and folders.
+
+    The experiments of seeds that an earlier run saved there are removed.
+    """
     folders = [out / f"seed-{result['recipe']['seed']}" if number else out for number, result in enumerate(results)]
     for result, folder in zip(results, folders, strict=True):
         save_proof(result, folder)
-    return [out / "proof.json", out / "curve.png", *folders[1:]]
+    for folder in set(out.glob("seed-*")) - set(folders):
+        for name in (PROOF, CURVE):
+            (folder / name).unlink(missing_ok=True)
+    return [out / PROOF, out / CURVE, *folders[1:]]
 
 
 def save_proof(proof: Document, folder: Path) -> None:
-    """Write proof.json, and curve.png of the first behaviour if the experiment has a removal curve."""
-    html.save_json(proof, folder / "proof.json")
+    """Write proof.json, and curve.png of the first behaviour; remove curve.png if there is no removal curve.
+
+    The folder is created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    html.save_json(proof, folder / PROOF)
+    if lines := _removal_curve(proof):
+        removal_curve(*lines, path=folder / CURVE)
+    else:
+        (folder / CURVE).unlink(missing_ok=True)
+
+
+def _removal_curve(proof: Document) -> list[Any]:
+    """The points of the first behaviour's removal curve and of its references; empty if they make no picture."""
     name = proof["behaviours"][0]["name"]
-    steps, *references = (curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM))
-    if len(steps) > 1 and all(references):
-        removal_curve(steps, *references, path=folder / "curve.png")
+    lines = [curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM)]
+    return lines if len(lines[0]) > 1 and all(lines) else []
 
 
 @dataclass(frozen=True)
@@ -114,7 +146,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
         (claim,) = claims(proof)
         grids = "\n\n".join(map(markdown, tables(proof)))
         model = f"The model trained without them: {markdown_code(get_condition(proof, CLEANED)['model'])}."
-        picture = "\n![Bad answers by number of rows removed](curve.png)\n" if len(tables(proof)) > 1 else ""
+        picture = "\n![Bad answers by number of rows removed](curve.png)\n" if _removal_curve(proof) else ""
         text = f"{claim.says} {model}\n\n{grids}{picture}"
         result.append(Section(f"Retraining: {claim.headline}", text, (command["retrain"],)))
         result.append(Section("Side effects", _side_effects(proof)))
