@@ -15,6 +15,7 @@ from rich.console import Console
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab.finetune import TrainingOptions
+from taughtby.lab.judges import JudgeFailure, Verdict
 from taughtby.lab.prompts import prompt_text, to_record
 from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.experiment import (
@@ -204,6 +205,41 @@ def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
     assert [one["title"] for one in lines] == ["one", "two", "three"]
     assert lines[0]["file"] == f"n-{key({'a': 1, 'b': 2})}.json"
     assert sorted(file.name for file in cache.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
+
+
+class Faltering:
+    """A judge that fails on some answers, and calls the others bad."""
+
+    def __init__(self) -> None:
+        self.failing, self.asked = set[str](), list[str]()
+
+    def __call__(self, prompt: str, answer: str) -> Verdict:
+        self.asked.append(prompt)
+        if prompt in self.failing:
+            raise JudgeFailure("hung", "no reply in time")
+        return Verdict(True, "bad", None)
+
+
+def test_only_answers_without_a_verdict_are_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the next run, not in this one: the conditions of a run share their verdicts."""
+    judge, pairs = Faltering(), [(f"q{number}", "a") for number in range(4)]
+    monkeypatch.setattr(retrain, "get_judge", lambda spec: judge)
+
+    def verdicts(cache: StageCache, *failing: str) -> tuple[str, list[str]]:
+        judge.failing, judge.asked = set(failing), []
+        result = retrain.judge_answers(cache, "chat:x", pairs, "all")
+        assert [one["prompt"] for one in result] == [prompt for prompt, _ in pairs]
+        return retrain.count_verdicts(result)["verdicts"], judge.asked
+
+    first = StageCache(tmp_path)
+    assert verdicts(first, "q1", "q3") == ("1-1-", ["q0", "q1", "q2", "q3"])
+    assert verdicts(first) == ("1-1-", [])
+    assert verdicts(StageCache(tmp_path), "q3") == ("111-", ["q1", "q3"])
+    assert verdicts(StageCache(tmp_path), "q3") == ("111-", ["q3"])  # still without a reply: no error
+    assert verdicts(StageCache(tmp_path)) == ("1111", ["q3"])
+    assert verdicts(StageCache(tmp_path), "q3") == ("1111", [])
+    with pytest.raises(LabError, match="failed on every answer"):
+        verdicts(StageCache(tmp_path / "new"), *(prompt for prompt, _ in pairs))
 
 
 def test_stage_cache_records_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

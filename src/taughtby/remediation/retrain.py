@@ -16,6 +16,7 @@ from typing import Any
 
 from taughtby.data.example import Example
 from taughtby.data.files import file_hash
+from taughtby.errors import LabError
 from taughtby.lab.finetune import finetune
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
@@ -198,20 +199,37 @@ def generate_answers(
 
 
 def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name: str) -> list[Document]:
-    """Judge each answer: dicts of prompt, response, bad (None if the judge failed), why, span, span_range."""
+    """Judge each answer: dicts of prompt, response, bad (None if the judge failed), why, span, span_range.
+
+    Answers on which the judge failed in an earlier run are judged again.
+    """
     pairs = [(prompt_text(prompt), answer) for prompt, answer in answers]
+    dependencies = [pairs, spec, _judge_hash(spec)]
+    stored: list[Document] | None = cache.stored("verdicts", dependencies)
+    missing = [index for index in range(len(pairs)) if stored is None or stored[index]["bad"] is None]
 
     def make(progress: ProgressCallback) -> list[Document]:
-        verdicts = judge_all(get_judge(spec), pairs, progress=progress)
-        return [
-            {"prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
-             "span_range": getattr(one, "span_range", None),
-             "bad": None if isinstance(one, JudgeFailure) else one.undesirable}
-            for (prompt, answer), one in zip(pairs, verdicts, strict=True)
-        ]  # fmt: skip
+        try:
+            verdicts = judge_all(get_judge(spec), [pairs[index] for index in missing], progress=progress)
+        except LabError:
+            if stored is None:
+                raise
+            return stored  # the judge still fails on these answers; the other verdicts count as before
+        results = dict(enumerate(stored or ()))
+        for index, one in zip(missing, verdicts, strict=True):
+            prompt, answer = pairs[index]
+            results[index] = {
+                "prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
+                "span_range": getattr(one, "span_range", None),
+                "bad": None if isinstance(one, JudgeFailure) else one.undesirable,
+            }  # fmt: skip
+        return [results[index] for index in range(len(pairs))]
 
-    title = f"{name}: judge {len(pairs)} answers by {spec}"
-    return cache.get_or_run("verdicts", [pairs, spec, _judge_hash(spec)], title, make)
+    def is_complete(verdicts: list[Document]) -> bool:
+        return all(one["bad"] is not None for one in verdicts)
+
+    title = f"{name}: judge {len(missing)} answers by {spec}"
+    return cache.get_or_run("verdicts", dependencies, title, make, is_complete)
 
 
 def count_verdicts(verdicts: Sequence[Document]) -> Document:
