@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from math import comb, sqrt
 from pathlib import Path
@@ -14,9 +15,9 @@ from rich.console import Console
 
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
-from taughtby.lab.finetune import TrainingOptions
 from taughtby.lab.judges import JudgeFailure, Verdict
 from taughtby.lab.prompts import prompt_text, to_record
+from taughtby.lab.training_options import FULL_RATE, TrainingOptions
 from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.experiment import (
     HELD_OUT_SHARE,
@@ -169,6 +170,55 @@ def test_assumed_settings_of_another_trainer_are_reported(tmp_path: Path) -> Non
     assert (recipe.rank, recipe.epochs, recipe.batch_size, recipe.learning_rate) == (16, 2, 4, 5e-4)
     assert "does not record all training options; assumed: max_length 512, seed 0" in note
     assert "the training options are not known; assumed: rank 8" in read_recipe(None, {})[1][0]
+
+
+@pytest.mark.parametrize(
+    ("state", "epochs", "says"),
+    [
+        ({"epoch": 2.985}, 3, "2.985"),
+        ({"epoch": 0.3}, 1, "0.3"),
+        ({"epoch": 2.0, "num_train_epochs": 2}, 2, ""),
+        ({"epoch": 2.66, "num_train_epochs": 3}, 3, "2.66"),
+        ({"epoch": 1.2, "num_train_epochs": 3}, 3, "1.2"),
+        ({"epoch": 1.2, "num_train_epochs": sys.maxsize}, 1, "1.2"),
+        ({"num_train_epochs": 4}, 4, ""),
+        ({"epoch": float("nan")}, TrainingOptions.epochs, ""),
+        ({"epoch": float("inf")}, TrainingOptions.epochs, ""),
+    ],
+)
+def test_fractions_of_epochs_become_whole_numbers_with_a_note(
+    tmp_path: Path, state: dict[str, float], epochs: int, says: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "peft_type": "LORA"}))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"train_batch_size": 4, **state}))
+    recipe, notes = read_recipe(tmp_path, {"learning_rate": 1e-3, "seed": 0, "max_length": 99})
+    assert recipe.epochs == epochs and isinstance(recipe.epochs, int)
+    assert [note for note in notes if "says" in note] == (
+        [f"{tmp_path} says epochs {says}; this run uses {epochs}"] if says else []
+    )
+    assert any("assumed: epochs" in note for note in notes) == (not set(state) - {"epoch"} and not says)
+    recipe, notes = read_recipe(tmp_path, {"epochs": 7})
+    assert recipe.epochs == 7 and not any("assumed: epochs" in note for note in notes)
+
+
+def test_learning_rate_of_a_full_fine_tune_is_not_that_of_an_adapter(tmp_path: Path) -> None:
+    recipe, (note,) = read_recipe(tmp_path, {"full": True})
+    assert (recipe.full, recipe.learning_rate) == (True, FULL_RATE)
+    assert f"assumed: learning_rate {FULL_RATE}," in note and "rank" not in note
+    assert read_recipe(tmp_path, {"full": True, "learning_rate": 2e-5})[0].learning_rate == 2e-5
+    (tmp_path / "taughtby.json").write_text(json.dumps({"full": True, "learning_rate": 3e-5}))
+    assert read_recipe(tmp_path, {"full": True})[0].learning_rate == 3e-5
+    (tmp_path / "taughtby.json").write_text(json.dumps({"full": True, "epochs": 2}))
+    assert read_recipe(tmp_path, {})[0].learning_rate == FULL_RATE
+
+
+def test_recipe_of_an_earlier_version_is_read_and_its_gaps_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "taughtby.json").write_text(json.dumps({"rank": 4, "rate": 2e-3, "epochs": 5, "batch": 4}))
+    recipe, (note,) = read_recipe(tmp_path, {})
+    assert recipe == TrainingOptions(4, 2e-3, 5, 4)
+    assert note == f"{tmp_path} does not record all training options; assumed: max_length 512, seed 0"
+    (tmp_path / "taughtby.json").write_text("[]")
+    assert read_recipe(tmp_path, {})[0] == TrainingOptions()
 
 
 def test_experiment_from_trace_finds_base_model(model_folder: Path, adapter_folder: Path) -> None:
