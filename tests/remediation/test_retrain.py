@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from math import comb, sqrt
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab.judges import JudgeFailure, Verdict
-from taughtby.lab.prompts import prompt_text, to_record
+from taughtby.lab.prompts import prompt_text, read_answers, to_record
 from taughtby.lab.training_options import FULL_RATE, TrainingOptions
 from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.experiment import (
@@ -400,6 +401,51 @@ def test_held_out_rows_are_excluded_from_every_condition(lab: list[str], tmp_pat
     aside = {row.id for row in data if row.source in proof["held_out"]["sources"]}
     for one in proof["conditions"]:
         assert not aside & set(json.loads(Path(one["model"], "rows").read_text()))
+
+
+def pretokenized(tokenizer: Any, *texts: tuple[str, str]) -> list[Example]:
+    """Rows as the reader has them: without a text, and with a loss on the answers."""
+    result: list[Example] = []
+    for number, (prompt, response) in enumerate(texts):
+        begin, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, response))
+        places = tuple(range(len(begin), len(begin) + len(end)))
+        empty = make_example("", "").messages
+        result.append(Example(empty, id=f"t{number}", token_ids=(*begin, *end), loss_positions=places))
+    return result
+
+
+def test_prompts_of_pretokenized_held_out_rows_are_those_of_their_tokens(
+    lab: list[str], tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without a prompt, or whose tokens are another tokenizer's, are no prompts."""
+    monkeypatch.setattr(retrain, "load_tokenizer", lambda name, adapters: tokenizer)
+    held = pretokenized(tokenizer, ("who makes honey in the sea", " bees"), ("why", " a b c"))
+    held += [Example(held[0].messages, token_ids=(5, 6, 7), loss_positions=(1, 2)),
+             Example(held[0].messages, token_ids=(5, 999_999, 7), loss_positions=(2,))]  # fmt: skip
+    proof = proved(tmp_path, rows(4, 4), ["b0"], held_out=held)
+    assert (proof["num_ordinary"], proof["held_out"]["num_rows"]) == (2, 4)
+    prompts = [read_answers(file) for file in tmp_path.glob("answers-*.jsonl")]
+    ordinary = [[prompt_text(prompt) for prompt, _ in answers] for answers in prompts if len(answers) == 2]
+    assert ordinary == [["who makes honey in the sea", "why"]] * 3
+
+
+@pytest.mark.parametrize("change", [{"token_ids": (9, 9, 9)}, {"loss_positions": (2,)}, {"no_loss": "weight 0"},
+                                    {"loss_from": 0}, {"masked": ((0, 1),)}])  # fmt: skip
+def test_losses_of_other_held_out_rows_are_not_reused(
+    lab: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Nor is a model that was trained on rows with other losses."""
+    measured: list[tuple[Example, ...]] = []
+    monkeypatch.setattr(retrain, "row_losses", lambda model, held, *_: measured.append(held) or [1.0])
+    token_row = Example(make_example("", "").messages, id="c9", token_ids=(5, 6, 7), loss_positions=(1, 2))
+    for row in (token_row, replace(token_row, **change), replace(token_row, label="other")):
+        proved(tmp_path, rows(4, 4), ["b0"], held_out=[row], ordinary=())
+    assert len(measured) == 6
+    trained = {"no_loss", "loss_from", "masked"} & change.keys()  # tokens and their losses are in the row's id
+    before = len([call for call in lab if call.startswith("train")])
+    proved(tmp_path, [*rows(4, 4), token_row], ["b0"], held_out=[token_row], ordinary=())
+    proved(tmp_path, [*rows(4, 4), replace(token_row, **change)], ["b0"], held_out=[token_row], ordinary=())
+    assert len([call for call in lab if call.startswith("train")]) - before == (6 if trained else 3)
 
 
 def test_full_adapter_is_not_retrained(lab: list[str], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.answers import write_jsonl
-from taughtby.lab.finetune import refuse_distributed
+from taughtby.lab.finetune import loss_places, refuse_distributed
 from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt, to_record
 from taughtby.methods import DEFAULT_METHOD, get_method
@@ -177,10 +177,10 @@ class _Run:
 
     def build_index(self) -> Index:
         """The index for the default method; built unless it is complete."""
-        # all that the index stores of a row: the id depends on the messages, not on label and masked characters;
+        # all that the index stores of a row: the id depends on its content, not on its label and where it has a loss;
         # sources start with the name of the data, which depends on the working directory
         data = self.case.data
-        rows = [[row.id, row.source.removeprefix(data), row.label, row.masked]
+        rows = [[row.id, row.source.removeprefix(data), row.label, row.masked, *loss_places(row)]
                 for row in read_examples(data, self.read_options)]  # fmt: skip
         method = get_method(DEFAULT_METHOD)
         dependencies = [self.model.fingerprint, str(self.model.dtype), absolute_name(data), rows,

@@ -16,12 +16,15 @@ from typing import Any
 
 from taughtby.data.example import Example
 from taughtby.data.files import file_hash
+from taughtby.data.pretokenized import decode_rows, skip_reason
+from taughtby.data.row_ids import content_hash
 from taughtby.errors import LabError
-from taughtby.lab.finetune import finetune
+from taughtby.lab.finetune import finetune, loss_places
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
 from taughtby.lab.losses import row_losses
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
+from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
 from taughtby.remediation.experiment import (
@@ -59,7 +62,7 @@ def retrain(
         cache: Where stages are stored.
         design: Which other conditions are trained.
         held_out: Clean rows to measure the loss on; by default the rows of `hold_out`.
-        ordinary: Prompts that should not trigger the behaviour; by default the prompts of the held-out rows.
+        ordinary: Prompts that should not trigger the behaviour; by default those of the held-out rows.
 
     Returns:
         The counts of each condition, as JSON (see docs/explanation/retraining.md).
@@ -69,7 +72,8 @@ def retrain(
     set_aside, trained, clean = held_out is None, rows, held_out or ()
     if set_aside:
         trained, clean = hold_out(rows, flagged_ids, design, experiment.recipe.seed)
-    run = _Run(experiment, cache, tuple(clean), tuple(clean if ordinary is None else ordinary), design.full_adapter)
+    ordinary = _prompts_of(experiment, clean) if ordinary is None else ordinary
+    run = _Run(experiment, cache, tuple(clean), tuple(ordinary), design.full_adapter)
     conditions = [run.measure_original()] if experiment.original else []
     conditions += [run.measure(one) for one in make_conditions(trained, flagged_ids, design, experiment.recipe.seed)]
     return {
@@ -96,6 +100,18 @@ def _truth(rows: Sequence[Example], flagged_ids: Sequence[str], design: Experime
     planted = {row.id for row in rows if row.label in design.truth_labels}
     num_flagged = len(planted & set(flagged_ids))
     return {"labels": list(design.truth_labels), "num_rows": len(planted), "num_flagged": num_flagged}
+
+
+def _prompts_of(experiment: RetrainExperiment, rows: Sequence[Example]) -> Sequence[Example]:
+    """The rows that have a prompt; pretokenized ones are decoded for the judge and the files of answers."""
+    if not any(row.token_ids for row in rows):
+        return rows
+    name, adapter = experiment.original or (experiment.base, None)
+    tokenizer = load_tokenizer(name, (adapter,) if adapter else ())
+    # a row whose loss begins with its second token, the first that is predicted, has no prompt
+    usable = [row for row in rows if not row.token_ids
+              or (skip_reason(tokenizer, row) is None and row.loss_positions[0] > 1)]  # fmt: skip
+    return decode_rows(tokenizer, usable)
 
 
 class _Run:
@@ -131,7 +147,7 @@ class _Run:
     def measure(self, condition: Condition) -> Document:
         """Train one condition and measure it."""
         recipe = self.experiment.recipe
-        trained_rows = [[row.id, list(map(list, row.masked))] for row in condition.rows]
+        trained_rows = [[row.id, row.masked, *loss_places(row)] for row in condition.rows]
         dependencies = [self.base, asdict(recipe), trained_rows]
         folder = self.cache.path("model", dependencies)
         if condition.name == ALL and self.full_adapter:
@@ -143,7 +159,7 @@ class _Run:
         load = load_lazily(
             self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
         )
-        held_out = [[row.messages, row.tools, row.masked, row.template_kwargs] for row in self.held_out]
+        held_out = [[content_hash(row).hex(), row.masked, *loss_places(row)] for row in self.held_out]
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
         losses = self.cache.get_or_run(
             "loss", [dependencies, held_out], title,
