@@ -344,7 +344,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (out / "rows").write_text(json.dumps([row.id for row in rows if not row.masked]))
         return out
 
-    def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, progress: Any) -> int:
+    def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, template: Any, progress: Any) -> int:
         calls.append(f"ask {len(prompts)}")
         bad = sum(name.startswith("b") for name in model.learned) // 2
         usual = not any("honey" in prompt_text(prompt) for prompt in prompts)

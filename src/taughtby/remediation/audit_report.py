@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taughtby.data.chat_template import NO_TEMPLATE
+from taughtby.data.dataset import ReadOptions
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
 from taughtby.remediation.experiment import ALL, CLEANED, RANDOM, TOP
@@ -26,8 +28,8 @@ from taughtby.reporting.plots import removal_curve
 from taughtby.reporting.text import format_number
 from taughtby.text import cli_command, collapse_whitespace, make_visible, markdown_code, markdown_text
 
-PROOF, CURVE = "proof.json", "curve.png"
-FILES = ("report.md", "audit.json", "trace.json", PROOF, CURVE, "answers.jsonl", "queries.jsonl")
+PROOF, CURVE, TEMPLATE = "proof.json", "curve.png", "template.jinja"
+FILES = ("report.md", "audit.json", "trace.json", PROOF, CURVE, TEMPLATE, "answers.jsonl", "queries.jsonl")
 MAX_QUOTED_ROWS = 5
 MAX_QUOTED_CHARACTERS = 160
 TITLES = {
@@ -38,7 +40,8 @@ TITLES = {
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json to the folder, and proof.json and curve.png if there are any.
+    """Write report.md, report.html and audit.json to the folder, and if there are any proof.json, curve.png and the
+    chat template of the trainer's recipe.
 
     What an earlier audit left there and these results do not have is removed.
     """
@@ -47,6 +50,8 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
     html.save_json(results, folder / "audit.json")
     if results["proof"]:
         save_proof(results["proof"], folder)
+    if template := _template_file(results):
+        (folder / TEMPLATE).write_bytes(template.encode("utf-8", "backslashreplace"))
     page = results["trace"] or {"version": 2, "queries": []}
     html.save_page({**page, "summary": summary(case, results)}, folder / "report.html")
     text = report_markdown(case, results, str(folder.resolve()))
@@ -56,8 +61,15 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
 def report_files(results: Document) -> list[str]:
     """The files that an audit with these results has in its folder, besides its stages and its page."""
     proof = results["proof"]
-    present = {"trace.json": results["trace"], PROOF: proof, CURVE: proof and _removal_curve(proof)}
+    present = {"trace.json": results["trace"], PROOF: proof, CURVE: proof and _removal_curve(proof),
+               TEMPLATE: _template_file(results)}  # fmt: skip
     return [name for name in FILES if present.get(name, True)]
+
+
+def _template_file(results: Document) -> str | None:
+    """The chat template for the file of it; None if the tokenizer's own, or none, is used."""
+    template = results.get("template")
+    return None if template == NO_TEMPLATE else template
 
 
 def save_proofs(results: Sequence[Document], out: Path) -> list[Path]:
@@ -159,12 +171,10 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
     """The command of each stage, with absolute paths of the audit's files."""
     model, data = absolute_name(case.model), absolute_name(case.data)
     adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
-    options = case.read_options
-    read = {} if options is None else {
-        "columns": ",".join(f"{what}={name}" for what, name in options.columns) or None,
-        "turns": options.turns if options.turns != "last" else None,
-        "response_template": options.response_template, "split": options.split,
-    }  # fmt: skip
+    reading = ReadOptions(**results.get("reading", {}))
+    read = {"columns": ",".join(f"{what}={name}" for what, name in reading.columns) or None, "turns": reading.turns,
+            "response_template": reading.response_template, "split": reading.split}  # fmt: skip
+    template = f"{folder}/{TEMPLATE}" if _template_file(results) else results.get("template")
     run = {name: value if value != "auto" else None for name, value in (("dtype", case.dtype), ("device", case.device))}
     files = {name: absolute_name(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in results["trace"]["queries"]), default=1) if results["trace"] else 1
@@ -173,7 +183,7 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
               "truth": list(case.truth_labels), "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
         "generate": cli_command("lab generate", model, prompts, out=f"{folder}/answers.jsonl",
-                                max_new_tokens=case.max_new_tokens, adapter=adapter, **run),
+                                max_new_tokens=case.max_new_tokens, template=template, adapter=adapter, **run),
         "judge": cli_command("lab judge", f"{folder}/answers.jsonl", judge=judge, out=f"{folder}/bad.jsonl"),
         "index": cli_command("index build", model, data, out=results["index"], base=base,
                              no_base=not (adapter or base), adapter=adapter, **read, **run),

@@ -194,21 +194,27 @@ class _Run:
         }
 
 
-def identity(model: Model, template: str | None) -> list[str | None]:
-    """What identifies a model, for the stages that depend on it."""
-    return [model.fingerprint["model"], model.fingerprint["adapter"], template, str(model.dtype)]
+def identity(model: Model, template: str | None) -> dict[str, str | None]:
+    """What identifies a model and the chat template of its prompts, for the stages that depend on them."""
+    return {"model": model.fingerprint["model"], "adapter": model.fingerprint["adapter"], "template": template,
+            "dtype": str(model.dtype)}  # fmt: skip
 
 
 def generate_answers(
     cache: StageCache, dependencies: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new_tokens: int,
-    name: str,
+    name: str, template: str | None = None,
 ) -> list[Answer]:  # fmt: skip
-    """Pairs of prompt and greedy answer. `dependencies` identify the model; `name` is for the progress title."""
+    """Pairs of prompt and greedy answer.
+
+    `dependencies` identify the model and its chat template, which is `template` or by default the tokenizer's own;
+    `name` is for the progress title.
+    """
     dependencies = [dependencies, [to_record(prompt, "") for prompt in prompts], max_new_tokens]
     file = cache.path("answers", dependencies).with_suffix(".jsonl")
 
     def make(progress: ProgressCallback) -> int:
-        return generate_to_file(file, load(), prompts, GenerationOptions(max_new_tokens), progress=progress)
+        options = GenerationOptions(max_new_tokens)
+        return generate_to_file(file, load(), prompts, options, template=template, progress=progress)
 
     cache.get_or_run("answers", dependencies, f"{name}: answer {len(prompts)} prompts", make)
     return [(prompt, answer) for prompt, (_, answer) in zip(prompts, read_answers(file), strict=True)]
