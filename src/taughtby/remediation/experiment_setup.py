@@ -78,7 +78,8 @@ def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tupl
     used = nearest | {name: value for name, value in overrides.items() if value is not None}
     known = {**recorded, **used}
     full = bool(known.get("full"))
-    recipe = TrainingOptions(**{"learning_rate": FULL_RATE if full else TrainingOptions.learning_rate, **known})
+    options: dict[str, Any] = {"learning_rate": FULL_RATE, **known} if full else known
+    recipe = TrainingOptions(**options)
     notes = [f"{folder} says {name} {recorded[name]}; this run uses {value}"
              for name, value in used.items() if name in recorded and recorded[name] != value]  # fmt: skip
     values = {option.name: getattr(recipe, option.name) for option in fields(TrainingOptions)}
