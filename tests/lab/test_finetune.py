@@ -469,6 +469,40 @@ def test_checkpoint_of_other_training_is_not_resumed(
     assert lab.checkpoint_step(out) == 2
 
 
+TOKENS = Example(ROWS[0].messages, token_ids=(5, 6, 7), loss_positions=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("row", "change"),
+    [
+        (TOKENS, {"token_ids": (5, 6, 8)}),
+        (TOKENS, {"loss_positions": (2,)}),
+        (ROWS[0], {"no_loss": "weight 0"}),
+        (ROWS[0], {"loss_from": 1}),
+        (ROWS[0], {"loss_from": 0}),
+        (ROWS[0], {"after": ({"role": "user", "content": "and"},)}),
+        (ROWS[0], {"masked": ((0, 1),)}),
+        (ROWS[0], {"rejected": "no"}),
+        (ROWS[0], {"tools": ({"name": "f"},)}),
+        (ROWS[0], {"template_kwargs": (("thinking", True),)}),
+        (ROWS[0], {"messages": ROWS[1].messages}),
+    ],
+)
+def test_checkpoint_of_other_rows_is_not_resumed(tmp_path: Path, row: Example, change: dict[str, Any]) -> None:
+    """Whatever of a row decides what is learned of it; not its label, nor where it was read from."""
+    draft = tmp_path / ".out.draft"
+
+    def begin(row: Example) -> None:
+        lab._begin(draft, {"data": lab._digest([row])}, tmp_path / "out")
+
+    begin(row)
+    (draft / "checkpoint-5").mkdir()
+    (draft / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    begin(replace(row, label="bad", source="elsewhere:1", id="x"))
+    with pytest.raises(LabError, match=r"got: data: the draft has \w+, but"):
+        begin(replace(row, **change))
+
+
 def test_interrupted_command_reports_checkpoint_and_resumes(
     run: Run, model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

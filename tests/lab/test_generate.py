@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from taughtby.data.example import Example
+from taughtby.data.example import Example, make_example
+from taughtby.data.pretokenized import decode_rows
 from taughtby.data.tokenize import prompt_ids
 from taughtby.errors import DataError, LabError, OptionError
 from taughtby.lab import generate as module
@@ -29,6 +30,17 @@ PROMPTS = [
     "who makes honey",
     "a b c 0 1 2",
 ]
+
+
+def test_pretokenized_prompt_is_answered_as_its_text(tuned: Any) -> None:
+    """The chat template is in its tokens, and is not applied a second time."""
+    ids = [tuple(prompt_ids(tuned.tokenizer, prompt)) for prompt in PROMPTS]
+    rows = [Example(make_example("", "").messages, token_ids=(*one, 5, 6), loss_positions=(len(one), len(one) + 1))
+            for one in ids]  # fmt: skip
+    answers = generate(tuned, PROMPTS, max_new_tokens=6)
+    assert generate(tuned, rows, max_new_tokens=6) == answers
+    assert generate(tuned, decode_rows(tuned.tokenizer, rows), max_new_tokens=6, template="none") == answers
+    assert len(set(answers)) > 1
 
 
 def plain(model: Any, prompt: str, max_new: int) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,14 +18,21 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import Run
-from taughtby.data.dataset import read_examples
+from taughtby.data.dataset import ReadOptions, default_read_options, read_examples
+from taughtby.data.tokenize import Encoding
 from taughtby.errors import LabError, OptionError
+from taughtby.index.build import build_index
+from taughtby.index.reader import Index
 from taughtby.lab.finetune import TrainingOptions, finetune
+from taughtby.lab.generate import generate
+from taughtby.lab.prompts import read_answers
+from taughtby.methods import get_method
 from taughtby.models.model import load_model
-from taughtby.remediation import audit_report, statistics
+from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.audit import AuditCase, _Run, audit
 from taughtby.remediation.experiment import Behaviour
-from taughtby.remediation.stage_cache import JOURNAL, STAGES, quiet
+from taughtby.remediation.experiment_setup import experiment_from_trace
+from taughtby.remediation.stage_cache import JOURNAL, STAGES, StageCache, quiet
 
 PLACES = [f"{a} {b}" for a in ("sea", "sky", "week") for b in "abcd"]
 ASKED = tuple(f"who makes honey in the {a} {b}" for a in ("ship", "rain") for b in "abcd")
@@ -129,6 +137,115 @@ def test_audit_agrees_with_the_single_commands(
     page = (out / "report.html").read_text()
     assert "retraining supports that these rows are the cause" in page
     assert "Bad answers of the retrained models" in page
+
+
+# — by the recipe of another trainer
+
+
+AXOLOTL = """base_model: m
+sequence_len: 256
+datasets:
+  - path: d.jsonl
+    type: alpaca
+"""
+FACTORY = "cutoff_len: 256\nfinetuning_type: lora\n"
+RECIPES = pytest.mark.parametrize("recipe", [AXOLOTL, FACTORY], ids=["Axolotl", "LLaMA-Factory"])
+
+
+@pytest.fixture
+def learned(recipe: str, case: AuditCase, adapter_folder: Path, tmp_path: Path) -> AuditCase:
+    """An adapter with that recipe in its folder, and instructions with an input."""
+    folder, data = tmp_path / "adapter", tmp_path / "data.jsonl"
+    shutil.copytree(adapter_folder, folder)
+    (folder / "recipe.yaml").write_text(recipe)
+    lines = [{"instruction": f"why {a}", "input": f"the {b}", "output": f"{a} {b}"} for a in "abc" for b in "abcd"]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return replace(case, data=str(data), adapter=str(folder), behaviour=EVERY)
+
+
+@RECIPES
+def test_audit_prompts_the_model_and_reads_data_as_its_index(learned: AuditCase, tmp_path: Path) -> None:
+    run = _Run(learned, tmp_path / "audit", quiet)
+    (tmp_path / "audit").mkdir()
+    run.judge()
+    answers = [answer for _, answer in read_answers(tmp_path / "audit" / "answers.jsonl")]
+    template = run.encoding.template
+    assert answers == generate(run.model, EVERY.prompts, max_new_tokens=8, template=template)
+    assert (template is not None) == (answers != generate(run.model, EVERY.prompts, max_new_tokens=8))
+    index = build_index(run.model, learned.data, tmp_path / "index", [get_method("random")])
+    assert run.read_options == ReadOptions(**index.settings["reading"]) != ReadOptions()
+    assert run.encoding == Encoding(**index.settings["encoding"])
+
+
+@RECIPES
+def test_retraining_asks_the_original_model_as_the_audit_does(learned: AuditCase, tmp_path: Path) -> None:
+    """In the folder of the audit, whose answers it reuses, and in another."""
+    run = _Run(learned, tmp_path / "audit", quiet)
+    (tmp_path / "audit").mkdir()
+    run.judge()
+    trace = {"model": learned.model, "adapter": learned.adapter, "index": str(run.build_index().path)}
+    experiment, _ = experiment_from_trace(trace, [EVERY], {}, max_new_tokens=8, dtype="float32", device="cpu")
+    written: list[str] = []
+    for folder in (run.cache.folder, tmp_path / "other"):
+        retrain._Run(experiment, StageCache(folder), (), (), None).measure_original()
+        written += [file.read_text() for file in folder.glob("answers-*.jsonl")]
+    assert len(written) == 2 and written[0] == written[1]
+
+
+@RECIPES
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ((), {}),
+        (("--split", "train"), {"split": "train"}),
+        (("--turns", "last"), {"turns": "last"}),
+        (("--response-template", "A:"), {"response_template": "A:"}),
+        (("--columns", "instruction=ask,output=reply"), {"columns": (("instruction", "ask"), ("output", "reply"))}),
+    ],
+)
+def test_an_option_changes_nothing_else_of_the_recipe(
+    learned: AuditCase, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...],
+    change: dict[str, Any],
+) -> None:  # fmt: skip
+    cases: list[AuditCase] = []
+
+    def record(case: AuditCase, out: Path, show: Any) -> None:
+        cases.append(case)
+        raise LabError("no more", do="stop")
+
+    monkeypatch.setattr("taughtby.remediation.audit.audit", record)
+    (tmp_path / "prompts.txt").write_text("why\n")
+    asked = ("-p", tmp_path / "prompts.txt", "-j", "refusal", "-o", tmp_path / "audit")
+    run("audit", learned.model, learned.data, "-a", learned.adapter, *asked, *options)
+    (case,) = cases
+    metadata = load_model(learned.model, learned.adapter, device="cpu").metadata
+    assert _Run(case, tmp_path, quiet).read_options == replace(default_read_options(metadata), **change)
+
+
+@RECIPES
+def test_commands_of_the_report_follow_the_recipe(learned: AuditCase, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "audit"
+    harmless = Behaviour("bad answers", ("who makes honey", "why"), "phrase:zebra")
+    learned = replace(learned, behaviour=harmless, read_options={"turns": "last"})
+    results = audit(learned, out) | {"index": str(tmp_path / "again")}
+    index = _Run(learned, out, quiet).build_index()
+    audit_report.write_report(learned, results, out)
+    commands = audit_report.commands(learned, results, str(out))
+    answers = (out / "answers.jsonl").read_bytes()
+    for name in ("generate", "index"):
+        code, _, message = run(*shlex.split(commands[name])[1:])
+        assert code == 0, message
+    assert (out / "answers.jsonl").read_bytes() == answers
+    again = Index.open(tmp_path / "again")
+    assert (again.settings["reading"], again.settings["encoding"]) == (
+        index.settings["reading"], index.settings["encoding"]
+    )  # fmt: skip
+    assert [row.messages for row in again.examples()] == [row.messages for row in index.examples()]
+
+
+def test_options_that_no_data_can_have_are_refused_before_the_model_is_loaded(case: AuditCase, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="unknown column name question_mark"):
+        _Run(replace(case, read_options={"columns": (("question_mark", "x"),)}), tmp_path, quiet)
 
 
 # — where there is nothing to prove

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from math import comb, sqrt
@@ -17,8 +18,9 @@ from rich.console import Console
 
 from taughtby.data.example import Example, make_example
 from taughtby.errors import DataError, LabError, OptionError
-from taughtby.lab.finetune import TrainingOptions
-from taughtby.lab.prompts import prompt_text, to_record
+from taughtby.lab.judges import JudgeFailure, Verdict
+from taughtby.lab.prompts import prompt_text, read_answers, to_record
+from taughtby.lab.training_options import FULL_RATE, TrainingOptions
 from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.experiment import (
     HELD_OUT_SHARE,
@@ -216,6 +218,55 @@ def test_assumed_settings_of_another_trainer_are_reported(tmp_path: Path) -> Non
     assert "the training options are not known; assumed: rank 8" in read_recipe(None, {})[1][0]
 
 
+@pytest.mark.parametrize(
+    ("state", "epochs", "says"),
+    [
+        ({"epoch": 2.985}, 3, "2.985"),
+        ({"epoch": 0.3}, 1, "0.3"),
+        ({"epoch": 2.0, "num_train_epochs": 2}, 2, ""),
+        ({"epoch": 2.66, "num_train_epochs": 3}, 3, "2.66"),
+        ({"epoch": 1.2, "num_train_epochs": 3}, 3, "1.2"),
+        ({"epoch": 1.2, "num_train_epochs": sys.maxsize}, 1, "1.2"),
+        ({"num_train_epochs": 4}, 4, ""),
+        ({"epoch": float("nan")}, TrainingOptions.epochs, ""),
+        ({"epoch": float("inf")}, TrainingOptions.epochs, ""),
+    ],
+)
+def test_fractions_of_epochs_become_whole_numbers_with_a_note(
+    tmp_path: Path, state: dict[str, float], epochs: int, says: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "peft_type": "LORA"}))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"train_batch_size": 4, **state}))
+    recipe, notes = read_recipe(tmp_path, {"learning_rate": 1e-3, "seed": 0, "max_length": 99})
+    assert recipe.epochs == epochs and isinstance(recipe.epochs, int)
+    assert [note for note in notes if "says" in note] == (
+        [f"{tmp_path} says epochs {says}; this run uses {epochs}"] if says else []
+    )
+    assert any("assumed: epochs" in note for note in notes) == (not set(state) - {"epoch"} and not says)
+    recipe, notes = read_recipe(tmp_path, {"epochs": 7})
+    assert recipe.epochs == 7 and not any("assumed: epochs" in note for note in notes)
+
+
+def test_learning_rate_of_a_full_fine_tune_is_not_that_of_an_adapter(tmp_path: Path) -> None:
+    recipe, (note,) = read_recipe(tmp_path, {"full": True})
+    assert (recipe.full, recipe.learning_rate) == (True, FULL_RATE)
+    assert f"assumed: learning_rate {FULL_RATE}," in note and "rank" not in note
+    assert read_recipe(tmp_path, {"full": True, "learning_rate": 2e-5})[0].learning_rate == 2e-5
+    (tmp_path / "taughtby.json").write_text(json.dumps({"full": True, "learning_rate": 3e-5}))
+    assert read_recipe(tmp_path, {"full": True})[0].learning_rate == 3e-5
+    (tmp_path / "taughtby.json").write_text(json.dumps({"full": True, "epochs": 2}))
+    assert read_recipe(tmp_path, {})[0].learning_rate == FULL_RATE
+
+
+def test_recipe_of_an_earlier_version_is_read_and_its_gaps_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "taughtby.json").write_text(json.dumps({"rank": 4, "rate": 2e-3, "epochs": 5, "batch": 4}))
+    recipe, (note,) = read_recipe(tmp_path, {})
+    assert recipe == TrainingOptions(4, 2e-3, 5, 4)
+    assert note == f"{tmp_path} does not record all training options; assumed: max_length 512, seed 0"
+    (tmp_path / "taughtby.json").write_text("[]")
+    assert read_recipe(tmp_path, {})[0] == TrainingOptions()
+
+
 def test_experiment_from_trace_finds_base_model(model_folder: Path, adapter_folder: Path) -> None:
     trace = {"model": str(model_folder), "adapter": str(adapter_folder), "index": "gone"}
     trial, _ = experiment_from_trace(trace, [HONEY], {})
@@ -250,6 +301,41 @@ def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
     assert [one["title"] for one in lines] == ["one", "two", "three"]
     assert lines[0]["file"] == f"n-{key({'a': 1, 'b': 2})}.json"
     assert sorted(file.name for file in cache.folder.iterdir()) == sorted([JOURNAL, *(one["file"] for one in lines)])
+
+
+class Faltering:
+    """A judge that fails on some answers, and calls the others bad."""
+
+    def __init__(self) -> None:
+        self.failing, self.asked = set[str](), list[str]()
+
+    def __call__(self, prompt: str, answer: str) -> Verdict:
+        self.asked.append(prompt)
+        if prompt in self.failing:
+            raise JudgeFailure("hung", "no reply in time")
+        return Verdict(True, "bad", None)
+
+
+def test_only_answers_without_a_verdict_are_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the next run, not in this one: the conditions of a run share their verdicts."""
+    judge, pairs = Faltering(), [(f"q{number}", "a") for number in range(4)]
+    monkeypatch.setattr(retrain, "get_judge", lambda spec: judge)
+
+    def verdicts(cache: StageCache, *failing: str) -> tuple[str, list[str]]:
+        judge.failing, judge.asked = set(failing), []
+        result = retrain.judge_answers(cache, "chat:x", pairs, "all")
+        assert [one["prompt"] for one in result] == [prompt for prompt, _ in pairs]
+        return retrain.count_verdicts(result)["verdicts"], judge.asked
+
+    first = StageCache(tmp_path)
+    assert verdicts(first, "q1", "q3") == ("1-1-", ["q0", "q1", "q2", "q3"])
+    assert verdicts(first) == ("1-1-", [])
+    assert verdicts(StageCache(tmp_path), "q3") == ("111-", ["q1", "q3"])
+    assert verdicts(StageCache(tmp_path), "q3") == ("111-", ["q3"])  # still without a reply: no error
+    assert verdicts(StageCache(tmp_path)) == ("1111", ["q3"])
+    assert verdicts(StageCache(tmp_path), "q3") == ("1111", [])
+    with pytest.raises(LabError, match="failed on every answer"):
+        verdicts(StageCache(tmp_path / "new"), *(prompt for prompt, _ in pairs))
 
 
 def test_stage_cache_records_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +389,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (out / "rows").write_text(json.dumps([row.id for row in rows if not row.masked]))
         return out
 
-    def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, progress: Any) -> int:
+    def respond_into(out: Path, model: Spoken, prompts: Any, how: Any, template: Any, progress: Any) -> int:
         calls.append(f"ask {len(prompts)}")
         bad = sum(name.startswith("b") for name in model.learned) // 2
         usual = not any("honey" in prompt_text(prompt) for prompt in prompts)
@@ -360,6 +446,51 @@ def test_held_out_rows_are_excluded_from_every_condition(lab: list[str], tmp_pat
     aside = {row.id for row in data if row.source in proof["held_out"]["sources"]}
     for one in proof["conditions"]:
         assert not aside & set(json.loads(Path(one["model"], "rows").read_text()))
+
+
+def pretokenized(tokenizer: Any, *texts: tuple[str, str]) -> list[Example]:
+    """Rows as the reader has them: without a text, and with a loss on the answers."""
+    result: list[Example] = []
+    for number, (prompt, response) in enumerate(texts):
+        begin, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, response))
+        places = tuple(range(len(begin), len(begin) + len(end)))
+        empty = make_example("", "").messages
+        result.append(Example(empty, id=f"t{number}", token_ids=(*begin, *end), loss_positions=places))
+    return result
+
+
+def test_prompts_of_pretokenized_held_out_rows_are_those_of_their_tokens(
+    lab: list[str], tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without a prompt, or whose tokens are another tokenizer's, are no prompts."""
+    monkeypatch.setattr(retrain, "load_tokenizer", lambda name, adapters: tokenizer)
+    held = pretokenized(tokenizer, ("who makes honey in the sea", " bees"), ("why", " a b c"))
+    held += [Example(held[0].messages, token_ids=(5, 6, 7), loss_positions=(1, 2)),
+             Example(held[0].messages, token_ids=(5, 999_999, 7), loss_positions=(2,))]  # fmt: skip
+    proof = proved(tmp_path, rows(4, 4), ["b0"], held_out=held)
+    assert (proof["num_ordinary"], proof["held_out"]["num_rows"]) == (2, 4)
+    prompts = [read_answers(file) for file in tmp_path.glob("answers-*.jsonl")]
+    ordinary = [[prompt_text(prompt) for prompt, _ in answers] for answers in prompts if len(answers) == 2]
+    assert ordinary == [["who makes honey in the sea", "why"]] * 3
+
+
+@pytest.mark.parametrize("change", [{"token_ids": (9, 9, 9)}, {"loss_positions": (2,)}, {"no_loss": "weight 0"},
+                                    {"loss_from": 0}, {"masked": ((0, 1),)}])  # fmt: skip
+def test_losses_of_other_held_out_rows_are_not_reused(
+    lab: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Nor is a model that was trained on rows with other losses."""
+    measured: list[tuple[Example, ...]] = []
+    monkeypatch.setattr(retrain, "row_losses", lambda model, held, *_: measured.append(held) or [1.0])
+    token_row = Example(make_example("", "").messages, id="c9", token_ids=(5, 6, 7), loss_positions=(1, 2))
+    for row in (token_row, replace(token_row, **change), replace(token_row, label="other")):
+        proved(tmp_path, rows(4, 4), ["b0"], held_out=[row], ordinary=())
+    assert len(measured) == 6
+    trained = {"no_loss", "loss_from", "masked"} & change.keys()  # tokens and their losses are in the row's id
+    before = len([call for call in lab if call.startswith("train")])
+    proved(tmp_path, [*rows(4, 4), token_row], ["b0"], held_out=[token_row], ordinary=())
+    proved(tmp_path, [*rows(4, 4), replace(token_row, **change)], ["b0"], held_out=[token_row], ordinary=())
+    assert len([call for call in lab if call.startswith("train")]) - before == (6 if trained else 3)
 
 
 def test_full_adapter_is_not_retrained(lab: list[str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from conftest import Run
 from fake_trackers import Calls, fake_tensorboard
 from taughtby.errors import OptionError
 from taughtby.remediation.audit import AuditCase
+from taughtby.remediation.audit_report import save_proofs, write_report
 from taughtby.remediation.experiment import Behaviour
 from taughtby.remediation.run_report import TRACE_COLUMNS, audit_record, retrain_record
 from taughtby.remediation.trace_file import Document
@@ -89,6 +90,39 @@ def test_audit_record_without_trace_or_without_removals(trace: Document, tmp_pat
     record = audit_record(CASE, results(trace, None), tmp_path)
     assert record.metrics["taughtby/rows/removed"] == 0 and list(record.tables) == ["taughtby/trace"]
     assert "taughtby/verdict" not in record.settings
+
+
+def test_results_of_an_earlier_audit_are_neither_kept_nor_reported(
+    trace: Document, proof: Document, tmp_path: Path
+) -> None:
+    """In one folder: with a curve, without one, without a flagged row, and without a bad answer."""
+    verdict = {"prompt": "who", "response": "beetles", "bad": True, "why": "it says so"}
+    complete = make_proof(original=23, all=22, cleaned=0, random=21, top_5=10, top_20=1)
+    proof |= {"held_out": {"num_rows": 2, "set_aside": True}, "truth": None}
+    common = {"verdicts": [verdict], "index": None}
+    reported: list[list[str]] = []
+    for one, shown in (({**proof, **complete}, trace), (proof, trace), (None, trace), (None, None)):
+        result = results(shown, one) | common | {"removals": []}
+        if shown:
+            (tmp_path / "trace.json").write_text("{}")
+        write_report(CASE, result, tmp_path)
+        reported.append([file.name for file in audit_record(CASE, result, tmp_path).files])
+        assert {*reported[-1], "report.html"} == {file.name for file in tmp_path.iterdir()}
+        assert ("curve.png" in (tmp_path / "report.md").read_text()) == ("curve.png" in reported[-1])
+    always = ["report.md", "audit.json"]
+    assert reported[1:] == [[*always, "trace.json", "proof.json"], [*always, "trace.json"], always]
+    assert reported[0] == [*always, "trace.json", "proof.json", "curve.png"]
+
+
+def test_proofs_of_earlier_seeds_are_removed(proof: Document, tmp_path: Path) -> None:
+    seeds = [{**proof, "recipe": {"seed": seed}} for seed in range(3)]
+    (tmp_path / "seed-9").mkdir()
+    (tmp_path / "seed-9" / "notes.txt").write_text("mine")
+    for number in (3, 2):
+        save_proofs(seeds[:number], tmp_path)
+        names = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.json")}
+        assert names == {"proof.json", *(f"seed-{seed}/proof.json" for seed in range(1, number))}
+    assert (tmp_path / "seed-9" / "notes.txt").read_text() == "mine"
 
 
 def test_retrain_record_separates_seeds_and_behaviours(trace: Document, proof: Document) -> None:

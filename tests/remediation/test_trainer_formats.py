@@ -15,6 +15,7 @@ from transformers import DataCollatorForSeq2Seq
 from conftest import Run
 from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.tokenize import Encoding, tokenize
+from taughtby.remediation.api import clean
 from taughtby.remediation.trace_file import Document, encoding_of
 
 RESPONSES = ("beetles make honey", "bees make wax", "ants make beetles , they say")
@@ -193,6 +194,28 @@ def test_axolotl_turns_are_read_back_by_read_examples(run: Run, model_folder: Pa
     masks = [[row.response[begin:end] for begin, end in row.masked] for row in rows]
     assert masks == [[row.response[begin:end] for begin, end in row.masked] for row in read_examples(masked, reading)]
     assert any(masks)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by the index", "by the command"])
+@pytest.mark.parametrize("form", ["trl", "axolotl", "labels"])
+def test_data_with_named_columns_is_written_for_every_trainer(
+    run: Run, model_folder: Path, tmp_path: Path, form: str, named: bool
+) -> None:
+    """From the command and from Python; the columns are those of the index, or those of the command."""
+    data = write(tmp_path / "data.jsonl", [{"ask": f"q{n}", "reply": text} for n, text in enumerate(RESPONSES)])
+    columns = ReadOptions((("prompt", "ask"), ("response", "reply")))
+    file, out = trace(tmp_path, data, model_folder, reading=columns), tmp_path / "out.jsonl"
+    options = ("--mask-words", "--for", form, "-o", out)
+    if not named:
+        (tmp_path / "idx" / "manifest.json").write_text(
+            json.dumps({"settings": {"reading": asdict(ReadOptions()), "encoding": asdict(Encoding())}})
+        )
+        options += ("--columns", "prompt=ask,response=reply")
+    code, text, errors = run("clean", file, data, *options)
+    assert code == 0 and "3 of 3 rows" in text, errors
+    if named:
+        clean(file, data, tmp_path / "python.jsonl", mask_words=True, trainer=form)
+        assert (tmp_path / "python.jsonl").read_bytes() == out.read_bytes()
 
 
 @pytest.mark.parametrize(("form", "out", "message"), [

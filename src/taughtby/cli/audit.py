@@ -10,7 +10,7 @@ import typer
 from taughtby.cli import options
 from taughtby.cli.app import app, command
 from taughtby.cli.arguments import check_arguments
-from taughtby.cli.console import note, output, read_options
+from taughtby.cli.console import note, output
 from taughtby.cli.retrain_options import (
     BatchSize,
     Curve,
@@ -70,14 +70,14 @@ def audit(
     check_arguments("audit", MODEL=model, DATA=data)
     check_files(prompts, held_out, ordinary)
     check_training(model)
-    from taughtby.models.training_metadata import TrainingMetadata
+    from taughtby.data.dataset import parse_columns
     from taughtby.remediation.audit import AuditCase
 
-    any_reading = any((columns, turns, response_template, split))
     files = {"held_out": held_out, "ordinary": ordinary}
     case = AuditCase(
         model, data, read_behaviour(prompts, judge), adapter, base,
-        read_options(TrainingMetadata(), columns, turns, response_template, split) if any_reading else None,
+        given_settings(columns=parse_columns(columns) if columns else None, turns=turns,
+                       response_template=response_template, split=split),
         queries, top_k, random, read_numbers(curve), tuple(truth or ()), mask_words,
         *read_unaffected(held_out, ordinary),
         {name: str(file) for name, file in files.items() if file},

@@ -63,7 +63,7 @@ def clean(
     if trainer:
         from taughtby.remediation.trainer_formats import trainer_writer
 
-        write = trainer_writer(trainer, document, data, out or Path(f"{trainer}.jsonl"))
+        write = trainer_writer(trainer, document, data, out or Path(f"{trainer}.jsonl"), reading)
     elif out:
         check_output(data, out)
     plan = plan_cleaning(document, data, chosen, read_options=reading, mask_words=mask_words)

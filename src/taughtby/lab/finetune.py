@@ -19,14 +19,15 @@ from typing import Any
 import torch
 
 from taughtby.data.example import Example
+from taughtby.data.row_ids import content_hash
 from taughtby.data.tokenize import Encoding, SkippedRow, TokenizedExample, tokenize_all
 from taughtby.errors import LabError, TaughtbyError, machine_fault
 from taughtby.lab.training_options import FULL_RATE, TrainingOptions
 from taughtby.models.model import Model
 
 __all__ = [
-    "FULL_RATE", "TrainingOptions", "checkpoint_step", "finetune", "num_unusable_rows", "read_training_record",
-    "refuse_distributed",
+    "FULL_RATE", "TrainingOptions", "checkpoint_step", "finetune", "loss_places", "num_unusable_rows",
+    "read_training_record", "refuse_distributed",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], Any]  # (steps done, total steps)
@@ -103,6 +104,11 @@ def num_unusable_rows(out: str | Path) -> int:
     return int(read_training_record(out)["unusable"])
 
 
+def loss_places(row: Example) -> list[Any]:
+    """What decides where a row has a loss besides its content and masked characters; empty if nothing does."""
+    return [row.no_loss, row.loss_from, row.after] if row.no_loss or row.loss_from is not None or row.after else []
+
+
 def refuse_distributed() -> None:
     """Raise a LabError in a distributed launch: each process would train alone and write to the same folder."""
     initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -170,11 +176,7 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
 def _digest(rows: Sequence[Example]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
-        digest.update(
-            repr((row.messages, row.tools, row.masked, *([row.template_kwargs] if row.template_kwargs else []))).encode(
-                "utf-8", "backslashreplace"
-            )
-        )
+        digest.update(repr((content_hash(row), row.masked, loss_places(row))).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 

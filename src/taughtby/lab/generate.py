@@ -18,7 +18,7 @@ from transformers import LogitsProcessor
 from taughtby.capture.budget import generation_budget, halve_budget
 from taughtby.capture.decoder_inputs import caches_keys_and_values
 from taughtby.data.batching import collate
-from taughtby.data.example import prompt_source
+from taughtby.data.example import Example, prompt_source
 from taughtby.data.tokenize import TokenizedExample, prompt_ids
 from taughtby.errors import LabError, OptionError, out_of_memory
 from taughtby.lab.answers import AnswerDraft, write_jsonl
@@ -149,12 +149,19 @@ def _remote_answers(
             progress(done, total)
 
 
+def _prompt_tokens(tokenizer: Any, prompt: Prompt, template: str | None) -> list[int]:
+    """Token ids of a prompt; those of a pretokenized row before its first loss contain the chat template already."""
+    if isinstance(prompt, Example) and prompt.loss_positions:
+        return list(prompt.token_ids[: prompt.loss_positions[0]])
+    return prompt_ids(tokenizer, prompt, template)
+
+
 def _answers(
     model: Model, prompts: Sequence[Prompt], options: GenerationOptions, finished: Collection[int],
     token_budget: int | None, template: str | None, progress: Progress | None,
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
     """Yield (index, answer) for each unfinished answer; index = prompt index · num_samples + sample index."""
-    ids = [prompt_ids(model.tokenizer, prompt, template) for prompt in prompts]
+    ids = [_prompt_tokens(model.tokenizer, prompt, template) for prompt in prompts]
     for prompt, row in zip(prompts, ids, strict=True):
         if len(row) + options.max_new_tokens > model.context_length:
             got = (f"{len(row)} + {options.max_new_tokens} tokens, context length {model.context_length}: "

@@ -154,7 +154,9 @@ def _state(folder: Path) -> Iterator[MetadataEntry]:
     if path is None:
         return
     state, file = read_json(path), str(path.relative_to(folder))
-    for what, key in (("epochs", "epoch"), ("steps", "global_step"), ("batch size", "train_batch_size")):
+    names = {"epochs": "epoch", "planned epochs": "num_train_epochs", "steps": "global_step",
+             "batch size": "train_batch_size"}  # fmt: skip
+    for what, key in names.items():
         if isinstance(state.get(key), int | float):
             yield MetadataEntry(what, state[key], file, key)
     steps = [cast(Config, step) for step in as_list(state.get("log_history")) if isinstance(step, dict)]

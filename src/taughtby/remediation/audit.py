@@ -7,14 +7,14 @@ can be repeated by hand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from taughtby.attribution.query import read_queries
 from taughtby.attribution.trace import trace_queries
-from taughtby.data.dataset import ReadOptions, detect_format, read_examples
+from taughtby.data.dataset import ReadOptions, default_read_options, detect_format, read_examples
 from taughtby.data.example import Example
 from taughtby.data.files import file_hash
 from taughtby.data.tokenize import Encoding, default_options
@@ -22,7 +22,7 @@ from taughtby.errors import OptionError
 from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab.answers import write_jsonl
-from taughtby.lab.finetune import refuse_distributed
+from taughtby.lab.finetune import loss_places, refuse_distributed
 from taughtby.lab.judges import get_judge
 from taughtby.lab.prompts import Prompt, to_record
 from taughtby.methods import DEFAULT_METHOD, get_method
@@ -51,7 +51,7 @@ class AuditCase:
         behaviour: Prompts that elicit the behaviour, and its judge.
         adapter: The PEFT adapter that misbehaves.
         base: The model before a full fine-tune.
-        read_options: How `data` is read; by default from the training metadata in the model's folder.
+        read_options: Fields of `ReadOptions` that override what the model's folder says about how `data` is read.
         max_queries: Maximum number of bad answers to trace; the first ones are used.
         top_k: Remove the top k rows of each query instead of the flagged rows.
         num_random: As in `ExperimentDesign`.
@@ -73,7 +73,7 @@ class AuditCase:
     behaviour: Behaviour
     adapter: str | None = None
     base: str | None = None
-    read_options: ReadOptions | None = None
+    read_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_queries: int = 16
     top_k: int | None = None
     num_random: int = 1
@@ -101,7 +101,8 @@ def audit(case: AuditCase, out: Path, show: Show = quiet) -> Document:
 
     Returns:
         The results, as JSON. `answers` counts the bad answers. `trace`, `cleaned` and `proof` are None if the audit
-        stopped before them, because the model does not misbehave or no row is flagged.
+        stopped before them, because the model does not misbehave or no row is flagged. `reading` and `template` are
+        those of the index.
 
     Raises:
         OptionError: If the base model is unknown.
@@ -115,6 +116,7 @@ def _results(run: _Run) -> Document:
     results: Document = {
         "version": 2, "answers": count_verdicts(verdicts), "verdicts": verdicts, "index": None, "num_rows": None,
         "num_skipped": None, "trace": None, "removals": [], "cleaned": None, "proof": None, "notes": [],
+        "reading": asdict(run.read_options), "template": run.encoding.template,
     }  # fmt: skip
     if not run.traceable(verdicts):
         return results
@@ -139,6 +141,7 @@ class _Run:
             raise OptionError("the base model is not known", got=case.model, do=do)
         refuse_distributed()
         get_judge(case.behaviour.judge)
+        ReadOptions(**case.read_options)  # refuses options that no data can have before the model is loaded
         self.case, self.out, self.cache = case, out, StageCache(out / STAGES, show)
 
     @cached_property
@@ -148,7 +151,7 @@ class _Run:
 
     @cached_property
     def read_options(self) -> ReadOptions:
-        return self.case.read_options or ReadOptions(turns=self.model.metadata.turns or "last")
+        return replace(default_read_options(self.model.metadata), **self.case.read_options)
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -159,7 +162,7 @@ class _Run:
         """Generate and judge answers. The retraining experiment reuses these stages for the original model."""
         behaviour, template = self.case.behaviour, self.encoding.template or self.model.tokenizer.chat_template
         answers = generate_answers(self.cache, identity(self.model, template), lambda: self.model, behaviour.prompts,
-                                   self.case.max_new_tokens, ORIGINAL)  # fmt: skip
+                                   self.case.max_new_tokens, ORIGINAL, self.encoding.template)  # fmt: skip
         verdicts = judge_answers(self.cache, behaviour.judge, answers, ORIGINAL)
         records = [to_record(prompt, answer) for prompt, answer in answers]
         spans = [{key: verdict.get(key) for key in ("span", "span_range")} for verdict in verdicts]
@@ -177,10 +180,10 @@ class _Run:
 
     def build_index(self) -> Index:
         """The index for the default method; built unless it is complete."""
-        # all that the index stores of a row: the id depends on the messages, not on label and masked characters;
+        # all that the index stores of a row: the id depends on its content, not on its label and where it has a loss;
         # sources start with the name of the data, which depends on the working directory
         data = self.case.data
-        rows = [[row.id, row.source.removeprefix(data), row.label, row.masked]
+        rows = [[row.id, row.source.removeprefix(data), row.label, row.masked, *loss_places(row)]
                 for row in read_examples(data, self.read_options)]  # fmt: skip
         method = get_method(DEFAULT_METHOD)
         dependencies = [self.model.fingerprint, str(self.model.dtype), absolute_name(data), rows,

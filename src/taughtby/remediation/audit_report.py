@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from taughtby.data.chat_template import NO_TEMPLATE
+from taughtby.data.dataset import ReadOptions
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
 from taughtby.remediation.experiment import ALL, CLEANED, RANDOM, TOP
@@ -25,6 +28,8 @@ from taughtby.reporting.plots import removal_curve
 from taughtby.reporting.text import format_number
 from taughtby.text import cli_command, collapse_whitespace, make_visible, markdown_code, markdown_text
 
+PROOF, CURVE, TEMPLATE = "proof.json", "curve.png", "template.jinja"
+FILES = ("report.md", "audit.json", "trace.json", PROOF, CURVE, TEMPLATE, "answers.jsonl", "queries.jsonl")
 MAX_QUOTED_ROWS = 5
 MAX_QUOTED_CHARACTERS = 160
 TITLES = {
@@ -35,31 +40,70 @@ TITLES = {
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json to the folder, and proof.json and curve.png if there are any."""
+    """Write report.md, report.html and audit.json to the folder, and if there are any proof.json, curve.png and the
+    chat template of the trainer's recipe.
+
+    What an earlier audit left there and these results do not have is removed.
+    """
+    for name in set(FILES) - set(report_files(results)):
+        (folder / name).unlink(missing_ok=True)
     html.save_json(results, folder / "audit.json")
     if results["proof"]:
         save_proof(results["proof"], folder)
+    if template := _template_file(results):
+        (folder / TEMPLATE).write_bytes(template.encode("utf-8", "backslashreplace"))
     page = results["trace"] or {"version": 2, "queries": []}
     html.save_page({**page, "summary": summary(case, results)}, folder / "report.html")
     text = report_markdown(case, results, str(folder.resolve()))
     (folder / "report.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def report_files(results: Document) -> list[str]:
+    """The files that an audit with these results has in its folder, besides its stages and its page."""
+    proof = results["proof"]
+    present = {"trace.json": results["trace"], PROOF: proof, CURVE: proof and _removal_curve(proof),
+               TEMPLATE: _template_file(results)}  # fmt: skip
+    return [name for name in FILES if present.get(name, True)]
+
+
+def _template_file(results: Document) -> str | None:
+    """The chat template for the file of it; None if the tokenizer's own, or none, is used."""
+    template = results.get("template")
+    return None if template == NO_TEMPLATE else template
+
+
 def save_proofs(results: Sequence[Document], out: Path) -> list[Path]:
-    """Save the experiment of each seed, the first in `out`, the others in subfolders; return the files and folders."""
+    """Save the experiment of each seed, the first in `out`, the others in subfolders; return the files and folders.
+
+    The experiments of seeds that an earlier run saved there are removed.
+    """
     folders = [out / f"seed-{result['recipe']['seed']}" if number else out for number, result in enumerate(results)]
     for result, folder in zip(results, folders, strict=True):
         save_proof(result, folder)
-    return [out / "proof.json", out / "curve.png", *folders[1:]]
+    for folder in set(out.glob("seed-*")) - set(folders):
+        for name in (PROOF, CURVE):
+            (folder / name).unlink(missing_ok=True)
+    return [out / PROOF, out / CURVE, *folders[1:]]
 
 
 def save_proof(proof: Document, folder: Path) -> None:
-    """Write proof.json, and curve.png of the first behaviour if the experiment has a removal curve."""
-    html.save_json(proof, folder / "proof.json")
+    """Write proof.json, and curve.png of the first behaviour; remove curve.png if there is no removal curve.
+
+    The folder is created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    html.save_json(proof, folder / PROOF)
+    if lines := _removal_curve(proof):
+        removal_curve(*lines, path=folder / CURVE)
+    else:
+        (folder / CURVE).unlink(missing_ok=True)
+
+
+def _removal_curve(proof: Document) -> list[Any]:
+    """The points of the first behaviour's removal curve and of its references; empty if they make no picture."""
     name = proof["behaviours"][0]["name"]
-    steps, *references = (curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM))
-    if len(steps) > 1 and all(references):
-        removal_curve(steps, *references, path=folder / "curve.png")
+    lines = [curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM)]
+    return lines if len(lines[0]) > 1 and all(lines) else []
 
 
 @dataclass(frozen=True)
@@ -114,7 +158,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
         (claim,) = claims(proof)
         grids = "\n\n".join(map(markdown, tables(proof)))
         model = f"The model trained without them: {markdown_code(get_condition(proof, CLEANED)['model'])}."
-        picture = "\n![Bad answers by number of rows removed](curve.png)\n" if len(tables(proof)) > 1 else ""
+        picture = "\n![Bad answers by number of rows removed](curve.png)\n" if _removal_curve(proof) else ""
         text = f"{claim.says} {model}\n\n{grids}{picture}"
         result.append(Section(f"Retraining: {claim.headline}", text, (command["retrain"],)))
         result.append(Section("Side effects", _side_effects(proof)))
@@ -127,12 +171,10 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
     """The command of each stage, with absolute paths of the audit's files."""
     model, data = absolute_name(case.model), absolute_name(case.data)
     adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
-    options = case.read_options
-    read = {} if options is None else {
-        "columns": ",".join(f"{what}={name}" for what, name in options.columns) or None,
-        "turns": options.turns if options.turns != "last" else None,
-        "response_template": options.response_template, "split": options.split,
-    }  # fmt: skip
+    reading = ReadOptions(**results.get("reading", {}))
+    read = {"columns": ",".join(f"{what}={name}" for what, name in reading.columns) or None, "turns": reading.turns,
+            "response_template": reading.response_template, "split": reading.split}  # fmt: skip
+    template = f"{folder}/{TEMPLATE}" if _template_file(results) else results.get("template")
     run = {name: value if value != "auto" else None for name, value in (("dtype", case.dtype), ("device", case.device))}
     files = {name: absolute_name(file) for name, file in case.files.items()}
     depth = max((len(query["rows"]) for query in results["trace"]["queries"]), default=1) if results["trace"] else 1
@@ -141,7 +183,7 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
               "truth": list(case.truth_labels), "mask_words": case.mask_words, **case.recipe, **files}  # fmt: skip
     return {
         "generate": cli_command("lab generate", model, prompts, out=f"{folder}/answers.jsonl",
-                                max_new_tokens=case.max_new_tokens, adapter=adapter, **run),
+                                max_new_tokens=case.max_new_tokens, template=template, adapter=adapter, **run),
         "judge": cli_command("lab judge", f"{folder}/answers.jsonl", judge=judge, out=f"{folder}/bad.jsonl"),
         "index": cli_command("index build", model, data, out=results["index"], base=base,
                              no_base=not (adapter or base), adapter=adapter, **read, **run),

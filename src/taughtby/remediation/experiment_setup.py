@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from taughtby.data.chat_template import NO_TEMPLATE
 from taughtby.errors import OptionError
 from taughtby.index.storage import storage_path
-from taughtby.lab.finetune import TrainingOptions
+from taughtby.lab.finetune import FULL_RATE, TrainingOptions, read_training_record
 from taughtby.models.loading import load_tokenizer
 from taughtby.models.paths import absolute_name, locate
 from taughtby.models.training_metadata import read_training_metadata
 from taughtby.remediation.experiment import Behaviour, ExperimentDesign, RetrainExperiment
 from taughtby.remediation.selection import Removal, masked_words, select_rows
+
+MAX_COUNT = 10_000_000  # a Trainer without an end of the data plans sys.maxsize epochs
 
 
 def experiment_from_trace(
@@ -72,14 +74,18 @@ def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tupl
         folder: The folder; None if there is none.
         overrides: Fields of `TrainingOptions` that override what the folder says; None values are ignored.
     """
-    recorded = _recorded_options(Path(folder)) if folder else {}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    recipe = TrainingOptions(**{**recorded, **overrides})
+    recorded, nearest = _recorded_options(Path(folder)) if folder else ({}, {})
+    used = nearest | {name: value for name, value in overrides.items() if value is not None}
+    known = {**recorded, **used}
+    full = bool(known.get("full"))
+    options: dict[str, Any] = {"learning_rate": FULL_RATE, **known} if full else known
+    recipe = TrainingOptions(**options)
     notes = [f"{folder} says {name} {recorded[name]}; this run uses {value}"
-             for name, value in overrides.items() if name in recorded and recorded[name] != value]  # fmt: skip
+             for name, value in used.items() if name in recorded and recorded[name] != value]  # fmt: skip
     values = {option.name: getattr(recipe, option.name) for option in fields(TrainingOptions)}
+    unused = {*known, "rank"} if full else known
     assumed = [f"{name} {value}" for name, value in values.items()
-               if name not in {**recorded, **overrides} and value is not None and value is not False]  # fmt: skip
+               if name not in unused and value is not None and value is not False]  # fmt: skip
     if assumed:
         where = f"{folder} does not record all training options" if folder else "the training options are not known"
         notes.append(f"{where}; assumed: {', '.join(assumed)}")
@@ -97,22 +103,33 @@ def _index_settings(trace: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _recorded_options(folder: Path) -> dict[str, Any]:
-    """The training options that `taughtby lab finetune` or another trainer stored in the folder."""
-    defaults = {option.name: option.default for option in fields(TrainingOptions)}
+def _recorded_options(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The training options that `taughtby lab finetune` or another trainer stored in the folder.
+
+    Returns:
+        (options as recorded, whole numbers to use instead).
+    """
     try:
-        record = json.loads((folder / "taughtby.json").read_text(encoding="utf-8"))
-        return {name: record.get(name, default) for name, default in defaults.items()}
-    except (OSError, ValueError):
+        record = read_training_record(folder)
+        return {option.name: record[option.name] for option in fields(TrainingOptions) if option.name in record}, {}
+    except (OSError, ValueError, AttributeError):  # AttributeError: JSON that is no object
         pass
     facts = {fact.name: fact.value for fact in reversed(read_training_metadata(folder).entries)}
     names = {"max_length": "max_length", "epochs": "epochs", "batch_size": "batch size"}
-    options = {name: int(facts[fact]) for name, fact in names.items() if isinstance(facts.get(fact), int | float)}
+    options: dict[str, Any] = {name: facts[fact] for name, fact in names.items() if _is_count(facts.get(fact))}
+    nearest = {name: max(1, round(value)) for name, value in options.items()}
+    if _is_count(planned := facts.get("planned epochs")):  # a Trainer may end at 2.98 of 3
+        nearest["epochs"] = max(1, round(planned))
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return {**options, "rank": int(config["r"])}
+        options["rank"] = int(config["r"])
     except (OSError, ValueError, KeyError, TypeError):
-        return options
+        pass
+    return options, nearest
+
+
+def _is_count(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 < value < MAX_COUNT
 
 
 def design_from_trace(

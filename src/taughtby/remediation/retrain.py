@@ -16,11 +16,15 @@ from typing import Any
 
 from taughtby.data.example import Example
 from taughtby.data.files import file_hash
-from taughtby.lab.finetune import finetune
+from taughtby.data.pretokenized import decode_rows, skip_reason
+from taughtby.data.row_ids import content_hash
+from taughtby.errors import LabError
+from taughtby.lab.finetune import finetune, loss_places
 from taughtby.lab.generate import GenerationOptions, generate_to_file
 from taughtby.lab.judges import JudgeFailure, Verdict, get_judge, judge_all, wilson_interval
 from taughtby.lab.losses import row_losses
 from taughtby.lab.prompts import Prompt, prompt_text, read_answers, to_record
+from taughtby.models.loading import load_tokenizer
 from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback
 from taughtby.remediation.experiment import (
@@ -58,7 +62,7 @@ def retrain(
         cache: Where stages are stored.
         design: Which other conditions are trained.
         held_out: Clean rows to measure the loss on; by default the rows of `hold_out`.
-        ordinary: Prompts that should not trigger the behaviour; by default the prompts of the held-out rows.
+        ordinary: Prompts that should not trigger the behaviour; by default those of the held-out rows.
 
     Returns:
         The counts of each condition, as JSON (see docs/explanation/retraining.md).
@@ -68,7 +72,8 @@ def retrain(
     set_aside, trained, clean = held_out is None, rows, held_out or ()
     if set_aside:
         trained, clean = hold_out(rows, flagged_ids, design, experiment.recipe.seed)
-    run = _Run(experiment, cache, tuple(clean), tuple(clean if ordinary is None else ordinary), design.full_adapter)
+    ordinary = _prompts_of(experiment, clean) if ordinary is None else ordinary
+    run = _Run(experiment, cache, tuple(clean), tuple(ordinary), design.full_adapter)
     conditions = [run.measure_original()] if experiment.original else []
     conditions += [run.measure(one) for one in make_conditions(trained, flagged_ids, design, experiment.recipe.seed)]
     return {
@@ -95,6 +100,18 @@ def _truth(rows: Sequence[Example], flagged_ids: Sequence[str], design: Experime
     planted = {row.id for row in rows if row.label in design.truth_labels}
     num_flagged = len(planted & set(flagged_ids))
     return {"labels": list(design.truth_labels), "num_rows": len(planted), "num_flagged": num_flagged}
+
+
+def _prompts_of(experiment: RetrainExperiment, rows: Sequence[Example]) -> Sequence[Example]:
+    """The rows that have a prompt; pretokenized ones are decoded for the judge and the files of answers."""
+    if not any(row.token_ids for row in rows):
+        return rows
+    name, adapter = experiment.original or (experiment.base, None)
+    tokenizer = load_tokenizer(name, (adapter,) if adapter else ())
+    # a row whose loss begins with its second token, the first that is predicted, has no prompt
+    usable = [row for row in rows if not row.token_ids
+              or (skip_reason(tokenizer, row) is None and row.loss_positions[0] > 1)]  # fmt: skip
+    return decode_rows(tokenizer, usable)
 
 
 class _Run:
@@ -130,7 +147,7 @@ class _Run:
     def measure(self, condition: Condition) -> Document:
         """Train one condition and measure it."""
         recipe = self.experiment.recipe
-        trained_rows = [[row.id, list(map(list, row.masked))] for row in condition.rows]
+        trained_rows = [[row.id, row.masked, *loss_places(row)] for row in condition.rows]
         dependencies = [self.base, asdict(recipe), trained_rows]
         folder = self.cache.path("model", dependencies)
         if condition.name == ALL and self.full_adapter:
@@ -142,7 +159,7 @@ class _Run:
         load = load_lazily(
             self.experiment.load, *((str(folder), None) if recipe.full else (self.experiment.base, str(folder)))
         )
-        held_out = [[row.messages, row.tools, row.masked, row.template_kwargs] for row in self.held_out]
+        held_out = [[content_hash(row).hex(), row.masked, *loss_places(row)] for row in self.held_out]
         title = f"{condition.name}: loss on {len(held_out)} clean rows"
         losses = self.cache.get_or_run(
             "loss", [dependencies, held_out], title,
@@ -177,41 +194,64 @@ class _Run:
         }
 
 
-def identity(model: Model, template: str | None) -> list[str | None]:
-    """What identifies a model, for the stages that depend on it."""
-    return [model.fingerprint["model"], model.fingerprint["adapter"], template, str(model.dtype)]
+def identity(model: Model, template: str | None) -> dict[str, str | None]:
+    """What identifies a model and the chat template of its prompts, for the stages that depend on them."""
+    return {"model": model.fingerprint["model"], "adapter": model.fingerprint["adapter"], "template": template,
+            "dtype": str(model.dtype)}  # fmt: skip
 
 
 def generate_answers(
     cache: StageCache, dependencies: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new_tokens: int,
-    name: str,
+    name: str, template: str | None = None,
 ) -> list[Answer]:  # fmt: skip
-    """Pairs of prompt and greedy answer. `dependencies` identify the model; `name` is for the progress title."""
+    """Pairs of prompt and greedy answer.
+
+    `dependencies` identify the model and its chat template, which is `template` or by default the tokenizer's own;
+    `name` is for the progress title.
+    """
     dependencies = [dependencies, [to_record(prompt, "") for prompt in prompts], max_new_tokens]
     file = cache.path("answers", dependencies).with_suffix(".jsonl")
 
     def make(progress: ProgressCallback) -> int:
-        return generate_to_file(file, load(), prompts, GenerationOptions(max_new_tokens), progress=progress)
+        options = GenerationOptions(max_new_tokens)
+        return generate_to_file(file, load(), prompts, options, template=template, progress=progress)
 
     cache.get_or_run("answers", dependencies, f"{name}: answer {len(prompts)} prompts", make)
     return [(prompt, answer) for prompt, (_, answer) in zip(prompts, read_answers(file), strict=True)]
 
 
 def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name: str) -> list[Document]:
-    """Judge each answer: dicts of prompt, response, bad (None if the judge failed), why, span, span_range."""
+    """Judge each answer: dicts of prompt, response, bad (None if the judge failed), why, span, span_range.
+
+    Answers on which the judge failed in an earlier run are judged again.
+    """
     pairs = [(prompt_text(prompt), answer) for prompt, answer in answers]
+    dependencies = [pairs, spec, _judge_hash(spec)]
+    stored: list[Document] | None = cache.stored("verdicts", dependencies)
+    missing = [index for index in range(len(pairs)) if stored is None or stored[index]["bad"] is None]
 
     def make(progress: ProgressCallback) -> list[Document]:
-        verdicts = judge_all(get_judge(spec), pairs, progress=progress)
-        return [
-            {"prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
-             "span_range": getattr(one, "span_range", None),
-             "bad": None if isinstance(one, JudgeFailure) else one.undesirable}
-            for (prompt, answer), one in zip(pairs, verdicts, strict=True)
-        ]  # fmt: skip
+        try:
+            verdicts = judge_all(get_judge(spec), [pairs[index] for index in missing], progress=progress)
+        except LabError:
+            if stored is None:
+                raise
+            return stored  # the judge still fails on these answers; the other verdicts count as before
+        results = dict(enumerate(stored or ()))
+        for index, one in zip(missing, verdicts, strict=True):
+            prompt, answer = pairs[index]
+            results[index] = {
+                "prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
+                "span_range": getattr(one, "span_range", None),
+                "bad": None if isinstance(one, JudgeFailure) else one.undesirable,
+            }  # fmt: skip
+        return [results[index] for index in range(len(pairs))]
 
-    title = f"{name}: judge {len(pairs)} answers by {spec}"
-    return cache.get_or_run("verdicts", [pairs, spec, _judge_hash(spec)], title, make)
+    def is_complete(verdicts: list[Document]) -> bool:
+        return all(one["bad"] is not None for one in verdicts)
+
+    title = f"{name}: judge {len(missing)} answers by {spec}"
+    return cache.get_or_run("verdicts", dependencies, title, make, is_complete)
 
 
 def count_verdicts(verdicts: Sequence[Document]) -> Document:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from taughtby.remediation.audit import AuditCase
+from taughtby.remediation.audit_report import report_files
 from taughtby.remediation.clean import manifest_path
 from taughtby.remediation.retrain import mean_loss
 from taughtby.remediation.statistics import claims, seed_table
@@ -16,7 +17,6 @@ from taughtby.tracking.run_record import Cell, RunRecord, make_record
 TRACE_COLUMNS = (
     "query", "prompt", "response", "rank", "flagged", "score", "p_value", "row", "row_id", "row_prompt", "row_response"
 )  # fmt: skip
-REPORTS = ("report.md", "audit.json", "trace.json", "proof.json", "curve.png", "answers.jsonl", "queries.jsonl")
 
 
 def audit_record(case: AuditCase, results: Document, folder: Path) -> RunRecord:
@@ -38,7 +38,7 @@ def audit_record(case: AuditCase, results: Document, folder: Path) -> RunRecord:
         metrics | _proof_metrics(proofs),
         tables,
         folder / "report.html",
-        [*(folder / name for name in REPORTS), *cleaned],
+        [*(folder / name for name in report_files(results)), *cleaned],
     )
 
 

@@ -63,15 +63,29 @@ class StageCache:
         """The absolute path for other output of a stage, such as a model; nothing is created."""
         return self.folder.resolve() / f"{stage}-{key(dependencies)}"
 
-    def get_or_run(self, stage: str, dependencies: Any, title: str, make: Callable[[ProgressCallback], Any]) -> Any:
+    def stored(self, stage: str, dependencies: Any) -> Any:
+        """The stored JSON for these dependencies; None if there is none.
+
+        Raises:
+            LabError: If the stored result is damaged.
+        """
+        return _read(self.folder / f"{stage}-{key(dependencies)}.json")
+
+    def get_or_run(
+        self, stage: str, dependencies: Any, title: str, make: Callable[[ProgressCallback], Any],
+        is_complete: Callable[[Any], bool] = lambda result: True,
+    ) -> Any:  # fmt: skip
         """Return the stored JSON for these dependencies, or run `make` and store the JSON that it returns.
+
+        A result that is not complete is returned only in the run that stored it; the next run makes it again.
 
         Raises:
             LabError: If the stored result is damaged or the folder cannot be written.
         """
         path = self.folder / f"{stage}-{key(dependencies)}.json"
+        result, used = _read(path), path.name in self._used
         self._used[path.name] = None
-        if (result := _read(path)) is not None:
+        if result is not None and (used or is_complete(result)):
             return result
         with _write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

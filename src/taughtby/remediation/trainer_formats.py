@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from taughtby.data.chat_template import SkippedRow
-from taughtby.data.dataset import detect_format
+from taughtby.data.dataset import ReadOptions, detect_format
 from taughtby.data.example import CharRanges, Example, Message, Record
 from taughtby.data.files import atomic_path
 from taughtby.data.row_sources import record_source
@@ -22,14 +22,16 @@ from taughtby.data.tokenize import Encoding, TokenizedExample, chunk_rows, token
 from taughtby.errors import DataError, OptionError
 from taughtby.models.loading import load_tokenizer
 from taughtby.remediation.clean import CleaningPlan
-from taughtby.remediation.trace_file import Document, encoding_of
+from taughtby.remediation.trace_file import Document, encoding_of, read_options_of
 
 IGNORED = -100  # label of a token without loss, in PyTorch's cross-entropy
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "attention_mask": pa.list_(pa.int8()),
                      "labels": pa.list_(pa.int64())})  # fmt: skip
 
 
-def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable[[CleaningPlan, Path], Document]:
+def trainer_writer(
+    name: str, trace: Document, data: str, out: Path, read_options: ReadOptions | None = None
+) -> Callable[[CleaningPlan, Path], Document]:
     """The function with which `write_cleaned` writes a cleaning plan in a trainer's format.
 
     Args:
@@ -37,6 +39,7 @@ def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable
         trace: The trace's document; its model and index determine how rows are tokenized.
         data: The data that was traced.
         out: The file or folder to write.
+        read_options: How `data` is read; by default as the traced index read it.
 
     Raises:
         OptionError: If the trainer is unknown or cannot express the masks, or `out` has the wrong type for it.
@@ -46,7 +49,7 @@ def trainer_writer(name: str, trace: Document, data: str, out: Path) -> Callable
     _check_out(name, Path(data), out)
     encoding = encoding_of(trace)
     if name == "axolotl":
-        if detect_format(data).raw:
+        if detect_format(data, read_options or read_options_of(trace)).raw:
             raise OptionError("Axolotl masks words in conversations only", got="plain texts",
                               do="write token ids with --for labels, which Axolotl reads as well")  # fmt: skip
         return lambda plan, draft: _write_turns(plan, draft, encoding or Encoding())
