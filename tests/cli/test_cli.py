@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,6 +225,29 @@ def test_lab_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -
     )
     assert code == 0 and "2 answers" in out
     assert [json.loads(line)["prompt"] for line in (tmp_path / "a.jsonl").open()] == ["why", "who makes honey"]
+
+
+def test_lab_generate_asks_in_the_wording_of_the_recipe(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `index build` and `audit` do, unless --template says otherwise."""
+    from taughtby.lab import generate
+
+    seen: list[Any] = []
+
+    def record(*_: Any, template: str | None, **__: Any) -> int:
+        seen.append(template)
+        return 1
+
+    monkeypatch.setattr(generate, "generate_to_file", record)
+    shutil.copytree(adapter_folder, tmp_path / "a")
+    (tmp_path / "a" / "config.yaml").write_text("base_model: m\ndatasets:\n  - path: rows.jsonl\n    type: alpaca\n")
+    (tmp_path / "q.txt").write_text("why\n")
+    command = ("lab", "generate", model_folder, tmp_path / "q.txt", "--adapter", tmp_path / "a", "-o")
+    code, _, err = run(*command, tmp_path / "1.jsonl")
+    assert code == 0 and "### Instruction" in seen[0] and "config.yaml" in err
+    assert run(*command, tmp_path / "2.jsonl", "--template", "none")[0] == 0
+    assert seen[1] == "none"
 
 
 def fails(result: tuple[int, str, str], *words: str) -> None:

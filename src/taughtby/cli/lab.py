@@ -155,6 +155,11 @@ def generate(
     server = Endpoint(endpoint, model, limit, concurrency) if endpoint else None
     texts = read_prompts(prompts, note=note)
     loaded = server or load(model, adapter, dtype, device)
+    if not isinstance(loaded, Endpoint) and template is None:
+        source = loaded.metadata.template
+        for entry in loaded.metadata.entries if source else ():
+            if entry.name == "template":
+                note(str(entry))
     with progress_bar(errors(), f"answer {len(texts)} prompts") as tell:
         count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=tell)
     output().print(f"{count} answers in {out}")
