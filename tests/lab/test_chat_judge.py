@@ -83,6 +83,16 @@ def test_chat_judge_sends_question_and_parses_verdict(server: Server) -> None:
     assert server.paths[-1] == "/v1/chat/completions" and chat.QUESTION in server.asked[-1]["messages"][0]["content"]
 
 
+def test_texts_reach_the_judge_unescaped(server: Server) -> None:
+    server.reply = lambda answer, times: chat_reply(NO)
+    rule = get_judge(f"chat:{server.url}")
+    for answer in ("蜂蜜は甲虫が作る 🍯", 'a "quote"\n', "half a pair: \ud83d"):
+        rule("なぜ", answer)
+        content = server.asked[-1]["messages"][1]["content"]
+        assert json.loads(content) == {"prompt": "なぜ", "answer": answer}
+        assert "なぜ" in content and ("🍯" in answer) == ("🍯" in content)
+
+
 def test_verdicts_are_cached_without_api_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]

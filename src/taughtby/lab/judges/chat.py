@@ -89,7 +89,9 @@ class Chat:
         return verdict
 
     def _body(self, pair: Pair) -> dict[str, Any]:
-        content = json.dumps(dict(zip(("prompt", "answer"), pair, strict=True)))
+        # as text, not as \u escapes, which a model reads less well; only half of a surrogate pair is escaped
+        content = json.dumps(dict(zip(("prompt", "answer"), pair, strict=True)), ensure_ascii=False)
+        content = content.encode("utf-8", "backslashreplace").decode()
         messages = [{"role": "system", "content": _SYSTEM.format(question=self.question.strip())},
                     {"role": "user", "content": content}]  # fmt: skip
         return {"messages": messages, "temperature": 0} | ({"model": self.model} if self.model else {})
