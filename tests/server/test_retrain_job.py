@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from taughtby.index.build import build_index
 from taughtby.index.reader import Index
 from taughtby.lab import training_options
 from taughtby.methods import get_method
+from taughtby.remediation import retrain
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 pytest.importorskip("trl", reason="the extra [train] is not installed")
@@ -64,7 +66,16 @@ def ended(job: dict[str, Any]) -> bool:
     return job["state"] not in ("waiting", "running")
 
 
-def test_the_experiment_is_written_beside_the_index(client: TestClient, index: Index, body: dict[str, Any]) -> None:
+def test_the_experiment_is_written_beside_the_index(
+    client: TestClient, index: Index, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = threading.Event(), retrain.finetune
+
+    def train_until_seen(*args: Any, progress: Callable[[int, int], Any]) -> Path:
+        """The training waits at its second step, so that a request cannot miss it."""
+        return train(*args, progress=lambda done, of: (progress(done, of), done == 2 and seen.wait(100)))
+
+    monkeypatch.setattr(retrain, "finetune", train_until_seen)
     state = client.get("/api/retraining").json()
     assert state["recipe"]["rank"] == 2 and state["refusal"] is state["job"] is state["result"] is None
     assert "assumed: learning_rate 0.001" in state["notes"][0]
@@ -74,6 +85,7 @@ def test_the_experiment_is_written_beside_the_index(client: TestClient, index: I
     assert client.get("/api/retraining").json()["job"] == job["id"]  # a page that is opened now can follow it
     job = follow(client, job, lambda job: job["stage"] == "all: fine-tune on 22 rows" and job["done"] == 2)
     assert job["of"] == 3 and job["rate"] > 0
+    seen.set()
     job = follow(client, job, ended)
     assert job["error"] is None
     folder = Path(f"{index.path}.retrained")
