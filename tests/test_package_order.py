@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -116,3 +117,18 @@ def test_no_function_is_too_long() -> None:
                  if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]  # fmt: skip
     lengths = {f"{path}::{node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_test_modules_import_each_other_from_the_python_path() -> None:
+    """A folder of tests can be run alone, as `make test-gpu` does."""
+    root = Path(__file__).parents[1]
+    paths = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["pythonpath"]
+    files = {file.stem: file for file in (root / "tests").rglob("*.py")}
+    imported = {
+        node.module
+        for file in files.values()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in files
+    }
+    assert "test_demo" in imported
+    assert [name for name in imported if files[name].parent.relative_to(root).as_posix() not in paths] == []
