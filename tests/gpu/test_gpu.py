@@ -272,7 +272,7 @@ def test_demo_runs_on_the_device(
 
     monkeypatch.setattr(demo, "load_model", load)
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO(), width=100))
-    assert {model.device.type for model in seen} == {device} and small == ["before", "after"]
+    assert {model.device.type for model in seen} == {device} and small == ["after", "before"]
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     for by_model in results["methods"].values():
         for by_poison in by_model.values():
