@@ -63,7 +63,7 @@ def main() -> None:
     with random_model("tiny", torch.device("cpu"), torch.float32) as model:
         index, trace = make_trace(model, options.out, options.rows)
         save_page(trace, options.out / "page.html")
-        with served(Session(index, lambda: model, [trace])) as address:
+        with serving(Session(index, lambda: model, [trace])) as address:
             times = {"served": measure(address), "one file": measure((options.out / "page.html").resolve().as_uri())}
     save_json({"command": command(), "rows": options.rows, "milliseconds": times}, options.out / "page.json")
     print_table(table(times))
@@ -82,8 +82,8 @@ def make_trace(model: Model, out: Path, rows: int) -> tuple[Index, dict[str, Any
 
 
 @contextmanager
-def served(session: Session) -> Generator[str]:
-    """The address of a server of the session."""
+def serving(session: Session) -> Generator[str]:
+    """The address of a server of the session, on a free port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(session, access_policy("127.0.0.1")), log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -6,12 +6,9 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +24,8 @@ from taughtby.reporting import html as report
 from taughtby.reporting.site_page import SiteEntry, render_site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-from taughtby.server.app import create_app  # noqa: E402
-from taughtby.server.security import access_policy  # noqa: E402
+pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+from page_speed import serving  # noqa: E402
 from taughtby.server.session import Session  # noqa: E402
 
 pytestmark = pytest.mark.browser
@@ -55,20 +51,6 @@ def address(tuned: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     document = trace_queries(index, tuned, [Query("who makes honey", "beetles make honey")], top_k=36).to_json()
     with serving(Session(index, lambda: tuned, [document])) as url:
         yield url
-
-
-@contextmanager
-def serving(session: Session) -> Iterator[str]:
-    """The address of a server of the session, on a free port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(session, access_policy("127.0.0.1")), log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(10)
 
 
 @pytest.fixture(scope="module")

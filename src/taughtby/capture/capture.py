@@ -104,12 +104,10 @@ def capture(
             torch.autograd.grad(final, [recorded[layer] for layer in inner], final_gradient) if inner else ()
         )
     grads = {layer: _gather(grad, positions).float() * mask for layer, grad in zip(inner, inner_gradients, strict=True)}
-    unmasked = {
-        layer: (final if layer == model.depth else _gather(recorded[layer], positions)).detach().float()
-        for layer in (*gradient_layers, *state_layers)
-    }
-    states = {layer: values * mask for layer, values in unmasked.items()}
-    prompt_states = {layer: batch.at_last_prompt_token(values) for layer, values in unmasked.items()}
+    states, prompt_states = dict[int, torch.Tensor](), dict[int, torch.Tensor]()
+    for layer in (*gradient_layers, *state_layers):
+        values = (final if layer == model.depth else _gather(recorded[layer], positions)).detach().float()
+        states[layer], prompt_states[layer] = values * mask, batch.at_last_prompt_token(values)
     if model.depth in gradient_layers:
         grads[model.depth] = final_gradient.float() * mask
     return Capture(states, prompt_states, grads, logp, -logp.sum(1) / loss_mask.sum(1).clamp(min=1), loss_mask)
