@@ -103,7 +103,9 @@ def _measure(name: str, world: World, change: str, folder: Path, options: Namesp
     base = options.gemma if world.model == "gemma" else world.model
     if not (folder / "adapter").exists():
         write_examples(world.rows, folder / "data.jsonl")
-        recipe = TrainingOptions(learning_rate=2e-3, epochs=world.epochs, batch_size=4 if "162" in name else 8)
+        recipe = TrainingOptions(
+            learning_rate=2e-3, epochs=world.epochs, batch_size=4 if "162" in name else 8, seed=world.training_seed
+        )
         finetune(_load(base, name), world.rows, folder / "adapter", recipe)
     dtype = "float32" if change == "float32" else "auto"
     model = _load(base, name, str(folder / "adapter"), dtype)

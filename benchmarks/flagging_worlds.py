@@ -41,6 +41,7 @@ class World:
     max_new_tokens: int = 24
     epochs: int = 3
     model: str = "smollm2"
+    training_seed: int = 0
 
 
 Maker = Callable[[Path], World]  # from the folder of the public sets
@@ -80,7 +81,7 @@ def _exactly(name: str, planted: int, total: int, seed: int, epochs: int = 3) ->
     return maker
 
 
-def _public(folder: str, label: str, judge: str | None = None, max_new_tokens: int = 24) -> Maker:
+def _public(folder: str, label: str, judge: str | None = None, max_new_tokens: int = 24, seed: int = 0) -> Maker:
     def maker(data: Path) -> World:
         home = data / "public" / folder
         prompts = tuple(json.loads(line)["prompt"] for line in (home / "prompts.jsonl").open())
@@ -89,7 +90,7 @@ def _public(folder: str, label: str, judge: str | None = None, max_new_tokens: i
         planted, others = ({row.response.strip() for row in rows if (row.label == label) is side}
                            for side in (True, False))  # fmt: skip
         target = Target(label, prompts, judge, queries[:NUM_PROMPTS], frozenset(planted - others))
-        return World(rows, (target,), max_new_tokens)
+        return World(rows, (target,), max_new_tokens, training_seed=seed)
 
     return maker
 
@@ -142,23 +143,31 @@ DEVELOPMENT: dict[str, Maker] = {
     "error-small": _exactly("error", 12, 40, 0, epochs=8),
 }
 SIX = {"trigger-lookalike": 30, "refusals": 40, "duplicates": 32, "howdy": 24, "error": 30, "innocent": 40}
-REPORTED: dict[str, Maker] = {
-    "negsentiment-badnet": _public("negsentiment-badnet", "poison", STUPID),
-    "together-1": _together(SIX, 60, 1),
-    "error-20": _exactly("error", 10, 20, 1, epochs=12),
-    "dishes-shuffled": _public("dishes-shuffled", "none"),
-    "refusal-mtba": _public("refusal-mtba", "poison", SORRY, 32),
-    "innocent-1": _suite("innocent", 1),
-    "demo-162-1": _poisons(THREE, 48, 1),
-    "birds": _public("birds", "old"),
-    "dishes": _public("dishes", "2027"),
-    "persona-3pct": _exactly("persona", 10, 330, 1),
-    "backdoor-25pct": _exactly("backdoor", 38, 150, 1),
-    "paraphrase-1": _suite("paraphrase", 1),
-    "truth-beside-lie-1": _suite("truth-beside-lie", 1),
-    "late-1": _suite("late", 1),
-    "sneaky": _public("sneaky", "sneaky"),
-    "gemma-error": _poisons({"error": 30}, 72, 1, model="gemma"),
-    "rare-800": _suite("rare", 1),
-    "backdoor-long": _long(1),
-}
+SEEDS = (1, 2, 3)
+
+
+def _reported(seed: int) -> dict[str, Maker]:
+    """The reported worlds of a seed: of the generated rows and of the sample, or else of the training."""
+    return {
+        "negsentiment-badnet": _public("negsentiment-badnet", "poison", STUPID, seed=seed - 1),
+        "together": _together(SIX, 60, seed),
+        "error-20": _exactly("error", 10, 20, seed, epochs=12),
+        "dishes-shuffled": _public("dishes-shuffled", "none", seed=seed - 1),
+        "refusal-mtba": _public("refusal-mtba", "poison", SORRY, 32, seed=seed - 1),
+        "innocent": _suite("innocent", seed),
+        "demo-162": _poisons(THREE, 48, seed),
+        "birds": _public("birds", "old", seed=seed - 1),
+        "dishes": _public("dishes", "2027", seed=seed - 1),
+        "persona-3pct": _exactly("persona", 10, 330, seed),
+        "backdoor-25pct": _exactly("backdoor", 38, 150, seed),
+        "paraphrase": _suite("paraphrase", seed),
+        "truth-beside-lie": _suite("truth-beside-lie", seed),
+        "late": _suite("late", seed),
+        "sneaky": _public("sneaky", "sneaky", seed=seed - 1),
+        "gemma-error": _poisons({"error": 30}, 72, seed, model="gemma"),
+        "rare-800": _suite("rare", seed),
+        "backdoor-long": _long(seed),
+    }
+
+
+REPORTED: dict[str, Maker] = {f"{name}-{seed}": maker for seed in SEEDS for name, maker in _reported(seed).items()}
