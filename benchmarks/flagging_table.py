@@ -28,7 +28,8 @@ def main() -> None:
     out = Path(sys.argv[1])
     worlds = [line for name in [*REPORTED, *DEVELOPMENT] for line in summarize_world(name, out / name)]
     stability = list(summarize_stability(out))
-    lists = {"worlds": worlds, "reported": compare_to_nominal(worlds), "stability": stability}
+    lists = {"worlds": worlds, "seeds": list(summarize_seeds(worlds)), "reported": compare_to_nominal(worlds),
+             "stability": stability}  # fmt: skip
     if len(sys.argv) > 2:
         parts = (f'"{name}": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]" for name, lines in lists.items())
         Path(sys.argv[2]).write_text("{\n" + ",\n".join(parts) + "\n}\n")
@@ -71,10 +72,42 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(fmean(kept), 3) if kept else None
 
 
+def summarize_seeds(worlds: Sequence[Result]) -> Iterator[Result]:
+    """A line for each target of a reported world: means over the seeds, with the lowest and the highest."""
+    targets: dict[tuple[str, str], list[Result]] = {}
+    for line in worlds:
+        if line["side"] == "reported":
+            targets.setdefault((_without_seed(line["world"]), line["target"]), []).append(line)
+    for (world, target), lines in targets.items():
+        counts = {name: [line[name] for line in lines] for name in ("rows", "planted", "prompts", "shown")}
+        sizes = {size: _over_seeds([line[size] for line in lines if size in line]) for size in SIZES}
+        yield {"world": world, "target": target, "seeds": len(lines), **counts, **sizes}
+
+
+def _over_seeds(sizes: Sequence[Result]) -> Result:
+    """The mean, the lowest and the highest of each number."""
+    if not sizes:
+        return {}
+    table: Result = {"ap": _spread([each["ap"] for each in sizes])}
+    for rate in (name for name in sizes[0] if name != "ap"):
+        table[rate] = {name: _spread([each[rate][name] for each in sizes]) for name in sizes[0][rate]}
+    return table
+
+
+def _spread(values: Sequence[float | None]) -> list[float] | None:
+    kept = [value for value in values if value is not None]
+    return [round(fmean(kept), 3), min(kept), max(kept)] if kept else None
+
+
+def _without_seed(world: str) -> str:
+    return world.rpartition("-")[0]
+
+
 def compare_to_nominal(worlds: Sequence[Result]) -> list[Result]:
     """Of the reported targets with planted rows whose behaviour the model shows: FDP over worlds, and power.
 
-    A world counts once: its FDP is the mean over its targets, and a target's the mean over its sets of answers.
+    A world counts once: its FDP is the mean over its targets and seeds, and a target's the mean over its sets of
+    answers.
     """
     reported = [line for line in worlds if line["side"] == "reported" and line["planted"] and line["shown"]]
     return [_compare(lines, size, rate) for rate in ("0.05", "0.1", "0.2") for size in SIZES
@@ -84,7 +117,7 @@ def compare_to_nominal(worlds: Sequence[Result]) -> list[Result]:
 def _compare(lines: Sequence[Result], size: str, rate: str) -> Result:
     fdp: dict[str, list[float]] = {}
     for line in lines:
-        fdp.setdefault(line["world"], []).append(line[size][rate]["fdp"])
+        fdp.setdefault(_without_seed(line["world"]), []).append(line[size][rate]["fdp"])
     means = {world: fmean(values) for world, values in fdp.items()}
     worst = max(means, key=lambda world: means[world])
     power = [line[size][rate]["power"] for line in lines if line[size]["ap"] >= 0.95 and line["planted"] >= 10]

@@ -13,7 +13,7 @@ import torch
 import flagging
 from conftest import PAIRS
 from flagging import answer_sets, change_answers, measure_sets, prepare_incident
-from flagging_table import change_of_set, compare_to_nominal, summarize_stability, summarize_world
+from flagging_table import change_of_set, compare_to_nominal, summarize_seeds, summarize_stability, summarize_world
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
@@ -133,8 +133,8 @@ def _write_world(folder: Path) -> None:
 
 
 def test_a_summary_has_the_means_over_sets(tmp_path: Path) -> None:
-    _write_world(tmp_path / "error-20")
-    (line,) = summarize_world("error-20", tmp_path / "error-20")
+    _write_world(tmp_path / "error-20-1")
+    (line,) = summarize_world("error-20-1", tmp_path / "error-20-1")
     assert (line["prompts"], line["shown"], line["answers"], line["side"]) == (24, 5, 2, "reported")
     assert line["one"]["0.1"] == {"fdp": 0.25, "power": 0.3, "flagged": 3, "nothing": 0}
     assert line["all"]["0.1"]["power"] == 1 and "several" not in line
@@ -146,10 +146,23 @@ def test_a_summary_has_the_means_over_sets(tmp_path: Path) -> None:
     assert compare_to_nominal([{**line, "shown": 0}]) == compare_to_nominal([{**line, "planted": 0}]) == []
 
 
+def test_seeds_of_a_world_count_as_one_world(tmp_path: Path) -> None:
+    _write_world(tmp_path / "error-20-1")
+    (line,) = summarize_world("error-20-1", tmp_path / "error-20-1")
+    other = json.loads(json.dumps({**line, "world": "error-20-2", "shown": 7}))
+    other["one"]["0.1"] |= {"fdp": 0.75, "power": 0.5}
+    (world,) = summarize_seeds([line, other])
+    assert (world["world"], world["seeds"], world["shown"]) == ("error-20", 2, [5, 7])
+    assert world["one"]["0.1"]["fdp"] == [0.5, 0.25, 0.75] and world["one"]["0.1"]["power"] == [0.4, 0.3, 0.5]
+    nominal = {(each["rate"], each["sets"]): each for each in compare_to_nominal([line, other])}
+    assert nominal[0.1, "one"]["worlds"] == 1 and nominal[0.1, "one"]["its FDP"] == 0.5
+    assert nominal[0.1, "one"]["the least"] == 0.3
+
+
 def test_stability_is_the_change_of_each_set(tmp_path: Path) -> None:
-    _write_world(tmp_path / "error-20")
+    _write_world(tmp_path / "error-20-1")
     lines = {(line["change"], line["sets"]): line for line in summarize_stability(tmp_path)}
-    assert lines["stop", "one"] == {"world": "error-20", "change": "stop", "sets": "one", "cases": 1, "mean": 0.25,
+    assert lines["stop", "one"] == {"world": "error-20-1", "change": "stop", "sets": "one", "cases": 1, "mean": 0.25,
                                     "above one in ten": 1}  # fmt: skip
     assert lines["stop", "several"]["mean"] == 0
     assert lines["fewer answers", "one"]["mean"] == 0.7
