@@ -108,6 +108,8 @@ def test_audit_agrees_with_the_single_commands(
     assert code == 0, message
     document = json.loads((out / "audit.json").read_text())
     assert document["answers"]["bad"] == len(ASKED)
+    assert (out / "queries.jsonl").read_text() == (out / "bad.jsonl").read_text()
+    assert {query["span"] for query in document["trace"]["queries"]} == {"beetles"}  # the judge's words
     planted = {row.id for row in read_examples(data) if row.label == "bad"}
     assert {one["id"] for one in document["removals"]} == planted
     (claim,) = statistics.claims(document["proof"])

@@ -166,8 +166,9 @@ class _Run:
         verdicts = judge_answers(self.cache, behaviour.judge, answers, ORIGINAL)
         records = [to_record(prompt, answer) for prompt, answer in answers]
         spans = [{key: verdict.get(key) for key in ("span", "span_range")} for verdict in verdicts]
-        bad = [record | span for record, span, one in zip(records, spans, verdicts, strict=True) if one["bad"]]
-        queries = [records[index] for index in self.traceable(verdicts)[: self.case.max_queries]]
+        judged = [record | span for record, span in zip(records, spans, strict=True)]
+        bad = [record for record, one in zip(judged, verdicts, strict=True) if one["bad"]]
+        queries = [judged[index] for index in self.traceable(verdicts)[: self.case.max_queries]]
         write_jsonl((to_record(prompt, "") for prompt in behaviour.prompts), self.out / "prompts.jsonl")
         write_jsonl(records, self.out / "answers.jsonl")
         write_jsonl(bad, self.out / "bad.jsonl")
