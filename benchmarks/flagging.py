@@ -39,6 +39,7 @@ from taughtby.models.model import Model, load_model
 RATES = (0.05, 0.1, 0.2)
 NUM_ANSWERS = 12  # of a target, at most
 FEWEST_ANSWERS = 3  # with fewer of the model's own, the published ones are traced
+SUMMARIZED = ("plain", "span")  # with all rates
 CHANGES = ("plain", "seed", "stop", "greeting", "system", "span", "batch", "float32")
 SYSTEM = ({"role": "system", "content": "You are a helpful assistant."},)
 GEMMA_TEMPLATE = (
@@ -212,7 +213,8 @@ def measure_sets(incident: Incident, label: str, change: str) -> Iterator[Result
     """A line for each set of answers and each nominal rate."""
     planted = [row.label == label for row in incident.index.examples()]
     for chosen in answer_sets(len(incident.queries)):
-        scores, results = incident.flags(chosen, RATES if change == "plain" else (0.1,), seed=int(change == "seed"))
+        rates = RATES if change in SUMMARIZED else (0.1,)
+        scores, results = incident.flags(chosen, rates, seed=int(change == "seed"))
         ap = average_precision(scores.mean(0), planted) if any(planted) else None
         for result in results:
             right, flagged = sum(planted[position] for position in result["flagged"]), len(result["flagged"])
