@@ -13,7 +13,16 @@ import torch
 import flagging
 from conftest import PAIRS
 from flagging import answer_sets, change_answers, measure_sets, prepare_incident
-from flagging_table import change_of_set, compare_to_nominal, summarize_seeds, summarize_stability, summarize_world
+from flagging_table import (
+    change_of_set,
+    compare_to_nominal,
+    nominal_rows,
+    seed_rows,
+    stability_rows,
+    summarize_seeds,
+    summarize_stability,
+    summarize_world,
+)
 from taughtby.attribution.controls import match_controls
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
@@ -157,6 +166,12 @@ def test_seeds_of_a_world_count_as_one_world(tmp_path: Path) -> None:
     nominal = {(each["rate"], each["sets"]): each for each in compare_to_nominal([line, other])}
     assert nominal[0.1, "one"]["worlds"] == 1 and nominal[0.1, "one"]["its FDP"] == 0.5
     assert nominal[0.1, "one"]["the least"] == 0.3
+    *_, row = seed_rows([world], "plain")
+    assert row == ("| `error-20` | poison | 2 | 10 of 40 | 5 to 7 of 24 | 1.00, 1.00 | .50 (.25 to .75) / .40 |  | "
+                   ".00 / 1.00 | .17 / .53 | .17 / .53 | .17 / .53 |")  # fmt: skip
+    assert list(seed_rows([world], "span"))[2:] == []
+    assert "| 10% | one | .50 | .50 (`error-20`) | .40 | .30 |" in nominal_rows(nominal.values(), "plain")
+    assert "| stop | .25 (100%) | .00 (0%) |  |  | 1, 1 |" in stability_rows(list(summarize_stability(tmp_path)))
 
 
 def test_stability_is_the_change_of_each_set(tmp_path: Path) -> None:
