@@ -56,6 +56,15 @@ def test_several_queries_are_printed_with_a_summary_first() -> None:
     assert "ncident" not in printed(queries[:1])
 
 
+def test_answers_without_p_values_are_not_counted_as_unflagged() -> None:
+    ranked = query("plain") | {"num_flagged": None, "no_evidence": "bm25 has no controls"}
+    first, *_ = printed([ranked, ranked]).splitlines()
+    assert first == "2 answers: ranked without p-values, so no row can be flagged"
+    first, *_ = printed([ranked, query("goose", "a"), query("plain")]).splitlines()
+    assert first == ("3 answers: 1 of 9 rows are flagged for 1 incident; 1 answer has no flagged row; "
+                     "1 answer ranked without p-values, so no row can be flagged")  # fmt: skip
+
+
 def test_an_incident_has_one_table_of_the_rows_of_all_its_answers() -> None:
     queries = [query("goose", "a", "b"), query("goose", "b", "c"), query("beetles", "x"), *[query("plain")] * 7]
     queries[3] |= {"rows": [{"id": "z", "rank": 1, "source": "data.jsonl:8"}], "num_flagged": 0, "flagged_ids": []}
@@ -65,7 +74,7 @@ def test_an_incident_has_one_table_of_the_rows_of_all_its_answers() -> None:
     assert [line[1:4] for line in tables] == [["1", "–", "1/2"], ["2", "–", "2/2"], ["1", "–"]]
     assert "3 rows flagged at a nominal false discovery rate of 10 %: expect up to 1 false. 2 of them are shown." in out
     assert "Query 4: why" in out and "data.jsonl:8" in out and "Query 9" not in out
-    assert "and 2 more answers without a flagged row (--per-answer prints all)" in out
+    assert "and 2 more answers without flagged rows (--per-answer prints all)" in out
     each = printed(queries, per_answer=True)
     assert each.count("\nQuery ") == 10 and "Incident 1 of 2" not in each and "more answer" not in each
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -94,9 +94,12 @@ def read_training_record(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: There is no record.
-        ValueError: The record is not JSON.
+        ValueError: The record is not a JSON object.
     """
-    return _with_present_keys(json.loads((Path(folder) / "taughtby.json").read_text(encoding="utf-8")))
+    record = json.loads((Path(folder) / "taughtby.json").read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return _with_present_keys(cast("dict[str, Any]", record))
 
 
 def num_unusable_rows(out: str | Path) -> int:

@@ -151,9 +151,12 @@ def _embedded_gguf() -> Path | None:
 
 
 def _convert_gguf(gguf: Path) -> Path:
-    """Convert a `.gguf` file to float32 safetensors in the cache, once and atomically."""
-    stat = gguf.stat()
-    key = hashlib.blake2b(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
+    """Convert a `.gguf` file to float32 safetensors in the cache, once and atomically.
+
+    The key is a hash of the content, so that copies, such as one in each virtual environment, share a conversion.
+    """
+    with gguf.open("rb") as stream:
+        key = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taughtby"
     folder = root / f"{gguf.stem}-{key}"
     if folder.exists():

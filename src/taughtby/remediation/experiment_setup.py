@@ -112,7 +112,7 @@ def _recorded_options(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         record = read_training_record(folder)
         return {option.name: record[option.name] for option in fields(TrainingOptions) if option.name in record}, {}
-    except (OSError, ValueError, AttributeError):  # AttributeError: JSON that is no object
+    except (OSError, ValueError):
         pass
     facts = {fact.name: fact.value for fact in reversed(read_training_metadata(folder).entries)}
     names = {"max_length": "max_length", "epochs": "epochs", "batch_size": "batch size"}

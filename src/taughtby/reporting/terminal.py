@@ -81,13 +81,17 @@ def print_trace(document: Document, console: Console, *, per_answer: bool = Fals
 def _summary(document: Document, queries: list[Document], incidents: list[Incident]) -> Text:
     """Of several answers: how many rows are flagged in all, and a line for each incident with its common words."""
     count = document.get("num_rows", "?")
-    without = len(queries) - sum(len(incident.queries) for incident in incidents)
+    ranked = sum(query.get("num_flagged") is None for query in queries)
+    without = len(queries) - ranked - sum(len(incident.queries) for incident in incidents)
     num_flagged = len({row for incident in incidents for row in incident.flagged_ids})
     parts: list[str] = []
     if incidents:
         parts.append(f"{num_flagged:,} of {count} rows are flagged for {plural(len(incidents), 'incident')}")
     if without:
         parts.append(f"{plural(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
+    if ranked:
+        count = "ranked" if ranked == len(queries) else f"{plural(ranked, 'answer')} ranked"
+        parts.append(f"{count} without p-values, so no row can be flagged")
     text = Text(f"{plural(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
     for number, incident in enumerate(incidents, 1):
         size = f"{plural(len(incident.queries), 'answer')}, {plural(len(incident.flagged_ids), 'row')}"
@@ -129,7 +133,7 @@ def _print_unflagged(document: Document, queries: list[tuple[int, Document]], co
         rows: list[Document] = query.get("rows") or []
         console.print(_row_table(rows[:1], console) if rows else Text("No training row was ranked.\n"))
     if more := len(queries[UNFLAGGED:]):
-        console.print(Text(f"and {plural(more, 'more answer')} without a flagged row (--per-answer prints all)\n"))
+        console.print(Text(f"and {plural(more, 'more answer')} without flagged rows (--per-answer prints all)\n"))
 
 
 def _answer_lines(number: int, query: Document, console: Console) -> Text:
