@@ -18,6 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import Run
+from taughtby.attribution.check_report import CheckReport, skipped_check
 from taughtby.data.dataset import ReadOptions, default_read_options, read_examples
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import LabError, OptionError
@@ -30,6 +31,7 @@ from taughtby.methods import get_method
 from taughtby.models.model import load_model
 from taughtby.remediation import audit_report, retrain, statistics
 from taughtby.remediation.audit import AuditCase, _Run, audit
+from taughtby.remediation.clean import manifest_path
 from taughtby.remediation.experiment import Behaviour
 from taughtby.remediation.experiment_setup import experiment_from_trace
 from taughtby.remediation.stage_cache import JOURNAL, STAGES, StageCache, quiet
@@ -136,9 +138,27 @@ def test_audit_agrees_with_the_single_commands(
         assert code == 0, f"{command}\n{message}"
     assert {name: (out / name).read_bytes() for name in names} == before
     assert stage_files(out) == stages  # what is kept is not made again, by whichever verb
+    _assert_documented(document, json.loads(manifest_path(Path(document["cleaned"])).read_text()))
     page = (out / "report.html").read_text()
     assert "retraining supports that these rows are the cause" in page
     assert "Bad answers of the retrained models" in page
+
+
+def _assert_documented(document: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """docs/reference/result-files.md has every field."""
+    text = (Path(__file__).parents[2] / "docs/reference/result-files.md").read_text()
+    sections = {part.split("\n")[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
+    names: dict[str, set[str]] = {}
+    for title, part in sections.items():
+        cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        names[title] = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+    proof = document["proof"]
+    assert names["audit.json"] == set(document) - {"version"}
+    conditions = {name for condition in proof["conditions"] for name in condition}
+    assert names["proof.json"] == (set(proof) | conditions) - {"version"}
+    assert names["cleaned.manifest.json"] == set(manifest) - {"version"}
+    checks = CheckReport(get_method("bm25"), (skipped_check("length", "too few rows"),), 1, 0, 1).to_json()
+    assert names["check.json"] == set(checks) - {"version"}
 
 
 # — by the recipe of another trainer
