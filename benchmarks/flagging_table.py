@@ -178,23 +178,23 @@ def seed_rows(seeds: Sequence[Result], change: str) -> Iterator[str]:
         if line["change"] == change:
             aps = ", ".join(_decimal(line[size]["ap"][0]) for size in ("one", "all") if line[size].get("ap"))
             cells = [_cell(line[size], "0.1") for size in ("one", "several", "all")]
-            every = [_cell(line["every set"], rate) for rate in ("0.05", "0.1", "0.2")]
+            every = [_cell(line["every set"], rate, spread=rate == "0.1") for rate in ("0.05", "0.1", "0.2")]
             shown = f"{_range(line['shown'])} of {line['prompts'][0]}"
             planted = f"{_range(line['planted'])} of {_range(line['rows'])}"
             row = [f"`{line['world']}`", line["target"], str(line["seeds"]), planted, shown, aps, *cells, *every]
             yield f"| {' | '.join(row)} |"
 
 
-def _cell(size: Result, rate: str) -> str:
-    """FDP / power, and FDP's lowest and highest seed; without planted rows, the share of sets with no flagged row."""
+def _cell(size: Result, rate: str, *, spread: bool = False) -> str:
+    """FDP / power, if asked with FDP's lowest and highest seed; or the share of sets for which no row is flagged."""
     if not size:
         return ""
     numbers = size[rate]
     if numbers["power"] is None:
         return f"none for {numbers['nothing'][0]:.0%}"
     mean, least, most = numbers["fdp"]
-    spread = f" ({_decimal(least)} to {_decimal(most)})" if most - least >= 0.005 else ""
-    return f"{_decimal(mean)}{spread} / {_decimal(numbers['power'][0])}"
+    between = f" ({_decimal(least)} to {_decimal(most)})" if spread and most - least >= 0.005 else ""
+    return f"{_decimal(mean)}{between} / {_decimal(numbers['power'][0])}"
 
 
 def _decimal(value: float) -> str:

@@ -167,7 +167,7 @@ def test_seeds_of_a_world_count_as_one_world(tmp_path: Path) -> None:
     assert nominal[0.1, "one"]["worlds"] == 1 and nominal[0.1, "one"]["its FDP"] == 0.5
     assert nominal[0.1, "one"]["the least"] == 0.3
     *_, row = seed_rows([world], "plain")
-    assert row == ("| `error-20` | poison | 2 | 10 of 40 | 5 to 7 of 24 | 1.00, 1.00 | .50 (.25 to .75) / .40 |  | "
+    assert row == ("| `error-20` | poison | 2 | 10 of 40 | 5 to 7 of 24 | 1.00, 1.00 | .50 / .40 |  | "
                    ".00 / 1.00 | .17 / .53 | .17 / .53 | .17 / .53 |")  # fmt: skip
     assert list(seed_rows([world], "span"))[2:] == []
     assert "| 10% | one | .50 | .50 (`error-20`) | .40 | .30 |" in nominal_rows(nominal.values(), "plain")
