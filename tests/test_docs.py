@@ -278,6 +278,22 @@ def test_every_command_is_on_the_reference_page() -> None:
     assert sorted(re.findall(r"^### `taughtby (.+)`$", page, re.MULTILINE)) == sorted(names(get_command(app)))
 
 
+def test_every_option_is_documented() -> None:
+    from typer.main import get_command
+
+    from taughtby.cli import app
+
+    def options(command: Any, path: str = "taughtby") -> Iterator[tuple[str, list[str]]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from () if inner.hidden else options(inner, f"{path} {name}")
+        for option in () if hasattr(command, "commands") else command.params:
+            if option.param_type_name == "option" and not option.hidden:
+                yield f"{path} {option.opts[0]}", option.opts
+
+    words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
+    assert [name for name, names in options(get_command(app)) if not words.intersection(names)] == []
+
+
 def test_site_builds_in_strict_mode_with_all_api_names(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
