@@ -288,7 +288,7 @@ def test_every_option_is_documented() -> None:
             yield from () if inner.hidden else options(inner, f"{path} {name}")
         for option in () if hasattr(command, "commands") else command.params:
             if option.param_type_name == "option" and not option.hidden:
-                yield f"{path} {option.opts[0]}", option.opts
+                yield f"{path} {option.opts[0]}", [*option.opts, *option.secondary_opts]
 
     words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
     assert [name for name, names in options(get_command(app)) if not words.intersection(names)] == []
