@@ -90,8 +90,8 @@ def _summary(document: Document, queries: list[Document], incidents: list[Incide
     if without:
         parts.append(f"{plural(without, 'answer')} {'has' if without == 1 else 'have'} no flagged row")
     if ranked:
-        count = "ranked" if ranked == len(queries) else f"{plural(ranked, 'answer')} ranked"
-        parts.append(f"{count} without p-values, so no row can be flagged")
+        what = "ranked" if ranked == len(queries) else f"{plural(ranked, 'answer')} ranked"
+        parts.append(f"{what} without p-values, so no row can be flagged")
     text = Text(f"{plural(len(queries), 'answer')}: {'; '.join(parts)}", "bold")
     for number, incident in enumerate(incidents, 1):
         size = f"{plural(len(incident.queries), 'answer')}, {plural(len(incident.flagged_ids), 'row')}"
