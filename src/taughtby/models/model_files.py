@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,20 @@ def _embedded_gguf() -> Path | None:
     return next((file for place in places for file in Path(place).glob("*.gguf")), None)
 
 
+@cache
+def _content_hash(file: Path, size: int, modified: int) -> str:
+    """Hash a file's content, once for each size and time: weights and tokenizer are loaded apart."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
 def _convert_gguf(gguf: Path) -> Path:
     """Convert a `.gguf` file to float32 safetensors in the cache, once and atomically.
 
     The key is a hash of the content, so that copies, such as one in each virtual environment, share a conversion.
     """
-    with gguf.open("rb") as stream:
-        key = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    stat = gguf.stat()
+    key = _content_hash(gguf, stat.st_size, stat.st_mtime_ns)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taughtby"
     folder = root / f"{gguf.stem}-{key}"
     if folder.exists():
