@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import taughtby
 from conftest import Run
 from taughtby.cli import app, index, options
 from taughtby.cli.arguments import kind_of
@@ -80,6 +81,14 @@ def test_invalid_commands_do_not_import_torch(words: tuple[str, ...], tmp_path: 
     )
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_module_runs_as_the_program_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "taughtby"]
+    version = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (version.returncode, version.stdout.split()[-1]) == (0, taughtby.__version__), version.stderr
+    wrong = subprocess.run([*command, "indx"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "Usage: python -m taughtby" in wrong.stderr
 
 
 def test_static_names_match_the_registries() -> None:
