@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, query_from_record, read_queries
-from taughtby.attribution.query_notes import ambiguity_notes, truncation_notes
+from taughtby.attribution.query_notes import ambiguity_notes, excess_notes, truncation_notes
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
@@ -131,6 +131,14 @@ def test_span_with_several_occurrences_gives_a_note() -> None:
     (note,) = ambiguity_notes([twice] * 5)
     assert note.endswith("and so on, in 5 answers: the first occurrence is used. Give the characters as span_range to "
                          "use another.")  # fmt: skip
+
+
+def test_flags_of_more_than_half_of_the_rows_are_said_to_say_little() -> None:
+    assert excess_notes([None, (), (1, 2, 3, 4, 5)], 10) == []
+    (note,) = excess_notes([(1,), range(7004)], 10_000)
+    assert "7,004 of 10,000 for answer 2." in note
+    (note,) = excess_notes([range(6)] * 5, 10)
+    assert note.count("6 of 10") == 3 and "and so on, for 5 answers" in note
 
 
 def test_pooled_weights_favor_words_shared_between_answers(tuned: Any) -> None:

@@ -1,4 +1,4 @@
-"""What to know of the queries before their rankings are read: spans with several places, answers that were cut."""
+"""What to know of the queries and their flags: spans with several places, cut answers, flags that cannot be right."""
 
 from __future__ import annotations
 
@@ -43,3 +43,17 @@ def truncation_notes(prepared: PreparedQueries) -> list[str]:
     more = f" and so on, of {len(cut)} answers" if len(cut) > 3 else ""
     return [f"Only the beginning of long answers is explained: {places}{more}. Shorten the prompt, or index with a "
             "greater --max-length, as far as the model reads."]  # fmt: skip
+
+
+def excess_notes(flagged: Sequence[Sequence[int] | None], num_rows: int) -> list[str]:
+    """Return a note on queries for which more than half of the rows are flagged, as a list of at most one.
+
+    The mode of a query's scores and their spread are those of rows that do not match it, if these are the majority.
+    """
+    many = [(number, len(rows)) for number, rows in enumerate(flagged, 1) if rows and 2 * len(rows) > num_rows]
+    if not many:
+        return []
+    counts = ", ".join(f"{count:,} of {num_rows:,} for answer {number}" for number, count in many[:3])
+    more = f" and so on, for {len(many)} answers" if len(many) > 3 else ""
+    return [f"More than half of the rows are flagged, {counts}{more}. A row is flagged if it stands apart from most "
+            "rows, so these flags say little: read the ranking, and select rows with --top-k."]  # fmt: skip
