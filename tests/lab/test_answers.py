@@ -50,6 +50,7 @@ def test_read_prompts_from_every_format(tmp_path: Path, name: str, text: str) ->
         ("p.jsonl", b'{"text": "all in one"}\n', "p.jsonl:1: no prompt\n  got: text"),
         ("p.jsonl", b'{"messages": [{"role": "assistant", "content": "x"}]}\n', "p.jsonl:1: no prompt"),
         ("p.jsonl", b'{"prompt": 1}\n', "p.jsonl:1: the content of the user message is not text"),
+        ("p.jsonl", b'{"input_ids": [1, 2]}\n', "p.jsonl:1: the row is token ids, not text\n  got: input_ids"),
         ("p.txt", b"\n \n", "has no prompts"),
         ("p.txt", b"caf\xe9\n", "not UTF-8\n  got: byte 3"),
         ("p.doc", b"x", "unknown file type"),
@@ -161,6 +162,7 @@ def test_read_answers_formats_and_missing_answers(tmp_path: Path, data: Path) ->
     for text, message in (
         ('{"prompt": "who"}\n', "a.jsonl:1: no known column layout"),
         (json.dumps({"messages": TURNS}) + "\n", "a.jsonl:1: the row has no answer\n  got: last message: user"),
+        ('{"input_ids": [1, 2], "labels": [-100, 2]}\n', "a.jsonl:1: the row is token ids, not text"),
         ("\n", "has no answers"),
     ):
         file.write_text(text)

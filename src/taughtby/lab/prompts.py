@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from taughtby.data.conversation import apply_format, read_conversation, require_one_answer
 from taughtby.data.example import Example, Message, Question, Record, reject_deep_nesting, shorten
+from taughtby.data.formats import DataFormat
 from taughtby.data.readers.eval_logs import read_log_or_records
 from taughtby.errors import DataError
 
@@ -77,6 +78,7 @@ def _to_prompt(record: Record, source: str) -> Prompt:
             form, named = apply_format({**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}, source)
         except DataError:
             raise DataError(fault.what, got=fault.got, do=_WRITE) from None
+    _require_text(form, source)
     row = read_conversation(form, named, source)
     turns = row.messages
     return _prompt(replace(row, messages=turns[:-1] if turns[-1]["role"] == "assistant" else turns), {}, record)
@@ -87,6 +89,7 @@ def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
         form, named = apply_format(record, source)
     except DataError as fault:
         raise DataError(fault.what, got=fault.got, do=_WRITE) from None
+    _require_text(form, source)
     require_one_answer(form, record, source)
     row = read_conversation(form, named, source)
     *turns, answer = row.messages
@@ -94,6 +97,13 @@ def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:
         do = 'end it with an assistant message, or write {"prompt": "…", "response": "…"}'
         raise DataError(f"{source}: the row has no answer", got=f"last message: {answer['role']}", do=do)
     return _prompt(replace(row, messages=tuple(turns)), answer, record), row.response
+
+
+def _require_text(form: DataFormat, source: str) -> None:
+    if form.tokenized:
+        raise DataError(
+            f"{source}: the row is token ids, not text", got=", ".join(form.columns), do=f"decode them: {_WRITE}"
+        )
 
 
 def _prompt(row: Example, answer: Message, record: Record) -> Prompt:
