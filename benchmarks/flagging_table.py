@@ -1,6 +1,7 @@
 """Tables of the files that flagging.py writes: false discoveries and power of each world, and stability.
 
-`python benchmarks/flagging_table.py OUT [SUMMARY.json]` prints them as Markdown, and writes the numbers as JSON.
+`python benchmarks/flagging_table.py OUT [SUMMARY.json]` prints them as Markdown, and writes the numbers as JSON. Worlds
+that are not in OUT keep the numbers that SUMMARY.json has, so that they can be measured one by one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ SIZES: dict[str, Callable[[int, int], bool]] = {  # of sets of answers, by the n
 
 def main() -> None:
     """Print the tables, and write the numbers."""
-    out = Path(sys.argv[1])
-    worlds = [line for change in SUMMARIZED for name in [*REPORTED, *DEVELOPMENT]
-              for line in summarize_world(name, out / name, change)]  # fmt: skip
-    stability = list(summarize_stability(out))
+    out, names = Path(sys.argv[1]), [*REPORTED, *DEVELOPMENT]
+    known = json.loads(Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 and Path(sys.argv[2]).exists() else {}
+    kept = {name: [line for line in lines if not (out / line["world"]).exists()]
+            for name, lines in known.items() if name in ("worlds", "stability")}  # fmt: skip
+    worlds = [line for change in SUMMARIZED for name in names for line in summarize_world(name, out / name, change)]
+    worlds = sorted([*kept.get("worlds", ()), *worlds],
+                    key=lambda line: (SUMMARIZED.index(line["change"]), names.index(line["world"])))  # fmt: skip
+    stability = sorted([*kept.get("stability", ()), *summarize_stability(out)],
+                       key=lambda line: names.index(line["world"]))  # fmt: skip
     lists = {"worlds": worlds, "seeds": list(summarize_seeds(worlds)), "nominal": compare_to_nominal(worlds),
              "stability": stability}  # fmt: skip
     if len(sys.argv) > 2:
