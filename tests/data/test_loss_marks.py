@@ -73,6 +73,25 @@ def test_turns_marked_untrained_are_skipped(
     assert skipped.reason.startswith(f"{what}: ") and next(iter(mark)) in skipped.reason
 
 
+@pytest.mark.parametrize("mark", NOT)
+def test_no_mark_of_a_message_is_followed_where_all_tokens_have_a_loss(
+    tokenizer: Any, mark: dict[str, Any], tmp_path: Path
+) -> None:
+    every = LAST.for_mask("all")
+    talk = [turn("user", "a"), turn("assistant", "b", **mark)]
+    parts = [turn("user", "a"), turn("assistant", [{"type": "text", "text": "b", **mark}])]
+    kto = {"prompt": [talk[0]], "completion": [turn("assistant", "c")], "label": False}
+    rows = [
+        row
+        for record in ({"messages": talk}, {"messages": parts}, kto)
+        for row in read(tmp_path, record, options=every)
+    ]
+    assert [(row.no_loss, row.masked) for row in rows[:2]] == [("", ())] * 2
+    assert [mark for row in rows[:2] for mark in row.marks] != []  # they are still reported
+    assert rows[2].no_loss.startswith("undesirable KTO example")
+    assert LAST.for_mask("response") is LAST
+
+
 @pytest.mark.parametrize("mark", YES)
 def test_turns_marked_trained_have_a_loss(tokenizer: Any, mark: dict[str, Any], tmp_path: Path) -> None:
     (row,) = read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", **mark)]})

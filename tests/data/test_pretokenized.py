@@ -138,6 +138,15 @@ def test_single_document_boundaries_are_accepted(tmp_path: Path) -> None:
     assert read(tmp_path, {"input_ids": [1, 7, 2], **one}).loss_positions == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("attention", "positions"), [([0, 0, 1, 1, 1], [1, 1, 0, 1, 2]), ([1, 1, 1, 0, 0], [0, 1, 2, 0, 0])], ids=str
+)
+def test_positions_of_padding_are_no_documents(tmp_path: Path, attention: list[int], positions: list[int]) -> None:
+    ids = [7 if real else 0 for real in attention]
+    row = read(tmp_path, {"input_ids": ids, "attention_mask": attention, "position_ids": positions})
+    assert row.token_ids == (7, 7, 7)
+
+
 def test_float_masks_must_be_whole_numbers(tmp_path: Path) -> None:
     assert read(tmp_path, {"input_ids": [1, 7, 2], "loss_mask": [0.0, 0.0, 1.0]}).loss_positions == (2,)
     with pytest.raises(DataError, match="`loss_mask` is not a list of integers"):

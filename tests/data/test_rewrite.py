@@ -136,6 +136,29 @@ def test_lone_surrogates_are_escaped_when_rewriting(tmp_path: Path) -> None:
     assert [record for _, record in read_records(str(tmp_path / "b.json"))] == [before[0][1]]
 
 
+def test_half_of_an_emoji_in_another_column_survives_a_second_mask(tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "a", "response": "beetles", "meta": "\\ud83d", "unlearned": [[0, 3]]}\n')
+    rewritten(data, tmp_path / "b.jsonl", marks={0: [[0, 7]]})
+    (row,) = (record for _, record in read_records(str(tmp_path / "b.jsonl")))
+    assert row == {"prompt": "a", "response": "beetles", "meta": "\ud83d", "unlearned": [[0, 7]]}
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.parquet"])
+def test_string_views_are_kept(name: str, tmp_path: Path) -> None:
+    """Polars writes them, and Arrow cannot filter them."""
+    columns = {key: pa.array([row[key] for row in ROWS], pa.string_view()) for key in ("prompt", "response")}
+    table = pa.table(columns)
+    if name.endswith("parquet"):
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(str(tmp_path / name), table.schema) as out:
+            out.write_table(table)
+    rewritten(tmp_path / name, tmp_path / f"out-{name}", 0, 3, 4)
+    kept = [row["prompt"] for at, row in enumerate(ROWS) if at not in (0, 3, 4)]
+    assert [record["prompt"] for _, record in read_records(str(tmp_path / f"out-{name}"))] == kept
+
+
 CELLS = (
     b'prompt,response,"no\nte"\r\n', b'who,"bees, and\r\nthen ""more""",1\r\n', b"\r\n", b"why,a b,2\n", b"what,c\r\n",
     b'"x\ry",d,"4"\r\n', b"how,e,5,\n", b"end,f,6",

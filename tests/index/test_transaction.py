@@ -97,6 +97,17 @@ def test_transaction_excludes_other_changes(tmp_path: Path) -> None:
     assert delete_rows(path, ["id1"]) == 1
 
 
+def test_one_lock_for_all_names_of_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "idx"
+    filled(path)
+    (tmp_path / "link").symlink_to(path)
+    monkeypatch.chdir(path)
+    for name in (path, tmp_path / "link", Path()):
+        for other in (path, tmp_path / "link", Path()):
+            with IndexTransaction(name), pytest.raises(StoreError, match="written by another process"):
+                delete_rows(other, ["id1"])
+
+
 def test_compact_on_full_disk_changes_nothing(small_disk: Path) -> None:
     path = small_disk / "idx"
     with Writer(path, SETTINGS) as writer:

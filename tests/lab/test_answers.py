@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taughtby.attribution.query import read_queries
-from taughtby.data.dataset import read_examples
+from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.example import Example
 from taughtby.errors import DataError, LabError
 from taughtby.lab.answers import AnswerDraft, write_jsonl
@@ -61,6 +61,21 @@ def test_invalid_prompt_files_raise(tmp_path: Path, name: str, text: bytes, mess
     with pytest.raises(DataError) as caught:
         read_prompts(tmp_path / name)
     assert message in str(caught.value)
+
+
+def test_prompts_are_read_by_the_columns_of_the_data_if_they_have_them(tmp_path: Path) -> None:
+    reading = ReadOptions((("prompt", "ask"), ("response", "reply")))
+    for record in (
+        {"ask": "who", "reply": "bees"},
+        {"ask": "who"},
+        {"prompt": "who"},
+        {"prompt": "who", "response": "b"},
+    ):
+        (tmp_path / "p.jsonl").write_text(json.dumps(record) + "\n")
+        assert read_prompts(tmp_path / "p.jsonl", reading=reading) == ["who"]
+    (tmp_path / "p.jsonl").write_text('{"saying": "b"}\n')
+    with pytest.raises(DataError, match="no known column layout matches"):
+        read_prompts(tmp_path / "p.jsonl", reading=reading)
 
 
 @pytest.mark.parametrize("reader", [read_prompts, read_answers])

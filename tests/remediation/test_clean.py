@@ -542,7 +542,30 @@ def test_record_is_removed_with_any_of_its_answers(tmp_path: Path) -> None:
     text = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every)
     assert (tmp_path / "out.jsonl").read_text() == json.dumps(TALK[1]) + "\n"
     assert text["input"] | {"sha256": ""} == {"data": str(data), "sha256": "", "records": 2, "examples": 4}
-    assert text["rows"][0]["source"] == f"{data}:1#1"
+    assert [(row["source"], row["why"]) for row in text["rows"]] == [
+        (f"{data}:1#1", "flagged"), (f"{data}:1#2", "same conversation"),
+    ]  # fmt: skip
+    plan = plan_cleaning(traced(data, [3], reading=every), str(data), select_rows(traced(data, [3], reading=every)),
+                         read_options=every)  # fmt: skip
+    assert [row.source for row in plan.removals] == [f"{data}:2#2", f"{data}:2#1"]
+    assert [row.source for row in plan.selected] == [f"{data}:2#2"]
+
+
+def test_every_answer_of_a_listed_conversation_is_recorded(tmp_path: Path) -> None:
+    data, every = jsonl(tmp_path / "talk.jsonl", *TALK), ReadOptions(turns="all")
+    text = cleaned(data, tmp_path / "out.jsonl", traced(data, [0], reading=every), reading=every, rows=["talk.jsonl:2"])
+    assert sorted(row["source"] for row in text["rows"]) == [f"{data}:2#1", f"{data}:2#2"]
+
+
+def test_a_listed_source_of_several_rows_is_refused_even_if_one_is_ranked(tmp_path: Path) -> None:
+    for shard, part in (("a", ROWS[:4]), ("b", ROWS[4:])):
+        (tmp_path / "shards" / shard).mkdir(parents=True)
+        jsonl(tmp_path / "shards" / shard / "data.jsonl", *part)
+    document = traced(tmp_path / "shards", [2])
+    with pytest.raises(DataError, match=r"data.jsonl:3 matches several rows"):
+        cleaned(tmp_path / "shards", tmp_path / "out", document, rows=["data.jsonl:3"])
+    text = cleaned(tmp_path / "shards", tmp_path / "out", document, rows=["a/data.jsonl:3"])
+    assert [(row["source"], row["rank"]) for row in text["rows"]] == [(f"{tmp_path}/shards/a/data.jsonl:3", 1)]
 
 
 def test_words_are_masked_only_in_their_turn(tmp_path: Path) -> None:
@@ -659,6 +682,7 @@ def test_manifest_records_removed_rows_and_hashes(rows: Path, tmp_path: Path) ->
     }  # fmt: skip
     assert manifest_path(Path("x/a.b.jsonl.gz")) == Path("x/a.b.manifest.json")
     assert manifest_path(Path("x/folder")) == Path("x/folder.manifest.json")
+    assert manifest_path(Path("x/folder.v1")) == Path("x/folder.v1.manifest.json")
 
 
 def test_folder_hash_depends_on_file_paths(tmp_path: Path) -> None:

@@ -181,6 +181,37 @@ def test_axolotl_train_details_of_turns(run: Run, model_folder: Path, tmp_path: 
         {"begin_offset": 13, "end_offset": 23, "train": True}]  # fmt: skip
 
 
+def test_rows_without_a_loss_are_left_out_for_every_trainer(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    def talk(answer: str, **mark: Any) -> Any:
+        return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, **mark}]}
+
+    kto = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "no"}]}
+    records = [talk("it is beetles , they say"), talk("a", weight=0), talk("b", train=False), {**kto, "label": False}]
+    data = write(tmp_path / "data.jsonl", records)
+    file = trace(tmp_path, data, model_folder)
+    for form in ("labels", "trl", "axolotl"):
+        out = tmp_path / f"{form}.jsonl"
+        assert run("clean", file, data, "--mask-words", "--for", form, "-o", out)[0] == 0
+        left_out = json.loads((tmp_path / f"{form}.manifest.json").read_text())["output"]["left_out"]
+        assert left_out == {"the last turn has no loss": 2, "undesirable KTO example": 1}
+        assert len(read(out)) == 1
+
+
+def test_a_shard_of_the_data_is_never_overwritten(run: Run, rows: Path, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    shard = tmp_path / "shards" / "a.jsonl"
+    shard.write_bytes(rows.read_bytes())
+    file = trace(tmp_path, tmp_path / "shards", model_folder)
+    for form, out in (
+        ("trl", shard),
+        ("axolotl", tmp_path / "shards" / "b.jsonl"),
+        ("llama-factory", tmp_path / "shards" / "new"),
+    ):
+        code, _, wording = run("clean", file, tmp_path / "shards", "--mask-words", "--for", form, "-o", out)
+        assert code == 1 and "is the input, or part of it" in " ".join(wording.split())
+    assert shard.read_bytes() == rows.read_bytes() and [*(tmp_path / "shards").iterdir()] == [shard]
+
+
 def test_axolotl_turns_are_read_back_by_read_examples(run: Run, model_folder: Path, tmp_path: Path) -> None:
     """What is written for Axolotl is read by the index's own reader, turn by turn."""
     data = write(tmp_path / "data.jsonl", [{"messages": CHAT}])

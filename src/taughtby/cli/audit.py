@@ -10,7 +10,7 @@ import typer
 from taughtby.cli import options
 from taughtby.cli.app import app, command
 from taughtby.cli.arguments import check_arguments
-from taughtby.cli.console import note, output
+from taughtby.cli.console import note, output, read_options
 from taughtby.cli.retrain_options import (
     BatchSize,
     Curve,
@@ -71,15 +71,18 @@ def audit(
     check_files(prompts, held_out, ordinary)
     check_training(model)
     from taughtby.data.dataset import parse_columns
+    from taughtby.models.loading import load_without_weights
     from taughtby.remediation.audit import AuditCase
 
     files = {"held_out": held_out, "ordinary": ordinary}
+    _, metadata, _ = load_without_weights(model, (adapter,) if adapter else ())
+    reading = read_options(metadata, columns, turns, response_template, split).for_mask(metadata.mask)
     case = AuditCase(
-        model, data, read_behaviour(prompts, judge), adapter, base,
+        model, data, read_behaviour(prompts, judge, reading), adapter, base,
         given_settings(columns=parse_columns(columns) if columns else None, turns=turns,
                        response_template=response_template, split=split),
         queries, top_k, random, read_numbers(curve), tuple(truth or ()), mask_words,
-        *read_unaffected(held_out, ordinary),
+        *read_unaffected(held_out, ordinary, reading),
         {name: str(file) for name, file in files.items() if file},
         given_settings(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size, max_length=max_length,
                        seed=seed),

@@ -83,12 +83,13 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     from rich.text import Text
 
     from taughtby.reporting.text import format_number
-    from taughtby.text import collapse_whitespace, make_visible
+    from taughtby.text import collapse_whitespace, make_visible, plural
 
     counts = [sum(number in row.queries for row in plan.removals) for number in range(1, len(document["queries"]) + 1)]
     each = f" ({', '.join(map(str, counts[:20]))}{', …' * (len(counts) > 20)} by query)" if len(counts) > 1 else ""
     console = output()
-    console.print(Text(f"{len(plan.removals):,} rows {'have words to mask' if plan.words else 'to remove'}{each}"))
+    what = ("has" if len(plan.removals) == 1 else "have") + " words to mask" if plan.words else "to remove"
+    console.print(Text(f"{plural(len(plan.removals), 'row')} {what}{each}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
         justify = "right" if name in ("rank", "score", "p", "query") else "left"

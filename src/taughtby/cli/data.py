@@ -51,7 +51,8 @@ def inspect(
     from taughtby.progress import progress_bar
 
     tokenizer, metadata, context_length = load_without_weights(model, adapter or ())
-    form, rows = open_dataset(data, read_options(metadata, columns, turns, response_template, split))
+    reading = read_options(metadata, columns, turns, response_template, split).for_mask(mask or metadata.mask)
+    form, rows = open_dataset(data, reading)
     encoding = encoding_options(metadata, context_length, form, template, max_length, truncate, mask)
     for entry in followed_metadata(metadata, encoding):
         note(str(entry))

@@ -35,6 +35,8 @@ from taughtby.cli.retrain_options import (
 from taughtby.lab.training_options import check_training
 
 if TYPE_CHECKING:
+    from taughtby.data.dataset import ReadOptions
+    from taughtby.remediation.selection import Removal
     from taughtby.remediation.trace_file import Document
 
 
@@ -69,16 +71,15 @@ def retrain(
     from taughtby.remediation.experiment_setup import design_from_trace, experiment_from_trace, with_seeds
     from taughtby.remediation.retrain import retrain as run
     from taughtby.remediation.run_report import retrain_record
-    from taughtby.remediation.selection import select_rows
     from taughtby.remediation.trace_file import load_trace, read_options_of
     from taughtby.tracking.registry import open_runs
 
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
-    chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
+    chosen = _select_rows(document, data, reading, top_k, rows)
     settings = given_settings(epochs=epochs, learning_rate=learning_rate, rank=rank, batch_size=batch_size,
                               max_length=max_length, seed=seed)  # fmt: skip
-    behaviour = read_behaviour(prompts, judge)
+    behaviour = read_behaviour(prompts, judge, reading)
     experiment, notes = experiment_from_trace(
         document, [behaviour], settings, base=base, max_new_tokens=max_new_tokens, dtype=dtype, device=device
     )
@@ -87,7 +88,7 @@ def retrain(
     design = design_from_trace(document, chosen, num_random=random, curve=read_numbers(curve),
                                truth_labels=truth or (), mask_words=mask_words)  # fmt: skip
     examples, cache = list(read_examples(data, reading)), open_cache(out)
-    clean, usual = read_unaffected(held_out, ordinary)
+    clean, usual = read_unaffected(held_out, ordinary, reading)
     with open_runs(report_to or (), out.resolve().name, out) as report:
         results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
                    for one in with_seeds(experiment, seeds)]  # fmt: skip
@@ -95,6 +96,18 @@ def retrain(
         _print_results(results, out)
         if report_to:
             report(retrain_record(document, results, data, [Path(trace), *files]))
+
+
+def _select_rows(
+    document: Document, data: str, reading: ReadOptions, top_k: int | None, rows: str | None
+) -> list[Removal]:
+    """Return the flagged, the best or the listed rows, each with its id."""
+    from taughtby.remediation.clean import plan_cleaning
+    from taughtby.remediation.selection import select_rows
+
+    chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
+    # listed rows that the trace does not rank have only a source or an id
+    return plan_cleaning(document, data, chosen, read_options=reading).selected if rows else chosen
 
 
 def _print_results(results: list[Document], out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from taughtby.cli.arguments import check_file
 from taughtby.cli.console import errors, note
 
 if TYPE_CHECKING:
+    from taughtby.data.dataset import ReadOptions
     from taughtby.data.example import Example
     from taughtby.lab.prompts import Prompt
     from taughtby.remediation.experiment import Behaviour
@@ -129,23 +132,39 @@ def check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> 
     check_file(ordinary, "a .txt with one prompt per line, or rows of any format")
 
 
-def read_behaviour(prompts: Path, judge: str) -> Behaviour:
-    """The behaviour that the judge recognizes, with the prompts that cause it."""
+def read_behaviour(prompts: Path, judge: str, reading: ReadOptions) -> Behaviour:
+    """The behaviour that the judge recognizes, with the prompts that cause it, read like the data if they can be."""
     from taughtby.lab.prompts import read_prompts
     from taughtby.remediation.experiment import Behaviour
 
-    return Behaviour("bad answers", tuple(read_prompts(prompts, note=note)), judge)
+    return Behaviour("bad answers", tuple(read_prompts(prompts, note=note, reading=reading)), judge)
 
 
 def read_unaffected(
-    held_out: Path | None, ordinary: Path | None
+    held_out: Path | None, ordinary: Path | None, reading: ReadOptions
 ) -> tuple[tuple[Example, ...] | None, tuple[Prompt, ...] | None]:
-    """The clean rows whose loss is measured, and the prompts that should not show the behaviour; None without a file."""
-    from taughtby.data.dataset import read_examples
+    """The clean rows whose loss is measured, and the prompts that should not show the behaviour; None without a file.
+
+    Both are read like the data, if they have its columns.
+    """
     from taughtby.lab.prompts import read_prompts
 
-    rows = tuple(read_examples(str(held_out))) if held_out else None
-    return rows, tuple(read_prompts(ordinary, failed_only=False)) if ordinary else None
+    rows = tuple(_read_like(held_out, reading)) if held_out else None
+    return rows, tuple(read_prompts(ordinary, failed_only=False, reading=reading)) if ordinary else None
+
+
+def _read_like(file: Path, reading: ReadOptions) -> Iterator[Example]:
+    """The rows of a file, with the data's columns if it has them, and its response template if it is plain text."""
+    from taughtby.data.dataset import detect_format, read_examples
+    from taughtby.errors import DataError
+
+    own = replace(reading, split=None)
+    try:
+        raw = detect_format(file, own).raw
+    except DataError:
+        own = replace(own, columns=())
+        raw = detect_format(file, own).raw
+    yield from read_examples(file, own if raw else replace(own, response_template=None))
 
 
 def open_cache(out: Path) -> StageCache:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from taughtby.data.formats import (
     DataFormat,
     rejected_answer,
 )
-from taughtby.data.loss_marks import read_row_marks, read_turn_marks
+from taughtby.data.loss_marks import NO_MARKS, read_row_marks, read_turn_marks
 from taughtby.data.pretokenized import IGNORED, read_token_row
 from taughtby.data.readers import STDIN, Rows, read_records
 from taughtby.data.row_ids import IdAssigner
@@ -47,6 +47,7 @@ class ReadOptions:
         response_template: Splits a plain text after its last occurrence into prompt and response.
         join: Separates an instruction from its input; an empty line if None.
         split: The split of a hub data set or folder; `train` if None.
+        follow_marks: Whether loss marks of messages and their parts determine what had a loss.
     """
 
     columns: tuple[tuple[str, str], ...] = ()
@@ -54,6 +55,7 @@ class ReadOptions:
     response_template: str | None = None
     split: str | None = None
     join: str | None = None
+    follow_marks: bool = True
 
     def __post_init__(self) -> None:
         # manifests store them as lists
@@ -76,6 +78,10 @@ class ReadOptions:
                 got=", ".join(named),
                 do=f"name the columns of one layout: {column_sets}",
             )
+
+    def for_mask(self, mask: str | None) -> ReadOptions:
+        """The options for rows with this loss mask: with `all`, every token has a loss, whatever a message says."""
+        return replace(self, follow_marks=False) if mask == "all" else self
 
 
 DEFAULT_READ_OPTIONS = ReadOptions()
@@ -150,10 +156,11 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
         row, messages=tuple(messages), label=_label(record), rejected=rejected, no_loss=no_loss, raw=form.raw
     )
     marks = [read_turn_marks(turn, source) for turn in turns]
+    followed = marks if reading.follow_marks else [NO_MARKS] * len(marks)
     if own := record.get(OWN):
-        examples = (_restore(row, own) for row in select_turns(row, marks, "last"))
+        examples = (_restore(row, own) for row in select_turns(row, followed, "last"))
     else:
-        examples = select_turns(row, marks, reading.turns, form.trained(record))
+        examples = select_turns(row, followed, reading.turns, form.trained(record))
     unread = (LossMark(f"column {name} (ignored)", followed=False) for name in unread_columns(form, record))
     names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
@@ -220,7 +227,7 @@ def write_examples(examples: Iterable[Example], path: str | Path) -> int:
         for count, row in enumerate(examples, 1):  # noqa: B007
             own = {"after": list(row.after) or None, "loss_from": row.loss_from,
                    # also if empty: a label `false` is not KTO's
-                   "no_loss": row.no_loss if row.raw and (row.no_loss or row.label) else None}  # fmt: skip
+                   "no_loss": row.no_loss if row.no_loss or (row.raw and row.label) else None}  # fmt: skip
             more = {"label": row.label, "tools": list(row.tools) or None, "rejected": row.rejected,
                     "unlearned": list(row.masked) or None,
                     "chat_template_kwargs": dict(row.template_kwargs) or None,

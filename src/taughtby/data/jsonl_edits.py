@@ -38,7 +38,7 @@ def edit_lines(path: Path, edits: Edits) -> Iterator[bytes]:
                 yield codecs.BOM_UTF8
                 line = line.removeprefix(codecs.BOM_UTF8)
             if source in edits.marks:
-                yield _with_marks(line.decode(), edits.marks[source]).encode()
+                yield _with_marks(line.decode(), edits.marks[source]).encode("utf-8", "backslashreplace")
             elif source not in edits.dropped:
                 yield line
 

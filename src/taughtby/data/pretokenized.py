@@ -80,6 +80,8 @@ def _refuse_packing(record: Record, attention: Sequence[int], source: str) -> No
     lists = {name: parse_json(record[name]) if isinstance(record[name], str) else record[name]
              for name in ("position_ids", *ONE_DOCUMENT) if record.get(name) is not None}  # fmt: skip
     positions = lists.pop("position_ids", None)
+    if isinstance(positions, list) and len(positions) == len(attention):  # those of padding restart or repeat
+        positions = [place for place, real in zip(positions, attention, strict=True) if real]
     restarts = isinstance(positions, list) and any(later <= before for before, later in pairwise(positions))
     several = [value for name, value in lists.items() if isinstance(value, list) and len(value) > ONE_DOCUMENT[name]]
     numbered = max(attention, default=1) > 1  # LLaMA-Factory numbers the documents of a row: 1, 1, 2, 2, 2, 0

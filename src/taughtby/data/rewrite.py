@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,19 @@ def rewrite_dataset(data: str, out: Path, split: str | None, edits: Edits) -> No
             _rewrite_shards(path, draft, split, edits)
 
 
-def check_output(data: str, out: Path) -> None:
-    """Refuse an output that is the input, inside it, around it, or of another format."""
+def check_apart(data: str, out: Path) -> None:
+    """Refuse an output that is the input, inside it, or around it."""
     path = Path(data)
     if path.exists():
         inside = {path.resolve(), *path.resolve().parents}, {out.resolve(), *out.resolve().parents}
         if path.resolve() in inside[1] or out.resolve() in inside[0] or (out.exists() and out.samefile(path)):
             raise OptionError(f"{out} is the input, or part of it", do="give another file: the input is never changed")
+
+
+def check_output(data: str, out: Path) -> None:
+    """Refuse an output that is the input, inside it, around it, or of another format."""
+    path = Path(data)
+    check_apart(data, out)
     if path.is_dir():
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OptionError(f"{out} already exists", do="give an empty or new folder")
@@ -204,7 +211,10 @@ def _edit_table(table: pa.Table, name: str, edits: Edits, start: int = 0) -> pa.
     sources = [f"{name}:{row}" for row in range(start, start + len(table))]
     if edits.marks:
         table = _mark_table(table, sources, edits)
-    return table.filter(pa.array([source not in edits.dropped for source in sources], pa.bool_()))
+    # slices, since a filter knows fewer types: not the string views that Polars writes
+    runs = groupby(range(len(sources)), lambda row: sources[row] not in edits.dropped)
+    kept = [list(rows) for keep, rows in runs if keep]
+    return pa.concat_tables([table.slice(rows[0], len(rows)) for rows in kept] or [table.slice(0, 0)])
 
 
 def _mark_table(table: pa.Table, sources: list[str], edits: Edits) -> pa.Table:

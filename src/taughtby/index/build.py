@@ -68,6 +68,7 @@ def build_index(
     if encoding is None:
         raw = detect_format(data, read_options).raw
         encoding = default_options(model.metadata, model.context_length, raw=raw)
+    read_options = read_options.for_mask(encoding.mask)
     _check_options(model, methods, encoding, append)
     num_rows, digest, unfollowed = _survey(data, read_options)
     if note and unfollowed:
@@ -223,6 +224,9 @@ def _settings(
     encoding: Encoding,
 ) -> Settings:
     adapters = [absolute_name(name) for name in model.adapters]
+    reading = asdict(read_options)
+    if read_options.follow_marks:  # left out, as in indexes from before this option, which are thus the same
+        del reading["follow_marks"]
     return {
         "model": absolute_name(model.name),
         "adapter": adapters if len(adapters) > 1 else next(iter(adapters), None),
@@ -232,7 +236,7 @@ def _settings(
         "methods": method_specs(methods),
         "notes": {key: note for method in methods for key, note in method.index_notes(model).items()},
         # JSON turns tuples into lists; without this, a second run would see different settings
-        "reading": json.loads(json.dumps(asdict(read_options))),
+        "reading": json.loads(json.dumps(reading)),
         "encoding": asdict(encoding),
         "dtype": str(model.dtype).removeprefix("torch."),
     }

@@ -57,7 +57,8 @@ class IndexTransaction:
         self.new = new  # whether the index may be missing
         address(self.path)  # raises for an unusable path before anything is written
         # an object store has no locks: there a commit fails if another writer committed first
-        self.lock = FileLock(f"{self.path}.lock", timeout=0) if isinstance(self.path, Path) else None
+        # one lock for all names of a folder: relative ones, and through links
+        self.lock = FileLock(f"{self.path.resolve()}.lock", timeout=0) if isinstance(self.path, Path) else None
         self.rows: Any = None
         self.visible_version = 0
         self.exclusive = True

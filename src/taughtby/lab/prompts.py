@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taughtby.data.conversation import apply_format, read_conversation, require_one_answer
+from taughtby.data.conversation import Columns, apply_format, read_conversation, require_one_answer
+from taughtby.data.dataset import DEFAULT_READ_OPTIONS, ReadOptions
 from taughtby.data.example import Example, Message, Question, Record, reject_deep_nesting, shorten
 from taughtby.data.formats import DataFormat
 from taughtby.data.readers.eval_logs import read_log_or_records
@@ -20,19 +23,22 @@ _WRITE = 'write {"prompt": "…", "response": "…"}, or rows as trainers have t
 _ANSWER_COLUMNS = ("response", "output", "answer", "completion")  # optional in a file of prompts
 
 
-def read_prompts(path: str | Path, *, failed_only: bool = True, note: Note = None) -> list[Prompt]:
+def read_prompts(
+    path: str | Path, *, failed_only: bool = True, note: Note = None, reading: ReadOptions = DEFAULT_READ_OPTIONS
+) -> list[Prompt]:
     """Read prompts from a .txt file with one per line, or from the rows of any other file.
 
     The prompt of a row is everything before its answer: a system prompt, earlier turns and tools. The answer is
     ignored, and may be missing. From an evaluation log with scores, `failed_only` reads only the prompts of failed
-    answers; `note` is called with what was read and what was left out.
+    answers; `note` is called with what was read and what was left out. Rows that have the columns of `reading` are read
+    by them, and others as their own columns say.
     """
     path = Path(path)
     if path.suffix == ".txt" and path.is_file():
         lines = enumerate(_text(path).split("\n"), 1)
         prompts: list[Prompt] = [Question(line.strip(), f"{path}:{number}") for number, line in lines if line.strip()]
     else:
-        prompts = list(_read(path, _to_prompt, failed_only, note))
+        prompts = list(_read(path, partial(_to_prompt, reading=reading), failed_only, note))
     if not prompts:
         raise DataError(f"{path} has no prompts", do="give at least one")
     return prompts
@@ -70,18 +76,25 @@ def _read(path: str | Path, convert: Callable[[Record, str], T], failed_only: bo
             yield convert(record, source)
 
 
-def _to_prompt(record: Record, source: str) -> Prompt:
-    try:
-        form, named = apply_format(record, source)
-    except DataError as fault:
-        try:
-            form, named = apply_format({**dict.fromkeys(_ANSWER_COLUMNS, ""), **record}, source)
-        except DataError:
-            raise DataError(fault.what, got=fault.got, do=_WRITE) from None
+def _to_prompt(record: Record, source: str, reading: ReadOptions) -> Prompt:
+    form, named = _apply_format(record, source, reading.columns)
     _require_text(form, source)
-    row = read_conversation(form, named, source)
+    row = read_conversation(form, named, source, reading.join)
     turns = row.messages
     return _prompt(replace(row, messages=turns[:-1] if turns[-1]["role"] == "assistant" else turns), {}, record)
+
+
+def _apply_format(record: Record, source: str, columns: Columns) -> tuple[DataFormat, Record]:
+    """The layout of a prompt's row, whose answer may be missing."""
+    answers = {*_ANSWER_COLUMNS, *(column for what, column in columns if what in _ANSWER_COLUMNS)}
+    for names in dict.fromkeys((tuple(columns), ())):
+        for row in (record, {**dict.fromkeys(answers, ""), **record}):
+            with suppress(DataError):
+                return apply_format(row, source, names)
+    try:
+        return apply_format(record, source)
+    except DataError as fault:
+        raise DataError(fault.what, got=fault.got, do=_WRITE) from None
 
 
 def _to_pair(record: Record, source: str) -> tuple[Prompt, str]:

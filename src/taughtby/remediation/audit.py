@@ -151,7 +151,8 @@ class _Run:
 
     @cached_property
     def read_options(self) -> ReadOptions:
-        return replace(default_read_options(self.model.metadata), **self.case.read_options)
+        metadata = self.model.metadata
+        return replace(default_read_options(metadata), **self.case.read_options).for_mask(metadata.mask)
 
     @cached_property
     def encoding(self) -> Encoding:

@@ -13,13 +13,14 @@ from taughtby.data.example import CharRanges, Example
 from taughtby.data.files import file_hash
 from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.phrases import merge_ranges
+from taughtby.data.readers import TABLES, TEXTS
 from taughtby.data.readers.stream import COMPRESSED, file_type
 from taughtby.data.rewrite import check_output, describe_preservation, rewrite_dataset
 from taughtby.data.row_sources import record_source, resolve_sources
 from taughtby.errors import DataError, OptionError
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.provenance import package_version
-from taughtby.remediation.selection import Removal, masked_words, select_rows
+from taughtby.remediation.selection import SAME_CONVERSATION, Removal, masked_words, select_rows
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
 from taughtby.reporting.html import save_json
 
@@ -83,7 +84,8 @@ class CleaningPlan:
     Attributes:
         data: The data set.
         read_options: How it is read.
-        removals: The selected rows, with their sources in `data`.
+        removals: The selected rows, with their sources in `data`; if rows are removed, also the other examples of their
+            records.
         responses: Their responses, by row id.
         words: The characters of the responses to mask, by row id; empty if whole rows are removed.
         change: The edits to the files.
@@ -104,6 +106,11 @@ class CleaningPlan:
     def num_remaining(self) -> int:
         """Number of records that are not removed."""
         return self.num_records - len(self.change.dropped)
+
+    @property
+    def selected(self) -> list[Removal]:
+        """The rows that were selected, without the other examples of their records."""
+        return [row for row in self.removals if row.why != SAME_CONVERSATION]
 
     def masked_examples(self) -> Iterator[Example]:
         """Yield every example of the data with its existing masks and those of `words`."""
@@ -155,6 +162,8 @@ def plan_cleaning(
     marks = {record: scan.marks[record] for record in scan.records} if mask_words else {}
     change = Edits(frozenset() if mask_words else frozenset(scan.records), marks)
     ordered = tuple(scan.located[removal.id or removal.source] for removal in removals)
+    if not mask_words:
+        ordered += tuple(scan.others(ordered))
     return CleaningPlan(data, read_options, ordered, scan.responses, words, change, scan.num_examples, scan.num_records)
 
 
@@ -179,14 +188,33 @@ class _Scan:
     def __post_init__(self) -> None:
         self._by_id = {removal.id: removal for removal in self.removals if removal.id}
         self._by_source = [removal for removal in self.removals if not removal.id]
-        self._sources = resolve_sources([one.source for one in self._by_source], self.data, self.read_options)
-        self._last_record = ""
+        # of a ranked row too: what was listed may be the end of several sources, of which the trace shows one
+        listed = [one.source for one in self.removals if one.source and (not one.id or one.why == "listed")]
+        self._sources = resolve_sources(listed, self.data, self.read_options)
+        self._conversation: list[Example] = []  # the examples of the present record
+        self._dropped: list[Example] = []  # those of the records before it that are dropped
+
+    def others(self, selected: Sequence[Removal]) -> Iterator[Removal]:
+        """Yield the examples of the dropped records that are not selected themselves."""
+        known = {row.id for row in selected}
+        self._end_record()
+        for row in self._dropped:
+            if row.id not in known:
+                self.responses[row.id] = row.response
+                yield Removal(row.id, row.source, why=SAME_CONVERSATION)
+
+    def _end_record(self) -> None:
+        if len(self._conversation) > 1 and record_source(self._conversation[0]) in self.records:
+            self._dropped += self._conversation
+        self._conversation = []
 
     def add(self, row: Example) -> None:
         record = record_source(row)
         self.num_examples += 1
-        self.num_records += record != self._last_record
-        self._last_record = record
+        if not self._conversation or record != record_source(self._conversation[-1]):
+            self._end_record()
+            self.num_records += 1
+        self._conversation.append(row)
         matches = [one for one in self._by_source if self._sources.get(one.source) in (row.source, record)]
         matches += [self._by_id[row.id]] if row.id in self._by_id else []
         for removal in matches:
@@ -253,4 +281,5 @@ def _write_data(plan: CleaningPlan, out: Path) -> Document:
 def manifest_path(out: Path) -> Path:
     """The path of the manifest, such as `cleaned.manifest.json` for `cleaned.jsonl.gz`."""
     name = out.name.removesuffix(out.suffix) if out.suffix.lower() in COMPRESSED else out.name
-    return out.with_name(f"{Path(name).stem if file_type(out) else name}.manifest.json")
+    known = file_type(out) in {*TEXTS, *TABLES}  # the name of a folder may have a dot
+    return out.with_name(f"{Path(name).stem if known else name}.manifest.json")

@@ -13,6 +13,7 @@ from taughtby.errors import DataError, OptionError
 from taughtby.remediation.trace_file import Document
 from taughtby.reporting.text import scored_tokens
 
+SAME_CONVERSATION = "same conversation"
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -29,7 +30,7 @@ class Removal:
         score: Its score for the query where it ranks best.
         p_value: Its p-value for that query.
         query: The number of that query, from 1.
-        why: `flagged`, `among the top K` or `listed`.
+        why: `flagged`, `among the top K`, `listed`, or `same conversation` for another answer of the same record.
         queries: The numbers of all queries that selected it.
     """
 
@@ -111,7 +112,9 @@ def _listed_rows(trace: Document, rows: Sequence[str]) -> list[Removal]:
             raise ambiguous_source(spec, list(names))
         unranked = Removal(spec, "", why="listed") if _ID.fullmatch(spec) else Removal("", spec, why="listed")
         queries = tuple(sorted({number for removal in matches for number in removal.queries}))
-        selected.append(replace(matches[0], queries=queries) if matches else unranked)
+        # with the listed source, which may match further rows of the data
+        source = {"source": spec} if matches and spec not in (matches[0].id, matches[0].source) else {}
+        selected.append(replace(matches[0], queries=queries, **source) if matches else unranked)
     return selected
 
 

@@ -17,6 +17,7 @@ from taughtby.data.chat_template import SkippedRow
 from taughtby.data.dataset import ReadOptions, detect_format
 from taughtby.data.example import CharRanges, Example, Message, Record
 from taughtby.data.files import atomic_path
+from taughtby.data.rewrite import check_apart
 from taughtby.data.row_sources import record_source
 from taughtby.data.tokenize import Encoding, TokenizedExample, chunk_rows, tokenize_all
 from taughtby.errors import DataError, OptionError
@@ -46,7 +47,7 @@ def trainer_writer(
     """
     if name not in WRITERS:
         raise OptionError("no such trainer", got=name, do=f"choose one of: {', '.join(WRITERS)}")
-    _check_out(name, Path(data), out)
+    _check_out(name, data, out)
     encoding = encoding_of(trace)
     if name == "axolotl":
         if detect_format(data, read_options or read_options_of(trace)).raw:
@@ -62,14 +63,13 @@ def trainer_writer(
     return lambda plan, draft: WRITERS[name](tokens, plan, draft)
 
 
-def _check_out(name: str, data: Path, out: Path) -> None:
+def _check_out(name: str, data: str, out: Path) -> None:
     folder = name == "llama-factory"
     if folder and (out.is_file() or out.suffix or (out.is_dir() and any(out.iterdir()))):
         raise OptionError("LLaMA-Factory reads token ids from a folder", got=str(out), do="give a new folder")
     if not folder and out.suffix != ".jsonl":
         raise OptionError("the rows are written as JSON lines", got=str(out), do=f"name it {out.stem}.jsonl")
-    if data.exists() and out.exists() and out.samefile(data):
-        raise OptionError(f"{out} is the input", do="give another file: the input is never changed")
+    check_apart(data, out)
 
 
 @dataclass
@@ -154,11 +154,10 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
             turns = list(group)
             last = turns[-1]
             trained = {len(row.messages) - 1: row for row in turns}
-            messages = [
-                _flagged(message, trained.get(number), encoding) for number, message in enumerate(last.messages)
-            ]
+            mask = "response" if last.no_loss else encoding.mask  # nothing of a row without a loss is trained on
+            messages = [_flagged(message, trained.get(number), mask) for number, message in enumerate(last.messages)]
             if not any(message["train"] for message in messages):
-                left_out["all tokens with a loss are masked"] += 1
+                left_out[last.no_loss.partition(":")[0] or "all tokens with a loss are masked"] += 1
                 continue
             yield {"messages": messages} | ({"tools": list(last.tools)} if last.tools else {})
 
@@ -170,11 +169,11 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
     }
 
 
-def _flagged(message: Message, row: Example | None, encoding: Encoding) -> Record:
+def _flagged(message: Message, row: Example | None, mask: str) -> Record:
     """A message with Axolotl's flags; `row` is the example whose answer it is."""
     plain = {key: value for key, value in message.items() if key not in ("train", "weight", "train_detail")}
-    if row is None:
-        return {**plain, "train": encoding.mask == "all"}
+    if row is None or row.no_loss:
+        return {**plain, "train": row is None and mask == "all"}
     learned = "".join(row.response[begin:end] for begin, end in _complement(row.masked, len(row.response)))
     if row.masked and learned.strip() and not message["content"]:
         do = "write token ids with --for labels, which Axolotl reads as well"
