@@ -454,3 +454,15 @@ def test_check_same_model_rejects_other_model(tiny: Any, data: Path, tmp_path: P
     index = build_index(tiny, data, tmp_path / "idx", [REPT], encoding=Encoding(128))
     with pytest.raises(StoreError, match="was built with another model"):
         check_same_model(index, load_model(str(make_model("qwen2")), dtype="float32"))
+
+
+def test_rows_marked_as_untrained_are_indexed_where_all_tokens_have_a_loss(tuned: Any, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "bees", **mark}]}
+            for mark in ({}, {"weight": 0})]  # fmt: skip
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for mask, count in (("all", 2), ("response", 1)):
+        encoding = Encoding(max_length=64, mask=mask)  # type: ignore[arg-type]
+        index = build_index(tuned, tmp_path / "d.jsonl", tmp_path / mask, [get_method("repsim")], encoding=encoding)
+        assert len(index) == count
+        # recorded only where it is not the default, so that older indexes are the same
+        assert index.manifest["settings"]["reading"].get("follow_marks") is (False if mask == "all" else None)
